@@ -1,0 +1,66 @@
+"""mdap: the engine that makes long LLM work come out right.
+
+Work is cut into steps so small that a cheap model gets each right most of the time; every step is
+decided by first-to-ahead-by-k voting among independent samples; suspicious samples are thrown away.
+"""
+
+from mdap._version import __version__
+from mdap.compose import Session, solve, solve_sync
+from mdap.engine.opening import Progress
+from mdap.errors import (
+    DatabaseError,
+    FailedError,
+    MdapError,
+    PluginError,
+    ProviderError,
+    RateLimitError,
+    RejectedError,
+    RunError,
+    StoppedError,
+    TransientError,
+    UnavailableError,
+    UndecidedError,
+    UsageError,
+)
+from mdap.protocols import Provider
+from mdap.records import Reply, RunStatus, SampleRequest, Solution, Totals, Usage
+from mdap.settings import Budget, Limits, Price, Speculate, VotingSettings
+from mdap.tasks import Chain, RedFlag, Step, Task, View
+
+__all__ = [
+    "Budget",
+    "Chain",
+    "DatabaseError",
+    "FailedError",
+    "Limits",
+    "MdapError",
+    "PluginError",
+    "Price",
+    "Progress",
+    "Provider",
+    "ProviderError",
+    "RateLimitError",
+    "RedFlag",
+    "RejectedError",
+    "Reply",
+    "RunError",
+    "RunStatus",
+    "SampleRequest",
+    "Session",
+    "Solution",
+    "Speculate",
+    "Step",
+    "StoppedError",
+    "Task",
+    "Totals",
+    "TransientError",
+    "UnavailableError",
+    "UndecidedError",
+    "Usage",
+    "UsageError",
+    "View",
+    "VotingSettings",
+    "__version__",
+    "solve",
+    "solve_sync",
+]

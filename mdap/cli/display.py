@@ -1,0 +1,123 @@
+"""Progress while a run goes on: on standard error, at most four times a second."""
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import structlog
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mdap.engine.opening import Progress as Counters
+
+__all__ = ["DISPLAYS", "configure_log", "default_display", "shown"]
+
+DISPLAYS: Final = ("rich", "plain", "log", "none")
+
+_RICH_SECONDS: Final = 0.25
+_PLAIN_SECONDS: Final = 2.0
+
+
+def default_display(*, as_json: bool) -> str:
+    """Return the display for this terminal: rich on one, plain lines elsewhere, none with JSON."""
+    if as_json:
+        return "none"
+    return "rich" if sys.stderr.isatty() else "plain"
+
+
+def configure_log() -> None:
+    """Make structlog write one JSON object a line on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+@asynccontextmanager
+async def shown(display: str, name: str, counters: Counters) -> AsyncIterator[None]:
+    """Show *counters* until the block ends.
+
+    Args:
+        display: rich, plain, log or none.
+        name: what is running.
+        counters: kept by the run; only read here.
+    """
+    if display == "rich":
+        with _bar() as bar:
+            line = bar.add_task(name, total=None, tallies="")
+            async with _every(_RICH_SECONDS, lambda: _move(bar, line, counters)):
+                yield
+    elif display == "plain":
+        async with _every(_PLAIN_SECONDS, lambda: _write(name, counters)):
+            yield
+    else:
+        yield
+
+
+@asynccontextmanager
+async def _every(seconds: float, act: Callable[[], None]) -> AsyncIterator[None]:
+    async def repeat() -> None:
+        while True:
+            await anyio.sleep(seconds)
+            act()
+
+    failure: BaseException | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(repeat)
+        # Raised after the group has closed, which would wrap it.
+        try:
+            yield
+        except BaseException as error:
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    act()
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[tallies]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, highlight=False),
+        refresh_per_second=4,
+    )
+
+
+def _move(bar: Progress, line: object, counters: Counters) -> None:
+    bar.update(line, completed=counters.steps, total=counters.length, tallies=_tallies(counters))  # type: ignore[arg-type]
+
+
+def _tallies(counters: Counters) -> str:
+    parts = [f"{counters.votes:,} votes", f"{counters.red_flags:,} flags"]
+    if counters.void:
+        parts.append(f"{counters.void:,} void")
+    if counters.failed_attempts:
+        parts.append(f"{counters.failed_attempts:,} failed attempts")
+    if counters.in_flight:
+        parts.append(f"{counters.in_flight:,} in flight")
+    return ", ".join(parts)
+
+
+def _write(name: str, counters: Counters) -> None:
+    of = f" of {counters.length:,}" if counters.length else ""
+    sys.stderr.write(f"{name}: step {counters.steps:,}{of}, {_tallies(counters)}\n")
+    sys.stderr.flush()

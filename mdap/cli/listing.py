@@ -1,0 +1,254 @@
+"""``mdap runs``, ``show``, ``tasks`` and ``models``: what there is."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import click
+
+from mdap.cli.options import as_json, database
+from mdap.cli.output import fields, number, print_json, say, table
+from mdap.compose import solution_of
+from mdap.errors import UsageError
+from mdap.journal.reader import Reader, open_log
+from mdap.plugins import PROVIDERS, TASKS, installed, load_task
+from mdap.records import RunStatus
+
+__all__ = ["models", "runs", "show", "tasks"]
+
+_TEXT_SHOWN: Final = 400
+
+
+@click.command()
+@click.option("--most", type=click.IntRange(min=1), default=50, show_default=True, help="Runs to list.")
+@database
+@as_json
+def runs(**given: Any) -> None:
+    """List the runs in the database, newest first."""
+    anyio.run(_runs, given)
+
+
+async def _runs(given: dict[str, Any]) -> None:
+    async with open_log(Path(given["db"])) as reader:
+        found = await reader.runs(given["most"])
+    if given["json"]:
+        print_json(
+            {
+                "runs": [
+                    {
+                        "run_id": row.run_id,
+                        "kind": row.kind,
+                        "task": row.task,
+                        "params": row.params,
+                        "models": row.provider["models"],
+                        "k": row.k,
+                        "status": str(row.status),
+                        "steps": steps,
+                        "created_at": row.created_at,
+                    }
+                    for row, steps in found
+                ]
+            }
+        )
+        return
+    table(
+        ("run", "kind", "task", "model", "k", "status", "steps", "created"),
+        [
+            (
+                row.run_id,
+                row.kind,
+                row.task,
+                " + ".join(row.provider["models"]),
+                str(row.k),
+                str(row.status),
+                number(steps),
+                row.created_at[:19],
+            )
+            for row, steps in found
+        ],
+    )
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--step", type=click.IntRange(min=0), help="Show how this step was decided, sample by sample.")
+@database
+@as_json
+def show(**given: Any) -> None:
+    """Show RUN: its id, a unique beginning of it, or `latest`."""
+    anyio.run(_show, given)
+
+
+async def _show(given: dict[str, Any]) -> None:
+    async with open_log(Path(given["db"])) as reader:
+        row = await reader.find(given["run_id"])
+        if given["step"] is not None:
+            await _show_step(reader, row.number, given["step"], as_json=given["json"])
+            return
+        solution = await solution_of(reader, row)
+        events = await reader.events(row.number)
+    if given["json"]:
+        print_json(
+            {
+                **solution.to_dict(),
+                "params": row.params,
+                "settings": row.settings,
+                "provider": row.provider,
+                "created_at": row.created_at,
+                "events": [_event(event) for event in events],
+            }
+        )
+        return
+    totals = solution.totals
+    status = "running, or killed" if row.status is RunStatus.RUNNING else str(row.status)
+    fields(
+        [
+            ("run", row.run_id),
+            ("task", f"{row.task} {json.dumps(row.params)}"),
+            ("model", " + ".join(row.provider["models"])),
+            ("status", status),
+            ("reason", solution.reason or "-"),
+            ("result", json.dumps(solution.result)[:_TEXT_SHOWN]),
+            ("k", str(row.k)),
+            ("steps", number(totals.steps)),
+            (
+                "samples",
+                f"{number(totals.samples)}: {number(totals.votes)} votes, {number(totals.red_flags)} flags, "
+                f"{number(totals.void)} void, {number(totals.cancelled)} cancelled",
+            ),
+            ("failed attempts", number(totals.failed_attempts)),
+            ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out"),
+            ("no error at all", "-" if solution.p_zero_errors is None else f"{solution.p_zero_errors:.4f}"),
+            ("digest", solution.digest or "-"),
+        ]
+    )
+    say()
+    for event in events:
+        say(f"  {event['at'][:19]}  {event['kind']}{': ' + event['reason'] if event['reason'] else ''}")
+
+
+def _event(event: Any) -> dict[str, Any]:
+    data = json.loads(event["data"]) if event["data"] else None
+    return {
+        "kind": event["kind"],
+        "at": event["at"],
+        "author": event["author"],
+        "reason": event["reason"],
+        "data": data,
+    }
+
+
+async def _show_step(reader: Reader, run: int, step: int, *, as_json: bool) -> None:
+    openings = await reader.rows("openings_of_step", run, step)
+    samples = await reader.rows("samples_of_step", run, step)
+    if not openings:
+        raise UsageError(f"the run has no step {step} yet")
+    if as_json:
+        print_json({"step": step, "openings": [_opening(opening, samples) for opening in openings]})
+        return
+    for opening in openings:
+        fields(
+            [
+                ("step", f"{step}" + (f", opening {opening['opening']}" if opening["opening"] else "")),
+                ("input", opening["input"][:_TEXT_SHOWN]),
+                ("prompt digest", opening["prompt_digest"]),
+                ("answer", (opening["winner"] or "undecided, or void")[:_TEXT_SHOWN]),
+                ("margin", str(opening["margin"] or "-")),
+            ]
+        )
+        for sample in samples:
+            if sample["opening"] == opening["opening"]:
+                _show_sample(sample)
+        say()
+
+
+def _show_sample(sample: Any) -> None:
+    why = f" ({sample['flag_reason']})" if sample["flag_reason"] else f" for {sample['answer_key']}"
+    how = f"{sample['model']}, T = {sample['temperature']:g}"
+    say(f"  sample {sample['ordinal']}: {sample['verdict']}{why}, {how}")
+    text = sample["body"] or ""
+    for line in text[:_TEXT_SHOWN].splitlines():
+        say(f"    | {line}")
+    if len(text) > _TEXT_SHOWN:
+        say(f"    | ... ({len(text):,} characters; all of them with --json)")
+
+
+def _opening(opening: Any, samples: Any) -> dict[str, Any]:
+    return {
+        "opening": opening["opening"],
+        "key": opening["key"],
+        "input": json.loads(opening["input"]),
+        "prompt_digest": opening["prompt_digest"],
+        "answer": json.loads(opening["winner"]) if opening["winner"] else None,
+        "votes": json.loads(opening["tally"]) if opening["tally"] else None,
+        "margin": opening["margin"],
+        "samples": [_sample(sample) for sample in samples if sample["opening"] == opening["opening"]],
+    }
+
+
+def _sample(sample: Any) -> dict[str, Any]:
+    dropped = ("run", "step", "opening", "text", "text_digest", "body")
+    return {**{name: sample[name] for name in sample.keys() if name not in dropped}, "text": sample["body"]}  # noqa: SIM118 - a sqlite3.Row iterates over values
+
+
+@click.command()
+@as_json
+def tasks(**given: Any) -> None:
+    """List the installed tasks and their parameters."""
+    found: list[dict[str, Any]] = []
+    for name in installed(TASKS):
+        kind = load_task(name)
+        found.append(
+            {
+                "name": name,
+                "summary": (inspect.getdoc(kind) or "").partition("\n")[0],
+                "params": {
+                    field: {
+                        "default": None
+                        if info.is_required()
+                        else info.get_default(call_default_factory=True),
+                        "required": info.is_required(),
+                        "description": info.description,
+                    }
+                    for field, info in kind.model_fields.items()
+                },
+            }
+        )
+    if given["json"]:
+        print_json({"tasks": found})
+        return
+    for task in found:
+        say(f"{task['name']}: {task['summary']}")
+        for field, about in task["params"].items():
+            default = "..." if about["required"] else about["default"]
+            say(f"    -p {field}={default}  {about['description'] or ''}")
+
+
+@click.command()
+@as_json
+def models(**given: Any) -> None:
+    """List the installed providers of models and their options."""
+    found: list[dict[str, Any]] = []
+    for name, point in installed(PROVIDERS).items():
+        factory = point.load()
+        module = inspect.getmodule(factory)
+        settings = getattr(factory, "settings", None)
+        found.append(
+            {
+                "name": name,
+                "summary": (inspect.getdoc(module) or "").partition("\n")[0],
+                "options": {
+                    field: info.get_default(call_default_factory=True)
+                    for field, info in getattr(settings, "model_fields", {}).items()
+                },
+            }
+        )
+    if given["json"]:
+        print_json({"models": found})
+        return
+    for provider in found:
+        say(f"{provider['name']}: {provider['summary']}")
+        if provider["options"]:
+            say("    " + " ".join(f"-M {field}={default}" for field, default in provider["options"].items()))

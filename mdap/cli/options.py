@@ -1,0 +1,140 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+from pydantic import ValidationError
+
+from mdap.errors import UsageError
+from mdap.settings import Budget, Limits, explain
+
+__all__ = [
+    "MARGIN",
+    "NUMBERS",
+    "as_json",
+    "budget_of",
+    "budget_options",
+    "database",
+    "limit_options",
+    "limits_of",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Margin(click.ParamType[Any]):
+    name = "margin"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return *value* as an integer of at least 1, or the word auto."""
+        if value == "auto" or isinstance(value, int):
+            return value
+        try:
+            margin = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor auto", param, ctx)
+        if margin < 1:
+            self.fail(f"the margin k must be at least 1, not {margin}", param, ctx)
+        return margin
+
+
+class _Numbers(click.ParamType[Any]):
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return numbers that are set apart by commas as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers such as 0,0.1", param, ctx)
+
+
+MARGIN: Final = _Margin()
+NUMBERS: Final = _Numbers()
+
+
+def database(command: F) -> F:
+    """Add ``--db``."""
+    return click.option(
+        "--db",
+        envvar="MDAP_DB",
+        default="mdap.db",
+        show_default=True,
+        show_envvar=True,
+        metavar="PATH",
+        help="The SQLite database.",
+    )(command)
+
+
+def as_json(command: F) -> F:
+    """Add ``--json``."""
+    return click.option("--json", is_flag=True, help="Print one JSON object on standard output.")(command)
+
+
+def limit_options(command: F) -> F:
+    """Add the options that make up `Limits`."""
+    default = Limits()
+    for option in (
+        click.option(
+            "--max-attempts",
+            type=int,
+            default=default.max_attempts,
+            show_default=True,
+            help="Attempts at one sample before the run stops.",
+        ),
+        click.option(
+            "--timeout",
+            type=float,
+            default=default.attempt_timeout,
+            show_default=True,
+            metavar="SECONDS",
+            help="Time after which an attempt is abandoned.",
+        ),
+        click.option("--rpm", type=int, metavar="N", help="Requests a minute at most."),
+        click.option(
+            "--concurrency",
+            type=int,
+            default=default.concurrency,
+            show_default=True,
+            metavar="N",
+            help="Samples in flight at most.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def budget_options(command: F) -> F:
+    """Add the options that make up `Budget`, and prices."""
+    for option in (
+        click.option("--prices", metavar="FILE", help="Prices by model, as JSON; see the documentation."),
+        click.option("--max-seconds", type=float, metavar="S", help="Stop after so many seconds."),
+        click.option("--budget-tokens", type=int, metavar="N", help="Stop before so many tokens are used."),
+        click.option("--budget-usd", type=float, metavar="X", help="Stop before so many USD are spent."),
+    ):
+        command = option(command)
+    return command
+
+
+def budget_of(given: dict[str, Any]) -> Budget:
+    """Return the budget that the options give."""
+    try:
+        return Budget(usd=given["budget_usd"], tokens=given["budget_tokens"], seconds=given["max_seconds"])
+    except ValidationError as error:
+        raise UsageError(explain("budget", error)) from None
+
+
+def limits_of(given: dict[str, Any]) -> Limits:
+    """Return the limits that the options give."""
+    try:
+        return Limits(
+            concurrency=given["concurrency"],
+            requests_per_minute=given["rpm"],
+            attempt_timeout=given["timeout"],
+            max_attempts=given["max_attempts"],
+        )
+    except ValidationError as error:
+        raise UsageError(explain("limit", error)) from None

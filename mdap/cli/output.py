@@ -1,0 +1,92 @@
+"""What the command line prints, and with which exit code it ends."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, Final
+
+from mdap.errors import DatabaseError, MdapError, StoppedError, UnavailableError, UsageError
+from mdap.records import RunStatus
+
+__all__ = [
+    "Exit",
+    "complain",
+    "exit_code_of",
+    "fields",
+    "finish_code",
+    "number",
+    "print_json",
+    "safe",
+    "say",
+    "table",
+]
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class Exit(IntEnum):
+    """The exit codes, as the documentation promises them."""
+
+    FINISHED = 0
+    FAILED = 1
+    USAGE = 2
+    STOPPED = 3
+    INTERRUPTED = 130
+
+
+def finish_code(status: RunStatus) -> Exit:
+    """Return the exit code for a run that ended with *status*."""
+    if status is RunStatus.FINISHED:
+        return Exit.FINISHED
+    return Exit.STOPPED if status is RunStatus.STOPPED else Exit.FAILED
+
+
+def exit_code_of(error: MdapError) -> Exit:
+    """Return the exit code for *error*."""
+    if isinstance(error, StoppedError | UnavailableError):
+        return Exit.STOPPED
+    if isinstance(error, UsageError | DatabaseError):
+        return Exit.USAGE
+    return Exit.FAILED
+
+
+def safe(text: str) -> str:
+    """Return *text* fit for a terminal: control characters and direction marks become U+FFFD."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+def say(text: str = "") -> None:
+    """Print a line for people on standard output."""
+    sys.stdout.write(safe(text) + "\n")
+
+
+def complain(text: str) -> None:
+    """Print one sentence on standard error."""
+    sys.stderr.write(f"mdap: {safe(text)}\n".replace("\n", " ").rstrip() + "\n")
+
+
+def print_json(value: Any) -> None:
+    """Print *value* as the one JSON object on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Return a number as people read it; a dash for none."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def fields(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        say(f"  {name:<{width}}  {value}")
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a plain table."""
+    cells = [list(heads), *[[safe(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    for row in cells:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,330 @@
+"""``mdap run`` and ``mdap resume``."""
+
+import getpass
+import shlex
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+from pydantic import ValidationError
+
+from mdap.cli.display import DISPLAYS, configure_log, default_display, shown
+from mdap.cli.options import (
+    MARGIN,
+    NUMBERS,
+    as_json,
+    budget_of,
+    budget_options,
+    database,
+    limit_options,
+    limits_of,
+)
+from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
+from mdap.compose import Session, new_run_id, settle_step
+from mdap.engine.opening import Progress
+from mdap.errors import UsageError
+from mdap.journal.reader import open_log
+from mdap.plugins import make_task, read_values
+from mdap.records import RunStatus, Solution
+from mdap.settings import Speculate, VotingSettings, explain
+
+__all__ = ["decide", "resume", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Show:
+    """How the run is shown."""
+
+    display: str
+    as_json: bool
+
+
+@click.command()
+@click.argument("task")
+@click.option(
+    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the task."
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("sim",),
+    show_default="sim",
+    metavar="PROVIDER[/MODEL]",
+    help="Where samples come from, such as openai/gpt-4.1-mini; `mdap models` lists providers. Several take "
+    "turns; options of one follow it, as in 'sim/a?seed=1'.",
+)
+@click.option(
+    "--escalate-to",
+    multiple=True,
+    metavar="PROVIDER[/MODEL]",
+    help="Where a step goes that is undecided after --max-samples.",
+)
+@click.option(
+    "-M", "options", multiple=True, metavar="NAME=VALUE", help="Set an option of the model's provider."
+)
+@click.option(
+    "-k",
+    "margin",
+    type=MARGIN,
+    default="3",
+    show_default=True,
+    metavar="N|auto",
+    help="Margin by which a winner must lead; auto takes a pilot and the smallest one that reaches --target.",
+)
+@click.option(
+    "--target",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Wanted chance that no decision of the run is wrong; for -k auto.",
+)
+@click.option(
+    "--max-samples", type=int, help="Samples a step may take before it is undecided. [default: 100 + 20 k]"
+)
+@click.option(
+    "--max-tokens", type=int, default=750, show_default=True, help="Output tokens a reply may have."
+)
+@click.option(
+    "--temperatures",
+    type=NUMBERS,
+    default="0,0.1",
+    show_default=True,
+    metavar="T,T,...",
+    help="Temperatures of a step's samples in turn; the last one serves for all later samples.",
+)
+@click.option(
+    "--hedge",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Samples in flight beyond those a step still needs: quicker, dearer, and quick answers count first.",
+)
+@click.option("--run-id", metavar="ID", help="Name the run; if it exists and is unfinished, it is resumed.")
+@click.option(
+    "--speculate",
+    type=click.Choice([str(mode) for mode in Speculate]),
+    default="vote",
+    show_default=True,
+    help="Sample the next steps before a step is decided: on its leading answer, or on the task's guess.",
+)
+@limit_options
+@budget_options
+@database
+@click.option("--display", type=click.Choice(DISPLAYS), help="How progress is shown. [default: by terminal]")
+@as_json
+def run(**given: Any) -> int:
+    """Run TASK: a plugin's name, package.module:Class, or path/file.py:Class."""
+    task = make_task(given["task"], read_values(given["params"], "-p"))
+    options = read_values(given["options"], "-M")
+    voting = _voting(given)
+    run_id = given["run_id"] or new_run_id(task)
+    show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
+
+    async def act(session: Session, progress: Progress) -> Solution:
+        return await session.run(
+            task, k=given["margin"], target=given["target"], voting=voting, run_id=run_id, progress=progress
+        )
+
+    session = Session(
+        given["models"],
+        escalate_to=given["escalate_to"],
+        db=given["db"],
+        options=options,
+        limits=limits_of(given),
+        budget=budget_of(given),
+        prices=given["prices"],
+        speculate=given["speculate"],
+        log=show.display == "log",
+    )
+    return anyio.run(_go, session, run_id, act, show)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--speculate",
+    type=click.Choice([str(mode) for mode in Speculate]),
+    default="vote",
+    show_default=True,
+    help="See `mdap run`.",
+)
+@limit_options
+@budget_options
+@database
+@click.option("--display", type=click.Choice(DISPLAYS), help="How progress is shown. [default: by terminal]")
+@as_json
+def resume(**given: Any) -> int:
+    """Go on with RUN: its id, a unique beginning of it, or `latest`.
+
+    Task, parameters, model and voting stay as the run was started; only limits and speculation may change.
+    """
+    show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
+    return anyio.run(_resume, given, show)
+
+
+async def _resume(given: dict[str, Any], show: _Show) -> int:
+    path = Path(given["db"])
+    async with open_log(path) as reader:
+        row = await reader.find(given["run_id"])
+
+    async def act(session: Session, progress: Progress) -> Solution:
+        return await session.resume(row.run_id, progress=progress)
+
+    session = Session(
+        row.provider["models"],
+        escalate_to=row.provider["escalate_to"],
+        db=path,
+        options=row.provider["options"],
+        limits=limits_of(given),
+        budget=budget_of(given),
+        prices=given["prices"],
+        speculate=given["speculate"],
+        log=show.display == "log",
+    )
+    return await _go(session, row.run_id, act, show)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.argument("step", type=click.IntRange(min=0))
+@click.option("--answer", required=True, metavar="JSON", help="The answer, as JSON.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why so; recorded.")
+@click.option("--author", default=getpass.getuser, show_default="you", help="Who decides; recorded.")
+@database
+@as_json
+def decide(**given: Any) -> None:
+    """Settle STEP of RUN, which voting left undecided; `mdap resume` goes on from there."""
+    if not given["reason"].strip():
+        raise UsageError("--reason must say why: it is what the record has to show for the decision")
+    settle = partial(settle_step, answer=given["answer"], author=given["author"], reason=given["reason"])
+    run_id = anyio.run(settle, given["db"], given["run_id"], given["step"])
+    if given["json"]:
+        print_json({"run_id": run_id, "step": given["step"], "author": given["author"]})
+    else:
+        say(f"step {given['step']} is settled; go on with: mdap resume {run_id} --db {given['db']}")
+
+
+def _voting(given: dict[str, Any]) -> VotingSettings:
+    margin = given["margin"]
+    try:
+        return VotingSettings(
+            k=1 if margin == "auto" else margin,
+            max_samples=given["max_samples"],
+            max_tokens=given["max_tokens"],
+            temperatures=given["temperatures"],
+            hedge=given["hedge"],
+        )
+    except ValidationError as error:
+        raise UsageError(explain("setting", error)) from None
+
+
+async def _go(
+    session: Session, run_id: str, act: Callable[[Session, Progress], Awaitable[Solution]], show: _Show
+) -> int:
+    if show.display == "log":
+        configure_log()
+    progress = Progress()
+    async with session:
+        solution: Solution | None = None
+        async with _interruptible() as scope, shown(show.display, run_id, progress):
+            solution = await act(session, progress)
+        if solution is None or scope.cancel_called:
+            solution = await session.find(run_id)
+    interrupted = scope.cancel_called and (solution is None or solution.status is not RunStatus.FINISHED)
+    return _report(solution, session.path, show, run_id, interrupted=interrupted)
+
+
+@asynccontextmanager
+async def _interruptible() -> AsyncIterator[anyio.CancelScope]:
+    """Open a scope that the first Ctrl-C or SIGTERM cancels; the second one ends the process as usual."""
+    failure: BaseException | None = None
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            group.start_soon(_listen, scope)
+            # Raised after the group has closed, which would wrap it.
+            try:
+                yield scope
+            except Exception as error:
+                failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _listen(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+def _report(solution: Solution | None, path: Path, show: _Show, run_id: str, *, interrupted: bool) -> Exit:
+    if solution is None:
+        complain(f"interrupted before the run began: give the same command again, with --run-id {run_id}")
+        return Exit.INTERRUPTED
+    if show.as_json:
+        print_json(solution.to_dict())
+    else:
+        _describe(solution, path)
+    again = f"mdap resume {shlex.quote(solution.run_id)} --db {shlex.quote(str(path))}"
+    if interrupted:
+        complain(f"interrupted; resume with: {again}")
+        return Exit.INTERRUPTED
+    if solution.status is RunStatus.STOPPED:
+        complain(f"stopped: {solution.reason}; resume with: {again}")
+    elif solution.status is not RunStatus.FINISHED:
+        complain(f"{solution.status}: {solution.reason}")
+    return finish_code(solution.status)
+
+
+def _describe(solution: Solution, path: Path) -> None:
+    totals = solution.totals
+    say(f"{solution.task}: {solution.status}{_headline(solution.result)}")
+    rows = [
+        ("steps", f"{number(totals.steps)} decided, each by a lead of k = {solution.k}"),
+        ("votes", f"{number(totals.votes)} of {number(totals.samples)} samples"),
+        ("red flags", number(totals.red_flags)),
+    ]
+    if totals.void:
+        rows.append(("void", f"{number(totals.void)} sampled ahead on an answer that did not win"))
+    if totals.failed_attempts:
+        rows.append(("failed attempts", number(totals.failed_attempts)))
+    rows.append(
+        ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out")
+    )
+    if solution.cost_usd is not None:
+        rows.append(("cost", f"{solution.cost_usd:,.4f} USD"))
+    if solution.p_zero_errors is not None:
+        rows.append(
+            (
+                "no error at all",
+                f"with a chance of {solution.p_zero_errors:.4f}, going by how the votes agreed",
+            )
+        )
+    rows += [
+        ("time", f"{solution.seconds:.1f} s"),
+        ("log", f"{path.absolute()}, run {solution.run_id}"),
+        ("digest", solution.digest or "-"),
+    ]
+    if solution.totals.steps:
+        rows.append(("try next", f"mdap show {solution.run_id} --step 0 --db {shlex.quote(str(path))}"))
+    fields(rows)
+
+
+def _headline(result: Any) -> str:
+    if isinstance(result, dict) and isinstance(result.get("solved"), bool):
+        rest = ", ".join(
+            f"{value:,} {name}" if isinstance(value, int) else f"{name} {value}"
+            for name, value in result.items()
+            if name != "solved"
+        )
+        return f", {'solved' if result['solved'] else 'NOT SOLVED: a wrong answer won a vote'}; {rest}"
+    return "" if result is None else f", result {result}"[:500]

@@ -1,0 +1,113 @@
+"""Who votes: the providers behind a session's models, and the turns they take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mdap.errors import UsageError
+from mdap.plugins import load_provider
+from mdap.protocols import Provider
+from mdap.providers.ensemble import Ensemble
+from mdap.providers.paced import Gate, Paced
+from mdap.providers.prices import price_of
+from mdap.rules.casting import Casting
+from mdap.settings import Budget, Limits, Price, VotingSettings
+
+__all__ = ["Crew", "lineups_of"]
+
+_MOST_MODELS: Final = 100
+
+
+def lineups_of(
+    models: Sequence[str], escalate_to: Sequence[str]
+) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
+    """Return each model once, and by tier the places of those that take turns."""
+    tiers = [tuple(models), *[(model,) for model in escalate_to]]
+    specs = list(dict.fromkeys(spec for tier in tiers for spec in tier))
+    return specs, tuple(tuple(specs.index(spec) for spec in tier) for tier in tiers)
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The models of a session.
+
+    Attributes:
+        provider: whom to ask; an ensemble if there is more than one model.
+        lineups: by tier, the members that take turns.
+        names: the members' names.
+        prices: the members' prices; None where unknown.
+        gates: where requests wait for their limits.
+        about: what the run's row says of them.
+    """
+
+    provider: Provider
+    lineups: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...]
+    gates: tuple[Gate, ...]
+    prices: tuple[Price | None, ...]
+    about: dict[str, Any]
+
+    @classmethod
+    def hire(
+        cls,
+        models: Sequence[str],
+        escalate_to: Sequence[str],
+        options: Mapping[str, Any],
+        limits: Limits,
+        prices: Mapping[str, Price],
+    ) -> "Crew":
+        """Build the providers.
+
+        Args:
+            models: those that vote first; one that is named twice has twice the weight.
+            escalate_to: those to which an undecided step goes, one after the other.
+            options: options of all providers.
+            limits: limits of each provider.
+            prices: the user's own, by model.
+
+        Raises:
+            UsageError: there is no model, or one of them is not to be had.
+        """
+        if not models or len(models) + len(escalate_to) > _MOST_MODELS:
+            raise UsageError(
+                f"a session takes 1 to {_MOST_MODELS} models, not {len(models) + len(escalate_to)}"
+            )
+        specs, lineups = lineups_of(models, escalate_to)
+        members = [Paced(load_provider(spec, options), limits) for spec in specs]
+        provider = members[0] if len(members) == 1 else Ensemble(members)
+        about = {
+            "models": list(models),
+            "escalate_to": list(escalate_to),
+            "options": dict(options),
+            "about": provider.describe(),
+        }
+        names = tuple(member.name for member in members)
+        return cls(
+            provider=provider,
+            lineups=lineups,
+            names=names,
+            gates=tuple(member.gate for member in members),
+            prices=tuple(price_of(name, prices) for name in names),
+            about=about,
+        )
+
+    def known_prices(self) -> dict[str, Any]:
+        """Return the members' prices by name, as far as they are known, as JSON values."""
+        return {
+            name: price.model_dump()
+            for name, price in zip(self.names, self.prices, strict=True)
+            if price is not None
+        }
+
+    def check_budget(self, budget: Budget) -> None:
+        """Refuse a budget in USD for a model whose price is not known."""
+        unknown = [name for name, price in zip(self.names, self.prices, strict=True) if price is None]
+        if budget.usd is not None and unknown:
+            raise UsageError(
+                f"no price is known for {', '.join(unknown)}: give prices in a file with --prices, "
+                "or a budget in tokens"
+            )
+
+    def casting(self, voting: VotingSettings) -> Casting:
+        """Return the schedule of samples under *voting*."""
+        return Casting(self.lineups, voting.temperatures, voting.samples_allowed)

@@ -1,0 +1,107 @@
+"""What makes a run the run it is, and what it came to, both from its row."""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from mdap._version import __version__
+from mdap.errors import UsageError
+from mdap.journal.reader import Reader, RunRow
+from mdap.plugins import task_name
+from mdap.records import RunStatus, Solution
+from mdap.rules.canonical import canonical
+from mdap.rules.certificate import p_zero_errors
+from mdap.settings import VotingSettings
+from mdap.tasks import Task
+
+__all__ = ["check_same", "new_run_id", "run_columns", "solution_of"]
+
+
+def new_run_id(task: Task) -> str:
+    """Return a fresh name for a run of *task*."""
+    stem = task_name(task).rpartition(":")[2].lower()
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+
+
+def run_columns(
+    task: Task, name: str, kind: str, voting: VotingSettings, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the row of a run, by column.
+
+    Args:
+        task: the task with its parameters.
+        name: the run's name.
+        kind: run or pilot.
+        voting: how steps are decided.
+        about: the models, see `Crew`.
+    """
+    return {
+        "run_id": name,
+        "kind": kind,
+        "task": task_name(task),
+        "task_version": task.version,
+        "params": canonical(task),
+        "settings": canonical(voting),
+        "provider": canonical(about),
+        "k": voting.k,
+        "mdap_version": __version__,
+    }
+
+
+def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
+    """Refuse to resume a run under other rules than it was started with.
+
+    Raises:
+        UsageError: the first thing that differs, as it was and as it is.
+    """
+    provider = json.loads(columns["provider"])
+    compared = {
+        "kind": (row.kind, columns["kind"]),
+        "task": (row.task, columns["task"]),
+        "task version": (row.task_version, columns["task_version"]),
+        "parameters": (row.params, json.loads(columns["params"])),
+        "settings": (row.settings, json.loads(columns["settings"])),
+        "models": (row.provider["models"], provider["models"]),
+        "escalation to": (row.provider["escalate_to"], provider["escalate_to"]),
+        "model options": (_lasting(row.provider["about"]), _lasting(provider["about"])),
+    }
+    for name, (was, now) in compared.items():
+        if was != now:
+            raise UsageError(
+                f"run {row.run_id} was started with {name} {_shown(was)}, not {_shown(now)}: "
+                "resume it as it was started, or start another run"
+            )
+
+
+def _lasting(about: Any) -> Any:
+    """Return what providers say of themselves, but for where they are: a server may have moved."""
+    if isinstance(about, dict):
+        return {name: _lasting(value) for name, value in about.items() if name != "host"}
+    return [_lasting(value) for value in about] if isinstance(about, list) else about
+
+
+def _shown(value: Any) -> str:
+    text = canonical(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+async def solution_of(reader: Reader, row: RunRow) -> Solution:
+    """Return what the run in *row* came to so far, from its rows alone."""
+    totals = await reader.totals(row.number)
+    reason, data = await reader.ending(row.number)
+    against = totals.votes - await reader.votes_for_winners(row.number)
+    return Solution(
+        run_id=row.run_id,
+        task=row.task,
+        status=row.status,
+        result=data.get("result") if row.status is RunStatus.FINISHED else None,
+        reason=reason,
+        totals=totals,
+        k=row.k,
+        cost_usd=await reader.cost(row.number),
+        seconds=await reader.seconds(row.number),
+        p_zero_errors=p_zero_errors(totals.votes, against, totals.steps, row.k),
+        digest=await reader.head_digest(row.number),
+    )

@@ -1,0 +1,127 @@
+"""The author's code of a chain, called so that whatever it raises names the task and what it was doing."""
+
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from mdap.errors import PluginError, UsageError
+from mdap.records import ResumePoint
+from mdap.rules.canonical import canonical
+from mdap.settings import explain
+from mdap.tasks import Chain, RedFlag, Step
+
+__all__ = ["Authored", "Subject"]
+
+T = TypeVar("T")
+
+
+class Subject:
+    """What a chain's step is about: the task in a state. See `mdap.records.Subject`."""
+
+    __slots__ = ("_state", "_task")
+
+    def __init__(self, task: Chain[Any, Any], state: Any) -> None:
+        self._task = task
+        self._state = state
+
+    def truth(self) -> Any:
+        """Return the oracle's answer."""
+        return self._task.oracle(self._state)
+
+    def mistakes(self, truth: Any) -> list[Any]:
+        """Return plausible wrong answers."""
+        return self._task.mistakes(self._state, truth)
+
+    def render(self, answer: Any) -> str:
+        """Return a reply that gives *answer*."""
+        return self._task.render(answer)
+
+
+class Authored:
+    """A chain whose methods raise nothing but `PluginError`.
+
+    Args:
+        name: the task's name.
+        task: the chain.
+    """
+
+    __slots__ = ("name", "task")
+
+    def __init__(self, name: str, task: Chain[Any, Any]) -> None:
+        self.name = f"task {name}"
+        self.task = task
+
+    def fail(self, doing: str, error: Exception) -> NoReturn:
+        """Raise the `PluginError` for *error*."""
+        raise PluginError(self.name, doing, error) from error
+
+    def _call(self, doing: str, method: Callable[..., T], *args: Any) -> T:
+        try:
+            return method(*args)
+        except Exception as error:
+            self.fail(doing, error)
+
+    def length(self) -> int | None:
+        """Return the number of steps, or None."""
+        return self._call("giving its length", self.task.length)
+
+    def step(self, number: int, state: Any) -> Step[Any] | None:
+        """Return step *number*, or None at the end."""
+        step = self._call(f"giving step {number}", self.task.step, state)
+        if step is not None and step.max_tokens is not None and step.max_tokens < 1:
+            self.fail(f"giving step {number}", ValueError(f"max_tokens={step.max_tokens} allows no reply"))
+        return step
+
+    def advance(self, number: int, state: Any, answer: Any) -> Any:
+        """Return the state after step *number* was answered."""
+        return self._call(f"advancing over step {number}", self.task.advance, state, answer)
+
+    def guess(self, number: int, state: Any) -> Any:
+        """Return the task's own guess at step *number*, or None."""
+        return self._call(f"guessing step {number}", self.task.guess, state)
+
+    def spelled(self, number: int, value: Any) -> str:
+        """Return the canonical JSON of a state or an answer of step *number*."""
+        return self._call(f"spelling step {number} as JSON", canonical, value)
+
+    def first_state(self, point: ResumePoint) -> Any:
+        """Return the state in which the first undecided step is to be opened."""
+        if point.input is None or point.winner is None:
+            return self._call("giving its first state", self.task.start)
+        states, answers = self.types()
+        try:
+            state, answer = states.validate_json(point.input), answers.validate_json(point.winner)
+        except ValidationError as error:
+            self.fail(f"reading back step {point.step}", error)
+        return self.advance(point.step, state, answer)
+
+    def checked_answer(self, step: Step[Any], text: str) -> Any:
+        """Return the answer that *text* is as JSON; refuse one that no reply could have given.
+
+        Raises:
+            UsageError: it is no such answer.
+        """
+        try:
+            answer = self.types()[1].validate_json(text)
+            if canonical(step.parse(self.task.render(answer))) != canonical(answer):
+                raise RedFlag("it would be read as another answer")
+        except NotImplementedError:
+            return answer  # a task that renders no replies cannot check it further
+        except (ValidationError, RedFlag) as error:
+            raise UsageError(f"{text} is no answer to this step: {_first_line(error)}") from None
+        return answer
+
+    def types(self) -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
+        """Return adapters for the task's types of state and answer, as given to ``Chain[S, A]``."""
+        for base in type(self.task).__mro__:
+            arguments = getattr(base, "__pydantic_generic_metadata__", {}).get("args")
+            if arguments:
+                return TypeAdapter(arguments[0]), TypeAdapter(arguments[1])
+        return TypeAdapter(Any), TypeAdapter(Any)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return explain("answer", error)
+    return str(error)

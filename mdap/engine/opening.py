@@ -1,0 +1,120 @@
+"""One step opened on one input, and how a sample of it is written down."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mdap.engine.voting import Judgement, Race
+from mdap.errors import MdapError
+from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened
+from mdap.rules.digests import sample_line
+from mdap.rules.redflags import clean_label
+
+__all__ = ["Opening", "Progress", "lost", "storable", "written"]
+
+
+class Opening:
+    """One step opened on one input.
+
+    Attributes:
+        opened: its record.
+        state: the input.
+        race: its votes.
+        tentative: whether the input is still a guess.
+        void: whether the input turned out wrong, or does not matter any more.
+        error: why no samples can be had of it; only matters once its input is certain.
+        basis: the answer on which the next step is open, in canonical JSON; None if none is.
+        flying: requests that were sent off and have not come back, by their ordinals.
+        lines: ordinal and recorded columns of each counted sample, for the digest chain.
+    """
+
+    __slots__ = ("basis", "error", "flying", "lines", "opened", "race", "state", "tentative", "void")
+
+    def __init__(self, opened: StepOpened, state: Any, race: Race, *, tentative: bool) -> None:
+        self.opened = opened
+        self.state = state
+        self.race = race
+        self.tentative = tentative
+        self.void = False
+        self.error: MdapError | None = None
+        self.basis: str | None = None
+        self.flying: dict[tuple[int, ...], SampleRequest] = {}
+        self.lines: list[tuple[int, str]] = []
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come, for a display: counters only, cheap to read at any time.
+
+    Attributes:
+        steps: decided steps, those of earlier sessions included.
+        votes: votes counted in this session.
+        red_flags: samples discarded in this session.
+        void: samples of this session taken on an input that turned out wrong.
+        failed_attempts: attempts that failed in this session.
+        against: votes of this session that were not for the winner of their step.
+        in_flight: samples asked for and not come back.
+        length: steps of the whole task; None where unknown.
+    """
+
+    steps: int = 0
+    votes: int = 0
+    red_flags: int = 0
+    void: int = 0
+    failed_attempts: int = 0
+    against: int = 0
+    in_flight: int = 0
+    length: int | None = None
+
+
+def storable(reply: Reply) -> Reply:
+    """Return *reply* with every short word in it fit for the database."""
+    words = (reply.model, reply.finish_reason, reply.request_id or "")
+    cleaned = tuple(map(clean_label, words))
+    if cleaned == words:
+        return reply
+    return reply._replace(model=cleaned[0], finish_reason=cleaned[1], request_id=cleaned[2] or None)
+
+
+def written(
+    opening: Opening,
+    request: SampleRequest,
+    judgement: Judgement,
+    reply: Reply,
+    drawn: tuple[int, int, str, int | None],
+) -> SampleTaken:
+    """Return the record of a sample.
+
+    Args:
+        opening: the step it was drawn for.
+        request: how it was asked for.
+        judgement: what it came to.
+        reply: the reply as it came.
+        drawn: ordinal, attempts, verdict, place in the order of counting.
+    """
+    ordinal, attempts, verdict, counted = drawn
+    columns = (
+        ordinal,
+        verdict,
+        judgement.answer_key,
+        judgement.flag_reason,
+        reply.model,
+        request.view,
+        request.temperature,
+        reply.input_tokens,
+        reply.output_tokens,
+        reply.cached_tokens,
+        round(reply.latency, 6),
+        attempts,
+        reply.request_id,
+        reply.finish_reason,
+        judgement.text_digest,
+    )
+    tentative = opening.tentative and not opening.void
+    line = sample_line(columns)
+    return SampleTaken._make((*opening.opened[:3], counted, *columns, judgement.text, tentative, line))
+
+
+def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:
+    """Return the record of a sample that was sent for, and given up before anything came back."""
+    how = (None, ordinal, verdict, None, None, model, request.view, request.temperature)
+    return SampleTaken._make((*opening.opened[:3], *how, *(None,) * 4, 1, None, None, None, None, False, ""))

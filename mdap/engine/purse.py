@@ -1,0 +1,81 @@
+"""The session's money: holds a request's likely cost until the real one is known."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+
+from mdap.errors import UnavailableError
+from mdap.records import Reply, SampleRequest
+from mdap.rules.money import Hold, Wallet, cost_of
+from mdap.settings import Budget, Price
+
+__all__ = ["BUDGET", "Purse"]
+
+BUDGET: Final = "budget"
+"""The kind of the error that refuses a request for lack of money."""
+
+_CHARS_PER_TOKEN: Final = 3
+# A moving maximum rather than a mean: what is set aside should seldom fall short.
+_FORGETTING: Final = 0.98
+
+
+class Purse:
+    """Where requests get their money from, one for all runs of a session.
+
+    Args:
+        budget: what may be spent.
+        prices: by member of the ensemble; None where unknown.
+    """
+
+    def __init__(self, budget: Budget, prices: Sequence[Price | None]) -> None:
+        self._wallet = Wallet(budget)
+        self._prices = tuple(prices)
+        self._likely_output = [0.0] * len(prices)
+        self._news = anyio.Event()
+        self.limited = budget.usd is not None or budget.tokens is not None
+
+    def spent_before(self, usd: float, tokens: float) -> None:
+        """Count what a resumed run has spent in earlier sessions."""
+        self._wallet.usd += usd
+        self._wallet.tokens += tokens
+
+    async def hold(self, request: SampleRequest) -> Hold:
+        """Set aside what *request* will likely cost, waiting for others to settle if need be.
+
+        Raises:
+            UnavailableError: the budget does not allow another request.
+        """
+        usd, tokens = self._likely(request)
+        while True:
+            hold = self._wallet.hold(usd, tokens)
+            if hold is not None:
+                return hold
+            if self._wallet.spent is not None or not self._wallet.waiting_may_help:
+                raise UnavailableError(self._wallet.spent or self._nearly_spent(), kind=BUDGET)
+            self._news = anyio.Event()
+            await self._news.wait()
+
+    def settle(self, request: SampleRequest, hold: Hold, replies: Sequence[Reply] = ()) -> None:
+        """Count what *request* really took; nothing where it failed."""
+        given = sum(reply.input_tokens or 0 for reply in replies)
+        made = sum(reply.output_tokens or 0 for reply in replies)
+        cached = sum(reply.cached_tokens or 0 for reply in replies)
+        price = self._prices[request.member]
+        self._wallet.settle(hold, 0.0 if price is None else cost_of(price, given, made, cached), given + made)
+        if replies:
+            likely = self._likely_output[request.member] * _FORGETTING
+            self._likely_output[request.member] = max(likely, made / len(replies))
+        self._news.set()
+
+    def _likely(self, request: SampleRequest) -> tuple[float, float]:
+        given = (len(request.system) + len(request.user)) / _CHARS_PER_TOKEN
+        made = (self._likely_output[request.member] or request.max_tokens) * len(request.ordinals)
+        price = self._prices[request.member]
+        return 0.0 if price is None else cost_of(price, given, made), given + made
+
+    def _nearly_spent(self) -> str:
+        budget = self._wallet.budget
+        if budget.usd is not None:
+            return f"what is left of the budget of {budget.usd:g} USD does not pay for another request"
+        return f"what is left of the budget of {budget.tokens:,} tokens does not allow another request"

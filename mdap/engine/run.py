@@ -1,0 +1,68 @@
+"""Drive one run: ask what its race wants, hand it what comes, until it is over."""
+
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+
+from mdap.engine.chain import ChainRace
+from mdap.engine.opening import Opening
+from mdap.engine.purse import Purse
+from mdap.engine.scheduler import Samplers, nursery
+from mdap.protocols import Journal, Provider
+from mdap.records import RunStatus
+from mdap.settings import Limits
+
+__all__ = ["decide"]
+
+# With an instant provider nothing else would ever get the loop's attention.
+_TURNS_WITHOUT_YIELDING: Final = 32
+
+_DRAIN_SECONDS: Final = 10.0
+
+
+async def decide(
+    race: ChainRace, provider: Provider, limits: Limits, journal: Journal, purse: Purse | None = None
+) -> None:
+    """Decide *race* until it is finished, undecided or stopped.
+
+    Args:
+        race: the chain, already begun.
+        provider: where samples come from.
+        limits: how often and how long to try.
+        journal: where facts go; waited for when it falls behind.
+        purse: what pays for every attempt; None for no budget.
+
+    Raises:
+        PluginError: the task's own code failed.
+        DatabaseError: the journal cannot write.
+    """
+    async with nursery() as group:
+        samplers: Samplers[Opening] = Samplers(provider, limits, group, purse)
+        turn = 0
+        while race.status is RunStatus.RUNNING:
+            for opening, request in race.wanted():
+                samplers.ask(opening, request)
+            await _turn(race, samplers)
+            turn += 1
+            if turn % _TURNS_WITHOUT_YIELDING == 0:
+                await anyio.lowlevel.checkpoint()
+                await journal.settle()
+        await _drain(race, samplers)
+        group.cancel_scope.cancel()
+
+
+async def _turn(race: ChainRace, samplers: Samplers[Opening]) -> None:
+    race.take(await samplers.next())
+    for trace in race.dropped():
+        samplers.drop(trace)
+
+
+async def _drain(race: ChainRace, samplers: Samplers[Opening]) -> None:
+    """Take in what has been sent before the run stopped: it is paid for, and a resume can use it."""
+    race.withdraw_unsent()
+    for trace in race.dropped():
+        samplers.drop(trace)
+    with anyio.move_on_after(_DRAIN_SECONDS):
+        while race.progress.in_flight:
+            await _turn(race, samplers)

@@ -1,0 +1,188 @@
+"""Who asks: one sampler per request, which only asks and posts what came, failures included."""
+
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mdap.engine.purse import BUDGET, Purse
+from mdap.errors import MdapError, PluginError, ProviderError, RateLimitError, TransientError
+from mdap.protocols import Provider
+from mdap.records import Reply, SampleRequest, Trace
+from mdap.rules.pacing import backoff
+from mdap.settings import Budget, Limits
+
+__all__ = ["Came", "Failed", "GaveUp", "Outcome", "Samplers", "nursery"]
+
+K = TypeVar("K")
+
+# An endpoint that never answered is given this many attempts: it is more likely absent than busy.
+_ATTEMPTS_AT_A_STRANGER: Final = 3
+
+
+@dataclass(slots=True)
+class Came(Generic[K]):
+    """Replies came, after `attempts` attempts."""
+
+    ticket: K
+    request: SampleRequest
+    replies: Sequence[Reply]
+    attempts: int
+
+
+@dataclass(slots=True)
+class Failed(Generic[K]):
+    """One attempt failed; another follows or `GaveUp` does."""
+
+    ticket: K
+    request: SampleRequest
+    attempt: int
+    error: ProviderError
+
+
+@dataclass(slots=True)
+class GaveUp(Generic[K]):
+    """No further attempt is made at this request."""
+
+    ticket: K
+    request: SampleRequest
+    error: MdapError
+
+
+Outcome = Came[K] | Failed[K] | GaveUp[K]
+
+
+@asynccontextmanager
+async def nursery() -> AsyncIterator[TaskGroup]:
+    """Open a task group whose body's own exception comes out bare, not wrapped in a group.
+
+    Only for children that never raise: then there is nothing else to report.
+    """
+    try:
+        async with anyio.create_task_group() as group:
+            yield group
+    except BaseExceptionGroup as raised:
+        if len(raised.exceptions) == 1:
+            raise raised.exceptions[0] from raised.exceptions[0].__cause__
+        raise
+
+
+class Samplers(Generic[K]):
+    """Ask a provider on behalf of one run, and hand out what comes in the order in which it comes.
+
+    Args:
+        provider: where samples come from; its limits are its own affair.
+        limits: how often and how long to try.
+        group: where samplers run; when it is cancelled, nothing more is posted.
+        purse: what pays for every attempt; None for no budget.
+    """
+
+    def __init__(
+        self, provider: Provider, limits: Limits, group: TaskGroup, purse: Purse | None = None
+    ) -> None:
+        self._provider = provider
+        self._limits = limits
+        self._group = group
+        self._purse = purse or Purse(Budget(), ())
+        self._jitter = random.Random()
+        self._began_at = time.monotonic()
+        self._answered_at: float | None = None
+        self._posted: deque[Outcome[K]] = deque()
+        self._waiting: deque[tuple[K, SampleRequest]] = deque()
+        self._scopes: dict[Trace, anyio.CancelScope] = {}
+        self._news = anyio.Event()
+
+    def ask(self, ticket: K, request: SampleRequest) -> None:
+        """Send *request* on its way; its outcomes carry *ticket*."""
+        if self._provider.instant:
+            # Nothing would be gained by a task for a provider that never waits.
+            self._waiting.append((ticket, request))
+        else:
+            scope = self._scopes[request.trace] = anyio.CancelScope()
+            self._group.start_soon(self._sample_droppably, ticket, request, scope)
+
+    async def next(self) -> Outcome[K]:
+        """Return the next outcome, waiting for it if need be."""
+        while not self._posted:
+            if self._waiting:
+                await self._sample(*self._waiting.popleft())
+            else:
+                self._news = anyio.Event()
+                await self._news.wait()
+        return self._posted.popleft()
+
+    def drop(self, trace: Trace) -> None:
+        """Cancel the request that carries *trace*, if it is still under way."""
+        scope = self._scopes.get(trace)
+        if scope is not None:
+            scope.cancel()
+        elif self._waiting:
+            self._waiting = deque(waiting for waiting in self._waiting if waiting[1].trace is not trace)
+
+    def _post(self, outcome: Outcome[K]) -> None:
+        self._posted.append(outcome)
+        self._news.set()
+
+    async def _sample_droppably(self, ticket: K, request: SampleRequest, scope: anyio.CancelScope) -> None:
+        try:
+            with scope:
+                if not scope.cancel_called:
+                    await self._sample(ticket, request)
+        finally:
+            self._scopes.pop(request.trace, None)
+
+    async def _sample(self, ticket: K, request: SampleRequest) -> None:
+        attempt = 0
+        started = time.monotonic()
+        while True:
+            attempt += 1
+            try:
+                replies = await self._attempt(request)
+                if not replies:
+                    raise TransientError("the provider returned no reply at all", kind="no_reply")
+            except ProviderError as error:
+                if error.kind != BUDGET:  # then nothing was attempted
+                    self._post(Failed(ticket, request, attempt, error))
+                wait = self._wait(error, attempt, time.monotonic() - started)
+                if wait is None:
+                    self._post(GaveUp(ticket, request, error))
+                    return
+                await anyio.sleep(wait)
+            except Exception as error:
+                failure = PluginError(f"provider {self._provider.name}", "sampling", error)
+                failure.__cause__ = error
+                self._post(GaveUp(ticket, request, failure))
+                return
+            else:
+                self._answered_at = time.monotonic()
+                self._post(Came(ticket, request, replies, attempt))
+                return
+
+    async def _attempt(self, request: SampleRequest) -> Sequence[Reply]:
+        if not self._purse.limited:
+            return await self._provider.sample(request)
+        hold = await self._purse.hold(request)
+        replies: Sequence[Reply] = ()
+        try:
+            replies = await self._provider.sample(request)
+        finally:
+            self._purse.settle(request, hold, replies)
+        return replies
+
+    def _wait(self, error: ProviderError, attempt: int, spent: float) -> float | None:
+        """Return how many seconds to wait before the next attempt, or None if there is to be none."""
+        if not isinstance(error, TransientError) or attempt >= self._limits.max_attempts:
+            return None
+        if self._answered_at is None and error.kind == "connection" and attempt >= _ATTEMPTS_AT_A_STRANGER:
+            return None
+        silence = time.monotonic() - (self._answered_at or self._began_at)
+        asked = error.retry_after if isinstance(error, RateLimitError) else None
+        wait = backoff(attempt, self._jitter.random(), asked)
+        patience = min(self._limits.max_retry_seconds - spent, self._limits.max_silence - silence)
+        return wait if wait <= patience else None

@@ -1,0 +1,304 @@
+"""One step being decided: which samples to ask for, what each one says, and when it is over."""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from pydantic import TypeAdapter
+
+from mdap.errors import PluginError
+from mdap.records import Reply, SampleRequest, SampleTaken, Subject, Trace
+from mdap.rules.canonical import canonical
+from mdap.rules.casting import Casting, Part
+from mdap.rules.digests import answer_key, prompt_digest, text_digest
+from mdap.rules.redflags import clean, clean_label, precheck
+from mdap.rules.tally import Tally
+from mdap.settings import VotingSettings
+from mdap.tasks import RedFlag, Step, View
+
+__all__ = ["Judgement", "Race", "json_schema", "unread"]
+
+# A step sees few different texts in a race that is going well; beyond this many nothing is remembered.
+_REMEMBERED: Final = 64
+
+
+class Judgement(NamedTuple):
+    """What one reply comes to: a vote for an answer, or a red flag."""
+
+    text: str
+    text_digest: str
+    answer: str | None
+    answer_key: str | None
+    flag_reason: str | None
+
+
+def json_schema(schema: Any) -> dict[str, Any] | None:
+    """Return the JSON schema of a step's *schema*: a type, a schema already, or None."""
+    if schema is None or isinstance(schema, dict):
+        return schema
+    return TypeAdapter(schema).json_schema()
+
+
+class Prompt(NamedTuple):
+    """One presentation of a step: what is asked, and how the reply is read."""
+
+    system: str
+    user: str
+    digest: str
+    parse: Callable[[str], Any]
+    subject: Subject | None
+
+
+class Race:
+    """Sample one step until a candidate leads every other by k, or its samples are used up.
+
+    Unless it hedges, the race never wants more samples in flight than the leader still needs votes, so
+    that no sample is paid for that could not matter, and so that the order of arrival decides nothing
+    (see `Tally`).
+
+    Args:
+        name: the task's name, for errors.
+        number: the step's number in its run, from 0.
+        step: prompt and parser.
+        settings: k, samples allowed, temperatures.
+        subject: what the step is about, for simulation.
+        casting: who is asked for which sample; None for one model.
+    """
+
+    __slots__ = (
+        "_judged",
+        "_lost",
+        "_next_ordinal",
+        "answers",
+        "casting",
+        "counted",
+        "in_flight",
+        "max_tokens",
+        "name",
+        "number",
+        "prompt_digest",
+        "prompts",
+        "schema",
+        "settings",
+        "step",
+        "subject",
+        "tally",
+        "tier",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        step: Step[Any],
+        settings: VotingSettings,
+        subject: Subject | None,
+        casting: Casting | None = None,
+    ) -> None:
+        self.name = name
+        self.number = number
+        self.step = step
+        self.settings = settings
+        self.subject = subject
+        self.tally = Tally(settings.k)
+        self.answers: dict[str, Any] = {}
+        self.counted = 0
+        self.in_flight = 0
+        self.max_tokens = step.max_tokens or settings.max_tokens
+        self.schema = None if step.schema is None else json_schema(step.schema)
+        self.casting = casting or Casting(
+            temperatures=settings.temperatures, samples_per_tier=settings.samples_allowed
+        )
+        self.tier = 0
+        own = Prompt(step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
+        self.prompts = [own]
+        self.prompt_digest = own.digest
+        if step.views:
+            self.prompts += [_viewed(view, subject) for view in step.views]
+            self.prompt_digest = text_digest(" ".join(prompt.digest for prompt in self.prompts))
+        self._next_ordinal = 0
+        self._lost: list[int] = []
+        self._judged: dict[tuple[str, str, bool, int], Judgement] = {}
+
+    @property
+    def winner(self) -> str | None:
+        """The canonical JSON of the winning answer, or None."""
+        return self.tally.winner
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every sample that its tier may take has come without a winner."""
+        return (
+            self.in_flight == 0
+            and self._next_ordinal >= (self.tier + 1) * self.casting.samples_per_tier
+            and not self._lost
+            and self.tally.winner is None
+        )
+
+    def escalate(self) -> bool:
+        """Hand an exhausted race to the next tier, which votes afresh; return False if there is none."""
+        if self.tier + 1 >= self.casting.tiers:
+            return False
+        self.tier += 1
+        self.tally = Tally(self.settings.k)
+        return True
+
+    def wanted(self, max_n: int, priority: int) -> list[SampleRequest]:
+        """Take the requests to send now into flight and return them.
+
+        Args:
+            max_n: the most replies that one request may ask for.
+            priority: the requests' priority; smaller goes first.
+        """
+        shortfall = self.tally.shortfall
+        short = shortfall + self.settings.hedge - self.in_flight
+        if short <= 0 or shortfall <= 0:
+            return []
+        requests: list[SampleRequest] = []
+        ordinals = self._draw(short)
+        self.in_flight += len(ordinals)
+        # A request asks one model for one prompt at one temperature.
+        alike: dict[Part, list[int]] = {}
+        for ordinal in ordinals:
+            alike.setdefault(self.casting.part(ordinal, len(self.prompts)), []).append(ordinal)
+        for part, group in alike.items():
+            starts = range(0, len(group), max_n)
+            requests += [self._request(part, tuple(group[at : at + max_n]), priority) for at in starts]
+        return requests
+
+    def _draw(self, count: int) -> list[int]:
+        ordinals = self._lost[:count]
+        self._lost = self._lost[count:]
+        last = (self.tier + 1) * self.casting.samples_per_tier
+        fresh = min(count - len(ordinals), last - self._next_ordinal)
+        if fresh > 0:
+            ordinals.extend(range(self._next_ordinal, self._next_ordinal + fresh))
+            self._next_ordinal += fresh
+        return ordinals
+
+    def _request(self, part: Part, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
+        prompt = self.prompts[part.view]
+        return SampleRequest(
+            prompt.system,
+            prompt.user,
+            prompt.digest,
+            self.number,
+            ordinals,
+            part.temperature,
+            self.max_tokens,
+            self.schema,
+            priority,
+            prompt.subject,
+            part.member,
+            part.view,
+            Trace(),
+        )
+
+    def give_back(self, ordinals: tuple[int, ...]) -> None:
+        """Return samples that were in flight and will not come, to be drawn again."""
+        self.in_flight -= len(ordinals)
+        self._lost = sorted((*self._lost, *ordinals))
+
+    def judge(self, reply: Reply, view: int = 0) -> Judgement:
+        """Return what *reply* comes to. Equal replies get the same judgement, since parsers are pure.
+
+        Args:
+            reply: the reply as it came.
+            view: the presentation of the step that it answers.
+
+        Raises:
+            PluginError: the parser raised something other than `RedFlag`.
+        """
+        over = reply.output_tokens is not None and reply.output_tokens > self.max_tokens
+        same = (reply.text, reply.finish_reason, over, view)
+        judgement = self._judged.get(same)
+        if judgement is None:
+            judgement = self._judge(reply, self.prompts[view])
+            if len(self._judged) < _REMEMBERED:
+                self._judged[same] = judgement
+        return judgement
+
+    def _judge(self, reply: Reply, prompt: "Prompt") -> Judgement:
+        text = clean(reply.text, self.max_tokens)
+        digest = text_digest(text)
+        flag = precheck(text, reply.finish_reason, reply.output_tokens, self.max_tokens)
+        if flag is None:
+            try:
+                answer = prompt.parse(text)
+                spelled = canonical(answer)
+            except RedFlag as raised:
+                flag = raised.reason
+            except Exception as error:
+                raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
+            else:
+                # The first of equal answers stands for all of them: they have one canonical JSON.
+                self.answers.setdefault(spelled, answer)
+                return Judgement(text, digest, spelled, answer_key(spelled), None)
+        return Judgement(text, digest, None, None, clean_label(flag))
+
+    def count(self, judgement: Judgement) -> int:
+        """Count a sample that was in flight; return its place in the order of counting, from 1."""
+        self.in_flight -= 1
+        self.counted += 1
+        if judgement.answer is not None:
+            self.tally.add(judgement.answer)
+        return self.counted
+
+    def refold(self, samples: list[SampleTaken]) -> None:
+        """Count recorded samples again, in the order in which they were counted.
+
+        Args:
+            samples: recorded samples of this step, each with its text.
+
+        Raises:
+            PluginError: the parser reads a recorded reply otherwise than it did when it came.
+        """
+        counted = [sample for sample in samples if sample.counted is not None]
+        for sample in sorted(counted, key=lambda taken: taken.counted or 0):
+            self.in_flight += 1
+            while self.casting.tier(sample.ordinal) > self.tier and self.escalate():
+                pass
+            judgement = self.judge(_replied(sample), sample.view)
+            if (judgement.answer_key, judgement.flag_reason) != (sample.answer_key, sample.flag_reason):
+                raise PluginError(
+                    self.name,
+                    f"reading the recorded sample {sample.ordinal} of step {self.number} again",
+                    ValueError("the parser now says otherwise; start a new run, or restore the old parser"),
+                )
+            self.count(judgement)
+        seen = {sample.ordinal for sample in samples}
+        first = self.tier * self.casting.samples_per_tier
+        self._next_ordinal = max(max(seen, default=-1) + 1, first)
+        self._lost = [ordinal for ordinal in range(first, self._next_ordinal) if ordinal not in seen]
+
+
+def _replied(sample: SampleTaken) -> Reply:
+    return Reply(
+        sample.text or "",
+        sample.model,
+        "stop" if sample.finish_reason is None else sample.finish_reason,
+        sample.input_tokens,
+        sample.output_tokens,
+    )
+
+
+def unread(reply: Reply, error: PluginError) -> Judgement:
+    """Return the record of a reply at which the parser itself failed: kept, never counted."""
+    text = clean(reply.text, len(reply.text) + 1)
+    return Judgement(text, text_digest(text), None, None, f"parser error: {error.cause_name}"[:200])
+
+
+class _InView:
+    """A subject whose replies are rendered for another view of its step."""
+
+    __slots__ = ("mistakes", "render", "truth")
+
+    def __init__(self, subject: Subject, render: Callable[[Any], str]) -> None:
+        self.truth = subject.truth
+        self.mistakes = subject.mistakes
+        self.render = render
+
+
+def _viewed(view: View[Any], subject: Subject | None) -> Prompt:
+    if subject is not None and view.render is not None:
+        subject = _InView(subject, view.render)
+    return Prompt(view.system, view.user, prompt_digest(view.system, view.user), view.parse, subject)

@@ -1,0 +1,1 @@
+"""The append-only record of runs in SQLite: one writer, many readers."""

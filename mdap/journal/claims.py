@@ -1,0 +1,84 @@
+"""One process a run: a claim that ends with the process, however it ends."""
+
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import IO
+
+from mdap.errors import UsageError
+
+__all__ = ["Claims"]
+
+if sys.platform == "win32":
+
+    def _lock(file: IO[bytes], run: int) -> bool:
+        """Claim nothing: there, only the UNIQUE constraints keep two writers of one run apart."""
+        return True
+
+    def _unlock(file: IO[bytes], run: int) -> None:
+        """Give nothing back."""
+
+else:
+    import fcntl
+
+    def _lock(file: IO[bytes], run: int) -> bool:
+        try:
+            _set_lock(file, run, fcntl.F_WRLCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(file: IO[bytes], run: int) -> None:
+        _set_lock(file, run, fcntl.F_UNLCK, fcntl.LOCK_UN)
+
+    if sys.platform == "linux":
+
+        def _set_lock(file: IO[bytes], run: int, kind: int, _: int) -> None:
+            # Locks of the open file, not of the process: two sessions of one process are told apart too.
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, run, 1, 0))
+
+    else:
+
+        def _set_lock(file: IO[bytes], run: int, _: int, how: int) -> None:
+            fcntl.lockf(file, how, 1, run, os.SEEK_SET)
+
+
+class Claims:
+    """Advisory locks, one byte a run, on a file beside the database.
+
+    They belong to the process, so the operating system drops them even after ``kill -9``.
+
+    Args:
+        path: the database file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(f"{path}-lock")
+        self._file: IO[bytes] | None = None
+        self._held: set[int] = set()
+
+    def take(self, run: int, run_id: str) -> None:
+        """Claim *run* for this process.
+
+        Raises:
+            UsageError: another process, or another task of this one, is at it.
+        """
+        if self._file is None:
+            self._file = self._path.open("ab")
+        if run in self._held or not _lock(self._file, run):
+            raise UsageError(f"run {run_id} is being worked on already: wait for that to end, or stop it")
+        self._held.add(run)
+
+    def drop(self, run: int) -> None:
+        """Give *run* back."""
+        self._held.discard(run)
+        if self._file is not None:
+            _unlock(self._file, run)
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._held.clear()

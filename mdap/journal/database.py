@@ -1,0 +1,186 @@
+"""Opening the database file, and bringing its schema up to date under the write lock."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import aiosqlite
+import anyio
+import anyio.to_thread
+
+from mdap.errors import DatabaseError, UsageError
+from mdap.journal.statements import migrations
+
+__all__ = ["APPLICATION_ID", "open_reading", "open_writing", "translated"]
+
+APPLICATION_ID: Final = 0x6D646170
+"""Marks a SQLite file as ours: "mdap" in ASCII, shown by ``file`` and checked before anything is written."""
+
+_BUSY_SECONDS: Final = 10.0
+_WAL_TRIES: Final = 100
+_OLDEST_SQLITE: Final = (3, 38, 0)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into one sentence that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise DatabaseError(_explain(path, error)) from error
+
+
+def _explain(path: Path, error: sqlite3.Error) -> str:
+    text = str(error)
+    if "not a database" in text:
+        return f"{path} is not an mdap database: name another file with --db"
+    if "locked" in text or "busy" in text:
+        return f"{path} is locked by another program: close that program, or wait, and try again"
+    if "full" in text:
+        return f"the disk that holds {path} is full: make room and resume the run"
+    if "readonly" in text or "read-only" in text:
+        return f"{path} cannot be written: check its permissions, or name another file with --db"
+    if "malformed" in text:
+        return f"{path} is damaged ({text}): restore a copy, or recover it with the sqlite3 shell's .recover"
+    if "unable to open" in text:
+        return f"{path} cannot be opened: check that it is a file that you may read and write"
+    if "UNIQUE constraint" in text:
+        return f"another process is writing the same run in {path}: let one of them finish"
+    return f"{path} cannot be used ({text})"
+
+
+@asynccontextmanager
+async def open_writing(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """Open the database for the one writer, creating or migrating it where needed.
+
+    Raises:
+        UsageError: the folder does not exist.
+        DatabaseError: the file is foreign, damaged, newer, or not writable.
+    """
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise DatabaseError(f"mdap needs SQLite 3.38 or newer; this Python has {sqlite3.sqlite_version}")
+    _check_place(path)
+    with translated(path):
+        connection = await _connect(str(path))
+        try:
+            with anyio.CancelScope(shield=True):
+                await _prepare(connection, path)
+            yield connection
+        finally:
+            with anyio.CancelScope(shield=True):
+                await connection.close()
+
+
+def _check_place(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"the folder {path.parent} does not exist: create it, or name another file with --db"
+        )
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file with --db")
+
+
+def _uri(path: Path) -> str:
+    if not path.is_file():
+        raise UsageError(f"there is no database {path}: run a task first, or name another file with --db")
+    return f"{path.absolute().as_uri()}?mode=ro"
+
+
+async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
+    version = await _check(connection, path)
+    newest = max(migrations())
+    if version == 0:
+        # Only before the first table: larger pages keep long replies out of overflow chains.
+        await connection.execute("PRAGMA page_size = 16384")
+    await _use_wal(connection)
+    await connection.execute("PRAGMA synchronous = NORMAL")
+    await connection.execute("PRAGMA cache_size = -65536")
+    await connection.execute("PRAGMA journal_size_limit = 67108864")
+    if version < newest:
+        await _migrate(connection, path)
+
+
+async def _use_wal(connection: aiosqlite.Connection) -> None:
+    """Switch to the write-ahead log, which SQLite refuses at once where it would else wait for a lock."""
+    for tries in range(_WAL_TRIES, -1, -1):
+        try:
+            await connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if not tries:
+                raise
+            await anyio.sleep(_BUSY_SECONDS / _WAL_TRIES)
+
+
+async def _check(connection: aiosqlite.Connection, path: Path) -> int:
+    """Return the schema version, 0 for a new file; refuse what is not ours or newer than we know."""
+    version = await _number(connection, "PRAGMA user_version")
+    owner = await _number(connection, "PRAGMA application_id")
+    tables = await _number(connection, "SELECT count(*) FROM sqlite_master")
+    if (owner, version) == (0, 0) and tables == 0:
+        return 0
+    if owner != APPLICATION_ID:
+        raise DatabaseError(f"{path} is not an mdap database: name another file with --db")
+    newest = max(migrations())
+    if version > newest:
+        raise DatabaseError(
+            f"{path} was written by a newer mdap (schema {version}, this one knows {newest}): upgrade mdap"
+        )
+    return version
+
+
+async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
+    await connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Read again under the lock: another process may have migrated in between.
+        version = await _check(connection, path)
+        for number, parts in migrations().items():
+            if number > version:
+                for statement in parts:
+                    await connection.execute(statement)
+                await connection.execute(f"PRAGMA user_version = {number}")
+        await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        await connection.execute("COMMIT")
+    except BaseException:
+        await connection.execute("ROLLBACK")
+        raise
+
+
+@asynccontextmanager
+async def open_reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """Open the database read-only; keep every transaction short, or the log cannot be checkpointed.
+
+    Raises:
+        UsageError: there is no such file.
+        DatabaseError: the file is foreign, damaged, older or newer.
+    """
+    uri = _uri(path)
+    with translated(path):
+        connection = await _connect(uri, uri=True)
+        try:
+            version = await _check(connection, path)
+            if version < max(migrations()):
+                raise DatabaseError(
+                    f"{path} has an older schema ({version}): run or resume any task in it to renew it"
+                )
+            connection.row_factory = sqlite3.Row
+            yield connection
+        finally:
+            with anyio.CancelScope(shield=True):
+                await connection.close()
+
+
+async def _connect(place: str, *, uri: bool = False) -> aiosqlite.Connection:
+    """Open a connection; shielded, as every use of it, since a cancelled call goes on in its thread."""
+    with anyio.CancelScope(shield=True):
+        # Tried out first: where it cannot be opened, aiosqlite's thread would outlive the event loop.
+        await anyio.to_thread.run_sync(lambda: sqlite3.connect(place, uri=uri).close())
+        return await aiosqlite.connect(place, uri=uri, isolation_level=None, timeout=_BUSY_SECONDS)
+
+
+async def _number(connection: aiosqlite.Connection, sql: str) -> int:
+    async with connection.execute(sql) as cursor:
+        row = await cursor.fetchone()
+    return int(row[0]) if row else 0

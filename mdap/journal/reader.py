@@ -1,0 +1,232 @@
+"""Reading the vote log: for resume, totals and people. Read-only, every query on its own and short."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+
+from mdap.errors import UsageError
+from mdap.journal.database import open_reading, translated
+from mdap.journal.statements import statements
+from mdap.records import (
+    RecordedOpening,
+    ResumePoint,
+    RunStatus,
+    SampleTaken,
+    StepOpened,
+    Totals,
+    Usage,
+    Verdict,
+)
+from mdap.rules.digests import CHAIN_START
+from mdap.rules.money import cost_of
+from mdap.settings import Price
+
+__all__ = ["Reader", "RunRow", "open_log"]
+
+_PAGE: Final = 1_000
+_STATUS: Final = {
+    "finished": RunStatus.FINISHED,
+    "undecided": RunStatus.UNDECIDED,
+    "stopped": RunStatus.STOPPED,
+    "failed": RunStatus.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One row of *runs*, with how the run stands.
+
+    Attributes:
+        number: the run's key in the other tables.
+        params: the task's parameters.
+        settings: how its steps are decided.
+        provider: where its samples come from.
+        status: `running` also stands for a run whose process was killed.
+    """
+
+    number: int
+    run_id: str
+    kind: str
+    task: str
+    task_version: str
+    params: dict[str, Any]
+    settings: dict[str, Any]
+    provider: dict[str, Any]
+    k: int
+    created_at: str
+    status: RunStatus
+
+
+class Reader:
+    """Queries over one read-only connection."""
+
+    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    async def rows(self, name: str, *values: Any) -> Sequence[sqlite3.Row]:
+        """Return all rows of the statement *name* of ``read.sql``."""
+        with translated(self.path):
+            async with self._connection.execute(statements("read")[name], values) as cursor:
+                return list(await cursor.fetchall())
+
+    async def _value(self, name: str, *values: Any) -> Any:
+        rows = await self.rows(name, *values)
+        return rows[0][0] if rows else None
+
+    async def find(self, name: str) -> RunRow:
+        """Return the run called *name*: its id, a unique beginning of it, or ``latest``.
+
+        Raises:
+            UsageError: there is no such run, or several.
+        """
+        wanted = name
+        if name == "latest":
+            wanted = await self._value("newest") or name
+        elif not await self.rows("run", name):
+            matches = await self.rows("prefix", name)
+            if len(matches) > 1:
+                raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
+            wanted = matches[0][0] if matches else name
+        row = await self.run(wanted)
+        if row is None:
+            raise UsageError(f"there is no run {name!r} in {self.path}: `mdap runs` lists those there are")
+        return row
+
+    async def run(self, run_id: str) -> RunRow | None:
+        """Return the run whose id is exactly *run_id*, or None."""
+        rows = await self.rows("run", run_id)
+        return _run_row(rows[0]) if rows else None
+
+    async def runs(self, most: int) -> list[tuple[RunRow, int]]:
+        """Return the newest runs, newest first, each with its number of decided steps."""
+        return [(_run_row(row), int(row["steps"])) for row in await self.rows("runs", most)]
+
+    async def totals(self, run: int) -> Totals:
+        """Return what the rows of *run* add up to."""
+        counts: dict[str, int] = {}
+        tokens_in = tokens_out = 0
+        for verdict, count, given, made in await self.rows("totals", run):
+            counts[verdict] = count
+            tokens_in += given
+            tokens_out += made
+        return Totals(
+            steps=await self._value("count_decisions", run),
+            votes=counts.get(Verdict.VOTE, 0),
+            red_flags=counts.get(Verdict.FLAG, 0),
+            void=counts.get(Verdict.VOID, 0),
+            cancelled=counts.get(Verdict.CANCELLED, 0),
+            failed_attempts=await self._value("count_failed_attempts", run),
+            usage=Usage(tokens_in, tokens_out),
+        )
+
+    async def votes_for_winners(self, run: int) -> int:
+        """Return how many votes of *run* were for the answer that won."""
+        return int(await self._value("votes_for_winners", run))
+
+    async def cost(self, run: int) -> float | None:
+        """Return what the samples of *run* cost in USD, at the prices of its last session.
+
+        Returns:
+            None if the price of a model that was asked is unknown, or no sample was taken.
+        """
+        prices = json.loads(await self._value("prices", run) or "{}")
+        usage = await self.rows("usage_by_model", run)
+        if not usage or any(row["model"] not in prices for row in usage):
+            return None
+        return sum(
+            cost_of(
+                Price(**prices[row["model"]]), row["input_tokens"], row["output_tokens"], row["cached_tokens"]
+            )
+            for row in usage
+        )
+
+    async def seconds(self, run: int) -> float:
+        """Return how long *run* was running, in seconds, over all its sessions that ended in order."""
+        return float(await self._value("seconds", run))
+
+    async def ending(self, run: int) -> tuple[str | None, dict[str, Any]]:
+        """Return the reason and the data with which *run* last ended."""
+        rows = await self.rows("last_ended", run)
+        return (rows[0][0], json.loads(rows[0][1] or "{}")) if rows else (None, {})
+
+    async def head_digest(self, run: int) -> str | None:
+        """Return the head of the digest chain of *run*; None before its first decision."""
+        last = await self.rows("last_decision", run)
+        return last[0]["digest"] if last else None
+
+    async def resume_point(self, run: int) -> ResumePoint:
+        """Return where the rows of *run* end. Its cost does not grow with the length of the run."""
+        last = await self.rows("last_decision", run)
+        step = int(last[0]["step"]) if last else -1
+        openings = await self._openings(run, step)
+        if not last:
+            return ResumePoint(0, CHAIN_START, openings=openings)
+        row = last[0]
+        return ResumePoint(row["place"] + 1, row["digest"], step, row["input"], row["winner"], openings)
+
+    async def _openings(self, run: int, after: int) -> tuple[RecordedOpening, ...]:
+        samples: dict[tuple[int, int], list[SampleTaken]] = {}
+        void: set[tuple[int, int]] = set()
+        for row in await self.rows("open_samples", run, after):
+            sample = _sample(row)
+            samples.setdefault((sample.step, sample.opening), []).append(sample)
+            if sample.verdict == Verdict.VOID:
+                void.add((sample.step, sample.opening))
+        pending: dict[tuple[int, int], list[SampleTaken]] = {}
+        for row in await self.rows("open_pending", run):
+            sample = _sample(row)
+            pending.setdefault((sample.step, sample.opening), []).append(sample)
+        found = []
+        for row in await self.rows("open_steps", run, after):
+            opened = StepOpened(run, *row)
+            place = (opened.step, opened.opening)
+            tentative = place in pending or place not in samples
+            taken = pending.get(place) or samples.get(place, [])
+            found.append(RecordedOpening(opened, taken, tentative, place in void))
+        return tuple(found)
+
+    async def events(self, run: int) -> Sequence[sqlite3.Row]:
+        """Return what happened to *run* as a whole, in order."""
+        return await self.rows("events", run)
+
+    async def decided(self, run: int) -> AsyncIterator[sqlite3.Row]:
+        """Yield the decisions of *run* in order, page by page."""
+        place = 0
+        while rows := await self.rows("decided", run, place, _PAGE):
+            for row in rows:
+                yield row
+            place = rows[-1]["place"] + 1
+
+
+def _run_row(row: sqlite3.Row) -> RunRow:
+    return RunRow(
+        number=row["id"],
+        run_id=row["run_id"],
+        kind=row["kind"],
+        task=row["task"],
+        task_version=row["task_version"],
+        params=json.loads(row["params"]),
+        settings=json.loads(row["settings"]),
+        provider=json.loads(row["provider"]),
+        k=row["k"],
+        created_at=row["created_at"],
+        status=_STATUS.get(row["last_event"], RunStatus.RUNNING),
+    )
+
+
+def _sample(row: sqlite3.Row) -> SampleTaken:
+    return SampleTaken._make((*tuple(row)[:18], row["text_digest"], row["body"], False, ""))
+
+
+@asynccontextmanager
+async def open_log(path: Path) -> AsyncIterator[Reader]:
+    """Open the log at *path* for reading."""
+    async with open_reading(path) as connection:
+        yield Reader(path, connection)

@@ -1,0 +1,80 @@
+-- name: run
+SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+FROM runs r WHERE r.run_id = ?1
+
+-- name: runs
+SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
+FROM runs r ORDER BY r.id DESC LIMIT ?1
+
+-- name: prefix
+SELECT run_id FROM runs WHERE substr(run_id, 1, length(?1)) = ?1 ORDER BY id DESC LIMIT 3
+
+-- name: newest
+SELECT run_id FROM runs WHERE kind = 'run' ORDER BY id DESC LIMIT 1
+
+-- name: totals
+SELECT verdict, count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)
+FROM samples WHERE run = ?1 GROUP BY verdict
+
+-- name: usage_by_model
+SELECT model, count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
+       coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
+       sum(verdict = 'vote') AS votes, sum(verdict = 'flag') AS red_flags,
+       sum(input_tokens IS NULL OR output_tokens IS NULL) AS unmetered
+FROM samples WHERE run = ?1 GROUP BY model ORDER BY model
+
+-- name: prices
+SELECT data->>'prices' FROM run_events WHERE run = ?1 AND kind IN ('started', 'resumed')
+ORDER BY id DESC LIMIT 1
+
+-- name: count_decisions
+SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1
+
+-- name: count_failed_attempts
+SELECT count(*) FROM run_events WHERE run = ?1 AND kind = 'attempt_failed'
+
+-- name: last_decision
+SELECT d.place, d.step, d.winner, d.digest, p.input
+FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+WHERE d.run = ?1 ORDER BY d.place DESC LIMIT 1
+
+-- name: open_steps
+SELECT step, opening, key, input, prompt_digest FROM steps WHERE run = ?1 AND step > ?2 ORDER BY step, opening
+
+-- name: open_samples
+SELECT s.*, t.digest AS text_digest, t.body AS body FROM samples s LEFT JOIN texts t ON t.id = s.text WHERE s.run = ?1 AND s.step > ?2
+
+-- name: open_pending
+SELECT s.*, t.digest AS text_digest, t.body AS body FROM pending s LEFT JOIN texts t ON t.id = s.text WHERE s.run = ?1
+
+-- name: events
+SELECT kind, at, author, reason, step, opening, data FROM run_events
+WHERE run = ?1 AND kind <> 'attempt_failed' ORDER BY id
+
+-- name: last_ended
+SELECT reason, data FROM run_events
+WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1
+
+-- name: seconds
+SELECT coalesce(sum(data->>'seconds'), 0.0) FROM run_events
+WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed')
+
+-- name: votes_for_winners
+SELECT coalesce(sum(votes), 0) FROM decisions WHERE run = ?1
+
+-- name: decided
+SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest
+FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3
+
+-- name: openings_of_step
+SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.winner, d.tally, d.margin, d.author, d.reason
+FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
+WHERE p.run = ?1 AND p.step = ?2 ORDER BY p.opening
+
+-- name: samples_of_step
+SELECT s.*, t.digest AS text_digest, t.body AS body FROM samples s LEFT JOIN texts t ON t.id = s.text
+WHERE s.run = ?1 AND s.step = ?2 ORDER BY s.opening, s.ordinal

@@ -1,0 +1,178 @@
+"""The one writer of the database: facts come in without waiting, commits go out in groups."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+import anyio
+
+from mdap.errors import DatabaseError
+from mdap.journal.batch import Batch
+from mdap.journal.database import open_writing, translated
+from mdap.journal.statements import statements
+from mdap.records import Fact
+
+__all__ = ["Writer", "open_journal"]
+
+COMMIT_SECONDS: Final = 0.05
+"""How long facts are gathered for one commit: what a killed process may lose and buy again."""
+
+_MOST_PENDING: Final = 20_000
+_SOON: Final = 4_000
+
+
+class Writer:
+    """The append-only record of runs; see `mdap.protocols.Journal`.
+
+    Args:
+        path: the database file.
+        connection: opened for writing; used by nobody else.
+        watch: called with every fact once it is durable, or None.
+    """
+
+    def __init__(
+        self, path: Path, connection: aiosqlite.Connection, watch: Callable[[Fact], None] | None = None
+    ) -> None:
+        self.path = path
+        self._connection = connection
+        self._watch = watch
+        self._pending: list[Fact] = []
+        self._appended = 0
+        self._committed = 0
+        self._wake = anyio.Event()
+        self._hurry = anyio.Event()
+        self._done = anyio.Event()
+        self._error: DatabaseError | None = None
+        self._closing = False
+
+    def append(self, fact: Fact) -> None:
+        """Take *fact* for the next commit.
+
+        Raises:
+            DatabaseError: an earlier commit failed; what it held is lost, what was before is safe.
+        """
+        if self._error is not None:
+            raise self._error
+        self._pending.append(fact)
+        self._appended += 1
+        pending = len(self._pending)
+        if pending == 1:
+            self._wake.set()
+        elif pending == _SOON:
+            self._hurry.set()
+
+    @property
+    def usable(self) -> bool:
+        """Whether commits still work."""
+        return self._error is None
+
+    async def settle(self) -> None:
+        """Wait while more facts are pending than one commit should hold."""
+        while len(self._pending) > _MOST_PENDING:
+            self._hurry.set()
+            await self._next_commit()
+
+    async def flush(self) -> None:
+        """Wait until every fact appended so far is durable."""
+        target = self._appended
+        while self._committed < target:
+            self._hurry.set()
+            await self._next_commit()
+        if self._error is not None:
+            raise self._error
+
+    async def _next_commit(self) -> None:
+        if self._error is not None:
+            raise self._error
+        await self._done.wait()
+
+    async def begin_run(self, columns: dict[str, Any]) -> int:
+        """Insert a row into *runs* at once and return its number.
+
+        Args:
+            columns: values by column name, all but *id* and *created_at*.
+
+        Raises:
+            DatabaseError: the run_id is taken, or the file cannot be written.
+        """
+        names = ", ".join(columns)
+        marks = ", ".join("?" * len(columns))
+        with translated(self.path), anyio.CancelScope(shield=True):
+            cursor = await self._connection.execute(
+                f"INSERT INTO runs({names}) VALUES ({marks})", tuple(columns.values())
+            )
+            number = cursor.lastrowid
+            await cursor.close()
+        if number is None:
+            raise DatabaseError(f"{self.path} gave the new run no number")
+        return number
+
+    async def serve(self) -> None:
+        """Commit in groups until `close` is called and nothing is pending.
+
+        Shielded: whoever cancels the runs around it still gets what they appended committed.
+        """
+        with anyio.CancelScope(shield=True):
+            while not (self._closing and not self._pending) and self._error is None:
+                await self._gather()
+                self._wake, self._hurry = anyio.Event(), anyio.Event()
+                facts, self._pending = self._pending, []
+                if facts:
+                    await self._commit_or_fail(facts)
+                done, self._done = self._done, anyio.Event()
+                done.set()
+
+    async def _gather(self) -> None:
+        await self._wake.wait()
+        if not (self._closing or self._hurry.is_set()):
+            with anyio.move_on_after(COMMIT_SECONDS):
+                await self._hurry.wait()
+
+    def close(self) -> None:
+        """Let `serve` end after what is pending."""
+        self._closing = True
+        self._wake.set()
+        self._hurry.set()
+
+    async def _commit_or_fail(self, facts: list[Fact]) -> None:
+        try:
+            with translated(self.path), anyio.CancelScope(shield=True):
+                await self._commit(Batch(facts))
+        except DatabaseError as error:
+            self._error = error
+            return
+        self._committed += len(facts)
+        if self._watch is not None:
+            for fact in facts:
+                self._watch(fact)
+
+    async def _commit(self, batch: Batch) -> None:
+        sql = statements("append")
+        await self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for name, rows in batch.statements():
+                await self._connection.execute(sql[name], (rows,))
+            await self._connection.execute("COMMIT")
+        except BaseException:
+            await self._connection.execute("ROLLBACK")
+            raise
+
+
+@asynccontextmanager
+async def open_journal(path: Path, watch: Callable[[Fact], None] | None = None) -> AsyncIterator[Writer]:
+    """Open the journal at *path*; on leaving, whatever was appended is committed first."""
+    async with open_writing(path) as connection:
+        writer = Writer(path, connection, watch)
+        failure: BaseException | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(writer.serve)
+            # Raised after the group has closed: the group would wrap it, and the last commit comes first.
+            try:
+                yield writer
+            except BaseException as error:
+                failure = error
+            writer.close()
+        if failure is not None:
+            raise failure

@@ -1,0 +1,68 @@
+"""What models cost: the user's file first, then a maintained price list if installed, else unknown."""
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from mdap.errors import UsageError
+from mdap.settings import Price, explain
+
+__all__ = ["price_of", "read_prices"]
+
+_MILLION = 1_000_000
+
+
+def read_prices(path: Path) -> dict[str, Price]:
+    """Return the prices in a JSON file: an object of model names and their prices.
+
+    Args:
+        path: a file such as ``{"openai/gpt-4.1-mini": {"input": 0.4, "output": 1.6}}``, in USD per
+            million tokens.
+
+    Raises:
+        UsageError: the file is missing or not of that form.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"the price file {path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UsageError(f"the price file {path} is not JSON") from None
+    try:
+        return TypeAdapter(dict[str, Price]).validate_python(found)
+    except ValidationError as error:
+        raise UsageError(f"the price file {path}: {explain('price', error)}") from None
+
+
+def price_of(model: str, own: Mapping[str, Price]) -> Price | None:
+    """Return the price of *model*, or None if nobody knows it.
+
+    Args:
+        model: as ``provider/model``.
+        own: the user's prices.
+    """
+    return own.get(model) or _listed(model)
+
+
+def _listed(model: str) -> Price | None:
+    try:
+        from genai_prices import Usage, calc_price
+    except ImportError:
+        return None
+    provider, _, name = model.partition("/")
+
+    def per_million(usage: Any) -> float:
+        return float(Decimal(calc_price(usage, model_ref=name, provider_id=provider).total_price))
+
+    try:
+        return Price(
+            input=per_million(Usage(input_tokens=_MILLION)),
+            output=per_million(Usage(output_tokens=_MILLION)),
+            cached_input=per_million(Usage(input_tokens=_MILLION, cache_read_tokens=_MILLION)),
+        )
+    except (LookupError, ValueError):
+        return None

@@ -1,0 +1,178 @@
+"""A simulated microagent that needs no key: it answers in text, as a model would, from the task's oracle.
+
+What it answers to a sample depends on the seed, the step, the prompt and the sample's ordinal, and on
+nothing else: not on time, order, or how many samples are in flight.
+"""
+
+import math
+from collections.abc import Sequence
+from hashlib import blake2b
+from statistics import NormalDist
+from struct import Struct
+from typing import Any, Final
+
+import anyio
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mdap.errors import TransientError, UsageError
+from mdap.records import Reply, SampleRequest, Subject
+from mdap.settings import explain
+
+__all__ = ["Simulated", "SimulatedSettings", "create"]
+
+_UNIT: Final = 2.0**-64
+_WORDS: Final = Struct(">5Q").unpack
+_NORMAL: Final = NormalDist()
+_RAMBLING: Final = "Let me think about that once more, step by step, before I answer. " * 12
+_CHARS_PER_TOKEN: Final = 4
+
+
+class SimulatedSettings(BaseModel):
+    """How the simulated model behaves; each is set with ``-M NAME=VALUE``.
+
+    Attributes:
+        error_rate: chance that a valid sample is wrong, independently of all others.
+        flag_rate: chance that a reply is overlong, malformed or truncated.
+        hard_rate: share of prompts that are hard, chosen by their digest.
+        hard_error_rate: chance that a valid sample of a hard prompt is wrong, always the same way.
+        latency: median seconds a reply takes; 0 for none.
+        latency_sigma: spread of the latency: standard deviation of its logarithm.
+        fault_rate: chance that an attempt fails in transport.
+        seed: where all the draws come from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    error_rate: float = Field(0.01, ge=0, le=1)
+    flag_rate: float = Field(0.005, ge=0, lt=1)
+    hard_rate: float = Field(0.0, ge=0, le=1)
+    hard_error_rate: float = Field(0.8, ge=0, le=1)
+    latency: float = Field(0.0, ge=0, le=3600)
+    latency_sigma: float = Field(0.5, ge=0, le=5)
+    fault_rate: float = Field(0.0, ge=0, lt=1)
+    seed: int = 0
+
+
+class Simulated:
+    """A `mdap.protocols.Provider` over the oracle of whatever task asks."""
+
+    max_n = 1024
+
+    def __init__(self, settings: SimulatedSettings, name: str = "sim") -> None:
+        self.name = name
+        self.settings = settings
+        self.instant = settings.latency == 0
+        self._key = b"%d" % settings.seed
+        self._last: tuple[str, Any, str] = ("", None, "")
+        self._failing: dict[tuple[str, int, int], int] = {}
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        """Return a reply for each wanted ordinal; see `mdap.protocols.Provider.sample`."""
+        subject = request.subject
+        if subject is None:
+            raise UsageError("the simulated model needs to know what a step is about: ask through a task")
+        draws = [self._draw(request, ordinal) for ordinal in request.ordinals]
+        latency = self._latency(draws[0][3])
+        if self.settings.fault_rate:
+            self._maybe_fail(request, draws[0][4])
+        if latency:
+            await anyio.sleep(latency)
+        truth, right = self._truth(request, subject)
+        return [self._reply(request, subject, (truth, right), draw, latency) for draw in draws]
+
+    def describe(self) -> dict[str, Any]:
+        """Return name and settings."""
+        return {"model": self.name, **self.settings.model_dump()}
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+    def _draw(self, request: SampleRequest, ordinal: int) -> tuple[float, float, float, float, float]:
+        """Return five numbers in [0, 1) that belong to this very sample."""
+        seed = f"{request.step}|{request.prompt_digest}|{ordinal}".encode()
+        a, b, c, d, e = _WORDS(blake2b(seed, digest_size=40, key=self._key).digest())
+        return a * _UNIT, b * _UNIT, c * _UNIT, d * _UNIT, e * _UNIT
+
+    def _latency(self, draw: float) -> float:
+        if not self.settings.latency:
+            return 0.0
+        spread = _NORMAL.inv_cdf(min(max(draw, 1e-12), 1 - 1e-12)) * self.settings.latency_sigma
+        return self.settings.latency * math.exp(spread)
+
+    def _maybe_fail(self, request: SampleRequest, draw: float) -> None:
+        """Fail the first so many attempts at a sample, as many as its draw says."""
+        rate = self.settings.fault_rate
+        sample = (request.prompt_digest, request.step, request.ordinals[0])
+        fails = int(math.log(max(draw, 1e-300)) / math.log(rate))
+        failed = self._failing.get(sample, 0)
+        if failed < fails:
+            self._failing[sample] = failed + 1
+            raise TransientError("the simulated endpoint failed, as fault_rate wants", kind="simulated")
+        self._failing.pop(sample, None)
+
+    def _truth(self, request: SampleRequest, subject: Subject) -> tuple[Any, str]:
+        """Return the right answer and the reply that gives it; a step's requests come close together."""
+        digest, truth, right = self._last
+        if digest != request.prompt_digest:
+            truth = subject.truth()
+            right = subject.render(truth)
+            self._last = (request.prompt_digest, truth, right)
+        return truth, right
+
+    def _reply(
+        self,
+        request: SampleRequest,
+        subject: Subject,
+        truth: tuple[Any, str],
+        draw: tuple[float, float, float, float, float],
+        latency: float,
+    ) -> Reply:
+        flag, wrong, which, _, _ = draw
+        text, finish = truth[1], "stop"
+        error_rate, favourite = self._difficulty(request.prompt_digest)
+        if wrong < error_rate:
+            mistakes = subject.mistakes(truth[0])
+            choice = favourite if favourite is not None else int(which * len(mistakes))
+            text = subject.render(mistakes[choice % len(mistakes)])
+        tokens = len(text) // _CHARS_PER_TOKEN + 1
+        if flag < self.settings.flag_rate:
+            text, finish, tokens = _spoiled(text, flag / self.settings.flag_rate, request.max_tokens)
+        asked = (len(request.system) + len(request.user)) // _CHARS_PER_TOKEN + 1
+        return Reply(text, self.name, finish, asked, tokens, 0, latency)
+
+    def _difficulty(self, digest: str) -> tuple[float, int | None]:
+        """Return a prompt's error rate, and its favourite mistake if it is a hard one."""
+        if self.settings.hard_rate:
+            bits = blake2b(digest.encode(), digest_size=16, key=self._key).digest()
+            if int.from_bytes(bits[:8]) * _UNIT < self.settings.hard_rate:
+                return self.settings.hard_error_rate, int.from_bytes(bits[8:])
+        return self.settings.error_rate, None
+
+
+def _spoiled(text: str, draw: float, max_tokens: int) -> tuple[str, str, int]:
+    """Return a reply gone wrong in one of three ways, its finish reason, and its tokens."""
+    if draw < 1 / 3:
+        return _RAMBLING + text, "stop", max_tokens + 1
+    cut = text[: max(1, len(text) * 2 // 3)]
+    if draw < 2 / 3:
+        return cut, "length", max_tokens
+    return cut, "stop", len(cut) // _CHARS_PER_TOKEN + 1
+
+
+def create(model: str, options: dict[str, Any]) -> Simulated:
+    """Build the simulated model.
+
+    Args:
+        model: what to call it where several vote together; empty for plain ``sim``.
+        options: see `SimulatedSettings`.
+
+    Raises:
+        UsageError: an option is unknown or out of range.
+    """
+    try:
+        return Simulated(SimulatedSettings(**options), f"sim/{model}" if model else "sim")
+    except ValidationError as error:
+        raise UsageError(explain("sim option", error)) from None
+
+
+create.settings = SimulatedSettings  # type: ignore[attr-defined] # `mdap models` lists them

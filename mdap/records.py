@@ -1,0 +1,379 @@
+"""The values that flow through the house: what is asked, what comes back, what is recorded.
+
+Those that exist once per sample are named tuples: immutable, slotted, and cheap to make.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+__all__ = [
+    "AttemptFailed",
+    "Decided",
+    "Fact",
+    "RecordedOpening",
+    "Reply",
+    "ResumePoint",
+    "RunEvent",
+    "RunStatus",
+    "SampleRequest",
+    "SampleTaken",
+    "Solution",
+    "StepOpened",
+    "StepResolved",
+    "Subject",
+    "Totals",
+    "Trace",
+    "Usage",
+    "Verdict",
+]
+
+
+class Verdict(StrEnum):
+    """What became of a sample."""
+
+    VOTE = "vote"
+    FLAG = "flag"
+    CANCELLED = "cancelled"
+    VOID = "void"
+
+
+class RunStatus(StrEnum):
+    """How a run stands."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    UNDECIDED = "undecided"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Subject(Protocol):
+    """What a step is really about, for providers that simulate a model; it is never sent anywhere."""
+
+    def truth(self) -> Any:
+        """Return the right answer; raise NotImplementedError where the task has no oracle."""
+
+    def mistakes(self, truth: Any) -> list[Any]:
+        """Return plausible wrong answers, at least one."""
+
+    def render(self, answer: Any) -> str:
+        """Return a reply as a model would write it to give *answer*."""
+
+
+class Trace:
+    """Where whoever sends a request notes that it has been sent; until then it costs nothing.
+
+    Attributes:
+        sent: whether an attempt has left for the endpoint.
+    """
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False
+
+
+class SampleRequest(NamedTuple):
+    """One request for one or more independent samples of one prompt.
+
+    Attributes:
+        system: the system message; empty for none.
+        user: the user message.
+        prompt_digest: digest of both messages in hexadecimal; equal prompts have equal digests.
+        step: the step's number in its run, counted from 0.
+        ordinals: which samples of the step these are, counted from 0; one reply is wanted for each.
+        temperature: sampling temperature.
+        max_tokens: output tokens after which the endpoint shall cut the reply.
+        schema: JSON schema of the answer, or None.
+        priority: smaller goes first where requests wait for a slot.
+        subject: what the step is about, for simulation.
+        member: which model of an ensemble is asked, from 0.
+        view: which presentation of the step the prompt is, from 0.
+        trace: noted in by whoever sends the request.
+    """
+
+    system: str
+    user: str
+    prompt_digest: str
+    step: int
+    ordinals: tuple[int, ...]
+    temperature: float
+    max_tokens: int
+    schema: dict[str, Any] | None = None
+    priority: int = 0
+    subject: Subject | None = None
+    member: int = 0
+    view: int = 0
+    trace: Trace = Trace()  # shared by all requests that nobody traces
+
+    @property
+    def n(self) -> int:
+        """How many independent replies are wanted."""
+        return len(self.ordinals)
+
+
+class Reply(NamedTuple):
+    """What a model answered to one sample.
+
+    Attributes:
+        text: the reply, as it came.
+        model: who answered, as ``provider/model``.
+        finish_reason: the endpoint's word for why the reply ended: ``stop``, ``length``, ...
+        input_tokens: tokens of the prompt billed to this sample; None where unknown.
+        output_tokens: tokens of the reply; None where unknown.
+        cached_tokens: the part of *input_tokens* read from the provider's cache; None where unknown.
+        latency: seconds from the request to the reply, waiting for a slot not included.
+        request_id: the endpoint's id of the request, for support.
+    """
+
+    text: str
+    model: str
+    finish_reason: str = "stop"
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    latency: float = 0.0
+    request_id: str | None = None
+
+
+class StepOpened(NamedTuple):
+    """A step was opened on an input. `opening` counts the times this step was opened, from 0."""
+
+    run: int
+    step: int
+    opening: int
+    key: str
+    input: str
+    prompt_digest: str
+
+
+class SampleTaken(NamedTuple):
+    """A sample came back and was judged.
+
+    `counted` is its place in the order of counting, from 1; None for one that was never counted.
+    `tentative` says that the step's input is still a guess: the verdict holds only once a
+    `StepResolved` confirms the input. `line` is `mdap.rules.digests.sample_line` of the columns from
+    *ordinal* to *text_digest*.
+    """
+
+    run: int
+    step: int
+    opening: int
+    counted: int | None
+    ordinal: int
+    verdict: str
+    answer_key: str | None
+    flag_reason: str | None
+    model: str
+    view: int
+    temperature: float
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    latency: float | None
+    attempts: int
+    request_id: str | None
+    finish_reason: str | None
+    text_digest: str | None
+    text: str | None = None
+    tentative: bool = False
+    line: str = ""
+
+
+class StepResolved(NamedTuple):
+    """An opening's input, so far a guess, turned out right (`confirmed`) or wrong."""
+
+    run: int
+    step: int
+    opening: int
+    confirmed: bool
+
+
+class Decided(NamedTuple):
+    """A step was decided.
+
+    `place` counts the run's decisions from 0. `tally` is a JSON object of each candidate's canonical JSON
+    and its votes; `votes` are the winner's. `digest` is the head of the run's digest chain with this
+    decision in it. `author` and `reason` are those of a person who settled the step, None for a vote.
+    """
+
+    run: int
+    place: int
+    step: int
+    opening: int
+    winner: str
+    tally: str
+    votes: int
+    margin: int
+    author: str | None
+    reason: str | None
+    digest: str
+
+
+class AttemptFailed(NamedTuple):
+    """An attempt at some samples failed in transport: neither a vote nor a red flag."""
+
+    run: int
+    step: int
+    opening: int
+    ordinal: int
+    attempt: int
+    kind: str
+    message: str
+
+
+class RunEvent(NamedTuple):
+    """Something happened to a run as a whole: started, resumed, stopped, finished, ..."""
+
+    run: int
+    kind: str
+    reason: str | None = None
+    author: str | None = None
+    data: dict[str, Any] | None = None
+
+
+Fact = StepOpened | SampleTaken | StepResolved | Decided | AttemptFailed | RunEvent
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedOpening:
+    """A step that was opened before and is not decided yet, with what was sampled for it.
+
+    `tentative` says that its input was still a guess when its samples were recorded; `void` that the guess
+    turned out wrong, so that only its number is of interest.
+    """
+
+    opened: StepOpened
+    samples: list[SampleTaken]
+    tentative: bool
+    void: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """Where a run's rows end.
+
+    Attributes:
+        decisions: how many decisions the run has.
+        digest: the head of their digest chain.
+        step: the number of the last decided step; -1 for none.
+        input: that step's input, in canonical JSON; None for none.
+        winner: that step's winner, in canonical JSON; None for none.
+        openings: what was opened after it.
+    """
+
+    decisions: int
+    digest: str
+    step: int = -1
+    input: str | None = None
+    winner: str | None = None
+    openings: tuple[RecordedOpening, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens over all samples that a provider reported.
+
+    Attributes:
+        input_tokens: tokens of the prompts.
+        output_tokens: tokens of the replies.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a run's rows add up to.
+
+    Attributes:
+        steps: decided steps.
+        votes: samples that voted.
+        red_flags: samples discarded before they could vote.
+        void: samples taken on an input that turned out wrong.
+        cancelled: samples given up because their step was decided without them.
+        failed_attempts: attempts that failed in transport.
+        usage: tokens.
+    """
+
+    steps: int = 0
+    votes: int = 0
+    red_flags: int = 0
+    void: int = 0
+    cancelled: int = 0
+    failed_attempts: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def samples(self) -> int:
+        """All samples with a row, whatever became of them."""
+        return self.votes + self.red_flags + self.void + self.cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """What a run came to.
+
+    Attributes:
+        run_id: the run's id in the database.
+        task: the task's name.
+        status: finished, undecided, stopped or failed.
+        result: what the task made of its last state; None unless finished.
+        reason: one sentence on why the run did not finish; None if it did.
+        totals: steps, votes, red flags, tokens.
+        k: the margin every decision had to reach.
+        cost_usd: price of all samples in USD; None where no price is known.
+        seconds: time spent running, over all resumes.
+        p_zero_errors: estimated chance that every decision is right; None where nothing can be said.
+        digest: head of the digest chain over the decisions, in hexadecimal.
+    """
+
+    run_id: str
+    task: str
+    status: RunStatus
+    result: Any
+    reason: str | None
+    totals: Totals
+    k: int
+    cost_usd: float | None
+    seconds: float
+    p_zero_errors: float | None
+    digest: str | None
+
+    @property
+    def steps(self) -> int:
+        """Decided steps."""
+        return self.totals.steps
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens over all samples."""
+        return self.totals.usage
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object that ``mdap run --json`` prints."""
+        return {
+            "run_id": self.run_id,
+            "task": self.task,
+            "status": str(self.status),
+            "result": self.result,
+            "reason": self.reason,
+            "steps": self.totals.steps,
+            "votes": self.totals.votes,
+            "samples": self.totals.samples,
+            "red_flags": self.totals.red_flags,
+            "void": self.totals.void,
+            "cancelled": self.totals.cancelled,
+            "failed_attempts": self.totals.failed_attempts,
+            "k": self.k,
+            "usage": {
+                "input_tokens": self.totals.usage.input_tokens,
+                "output_tokens": self.totals.usage.output_tokens,
+            },
+            "cost_usd": self.cost_usd,
+            "seconds": round(self.seconds, 3),
+            "p_zero_errors": self.p_zero_errors,
+            "digest": self.digest,
+        }

@@ -1,0 +1,71 @@
+"""Which model, which view of the step and which temperature each sample of a step gets.
+
+All three follow from the sample's ordinal alone, so that they are the same in every session, in every
+order of arrival, and for whoever audits the run afterwards.
+"""
+
+from typing import NamedTuple
+
+__all__ = ["Casting", "Part"]
+
+
+class Part(NamedTuple):
+    """How one sample is drawn.
+
+    Attributes:
+        member: which model of the ensemble, from 0.
+        view: which presentation of the step, from 0.
+        temperature: sampling temperature.
+    """
+
+    member: int
+    view: int
+    temperature: float
+
+
+class Casting:
+    """The schedule of a run's samples.
+
+    Args:
+        lineups: for each tier the members that take turns; a member that stands twice has twice the
+            weight. The first tier votes first; a step that it leaves undecided goes to the next.
+        temperatures: by ordinal within the tier; the last one serves for all later samples.
+        samples_per_tier: samples a tier may take.
+    """
+
+    __slots__ = ("_known", "_lineups", "_temperatures", "samples_per_tier")
+
+    def __init__(
+        self,
+        lineups: tuple[tuple[int, ...], ...] = ((0,),),
+        temperatures: tuple[float, ...] = (0.0, 0.1),
+        samples_per_tier: int = 160,
+    ) -> None:
+        self._lineups = lineups
+        self._temperatures = temperatures
+        self.samples_per_tier = samples_per_tier
+        # Every step asks for the same few.
+        self._known: dict[tuple[int, int], Part] = {}
+
+    @property
+    def tiers(self) -> int:
+        """How many tiers there are."""
+        return len(self._lineups)
+
+    def tier(self, ordinal: int) -> int:
+        """Return the tier to which sample *ordinal* belongs."""
+        return ordinal // self.samples_per_tier
+
+    def part(self, ordinal: int, views: int) -> Part:
+        """Return how sample *ordinal* of a step with so many *views* is drawn.
+
+        Models take turns first and views second, so that every model meets every view.
+        """
+        part = self._known.get((ordinal, views))
+        if part is None:
+            place = ordinal % self.samples_per_tier
+            lineup = self._lineups[self.tier(ordinal)]
+            temperature = self._temperatures[min(place, len(self._temperatures) - 1)]
+            part = Part(lineup[place % len(lineup)], place // len(lineup) % views, temperature)
+            self._known[ordinal, views] = part
+        return part

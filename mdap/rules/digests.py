@@ -1,0 +1,78 @@
+"""The digests of the record: of texts, prompts, answers, and the chain over a run's decisions.
+
+All are BLAKE2b in hexadecimal. What goes into the chain is a documented contract: a verifier that
+knows nothing of mdap can rebuild every digest from the columns of the database.
+"""
+
+import json
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Final
+
+from mdap.records import Decided, StepOpened
+
+__all__ = ["CHAIN_START", "answer_key", "chain_digest", "prompt_digest", "sample_line", "text_digest"]
+
+CHAIN_START: Final = "0" * 64
+"""The head of a chain without decisions."""
+
+_line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
+
+def text_digest(text: str) -> str:
+    """Return the 128-bit digest by which a text is addressed."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def prompt_digest(system: str, user: str) -> str:
+    """Return the 128-bit digest of a prompt; the length of the first part keeps the parts apart."""
+    digest = _begun(system).copy()
+    digest.update(user.encode())
+    return str(digest.hexdigest())
+
+
+@lru_cache(maxsize=64)
+def _begun(system: str) -> Any:
+    """Return the hash of a system message so far: steps of a task share it."""
+    head = system.encode()
+    return blake2b(b"%d\n%b" % (len(head), head), digest_size=16)
+
+
+def answer_key(answer: str) -> str:
+    """Return the 64-bit key of an answer's canonical JSON, short enough to stand in every row."""
+    return blake2b(answer.encode(), digest_size=8).hexdigest()
+
+
+def sample_line(columns: tuple[Any, ...]) -> str:
+    """Return a sample's recorded columns, from *ordinal* to *text_digest*, as a JSON array."""
+    ordinal, verdict, key, flag, model, view, temperature = columns[:7]
+    given, made, cached, latency, attempts, request_id, finish_reason, text = columns[7:]
+    # A third of an encoder's time: this runs once a sample, and most of its texts repeat.
+    return (
+        f'[{ordinal},"{verdict}",{_quoted(key)},{_quoted(flag)},{_quoted(model)},'
+        f"{view},{temperature!r},{_number(given)},{_number(made)},{_number(cached)},{_number(latency)},{attempts},"
+        f'{_quoted(request_id)},{_quoted(finish_reason)},"{text}"]'
+    )
+
+
+def _number(value: float | None) -> str:
+    return "null" if value is None else repr(value)
+
+
+_quoted: Final = lru_cache(maxsize=4096)(_line)
+
+
+def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: Decided) -> str:
+    """Return the 256-bit digest of a decision and of everything before it.
+
+    It covers what was decided and on which samples, not in which order they arrived nor how often the
+    step was opened, neither of which matters: equal samples give equal digests.
+
+    Args:
+        previous: the digest of the decision before, or `CHAIN_START`.
+        opened: the step as it was opened.
+        lines: `sample_line` of each sample of this opening, by ordinal.
+        decided: the decision; its own *digest* is not read.
+    """
+    head = _line([previous, opened.step, *opened[3:], decided.place, *decided[4:10]])
+    return blake2b("\n".join((head, *lines)).encode(), digest_size=32).hexdigest()

@@ -1,0 +1,84 @@
+"""What samples cost, and whether the next one can still be afforded."""
+
+from dataclasses import dataclass
+
+from mdap.settings import Budget, Price
+
+__all__ = ["Hold", "Wallet", "cost_of"]
+
+_MILLION = 1e6
+
+
+def cost_of(price: Price, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
+    """Return what tokens cost, in USD.
+
+    Args:
+        price: USD per million tokens.
+        input_tokens: tokens of prompts, cached ones included.
+        output_tokens: tokens of replies, reasoning included.
+        cached_tokens: the part of *input_tokens* read from the provider's cache.
+    """
+    cached_price = price.input if price.cached_input is None else price.cached_input
+    fresh = input_tokens - cached_tokens
+    return (fresh * price.input + cached_tokens * cached_price + output_tokens * price.output) / _MILLION
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What is set aside for one request until its real cost is known, in USD and tokens."""
+
+    usd: float
+    tokens: float
+
+
+class Wallet:
+    """Reserve before asking, settle with what it really took: so no check can be overtaken by a spend.
+
+    Args:
+        budget: what may be spent.
+        usd: spent already.
+        tokens: used already.
+    """
+
+    def __init__(self, budget: Budget, usd: float = 0.0, tokens: float = 0.0) -> None:
+        self.budget = budget
+        self.usd = usd
+        self.tokens = tokens
+        self._held_usd = 0.0
+        self._held_tokens = 0.0
+        self._holds = 0
+
+    @property
+    def waiting_may_help(self) -> bool:
+        """Whether a hold is out that may turn out smaller than it was."""
+        return self._holds > 0
+
+    @property
+    def spent(self) -> str | None:
+        """Which part of the budget is used up, as a sentence's subject; None if none is."""
+        if self.budget.usd is not None and self.usd >= self.budget.usd:
+            return f"the budget of {self.budget.usd:g} USD is spent"
+        if self.budget.tokens is not None and self.tokens >= self.budget.tokens:
+            return f"the budget of {self.budget.tokens:,} tokens is used up"
+        return None
+
+    def hold(self, usd: float, tokens: float) -> Hold | None:
+        """Set something aside; return None if that much is not left."""
+        limits = (
+            (self.budget.usd, self.usd + self._held_usd + usd),
+            (self.budget.tokens, self.tokens + self._held_tokens + tokens),
+        )
+        if any(limit is not None and wanted > limit for limit, wanted in limits):
+            return None
+        self._held_usd += usd
+        self._held_tokens += tokens
+        self._holds += 1
+        return Hold(usd, tokens)
+
+    def settle(self, hold: Hold, usd: float, tokens: float) -> None:
+        """Replace *hold* by what was really spent; by nothing for a request that failed."""
+        self._holds -= 1
+        self._held_usd -= hold.usd
+        self._held_tokens -= hold.tokens
+        self.usd += usd
+        self.tokens += tokens

@@ -1,0 +1,59 @@
+"""First-to-ahead-by-k: the stop rule of a race among candidates (paper, Algorithm 2)."""
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """Count the votes of one step until one candidate leads every other by *k*.
+
+    One more vote changes the lead by at most one. Hence a race that never has more samples in flight
+    than its `shortfall` ends with the same samples and the same winner whatever the order in which
+    they arrive: nothing can be asked for beyond the first prefix whose lead is *k*, and nothing short
+    of that prefix, fully counted, has that lead.
+
+    Args:
+        k: the margin, at least 1.
+    """
+
+    __slots__ = ("_leader", "_runner_up", "_top", "k", "votes")
+
+    def __init__(self, k: int) -> None:
+        if k < 1:
+            raise ValueError(f"the margin k must be at least 1, not {k}")
+        self.k = k
+        self.votes: dict[str, int] = {}
+        self._leader: str | None = None
+        self._top = 0
+        self._runner_up = 0
+
+    def add(self, candidate: str) -> None:
+        """Count one vote for *candidate*."""
+        count = self.votes.get(candidate, 0) + 1
+        self.votes[candidate] = count
+        if candidate == self._leader:
+            self._top = count
+        elif count > self._top:
+            # The newcomer was level with the old leader, who is now the best of the others.
+            self._leader, self._top, self._runner_up = candidate, count, self._top
+        elif count > self._runner_up:
+            self._runner_up = count
+
+    @property
+    def leader(self) -> str | None:
+        """The candidate with most votes, the first to get there among equals; None before any vote."""
+        return self._leader
+
+    @property
+    def lead(self) -> int:
+        """How far the leader is ahead of every other candidate."""
+        return self._top - self._runner_up
+
+    @property
+    def shortfall(self) -> int:
+        """How many more votes in a row the leader needs to win; 0 once there is a winner."""
+        return self.k - self._top + self._runner_up
+
+    @property
+    def winner(self) -> str | None:
+        """The candidate that leads every other by *k*, or None."""
+        return self._leader if self._top - self._runner_up >= self.k else None

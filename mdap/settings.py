@@ -1,0 +1,141 @@
+"""What a run is told: read once at the edge, validated, frozen, stored with the run."""
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+__all__ = ["Budget", "Limits", "Price", "Speculate", "Speculation", "VotingSettings", "explain"]
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+
+
+class VotingSettings(BaseModel):
+    """How every step of a run is decided.
+
+    These settings are part of the run: a resume with others is refused, since they decide what a vote is.
+
+    Attributes:
+        k: the margin by which a winner must lead every other candidate.
+        max_samples: samples of one tier of models that a step may take before it goes to the next tier,
+            or is undecided; None stands for ``100 + 20 k``.
+        max_tokens: output tokens a reply may have, unless its step says otherwise (paper section 4: 750).
+        temperatures: sampling temperatures by the sample's ordinal; the last one serves for all later
+            samples (paper section 4: the first sample at 0, the others at 0.1).
+        hedge: samples in flight beyond those that could still matter, so that a slow one is not waited
+            for. What is left when a step is decided is cancelled, recorded and paid for; and since the
+            first to arrive are counted, quick answers are favoured over slow ones.
+    """
+
+    model_config = _FROZEN
+
+    k: int = Field(3, ge=1, le=1000)
+    max_samples: int | None = Field(None, ge=1)
+    max_tokens: int = Field(750, ge=1)
+    temperatures: tuple[Temperature, ...] = Field((0.0, 0.1), min_length=1)
+    hedge: int = Field(0, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if self.samples_allowed < self.k:
+            raise ValueError(f"max_samples={self.max_samples} can never give a lead of k={self.k}")
+        return self
+
+    @property
+    def samples_allowed(self) -> int:
+        """The samples of one tier that a step may take."""
+        return 100 + 20 * self.k if self.max_samples is None else self.max_samples
+
+
+class Limits(BaseModel):
+    """How fast and how stubbornly providers are asked. May differ from one resume to the next.
+
+    Attributes:
+        concurrency: samples in flight at once, over all runs of a session.
+        requests_per_minute: requests started in any window of 60 seconds; None for no limit.
+        attempt_timeout: seconds after which an attempt is abandoned and drawn again.
+        max_attempts: attempts at one sample before the run stops.
+        max_retry_seconds: seconds spent on one sample's attempts before the run stops.
+        max_silence: seconds without any answer from the provider before the run stops.
+    """
+
+    model_config = _FROZEN
+
+    concurrency: int = Field(64, ge=1, le=100_000)
+    requests_per_minute: int | None = Field(None, ge=1)
+    attempt_timeout: float = Field(120.0, gt=0)
+    max_attempts: int = Field(20, ge=1)
+    max_retry_seconds: float = Field(600.0, gt=0)
+    max_silence: float = Field(300.0, gt=0)
+
+
+class Price(BaseModel):
+    """What a model costs, in USD per million tokens.
+
+    Attributes:
+        input: for prompts.
+        output: for replies, reasoning included.
+        cached_input: for prompts read from the provider's cache; None if they cost what others do.
+    """
+
+    model_config = _FROZEN
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached_input: float | None = Field(None, ge=0)
+
+
+class Budget(BaseModel):
+    """What may be spent before runs are stopped, resumably. Not part of a run: raise it to resume.
+
+    Attributes:
+        usd: USD over all samples of the run, earlier sessions included; needs a price for every model.
+        tokens: tokens of prompts and replies, earlier sessions included.
+        seconds: seconds this session may take.
+    """
+
+    model_config = _FROZEN
+
+    usd: float | None = Field(None, gt=0)
+    tokens: int | None = Field(None, gt=0)
+    seconds: float | None = Field(None, gt=0)
+
+
+class Speculate(StrEnum):
+    """On what a step is opened before the one before it is decided."""
+
+    OFF = "off"
+    VOTE = "vote"
+    GUESS = "guess"
+
+
+class Speculation(BaseModel):
+    """How far ahead of its decisions a chain is sampled.
+
+    Attributes:
+        mode: `off`: not at all; `vote`: on the leading candidate; `guess`: also on the task's guess.
+        depth: how many steps beyond the first undecided one may be open.
+    """
+
+    model_config = _FROZEN
+
+    mode: Speculate = Speculate.OFF
+    depth: int = Field(0, ge=0)
+
+
+def explain(what: str, error: ValidationError) -> str:
+    """Return the first of pydantic's complaints as one sentence.
+
+    Args:
+        what: what the fields are to the user: "parameter", "sim option".
+        error: pydantic's complaints.
+    """
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"there is no {what} {name!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] == "missing" else f" (given {first['input']!r:.60})"
+    return f"{what} {name}: {message}{given}" if name else message

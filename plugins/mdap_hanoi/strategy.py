@@ -1,0 +1,81 @@
+"""The strategy that the prompt states: what is right in a state, and what is plausibly wrong."""
+
+from mdap_hanoi.state import Answer, Move, Pegs, State
+
+__all__ = ["direction", "mistakes", "right_answer"]
+
+
+def direction(disks: int) -> int:
+    """Return the pegs that disk 1 goes up by at each of its moves, modulo 3.
+
+    The parity of the tower decides it: only so does every tower end on the third peg.
+
+    Args:
+        disks: the height of the tower.
+
+    Returns:
+        1, clockwise (0 -> 1 -> 2 -> 0), for an even number of disks; otherwise 2, counterclockwise.
+    """
+    return 1 if disks % 2 == 0 else 2
+
+
+def right_answer(state: State, disks: int) -> Answer:
+    """Return what the strategy prescribes in *state*.
+
+    Args:
+        state: any arrangement of the disks, also one that no legal play reaches.
+        disks: the height of the tower.
+
+    Returns:
+        A legal move and its effect. Where the strategy prescribes nothing that is legal, as it can be
+        after a wrong decision, the move is some other legal one: there always is one.
+    """
+    move = _prescribed(state.pegs, direction(disks), _small_disk_is_due(state))
+    return Answer(move, _moved(state.pegs, move))
+
+
+def mistakes(state: State, truth: Answer, disks: int) -> list[Answer]:
+    """Return wrong answers that models do give in *state*.
+
+    Args:
+        state: the state that the step starts from.
+        truth: the right answer in it.
+        disks: the height of the tower.
+
+    Returns:
+        Different answers, all well formed and none equal to *truth*, the likeliest first.
+    """
+    disk, source, target = truth.move
+    third = 3 - source - target
+    astray = (disk, source, third)
+    out_of_turn = _prescribed(state.pegs, direction(disks), not _small_disk_is_due(state))
+    candidates = (
+        Answer(astray, _moved(state.pegs, astray)),  # the wrong way round
+        Answer(out_of_turn, _moved(state.pegs, out_of_turn)),  # the wrong disk
+        Answer(truth.move, state.pegs),  # the move forgotten in the next state
+        Answer(truth.move, _moved(state.pegs, astray)),  # the disk put on the wrong peg there
+    )
+    return [answer for answer in candidates if answer != truth]
+
+
+def _small_disk_is_due(state: State) -> bool:
+    return state.last_move is None or state.last_move[0] != 1
+
+
+def _prescribed(pegs: Pegs, shift: int, small_disk_is_due: bool) -> Move:
+    home = 0 if 1 in pegs[0] else 1 if 1 in pegs[1] else 2
+    a, b = (home + 1) % 3, (home + 2) % 3
+    # A wrong decision may have buried disk 1, or left nothing but disk 1 to move.
+    if (small_disk_is_due and pegs[home][-1] == 1) or not (pegs[a] or pegs[b]):
+        return pegs[home][-1], home, (home + shift) % 3
+    if pegs[a] and (not pegs[b] or pegs[a][-1] < pegs[b][-1]):
+        return pegs[a][-1], a, b
+    return pegs[b][-1], b, a
+
+
+def _moved(pegs: Pegs, move: Move) -> Pegs:
+    _, source, target = move
+    after = list(pegs)
+    after[target] += after[source][-1:]
+    after[source] = after[source][:-1]
+    return after[0], after[1], after[2]

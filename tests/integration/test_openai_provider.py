@@ -1,0 +1,769 @@
+"""The OpenAI provider against a real server on loopback, well-behaved and not."""
+
+import http.client
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from mdap.errors import (
+    ProviderError,
+    RateLimitError,
+    RejectedError,
+    TransientError,
+    UnavailableError,
+    UsageError,
+)
+from mdap.protocols import Provider
+from mdap.providers import openai as module
+from mdap.providers.openai import OpenAIProvider, create
+from mdap.records import Reply, SampleRequest
+from mdap.testing import Answer, Canned, Faults, FaultyServer
+
+CANARY = "sk-canary-0123456789abcdef"
+
+Script = list[str | Canned]
+
+
+def ask(*ordinals: int, **changes: Any) -> SampleRequest:
+    request = SampleRequest("Be exact.", "2 + 2?", "d1", 0, ordinals or (0,), 0.5, 100)
+    return request._replace(**changes)
+
+
+def four(body: dict[str, Any], rng: random.Random) -> str:
+    return "4"
+
+
+@asynccontextmanager
+async def serving(
+    script: Script | None = None,
+    *,
+    answer: Answer = four,
+    faults: Faults | None = None,
+    **options: Any,
+) -> AsyncIterator[tuple[FaultyServer, OpenAIProvider]]:
+    async with FaultyServer(answer, script=script or [], faults=faults) as server:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OPENAI_API_KEY", CANARY)
+            provider = create("m1", {"base_url": server.base_url, **options})
+        try:
+            yield server, provider
+        finally:
+            await provider.aclose()
+
+
+async def failure_of(response: str | Canned, faults: Faults | None = None) -> ProviderError:
+    async with serving([response], faults=faults) as (server, provider):
+        with pytest.raises(ProviderError) as caught:
+            await provider.sample(ask())
+    assert len(server.log) == 1, "an attempt is one request"
+    assert CANARY not in str(caught.value)
+    assert CANARY not in repr(caught.value.__cause__) + repr(caught.value.__context__)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def completion(*choices: Any, **more: Any) -> dict[str, Any]:
+    return {"choices": list(choices), **more}
+
+
+def choice(content: Any = "4", **more: Any) -> dict[str, Any]:
+    return {"message": {"role": "assistant", "content": content}, "finish_reason": "stop", **more}
+
+
+async def replies_to(body: Any, *, n: int = 1, headers: dict[str, str] | None = None) -> list[Reply]:
+    async with serving([Canned(200, body, headers or {})], n=n > 1) as (_, provider):
+        return list(await provider.sample(ask(*range(n))))
+
+
+# Asking
+
+
+async def test_a_request_and_its_reply() -> None:
+    """The body holds the prompt, the limits and nothing else; the reply says what was billed."""
+    async with serving() as (server, provider):
+        replies = await provider.sample(ask())
+
+    [served] = server.log
+    assert served.body == {
+        "model": "m1",
+        "messages": [{"role": "system", "content": "Be exact."}, {"role": "user", "content": "2 + 2?"}],
+        "max_completion_tokens": 100,
+        "temperature": 0.5,
+    }
+    assert f"Bearer {CANARY}" == served.headers["authorization"]
+    expected = Reply("4", "openai/m1", "stop", served.prompt_tokens, served.completion_tokens)
+    assert [expected._replace(request_id="req-0", latency=replies[0].latency)] == replies
+    assert replies[0].latency > 0
+
+
+async def test_options_change_the_body() -> None:
+    """What a user sets arrives, converted from the strings of a command line."""
+    options: dict[str, Any] = {
+        "token_parameter": "max_tokens",
+        "send_temperature": "false",
+        "extra_body": '{"reasoning_effort": "low"}',
+    }
+    async with serving(**options) as (server, provider):
+        await provider.sample(ask(system=""))
+
+    assert server.log[0].body == {
+        "model": "m1",
+        "messages": [{"role": "user", "content": "2 + 2?"}],
+        "max_tokens": 100,
+        "reasoning_effort": "low",
+    }
+
+
+@pytest.mark.parametrize(("mode", "strict"), [("loose", False), ("strict", True), ("off", None)])
+async def test_a_schema_is_sent_unless_switched_off(mode: str, strict: bool | None) -> None:
+    """A step's schema becomes the response format."""
+    async with serving(json_schema=mode) as (server, provider):
+        await provider.sample(ask(schema={"type": "integer"}))
+
+    schema = {"name": "answer", "schema": {"type": "integer"}, "strict": strict}
+    expected = None if strict is None else {"type": "json_schema", "json_schema": schema}
+    assert expected == server.log[0].body.get("response_format")
+
+
+async def test_seeds_differ_by_sample_and_prompt_and_repeat() -> None:
+    """Samples get seeds of their own; the same sample gets the same seed again."""
+    async with serving(seed="7", n=True) as (server, provider):
+        requests = [ask(0), ask(1), ask(0, prompt_digest="d2"), ask(0), ask(0, 1)]
+        for request in requests:
+            await provider.sample(request)
+
+    seeds = [served.body["seed"] for served in server.log]
+    assert len(set(seeds)) == 3
+    assert seeds[0] == seeds[3] == seeds[4]
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+async def test_several_replies_in_one_request() -> None:
+    """Replies come in order, and their tokens add up to what was billed."""
+
+    def answer(body: dict[str, Any], rng: random.Random) -> str:
+        return "x" * rng.randrange(40)
+
+    async with serving(n=True, answer=answer) as (server, provider):
+        replies = await provider.sample(ask(*range(5)))
+
+    [served] = server.log
+    assert provider.max_n == 8
+    assert 5 == served.body["n"] == len(replies) == served.replies
+    assert [served.prompt_tokens, 0, 0, 0, 0] == [reply.input_tokens for reply in replies]
+    outputs = [reply.output_tokens or 0 for reply in replies]
+    assert served.completion_tokens == sum(outputs)
+    assert max(outputs) - min(outputs) <= 1
+
+
+async def test_a_server_that_ignores_n() -> None:
+    """The choices that came are counted, not those that were asked for."""
+    async with serving(n=True, faults=Faults(supports_n=False)) as (server, provider):
+        replies = await provider.sample(ask(0, 1, 2))
+
+    assert server.log[0].body["n"] == 3
+    assert [reply.text for reply in replies] == ["4"]
+
+
+async def test_one_reply_a_request_unless_allowed() -> None:
+    """Without the option, no request asks for several, whatever the caller wants."""
+    async with serving() as (server, provider):
+        replies = await provider.sample(ask(0, 1, 2))
+
+    assert 1 == provider.max_n == len(replies)
+    assert "n" not in server.log[0].body
+
+
+async def test_many_at_once() -> None:
+    """One client carries concurrent requests, each reply going to its own asker."""
+    answers: dict[str, str] = {}
+
+    async def one(provider: OpenAIProvider, number: int) -> None:
+        [reply] = await provider.sample(ask(user=f"{number}"))
+        answers[f"{number}"] = reply.text
+
+    async with (
+        serving(answer=lambda body, rng: body["messages"][1]["content"]) as (server, provider),
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(200):
+            tasks.start_soon(one, provider, number)
+
+    assert {f"{number}": f"{number}" for number in range(200)} == answers
+    assert server.counts() == {"ok": 200}
+
+
+# Reading
+
+
+async def test_tokens_from_the_cache() -> None:
+    """Cached tokens are part of the prompt, so they too are counted once."""
+    usage = {"prompt_tokens": 90, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 64}}
+
+    replies = await replies_to(completion(choice(), choice(), choice(), usage=usage), n=3)
+
+    assert [(reply.input_tokens, reply.cached_tokens, reply.output_tokens) for reply in replies] == [
+        (90, 64, 3),
+        (0, 0, 2),
+        (0, 0, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        3,
+        {},
+        {"prompt_tokens": "9"},
+        {"prompt_tokens": -1, "completion_tokens": True},
+        {"prompt_tokens": 2**80},
+    ],
+)
+async def test_unknown_usage_is_none(usage: Any) -> None:
+    """What was not reported, or cannot be, is unknown and not zero."""
+    [reply] = await replies_to(completion(choice(), usage=usage))
+
+    assert (reply.input_tokens, reply.output_tokens, reply.cached_tokens) == (None, None, None)
+
+
+async def test_more_choices_than_asked_for() -> None:
+    """Surplus choices are no votes, but what they cost is."""
+    [reply] = await replies_to(completion(choice("a"), choice("b"), usage={"completion_tokens": 9}))
+
+    assert (reply.text, reply.output_tokens) == ("a", 9)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "length", "tool_calls", "stop"])
+async def test_a_reply_without_content(reason: str) -> None:
+    """A refused or filtered reply was paid for: it comes back empty, to be flagged, not retried."""
+    refused = choice(None, finish_reason=reason)
+    refused["message"]["refusal"] = "I will not."
+
+    [reply] = await replies_to(completion(refused))
+
+    assert ("", reason) == (reply.text, reply.finish_reason)
+
+
+@pytest.mark.parametrize(("tokens", "reason"), [(99, "stop"), (100, "length"), (None, "stop")])
+async def test_a_missing_finish_reason(tokens: int | None, reason: str) -> None:
+    """A reply that says nothing of its end is complete unless it used all tokens it was allowed."""
+    body = completion(choice(finish_reason=None), usage={"completion_tokens": tokens})
+
+    [reply] = await replies_to(body)
+
+    assert reason == reply.finish_reason
+
+
+@pytest.mark.parametrize("kind", ["", "application/json; charset=utf-8", "application/vnd.x+json"])
+async def test_content_types_of_json(kind: str) -> None:
+    """JSON has several names; a server that names none is believed if the body parses."""
+    [reply] = await replies_to(completion(choice()), headers={"Content-Type": kind})
+
+    assert reply.text == "4"
+
+
+async def test_a_drip_arrives() -> None:
+    """A slow body is a body: how long to wait is for the caller to say."""
+    async with serving(["drip"], faults=Faults(drip_interval=0)) as (_, provider):
+        [reply] = await provider.sample(ask())
+
+    assert reply.text == "4"
+
+
+@pytest.mark.parametrize("fault", ["missing_usage", "content_filter"])
+async def test_odd_but_whole_answers(fault: str) -> None:
+    """These faults are for the judge of replies, not for transport."""
+    async with serving([fault]) as (_, provider):
+        [reply] = await provider.sample(ask())
+
+    assert (fault == "content_filter") == (reply.finish_reason == "content_filter")
+    assert (fault == "missing_usage") == (reply.output_tokens is None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b'{"choices": [',
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        completion(None),
+        completion({}),
+        completion({"message": None}),
+        completion(choice(7)),
+        completion(choice([{"type": "text", "text": "4"}])),
+        completion(choice(), choice(7)),
+    ],
+)
+async def test_garbled_bodies(body: Any) -> None:
+    """Whatever is not a list of texts is a failed attempt, never a reply."""
+    error = await failure_of(Canned(200, body))
+
+    assert (TransientError, "garbled_body") == (type(error), error.kind)
+
+
+@pytest.mark.parametrize("body", [{}, completion(), {"choices": None}, {"choices": "4"}])
+async def test_no_choices(body: Any) -> None:
+    """A response without a single choice is a failed attempt."""
+    error = await failure_of(Canned(200, body))
+
+    assert (TransientError, "empty_choices") == (type(error), error.kind)
+
+
+# Failing
+
+
+@pytest.mark.parametrize(
+    ("fault", "cls", "kind"),
+    [
+        ("rate_limit", RateLimitError, "rate_limit"),
+        ("rate_limit_silent", RateLimitError, "rate_limit"),
+        ("server_error", TransientError, "http_500"),
+        ("overloaded", TransientError, "http_503"),
+        ("reset", TransientError, "connection"),
+        ("truncated", TransientError, "garbled_body"),
+        ("wrong_type", TransientError, "wrong_type"),
+        ("empty_choices", TransientError, "empty_choices"),
+        ("huge_body", TransientError, "huge_body"),
+    ],
+)
+async def test_every_fault_has_its_error(fault: str, cls: type[ProviderError], kind: str) -> None:
+    """Each fault of the test server is told apart."""
+    error = await failure_of(fault)
+
+    assert (cls, kind) == (type(error), error.kind)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "cls", "kind"),
+    [
+        (400, None, RejectedError, "http_400"),
+        (400, "context_length_exceeded", RejectedError, "http_400"),
+        (400, "model_not_found", UnavailableError, "model_not_found"),
+        (400, "invalid_api_key", UnavailableError, "auth"),
+        (401, "invalid_api_key", UnavailableError, "auth"),
+        (402, None, UnavailableError, "quota"),
+        (403, None, UnavailableError, "auth"),
+        (403, "insufficient_quota", UnavailableError, "quota"),
+        (404, "model_not_found", UnavailableError, "model_not_found"),
+        (404, None, UnavailableError, "model_not_found"),
+        (405, None, UnavailableError, "http_405"),
+        (408, None, TransientError, "http_408"),
+        (409, None, TransientError, "http_409"),
+        (413, None, RejectedError, "http_413"),
+        (422, None, RejectedError, "http_422"),
+        (429, None, RateLimitError, "rate_limit"),
+        (429, "insufficient_quota", UnavailableError, "quota"),
+        (502, None, TransientError, "http_502"),
+        (529, "overloaded_error", TransientError, "http_529"),
+    ],
+)
+async def test_statuses(status: int, code: str | None, cls: type[ProviderError], kind: str) -> None:
+    """Status and code decide whether to retry, to stop, or to give up the prompt."""
+    error = await failure_of(Canned(status, {"error": {"message": "Because.", "code": code}}))
+
+    assert (cls, kind) == (type(error), error.kind)
+    assert str(error).endswith(f"answered {status}: Because.")
+
+
+async def test_quota_without_a_code() -> None:
+    """An empty account is known by its message where the code is missing."""
+    message = "You exceeded your current quota, please check your plan and billing details."
+
+    assert (await failure_of(Canned(429, {"error": {"message": message}}))).kind == "quota"
+    limited = await failure_of(Canned(429, [{"error": {"message": message, "code": 429}}]))
+    assert limited.kind == "rate_limit"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"error": {"message": "upstream", "code": 429}}, "rate_limit"),
+        ({"error": {"message": "upstream", "code": 403}}, "auth"),
+        ({"error": {"message": "upstream", "code": "weird"}}, "http_502"),
+        ({"error": "upstream", "choices": []}, "http_502"),
+    ],
+)
+async def test_an_error_with_status_200(body: Any, kind: str) -> None:
+    """A router's error is an error, whatever its status says."""
+    error = await failure_of(Canned(200, body))
+
+    assert kind == error.kind
+    assert "upstream" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"detail": "No such model."}, "No such model."),
+        ({"detail": [{"loc": ["n"]}]}, '[{"loc": ["n"]}]'),
+        ({"error": "plain"}, "plain"),
+        ({"object": "error", "message": "vllm", "code": 400}, "vllm"),
+        ("text\r\nwith \x1b[31mred\x1b[0m \u202eparts", "text with [31mred [0m parts"),
+    ],
+)
+async def test_messages_of_all_shapes(body: Any, said: str) -> None:
+    """What the server says is told on one line, whichever way it says it, without control characters."""
+    error = await failure_of(Canned(400, body))
+
+    assert str(error).endswith(f"answered 400: {said}")
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 429, 500])
+async def test_the_key_is_never_told(status: int) -> None:
+    """A server that repeats the key, in message, text or header, does not get it into an error."""
+    body = {"error": {"message": f"{'x' * 270} bad key {CANARY}, really {CANARY}", "code": CANARY}}
+
+    error = await failure_of(Canned(status, body))
+    in_type = await failure_of(Canned(200, b"{}", {"Content-Type": f"text/{CANARY}"}))
+
+    assert "***" in str(error)
+    assert len(str(error)) < 400
+    assert "sk-" not in f"{error}{in_type}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "2"}, 2.0),
+        ({"Retry-After": "0.25"}, 0.25),
+        ({"Retry-After": "600"}, 600.0),
+        ({"retry-after-ms": "150", "Retry-After": "1"}, 0.15),
+        ({"retry-after-ms": "soon", "Retry-After": "1"}, 1.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "-3"}, None),
+        ({"Retry-After": "soon"}, None),
+        ({}, None),
+    ],
+)
+async def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    """A pause may be asked for in milliseconds, seconds, or by a date; nonsense asks for none."""
+    error = await failure_of(Canned(429, {}, headers))
+
+    assert isinstance(error, RateLimitError)
+    assert seconds == error.retry_after
+
+
+async def test_waiting_until_a_date() -> None:
+    """A date in the future is turned into seconds from now."""
+    date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+
+    error = await failure_of(Canned(429, {}, {"Retry-After": date}))
+
+    assert isinstance(error, RateLimitError)
+    assert error.retry_after is not None
+    assert 3000 < error.retry_after <= 3600
+
+
+async def test_an_overloaded_server_that_asks_for_a_pause() -> None:
+    """A pause is a pause, also from a server that is overloaded."""
+    error = await failure_of(Canned(503, {}, {"Retry-After": "3"}))
+
+    assert isinstance(error, RateLimitError)
+    assert (error.kind, error.retry_after) == ("http_503", 3.0)
+
+
+async def test_a_huge_body_that_says_so() -> None:
+    """An announced length is enough to refuse a body."""
+    error = await failure_of(Canned(200, b" " * (module.MAX_BODY + 1)))
+
+    assert error.kind == "huge_body"
+
+
+async def test_nobody_listens() -> None:
+    """A refused connection is a connection that failed, not a timeout."""
+    async with FaultyServer(four) as server:
+        pass
+    provider = create("m1", {"base_url": server.base_url})
+
+    with pytest.raises(TransientError) as caught:
+        await provider.sample(ask())
+    await provider.aclose()
+
+    assert caught.value.kind == "connection"
+
+
+async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK's own clock, should it ever strike, is a timeout."""
+    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.05)
+
+    error = await failure_of("hang")
+
+    assert (TransientError, "timeout") == (type(error), error.kind)
+
+
+async def test_a_retry_inside_a_handler_is_judged_by_itself() -> None:
+    """The failure that a caller is handling does not colour the next one."""
+    async with serving(["huge_body", "server_error"]) as (_, provider):
+        try:
+            await provider.sample(ask())
+        except TransientError:
+            with pytest.raises(TransientError) as second:
+                await provider.sample(ask())
+
+    assert second.value.kind == "http_500"
+
+
+async def test_a_hung_request_can_be_given_up() -> None:
+    """A caller's deadline ends the wait, and the provider still works."""
+    async with serving(["hang", "ok"]) as (server, provider):
+        async with anyio.create_task_group() as group:
+            group.start_soon(provider.sample, ask())
+            # Whoever gives up does so while the server keeps it waiting, not before it was reached.
+            while not server.log:
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        [reply] = await provider.sample(ask())
+
+    assert reply.text == "4"
+    assert [served.outcome for served in server.log] == ["hang", "ok"]
+
+
+async def test_a_prompt_that_cannot_be_sent() -> None:
+    """Half a surrogate pair cannot become bytes, however often it is tried."""
+    async with serving() as (server, provider):
+        with pytest.raises(RejectedError, match="cannot be sent"):
+            await provider.sample(ask(user="\ud800"))
+
+    assert not server.log
+
+
+async def test_the_client_may_be_closed_twice_or_never_opened() -> None:
+    """Closing is safe at any time, and a provider opens again when asked."""
+    async with serving() as (_, provider):
+        await provider.aclose()
+        await provider.sample(ask())
+        await provider.aclose()
+        await provider.aclose()
+
+
+# Setting up
+
+
+def test_it_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The protocol accepts it; the description has no secrets."""
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://joe:{CANARY}@host:81/v1?key={CANARY}")
+    provider: Provider = create("org/m1", {"extra_body": {"user": "me"}})
+
+    assert isinstance(provider, Provider)
+    assert (provider.name, provider.instant, provider.max_n) == ("openai/org/m1", False, 1)
+    assert provider.describe() == {
+        "model": "org/m1",
+        "host": "host:81",
+        "n": False,
+        "seed": None,
+        "token_parameter": "max_completion_tokens",
+        "send_temperature": True,
+        "json_schema": "loose",
+        "extra_body": {"user": "me"},
+    }
+    json.dumps(provider.describe())
+    assert CANARY not in repr(provider)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("", {}, "openai needs the name of a model"),
+        ("m1", {"tempo": 1, "api_key": CANARY}, "openai has no option 'tempo'; it has base_url, extra_body,"),
+        ("m1", {"n": CANARY}, "openai option n: Input should be a valid boolean"),
+        ("m1", {"token_parameter": "tokens"}, "openai option token_parameter: Input should be"),
+        ("m1", {"extra_body": "{"}, "openai option extra_body: this is no JSON object"),
+        ("m1", {"extra_body": "[]"}, "openai option extra_body: Input should be a valid dictionary"),
+        ("m1", {"extra_body": {"n": 3}}, "openai option extra_body: mdap itself sets n"),
+        ("m1", {"base_url": f"http://joe:{CANARY}@h/v1"}, "openai option base_url: options are stored"),
+        ("m1", {"base_url": f"http://h/v1?key={CANARY}"}, "openai option base_url: options are stored"),
+        ("m1", {"extra_body": {"user": CANARY}}, "options are stored with the run, so none may hold the key"),
+        ("m1", {"extra_body": {"a": [{"access_token": 1}]}}, "openai option extra_body: options are"),
+        ("m1", {"base_url": "localhost:80"}, "the base URL of openai must look like"),
+        ("m1", {"base_url": "http://h:x/v1"}, "the base URL of openai must look like"),
+        ("m1", {"base_url": "http://a b/v1"}, "the base URL of openai must look like"),
+    ],
+)
+def test_wrong_use(model: str, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake is told in one sentence that names it."""
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    with pytest.raises(UsageError) as caught:
+        create(model, options)
+
+    assert str(caught.value).startswith(said)
+    assert CANARY not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [None, "", " "])
+def test_a_missing_key(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without key and base URL, the sentence says what to set."""
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UsageError, match=r"^set OPENAI_API_KEY to use openai models, or set OPENAI_BASE_URL"):
+        create("m1", {})
+
+
+def test_a_damaged_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key pasted with more than a key is refused before a header library quotes it."""
+    monkeypatch.setenv("OPENAI_API_KEY", f"“{CANARY}”")
+    with pytest.raises(UsageError, match="copy the key again") as caught:
+        create("m1", {})
+    assert CANARY not in str(caught.value)
+
+
+async def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base URL from the environment is enough."""
+    async with FaultyServer(four) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        provider = create("m1", {})
+        [reply] = await provider.sample(ask())
+        await provider.aclose()
+
+    assert reply.text == "4"
+
+
+def test_the_endpoint_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key alone means OpenAI; an empty base URL is none."""
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    assert create("m1", {}).describe()["host"] == "api.openai.com"
+
+
+def test_importing_it_is_light() -> None:
+    """The SDK is loaded by who makes a provider, not by who imports the package."""
+    code = "import sys, mdap.providers.openai; sys.exit('openai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+
+
+# The server that all this stands on
+
+
+async def test_faults_are_drawn_by_number() -> None:
+    """The same seed meets the same faults; another seed does not."""
+
+    async def outcomes(seed: int) -> list[str]:
+        faults = Faults(server_error=0.3, empty_choices=0.3)
+        async with FaultyServer(four, faults=faults, seed=seed) as server:
+            provider = create("m1", {"base_url": server.base_url})
+            for _ in range(30):
+                with suppress(TransientError):
+                    await provider.sample(ask())
+            await provider.aclose()
+        return [served.outcome for served in server.log]
+
+    first = await outcomes(1)
+    assert {"ok", "server_error", "empty_choices"} == set(first)
+    assert first == await outcomes(1)
+    assert first != await outcomes(2)
+
+
+async def test_a_slow_server_answers_all_the_same() -> None:
+    """Latency delays an answer and changes nothing else."""
+    async with serving(faults=Faults(latency=0.001, sigma=1.0)) as (server, provider):
+        [reply] = await provider.sample(ask())
+
+    assert (reply.text, server.counts()) == ("4", {"ok": 1})
+
+
+async def test_a_body_that_is_not_so_huge() -> None:
+    """A body within bounds is read to its end, and found to have no choices."""
+    error = await failure_of("huge_body", Faults(huge_bytes=10))
+
+    assert error.kind == "empty_choices"
+
+
+async def test_the_account_runs_empty() -> None:
+    """Answered requests are paid for; failed ones are not."""
+    async with serving(["ok", "server_error", "ok"], faults=Faults(out_of_quota_after=2)) as (
+        server,
+        provider,
+    ):
+        kinds = []
+        for _ in range(5):
+            try:
+                await provider.sample(ask())
+            except ProviderError as error:
+                kinds.append(error.kind)
+
+    assert kinds == ["http_500", "quota", "quota"]
+    assert server.counts() == {"ok": 2, "server_error": 1, "out_of_quota": 2}
+
+
+async def test_a_broken_answer_function_shows() -> None:
+    """A bug in a test's own function is told, not hidden in a hang."""
+    async with serving(answer=lambda body, rng: str(1 // 0)) as (server, provider):
+        with pytest.raises(TransientError, match="ZeroDivisionError"):
+            await provider.sample(ask())
+
+    assert server.counts() == {"broken_answer": 1}
+
+
+async def test_leaving_with_a_hung_connection() -> None:
+    """The server ends though a client still waits, and the client hears of it."""
+    kinds = []
+
+    async def wait(provider: OpenAIProvider) -> None:
+        try:
+            await provider.sample(ask())
+        except TransientError as error:
+            kinds.append(error.kind)
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks, FaultyServer(four, script=["hang"]) as server:
+            provider = create("m1", {"base_url": server.base_url})
+            tasks.start_soon(wait, provider)
+            while not server.log:
+                await anyio.lowlevel.checkpoint()
+        await provider.aclose()
+
+    assert kinds == ["connection"]
+
+
+async def test_an_error_in_the_block_stays_itself() -> None:
+    """What a test raises is not wrapped into a group by the server's tasks."""
+    with pytest.raises(KeyError):
+        async with FaultyServer(four):
+            raise KeyError
+
+
+def test_a_server_for_code_without_a_loop() -> None:
+    """A thread of its own serves plain synchronous clients, and other processes."""
+    with FaultyServer.in_thread(four, script=["rate_limit"]) as server:
+        host, _, root = server.base_url.removeprefix("http://").partition("/")
+        connection = http.client.HTTPConnection(host, timeout=30)
+        said = []
+        for method, path, body in [
+            ("GET", "models", None),
+            ("GET", "weather", None),
+            ("POST", "chat/completions", "{}"),
+            ("POST", "chat/completions", "{"),
+            ("POST", "chat/completions", '{"messages": []}'),
+            ("POST", "chat/completions", '{"messages": []}'),
+        ]:
+            connection.request(method, f"/{root}/{path}", body)
+            response = connection.getresponse()
+            said.append((response.status, next(iter(json.load(response)))))
+        connection.close()
+
+    assert said == [
+        (200, "object"),
+        (404, "error"),
+        (400, "error"),
+        (400, "error"),
+        (429, "error"),
+        (200, "object"),
+    ]
+    assert [served.outcome for served in server.log] == ["rate_limit", "ok"]

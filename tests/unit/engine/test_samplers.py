@@ -1,0 +1,380 @@
+"""Who asks: attempts are bounded, failures are no samples, and nobody waits for a hung one."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from mdap.engine.chain import ChainRace, Rules
+from mdap.engine.opening import Progress
+from mdap.engine.run import decide
+from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome, Samplers, nursery
+from mdap.errors import (
+    PluginError,
+    ProviderError,
+    RateLimitError,
+    RejectedError,
+    TransientError,
+    UnavailableError,
+)
+from mdap.protocols import Provider
+from mdap.providers.paced import Paced
+from mdap.records import (
+    AttemptFailed,
+    Decided,
+    Reply,
+    RunStatus,
+    SampleRequest,
+    SampleTaken,
+    Trace,
+)
+from mdap.settings import Limits, Speculate, Speculation, VotingSettings
+from mdap.testing import ScriptedProvider
+from tests.helpers import NEW, Log, Model, Walk, recount
+
+TASK = Walk(steps=4, seed=3)
+MODEL = Model(TASK, right=0.8)
+EITHER = pytest.mark.parametrize("instant", [True, False])
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float | None]]:
+    """Retry at once, and keep what each pause was computed from."""
+    asked: list[tuple[int, float | None]] = []
+
+    def backoff(attempt: int, jitter: float, retry_after: float | None = None) -> float:
+        assert 0 <= jitter < 1
+        asked.append((attempt, retry_after))
+        return retry_after or 0.0
+
+    monkeypatch.setattr("mdap.engine.scheduler.backoff", backoff)
+    return asked
+
+
+class Always:
+    """A provider that does the same to every request, and counts."""
+
+    name = "always"
+    max_n = 1
+
+    def __init__(self, what: Exception | Sequence[Reply], *, instant: bool = False, most: int = 1000) -> None:
+        self.instant = instant
+        self.calls = 0
+        self._what = what
+        self._most = most
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        self.calls += 1
+        if self.calls > self._most:
+            pytest.fail(f"asked more than {self._most} times")
+        if not self.instant:
+            await anyio.lowlevel.checkpoint()
+        if isinstance(self._what, Exception):
+            raise self._what
+        return self._what
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Hanging:
+    """A provider whose first attempt at some ordinals never ends."""
+
+    name = "hanging"
+    instant = False
+    max_n = 1
+
+    def __init__(self, *hung: int) -> None:
+        self.attempts: Counter[int] = Counter()
+        self.active = 0
+        self.started = anyio.Event()
+        self._hung = hung
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        [ordinal] = request.ordinals
+        self.attempts[ordinal] += 1
+        self.active += 1
+        self.started.set()
+        try:
+            if self.attempts[ordinal] == 1 and ordinal in self._hung:
+                await anyio.sleep_forever()
+            await anyio.lowlevel.checkpoint()
+        finally:
+            self.active -= 1
+        return [MODEL.says(request.user, ordinal)]
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    async def aclose(self) -> None:
+        pass
+
+
+def request(*ordinals: int) -> SampleRequest:
+    return SampleRequest("", "3 0 0", "d", 0, ordinals or (0,), 0.1, 100, trace=Trace())
+
+
+async def outcomes(provider: Provider, limits: Limits | None = None, *requests: SampleRequest) -> list[Any]:
+    """Ask, and return what is posted until every request is answered or given up."""
+    posted: list[Outcome[str]] = []
+    async with nursery() as group:
+        samplers: Samplers[str] = Samplers(provider, limits or Limits(), group)
+        for number, each in enumerate(requests or [request()]):
+            samplers.ask(f"ticket {number}", each)
+        while sum(not isinstance(outcome, Failed) for outcome in posted) < len(requests or [0]):
+            posted.append(await samplers.next())
+    return posted
+
+
+async def decided(
+    provider: Provider, limits: Limits | None = None, *, k: int = 3, depth: int = 0
+) -> tuple[ChainRace, Log]:
+    """Decide the toy chain with *provider*."""
+    log = Log()
+    speculation = Speculation(mode=Speculate.VOTE, depth=depth) if depth else Speculation()
+    rules = Rules(1, VotingSettings(k=k), speculation, provider.max_n)
+    race = ChainRace("walk", TASK, rules, log, Progress())
+    race.begin(NEW)
+    await decide(race, provider, limits or Limits(), log)
+    return race, log
+
+
+# --- when to stop trying
+
+
+@EITHER
+@pytest.mark.parametrize("error", [TransientError("500", kind="http_500"), RateLimitError("slow down")])
+async def test_d7_a_provider_that_always_fails_is_given_up(error: ProviderError, instant: bool) -> None:
+    """D7 and D8: attempts at one sample are bounded, each one is reported, and then the end."""
+    provider = Always(error, instant=instant)
+    *failed, last = await outcomes(provider, Limits(max_attempts=5))
+    assert [(outcome.attempt, outcome.error) for outcome in failed] == [(n, error) for n in range(1, 6)]
+    assert last == GaveUp("ticket 0", failed[0].request, error)
+    assert provider.calls == 5
+
+
+@EITHER
+async def test_d8_a_dead_provider_stops_the_run(instant: bool) -> None:
+    """D7 and D8: a run on a provider that always fails ends, stopped, after a bounded number of attempts."""
+    provider = Always(TransientError("no luck", kind="http_500"), instant=instant)
+    race, log = await decided(provider, Limits(max_attempts=4), k=3)
+    assert (race.status, race.reason) == (RunStatus.STOPPED, "no luck")
+    assert provider.calls <= 4 * 3
+    assert len(log.of(AttemptFailed)) == race.progress.failed_attempts >= 4
+    assert log.of(SampleTaken) == []
+
+
+@EITHER
+async def test_a_stranger_that_refuses_connections_is_given_up_sooner(instant: bool) -> None:
+    """An endpoint that never answered is given three attempts: its address is probably wrong."""
+    provider = Always(TransientError("refused", kind="connection"), instant=instant)
+    assert len(await outcomes(provider)) == 4
+    assert provider.calls == 3
+
+
+async def test_an_endpoint_that_has_answered_is_no_stranger() -> None:
+    """Once it has answered, a lost connection is a fault like others, tried as often as allowed."""
+    refused = TransientError("refused", kind="connection")
+    provider = ScriptedProvider(["a", *[refused] * 8, "b"])
+    posted = await outcomes(provider, None, request(0), request(1))
+    assert [type(outcome) for outcome in posted] == [Came, *[Failed] * 8, Came]
+    assert posted[-1].attempts == 9
+
+
+@EITHER
+@pytest.mark.parametrize("error", [UnavailableError("no key"), RejectedError("bad prompt")])
+async def test_what_cannot_work_is_tried_once(error: ProviderError, instant: bool) -> None:
+    """No key, no quota, a refused prompt: another attempt would be pointless."""
+    provider = Always(error, instant=instant)
+    [failed, last] = await outcomes(provider)
+    assert (failed.attempt, failed.error, last.error) == (1, error, error)
+
+
+async def test_the_endpoints_own_pause_is_kept(waits: list[tuple[int, float | None]]) -> None:
+    """A pause that the endpoint asked for goes to the pacing rule, with the number of failures so far."""
+    slow = RateLimitError("slow down", retry_after=0.001)
+    await outcomes(ScriptedProvider([slow, TransientError("reset"), slow, "a"]))
+    assert waits == [(1, 0.001), (2, None), (3, 0.001)]
+
+
+async def test_a_pause_beyond_the_time_allowed_ends_it() -> None:
+    """P5: rather than sleep past max_retry_seconds, the sampler gives up, without sleeping."""
+    provider = Always(RateLimitError("come back tomorrow", retry_after=86_400.0))
+    assert len(await outcomes(provider, Limits(max_retry_seconds=600))) == 2
+    assert provider.calls == 1
+
+
+@EITHER
+async def test_a_provider_that_returns_nothing_is_given_up(instant: bool) -> None:
+    """D7: a provider that neither answers nor fails must not be asked for ever."""
+    provider = Always([], instant=instant, most=200)
+    race, log = await decided(provider, Limits(max_attempts=5))
+    assert race.status in (RunStatus.STOPPED, RunStatus.FAILED)
+    assert log.of(SampleTaken) == []
+
+
+# --- what a failure is
+
+
+@EITHER
+@pytest.mark.parametrize("depth", [0, 3])
+async def test_d9_failed_attempts_are_no_samples(instant: bool, depth: int) -> None:
+    """D9: with faults, the same samples are counted to the same end; each failure is one fact of its own."""
+    failures: Counter[tuple[str, int]] = Counter()
+
+    def faulty(request: SampleRequest, ordinal: int) -> Reply | Exception:
+        failures[request.user, ordinal] += 1
+        if failures[request.user, ordinal] <= ordinal % 3:
+            return TransientError("reset", kind="reset")
+        return MODEL.says(request.user, ordinal)
+
+    clean, plain = await decided(ScriptedProvider(lambda request, n: MODEL.says(request.user, n)))
+    race, log = await decided(ScriptedProvider(faulty, instant=instant), depth=depth)
+    assert (race.status, race.state) == (clean.status, clean.state)
+    assert recount(log.facts, 3) == recount(plain.facts, 3)
+    assert race.progress.failed_attempts == len(log.of(AttemptFailed)) > 0
+    assert {fact.kind for fact in log.of(AttemptFailed)} == {"reset"}
+    if depth == 0:
+        for sample in log.of(SampleTaken):
+            assert sample.attempts == 1 + sample.ordinal % 3
+
+
+@EITHER
+async def test_a_providers_bug_names_the_provider(instant: bool) -> None:
+    """An exception that is no `ProviderError` is the provider's fault: it fails the run, once, by name."""
+    bug = ZeroDivisionError("oops")
+    [last] = await outcomes(Always(bug, instant=instant))
+    assert isinstance(last.error, PluginError)
+    assert str(last.error) == "provider always failed while sampling: ZeroDivisionError: oops"
+    assert last.error.__cause__ is bug
+
+    race, log = await decided(Always(bug, instant=instant))
+    assert (race.status, race.reason) == (RunStatus.FAILED, str(last.error))
+    assert log.of(SampleTaken) == []
+
+
+@EITHER
+async def test_a_parsers_bug_comes_out_bare(instant: bool) -> None:
+    """No `ExceptionGroup` reaches the caller, whatever is in flight when the task's own code raises."""
+
+    class Broken(Walk):
+        def read(self, text: str) -> int:
+            raise LookupError(text)
+
+    provider = ScriptedProvider(lambda request, ordinal: "1", instant=instant)
+    log = Log()
+    race = ChainRace("walk", Broken(), Rules(1, VotingSettings(k=3)), log, Progress())
+    race.begin(NEW)
+    with pytest.raises(PluginError, match="task walk failed while reading a reply to step 0: LookupError"):
+        await decide(race, provider, Limits(), log)
+    assert [sample.verdict for sample in log.of(SampleTaken)] == ["cancelled"]
+
+
+async def test_an_error_of_the_body_comes_out_of_a_nursery_bare() -> None:
+    """One error is itself; there is no group to unpack for whoever calls."""
+
+    async def body() -> None:
+        async with nursery() as group:
+            group.start_soon(anyio.sleep_forever)
+            raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await body()
+
+
+# --- what hangs
+
+
+async def test_d20_a_step_with_a_hung_voter_ends() -> None:
+    """D20: a sample that outlives its deadline is a failed attempt, drawn again under the same ordinal."""
+    inner = Hanging(1, 4)
+    race, log = await decided(Paced(inner, Limits()), Limits(), k=1)
+    assert (race.status, inner.attempts[1]) == (RunStatus.FINISHED, 0)
+
+    limits = Limits(attempt_timeout=0.02)
+    race, log = await decided(Paced(inner, limits), limits, k=3)
+    assert race.status is RunStatus.FINISHED
+    assert {(fact.ordinal, fact.kind) for fact in log.of(AttemptFailed)} >= {(1, "timeout")}
+    [again] = [fact for fact in log.of(SampleTaken) if (fact.step, fact.ordinal) == (0, 1)]
+    assert again.attempts == 2
+    assert len(recount(log.facts, 3)) == len(log.of(Decided)) == 4
+    assert inner.active == 0
+
+
+async def test_a_dropped_request_is_cancelled_and_never_heard_of() -> None:
+    """A request that is of no use any more ends at once, and its outcome is not posted."""
+    provider = Hanging(0)
+    async with nursery() as group:
+        samplers: Samplers[str] = Samplers(provider, Limits(), group)
+        useless = request(0)
+        samplers.ask("useless", useless)
+        await provider.started.wait()
+        samplers.drop(useless.trace)
+        samplers.drop(Trace())
+        samplers.ask("useful", request(1))
+        outcome = await samplers.next()
+        assert (outcome.ticket, provider.active) == ("useful", 0)
+
+
+@pytest.mark.parametrize("instant", [True, False])
+async def test_a_dropped_request_that_was_not_sent_never_is(instant: bool) -> None:
+    """A request that is dropped before its turn does not reach the provider."""
+    provider = ScriptedProvider(lambda request, ordinal: str(ordinal), instant=instant)
+    async with nursery() as group:
+        samplers: Samplers[str] = Samplers(provider, Limits(), group)
+        useless = request(0)
+        samplers.ask("useless", useless)
+        samplers.drop(useless.trace)
+        samplers.ask("useful", request(1))
+        assert (await samplers.next()).ticket == "useful"
+    assert [asked.ordinals for asked in provider.requests] == [(1,)]
+
+
+async def test_cancelling_a_run_leaves_nothing_behind() -> None:
+    """Whoever cancels a run gets back every task and every slot."""
+    before = asyncio.all_tasks()
+    inner = Hanging(*range(100))
+    provider = Paced(inner, Limits(concurrency=2))
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(decided, provider)
+            await inner.started.wait()
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert inner.active == 0
+    assert asyncio.all_tasks() == before
+    for _ in range(2):
+        async with provider.gate.slot(0):
+            pass
+
+
+async def test_an_instant_provider_does_not_starve_the_loop() -> None:
+    """Even if no sample ever waits, other tasks get their turn, and the journal its back-pressure."""
+    turns = 0
+    over = False
+
+    async def others() -> None:
+        nonlocal turns
+        while not over:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    log = Log()
+    async with anyio.create_task_group() as group:
+        group.start_soon(others)
+        task = Walk(steps=200)
+        model = Model(task)
+        provider = ScriptedProvider(lambda request, ordinal: model.says(request.user, ordinal))
+        race = ChainRace("walk", task, Rules(1, VotingSettings(k=3)), log, Progress())
+        race.begin(NEW)
+        await decide(race, provider, Limits(), log)
+        over = True
+    assert race.status is RunStatus.FINISHED
+    assert turns > 10
+    assert log.settled > 10

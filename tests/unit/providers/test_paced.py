@@ -1,0 +1,310 @@
+"""Limits around a provider: slots by priority, requests a minute, a deadline for every attempt."""
+
+import random
+from bisect import bisect_left
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdap.errors import TransientError, UnavailableError
+from mdap.protocols import Provider
+from mdap.providers.paced import Gate, Paced
+from mdap.records import Reply, SampleRequest, Trace
+from mdap.settings import Limits
+from mdap.testing import ScriptedProvider
+
+
+def request(priority: int = 0) -> SampleRequest:
+    return SampleRequest("", "?", "d", 0, (0,), 0.1, 100, priority=priority, trace=Trace())
+
+
+@dataclass
+class Clock:
+    """A clock for asyncio-throttle that only its own waiting moves."""
+
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        for _ in range(3):  # whoever can go on does so before time passes
+            await anyio.lowlevel.checkpoint()
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("asyncio_throttle.throttler.time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr("asyncio_throttle.throttler.asyncio", SimpleNamespace(sleep=clock.sleep))
+    return clock
+
+
+@dataclass
+class Crowd:
+    """Many who want a slot of one gate, and what came of it."""
+
+    gate: Gate
+    concurrency: int
+    inside: int = 0
+    most: int = 0
+    admitted: list[int] = field(default_factory=list)
+
+    async def visit(self, priority: int, turns: int = 1) -> None:
+        async with self.gate.slot(priority):
+            self.admitted.append(priority)
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            assert self.inside <= self.concurrency
+            try:
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+            finally:
+                self.inside -= 1
+
+    async def all_slots_are_free(self) -> None:
+        """Every slot can be had at once, and not one more."""
+        async with AsyncExitStack() as stack:
+            for _ in range(self.concurrency):
+                await stack.enter_async_context(self.gate.slot(0))
+            with anyio.move_on_after(0) as scope:
+                await stack.enter_async_context(self.gate.slot(0))
+            assert scope.cancelled_caught
+
+
+# --- slots
+
+
+@settings(max_examples=100)
+@given(st.integers(1, 5), st.lists(st.integers(0, 4), max_size=30))
+async def test_smaller_priorities_go_first(concurrency: int, priorities: list[int]) -> None:
+    """Of those who wait, the smallest priority is admitted next; among equals, whoever came first."""
+    crowd = Crowd(Gate(concurrency), concurrency)
+    async with anyio.create_task_group() as group, AsyncExitStack() as held:
+        for _ in range(concurrency):
+            await held.enter_async_context(crowd.gate.slot(0))
+        for priority in priorities:
+            group.start_soon(crowd.visit, priority)
+        await anyio.wait_all_tasks_blocked()
+        assert crowd.admitted == []
+        await held.aclose()
+    assert crowd.admitted == sorted(priorities)
+    assert crowd.most == min(concurrency, len(priorities))
+
+
+async def test_equals_are_admitted_in_the_order_in_which_they_came() -> None:
+    """Nobody is overtaken by a later one of the same priority."""
+    gate, admitted = Gate(1), []
+
+    async def visit(number: int) -> None:
+        async with gate.slot(number % 2):
+            admitted.append(number)
+
+    async with anyio.create_task_group() as group, gate.slot(0):
+        for number in range(8):
+            group.start_soon(visit, number)
+        await anyio.wait_all_tasks_blocked()
+    assert admitted == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+@settings(max_examples=150)
+@given(
+    st.integers(1, 4),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.none() | st.integers(0, 12)), max_size=25),
+)
+async def test_cancelled_visitors_leak_no_slots(
+    concurrency: int, visitors: list[tuple[int, int, int | None]]
+) -> None:
+    """Cancel anyone at any turn, waiting, being admitted or inside: all slots come back, the rest get in."""
+    crowd = Crowd(Gate(concurrency), concurrency)
+
+    async def visit(priority: int, turns: int, patience: int | None) -> None:
+        async with anyio.create_task_group() as group:
+
+            async def lose_patience(after: int) -> None:
+                for _ in range(after):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+
+            if patience is not None:
+                group.start_soon(lose_patience, patience)
+            await crowd.visit(priority, turns)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for visitor in visitors:
+            group.start_soon(visit, *visitor)
+    patient = sum(patience is None for _, _, patience in visitors)
+    assert len(crowd.admitted) >= patient
+    assert crowd.inside == 0
+    await crowd.all_slots_are_free()
+
+
+async def test_an_error_inside_gives_the_slot_back() -> None:
+    """Whatever ends a visit, the slot is free."""
+    crowd = Crowd(Gate(1), 1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            async with crowd.gate.slot(0):
+                raise ZeroDivisionError
+    await crowd.all_slots_are_free()
+
+
+# --- requests per minute
+
+
+@pytest.mark.parametrize("rpm", [1, 7, 60, 599, 600, 601, 1301, 5000])
+async def test_no_minute_admits_more_than_its_limit(rpm: int, clock: Clock) -> None:
+    """Under any demand, no window of 60 seconds has more than the limit, and few have much less."""
+    gate = Gate(8, rpm)
+    times: list[float] = []
+    wanted = min(3 * rpm, rpm + 1500)
+
+    async def demand() -> None:
+        while len(times) < wanted:
+            async with gate.slot(0):
+                times.append(clock.now)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(gate.serve)
+        async with anyio.create_task_group() as crowd:
+            for _ in range(4):
+                crowd.start_soon(demand)
+        group.cancel_scope.cancel()
+    del times[wanted:]
+    assert max(place - bisect_left(times, at - 60 + 1e-6) + 1 for place, at in enumerate(times)) <= rpm
+    assert times[-1] - times[0] <= 60 * wanted / rpm * 1.2
+
+
+async def test_a_rate_admits_by_priority_and_keeps_the_slots(clock: Clock) -> None:
+    """With a rate, too: smallest priority first, and never more inside than there are slots."""
+    crowd = Crowd(Gate(2, 6000), 2)
+    priorities = [random.Random(4).randrange(5) for _ in range(40)]
+    async with anyio.create_task_group() as group:
+        async with anyio.create_task_group() as visitors:
+            for priority in priorities:
+                visitors.start_soon(crowd.visit, priority, 3)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(crowd.gate.serve)
+        group.cancel_scope.cancel()
+    assert crowd.admitted == sorted(priorities)
+
+
+async def test_waiters_that_left_use_up_no_rate(clock: Clock) -> None:
+    """Those who were cancelled while they waited do not hold up those who still wait."""
+    crowd = Crowd(Gate(1, 60), 1)
+    async with anyio.create_task_group() as group:
+        async with anyio.create_task_group() as impatient:
+            for _ in range(50):
+                impatient.start_soon(crowd.visit, 0)
+            await anyio.wait_all_tasks_blocked()
+            impatient.cancel_scope.cancel()
+        assert crowd.admitted == []
+        group.start_soon(crowd.gate.serve)
+        started = clock.now
+        for _ in range(3):
+            await crowd.visit(1)
+        group.cancel_scope.cancel()
+    assert clock.now - started <= 3 * 1.2
+
+
+async def test_without_a_rate_nothing_has_to_be_served() -> None:
+    """`serve` returns at once where there is no rate."""
+    await Gate(1).serve()
+
+
+# --- around a provider
+
+
+async def test_an_attempt_that_outlives_its_deadline_is_a_transient_fault() -> None:
+    """D20: a hung provider is abandoned at the deadline, its slot is free, and another attempt may follow."""
+    ended: list[str] = []
+
+    class Hung(ScriptedProvider):
+        async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended.append("cancelled")
+            raise AssertionError
+
+    provider = Paced(Hung([], instant=False), Limits(attempt_timeout=0.001, concurrency=1))
+    for _ in range(3):
+        with pytest.raises(TransientError, match=r"no reply within 0\.001 seconds") as raised:
+            await provider.sample(request())
+        assert raised.value.kind == "timeout"
+    assert ended == ["cancelled"] * 3
+
+
+async def test_waiting_for_a_slot_is_not_part_of_an_attempt() -> None:
+    """The deadline begins with the slot: a long queue times nothing out."""
+
+    class Quick(ScriptedProvider):
+        async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+            return [Reply("a", "quick")]
+
+    provider = Paced(Quick([], instant=False), Limits(attempt_timeout=1e-9, concurrency=1))
+    replies: list[Sequence[Reply]] = []
+
+    async def ask() -> None:
+        replies.append(await provider.sample(request()))
+
+    async with anyio.create_task_group() as group, provider.gate.slot(0):
+        group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+    assert [reply.text for [reply] in replies] == ["a"]
+
+
+async def test_a_request_notes_that_it_was_sent() -> None:
+    """Until there is a slot for it, a request costs nothing, and its trace says so."""
+    provider = Paced(ScriptedProvider(["a"], instant=False), Limits(concurrency=1))
+    asked = request()
+    async with anyio.create_task_group() as group, provider.gate.slot(0):
+        group.start_soon(provider.sample, asked)
+        await anyio.wait_all_tasks_blocked()
+        assert not asked.trace.sent
+    assert asked.trace.sent
+
+
+async def test_cancelling_a_request_is_no_timeout() -> None:
+    """Who cancels from outside gets the cancellation, and the slot is free again."""
+    provider = Paced(ScriptedProvider(["a"], instant=False), Limits(concurrency=1))
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await provider.sample(request())
+    assert scope.cancelled_caught
+    assert [reply.text for reply in await provider.sample(request())] == ["a"]
+
+
+async def test_what_the_provider_raises_passes_through() -> None:
+    """Errors of the provider are not wrapped, and give the slot back."""
+    gone = UnavailableError("no key")
+    provider = Paced(ScriptedProvider([gone, "a"], instant=False), Limits(concurrency=1))
+    with pytest.raises(UnavailableError) as raised:
+        await provider.sample(request())
+    assert raised.value is gone
+    assert len(await provider.sample(request())) == 1
+
+
+def test_a_paced_provider_is_the_provider_it_paces() -> None:
+    """Name, n and settings are the inner provider's; it is instant only where no rate makes it wait."""
+
+    class Inner(ScriptedProvider):
+        def describe(self) -> dict[str, Any]:
+            return {"options": 1}
+
+    inner = Inner([], name="mine", max_n=7)
+    provider: Provider = Paced(inner, Limits())
+    assert (provider.name, provider.max_n, provider.instant) == ("mine", 7, True)
+    assert provider.describe() == {"options": 1}
+    assert not Paced(inner, Limits(requests_per_minute=60)).instant
+    assert not Paced(Inner([], instant=False), Limits()).instant

@@ -1,0 +1,122 @@
+"""The stand-ins themselves: what a script says, and in which turn."""
+
+from collections.abc import Sequence
+
+import pytest
+from pydantic import ValidationError
+
+from mdap.errors import TransientError, UnavailableError
+from mdap.protocols import Provider
+from mdap.records import Reply, SampleRequest
+from mdap.testing import Faults, FaultyServer, ScriptedProvider
+
+
+def ask(*ordinals: int) -> SampleRequest:
+    return SampleRequest("", "2 + 2?", "d1", 0, ordinals or (0,), 0.1, 100)
+
+
+def texts(replies: Sequence[Reply]) -> list[str]:
+    return [reply.text for reply in replies]
+
+
+def test_it_is_a_provider() -> None:
+    """The protocol accepts it, and its settings are harmless."""
+    provider: Provider = ScriptedProvider([], name="mine", instant=False, max_n=3)
+
+    assert isinstance(provider, Provider)
+    assert (
+        provider.name,
+        provider.instant,
+        provider.max_n,
+        provider.describe(),
+    ) == ("mine", False, 3, {})
+
+
+async def test_a_list_is_said_in_order() -> None:
+    """Texts become replies of this provider; replies stay as they are."""
+    whole = Reply("5", "other/model", finish_reason="length", output_tokens=3)
+    provider = ScriptedProvider(["4", whole])
+
+    said = [*await provider.sample(ask(0)), *await provider.sample(ask(1))]
+
+    assert [Reply("4", "scripted"), whole] == said
+    await provider.aclose()
+
+
+@pytest.mark.parametrize("instant", [True, False])
+async def test_an_iterator_is_read_only_as_far_as_asked(instant: bool) -> None:
+    """An endless script works, whether or not the provider waits."""
+    endless = iter(range(1000))
+    provider = ScriptedProvider(map(str, endless), instant=instant, max_n=4)
+
+    assert texts(await provider.sample(ask(0, 1, 2))) == ["0", "1", "2"]
+    assert next(endless) == 3
+
+
+async def test_a_function_sees_request_and_ordinal() -> None:
+    """A function decides for each ordinal."""
+    provider = ScriptedProvider(lambda request, ordinal: f"{request.user} {ordinal}", max_n=8)
+
+    assert texts(await provider.sample(ask(4, 7))) == ["2 + 2? 4", "2 + 2? 7"]
+
+
+async def test_no_more_replies_than_max_n() -> None:
+    """A caller that asks for more than allowed gets what is allowed."""
+    provider = ScriptedProvider("abc", max_n=2)
+
+    assert texts(await provider.sample(ask(0, 1, 2))) == ["a", "b"]
+
+
+async def test_an_exception_is_raised_in_its_turn() -> None:
+    """An exception behind replies does not lose them: it meets the next request."""
+    provider = ScriptedProvider(["a", TransientError("oops", kind="timeout"), "b"], max_n=3)
+
+    assert texts(await provider.sample(ask(0, 1, 2))) == ["a"]
+    with pytest.raises(TransientError, match="oops"):
+        await provider.sample(ask(1, 2))
+    assert texts(await provider.sample(ask(1))) == ["b"]
+
+
+async def test_an_exception_of_a_function_keeps_earlier_replies() -> None:
+    """The function is asked anew, so nothing need be kept for it."""
+
+    def answer(request: SampleRequest, ordinal: int) -> str | Exception:
+        return TransientError("oops") if ordinal == 1 else "a"
+
+    provider = ScriptedProvider(answer, max_n=2)
+
+    assert texts(await provider.sample(ask(0, 1))) == ["a"]
+    with pytest.raises(TransientError):
+        await provider.sample(ask(1))
+    assert texts(await provider.sample(ask(2))) == ["a"]
+
+
+async def test_a_used_up_script_is_no_endless_retry() -> None:
+    """A script that has come to its end says so with an error that stops a run."""
+    provider = ScriptedProvider(["a"], max_n=2)
+
+    assert texts(await provider.sample(ask(0, 1))) == ["a"]
+    with pytest.raises(UnavailableError, match="used up") as caught:
+        await provider.sample(ask(1))
+    assert caught.value.kind == "script_used_up"
+
+
+async def test_requests_are_kept() -> None:
+    """What was asked can be looked at, failed requests included."""
+    provider = ScriptedProvider([TransientError("oops"), "a"])
+
+    with pytest.raises(TransientError):
+        await provider.sample(ask(0))
+    await provider.sample(ask(1))
+
+    assert [ask(0), ask(1)] == provider.requests
+
+
+def test_rates_that_cannot_be() -> None:
+    """Rates beyond all requests, or of unknown faults, are refused where they are written."""
+    with pytest.raises(ValidationError, match="more than 1"):
+        Faults(hang=0.6, reset=0.6)
+    with pytest.raises(ValidationError):
+        Faults(hang=-0.1)
+    with pytest.raises(ValueError, match="no such faults: rest"):
+        FaultyServer(lambda body, rng: "", script=["ok", "rest"])
