@@ -268,7 +268,10 @@ async def _listen(scope: anyio.CancelScope) -> None:
 
 def _report(solution: Solution | None, path: Path, show: _Show, run_id: str, *, interrupted: bool) -> Exit:
     if solution is None:
-        complain(f"interrupted before the run began: give the same command again, with --run-id {run_id}")
+        sentence = f"interrupted before the run began: give the same command again, with --run-id {run_id}"
+        if show.as_json:
+            print_json({"error": sentence, "exit_code": int(Exit.INTERRUPTED)})
+        complain(sentence)
         return Exit.INTERRUPTED
     if show.as_json:
         print_json(solution.to_dict())

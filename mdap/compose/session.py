@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,7 +17,15 @@ from mdap.engine.chain import ChainRace, Rules
 from mdap.engine.opening import Progress
 from mdap.engine.purse import Purse
 from mdap.engine.run import decide
-from mdap.errors import FailedError, PluginError, RunError, StoppedError, UndecidedError, UsageError
+from mdap.errors import (
+    DatabaseError,
+    FailedError,
+    PluginError,
+    RunError,
+    StoppedError,
+    UndecidedError,
+    UsageError,
+)
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.writer import Writer, open_journal
@@ -97,6 +105,7 @@ class Session(AsyncContextManagerMixin):
         self._writer: Writer
         self._reader: Reader
         self._claims = Claims(self.path)
+        self._known_spending: set[int] = set()
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator["Session"]:
@@ -273,20 +282,28 @@ class Session(AsyncContextManagerMixin):
                 max_n=self._crew.provider.max_n,
                 models=self._crew.names,
                 casting=self._crew.casting(voting),
-                votes_wanted=_PILOT_VOTES if kind == "pilot" else None,
+                votes_wanted=await self._votes_wanted(number) if kind == "pilot" else None,
             )
             progress = progress if progress is not None else Progress()
             await self._drive(ChainRace(columns["task"], task, rules, self._writer, progress), task, rules)
             await self._writer.flush()
             return await solution_of(self._reader, await self._reader.find(name))
         finally:
+            # Whoever takes the run up next must find all of it.
+            with anyio.CancelScope(shield=True), suppress(DatabaseError):
+                await self._writer.flush()
             self._claims.drop(number)
 
     async def _count_earlier_spending(self, number: int) -> None:
-        if self._purse.limited:
+        if self._purse.limited and number not in self._known_spending:
+            self._known_spending.add(number)
             usage = (await self._reader.totals(number)).usage
             usd = await self._reader.cost(number)
             self._purse.spent_before(usd or 0.0, usage.input_tokens + usage.output_tokens)
+
+    async def _votes_wanted(self, number: int) -> int:
+        """Return how many votes a pilot still needs."""
+        return _PILOT_VOTES - await self._reader.votes_decided(number)
 
     def _speculation(self) -> Speculation:
         if self._crew.provider.instant or self._speculate is Speculate.OFF:

@@ -59,7 +59,8 @@ class Rules:
         max_n: the most replies that one request may ask for.
         models: by member, whom to name for samples that never came back.
         casting: who is asked for which sample; None for one model.
-        votes_wanted: end after the step with which there are so many votes; None for no such end.
+        votes_wanted: end after the step with which so many votes are decided in this session; None for no
+            such end.
     """
 
     run: int
@@ -106,6 +107,7 @@ class ChainRace:
         self._window: deque[Opening] = deque()
         self._leftovers = Leftovers()
         self._place = 0
+        self._votes_decided = 0
         self._length = self._task.length()
         # Openings that may want more samples, and those that are void with requests still under way.
         self._stale: list[Opening] = []
@@ -123,6 +125,7 @@ class ChainRace:
         self.digest = point.digest
         self._leftovers = Leftovers(point.openings)
         self._enter(point.step + 1, self._task.first_state(point))
+        self._end_if_enough()
         self._go_on()
 
     # -- what to ask -------------------------------------------------------------------------------
@@ -224,13 +227,15 @@ class ChainRace:
             self.progress.red_flags += samples
 
     def _gave_up(self, outcome: GaveUp[Opening]) -> None:
-        if outcome.ticket.tentative and isinstance(outcome.error, RejectedError):
+        if outcome.ticket.tentative and isinstance(outcome.error, RejectedError | PluginError):
             # The prompt may be nonsense because its input is: that only matters if it is confirmed.
             outcome.ticket.error = outcome.error
         else:
             self._stop(outcome.error)
 
     def _stop(self, error: MdapError) -> None:
+        if self.status is not RunStatus.RUNNING:
+            return
         failed = isinstance(error, RejectedError | PluginError)
         self.status = RunStatus.FAILED if failed else RunStatus.STOPPED
         self.reason = str(error)
@@ -298,7 +303,10 @@ class ChainRace:
             self._confirm(self._window[0])
         else:
             self._enter(number + 1, self._task.advance(number, head.state, head.race.answers[winner]))
-        if self._rules.votes_wanted is not None and self.progress.votes >= self._rules.votes_wanted:
+        self._end_if_enough()
+
+    def _end_if_enough(self) -> None:
+        if self._rules.votes_wanted is not None and self._votes_decided >= self._rules.votes_wanted:
             self._finish()
 
     def _record(
@@ -307,13 +315,14 @@ class ChainRace:
         tally = head.race.tally
         votes = tally.votes.get(winner, 0)
         others = max((count for answer, count in tally.votes.items() if answer != winner), default=0)
+        run, step, opening = head.opened[:3]
         draft = Decided(
-            head.opened.run,
+            run,
             self._place,
-            head.opened.step,
-            head.opened.opening,
+            step,
+            opening,
             winner,
-            canonical(tally.votes),
+            f"{{{canonical(winner)}:{votes}}}" if len(tally.votes) == 1 and votes else canonical(tally.votes),
             votes,
             votes - others,
             author,
@@ -326,6 +335,7 @@ class ChainRace:
         self._place += 1
         self.progress.steps += 1
         self.progress.against += sum(tally.votes.values()) - votes
+        self._votes_decided += sum(tally.votes.values())
 
     def _confirm(self, opening: Opening) -> None:
         opening.tentative = False
@@ -400,10 +410,10 @@ class ChainRace:
             number = last.opened.step
             if self._length is not None and number + 1 >= self._length:
                 return
-            basis, answer = self._best(last)
-            if basis is None:
-                return
             try:
+                basis, answer = self._best(last)
+                if basis is None:
+                    return
                 state = self._task.advance(number, last.state, answer)
                 if not self._open(number + 1, state, tentative=True):
                     return

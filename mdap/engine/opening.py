@@ -1,6 +1,7 @@
 """One step opened on one input, and how a sample of it is written down."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from mdap.engine.voting import Judgement, Race
@@ -68,11 +69,18 @@ class Progress:
 
 def storable(reply: Reply) -> Reply:
     """Return *reply* with every short word in it fit for the database."""
-    words = (reply.model, reply.finish_reason, reply.request_id or "")
-    cleaned = tuple(map(clean_label, words))
-    if cleaned == words:
+    if reply.request_id is None and _are_storable(reply.model, reply.finish_reason):
         return reply
-    return reply._replace(model=cleaned[0], finish_reason=cleaned[1], request_id=cleaned[2] or None)
+    return reply._replace(
+        model=clean_label(reply.model),
+        finish_reason=clean_label(reply.finish_reason),
+        request_id=None if reply.request_id is None else clean_label(reply.request_id),
+    )
+
+
+@lru_cache(maxsize=256)
+def _are_storable(model: str, finish_reason: str) -> bool:
+    return (clean_label(model), clean_label(finish_reason)) == (model, finish_reason)
 
 
 def written(

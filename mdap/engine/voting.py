@@ -153,17 +153,20 @@ class Race:
         short = shortfall + self.settings.hedge - self.in_flight
         if short <= 0 or shortfall <= 0:
             return []
-        requests: list[SampleRequest] = []
+        groups: list[tuple[Part, list[int]]] = []
         ordinals = self._draw(short)
         self.in_flight += len(ordinals)
         # A request asks one model for one prompt at one temperature.
+        part_of, views = self.casting.part, len(self.prompts)
         alike: dict[Part, list[int]] = {}
         for ordinal in ordinals:
-            alike.setdefault(self.casting.part(ordinal, len(self.prompts)), []).append(ordinal)
-        for part, group in alike.items():
-            starts = range(0, len(group), max_n)
-            requests += [self._request(part, tuple(group[at : at + max_n]), priority) for at in starts]
-        return requests
+            part = part_of(ordinal, views)
+            group = alike.get(part)
+            if group is None or len(group) == max_n:
+                group = alike[part] = []
+                groups.append((part, group))
+            group.append(ordinal)
+        return [self._request(part, tuple(group), priority) for part, group in groups]
 
     def _draw(self, count: int) -> list[int]:
         ordinals = self._lost[:count]

@@ -177,7 +177,8 @@ async def _connect(place: str, *, uri: bool = False) -> aiosqlite.Connection:
     with anyio.CancelScope(shield=True):
         # Tried out first: where it cannot be opened, aiosqlite's thread would outlive the event loop.
         await anyio.to_thread.run_sync(lambda: sqlite3.connect(place, uri=uri).close())
-        return await aiosqlite.connect(place, uri=uri, isolation_level=None, timeout=_BUSY_SECONDS)
+        connection = await aiosqlite.connect(place, uri=uri, isolation_level=None, timeout=_BUSY_SECONDS)
+    return connection
 
 
 async def _number(connection: aiosqlite.Connection, sql: str) -> int:

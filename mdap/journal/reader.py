@@ -147,6 +147,10 @@ class Reader:
             for row in usage
         )
 
+    async def votes_decided(self, run: int) -> int:
+        """Return how many votes were cast in the decided steps of *run*."""
+        return int(await self._value("votes_decided", run))
+
     async def seconds(self, run: int) -> float:
         """Return how long *run* was running, in seconds, over all its sessions that ended in order."""
         return float(await self._value("seconds", run))

@@ -5,6 +5,7 @@ knows nothing of mdap can rebuild every digest from the columns of the database.
 """
 
 import json
+import json.encoder
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -16,6 +17,7 @@ __all__ = ["CHAIN_START", "answer_key", "chain_digest", "prompt_digest", "sample
 CHAIN_START: Final = "0" * 64
 """The head of a chain without decisions."""
 
+_escaped: Final = json.encoder.encode_basestring_ascii
 _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 
@@ -49,14 +51,11 @@ def sample_line(columns: tuple[Any, ...]) -> str:
     given, made, cached, latency, attempts, request_id, finish_reason, text = columns[7:]
     # A third of an encoder's time: this runs once a sample, and most of its texts repeat.
     return (
-        f'[{ordinal},"{verdict}",{_quoted(key)},{_quoted(flag)},{_quoted(model)},'
-        f"{view},{temperature!r},{_number(given)},{_number(made)},{_number(cached)},{_number(latency)},{attempts},"
+        f'[{ordinal},"{verdict}",{_quoted(key)},{_quoted(flag)},{_quoted(model)},{view},{temperature!r},'
+        f"{'null' if given is None else given},{'null' if made is None else made},"
+        f"{'null' if cached is None else cached},{'null' if latency is None else repr(latency)},{attempts},"
         f'{_quoted(request_id)},{_quoted(finish_reason)},"{text}"]'
     )
-
-
-def _number(value: float | None) -> str:
-    return "null" if value is None else repr(value)
 
 
 _quoted: Final = lru_cache(maxsize=4096)(_line)
@@ -74,5 +73,10 @@ def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: D
         lines: `sample_line` of each sample of this opening, by ordinal.
         decided: the decision; its own *digest* is not read.
     """
-    head = _line([previous, opened.step, *opened[3:], decided.place, *decided[4:10]])
+    # An encoder's work by hand, since this runs once a step.
+    head = (
+        f'["{previous}",{opened.step},{_escaped(opened.key)},{_escaped(opened.input)},'
+        f'"{opened.prompt_digest}",{decided.place},{_escaped(decided.winner)},{_escaped(decided.tally)},'
+        f"{decided.votes},{decided.margin},{_line(decided.author)},{_line(decided.reason)}]"
+    )
     return blake2b("\n".join((head, *lines)).encode(), digest_size=32).hexdigest()

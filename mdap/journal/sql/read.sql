@@ -62,6 +62,10 @@ WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER 
 SELECT coalesce(sum(data->>'seconds'), 0.0) FROM run_events
 WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed')
 
+-- name: votes_decided
+SELECT count(*) FROM samples WHERE run = ?1 AND verdict = 'vote'
+AND step <= (SELECT max(step) FROM decisions WHERE run = ?1)
+
 -- name: votes_for_winners
 SELECT coalesce(sum(votes), 0) FROM decisions WHERE run = ?1
 
