@@ -53,7 +53,6 @@ class Purse:
                 return hold
             if self._wallet.spent is not None or not self._wallet.waiting_may_help:
                 raise UnavailableError(self._wallet.spent or self._nearly_spent(), kind=BUDGET)
-            self._news = anyio.Event()
             await self._news.wait()
 
     def settle(self, request: SampleRequest, hold: Hold, replies: Sequence[Reply] = ()) -> None:
@@ -66,7 +65,9 @@ class Purse:
         if replies:
             likely = self._likely_output[request.member] * _FORGETTING
             self._likely_output[request.member] = max(likely, made / len(replies))
-        self._news.set()
+        # Everybody who waits looks again; whoever comes later waits for the next settlement.
+        news, self._news = self._news, anyio.Event()
+        news.set()
 
     def _likely(self, request: SampleRequest) -> tuple[float, float]:
         given = (len(request.system) + len(request.user)) / _CHARS_PER_TOKEN

@@ -25,6 +25,7 @@ _WORDS: Final = Struct(">5Q").unpack
 _NORMAL: Final = NormalDist()
 _RAMBLING: Final = "Let me think about that once more, step by step, before I answer. " * 12
 _CHARS_PER_TOKEN: Final = 4
+_TOGETHER: Final = 1024
 
 
 class SimulatedSettings(BaseModel):
@@ -56,12 +57,12 @@ class SimulatedSettings(BaseModel):
 class Simulated:
     """A `mdap.protocols.Provider` over the oracle of whatever task asks."""
 
-    max_n = 1024
-
     def __init__(self, settings: SimulatedSettings, name: str = "sim") -> None:
         self.name = name
         self.settings = settings
         self.instant = settings.latency == 0
+        # Latency and faults belong to a sample: asked for together, they would depend on the company.
+        self.max_n = _TOGETHER if self.instant and not settings.fault_rate else 1
         self._key = b"%d" % settings.seed
         self._last: tuple[str, Any, str] = ("", None, "")
         self._failing: dict[tuple[str, int, int], int] = {}

@@ -1,13 +1,11 @@
 """The command line, in a folder of one's own or one that a module shares."""
 
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mdap.cli.main import main
-from tests.acceptance.processes import Cli, Ended
+from tests.acceptance.processes import Cli
 
 
 @pytest.fixture
@@ -24,16 +22,3 @@ def shared_cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     command = Cli(tmp_path_factory.mktemp("shared"))
     yield command
     command.stop()
-
-
-@pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str]) -> Callable[[str], Ended]:
-    """The command line within this process, for what is too much to start a process for each time."""
-
-    def run(command: str) -> Ended:
-        with pytest.raises(SystemExit) as exited:
-            main(shlex.split(command))
-        assert isinstance(exited.value.code, int)
-        return Ended(exited.value.code, *capsys.readouterr())
-
-    return run

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import chdir, closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from mdap.cli.main import main
 
 __all__ = ["Cli", "Ended"]
 
@@ -88,6 +91,16 @@ class Cli:
         """Run several commands side by side."""
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(self, commands))
+
+    def here(self, command: str) -> Ended:
+        """Run the command within this process, where there are too many to start a process for each."""
+        code = 0
+        with chdir(self.folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+            try:
+                main(shlex.split(command))
+            except SystemExit as exited:
+                code = exited.code if isinstance(exited.code, int) else -1
+        return Ended(code, out.getvalue(), err.getvalue())
 
     def query(self, sql: str, *values: Any, db: str = "mdap.db") -> list[tuple[Any, ...]]:
         """Return the rows of a query over the database, asked as a stranger would."""

@@ -5,14 +5,14 @@ import re
 import shutil
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.processes import Cli, Ended
+from tests.acceptance.processes import Cli
 
 TASKS = '''
 import mdap
@@ -127,17 +127,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("bad", REFUSED.values(), ids=REFUSED)
-def test_a_bad_command_is_refused_in_one_sentence(
-    place: Cli, typed: Callable[[str], Ended], monkeypatch: pytest.MonkeyPatch, bad: Bad
-) -> None:
+def test_a_bad_command_is_refused_in_one_sentence(place: Cli, bad: Bad) -> None:
     """Each has its exit code, a sentence naming what is wrong, and the same in one JSON object."""
-    monkeypatch.chdir(place.folder)
-    ended = typed(f"{bad.args} --json")
+    ended = place.here(f"{bad.args} --json")
 
     missing = [word for word in bad.says if word not in ended.sentence]
     assert (missing, ended.code) == ([], bad.code), ended.sentence
     assert ended.json == {"error": ended.sentence, "exit_code": bad.code}
-    told = typed(bad.args)
+    told = place.here(bad.args)
     assert (told.code, told.out, told.err) == (ended.code, "", ended.err)
 
 
@@ -151,6 +148,14 @@ def test_as_a_process_it_is_just_the_same(place: Cli, name: str) -> None:
 
     assert (told.code, told.out) == (bad.code, "")
     assert [word for word in bad.says if word not in told.sentence] == []
+
+
+def test_a_time_without_end_is_refused(cli: Cli) -> None:
+    """Infinity is no deadline; in a process of its own, since it must not be waited for either."""
+    ended = cli(f"{RUN} --timeout inf --json")
+
+    assert ended.code == 2
+    assert "timeout" in ended.sentence
 
 
 def test_an_address_that_is_none_is_refused(place: Cli) -> None:

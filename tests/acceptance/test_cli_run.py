@@ -5,13 +5,12 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.processes import Cli, Ended
+from tests.acceptance.processes import Cli
 
 DOCUMENTED: dict[str, type | tuple[type, ...]] = {
     "run_id": str,
@@ -167,28 +166,28 @@ PAPER = [
 
 
 @pytest.mark.parametrize(("rate", "k"), [row[1:] for row in PAPER], ids=[row[0] for row in PAPER])
-def test_plan_reproduces_the_margins_of_the_paper(typed: Callable[[str], Ended], rate: float, k: int) -> None:
+def test_plan_reproduces_the_margins_of_the_paper(cli: Cli, rate: float, k: int) -> None:
     """For each model of the paper's table, a million steps at t = 0.95 need the k_min given there."""
-    ended = typed(f"plan --steps 1048575 --error-rate {rate} --json")
+    ended = cli.here(f"plan --steps 1048575 --error-rate {rate} --json")
 
     assert (ended.code, ended.json["k"]) == (0, k)
 
 
-def test_plan_refuses_where_the_paper_has_no_margin(typed: Callable[[str], Ended]) -> None:
+def test_plan_refuses_where_the_paper_has_no_margin(cli: Cli) -> None:
     """llama-3.2-3B is always wrong: no k helps, and none is named."""
-    ended = typed("plan --steps 1048575 --error-rate 1.0 --json")
+    ended = cli.here("plan --steps 1048575 --error-rate 1.0 --json")
 
     assert ended.code == 2
     assert "no k helps" in ended.sentence
 
 
-def test_plan_tells_people_what_it_tells_programs(typed: Callable[[str], Ended]) -> None:
+def test_plan_tells_people_what_it_tells_programs(cli: Cli) -> None:
     """Votes, samples, cost and hours stand in both outputs, and follow from each other."""
     command = (
         "plan --steps 1000 --error-rate 0.01 --valid-rate 0.9 --input-tokens 600 --output-tokens 500 "
         "--input-price 1 --output-price 4 --rpm 1000"
     )
-    told, printed = typed(command), typed(f"{command} --json")
+    told, printed = cli.here(command), cli.here(f"{command} --json")
 
     plan = printed.json
     assert plan["samples"] == pytest.approx(plan["votes"] / 0.9)
@@ -244,7 +243,7 @@ def test_runs_lists_them_newest_first(cli: Cli) -> None:
     """The list gives id, task, margin, status and decided steps, to people and to programs."""
     for disks in ("2", "3"):
         assert cli(f"run hanoi -p disks={disks} --run-id tower-{disks} --json").code == 0
-    told, printed = cli.each("runs", "runs --json")
+    told, printed = cli.here("runs"), cli.here("runs --json")
 
     assert (told.code, told.err, printed.err) == (0, "", "")
     heads, *rows = [line.split() for line in told.out.splitlines()]
@@ -262,8 +261,8 @@ def test_runs_lists_them_newest_first(cli: Cli) -> None:
 
 def test_show_gives_what_the_run_printed(shared_cli: Cli, mixed: dict[str, Any]) -> None:
     """A run can be looked at later, by id, a unique beginning of it, or as the latest."""
-    whole, prefix, latest, told = shared_cli.each(
-        "show mixed --json", "show mix --json", "show latest --json", "show mixed"
+    whole, prefix, latest, told = map(
+        shared_cli.here, ("show mixed --json", "show mix --json", "show latest --json", "show mixed")
     )
 
     assert whole.json == prefix.json == latest.json
@@ -277,7 +276,7 @@ def test_show_gives_what_the_run_printed(shared_cli: Cli, mixed: dict[str, Any])
 def test_show_step_gives_every_sample_of_it(shared_cli: Cli, mixed: dict[str, Any]) -> None:
     """One step is shown with its input, its answer, and each sample with verdict and text."""
     [[step]] = shared_cli.query("SELECT step FROM samples WHERE verdict = 'flag' LIMIT 1")
-    printed, told = shared_cli.each(f"show mixed --step {step} --json", f"show mixed --step {step}")
+    told, printed = map(shared_cli.here, (f"show mixed --step {step}", f"show mixed --step {step} --json"))
 
     assert printed.json["step"] == step
     decided = [opening for opening in printed.json["openings"] if opening["answer"] is not None]
@@ -298,7 +297,9 @@ def test_show_step_gives_every_sample_of_it(shared_cli: Cli, mixed: dict[str, An
 
 def test_what_is_installed_is_listed(cli: Cli) -> None:
     """Tasks come with their parameters and providers with their options, to people and to programs."""
-    tasks, tasks_json, models, models_json = cli.each("tasks", "tasks --json", "models", "models --json")
+    tasks, tasks_json, models, models_json = map(
+        cli.here, ("tasks", "tasks --json", "models", "models --json")
+    )
 
     assert {ended.code for ended in (tasks, tasks_json, models, models_json)} == {0}
     assert "-p disks=10" in tasks.out
@@ -339,7 +340,7 @@ def test_the_same_name_with_other_settings_is_refused(cli: Cli) -> None:
         '"error_rate":0.2': "-p disks=3 -M error_rate=0.2",
         "openai/other": "-p disks=3 --model openai/other -M base_url=http://127.0.0.1:9/v1",
     }
-    refused = cli.each(*[f"run hanoi {options} {named}" for options in differing.values()])
+    refused = [cli.here(f"run hanoi {options} {named}") for options in differing.values()]
 
     assert [ended.code for ended in refused] == [2] * len(differing)
     for what, ended in zip(differing, refused, strict=True):

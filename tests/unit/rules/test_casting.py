@@ -1,0 +1,51 @@
+"""The schedule of samples: a pure function of the ordinal."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdap.rules.casting import Casting
+
+
+def test_one_model_and_one_view_differ_in_temperature_alone() -> None:
+    """The paper's schedule: the first sample at 0, all later ones at 0.1."""
+    casting = Casting()
+
+    assert [casting.part(ordinal, 1) for ordinal in range(3)] == [(0, 0, 0.0), (0, 0, 0.1), (0, 0, 0.1)]
+
+
+def test_models_take_turns_first_and_views_second() -> None:
+    """Two models and three views: after six samples each model has seen each view once."""
+    casting = Casting(((0, 1),), (0.5,))
+    met = [casting.part(ordinal, 3)[:2] for ordinal in range(6)]
+
+    assert met == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
+
+
+def test_a_model_that_stands_twice_has_twice_the_weight() -> None:
+    """The lineup is the weighting."""
+    casting = Casting(((0, 0, 1),))
+    members = Counter(casting.part(ordinal, 1).member for ordinal in range(30))
+
+    assert members == {0: 20, 1: 10}
+
+
+def test_the_second_tier_begins_where_the_first_one_ends() -> None:
+    """Ordinals of the next tier start its own schedule from its first temperature."""
+    casting = Casting(((0,), (1,)), (0.0, 0.7), samples_per_tier=4)
+
+    assert [casting.tier(ordinal) for ordinal in (0, 3, 4, 7)] == [0, 0, 1, 1]
+    assert casting.part(3, 1) == (0, 0, 0.7)
+    assert casting.part(4, 1) == (1, 0, 0.0)
+
+
+@given(st.integers(0, 7), st.integers(1, 5), st.integers(1, 4))
+def test_a_part_depends_on_nothing_but_the_ordinal(ordinal: int, views: int, members: int) -> None:
+    """Whatever was asked before, and in whatever order."""
+    fresh = Casting((tuple(range(members)),), samples_per_tier=8)
+    used = Casting((tuple(range(members)),), samples_per_tier=8)
+    for other in range(7, -1, -1):
+        used.part(other, views)
+
+    assert fresh.part(ordinal, views) == used.part(ordinal, views)
