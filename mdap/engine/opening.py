@@ -111,7 +111,7 @@ def written(
         reply.input_tokens,
         reply.output_tokens,
         reply.cached_tokens,
-        round(reply.latency, 6),
+        round(float(reply.latency), 6),
         attempts,
         reply.request_id,
         reply.finish_reason,

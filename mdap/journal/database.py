@@ -116,9 +116,15 @@ async def _use_wal(connection: aiosqlite.Connection) -> None:
 
 async def _check(connection: aiosqlite.Connection, path: Path) -> int:
     """Return the schema version, 0 for a new file; refuse what is not ours or newer than we know."""
+    # In one read transaction, or another process could make the file ours in between.
+    alone = not connection.in_transaction
+    if alone:
+        await connection.execute("BEGIN")
     version = await _number(connection, "PRAGMA user_version")
     owner = await _number(connection, "PRAGMA application_id")
     tables = await _number(connection, "SELECT count(*) FROM sqlite_master")
+    if alone:
+        await connection.execute("COMMIT")
     if (owner, version) == (0, 0) and tables == 0:
         return 0
     if owner != APPLICATION_ID:

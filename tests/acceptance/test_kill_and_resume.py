@@ -204,7 +204,7 @@ def test_kills_while_a_run_is_begun(cli: Cli) -> None:
     assert cli(f"{command} --db uncut.db").code == 0
     duration = time.monotonic() - started
     rng = random.Random(3)
-    kills = sum(kill(cli, cli.start(command), duration * rng.uniform(0.5, 0.95), []) for _ in range(5))
+    kills = sum(kill(cli, cli.start(command), duration * rng.uniform(0.5, 0.95), []) for _ in range(4))
     ended = cli(command)
 
     assert kills > 0
@@ -242,11 +242,11 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
     rng = random.Random(6)
     recorded: set[str] = set()
     seen = 0
-    run = "run hanoi -p disks=7 --model openai/m -M seed=5 -k 4 --run-id bought"
+    run = "run hanoi -p disks=6 --model openai/m -M seed=5 -k 4 --run-id bought"
     with FaultyServer.in_thread(play, faults=Faults(latency=0.005)) as server:
         env = {"OPENAI_BASE_URL": server.base_url}
         process = cli.start(f"{run} --speculate off --display log", env=env)
-        for _ in range(5):
+        for _ in range(4):
             events = logged(process, "sample.taken")
             assert kill(cli, process, rng.uniform(0, 0.05), events), "it ended before it was killed"
             check_durable(cli, "bought", events)
@@ -261,8 +261,8 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
         assert recorded.isdisjoint(json.dumps(served.body) for served in server.log[seen:])
 
     assert ended.code == 0, ended.err
-    assert "solved; 127 moves" in ended.out
-    check_record(cli, "bought", 127, 4)
+    assert "solved; 63 moves" in ended.out
+    check_record(cli, "bought", 63, 4)
 
 
 # Ctrl-C
@@ -361,7 +361,6 @@ def test_processes_share_a_database(cli: Cli) -> None:
 
 def test_processes_may_create_the_database_together(cli: Cli) -> None:
     """Whoever comes first creates it; the others wait for that and then run as usual."""
-    for attempt in range(2):
-        run = f"run hanoi -p disks=2 --db new-{attempt}.db --json"
-        ended = cli.each(*[f"{run} --run-id run-{place}" for place in range(4)])
-        assert [(one.code, one.err) for one in ended] == [(0, "")] * 4
+    ended = cli.each(*[f"run hanoi -p disks=2 --run-id run-{place} --json" for place in range(6)])
+
+    assert [(one.code, one.err) for one in ended] == [(0, "")] * 6
