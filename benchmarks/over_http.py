@@ -205,7 +205,8 @@ async def _run_mdap(server: Server, width: int, seconds: float, db: Path, *, n: 
     chains = max(1, -(-2 * width // 3))
     progress = [mdap.Progress() for _ in range(chains)]
     task = Prefix(disks=_DISKS, steps=_ENDLESS)
-    voting = mdap.VotingSettings(k=K)
+    # One request asks at one temperature: with a first sample of its own, only the others come together.
+    voting = mdap.VotingSettings(k=K, temperatures=(0.1,)) if n else mdap.VotingSettings(k=K)
 
     def look() -> Tally:
         return Tally(

@@ -68,7 +68,8 @@ class Gate:
         heapq.heappush(self._queue, (priority, next(self._order), waiter))
         self._look()
         try:
-            await waiter.news.wait()
+            if not waiter.admitted:
+                await waiter.news.wait()
             yield
         finally:
             waiter.gone = True

@@ -242,7 +242,7 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
     rng = random.Random(6)
     recorded: set[str] = set()
     seen = 0
-    run = "run hanoi -p disks=6 --model openai/m -M seed=5 -k 4 --run-id bought"
+    run = "run hanoi -p disks=7 --model openai/m -M seed=5 -k 4 --run-id bought"
     with FaultyServer.in_thread(play, faults=Faults(latency=0.005)) as server:
         env = {"OPENAI_BASE_URL": server.base_url}
         process = cli.start(f"{run} --speculate off --display log", env=env)
@@ -261,8 +261,8 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
         assert recorded.isdisjoint(json.dumps(served.body) for served in server.log[seen:])
 
     assert ended.code == 0, ended.err
-    assert "solved; 63 moves" in ended.out
-    check_record(cli, "bought", 63, 4)
+    assert "solved; 127 moves" in ended.out
+    check_record(cli, "bought", 127, 4)
 
 
 # Ctrl-C
