@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 __all__ = ["Budget", "Limits", "Price", "Speculate", "Speculation", "VotingSettings", "explain"]
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
+_FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 

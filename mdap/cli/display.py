@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mdap.cli.output import safe
 from mdap.engine.opening import Progress as Counters
 
 __all__ = ["DISPLAYS", "configure_log", "default_display", "shown"]
@@ -119,5 +120,5 @@ def _tallies(counters: Counters) -> str:
 
 def _write(name: str, counters: Counters) -> None:
     of = f" of {counters.length:,}" if counters.length else ""
-    sys.stderr.write(f"{name}: step {counters.steps:,}{of}, {_tallies(counters)}\n")
+    sys.stderr.write(f"{safe(name)}: step {counters.steps:,}{of}, {_tallies(counters)}\n")
     sys.stderr.flush()

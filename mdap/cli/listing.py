@@ -9,7 +9,7 @@ import anyio
 import click
 
 from mdap.cli.options import as_json, database
-from mdap.cli.output import fields, number, print_json, say, table
+from mdap.cli.output import chance, fields, number, print_json, say, table
 from mdap.compose import solution_of
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, open_log
@@ -120,7 +120,7 @@ async def _show(given: dict[str, Any]) -> None:
             ),
             ("failed attempts", number(totals.failed_attempts)),
             ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out"),
-            ("no error at all", "-" if solution.p_zero_errors is None else f"{solution.p_zero_errors:.4f}"),
+            ("no error at all", chance(solution.p_zero_errors)),
             ("digest", solution.digest or "-"),
         ]
     )

@@ -12,6 +12,7 @@ from mdap.records import RunStatus
 
 __all__ = [
     "Exit",
+    "chance",
     "complain",
     "exit_code_of",
     "fields",
@@ -75,6 +76,13 @@ def print_json(value: Any) -> None:
 def number(value: float | None, digits: int = 0) -> str:
     """Return a number as people read it; a dash for none."""
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def chance(value: float | None) -> str:
+    """Return a probability as people read it, which never says that something is certain."""
+    if value is None:
+        return "-"
+    return "> 0.9999" if value > 0.9999 else f"{value:.4f}"
 
 
 def fields(rows: Sequence[tuple[str, str]]) -> None:

@@ -25,7 +25,7 @@ from mdap.cli.options import (
     limit_options,
     limits_of,
 )
-from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
+from mdap.cli.output import Exit, chance, complain, fields, finish_code, number, print_json, say
 from mdap.compose import Session, new_run_id, settle_step
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
@@ -125,7 +125,7 @@ def run(**given: Any) -> int:
     task = make_task(given["task"], read_values(given["params"], "-p"))
     options = read_values(given["options"], "-M")
     voting = _voting(given)
-    run_id = given["run_id"] or new_run_id(task)
+    run_id = new_run_id(task) if given["run_id"] is None else given["run_id"]
     show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
 
     async def act(session: Session, progress: Progress) -> Solution:
@@ -164,7 +164,7 @@ def run(**given: Any) -> int:
 def resume(**given: Any) -> int:
     """Go on with RUN: its id, a unique beginning of it, or `latest`.
 
-    Task, parameters, model and voting stay as the run was started; only limits and speculation may change.
+    Task, parameters, models and voting stay as they were; limits, budget and speculation may change.
     """
     show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
     return anyio.run(_resume, given, show)
@@ -309,7 +309,7 @@ def _describe(solution: Solution, path: Path) -> None:
         rows.append(
             (
                 "no error at all",
-                f"with a chance of {solution.p_zero_errors:.4f}, going by how the votes agreed",
+                f"with a chance of {chance(solution.p_zero_errors)}, going by how the votes agreed",
             )
         )
     rows += [

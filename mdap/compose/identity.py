@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from mdap._version import __version__
 from mdap.errors import UsageError
@@ -16,13 +16,30 @@ from mdap.rules.certificate import p_zero_errors
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 
-__all__ = ["check_same", "new_run_id", "run_columns", "solution_of"]
+__all__ = ["check_same", "checked_run_id", "new_run_id", "run_columns", "solution_of"]
+
+_LONGEST_ID: Final = 100
 
 
 def new_run_id(task: Task) -> str:
     """Return a fresh name for a run of *task*."""
     stem = task_name(task).rpartition(":")[2].lower()
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+
+
+def checked_run_id(run_id: str) -> str:
+    """Return *run_id* if it can name a run on a command line and in a table.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    fits = run_id.isprintable() and run_id.strip() == run_id and 0 < len(run_id) <= _LONGEST_ID
+    if run_id == "latest" or run_id.startswith("-") or not fits:
+        raise UsageError(
+            f"{run_id!r:.120} cannot name a run: use 1 to {_LONGEST_ID} printable characters, no blank or "
+            "dash in front, and not the word latest"
+        )
+    return run_id
 
 
 def run_columns(
@@ -102,6 +119,9 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         k=row.k,
         cost_usd=await reader.cost(row.number),
         seconds=await reader.seconds(row.number),
-        p_zero_errors=p_zero_errors(totals.votes, against, totals.steps, row.k),
+        # Votes of a tier that could not decide say nothing of the one that did.
+        p_zero_errors=None
+        if await reader.escalations(row.number)
+        else p_zero_errors(totals.votes, against, totals.steps, row.k),
         digest=await reader.head_digest(row.number),
     )

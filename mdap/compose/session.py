@@ -12,7 +12,7 @@ from anyio import AsyncContextManagerMixin
 from pydantic import ValidationError
 
 from mdap.compose.crew import Crew
-from mdap.compose.identity import check_same, new_run_id, run_columns, solution_of
+from mdap.compose.identity import check_same, checked_run_id, new_run_id, run_columns, solution_of
 from mdap.engine.chain import ChainRace, Rules
 from mdap.engine.opening import Progress
 from mdap.engine.purse import Purse
@@ -187,10 +187,8 @@ class Session(AsyncContextManagerMixin):
                 f"{type(task).__name__} is not a task that can be run: derive it from mdap.Chain"
             )
         voting = voting or VotingSettings()
-        name = run_id or new_run_id(task)
+        name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         row = await self._row(name)
-        if row is not None and k == "auto":
-            k = row.k
         if k == "auto":
             voting = _with_k(voting, await self._margin(task, name, target, voting))
         elif k is not None:
@@ -209,6 +207,8 @@ class Session(AsyncContextManagerMixin):
         """
         await self._writer.flush()
         row = await self._reader.find(run_id)
+        if row.kind != "run":
+            raise UsageError(f"{row.run_id} is a pilot: to go on, give the command of its run again")
         task = make_task(row.task, row.params)
         if not isinstance(task, Chain):
             raise UsageError(f"{row.task} is no chain any more")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 from mdap.engine.voting import Judgement, Race
@@ -111,7 +112,7 @@ def written(
         reply.input_tokens,
         reply.output_tokens,
         reply.cached_tokens,
-        round(float(reply.latency), 6),
+        round(float(reply.latency), 6) if isfinite(reply.latency) else None,
         attempts,
         reply.request_id,
         reply.finish_reason,

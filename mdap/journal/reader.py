@@ -147,6 +147,10 @@ class Reader:
             for row in usage
         )
 
+    async def escalations(self, run: int) -> int:
+        """Return how many steps of *run* were handed to another tier of models."""
+        return int(await self._value("count_escalations", run))
+
     async def votes_decided(self, run: int) -> int:
         """Return how many votes were cast in the decided steps of *run*."""
         return int(await self._value("votes_decided", run))

@@ -143,6 +143,10 @@ class Writer:
         except DatabaseError as error:
             self._error = error
             return
+        except Exception as error:
+            # Whatever it is, those who wait for this commit must not wait for ever.
+            self._error = DatabaseError(f"{self.path} cannot take what was to be recorded ({error})")
+            return
         self._committed += len(facts)
         if self._watch is not None:
             for fact in facts:

@@ -42,7 +42,7 @@ class SimulatedSettings(BaseModel):
         seed: where all the draws come from.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     error_rate: float = Field(0.01, ge=0, le=1)
     flag_rate: float = Field(0.005, ge=0, lt=1)

@@ -43,9 +43,9 @@ def p_zero_errors(votes: int, against: int, steps: int, k: int) -> float | None:
         k: the margin of every decision.
 
     Returns:
-        A probability; None without any votes.
+        A probability; None without any votes, and at k = 1, where no vote can ever be against the winner.
     """
-    if votes <= 0 or steps <= 0:
+    if votes <= 0 or steps <= 0 or k == 1:
         return None
     levels = [(index + 0.5) / _QUANTILES for index in range(_QUANTILES)]
     rates = (_beta_quantile(against + 0.5, votes - against + 0.5, level) for level in levels)

@@ -4,10 +4,12 @@ import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import mdap
+from mdap_hanoi import Hanoi
 
 
 def test_the_public_names_are_sorted_and_exist() -> None:
@@ -56,3 +58,17 @@ def test_the_version_is_that_of_the_distribution() -> None:
     from importlib.metadata import version
 
     assert mdap.__version__ == version("mdap")
+
+
+@pytest.mark.parametrize("run_id", ["", "latest", "-x", " x", "a\nb", "a\x1b[31m", "x" * 101])
+def test_a_run_id_must_be_fit_for_a_table_and_a_command_line(run_id: str, tmp_path: Path) -> None:
+    """What could not be typed, or would spoil a terminal, is refused before anything is written."""
+    with pytest.raises(mdap.UsageError, match="cannot name a run"):
+        mdap.solve_sync(Hanoi(disks=1), db=tmp_path / "a.db", run_id=run_id)
+
+
+@pytest.mark.parametrize("field", ["attempt_timeout", "max_retry_seconds", "max_silence"])
+def test_a_limit_must_be_finite(field: str) -> None:
+    """A time without end is no bound."""
+    with pytest.raises(ValueError, match="finite"):
+        mdap.Limits(**{field: float("inf")})

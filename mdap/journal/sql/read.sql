@@ -10,7 +10,7 @@ SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
 FROM runs r ORDER BY r.id DESC LIMIT ?1
 
 -- name: prefix
-SELECT run_id FROM runs WHERE substr(run_id, 1, length(?1)) = ?1 ORDER BY id DESC LIMIT 3
+SELECT run_id FROM runs WHERE kind = 'run' AND substr(run_id, 1, length(?1)) = ?1 ORDER BY id DESC LIMIT 3
 
 -- name: newest
 SELECT run_id FROM runs WHERE kind = 'run' ORDER BY id DESC LIMIT 1
@@ -35,6 +35,9 @@ SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1
 
 -- name: count_failed_attempts
 SELECT count(*) FROM run_events WHERE run = ?1 AND kind = 'attempt_failed'
+
+-- name: count_escalations
+SELECT count(*) FROM run_events WHERE run = ?1 AND kind = 'escalated'
 
 -- name: last_decision
 SELECT d.place, d.step, d.winner, d.digest, p.input
