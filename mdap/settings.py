@@ -55,6 +55,8 @@ class Limits(BaseModel):
     Attributes:
         concurrency: samples in flight at once, over all runs of a session.
         requests_per_minute: requests started in any window of 60 seconds; None for no limit.
+        tokens_per_minute: tokens of prompts and replies in any window of 60 seconds; None for no limit. What
+            a request will take is foreseen from earlier replies, and corrected by what it took.
         attempt_timeout: seconds after which an attempt is abandoned and drawn again.
         max_attempts: attempts at one sample before the run stops.
         max_retry_seconds: seconds spent on one sample's attempts before the run stops.
@@ -65,6 +67,7 @@ class Limits(BaseModel):
 
     concurrency: int = Field(64, ge=1, le=100_000)
     requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
     attempt_timeout: float = Field(120.0, gt=0)
     max_attempts: int = Field(20, ge=1)
     max_retry_seconds: float = Field(600.0, gt=0)

@@ -93,6 +93,7 @@ def limit_options(command: F) -> F:
             metavar="SECONDS",
             help="Time after which an attempt is abandoned.",
         ),
+        click.option("--tpm", type=int, metavar="N", help="Tokens a minute at most, prompts and replies."),
         click.option("--rpm", type=int, metavar="N", help="Requests a minute at most."),
         click.option(
             "--concurrency",
@@ -133,6 +134,7 @@ def limits_of(given: dict[str, Any]) -> Limits:
         return Limits(
             concurrency=given["concurrency"],
             requests_per_minute=given["rpm"],
+            tokens_per_minute=given["tpm"],
             attempt_timeout=given["timeout"],
             max_attempts=given["max_attempts"],
         )

@@ -1,6 +1,7 @@
 """Limits around a provider: slots by priority, requests a minute, a deadline for every attempt."""
 
 import random
+import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdap.errors import TransientError, UnavailableError
+from mdap.errors import ProviderError, RateLimitError, TransientError, UnavailableError
 from mdap.protocols import Provider
 from mdap.providers.paced import Gate, Paced
 from mdap.records import Reply, SampleRequest, Trace
@@ -217,9 +218,70 @@ async def test_waiters_that_left_use_up_no_rate(clock: Clock) -> None:
     assert clock.now - started <= 3 * 1.2
 
 
-async def test_without_a_rate_nothing_has_to_be_served() -> None:
-    """`serve` returns at once where there is no rate."""
-    await Gate(1).serve()
+async def test_without_a_rate_a_free_slot_is_taken_at_once() -> None:
+    """Only a rate or a pause needs the dispatcher."""
+    gate = Gate(1)
+    async with gate.slot(0):
+        pass
+    async with gate.slot(0):
+        pass
+
+
+class Asked:
+    """A provider that answers with a given size, or fails, and notes when it was asked."""
+
+    name, instant, max_n = "asked", False, 1
+
+    def __init__(self, *outcomes: int | ProviderError) -> None:
+        self.outcomes = list(outcomes)
+        self.at: list[float] = []
+
+    async def sample(self, request: SampleRequest) -> list[Reply]:
+        self.at.append(anyio.current_time())
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, ProviderError):
+            raise outcome
+        return [Reply("x", self.name, input_tokens=0, output_tokens=outcome)]
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    async def aclose(self) -> None:
+        pass
+
+
+def asked_for(max_tokens: int) -> SampleRequest:
+    return SampleRequest("", "", "d", 0, (0,), 0.0, max_tokens)
+
+
+async def test_tokens_a_minute_hold_back_what_is_too_much() -> None:
+    """What is foreseen is reserved and what came is settled: the second request waits for its share."""
+    inner = Asked(600, 600)
+    paced = Paced(inner, Limits(tokens_per_minute=60_000))
+    async with anyio.create_task_group() as group:
+        group.start_soon(paced.gate.serve)
+        for _ in range(2):
+            await paced.sample(asked_for(2_000))
+        group.cancel_scope.cancel()
+
+    # 600 tokens are 0.6 s of the allowance; a second's worth of 1,000 may go at once.
+    assert paced.gate.pace.standing(time.monotonic()).tokens == 1_200
+    assert paced.gate.pace.outstanding == 0
+    assert inner.at[1] - inner.at[0] > 0.5
+
+
+async def test_a_refusal_holds_back_every_request() -> None:
+    """One shared pause: whoever comes next waits as long as the endpoint asked the first to wait."""
+    inner = Asked(RateLimitError("slow down", retry_after=0.3), 1)
+    paced = Paced(inner, Limits())
+    async with anyio.create_task_group() as group:
+        group.start_soon(paced.gate.serve)
+        with pytest.raises(RateLimitError):
+            await paced.sample(asked_for(10))
+        await paced.sample(asked_for(10))
+        group.cancel_scope.cancel()
+
+    assert inner.at[1] - inner.at[0] >= 0.3
 
 
 # --- around a provider

@@ -1,0 +1,326 @@
+"""How fast to ask: requests and tokens per minute, checked together, and what a request will take.
+
+Two things hold a request back. A *window* remembers what the last minute took, so that no minute takes
+more than is allowed, wherever a server begins to count it. A *debt* that the passing time pays off spreads
+the minute's allowance evenly, since a server may well enforce 600 a minute as 10 a second.
+
+All moments are seconds of one monotonic clock, brought by the caller.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Estimator", "Pace", "Reservation", "Standing", "Window"]
+
+_MINUTE: Final = 60.0
+# Requests reach the server later than they leave, some more so than others: what left within 61 seconds
+# can arrive within 60. It costs 2 % of the rate and saves the rejections.
+_REMEMBERED: Final = 61.0
+# A power of two, so that a slot's end is the same number wherever it is computed.
+_SLOT: Final = 0.25
+# A timer wakes this late at times: what was due is not pushed back by it.
+_LATE: Final = 0.02
+# Settling gives tokens back in lumps, which a smaller allowance could not take.
+_TOKEN_BURST: Final = 1.0
+_LEARNED_FROM: Final = 20
+_MODELS: Final = 64
+
+
+class Window:
+    """Amounts of the recent past, in slots of a quarter of a second: constant memory, whatever is counted.
+
+    What is added at a moment is remembered for `seconds`, and at most one slot longer.
+
+    Args:
+        seconds: how long.
+
+    Attributes:
+        total: all that is remembered, as of the last call.
+    """
+
+    __slots__ = ("_amounts", "_head", "total")
+
+    def __init__(self, seconds: float) -> None:
+        self._amounts = [0] * (math.ceil(seconds / _SLOT) + 1)
+        self._head: int | None = None
+        self.total = 0
+
+    def add(self, amount: int, at: float, now: float) -> None:
+        """Count *amount* at the moment *at*, unless that is forgotten already; negative takes it back."""
+        head = self._roll(now)
+        slot = min(math.floor(at / _SLOT), head)
+        if slot > head - len(self._amounts):
+            self._amounts[slot % len(self._amounts)] += amount
+            self.total += amount
+
+    def since(self, seconds: float, now: float) -> int:
+        """Return what was counted in the last *seconds*, to the slot."""
+        head = self._roll(now)
+        slots = min(math.ceil(seconds / _SLOT), len(self._amounts))
+        return sum(self._amounts[slot % len(self._amounts)] for slot in range(head - slots + 1, head + 1))
+
+    def falls_to(self, target: float, now: float) -> float:
+        """Return when the total will be *target* or less, if nothing is added: *now* or later."""
+        head = self._roll(now)
+        excess = self.total - target
+        slot = head - len(self._amounts)
+        while excess > 0 and slot < head:
+            slot += 1
+            excess -= self._amounts[slot % len(self._amounts)]
+        return max(now, (slot + len(self._amounts)) * _SLOT)
+
+    def _roll(self, now: float) -> int:
+        """Forget what is too old and return the number of the slot of *now*."""
+        size = len(self._amounts)
+        head = math.floor(now / _SLOT)
+        last = head if self._head is None else self._head
+        # A clock that steps back finds the latest slot.
+        for slot in range(max(last, head - size) + 1, head + 1):
+            self.total -= self._amounts[slot % size]
+            self._amounts[slot % size] = 0
+        self._head = max(last, head)
+        return self._head
+
+
+class _Dimension:
+    """One limit: so much in any minute, evenly."""
+
+    __slots__ = ("_burst", "_due", "limit", "window")
+
+    def __init__(self, burst: float) -> None:
+        self._burst = burst
+        self._due = -math.inf
+        self.limit: float | None = None
+        self.window = Window(_REMEMBERED)
+
+    def ready_at(self, amount: int, now: float) -> float:
+        """Return when *amount* may go; more than the whole limit goes once nothing else is remembered."""
+        if self.limit is None:
+            return now
+        charged = min(amount, self.limit)
+        even = self._due - max(_LATE, self._burst - self._spread(amount))
+        return max(now, even, self.window.falls_to(self.limit - charged, now))
+
+    def take(self, amount: int, now: float) -> None:
+        """Count *amount* as gone."""
+        self.window.add(amount, now, now)
+        self._due = max(self._due, now) + self._spread(amount)
+
+    def correct(self, taken: int, real: int, at: float, now: float) -> None:
+        """Count *real* instead of what was taken at the moment *at*."""
+        self.window.add(real - taken, at, now)
+        change = self._spread(real) - self._spread(taken)
+        base = max(self._due, now) if change > 0 else self._due
+        self._due = min(base + change, now + _MINUTE)
+
+    def set_limit(self, limit: float | None, now: float) -> None:
+        """Change the limit; a debt stays the same amount and is paid off at the new rate."""
+        if limit is not None and not limit >= 1:
+            raise ValueError(f"a limit per minute must be at least 1, not {limit}")
+        if self._due > now:
+            scale = 0.0 if limit is None or self.limit is None else self.limit / limit
+            self._due = now + min((self._due - now) * scale, _MINUTE)
+        self.limit = limit
+
+    def _spread(self, amount: int) -> float:
+        """Return over how many seconds *amount* is spread."""
+        return 0.0 if self.limit is None else min(amount, self.limit) * _MINUTE / self.limit
+
+
+@dataclass(eq=False, slots=True)
+class Reservation:
+    """What a request was let go with, until it is settled or refunded.
+
+    Attributes:
+        tokens: how many were reserved.
+        at: when.
+        open: whether it is neither settled nor refunded.
+    """
+
+    tokens: int
+    at: float
+    open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a `Pace` stands, for a display.
+
+    Attributes:
+        requests_per_minute: the limit; None for none.
+        tokens_per_minute: the limit; None for none.
+        requests: requests of the last minute.
+        tokens: tokens of the last minute, reserved or real.
+        paused: seconds until anything may go; 0 when nothing is paused.
+    """
+
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    requests: int
+    tokens: int
+    paused: float
+
+
+class Pace:
+    """Decide when the head of a queue may go, so that its owner needs a single timer.
+
+    The owner asks `ready_at` for the head of its queue, waits, and calls `reserve`; once the reply is there
+    it calls `settle`, or `refund` if the server never saw the request. In any 60 seconds at most the limits
+    go, counting tokens as they are known: reserved, then real. A request larger than the whole token limit
+    goes alone.
+
+    Args:
+        requests_per_minute: None for no limit.
+        tokens_per_minute: None for no limit.
+        burst: how many seconds' worth of requests may go at once; of tokens, a second's worth may.
+
+    Attributes:
+        outstanding: reservations that are neither settled nor refunded.
+    """
+
+    def __init__(
+        self,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        *,
+        burst: float = 0.1,
+    ) -> None:
+        self._requests = _Dimension(burst)
+        self._tokens = _Dimension(max(burst, _TOKEN_BURST))
+        self._paused_until = -math.inf
+        self.outstanding = 0
+        self.set_limits(requests_per_minute, tokens_per_minute, 0.0)
+
+    def ready_at(self, tokens: int, now: float) -> float:
+        """Return when a request of so many tokens may go if nothing changes: *now* or later."""
+        return max(self._requests.ready_at(1, now), self._tokens.ready_at(tokens, now), self._paused_until)
+
+    def reserve(self, tokens: int, now: float) -> Reservation | None:
+        """Let a request go.
+
+        Args:
+            tokens: what it is expected to take, prompt and replies.
+            now: the moment.
+
+        Returns:
+            What to settle or refund; None where it must wait until `ready_at`.
+        """
+        tokens = max(0, tokens)
+        if self.ready_at(tokens, now) > now:
+            return None
+        self._requests.take(1, now)
+        self._tokens.take(tokens, now)
+        self.outstanding += 1
+        return Reservation(tokens, now)
+
+    def settle(self, reservation: Reservation, tokens: int | None, now: float) -> None:
+        """Count what a request really took; a second call changes nothing.
+
+        Args:
+            reservation: what it was let go with.
+            tokens: what it took: 0 where the server refused it, None where nobody knows.
+            now: the moment.
+        """
+        if self._close(reservation) and tokens is not None:
+            self._tokens.correct(reservation.tokens, max(0, tokens), reservation.at, now)
+
+    def refund(self, reservation: Reservation, now: float) -> None:
+        """Forget a request that never reached the server; after `settle` this changes nothing."""
+        if self._close(reservation):
+            self._requests.correct(1, 0, reservation.at, now)
+            self._tokens.correct(reservation.tokens, 0, reservation.at, now)
+
+    def pause_until(self, moment: float) -> None:
+        """Let nothing go before *moment*, or before a later one that was set already."""
+        self._paused_until = max(self._paused_until, moment)
+
+    def set_limits(
+        self, requests_per_minute: float | None, tokens_per_minute: float | None, now: float
+    ) -> None:
+        """Change the limits; what has gone in the last minute counts against the new ones.
+
+        Raises:
+            ValueError: a limit below 1.
+        """
+        self._requests.set_limit(requests_per_minute, now)
+        self._tokens.set_limit(tokens_per_minute, now)
+
+    def _close(self, reservation: Reservation) -> bool:
+        """Close a reservation; return whether it was open."""
+        was_open = reservation.open
+        reservation.open = False
+        self.outstanding -= was_open
+        return was_open
+
+    def standing(self, now: float) -> Standing:
+        """Return where things stand."""
+        return Standing(
+            self._requests.limit,
+            self._tokens.limit,
+            self._requests.window.since(_MINUTE, now),
+            self._tokens.window.since(_MINUTE, now),
+            max(0.0, self._paused_until - now),
+        )
+
+
+class Estimator:
+    """Foresee the output tokens of a reply from each model's latest replies.
+
+    Args:
+        keep: how many replies of a model are remembered.
+    """
+
+    def __init__(self, keep: int = 256) -> None:
+        self._keep = keep
+        self._models: dict[str, _Replies] = {}
+
+    def learn(self, model: str, output_tokens: int) -> None:
+        """Remember what one reply of *model* took."""
+        replies = self._models.get(model)
+        if replies is None:
+            if len(self._models) == _MODELS:
+                del self._models[next(iter(self._models))]
+            replies = self._models[model] = _Replies()
+        replies.add(output_tokens, self._keep)
+
+    def expect(self, model: str, max_tokens: int, others: int = 0) -> int:
+        """Return the output tokens to reserve for one reply.
+
+        Alone, that is the 95th percentile. The more replies are outstanding, the less their sum strays
+        from the sum of their means, so that each needs less on top of its own.
+
+        Args:
+            model: who will reply.
+            max_tokens: what the request allows: the answer while little is known of the model.
+            others: replies that are outstanding already.
+        """
+        replies = self._models.get(model)
+        # The first replies to come are the shortest, so a few of them tell too little.
+        if replies is None or len(replies.ordered) < min(_LEARNED_FROM, self._keep):
+            return max_tokens
+        mean = replies.total / len(replies.ordered)
+        high = replies.ordered[math.ceil(0.95 * len(replies.ordered)) - 1]
+        return min(max_tokens, math.ceil(mean + max(0.0, high - mean) / math.sqrt(1 + max(0, others))))
+
+
+class _Replies:
+    """The sizes of the latest replies, in the order of coming and in that of size."""
+
+    __slots__ = ("_latest", "ordered", "total")
+
+    def __init__(self) -> None:
+        self._latest: deque[int] = deque()
+        self.ordered: list[int] = []
+        self.total = 0
+
+    def add(self, tokens: int, keep: int) -> None:
+        if len(self._latest) == keep:
+            oldest = self._latest.popleft()
+            del self.ordered[bisect_left(self.ordered, oldest)]
+            self.total -= oldest
+        self._latest.append(tokens)
+        insort(self.ordered, tokens)
+        self.total += tokens
