@@ -3,6 +3,12 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+
+# A test's time says something of the machine it runs on, and nothing of the code.
+settings.register_profile("mdap", deadline=None)
+settings.load_profile("mdap")
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,14 @@
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError, UnavailableError
+from mdap.rules.headers import read_told
 
 __all__ = [
     "Endpoint",
@@ -176,11 +176,11 @@ def _classify(status: int, headers: Mapping[str, str], body: Any, endpoint: Endp
         return UnavailableError(f"access denied, check OPENAI_API_KEY: {told}", kind="auth")
     if status == 404 or "model_not_found" in codes:
         return UnavailableError(f"no such model or address: {told}", kind="model_not_found")
-    pause = _retry_after(headers)
+    limits = read_told(headers, time.time())
     if status == 429:
-        return RateLimitError(told, retry_after=pause)
-    if status >= 500 and pause is not None:
-        return RateLimitError(told, kind=f"http_{status}", retry_after=pause)
+        return RateLimitError(told, retry_after=limits.wait)
+    if status >= 500 and limits.retry_after is not None:
+        return RateLimitError(told, kind=f"http_{status}", retry_after=limits.retry_after)
     if status in (408, 409, 425) or status >= 500:
         return TransientError(told, kind=f"http_{status}")
     if status in (400, 413, 422):
@@ -200,23 +200,6 @@ def _error_details(body: Any) -> tuple[str, set[str]]:
     message = error.get("message") or error.get("detail") or ""
     codes = {str(error[name]) for name in ("code", "type") if error.get(name)}
     return message if isinstance(message, str) else json.dumps(message), codes
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an endpoint asks to wait, or None where it does not say."""
-    milliseconds = read_number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    said = headers.get("retry-after")
-    seconds = read_number(said)
-    if seconds is not None or said is None:
-        return seconds
-    try:
-        moment = parsedate_to_datetime(said)
-    except (ValueError, OverflowError):
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def read_number(text: str | None) -> float | None:
