@@ -5,7 +5,6 @@ import os
 import pytest
 from hypothesis import settings
 
-
 # A test's time says something of the machine it runs on, and nothing of the code.
 settings.register_profile("mdap", deadline=None)
 settings.load_profile("mdap")
