@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -103,8 +104,8 @@ def _bar() -> Progress:
     )
 
 
-def _move(bar: Progress, line: object, counters: Counters) -> None:
-    bar.update(line, completed=counters.steps, total=counters.length, tallies=_tallies(counters))  # type: ignore[arg-type]
+def _move(bar: Progress, line: TaskID, counters: Counters) -> None:
+    bar.update(line, completed=counters.steps, total=counters.length, tallies=_tallies(counters))
 
 
 def _tallies(counters: Counters) -> str:

@@ -7,6 +7,7 @@ import anyio
 
 from mdap.errors import UnavailableError
 from mdap.records import Reply, SampleRequest
+from mdap.rules.limiter import Estimator, prompt_tokens
 from mdap.rules.money import Hold, Wallet, cost_of
 from mdap.settings import Budget, Price
 
@@ -14,10 +15,6 @@ __all__ = ["BUDGET", "Purse"]
 
 BUDGET: Final = "budget"
 """The kind of the error that refuses a request for lack of money."""
-
-_CHARS_PER_TOKEN: Final = 3
-# A moving maximum rather than a mean: what is set aside should seldom fall short.
-_FORGETTING: Final = 0.98
 
 
 class Purse:
@@ -31,7 +28,7 @@ class Purse:
     def __init__(self, budget: Budget, prices: Sequence[Price | None]) -> None:
         self._wallet = Wallet(budget)
         self._prices = tuple(prices)
-        self._likely_output = [0.0] * len(prices)
+        self._estimator = Estimator()
         self._news = anyio.Event()
         self.limited = budget.usd is not None or budget.tokens is not None
 
@@ -51,7 +48,7 @@ class Purse:
             hold = self._wallet.hold(usd, tokens)
             if hold is not None:
                 return hold
-            if self._wallet.spent is not None or not self._wallet.waiting_may_help:
+            if self._wallet.spent is not None or not self._wallet.holds:
                 raise UnavailableError(self._wallet.spent or self._nearly_spent(), kind=BUDGET)
             await self._news.wait()
 
@@ -62,16 +59,17 @@ class Purse:
         cached = sum(reply.cached_tokens or 0 for reply in replies)
         price = self._prices[request.member]
         self._wallet.settle(hold, 0.0 if price is None else cost_of(price, given, made, cached), given + made)
-        if replies:
-            likely = self._likely_output[request.member] * _FORGETTING
-            self._likely_output[request.member] = max(likely, made / len(replies))
+        for reply in replies:
+            if reply.output_tokens is not None:
+                self._estimator.learn(str(request.member), reply.output_tokens)
         # Everybody who waits looks again; whoever comes later waits for the next settlement.
         news, self._news = self._news, anyio.Event()
         news.set()
 
     def _likely(self, request: SampleRequest) -> tuple[float, float]:
-        given = (len(request.system) + len(request.user)) / _CHARS_PER_TOKEN
-        made = (self._likely_output[request.member] or request.max_tokens) * len(request.ordinals)
+        given = prompt_tokens(request.system, request.user)
+        each = self._estimator.expect(str(request.member), request.max_tokens, self._wallet.holds)
+        made = each * len(request.ordinals)
         price = self._prices[request.member]
         return 0.0 if price is None else cost_of(price, given, made), given + made
 

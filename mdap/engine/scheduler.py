@@ -111,20 +111,7 @@ class Samplers(Generic[K]):
         """Return the next outcome, waiting for it if need be."""
         while not self._posted:
             if self._waiting:
-                ticket, request = self._waiting.popleft()
-                if self._purse.limited:
-                    await self._sample(ticket, request)
-                    continue
-                # The short way for a provider that hardly ever fails: nothing posted, nothing picked up.
-                try:
-                    replies = await self._provider.sample(request)
-                except Exception as error:
-                    await self._sample(ticket, request, error)
-                else:
-                    if replies:
-                        self._answered_at = time.monotonic()
-                        return Came(ticket, request, replies, 1)
-                    await self._sample(ticket, request, _no_reply())
+                await self._sample(*self._waiting.popleft())
             else:
                 self._news = anyio.Event()
                 await self._news.wait()
@@ -150,19 +137,15 @@ class Samplers(Generic[K]):
         finally:
             self._scopes.pop(request.trace, None)
 
-    async def _sample(self, ticket: K, request: SampleRequest, failure: Exception | None = None) -> None:
-        """Try until replies come or there is no point in trying; *failure* is a first attempt's, if any."""
+    async def _sample(self, ticket: K, request: SampleRequest) -> None:
         attempt = 0
         started = time.monotonic()
         while True:
             attempt += 1
             try:
-                if failure is not None:
-                    first, failure = failure, None
-                    raise first
                 replies = await self._attempt(request)
                 if not replies:
-                    raise _no_reply()
+                    raise TransientError("the provider returned no reply at all", kind="no_reply")
             except ProviderError as error:
                 if error.kind != BUDGET:  # then nothing was attempted
                     self._post(Failed(ticket, request, attempt, error))
@@ -172,9 +155,9 @@ class Samplers(Generic[K]):
                     return
                 await anyio.sleep(wait)
             except Exception as error:
-                broken = PluginError(f"provider {self._provider.name}", "sampling", error)
-                broken.__cause__ = error
-                self._post(GaveUp(ticket, request, broken))
+                failure = PluginError(f"provider {self._provider.name}", "sampling", error)
+                failure.__cause__ = error
+                self._post(GaveUp(ticket, request, failure))
                 return
             else:
                 self._answered_at = time.monotonic()
@@ -203,7 +186,3 @@ class Samplers(Generic[K]):
         wait = backoff(attempt, self._jitter.random(), asked)
         patience = min(self._limits.max_retry_seconds - spent, self._limits.max_silence - silence)
         return wait if wait <= patience else None
-
-
-def _no_reply() -> TransientError:
-    return TransientError("the provider returned no reply at all", kind="no_reply")

@@ -10,17 +10,16 @@ from typing import Any, Final
 import anyio
 from asyncio_throttle.throttler import Throttler
 
-from mdap.errors import ProviderError, RateLimitError, TransientError
+from mdap.errors import RateLimitError, TransientError
 from mdap.protocols import Provider
 from mdap.records import Reply, SampleRequest
-from mdap.rules.limiter import Estimator, Pace, Reservation
+from mdap.rules.limiter import Estimator, Pace, Reservation, prompt_tokens
 from mdap.settings import Limits
 
 __all__ = ["Gate", "Paced"]
 
 # The throttle admits in portions of a tenth of a second: smooth for the endpoint, cheap for the loop.
 _PORTIONS_PER_MINUTE: Final = 600
-_CHARS_PER_TOKEN: Final = 4
 # After a refusal that does not say for how long.
 _PAUSE_SECONDS: Final = 1.0
 
@@ -94,18 +93,24 @@ class Gate:
             priority: smaller goes first.
             tokens: what the request will likely take.
         """
-        waiter = _Waiter(tokens)
+        waiter, held = _Waiter(tokens), False
         heapq.heappush(self._queue, (priority, next(self._order), waiter))
         self._look()
         try:
             if waiter.reservation is None:
                 await waiter.news.wait()
             assert waiter.reservation is not None
+            held = True
             yield waiter.reservation
         finally:
             waiter.gone = True
             if waiter.reservation is not None:
                 self._free += 1
+                now = time.monotonic()
+                if held:  # and not settled: nobody knows what it took
+                    self.pace.settle(waiter.reservation, None, now)
+                else:  # cancelled on the way here: it took nothing
+                    self.pace.refund(waiter.reservation, now)
             self._look()
 
     def _look(self) -> None:
@@ -144,6 +149,8 @@ class Paced:
     def __init__(self, inner: Provider, limits: Limits) -> None:
         self._inner = inner
         self._timeout = limits.attempt_timeout
+        # Whoever was told to come back tomorrow stops its run; the others must get to hear it too.
+        self._longest_pause = limits.max_silence
         self.gate = Gate(limits.concurrency, limits.requests_per_minute, limits.tokens_per_minute)
         self._estimator = Estimator()
         self.name = inner.name
@@ -166,11 +173,10 @@ class Paced:
             request.trace.sent = True
             try:
                 replies = await self._in_time(request)
-            except ProviderError as error:
-                refused = isinstance(error, RateLimitError)
-                self.gate.pace.settle(reservation, 0 if refused else None, time.monotonic())
-                if isinstance(error, RateLimitError):
-                    self.gate.pause(_PAUSE_SECONDS if error.retry_after is None else error.retry_after)
+            except RateLimitError as error:
+                self.gate.pace.settle(reservation, 0, time.monotonic())
+                asked = _PAUSE_SECONDS if error.retry_after is None else error.retry_after
+                self.gate.pause(min(asked, self._longest_pause))
                 raise
             self.gate.pace.settle(reservation, self._taken(replies), time.monotonic())
             return replies
@@ -183,9 +189,8 @@ class Paced:
         raise AssertionError("unreachable: the scope either returned or was cancelled")
 
     def _likely_tokens(self, request: SampleRequest) -> int:
-        asked = (len(request.system) + len(request.user)) // _CHARS_PER_TOKEN
         each = self._estimator.expect(self.name, request.max_tokens, self.gate.pace.outstanding)
-        return asked + each * len(request.ordinals)
+        return prompt_tokens(request.system, request.user) + each * len(request.ordinals)
 
     def _taken(self, replies: Sequence[Reply]) -> int | None:
         """Return the tokens that *replies* took, or None where the endpoint did not say."""

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Estimator", "Pace", "Reservation", "Standing", "Window"]
+__all__ = ["Estimator", "Pace", "Reservation", "Standing", "Window", "prompt_tokens"]
 
 _MINUTE: Final = 60.0
 # Requests reach the server later than they leave, some more so than others: what left within 61 seconds
@@ -26,6 +26,7 @@ _LATE: Final = 0.02
 # Settling gives tokens back in lumps, which a smaller allowance could not take.
 _TOKEN_BURST: Final = 1.0
 _LEARNED_FROM: Final = 20
+_CHARS_PER_TOKEN: Final = 3
 _MODELS: Final = 64
 
 
@@ -264,6 +265,11 @@ class Pace:
             self._tokens.window.since(_MINUTE, now),
             max(0.0, self._paused_until - now),
         )
+
+
+def prompt_tokens(system: str, user: str) -> int:
+    """Return about how many tokens a prompt has, at three characters each: rather too many than too few."""
+    return (len(system) + len(user)) // _CHARS_PER_TOKEN + 1
 
 
 class Estimator:

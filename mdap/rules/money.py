@@ -38,6 +38,9 @@ class Wallet:
         budget: what may be spent.
         usd: spent already.
         tokens: used already.
+
+    Attributes:
+        holds: how many are out; while there are any, waiting may help, since each may turn out smaller.
     """
 
     def __init__(self, budget: Budget, usd: float = 0.0, tokens: float = 0.0) -> None:
@@ -46,12 +49,7 @@ class Wallet:
         self.tokens = tokens
         self._held_usd = 0.0
         self._held_tokens = 0.0
-        self._holds = 0
-
-    @property
-    def waiting_may_help(self) -> bool:
-        """Whether a hold is out that may turn out smaller than it was."""
-        return self._holds > 0
+        self.holds = 0
 
     @property
     def spent(self) -> str | None:
@@ -72,12 +70,12 @@ class Wallet:
             return None
         self._held_usd += usd
         self._held_tokens += tokens
-        self._holds += 1
+        self.holds += 1
         return Hold(usd, tokens)
 
     def settle(self, hold: Hold, usd: float, tokens: float) -> None:
         """Replace *hold* by what was really spent; by nothing for a request that failed."""
-        self._holds -= 1
+        self.holds -= 1
         self._held_usd -= hold.usd
         self._held_tokens -= hold.tokens
         self.usd += usd

@@ -481,12 +481,13 @@ async def test_a_budget_counts_what_was_spent_once(db: Path) -> None:
     """A run that goes on in the session in which it stopped has spent what it has spent, not twice that."""
     reply = Reply("1", "toy", input_tokens=60, output_tokens=40)
     provider = ScriptedProvider([*[reply] * 12, UnavailableError("for now"), *[reply] * 20])
-    task, budget = Walk(steps=8), mdap.Budget(tokens=1700)
+    # A model that nothing is known of is expected to use all the tokens it may.
+    task, budget, voting = Walk(steps=8), mdap.Budget(tokens=1700), VotingSettings(k=2, max_tokens=40)
     async with mdap.Session(provide(provider), db=db, budget=budget) as session:
-        first = await session.run(task, k=2, run_id="one")
+        first = await session.run(task, voting=voting, run_id="one")
         assert (first.status, first.reason) == (RunStatus.STOPPED, "for now")
         assert first.usage.input_tokens + first.usage.output_tokens == 1200
-        second = await session.run(task, k=2, run_id="one")
+        second = await session.run(task, voting=voting, run_id="one")
     assert (second.status, second.reason) == (RunStatus.FINISHED, None)
 
 

@@ -370,3 +370,39 @@ def test_a_paced_provider_is_the_provider_it_paces() -> None:
     assert provider.describe() == {"options": 1}
     assert not Paced(inner, Limits(requests_per_minute=60)).instant
     assert not Paced(Inner([], instant=False), Limits()).instant
+
+
+async def test_no_reservation_outlives_its_request() -> None:
+    """Answered, failed, broken, or cancelled while asking or while waiting: nothing stays outstanding."""
+    inner = Asked(5, TransientError("reset"), UnavailableError("no key"))
+    paced = Paced(inner, Limits(concurrency=1))
+    await paced.sample(asked_for(10))
+    for kind in (TransientError, UnavailableError, IndexError):
+        with pytest.raises(kind):
+            await paced.sample(asked_for(10))
+    assert paced.gate.pace.outstanding == 0
+
+    hung = Paced(Hung(), Limits(concurrency=1))
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(hung.sample, asked_for(10))
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert hung.gate.pace.outstanding == 0
+
+
+class Hung(Asked):
+    """A provider that never answers."""
+
+    async def sample(self, request: SampleRequest) -> list[Reply]:
+        await anyio.sleep_forever()
+        raise AssertionError("unreachable")
+
+
+async def test_a_pause_is_bounded_by_the_patience_of_all() -> None:
+    """An endpoint that says tomorrow holds the others back no longer than they would wait for an answer."""
+    paced = Paced(Asked(RateLimitError("tomorrow", retry_after=86_400.0)), Limits(max_silence=5))
+    with pytest.raises(RateLimitError):
+        await paced.sample(asked_for(10))
+
+    assert 0 < paced.gate.pace.standing(time.monotonic()).paused <= 5

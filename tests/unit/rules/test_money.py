@@ -49,9 +49,13 @@ def test_a_failed_request_gives_its_hold_back() -> None:
 def test_waiting_helps_only_while_something_is_held() -> None:
     """Else a request that does not fit never will."""
     wallet = Wallet(Budget(tokens=100))
-    assert wallet.waiting_may_help is False
-    wallet.hold(0, 80)
-    assert wallet.waiting_may_help is True
+    hold = wallet.hold(0, 80)
+    assert hold is not None
+    assert wallet.hold(0, 80) is None
+    counts = [wallet.holds]
+    wallet.settle(hold, 0, 80)
+    counts.append(wallet.holds)
+    assert counts == [1, 0]
 
 
 def test_what_is_spent_is_said_in_words() -> None:
