@@ -424,16 +424,17 @@ class ChainRace:
 
     def _best(self, opening: Opening) -> tuple[str | None, Any]:
         """Return the answer on which to open the next step, in canonical JSON and as it is."""
-        leader = opening.race.tally.leader
-        if leader is not None:
-            return leader, opening.race.answers[leader]
-        answer = self._task.guess(opening.opened.step, opening.state) if self._guessing else None
-        return (None, None) if answer is None else (self._task.spelled(opening.opened.step, answer), answer)
+        tally, answers = opening.race.tally, opening.race.answers
+        # The task's guess is better than a single vote: only a decision outweighs it.
+        if self._guessing and tally.winner is None:
+            answer = self._task.guess(opening.opened.step, opening.state)
+            if answer is not None:
+                return self._task.spelled(opening.opened.step, answer), answer
+        return tally.leader, None if tally.leader is None else answers[tally.leader]
 
     def _contradicted(self, opening: Opening) -> bool:
         """Return whether the steps behind *opening* stand on an answer that is not ahead (any more)."""
         tally = opening.race.tally
-        # The task's guess is better than a single vote: only a decision outweighs it.
         ahead = tally.winner if self._guessing else tally.leader
         return opening.basis is not None and ahead not in (None, opening.basis)
 

@@ -270,3 +270,18 @@ def test_prices_come_from_a_file(tmp_path: Path) -> None:
             mdap.solve_sync(Hanoi(disks=2), db=tmp_path / "p.db", prices=bad)
     with pytest.raises(mdap.UsageError, match="cannot be read"):
         mdap.solve_sync(Hanoi(disks=2), db=tmp_path / "p.db", prices=tmp_path / "none.json")
+
+
+# --- guesses
+
+
+async def test_a_good_guess_is_not_given_up_for_a_single_vote(tmp_path: Path) -> None:
+    """A wrong first vote changes nothing of what is sampled ahead: only a decision outweighs a guess."""
+    options = {"error_rate": 0.2, "latency": 0.001}
+    solution = await mdap.solve(Hanoi(disks=6), k=4, db=tmp_path / "g.db", options=options, speculate="guess")
+
+    [(split,)] = rows(
+        tmp_path / "g.db", "SELECT count(*) FROM decisions d, json_each(d.tally) GROUP BY d.run"
+    )
+    assert split > solution.steps, "some steps had votes for several answers"
+    assert solution.totals.void == 0
