@@ -277,8 +277,14 @@ def test_prices_come_from_a_file(tmp_path: Path) -> None:
 
 async def test_a_good_guess_is_not_given_up_for_a_single_vote(tmp_path: Path) -> None:
     """A wrong first vote changes nothing of what is sampled ahead: only a decision outweighs a guess."""
-    options = {"error_rate": 0.2, "latency": 0.001}
-    solution = await mdap.solve(Hanoi(disks=6), k=4, db=tmp_path / "g.db", options=options, speculate="guess")
+    solution = await mdap.solve(
+        Hanoi(disks=6),
+        k=4,
+        db=tmp_path / "g.db",
+        options={"error_rate": 0.2, "latency": 0.001},
+        speculate="guess",
+        limits=mdap.Limits(concurrency=8),
+    )
 
     [(split,)] = rows(
         tmp_path / "g.db", "SELECT count(*) FROM decisions d, json_each(d.tally) GROUP BY d.run"
