@@ -328,6 +328,7 @@ class Solution:
         seconds: time spent running, over all resumes.
         p_zero_errors: estimated chance that every decision is right; None where nothing can be said.
         digest: head of the digest chain over the decisions, in hexadecimal.
+        warnings: what a reader of the result should know, a sentence each.
     """
 
     run_id: str
@@ -341,6 +342,7 @@ class Solution:
     seconds: float
     p_zero_errors: float | None
     digest: str | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -376,4 +378,5 @@ class Solution:
             "seconds": round(self.seconds, 3),
             "p_zero_errors": self.p_zero_errors,
             "digest": self.digest,
+            "warnings": list(self.warnings),
         }

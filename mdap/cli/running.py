@@ -319,6 +319,7 @@ def _describe(solution: Solution, path: Path) -> None:
     ]
     if solution.totals.steps:
         rows.append(("try next", f"mdap show {solution.run_id} --step 0 --db {shlex.quote(str(path))}"))
+    rows += [("warning", warning) for warning in solution.warnings]
     fields(rows)
 
 

@@ -124,4 +124,5 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         if await reader.escalations(row.number)
         else p_zero_errors(totals.votes, against, totals.steps, row.k),
         digest=await reader.head_digest(row.number),
+        warnings=await reader.warnings(row.number),
     )

@@ -164,6 +164,10 @@ class Reader:
         rows = await self.rows("last_ended", run)
         return (rows[0][0], json.loads(rows[0][1] or "{}")) if rows else (None, {})
 
+    async def warnings(self, run: int) -> tuple[str, ...]:
+        """Return what *run* was warned of, each warning once."""
+        return tuple(row[0] for row in await self.rows("warnings", run))
+
     async def head_digest(self, run: int) -> str | None:
         """Return the head of the digest chain of *run*; None before its first decision."""
         last = await self.rows("last_decision", run)

@@ -5,7 +5,8 @@
 CREATE TABLE runs (
     id           INTEGER PRIMARY KEY,
     run_id       TEXT NOT NULL UNIQUE,          -- the name by which people and commands know it
-    kind         TEXT NOT NULL,                 -- run | pilot
+    kind         TEXT NOT NULL,                 -- run | pilot | batch | calibration
+    parent       INTEGER REFERENCES runs(id),   -- the process or batch it is a part of; NULL for none
     task         TEXT NOT NULL,                 -- plugin name, module:Class or file:Class
     task_version TEXT NOT NULL,
     params       TEXT NOT NULL,                 -- JSON: the task's parameters
@@ -17,12 +18,16 @@ CREATE TABLE runs (
 )
 ;
 
+CREATE INDEX runs_by_parent ON runs(parent) WHERE parent IS NOT NULL
+;
+
 -- What happened to a run as a whole, and every attempt that failed in transport.
 CREATE TABLE run_events (
     id      INTEGER PRIMARY KEY,
     run     INTEGER NOT NULL REFERENCES runs(id),
     kind    TEXT NOT NULL,                      -- started | resumed | finished | undecided | stopped |
-                                                -- failed | attempt_failed | ...
+                                                -- failed | attempt_failed | escalated |
+                                                -- settled | warning | ...
     at      TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     author  TEXT,                               -- who caused it; NULL for mdap itself
     reason  TEXT,

@@ -57,6 +57,9 @@ SELECT s.*, t.digest AS text_digest, t.body AS body FROM pending s LEFT JOIN tex
 SELECT kind, at, author, reason, step, opening, data FROM run_events
 WHERE run = ?1 AND kind <> 'attempt_failed' ORDER BY id
 
+-- name: warnings
+SELECT reason FROM run_events WHERE run = ?1 AND kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
+
 -- name: last_ended
 SELECT reason, data FROM run_events
 WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1
