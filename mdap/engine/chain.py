@@ -11,68 +11,26 @@ Everything here is synchronous: no await can come between a decision and its con
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any, Final
 
 from mdap.engine.authored import Authored, Subject
-from mdap.engine.opening import Opening, Progress, lost, storable, written
+from mdap.engine.decider import Decider, Rules, undecided_sentence
+from mdap.engine.opening import Opening, Progress
 from mdap.engine.recorded import Leftovers
-from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome
-from mdap.engine.voting import Race, unread
-from mdap.errors import MdapError, PluginError, RejectedError, UsageError
+from mdap.engine.voting import Race
+from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import (
-    AttemptFailed,
-    Decided,
-    Reply,
-    ResumePoint,
-    RunEvent,
-    RunStatus,
-    SampleRequest,
-    StepOpened,
-    StepResolved,
-    Trace,
-    Verdict,
-)
-from mdap.rules.canonical import canonical
-from mdap.rules.casting import Casting
-from mdap.rules.digests import chain_digest, sample_line
-from mdap.settings import Speculate, Speculation, VotingSettings
+from mdap.records import ResumePoint, RunStatus, StepOpened, Verdict
+from mdap.settings import Speculate
 from mdap.tasks import Chain
 
 __all__ = ["ChainRace", "Rules"]
 
-_VOTE: Final = str(Verdict.VOTE)
-_FLAG: Final = str(Verdict.FLAG)
 _VOID: Final = str(Verdict.VOID)
-_CANCELLED: Final = str(Verdict.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a chain race is told besides its task.
-
-    Attributes:
-        run: the run's number in the database.
-        voting: how steps are decided.
-        speculation: how far to work ahead.
-        max_n: the most replies that one request may ask for.
-        models: by member, whom to name for samples that never came back.
-        casting: who is asked for which sample; None for one model.
-        votes_wanted: end after the step with which so many votes are decided in this session; None for no
-            such end.
-    """
-
-    run: int
-    voting: VotingSettings
-    speculation: Speculation = field(default_factory=Speculation)
-    max_n: int = 1
-    models: tuple[str, ...] = ("",)
-    casting: Casting | None = None
-    votes_wanted: int | None = None
-
-
-class ChainRace:
+class ChainRace(Decider):
     """Decide the steps of a chain, from where its rows end.
 
     Args:
@@ -83,36 +41,21 @@ class ChainRace:
         progress: counters to keep.
 
     Attributes:
-        status: running, until it is finished, undecided, stopped or failed.
-        reason: why it is not running and not finished.
         state: the input of the first undecided step; the last state once finished.
-        digest: head of the digest chain over the decisions.
     """
 
     def __init__(
         self, name: str, task: Chain[Any, Any], rules: Rules, journal: Journal, progress: Progress
     ) -> None:
-        self.status = RunStatus.RUNNING
-        self.reason: str | None = None
+        super().__init__(rules, journal, progress)
         self.state: Any = None
-        self.digest = ""
-        self.progress = progress
         self._task = Authored(name, task)
-        self._rules = rules
-        self._casting = rules.casting or Casting(
-            temperatures=rules.voting.temperatures, samples_per_tier=rules.voting.samples_allowed
-        )
         self._guessing = rules.speculation.mode is Speculate.GUESS
-        self._journal = journal
         self._window: deque[Opening] = deque()
         self._leftovers = Leftovers()
-        self._place = 0
-        self._votes_decided = 0
         self._length = self._task.length()
-        # Openings that may want more samples, and those that are void with requests still under way.
-        self._stale: list[Opening] = []
+        # Openings that are void with requests still under way.
         self._abandoned: list[Opening] = []
-        self._dropped: list[Trace] = []
         progress.length = self._length
 
     def begin(self, point: ResumePoint) -> None:
@@ -121,124 +64,24 @@ class ChainRace:
         Raises:
             PluginError: the task's code raised, or reads its own record otherwise than when it wrote it.
         """
-        self._place = self.progress.steps = point.decisions
+        self._place = point.decisions
+        self.progress.steps += point.decisions
         self.digest = point.digest
         self._leftovers = Leftovers(point.openings)
         self._enter(point.step + 1, self._task.first_state(point))
         self._end_if_enough()
         self._go_on()
 
-    # -- what to ask -------------------------------------------------------------------------------
+    def _openings(self) -> Iterable[Opening]:
+        return (*self._window, *self._abandoned)
 
-    def wanted(self) -> list[tuple[Opening, SampleRequest]]:
-        """Return the requests to send now; they count as in flight from here on."""
-        asked: list[tuple[Opening, SampleRequest]] = []
-        for opening in self._stale:
-            if opening.void or opening.error is not None:
-                continue
-            distance = opening.opened.step - self._place
-            for request in opening.race.wanted(self._rules.max_n, distance):
-                asked.append((opening, request))
-                opening.flying[request.ordinals] = request
-                self.progress.in_flight += len(request.ordinals)
-        self._stale.clear()
-        return asked
+    def _distance(self, opening: Opening) -> int:
+        return opening.opened.step - self._place
 
-    def dropped(self) -> list[Trace]:
-        """Return the traces of requests to cancel now; nothing may be told of them afterwards."""
-        dropped, self._dropped = self._dropped, []
-        return dropped
-
-    # -- what comes --------------------------------------------------------------------------------
-
-    def take(self, outcome: Outcome[Opening]) -> None:
-        """Judge, record and count what came, and draw every consequence."""
-        opening, request = outcome.ticket, outcome.request
-        if request.ordinals not in opening.flying:
-            return  # dropped while its outcome was on the way here
-        if isinstance(outcome, Failed):
-            self._failed(outcome)
-            return
-        del opening.flying[request.ordinals]
-        self.progress.in_flight -= len(request.ordinals)
-        if isinstance(outcome, Came):
-            self._came(outcome)
-        elif not opening.void:
-            self._gave_up(outcome)
-
-    def _failed(self, outcome: Failed[Opening]) -> None:
-        self.progress.failed_attempts += 1
-        self._journal.append(
-            AttemptFailed(
-                *outcome.ticket.opened[:3],
-                outcome.request.ordinals[0],
-                outcome.attempt,
-                outcome.error.kind,
-                str(outcome.error)[:500],
-            )
-        )
-
-    def _came(self, outcome: Came[Opening]) -> None:
-        opening, request = outcome.ticket, outcome.request
-        for ordinal, reply in zip(request.ordinals, outcome.replies, strict=False):
-            self._count(opening, request, storable(reply), (ordinal, outcome.attempts))
-        if opening.error is not None and not opening.tentative and not opening.void:
-            raise opening.error
-        if len(outcome.replies) < len(request.ordinals):
-            opening.race.give_back(request.ordinals[len(outcome.replies) :])
-        if opening.void:
-            return
-        self._stale.append(opening)
-        if opening.flying and opening.race.winner is not None:
-            self._cancel_surplus(opening)
+    def _counted(self, opening: Opening) -> None:
         if self._contradicted(opening):
             self._void_after(opening)
         self._go_on()
-
-    def _count(self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]) -> None:
-        race = opening.race
-        try:
-            judgement = race.judge(reply, request.view)
-        except PluginError as error:
-            # What was paid for is on record before the error goes anywhere.
-            sample = written(opening, request, unread(reply, error), reply, (*drawn, _CANCELLED, None))
-            self._journal.append(sample)
-            opening.error = error
-            return
-        counted = None
-        if opening.void:
-            self.progress.void += 1
-            verdict = _VOID
-        elif race.winner is not None:
-            verdict = _CANCELLED
-        else:
-            counted = race.count(judgement)
-            verdict = _VOTE if judgement.flag_reason is None else _FLAG
-            self._tell(1, verdict)
-        sample = written(opening, request, judgement, reply, (*drawn, verdict, counted))
-        if counted is not None:
-            opening.lines.append((drawn[0], sample.line))
-        self._journal.append(sample)
-
-    def _tell(self, samples: int, verdict: str) -> None:
-        if verdict is _VOTE:
-            self.progress.votes += samples
-        else:
-            self.progress.red_flags += samples
-
-    def _gave_up(self, outcome: GaveUp[Opening]) -> None:
-        if outcome.ticket.tentative and isinstance(outcome.error, RejectedError | PluginError):
-            # The prompt may be nonsense because its input is: that only matters if it is confirmed.
-            outcome.ticket.error = outcome.error
-        else:
-            self._stop(outcome.error)
-
-    def _stop(self, error: MdapError) -> None:
-        if self.status is not RunStatus.RUNNING:
-            return
-        failed = isinstance(error, RejectedError | PluginError)
-        self.status = RunStatus.FAILED if failed else RunStatus.STOPPED
-        self.reason = str(error)
 
     # -- deciding ----------------------------------------------------------------------------------
 
@@ -258,18 +101,9 @@ class ChainRace:
                 self._escalated(head)
             elif head.race.exhausted:
                 self.status = RunStatus.UNDECIDED
-                self.reason = (
-                    f"step {head.opened.step} has no winner after {head.race.counted} samples: "
-                    f"its best answer leads by {head.race.tally.lead}, and k is {self._rules.voting.k}"
-                )
+                self.reason = undecided_sentence(head, self._rules.voting.k)
             else:
                 return
-
-    def _escalated(self, head: Opening) -> None:
-        self._stale.append(head)
-        reason = f"step {head.opened.step} undecided after {head.race.counted} samples"
-        data = {"step": head.opened.step, "opening": head.opened.opening, "tier": head.race.tier}
-        self._journal.append(RunEvent(self._rules.run, "escalated", reason, data=data))
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to the step that voting left undecided.
@@ -309,41 +143,10 @@ class ChainRace:
         if self._rules.votes_wanted is not None and self._votes_decided >= self._rules.votes_wanted:
             self._finish()
 
-    def _record(
-        self, head: Opening, winner: str, author: str | None = None, reason: str | None = None
-    ) -> None:
-        tally = head.race.tally
-        votes = tally.votes.get(winner, 0)
-        others = max((count for answer, count in tally.votes.items() if answer != winner), default=0)
-        run, step, opening = head.opened[:3]
-        draft = Decided(
-            run,
-            self._place,
-            step,
-            opening,
-            winner,
-            f"{{{canonical(winner)}:{votes}}}" if len(tally.votes) == 1 and votes else canonical(tally.votes),
-            votes,
-            votes - others,
-            author,
-            reason,
-            "",
-        )
-        head.lines.sort()
-        self.digest = chain_digest(self.digest, head.opened, [line for _, line in head.lines], draft)
-        self._journal.append(draft._replace(digest=self.digest))
-        self._place += 1
-        self.progress.steps += 1
-        self.progress.against += sum(tally.votes.values()) - votes
-        self._votes_decided += sum(tally.votes.values())
-
     def _confirm(self, opening: Opening) -> None:
         opening.tentative = False
         self.state = opening.state
         self._resolve(opening.opened, confirmed=True)
-
-    def _resolve(self, opened: StepOpened, *, confirmed: bool) -> None:
-        self._journal.append(StepResolved(opened.run, opened.step, opened.opening, confirmed))
 
     def _enter(self, number: int, state: Any) -> None:
         """Make step *number*, whose input *state* is certain, the head; or finish."""
@@ -376,8 +179,7 @@ class ChainRace:
         if opening is None:
             place = self._leftovers.next_opening(number)
             opened = StepOpened(self._rules.run, number, place, str(number), spelled, race.prompt_digest)
-            self._journal.append(opened)
-            opening = Opening(opened, state, race, tentative=tentative)
+            opening = self._open_afresh(opened, state, race, tentative=tentative)
         self._window.append(opening)
         self._stale.append(opening)
         return True
@@ -392,14 +194,7 @@ class ChainRace:
                 changed = ValueError("its input or prompt is no longer what was recorded; start a new run")
                 self._task.fail(f"opening step {number} again", changed)
             return None
-        opening = Opening(recorded.opened, state, race, tentative=tentative)
-        race.refold(recorded.samples)
-        opening.lines = [
-            (taken.ordinal, sample_line(taken[4:19])) for taken in recorded.samples if taken.counted
-        ]
-        votes = sum(race.tally.votes.values())
-        self._tell(votes, _VOTE)
-        self._tell(race.counted - votes, _FLAG)
+        opening = self._refolded(recorded, state, race, tentative=tentative)
         if recorded.tentative and not tentative:
             self._confirm(opening)
         return opening
@@ -447,8 +242,7 @@ class ChainRace:
     def _abandon(self, opening: Opening) -> None:
         opening.void = True
         votes = sum(opening.race.tally.votes.values())
-        self._tell(-votes, _VOTE)
-        self._tell(votes - opening.race.counted, _FLAG)
+        self._tell(-votes, votes - opening.race.counted)
         self.progress.void += opening.race.counted
         if opening.tentative:
             self._resolve(opening.opened, confirmed=False)
@@ -456,35 +250,3 @@ class ChainRace:
         self._abandoned = [other for other in self._abandoned if other.flying]
         if opening.flying:
             self._abandoned.append(opening)
-
-    def withdraw_unsent(self) -> None:
-        """Drop every request that has not been sent, since the run is over."""
-        for opening in (*self._window, *self._abandoned):
-            self._withdraw_unsent(opening)
-
-    # -- requests under way that are of no use any more --------------------------------------------
-
-    def _withdraw_unsent(self, opening: Opening) -> None:
-        """Drop what has not been sent: it costs nothing. What has been sent is paid for, and will come."""
-        for request in [request for request in opening.flying.values() if not request.trace.sent]:
-            self._drop(opening, request)
-
-    def _cancel_surplus(self, opening: Opening) -> None:
-        """Give up what a decided race has still under way, which only hedging can leave it."""
-        self._withdraw_unsent(opening)
-        self._give_up_flying(opening, _CANCELLED)
-
-    def _give_up_flying(self, opening: Opening, verdict: str) -> None:
-        for request in list(opening.flying.values()):
-            self._drop(opening, request)
-            for ordinal in request.ordinals:
-                self._journal.append(lost(opening, request, ordinal, verdict, self._model(request)))
-
-    def _model(self, request: SampleRequest) -> str:
-        return self._rules.models[request.member % len(self._rules.models)]
-
-    def _drop(self, opening: Opening, request: SampleRequest) -> None:
-        del opening.flying[request.ordinals]
-        opening.race.in_flight -= len(request.ordinals)
-        self.progress.in_flight -= len(request.ordinals)
-        self._dropped.append(request.trace)

@@ -64,5 +64,5 @@ async def _drain(race: ChainRace, samplers: Samplers[Opening]) -> None:
     for trace in race.dropped():
         samplers.drop(trace)
     with anyio.move_on_after(_DRAIN_SECONDS):
-        while race.progress.in_flight:
+        while race.in_flight:
             await _turn(race, samplers)

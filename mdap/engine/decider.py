@@ -1,0 +1,329 @@
+"""What chains and processes have in common: open steps, what comes of their samples, and decisions.
+
+Everything here is synchronous: no await can come between a decision and its consequences.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mdap.engine.opening import Opening, Progress, lost, storable, written
+from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome
+from mdap.engine.voting import Race, unread
+from mdap.errors import MdapError, PluginError, RejectedError
+from mdap.protocols import Journal
+from mdap.records import (
+    AttemptFailed,
+    Decided,
+    RecordedOpening,
+    Reply,
+    RunEvent,
+    RunStatus,
+    SampleRequest,
+    StepOpened,
+    StepResolved,
+    Trace,
+    Verdict,
+)
+from mdap.rules.canonical import canonical
+from mdap.rules.casting import Casting
+from mdap.rules.digests import chain_digest, sample_line
+from mdap.settings import Speculation, VotingSettings
+
+__all__ = ["Decider", "Rules", "undecided_sentence"]
+
+_VOTE: Final = str(Verdict.VOTE)
+_FLAG: Final = str(Verdict.FLAG)
+_VOID: Final = str(Verdict.VOID)
+_CANCELLED: Final = str(Verdict.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a run is decided by, besides its task.
+
+    Attributes:
+        run: the run's number in the database.
+        voting: how steps are decided.
+        speculation: how far a chain works ahead.
+        max_n: the most replies that one request may ask for.
+        models: by member, whom to name for samples that never came back.
+        casting: who is asked for which sample; None for one model.
+        votes_wanted: end a chain after the step with which so many votes are decided in this session; None
+            for no such end.
+        open_steps: how many steps of a process may be open at once.
+    """
+
+    run: int
+    voting: VotingSettings
+    speculation: Speculation = field(default_factory=Speculation)
+    max_n: int = 1
+    models: tuple[str, ...] = ("",)
+    casting: Casting | None = None
+    votes_wanted: int | None = None
+    open_steps: int = 128
+
+
+class Decider:
+    """Keep the open steps of one run: what they want sampled, what came, and what was decided.
+
+    Args:
+        rules: run number, voting settings.
+        journal: where every fact goes.
+        progress: counters to keep.
+
+    Attributes:
+        status: running, until it is finished, undecided, stopped or failed.
+        reason: why it is not running and not finished.
+        digest: head of the digest chain over the decisions.
+        in_flight: samples asked for and not come back.
+        news: called when there is more to ask for than what came gave rise to.
+    """
+
+    def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
+        self.status = RunStatus.RUNNING
+        self.reason: str | None = None
+        self.digest = ""
+        self.in_flight = 0
+        self.progress = progress
+        self.news: Callable[[], None] = _nothing
+        self._rules = rules
+        self._casting = rules.casting or Casting(
+            temperatures=rules.voting.temperatures, samples_per_tier=rules.voting.samples_allowed
+        )
+        self._journal = journal
+        self._place = 0
+        self._votes_decided = 0
+        # Openings that may want more samples.
+        self._stale: list[Opening] = []
+        self._dropped: list[Trace] = []
+
+    # -- what a kind of task adds ------------------------------------------------------------------
+
+    def _openings(self) -> Iterable[Opening]:
+        """Return every opening that may have requests under way."""
+        raise NotImplementedError
+
+    def _distance(self, opening: Opening) -> int:
+        """Return how far *opening* is from mattering: the nearest has the first claim on slots."""
+        raise NotImplementedError
+
+    def _counted(self, opening: Opening) -> None:
+        """Draw the consequences of samples of *opening* that were counted."""
+        raise NotImplementedError
+
+    # -- what to ask -------------------------------------------------------------------------------
+
+    def wanted(self) -> list[tuple[Opening, SampleRequest]]:
+        """Return the requests to send now; they count as in flight from here on."""
+        asked: list[tuple[Opening, SampleRequest]] = []
+        for opening in self._stale:
+            if opening.void or opening.error is not None:
+                continue
+            for request in opening.race.wanted(self._rules.max_n, self._distance(opening)):
+                asked.append((opening, request))
+                opening.flying[request.ordinals] = request
+                self._fly(len(request.ordinals))
+        self._stale.clear()
+        return asked
+
+    def _fly(self, samples: int) -> None:
+        self.in_flight += samples
+        self.progress.in_flight += samples
+
+    def dropped(self) -> list[Trace]:
+        """Return the traces of requests to cancel now; nothing may be told of them afterwards."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
+    # -- what comes --------------------------------------------------------------------------------
+
+    def take(self, outcome: Outcome[Opening]) -> None:
+        """Judge, record and count what came, and draw every consequence."""
+        opening, request = outcome.ticket, outcome.request
+        if request.ordinals not in opening.flying:
+            return  # dropped while its outcome was on the way here
+        if isinstance(outcome, Failed):
+            self._failed(outcome)
+            return
+        del opening.flying[request.ordinals]
+        self._fly(-len(request.ordinals))
+        if isinstance(outcome, Came):
+            self._came(outcome)
+        elif not opening.void:
+            self._gave_up(outcome)
+
+    def _failed(self, outcome: Failed[Opening]) -> None:
+        self.progress.failed_attempts += 1
+        self._journal.append(
+            AttemptFailed(
+                *outcome.ticket.opened[:3],
+                outcome.request.ordinals[0],
+                outcome.attempt,
+                outcome.error.kind,
+                str(outcome.error)[:500],
+            )
+        )
+
+    def _came(self, outcome: Came[Opening]) -> None:
+        opening, request = outcome.ticket, outcome.request
+        for ordinal, reply in zip(request.ordinals, outcome.replies, strict=False):
+            self._count(opening, request, storable(reply), (ordinal, outcome.attempts))
+        if opening.error is not None and not opening.tentative and not opening.void:
+            raise opening.error
+        if len(outcome.replies) < len(request.ordinals):
+            opening.race.give_back(request.ordinals[len(outcome.replies) :])
+        if opening.void:
+            return
+        self._stale.append(opening)
+        if opening.flying and opening.race.winner is not None:
+            self._cancel_surplus(opening)
+        self._counted(opening)
+
+    def _count(self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]) -> None:
+        race = opening.race
+        try:
+            judgement = race.judge(reply, request.view)
+        except PluginError as error:
+            # What was paid for is on record before the error goes anywhere.
+            sample = written(opening, request, unread(reply, error), reply, (*drawn, _CANCELLED, None))
+            self._journal.append(sample)
+            opening.error = error
+            return
+        counted = None
+        if opening.void:
+            self.progress.void += 1
+            verdict = _VOID
+        elif race.winner is not None:
+            verdict = _CANCELLED
+        else:
+            counted = race.count(judgement)
+            verdict = _VOTE if judgement.flag_reason is None else _FLAG
+            self._tell(verdict is _VOTE, verdict is _FLAG)
+        sample = written(opening, request, judgement, reply, (*drawn, verdict, counted))
+        if counted is not None:
+            opening.lines.append((drawn[0], sample.line))
+        self._journal.append(sample)
+
+    def _tell(self, votes: int, red_flags: int) -> None:
+        self.progress.votes += votes
+        self.progress.red_flags += red_flags
+
+    def _gave_up(self, outcome: GaveUp[Opening]) -> None:
+        if outcome.ticket.tentative and isinstance(outcome.error, RejectedError | PluginError):
+            # The prompt may be nonsense because its input is: that only matters if it is confirmed.
+            outcome.ticket.error = outcome.error
+        else:
+            self._stop(outcome.error)
+
+    def _stop(self, error: MdapError) -> None:
+        if self.status is not RunStatus.RUNNING:
+            return
+        failed = isinstance(error, RejectedError | PluginError)
+        self.status = RunStatus.FAILED if failed else RunStatus.STOPPED
+        self.reason = str(error)
+
+    # -- deciding ----------------------------------------------------------------------------------
+
+    def _escalated(self, opening: Opening) -> None:
+        self._stale.append(opening)
+        reason = f"step {opening.opened.step} undecided after {opening.race.counted} samples"
+        data = {"step": opening.opened.step, "opening": opening.opened.opening, "tier": opening.race.tier}
+        self._journal.append(RunEvent(self._rules.run, "escalated", reason, data=data))
+
+    def _record(
+        self, opening: Opening, winner: str, author: str | None = None, reason: str | None = None
+    ) -> None:
+        """Record that *opening* is decided."""
+        tally = opening.race.tally
+        votes = tally.votes.get(winner, 0)
+        others = max((count for answer, count in tally.votes.items() if answer != winner), default=0)
+        spelled = (
+            f"{{{canonical(winner)}:{votes}}}" if len(tally.votes) == 1 and votes else canonical(tally.votes)
+        )
+        opening.lines.sort()
+        lines = [line for _, line in opening.lines]
+        self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
+        self.progress.against += sum(tally.votes.values()) - votes
+        self._votes_decided += sum(tally.votes.values())
+
+    def _append_decision(
+        self,
+        opened: StepOpened,
+        lines: list[str],
+        winner: str,
+        how: tuple[str, int, int, str | None, str | None],
+    ) -> None:
+        run, step, opening = opened[:3]
+        draft = Decided(run, self._place, step, opening, winner, *how, "")
+        self.digest = chain_digest(self.digest, opened, lines, draft)
+        self._journal.append(draft._replace(digest=self.digest))
+        self._place += 1
+        self.progress.steps += 1
+
+    def _resolve(self, opened: StepOpened, *, confirmed: bool) -> None:
+        self._journal.append(StepResolved(opened.run, opened.step, opened.opening, confirmed))
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _open_afresh(self, opened: StepOpened, state: Any, race: Race, *, tentative: bool = False) -> Opening:
+        self._journal.append(opened)
+        return Opening(opened, state, race, tentative=tentative)
+
+    def _refolded(
+        self, recorded: RecordedOpening, state: Any, race: Race, *, tentative: bool = False
+    ) -> Opening:
+        """Return a recorded opening, its samples counted again."""
+        opening = Opening(recorded.opened, state, race, tentative=tentative)
+        race.refold(recorded.samples)
+        opening.lines = [
+            (taken.ordinal, sample_line(taken[4:19])) for taken in recorded.samples if taken.counted
+        ]
+        votes = sum(race.tally.votes.values())
+        self._tell(votes, race.counted - votes)
+        return opening
+
+    # -- requests under way that are of no use any more --------------------------------------------
+
+    def withdraw_unsent(self) -> None:
+        """Drop every request that has not been sent, since the run is over."""
+        for opening in self._openings():
+            self._withdraw_unsent(opening)
+
+    def _withdraw_unsent(self, opening: Opening) -> None:
+        """Drop what has not been sent: it costs nothing. What has been sent is paid for, and will come."""
+        for request in [request for request in opening.flying.values() if not request.trace.sent]:
+            self._drop(opening, request)
+
+    def _cancel_surplus(self, opening: Opening) -> None:
+        """Give up what a decided race has still under way, which only hedging can leave it."""
+        self._withdraw_unsent(opening)
+        self._give_up_flying(opening, _CANCELLED)
+
+    def _give_up_flying(self, opening: Opening, verdict: str) -> None:
+        for request in list(opening.flying.values()):
+            self._drop(opening, request)
+            for ordinal in request.ordinals:
+                self._journal.append(lost(opening, request, ordinal, verdict, self._model(request)))
+
+    def _model(self, request: SampleRequest) -> str:
+        return self._rules.models[request.member % len(self._rules.models)]
+
+    def _drop(self, opening: Opening, request: SampleRequest) -> None:
+        del opening.flying[request.ordinals]
+        opening.race.in_flight -= len(request.ordinals)
+        self._fly(-len(request.ordinals))
+        self._dropped.append(request.trace)
+
+
+def undecided_sentence(opening: Opening, k: int) -> str:
+    """Return why *opening* has no winner."""
+    race = opening.race
+    return (
+        f"step {opening.opened.step} has no winner after {race.counted} samples: "
+        f"its best answer leads by {race.tally.lead}, and k is {k}"
+    )
+
+
+def _nothing() -> None:
+    """Do nothing."""
