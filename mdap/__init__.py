@@ -25,17 +25,21 @@ from mdap.errors import (
 from mdap.protocols import Provider
 from mdap.records import Reply, RunStatus, SampleRequest, Solution, Totals, Usage
 from mdap.settings import Budget, Limits, Price, Speculate, VotingSettings
-from mdap.tasks import Chain, RedFlag, Step, Task, View
+from mdap.tasks import Ask, AskGroup, Chain, Pending, Process, RedFlag, Step, Task, View
 
 __all__ = [
+    "Ask",
+    "AskGroup",
     "Budget",
     "Chain",
     "DatabaseError",
     "FailedError",
     "Limits",
     "MdapError",
+    "Pending",
     "PluginError",
     "Price",
+    "Process",
     "Progress",
     "Provider",
     "ProviderError",

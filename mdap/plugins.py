@@ -17,12 +17,16 @@ from pydantic import ValidationError
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Provider
 from mdap.settings import explain
-from mdap.tasks import Chain, Task
+from mdap.tasks import Chain, Process, Task
 
 __all__ = ["installed", "load_provider", "load_task", "make_task", "read_values", "task_name"]
 
 TASKS: Final = "mdap.tasks"
 PROVIDERS: Final = "mdap.providers"
+_REQUIRED: Final[tuple[tuple[type[Task], tuple[str, ...]], ...]] = (
+    (Chain, ("start", "step", "advance")),
+    (Process, ("solve",)),
+)
 
 
 @cache
@@ -44,7 +48,7 @@ def load_task(name: str) -> type[Task]:
     """
     found = _load(name, TASKS, "task")
     if not (isinstance(found, type) and issubclass(found, Task)):
-        raise UsageError(f"{name} is not a task: it must be a class derived from mdap.Chain")
+        raise UsageError(f"{name} is not a task: it must be a class derived from mdap.Chain or mdap.Process")
     return found
 
 
@@ -57,7 +61,7 @@ def make_task(name: str, values: Mapping[str, Any]) -> Task:
     kind = load_task(name)
     missing = getattr(kind, "__abstractmethods__", frozenset()) | _left_open(kind)
     if missing:
-        raise UsageError(f"{name} does not define {', '.join(sorted(missing))}, which every chain must")
+        raise UsageError(f"{name} does not define {', '.join(sorted(missing))}, which every such task must")
     try:
         return kind(**values)
     except ValidationError as error:
@@ -66,11 +70,11 @@ def make_task(name: str, values: Mapping[str, Any]) -> Task:
 
 
 def _left_open(kind: type[Task]) -> frozenset[str]:
-    """Return the methods a chain must define and does not: pydantic's metaclass does not refuse them."""
-    if not issubclass(kind, Chain):
-        return frozenset()
-    required = ("start", "step", "advance")
-    return frozenset(name for name in required if getattr(kind, name) is getattr(Chain, name))
+    """Return the methods a task must define and does not: pydantic's metaclass does not refuse them."""
+    for base, required in _REQUIRED:
+        if issubclass(kind, base):
+            return frozenset(name for name in required if getattr(kind, name) is getattr(base, name))
+    return frozenset()
 
 
 def load_provider(spec: str, options: Mapping[str, Any]) -> Provider:

@@ -11,6 +11,9 @@ __all__ = [
     "AttemptFailed",
     "Decided",
     "Fact",
+    "Identity",
+    "ProcessPoint",
+    "Recorded",
     "RecordedOpening",
     "Reply",
     "ResumePoint",
@@ -81,7 +84,7 @@ class SampleRequest(NamedTuple):
         system: the system message; empty for none.
         user: the user message.
         prompt_digest: digest of both messages in hexadecimal; equal prompts have equal digests.
-        step: the step's number in its run, counted from 0.
+        key: what the step is known by in its run: in a chain, its number.
         ordinals: which samples of the step these are, counted from 0; one reply is wanted for each.
         temperature: sampling temperature.
         max_tokens: output tokens after which the endpoint shall cut the reply.
@@ -96,7 +99,7 @@ class SampleRequest(NamedTuple):
     system: str
     user: str
     prompt_digest: str
-    step: int
+    key: str
     ordinals: tuple[int, ...]
     temperature: float
     max_tokens: int
@@ -269,6 +272,41 @@ class ResumePoint:
     input: str | None = None
     winner: str | None = None
     openings: tuple[RecordedOpening, ...] = ()
+
+
+# What a step of a process is known by: its key and the digest of its prompt.
+Identity = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPoint:
+    """Where the rows of a process end.
+
+    Attributes:
+        decisions: how many decisions it has.
+        digest: the head of their digest chain.
+        next_step: the first number that no step has.
+        known: the steps that are decided, by what they are known by.
+        openings: the steps that are not.
+    """
+
+    decisions: int
+    digest: str
+    next_step: int
+    known: dict[Identity, int]
+    openings: tuple[RecordedOpening, ...]
+
+
+class Recorded(NamedTuple):
+    """A decision as it is recorded, with a reply that voted for it.
+
+    `winner` is the answer's canonical JSON; `text` and `view` are of the first vote for it, None if there
+    was none: it was settled by hand, or not voted on.
+    """
+
+    winner: str
+    text: str | None
+    view: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,24 @@
-"""What the author of a domain subclasses: `Chain`, and the `Step` it asks with.
+"""What the author of a domain subclasses: `Chain` or `Process`, and the `Step` it asks with.
 
 A task is a pydantic model: its fields are its parameters, validated, stored with the run and settable
 with ``-p NAME=VALUE`` on the command line.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Chain", "RedFlag", "Step", "Task", "View"]
+__all__ = ["Ask", "AskGroup", "Chain", "Pending", "Process", "RedFlag", "Step", "Task", "View"]
 
 S = TypeVar("S")
 A = TypeVar("A")
+R = TypeVar("R")
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class RedFlag(Exception):
@@ -61,6 +65,10 @@ class Step(Generic[A]):
         schema: a type or JSON schema of the answer, sent to endpoints that support it.
         max_tokens: output tokens a reply may have; None for the run's setting.
         views: further presentations of the step; samples rotate over them and the step's own.
+        input: what the step is about, as a JSON value: recorded, and there for the oracle of a process. A
+            chain's steps are about their state, and need none.
+        key: what a step of a process is known by; None for its prompt alone. Two steps of the same prompt
+            and key are one step.
     """
 
     user: str
@@ -69,6 +77,8 @@ class Step(Generic[A]):
     schema: Any = None
     max_tokens: int | None = None
     views: tuple[View[A], ...] = ()
+    input: Any = None
+    key: str | None = None
 
 
 class Task(BaseModel):
@@ -82,6 +92,10 @@ class Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: ClassVar[str] = "1"
+
+    def length(self) -> int | None:
+        """Return the number of steps if it is known beforehand; a chain then ends after them."""
+        return None
 
 
 class Chain(Task, Generic[S, A]):
@@ -107,10 +121,6 @@ class Chain(Task, Generic[S, A]):
         """Return what the task comes to, as a JSON value, from its last state."""
         return state
 
-    def length(self) -> int | None:
-        """Return the number of steps if it is known beforehand; the run then ends after them."""
-        return None
-
     def guess(self, state: S) -> A | None:
         """Return a cheap guess at the answer in *state*, to work ahead on; None for no guess."""
         return None
@@ -125,4 +135,94 @@ class Chain(Task, Generic[S, A]):
 
     def render(self, answer: A) -> str:
         """Return a reply as a model would write it to give *answer*, for simulation and tests."""
+        raise NotImplementedError(f"{type(self).__name__} does not render replies")
+
+
+class Pending(Protocol[R_co]):
+    """What a member of a group comes to."""
+
+    @property
+    def value(self) -> R_co:
+        """What it came to, once the group's ``async with`` block is left."""
+
+
+class AskGroup(Protocol):
+    """Things asked side by side, until the ``async with`` block is left."""
+
+    def ask(self, step: Step[A]) -> Pending[A]:
+        """Ask for *step*."""
+
+    def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> Pending[T]:
+        """Call an async *function*, which may ask for more."""
+
+
+class Ask(Protocol):
+    """How a process gets its decisions: each is voted, recorded, and found again when the run is resumed."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's name; with a step's key it makes an idempotency key."""
+
+    async def __call__(self, step: Step[A]) -> A:
+        """Return the winning answer of *step*.
+
+        Raises:
+            UndecidedError: it has no winner within its allowed samples. A process that does not catch it
+                is itself undecided.
+        """
+
+    async def map(self, steps: Iterable[Step[A]]) -> list[A]:
+        """Return the winning answers of *steps* in their order, asked side by side.
+
+        The first that is undecided ends the others.
+        """
+
+    def group(self) -> AbstractAsyncContextManager[AskGroup]:
+        """Open a group of things to be asked side by side: ``async with ask.group() as group``."""
+
+    async def solve(self, task: Task, key: str | None = None) -> Any:
+        """Return the result of *task*, decided as a run of its own that is a part of this one.
+
+        Args:
+            task: the task.
+            key: what it is known by; None for its class and parameters.
+
+        Raises:
+            UndecidedError: one of its steps has no winner.
+            FailedError: it cannot go on.
+        """
+
+    async def once(self, function: Callable[[], Any], key: str) -> Any:
+        """Return what *function* returned the first time, for code that is costly or has effects.
+
+        The result is recorded as soon as it is there. A crash in between calls *function* again, so
+        effects need an idempotency key: `run_id` and *key* together are one.
+
+        Args:
+            function: takes nothing and returns a JSON value, or an awaitable of one.
+            key: what the result is known by in this run.
+        """
+
+
+class Process(Task, Generic[R]):
+    """A task that is ordinary Python: an async function that asks for decisions, also side by side.
+
+    Its code may run several times over the same decisions, since that is how a run is resumed: between
+    what it asks, it must do the same each time, and nothing that reaches the outside but through `Ask.once`.
+    """
+
+    @abstractmethod
+    async def solve(self, ask: Ask) -> R:
+        """Return what the task comes to, as a JSON value or something that has one."""
+
+    def oracle(self, step: Step[Any]) -> Any:
+        """Return the right answer to *step*, for simulation, calibration and tests; see `Step.input`."""
+        raise NotImplementedError(f"{type(self).__name__} has no oracle")
+
+    def mistakes(self, step: Step[Any], truth: Any) -> list[Any]:
+        """Return plausible wrong answers to *step*, at least one, for simulation."""
+        raise NotImplementedError(f"{type(self).__name__} names no plausible mistakes")
+
+    def render(self, step: Step[Any], answer: Any) -> str:
+        """Return a reply as a model would write it to give *answer* to *step*, for simulation and tests."""
         raise NotImplementedError(f"{type(self).__name__} does not render replies")

@@ -4,9 +4,11 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mdap._version import __version__
+from mdap.engine.opening import Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import task_name
@@ -16,9 +18,32 @@ from mdap.rules.certificate import p_zero_errors
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 
-__all__ = ["check_same", "checked_run_id", "new_run_id", "run_columns", "solution_of"]
+__all__ = ["Start", "check_same", "checked_run_id", "new_run_id", "run_columns", "solution_of"]
 
 _LONGEST_ID: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How a task is to be run.
+
+    Attributes:
+        name: the run's id.
+        voting: how steps are decided.
+        row: the run's row if it exists already.
+        kind: run or pilot.
+        parent: the run of which it is a part.
+        votes_wanted: for a pilot: how many decided votes it shall come to.
+        progress: counters to keep.
+    """
+
+    name: str
+    voting: VotingSettings
+    row: RunRow | None = None
+    kind: str = "run"
+    parent: int | None = None
+    votes_wanted: int | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
 def new_run_id(task: Task) -> str:
@@ -42,27 +67,24 @@ def checked_run_id(run_id: str) -> str:
     return run_id
 
 
-def run_columns(
-    task: Task, name: str, kind: str, voting: VotingSettings, about: Mapping[str, Any]
-) -> dict[str, Any]:
+def run_columns(task: Task, start: Start, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a run, by column.
 
     Args:
         task: the task with its parameters.
-        name: the run's name.
-        kind: run or pilot.
-        voting: how steps are decided.
+        start: how it is to be run.
         about: the models, see `Crew`.
     """
     return {
-        "run_id": name,
-        "kind": kind,
+        "run_id": start.name,
+        "kind": start.kind,
+        "parent": start.parent,
         "task": task_name(task),
         "task_version": task.version,
         "params": canonical(task),
-        "settings": canonical(voting),
+        "settings": canonical(start.voting),
         "provider": canonical(about),
-        "k": voting.k,
+        "k": start.voting.k,
         "mdap_version": __version__,
     }
 

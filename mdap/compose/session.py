@@ -1,9 +1,7 @@
 """The session: one set of models, one database and one set of limits for any number of runs."""
 
-import json
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -12,32 +10,22 @@ from anyio import AsyncContextManagerMixin
 from pydantic import ValidationError
 
 from mdap.compose.crew import Crew
-from mdap.compose.identity import check_same, checked_run_id, new_run_id, run_columns, solution_of
-from mdap.engine.chain import ChainRace, Rules
+from mdap.compose.identity import Start, checked_run_id, new_run_id, solution_of
+from mdap.compose.running import Workshop, run_task
 from mdap.engine.opening import Progress
 from mdap.engine.purse import Purse
-from mdap.engine.run import decide
-from mdap.errors import (
-    DatabaseError,
-    FailedError,
-    PluginError,
-    RunError,
-    StoppedError,
-    UndecidedError,
-    UsageError,
-)
+from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError
 from mdap.journal.claims import Claims
-from mdap.journal.reader import Reader, RunRow, open_log
-from mdap.journal.writer import Writer, open_journal
+from mdap.journal.reader import RunRow, open_log
+from mdap.journal.writer import open_journal
 from mdap.observe import watch
 from mdap.plugins import make_task
 from mdap.providers.prices import read_prices
-from mdap.records import Fact, RunEvent, RunStatus, Solution
-from mdap.rules.canonical import canonical
+from mdap.records import Fact, RunStatus, Solution
 from mdap.rules.certificate import error_upper_bound
 from mdap.rules.scaling import minimal_k
-from mdap.settings import Budget, Limits, Price, Speculate, Speculation, VotingSettings, explain
-from mdap.tasks import Chain, Task
+from mdap.settings import Budget, Limits, Price, Speculate, VotingSettings, explain
+from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Session", "solve", "solve_sync"]
 
@@ -45,7 +33,6 @@ K = int | Literal["auto"]
 
 _PILOT_MARGIN: Final = 8
 _PILOT_VOTES: Final = 400
-_VOTE_DEPTH: Final = 16
 _OF_SESSION: Final = ("escalate_to", "limits", "budget", "prices", "speculate", "log")
 
 _ENDED: Final[dict[RunStatus, type[RunError]]] = {
@@ -100,27 +87,32 @@ class Session(AsyncContextManagerMixin):
         self._prices = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
         self._speculate = Speculate(speculate)
         self._watch: Callable[[Fact], None] | None = watch if log else None
-        self._crew: Crew
-        self._purse: Purse
-        self._writer: Writer
-        self._reader: Reader
-        self._claims = Claims(self.path)
-        self._known_spending: set[int] = set()
+        self._shop: Workshop
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator["Session"]:
-        self._crew = Crew.hire(self._models, self._escalate_to, self._options, self._limits, self._prices)
-        self._crew.check_budget(self._budget)
-        self._purse = Purse(self._budget, self._crew.prices)
+        crew = Crew.hire(self._models, self._escalate_to, self._options, self._limits, self._prices)
+        crew.check_budget(self._budget)
+        claims = Claims(self.path)
         failure: BaseException | None = None
         try:
             async with (
-                open_journal(self.path, self._watch) as self._writer,
-                open_log(self.path) as self._reader,
+                open_journal(self.path, self._watch) as writer,
+                open_log(self.path) as reader,
                 anyio.create_task_group() as group,
             ):
-                for gate in self._crew.gates:
+                for gate in crew.gates:
                     group.start_soon(gate.serve)
+                self._shop = Workshop(
+                    crew=crew,
+                    purse=Purse(self._budget, crew.prices),
+                    writer=writer,
+                    reader=reader,
+                    claims=claims,
+                    limits=self._limits,
+                    budget=self._budget,
+                    speculate=self._speculate,
+                )
                 # Raised after the group has closed, which would wrap it.
                 try:
                     yield self
@@ -128,9 +120,9 @@ class Session(AsyncContextManagerMixin):
                     failure = error
                 group.cancel_scope.cancel()
         finally:
-            self._claims.close()
+            claims.close()
             with anyio.CancelScope(shield=True):
-                await self._crew.provider.aclose()
+                await crew.provider.aclose()
         if failure is not None:
             raise failure
 
@@ -182,9 +174,9 @@ class Session(AsyncContextManagerMixin):
         progress: Progress | None = None,
     ) -> Solution:
         """Run *task* like `solve`, but return however it ended: see the solution's status and reason."""
-        if not isinstance(task, Chain):
+        if not isinstance(task, Chain | Process):
             raise UsageError(
-                f"{type(task).__name__} is not a task that can be run: derive it from mdap.Chain"
+                f"{type(task).__name__} is no task that can be run: derive it from mdap.Chain or mdap.Process"
             )
         voting = voting or VotingSettings()
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
@@ -193,7 +185,8 @@ class Session(AsyncContextManagerMixin):
             voting = _with_k(voting, await self._margin(task, name, target, voting))
         elif k is not None:
             voting = _with_k(voting, k)
-        return await self._run(task, name, voting, row=row, progress=progress)
+        start = Start(name=name, voting=voting, row=row, progress=progress or Progress())
+        return await run_task(self._shop, task, start)
 
     async def resume(self, run_id: str, *, progress: Progress | None = None) -> Solution:
         """Go on with the run called *run_id*, with the settings it was started with.
@@ -205,29 +198,25 @@ class Session(AsyncContextManagerMixin):
         Raises:
             UsageError: there is no such run, or its task or model is not to be had any more.
         """
-        await self._writer.flush()
-        row = await self._reader.find(run_id)
+        await self._shop.writer.flush()
+        row = await self._shop.reader.find(run_id)
         if row.kind != "run":
             raise UsageError(f"{row.run_id} is a pilot: to go on, give the command of its run again")
-        task = make_task(row.task, row.params)
-        if not isinstance(task, Chain):
-            raise UsageError(f"{row.task} is no chain any more")
         voting = VotingSettings(**row.settings)
-        return await self._run(task, row.run_id, voting, row=row, progress=progress)
+        start = Start(name=row.run_id, voting=voting, row=row, progress=progress or Progress())
+        return await run_task(self._shop, make_task(row.task, row.params), start)
 
     async def find(self, run_id: str) -> Solution | None:
         """Return what the run whose id is exactly *run_id* came to so far, or None if there is none."""
         row = await self._row(run_id)
-        return None if row is None else await solution_of(self._reader, row)
+        return None if row is None else await solution_of(self._shop.reader, row)
 
     async def _row(self, run_id: str) -> RunRow | None:
         # What a cancelled run of this session appended may not be committed yet.
-        await self._writer.flush()
-        return await self._reader.run(run_id)
+        await self._shop.writer.flush()
+        return await self._shop.reader.run(run_id)
 
-    # -- one run -----------------------------------------------------------------------------------
-
-    async def _margin(self, task: Chain[Any, Any], name: str, target: float, voting: VotingSettings) -> int:
+    async def _margin(self, task: Task, name: str, target: float, voting: VotingSettings) -> int:
         """Return the smallest margin that reaches *target*, at an error rate that a pilot rules out.
 
         The pilot decides the first steps of the task at a generous margin; votes against its winners
@@ -239,107 +228,19 @@ class Session(AsyncContextManagerMixin):
         pilot = _with_k(voting.model_copy(update={"max_samples": None}), _PILOT_MARGIN)
         name = f"{name}-pilot"
         row = await self._row(name)
-        solution = await self._run(task, name, pilot, row=row, kind="pilot")
+        start = Start(name=name, voting=pilot, row=row, kind="pilot", votes_wanted=_PILOT_VOTES)
+        solution = await run_task(self._shop, task, start)
         if solution.status is RunStatus.UNDECIDED:
             raise UsageError(
                 f"no k can be chosen: in the pilot {solution.reason}; the model is right too seldom to vote"
             )
         if solution.status is not RunStatus.FINISHED:
             raise _ENDED[solution.status](f"the pilot {name}: {solution.reason}", solution)
-        number = (await self._reader.find(name)).number
+        reader = self._shop.reader
         votes = solution.totals.votes
-        bound = error_upper_bound(votes - await self._reader.votes_for_winners(number), votes)
+        number = (await reader.find(name)).number
+        bound = error_upper_bound(votes - await reader.votes_for_winners(number), votes)
         return minimal_k(bound, length, target)
-
-    async def _run(
-        self,
-        task: Chain[Any, Any],
-        name: str,
-        voting: VotingSettings,
-        *,
-        row: RunRow | None,
-        kind: str = "run",
-        progress: Progress | None = None,
-    ) -> Solution:
-        columns = run_columns(task, name, kind, voting, self._crew.about)
-        if row is None:
-            number = await self._writer.begin_run(columns)
-        else:
-            number = row.number
-            check_same(row, columns)
-            if row.status is RunStatus.FINISHED:
-                return await solution_of(self._reader, row)
-        self._claims.take(number, name)
-        try:
-            await self._count_earlier_spending(number)
-            about = {"limits": self._limits.model_dump(), "budget": self._budget.model_dump()}
-            about["prices"] = self._crew.known_prices()
-            self._writer.append(RunEvent(number, "started" if row is None else "resumed", data=about))
-            rules = Rules(
-                run=number,
-                voting=voting,
-                speculation=self._speculation(),
-                max_n=self._crew.provider.max_n,
-                models=self._crew.names,
-                casting=self._crew.casting(voting),
-                votes_wanted=await self._votes_wanted(number) if kind == "pilot" else None,
-            )
-            progress = progress if progress is not None else Progress()
-            await self._drive(ChainRace(columns["task"], task, rules, self._writer, progress), task, rules)
-            await self._writer.flush()
-            return await solution_of(self._reader, await self._reader.find(name))
-        finally:
-            # Whoever takes the run up next must find all of it.
-            with anyio.CancelScope(shield=True), suppress(DatabaseError):
-                await self._writer.flush()
-            self._claims.drop(number)
-
-    async def _count_earlier_spending(self, number: int) -> None:
-        if self._purse.limited and number not in self._known_spending:
-            self._known_spending.add(number)
-            usage = (await self._reader.totals(number)).usage
-            usd = await self._reader.cost(number)
-            self._purse.spent_before(usd or 0.0, usage.input_tokens + usage.output_tokens)
-
-    async def _votes_wanted(self, number: int) -> int:
-        """Return how many votes a pilot still needs."""
-        return _PILOT_VOTES - await self._reader.votes_decided(number)
-
-    def _speculation(self) -> Speculation:
-        if self._crew.provider.instant or self._speculate is Speculate.OFF:
-            return Speculation()
-        if self._speculate is Speculate.GUESS:
-            return Speculation(mode=Speculate.GUESS, depth=self._limits.concurrency)
-        return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
-
-    async def _drive(self, race: ChainRace, task: Chain[Any, Any], rules: Rules) -> None:
-        """Decide *race*, and record how it ended, whatever ends it."""
-        started = time.monotonic()
-        ended: dict[str, Any] = {}
-        status, reason = "stopped", "interrupted"
-        try:
-            race.begin(await self._reader.resume_point(rules.run))
-            with anyio.move_on_after(self._budget.seconds) as clock:
-                await decide(race, self._crew.provider, self._limits, self._writer, self._purse)
-            status, reason = str(race.status), race.reason or ""
-            if clock.cancelled_caught:
-                status, reason = "stopped", f"the {self._budget.seconds:g} seconds allowed are over"
-            if race.status is RunStatus.FINISHED:
-                ended["result"] = _result(race, task)
-        except PluginError as error:
-            status, reason = "failed", str(error)
-        finally:
-            ended["seconds"] = round(time.monotonic() - started, 3)
-            ended["in_flight"] = race.progress.in_flight
-            if self._writer.usable:
-                self._writer.append(RunEvent(rules.run, status, reason or None, data=ended))
-
-
-def _result(race: ChainRace, task: Chain[Any, Any]) -> Any:
-    try:
-        return json.loads(canonical(task.result(race.state)))
-    except Exception as error:
-        raise PluginError(f"task {type(task).__name__}", "giving its result", error) from error
 
 
 def _with_k(voting: VotingSettings, k: int) -> VotingSettings:

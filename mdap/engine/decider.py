@@ -118,7 +118,7 @@ class Decider:
         """Return the requests to send now; they count as in flight from here on."""
         asked: list[tuple[Opening, SampleRequest]] = []
         for opening in self._stale:
-            if opening.void or opening.error is not None:
+            if opening.void or opening.idle or opening.error is not None:
                 continue
             for request in opening.race.wanted(self._rules.max_n, self._distance(opening)):
                 asked.append((opening, request))

@@ -22,6 +22,7 @@ class Opening:
         state: the input.
         race: its votes.
         tentative: whether the input is still a guess.
+        idle: whether nobody waits for it just now, so that nothing more is asked for it.
         void: whether the input turned out wrong, or does not matter any more.
         error: why no samples can be had of it; only matters once its input is certain.
         basis: the answer on which the next step is open, in canonical JSON; None if none is.
@@ -29,7 +30,7 @@ class Opening:
         lines: ordinal and recorded columns of each counted sample, for the digest chain.
     """
 
-    __slots__ = ("basis", "error", "flying", "lines", "opened", "race", "state", "tentative", "void")
+    __slots__ = ("basis", "error", "flying", "idle", "lines", "opened", "race", "state", "tentative", "void")
 
     def __init__(self, opened: StepOpened, state: Any, race: Race, *, tentative: bool) -> None:
         self.opened = opened
@@ -37,6 +38,7 @@ class Opening:
         self.race = race
         self.tentative = tentative
         self.void = False
+        self.idle = False
         self.error: MdapError | None = None
         self.basis: str | None = None
         self.flying: dict[tuple[int, ...], SampleRequest] = {}

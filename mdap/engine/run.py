@@ -1,11 +1,12 @@
 """Drive one run: ask what its race wants, hand it what comes, until it is over."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
 import anyio.lowlevel
 
-from mdap.engine.chain import ChainRace
+from mdap.engine.decider import Decider
 from mdap.engine.opening import Opening
 from mdap.engine.purse import Purse
 from mdap.engine.scheduler import Samplers, nursery
@@ -22,16 +23,22 @@ _DRAIN_SECONDS: Final = 10.0
 
 
 async def decide(
-    race: ChainRace, provider: Provider, limits: Limits, journal: Journal, purse: Purse | None = None
+    race: Decider,
+    provider: Provider,
+    limits: Limits,
+    journal: Journal,
+    purse: Purse | None = None,
+    beside: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Decide *race* until it is finished, undecided or stopped.
 
     Args:
-        race: the chain, already begun.
+        race: the run, already begun.
         provider: where samples come from.
         limits: how often and how long to try.
         journal: where facts go; waited for when it falls behind.
         purse: what pays for every attempt; None for no budget.
+        beside: runs beside it, never raises, and is cancelled when the race is over.
 
     Raises:
         PluginError: the task's own code failed.
@@ -39,26 +46,42 @@ async def decide(
     """
     async with nursery() as group:
         samplers: Samplers[Opening] = Samplers(provider, limits, group, purse)
-        turn = 0
-        while race.status is RunStatus.RUNNING:
-            for opening, request in race.wanted():
-                samplers.ask(opening, request)
-            await _turn(race, samplers)
-            turn += 1
-            if turn % _TURNS_WITHOUT_YIELDING == 0:
-                await anyio.lowlevel.checkpoint()
-                await journal.settle()
+        race.news = samplers.wake
+        scope = anyio.CancelScope()
+        if beside is not None:
+            group.start_soon(_within, scope, beside)
+        await _turns(race, samplers, journal)
+        scope.cancel()
         await _drain(race, samplers)
         group.cancel_scope.cancel()
 
 
-async def _turn(race: ChainRace, samplers: Samplers[Opening]) -> None:
-    race.take(await samplers.next())
+async def _within(scope: anyio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await work()
+
+
+async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -> None:
+    turn = 0
+    while race.status is RunStatus.RUNNING:
+        for opening, request in race.wanted():
+            samplers.ask(opening, request)
+        await _turn(race, samplers)
+        turn += 1
+        if turn % _TURNS_WITHOUT_YIELDING == 0:
+            await anyio.lowlevel.checkpoint()
+            await journal.settle()
+
+
+async def _turn(race: Decider, samplers: Samplers[Opening]) -> None:
+    outcome = await samplers.next()
+    if outcome is not None:
+        race.take(outcome)
     for trace in race.dropped():
         samplers.drop(trace)
 
 
-async def _drain(race: ChainRace, samplers: Samplers[Opening]) -> None:
+async def _drain(race: Decider, samplers: Samplers[Opening]) -> None:
     """Take in what has been sent before the run stopped: it is paid for, and a resume can use it."""
     race.withdraw_unsent()
     for trace in race.dropped():

@@ -97,6 +97,7 @@ class Samplers(Generic[K]):
         self._waiting: deque[tuple[K, SampleRequest]] = deque()
         self._scopes: dict[Trace, anyio.CancelScope] = {}
         self._news = anyio.Event()
+        self._woken = False
 
     def ask(self, ticket: K, request: SampleRequest) -> None:
         """Send *request* on its way; its outcomes carry *ticket*."""
@@ -107,15 +108,23 @@ class Samplers(Generic[K]):
             scope = self._scopes[request.trace] = anyio.CancelScope()
             self._group.start_soon(self._sample_droppably, ticket, request, scope)
 
-    async def next(self) -> Outcome[K]:
-        """Return the next outcome, waiting for it if need be."""
+    async def next(self) -> Outcome[K] | None:
+        """Return the next outcome, waiting for it if need be; None if `wake` came first."""
         while not self._posted:
+            if self._woken:
+                self._woken = False
+                return None
             if self._waiting:
                 await self._sample(*self._waiting.popleft())
             else:
                 self._news = anyio.Event()
                 await self._news.wait()
         return self._posted.popleft()
+
+    def wake(self) -> None:
+        """Make whoever waits for an outcome look whether there is something else to do."""
+        self._woken = True
+        self._news.set()
 
     def drop(self, trace: Trace) -> None:
         """Cancel the request that carries *trace*, if it is still under way."""

@@ -72,6 +72,7 @@ class Race:
         "casting",
         "counted",
         "in_flight",
+        "key",
         "max_tokens",
         "name",
         "number",
@@ -96,6 +97,7 @@ class Race:
     ) -> None:
         self.name = name
         self.number = number
+        self.key = str(number)
         self.step = step
         self.settings = settings
         self.subject = subject
@@ -184,7 +186,7 @@ class Race:
             prompt.system,
             prompt.user,
             prompt.digest,
-            self.number,
+            self.key,
             ordinals,
             part.temperature,
             self.max_tokens,

@@ -14,6 +14,8 @@ from mdap.errors import UsageError
 from mdap.journal.database import open_reading, translated
 from mdap.journal.statements import statements
 from mdap.records import (
+    ProcessPoint,
+    Recorded,
     RecordedOpening,
     ResumePoint,
     RunStatus,
@@ -23,7 +25,7 @@ from mdap.records import (
     Usage,
     Verdict,
 )
-from mdap.rules.digests import CHAIN_START
+from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.rules.money import cost_of
 from mdap.settings import Price
 
@@ -177,16 +179,16 @@ class Reader:
         """Return where the rows of *run* end. Its cost does not grow with the length of the run."""
         last = await self.rows("last_decision", run)
         step = int(last[0]["step"]) if last else -1
-        openings = await self._openings(run, step)
+        openings = await self._openings(run, step, "open")
         if not last:
             return ResumePoint(0, CHAIN_START, openings=openings)
         row = last[0]
         return ResumePoint(row["place"] + 1, row["digest"], step, row["input"], row["winner"], openings)
 
-    async def _openings(self, run: int, after: int) -> tuple[RecordedOpening, ...]:
+    async def _openings(self, run: int, after: int, which: str) -> tuple[RecordedOpening, ...]:
         samples: dict[tuple[int, int], list[SampleTaken]] = {}
         void: set[tuple[int, int]] = set()
-        for row in await self.rows("open_samples", run, after):
+        for row in await self.rows(f"{which}_samples", run, after):
             sample = _sample(row)
             samples.setdefault((sample.step, sample.opening), []).append(sample)
             if sample.verdict == Verdict.VOID:
@@ -196,13 +198,28 @@ class Reader:
             sample = _sample(row)
             pending.setdefault((sample.step, sample.opening), []).append(sample)
         found = []
-        for row in await self.rows("open_steps", run, after):
+        for row in await self.rows(f"{which}_steps", run, after):
             opened = StepOpened(run, *row)
             place = (opened.step, opened.opening)
             tentative = place in pending or place not in samples
             taken = pending.get(place) or samples.get(place, [])
             found.append(RecordedOpening(opened, taken, tentative, place in void))
         return tuple(found)
+
+    async def process_point(self, run: int) -> ProcessPoint:
+        """Return where the rows of *run*, a process, end."""
+        known = {(row["key"], row["prompt_digest"]): row["step"] for row in await self.rows("known", run)}
+        last = await self.rows("last_decision", run)
+        digest = last[0]["digest"] if last else CHAIN_START
+        openings = await self._openings(run, -1, "undecided")
+        following = int(await self._value("next_step", run))
+        return ProcessPoint(len(known), digest, following, known, openings)
+
+    async def recorded(self, run: int, step: int) -> Recorded:
+        """Return the decision of *step* of *run*, a process."""
+        winner = str(await self._value("winner", run, step))
+        rows = await self.rows("winning_sample", run, step, answer_key(winner))
+        return Recorded(winner, rows[0]["body"], rows[0]["view"]) if rows else Recorded(winner, None, None)
 
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
         """Return what happened to *run* as a whole, in order."""

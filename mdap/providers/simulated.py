@@ -65,7 +65,7 @@ class Simulated:
         self.max_n = _TOGETHER if self.instant and not settings.fault_rate else 1
         self._key = b"%d" % settings.seed
         self._last: tuple[str, Any, str] = ("", None, "")
-        self._failing: dict[tuple[str, int, int], int] = {}
+        self._failing: dict[tuple[str, str, int], int] = {}
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Return a reply for each wanted ordinal; see `mdap.protocols.Provider.sample`."""
@@ -90,7 +90,7 @@ class Simulated:
 
     def _draw(self, request: SampleRequest, ordinal: int) -> tuple[float, float, float, float, float]:
         """Return five numbers in [0, 1) that belong to this very sample."""
-        seed = f"{request.step}|{request.prompt_digest}|{ordinal}".encode()
+        seed = f"{request.key}|{request.prompt_digest}|{ordinal}".encode()
         a, b, c, d, e = _WORDS(blake2b(seed, digest_size=40, key=self._key).digest())
         return a * _UNIT, b * _UNIT, c * _UNIT, d * _UNIT, e * _UNIT
 
@@ -103,7 +103,7 @@ class Simulated:
     def _maybe_fail(self, request: SampleRequest, draw: float) -> None:
         """Fail the first so many attempts at a sample, as many as its draw says."""
         rate = self.settings.fault_rate
-        sample = (request.prompt_digest, request.step, request.ordinals[0])
+        sample = (request.prompt_digest, request.key, request.ordinals[0])
         fails = int(math.log(max(draw, 1e-300)) / math.log(rate))
         failed = self._failing.get(sample, 0)
         if failed < fails:

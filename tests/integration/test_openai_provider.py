@@ -36,7 +36,7 @@ Script = list[str | Canned]
 
 
 def ask(*ordinals: int, **changes: Any) -> SampleRequest:
-    request = SampleRequest("Be exact.", "2 + 2?", "d1", 0, ordinals or (0,), 0.5, 100)
+    request = SampleRequest("Be exact.", "2 + 2?", "d1", "0", ordinals or (0,), 0.5, 100)
     return request._replace(**changes)
 
 

@@ -135,7 +135,7 @@ async def test_d6_an_undecided_step_is_visible(db: Path, mode: str) -> None:
     assert query(db, "SELECT * FROM decisions") == []
     assert query(db, "SELECT verdict, count(*) FROM samples GROUP BY verdict") == [("vote", 9)]
     assert events(db, "one") == ["started", "undecided", "resumed", "undecided"]
-    assert len([asked for asked in provider.requests if asked.step == 0]) == 9
+    assert len([asked for asked in provider.requests if asked.key == "0"]) == 9
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ async def test_a_provider_that_fails_ends_the_run(
     model = Model(task)
 
     def say(request: SampleRequest, ordinal: int) -> Reply | Exception:
-        return error if request.step >= 3 else model.says(request.user, ordinal)
+        return error if int(request.key) >= 3 else model.says(request.user, ordinal)
 
     async with mdap.Session(provide(ScriptedProvider(say, instant=instant)), db=db) as session:
         with pytest.raises(kind) as raised:
@@ -176,7 +176,7 @@ async def test_a_provider_that_fails_ends_the_run(
     healed = said_by(model, instant=instant)
     async with mdap.Session(provide(healed), db=db) as session:
         assert (await session.solve(task, k=2, run_id="one")).status is RunStatus.FINISHED
-    assert min(asked.step for asked in healed.requests) == 3
+    assert min(int(asked.key) for asked in healed.requests) == 3
 
 
 class Broken(Walk):

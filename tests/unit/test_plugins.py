@@ -182,7 +182,7 @@ def test_bad_parameters_are_one_sentence(name: str, values: dict[str, Any], sent
 
 def test_a_chain_that_is_not_finished_is_refused(module: str) -> None:
     """The methods that it must still define are named."""
-    with pytest.raises(UsageError, match="Half does not define advance, step, which every chain must"):
+    with pytest.raises(UsageError, match="Half does not define advance, step, which every such task must"):
         make_task(f"{module}:Half", {})
 
 

@@ -12,7 +12,7 @@ from mdap.testing import Faults, FaultyServer, ScriptedProvider
 
 
 def ask(*ordinals: int) -> SampleRequest:
-    return SampleRequest("", "2 + 2?", "d1", 0, ordinals or (0,), 0.1, 100)
+    return SampleRequest("", "2 + 2?", "d1", "0", ordinals or (0,), 0.1, 100)
 
 
 def texts(replies: Sequence[Reply]) -> list[str]:

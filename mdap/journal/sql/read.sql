@@ -53,6 +53,29 @@ SELECT s.*, t.digest AS text_digest, t.body AS body FROM samples s LEFT JOIN tex
 -- name: open_pending
 SELECT s.*, t.digest AS text_digest, t.body AS body FROM pending s LEFT JOIN texts t ON t.id = s.text WHERE s.run = ?1
 
+-- name: known
+SELECT p.key, p.prompt_digest, p.step FROM decisions d
+JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHERE d.run = ?1
+
+-- name: next_step
+SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = ?1
+
+-- name: winner
+SELECT winner FROM decisions WHERE run = ?1 AND step = ?2
+
+-- name: winning_sample
+SELECT s.view, t.body FROM samples s JOIN texts t ON t.id = s.text
+WHERE s.run = ?1 AND s.step = ?2 AND s.verdict = 'vote' AND s.answer_key = ?3 ORDER BY s.ordinal LIMIT 1
+
+-- name: undecided_steps
+SELECT step, opening, key, input, prompt_digest FROM steps p WHERE run = ?1 AND step > ?2 AND NOT EXISTS
+    (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening) ORDER BY step
+
+-- name: undecided_samples
+SELECT s.*, t.digest AS text_digest, t.body AS body FROM samples s LEFT JOIN texts t ON t.id = s.text
+WHERE s.run = ?1 AND s.step > ?2 AND NOT EXISTS
+    (SELECT 1 FROM decisions d WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
+
 -- name: events
 SELECT kind, at, author, reason, step, opening, data FROM run_events
 WHERE run = ?1 AND kind <> 'attempt_failed' ORDER BY id

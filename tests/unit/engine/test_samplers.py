@@ -117,7 +117,7 @@ class Hanging:
 
 
 def request(*ordinals: int) -> SampleRequest:
-    return SampleRequest("", "3 0 0", "d", 0, ordinals or (0,), 0.1, 100, trace=Trace())
+    return SampleRequest("", "3 0 0", "d", "0", ordinals or (0,), 0.1, 100, trace=Trace())
 
 
 async def outcomes(provider: Provider, limits: Limits | None = None, *requests: SampleRequest) -> list[Any]:
@@ -128,7 +128,9 @@ async def outcomes(provider: Provider, limits: Limits | None = None, *requests: 
         for number, each in enumerate(requests or [request()]):
             samplers.ask(f"ticket {number}", each)
         while sum(not isinstance(outcome, Failed) for outcome in posted) < len(requests or [0]):
-            posted.append(await samplers.next())
+            outcome = await samplers.next()
+            assert outcome is not None
+            posted.append(outcome)
     return posted
 
 
@@ -319,6 +321,7 @@ async def test_a_dropped_request_is_cancelled_and_never_heard_of() -> None:
         samplers.drop(Trace())
         samplers.ask("useful", request(1))
         outcome = await samplers.next()
+        assert outcome is not None
         assert (outcome.ticket, provider.active) == ("useful", 0)
 
 
@@ -332,7 +335,9 @@ async def test_a_dropped_request_that_was_not_sent_never_is(instant: bool) -> No
         samplers.ask("useless", useless)
         samplers.drop(useless.trace)
         samplers.ask("useful", request(1))
-        assert (await samplers.next()).ticket == "useful"
+        outcome = await samplers.next()
+        assert outcome is not None
+        assert outcome.ticket == "useful"
     assert [asked.ordinals for asked in provider.requests] == [(1,)]
 
 

@@ -110,7 +110,7 @@ def test_a_request_says_what_the_step_says() -> None:
     schema = {"type": "string"}
     step = Step(user="u", system="s", parse=read_letter, schema=schema, max_tokens=9)
     [request] = Race("task t", 7, step, VotingSettings(k=1), None).wanted(1, 5)
-    assert (request.system, request.user, request.step, request.priority) == ("s", "u", 7, 5)
+    assert (request.system, request.user, int(request.key), request.priority) == ("s", "u", 7, 5)
     assert (request.max_tokens, request.schema, request.subject) == (9, schema, None)
 
     [plain] = race(k=1, max_tokens=123).wanted(1, 0)

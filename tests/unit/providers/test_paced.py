@@ -24,7 +24,7 @@ from mdap.testing import ScriptedProvider
 
 
 def request(priority: int = 0) -> SampleRequest:
-    return SampleRequest("", "?", "d", 0, (0,), 0.1, 100, priority=priority, trace=Trace())
+    return SampleRequest("", "?", "d", "0", (0,), 0.1, 100, priority=priority, trace=Trace())
 
 
 @dataclass
@@ -251,7 +251,7 @@ class Asked:
 
 
 def asked_for(max_tokens: int) -> SampleRequest:
-    return SampleRequest("", "", "d", 0, (0,), 0.0, max_tokens)
+    return SampleRequest("", "", "d", "0", (0,), 0.0, max_tokens)
 
 
 async def test_tokens_a_minute_hold_back_what_is_too_much() -> None:

@@ -37,7 +37,7 @@ def request(*ordinals: int, step: int = 0, user: str | None = None) -> SampleReq
     user = f"0 {step} 0" if user is None else user
     subject = Subject(TASK, (step, 0))
     return SampleRequest(
-        "", user, prompt_digest("", user), step, ordinals or (0,), 0.1, 100, None, 0, subject
+        "", user, prompt_digest("", user), str(step), ordinals or (0,), 0.1, 100, None, 0, subject
     )
 
 

@@ -1,0 +1,192 @@
+"""One run from its row to its end: claimed, begun or resumed, decided, and its ending recorded."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import anyio
+
+from mdap.compose.crew import Crew
+from mdap.compose.identity import Start, check_same, run_columns, solution_of
+from mdap.engine.asking import Surroundings, answer_process
+from mdap.engine.chain import ChainRace
+from mdap.engine.decider import Decider, Rules
+from mdap.engine.process import ProcessRace
+from mdap.engine.purse import Purse
+from mdap.engine.run import decide
+from mdap.errors import DatabaseError, PluginError
+from mdap.journal.claims import Claims
+from mdap.journal.reader import Reader
+from mdap.journal.writer import Writer
+from mdap.records import RunEvent, RunStatus, Solution
+from mdap.rules.canonical import canonical
+from mdap.settings import Budget, Limits, Speculate, Speculation
+from mdap.tasks import Chain, Process, Task
+
+__all__ = ["Workshop", "run_task"]
+
+_VOTE_DEPTH: Final = 16
+_LEAST_OPEN: Final = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class Workshop:
+    """What all runs of a session share.
+
+    Attributes:
+        crew: who is asked.
+        purse: what pays.
+        writer: where facts go.
+        reader: where they are found again.
+        claims: which runs this process has taken.
+        limits: how often and how long to try.
+        budget: what may be spent.
+        speculate: how far chains are sampled ahead.
+        known_spending: runs whose earlier samples are paid for out of the budget already.
+    """
+
+    crew: Crew
+    purse: Purse
+    writer: Writer
+    reader: Reader
+    claims: Claims
+    limits: Limits
+    budget: Budget
+    speculate: Speculate
+    known_spending: set[int] = field(default_factory=set)
+
+    def speculation(self) -> Speculation:
+        """Return how far a chain is to be sampled ahead."""
+        if self.crew.provider.instant or self.speculate is Speculate.OFF:
+            return Speculation()
+        if self.speculate is Speculate.GUESS:
+            return Speculation(mode=Speculate.GUESS, depth=self.limits.concurrency)
+        return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
+
+    async def count_earlier_spending(self, run: int) -> None:
+        """Charge what *run* spent in earlier sessions to the budget, once."""
+        if self.purse.limited and run not in self.known_spending:
+            self.known_spending.add(run)
+            usage = (await self.reader.totals(run)).usage
+            usd = await self.reader.cost(run)
+            self.purse.spent_before(usd or 0.0, usage.input_tokens + usage.output_tokens)
+
+    def about(self) -> dict[str, Any]:
+        """Return what the record says of a session that takes up a run."""
+        return {
+            "limits": self.limits.model_dump(),
+            "budget": self.budget.model_dump(),
+            "prices": self.crew.known_prices(),
+        }
+
+
+async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
+    """Run *task* until it is finished, undecided, stopped or failed, and return what it came to.
+
+    Raises:
+        UsageError: the run exists and was started otherwise, or another process has taken it.
+        DatabaseError: the database cannot be written any more.
+    """
+    row = start.row
+    columns = run_columns(task, start, shop.crew.about)
+    if row is None:
+        number = await shop.writer.begin_run(columns)
+    else:
+        number = row.number
+        check_same(row, columns)
+        if row.status is RunStatus.FINISHED:
+            return await solution_of(shop.reader, row)
+    shop.claims.take(number, start.name)
+    try:
+        await shop.count_earlier_spending(number)
+        shop.writer.append(RunEvent(number, "started" if row is None else "resumed", data=shop.about()))
+        await _drive(shop, columns["task"], task, await _rules(shop, number, start), start)
+        await shop.writer.flush()
+        return await solution_of(shop.reader, await shop.reader.find(start.name))
+    finally:
+        # Whoever takes the run up next must find all of it.
+        with anyio.CancelScope(shield=True), suppress(DatabaseError):
+            await shop.writer.flush()
+        shop.claims.drop(number)
+
+
+async def _rules(shop: Workshop, number: int, start: Start) -> Rules:
+    wanted = start.votes_wanted
+    return Rules(
+        run=number,
+        voting=start.voting,
+        speculation=shop.speculation(),
+        max_n=shop.crew.provider.max_n,
+        models=shop.crew.names,
+        casting=shop.crew.casting(start.voting),
+        open_steps=max(_LEAST_OPEN, 2 * shop.limits.concurrency),
+        votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
+    )
+
+
+async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Start) -> None:
+    """Decide *task*, and record how it ended, whatever ends it."""
+    started = time.monotonic()
+    ended: dict[str, Any] = {}
+    status, reason = "stopped", "interrupted"
+    race: Decider | None = None
+    try:
+        race, beside = await _begun(shop, name, task, rules, start)
+        with anyio.move_on_after(shop.budget.seconds) as clock:
+            await decide(race, shop.crew.provider, shop.limits, shop.writer, shop.purse, beside)
+        status, reason = str(race.status), race.reason or ""
+        if clock.cancelled_caught:
+            status, reason = "stopped", f"the {shop.budget.seconds:g} seconds allowed are over"
+        if race.status is RunStatus.FINISHED:
+            ended["result"] = _result(race, task)
+    except PluginError as error:
+        status, reason = "failed", str(error)
+    finally:
+        ended["seconds"] = round(time.monotonic() - started, 3)
+        ended["in_flight"] = 0 if race is None else race.in_flight
+        if shop.writer.usable:
+            shop.writer.append(RunEvent(rules.run, status, reason or None, data=ended))
+
+
+async def _begun(
+    shop: Workshop, name: str, task: Task, rules: Rules, start: Start
+) -> tuple[Decider, Callable[[], Awaitable[None]] | None]:
+    """Return the race of *task*, begun where its rows end, and what runs beside it."""
+    if isinstance(task, Chain):
+        chain = ChainRace(name, task, rules, shop.writer, start.progress)
+        chain.begin(await shop.reader.resume_point(rules.run))
+        return chain, None
+    assert isinstance(task, Process)
+    process = ProcessRace(name, task, rules, shop.writer, start.progress)
+    process.begin(await shop.reader.process_point(rules.run))
+    around = Surroundings(
+        run_id=start.name,
+        journal=shop.writer,
+        recall=partial(shop.reader.recorded, rules.run),
+        solve=partial(_solve_part, shop, start, rules.run),
+        open_steps=rules.open_steps,
+    )
+    return process, partial(answer_process, task, process, around)
+
+
+async def _solve_part(shop: Workshop, whole: Start, parent: int, task: Task, name: str) -> Solution:
+    """Run a task that is a part of a process, or take it up again."""
+    await shop.writer.flush()
+    row = await shop.reader.run(name)
+    part = Start(name=name, voting=whole.voting, row=row, parent=parent, progress=whole.progress)
+    return await run_task(shop, task, part)
+
+
+def _result(race: Decider, task: Task) -> Any:
+    if isinstance(race, ProcessRace):
+        return race.result
+    assert isinstance(race, ChainRace)
+    assert isinstance(task, Chain)
+    try:
+        return json.loads(canonical(task.result(race.state)))
+    except Exception as error:
+        raise PluginError(f"task {type(task).__name__}", "giving its result", error) from error

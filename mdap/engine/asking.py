@@ -1,0 +1,253 @@
+"""What a process's own function is given: `ask`, through which it gets decisions and nothing else."""
+
+import inspect
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mdap.engine.process import ProcessRace, Question, identify, identify_named, typed_answer
+from mdap.engine.voting import Race
+from mdap.errors import FailedError, MdapError, PluginError, RunError, StoppedError, UndecidedError
+from mdap.protocols import Journal
+from mdap.records import Recorded, RunStatus, Solution
+from mdap.rules.canonical import canonical
+from mdap.rules.redflags import clean
+from mdap.tasks import Process, RedFlag, Step, Task
+
+__all__ = ["Asking", "Surroundings", "answer_process"]
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a process needs of the world around it.
+
+    Attributes:
+        run_id: the run's name.
+        journal: where facts go.
+        recall: finds a recorded decision by the number of its step.
+        solve: runs a nested task under the name that it is given.
+        open_steps: how many steps may be open at once.
+    """
+
+    run_id: str
+    journal: Journal
+    recall: Callable[[int], Awaitable[Recorded]]
+    solve: Callable[[Task, str], Awaitable[Solution]]
+    open_steps: int
+
+
+class Asking:
+    """The `mdap.Ask` of one run. See there for what each method does."""
+
+    def __init__(self, race: ProcessRace, around: Surroundings) -> None:
+        self._race = race
+        self._around = around
+        self._room = anyio.Semaphore(around.open_steps)
+        # Two that ask for the same nested task, or the same result, must not both set about it.
+        self._under_way: dict[tuple[str, str], anyio.Lock] = {}
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return self._around.run_id
+
+    async def __call__(self, step: Step[A]) -> A:
+        """Return the winning answer of *step*."""
+        race = self._race.race(step)
+        identity = identify(step, race)
+        number = self._race.decided(identity)
+        if number is not None:
+            answer: A = await self._recalled(number, step, race)
+            return answer
+        async with self._room:
+            question = self._race.open(identity, step, race)
+            try:
+                await _answered(question)
+            finally:
+                self._race.leave(question)
+        if question.undecided is not None:
+            raise UndecidedError(question.undecided)
+        answer = question.answer
+        return answer
+
+    async def _recalled(self, number: int, step: Step[A], race: Race) -> A:
+        # It may have been decided a moment ago.
+        await self._around.journal.flush()
+        recorded = await self._around.recall(number)
+        if recorded.text is None:
+            answer: A = typed_answer(step, recorded.winner)
+            return answer
+        read = race.prompts[recorded.view or 0].parse
+        try:
+            answer = read(clean(recorded.text, race.max_tokens))
+            spelled = canonical(answer)
+        except RedFlag as flag:
+            spelled = f"red flag: {flag.reason}"
+        if spelled != recorded.winner:
+            changed = ValueError("the parser now says otherwise; start a new run, or restore the old parser")
+            raise PluginError(self._race.name, f"reading the recorded step {number} again", changed)
+        return answer
+
+    async def map(self, steps: Iterable[Step[A]]) -> list[A]:
+        """Return the winning answers of *steps*, all of them asked at once."""
+        answers: list[A] = []
+
+        async def put(place: int, step: Step[A], room: anyio.Semaphore) -> None:
+            try:
+                answers[place] = await self(step)
+            finally:
+                room.release()
+
+        # As many tasks as there can be open steps: a million steps must not be a million tasks.
+        room = anyio.Semaphore(self._around.open_steps)
+        async with _gathered() as group:
+            for place, step in enumerate(steps):
+                await room.acquire()
+                answers.append(None)  # type: ignore[arg-type] # filled in before anybody looks
+                group.start_soon(put, place, step, room)
+        return answers
+
+    @asynccontextmanager
+    async def group(self) -> AsyncIterator["Group"]:
+        """Open a group of things to be asked side by side."""
+        async with _gathered() as tasks:
+            yield Group(tasks, self)
+
+    async def solve(self, task: Task, key: str | None = None) -> Any:
+        """Return the result of *task*, run as a part of this process."""
+        params = json.loads(canonical(task))
+        kind = type(task).__name__
+        identity = identify_named("solve", key or kind, [kind, params])
+        name = f"{self.run_id}/{key or f'{kind.lower()}-{identity[1][:8]}'}"
+
+        async def run() -> tuple[str, str]:
+            solution = await self._around.solve(task, name)
+            if solution.status is RunStatus.STOPPED:
+                self._race.stop(f"part {name}: {solution.reason}")
+                await anyio.sleep_forever()  # until the whole run is cancelled
+            if solution.status is not RunStatus.FINISHED:
+                error = UndecidedError if solution.status is RunStatus.UNDECIDED else FailedError
+                raise error(f"part {name}: {solution.reason}", solution)
+            return canonical(solution.result), f"run {name}, digest {solution.digest}"
+
+        return await self._noted(identity, {"task": kind, "params": params}, run)
+
+    async def once(self, function: Callable[[], Any], key: str) -> Any:
+        """Return what *function* returned the first time it was called under *key*."""
+        identity = identify_named("once", key)
+
+        async def call() -> tuple[str, str]:
+            # Whatever it does outside may rest on what was decided before.
+            await self._around.journal.flush()
+            result = function()
+            return canonical(await result if inspect.isawaitable(result) else result), "once"
+
+        return await self._noted(identity, key, call)
+
+    async def _noted(
+        self, identity: tuple[str, str], about: Any, make: Callable[[], Awaitable[tuple[str, str]]]
+    ) -> Any:
+        async with self._under_way.setdefault(identity, anyio.Lock()):
+            number = self._race.decided(identity)
+            if number is None:
+                result, reason = await make()
+                self._race.note(identity, about, result, reason)
+            # What is handed on is durable, whoever made it.
+            await self._around.journal.flush()
+            return json.loads(result if number is None else (await self._around.recall(number)).winner)
+
+
+class Pending(Generic[T]):
+    """What a member of a group comes to; there once the group is left."""
+
+    def __init__(self) -> None:
+        self._value: list[T] = []
+
+    @property
+    def value(self) -> T:
+        """What it came to.
+
+        Raises:
+            RuntimeError: the group has not been left yet.
+        """
+        if not self._value:
+            raise RuntimeError("a group's values are there once its `async with` block is left")
+        return self._value[0]
+
+
+class Group:
+    """Things asked side by side. See `mdap.Ask.group`."""
+
+    def __init__(self, tasks: TaskGroup, ask: Asking) -> None:
+        self._tasks = tasks
+        self._ask = ask
+
+    def ask(self, step: Step[A]) -> Pending[A]:
+        """Ask for *step*."""
+        return self.start(partial(self._ask, step))
+
+    def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> Pending[T]:
+        """Call an async *function*, which may ask for more."""
+        pending: Pending[T] = Pending()
+
+        async def run() -> None:
+            pending._value.append(await function(*args))
+
+        self._tasks.start_soon(run)
+        return pending
+
+
+@asynccontextmanager
+async def _gathered() -> AsyncIterator[TaskGroup]:
+    """Open a task group of which the first failure comes out bare: what the others said follows from it."""
+    try:
+        async with anyio.create_task_group() as group:
+            yield group
+    except BaseExceptionGroup as raised:
+        raise _first_of(raised) from None
+
+
+def _first_of(raised: BaseException) -> BaseException:
+    found: deque[BaseException] = deque([raised])
+    while found:
+        error = found.popleft()
+        if not isinstance(error, BaseExceptionGroup):
+            return error
+        found.extendleft(reversed(error.exceptions))
+    return raised
+
+
+async def _answered(question: Question) -> None:
+    if not question.over:
+        news = anyio.Event()
+        question.answered.append(news.set)
+        try:
+            await news.wait()
+        finally:
+            question.answered.remove(news.set)
+
+
+async def answer_process(task: Process[Any], race: ProcessRace, around: Surroundings) -> None:
+    """Run the author's function to its end; how it ended is told to *race*, and nothing is raised."""
+    try:
+        race.finish(json.loads(canonical(await task.solve(Asking(race, around)))))
+    except Exception as raised:
+        error = _first_of(raised)
+        if isinstance(error, UndecidedError):
+            race.undecided(str(error))
+        elif isinstance(error, StoppedError):
+            race.stop(str(error))
+        elif isinstance(error, RunError | MdapError):
+            race.fail(str(error))
+        else:
+            race.fail(str(PluginError(race.name, "solving", error)))

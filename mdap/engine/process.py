@@ -1,0 +1,359 @@
+"""A process being decided: any number of open steps, each decided for whoever asked it.
+
+A step is known by its content: its prompt, and its key where it has one. Whoever asks for the same
+content gets the same decision, in this session or in a later one; so running the author's function
+again after a crash, in whatever order its questions come, asks only what is not decided yet.
+
+Everything here is synchronous: no await can come between a decision and its consequences.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from pydantic import TypeAdapter
+
+from mdap.engine.decider import Decider, Rules, undecided_sentence
+from mdap.engine.opening import Opening, Progress
+from mdap.engine.voting import Race
+from mdap.errors import PluginError, UsageError
+from mdap.protocols import Journal
+from mdap.records import Identity, ProcessPoint, RecordedOpening, RunEvent, RunStatus, StepOpened
+from mdap.rules.canonical import canonical
+from mdap.rules.digests import text_digest
+from mdap.tasks import Process, RedFlag, Step
+
+__all__ = ["ProcessRace", "Question", "identify", "identify_named", "typed_answer"]
+
+_MOST_NAMED: Final = 5
+
+
+class _Subject:
+    """What a process's step is about. See `mdap.records.Subject`."""
+
+    __slots__ = ("_step", "_task")
+
+    def __init__(self, task: Process[Any], step: Step[Any]) -> None:
+        self._task = task
+        self._step = step
+
+    def truth(self) -> Any:
+        """Return the oracle's answer."""
+        return self._task.oracle(self._step)
+
+    def mistakes(self, truth: Any) -> list[Any]:
+        """Return plausible wrong answers."""
+        return self._task.mistakes(self._step, truth)
+
+    def render(self, answer: Any) -> str:
+        """Return a reply that gives *answer*."""
+        return self._task.render(self._step, answer)
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """A step that somebody waits for.
+
+    Attributes:
+        identity: what it is known by.
+        opening: its votes.
+        answered: called once it is decided or cannot be.
+        askers: how many wait for it.
+        over: whether it is decided or cannot be.
+        undecided: why it has no winner; None while it may have one.
+    """
+
+    identity: Identity
+    opening: Opening
+    answered: list[Callable[[], None]] = field(default_factory=list)
+    askers: int = 0
+    over: bool = False
+    undecided: str | None = None
+
+    @property
+    def answer(self) -> Any:
+        """The winning answer."""
+        race = self.opening.race
+        return race.answers[race.winner] if race.winner is not None else None
+
+
+class _Known(NamedTuple):
+    step: int
+    earlier: bool
+
+
+class ProcessRace(Decider):
+    """Decide the steps of a process as they are asked for.
+
+    Args:
+        name: the task's name, for errors.
+        task: the process.
+        rules: run number, voting settings.
+        journal: where every fact goes.
+        progress: counters to keep.
+
+    Attributes:
+        result: what the author's function returned, as a JSON value, once finished.
+    """
+
+    def __init__(
+        self, name: str, task: Process[Any], rules: Rules, journal: Journal, progress: Progress
+    ) -> None:
+        super().__init__(rules, journal, progress)
+        self.name = f"task {name}"
+        self.result: Any = None
+        self._task = task
+        # In the order in which they were opened; what was decided leaves it.
+        self._open: dict[Identity, Question] = {}
+        self._known: dict[Identity, _Known] = {}
+        self._prompt_of: dict[str, str] = {}
+        self._asked: set[Identity] = set()
+        self._leftovers: dict[Identity, RecordedOpening] = {}
+        self._next_step = 0
+
+    def begin(self, point: ProcessPoint) -> None:
+        """Take up what earlier sessions decided and sampled."""
+        self._place = point.decisions
+        self.progress.steps += point.decisions
+        self.digest = point.digest
+        self._next_step = point.next_step
+        self._known = {identity: _Known(step, True) for identity, step in point.known.items()}
+        for recorded in point.openings:
+            self._leftovers[recorded.opened.key, recorded.opened.prompt_digest] = recorded
+        for key, prompt in (*self._known, *self._leftovers):
+            self._prompt_of[key] = prompt
+        self.end_if_enough()
+
+    # -- what is asked -----------------------------------------------------------------------------
+
+    def decided(self, identity: Identity) -> int | None:
+        """Return the number of the step of this *identity* if it is decided, and note that it was asked."""
+        known = self._known.get(identity)
+        if known is None:
+            return None
+        if known.earlier:
+            self._asked.add(identity)
+        return known.step
+
+    def open(self, identity: Identity, step: Step[Any], race: Race) -> Question:
+        """Return the question for *step*: the one that is open already, one taken up again, or a new one.
+
+        Args:
+            identity: what the step is known by.
+            step: the step.
+            race: its race, not begun; only used if the question is not open yet.
+
+        Raises:
+            PluginError: the step's own code failed, or reads its record otherwise than when it wrote it.
+        """
+        question = self._open.get(identity)
+        if question is None:
+            question = self._open[identity] = Question(identity, self._opening(identity, step, race))
+        question.askers += 1
+        question.opening.idle = False
+        self._stale.append(question.opening)
+        self._settle(question)
+        self.news()
+        return question
+
+    def race(self, step: Step[Any]) -> Race:
+        """Return a race for *step*, which has no number before it is opened.
+
+        Raises:
+            PluginError: the step allows no reply.
+        """
+        if step.max_tokens is not None and step.max_tokens < 1:
+            wrong = ValueError(f"max_tokens={step.max_tokens} allows no reply")
+            raise PluginError(self.name, "giving a step", wrong) from wrong
+        subject = _Subject(self._task, step)
+        return Race(self.name, self._next_step, step, self._rules.voting, subject, self._casting)
+
+    def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
+        race.key = identity[0]
+        recorded = self._leftovers.pop(identity, None)
+        if recorded is not None:
+            race.number = recorded.opened.step
+            return self._refolded(recorded, step, race)
+        self._warn_if_changed(identity)
+        race.number = self._next_step
+        about = canonical(step.user if step.input is None else step.input)
+        return self._open_afresh(self._opened(identity, about), step, race)
+
+    def _opened(self, identity: Identity, about: str) -> StepOpened:
+        number, self._next_step = self._next_step, self._next_step + 1
+        return StepOpened(self._rules.run, number, 0, identity[0], about, identity[1])
+
+    def _warn_if_changed(self, identity: Identity) -> None:
+        key, prompt = identity
+        if self._prompt_of.get(key, prompt) != prompt:
+            self.warn(
+                f"step {key!r} is asked otherwise than recorded: its prompt changed, so it is decided anew"
+            )
+
+    def leave(self, question: Question) -> None:
+        """One who asked *question* does not wait any more; without any, nothing more is sampled for it."""
+        question.askers -= 1
+        if question.askers == 0 and not question.over:
+            question.opening.idle = True
+            self._withdraw_unsent(question.opening)
+            self.news()
+
+    # -- what is recorded without a vote -----------------------------------------------------------
+
+    def note(self, identity: Identity, about: Any, result: str, reason: str) -> None:
+        """Record a *result* that was not voted on: of a nested task, or of code that is to run once.
+
+        Args:
+            identity: what it is known by.
+            about: what it is about, as a JSON value.
+            result: the result, in canonical JSON.
+            reason: where it comes from.
+        """
+        self._warn_if_changed(identity)
+        opened = self._opened(identity, canonical(about))
+        self._journal.append(opened)
+        self._append_decision(opened, [], result, ("{}", 0, 0, "mdap", reason))
+        self._known[identity] = _Known(opened.step, False)
+
+    def warn(self, sentence: str) -> None:
+        """Record what a reader of the result should know."""
+        self._journal.append(RunEvent(self._rules.run, "warning", sentence))
+
+    # -- how it ends -------------------------------------------------------------------------------
+
+    def finish(self, result: Any) -> None:
+        """The author's function has returned *result*."""
+        if self.status is not RunStatus.RUNNING:
+            return
+        self.result = result
+        self._warn_of_forgotten()
+        self._end(RunStatus.FINISHED, None)
+
+    def _warn_of_forgotten(self) -> None:
+        earlier = (identity for identity, known in self._known.items() if known.earlier)
+        forgotten = [identity[0] for identity in earlier if identity not in self._asked]
+        if forgotten:
+            named = ", ".join(repr(key) for key in forgotten[:_MOST_NAMED])
+            more = f" and {len(forgotten) - _MOST_NAMED} more" if len(forgotten) > _MOST_NAMED else ""
+            self.warn(f"decided in an earlier session, but not asked for when it was resumed: {named}{more}")
+
+    def undecided(self, reason: str) -> None:
+        """The author's function did not go on without a winner."""
+        self._end(RunStatus.UNDECIDED, reason)
+
+    def fail(self, reason: str) -> None:
+        """The author's function failed."""
+        self._end(RunStatus.FAILED, reason)
+
+    def stop(self, reason: str) -> None:
+        """The run cannot go on for now."""
+        self._end(RunStatus.STOPPED, reason)
+
+    def _end(self, status: RunStatus, reason: str | None) -> None:
+        if self.status is RunStatus.RUNNING:
+            self.status, self.reason = status, reason
+        self.news()
+
+    def end_if_enough(self) -> None:
+        """Finish a pilot that has decided enough votes."""
+        if self._rules.votes_wanted is not None and self._votes_decided >= self._rules.votes_wanted:
+            self._end(RunStatus.FINISHED, None)
+
+    # -- deciding ----------------------------------------------------------------------------------
+
+    def _openings(self) -> Iterable[Opening]:
+        return (question.opening for question in self._open.values())
+
+    def _distance(self, opening: Opening) -> int:
+        return opening.opened.step - self._place
+
+    def _counted(self, opening: Opening) -> None:
+        question = self._open.get((opening.opened.key, opening.opened.prompt_digest))
+        if question is not None:
+            self._settle(question)
+
+    def _settle(self, question: Question) -> None:
+        opening = question.opening
+        if self.status is not RunStatus.RUNNING or question.over:
+            return
+        if opening.error is not None:
+            self._stop(opening.error)
+        elif opening.race.winner is not None:
+            self._decide(question, opening.race.winner)
+        elif opening.race.exhausted and opening.race.escalate():
+            self._escalated(opening)
+        elif opening.race.exhausted:
+            question.undecided = undecided_sentence(opening, self._rules.voting.k)
+            self._answer(question)
+
+    def _decide(self, question: Question, winner: str) -> None:
+        self._record(question.opening, winner)
+        del self._open[question.identity]
+        self._known[question.identity] = _Known(question.opening.opened.step, False)
+        self._answer(question)
+        self.end_if_enough()
+
+    def _answer(self, question: Question) -> None:
+        question.over = True
+        for tell in question.answered:
+            tell()
+
+    def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
+        """Record a person's answer to a step that voting left undecided.
+
+        Args:
+            number: the step.
+            answer: the answer as JSON.
+            author: who decides.
+            reason: why so.
+
+        Raises:
+            UsageError: that step is not undecided, or the answer is none that it could have.
+        """
+        for question in self._open.values():
+            if question.opening.opened.step == number and question.undecided is not None:
+                answered = checked_answer(self._task, question.opening.race.step, answer)
+                self._record(question.opening, answered, author, reason)
+                return
+        raise UsageError(f"step {number} is not one that voting left undecided")
+
+
+def checked_answer(task: Process[Any], step: Step[Any], text: str) -> str:
+    """Return the answer that *text* is as JSON, spelled canonically; refuse one that no reply could give.
+
+    Raises:
+        UsageError: it is no such answer.
+    """
+    try:
+        answer = typed_answer(step, text)
+        spelled = canonical(answer)
+        if canonical(step.parse(task.render(step, answer))) != spelled:
+            raise RedFlag("it would be read as another answer")
+    except NotImplementedError:
+        return spelled  # a task that renders no replies cannot check it further
+    except (ValueError, RedFlag) as error:
+        first = str(error).partition("\n")[0]
+        raise UsageError(f"{text} is no answer to this step: {first}") from None
+    return spelled
+
+
+def typed_answer(step: Step[Any], text: str) -> Any:
+    """Return the answer that the JSON *text* stands for, as the step's schema would have it if it is a type.
+
+    Raises:
+        ValueError: it is not JSON, or not of that type.
+    """
+    if step.schema is None or isinstance(step.schema, dict):
+        return json.loads(text)
+    return TypeAdapter(step.schema).validate_json(text)
+
+
+def identify(step: Step[Any], race: Race) -> Identity:
+    """Return what *step* is known by: its key, or else its prompt's digest, and that digest."""
+    return (step.key or race.prompt_digest, race.prompt_digest)
+
+
+def identify_named(kind: str, key: str, about: Any = None) -> Identity:
+    """Return what a result is known by that is not voted on."""
+    return (f"{kind}:{key}", text_digest(canonical([kind, key, about])))
