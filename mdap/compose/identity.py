@@ -18,7 +18,15 @@ from mdap.rules.certificate import p_zero_errors
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 
-__all__ = ["Start", "check_same", "checked_run_id", "new_run_id", "run_columns", "solution_of"]
+__all__ = [
+    "Start",
+    "batch_columns",
+    "check_same",
+    "checked_run_id",
+    "new_run_id",
+    "run_columns",
+    "solution_of",
+]
 
 _LONGEST_ID: Final = 100
 
@@ -48,7 +56,11 @@ class Start:
 
 def new_run_id(task: Task) -> str:
     """Return a fresh name for a run of *task*."""
-    stem = task_name(task).rpartition(":")[2].lower()
+    return new_name(task_name(task).rpartition(":")[2].lower())
+
+
+def new_name(stem: str) -> str:
+    """Return a fresh name that begins with *stem*."""
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
@@ -82,6 +94,27 @@ def run_columns(task: Task, start: Start, about: Mapping[str, Any]) -> dict[str,
         "task": task_name(task),
         "task_version": task.version,
         "params": canonical(task),
+        "settings": canonical(start.voting),
+        "provider": canonical(about),
+        "k": start.voting.k,
+        "mdap_version": __version__,
+    }
+
+
+def batch_columns(start: Start, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a batch, by column. Its cases have rows of their own.
+
+    Args:
+        start: how the cases are to be run.
+        about: the models, see `Crew`.
+    """
+    return {
+        "run_id": start.name,
+        "kind": "batch",
+        "parent": None,
+        "task": "batch",
+        "task_version": "1",
+        "params": "{}",
         "settings": canonical(start.voting),
         "provider": canonical(about),
         "k": start.voting.k,

@@ -158,6 +158,8 @@ async def _begun(
     """Return the race of *task*, begun where its rows end, and what runs beside it."""
     if isinstance(task, Chain):
         chain = ChainRace(name, task, rules, shop.writer, start.progress)
+        if start.parent is None:
+            start.progress.length = chain.length
         chain.begin(await shop.reader.resume_point(rules.run))
         return chain, None
     assert isinstance(task, Process)

@@ -1,16 +1,18 @@
 """The session: one set of models, one database and one set of limits for any number of runs."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import anyio
 from anyio import AsyncContextManagerMixin
+from anyio.abc import TaskGroup
 from pydantic import ValidationError
 
+from mdap.compose.batch import Batch, Case
 from mdap.compose.crew import Crew
-from mdap.compose.identity import Start, checked_run_id, new_run_id, solution_of
+from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
 from mdap.compose.running import Workshop, run_task
 from mdap.engine.opening import Progress
 from mdap.engine.purse import Purse
@@ -88,6 +90,7 @@ class Session(AsyncContextManagerMixin):
         self._speculate = Speculate(speculate)
         self._watch: Callable[[Fact], None] | None = watch if log else None
         self._shop: Workshop
+        self._group: TaskGroup
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator["Session"]:
@@ -113,6 +116,7 @@ class Session(AsyncContextManagerMixin):
                     budget=self._budget,
                     speculate=self._speculate,
                 )
+                self._group = group
                 # Raised after the group has closed, which would wrap it.
                 try:
                     yield self
@@ -188,6 +192,41 @@ class Session(AsyncContextManagerMixin):
         start = Start(name=name, voting=voting, row=row, progress=progress or Progress())
         return await run_task(self._shop, task, start)
 
+    def solve_all(
+        self,
+        tasks: Iterable[Case],
+        *,
+        k: int | None = None,
+        voting: VotingSettings | None = None,
+        run_id: str | None = None,
+        in_order: bool = True,
+        progress: Progress | None = None,
+    ) -> Batch:
+        """Solve many tasks side by side: ``async for solution in session.solve_all(tasks)``.
+
+        Every task is a run of its own, named ``RUN_ID/0``, ``RUN_ID/1``, ... and a part of the batch's run.
+        None that fails keeps others from being solved; see each solution's status.
+
+        Args:
+            tasks: the tasks; only taken as fast as solutions are.
+            k: the margin; None takes that of *voting*.
+            voting: how steps are decided.
+            run_id: the batch's name; tasks that were solved under it before are not solved again, others
+                are resumed. None makes up a new one.
+            in_order: whether solutions come in the order of the tasks, or as they are there.
+            progress: counters that are kept while the batch goes on.
+
+        Raises:
+            UsageError: an argument is wrong.
+        """
+        voting = voting or VotingSettings()
+        start = Start(
+            name=new_name("batch") if run_id is None else checked_run_id(run_id),
+            voting=voting if k is None else _with_k(voting, k),
+            progress=progress or Progress(),
+        )
+        return Batch(self._shop, self._group, tasks, start, in_order=in_order)
+
     async def resume(self, run_id: str, *, progress: Progress | None = None) -> Solution:
         """Go on with the run called *run_id*, with the settings it was started with.
 
@@ -201,7 +240,7 @@ class Session(AsyncContextManagerMixin):
         await self._shop.writer.flush()
         row = await self._shop.reader.find(run_id)
         if row.kind != "run":
-            raise UsageError(f"{row.run_id} is a pilot: to go on, give the command of its run again")
+            raise UsageError(f"{row.run_id} is a {row.kind}: to go on, give the command of its run again")
         voting = VotingSettings(**row.settings)
         start = Start(name=row.run_id, voting=voting, row=row, progress=progress or Progress())
         return await run_task(self._shop, make_task(row.task, row.params), start)

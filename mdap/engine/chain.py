@@ -42,6 +42,7 @@ class ChainRace(Decider):
 
     Attributes:
         state: the input of the first undecided step; the last state once finished.
+        length: the number of steps; None where unknown.
     """
 
     def __init__(
@@ -53,10 +54,9 @@ class ChainRace(Decider):
         self._guessing = rules.speculation.mode is Speculate.GUESS
         self._window: deque[Opening] = deque()
         self._leftovers = Leftovers()
-        self._length = self._task.length()
+        self.length = self._task.length()
         # Openings that are void with requests still under way.
         self._abandoned: list[Opening] = []
-        progress.length = self._length
 
     def begin(self, point: ResumePoint) -> None:
         """Open the first undecided step, with the samples that its rows already have.
@@ -151,7 +151,7 @@ class ChainRace(Decider):
     def _enter(self, number: int, state: Any) -> None:
         """Make step *number*, whose input *state* is certain, the head; or finish."""
         self.state = state
-        over = self._length is not None and number >= self._length
+        over = self.length is not None and number >= self.length
         if over or not self._open(number, state, tentative=False):
             self._finish()
 
@@ -203,7 +203,7 @@ class ChainRace(Decider):
         while len(self._window) <= self._rules.speculation.depth:
             last = self._window[-1]
             number = last.opened.step
-            if self._length is not None and number + 1 >= self._length:
+            if self.length is not None and number + 1 >= self.length:
                 return
             try:
                 basis, answer = self._best(last)

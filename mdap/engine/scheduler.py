@@ -24,6 +24,8 @@ K = TypeVar("K")
 
 # An endpoint that never answered is given this many attempts: it is more likely absent than busy.
 _ATTEMPTS_AT_A_STRANGER: Final = 3
+# Spreads retries over time, nothing else; one for all, since seeding one takes as long as a short run.
+_JITTER: Final = random.Random()
 
 
 @dataclass(slots=True)
@@ -90,7 +92,6 @@ class Samplers(Generic[K]):
         self._limits = limits
         self._group = group
         self._purse = purse or Purse(Budget(), ())
-        self._jitter = random.Random()
         self._began_at = time.monotonic()
         self._answered_at: float | None = None
         self._posted: deque[Outcome[K]] = deque()
@@ -192,6 +193,6 @@ class Samplers(Generic[K]):
             return None
         silence = time.monotonic() - (self._answered_at or self._began_at)
         asked = error.retry_after if isinstance(error, RateLimitError) else None
-        wait = backoff(attempt, self._jitter.random(), asked)
+        wait = backoff(attempt, _JITTER.random(), asked)
         patience = min(self._limits.max_retry_seconds - spent, self._limits.max_silence - silence)
         return wait if wait <= patience else None

@@ -75,8 +75,8 @@ class Reader:
     async def rows(self, name: str, *values: Any) -> Sequence[sqlite3.Row]:
         """Return all rows of the statement *name* of ``read.sql``."""
         with translated(self.path):
-            async with self._connection.execute(statements("read")[name], values) as cursor:
-                return list(await cursor.fetchall())
+            # In one go: while any statement of a connection is under way, all of them see an old snapshot.
+            return list(await self._connection.execute_fetchall(statements("read")[name], values))
 
     async def _value(self, name: str, *values: Any) -> Any:
         rows = await self.rows(name, *values)
@@ -107,11 +107,19 @@ class Reader:
         return _run_row(rows[0]) if rows else None
 
     async def runs(self, most: int) -> list[tuple[RunRow, int]]:
-        """Return the newest runs, newest first, each with its number of decided steps."""
+        """Return the newest runs that are no parts of others, each with its number of decided steps."""
         return [(_run_row(row), int(row["steps"])) for row in await self.rows("runs", most)]
 
+    async def parts(self, run: int, most: int) -> list[tuple[RunRow, int]]:
+        """Return the first runs that are parts of *run*, each with its number of decided steps."""
+        return [(_run_row(row), int(row["steps"])) for row in await self.rows("parts", most, run)]
+
+    async def count_parts(self, run: int) -> int:
+        """Return how many runs are parts of *run*."""
+        return int(await self._value("count_parts", run))
+
     async def totals(self, run: int) -> Totals:
-        """Return what the rows of *run* add up to."""
+        """Return what the rows of *run* and of its parts add up to."""
         counts: dict[str, int] = {}
         tokens_in = tokens_out = 0
         for verdict, count, given, made in await self.rows("totals", run):

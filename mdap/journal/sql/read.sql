@@ -7,37 +7,51 @@ FROM runs r WHERE r.run_id = ?1
 SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
-FROM runs r ORDER BY r.id DESC LIMIT ?1
+FROM runs r WHERE r.parent IS NULL ORDER BY r.id DESC LIMIT ?1
+
+-- name: parts
+SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
+FROM runs r WHERE r.parent = ?2 ORDER BY r.id LIMIT ?1
+
+-- name: count_parts
+SELECT count(*) FROM runs WHERE parent = ?1
 
 -- name: prefix
-SELECT run_id FROM runs WHERE kind = 'run' AND substr(run_id, 1, length(?1)) = ?1 ORDER BY id DESC LIMIT 3
+SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL AND substr(run_id, 1, length(?1)) = ?1 ORDER BY id DESC LIMIT 3
 
 -- name: newest
-SELECT run_id FROM runs WHERE kind = 'run' ORDER BY id DESC LIMIT 1
+SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL ORDER BY id DESC LIMIT 1
 
 -- name: totals
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT verdict, count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)
-FROM samples WHERE run = ?1 GROUP BY verdict
+FROM tree JOIN samples USING (run) GROUP BY verdict
 
 -- name: usage_by_model
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT model, count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
        coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
        sum(verdict = 'vote') AS votes, sum(verdict = 'flag') AS red_flags,
        sum(input_tokens IS NULL OR output_tokens IS NULL) AS unmetered
-FROM samples WHERE run = ?1 GROUP BY model ORDER BY model
+FROM tree JOIN samples USING (run) GROUP BY model ORDER BY model
 
 -- name: prices
 SELECT data->>'prices' FROM run_events WHERE run = ?1 AND kind IN ('started', 'resumed')
 ORDER BY id DESC LIMIT 1
 
 -- name: count_decisions
-SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT coalesce(sum((SELECT max(place) + 1 FROM decisions d WHERE d.run = tree.run)), 0) FROM tree
 
 -- name: count_failed_attempts
-SELECT count(*) FROM run_events WHERE run = ?1 AND kind = 'attempt_failed'
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT count(*) FROM tree JOIN run_events USING (run) WHERE kind = 'attempt_failed'
 
 -- name: count_escalations
-SELECT count(*) FROM run_events WHERE run = ?1 AND kind = 'escalated'
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT count(*) FROM tree JOIN run_events USING (run) WHERE kind = 'escalated'
 
 -- name: last_decision
 SELECT d.place, d.step, d.winner, d.digest, p.input
@@ -81,7 +95,8 @@ SELECT kind, at, author, reason, step, opening, data FROM run_events
 WHERE run = ?1 AND kind <> 'attempt_failed' ORDER BY id
 
 -- name: warnings
-SELECT reason FROM run_events WHERE run = ?1 AND kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT reason FROM tree JOIN run_events USING (run) WHERE kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
 
 -- name: last_ended
 SELECT reason, data FROM run_events
@@ -96,7 +111,8 @@ SELECT count(*) FROM samples WHERE run = ?1 AND verdict = 'vote'
 AND step <= (SELECT max(step) FROM decisions WHERE run = ?1)
 
 -- name: votes_for_winners
-SELECT coalesce(sum(votes), 0) FROM decisions WHERE run = ?1
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT coalesce(sum(votes), 0) FROM tree JOIN decisions USING (run)
 
 -- name: decided
 SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest

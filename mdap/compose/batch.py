@@ -1,0 +1,170 @@
+"""Many tasks at once: they share a session's models, limits, budget and database."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mdap.compose.identity import Start, batch_columns, check_same
+from mdap.compose.running import Workshop, run_task
+from mdap.errors import DatabaseError, MdapError
+from mdap.plugins import task_name
+from mdap.records import RunEvent, RunStatus, Solution, Totals
+from mdap.tasks import Task
+
+__all__ = ["Batch", "Case"]
+
+# A case is a task, or why there is none.
+Case = Task | MdapError
+
+
+@dataclass(slots=True)
+class _Counts:
+    """How the cases of a batch ended."""
+
+    cases: int = 0
+    finished: int = 0
+    stopped: int = 0
+
+    def add(self, solution: Solution) -> None:
+        self.cases += 1
+        self.finished += solution.status is RunStatus.FINISHED
+        self.stopped += solution.status is RunStatus.STOPPED
+
+    def result(self) -> dict[str, Any]:
+        return {"cases": self.cases, "finished": self.finished}
+
+
+class Batch(AsyncIterator[Solution]):
+    """The solutions of many tasks, as an async iterator.
+
+    Tasks are taken from their source only as fast as their solutions are taken from here, so that neither
+    is ever held in memory as a whole. One that fails or is undecided does not keep others from being
+    solved; once one is stopped, by a budget or for want of a provider, no more are begun.
+
+    Args:
+        shop: what the session's runs share.
+        group: where the runs are driven.
+        cases: the tasks.
+        start: the batch's name and how steps are decided.
+        in_order: whether solutions come in the order of the tasks, or as they are there.
+    """
+
+    def __init__(
+        self, shop: Workshop, group: TaskGroup, cases: Iterable[Case], start: Start, *, in_order: bool = True
+    ) -> None:
+        self.run_id = start.name
+        self._shop = shop
+        self._group = group
+        self._cases: Iterator[Case] = iter(cases)
+        self._start = start
+        self._in_order = in_order
+        self._room = anyio.Semaphore(max(64, 2 * shop.limits.concurrency))
+        self._ready: dict[int, Solution] = {}
+        self._next = 0
+        self._begun = False
+        self._over = False
+        self._failure: BaseException | None = None
+        self._news = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self.counts = _Counts()
+
+    async def __anext__(self) -> Solution:
+        if not self._begun:
+            self._begun = True
+            self._group.start_soon(self._produce)
+        while True:
+            place = self._next if self._in_order else next(iter(self._ready), -1)
+            if place in self._ready:
+                self._next += 1
+                self._room.release()
+                return self._ready.pop(place)
+            if self._over:
+                if self._failure is not None:
+                    raise self._failure
+                raise StopAsyncIteration
+            self._news = anyio.Event()
+            await self._news.wait()
+
+    async def aclose(self) -> None:
+        """Stop every run of the batch, resumably."""
+        self._scope.cancel()
+        while self._begun and not self._over:
+            self._news = anyio.Event()
+            await self._news.wait()
+
+    async def _produce(self) -> None:
+        try:
+            with self._scope:
+                await self._all()
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._over = True
+            self._news.set()
+
+    async def _all(self) -> None:
+        number = await self._open()
+        try:
+            async with anyio.create_task_group() as runs:
+                for place, case in enumerate(self._cases):
+                    await self._room.acquire()
+                    if self.counts.stopped:
+                        break
+                    runs.start_soon(self._one, number, place, case)
+        except BaseExceptionGroup as raised:
+            raise raised.exceptions[0] from None
+        finally:
+            whole = self.counts.finished == self.counts.cases and not self._scope.cancel_called
+            stopped = self.counts.stopped or self._scope.cancel_called
+            kind = "finished" if whole or not stopped else "stopped"
+            if self._shop.writer.usable:
+                self._shop.writer.append(RunEvent(number, kind, data={"result": self.counts.result()}))
+
+    async def _open(self) -> int:
+        """Return the number of the batch's own row."""
+        columns = batch_columns(self._start, self._shop.crew.about)
+        row = await self._shop.reader.run(self.run_id)
+        if row is None:
+            number = await self._shop.writer.begin_run(columns)
+        else:
+            check_same(row, columns)
+            number = row.number
+        self._shop.writer.append(
+            RunEvent(number, "started" if row is None else "resumed", data=self._shop.about())
+        )
+        return number
+
+    async def _one(self, batch: int, place: int, case: Case) -> None:
+        name = f"{self.run_id}/{place}"
+        try:
+            if isinstance(case, MdapError):
+                raise case
+            row = await self._shop.reader.run(name)
+            start = replace(self._start, name=name, row=row, parent=batch)
+            solution = await run_task(self._shop, case, start)
+        except DatabaseError:
+            raise
+        except MdapError as error:
+            solution = _not_run(name, case, str(error), self._start.voting.k)
+        self.counts.add(solution)
+        self._ready[place] = solution
+        self._news.set()
+
+
+def _not_run(name: str, case: Case, reason: str, k: int) -> Solution:
+    return Solution(
+        run_id=name,
+        task=task_name(case) if isinstance(case, Task) else "-",
+        status=RunStatus.FAILED,
+        result=None,
+        reason=reason,
+        totals=Totals(),
+        k=k,
+        cost_usd=None,
+        seconds=0.0,
+        p_zero_errors=None,
+        digest=None,
+    )
