@@ -23,6 +23,7 @@ _TEXT_SHOWN: Final = 400
 
 @click.command()
 @click.option("--most", type=click.IntRange(min=1), default=50, show_default=True, help="Runs to list.")
+@click.option("--of", metavar="RUN", help="List the parts of RUN: cases of a batch, tasks of a process.")
 @database
 @as_json
 def runs(**given: Any) -> None:
@@ -32,7 +33,10 @@ def runs(**given: Any) -> None:
 
 async def _runs(given: dict[str, Any]) -> None:
     async with open_log(Path(given["db"])) as reader:
-        found = await reader.runs(given["most"])
+        if given["of"] is None:
+            found = await reader.runs(given["most"])
+        else:
+            found = await reader.parts((await reader.find(given["of"])).number, given["most"])
     if given["json"]:
         print_json(
             {
@@ -89,6 +93,7 @@ async def _show(given: dict[str, Any]) -> None:
             return
         solution = await solution_of(reader, row)
         events = await reader.events(row.number)
+        parts = await reader.count_parts(row.number)
     if given["json"]:
         print_json(
             {
@@ -97,6 +102,7 @@ async def _show(given: dict[str, Any]) -> None:
                 "settings": row.settings,
                 "provider": row.provider,
                 "created_at": row.created_at,
+                "parts": parts,
                 "events": [_event(event) for event in events],
             }
         )
@@ -122,6 +128,8 @@ async def _show(given: dict[str, Any]) -> None:
             ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out"),
             ("no error at all", chance(solution.p_zero_errors)),
             ("digest", solution.digest or "-"),
+            *([("parts", f"{number(parts)}: mdap runs --of {row.run_id}")] if parts else []),
+            *(("warning", warning) for warning in solution.warnings),
         ]
     )
     say()

@@ -2,9 +2,7 @@
 
 import getpass
 import shlex
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ import anyio
 import click
 from pydantic import ValidationError
 
+from mdap.cli.batching import cases_of, run_inputs
 from mdap.cli.display import DISPLAYS, configure_log, default_display, shown
 from mdap.cli.options import (
     MARGIN,
@@ -26,11 +25,13 @@ from mdap.cli.options import (
     limits_of,
 )
 from mdap.cli.output import Exit, chance, complain, fields, finish_code, number, print_json, say
+from mdap.cli.stopping import interruptible
 from mdap.compose import Session, new_run_id, settle_step
+from mdap.compose.batch import Batch
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import open_log
-from mdap.plugins import make_task, read_values
+from mdap.plugins import load_task, make_task, read_values
 from mdap.records import RunStatus, Solution
 from mdap.settings import Speculate, VotingSettings, explain
 
@@ -109,6 +110,18 @@ class _Show:
 )
 @click.option("--run-id", metavar="ID", help="Name the run; if it exists and is unfinished, it is resumed.")
 @click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run TASK once for each line of FILE, a JSON object of parameters beside those of -p.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --inputs: write what each case came to, one JSON object a line in the order of the cases.",
+)
+@click.option(
     "--speculate",
     type=click.Choice([str(mode) for mode in Speculate]),
     default="vote",
@@ -122,29 +135,48 @@ class _Show:
 @as_json
 def run(**given: Any) -> int:
     """Run TASK: a plugin's name, package.module:Class, or path/file.py:Class."""
-    task = make_task(given["task"], read_values(given["params"], "-p"))
-    options = read_values(given["options"], "-M")
     voting = _voting(given)
-    run_id = new_run_id(task) if given["run_id"] is None else given["run_id"]
     show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
+    session = _session(given, show)
+    if given["inputs"] is not None:
+        return _run_inputs(given, session, voting, show)
+    if given["out"] is not None:
+        raise UsageError("--out goes with --inputs: a single run prints what it came to, with --json as JSON")
+    task = make_task(given["task"], read_values(given["params"], "-p"))
+    run_id = new_run_id(task) if given["run_id"] is None else given["run_id"]
 
     async def act(session: Session, progress: Progress) -> Solution:
         return await session.run(
             task, k=given["margin"], target=given["target"], voting=voting, run_id=run_id, progress=progress
         )
 
-    session = Session(
+    return anyio.run(_go, session, run_id, act, show)
+
+
+def _session(given: dict[str, Any], show: _Show) -> Session:
+    return Session(
         given["models"],
         escalate_to=given["escalate_to"],
         db=given["db"],
-        options=options,
+        options=read_values(given["options"], "-M"),
         limits=limits_of(given),
         budget=budget_of(given),
         prices=given["prices"],
         speculate=given["speculate"],
         log=show.display == "log",
     )
-    return anyio.run(_go, session, run_id, act, show)
+
+
+def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings, show: _Show) -> int:
+    if given["margin"] == "auto":
+        raise UsageError("-k auto cannot be used with --inputs: give k; `mdap plan` says which")
+    cases = cases_of(given["task"], read_values(given["params"], "-p"), given["inputs"])
+    load_task(given["task"])
+
+    def batch_of(progress: Progress) -> Batch:
+        return session.solve_all(cases, voting=voting, run_id=given["run_id"], progress=progress)
+
+    return anyio.run(partial(run_inputs, as_json=show.as_json), session, batch_of, given["out"], show.display)
 
 
 @click.command()
@@ -234,36 +266,12 @@ async def _go(
     progress = Progress()
     async with session:
         solution: Solution | None = None
-        async with _interruptible() as scope, shown(show.display, run_id, progress):
+        async with interruptible() as scope, shown(show.display, run_id, progress):
             solution = await act(session, progress)
         if solution is None or scope.cancel_called:
             solution = await session.find(run_id)
     interrupted = scope.cancel_called and (solution is None or solution.status is not RunStatus.FINISHED)
     return _report(solution, session.path, show, run_id, interrupted=interrupted)
-
-
-@asynccontextmanager
-async def _interruptible() -> AsyncIterator[anyio.CancelScope]:
-    """Open a scope that the first Ctrl-C or SIGTERM cancels; the second one ends the process as usual."""
-    failure: BaseException | None = None
-    async with anyio.create_task_group() as group:
-        with anyio.CancelScope() as scope:
-            group.start_soon(_listen, scope)
-            # Raised after the group has closed, which would wrap it.
-            try:
-                yield scope
-            except Exception as error:
-                failure = error
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-
-
-async def _listen(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
 
 
 def _report(solution: Solution | None, path: Path, show: _Show, run_id: str, *, interrupted: bool) -> Exit:

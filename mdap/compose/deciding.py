@@ -1,21 +1,41 @@
 """A person settles a step that voting left undecided."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
+
+import anyio
 
 from mdap.compose.crew import lineups_of
-from mdap.engine.chain import ChainRace, Rules
+from mdap.engine.asking import Surroundings, answer_process
+from mdap.engine.chain import ChainRace
+from mdap.engine.decider import Rules
 from mdap.engine.opening import Progress
+from mdap.engine.process import ProcessRace
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
-from mdap.journal.reader import open_log
-from mdap.journal.writer import open_journal
+from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_task
-from mdap.records import RunEvent
+from mdap.records import Recorded, RunEvent, RunStatus, Solution
 from mdap.rules.casting import Casting
 from mdap.settings import VotingSettings
-from mdap.tasks import Chain
+from mdap.tasks import Chain, Process, Task
 
 __all__ = ["settle_step"]
+
+# How long a process may take to come to the step again, with everything before it decided.
+_PATIENCE: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruling:
+    """What a person decides."""
+
+    step: int
+    answer: str
+    author: str
+    reason: str
 
 
 async def settle_step(
@@ -40,22 +60,64 @@ async def settle_step(
     path = Path(db)
     async with open_log(path) as reader:
         row = await reader.find(run_id)
+        if row.kind != "run":
+            raise UsageError(f"{row.run_id} is a {row.kind}, which has no steps of its own to settle")
         task = make_task(row.task, row.params)
-        if not isinstance(task, Chain):
-            raise UsageError(f"{row.task} is no chain any more")
-        voting = VotingSettings(**row.settings)
-        lineups = lineups_of(row.provider["models"], row.provider["escalate_to"])[1]
-        casting = Casting(lineups, voting.temperatures, voting.samples_allowed)
         claims = Claims(path)
         claims.take(row.number, row.run_id)
         try:
             async with open_journal(path) as journal:
-                rules = Rules(run=row.number, voting=voting, casting=casting)
-                race = ChainRace(row.task, task, rules, journal, Progress())
-                race.begin(await reader.resume_point(row.number))
-                race.settle_by_hand(step, answer, author, reason)
+                await _settle(reader, journal, row, task, _Ruling(step, answer, author, reason))
                 journal.append(RunEvent(row.number, "settled", reason, author, {"step": step}))
                 await journal.flush()
         finally:
             claims.close()
     return row.run_id
+
+
+async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, ruling: _Ruling) -> None:
+    voting = VotingSettings(**row.settings)
+    lineups = lineups_of(row.provider["models"], row.provider["escalate_to"])[1]
+    casting = Casting(lineups, voting.temperatures, voting.samples_allowed)
+    rules = Rules(run=row.number, voting=voting, casting=casting)
+    if isinstance(task, Chain):
+        chain = ChainRace(row.task, task, rules, journal, Progress())
+        chain.begin(await reader.resume_point(row.number))
+        chain.settle_by_hand(ruling.step, ruling.answer, ruling.author, ruling.reason)
+    elif isinstance(task, Process):
+        await _settle_process(reader, journal, row, task, rules, ruling)
+
+
+async def _settle_process(
+    reader: Reader, journal: Writer, row: RunRow, task: Process[Any], rules: Rules, ruling: _Ruling
+) -> None:
+    """Let the process ask again for all that is decided, until it comes to the step that is not."""
+    point = await reader.process_point(row.number)
+    if ruling.step not in {recorded.opened.step for recorded in point.openings}:
+        raise UsageError(f"step {ruling.step} is not one that voting left undecided")
+    race = ProcessRace(row.task, task, rules, journal, Progress())
+    race.begin(point)
+    arrived = anyio.Event()
+
+    def look() -> None:
+        if race.is_undecided(ruling.step) or race.status is not RunStatus.RUNNING:
+            arrived.set()
+
+    race.news = look
+
+    async def recall(step: int) -> Recorded:
+        return await reader.recorded(row.number, step)
+
+    async def solve(part: Task, name: str) -> Solution:
+        await anyio.sleep_forever()  # what is not decided yet cannot be decided here
+        raise AssertionError
+
+    around = Surroundings(
+        run_id=row.run_id, journal=journal, recall=recall, solve=solve, open_steps=rules.open_steps
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(answer_process, task, race, around)
+        with anyio.move_on_after(_PATIENCE):
+            await arrived.wait()
+        group.cancel_scope.cancel()
+    race.settle_by_hand(ruling.step, ruling.answer, ruling.author, ruling.reason)

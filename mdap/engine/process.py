@@ -187,9 +187,7 @@ class ProcessRace(Decider):
     def _warn_if_changed(self, identity: Identity) -> None:
         key, prompt = identity
         if self._prompt_of.get(key, prompt) != prompt:
-            self.warn(
-                f"step {key!r} is asked otherwise than recorded: its prompt changed, so it is decided anew"
-            )
+            self.warn(f"step {key!r} is asked otherwise than recorded: its prompt changed; decided anew")
 
     def leave(self, question: Question) -> None:
         """One who asked *question* does not wait any more; without any, nothing more is sampled for it."""
@@ -311,12 +309,21 @@ class ProcessRace(Decider):
         Raises:
             UsageError: that step is not undecided, or the answer is none that it could have.
         """
+        question = self._undecided(number)
+        if question is None:
+            raise UsageError(f"step {number} is not one that voting left undecided")
+        answered = checked_answer(self._task, question.opening.race.step, answer)
+        self._record(question.opening, answered, author, reason)
+
+    def is_undecided(self, number: int) -> bool:
+        """Return whether step *number* has been asked for and found no winner."""
+        return self._undecided(number) is not None
+
+    def _undecided(self, number: int) -> Question | None:
         for question in self._open.values():
             if question.opening.opened.step == number and question.undecided is not None:
-                answered = checked_answer(self._task, question.opening.race.step, answer)
-                self._record(question.opening, answered, author, reason)
-                return
-        raise UsageError(f"step {number} is not one that voting left undecided")
+                return question
+        return None
 
 
 def checked_answer(task: Process[Any], step: Step[Any], text: str) -> str:

@@ -1,0 +1,139 @@
+"""``mdap run TASK --inputs FILE``: one task, many sets of parameters."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import anyio
+
+from mdap.cli.display import configure_log, shown
+from mdap.cli.output import Exit, complain, fields, number, print_json, say
+from mdap.cli.stopping import interruptible
+from mdap.compose import Session
+from mdap.compose.batch import Batch, Case
+from mdap.engine.opening import Progress
+from mdap.errors import PluginError, UsageError
+from mdap.plugins import make_task
+from mdap.records import RunStatus, Solution
+
+__all__ = ["cases_of", "run_inputs"]
+
+_LONGEST_LINE: Final = 1_000_000
+
+
+def cases_of(task: str, common: dict[str, Any], path: Path) -> Iterator[Case]:
+    """Yield the task of each line of *path*, or why there is none.
+
+    Args:
+        task: the task's name.
+        common: parameters of all cases; a line's own come before them.
+        path: a file with one JSON object of parameters a line.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="strict") as lines:
+            for place, line in enumerate(_bounded(lines), start=1):
+                if line.strip():
+                    yield _case(task, common, line, f"{path}, line {place}")
+    except OSError as error:
+        raise UsageError(f"--inputs {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--inputs {path} is not UTF-8 text") from None
+
+
+def _bounded(lines: TextIO) -> Iterator[str]:
+    while line := lines.readline(_LONGEST_LINE):
+        yield line
+
+
+def _case(task: str, common: dict[str, Any], line: str, where: str) -> Case:
+    try:
+        own = json.loads(line)
+        if not isinstance(own, dict):
+            raise ValueError("it is not an object")
+        return make_task(task, {**common, **own})
+    except (ValueError, RecursionError) as error:
+        return UsageError(f"{where} is not a JSON object of parameters: {error}")
+    except (UsageError, PluginError) as error:
+        return UsageError(f"{where}: {error}")
+
+
+async def run_inputs(
+    session: Session, batch_of: Callable[[Progress], Batch], out: Path | None, display: str, *, as_json: bool
+) -> int:
+    """Solve every case, write each solution as a line of *out*, and report.
+
+    Args:
+        session: not entered yet.
+        batch_of: makes the batch, once the session is entered.
+        out: where solutions go, one JSON object a line in the order of the cases; None for nowhere.
+        display: how progress is shown.
+        as_json: whether to print one JSON object.
+    """
+    if display == "log":
+        configure_log()
+    progress = Progress()
+    worst = Exit.FINISHED
+    summary: Solution | None = None
+    async with AsyncExitStack() as stack:
+        file = None if out is None else stack.enter_context(_opened(out))
+        await stack.enter_async_context(session)
+        batch = batch_of(progress)
+        async with interruptible() as scope, shown(display, batch.run_id, progress):
+            async for solution in batch:
+                worst = _worse(worst, solution)
+                if file is not None:
+                    file.write(json.dumps(solution.to_dict(), ensure_ascii=True) + "\n")
+                    file.flush()
+        if scope.cancel_called:
+            worst = Exit.INTERRUPTED
+            with anyio.CancelScope(shield=True):
+                await batch.aclose()
+        summary = await session.find(batch.run_id)
+    return _report(summary, batch.run_id, worst, as_json=as_json)
+
+
+def _opened(out: Path) -> TextIO:
+    try:
+        return out.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from None
+
+
+def _worse(worst: Exit, solution: Solution) -> Exit:
+    if solution.status is RunStatus.STOPPED:
+        return Exit.STOPPED
+    if solution.status is RunStatus.FINISHED or worst is Exit.STOPPED:
+        return worst
+    return Exit.FAILED
+
+
+def _report(summary: Solution | None, run_id: str, worst: Exit, *, as_json: bool) -> int:
+    result = (summary.result if summary is not None else None) or {"cases": 0, "finished": 0}
+    if as_json and summary is not None:
+        print_json(summary.to_dict())
+    elif summary is not None:
+        totals = summary.totals
+        say(f"{result['finished']:,} of {result['cases']:,} cases finished")
+        rows = [
+            ("steps", number(totals.steps)),
+            ("votes", f"{number(totals.votes)} of {number(totals.samples)} samples"),
+            ("red flags", number(totals.red_flags)),
+            ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out"),
+        ]
+        if summary.cost_usd is not None:
+            rows.append(("cost", f"{summary.cost_usd:,.4f} USD"))
+        fields([*rows, ("run", run_id), *(("warning", warning) for warning in summary.warnings)])
+    again = f"to go on, give the same command again with --run-id {run_id}"
+    if worst is Exit.INTERRUPTED:
+        complain(f"interrupted; {again}")
+    elif worst is Exit.STOPPED:
+        complain(f"stopped; {again}")
+    elif worst is Exit.FAILED:
+        failed = result["cases"] - result["finished"]
+        complain(f"{failed:,} cases did not finish: --out says why, `mdap runs --of {run_id}` lists all")
+    return worst

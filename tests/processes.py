@@ -1,0 +1,132 @@
+"""Toy processes, in a module of their own so that a run can find them again by name."""
+
+from typing import Any, ClassVar
+
+import anyio
+import anyio.lowlevel
+
+import mdap
+from mdap_hanoi import Hanoi
+
+CALLS: list[str] = []
+"""What `Tree` did outside its decisions, in order."""
+
+
+class Double(mdap.Process[int]):
+    """Double a number, of which a model is asked."""
+
+    number: int = 1
+
+    async def solve(self, ask: mdap.Ask) -> int:
+        return await ask(double(self.number))
+
+    def oracle(self, step: mdap.Step[Any]) -> int:
+        return 2 * int(step.input)
+
+    def mistakes(self, step: mdap.Step[Any], truth: int) -> list[int]:
+        return [truth + 1, truth - 1, truth + 2]
+
+    def render(self, step: mdap.Step[Any], answer: int) -> str:
+        return str(answer)
+
+
+def double(number: int, key: str | None = None) -> mdap.Step[int]:
+    return mdap.Step(user=f"double {number}", parse=read, input=number, key=key)
+
+
+def read(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise mdap.RedFlag("no number") from None
+
+
+class Tree(Double):
+    """Ask in every way there is: side by side, one after the other, nested, and for something once."""
+
+    width: int = 12
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        first = await ask.map(double(number) for number in range(self.width))
+        async with ask.group() as group:
+            again = group.ask(double(3))
+            deep = group.start(self.climb, ask, 5)
+            part = group.start(ask.solve, Double(number=100))
+            same = group.start(ask.solve, Double(number=100))
+        noted = await ask.once(self.note, key="note")
+        tower = await ask.solve(Hanoi(disks=2), key="tower")
+        return [first, again.value, deep.value, part.value, same.value, noted, tower["moves"]]
+
+    async def climb(self, ask: mdap.Ask, steps: int) -> int:
+        number = 1
+        for _ in range(steps):
+            number = await ask(double(number))
+        return number
+
+    async def note(self) -> str:
+        CALLS.append("noted")
+        await anyio.lowlevel.checkpoint()
+        return f"note {len(CALLS)}"
+
+    def expected(self, note: str) -> list[Any]:
+        return [[2 * number for number in range(self.width)], 6, 32, 200, 200, note, 3]
+
+
+class Forgiving(Double):
+    """Go on without an answer where there is none."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        try:
+            return await ask(double(self.number))
+        except mdap.UndecidedError as error:
+            return str(error)
+
+
+class Changing(Double):
+    """Ask otherwise than before, as a process whose author edited it does."""
+
+    wording: ClassVar[str] = "double"
+    asks: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    breaks: ClassVar[bool] = False
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        answers = []
+        for number in self.asks:
+            user = f"{self.wording if number == 2 else 'double'} {number}"
+            step = mdap.Step(user=user, parse=read, input=number, key=f"n{number}")
+            answers.append(await ask(step))
+        if self.breaks:
+            raise ZeroDivisionError("by the author")
+        return answers
+
+
+class HanoiProcess(mdap.Process[Any]):
+    """The same tower as `Hanoi`, its steps asked for by a loop."""
+
+    disks: int = 3
+
+    @property
+    def chain(self) -> Hanoi:
+        return Hanoi(disks=self.disks)
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        chain = self.chain
+        state = chain.start()
+        for number in range(chain.length() or 0):
+            step = chain.step(state)
+            assert step is not None
+            keyed = mdap.Step(
+                user=step.user, system=step.system, parse=step.parse, schema=step.schema,
+                max_tokens=step.max_tokens, input=state, key=str(number),
+            )  # fmt: skip
+            state = chain.advance(state, await ask(keyed))
+        return chain.result(state)
+
+    def oracle(self, step: mdap.Step[Any]) -> Any:
+        return self.chain.oracle(step.input)
+
+    def mistakes(self, step: mdap.Step[Any], truth: Any) -> list[Any]:
+        return self.chain.mistakes(step.input, truth)
+
+    def render(self, step: mdap.Step[Any], answer: Any) -> str:
+        return self.chain.render(answer)
