@@ -12,6 +12,11 @@ __all__ = ["Journal", "Provider"]
 class Provider(Protocol):
     """A source of samples.
 
+    One that asks an endpoint beyond this process may say so with an attribute *remote* that is True: then
+    the number of requests in flight is found out, unless a user sets it, and two requests on start find out
+    what the endpoint can do. It may keep what its endpoint's headers tell in *told* (see
+    `mdap.rules.headers.read_told`): then limits that no user sets are taken from there.
+
     Attributes:
         name: how a person would name it again: ``openai/gpt-4.1-mini``.
         instant: True if `sample` never waits for anything, so that no task need be spawned for it.

@@ -53,10 +53,15 @@ class Limits(BaseModel):
     """How fast and how stubbornly providers are asked. May differ from one resume to the next.
 
     Attributes:
-        concurrency: samples in flight at once, over all runs of a session.
-        requests_per_minute: requests started in any window of 60 seconds; None for no limit.
-        tokens_per_minute: tokens of prompts and replies in any window of 60 seconds; None for no limit. What
-            a request will take is foreseen from earlier replies, and corrected by what it took.
+        concurrency: requests in flight at once to each model, over all runs of a session; None to find out
+            how many its endpoint bears.
+        requests_per_minute: requests started in any window of 60 seconds; None to learn the limit from the
+            endpoint's headers and refusals.
+        tokens_per_minute: tokens of prompts and replies in any window of 60 seconds; None to learn the limit
+            from the endpoint's headers. What a request will take is foreseen from earlier replies, and
+            corrected by what it took.
+        reserve_max_tokens: count all the output tokens that a request allows, whatever it takes, as some
+            endpoints do.
         attempt_timeout: seconds after which an attempt is abandoned and drawn again.
         max_attempts: attempts at one sample before the run stops.
         max_retry_seconds: seconds spent on one sample's attempts before the run stops.
@@ -65,9 +70,10 @@ class Limits(BaseModel):
 
     model_config = _FROZEN
 
-    concurrency: int = Field(64, ge=1, le=100_000)
+    concurrency: int | None = Field(None, ge=1, le=100_000)
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
+    reserve_max_tokens: bool = False
     attempt_timeout: float = Field(120.0, gt=0)
     max_attempts: int = Field(20, ge=1)
     max_retry_seconds: float = Field(600.0, gt=0)

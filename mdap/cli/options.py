@@ -93,15 +93,25 @@ def limit_options(command: F) -> F:
             metavar="SECONDS",
             help="Time after which an attempt is abandoned.",
         ),
-        click.option("--tpm", type=int, metavar="N", help="Tokens a minute at most, prompts and replies."),
-        click.option("--rpm", type=int, metavar="N", help="Requests a minute at most."),
+        click.option(
+            "--reserve-max-tokens",
+            is_flag=True,
+            help="Count all tokens that a reply may have against --tpm, as some endpoints do.",
+        ),
+        click.option(
+            "--tpm",
+            type=int,
+            metavar="N",
+            help="Tokens a minute at most, prompts and replies. [default: as the endpoint tells]",
+        ),
+        click.option(
+            "--rpm", type=int, metavar="N", help="Requests a minute at most. [default: as the endpoint tells]"
+        ),
         click.option(
             "--concurrency",
             type=int,
-            default=default.concurrency,
-            show_default=True,
             metavar="N",
-            help="Samples in flight at most.",
+            help="Requests in flight at most, to each model. [default: as many as the endpoint bears]",
         ),
     ):
         command = option(command)
@@ -135,6 +145,7 @@ def limits_of(given: dict[str, Any]) -> Limits:
             concurrency=given["concurrency"],
             requests_per_minute=given["rpm"],
             tokens_per_minute=given["tpm"],
+            reserve_max_tokens=given["reserve_max_tokens"],
             attempt_timeout=given["timeout"],
             max_attempts=given["max_attempts"],
         )

@@ -8,7 +8,8 @@ from mdap.errors import UsageError
 from mdap.plugins import load_provider
 from mdap.protocols import Provider
 from mdap.providers.ensemble import Ensemble
-from mdap.providers.paced import Gate, Paced
+from mdap.providers.gate import Gate
+from mdap.providers.paced import Paced
 from mdap.providers.prices import price_of
 from mdap.rules.casting import Casting
 from mdap.settings import Budget, Limits, Price, VotingSettings
@@ -90,6 +91,11 @@ class Crew:
             prices=tuple(price_of(name, prices) for name in names),
             about=about,
         )
+
+    @property
+    def most(self) -> int:
+        """The most requests that may ever be in flight at one of them."""
+        return max(gate.most for gate in self.gates)
 
     def known_prices(self) -> dict[str, Any]:
         """Return the members' prices by name, as far as they are known, as JSON values."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import anyio
 
+from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, check_same, run_columns, solution_of
 from mdap.engine.asking import Surroundings, answer_process
@@ -46,6 +47,7 @@ class Workshop:
         limits: how often and how long to try.
         budget: what may be spent.
         speculate: how far chains are sampled ahead.
+        bulletin: where changes of limits are recorded from.
         known_spending: runs whose earlier samples are paid for out of the budget already.
     """
 
@@ -57,6 +59,7 @@ class Workshop:
     limits: Limits
     budget: Budget
     speculate: Speculate
+    bulletin: Bulletin
     known_spending: set[int] = field(default_factory=set)
 
     def speculation(self) -> Speculation:
@@ -64,7 +67,7 @@ class Workshop:
         if self.crew.provider.instant or self.speculate is Speculate.OFF:
             return Speculation()
         if self.speculate is Speculate.GUESS:
-            return Speculation(mode=Speculate.GUESS, depth=self.limits.concurrency)
+            return Speculation(mode=Speculate.GUESS, depth=self.crew.most)
         return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
 
     async def count_earlier_spending(self, run: int) -> None:
@@ -123,7 +126,7 @@ async def _rules(shop: Workshop, number: int, start: Start) -> Rules:
         max_n=shop.crew.provider.max_n,
         models=shop.crew.names,
         casting=shop.crew.casting(start.voting),
-        open_steps=max(_LEAST_OPEN, 2 * shop.limits.concurrency),
+        open_steps=max(_LEAST_OPEN, 2 * shop.crew.most),
         votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
     )
 
@@ -131,6 +134,7 @@ async def _rules(shop: Workshop, number: int, start: Start) -> Rules:
 async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Start) -> None:
     """Decide *task*, and record how it ended, whatever ends it."""
     started = time.monotonic()
+    shop.bulletin.running.add(rules.run)
     ended: dict[str, Any] = {}
     status, reason = "stopped", "interrupted"
     race: Decider | None = None
@@ -146,6 +150,8 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
     except PluginError as error:
         status, reason = "failed", str(error)
     finally:
+        shop.bulletin.tell()
+        shop.bulletin.running.discard(rules.run)
         ended["seconds"] = round(time.monotonic() - started, 3)
         ended["in_flight"] = 0 if race is None else race.in_flight
         if shop.writer.usable:

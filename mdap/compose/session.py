@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from pydantic import ValidationError
 
 from mdap.compose.batch import Batch, Case
+from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
 from mdap.compose.running import Workshop, run_task
@@ -104,8 +105,10 @@ class Session(AsyncContextManagerMixin):
                 open_log(self.path) as reader,
                 anyio.create_task_group() as group,
             ):
-                for gate in crew.gates:
+                bulletin = Bulletin(crew.names, crew.gates, writer)
+                for place, gate in enumerate(crew.gates):
                     group.start_soon(gate.serve)
+                    group.start_soon(bulletin.follow, place)
                 self._shop = Workshop(
                     crew=crew,
                     purse=Purse(self._budget, crew.prices),
@@ -115,6 +118,7 @@ class Session(AsyncContextManagerMixin):
                     limits=self._limits,
                     budget=self._budget,
                     speculate=self._speculate,
+                    bulletin=bulletin,
                 )
                 self._group = group
                 # Raised after the group has closed, which would wrap it.

@@ -34,6 +34,7 @@ from mdap.providers.openai_replies import (
     shares_of,
 )
 from mdap.records import Reply, SampleRequest
+from mdap.rules.headers import Told, read_told
 
 __all__ = ["MAX_BODY", "OpenAIProvider", "OpenAISettings", "create"]
 
@@ -110,14 +111,18 @@ class OpenAIProvider:
     Attributes:
         name: ``openai/<model>``; replies carry it as their model.
         instant: False.
+        remote: True.
         max_n: how many replies one request may ask for.
+        told: what the headers of the latest response tell of limits.
     """
 
     instant: Final = False
+    remote: Final = True
 
     def __init__(self, model: str, settings: OpenAISettings, endpoint: Endpoint) -> None:
         self.name: Final = f"openai/{model}"
         self.max_n: Final = _REPLIES_PER_REQUEST if settings.n else 1
+        self.told = Told()
         self._model = model
         self._settings = settings
         self._endpoint = endpoint
@@ -156,8 +161,10 @@ class OpenAIProvider:
             failure = explain_failure(error, self._endpoint)
             if failure is None:
                 raise
+            self._listen(getattr(getattr(error, "response", None), "headers", {}))
         else:
             latency = time.perf_counter() - started
+            self._listen(response.headers)
             return self._read(request, response.headers, response.content, latency)
         # Raised out here so that it carries no context: the SDK's errors hold the request and its key.
         raise failure
@@ -173,6 +180,11 @@ class OpenAIProvider:
         if client is not None:
             with anyio.CancelScope(shield=True):
                 await client.close()
+
+    def _listen(self, headers: Mapping[str, str]) -> None:
+        told = read_told(headers, time.time())
+        if told.requests_per_minute or told.tokens_per_minute:
+            self.told = told
 
     def _body(self, request: SampleRequest) -> dict[str, Any]:
         settings = self._settings

@@ -155,14 +155,12 @@ class Standing:
         tokens_per_minute: the limit; None for none.
         requests: requests of the last minute.
         tokens: tokens of the last minute, reserved or real.
-        paused: seconds until anything may go; 0 when nothing is paused.
     """
 
     requests_per_minute: float | None
     tokens_per_minute: float | None
     requests: int
     tokens: int
-    paused: float
 
 
 class Pace:
@@ -191,13 +189,12 @@ class Pace:
     ) -> None:
         self._requests = _Dimension(burst)
         self._tokens = _Dimension(max(burst, _TOKEN_BURST))
-        self._paused_until = -math.inf
         self.outstanding = 0
         self.set_limits(requests_per_minute, tokens_per_minute, 0.0)
 
     def ready_at(self, tokens: int, now: float) -> float:
         """Return when a request of so many tokens may go if nothing changes: *now* or later."""
-        return max(self._requests.ready_at(1, now), self._tokens.ready_at(tokens, now), self._paused_until)
+        return max(self._requests.ready_at(1, now), self._tokens.ready_at(tokens, now))
 
     def reserve(self, tokens: int, now: float) -> Reservation | None:
         """Let a request go.
@@ -234,10 +231,6 @@ class Pace:
             self._requests.correct(1, 0, reservation.at, now)
             self._tokens.correct(reservation.tokens, 0, reservation.at, now)
 
-    def pause_until(self, moment: float) -> None:
-        """Let nothing go before *moment*, or before a later one that was set already."""
-        self._paused_until = max(self._paused_until, moment)
-
     def set_limits(
         self, requests_per_minute: float | None, tokens_per_minute: float | None, now: float
     ) -> None:
@@ -263,7 +256,6 @@ class Pace:
             self._tokens.limit,
             self._requests.window.since(_MINUTE, now),
             self._tokens.window.since(_MINUTE, now),
-            max(0.0, self._paused_until - now),
         )
 
 

@@ -95,7 +95,7 @@ def test_without_limits_everything_goes() -> None:
     """No limit, no wait, and everything is counted all the same."""
     pace = Pace()
     assert drain(pace, [10**9] * 100) == [NOW] * 100
-    assert pace.standing(NOW) == Standing(None, None, 100, 10**11, 0.0)
+    assert pace.standing(NOW) == Standing(None, None, 100, 10**11)
 
 
 def test_requests_go_evenly() -> None:
@@ -166,17 +166,6 @@ def test_a_reservation_that_is_not_ready_is_none() -> None:
     assert pace.outstanding == 1
 
 
-def test_a_pause_holds_everything_back() -> None:
-    """Nothing goes during a pause, an earlier end does not shorten it, and afterwards there is no crowd."""
-    pace = Pace(600)
-    pace.pause_until(NOW + 30)
-    pace.pause_until(NOW + 10)
-    assert pace.standing(NOW).paused == 30
-    went = drain(pace, [0] * 5)
-    assert went[0] == NOW + 30
-    assert went[4] - went[0] > 0.3
-
-
 def test_settling_gives_back_what_was_reserved_too_much() -> None:
     """Real usage replaces the estimate, in the window and in the debt, once."""
     pace = Pace(None, 6_000)
@@ -218,7 +207,7 @@ def test_a_refund_forgets_the_request_too() -> None:
     held = pace.reserve(100, NOW)
     assert held
     pace.refund(held, NOW + 1)
-    assert pace.standing(NOW + 1) == Standing(1, 100, 0, 0, 0.0)
+    assert pace.standing(NOW + 1) == Standing(1, 100, 0, 0)
     assert pace.ready_at(100, NOW + 1) == NOW + 1
 
 

@@ -1,0 +1,242 @@
+"""Where the requests of all runs wait for one endpoint: for a slot, for the pace, for the end of a pause."""
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+from asyncio_throttle.throttler import Throttler
+
+from mdap.rules.adaptive import Adaptive, Attempt, Change
+from mdap.rules.headers import Told
+from mdap.rules.limiter import Pace, Reservation
+
+__all__ = ["FIXED", "MOST", "Gate", "Turn"]
+
+FIXED: Final = 64
+"""Requests at once for a provider in this process, which has no limit to find out."""
+
+MOST: Final = 512
+"""The most requests at once that are tried at an endpoint whose limit nobody gave."""
+
+_FIRST: Final = 8
+_TOLD: Final = "told in the headers of the endpoint"
+
+
+class Turn:
+    """One request's turn at the endpoint: what it was let go with, and how its end is told.
+
+    Exactly one of `succeeded`, `refused` and `troubled` counts; an end that none of them tells says
+    nothing of the endpoint.
+    """
+
+    __slots__ = ("_gate", "attempt", "gone", "likely", "news", "reservation")
+
+    def __init__(self, gate: "Gate", likely: Callable[[], int]) -> None:
+        self._gate = gate
+        self.likely = likely
+        self.news = anyio.Event()
+        self.reservation: Reservation | None = None
+        self.attempt: Attempt | None = None
+        self.gone = False
+
+    def succeeded(self, tokens: int | None, *, retried: bool = False) -> None:
+        """Tell that a reply came.
+
+        Args:
+            tokens: what the request took; None where nobody knows.
+            retried: whether an earlier attempt at the same samples had failed.
+        """
+        assert self.attempt is not None
+        self.took(tokens)
+        now = time.monotonic()
+        self._gate.note(self._gate.adaptive.succeeded(self.attempt, now, retried=retried))
+
+    def refused(self, retry_after: float | None) -> None:
+        """Tell that the endpoint refused the request for coming too fast; it took nothing."""
+        assert self.attempt is not None
+        self.took(0)
+        self._gate.note(self._gate.adaptive.limited(self.attempt, time.monotonic(), retry_after))
+
+    def troubled(self, retry_after: float | None = None) -> None:
+        """Tell of a failure that is no refusal: a timeout, a reset, a server's error."""
+        assert self.attempt is not None
+        self._gate.adaptive.troubled(self.attempt, time.monotonic(), retry_after)
+
+    def took(self, tokens: int | None) -> None:
+        """Count what the request really took; a second call changes nothing."""
+        if self.reservation is not None:
+            self._gate.pace.settle(self.reservation, tokens, time.monotonic())
+
+
+class Gate:
+    """Admit requests to a bounded number of slots, smallest priority first, no faster than the rates.
+
+    One dispatcher waits for all waiters: each waiter of asyncio-throttle polls, and only whoever sees the
+    whole queue can give the first claim to the most urgent request. `Pace` decides when the first one
+    goes, requests and tokens together; a plain throttle behind it makes sure of requests per minute.
+
+    Args:
+        concurrency: slots; None to find out how many the endpoint bears.
+        requests_per_minute: admissions in any minute; None to learn the limit from the endpoint.
+        tokens_per_minute: tokens of the requests admitted in any minute; None as above.
+
+    Attributes:
+        most: the most slots there will ever be.
+        adaptive: how many there are now.
+        pace: how fast they may be taken.
+    """
+
+    def __init__(
+        self,
+        concurrency: int | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+    ) -> None:
+        self.most = concurrency or MOST
+        self.adaptive = Adaptive(concurrency or _FIRST, concurrency or 1, self.most)
+        self.pace = Pace(requests_per_minute, tokens_per_minute)
+        self._given = requests_per_minute, tokens_per_minute
+        self._known = self._given
+        self._throttle: Any = None  # asyncio-throttle has no annotations
+        self._permit = False
+        self._queue: list[tuple[int, int, Turn]] = []
+        self._order = itertools.count()
+        self._news = anyio.Event()
+        self._changes: dict[str, Change] = {}
+        self._changed = anyio.Event()
+        self._rule()
+
+    async def serve(self) -> None:
+        """Admit waiters that the rates or a pause hold back, for as long as this runs."""
+        while True:
+            head, now = self._head(), time.monotonic()
+            ready = math.inf if head is None else self._ready_at(head, now)
+            if ready > now:
+                await self._nap(None if ready == math.inf else ready - now)
+            elif self._throttle is not None and not self._permit:
+                await self._throttle.acquire()
+                self._permit = True
+            elif self._admit():
+                self._permit = False
+
+    async def _nap(self, seconds: float | None) -> None:
+        """Wait for news, or for so long."""
+        self._news = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._news.wait()
+
+    @asynccontextmanager
+    async def slot(self, priority: int, likely: Callable[[], int] = lambda: 0) -> AsyncIterator[Turn]:
+        """Hold a slot; waits for one to be free and for the rates to allow it.
+
+        Args:
+            priority: smaller goes first.
+            likely: returns the tokens that the request will likely take, as of when it is asked.
+        """
+        turn, held = Turn(self, likely), False
+        heapq.heappush(self._queue, (priority, next(self._order), turn))
+        self._look()
+        try:
+            if turn.attempt is None:
+                await turn.news.wait()
+            held = True
+            yield turn
+        finally:
+            turn.gone = True
+            self._close(turn, held=held)
+            self._look()
+
+    def _close(self, turn: Turn, *, held: bool) -> None:
+        if turn.attempt is None or turn.reservation is None:
+            return
+        self.adaptive.dropped(turn.attempt)
+        if held:  # and not settled: nobody knows what it took
+            turn.took(None)
+        else:  # cancelled on the way here: it took nothing
+            self.pace.refund(turn.reservation, time.monotonic())
+
+    def _look(self) -> None:
+        while self._throttle is None and self._admit():
+            pass
+        self._news.set()
+
+    def _head(self) -> Turn | None:
+        """Return the first waiter that is still there."""
+        while self._queue and self._queue[0][2].gone:
+            heapq.heappop(self._queue)
+        return self._queue[0][2] if self._queue else None
+
+    def _ready_at(self, head: Turn, now: float) -> float:
+        slot = self.adaptive.ready_at(now)
+        return slot if slot == math.inf else max(slot, self.pace.ready_at(head.likely(), now))
+
+    def _admit(self) -> bool:
+        """Admit the first waiter if it may go; return whether it was."""
+        head, now = self._head(), time.monotonic()
+        if head is None or self.adaptive.ready_at(now) > now:
+            return False
+        head.reservation = self.pace.reserve(head.likely(), now)
+        if head.reservation is None:
+            return False
+        heapq.heappop(self._queue)
+        head.attempt = self.adaptive.begin(now)
+        head.news.set()
+        return True
+
+    # -- limits that change ------------------------------------------------------------------------
+
+    def learn(self, told: Told) -> None:
+        """Take the limits that the endpoint's headers tell for those that nobody gave."""
+        news = told.requests_per_minute, told.tokens_per_minute
+        known = self._known
+        first, second = (
+            given or new or old for given, new, old in zip(self._given, news, known, strict=True)
+        )
+        if (first, second) != known:
+            self._known = first, second
+            self._rule()
+            self._record(Change("requests_per_minute", known[0], first, _TOLD))
+            self._record(Change("tokens_per_minute", known[1], second, _TOLD))
+
+    def note(self, change: Change | None) -> None:
+        """Follow a change of what is learned from refusals."""
+        if change is not None:
+            if change.what == "requests_per_minute":
+                self._rule()
+            self._record(change)
+
+    def _rule(self) -> None:
+        """Pace by the known limits and by what was learned from refusals, whichever is less."""
+        known, learned = self._known[0], self.adaptive.rate
+        rates = [rate for rate in (known, learned) if rate is not None]
+        self.pace.set_limits(min(rates, default=None), self._known[1], time.monotonic())
+        # A rate that was only learned is no promise to anybody, so it needs no second guard.
+        if known is None:
+            self._throttle = None
+        elif self._throttle is None:
+            self._throttle = Throttler(known, 60.0)
+        else:
+            self._throttle.rate_limit = known
+
+    def _record(self, change: Change) -> None:
+        earlier = self._changes.get(change.what)
+        if earlier is not None:  # nobody has asked since: one change takes the place of both
+            change = change._replace(limit_before=earlier.limit_before)
+        self._changes[change.what] = change
+        self._changed.set()
+
+    async def changed(self) -> None:
+        """Wait until `changes` has something to tell."""
+        if not self._changes:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+    def changes(self) -> list[Change]:
+        """Return what changed since the last call: of each limit at most one change, from first to last."""
+        found, self._changes = list(self._changes.values()), {}
+        return [change for change in found if change.limit_before != change.limit_after]
