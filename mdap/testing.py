@@ -9,7 +9,8 @@ import math
 import random
 import socket
 import struct
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -119,6 +120,11 @@ class Faults(BaseModel):
         content_filter: a choice without content.
         huge_body: a body of `huge_bytes`, its length not announced.
         out_of_quota_after: answered requests after which the account is empty; None for never.
+        requests_per_minute: requests let through in any 60 seconds, the others getting 429; None for any.
+        tokens_per_minute: tokens let through in any 60 seconds, as above.
+        at_once: requests let through while others are being answered, as above.
+        tells_limits: whether headers tell requests and tokens per minute.
+        repeats: whether the same prompt always gets the very same response, as from a cache.
         supports_n: whether ``n`` is honoured rather than ignored.
         latency: median seconds until an answer.
         sigma: spread of the latency: standard deviation of its logarithm.
@@ -143,6 +149,11 @@ class Faults(BaseModel):
     content_filter: float = Field(0.0, ge=0, le=1)
     huge_body: float = Field(0.0, ge=0, le=1)
     out_of_quota_after: int | None = Field(None, ge=0)
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    at_once: int | None = Field(None, ge=1)
+    tells_limits: bool = False
+    repeats: bool = False
     supports_n: bool = True
     latency: float = Field(0.0, ge=0)
     sigma: float = Field(0.0, ge=0)
@@ -203,7 +214,7 @@ class Served:
 
     Attributes:
         number: its place in the order of arrival, from 0.
-        outcome: ``ok``, a fault's name, ``out_of_quota``, ``canned`` or ``broken_answer``.
+        outcome: ``ok``, a fault's name, ``limited``, ``out_of_quota``, ``canned`` or ``broken_answer``.
         body: the request's JSON.
         headers: the request's headers, names in lower case.
         replies: choices the model wrote for it, whether or not they arrived.
@@ -235,6 +246,31 @@ class _Request:
     target: tuple[str, str]
     headers: dict[str, str]
     content: bytes
+
+
+class _Allowance:
+    """So much in any 60 seconds.
+
+    Args:
+        most: how much; None for any amount.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._taken: deque[tuple[float, int]] = deque()
+        self._total = 0
+
+    def allows(self, amount: int, now: float) -> bool:
+        """Return whether *amount* may be taken at the moment *now*."""
+        while self._taken and self._taken[0][0] <= now - 60.0:
+            self._total -= self._taken.popleft()[1]
+        return self._most is None or self._total + amount <= self._most
+
+    def take(self, amount: int, now: float) -> None:
+        """Count *amount* as taken."""
+        if self._most is not None:
+            self._taken.append((now, amount))
+            self._total += amount
 
 
 class FaultyServer:
@@ -270,6 +306,9 @@ class FaultyServer:
         self._script = list(script)
         self._seed = seed
         self._answered = 0
+        self._busy = 0
+        self._requests = _Allowance(self._faults.requests_per_minute)
+        self._tokens = _Allowance(self._faults.tokens_per_minute)
         self._running: AbstractAsyncContextManager[None] | None = None
         unknown = {name for name in self._script if isinstance(name, str)} - {"ok", *_KINDS}
         if unknown:
@@ -348,19 +387,38 @@ class FaultyServer:
             self.log.append(Served(number, outcome, body, headers))
             return self._refuse(outcome)
         count = body.get("n") or 1 if self._faults.supports_n else 1
+        source = json.dumps(body["messages"]) if self._faults.repeats else number
         try:
-            texts = [self._answer(body, self._random(number, place)) for place in range(count)]
+            texts = [self._answer(body, self._random(source, place)) for place in range(count)]
         except Exception as error:
             self.log.append(Served(number, "broken_answer", body, headers))
             return _Response(_error(500, "broken_answer", f"the answer function raised {error!r}"))
-        self._answered += 1
         usage = _usage(body, texts)
+        if not self._lets_through(usage["total_tokens"]):
+            self.log.append(Served(number, "limited", body, headers))
+            return _Response(_error(*_REFUSALS["rate_limit_silent"], self._told()))
+        self._answered += 1
         tokens = usage["prompt_tokens"], usage["completion_tokens"]
         self.log.append(Served(number, outcome, body, headers, count, *tokens))
         completion = _completion(body, [None if outcome == "content_filter" else text for text in texts])
+        completion["id"] = f"chatcmpl-{self._random(source, 'id').randbytes(12).hex()}"
         if outcome != "missing_usage":
             completion["usage"] = usage
         return self._deliver(number, outcome, completion)
+
+    def _lets_through(self, tokens: int) -> bool:
+        now = time.monotonic()
+        full = self._faults.at_once is not None and self._busy >= self._faults.at_once
+        if full or not (self._requests.allows(1, now) and self._tokens.allows(tokens, now)):
+            return False
+        self._requests.take(1, now)
+        self._tokens.take(tokens, now)
+        return True
+
+    def _told(self) -> dict[str, str]:
+        limits = ("requests", self._faults.requests_per_minute), ("tokens", self._faults.tokens_per_minute)
+        told = {f"x-ratelimit-limit-{what}": str(limit) for what, limit in limits if limit is not None}
+        return told if self._faults.tells_limits else {}
 
     def _draw(self, number: int) -> str | Canned:
         if number < len(self._script):
@@ -400,14 +458,18 @@ class FaultyServer:
         delay = self._faults.latency
         if delay and self._faults.sigma:
             delay = self._random(number, "latency").lognormvariate(math.log(delay), self._faults.sigma)
-        what = Canned(body=completion, headers={"X-Request-Id": f"req-{number}"})
+        what = Canned(body=completion, headers={"X-Request-Id": f"req-{number}", **self._told()})
         return _Response(what, manner, delay)
 
     async def _send(self, stream: SocketStream, response: _Response) -> bool:
         """Send *response* in its manner; return whether the connection is still good."""
         content = response.what.content()
         if response.delay:
-            await anyio.sleep(response.delay)
+            self._busy += 1
+            try:
+                await anyio.sleep(response.delay)
+            finally:
+                self._busy -= 1
         match response.manner:
             case "whole":
                 await stream.send(_head(response.what, len(content)) + content)

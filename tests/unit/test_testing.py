@@ -1,6 +1,10 @@
 """The stand-ins themselves: what a script says, and in which turn."""
 
+import json
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -120,3 +124,52 @@ def test_rates_that_cannot_be() -> None:
         Faults(hang=-0.1)
     with pytest.raises(ValueError, match="no such faults: rest"):
         FaultyServer(lambda body, rng: "", script=["ok", "rest"])
+
+
+# --- limits that the server enforces
+
+
+def post(server: FaultyServer, prompt: str = "hello") -> tuple[int, dict[str, str], Any]:
+    """Send a request; return status, headers and body."""
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": prompt}]}).encode()
+    call = urllib.request.Request(
+        f"{server.base_url}/chat/completions", body, {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(call, timeout=10) as response:
+            return response.status, dict(response.headers), json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), json.load(error)
+
+
+@pytest.mark.parametrize(
+    ("faults", "through"),
+    [(Faults(requests_per_minute=3), 3), (Faults(tokens_per_minute=10), 2), (Faults(at_once=1), 5)],
+)
+def test_a_server_can_enforce_limits(faults: Faults, through: int) -> None:
+    """What is beyond them meets 429; a request and its answer take five tokens here."""
+    with FaultyServer.in_thread(lambda body, rng: "four", faults=faults) as server:
+        statuses = [post(server)[0] for _ in range(5)]
+    assert statuses == [200] * through + [429] * (5 - through)
+    assert server.counts()["limited"] == 5 - through
+
+
+def test_a_server_can_tell_its_limits() -> None:
+    """In the headers that OpenAI uses, with each answer and each refusal."""
+    faults = Faults(requests_per_minute=1, tokens_per_minute=500, tells_limits=True)
+    with FaultyServer.in_thread(lambda body, rng: "x", faults=faults) as server:
+        answers = [post(server) for _ in range(2)]
+    assert [status for status, _, _ in answers] == [200, 429]
+    for _, headers, _ in answers:
+        assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-limit-tokens"]) == ("1", "500")
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_server_can_repeat_itself(repeats: bool) -> None:
+    """As a cache does: the same prompt gets the same response, its id included; another one does not."""
+    faults = Faults(repeats=repeats)
+    with FaultyServer.in_thread(lambda body, rng: str(rng.random()), faults=faults) as server:
+        first, second, other = (post(server, prompt)[2] for prompt in ("a", "a", "b"))
+    assert (first == second) is repeats
+    assert other["id"] not in (first["id"], second["id"])
