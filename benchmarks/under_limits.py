@@ -80,20 +80,9 @@ def serve(way: str) -> None:
     """Serve until standard input ends; then print the log, one line of JSON."""
     faults, _ = _WAYS[way]
     with FaultyServer.in_thread(reply, faults=faults) as server:
-        arrived: list[float] = []
-        complete = server._complete
-
-        def noted(*request: Any) -> Any:
-            arrived.append(time.time())
-            return complete(*request)
-
-        server._complete = noted  # type: ignore[method-assign]
         print(server.base_url, flush=True)
         sys.stdin.read()
-        log = [
-            (at, one.outcome, one.prompt_tokens + one.completion_tokens)
-            for at, one in zip(arrived, server.log, strict=True)
-        ]
+        log = [(one.at, one.outcome, one.prompt_tokens + one.completion_tokens) for one in server.log]
     print(json.dumps(log), flush=True)
 
 
@@ -101,19 +90,22 @@ async def ask(url: str, limits: mdap.Limits, chains: int, seconds: float, db: Pa
     """Keep *chains* going for so long; return the limits' changes."""
     voting = mdap.VotingSettings(k=3, max_tokens=300)
     options = {"base_url": url}
-    async with mdap.Session("openai/m", db=db, options=options, limits=limits, speculate="off") as session:
-        async with anyio.create_task_group() as group:
-            for seed in range(chains):
-                group.start_soon(
-                    lambda seed: session.run(Counting(seed=seed), voting=voting, run_id=f"c{seed}"), seed
-                )
-            await anyio.sleep(seconds)
-            group.cancel_scope.cancel()
+    async with (
+        mdap.Session("openai/m", db=db, options=options, limits=limits, speculate="off") as session,
+        anyio.create_task_group() as group,
+    ):
+        for seed in range(chains):
+            group.start_soon(chain, session, seed, voting)
+        await anyio.sleep(seconds)
+        group.cancel_scope.cancel()
     return changes(db)
 
 
-def changes(db: Path) -> list[dict[str, Any]]:
+async def chain(session: mdap.Session, seed: int, voting: mdap.VotingSettings) -> None:
+    await session.run(Counting(seed=seed), voting=voting, run_id=f"c{seed}")
 
+
+def changes(db: Path) -> list[dict[str, Any]]:
     with closing(sqlite3.connect(db)) as connection:
         found = connection.execute(
             "SELECT e.at, e.reason, e.data FROM run_events e JOIN runs r ON r.id = e.run "
@@ -128,11 +120,11 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     assert server.stdout is not None
     url = server.stdout.readline().strip()
     with tempfile.TemporaryDirectory() as folder:
-        cpu, begun = time.process_time(), time.time()
+        cpu, begun = time.process_time(), time.monotonic()
         told = anyio.run(
             ask, url, _WAYS[way][1], arguments.chains, arguments.minutes * _MINUTE, Path(folder, "a.db")
         )
-        cpu = (time.process_time() - cpu) / (time.time() - begun)
+        cpu = (time.process_time() - cpu) / (time.monotonic() - begun)
     log: list[tuple[float, str, int]] = json.loads(server.communicate("")[0])
     return {"cpu": cpu, "changes": told, **summed_up(way, log, begun, arguments)}
 

@@ -94,6 +94,7 @@ class SampleRequest(NamedTuple):
         member: which model of an ensemble is asked, from 0.
         view: which presentation of the step the prompt is, from 0.
         trace: noted in by whoever sends the request.
+        step_digest: digest over all presentations of the step, in hexadecimal.
     """
 
     system: str
@@ -109,6 +110,7 @@ class SampleRequest(NamedTuple):
     member: int = 0
     view: int = 0
     trace: Trace = Trace()  # shared by all requests that nobody traces
+    step_digest: str = ""
 
     @property
     def n(self) -> int:
@@ -128,6 +130,7 @@ class Reply(NamedTuple):
         cached_tokens: the part of *input_tokens* read from the provider's cache; None where unknown.
         latency: seconds from the request to the reply, waiting for a slot not included.
         request_id: the endpoint's id of the request, for support.
+        attempts: attempts it took where it comes from, for replies that are recorded already.
     """
 
     text: str
@@ -138,6 +141,7 @@ class Reply(NamedTuple):
     cached_tokens: int | None = None
     latency: float = 0.0
     request_id: str | None = None
+    attempts: int = 1
 
 
 class StepOpened(NamedTuple):

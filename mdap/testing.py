@@ -220,6 +220,7 @@ class Served:
         replies: choices the model wrote for it, whether or not they arrived.
         prompt_tokens: tokens billed for the prompt.
         completion_tokens: tokens billed for all its replies.
+        at: when it arrived, in seconds of `time.monotonic`.
     """
 
     number: int
@@ -229,6 +230,7 @@ class Served:
     replies: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    at: float = field(default_factory=time.monotonic)
 
 
 _Manner = Literal["whole", "hang", "drip", "reset", "truncated", "huge_body"]

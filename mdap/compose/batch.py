@@ -61,7 +61,7 @@ class Batch(AsyncIterator[Solution]):
         self._cases: Iterator[Case] = iter(cases)
         self._start = start
         self._in_order = in_order
-        self._room = anyio.Semaphore(max(64, 2 * shop.limits.concurrency))
+        self._room = anyio.Semaphore(max(64, 2 * shop.crew.most))
         self._ready: dict[int, Solution] = {}
         self._next = 0
         self._begun = False

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from mdap.compose.replay import is_replay
 from mdap.errors import UsageError
 from mdap.plugins import load_provider
 from mdap.protocols import Provider
@@ -26,6 +28,10 @@ def lineups_of(
     tiers = [tuple(models), *[(model,) for model in escalate_to]]
     specs = list(dict.fromkeys(spec for tier in tiers for spec in tier))
     return specs, tuple(tuple(specs.index(spec) for spec in tier) for tier in tiers)
+
+
+def _load(spec: str, options: Mapping[str, Any], path: Path) -> Provider:
+    return load_provider(spec, {"db": str(path), **options} if is_replay(spec) else options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class Crew:
         options: Mapping[str, Any],
         limits: Limits,
         prices: Mapping[str, Price],
+        path: Path,
     ) -> "Crew":
         """Build the providers.
 
@@ -65,6 +72,7 @@ class Crew:
             options: options of all providers.
             limits: limits of each provider.
             prices: the user's own, by model.
+            path: the database of the session, which recorded runs are taken from.
 
         Raises:
             UsageError: there is no model, or one of them is not to be had.
@@ -74,7 +82,7 @@ class Crew:
                 f"a session takes 1 to {_MOST_MODELS} models, not {len(models) + len(escalate_to)}"
             )
         specs, lineups = lineups_of(models, escalate_to)
-        members = [Paced(load_provider(spec, options), limits) for spec in specs]
+        members = [Paced(_load(spec, options, path), limits) for spec in specs]
         provider = members[0] if len(members) == 1 else Ensemble(members)
         about = {
             "models": list(models),

@@ -14,6 +14,7 @@ from mdap.compose.batch import Batch, Case
 from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
+from mdap.compose.replay import as_recorded
 from mdap.compose.running import Workshop, run_task
 from mdap.engine.opening import Progress
 from mdap.engine.purse import Purse
@@ -95,7 +96,8 @@ class Session(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator["Session"]:
-        crew = Crew.hire(self._models, self._escalate_to, self._options, self._limits, self._prices)
+        names = await as_recorded(self._models, self._escalate_to, self._options, self.path)
+        crew = Crew.hire(*names, self._options, self._limits, self._prices, self.path)
         crew.check_budget(self._budget)
         claims = Claims(self.path)
         failure: BaseException | None = None

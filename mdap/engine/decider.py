@@ -168,7 +168,7 @@ class Decider:
     def _came(self, outcome: Came[Opening]) -> None:
         opening, request = outcome.ticket, outcome.request
         for ordinal, reply in zip(request.ordinals, outcome.replies, strict=False):
-            self._count(opening, request, storable(reply), (ordinal, outcome.attempts))
+            self._count(opening, request, storable(reply), (ordinal, outcome.attempts - 1 + reply.attempts))
         if opening.error is not None and not opening.tentative and not opening.void:
             raise opening.error
         if len(outcome.replies) < len(request.ordinals):

@@ -196,6 +196,7 @@ class Race:
             part.member,
             part.view,
             Trace(),
+            self.prompt_digest,
         )
 
     def give_back(self, ordinals: tuple[int, ...]) -> None:

@@ -127,3 +127,23 @@ WHERE p.run = ?1 AND p.step = ?2 ORDER BY p.opening
 -- name: samples_of_step
 SELECT s.*, t.digest AS text_digest, t.body AS body FROM samples s LEFT JOIN texts t ON t.id = s.text
 WHERE s.run = ?1 AND s.step = ?2 ORDER BY s.opening, s.ordinal
+
+-- name: replay_steps
+SELECT p.key, p.prompt_digest, s.ordinal, s.model, s.view, s.temperature, s.input_tokens, s.output_tokens,
+       s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason, t.body
+FROM steps p JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
+JOIN texts t ON t.id = s.text
+LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
+WHERE p.run = ?1 AND p.step BETWEEN ?2 AND ?3 ORDER BY d.place IS NULL, p.step, p.opening
+
+-- name: replay_step
+WITH RECURSIVE family(id) AS (
+    SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN family f ON r.parent = f.id
+)
+SELECT p.key, p.prompt_digest, s.ordinal, s.model, s.view, s.temperature, s.input_tokens, s.output_tokens,
+       s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason, t.body
+FROM family f JOIN steps p ON p.run = f.id
+JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
+JOIN texts t ON t.id = s.text
+LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
+WHERE p.key = ?2 AND p.prompt_digest = ?3 ORDER BY d.place IS NULL, p.run, p.step, p.opening
