@@ -371,6 +371,8 @@ class Solution:
         p_zero_errors: estimated chance that every decision is right; None where nothing can be said.
         digest: head of the digest chain over the decisions, in hexadecimal.
         warnings: what a reader of the result should know, a sentence each.
+        seal: digest over all that the log holds of the run, as of the end of its last session; None if no
+            session ended in order.
     """
 
     run_id: str
@@ -385,6 +387,7 @@ class Solution:
     p_zero_errors: float | None
     digest: str | None
     warnings: tuple[str, ...] = ()
+    seal: str | None = None
 
     @property
     def steps(self) -> int:
@@ -420,5 +423,6 @@ class Solution:
             "seconds": round(self.seconds, 3),
             "p_zero_errors": self.p_zero_errors,
             "digest": self.digest,
+            "seal": self.seal,
             "warnings": list(self.warnings),
         }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from mdap._version import __version__
+from mdap.cli.auditing import audit
 from mdap.cli.listing import models, runs, show, tasks
 from mdap.cli.output import Exit, complain, exit_code_of, print_json
 from mdap.cli.planning import plan
@@ -27,7 +28,7 @@ def cli() -> None:
     """
 
 
-for command in (run, resume, decide, runs, show, plan, tasks, models):
+for command in (run, resume, decide, runs, show, plan, tasks, models, audit):
     cli.add_command(command)
 
 

@@ -324,6 +324,7 @@ def _describe(solution: Solution, path: Path) -> None:
         ("time", f"{solution.seconds:.1f} s"),
         ("log", f"{path.absolute()}, run {solution.run_id}"),
         ("digest", solution.digest or "-"),
+        ("seal", solution.seal or "-"),
     ]
     if solution.totals.steps:
         rows.append(("try next", f"mdap show {solution.run_id} --step 0 --db {shlex.quote(str(path))}"))

@@ -1,6 +1,7 @@
 """Many tasks at once: they share a session's models, limits, budget and database."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,6 +123,9 @@ class Batch(AsyncIterator[Solution]):
             kind = "finished" if whole or not stopped else "stopped"
             if self._shop.writer.usable:
                 self._shop.writer.append(RunEvent(number, kind, data={"result": self.counts.result()}))
+                # Whether this could be written, the next flush tells.
+                with suppress(DatabaseError):
+                    await self._shop.sealer.seal(number)
 
     async def _open(self) -> int:
         """Return the number of the batch's own row."""

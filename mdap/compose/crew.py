@@ -13,21 +13,12 @@ from mdap.providers.ensemble import Ensemble
 from mdap.providers.gate import Gate
 from mdap.providers.paced import Paced
 from mdap.providers.prices import price_of
-from mdap.rules.casting import Casting
+from mdap.rules.casting import Casting, lineups_of
 from mdap.settings import Budget, Limits, Price, VotingSettings
 
-__all__ = ["Crew", "lineups_of"]
+__all__ = ["Crew"]
 
 _MOST_MODELS: Final = 100
-
-
-def lineups_of(
-    models: Sequence[str], escalate_to: Sequence[str]
-) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
-    """Return each model once, and by tier the places of those that take turns."""
-    tiers = [tuple(models), *[(model,) for model in escalate_to]]
-    specs = list(dict.fromkeys(spec for tier in tiers for spec in tier))
-    return specs, tuple(tuple(specs.index(spec) for spec in tier) for tier in tiers)
 
 
 def _load(spec: str, options: Mapping[str, Any], path: Path) -> Provider:

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import anyio
 
-from mdap.compose.crew import lineups_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
 from mdap.engine.decider import Rules
@@ -15,10 +14,11 @@ from mdap.engine.process import ProcessRace
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_task
 from mdap.records import Recorded, RunEvent, RunStatus, Solution
-from mdap.rules.casting import Casting
+from mdap.rules.casting import Casting, lineups_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -69,6 +69,7 @@ async def settle_step(
             async with open_journal(path) as journal:
                 await _settle(reader, journal, row, task, _Ruling(step, answer, author, reason))
                 journal.append(RunEvent(row.number, "settled", reason, author, {"step": step}))
+                await Sealer(journal, reader).seal(row.number)
                 await journal.flush()
         finally:
             claims.close()

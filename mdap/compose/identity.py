@@ -180,4 +180,5 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         else p_zero_errors(totals.votes, against, totals.steps, row.k),
         digest=await reader.head_digest(row.number),
         warnings=await reader.warnings(row.number),
+        seal=await reader.seal(row.number),
     )

@@ -22,6 +22,7 @@ from mdap.engine.run import decide
 from mdap.errors import DatabaseError, PluginError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader
+from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer
 from mdap.records import RunEvent, RunStatus, Solution
 from mdap.rules.canonical import canonical
@@ -43,6 +44,7 @@ class Workshop:
         purse: what pays.
         writer: where facts go.
         reader: where they are found again.
+        sealer: what seals runs when they end.
         claims: which runs this process has taken.
         limits: how often and how long to try.
         budget: what may be spent.
@@ -55,6 +57,7 @@ class Workshop:
     purse: Purse
     writer: Writer
     reader: Reader
+    sealer: Sealer
     claims: Claims
     limits: Limits
     budget: Budget
@@ -156,6 +159,9 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
         ended["in_flight"] = 0 if race is None else race.in_flight
         if shop.writer.usable:
             shop.writer.append(RunEvent(rules.run, status, reason or None, data=ended))
+            # Whether this could be written, the next flush tells.
+            with suppress(DatabaseError):
+                await shop.sealer.seal(rules.run)
 
 
 async def _begun(

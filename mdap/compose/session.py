@@ -21,6 +21,7 @@ from mdap.engine.purse import Purse
 from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import RunRow, open_log
+from mdap.journal.sealing import Sealer
 from mdap.journal.writer import open_journal
 from mdap.observe import watch
 from mdap.plugins import make_task
@@ -105,6 +106,7 @@ class Session(AsyncContextManagerMixin):
             async with (
                 open_journal(self.path, self._watch) as writer,
                 open_log(self.path) as reader,
+                open_log(self.path) as scanner,
                 anyio.create_task_group() as group,
             ):
                 bulletin = Bulletin(crew.names, crew.gates, writer)
@@ -116,6 +118,7 @@ class Session(AsyncContextManagerMixin):
                     purse=Purse(self._budget, crew.prices),
                     writer=writer,
                     reader=reader,
+                    sealer=Sealer(writer, scanner),
                     claims=claims,
                     limits=self._limits,
                     budget=self._budget,

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from mdap.errors import PluginError, UsageError
 from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
+from mdap.rules.reading import types_of
 from mdap.settings import explain
 from mdap.tasks import Chain, RedFlag, Step
 
@@ -114,11 +115,7 @@ class Authored:
 
     def types(self) -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
         """Return adapters for the task's types of state and answer, as given to ``Chain[S, A]``."""
-        for base in type(self.task).__mro__:
-            arguments = getattr(base, "__pydantic_generic_metadata__", {}).get("args")
-            if arguments:
-                return TypeAdapter(arguments[0]), TypeAdapter(arguments[1])
-        return TypeAdapter(Any), TypeAdapter(Any)
+        return types_of(self.task)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,13 +7,13 @@ from pydantic import TypeAdapter
 
 from mdap.errors import PluginError
 from mdap.records import Reply, SampleRequest, SampleTaken, Subject, Trace
-from mdap.rules.canonical import canonical
 from mdap.rules.casting import Casting, Part
-from mdap.rules.digests import answer_key, prompt_digest, text_digest
-from mdap.rules.redflags import clean, clean_label, precheck
+from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
+from mdap.rules.reading import read, unreadable
+from mdap.rules.redflags import clean
 from mdap.rules.tally import Tally
 from mdap.settings import VotingSettings
-from mdap.tasks import RedFlag, Step, View
+from mdap.tasks import Step, View
 
 __all__ = ["Judgement", "Race", "json_schema", "unread"]
 
@@ -116,7 +116,7 @@ class Race:
         self.prompt_digest = own.digest
         if step.views:
             self.prompts += [_viewed(view, subject) for view in step.views]
-            self.prompt_digest = text_digest(" ".join(prompt.digest for prompt in self.prompts))
+            self.prompt_digest = views_digest([prompt.digest for prompt in self.prompts])
         self._next_ordinal = 0
         self._lost: list[int] = []
         self._judged: dict[tuple[str, str, bool, int], Judgement] = {}
@@ -226,20 +226,15 @@ class Race:
     def _judge(self, reply: Reply, prompt: "Prompt") -> Judgement:
         text = clean(reply.text, self.max_tokens)
         digest = text_digest(text)
-        flag = precheck(text, reply.finish_reason, reply.output_tokens, self.max_tokens)
-        if flag is None:
-            try:
-                answer = prompt.parse(text)
-                spelled = canonical(answer)
-            except RedFlag as raised:
-                flag = raised.reason
-            except Exception as error:
-                raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
-            else:
-                # The first of equal answers stands for all of them: they have one canonical JSON.
-                self.answers.setdefault(spelled, answer)
-                return Judgement(text, digest, spelled, answer_key(spelled), None)
-        return Judgement(text, digest, None, None, clean_label(flag))
+        try:
+            said = read(text, reply.finish_reason, reply.output_tokens, self.max_tokens, prompt.parse)
+        except Exception as error:
+            raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
+        if said.spelled is None:
+            return Judgement(text, digest, None, None, said.flag)
+        # The first of equal answers stands for all of them: they have one canonical JSON.
+        self.answers.setdefault(said.spelled, said.answer)
+        return Judgement(text, digest, said.spelled, answer_key(said.spelled), None)
 
     def count(self, judgement: Judgement) -> int:
         """Count a sample that was in flight; return its place in the order of counting, from 1."""
@@ -290,7 +285,7 @@ def _replied(sample: SampleTaken) -> Reply:
 def unread(reply: Reply, error: PluginError) -> Judgement:
     """Return the record of a reply at which the parser itself failed: kept, never counted."""
     text = clean(reply.text, len(reply.text) + 1)
-    return Judgement(text, text_digest(text), None, None, f"parser error: {error.cause_name}"[:200])
+    return Judgement(text, text_digest(text), None, None, unreadable(error.cause_name))
 
 
 class _InView:

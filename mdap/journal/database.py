@@ -1,8 +1,8 @@
 """Opening the database file, and bringing its schema up to date under the write lock."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -12,43 +12,13 @@ import anyio.to_thread
 
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.statements import migrations
+from mdap.logfile import APPLICATION_ID, read_uri, translated
 
-__all__ = ["APPLICATION_ID", "open_reading", "open_writing", "translated"]
-
-APPLICATION_ID: Final = 0x6D646170
-"""Marks a SQLite file as ours: "mdap" in ASCII, shown by ``file`` and checked before anything is written."""
+__all__ = ["open_reading", "open_writing"]
 
 _BUSY_SECONDS: Final = 10.0
 _WAL_TRIES: Final = 100
 _OLDEST_SQLITE: Final = (3, 38, 0)
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into one sentence that says what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise DatabaseError(_explain(path, error)) from error
-
-
-def _explain(path: Path, error: sqlite3.Error) -> str:
-    text = str(error)
-    if "not a database" in text:
-        return f"{path} is not an mdap database: name another file with --db"
-    if "locked" in text or "busy" in text:
-        return f"{path} is locked by another program: close that program, or wait, and try again"
-    if "full" in text:
-        return f"the disk that holds {path} is full: make room and resume the run"
-    if "readonly" in text or "read-only" in text:
-        return f"{path} cannot be written: check its permissions, or name another file with --db"
-    if "malformed" in text:
-        return f"{path} is damaged ({text}): restore a copy, or recover it with the sqlite3 shell's .recover"
-    if "unable to open" in text:
-        return f"{path} cannot be opened: check that it is a file that you may read and write"
-    if "UNIQUE constraint" in text:
-        return f"another process is writing the same run in {path}: let one of them finish"
-    return f"{path} cannot be used ({text})"
 
 
 @asynccontextmanager
@@ -80,12 +50,6 @@ def _check_place(path: Path) -> None:
         )
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file with --db")
-
-
-def _uri(path: Path) -> str:
-    if not path.is_file():
-        raise UsageError(f"there is no database {path}: run a task first, or name another file with --db")
-    return f"{path.absolute().as_uri()}?mode=ro"
 
 
 async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
@@ -162,7 +126,7 @@ async def open_reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
         UsageError: there is no such file.
         DatabaseError: the file is foreign, damaged, older or newer.
     """
-    uri = _uri(path)
+    uri = read_uri(path)
     with translated(path):
         connection = await _connect(uri, uri=True)
         try:

@@ -11,8 +11,9 @@ from typing import Any, Final
 import aiosqlite
 
 from mdap.errors import UsageError
-from mdap.journal.database import open_reading, translated
+from mdap.journal.database import open_reading
 from mdap.journal.statements import statements
+from mdap.logfile import translated
 from mdap.records import (
     ProcessPoint,
     Recorded,
@@ -77,6 +78,17 @@ class Reader:
         with translated(self.path):
             # In one go: while any statement of a connection is under way, all of them see an old snapshot.
             return list(await self._connection.execute_fetchall(statements("read")[name], values))
+
+    async def select(self, sql: str, *values: Any) -> Sequence[sqlite3.Row]:
+        """Return all rows of a statement that is none of ``read.sql``."""
+        return [row async for row in self.scan(sql, *values)]
+
+    async def scan(self, sql: str, *values: Any) -> AsyncIterator[sqlite3.Row]:
+        """Yield the rows of a statement, however many there are."""
+        with translated(self.path):
+            async with self._connection.execute(sql, values) as cursor:
+                async for row in cursor:
+                    yield row
 
     async def _value(self, name: str, *values: Any) -> Any:
         rows = await self.rows(name, *values)
@@ -182,6 +194,11 @@ class Reader:
         """Return the head of the digest chain of *run*; None before its first decision."""
         last = await self.rows("last_decision", run)
         return last[0]["digest"] if last else None
+
+    async def seal(self, run: int) -> str | None:
+        """Return the last seal of *run*; None if no session of it ended in order."""
+        seal = await self._value("last_seal", run)
+        return None if seal is None else str(seal)
 
     async def resume_point(self, run: int) -> ResumePoint:
         """Return where the rows of *run* end. Its cost does not grow with the length of the run."""

@@ -10,8 +10,9 @@ import anyio
 
 from mdap.errors import DatabaseError
 from mdap.journal.batch import Batch
-from mdap.journal.database import open_writing, translated
+from mdap.journal.database import open_writing
 from mdap.journal.statements import statements
+from mdap.logfile import translated
 from mdap.records import Fact
 
 __all__ = ["Writer", "open_journal"]

@@ -4,9 +4,19 @@ All three follow from the sample's ordinal alone, so that they are the same in e
 order of arrival, and for whoever audits the run afterwards.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Casting", "Part"]
+__all__ = ["Casting", "Part", "lineups_of"]
+
+
+def lineups_of(
+    models: Sequence[str], escalate_to: Sequence[str]
+) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
+    """Return each model once, and by tier the places of those that take turns."""
+    tiers = [tuple(models), *[(model,) for model in escalate_to]]
+    specs = list(dict.fromkeys(spec for tier in tiers for spec in tier))
+    return specs, tuple(tuple(specs.index(spec) for spec in tier) for tier in tiers)
 
 
 class Part(NamedTuple):

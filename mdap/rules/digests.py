@@ -6,13 +6,22 @@ knows nothing of mdap can rebuild every digest from the columns of the database.
 
 import json
 import json.encoder
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
 from mdap.records import Decided, StepOpened
 
-__all__ = ["CHAIN_START", "answer_key", "chain_digest", "prompt_digest", "sample_line", "text_digest"]
+__all__ = [
+    "CHAIN_START",
+    "answer_key",
+    "chain_digest",
+    "prompt_digest",
+    "sample_line",
+    "text_digest",
+    "views_digest",
+]
 
 CHAIN_START: Final = "0" * 64
 """The head of a chain without decisions."""
@@ -38,6 +47,11 @@ def _begun(system: str) -> Any:
     """Return the hash of a system message so far: steps of a task share it."""
     head = system.encode()
     return blake2b(b"%d\n%b" % (len(head), head), digest_size=16)
+
+
+def views_digest(prompts: Sequence[str]) -> str:
+    """Return the digest of a step that is presented in several ways, from the digest of each prompt."""
+    return prompts[0] if len(prompts) == 1 else text_digest(" ".join(prompts))
 
 
 def answer_key(answer: str) -> str:

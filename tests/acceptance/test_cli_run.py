@@ -268,7 +268,7 @@ def test_show_gives_what_the_run_printed(shared_cli: Cli, mixed: dict[str, Any])
     assert whole.json == prefix.json == latest.json
     assert {name: whole.json[name] for name in mixed} == mixed
     assert whole.json["params"]["disks"] == 6
-    assert [event["kind"] for event in whole.json["events"]] == ["started", "finished"]
+    assert [event["kind"] for event in whole.json["events"]] == ["started", "finished", "sealed"]
     assert (told.code, told.err) == (0, "")
     assert f"{mixed['samples']:,}: {mixed['votes']:,} votes, {mixed['red_flags']:,} flags" in told.out
 

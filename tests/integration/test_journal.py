@@ -22,10 +22,10 @@ from mdap.engine.chain import Rules
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.batch import Batch
 from mdap.journal.claims import Claims
-from mdap.journal.database import APPLICATION_ID
 from mdap.journal.reader import open_log
 from mdap.journal.statements import migrations
 from mdap.journal.writer import Writer, open_journal
+from mdap.logfile import APPLICATION_ID
 from mdap.records import (
     AttemptFailed,
     Decided,

@@ -133,7 +133,7 @@ async def test_what_is_not_on_record_stops_the_run(
 async def test_a_view_that_was_not_asked_is_not_made_up(db: Path) -> None:
     """Two places where the run had one give the second sample to another view."""
     await mdap.solve(Hanoi(disks=3, views=3), db=db, run_id="a", k=3, options={"error_rate": 0})
-    with pytest.raises(StoppedError, match="no sample 1 of step 0 in view 0: .* as many models"):
+    with pytest.raises(StoppedError, match=r"no sample 1 of step 0 in view 0: .* as many models"):
         await mdap.solve(Hanoi(disks=3, views=3), model=["replay/a"] * 2, db=db, k=3)
 
 

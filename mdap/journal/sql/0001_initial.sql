@@ -27,7 +27,7 @@ CREATE TABLE run_events (
     run     INTEGER NOT NULL REFERENCES runs(id),
     kind    TEXT NOT NULL,                      -- started | resumed | finished | undecided | stopped |
                                                 -- failed | attempt_failed | escalated |
-                                                -- settled | warning | ...
+                                                -- settled | sealed | warning | ...
     at      TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     author  TEXT,                               -- who caused it; NULL for mdap itself
     reason  TEXT,
@@ -84,6 +84,10 @@ CREATE TABLE samples (
     PRIMARY KEY (run, step, opening, ordinal),
     FOREIGN KEY (run, step, opening) REFERENCES steps(run, step, opening)
 ) WITHOUT ROWID
+;
+
+-- What the digest chain leaves out, for the seal.
+CREATE INDEX samples_not_counted ON samples(run) WHERE counted IS NULL
 ;
 
 -- One row a decision. The digest chain runs over them in the order of place.

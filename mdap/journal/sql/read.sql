@@ -58,6 +58,9 @@ SELECT d.place, d.step, d.winner, d.digest, p.input
 FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 WHERE d.run = ?1 ORDER BY d.place DESC LIMIT 1
 
+-- name: last_seal
+SELECT data->>'seal' FROM run_events WHERE run = ?1 AND kind = 'sealed' ORDER BY id DESC LIMIT 1
+
 -- name: open_steps
 SELECT step, opening, key, input, prompt_digest FROM steps WHERE run = ?1 AND step > ?2 ORDER BY step, opening
 

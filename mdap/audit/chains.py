@@ -1,0 +1,340 @@
+"""Going through a chain again, decision by decision: what was asked, said, counted, and where it led.
+
+A part of a chain is checked on its own: it starts from the input and winner recorded for the step before
+it, which the part before it checks. If all parts agree, the whole does.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from mdap.audit.findings import Findings, Kind
+from mdap.audit.questions import Question
+from mdap.audit.races import Referee
+from mdap.audit.rows import Page, SampleRow, pages
+from mdap.audit.runs import RunFacts
+from mdap.records import Decided, StepOpened
+from mdap.rules.canonical import canonical
+from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
+from mdap.rules.reading import types_of
+from mdap.tasks import Chain
+
+__all__ = ["Part", "audit_part", "audit_tail"]
+
+_BEFORE = """SELECT d.digest, d.winner, p.input FROM decisions d
+LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+WHERE d.run = ?1 AND d.place = ?2"""
+
+_LOST = object()
+"""The state where the task's own code cannot tell it."""
+
+
+@dataclass(slots=True)
+class Part:
+    """What came of a part of a chain.
+
+    Attributes:
+        findings: what does not match.
+        decisions: decisions that were checked.
+        samples: samples that were read again.
+        votes: votes among them that were counted.
+        settled: step, author and reason of each decision that a person took.
+        escalated: step, opening and tier of each race that went to another tier.
+        state: the state after its last decision, in canonical JSON; None where it cannot be told.
+        over: whether the task has no further step in that state.
+        result: what the task makes of that state, in canonical JSON, if it is over.
+    """
+
+    findings: Findings = field(default_factory=Findings)
+    decisions: int = 0
+    samples: int = 0
+    votes: int = 0
+    settled: list[tuple[int, str, str | None]] = field(default_factory=list)
+    escalated: list[tuple[int, int, int]] = field(default_factory=list)
+    state: str | None = None
+    over: bool = False
+    result: str | None = None
+
+    def merge(self, other: "Part") -> None:
+        """Take the part that follows."""
+        self.findings.merge(other.findings)
+        self.decisions += other.decisions
+        self.samples += other.samples
+        self.votes += other.votes
+        self.settled += other.settled
+        self.escalated += other.escalated
+        self.state, self.over, self.result = other.state, other.over, other.result
+
+
+class _Samples:
+    """The samples of a page, handed out opening by opening."""
+
+    def __init__(self, rows: Iterator[SampleRow], findings: Findings) -> None:
+        self._groups = groupby(rows, lambda row: (row.step, row.opening))
+        self._findings = findings
+        self._next = self._take()
+
+    def _take(self) -> tuple[tuple[int, int], list[SampleRow]] | None:
+        found = next(self._groups, None)
+        return None if found is None else (found[0], list(found[1]))
+
+    def of(self, step: int, opening: int) -> list[SampleRow]:
+        """Return those of an opening; whatever comes before it belongs to none."""
+        while self._next is not None and self._next[0] < (step, opening):
+            self.orphans(until=(step, opening))
+        if self._next is None or self._next[0] != (step, opening):
+            return []
+        samples, self._next = self._next[1], self._take()
+        return samples
+
+    def orphans(self, until: tuple[int, int] | None = None) -> None:
+        """Say which samples belong to no opening."""
+        while self._next is not None and (until is None or self._next[0] < until):
+            self._findings.add(Kind.STEP, "opening of the samples", "a row in steps", None, self._next[0])
+            self._next = self._take()
+
+
+class _Walk:
+    """A walk along a chain, from one recorded decision to the next."""
+
+    def __init__(self, facts: RunFacts, task: Chain[Any, Any], *, oracle: bool) -> None:
+        self.part = Part()
+        self.findings = self.part.findings
+        self.facts = facts
+        self.task = task
+        self.oracle = oracle
+        self.referee = Referee(facts.k, facts.casting, facts.voting.hedge > 0, self.findings)
+        self.states, self.answers = types_of(task)
+        self.state: Any = _LOST
+        self.digest = CHAIN_START
+
+    # -- where it starts ---------------------------------------------------------------------------
+
+    def begin(self, connection: sqlite3.Connection, place: int) -> None:
+        """Stand before the decision at *place*, as the row before it says."""
+        if place == 0:
+            self.state = self._call(0, "giving its first state", self.task.start)
+            return
+        row = connection.execute(_BEFORE, (self.facts.number, place - 1)).fetchone()
+        if row is None:
+            self.digest = ""
+            return
+        self.digest = row[0]
+        state = self._read(place - 1, self.states, row[2])
+        self.state = self._advanced(place - 1, state, self._read(place - 1, self.answers, row[1]))
+
+    def _call(self, step: int, doing: str, method: Any, *args: Any) -> Any:
+        """Call the task's own code; what it raises is a finding, and its result is lost."""
+        try:
+            return method(*args)
+        except Exception as error:
+            self.findings.add(Kind.PLUGIN, doing, "no error", f"{type(error).__name__}: {error}", (step,))
+            return _LOST
+
+    def _read(self, step: int, kind: Any, text: Any) -> Any:
+        return self._call(step, "reading back the record", kind.validate_json, text)
+
+    def _advanced(self, step: int, state: Any, answer: Any) -> Any:
+        if state is _LOST or answer is _LOST:
+            return _LOST
+        return self._call(step, "advancing", self.task.advance, state, answer)
+
+    # -- one step after another --------------------------------------------------------------------
+
+    def page(self, page: Page) -> None:
+        """Go over the steps of a page."""
+        decisions = {decision.place: decision for decision in page.decisions}
+        openings: dict[int, list[StepOpened]] = defaultdict(list)
+        for opened in page.openings:
+            openings[opened.step].append(opened)
+        samples = _Samples(page.samples, self.findings)
+        for step in range(page.first, page.last):
+            self._step(step, decisions.get(step), openings.get(step, []), samples)
+        samples.orphans()
+
+    def _step(
+        self, step: int, decision: Decided | None, openings: list[StepOpened], samples: _Samples
+    ) -> None:
+        if decision is None:
+            self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (step,))
+        elif decision.step != step:
+            self.findings.add(Kind.DECISION, "step decided at its place", step, decision.step, (step,))
+        right = None
+        for opened in openings:
+            rows = samples.of(step, opened.opening)
+            if decision is not None and opened.opening == decision.opening and decision.step == step:
+                right = (opened, rows)
+            else:
+                self.guess(opened, rows)
+        if decision is None or right is None:
+            if decision is not None and decision.step == step:
+                self.findings.add(Kind.STEP, "opening that was decided", "a row in steps", None, (step,))
+            self.state, self.digest = _LOST, "" if decision is None else decision.digest
+            return
+        self._decided(decision, *right)
+
+    def _decided(self, decision: Decided, opened: StepOpened, samples: list[SampleRow]) -> None:
+        step = decision.step
+        self._count(decision, samples)
+        self._chain(decision, opened, samples)
+        state = self.entered(opened)
+        question = self.asked(opened, state)
+        if question is not None:
+            question.check(samples, self.facts.casting)
+        answer = _LOST if question is None else question.answers.get(decision.winner, _LOST)
+        if answer is _LOST:
+            answer = self._read(step, self.answers, decision.winner)
+        if self.oracle and state is not _LOST:
+            self._compare_with_truth(decision, state)
+        self.state = self._advanced(step, state, answer)
+        self.part.decisions += 1
+        self.part.samples += len(samples)
+
+    def _count(self, decision: Decided, samples: list[SampleRow]) -> None:
+        tier = self.referee.decided(decision, samples)
+        self.part.votes += sum(sample.counted is not None and sample.verdict == "vote" for sample in samples)
+        self.part.escalated += [(decision.step, decision.opening, passed) for passed in range(1, tier + 1)]
+        if decision.author is not None:
+            self.part.settled.append((decision.step, decision.author, decision.reason))
+
+    def _chain(self, decision: Decided, opened: StepOpened, samples: list[SampleRow]) -> None:
+        # The columns from ordinal to the text's digest.
+        lines = [sample_line(sample[3:18]) for sample in samples if sample.counted is not None]
+        digest = chain_digest(self.digest, opened, lines, decision)
+        if digest != decision.digest:
+            place = (decision.step, decision.opening)
+            self.findings.add(Kind.CHAIN, "digest of the decision", digest, decision.digest, place)
+        self.digest = decision.digest
+
+    def entered(self, opened: StepOpened) -> Any:
+        """Return the state that a step starts from, which must be the one that the step before led to."""
+        if opened.key != str(opened.step):
+            self.findings.add(Kind.STEP, "key", opened.step, opened.key, opened[1:3])
+        if self.state is not _LOST:
+            spelled = self._call(opened.step, "spelling its state", canonical, self.state)
+            if spelled == opened.input:
+                return self.state
+            if spelled is not _LOST:
+                self.findings.add(Kind.STATE, "input", spelled, opened.input, opened[1:3])
+        return self._read(opened.step, self.states, opened.input)
+
+    def asked(self, opened: StepOpened, state: Any) -> Question | None:
+        """Return the step asked anew in *state*, if that can be done; compare its prompt."""
+        if state is _LOST:
+            return None
+        step = self._call(opened.step, "giving the step", self.task.step, state)
+        if step is _LOST:
+            return None
+        if step is None:
+            self.findings.add(Kind.STATE, "end of the task", "a step", None, opened[1:3])
+            return None
+        question: Question | object = self._call(
+            opened.step, "giving the step", Question, step, self.facts.voting.max_tokens, self.findings
+        )
+        if not isinstance(question, Question):
+            return None
+        if question.digest != opened.prompt_digest:
+            found = opened.prompt_digest
+            self.findings.add(Kind.PROMPT, "digest of the prompt", question.digest, found, opened[1:3])
+        return question
+
+    def guess(self, opened: StepOpened, samples: list[SampleRow]) -> None:
+        """Check an opening on a guess that was wrong: it decides nothing, but was asked and paid for."""
+        self.referee.void(samples)
+        question = self.asked(opened, self._read(opened.step, self.states, opened.input))
+        if question is not None:
+            question.check(samples, self.facts.casting)
+        self.part.samples += len(samples)
+
+    def _compare_with_truth(self, decision: Decided, state: Any) -> None:
+        truth = self._call(decision.step, "telling the truth", self.task.oracle, state)
+        spelled = (
+            _LOST if truth is _LOST else self._call(decision.step, "spelling the truth", canonical, truth)
+        )
+        if spelled is not _LOST and spelled != decision.winner:
+            place = (decision.step, decision.opening)
+            self.findings.add(Kind.TRUTH, "answer", spelled, decision.winner, place)
+
+    # -- where it ends -----------------------------------------------------------------------------
+
+    def end(self, place: int) -> None:
+        """Note the state after the decision before *place*, and whether the task ends there."""
+        if self.state is _LOST:
+            return
+        spelled = self._call(place, "spelling its state", canonical, self.state)
+        self.part.state = spelled if isinstance(spelled, str) else None
+        length = self._call(place, "giving its length", self.task.length)
+        at_length = length is not _LOST and length is not None and place >= length
+        step = None if at_length else self._call(place, "giving the step", self.task.step, self.state)
+        if step is None:
+            self.part.over = True
+            result = self._call(place, "giving its result", self.task.result, self.state)
+            spelled = self._call(place, "spelling its result", canonical, result)
+            self.part.result = spelled if isinstance(spelled, str) else None
+
+
+def audit_part(
+    connection: sqlite3.Connection,
+    facts: RunFacts,
+    task: Chain[Any, Any],
+    span: tuple[int, int],
+    *,
+    oracle: bool = False,
+) -> Part:
+    """Check the decisions of a chain from the first place of *span* to before its last.
+
+    Args:
+        connection: the log, with rows as tuples.
+        facts: the run.
+        task: the run's task.
+        span: the places.
+        oracle: whether to compare each decision with the truth.
+    """
+    walk = _Walk(facts, task, oracle=oracle)
+    walk.begin(connection, span[0])
+    for page in pages(connection, facts.number, *span):
+        walk.page(page)
+    if span[1] == facts.decisions:
+        walk.end(span[1])
+    return walk.part
+
+
+def audit_tail(
+    connection: sqlite3.Connection, facts: RunFacts, task: Chain[Any, Any], *, status: str
+) -> Part:
+    """Check what stands after the last decision: a race that goes on or found no winner, and guesses.
+
+    Args:
+        connection: the log, with rows as tuples.
+        facts: the run.
+        task: the run's task.
+        status: how the run stands.
+    """
+    walk = _Walk(facts, task, oracle=False)
+    walk.begin(connection, facts.decisions)
+    last = facts.decisions
+    [beyond] = connection.execute(
+        "SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = ?1", (facts.number,)
+    ).fetchone()
+    for page in pages(connection, facts.number, last, max(beyond, last + 1)):
+        samples = _Samples(page.samples, walk.findings)
+        for opened in page.openings:
+            rows = samples.of(opened.step, opened.opening)
+            if opened.step == last and any(row.counted is not None for row in rows):
+                _undecided(walk, opened, rows, exhausted=status == "undecided")
+            else:
+                walk.guess(opened, rows)
+        samples.orphans()
+    return walk.part
+
+
+def _undecided(walk: _Walk, opened: StepOpened, samples: list[SampleRow], *, exhausted: bool) -> None:
+    tier = walk.referee.undecided(samples, exhausted=exhausted)
+    walk.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
+    question = walk.asked(opened, walk.entered(opened))
+    if question is not None:
+        question.check(samples, walk.facts.casting)
+    walk.part.samples += len(samples)

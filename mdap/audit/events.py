@@ -1,0 +1,126 @@
+"""Checking what happened to a run as a whole: its events, and the seals over them."""
+
+import json
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mdap.audit.findings import Findings, Kind
+from mdap.audit.runs import RunFacts
+from mdap.rules.digests import CHAIN_START
+from mdap.rules.seals import EVENT_COLUMNS, REST, RUN_COLUMNS, SEALED, Lines, Seal
+
+__all__ = ["History", "check_events"]
+
+_STATUS: Final = ("started", "resumed", "finished", "undecided", "stopped", "failed")
+
+
+@dataclass(slots=True)
+class History:
+    """What the events of a run say.
+
+    Attributes:
+        status: how the run stands: the last event that says so.
+        result: the recorded result; None if the run is not finished.
+        settled: step, author and reason of each decision that a person took.
+        escalated: step, opening and tier of each race that went to another tier.
+        seal: the last seal; None if there is none.
+        sealed: whether nothing has happened since.
+    """
+
+    status: str = "started"
+    result: Any = None
+    settled: list[tuple[int, str, str | None]] = field(default_factory=list)
+    escalated: list[tuple[int, int, int]] = field(default_factory=list)
+    seal: str | None = None
+    sealed: bool = False
+
+
+def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Findings) -> History:
+    """Go over the events of a run, checking each seal, and return what they say.
+
+    Args:
+        connection: the log, with rows as tuples.
+        facts: the run.
+        findings: where to say what does not match.
+    """
+    history, lines = History(), Lines()
+    lines.add(connection.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?1", (facts.number,)).fetchone())
+    events = connection.execute(
+        f"SELECT {EVENT_COLUMNS} FROM run_events WHERE run = ?1 ORDER BY id", (facts.number,)
+    )
+    last: Seal | None = None
+    for event in events:
+        history.sealed = event[0] == SEALED
+        if history.sealed:
+            last = _sealed(connection, facts, event, lines.digest, findings)
+            history.seal = None if last is None else last.seal
+        else:
+            _note(history, event, findings)
+        lines.add(event)
+    if history.sealed and last is not None:
+        _check_last(connection, facts, last, findings)
+    return history
+
+
+def _note(history: History, event: tuple[Any, ...], findings: Findings) -> None:
+    kind, _, author, reason, _, _, text = event
+    if kind not in (*_STATUS, "settled", "escalated"):
+        return
+    data = _object(text)
+    try:
+        if kind in _STATUS:
+            history.status, history.result = kind, data.get("result")
+        elif kind == "settled":
+            history.settled.append((data["step"], author, reason))
+        else:
+            history.escalated.append((data["step"], data["opening"], data["tier"]))
+    except KeyError as error:
+        findings.add(Kind.EVENT, f"data of an event {kind}", error, text)
+
+
+def _sealed(
+    connection: sqlite3.Connection,
+    facts: RunFacts,
+    event: tuple[Any, ...],
+    events: str,
+    findings: Findings,
+) -> Seal | None:
+    """Check all of a seal that does not change with what is sampled afterwards."""
+    data = _object(event[-1])
+    try:
+        seal = Seal(data["decisions"], data["digest"], data["events"], data["rest"])
+    except KeyError:
+        findings.add(Kind.SEAL, "seal", "its four parts", event[-1])
+        return None
+    if seal.seal != data.get("seal"):
+        findings.add(Kind.SEAL, "seal", seal.seal, data.get("seal"))
+    if seal.events != events:
+        findings.add(Kind.SEAL, "run and events up to its seal", seal.events, events)
+    sql = "SELECT digest FROM decisions WHERE run = ?1 AND place = ?2 - 1"
+    row = connection.execute(sql, (facts.number, seal.decisions)).fetchone()
+    found = CHAIN_START if seal.decisions == 0 else None if row is None else row[0]
+    if found != seal.digest:
+        place = (seal.decisions - 1,)
+        findings.add(Kind.SEAL, "digest of the last decision that was sealed", seal.digest, found, place)
+    return seal
+
+
+def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, findings: Findings) -> None:
+    """Check what only the last seal can tell: that there is nothing more, and nothing else."""
+    if seal.decisions != facts.decisions:
+        findings.add(Kind.SEAL, "decisions", seal.decisions, facts.decisions, (seal.decisions,))
+    rest = Lines()
+    for statement in REST:
+        for row in connection.execute(statement, (facts.number,)):
+            rest.add(row)
+    if rest.digest != seal.rest:
+        findings.add(Kind.SEAL, "samples that were not counted", seal.rest, rest.digest)
+
+
+def _object(text: Any) -> dict[str, Any]:
+    try:
+        data = json.loads(text or "{}")
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}

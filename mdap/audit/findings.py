@@ -1,0 +1,127 @@
+"""What an audit finds: each thing that is not as it must be, with what was expected and what was found."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+__all__ = ["Findings", "Kind", "Mismatch"]
+
+_MOST: Final = 100
+_SHOWN: Final = 200
+
+
+class Kind(StrEnum):
+    """What does not match.
+
+    The first five also come about when the task's own code has changed since the run; the others only when
+    the record has.
+    """
+
+    PROMPT = "prompt"
+    READING = "reading"
+    STATE = "state"
+    RESULT = "result"
+    PLUGIN = "plugin"
+
+    CHAIN = "chain"
+    TEXT = "text"
+    COUNT = "count"
+    DECISION = "decision"
+    SAMPLE = "sample"
+    STEP = "step"
+    EVENT = "event"
+    RUN = "run"
+    SEAL = "seal"
+    TRUTH = "truth"
+
+    @property
+    def of_plugin(self) -> bool:
+        """Whether a changed plugin can be the cause."""
+        return self in (Kind.PROMPT, Kind.READING, Kind.STATE, Kind.RESULT, Kind.PLUGIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One thing that is not as it must be.
+
+    Attributes:
+        kind: what does not match.
+        what: the thing, in a few words.
+        expected: what it must be.
+        found: what the record has.
+        step: the step; None if it belongs to none.
+        opening: the opening of that step.
+        sample: the sample's ordinal; None if it belongs to none.
+    """
+
+    kind: Kind
+    what: str
+    expected: str
+    found: str
+    step: int | None = None
+    opening: int | None = None
+    sample: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "kind": str(self.kind)}
+
+    def __str__(self) -> str:
+        places = (("step", self.step), ("opening", self.opening or None), ("sample", self.sample))
+        place = ", ".join(f"{name} {number}" for name, number in places if number is not None) or "run"
+        return f"{place}: {self.what}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(slots=True)
+class Findings:
+    """Mismatches: the first hundred in full, and of all of them how many there are.
+
+    Attributes:
+        listed: the first ones.
+        counts: how many of each kind.
+    """
+
+    listed: list[Mismatch] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(
+        self,
+        kind: Kind,
+        what: str,
+        expected: object,
+        found: object,
+        place: tuple[int | None, ...] = (),
+    ) -> None:
+        """Take one more.
+
+        Args:
+            kind: what does not match.
+            what: the thing, in a few words.
+            expected: what it must be.
+            found: what the record has.
+            place: step, opening and sample, as far as it belongs to one.
+        """
+        self.counts[str(kind)] += 1
+        if len(self.listed) < _MOST:
+            self.listed.append(Mismatch(kind, what, _short(expected), _short(found), *place))
+
+    def merge(self, other: "Findings") -> None:
+        """Take those of a part that comes after."""
+        self.counts.update(other.counts)
+        self.listed = (self.listed + other.listed)[:_MOST]
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return self.counts.total()
+
+    @property
+    def only_of_plugin(self) -> bool:
+        """Whether the record agrees with itself, so that only a changed plugin can be the cause."""
+        return all(Kind(kind).of_plugin for kind in self.counts)
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,180 @@
+"""Counting a race again from its rows alone: no task, no parser, nothing but answer keys and order."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mdap.audit.findings import Findings, Kind
+from mdap.audit.rows import SampleRow
+from mdap.records import Decided
+from mdap.rules.casting import Casting
+from mdap.rules.digests import answer_key
+from mdap.rules.tally import Tally
+
+__all__ = ["Referee"]
+
+_COUNTED = ("vote", "flag")
+_NOT_COUNTED = ("cancelled", "void")
+
+
+@dataclass(frozen=True, slots=True)
+class Referee:
+    """Recount races and say what is against the rules.
+
+    Attributes:
+        k: the margin.
+        casting: who is asked for which sample.
+        hedged: whether more samples may be asked for than could matter.
+        findings: where to say it.
+    """
+
+    k: int
+    casting: Casting
+    hedged: bool
+    findings: Findings
+
+    def decided(self, decision: Decided, samples: Sequence[SampleRow]) -> int:
+        """Recount a decided race; return the tier that decided it.
+
+        Args:
+            decision: what is recorded of it.
+            samples: all of the opening's rows, by ordinal.
+        """
+        place = (decision.step, decision.opening)
+        tally, tier = self._fold(samples, place)
+        self._drawn(samples, complete=True)
+        winner = answer_key(decision.winner)
+        votes = tally.votes.get(winner, 0)
+        others = max((count for key, count in tally.votes.items() if key != winner), default=0)
+        said = (decision.votes, decision.margin)
+        self._same(Kind.COUNT, "votes and margin", (votes, votes - others), said, place)
+        self._same(Kind.COUNT, "tally", tally.votes, _keyed(decision.tally), place)
+        if decision.author is None:
+            self._same(Kind.COUNT, "winner", tally.winner, winner, place)
+        else:
+            self._undecided(tally, tier, samples, place)
+        return tier
+
+    def undecided(self, samples: Sequence[SampleRow], *, exhausted: bool) -> int:
+        """Recount a race in which nothing is decided; return the tier that it is in.
+
+        Args:
+            samples: all of the opening's rows, by ordinal.
+            exhausted: whether it must have had all of its samples.
+        """
+        place = samples[0][:2]
+        tally, tier = self._fold(samples, place)
+        self._drawn(samples, complete=exhausted)
+        if exhausted:
+            self._undecided(tally, tier, samples, place)
+        else:
+            self._same(Kind.COUNT, "winner of a race that goes on", None, tally.winner, place)
+        return tier
+
+    def void(self, samples: Sequence[SampleRow]) -> None:
+        """Check that nothing was counted of an opening that decides nothing."""
+        for sample in samples:
+            if sample.counted is not None or sample.verdict not in _NOT_COUNTED:
+                found = f"{sample.verdict}, counted {sample.counted}"
+                self.findings.add(Kind.SAMPLE, "verdict on a guess", "void, not counted", found, _at(sample))
+
+    def _undecided(
+        self, tally: Tally, tier: int, samples: Sequence[SampleRow], place: tuple[int, ...]
+    ) -> None:
+        self._same(Kind.COUNT, "winner of an undecided race", None, tally.winner, place)
+        self._same(Kind.COUNT, "last tier asked", self.casting.tiers - 1, tier, place)
+        taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
+        self._same(Kind.COUNT, "samples of the last tier", self.casting.samples_per_tier, taken, place)
+
+    def _fold(self, samples: Sequence[SampleRow], place: tuple[int, ...]) -> tuple[Tally, int]:
+        counted = self._counted(samples)
+        tally, tier = Tally(self.k), 0
+        for sample in counted:
+            if self.casting.tier(sample.ordinal) > tier:
+                tier = self._escalated(tally, tier, samples, sample)
+                tally = Tally(self.k)
+            if tally.winner is not None:
+                self.findings.add(
+                    Kind.COUNT, "sample counted after the decision", None, sample.ordinal, place
+                )
+                break
+            if sample.answer_key is not None:
+                tally.add(sample.answer_key)
+        return tally, tier
+
+    def _counted(self, samples: Sequence[SampleRow]) -> list[SampleRow]:
+        """Return the counted samples in the order of counting."""
+        counted: list[SampleRow] = []
+        for sample in samples:
+            if sample.counted is None:
+                fits = sample.verdict in _NOT_COUNTED
+            else:
+                counted.append(sample)
+                votes = sample.answer_key is not None and sample.flag_reason is None
+                flag = sample.flag_reason is not None and sample.answer_key is None
+                fits = sample.verdict in _COUNTED and (votes if sample.verdict == "vote" else flag)
+            if not fits:
+                found = f"{sample.verdict}, counted {sample.counted}"
+                self.findings.add(Kind.SAMPLE, "verdict", "one that fits its columns", found, _at(sample))
+        counted.sort(key=_place)
+        if [sample.counted for sample in counted] != list(range(1, len(counted) + 1)):
+            places = [sample.counted for sample in counted]
+            expected = f"1 to {len(counted)}"
+            self.findings.add(Kind.COUNT, "order of counting", expected, places, samples[0][:2])
+        return counted
+
+    def _drawn(self, samples: Sequence[SampleRow], *, complete: bool) -> None:
+        """Check which samples there are, and at which temperature each was drawn."""
+        ordinals = [sample.ordinal for sample in samples]
+        # A hedge may withdraw one before it is sent, and a run that was cut draws again what was lost.
+        if complete and not self.hedged and ordinals != list(range(len(ordinals))):
+            expected = f"0 to {len(ordinals) - 1}"
+            self.findings.add(Kind.SAMPLE, "samples of the race", expected, ordinals, samples[0][:2])
+        for sample in samples:
+            if self.casting.tier(sample.ordinal) >= self.casting.tiers:
+                self.findings.add(
+                    Kind.SAMPLE, "samples allowed", self._allowed, sample.ordinal + 1, _at(sample)
+                )
+                return
+            temperature = self.casting.part(sample.ordinal, 1).temperature
+            if sample.temperature != temperature:
+                found = sample.temperature
+                self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))
+
+    @property
+    def _allowed(self) -> int:
+        return self.casting.tiers * self.casting.samples_per_tier
+
+    def _escalated(self, tally: Tally, tier: int, samples: Sequence[SampleRow], sample: SampleRow) -> int:
+        taken = sum(self.casting.tier(other.ordinal) == tier for other in samples)
+        place = sample[:2]
+        self._same(Kind.COUNT, "winner of a tier that was left", None, tally.winner, place)
+        self._same(
+            Kind.COUNT,
+            "samples of a tier that was left",
+            self.casting.samples_per_tier,
+            taken,
+            place,
+        )
+        return self.casting.tier(sample.ordinal)
+
+    def _same(self, kind: Kind, what: str, expected: object, found: object, place: tuple[int, ...]) -> None:
+        if expected != found:
+            self.findings.add(kind, what, expected, found, place)
+
+
+def _place(sample: SampleRow) -> int:
+    return sample.counted or 0
+
+
+def _at(sample: SampleRow) -> tuple[int, int, int]:
+    return sample.step, sample.opening, sample.ordinal
+
+
+def _keyed(tally: str) -> dict[str, int] | str:
+    """Return a recorded tally by answer key, or as it is if it is none."""
+    try:
+        votes = json.loads(tally)
+        return {answer_key(answer): count for answer, count in votes.items()}
+    except (ValueError, AttributeError, RecursionError):
+        return tally

@@ -1,0 +1,93 @@
+"""The rows of the log as an audit reads them: by the key of their table, a page at a time."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from mdap.logfile import reading
+from mdap.records import Decided, StepOpened
+
+__all__ = ["PAGE", "Page", "SampleRow", "pages", "plain_reading"]
+
+PAGE: Final = 500
+"""Steps read in one transaction: it ends soon, so that a run that is going on can checkpoint its log."""
+
+_DECISIONS: Final = """
+SELECT run, place, step, opening, winner, tally, votes, margin, author, reason, digest
+FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 ORDER BY place"""
+_OPENINGS: Final = """
+SELECT run, step, opening, key, input, prompt_digest
+FROM steps WHERE run = ?1 AND step >= ?2 AND step < ?3 ORDER BY step, opening"""
+_SAMPLES: Final = """
+SELECT s.step, s.opening, s.counted, s.ordinal, s.verdict, s.answer_key, s.flag_reason, s.model, s.view,
+       s.temperature, s.input_tokens, s.output_tokens, s.cached_tokens, s.latency, s.attempts, s.request_id,
+       s.finish_reason, t.digest, s.text, t.body
+FROM samples s LEFT JOIN texts t ON t.id = s.text
+WHERE s.run = ?1 AND s.step >= ?2 AND s.step < ?3 ORDER BY s.step, s.opening, s.ordinal"""
+
+
+class SampleRow(NamedTuple):
+    """A row of *samples*, with its text."""
+
+    step: int
+    opening: int
+    counted: int | None
+    ordinal: int
+    verdict: str
+    answer_key: str | None
+    flag_reason: str | None
+    model: str
+    view: int
+    temperature: float
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    latency: float | None
+    attempts: int
+    request_id: str | None
+    finish_reason: str | None
+    text_digest: str | None
+    text: int | None
+    body: str | None
+
+
+class Page(NamedTuple):
+    """Some steps of a run, in which decision *n* is of step *n*.
+
+    Attributes:
+        first: the first of the steps.
+        last: the step after them.
+        decisions: their decisions.
+        openings: their openings.
+        samples: their samples, yet to be read.
+    """
+
+    first: int
+    last: int
+    decisions: list[Decided]
+    openings: list[StepOpened]
+    samples: Iterator[SampleRow]
+
+
+@contextmanager
+def plain_reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the log with rows as tuples."""
+    with reading(path) as connection:
+        connection.row_factory = None
+        # Bytes that are no text are found by their digest; reading them must not end the audit.
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        connection.execute("PRAGMA cache_size = -16384")
+        yield connection
+
+
+def pages(connection: sqlite3.Connection, run: int, first: int, last: int) -> Iterator[Page]:
+    """Yield the steps from *first* to before *last*, page by page."""
+    for start in range(first, last, PAGE):
+        bounds = (run, start, min(start + PAGE, last))
+        decisions = [Decided._make(row) for row in connection.execute(_DECISIONS, bounds)]
+        openings = [StepOpened._make(row) for row in connection.execute(_OPENINGS, bounds)]
+        samples = connection.execute(_SAMPLES, bounds)
+        yield Page(bounds[1], bounds[2], decisions, openings, map(SampleRow._make, samples))

@@ -1,0 +1,83 @@
+"""What an audit must know of a run before it looks at its steps: all of it from the run's row."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from mdap.errors import DatabaseError, UsageError
+from mdap.rules.casting import Casting, lineups_of
+from mdap.settings import VotingSettings
+
+__all__ = ["RunFacts", "find_run"]
+
+_COLUMNS = "id, run_id, kind, task, task_version, params, settings, provider, k"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A run as its row describes it.
+
+    Attributes:
+        number: its key in the other tables.
+        decisions: how many decisions it had when the audit began.
+    """
+
+    number: int
+    run_id: str
+    kind: str
+    task: str
+    task_version: str
+    params: dict[str, Any]
+    voting: VotingSettings
+    lineups: tuple[tuple[int, ...], ...]
+    k: int
+    decisions: int
+
+    @property
+    def casting(self) -> Casting:
+        """Who was asked for which sample."""
+        return Casting(self.lineups, self.voting.temperatures, self.voting.samples_allowed)
+
+
+def find_run(connection: sqlite3.Connection, name: str) -> RunFacts:
+    """Return the run called *name*: its id, a unique beginning of it, or ``latest``.
+
+    Args:
+        connection: the log.
+        name: the run's name.
+
+    Raises:
+        UsageError: there is no such run, or several.
+        DatabaseError: its row cannot be read.
+    """
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE run_id = ?1", (name,)).fetchall()
+    if not rows and name == "latest":
+        rows = connection.execute(
+            f"SELECT {_COLUMNS} FROM runs WHERE kind = 'run' ORDER BY id DESC LIMIT 1"
+        ).fetchall()
+    elif not rows:
+        begins = "kind = 'run' AND substr(run_id, 1, length(?1)) = ?1"
+        rows = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE {begins} LIMIT 2", (name,)).fetchall()
+    if len(rows) > 1:
+        raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
+    if not rows:
+        raise UsageError(f"there is no run {name!r} in this log: `mdap runs` lists those there are")
+    sql = "SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1"
+    [decisions] = connection.execute(sql, (rows[0][0],)).fetchone()
+    return _facts(tuple(rows[0]), decisions)
+
+
+def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:
+    number, run_id, kind, task, version, params, settings, provider, k = row
+    try:
+        models = json.loads(provider)
+        lineups = lineups_of(models["models"], models["escalate_to"])[1]
+        voting = VotingSettings(**json.loads(settings))
+        return RunFacts(
+            number, run_id, kind, task, version, json.loads(params), voting, lineups, k, decisions
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise DatabaseError(
+            f"the row of run {run_id} in the table runs is not as mdap wrote it: restore a copy of the log"
+        ) from None

@@ -1,0 +1,105 @@
+"""``mdap audit``: what can be done with a run afterwards."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mdap.audit import Verification, verify
+from mdap.cli.options import as_json, database
+from mdap.cli.output import Exit, complain, fields, number, print_json, say
+from mdap.plugins import make_task
+
+__all__ = ["audit"]
+
+_SHOWN: Final = 20
+
+
+@click.group()
+def audit() -> None:
+    """Prove a run, or look into it, from its log alone."""
+
+
+@audit.command("verify")
+@click.argument("run_id", metavar="RUN")
+@click.option("--oracle", is_flag=True, help="Compare each decision with the task's own truth, too.")
+@click.option(
+    "--expect", metavar="DIGEST", help="A digest or seal that was noted elsewhere when the run ended."
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=lambda: os.cpu_count() or 1,
+    show_default="all processors",
+    metavar="N",
+    help="Processes to use.",
+)
+@database
+@as_json
+def verify_(**given: Any) -> Exit:
+    """Check all of RUN: ask, read, count and chain everything again, offline.
+
+    Each prompt is made anew, each reply read anew, each race counted anew and each state derived anew, and
+    the digests over them computed anew. Exits with 1 if anything is not as it must be.
+    """
+    with _bar(given["json"]) as progress:
+        came = verify(
+            given["db"],
+            given["run_id"],
+            make_task,
+            oracle=given["oracle"],
+            expect=given["expect"],
+            jobs=given["jobs"],
+            progress=progress,
+        )
+    if given["json"]:
+        print_json(came.to_dict())
+    else:
+        _describe(came)
+    if came.ok:
+        return Exit.FINISHED
+    complain(_sentence(came))
+    return Exit.FAILED
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show how far it is, on a terminal."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _describe(came: Verification) -> None:
+    say(f"{came.run_id}: {came.verdict}")
+    rows = [
+        ("run", f"{came.task}, {came.status}"),
+        ("decisions", f"{number(came.decisions)} recounted"),
+        ("samples", f"{number(came.samples)} read again, {number(came.votes)} votes"),
+        ("digest", came.digest or "-"),
+        ("seal", came.seal or "-"),
+        *[("note", note) for note in came.notes],
+    ]
+    fields(rows)
+    for mismatch in came.mismatches[:_SHOWN]:
+        say(f"  {mismatch.kind}: {mismatch}")
+    total = sum(came.counts.values())
+    if total > _SHOWN:
+        say(f"  ... {number(total)} in all; the first {len(came.mismatches)} with --json")
+
+
+def _sentence(came: Verification) -> str:
+    total = sum(came.counts.values())
+    things = "1 thing does" if total == 1 else f"{number(total)} things do"
+    if came.verdict == "plugin changed":
+        return f"{came.verdict}: {things} not match, and the record agrees with itself; see the notes"
+    return f"{things} not match: {came.run_id} is not as it was recorded"

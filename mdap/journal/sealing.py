@@ -1,0 +1,52 @@
+"""Taking the seal of a run at the end of a session, from the rows that are durable."""
+
+import anyio
+
+from mdap.journal.reader import Reader
+from mdap.journal.writer import Writer
+from mdap.records import RunEvent
+from mdap.rules.digests import CHAIN_START
+from mdap.rules.seals import EVENT_COLUMNS, REST, RUN_COLUMNS, SEALED, Lines, Seal
+
+__all__ = ["Sealer"]
+
+
+class Sealer:
+    """Takes seals, one at a time.
+
+    Args:
+        writer: of the database.
+        reader: of the same database, and used for nothing else meanwhile: as long as one statement of a
+            connection is under way, all of them see what was there when it began.
+    """
+
+    def __init__(self, writer: Writer, reader: Reader) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._lock = anyio.Lock()
+
+    async def seal(self, run: int) -> None:
+        """Make everything appended durable, and append a seal over what there is of *run*.
+
+        Raises:
+            DatabaseError: the database cannot be written any more.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._lock:
+                await self._writer.flush()
+                seal = await _seal(self._reader, run)
+            self._writer.append(RunEvent(run, SEALED, data=seal.to_dict()))
+
+
+async def _seal(reader: Reader, run: int) -> Seal:
+    events, rest = Lines(), Lines()
+    [row] = await reader.select(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?1", run)
+    events.add(row)
+    async for event in reader.scan(f"SELECT {EVENT_COLUMNS} FROM run_events WHERE run = ?1 ORDER BY id", run):
+        events.add(event)
+    for statement in REST:
+        async for sample in reader.scan(statement, run):
+            rest.add(sample)
+    last = await reader.rows("last_decision", run)
+    decisions, head = (last[0]["place"] + 1, last[0]["digest"]) if last else (0, CHAIN_START)
+    return Seal(decisions, head, events.digest, rest.digest)

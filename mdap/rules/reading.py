@@ -1,0 +1,70 @@
+"""What a reply says, read with the task's own parser: the same for who runs a step and who audits it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from mdap.rules.canonical import canonical
+from mdap.rules.redflags import clean_label, precheck
+from mdap.tasks import RedFlag, Task
+
+__all__ = ["Reading", "read", "types_of", "unreadable"]
+
+
+class Reading(NamedTuple):
+    """What a reply says.
+
+    Attributes:
+        answer: the answer; None for a red flag.
+        spelled: the answer's canonical JSON; None for a red flag.
+        flag: why the reply is discarded; None for a vote.
+    """
+
+    answer: Any
+    spelled: str | None
+    flag: str | None
+
+
+def read(
+    text: str,
+    finish_reason: str,
+    output_tokens: int | None,
+    max_tokens: int,
+    parse: Callable[[str], Any],
+) -> Reading:
+    """Return what a reply says.
+
+    Args:
+        text: the reply, already cleaned.
+        finish_reason: the endpoint's word for why the reply ended.
+        output_tokens: tokens of the reply; None where unknown.
+        max_tokens: output tokens the reply was allowed.
+        parse: the step's parser. Whatever it raises besides `RedFlag` passes.
+    """
+    flag = precheck(text, finish_reason, output_tokens, max_tokens)
+    if flag is None:
+        try:
+            answer = parse(text)
+            return Reading(answer, canonical(answer), None)
+        except RedFlag as raised:
+            flag = raised.reason
+    return Reading(None, None, clean_label(flag))
+
+
+def unreadable(cause: str) -> str:
+    """Return what stands as red flag's reason at a reply on which the parser itself failed.
+
+    Args:
+        cause: the name of what it raised.
+    """
+    return f"parser error: {cause}"[:200]
+
+
+def types_of(task: Task) -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
+    """Return adapters for a task's types of state and answer, as given to ``Chain[S, A]``."""
+    for base in type(task).__mro__:
+        arguments = getattr(base, "__pydantic_generic_metadata__", {}).get("args")
+        if arguments:
+            return TypeAdapter(arguments[0]), TypeAdapter(arguments[1])
+    return TypeAdapter(Any), TypeAdapter(Any)

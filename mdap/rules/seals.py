@@ -1,0 +1,89 @@
+"""The seal of a run: a digest over what the digest chain leaves out, taken whenever a session ends.
+
+The chain covers decisions, their inputs and the samples that were counted. The seal covers the rest: the
+run's own row, everything that happened to it, and whatever was sampled without being counted.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+__all__ = ["ENDED", "EVENT_COLUMNS", "REST", "RUN_COLUMNS", "SEALED", "Lines", "Seal"]
+
+SEALED: Final = "sealed"
+"""The kind of the event that holds a seal."""
+
+ENDED: Final = ("finished", "undecided", "stopped", "failed", "settled")
+"""The kinds of events after which a seal is taken."""
+
+RUN_COLUMNS: Final = (
+    "run_id, kind, parent, task, task_version, params, settings, provider, k, mdap_version, created_at"
+)
+EVENT_COLUMNS: Final = "kind, at, author, reason, step, opening, data"
+
+_OPEN: Final = """NOT EXISTS (SELECT 1 FROM decisions d
+    WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening)"""
+_SAMPLE: Final = """s.step, s.opening, s.counted, s.ordinal, s.verdict, s.answer_key, s.flag_reason,
+    s.model, s.view, s.temperature, s.input_tokens, s.output_tokens, s.cached_tokens, s.latency, s.attempts,
+    s.request_id, s.finish_reason, (SELECT digest FROM texts t WHERE t.id = s.text) AS text_digest"""
+_BY_KEY: Final = "ORDER BY s.step, s.opening, s.ordinal"
+
+REST: Final = (
+    f"""SELECT p.step, p.opening, p.key, p.input, p.prompt_digest FROM steps p
+    WHERE p.run = ?1 AND {_OPEN} ORDER BY p.step, p.opening""",
+    f"SELECT {_SAMPLE} FROM samples s WHERE s.run = ?1 AND s.counted IS NULL {_BY_KEY}",
+    f"""SELECT {_SAMPLE} FROM steps p
+    JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
+    WHERE p.run = ?1 AND {_OPEN} AND s.counted IS NOT NULL {_BY_KEY}""",
+    f"SELECT {_SAMPLE} FROM pending s WHERE s.run = ?1 {_BY_KEY}",
+)
+"""What neither the chain nor the events cover, as SQL: openings that decided nothing, samples that were not
+counted, samples counted where nothing is decided yet, and samples on an input that is still a guess."""
+
+_line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
+
+class Lines:
+    """The 256-bit digest of lines, each of them JSON and ended by a newline."""
+
+    def __init__(self) -> None:
+        self._hash = blake2b(digest_size=32)
+
+    def add(self, row: Iterable[Any]) -> None:
+        """Take one more line."""
+        self._hash.update(f"{_line(list(row))}\n".encode())
+
+    @property
+    def digest(self) -> str:
+        """The digest so far."""
+        return self._hash.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What a seal holds; it stands in the data of its event.
+
+    Attributes:
+        decisions: decisions so far.
+        digest: the head of their chain.
+        events: digest of the run's row and of every event before the seal.
+        rest: digest of the rows of `REST`, one statement after the other.
+    """
+
+    decisions: int
+    digest: str
+    events: str
+    rest: str
+
+    @property
+    def seal(self) -> str:
+        """The one digest that stands for all of them."""
+        lines = Lines()
+        lines.add((self.decisions, self.digest, self.events, self.rest))
+        return lines.digest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the event's data."""
+        return {**asdict(self), "seal": self.seal}
