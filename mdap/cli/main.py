@@ -12,6 +12,7 @@ from mdap.cli.listing import models, runs, show, tasks
 from mdap.cli.output import Exit, complain, exit_code_of, print_json
 from mdap.cli.planning import plan
 from mdap.cli.running import decide, resume, run
+from mdap.cli.serving import serve
 from mdap.errors import MdapError
 
 __all__ = ["cli", "main"]
@@ -28,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (run, resume, decide, runs, show, plan, tasks, models, audit):
+for command in (run, resume, decide, runs, show, audit, serve, plan, tasks, models):
     cli.add_command(command)
 
 

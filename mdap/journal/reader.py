@@ -74,10 +74,11 @@ class Reader:
         self._connection = connection
 
     async def rows(self, name: str, *values: Any) -> Sequence[sqlite3.Row]:
-        """Return all rows of the statement *name* of ``read.sql``."""
+        """Return all rows of the statement *name* of ``read.sql`` or ``view.sql``."""
+        statement = statements("read").get(name) or statements("view")[name]
         with translated(self.path):
             # In one go: while any statement of a connection is under way, all of them see an old snapshot.
-            return list(await self._connection.execute_fetchall(statements("read")[name], values))
+            return list(await self._connection.execute_fetchall(statement, values))
 
     async def select(self, sql: str, *values: Any) -> Sequence[sqlite3.Row]:
         """Return all rows of a statement that is none of ``read.sql``."""

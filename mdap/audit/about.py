@@ -1,0 +1,177 @@
+"""What the pages and the report say of a run as a whole."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mdap.audit.figures import cost_so_far
+from mdap.audit.source import Row, Source
+from mdap.audit.summary import Bin, Summary
+from mdap.rules.certificate import p_zero_errors
+from mdap.settings import Price
+
+__all__ = ["About", "Verdicts", "about", "outcome", "status_of"]
+
+_ENDED: Final = ("finished", "undecided", "stopped", "failed")
+
+
+def status_of(last_event: str | None) -> str:
+    """Return how a run stands, from the last event that changed it."""
+    return last_event if last_event in _ENDED else "running"
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A run, from its row and its events.
+
+    Attributes:
+        number: its key in the other tables.
+        turn: changes whenever the run is started, resumed, settled or ended.
+        decided: decisions so far.
+        dense: whether the decided steps are exactly those with the numbers below *decided*.
+        opened: one more than the number of the last step that was opened.
+        reason: why it did not finish.
+        result: what it came to, as JSON; None unless finished.
+        seconds: time it was running, in sessions that ended in order.
+        since: when its last session began.
+        prices: by model, those of its last session.
+        digest: head of the digest chain.
+        escalated: whether a step went to another tier of models.
+    """
+
+    number: int
+    run_id: str
+    kind: str
+    task: str
+    task_version: str
+    params: dict[str, Any]
+    settings: dict[str, Any]
+    provider: dict[str, Any]
+    k: int
+    mdap_version: str
+    created_at: str
+    status: str
+    turn: int
+    decided: int
+    dense: bool
+    opened: int
+    parent: int | None
+    parent_name: str | None
+    children: int
+    reason: str | None
+    result: str | None
+    seconds: float
+    since: str | None
+    prices: dict[str, Price]
+    digest: str | None
+    warnings: tuple[str, ...]
+    escalated: bool
+    failed_attempts: int
+
+    @property
+    def running(self) -> bool:
+        """Whether its last session has not ended; it may have been killed."""
+        return self.status == "running"
+
+    @property
+    def end(self) -> int:
+        """Where counting its rows ends: what is still being decided is left out."""
+        return self.decided if self.running else max(self.decided, self.opened)
+
+    @property
+    def models(self) -> str:
+        """The models, as given on the command line."""
+        return " + ".join(self.provider.get("models", ()))
+
+
+async def about(source: Source, number: int) -> About | None:
+    """Return the run with the number *number*, or None."""
+    rows = await source.rows("view_run", number)
+    return await _about(source, rows[0]) if rows else None
+
+
+async def _about(source: Source, row: Row) -> About:
+    number = row["id"]
+    status = status_of(row["last_event"])
+    ending = await source.rows("view_ending", number)
+    data = json.loads(ending[0]["data"] or "{}") if ending else {}
+    kinds = {one["kind"]: one["events"] for one in await source.rows("view_event_kinds", number)}
+    last = await source.rows("last_decision", number)
+    return About(
+        number=number,
+        run_id=row["run_id"],
+        kind=row["kind"],
+        task=row["task"],
+        task_version=row["task_version"],
+        params=json.loads(row["params"]),
+        settings=json.loads(row["settings"]),
+        provider=json.loads(row["provider"]),
+        k=row["k"],
+        mdap_version=row["mdap_version"],
+        created_at=row["created_at"],
+        status=status,
+        turn=row["last_turn"] or 0,
+        decided=row["decided"],
+        # So many different steps, none beyond the last: that leaves none out.
+        dense=row["last_decided"] is not None and row["last_decided"] + 1 == row["decided"],
+        opened=row["opened"],
+        parent=row["parent"],
+        parent_name=row["parent_name"],
+        children=row["children"],
+        reason=None if status in ("running", "finished") or not ending else ending[0]["reason"],
+        result=json.dumps(data.get("result"), ensure_ascii=False) if status == "finished" else None,
+        seconds=float((await source.rows("seconds", number))[0][0]),
+        since=row["since"],
+        prices=await _prices(source, number),
+        digest=last[0]["digest"] if last else None,
+        warnings=tuple(one["reason"] for one in await source.rows("warnings", number)),
+        escalated="escalated" in kinds,
+        failed_attempts=kinds.get("attempt_failed", 0),
+    )
+
+
+async def _prices(source: Source, number: int) -> dict[str, Price]:
+    rows = await source.rows("prices", number)
+    found: Mapping[str, Any] = json.loads(rows[0][0] or "{}") if rows else {}
+    return {model: Price(**price) for model, price in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What the samples of a run came to.
+
+    Attributes:
+        p_zero_errors: estimated chance that every decision is right; None where nothing can be said.
+        cost_usd: price of all samples; None where a model has none.
+    """
+
+    samples: int
+    votes: int
+    red_flags: int
+    void: int
+    cancelled: int
+    input_tokens: int
+    output_tokens: int
+    p_zero_errors: float | None
+    cost_usd: float | None
+
+
+def outcome(run: About, summary: Summary) -> Verdicts:
+    """Return what *run* came to, as far as it is counted."""
+    models = summary.models
+    sure = None
+    if not run.escalated:  # votes of a tier that could not decide say nothing of the one that did
+        decided = sum(summary.races.values())
+        sure = p_zero_errors(summary.votes, summary.against, decided, run.k)
+    return Verdicts(
+        samples=summary.samples,
+        votes=summary.verdicts["vote"],
+        red_flags=summary.verdicts["flag"],
+        void=summary.verdicts["void"],
+        cancelled=summary.verdicts["cancelled"],
+        input_tokens=sum(use.input_tokens for use in models.values()),
+        output_tokens=sum(use.output_tokens for use in models.values()),
+        p_zero_errors=sure,
+        cost_usd=cost_so_far(Bin(models=models), run.prices) if models else None,
+    )

@@ -1,0 +1,132 @@
+"""Templates, and how values are written in them; everything is escaped, and hidden characters are shown."""
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from mdap._version import __version__
+from mdap.audit.hostile import hidden_parts, plain
+
+__all__ = ["environment", "static"]
+
+_LONGEST_JSON: Final = 20_000
+
+
+@cache
+def environment() -> Environment:
+    """Return the templates of the pages and of the report."""
+    made = Environment(
+        loader=PackageLoader("mdap.audit", "templates"),
+        autoescape=True,
+        finalize=_finalized,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "shown": shown,
+        "number": number,
+        "usd": usd,
+        "seconds": seconds,
+        "chance": chance,
+        "share": share,
+        "when": when,
+        "pretty": pretty,
+        "svg": Markup,
+    }
+    made.globals["version"] = __version__
+    return made
+
+
+def static(name: str) -> bytes:
+    """Return the file *name* that pages are served with."""
+    return (files("mdap.audit") / "static" / name).read_bytes()
+
+
+def _finalized(value: Any) -> Any:
+    if isinstance(value, Markup):
+        return value
+    return plain(value) if isinstance(value, str) else value
+
+
+def shown(text: str) -> Markup:
+    """Return *text* escaped, with hidden characters named."""
+    return Markup("").join(
+        Markup('<span class="hidden-character">{}</span>').format(part) if hidden else escape(part)
+        for part, hidden in hidden_parts(text)
+    )
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Return a number as people read it."""
+    return "—" if value is None else f"{value:,.{digits}f}"
+
+
+def usd(value: float | None) -> str:
+    """Return an amount in USD; small ones with more digits."""
+    if value is None:
+        return "—"
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.3g}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration, given in seconds."""
+    if value is None:
+        return "—"
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 100:
+        return f"{value:.1f} s"
+    hours, rest = divmod(round(value), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def chance(value: float | None) -> str:
+    """Return a probability, which never says that something is certain."""
+    if value is None:
+        return "—"
+    return "> 0.9999" if value > 0.9999 else f"{value:.4f}"
+
+
+def share(part: float, whole: float) -> str:
+    """Return a part of a whole, in per cent."""
+    if not whole or not part:
+        return "0 %"
+    percent = part / whole * 100
+    return f"{percent:.3g} %" if percent >= 0.001 else "< 0.001 %"
+
+
+def when(moment: str | None) -> str:
+    """Return a moment of the log to the second; the log's clock is UTC."""
+    return moment[:19].replace("T", " ") if moment else "—"
+
+
+def pretty(text: str | None) -> str:
+    """Return JSON with its parts on lines of their own, as long as it is not too long."""
+    if text is None:
+        return "—"
+    if len(text) > _LONGEST_JSON:
+        return f"{text[:_LONGEST_JSON]} … ({len(text):,} characters in all)"
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return _laid_out(value, "")
+
+
+def _laid_out(value: Any, indent: str) -> str:
+    """Return *value* as JSON; what fits on a line stays on it."""
+    line = json.dumps(value, ensure_ascii=False)
+    if len(indent) + len(line) <= 88 or not isinstance(value, dict | list) or len(indent) > 32:
+        return line
+    deeper = indent + "  "
+    if isinstance(value, dict):
+        parts = [
+            f"{json.dumps(name, ensure_ascii=False)}: {_laid_out(one, deeper)}" for name, one in value.items()
+        ]
+        return "{\n" + ",\n".join(deeper + part for part in parts) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(deeper + _laid_out(one, deeper) for one in value) + f"\n{indent}]"

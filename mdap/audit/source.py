@@ -1,0 +1,65 @@
+"""What the pages need from the outside: rows of the log, and prompts made anew."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["Opener", "Prompts", "Rendered", "Row", "Source"]
+
+
+class Row(Protocol):
+    """A row, by the name or the place of a column."""
+
+    def __getitem__(self, column: str | int, /) -> Any:
+        """Return the value of *column*."""
+
+
+class Source(Protocol):
+    """A log that is open for reading."""
+
+    async def rows(self, name: str, *values: Any) -> Sequence[Row]:
+        """Return the rows of the statement called *name*."""
+
+
+class Opener(Protocol):
+    """Opens the log, for as long as one page takes."""
+
+    def __call__(self) -> AbstractAsyncContextManager[Source]:
+        """Return the log as a context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The prompts of a step, made anew from its input.
+
+    Attributes:
+        views: system and user message of each presentation.
+        same: whether their digest is the recorded one.
+    """
+
+    views: tuple[tuple[str, str], ...]
+    same: bool
+
+
+class Prompts(Protocol):
+    """Makes the prompts of recorded steps anew, where the task's code is at hand."""
+
+    def length(self, task: str, params: Mapping[str, Any]) -> int | None:
+        """Return the number of steps of a task; None where unknown."""
+
+    def render(
+        self, task: str, params: Mapping[str, Any], step: int, text: str, digest: str
+    ) -> Rendered | str:
+        """Return the prompts of a step.
+
+        Args:
+            task: the task's name.
+            params: its parameters.
+            step: the step's number.
+            text: the step's input, in canonical JSON.
+            digest: the recorded digest of the prompts.
+
+        Returns:
+            The prompts, or a sentence that says why there are none.
+        """

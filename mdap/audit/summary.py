@@ -1,0 +1,238 @@
+"""What the rows of a run add up to, counted range by range, so that no read is long."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final
+
+from mdap.audit.source import Row, Source
+
+__all__ = ["Bin", "Doubt", "ModelUse", "Summary"]
+
+_BINS: Final = 256
+_DOUBTS: Final = 12
+_FOREVER: Final = float("inf")
+
+
+@dataclass(slots=True)
+class ModelUse:
+    """What one model was asked for.
+
+    Attributes:
+        seconds: latencies, added up.
+        timed: samples with a latency.
+    """
+
+    samples: int = 0
+    votes: int = 0
+    red_flags: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+    timed: int = 0
+
+    def add(self, other: "ModelUse") -> None:
+        """Add what *other* counts."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
+class Bin:
+    """A stretch of a run: some decisions in a row, and the samples of the steps of the same numbers.
+
+    Attributes:
+        contested: races in which some vote was not for the winner.
+        votes: votes of the races.
+        against: those that were not for the winner.
+        models: what each model was asked for.
+    """
+
+    decisions: int = 0
+    contested: int = 0
+    votes: int = 0
+    against: int = 0
+    models: dict[str, ModelUse] = field(default_factory=dict)
+
+    def add(self, other: "Bin") -> None:
+        """Add what *other* counts."""
+        self.decisions += other.decisions
+        self.contested += other.contested
+        self.votes += other.votes
+        self.against += other.against
+        for model, use in other.models.items():
+            self.models.setdefault(model, ModelUse()).add(use)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A decision that was contested, or made by a person.
+
+    Attributes:
+        rival: the most votes that another candidate had.
+        author: the person; None for a vote.
+    """
+
+    place: int
+    step: int
+    votes: int
+    rival: int
+    author: str | None
+    winner: str
+
+
+@dataclass(slots=True)
+class Summary:
+    """What the rows of a run add up to, as far as they are counted.
+
+    Attributes:
+        run: the run's number.
+        reached: the place and step up to which everything is counted.
+        width: decisions in a bin.
+        races: how many voted decisions took so many votes, with so many of them for the winner.
+        settled: decisions made by a person.
+        verdicts: samples by what became of them.
+        flags: red flags by reason.
+        latencies: samples by latency in milliseconds, to two digits.
+        doubts: the most doubtful decisions, those most in doubt first.
+    """
+
+    run: int
+    reached: int = 0
+    width: int = 1
+    bins: list[Bin] = field(default_factory=list)
+    races: Counter[tuple[int, int]] = field(default_factory=Counter)
+    settled: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    latencies: Counter[int] = field(default_factory=Counter)
+    doubts: list[Doubt] = field(default_factory=list)
+
+    @property
+    def decisions(self) -> int:
+        """Decisions, by vote or by a person."""
+        return sum(self.races.values()) + self.settled
+
+    @property
+    def votes(self) -> int:
+        """Votes cast in decided races."""
+        return sum(total * count for (total, _), count in self.races.items())
+
+    @property
+    def against(self) -> int:
+        """Those of *votes* that were not for the winner."""
+        return sum((total - votes) * count for (total, votes), count in self.races.items())
+
+    @property
+    def contested(self) -> int:
+        """Races in which some vote was not for the winner."""
+        return sum(count for (total, votes), count in self.races.items() if total > votes)
+
+    @property
+    def samples(self) -> int:
+        """Samples with a row."""
+        return self.verdicts.total()
+
+    @property
+    def models(self) -> dict[str, ModelUse]:
+        """What each model was asked for, in all."""
+        whole = Bin()
+        for one in self.bins:
+            whole.add(one)
+        return dict(sorted(whole.models.items()))
+
+    def lengths(self) -> Counter[int]:
+        """Return how many races took how many votes."""
+        found: Counter[int] = Counter()
+        for (total, _), count in self.races.items():
+            found[total] += count
+        return found
+
+    async def count(self, source: Source, end: int, seconds: float = _FOREVER) -> bool:
+        """Count on, up to *end*, for about so many seconds.
+
+        Returns:
+            Whether everything before *end* is counted.
+        """
+        if not self.reached:
+            while end > self.width * _BINS:
+                self.width *= 2
+        deadline = monotonic() + seconds
+        while self.reached < end and monotonic() < deadline:
+            stop = min((self.reached // self.width + 1) * self.width, end)
+            await self._range(source, self.reached, stop)
+            self.reached = stop
+        return self.reached >= end
+
+    async def _range(self, source: Source, start: int, stop: int) -> None:
+        part = Bin()
+        # All rows first: a request that is given up in between must not leave half a range counted.
+        decisions = await source.rows("fold_decisions", self.run, start, stop)
+        samples = await source.rows("fold_samples", self.run, start, stop)
+        doubts = await source.rows("fold_doubtful", self.run, start, stop, _DOUBTS)
+        for row in decisions:
+            self._decisions(row, part)
+        for row in samples:
+            self._samples(row, part)
+        found = [_doubt(row) for row in doubts]
+        self.doubts = sorted([*self.doubts, *found], key=_certainty)[:_DOUBTS]
+        self._bin(start).add(part)
+
+    def _bin(self, start: int) -> Bin:
+        index = start // self.width
+        if index >= _BINS:
+            pairs = zip(self.bins[::2], [*self.bins[1::2], Bin()], strict=False)
+            self.bins = [_sum(left, right) for left, right in pairs]
+            self.width *= 2
+            index //= 2
+        while index >= len(self.bins):
+            self.bins.append(Bin())
+        return self.bins[index]
+
+    def _decisions(self, row: Row, part: Bin) -> None:
+        count = row["decisions"]
+        part.decisions += count
+        if row["settled"]:
+            self.settled += count
+            return
+        total, votes = row["total"], row["votes"]
+        self.races[total, votes] += count
+        part.votes += total * count
+        part.against += (total - votes) * count
+        part.contested += count if total > votes else 0
+
+    def _samples(self, row: Row, part: Bin) -> None:
+        count, verdict = row["samples"], row["verdict"]
+        self.verdicts[verdict] += count
+        if verdict == "flag":
+            self.flags[row["flag_reason"] or "no reason"] += count
+        timed = row["milliseconds"] is not None
+        if timed:
+            self.latencies[row["milliseconds"]] += count
+        use = ModelUse(
+            samples=count,
+            votes=count if verdict == "vote" else 0,
+            red_flags=count if verdict == "flag" else 0,
+            input_tokens=row["input_tokens"],
+            output_tokens=row["output_tokens"],
+            cached_tokens=row["cached_tokens"],
+            seconds=row["seconds"],
+            timed=count if timed else 0,
+        )
+        part.models.setdefault(row["model"], ModelUse()).add(use)
+
+
+def _sum(left: Bin, right: Bin) -> Bin:
+    left.add(right)
+    return left
+
+
+def _doubt(row: Row) -> Doubt:
+    return Doubt(
+        row["place"], row["step"], row["votes"], row["votes"] - row["margin"], row["author"], row["winner"]
+    )
+
+
+def _certainty(doubt: Doubt) -> tuple[Any, ...]:
+    return (doubt.author is None, -doubt.rival, doubt.place)

@@ -1,0 +1,5 @@
+"""The log in a browser: read-only, on this machine only."""
+
+from mdap.audit.viewer.app import create_app
+
+__all__ = ["create_app"]

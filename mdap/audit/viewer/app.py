@@ -1,0 +1,123 @@
+"""The pages and their addresses."""
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from mdap.audit.about import About, about
+from mdap.audit.looks import environment, static
+from mdap.audit.source import Opener, Prompts, Source
+from mdap.audit.viewer import pages
+from mdap.audit.viewer.counting import Counts
+from mdap.audit.viewer.guard import Guard
+from mdap.errors import MdapError
+from mdap.rules.certificate import p_zero_errors
+
+__all__ = ["create_app"]
+
+_FILES: Final = {
+    "style.css": "text/css; charset=utf-8",
+    "live.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+_LARGEST: Final = 2**62
+
+Page = Callable[[pages.Visit], Awaitable[tuple[str, dict[str, Any]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Viewer:
+    open: Opener
+    prompts: Prompts
+    counts: Counts
+    name: str
+
+    def run_page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        """Return the endpoint of a page about one run."""
+
+        async def endpoint(request: Request) -> Response:
+            async with self.open() as source:
+                run = await about(source, request.path_params["run"])
+                if run is None:
+                    raise HTTPException(404, "There is no such run in this database.")
+                template, values = await page(self._visit(source, run, request))
+            return self.answer(template, {"run": run, **values})
+
+        return endpoint
+
+    def _visit(self, source: Source, run: About, request: Request) -> pages.Visit:
+        return pages.Visit(source, run, request, self.counts, self.prompts)
+
+    async def runs(self, request: Request) -> Response:
+        """List the runs."""
+        async with self.open() as source:
+            values = await pages.runs(source, self.counts, pages.key(request, "before", _LARGEST))
+        return self.answer("runs.html", values)
+
+    async def text(self, request: Request) -> Response:
+        """Give a recorded text as it is, as text and nothing else."""
+        async with self.open() as source:
+            rows = await source.rows("view_text", request.path_params["text"])
+        if not rows:
+            raise HTTPException(404, "There is no such text in this database.")
+        return PlainTextResponse(rows[0]["body"], headers={"Content-Security-Policy": "sandbox"})
+
+    def answer(self, template: str, values: dict[str, Any], status: int = 200) -> HTMLResponse:
+        """Return a page."""
+        return HTMLResponse(environment().get_template(template).render(database=self.name, **values), status)
+
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """Say in a sentence what is wrong."""
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        sentence = error.detail if isinstance(error, HTTPException) else f"{error}."
+        return self.answer("error.html", {"sentence": sentence, "status": status}, status)
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _FILES:
+        raise HTTPException(404, "There is no such file.")
+    return Response(static(name), media_type=_FILES[name], headers={"Cache-Control": "max-age=3600"})
+
+
+def create_app(open_source: Opener, prompts: Prompts, name: str, hosts: Collection[str]) -> Starlette:
+    """Return the viewer as an ASGI application.
+
+    Args:
+        open_source: opens the log for one page.
+        prompts: makes prompts anew.
+        name: what the database is called on the pages.
+        hosts: values of the Host header that are ours, with the port.
+    """
+    _warm_up()
+    viewer = _Viewer(open_source, prompts, Counts(), name)
+    about_run: dict[str, Page] = {
+        "": pages.overview,
+        "/live": pages.live,
+        "/steps": pages.steps,
+        "/steps/{step:int}": pages.step,
+        "/search": pages.search,
+        "/events": pages.events,
+    }
+    routes = [
+        Route("/", viewer.runs),
+        *(Route(f"/runs/{{run:int}}{path}", viewer.run_page(page)) for path, page in about_run.items()),
+        Route("/texts/{text:int}", viewer.text),
+        Route("/static/{name}", _static),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: viewer.refused, MdapError: viewer.refused}
+    return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)], exception_handlers=handlers)
+
+
+def _warm_up() -> None:
+    """Read templates and import what is imported late, so that the first page is as quick as the others."""
+    for template in environment().list_templates():
+        environment().get_template(template)
+    p_zero_errors(1, 0, 1, 3)

@@ -1,0 +1,223 @@
+"""What each page shows: a template's name and its values."""
+
+import json
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+import anyio.to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from mdap.audit.about import About, about, outcome
+from mdap.audit.figures import figures
+from mdap.audit.source import Prompts, Row, Source
+from mdap.audit.viewer.counting import Counts
+from mdap.audit.viewer.race import race_of
+from mdap.audit.viewer.walking import Found, walk
+
+__all__ = ["FILTERS", "Visit", "events", "key", "live", "overview", "runs", "search", "step", "steps"]
+
+Shown = tuple[str, dict[str, Any]]
+
+_LARGEST: Final = 2**62
+_RUNS: Final = 30
+_STEPS: Final = 50
+_EVENTS: Final = 100
+_OPENINGS: Final = 10
+_SAMPLES: Final = 300
+_CHARACTERS: Final = 4_000
+_SEARCHED: Final = 200
+_COUNTING: Final = 0.12
+"""Seconds that a page spends on counting."""
+
+FILTERS: Final = {
+    "all": "All",
+    "undecided": "Undecided",
+    "contested": "Contested",
+    "flagged": "Flagged",
+    "overridden": "Overridden",
+}
+"""What the list of steps can be cut down to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request for a page about a run."""
+
+    source: Source
+    run: About
+    request: Request
+    counts: Counts
+    prompts: Prompts
+
+
+def key(request: Request, name: str, default: int) -> int:
+    """Return a whole number of the query; *default* where it is missing.
+
+    Raises:
+        HTTPException: it is no such number.
+    """
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise HTTPException(400, f"{name} must be a whole number from 0 on.")
+    return int(text)
+
+
+async def runs(source: Source, counts: Counts, before: int, parent: int | None = None) -> dict[str, Any]:
+    """Return a page of runs, newest first, as far as they are counted."""
+    rows = await source.rows("view_runs", parent, before, _RUNS + 1)
+    deadline = monotonic() + _COUNTING
+    listed = []
+    for row in rows[:_RUNS]:
+        run = await about(source, row["id"])
+        if run is not None:
+            count = counts.of(run)
+            if not count.whole or run.running:
+                await count.go_on(source, run, deadline - monotonic())
+            listed.append((run, outcome(run, count.summary) if count.whole else None))
+    return {"listed": listed, "before": rows[_RUNS - 1]["id"] if len(rows) > _RUNS else None}
+
+
+async def overview(visit: Visit) -> Shown:
+    """Show a run: how it stands, what it came to, its plots and settings."""
+    run, source = visit.run, visit.source
+    kinds = await _main_kinds(source, run)
+    happened = await source.rows("view_events", run.number, json.dumps(kinds), _LARGEST, 20)
+    before = key(visit.request, "before", _LARGEST)
+    parts = await runs(source, visit.counts, before, run.number) if run.children else None
+    return "run.html", {**await _counted(visit), "events": happened, "parts": parts, "tab": "overview"}
+
+
+async def live(visit: Visit) -> Shown:
+    """Show the part of the overview that changes while a run goes on."""
+    return "_live.html", await _counted(visit)
+
+
+async def _counted(visit: Visit) -> dict[str, Any]:
+    run = visit.run
+    count = visit.counts.of(run)
+    await count.go_on(visit.source, run, _COUNTING)
+    length = await anyio.to_thread.run_sync(visit.prompts.length, run.task, run.params)
+    return {
+        "summary": count.summary,
+        "whole": count.whole,
+        "outcome": outcome(run, count.summary),
+        "figures": figures(count.summary, run.k, run.prices),
+        "length": length,
+        "pace": count.pace(run),
+    }
+
+
+async def _main_kinds(source: Source, run: About) -> list[str]:
+    rows = await source.rows("view_event_kinds", run.number)
+    return [row["kind"] for row in rows if row["kind"] != "attempt_failed"]
+
+
+async def steps(visit: Visit) -> Shown:
+    """List the steps of a run, all or those of a kind."""
+    run, start = visit.run, key(visit.request, "from", 0)
+    kind = visit.request.query_params.get("show", "all")
+    if kind not in FILTERS:
+        raise HTTPException(400, f"show must be one of {', '.join(FILTERS)}.")
+    found = await _found(visit, kind, start)
+    numbers = (
+        [int(row["step"]) for row in found.rows] if kind != "all" else list(range(found.start, found.stop))
+    )
+    rows = await visit.source.rows("view_steps", run.number, str(numbers))
+    listed = [(row, _outcome_of(row, rows, index)) for index, row in enumerate(rows)]
+    return "steps.html", {
+        "listed": [(row, said) for row, said in listed if said],
+        "found": found,
+        "kind": kind,
+        "kinds": FILTERS,
+        "end": _last_key(run, kind),
+        "size": _STEPS,
+        "tab": "steps",
+    }
+
+
+def _last_key(run: About, kind: str) -> int:
+    return run.decided if kind in ("contested", "overridden") else run.opened
+
+
+async def _found(visit: Visit, kind: str, start: int) -> Found:
+    run = visit.run
+    end = _last_key(run, kind)
+    if kind == "all":
+        stop = min(start + _STEPS, end)
+        return Found([], start, max(stop, start), more=stop < end)
+    if kind == "undecided" and run.dense:
+        start = max(start, run.decided)
+    return await walk(visit.source, f"walk_{kind}", run.number, (start, end), _STEPS)
+
+
+def _outcome_of(row: Row, rows: Any, index: int) -> str | None:
+    """Return what became of an opening; None for one that another opening of its step makes needless."""
+    if row["place"] is not None:
+        if row["author"] is not None:
+            return "overridden"
+        return "contested" if row["votes"] > row["margin"] else "unanimous"
+    same = [one for one in rows[max(index - 20, 0) : index + 20] if one["step"] == row["step"]]
+    if any(one["place"] is not None for one in same) or row["opening"] != max(one["opening"] for one in same):
+        return None
+    return "undecided"
+
+
+async def step(visit: Visit) -> Shown:
+    """Show how a step was decided, sample by sample."""
+    run, number = visit.run, visit.request.path_params["step"]
+    openings = await visit.source.rows("view_openings", run.number, number, _OPENINGS)
+    if not openings:
+        raise HTTPException(404, "The run has no such step yet.")
+    races = []
+    for opening in openings:
+        where = (run.number, number, opening["opening"], _SAMPLES + 1, _CHARACTERS)
+        taken = await visit.source.rows("view_samples", *where)
+        waiting = [] if taken else await visit.source.rows("view_pending", *where)
+        races.append(race_of(opening, taken or waiting, _SAMPLES, tentative=bool(waiting)))
+    first = openings[0]
+    prompts = await anyio.to_thread.run_sync(
+        visit.prompts.render, run.task, run.params, number, first["input"], first["prompt_digest"]
+    )
+    return "step.html", {
+        "number": number,
+        "races": races,
+        "prompts": prompts,
+        "last": run.opened - 1,
+        "characters": _CHARACTERS,
+        "tab": "steps",
+    }
+
+
+async def search(visit: Visit) -> Shown:
+    """Find replies that hold some words."""
+    words = visit.request.query_params.get("q", "")
+    if len(words) > _SEARCHED:
+        raise HTTPException(400, f"Search for {_SEARCHED} characters at most.")
+    found = None
+    if words:
+        pattern = "%" + words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        bounds = (key(visit.request, "from", 0), visit.run.opened)
+        found = await walk(visit.source, "walk_texts", visit.run.number, bounds, _STEPS, pattern, words)
+    return "search.html", {"words": words, "found": found, "tab": "search"}
+
+
+async def events(visit: Visit) -> Shown:
+    """List what happened to a run as a whole."""
+    counted = {
+        row["kind"]: row["events"] for row in await visit.source.rows("view_event_kinds", visit.run.number)
+    }
+    kind = visit.request.query_params.get("kind", "")
+    chosen = [kind] if kind else [one for one in counted if one != "attempt_failed"]
+    before = key(visit.request, "before", _LARGEST)
+    rows = await visit.source.rows("view_events", visit.run.number, json.dumps(chosen), before, _EVENTS + 1)
+    return "events.html", {
+        "events": rows[:_EVENTS],
+        "before": rows[_EVENTS - 1]["id"] if len(rows) > _EVENTS else None,
+        "counted": counted,
+        "kind": kind,
+        "tab": "events",
+    }

@@ -1,0 +1,84 @@
+"""``mdap serve``: the log in a browser."""
+
+import socket
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import click
+
+from mdap.cli.options import database
+from mdap.cli.output import say
+from mdap.compose.prompting import TaskPrompts
+from mdap.errors import UsageError
+from mdap.journal.reader import Reader, open_log
+
+__all__ = ["needs_viewer", "serve"]
+
+_PORT: Final = 6327  # "mdap" on a telephone
+_PATIENCE: Final = 2  # seconds for pages that are being made when the server is stopped
+
+
+@click.command()
+@database
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=_PORT,
+    show_default=True,
+    metavar="N",
+    help="Port on 127.0.0.1; 0 for any that is free.",
+)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    help="Also load this task, named as in its runs, to show its prompts; loading runs its code.",
+)
+def serve(**given: Any) -> None:
+    """Show the database in a browser, on this machine only, until Ctrl-C.
+
+    Nothing can be changed there, and a run that goes on can be watched.
+    """
+    anyio.run(_serve, Path(given["db"]), given["port"], given["tasks"])
+
+
+def needs_viewer(what: str) -> UsageError:
+    """Return the error for *what* where the extra is not installed."""
+    return UsageError(f"{what} needs more packages: pip install 'mdap[viewer]'")
+
+
+async def _serve(path: Path, port: int, tasks: tuple[str, ...]) -> None:
+    try:
+        import uvicorn
+
+        from mdap.audit.viewer import create_app
+    except ModuleNotFoundError as error:
+        raise needs_viewer("mdap serve") from error
+    async with open_log(path):
+        pass  # so that a file that cannot be read is refused here, and not on every page
+    with _listening(port) as listener:
+        port = listener.getsockname()[1]
+        hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        opener: partial[AbstractAsyncContextManager[Reader]] = partial(open_log, path)
+        app = create_app(opener, TaskPrompts(tasks), str(path), hosts)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=_PATIENCE
+        )
+        say(f"{path} is shown at http://127.0.0.1:{port}/ until Ctrl-C")
+        try:
+            await uvicorn.Server(config).serve(sockets=[listener])
+        except KeyboardInterrupt:
+            pass  # how one ends it
+
+
+def _listening(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise UsageError(
+            f"port {port} cannot be used ({error.strerror}): name another with --port"
+        ) from error

@@ -1,0 +1,75 @@
+"""The prompts of recorded steps, made anew by the code of their tasks."""
+
+import json
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from mdap.audit.source import Rendered
+from mdap.engine.authored import Authored
+from mdap.errors import MdapError
+from mdap.plugins import TASKS, installed, make_task
+from mdap.rules.canonical import canonical
+from mdap.rules.digests import prompt_digest, text_digest
+from mdap.tasks import Chain, Step
+
+__all__ = ["TaskPrompts"]
+
+
+class TaskPrompts:
+    """See `mdap.audit.source.Prompts`.
+
+    A database names the module or file of its tasks, and importing one runs it. So only installed tasks
+    are loaded, and those that the person who looks has named.
+
+    Args:
+        trusted: further tasks that may be loaded, as runs name them.
+    """
+
+    def __init__(self, trusted: Collection[str] = ()) -> None:
+        self._trusted = frozenset(trusted)
+        self._chain = lru_cache(maxsize=64)(self._made)
+
+    def length(self, task: str, params: Mapping[str, Any]) -> int | None:
+        """Return the number of steps of *task*; None where unknown."""
+        chain = self._chain(task, canonical(dict(params)))
+        try:
+            return chain.length() if isinstance(chain, Authored) else None
+        except MdapError:
+            return None
+
+    def render(
+        self, task: str, params: Mapping[str, Any], step: int, text: str, digest: str
+    ) -> Rendered | str:
+        """Return the prompts of a step, or a sentence that says why there are none."""
+        chain = self._chain(task, canonical(dict(params)))
+        if isinstance(chain, str):
+            return chain
+        try:
+            state = chain.types()[0].validate_json(text)
+            found = chain.step(step, state)
+        except ValidationError:
+            return f"the installed {task} cannot read this input: it has changed since the run"
+        except MdapError as error:
+            return str(error)
+        if found is None:
+            return f"the installed {task} asks nothing here: it has changed since the run"
+        return _rendered(found, digest)
+
+    def _made(self, task: str, params: str) -> Authored | str:
+        if task not in installed(TASKS) and task not in self._trusted:
+            return f"{task} is not installed; to load it, start with --task {task}"
+        try:
+            made = make_task(task, json.loads(params))
+        except MdapError as error:
+            return str(error)
+        return Authored(task, made) if isinstance(made, Chain) else f"{task} is no chain"
+
+
+def _rendered(step: Step[Any], digest: str) -> Rendered:
+    views = ((step.system, step.user), *((view.system, view.user) for view in step.views))
+    digests = [prompt_digest(*view) for view in views]
+    found = digests[0] if len(digests) == 1 else text_digest(" ".join(digests))
+    return Rendered(views, found == digest)

@@ -1,0 +1,113 @@
+-- What people look at: every statement is bounded by a range of keys or a LIMIT, and reads in one short
+-- transaction, so that whoever looks never holds up the writer.
+
+-- name: view_runs
+SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.parent,
+    (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps,
+    (SELECT count(*) FROM runs c WHERE c.parent = r.id) AS children
+FROM runs r WHERE r.parent IS ?1 AND r.id < ?2 ORDER BY r.id DESC LIMIT ?3
+
+-- name: view_run
+SELECT r.*,
+    (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+    (SELECT max(id) FROM run_events e WHERE e.run = r.id AND e.kind IN
+     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled')) AS last_turn,
+    (SELECT max(at) FROM run_events e WHERE e.run = r.id AND e.kind IN ('started', 'resumed')) AS since,
+    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS decided,
+    (SELECT max(step) FROM decisions d WHERE d.run = r.id) AS last_decided,
+    coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = r.id), 0) AS opened,
+    (SELECT run_id FROM runs p WHERE p.id = r.parent) AS parent_name,
+    (SELECT count(*) FROM runs c WHERE c.parent = r.id) AS children
+FROM runs r WHERE r.id = ?1
+
+-- name: view_event_kinds
+SELECT kind, count(*) AS events FROM run_events WHERE run = ?1 GROUP BY kind ORDER BY kind
+
+-- name: view_events
+SELECT id, kind, at, author, substr(reason, 1, 2000) AS reason, step, opening, data FROM run_events
+WHERE run = ?1 AND kind IN (SELECT value FROM json_each(?2)) AND id < ?3 ORDER BY id DESC LIMIT ?4
+
+-- name: view_ending
+SELECT reason, data FROM run_events
+WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1
+
+-- name: fold_decisions
+-- A race without a vote against the winner has no other candidate, and needs no look into its tally.
+SELECT author IS NOT NULL AS settled,
+    CASE WHEN votes = margin THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
+    votes, count(*) AS decisions
+FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 GROUP BY 1, 2, 3
+
+-- name: fold_doubtful
+SELECT place, step, opening, votes, margin, author, substr(winner, 1, 200) AS winner
+FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 AND (votes > margin OR author IS NOT NULL)
+ORDER BY author IS NULL, votes - margin DESC, place LIMIT ?4
+
+-- name: fold_samples
+-- Latencies to two digits, so that a page of a million samples has few different ones.
+SELECT model, verdict, flag_reason,
+    CASE WHEN latency < 0.1 THEN CAST(latency * 1000 AS INTEGER)
+         WHEN latency < 1 THEN CAST(latency * 100 AS INTEGER) * 10
+         WHEN latency < 10 THEN CAST(latency * 10 AS INTEGER) * 100
+         ELSE CAST(latency AS INTEGER) * 1000 END AS milliseconds,
+    count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
+    coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
+    coalesce(sum(latency), 0.0) AS seconds
+FROM samples WHERE run = ?1 AND step >= ?2 AND step < ?3 GROUP BY 1, 2, 3, 4
+
+-- name: view_steps
+SELECT p.step, p.opening, substr(p.key, 1, 200) AS key, substr(p.input, 1, 400) AS input, d.place, d.votes,
+    d.margin, d.author, substr(d.winner, 1, 400) AS winner,
+    (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening) AS samples,
+    (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening
+     AND s.verdict = 'flag') AS red_flags
+-- CROSS JOIN, or SQLite reads all steps and looks each of them up among the wanted ones.
+FROM json_each(?2) j CROSS JOIN steps p ON p.run = ?1 AND p.step = j.value
+LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
+ORDER BY p.step, p.opening
+
+-- name: walk_contested
+SELECT place AS at, step FROM decisions
+WHERE run = ?1 AND place >= ?2 AND place < ?3 AND votes > margin ORDER BY place LIMIT ?4
+
+-- name: walk_overridden
+SELECT place AS at, step FROM decisions
+WHERE run = ?1 AND place >= ?2 AND place < ?3 AND author IS NOT NULL ORDER BY place LIMIT ?4
+
+-- name: walk_flagged
+SELECT step AS at, step FROM samples
+WHERE run = ?1 AND step >= ?2 AND step < ?3 AND verdict = 'flag' GROUP BY step ORDER BY step LIMIT ?4
+
+-- name: walk_undecided
+SELECT step AS at, step FROM steps p WHERE run = ?1 AND step >= ?2 AND step < ?3
+AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
+GROUP BY step ORDER BY step LIMIT ?4
+
+-- name: walk_texts
+SELECT s.step AS at, s.step, s.opening, min(s.ordinal) AS ordinal, count(*) AS hits,
+    substr(t.body, max(1, instr(lower(t.body), lower(?6)) - 80), 240) AS excerpt
+FROM samples s JOIN texts t ON t.id = s.text
+WHERE s.run = ?1 AND s.step >= ?2 AND s.step < ?3 AND t.body LIKE ?5 ESCAPE '\'
+GROUP BY s.step ORDER BY s.step LIMIT ?4
+
+-- name: view_openings
+SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.place, d.winner, d.tally, d.votes, d.margin, d.author,
+    d.reason, d.digest
+FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
+WHERE p.run = ?1 AND p.step = ?2 ORDER BY d.place IS NULL, p.opening DESC LIMIT ?3
+
+-- name: view_samples
+SELECT s.*, t.digest AS text_digest, substr(t.body, 1, ?5) AS body, length(t.body) AS characters
+FROM samples s LEFT JOIN texts t ON t.id = s.text
+WHERE s.run = ?1 AND s.step = ?2 AND s.opening = ?3 ORDER BY s.counted IS NULL, s.counted, s.ordinal LIMIT ?4
+
+-- name: view_pending
+SELECT s.*, t.digest AS text_digest, substr(t.body, 1, ?5) AS body, length(t.body) AS characters
+FROM pending s LEFT JOIN texts t ON t.id = s.text
+WHERE s.run = ?1 AND s.step = ?2 AND s.opening = ?3 ORDER BY s.counted IS NULL, s.counted, s.ordinal LIMIT ?4
+
+-- name: view_text
+SELECT body FROM texts WHERE id = ?1
