@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mdap.audit.figures import cost_so_far
+from mdap.audit.along import cost_of_bin
 from mdap.audit.source import Row, Source
 from mdap.audit.summary import Bin, Summary
 from mdap.rules.certificate import p_zero_errors
@@ -162,7 +162,7 @@ def outcome(run: About, summary: Summary) -> Verdicts:
     models = summary.models
     sure = None
     if not run.escalated:  # votes of a tier that could not decide say nothing of the one that did
-        decided = sum(summary.races.values())
+        decided = summary.races.total()
         sure = p_zero_errors(summary.votes, summary.against, decided, run.k)
     return Verdicts(
         samples=summary.samples,
@@ -173,5 +173,5 @@ def outcome(run: About, summary: Summary) -> Verdicts:
         input_tokens=sum(use.input_tokens for use in models.values()),
         output_tokens=sum(use.output_tokens for use in models.values()),
         p_zero_errors=sure,
-        cost_usd=cost_so_far(Bin(models=models), run.prices) if models else None,
+        cost_usd=cost_of_bin(Bin(models=models), run.prices) if models else None,
     )

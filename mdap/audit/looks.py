@@ -10,10 +10,12 @@ from markupsafe import Markup, escape
 
 from mdap._version import __version__
 from mdap.audit.hostile import hidden_parts, plain
+from mdap.audit.wording import chance, number, seconds, share, usd, when
 
 __all__ = ["environment", "static"]
 
 _LONGEST_JSON: Final = 20_000
+_WORDINGS: Final = (chance, number, seconds, share, usd, when)
 
 
 @cache
@@ -29,12 +31,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "shown": shown,
-        "number": number,
-        "usd": usd,
-        "seconds": seconds,
-        "chance": chance,
-        "share": share,
-        "when": when,
+        **{one.__name__: one for one in _WORDINGS},
         "pretty": pretty,
         "svg": Markup,
     }
@@ -59,50 +56,6 @@ def shown(text: str) -> Markup:
         Markup('<span class="hidden-character">{}</span>').format(part) if hidden else escape(part)
         for part, hidden in hidden_parts(text)
     )
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """Return a number as people read it."""
-    return "—" if value is None else f"{value:,.{digits}f}"
-
-
-def usd(value: float | None) -> str:
-    """Return an amount in USD; small ones with more digits."""
-    if value is None:
-        return "—"
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.3g}"
-
-
-def seconds(value: float | None) -> str:
-    """Return a duration, given in seconds."""
-    if value is None:
-        return "—"
-    if value < 1:
-        return f"{value * 1000:.0f} ms"
-    if value < 100:
-        return f"{value:.1f} s"
-    hours, rest = divmod(round(value), 3600)
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
-
-
-def chance(value: float | None) -> str:
-    """Return a probability, which never says that something is certain."""
-    if value is None:
-        return "—"
-    return "> 0.9999" if value > 0.9999 else f"{value:.4f}"
-
-
-def share(part: float, whole: float) -> str:
-    """Return a part of a whole, in per cent."""
-    if not whole or not part:
-        return "0 %"
-    percent = part / whole * 100
-    return f"{percent:.3g} %" if percent >= 0.001 else "< 0.001 %"
-
-
-def when(moment: str | None) -> str:
-    """Return a moment of the log to the second; the log's clock is UTC."""
-    return moment[:19].replace("T", " ") if moment else "—"
 
 
 def pretty(text: str | None) -> str:

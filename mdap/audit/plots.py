@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-__all__ = ["Axis", "Line", "bars", "chart", "compact", "ranked", "steps"]
+from mdap.audit.hostile import plain
+
+__all__ = ["Axis", "Figure", "Line", "bars", "ceiling", "chart", "compact", "ranked", "steps"]
 
 _WIDTH: Final = 520
 _HEIGHT: Final = 256
@@ -27,6 +29,14 @@ def compact(value: float) -> str:
         if size >= factor:
             return f"{value / factor:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def ceiling(value: float) -> float:
+    """Return a round number a little above *value*, to end an axis with."""
+    size = 10.0 ** math.floor(math.log10(max(value, 1e-12)))
+    return next(
+        (size * step for step in (1, 1.5, 2, 3, 4, 5, 6, 8) if size * step >= value * 1.02), size * 10
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +84,7 @@ def _round_steps(low: float, high: float) -> list[float]:
     stride = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)
     first = math.ceil(low / stride - 1e-9)
     count = int((high - first * stride) / stride + 1e-6) + 1
-    return [
-        round(stride * (first + index), 12)
-        for index in range(int((high - first * stride) / stride + 1e-6) + 1)
-    ]
+    return [round(stride * (first + index), 12) for index in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,27 @@ class Line:
     kind: str
     points: Sequence[tuple[float, float]]
     area: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A plot.
+
+    Attributes:
+        title: its heading.
+        svg: the plot.
+        note: what one sees, in a sentence.
+        heads: column heads of its numbers.
+        rows: its numbers.
+        legend: class and meaning of each line.
+    """
+
+    title: str
+    svg: str
+    note: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    legend: tuple[tuple[str, str], ...] = ()
 
 
 def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line] = (), marks: str = "") -> str:
@@ -100,10 +128,13 @@ def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line] = (), marks: str =
         marks: SVG that `bars` made on the same axes.
     """
     drawn = "".join(_path(line, x, y) for line in lines)
-    return (
-        f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f"{_grid(x, y)}{marks}{drawn}</svg>"
-    )
+    return _svg(title, _HEIGHT, f"{_grid(x, y)}{marks}{drawn}")
+
+
+def _svg(title: str, height: int, inside: str) -> str:
+    said = escape(plain(title))
+    box = f"0 0 {_WIDTH} {height}"
+    return f'<svg class="plot" viewBox="{box}" role="img" aria-label="{said}">{inside}</svg>'
 
 
 def bars(x: Axis, y: Axis, values: Sequence[tuple[float, float, float, str]], kind: str = "bar") -> str:
@@ -121,8 +152,8 @@ def bars(x: Axis, y: Axis, values: Sequence[tuple[float, float, float, str]], ki
         wide = max(end - start - 1, 1.0)
         tall = max(_HEIGHT - _BOTTOM - top, 0.0)
         drawn.append(
-            f'<rect class="{kind}" x="{start + 0.5:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{tall:.1f}">'
-            f"<title>{escape(said)}</title></rect>"
+            f'<rect class="{kind}" x="{start + 0.5:.1f}" y="{top:.1f}" width="{wide:.1f}" '
+            f'height="{tall:.1f}"><title>{escape(said)}</title></rect>'
         )
     return "".join(drawn)
 
@@ -137,11 +168,11 @@ def ranked(title: str, values: Sequence[tuple[str, int]]) -> str:
     most = max((count for _, count in values), default=1) or 1
     height = _ROW * max(len(values), 1) + 8
     rows = "".join(_ranked_row(index, name, count, most) for index, (name, count) in enumerate(values))
-    return f'<svg class="plot" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">{rows}</svg>'
+    return _svg(title, height, rows)
 
 
-def _ranked_row(index: int, name: str, count: int, most: int) -> str:
-    top = index * _ROW + 4
+def _ranked_row(index: int, text: str, count: int, most: int) -> str:
+    top, name = index * _ROW + 4, plain(text)
     shown = name if len(name) <= 28 else f"{name[:27]}…"
     wide = max((_WIDTH - 270) * count / most, 2.0)
     return (
@@ -193,9 +224,8 @@ def _grid(x: Axis, y: Axis) -> str:
     parts.extend(_tick(_x(x, value), floor + 17, "middle", x.show(value)) for value in x.ticks())
     parts.append(f'<path class="axis" d="M{_LEFT} {floor}H{right}"/>')
     middle = (_LEFT + right) / 2
-    parts.append(
-        f'<text class="label" x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x.label)}</text>'
-    )
+    place = f'x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle"'
+    parts.append(f'<text class="label" {place}>{escape(x.label)}</text>')
     parts.append(f'<text class="label" x="0" y="13">{escape(y.label)}</text>')
     return "".join(parts)
 

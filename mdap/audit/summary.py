@@ -92,6 +92,7 @@ class Summary:
         width: decisions in a bin.
         races: how many voted decisions took so many votes, with so many of them for the winner.
         settled: decisions made by a person.
+        noted: results that were recorded without a vote, of nested tasks and of code that is run once.
         verdicts: samples by what became of them.
         flags: red flags by reason.
         latencies: samples by latency in milliseconds, to two digits.
@@ -104,6 +105,7 @@ class Summary:
     bins: list[Bin] = field(default_factory=list)
     races: Counter[tuple[int, int]] = field(default_factory=Counter)
     settled: int = 0
+    noted: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     latencies: Counter[int] = field(default_factory=Counter)
@@ -111,8 +113,8 @@ class Summary:
 
     @property
     def decisions(self) -> int:
-        """Decisions, by vote or by a person."""
-        return sum(self.races.values()) + self.settled
+        """Decisions, by vote, by a person, or without either."""
+        return self.races.total() + self.settled + self.noted
 
     @property
     def votes(self) -> int:
@@ -197,6 +199,9 @@ class Summary:
             self.settled += count
             return
         total, votes = row["total"], row["votes"]
+        if not total:
+            self.noted += count
+            return
         self.races[total, votes] += count
         part.votes += total * count
         part.against += (total - votes) * count

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mdap.audit import Verification, verify
 from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
+from mdap.cli.reporting import report
 from mdap.plugins import make_task
 
 __all__ = ["audit"]
@@ -103,3 +104,6 @@ def _sentence(came: Verification) -> str:
     if came.verdict == "plugin changed":
         return f"{came.verdict}: {things} not match, and the record agrees with itself; see the notes"
     return f"{things} not match: {came.run_id} is not as it was recorded"
+
+
+audit.add_command(report)

@@ -1,7 +1,7 @@
 """``mdap serve``: the log in a browser."""
 
 import socket
-from contextlib import AbstractAsyncContextManager
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from mdap.cli.options import database
 from mdap.cli.output import say
 from mdap.compose.prompting import TaskPrompts
 from mdap.errors import UsageError
-from mdap.journal.reader import Reader, open_log
+from mdap.journal.reader import open_log
 
 __all__ = ["needs_viewer", "serve"]
 
@@ -63,16 +63,13 @@ async def _serve(path: Path, port: int, tasks: tuple[str, ...]) -> None:
     with _listening(port) as listener:
         port = listener.getsockname()[1]
         hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-        opener: partial[AbstractAsyncContextManager[Reader]] = partial(open_log, path)
-        app = create_app(opener, TaskPrompts(tasks), str(path), hosts)
+        app = create_app(partial(open_log, path), TaskPrompts(tasks), str(path), hosts)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=_PATIENCE
         )
         say(f"{path} is shown at http://127.0.0.1:{port}/ until Ctrl-C")
-        try:
+        with suppress(KeyboardInterrupt):  # how one ends it
             await uvicorn.Server(config).serve(sockets=[listener])
-        except KeyboardInterrupt:
-            pass  # how one ends it
 
 
 def _listening(port: int) -> socket.socket:

@@ -65,7 +65,11 @@ class TaskPrompts:
             made = make_task(task, json.loads(params))
         except MdapError as error:
             return str(error)
-        return Authored(task, made) if isinstance(made, Chain) else f"{task} is no chain"
+        return (
+            Authored(task, made)
+            if isinstance(made, Chain)
+            else f"{task} is a process, which makes its prompts as it runs"
+        )
 
 
 def _rendered(step: Step[Any], digest: str) -> Rendered:

@@ -24,6 +24,7 @@ _LARGEST: Final = 2**62
 _RUNS: Final = 30
 _STEPS: Final = 50
 _EVENTS: Final = 100
+_LATEST: Final = 12
 _OPENINGS: Final = 10
 _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
@@ -84,8 +85,7 @@ async def runs(source: Source, counts: Counts, before: int, parent: int | None =
 async def overview(visit: Visit) -> Shown:
     """Show a run: how it stands, what it came to, its plots and settings."""
     run, source = visit.run, visit.source
-    kinds = await _main_kinds(source, run)
-    happened = await source.rows("view_events", run.number, json.dumps(kinds), _LARGEST, 20)
+    happened = await source.rows("view_main_events", run.number, _LATEST)
     before = key(visit.request, "before", _LARGEST)
     parts = await runs(source, visit.counts, before, run.number) if run.children else None
     return "run.html", {**await _counted(visit), "events": happened, "parts": parts, "tab": "overview"}
@@ -109,11 +109,6 @@ async def _counted(visit: Visit) -> dict[str, Any]:
         "length": length,
         "pace": count.pace(run),
     }
-
-
-async def _main_kinds(source: Source, run: About) -> list[str]:
-    rows = await source.rows("view_event_kinds", run.number)
-    return [row["kind"] for row in rows if row["kind"] != "attempt_failed"]
 
 
 async def steps(visit: Visit) -> Shown:
@@ -159,6 +154,8 @@ def _outcome_of(row: Row, rows: Any, index: int) -> str | None:
     if row["place"] is not None:
         if row["author"] is not None:
             return "overridden"
+        if not row["votes"]:
+            return "noted"
         return "contested" if row["votes"] > row["margin"] else "unanimous"
     same = [one for one in rows[max(index - 20, 0) : index + 20] if one["step"] == row["step"]]
     if any(one["place"] is not None for one in same) or row["opening"] != max(one["opening"] for one in same):

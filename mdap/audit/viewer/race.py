@@ -66,6 +66,17 @@ class Race:
     tentative: bool
     cut: bool
 
+    @property
+    def outcome(self) -> str:
+        """What became of the step, in a word."""
+        if self.opening["author"] is not None:
+            return "overridden"
+        if self.opening["place"] is None:
+            return "undecided"
+        if not self.opening["votes"]:
+            return "noted"
+        return "contested" if self.opening["votes"] > self.opening["margin"] else "unanimous"
+
 
 def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) -> Race:
     """Return the race of *opening* from its samples.

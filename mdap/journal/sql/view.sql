@@ -30,6 +30,11 @@ SELECT kind, count(*) AS events FROM run_events WHERE run = ?1 GROUP BY kind ORD
 SELECT id, kind, at, author, substr(reason, 1, 2000) AS reason, step, opening, data FROM run_events
 WHERE run = ?1 AND kind IN (SELECT value FROM json_each(?2)) AND id < ?3 ORDER BY id DESC LIMIT ?4
 
+-- name: view_main_events
+SELECT kind, at, author, substr(reason, 1, 2000) AS reason, step, opening, data FROM run_events
+WHERE run = ?1 AND kind IN (SELECT DISTINCT kind FROM run_events WHERE run = ?1 AND kind <> 'attempt_failed')
+ORDER BY id DESC LIMIT ?2
+
 -- name: view_ending
 SELECT reason, data FROM run_events
 WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1

@@ -1,0 +1,63 @@
+"""``mdap audit report``: a run as one page."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+
+from mdap.cli.options import as_json, database
+from mdap.cli.output import print_json, say
+from mdap.cli.serving import needs_viewer
+from mdap.compose.prompting import TaskPrompts
+from mdap.errors import MdapError, UsageError
+from mdap.journal.reader import open_log
+
+__all__ = ["report"]
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write it, such as report.html.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    help="Also load this task, named as in its runs, to know its length; loading runs its code.",
+)
+@database
+@as_json
+def report(**given: Any) -> None:
+    """Write a report of RUN, one HTML file that needs nothing else and holds no scripts."""
+    anyio.run(_report, given)
+
+
+async def _report(given: dict[str, Any]) -> None:
+    try:
+        from mdap.audit import about, report
+    except ModuleNotFoundError as error:
+        raise needs_viewer("mdap audit report") from error
+    place = Path(given["output"])
+    async with open_log(Path(given["db"])) as reader:
+        row = await reader.find(given["run_id"])
+        run = await about.about(reader, row.number)
+        if run is None:
+            raise MdapError(f"run {row.run_id} is gone")
+        length = TaskPrompts(given["tasks"]).length(run.task, run.params)
+        page = await report.report(reader, run, length, datetime.now(UTC).isoformat())
+    await _write(place, page)
+    if given["json"]:
+        print_json({"run_id": run.run_id, "report": str(place), "bytes": len(page.encode())})
+        return
+    say(f"{place} holds the report of {run.run_id}: open it in a browser, or print it")
+
+
+async def _write(place: Path, page: str) -> None:
+    try:
+        await anyio.Path(place).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{place} cannot be written ({error.strerror}): name another file with -o"
+        ) from error
