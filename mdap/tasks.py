@@ -7,12 +7,24 @@ with ``-p NAME=VALUE`` on the command line.
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-__all__ = ["Ask", "AskGroup", "Chain", "Pending", "Process", "RedFlag", "Step", "Task", "View"]
+__all__ = [
+    "Ask",
+    "AskGroup",
+    "Chain",
+    "Pending",
+    "Process",
+    "RedFlag",
+    "Step",
+    "Task",
+    "View",
+    "canonical_step",
+    "types_of",
+]
 
 S = TypeVar("S")
 A = TypeVar("A")
@@ -96,6 +108,31 @@ class Task(BaseModel):
     def length(self) -> int | None:
         """Return the number of steps if it is known beforehand; a chain then ends after them."""
         return None
+
+    def canonical(self, answer: Any) -> Any:
+        """Return *answer* in the form by which votes are compared, itself an answer.
+
+        Answers with one canonical form are one candidate, and the decision is that form. `mdap.canonical`
+        has ready-made forms for numbers, dates, text, sets and JSON. It must be pure, leave a canonical
+        form as it is, and may raise `RedFlag` where an answer has none.
+        """
+        return answer
+
+
+def canonical_step(task: Task, step: "Step[A]") -> "Step[A]":
+    """Return *step* with parsers that read replies into the canonical form of *task*'s answers."""
+    if type(task).canonical is Task.canonical:
+        return step
+    views = tuple([replace(view, parse=_canonically(task, view.parse)) for view in step.views])
+    return replace(step, parse=_canonically(task, step.parse), views=views)
+
+
+def _canonically(task: Task, parse: Callable[[str], A]) -> Callable[[str], A]:
+    def read(text: str) -> A:
+        form: A = task.canonical(parse(text))
+        return form
+
+    return read
 
 
 class Chain(Task, Generic[S, A]):
@@ -226,3 +263,12 @@ class Process(Task, Generic[R]):
     def render(self, step: Step[Any], answer: Any) -> str:
         """Return a reply as a model would write it to give *answer* to *step*, for simulation and tests."""
         raise NotImplementedError(f"{type(self).__name__} does not render replies")
+
+
+def types_of(task: Chain[Any, Any]) -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
+    """Return adapters for a task's types of state and answer, as given to ``Chain[S, A]``."""
+    for base in type(task).__mro__:
+        arguments = getattr(base, "__pydantic_generic_metadata__", {}).get("args")
+        if arguments:
+            return TypeAdapter(arguments[0]), TypeAdapter(arguments[1])
+    return TypeAdapter(Any), TypeAdapter(Any)

@@ -10,7 +10,7 @@ from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
 from mdap.rules.reading import types_of
 from mdap.settings import explain
-from mdap.tasks import Chain, RedFlag, Step
+from mdap.tasks import Chain, RedFlag, Step, canonical_step, types_of
 
 __all__ = ["Authored", "Subject"]
 
@@ -72,7 +72,7 @@ class Authored:
         step = self._call(f"giving step {number}", self.task.step, state)
         if step is not None and step.max_tokens is not None and step.max_tokens < 1:
             self.fail(f"giving step {number}", ValueError(f"max_tokens={step.max_tokens} allows no reply"))
-        return step
+        return None if step is None else canonical_step(self.task, step)
 
     def advance(self, number: int, state: Any, answer: Any) -> Any:
         """Return the state after step *number* was answered."""
@@ -80,7 +80,8 @@ class Authored:
 
     def guess(self, number: int, state: Any) -> Any:
         """Return the task's own guess at step *number*, or None."""
-        return self._call(f"guessing step {number}", self.task.guess, state)
+        guess = self._call(f"guessing step {number}", self.task.guess, state)
+        return guess if guess is None else self._call(f"guessing step {number}", self.task.canonical, guess)
 
     def spelled(self, number: int, value: Any) -> str:
         """Return the canonical JSON of a state or an answer of step *number*."""
@@ -104,7 +105,7 @@ class Authored:
             UsageError: it is no such answer.
         """
         try:
-            answer = self.types()[1].validate_json(text)
+            answer = self.task.canonical(self.types()[1].validate_json(text))
             if canonical(step.parse(self.task.render(answer))) != canonical(answer):
                 raise RedFlag("it would be read as another answer")
         except NotImplementedError:

@@ -1,8 +1,4 @@
-"""Stand-ins for a model, to test an application that embeds mdap without a key or a network.
-
-`ScriptedProvider` answers in the process; `FaultyServer` is a real HTTP server on loopback that speaks
-the Chat Completions protocol and misbehaves on demand, for the whole way down to the socket.
-"""
+"""A real HTTP server on loopback that speaks the Chat Completions protocol and misbehaves on demand."""
 
 import json
 import math
@@ -15,91 +11,18 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from itertools import chain
 from typing import Any, Final, Literal, Self
 
 import anyio
-import anyio.lowlevel
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.from_thread import start_blocking_portal
 from anyio.streams.buffered import BufferedByteReceiveStream
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mdap.errors import UnavailableError
-from mdap.records import Reply, SampleRequest
-
-__all__ = ["Answer", "Canned", "Faults", "FaultyServer", "Script", "ScriptedProvider", "Served"]
-
-Scripted = str | Reply | Exception
-Script = Iterable[Scripted] | Callable[[SampleRequest, int], Scripted]
-"""What a `ScriptedProvider` says: replies in order, or a function of the request and the ordinal."""
+__all__ = ["Answer", "Canned", "Faults", "FaultyServer", "Served"]
 
 Answer = Callable[[dict[str, Any], random.Random], str]
 """What a `FaultyServer` says: a function of the request's JSON body and a random source of its own."""
-
-
-class ScriptedProvider:
-    """A provider that says what it is told to; an exception in the script is raised in its turn.
-
-    Where an exception stands behind replies to the same request, the replies are returned first and the
-    exception meets the next request, as no reply may be lost.
-
-    Args:
-        script: texts, replies and exceptions in the order in which samples are asked for, or a function
-            of the request and the ordinal. Once it is used up, `UnavailableError` is raised.
-        name: the provider's name.
-        instant: whether it says that it never waits.
-        max_n: how many replies one request may ask for.
-
-    Attributes:
-        requests: the requests seen so far.
-    """
-
-    def __init__(
-        self, script: Script, *, name: str = "scripted", instant: bool = True, max_n: int = 1
-    ) -> None:
-        self.name: Final = name
-        self.instant: Final = instant
-        self.max_n: Final = max_n
-        self.requests: list[SampleRequest] = []
-        self._function = script if callable(script) else None
-        self._rest: Iterator[Scripted] = iter(()) if callable(script) else iter(script)
-
-    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Return the next replies of the script, one for each ordinal wanted.
-
-        Args:
-            request: what is asked; it is kept in `requests`.
-
-        Raises:
-            UnavailableError: the script is used up.
-        """
-        self.requests.append(request)
-        if not self.instant:
-            await anyio.lowlevel.checkpoint()
-        replies: list[Reply] = []
-        for ordinal in request.ordinals[: self.max_n]:
-            said = self._next(request, ordinal)
-            if isinstance(said, Exception):
-                if not replies:
-                    raise said
-                self._rest = chain([said], self._rest)
-                break
-            replies.append(said if isinstance(said, Reply) else Reply(said, self.name))
-        return replies
-
-    def describe(self) -> dict[str, Any]:
-        """Return nothing: a script has no settings."""
-        return {}
-
-    async def aclose(self) -> None:
-        """Do nothing: there are no connections."""
-
-    def _next(self, request: SampleRequest, ordinal: int) -> Scripted:
-        if self._function is not None:
-            return self._function(request, ordinal)
-        used_up = UnavailableError(f"the script of {self.name} is used up", kind="script_used_up")
-        return next(self._rest, used_up)
 
 
 class Faults(BaseModel):

@@ -1,0 +1,25 @@
+"""For tests: stand-ins for a model, and a check of domains; none needs a key or a network.
+
+`ScriptedProvider` answers in the process; `FaultyServer` is a real HTTP server on loopback that speaks
+the Chat Completions protocol and misbehaves on demand, for the whole way down to the socket. `check_task`
+checks that a task keeps the promises that the engine relies on.
+"""
+
+from mdap.testing.conformance import check_task
+from mdap.testing.findings import Breach, Conformance, NonconformingError
+from mdap.testing.scripted import Script, ScriptedProvider
+from mdap.testing.server import Answer, Canned, Faults, FaultyServer, Served
+
+__all__ = [
+    "Answer",
+    "Breach",
+    "Canned",
+    "Conformance",
+    "Faults",
+    "FaultyServer",
+    "NonconformingError",
+    "Script",
+    "ScriptedProvider",
+    "Served",
+    "check_task",
+]

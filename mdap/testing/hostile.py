@@ -1,0 +1,94 @@
+"""Text that no honest model would write, to try a parser with."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from mdap.rules.redflags import MAX_CHARS_PER_TOKEN, clean
+
+__all__ = ["LONGEST", "corpus", "fuzzed"]
+
+LONGEST: Final = 120_000
+"""Characters of the longest text: enough to tell linear time from quadratic."""
+
+_VALUES: Final = (
+    *("null", "true", "-0", "-1", "0.5", "1e999", "NaN", "Infinity", "9" * 5_000, "0x10", "1_000", "٣", "²"),
+    *('"', "'", '""', "[", "{", "}", "[]", "{}", "[[]]", '{"a": 1, "a": 2}', "\\ud800", "\ufffd", "\u202e"),
+    *("<b>", "%s", "{0}", "$x", "../..", "'; --", "\t", "\r\n", "\x1b[31m", "\ufeff", "e\u0301", "İ", "ß"),
+)
+_TOKEN: Final = re.compile(r"\w+|\s+|[^\w\s]")
+
+
+def corpus(replies: Sequence[str], max_tokens: int) -> Iterator[str]:
+    """Yield short hostile texts first, then texts of growing length.
+
+    Args:
+        replies: honest replies, from whose parts the texts are made.
+        max_tokens: output tokens that a reply may have; no text is longer than the engine would let through.
+    """
+    longest = min(LONGEST, max_tokens * MAX_CHARS_PER_TOKEN)
+    texts: list[str] = list(_VALUES)
+    texts += ["I cannot help with that.", "```json\n{}\n```", '{"answer": null}', "answer = 1"]
+    for reply in replies[:2]:
+        texts += _spoiled(reply)
+    yield from (clean(text, max_tokens) for text in texts)
+    parts = ["[", '{"a":', "(", "a", "1", " ", "\n", "= ", "\\", '"', "a1 ", "[1,", *_parts(replies)]
+    # Growing slowly at first: what takes exponential time is found while it still ends.
+    sizes = [*range(8, 40, 2), 200, 2_000, longest // 3, longest]
+    for size in sizes:
+        for part in parts:
+            body = (part * (size // len(part) + 1))[:size]
+            yield clean(body, max_tokens)
+            yield clean(body[:-1] + "!", max_tokens)
+    for reply in replies[:1]:
+        yield clean((reply + "\n") * (longest // (len(reply) + 1) + 1), max_tokens)[:longest]
+        yield clean(" " * (longest - len(reply)) + reply, max_tokens)
+
+
+def fuzzed(replies: Sequence[str], count: int, seed: str, max_tokens: int) -> Iterator[str]:
+    """Yield *count* replies with some of their tokens lost, doubled, swapped or replaced.
+
+    Args:
+        replies: honest replies.
+        count: how many texts to make.
+        seed: where all the draws come from.
+        max_tokens: output tokens that a reply may have.
+    """
+    draw = random.Random(seed)
+    for _ in range(count):
+        tokens = _TOKEN.findall(draw.choice(replies))
+        for _ in range(draw.randint(1, 4)):
+            if tokens:
+                _mutate(tokens, draw)
+        yield clean("".join(tokens), max_tokens)
+
+
+def _mutate(tokens: list[str], draw: random.Random) -> None:
+    place = draw.randrange(len(tokens))
+    match draw.randrange(5):
+        case 0:
+            del tokens[place]
+        case 1:
+            tokens.insert(place, tokens[place])
+        case 2:
+            other = draw.randrange(len(tokens))
+            tokens[place], tokens[other] = tokens[other], tokens[place]
+        case 3:
+            tokens[place] = draw.choice(_VALUES)
+        case _:
+            tokens[place] = str(draw.randint(-(10**6), 10**6))
+
+
+def _spoiled(reply: str) -> list[str]:
+    """Return an honest reply cut, doubled, wrapped and renumbered."""
+    cuts = [reply[: len(reply) * share // 8] for share in range(1, 8)]
+    digits = [re.sub(r"\d+", value, reply) for value in ("", "-1", "9" * 5_000, "1.5", "null", "٣", "1e999")]
+    return [*cuts, *digits, reply + reply, f"```\n{reply}\n```", reply.upper(), reply.replace(" ", "")]
+
+
+def _parts(replies: Sequence[str]) -> list[str]:
+    """Return the last words of honest replies: where a parser looks for them, it may look too long."""
+    parts = [word for reply in replies[:1] for word in reply.split()]
+    lines = [line for reply in replies[:1] for line in reply.splitlines() if line]
+    return list(dict.fromkeys([*parts[-6:], *lines[-2:]]))

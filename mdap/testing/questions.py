@@ -1,0 +1,194 @@
+"""One step of a task under examination: its prompts, its parsers, and what they make of any text."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from mdap.rules.canonical import canonical
+from mdap.rules.redflags import precheck
+from mdap.settings import VotingSettings
+from mdap.tasks import RedFlag, Step, Task, canonical_step
+from mdap.testing.deadline import OverdueError, deadline
+from mdap.testing.findings import AbandonedError, Findings
+from mdap.testing.hostile import corpus, fuzzed
+
+__all__ = ["OVERDUE", "Question"]
+
+OVERDUE: Final = "any text is read in bounded time"
+
+_REASONS: Final = 60
+_CHARS_PER_TOKEN: Final = 4
+_FOLLOWED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One presentation of the step: the parser, and how a model's reply to it is written."""
+
+    name: str
+    parse: Callable[[str], Any]
+    render: Callable[[Any], str]
+
+
+class Question:
+    """A step with all that is known of it.
+
+    Args:
+        findings: where breaches are noted.
+        task: the task that asks.
+        step: the step.
+        render: writes a reply that gives an answer; None where the task renders none.
+        answers: reads an answer back from its JSON.
+    """
+
+    def __init__(
+        self,
+        findings: Findings,
+        task: Task,
+        step: Step[Any],
+        render: Callable[[Any], str] | None,
+        answers: TypeAdapter[Any],
+    ) -> None:
+        self._findings = findings
+        self._task = task
+        self._adapter = answers
+        self._raw = step
+        step = canonical_step(task, step)
+        self.max_tokens = step.max_tokens or VotingSettings().max_tokens
+        self._sides = [_Side("the step itself", step.parse, render or _unrendered)]
+        self._sides += [
+            _Side(f"view {number}", view.parse, view.render or render or _unrendered)
+            for number, view in enumerate(step.views, start=1)
+        ]
+        self.can_render = render is not None
+        self.replies: list[str] = []
+
+    def check_prompt(self) -> None:
+        """Note what is wrong with the step as it is given."""
+        prompts = [(self._raw.system, self._raw.user), *((v.system, v.user) for v in self._raw.views)]
+        if not all(user.strip() for _, user in prompts):
+            self._findings.add("a step asks something", "its user message, or that of a view, is empty")
+        if len(set(prompts)) < len(prompts):
+            self._findings.add("views differ", "two presentations of the step have the same prompt")
+        if self._raw.max_tokens is not None and self._raw.max_tokens < 1:
+            self._findings.add("a step allows a reply", f"max_tokens is {self._raw.max_tokens}")
+            raise AbandonedError
+
+    def check_answers(self, answers: Iterable[Any]) -> None:
+        """Note where an answer does not survive its JSON, or a rendered reply is not read back as it."""
+        for answer in answers:
+            form = self._findings.call("canonical", self._task.canonical, answer)
+            again = self._findings.call("canonical", self._task.canonical, form)
+            self._findings.same("a canonical form is its own", "its canonical form", form, again)
+            self.read_back(form)
+            if self.can_render:
+                for side in self._sides:
+                    self._check_rendering(side, answer, form)
+
+    def _check_rendering(self, side: _Side, answer: Any, form: Any) -> None:
+        reply = self._findings.pure("render", side.render, answer)
+        self.replies.append(reply)
+        tokens = len(reply) // _CHARS_PER_TOKEN + 1
+        flag = precheck(reply, "stop", tokens, self.max_tokens)
+        if flag is not None:
+            self._findings.add("a rendered reply may vote", f"{flag}: {tokens} tokens of {self.max_tokens}")
+            return
+        read = self._findings.pure("parse", _flags_as_values(side.parse), reply)
+        if isinstance(read, _Flagged):
+            self._findings.add("reading undoes rendering", f"{side.name}: {read.reason}: {reply!r:.160}")
+        else:
+            self._findings.same("reading undoes rendering", f"for {side.name}, what is read back", form, read)
+
+    def read_back(self, answer: Any) -> Any:
+        """Return *answer* as it comes back from its JSON; note where that is not the same."""
+        spelled = self._findings.spelled("an answer", answer)
+        try:
+            back = self._adapter.validate_json(spelled)
+        except ValidationError as error:
+            self._findings.add("answers survive their JSON", f"{spelled:.160} is refused: {error!s:.160}")
+            raise AbandonedError from error
+        self._findings.same("answers survive their JSON", "what is read back", answer, back)
+        return back
+
+    def texts(self, count: int, seed: int, *, corpora: bool) -> Iterator[str]:
+        """Yield hostile texts: *count* mutations of honest replies, and the whole corpus if wanted."""
+        yield from fuzzed(
+            self.replies or ["answer = 1"], count, f"{seed} {self._findings.step}", self.max_tokens
+        )
+        if corpora:
+            yield from corpus(self.replies, self.max_tokens)
+
+    def check_texts(self, texts: Iterable[str], seconds: float) -> list[Any]:
+        """Note where a text does anything but vote or raise `RedFlag`, in bounded time.
+
+        Returns:
+            Some of the answers that were read, each different.
+        """
+        reasons: set[str] = set()
+        read: dict[str, Any] = {}
+        slow: set[str] = set()
+        for text in texts:
+            if precheck(text, "stop", None, self.max_tokens) is not None:
+                continue  # the engine would not have it parsed
+            self._findings.texts += 1
+            for side in self._sides:
+                if side.name not in slow and not self._check_text(side, text, seconds, reasons, read):
+                    slow.add(side.name)
+        if len(reasons) > _REASONS:
+            self._findings.add(
+                "reasons are few",
+                f"{len(reasons)} reasons of red flags: a reason is counted, keep the text out",
+            )
+        for answer in list(read.values()):
+            self.read_back(answer)
+        return list(read.values())
+
+    def _check_text(
+        self, side: _Side, text: str, seconds: float, reasons: set[str], read: dict[str, Any]
+    ) -> bool:
+        """Look at one text; return False if the parser is not to be tried any further."""
+        answer: Any = None
+        try:
+            with deadline(seconds):
+                answer = side.parse(text)
+                spelled = canonical(answer)
+        except RedFlag as raised:
+            reasons.add(raised.reason)
+        except OverdueError:
+            self._findings.add(
+                OVERDUE,
+                f"{side.name} took more than {seconds:g} s for {len(text)} characters: {text!r:.80}",
+            )
+            return False
+        except Exception as error:
+            self._findings.add(
+                "bad text raises RedFlag and nothing else",
+                f"{side.name} raised {type(error).__name__}: {error!s:.100} for {text!r:.100}",
+            )
+        else:
+            if len(read) < _FOLLOWED:
+                read.setdefault(spelled, answer)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Flagged:
+    """A red flag, as a value."""
+
+    reason: str
+
+
+def _flags_as_values(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except RedFlag as raised:
+            return _Flagged(raised.reason)
+
+    return read
+
+
+def _unrendered(answer: Any) -> str:
+    raise NotImplementedError

@@ -1,0 +1,386 @@
+"""`check_task`: what keeps its promises passes, and each way to break one is named."""
+
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pydantic import PrivateAttr
+
+import mdap
+from mdap.testing import NonconformingError, check_task
+from mdap.testing.deadline import OverdueError, deadline
+from mdap_hanoi import Hanoi
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far it is, and the sum so far."""
+
+    at: int
+    total: int
+
+
+class Sum(mdap.Chain[Place, int]):
+    """Adds the numbers from 1 up, one at a time: a task that does everything right."""
+
+    numbers: int = 9
+
+    def start(self) -> Place:
+        return Place(0, 0)
+
+    def step(self, state: Place) -> mdap.Step[int] | None:
+        if state.at == self.numbers:
+            return None
+        user = f"{state.total} + {state.at + 1}"
+        view = mdap.View(user=f"{state.at + 1} to {state.total}", parse=self.read)
+        return mdap.Step(user=user, parse=self.read, views=(view,))
+
+    def advance(self, state: Place, answer: int) -> Place:
+        return Place(state.at + 1, answer)
+
+    def result(self, state: Place) -> Any:
+        return {"solved": state.total == sum(range(self.numbers + 1)), "total": state.total}
+
+    def oracle(self, state: Place) -> int:
+        return state.total + state.at + 1
+
+    def mistakes(self, state: Place, truth: int) -> list[int]:
+        return [truth - 1, truth + 1]
+
+    def render(self, answer: int) -> str:
+        return f"That makes\nsum={answer}"
+
+    def read(self, text: str) -> int:
+        found = re.fullmatch(r"sum=(-?[0-9]{1,9})", text.rpartition("\n")[2])
+        if found is None:
+            raise mdap.RedFlag("malformed last line")
+        return int(found[1])
+
+
+def properties(task: mdap.Task, **more: Any) -> set[str]:
+    """The properties that `check_task` says a task breaks."""
+    with pytest.raises(NonconformingError) as caught:
+        check_task(task, **more)
+    assert type(task).__name__ in str(caught.value)
+    return {breach.property for breach in caught.value.conformance.breaches}
+
+
+@pytest.mark.parametrize("task", [Sum(), Hanoi(disks=4), Hanoi(disks=3, views=3)], ids=repr)
+def test_a_good_task_passes(task: mdap.Task) -> None:
+    """It is walked through to its end, and its parsers have met hostile texts."""
+    report = check_task(task)
+    assert (report.breaches, report.skipped) == ((), ())
+    assert report.steps >= 7
+    assert report.texts > 500
+    assert "conforms" in str(report)
+
+
+def test_a_task_may_leave_out_what_is_optional() -> None:
+    """Without oracle, mistakes and rendering, the first step is looked at, and the report says so."""
+
+    class Bare(mdap.Chain[int, str]):
+        def start(self) -> int:
+            return 0
+
+        def step(self, state: int) -> mdap.Step[str] | None:
+            return mdap.Step(user="Say something", parse=str.strip)
+
+        def advance(self, state: int, answer: str) -> int:
+            return state + 1
+
+    report = check_task(Bare())
+    assert report.steps == 1
+    assert len(report.skipped) == 3
+
+
+# --- each of these is Sum with one thing wrong
+
+
+class Counts(Sum):
+    """Its prompts depend on how often it was asked."""
+
+    _asked: Any = PrivateAttr(default_factory=lambda: itertools.count())
+
+    def step(self, state: Place) -> mdap.Step[int] | None:
+        step = super().step(state)
+        return step and mdap.Step(user=f"{step.user} ({next(self._asked)})", parse=step.parse)
+
+
+class Remembers(Sum):
+    """Its first prompt changes once the end has been reached."""
+
+    _seen: list[int] = PrivateAttr(default_factory=list)
+
+    def result(self, state: Place) -> Any:
+        self._seen.append(1)
+        return super().result(state)
+
+    def step(self, state: Place) -> mdap.Step[int] | None:
+        if state.at == self.numbers:
+            self._seen.append(1)
+        return mdap.Step(user=f"{state} {bool(self._seen)}", parse=self.read) if state.at < 9 else None
+
+
+class Listing(mdap.Chain[list[int], int]):
+    """Its advance changes the state that it is given."""
+
+    def start(self) -> list[int]:
+        return []
+
+    def step(self, state: list[int]) -> mdap.Step[int] | None:
+        return mdap.Step(user=f"{state}", parse=Sum().read) if len(state) < 3 else None
+
+    def advance(self, state: list[int], answer: int) -> list[int]:
+        state.append(answer)
+        return state
+
+    def oracle(self, state: list[int]) -> int:
+        return 7
+
+    def mistakes(self, state: list[int], truth: int) -> list[int]:
+        return [8]
+
+    def render(self, answer: int) -> str:
+        return f"sum={answer}"
+
+
+class Tuples(mdap.Chain[Any, int]):
+    """Its state is a tuple that comes back as a list, and its prompt shows which it is."""
+
+    def start(self) -> Any:
+        return (0,)
+
+    def step(self, state: Any) -> mdap.Step[int] | None:
+        return mdap.Step(user=f"{state}", parse=Sum().read) if state[0] < 3 else None
+
+    def advance(self, state: Any, answer: int) -> Any:
+        return (state[0] + 1,)
+
+    def oracle(self, state: Any) -> int:
+        return 7
+
+    def mistakes(self, state: Any, truth: int) -> list[int]:
+        return [8]
+
+    def render(self, answer: int) -> str:
+        return f"sum={answer}"
+
+
+class ReadsAnyNumber(Sum):
+    """Its parser lets `int` and `json` raise what they like."""
+
+    def read(self, text: str) -> int:
+        return int(text.rpartition("=")[2])
+
+
+class ReadsNan(mdap.Chain[int, float]):
+    """Its parser lets through what has no JSON form."""
+
+    def start(self) -> int:
+        return 0
+
+    def step(self, state: int) -> mdap.Step[float] | None:
+        return mdap.Step(user="A number?", parse=self.read) if state < 2 else None
+
+    def read(self, text: str) -> float:
+        try:
+            return float(json.loads(text))
+        except (ValueError, TypeError, RecursionError, OverflowError):
+            raise mdap.RedFlag("no number") from None
+
+    def advance(self, state: int, answer: float) -> int:
+        return state + 1
+
+    def oracle(self, state: int) -> float:
+        return 1.5
+
+    def mistakes(self, state: int, truth: float) -> list[float]:
+        return [2.5]
+
+    def render(self, answer: float) -> str:
+        return str(answer)
+
+
+class Backtracks(Sum):
+    """Its pattern takes exponential time."""
+
+    def read(self, text: str) -> int:
+        found = re.fullmatch(r"(?:\w+\s*)*sum=(-?[0-9]{1,9})", text)
+        if found is None:
+            raise mdap.RedFlag("malformed")
+        return int(found[1])
+
+
+class Searches(Sum):
+    """Its pattern takes quadratic time."""
+
+    def read(self, text: str) -> int:
+        found = re.search(r"[\s\S]*?\s+sum=(-?[0-9]{1,9})$", text)
+        if found is None:
+            raise mdap.RedFlag("malformed")
+        return int(found[1])
+
+
+class Drops(Sum):
+    """What it renders is not what it reads."""
+
+    def render(self, answer: int) -> str:
+        return f"sum={abs(answer - 3)}"
+
+
+class Mirrored(Sum):
+    """Its view reads the answer the wrong way round."""
+
+    def step(self, state: Place) -> mdap.Step[int] | None:
+        view = mdap.View(user="mirrored", parse=lambda text: -self.read(text))
+        return mdap.Step(user=f"{state}", parse=self.read, views=(view,)) if state.at < 9 else None
+
+
+class TwiceTheSame(Sum):
+    """Its view is no other presentation."""
+
+    def step(self, state: Place) -> mdap.Step[int] | None:
+        view = mdap.View(user=f"{state}", parse=self.read)
+        return mdap.Step(user=f"{state}", parse=self.read, views=(view,)) if state.at < 9 else None
+
+
+class RightMistake(Sum):
+    """One of its mistakes is right."""
+
+    def mistakes(self, state: Place, truth: int) -> list[int]:
+        return [truth + 1, truth]
+
+
+class Infallible(Sum):
+    """It names no mistake."""
+
+    def mistakes(self, state: Place, truth: int) -> list[int]:
+        return []
+
+
+class WrongOracle(Sum):
+    """Its oracle does not solve it."""
+
+    def oracle(self, state: Place) -> int:
+        return state.total + 1
+
+
+class Endless(Sum):
+    """It never ends."""
+
+    numbers: int = 10**9
+
+
+class TooLong(Sum):
+    """It says that it takes more steps than it has."""
+
+    def length(self) -> int:
+        return self.numbers + 1
+
+
+class Brittle(Sum):
+    """A wrong decision makes its next step impossible."""
+
+    def step(self, state: Place) -> mdap.Step[int] | None:
+        if state.total != state.at * (state.at + 1) // 2:
+            raise ValueError("that cannot be")
+        return super().step(state)
+
+
+class Wordy(Sum):
+    """What it renders is longer than its own limit."""
+
+    def step(self, state: Place) -> mdap.Step[int] | None:
+        return mdap.Step(user=f"{state}", parse=self.read, max_tokens=2) if state.at < 9 else None
+
+
+class Chatty(Sum):
+    """Its reasons repeat the text."""
+
+    def read(self, text: str) -> int:
+        try:
+            return super().read(text)
+        except mdap.RedFlag:
+            raise mdap.RedFlag(f"cannot read {text}") from None
+
+
+class Halves(Sum):
+    """Its canonical form is not its own."""
+
+    def canonical(self, answer: Any) -> Any:
+        return answer // 2
+
+
+class Silent(Sum):
+    """It asks nothing."""
+
+    def step(self, state: Place) -> mdap.Step[int] | None:
+        return mdap.Step(user=" ", parse=self.read) if state.at < 9 else None
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (Counts(), {"methods are pure", "states survive their JSON"}),
+        (Remembers(), {"methods are pure"}),
+        (Listing(), {"methods change no argument"}),
+        (Tuples(), {"states survive their JSON"}),
+        (ReadsAnyNumber(), {"bad text raises RedFlag and nothing else"}),
+        (ReadsNan(), {"bad text raises RedFlag and nothing else"}),
+        (Backtracks(), {"any text is read in bounded time"}),
+        (Searches(), {"any text is read in bounded time"}),
+        (Drops(), {"reading undoes rendering"}),
+        (Mirrored(), {"reading undoes rendering"}),
+        (TwiceTheSame(), {"views differ"}),
+        (RightMistake(), {"mistakes are wrong"}),
+        (Infallible(), {"there are mistakes"}),
+        (WrongOracle(), {"its oracle solves it"}),
+        (TooLong(), {"length is the number of steps"}),
+        (Brittle(), {"a wrong decision does not end the run"}),
+        (Wordy(), {"a rendered reply may vote"}),
+        (Chatty(), {"reasons are few"}),
+        (Halves(), {"a canonical form is its own"}),
+        (Silent(), {"a step asks something"}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, mdap.Task) else "",
+)
+def test_a_broken_promise_is_named(task: mdap.Task, expected: set[str]) -> None:
+    """Exactly what is wrong is reported."""
+    assert properties(task, seconds=0.1) >= expected
+
+
+def test_a_task_that_does_not_end_is_to_be_checked_in_the_small() -> None:
+    """An end that was not reached is not taken for granted."""
+    assert properties(Endless(), steps=20) == {"its oracle brings it to an end"}
+
+
+def test_a_report_is_short_and_names_the_steps() -> None:
+    """However often a promise is broken, the text stays readable."""
+    with pytest.raises(NonconformingError) as caught:
+        check_task(Drops(numbers=50))
+    text = str(caught.value)
+    assert "step 0, reading undoes rendering" in text
+    assert "and 45 more of: reading undoes rendering" in text
+    assert len(text.splitlines()) < 20
+
+
+def test_hiding_behind_except_does_not_help() -> None:
+    """A parser that catches everything is interrupted all the same."""
+
+    def read() -> None:
+        try:
+            re.fullmatch(r"(a+)+b", "a" * 60)
+        except Exception:
+            raise mdap.RedFlag("malformed") from None
+
+    with pytest.raises(OverdueError), deadline(0.1):
+        read()
+
+
+def test_what_is_no_chain_is_refused() -> None:
+    """A sentence says so."""
+    with pytest.raises(mdap.UsageError, match="derive it"):
+        check_task(mdap.Task())
