@@ -19,7 +19,7 @@ from mdap.protocols import Provider
 from mdap.settings import explain
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["installed", "load_provider", "load_task", "make_task", "read_values", "task_name"]
+__all__ = ["TASKS", "installed", "load_provider", "load_task", "make_task", "read_values", "task_name"]
 
 TASKS: Final = "mdap.tasks"
 PROVIDERS: Final = "mdap.providers"

@@ -13,6 +13,7 @@ from mdap.cli.output import Exit, complain, exit_code_of, print_json
 from mdap.cli.planning import plan
 from mdap.cli.running import decide, resume, run
 from mdap.cli.serving import serve
+from mdap.cli.scaffolding import new
 from mdap.errors import MdapError
 
 __all__ = ["cli", "main"]
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for command in (run, resume, decide, runs, show, audit, serve, plan, tasks, models):
+for command in (run, resume, decide, runs, show, audit, serve, plan, tasks, models, new):
     cli.add_command(command)
 
 

@@ -42,6 +42,7 @@ def check_task(
         NonconformingError: the task breaks a promise; the error's text names each breach and its step.
         UsageError: *task* is of no kind that can be checked.
     """
+    __tracebackhide__ = True  # pytest then shows the line of the test
     if not isinstance(task, Chain):
         raise UsageError(f"{type(task).__name__} cannot be checked: derive it from mdap.Chain")
     walk = _Walk(task, texts, seconds, seed)
@@ -62,6 +63,7 @@ class _Walk:
         self._task = task
         self._effort = (texts, seconds, seed)
         self._first: Step[Any] | None = None
+        self._length: int | None = None
         self._states, self._answers = types_of(task)
         self._render = task.render if _defines(task, "render") else None
         for method, sentence in (
@@ -76,7 +78,7 @@ class _Walk:
         """Walk through at most *steps* steps; return how many."""
         number = 0
         try:
-            length = self.findings.pure("length", self._task.length)
+            self._length = length = self.findings.pure("length", self._task.length)
             state = self.findings.pure("start", self._task.start)
             while number < steps and (length is None or number < length):
                 self.findings.step = f"step {number}"
@@ -122,7 +124,7 @@ class _Walk:
         answers = [truth, *wrong] if guess is None else [truth, *wrong, guess]
         read = self._question(state, step, answers, number)
         for answer in [*wrong, *read]:
-            self._go_astray(state, answer)
+            self._go_astray(state, answer, last=number == self._length)
         form = self.findings.call("canonical", self._task.canonical, truth)
         after = self.findings.pure("advance", self._task.advance, state, form)
         stored = self.findings.call("advance", self._task.advance, self._back(state), form)
@@ -156,12 +158,13 @@ class _Walk:
             return []
         return question.check_texts(question.texts(texts, seed, corpora=number == 1), seconds)
 
-    def _go_astray(self, state: Any, answer: Any) -> None:
+    def _go_astray(self, state: Any, answer: Any, *, last: bool) -> None:
         """Follow a wrong decision for one step: the run must go on, whatever won."""
         try:
             form = self._task.canonical(answer)
             after = self._task.advance(state, form)
-            step = self._task.step(after)
+            # A run of known length asks for nothing more after its last decision.
+            step = None if last else self._task.step(after)
             if step is not None and _defines(self._task, "oracle"):
                 self._task.oracle(after)
         except Exception as error:

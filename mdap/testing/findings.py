@@ -57,13 +57,14 @@ class Conformance:
         if not self.breaches:
             return "\n".join([f"{self.task} conforms: {looked}", *(f"  skipped: {s}" for s in self.skipped)])
         counted: Counter[str] = Counter()
-        lines = [f"{self.task} does not conform, {len(self.breaches)} breaches; {looked}:"]
+        count = "1 breach" if len(self.breaches) == 1 else f"{len(self.breaches)} breaches"
+        lines = [f"{self.task} does not conform, {count}; {looked}:"]
         for breach in self.breaches:
             counted[breach.property] += 1
             if counted[breach.property] <= _SHOWN:
                 lines.append(f"  {self.task}, {breach}")
-        more = [(name, count - _SHOWN) for name, count in counted.items() if count > _SHOWN]
-        return "\n".join([*lines, *(f"  and {count} more of: {name}" for name, count in more)])
+        more = [f"  and {n - _SHOWN} more of: {name}" for name, n in counted.items() if n > _SHOWN]
+        return "\n".join([*lines, *more])
 
 
 class NonconformingError(AssertionError):

@@ -1,0 +1,105 @@
+"""``mdap new``: a domain to begin with, in a package of its own."""
+
+import importlib.util
+import keyword
+import re
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, Final
+
+import click
+
+from mdap._version import __version__
+from mdap.cli.options import as_json
+from mdap.cli.output import print_json, say
+from mdap.errors import UsageError
+from mdap.plugins import TASKS, installed
+
+__all__ = ["new"]
+
+_NAME: Final = re.compile("[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
+_LONGEST: Final = 50
+
+_TAKEN: Final = {"Answer", "Any", "Field", "Path", "State"}
+"""Names that the templates use for something else."""
+
+_FILES: Final = {
+    "pyproject.toml.in": "pyproject.toml",
+    "README.md.in": "README.md",
+    "gitignore.in": ".gitignore",
+    "init.py.in": "src/{package}/__init__.py",
+    "task.py.in": "src/{package}/task.py",
+    "reading.py.in": "src/{package}/reading.py",
+    "test.py.in": "tests/test_{package}.py",
+}
+"""Where each template goes."""
+
+
+@click.command()
+@click.argument("name")
+@as_json
+def new(**given: Any) -> None:
+    """Begin a domain called NAME, in a new folder here: a package with a task, its tests and a README."""
+    name = _checked(given["name"])
+    folder = Path(name)
+    written = _write(folder, _words(name))
+    if given["json"]:
+        print_json({"folder": str(folder.absolute()), "files": written})
+        return
+    say(f"{folder}/ holds a domain that adds up numbers; make it yours. Next:")
+    say(f"  pip install -e './{folder}[test]'")
+    say(f"  mdap run {name}")
+    say(f"  pytest {folder}")
+
+
+def _checked(name: str) -> str:
+    """Return *name* if a package may be called so.
+
+    Raises:
+        UsageError: it may not.
+    """
+    if len(name) > _LONGEST or not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r:.80} cannot name a domain: use small letters, digits and single dashes between them, "
+            f"at most {_LONGEST}, such as long-division"
+        )
+    package = name.replace("-", "_")
+    if keyword.iskeyword(package) or package in sys.stdlib_module_names:
+        raise UsageError(f"{name} is a word of Python itself: choose another name")
+    if name in installed(TASKS):
+        raise UsageError(f"a task called {name} is installed already: choose another name")
+    if importlib.util.find_spec(package) is not None:
+        raise UsageError(f"a package called {package} is installed already: choose another name")
+    return name
+
+
+def _words(name: str) -> dict[str, str]:
+    """Return what the templates call things by."""
+    task = "".join(part.capitalize() for part in re.split("[-_]", name))
+    return {
+        "name": name,
+        "plugin": name,
+        "package": name.replace("-", "_"),
+        "task": f"{task}Task" if task in _TAKEN else task,
+        "version": __version__,
+    }
+
+
+def _write(folder: Path, words: Mapping[str, str]) -> list[str]:
+    """Write every file under the new *folder*; return their paths in it."""
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"{folder} is here already: choose another name, or move it away")
+    templates = files("mdap.cli") / "scaffold"
+    written = []
+    try:
+        for source, target in _FILES.items():
+            path = folder / target.format(**words)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(Template((templates / source).read_text("utf-8")).substitute(words), "utf-8")
+            written.append(path.relative_to(folder).as_posix())
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror or error}") from None
+    return written

@@ -1,0 +1,126 @@
+"""`mdap new`: what it writes works at once, in an environment of its own, under any name it accepts."""
+
+import json
+import os
+import site
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.processes import Cli, Ended
+
+
+class Environment:
+    """A fresh virtual environment; what this one has installed can be imported there, and no more.
+
+    Installing mdap and all it needs once more would take a minute and a network.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, with_pip=False)
+        scripts = sysconfig.get_path("scripts", "venv", {"base": str(folder)})
+        self.python = Path(scripts) / ("python.exe" if os.name == "nt" else "python")
+        purelib = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+        also = [path for path in site.getsitepackages() if Path(path).is_dir()]
+        lines = "; ".join(f"site.addsitedir({path!r})" for path in also)
+        (purelib / "also.pth").write_text(f"import site; {lines}\n", "utf-8")
+
+    def run(self, folder: Path, *arguments: str) -> Ended:
+        """Run Python there with *arguments*."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        ended = subprocess.run(
+            [self.python, *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+    def install(self, folder: Path, project: str) -> Ended:
+        """Install *project* without its dependencies, which are there."""
+        quiet = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+        return self.run(folder, "-m", "pip", "install", *quiet, project)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    return Environment(tmp_path / "environment")
+
+
+@pytest.mark.parametrize("name", ["demo", "state"])
+def test_a_new_domain_installs_runs_and_passes_its_tests(
+    cli: Cli, tmp_path: Path, environment: Environment, name: str
+) -> None:
+    """A domain in a distribution of its own is found by its entry point, by name."""
+    assert cli(f"new {name}").code == 0
+    before = environment.run(tmp_path, "-m", "mdap", "tasks")
+    assert (before.code, name in before.out) == (0, False)
+
+    installed = environment.install(tmp_path, f"./{name}")
+    assert installed.code == 0, installed.err
+    listed = environment.run(tmp_path, "-m", "mdap", "tasks", "--json")
+    assert name in listed.out
+    ran = environment.run(tmp_path, "-m", "mdap", "run", name, "-p", "numbers=[3, -1, 40]", "--json")
+    assert (ran.code, json.loads(ran.out)["result"]) == (0, {"solved": True, "total": 42})
+    tested = environment.run(tmp_path / name, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
+    assert tested.code == 0, tested.out
+    assert "8 passed" in tested.out
+
+
+def test_what_it_writes_is_clean(cli: Cli, tmp_path: Path) -> None:
+    """The house's own lint and types find nothing in it."""
+    assert cli("new long-division").code == 0
+    ruff = [sys.executable, "-m", "ruff"]
+    for command in (
+        ["check", "--isolated", "--select", "E,F,B,D1,UP"],
+        ["format", "--isolated", "--check"],
+    ):
+        ended = subprocess.run(
+            [*ruff, *command, "--line-length", "110", "long-division/src"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("here", "here already"),
+        ("class", "word of Python"),
+        ("json", "word of Python"),
+        ("Demo", "small letters"),
+        ("-x", "No such option"),
+        ("a--b", "small letters"),
+        ("../up", "small letters"),
+        ("a" * 51, "at most 50"),
+        ("hanoi", "installed already"),
+        ("numpy", "installed already"),
+    ],
+)
+def test_an_unfit_name_is_refused_and_nothing_written(cli: Cli, tmp_path: Path, name: str, why: str) -> None:
+    """One sentence says why; nothing that is there is touched."""
+    (tmp_path / "here").mkdir()
+    ended = cli.here(f"new {name}")
+    assert ended.code == 2
+    assert why in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_it_says_what_it_wrote(cli: Cli, tmp_path: Path) -> None:
+    """`--json` gives the folder and the files in it."""
+    said = json.loads(cli.here("new bee --json").out)
+    assert said["folder"] == str(tmp_path / "bee")
+    found = {path.relative_to(tmp_path / "bee").as_posix() for path in (tmp_path / "bee").rglob("*.*")}
+    assert {"src/bee/task.py", "tests/test_bee.py", "pyproject.toml", ".gitignore"} <= found
+    assert set(said["files"]) == found
