@@ -22,7 +22,7 @@ from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, RunEvent, RunStatus, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import text_digest
-from mdap.tasks import Process, RedFlag, Step
+from mdap.tasks import Process, RedFlag, Step, canonical_step
 
 __all__ = ["ProcessRace", "Question", "identify", "identify_named", "typed_answer"]
 
@@ -167,6 +167,7 @@ class ProcessRace(Decider):
             wrong = ValueError(f"max_tokens={step.max_tokens} allows no reply")
             raise PluginError(self.name, "giving a step", wrong) from wrong
         subject = _Subject(self._task, step)
+        step = canonical_step(self._task, step)
         return Race(self.name, self._next_step, step, self._rules.voting, subject, self._casting)
 
     def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
@@ -333,7 +334,7 @@ def checked_answer(task: Process[Any], step: Step[Any], text: str) -> str:
         UsageError: it is no such answer.
     """
     try:
-        answer = typed_answer(step, text)
+        answer = task.canonical(typed_answer(step, text))
         spelled = canonical(answer)
         if canonical(step.parse(task.render(step, answer))) != spelled:
             raise RedFlag("it would be read as another answer")
