@@ -335,7 +335,7 @@ def _describe(solution: Solution, path: Path) -> None:
 def _headline(result: Any) -> str:
     if isinstance(result, dict) and isinstance(result.get("solved"), bool):
         rest = ", ".join(
-            f"{value:,} {name}" if isinstance(value, int) else f"{name} {value}"
+            f"{value:,} {name}" if type(value) is int else f"{name} {value}"
             for name, value in result.items()
             if name != "solved"
         )

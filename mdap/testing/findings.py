@@ -111,7 +111,7 @@ class Findings:
         """Note a breach unless two values have one canonical JSON; return whether they have."""
         one, other = self.spelled(what, expected), self.spelled(what, found)
         if one != other:
-            self.add(name, f"{what} is {_short(other)}, not {_short(one)}")
+            self.add(name, f"{what} is {_from_difference(other, one)}, not {_from_difference(one, other)}")
         return one == other
 
     def spelled(self, what: str, value: Any) -> str:
@@ -151,6 +151,16 @@ def words(value: Any) -> Any:
 
 def _short(text: str) -> str:
     return text if len(text) <= _CHARS else f"{text[:_CHARS]}... ({len(text)} characters)"
+
+
+def _from_difference(text: str, other: str) -> str:
+    """Return *text* from a little before the place where it is not like *other*."""
+    if len(text) <= _CHARS:
+        return text
+    pairs = enumerate(zip(text, other, strict=False))
+    parting = next((place for place, (one, two) in pairs if one != two), min(len(text), len(other)))
+    start = max(0, parting - _CHARS // 4)
+    return f"{'...' if start else ''}{_short(text[start:])}"
 
 
 def _said(error: BaseException) -> str:

@@ -367,6 +367,22 @@ def test_a_report_is_short_and_names_the_steps() -> None:
     assert len(text.splitlines()) < 20
 
 
+class Sorted(Tuples):
+    """Its prompt is long, and lists what a mapping holds in an order that no database keeps."""
+
+    def start(self) -> Any:
+        return {"b": 1, "a": 2}
+
+    def step(self, state: Any) -> mdap.Step[int] | None:
+        return mdap.Step(user="x" * 300 + f"{state}", parse=Sum().read)
+
+
+def test_a_report_shows_where_two_texts_part() -> None:
+    """Not the beginning that they share."""
+    with pytest.raises(NonconformingError, match=r"is \.\.\.x+\{'a': 2.*, not \.\.\.x+\{'b': 1"):
+        check_task(Sorted())
+
+
 def test_hiding_behind_except_does_not_help() -> None:
     """A parser that catches everything is interrupted all the same."""
 
