@@ -19,8 +19,7 @@ from mdap.audit.runs import RunFacts
 from mdap.records import Decided, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
-from mdap.rules.reading import types_of
-from mdap.tasks import Chain
+from mdap.tasks import Chain, types_of
 
 __all__ = ["Part", "audit_part", "audit_tail"]
 

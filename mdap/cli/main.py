@@ -12,8 +12,8 @@ from mdap.cli.listing import models, runs, show, tasks
 from mdap.cli.output import Exit, complain, exit_code_of, print_json
 from mdap.cli.planning import plan
 from mdap.cli.running import decide, resume, run
-from mdap.cli.serving import serve
 from mdap.cli.scaffolding import new
+from mdap.cli.serving import serve
 from mdap.errors import MdapError
 
 __all__ = ["cli", "main"]

@@ -8,7 +8,6 @@ from pydantic import TypeAdapter, ValidationError
 from mdap.errors import PluginError, UsageError
 from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
-from mdap.rules.reading import types_of
 from mdap.settings import explain
 from mdap.tasks import Chain, RedFlag, Step, canonical_step, types_of
 

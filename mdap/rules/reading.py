@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter
-
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean_label, precheck
-from mdap.tasks import RedFlag, Task
+from mdap.tasks import RedFlag
 
-__all__ = ["Reading", "read", "types_of", "unreadable"]
+__all__ = ["Reading", "read", "unreadable"]
 
 
 class Reading(NamedTuple):
@@ -59,12 +57,3 @@ def unreadable(cause: str) -> str:
         cause: the name of what it raised.
     """
     return f"parser error: {cause}"[:200]
-
-
-def types_of(task: Task) -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
-    """Return adapters for a task's types of state and answer, as given to ``Chain[S, A]``."""
-    for base in type(task).__mro__:
-        arguments = getattr(base, "__pydantic_generic_metadata__", {}).get("args")
-        if arguments:
-            return TypeAdapter(arguments[0]), TypeAdapter(arguments[1])
-    return TypeAdapter(Any), TypeAdapter(Any)
