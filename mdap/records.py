@@ -3,12 +3,13 @@
 Those that exist once per sample are named tuples: immutable, slotted, and cheap to make.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 __all__ = [
     "AttemptFailed",
+    "Certificate",
     "Decided",
     "Fact",
     "Identity",
@@ -25,6 +26,7 @@ __all__ = [
     "StepOpened",
     "StepResolved",
     "Subject",
+    "TallyShape",
     "Totals",
     "Trace",
     "Usage",
@@ -354,6 +356,60 @@ class Totals:
         return self.votes + self.red_flags + self.void + self.cancelled
 
 
+class TallyShape(NamedTuple):
+    """Steps whose votes fell alike, whatever the answers were.
+
+    Attributes:
+        votes: votes for the winner, or for the answer that is known to be right.
+        runner_up: votes for the best other answer.
+        total: all votes.
+        steps: how many steps have this tally.
+        known: whether the answer with *votes* is known to be right, rather than voted.
+    """
+
+    votes: int
+    runner_up: int
+    total: int
+    steps: int
+    known: bool = False
+
+    @property
+    def margin(self) -> int:
+        """How far the winner leads."""
+        return self.votes - self.runner_up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """How sure one can be of a run's decisions, going by how their votes agreed.
+
+    It assumes that the samples of a step err independently, that wrong ones all say the same (the worst
+    case), and that on a hard step a majority is as likely wrong as right.
+
+    Attributes:
+        p_zero_errors: chance that every decision is right.
+        expected_errors: how many decisions are wrong on average.
+        error_rate: chance that a vote is wrong, 1 - p, over all steps.
+        error_rate_low: that chance is above this with 97.5 %.
+        error_rate_high: that chance is below this with 97.5 %.
+        p_hard: chance that some steps are harder than others.
+        hard_share: share of hard steps that is to be expected.
+        dispersion: variance of the votes against winners, over what it would be if all steps were alike:
+            about 1 if errors are independent; None where it cannot be told.
+        warnings: what a reader should know, a sentence each.
+    """
+
+    p_zero_errors: float
+    expected_errors: float
+    error_rate: float
+    error_rate_low: float
+    error_rate_high: float
+    p_hard: float
+    hard_share: float
+    dispersion: float | None
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
     """What a run came to.
@@ -368,7 +424,7 @@ class Solution:
         k: the margin every decision had to reach.
         cost_usd: price of all samples in USD; None where no price is known.
         seconds: time spent running, over all resumes.
-        p_zero_errors: estimated chance that every decision is right; None where nothing can be said.
+        certificate: how sure one can be of the decisions; None where nothing can be said.
         digest: head of the digest chain over the decisions, in hexadecimal.
         warnings: what a reader of the result should know, a sentence each.
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
@@ -384,10 +440,15 @@ class Solution:
     k: int
     cost_usd: float | None
     seconds: float
-    p_zero_errors: float | None
+    certificate: Certificate | None
     digest: str | None
     warnings: tuple[str, ...] = ()
     seal: str | None = None
+
+    @property
+    def p_zero_errors(self) -> float | None:
+        """Estimated chance that every decision is right; None where nothing can be said."""
+        return None if self.certificate is None else self.certificate.p_zero_errors
 
     @property
     def steps(self) -> int:
@@ -422,6 +483,7 @@ class Solution:
             "cost_usd": self.cost_usd,
             "seconds": round(self.seconds, 3),
             "p_zero_errors": self.p_zero_errors,
+            "certificate": None if self.certificate is None else asdict(self.certificate),
             "digest": self.digest,
             "seal": self.seal,
             "warnings": list(self.warnings),

@@ -8,8 +8,9 @@ from typing import Any, Final
 import anyio
 import click
 
+from mdap.cli.certifying import certified
 from mdap.cli.options import as_json, database
-from mdap.cli.output import chance, fields, number, print_json, say, table
+from mdap.cli.output import fields, number, print_json, say, table
 from mdap.compose import solution_of
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, open_log
@@ -126,7 +127,7 @@ async def _show(given: dict[str, Any]) -> None:
             ),
             ("failed attempts", number(totals.failed_attempts)),
             ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out"),
-            ("no error at all", chance(solution.p_zero_errors)),
+            *(certified(solution.certificate) or [("no error at all", "-")]),
             ("digest", solution.digest or "-"),
             *([("parts", f"{number(parts)}: mdap runs --of {row.run_id}")] if parts else []),
             *(("warning", warning) for warning in solution.warnings),

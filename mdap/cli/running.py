@@ -13,6 +13,7 @@ import click
 from pydantic import ValidationError
 
 from mdap.cli.batching import cases_of, run_inputs
+from mdap.cli.certifying import certified
 from mdap.cli.display import DISPLAYS, configure_log, default_display, shown
 from mdap.cli.options import (
     MARGIN,
@@ -24,7 +25,7 @@ from mdap.cli.options import (
     limit_options,
     limits_of,
 )
-from mdap.cli.output import Exit, chance, complain, fields, finish_code, number, print_json, say
+from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session, new_run_id, settle_step
 from mdap.compose.batch import Batch
@@ -313,13 +314,7 @@ def _describe(solution: Solution, path: Path) -> None:
     )
     if solution.cost_usd is not None:
         rows.append(("cost", f"{solution.cost_usd:,.4f} USD"))
-    if solution.p_zero_errors is not None:
-        rows.append(
-            (
-                "no error at all",
-                f"with a chance of {chance(solution.p_zero_errors)}, going by how the votes agreed",
-            )
-        )
+    rows += certified(solution.certificate)
     rows += [
         ("time", f"{solution.seconds:.1f} s"),
         ("log", f"{path.absolute()}, run {solution.run_id}"),

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mdap._version import __version__
+from mdap.compose.certifying import certificate_of
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
-from mdap.rules.certificate import p_zero_errors
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 
@@ -163,7 +163,7 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
     """Return what the run in *row* came to so far, from its rows alone."""
     totals = await reader.totals(row.number)
     reason, data = await reader.ending(row.number)
-    against = totals.votes - await reader.votes_for_winners(row.number)
+    certificate = await certificate_of(reader, row.number)
     return Solution(
         run_id=row.run_id,
         task=row.task,
@@ -174,11 +174,8 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         k=row.k,
         cost_usd=await reader.cost(row.number),
         seconds=await reader.seconds(row.number),
-        # Votes of a tier that could not decide say nothing of the one that did.
-        p_zero_errors=None
-        if await reader.escalations(row.number)
-        else p_zero_errors(totals.votes, against, totals.steps, row.k),
+        certificate=certificate,
         digest=await reader.head_digest(row.number),
-        warnings=await reader.warnings(row.number),
         seal=await reader.seal(row.number),
+        warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
     )

@@ -22,6 +22,7 @@ from mdap.records import (
     RunStatus,
     SampleTaken,
     StepOpened,
+    TallyShape,
     Totals,
     Usage,
     Verdict,
@@ -152,6 +153,19 @@ class Reader:
     async def votes_for_winners(self, run: int) -> int:
         """Return how many votes of *run* were for the answer that won."""
         return int(await self._value("votes_for_winners", run))
+
+    async def tallies(self, run: int) -> list[TallyShape]:
+        """Return the tallies of the voted decisions of *run*, each once, with the number of its steps."""
+        return [TallyShape(*row) for row in await self.rows("tallies", run)]
+
+    async def steps_with(self, run: int, shape: TallyShape, most: int) -> list[tuple[int, int]]:
+        """Return step and opening of the first decisions of *run* whose tally is *shape*, *most* at most."""
+        rows = await self.rows("steps_with_tally", run, shape.votes, shape.runner_up, shape.total, most)
+        return [(row[0], row[1]) for row in rows]
+
+    async def settled(self, run: int) -> int:
+        """Return how many steps of *run* a person settled."""
+        return int(await self._value("count_settled", run))
 
     async def cost(self, run: int) -> float | None:
         """Return what the samples of *run* cost in USD, at the prices of its last session.

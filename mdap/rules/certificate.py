@@ -1,19 +1,17 @@
 """How sure one can be of a run, from the votes it took."""
 
+from collections.abc import Sequence
 from typing import Final
 
-from mdap.rules.scaling import run_success
+from mdap.records import Certificate, TallyShape
+from mdap.rules.hardness import Belief, posterior
+from mdap.rules.scaling import race_length
 
-__all__ = ["error_upper_bound", "p_zero_errors"]
+__all__ = ["certify", "doubts", "error_upper_bound"]
 
-_QUANTILES: Final = 200
-
-
-def _beta_quantile(a: float, b: float, level: float) -> float:
-    # Imported here, since scipy alone takes longer to import than all the rest.
-    from scipy.special import betaincinv
-
-    return float(betaincinv(a, b, level))
+# Of runs whose errors are independent, no more than one in a hundred is then called uneven.
+_SURE: Final = 0.8
+_MUCH_DISSENT: Final = 0.3
 
 
 def error_upper_bound(wrong: int, votes: int, confidence: float = 0.95) -> float:
@@ -24,29 +22,98 @@ def error_upper_bound(wrong: int, votes: int, confidence: float = 0.95) -> float
         votes: all votes, at least as many.
         confidence: chance that the bound holds, in (0, 1).
     """
-    if wrong >= votes:
-        return 1.0
-    return _beta_quantile(wrong + 1, votes - wrong, confidence)
+    # Imported here, since scipy alone takes longer to import than all the rest.
+    from scipy.special import betaincinv
+
+    return 1.0 if wrong >= votes else float(betaincinv(wrong + 1, votes - wrong, confidence))
 
 
-def p_zero_errors(votes: int, against: int, steps: int, k: int) -> float | None:
-    """Return the chance that every one of *steps* decisions is right, given how the votes agreed.
+def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
+    """Return how sure one can be of decisions, given how their votes fell.
 
-    The error rate has a Jeffreys posterior from the votes against the winners; the chance (paper,
-    section 3.2) is averaged over it, not taken at one estimate. It assumes that the errors of a step's
-    samples are independent, and that the winners are right but for a few.
+    The uncertainty of the error rate, and of how many steps are harder than others, is averaged over, see
+    `mdap.rules.hardness`; nothing is taken at one estimate.
 
     Args:
-        votes: votes cast in decided steps.
-        against: those that were not for the winner.
-        steps: decided steps.
-        k: the margin of every decision.
+        shapes: the tallies of all voted decisions.
 
     Returns:
-        A probability; None without any votes, and at k = 1, where no vote can ever be against the winner.
+        The certificate; None without decisions, and where every margin is 1: there no vote can be against
+        the winner, however wrong it is.
     """
-    if votes <= 0 or steps <= 0 or k == 1:
+    import numpy as np
+
+    if not any(shape.margin > 1 for shape in shapes):
         return None
-    levels = [(index + 0.5) / _QUANTILES for index in range(_QUANTILES)]
-    rates = (_beta_quantile(against + 0.5, votes - against + 0.5, level) for level in levels)
-    return sum(run_success(rate, k, steps) if rate < 0.5 else 0.0 for rate in rates) / _QUANTILES
+    belief = posterior(shapes)
+    clouds = (belief.alike, belief.mixed)
+    log_zero = [np.zeros_like(cloud.rates) for cloud in clouds]
+    expected = 0.0
+    for shape in shapes:
+        for place, (right, wrong) in enumerate(belief.log_right_and_wrong(shape)):
+            log_zero[place] += shape.steps * right
+            expected += shape.steps * float(clouds[place].weights @ np.exp(wrong))
+    p_zero = sum(float(cloud.weights @ np.exp(log)) for cloud, log in zip(clouds, log_zero, strict=True))
+    low, high = belief.error_rate(0.025, 0.975)
+    return Certificate(
+        p_zero_errors=min(p_zero, 1.0),
+        expected_errors=expected,
+        error_rate=belief.mean_error_rate,
+        error_rate_low=low,
+        error_rate_high=high,
+        p_hard=belief.p_hard,
+        hard_share=belief.hard_share,
+        dispersion=_dispersion(shapes, belief),
+        warnings=_warnings(belief),
+    )
+
+
+def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
+    """Return each tally with the chance that its winner is wrong, the most doubtful first.
+
+    Args:
+        shapes: the tallies of all voted decisions of a run.
+    """
+    import numpy as np
+
+    belief = posterior(shapes)
+    clouds = (belief.alike, belief.mixed)
+    found = [
+        (
+            shape,
+            sum(
+                float(cloud.weights @ np.exp(wrong))
+                for cloud, (_, wrong) in zip(clouds, belief.log_right_and_wrong(shape), strict=True)
+            ),
+        )
+        for shape in shapes
+    ]
+    return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
+    """Return the variance of the votes against winners, over what it would be if all steps were alike."""
+    alike = belief.alike
+    rate = float(alike.weights @ alike.rates / max(alike.weights.sum(), 1e-300))
+    seen = expected = 0.0
+    for shape in shapes:
+        mean, variance = race_length(rate, shape.margin)
+        seen += shape.steps * (shape.total - shape.votes - (mean - shape.margin) / 2) ** 2
+        expected += shape.steps * variance / 4
+    return seen / expected if expected > 0 else None
+
+
+def _warnings(belief: Belief) -> tuple[str, ...]:
+    found = []
+    if belief.p_hard > _SURE:
+        found.append(
+            f"about {max(belief.hard_share, 1e-4):.2%} of the steps are hard: their votes are more divided "
+            "than independent errors explain, and on such a step they can agree on a wrong answer; "
+            "check the most doubtful ones"
+        )
+    if belief.mean_error_rate > _MUCH_DISSENT:
+        found.append(
+            f"about {belief.mean_error_rate:.0%} of the votes are wrong: where it is half or more on a step, "
+            "voting makes it worse; take a better model or smaller steps"
+        )
+    return tuple(found)

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 from mdap.errors import UsageError
 
-__all__ = ["Plan", "expected_samples", "expected_votes", "minimal_k", "plan", "run_success", "step_success"]
+__all__ = [
+    "Plan",
+    "expected_samples",
+    "expected_votes",
+    "minimal_k",
+    "plan",
+    "race_length",
+    "run_success",
+    "step_success",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,29 @@ def expected_votes(error_rate: float, k: int) -> float:
     half = _log_odds(error_rate) / 2
     # 2p - 1 and 2P - 1 are the hyperbolic tangents of half the log odds, once and k times.
     return k * math.tanh(k * half) / math.tanh(half) if half else float(k * k)
+
+
+def race_length(error_rate: float, k: int) -> tuple[float, float]:
+    """Return mean and variance of the votes that a step takes.
+
+    Who wins says nothing of how many votes it took, see `docs/explanation/why-voting.md`; with that, Wald's
+    identities give the second moment as well as the first.
+
+    Args:
+        error_rate: chance that a valid sample is wrong, 1 - p.
+        k: the margin, at least 1.
+
+    Raises:
+        UsageError: if a value is out of range.
+    """
+    mean = expected_votes(error_rate, k)
+    drift = 1 - 2 * error_rate
+    if abs(drift) < 1e-4:  # the limit at p = 1/2, where the formula below would lose all digits
+        return mean, 2 * k**2 * (k**2 - 1) / 3
+    noise = 4 * error_rate * (1 - error_rate)
+    net = math.tanh(k * _log_odds(error_rate) / 2)  # 1 - 2P
+    square = (noise * mean - k**2 - 2 * drift * k * net * mean) / drift**2
+    return mean, max(square - mean**2, 0.0)
 
 
 def expected_samples(error_rate: float, k: int, valid_rate: float = 1.0) -> float:

@@ -109,6 +109,21 @@ WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER 
 SELECT coalesce(sum(data->>'seconds'), 0.0) FROM run_events
 WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed')
 
+-- name: tallies
+SELECT votes, votes - margin AS runner_up,
+       CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
+       count(*) AS steps
+FROM decisions WHERE run = ?1 AND author IS NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+
+-- name: steps_with_tally
+SELECT step, opening FROM decisions
+WHERE run = ?1 AND author IS NULL AND votes = ?2 AND votes - margin = ?3
+  AND CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END = ?4
+ORDER BY place LIMIT ?5
+
+-- name: count_settled
+SELECT count(*) FROM decisions WHERE run = ?1 AND author IS NOT NULL
+
 -- name: votes_decided
 SELECT count(*) FROM samples WHERE run = ?1 AND verdict = 'vote'
 AND step <= (SELECT max(step) FROM decisions WHERE run = ?1)

@@ -1,0 +1,64 @@
+"""How sure one can be of a run, and which of its decisions to look at first: read from its rows."""
+
+from dataclasses import dataclass, replace
+
+from mdap.journal.reader import Reader
+from mdap.records import Certificate
+from mdap.rules.certificate import certify, doubts
+
+__all__ = ["Doubt", "certificate_of", "most_doubtful"]
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A decision, and how doubtful it is.
+
+    Attributes:
+        step: the step.
+        opening: which opening of it was decided.
+        p_wrong: chance that its winner is wrong.
+        votes: votes for the winner.
+        total: all votes.
+    """
+
+    step: int
+    opening: int
+    p_wrong: float
+    votes: int
+    total: int
+
+
+async def certificate_of(reader: Reader, run: int) -> Certificate | None:
+    """Return how sure one can be of the decisions of *run*.
+
+    Returns:
+        None where the votes say nothing: without decisions, at k = 1, and after an escalation, whose votes
+        come from several models, each with an error rate of its own.
+    """
+    if await reader.escalations(run):
+        return None
+    certificate = certify(await reader.tallies(run))
+    settled = await reader.settled(run)
+    if certificate is None or not settled:
+        return certificate
+    sentence = (
+        f"{settled:,} steps were settled by a person; the chance of no error at all is that of the others"
+    )
+    return replace(certificate, warnings=(*certificate.warnings, sentence))
+
+
+async def most_doubtful(reader: Reader, run: int, most: int = 20) -> list[Doubt]:
+    """Return the voted decisions of *run* that are wrong with the greatest chance, the most doubtful first.
+
+    Args:
+        reader: the log.
+        run: the run's number.
+        most: how many to return at most.
+    """
+    found: list[Doubt] = []
+    for shape, p_wrong in doubts(await reader.tallies(run)):
+        for step, opening in await reader.steps_with(run, shape, most - len(found)):
+            found.append(Doubt(step, opening, p_wrong, shape.votes, shape.total))
+        if len(found) >= most:
+            break
+    return found

@@ -1,0 +1,207 @@
+"""How often votes are wrong, and whether on some steps more often: a posterior from many tallies.
+
+Two models are weighed against each other, evenly beforehand:
+
+- *alike*: every vote of every step is wrong with the same chance e;
+- *mixed*: a share h of the steps is *hard*; on a hard step, the chance that a vote is wrong is anything from
+  0 to 1, evenly spread, so that a majority is as likely wrong as right; on the others it is e.
+
+The chances e (below 1/2) and h have Jeffreys' prior. Of a voted tally nobody knows whether its winner is
+right, so both readings count. Everything is summed over a grid, of which two refinements leave only the
+part that matters; steps with equal tallies are one term, so that the length of a run costs nothing.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from mdap.records import TallyShape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Belief", "Weighed", "posterior"]
+
+_LOWEST: Final = -30.0
+_SEEN: Final = 20.0  # what is so many nats below the best does not matter
+_RATES: Final = 61
+_SHARES: Final = 41
+
+
+class Weighed(NamedTuple):
+    """One cloud of points (e, h) with their weights.
+
+    Attributes:
+        rates: chance of a wrong vote on a step that is not hard, by point.
+        shares: share of hard steps, by point.
+        weights: how likely each point is, given the tallies; all clouds together sum to 1.
+    """
+
+    rates: "NDArray[Any]"
+    shares: "NDArray[Any]"
+    weights: "NDArray[Any]"
+
+
+class Belief(NamedTuple):
+    """What the tallies say.
+
+    Attributes:
+        alike: the points of the model without hard steps; their share is 0.
+        mixed: those of the model with hard steps.
+    """
+
+    alike: Weighed
+    mixed: Weighed
+
+    @property
+    def p_hard(self) -> float:
+        """The chance that some steps are harder than others."""
+        return float(self.mixed.weights.sum())
+
+    @property
+    def hard_share(self) -> float:
+        """The share of hard steps that is to be expected."""
+        return float(self.mixed.weights @ self.mixed.shares)
+
+    def error_rate(self, *levels: float) -> tuple[float, ...]:
+        """Return quantiles of the chance that a vote is wrong, over all steps.
+
+        Args:
+            levels: which quantiles, from 0 to 1.
+        """
+        import numpy as np
+
+        rates = np.concatenate([_overall(self.alike), _overall(self.mixed)])
+        weights = np.concatenate([self.alike.weights, self.mixed.weights])
+        order = np.argsort(rates)
+        reached = np.cumsum(weights[order])
+        places = np.minimum(np.searchsorted(reached, levels), rates.size - 1)
+        return tuple(float(rate) for rate in rates[order][places])
+
+    @property
+    def mean_error_rate(self) -> float:
+        """The chance that a vote is wrong, over all steps, that is to be expected."""
+        return float(sum(cloud.weights @ _overall(cloud) for cloud in self))
+
+    def log_right_and_wrong(self, shape: TallyShape) -> list[tuple["NDArray[Any]", "NDArray[Any]"]]:
+        """Return by cloud, as logarithms, the chances that a winner with this tally is right and wrong."""
+        import numpy as np
+
+        found = []
+        for cloud in self:
+            right, wrong = (
+                _mixed(term, hard, cloud) for term, hard in zip(*_readings(shape, cloud.rates), strict=True)
+            )
+            both = np.logaddexp(right, wrong)
+            found.append((right - both, wrong - both))
+        return found
+
+
+def posterior(shapes: Sequence[TallyShape]) -> Belief:
+    """Return what *shapes* say of the rate of wrong votes and of hard steps.
+
+    Args:
+        shapes: tallies, each with the number of steps that have it.
+    """
+    import numpy as np
+
+    alike, evidence_alike = _refined(shapes, np.array([-np.inf]))
+    mixed, evidence_mixed = _refined(shapes, np.linspace(_LOWEST, 5.0, _SHARES))
+    top = max(evidence_alike, evidence_mixed)
+    odds = np.exp(evidence_alike - top), np.exp(evidence_mixed - top)
+    total = sum(odds)
+    return Belief(
+        alike._replace(weights=alike.weights * odds[0] / total),
+        mixed._replace(weights=mixed.weights * odds[1] / total),
+    )
+
+
+def _refined(shapes: Sequence[TallyShape], share_logits: "NDArray[Any]") -> tuple[Weighed, float]:
+    """Return one model's points, with weights that sum to 1, and the logarithm of its evidence."""
+    import numpy as np
+
+    rate_logits = np.linspace(_LOWEST, 0.0, _RATES)
+    for _ in range(2):
+        height = _height(shapes, rate_logits, share_logits)
+        seen = height > height.max() - _SEEN
+        rate_logits = _narrowed(rate_logits, seen.any(axis=1))
+        share_logits = _narrowed(share_logits, seen.any(axis=0))
+    height = _height(shapes, rate_logits, share_logits)
+    top = height.max()
+    weights = np.exp(height - top)
+    cell = (rate_logits[1] - rate_logits[0]) * (
+        share_logits[1] - share_logits[0] if share_logits.size > 1 else 1.0
+    )
+    rates, shares = np.meshgrid(_expit(rate_logits), _expit(share_logits), indexing="ij")
+    cloud = Weighed(rates.ravel(), shares.ravel(), (weights / weights.sum()).ravel())
+    return cloud, float(top + np.log(weights.sum() * cell))
+
+
+def _narrowed(logits: "NDArray[Any]", seen: "NDArray[Any]") -> "NDArray[Any]":
+    import numpy as np
+
+    if logits.size == 1:
+        return logits
+    places = np.flatnonzero(seen)
+    low, high = max(places[0] - 1, 0), min(places[-1] + 1, logits.size - 1)
+    finer: NDArray[Any] = np.linspace(logits[low], logits[high], logits.size)
+    return finer
+
+
+def _height(
+    shapes: Sequence[TallyShape], rate_logits: "NDArray[Any]", share_logits: "NDArray[Any]"
+) -> "NDArray[Any]":
+    """Return the logarithm of prior times likelihood, by rate and share."""
+    import numpy as np
+
+    rates = _expit(rate_logits)[:, None]
+    shares = _expit(share_logits)[None, :]
+    height: NDArray[Any] = (np.log(rates) + np.log1p(-rates)) / 2 + np.zeros_like(shares)
+    if share_logits.size > 1:
+        height = height + (np.log(shares) + np.log1p(-shares)) / 2 - np.log(np.pi)
+    for shape in shapes:
+        terms, hard = _readings(shape, rates)
+        alike = np.logaddexp(*terms)
+        height = height + shape.steps * _blend(alike, float(np.logaddexp(*hard)), shares)
+    return height
+
+
+def _readings(shape: TallyShape, rates: "NDArray[Any]") -> tuple[tuple[Any, Any], tuple[float, float]]:
+    """Return the log likelihoods of a tally if its winner is right and if it is wrong, alike and hard.
+
+    If it is wrong, the runner-up is taken to be right and all the others wrong. What both readings and
+    both models have in common, the number of orders in which the votes can have come, is left out.
+    """
+    import numpy as np
+    from scipy.special import betaln
+
+    against, aside = shape.total - shape.votes, shape.total - shape.runner_up
+    log_wrong, log_right = np.log(rates), np.log1p(-rates)
+    right = shape.votes * log_right + against * log_wrong
+    hard_right = float(betaln(against + 1, shape.votes + 1))
+    if shape.known:
+        return (right, np.full_like(rates, -np.inf)), (hard_right, -np.inf)
+    wrong = shape.runner_up * log_right + aside * log_wrong
+    return (right, wrong), (hard_right, float(betaln(aside + 1, shape.runner_up + 1)))
+
+
+def _blend(alike: Any, hard: float, shares: "NDArray[Any]") -> Any:
+    import numpy as np
+
+    with np.errstate(divide="ignore"):
+        return np.logaddexp(np.log1p(-shares) + alike, np.log(shares) + hard)
+
+
+def _mixed(alike: Any, hard: float, cloud: Weighed) -> Any:
+    return _blend(alike, hard, cloud.shares)
+
+
+def _overall(cloud: Weighed) -> "NDArray[Any]":
+    overall: NDArray[Any] = cloud.rates * (1 - cloud.shares) + cloud.shares / 2
+    return overall
+
+
+def _expit(logits: "NDArray[Any]") -> "NDArray[Any]":
+    from scipy.special import expit
+
+    rates: NDArray[Any] = expit(logits)
+    return rates

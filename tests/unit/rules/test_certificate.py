@@ -1,0 +1,154 @@
+"""The certificate: what the votes say of how many decisions are wrong, and of which."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mdap.records import TallyShape
+from mdap.rules.certificate import certify, doubts, error_upper_bound
+from mdap.rules.scaling import expected_votes, race_length, run_success
+from tests.laws import races, shapes_of
+
+
+def test_no_votes_and_no_margin_say_nothing() -> None:
+    assert certify([]) is None
+    assert certify([TallyShape(1, 0, 1, 1000)]) is None
+
+
+def test_many_votes_leave_the_law_at_their_rate() -> None:
+    """With a million steps hardly any doubt is left of p, and the certificate is the law."""
+    rng = np.random.default_rng(1)
+    _, votes = races(rng, np.full(1_000_000, 0.01), 3)
+    made = certify(shapes_of(votes, 3))
+    assert made is not None
+    assert made.error_rate_low < 0.01 < made.error_rate_high
+    assert made.p_zero_errors == pytest.approx(run_success(made.error_rate, 3, 1_000_000), abs=0.02)
+    assert made.expected_errors == pytest.approx(-math.log(made.p_zero_errors), rel=0.05)
+    assert made.p_hard < 0.01
+    assert made.dispersion == pytest.approx(1, abs=0.05)
+    assert made.warnings == ()
+
+
+def test_few_votes_leave_doubt() -> None:
+    """Where no vote was ever against a winner, a few steps prove less than many."""
+    few, many = certify([TallyShape(3, 0, 3, 30)]), certify([TallyShape(3, 0, 3, 30_000)])
+    assert few is not None
+    assert many is not None
+    assert many.error_rate_high < few.error_rate_high / 100
+    assert few.p_zero_errors < 0.99
+    # Per step, that is: the long run has a thousand times as many.
+    assert many.expected_errors / 30_000 < few.expected_errors / 30 / 100
+
+
+def test_the_certificate_is_calibrated() -> None:
+    """Of runs that are certified with a chance, that share has no error, and no certificate is too bold."""
+    rng = np.random.default_rng(2)
+    claimed, happened = [], []
+    for _ in range(400):
+        rate = rng.choice([0.05, 0.1, 0.2])
+        k = int(rng.choice([2, 3, 4]))
+        wrong, votes = races(rng, np.full(300, rate), k)
+        made = certify(shapes_of(votes, k))
+        assert made is not None
+        claimed.append(made.p_zero_errors)
+        happened.append(not wrong.any())
+    bins = np.digitize(claimed, [0.2, 0.5, 0.8])
+    for part in range(4):
+        inside = bins == part
+        said, seen = np.mean(np.array(claimed)[inside]), np.mean(np.array(happened)[inside])
+        spread = 3 * math.sqrt(0.25 / inside.sum())
+        assert abs(said - seen) < spread + 0.05, (part, said, seen)
+    assert np.mean(claimed) < np.mean(happened) + 0.03
+    # Always claiming the average would score 0.25 or little less.
+    assert np.mean((np.array(claimed) - np.array(happened)) ** 2) < 0.17
+
+
+def test_hard_steps_are_found_and_widen_it() -> None:
+    """With one step in fifty hard, almost every run is warned of, and hardly any is called faultless."""
+    found = []
+    errors = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        hard = rng.random(1000) < 0.02
+        wrong, votes = races(rng, np.where(hard, 0.8, 0.01), 5)
+        made = certify(shapes_of(votes, 5))
+        assert made is not None
+        found.append(made)
+        errors += int(wrong.sum())
+    assert sum("hard" in "".join(made.warnings) for made in found) >= 17
+    assert 0.01 < np.mean([made.hard_share for made in found]) < 0.03
+    assert np.mean([made.p_zero_errors for made in found]) < 0.05
+    assert min(made.dispersion or 0 for made in found) > 1.15
+    assert sum(made.expected_errors for made in found) > errors / 3
+
+
+def test_independent_errors_are_seldom_called_hard() -> None:
+    warned = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        _, votes = races(rng, np.full(500, [0.01, 0.1, 0.3][seed % 3]), 4)
+        made = certify(shapes_of(votes, 4))
+        assert made is not None
+        warned += "hard" in "".join(made.warnings)
+    assert warned <= 4  # 2 %
+
+
+def test_the_doubtful_tallies_hold_the_errors() -> None:
+    """Among the most doubtful 5 % of steps are far more of the true errors than 5 %."""
+    found = every = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        hard = rng.random(1000) < 0.02
+        wrong, votes = races(rng, np.where(hard, 0.8, 0.01), 3)
+        doubt = {shape.total: p_wrong for shape, p_wrong in doubts(shapes_of(votes, 3))}
+        order = np.argsort([-doubt[int(total)] for total in votes], kind="stable")[:50]
+        found += wrong[order].sum()
+        every += wrong.sum()
+    assert found > 0.3 * every
+
+
+def test_doubts_come_in_order_and_add_up() -> None:
+    shapes = [TallyShape(3, 0, 3, 900), TallyShape(4, 1, 5, 90), TallyShape(9, 6, 15, 1)]
+    made, found = certify(shapes), doubts(shapes)
+    assert made is not None
+    assert [shape.total for shape, _ in found] == [15, 5, 3]
+    assert sum(shape.steps * p_wrong for shape, p_wrong in found) == pytest.approx(made.expected_errors)
+
+
+def test_a_known_answer_leaves_no_two_readings() -> None:
+    """Where the truth is known, a majority for the wrong answer is a wrong majority."""
+    from mdap.rules.hardness import posterior
+
+    belief = posterior([TallyShape(8, 0, 8, 98, known=True), TallyShape(0, 8, 8, 2, known=True)])
+    assert belief.p_hard > 0.999
+    assert 0.005 < belief.hard_share < 0.1
+    assert belief.error_rate(0.025)[0] < 0.02 < belief.error_rate(0.975)[0]
+
+
+def test_several_wrong_answers_count_as_against() -> None:
+    """A tally of three answers is read with all but the winner wrong, or all but the runner-up."""
+    spread, one = certify([TallyShape(5, 2, 9, 100)]), certify([TallyShape(5, 2, 7, 100)])
+    assert spread is not None
+    assert one is not None
+    assert spread.error_rate > one.error_rate
+
+
+@pytest.mark.parametrize(("wrong", "votes"), [(0, 100), (3, 400), (50, 100)])
+def test_the_upper_bound_is_clopper_and_pearsons(wrong: int, votes: int) -> None:
+    from scipy.stats import binom
+
+    assert binom.cdf(wrong, votes, error_upper_bound(wrong, votes)) == pytest.approx(0.05)
+
+
+def test_all_wrong_has_no_upper_bound() -> None:
+    assert error_upper_bound(4, 4) == 1.0
+
+
+@pytest.mark.parametrize(("rate", "k"), [(0.0, 3), (0.05, 3), (0.3, 4), (0.49999, 5), (0.5, 5)])
+def test_the_length_of_a_race_has_the_moments_of_the_law(rate: float, k: int) -> None:
+    _, votes = races(np.random.default_rng(5), np.full(50_000, rate), k)
+    mean, variance = race_length(rate, k)
+    assert mean == expected_votes(rate, k)
+    assert votes.mean() == pytest.approx(mean, rel=0.02)
+    assert votes.var() == pytest.approx(variance, rel=0.04, abs=1e-9)
