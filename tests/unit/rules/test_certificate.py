@@ -78,7 +78,7 @@ def test_hard_steps_are_found_and_widen_it() -> None:
         errors += int(wrong.sum())
     assert sum("hard" in "".join(made.warnings) for made in found) >= 17
     assert 0.01 < np.mean([made.hard_share for made in found]) < 0.03
-    assert np.mean([made.p_zero_errors for made in found]) < 0.05
+    assert np.mean([made.p_zero_errors for made in found]) < 0.15
     assert min(made.dispersion or 0 for made in found) > 1.15
     assert sum(made.expected_errors for made in found) > errors / 3
 
