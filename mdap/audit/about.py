@@ -8,7 +8,7 @@ from typing import Any, Final
 from mdap.audit.along import cost_of_bin
 from mdap.audit.source import Row, Source
 from mdap.audit.summary import Bin, Summary
-from mdap.rules.certificate import p_zero_errors
+from mdap.rules.certificate import certify
 from mdap.settings import Price
 
 __all__ = ["About", "Verdicts", "about", "outcome", "status_of"]
@@ -162,8 +162,8 @@ def outcome(run: About, summary: Summary) -> Verdicts:
     models = summary.models
     sure = None
     if not run.escalated:  # votes of a tier that could not decide say nothing of the one that did
-        decided = summary.races.total()
-        sure = p_zero_errors(summary.votes, summary.against, decided, run.k)
+        certificate = certify(summary.shapes())
+        sure = None if certificate is None else certificate.p_zero_errors
     return Verdicts(
         samples=summary.samples,
         votes=summary.verdicts["vote"],

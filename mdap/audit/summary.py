@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any, Final
 
 from mdap.audit.source import Row, Source
+from mdap.records import TallyShape
 
 __all__ = ["Bin", "Doubt", "ModelUse", "Summary"]
 
@@ -90,7 +91,8 @@ class Summary:
         run: the run's number.
         reached: the place and step up to which everything is counted.
         width: decisions in a bin.
-        races: how many voted decisions took so many votes, with so many of them for the winner.
+        races: how many voted decisions took so many votes, with so many of them for the winner, who led
+            by so many.
         settled: decisions made by a person.
         noted: results that were recorded without a vote, of nested tasks and of code that is run once.
         verdicts: samples by what became of them.
@@ -103,7 +105,7 @@ class Summary:
     reached: int = 0
     width: int = 1
     bins: list[Bin] = field(default_factory=list)
-    races: Counter[tuple[int, int]] = field(default_factory=Counter)
+    races: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     settled: int = 0
     noted: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -119,17 +121,17 @@ class Summary:
     @property
     def votes(self) -> int:
         """Votes cast in decided races."""
-        return sum(total * count for (total, _), count in self.races.items())
+        return sum(total * count for (total, *_), count in self.races.items())
 
     @property
     def against(self) -> int:
         """Those of *votes* that were not for the winner."""
-        return sum((total - votes) * count for (total, votes), count in self.races.items())
+        return sum((total - votes) * count for (total, votes, _), count in self.races.items())
 
     @property
     def contested(self) -> int:
         """Races in which some vote was not for the winner."""
-        return sum(count for (total, votes), count in self.races.items() if total > votes)
+        return sum(count for (total, votes, _), count in self.races.items() if total > votes)
 
     @property
     def samples(self) -> int:
@@ -144,10 +146,17 @@ class Summary:
             whole.add(one)
         return dict(sorted(whole.models.items()))
 
+    def shapes(self) -> list[TallyShape]:
+        """Return how the votes of decided races fell, as the certificate takes them."""
+        return [
+            TallyShape(votes, votes - margin, total, count)
+            for (total, votes, margin), count in self.races.items()
+        ]
+
     def lengths(self) -> Counter[int]:
         """Return how many races took how many votes."""
         found: Counter[int] = Counter()
-        for (total, _), count in self.races.items():
+        for (total, *_), count in self.races.items():
             found[total] += count
         return found
 
@@ -202,7 +211,7 @@ class Summary:
         if not total:
             self.noted += count
             return
-        self.races[total, votes] += count
+        self.races[total, votes, row["margin"]] += count
         part.votes += total * count
         part.against += (total - votes) * count
         part.contested += count if total > votes else 0

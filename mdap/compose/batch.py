@@ -169,6 +169,6 @@ def _not_run(name: str, case: Case, reason: str, k: int) -> Solution:
         k=k,
         cost_usd=None,
         seconds=0.0,
-        p_zero_errors=None,
+        certificate=None,
         digest=None,
     )

@@ -88,7 +88,7 @@ REFUSED = {
     "no concurrency": Bad(f"{RUN} --concurrency 0", ("concurrency", "greater than or equal to 1")),
     "no requests": Bad(f"{RUN} --rpm 0", ("requests_per_minute", "greater than or equal to 1")),
     "no time": Bad(f"{RUN} --timeout 0", ("timeout", "greater than 0")),
-    "unknown provider": Bad(f"{RUN} --model nope/x", ("'nope'", "installed: openai, sim")),
+    "unknown provider": Bad(f"{RUN} --model nope/x", ("'nope'", "sim")),
     "openai without a model": Bad(f"{RUN} --model openai", ("name of a model", "--model openai/")),
     "missing key": Bad(f"{RUN} --model openai/gpt-4.1-mini", ("set OPENAI_API_KEY", "OPENAI_BASE_URL")),
     "missing folder": Bad(f"{RUN} --db no/such/runs.db", ("folder", "no/such", "create it", "--db")),

@@ -43,8 +43,8 @@ WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER 
 -- A race without a vote against the winner has no other candidate, and needs no look into its tally.
 SELECT author IS NOT NULL AS settled,
     CASE WHEN votes = margin THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
-    votes, count(*) AS decisions
-FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 GROUP BY 1, 2, 3
+    votes, margin, count(*) AS decisions
+FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 GROUP BY 1, 2, 3, 4
 
 -- name: fold_doubtful
 SELECT place, step, opening, votes, margin, author, substr(winner, 1, 200) AS winner
