@@ -25,7 +25,7 @@ from mdap.errors import (
 from mdap.protocols import Provider
 from mdap.records import Reply, RunStatus, SampleRequest, Solution, Totals, Usage
 from mdap.settings import Budget, Limits, Price, Speculate, VotingSettings
-from mdap.tasks import Ask, AskGroup, Chain, Pending, Process, RedFlag, Step, Task, View
+from mdap.tasks import Ask, AskGroup, Chain, Decision, Pending, Process, RedFlag, Step, Task, View
 
 __all__ = [
     "Ask",
@@ -33,6 +33,7 @@ __all__ = [
     "Budget",
     "Chain",
     "DatabaseError",
+    "Decision",
     "FailedError",
     "Limits",
     "MdapError",

@@ -16,6 +16,7 @@ __all__ = [
     "Ask",
     "AskGroup",
     "Chain",
+    "Decision",
     "Pending",
     "Process",
     "RedFlag",
@@ -135,6 +136,23 @@ def _canonically(task: Task, parse: Callable[[str], A]) -> Callable[[str], A]:
     return read
 
 
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[S, A]):
+    """A decided step of a chain, for what it shall bring about outside.
+
+    Attributes:
+        step: its number, from 0.
+        state: the state it was decided in.
+        answer: what won.
+        key: the same for every call about this decision, and for no other: an idempotency key.
+    """
+
+    step: int
+    state: S
+    answer: A
+    key: str
+
+
 class Chain(Task, Generic[S, A]):
     """A task whose steps follow one another; a step's input is the state the last one left.
 
@@ -157,6 +175,14 @@ class Chain(Task, Generic[S, A]):
     def result(self, state: S) -> Any:
         """Return what the task comes to, as a JSON value, from its last state."""
         return state
+
+    async def effects(self, decision: Decision[S, A]) -> None:
+        """Bring about outside what *decision* calls for: book, send, write.
+
+        It is called once for each decision, in order and after the decision is durable, and recorded as
+        done; only a crash in between calls it again, so whatever it does needs `Decision.key`. Everything
+        else of a chain must be pure. Where this is not defined, nothing is waited for.
+        """
 
     def guess(self, state: S) -> A | None:
         """Return a cheap guess at the answer in *state*, to work ahead on; None for no guess."""

@@ -100,6 +100,42 @@ class Changing(Double):
         return answers
 
 
+SENT: list[tuple[str, int]] = []
+"""What `Sender` did outside, in order."""
+
+
+class Sender(mdap.Chain[int, int]):
+    """Double a number again and again, and send each result."""
+
+    steps: int = 5
+    fails_at: ClassVar[int | None] = None
+
+    def start(self) -> int:
+        return 1
+
+    def step(self, state: int) -> mdap.Step[int] | None:
+        return None if state >= 2**self.steps else double(state)
+
+    def advance(self, state: int, answer: int) -> int:
+        return answer
+
+    def oracle(self, state: int) -> int:
+        return 2 * state
+
+    def mistakes(self, state: int, truth: int) -> list[int]:
+        return [truth + 1, truth - 1, truth + 2]
+
+    def render(self, answer: int) -> str:
+        return str(answer)
+
+    async def effects(self, decision: mdap.Decision[int, int]) -> None:
+        await anyio.lowlevel.checkpoint()
+        if decision.step == self.fails_at:
+            raise ConnectionError("nobody listens")
+        assert decision.answer == 2 * decision.state
+        SENT.append((decision.key, decision.answer))
+
+
 class HanoiProcess(mdap.Process[Any]):
     """The same tower as `Hanoi`, its steps asked for by a loop."""
 

@@ -124,6 +124,7 @@ async def _rules(shop: Workshop, number: int, start: Start) -> Rules:
     wanted = start.votes_wanted
     return Rules(
         run=number,
+        run_id=start.name,
         voting=start.voting,
         speculation=shop.speculation(),
         max_n=shop.crew.provider.max_n,
@@ -172,6 +173,8 @@ async def _begun(
         chain = ChainRace(name, task, rules, shop.writer, start.progress)
         if start.parent is None:
             start.progress.length = chain.length
+        if chain.has_effects:
+            chain.owe(await shop.reader.without_effect(rules.run))
         chain.begin(await shop.reader.resume_point(rules.run))
         return chain, None
     assert isinstance(task, Process)

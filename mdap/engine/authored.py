@@ -9,7 +9,7 @@ from mdap.errors import PluginError, UsageError
 from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
 from mdap.settings import explain
-from mdap.tasks import Chain, RedFlag, Step, canonical_step, types_of
+from mdap.tasks import Chain, Decision, RedFlag, Step, canonical_step, types_of
 
 __all__ = ["Authored", "Subject"]
 
@@ -77,6 +77,18 @@ class Authored:
         """Return the state after step *number* was answered."""
         return self._call(f"advancing over step {number}", self.task.advance, state, answer)
 
+    @property
+    def has_effects(self) -> bool:
+        """Whether decisions bring anything about outside."""
+        return type(self.task).effects is not Chain.effects
+
+    async def effects(self, decision: Decision[Any, Any]) -> None:
+        """Bring about what *decision* calls for."""
+        try:
+            await self.task.effects(decision)
+        except Exception as error:
+            self.fail(f"bringing about the effects of step {decision.step}", error)
+
     def guess(self, number: int, state: Any) -> Any:
         """Return the task's own guess at step *number*, or None."""
         guess = self._call(f"guessing step {number}", self.task.guess, state)
@@ -90,12 +102,16 @@ class Authored:
         """Return the state in which the first undecided step is to be opened."""
         if point.input is None or point.winner is None:
             return self._call("giving its first state", self.task.start)
+        state, answer = self.read_back(point.step, point.input, point.winner)
+        return self.advance(point.step, state, answer)
+
+    def read_back(self, number: int, spelled: str, winner: str) -> tuple[Any, Any]:
+        """Return the recorded state and answer of step *number*."""
         states, answers = self.types()
         try:
-            state, answer = states.validate_json(point.input), answers.validate_json(point.winner)
+            return states.validate_json(spelled), answers.validate_json(winner)
         except ValidationError as error:
-            self.fail(f"reading back step {point.step}", error)
-        return self.advance(point.step, state, answer)
+            self.fail(f"reading back step {number}", error)
 
     def checked_answer(self, step: Step[Any], text: str) -> Any:
         """Return the answer that *text* is as JSON; refuse one that no reply could have given.

@@ -12,18 +12,19 @@ Everything here is synchronous: no await can come between a decision and its con
 
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 
 from mdap.engine.authored import Authored, Subject
-from mdap.engine.decider import Decider, Rules, undecided_sentence
+from mdap.engine.decider import Decider, Effect, Rules, undecided_sentence
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recorded import Leftovers
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import ResumePoint, RunStatus, StepOpened, Verdict
+from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, Verdict
 from mdap.settings import Speculate
-from mdap.tasks import Chain
+from mdap.tasks import Chain, Decision
 
 __all__ = ["ChainRace", "Rules"]
 
@@ -55,6 +56,7 @@ class ChainRace(Decider):
         self._window: deque[Opening] = deque()
         self._leftovers = Leftovers()
         self.length = self._task.length()
+        self._due: list[Decision[Any, Any]] = []
         # Openings that are void with requests still under way.
         self._abandoned: list[Opening] = []
 
@@ -82,6 +84,36 @@ class ChainRace(Decider):
         if self._contradicted(opening):
             self._void_after(opening)
         self._go_on()
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether decisions bring anything about outside."""
+        return self._task.has_effects
+
+    def owe(self, decided: Iterable[tuple[int, str, str]]) -> None:
+        """Take up decisions of earlier sessions whose effects are not recorded as done.
+
+        Args:
+            decided: step, input and winner of each, in order; the latter two in canonical JSON.
+        """
+        for number, spelled, winner in decided:
+            self._due.append(
+                Decision(number, *self._task.read_back(number, spelled, winner), self._key(number))
+            )
+
+    def effects(self) -> list[Effect]:
+        """Return what decisions call for outside; see `Chain.effects`."""
+        due, self._due = self._due, []
+        return [
+            Effect(
+                partial(self._task.effects, decision),
+                RunEvent(self._rules.run, "effect", data={"step": decision.step}),
+            )
+            for decision in due
+        ]
+
+    def _key(self, number: int) -> str:
+        return f"{self._rules.run_id}/{number}"
 
     # -- deciding ----------------------------------------------------------------------------------
 
@@ -128,6 +160,9 @@ class ChainRace(Decider):
     def _decide(self, head: Opening, winner: str) -> None:
         self._record(head, winner)
         number = head.opened.step
+        if self._task.has_effects:
+            answer = head.race.answers[winner]
+            self._due.append(Decision(number, head.state, answer, self._key(number)))
         for opened in self._leftovers.drop(number):
             self._resolve(opened, confirmed=False)
         if head.basis != winner:

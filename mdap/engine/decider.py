@@ -3,7 +3,7 @@
 Everything here is synchronous: no await can come between a decision and its consequences.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from mdap.rules.casting import Casting
 from mdap.rules.digests import chain_digest, sample_line
 from mdap.settings import Speculation, VotingSettings
 
-__all__ = ["Decider", "Rules", "undecided_sentence"]
+__all__ = ["Decider", "Effect", "Rules", "undecided_sentence"]
 
 _VOTE: Final = str(Verdict.VOTE)
 _FLAG: Final = str(Verdict.FLAG)
@@ -44,6 +44,7 @@ class Rules:
 
     Attributes:
         run: the run's number in the database.
+        run_id: the run's name.
         voting: how steps are decided.
         speculation: how far a chain works ahead.
         max_n: the most replies that one request may ask for.
@@ -62,6 +63,20 @@ class Rules:
     casting: Casting | None = None
     votes_wanted: int | None = None
     open_steps: int = 128
+    run_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Something to be brought about outside.
+
+    Attributes:
+        perform: does it.
+        done: what to record afterwards.
+    """
+
+    perform: Callable[[], Awaitable[None]]
+    done: RunEvent
 
 
 class Decider:
@@ -135,6 +150,10 @@ class Decider:
         """Return the traces of requests to cancel now; nothing may be told of them afterwards."""
         dropped, self._dropped = self._dropped, []
         return dropped
+
+    def effects(self) -> list[Effect]:
+        """Return what decisions call for outside, in order, each to be done once they are durable."""
+        return []
 
     # -- what comes --------------------------------------------------------------------------------
 

@@ -63,14 +63,23 @@ async def _within(scope: anyio.CancelScope, work: Callable[[], Awaitable[None]])
 
 async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -> None:
     turn = 0
+    await _bring_about(race, journal)
     while race.status is RunStatus.RUNNING:
         for opening, request in race.wanted():
             samplers.ask(opening, request)
         await _turn(race, samplers)
+        await _bring_about(race, journal)
         turn += 1
         if turn % _TURNS_WITHOUT_YIELDING == 0:
             await anyio.lowlevel.checkpoint()
             await journal.settle()
+
+
+async def _bring_about(race: Decider, journal: Journal) -> None:
+    for effect in race.effects():
+        await journal.flush()
+        await effect.perform()
+        journal.append(effect.done)
 
 
 async def _turn(race: Decider, samplers: Samplers[Opening]) -> None:

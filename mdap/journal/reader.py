@@ -261,6 +261,10 @@ class Reader:
         rows = await self.rows("winning_sample", run, step, answer_key(winner))
         return Recorded(winner, rows[0]["body"], rows[0]["view"]) if rows else Recorded(winner, None, None)
 
+    async def without_effect(self, run: int) -> list[tuple[int, str, str]]:
+        """Return step, input and winner of each decision of *run* whose effects are not recorded as done."""
+        return [(row["step"], row["input"], row["winner"]) for row in await self.rows("without_effect", run)]
+
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
         """Return what happened to *run* as a whole, in order."""
         return await self.rows("events", run)

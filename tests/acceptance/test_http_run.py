@@ -131,7 +131,9 @@ def test_an_empty_account_stops_the_run_until_it_is_filled(cli: Cli) -> None:
     assert 0 <= asked - 1 - printed["samples"] <= 3
     assert (resumed.code, resumed.json["result"]) == (0, SOLVED)
     assert resumed.json["samples"] >= printed["samples"] + len(server.log) - asked
-    events = cli.query("SELECT kind FROM run_events WHERE kind NOT IN ('attempt_failed', 'sealed', 'limits') ORDER BY id")
+    events = cli.query(
+        "SELECT kind FROM run_events WHERE kind NOT IN ('attempt_failed', 'sealed', 'limits') ORDER BY id"
+    )
     assert events == [("started",), ("stopped",), ("resumed",), ("finished",)]
     check_no_key(cli, stopped, resumed)
 

@@ -16,7 +16,7 @@ from mdap.records import RunStatus
 from mdap.testing import ScriptedProvider
 from tests.helpers import PROVIDED
 from tests.integration.test_session import events, provide, query
-from tests.processes import CALLS, Changing, Double, Forgiving, HanoiProcess, Tree, double
+from tests.processes import CALLS, SENT, Changing, Double, Forgiving, HanoiProcess, Sender, Tree, double
 
 NOISY = {"error_rate": 0.15, "flag_rate": 0.05, "seed": 4}
 SLOW = {**NOISY, "latency": 0.0005}
@@ -33,6 +33,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     PROVIDED.clear()
     CALLS.clear()
+    SENT.clear()
 
 
 def by_content(db: Path, run_id: str) -> list[tuple[Any, ...]]:
@@ -229,6 +230,37 @@ async def test_a_step_asked_otherwise_is_decided_anew_and_named(
 async def run_once(db: Path) -> mdap.Solution:
     async with mdap.Session(options=NOISY, db=db) as session:
         return await session.run(Changing(), run_id="t")
+
+
+# --- effects
+
+
+@pytest.mark.parametrize("options", [NOISY, SLOW])
+async def test_effects_happen_once_and_in_order(
+    db: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call a decision, after it is durable; one that fails ends the run, and is made up for on resume."""
+    monkeypatch.setattr(Sender, "fails_at", 2)
+    with pytest.raises(mdap.FailedError, match=r"bringing about the effects of step 2: .* nobody listens"):
+        await mdap.solve(Sender(), k=3, options=options, db=db, run_id="s")
+    assert SENT == [("s/0", 2), ("s/1", 4)]
+    assert query(db, "SELECT count(*) >= 3 FROM decisions") == [(1,)]
+    monkeypatch.setattr(Sender, "fails_at", None)
+    solution = await mdap.solve(Sender(), k=3, options=options, db=db, run_id="s")
+    assert solution.result == 32
+    assert [(f"s/{step}", 2 ** (step + 1)) for step in range(5)] == SENT
+    again = await mdap.solve(Sender(), k=3, options=options, db=db, run_id="s")
+    assert (again.result, len(SENT)) == (32, 5)
+
+
+async def test_effects_of_the_last_step_are_not_forgotten(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last decision's effects failed, the resumed run owes them, with nothing left to decide."""
+    monkeypatch.setattr(Sender, "fails_at", 4)
+    with pytest.raises(mdap.FailedError):
+        await mdap.solve(Sender(), k=3, options=NOISY, db=db, run_id="s")
+    monkeypatch.setattr(Sender, "fails_at", None)
+    assert (await mdap.solve(Sender(), k=3, options=NOISY, db=db, run_id="s")).result == 32
+    assert [key for key, _ in SENT] == [f"s/{step}" for step in range(5)]
 
 
 # --- many tasks

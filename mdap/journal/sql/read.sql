@@ -93,9 +93,15 @@ SELECT s.*, t.digest AS text_digest, t.body AS body FROM samples s LEFT JOIN tex
 WHERE s.run = ?1 AND s.step > ?2 AND NOT EXISTS
     (SELECT 1 FROM decisions d WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
 
+-- name: without_effect
+SELECT d.step, p.input, d.winner FROM decisions d
+JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+WHERE d.run = ?1 AND d.step > coalesce((SELECT max(data->>'step') FROM run_events
+    WHERE run = ?1 AND kind = 'effect'), -1) ORDER BY d.place
+
 -- name: events
 SELECT kind, at, author, reason, step, opening, data FROM run_events
-WHERE run = ?1 AND kind <> 'attempt_failed' ORDER BY id
+WHERE run = ?1 AND kind NOT IN ('attempt_failed', 'effect') ORDER BY id
 
 -- name: warnings
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
