@@ -306,11 +306,12 @@ class ProcessPoint:
 class Recorded(NamedTuple):
     """A decision as it is recorded, with a reply that voted for it.
 
-    `winner` is the answer's canonical JSON; `text` and `view` are of the first vote for it, None if there
-    was none: it was settled by hand, or not voted on.
+    `winner` is the answer's canonical JSON, `tally` a JSON object of each candidate's votes; `text` and
+    `view` are of the first vote for the winner, None if there is none: settled by hand, or not voted on.
     """
 
     winner: str
+    tally: str
     text: str | None
     view: int | None
 

@@ -5,7 +5,7 @@ with ``-p NAME=VALUE`` on the command line.
 """
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -201,6 +201,23 @@ class Chain(Task, Generic[S, A]):
         raise NotImplementedError(f"{type(self).__name__} does not render replies")
 
 
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[A]):
+    """How the vote on a step of a process went.
+
+    Attributes:
+        step: the step's number in its run.
+        answer: the winning answer; None if there is none.
+        decided: whether there is a winner.
+        votes: each candidate's votes, by its canonical JSON.
+    """
+
+    step: int
+    answer: A | None
+    decided: bool
+    votes: Mapping[str, int]
+
+
 class Pending(Protocol[R_co]):
     """What a member of a group comes to."""
 
@@ -233,6 +250,9 @@ class Ask(Protocol):
             UndecidedError: it has no winner within its allowed samples. A process that does not catch it
                 is itself undecided.
         """
+
+    async def decision(self, step: Step[A]) -> Decision[A]:
+        """Return how the vote on *step* went, also where it has no winner within its allowed samples."""
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
         """Return the winning answers of *steps* in their order, asked side by side.

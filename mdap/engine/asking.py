@@ -13,13 +13,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mdap.engine.process import ProcessRace, Question, identify, identify_named, typed_answer
-from mdap.engine.voting import Race
 from mdap.errors import FailedError, MdapError, PluginError, RunError, StoppedError, UndecidedError
 from mdap.protocols import Journal
 from mdap.records import Recorded, RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean
-from mdap.tasks import Process, RedFlag, Step, Task
+from mdap.tasks import Decision, Process, RedFlag, Step, Task
 
 __all__ = ["Asking", "Surroundings", "answer_process"]
 
@@ -63,30 +62,48 @@ class Asking:
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the winning answer of *step*."""
+        found = await self._asked(step)
+        if isinstance(found, Question):
+            if found.undecided is not None:
+                raise UndecidedError(found.undecided)
+            answer: A = found.answer
+            return answer
+        answer, _ = await self._recalled(found, step)
+        return answer
+
+    async def decision(self, step: Step[A]) -> Decision[A]:
+        """Return how the vote on *step* went."""
+        found = await self._asked(step)
+        if isinstance(found, Question):
+            number, votes = found.opening.opened.step, dict(found.opening.race.tally.votes)
+            return Decision(number, found.answer, found.undecided is None, votes)
+        answer, tally = await self._recalled(found, step)
+        return Decision(found, answer, True, json.loads(tally))
+
+    async def _asked(self, step: Step[A]) -> Question | int:
+        """Return the question for *step* once it is over, or its number if it was decided before."""
         race = self._race.race(step)
         identity = identify(step, race)
         number = self._race.decided(identity)
         if number is not None:
-            answer: A = await self._recalled(number, step, race)
-            return answer
+            return number
         async with self._room:
             question = self._race.open(identity, step, race)
             try:
                 await _answered(question)
             finally:
                 self._race.leave(question)
-        if question.undecided is not None:
-            raise UndecidedError(question.undecided)
-        answer = question.answer
-        return answer
+        return question
 
-    async def _recalled(self, number: int, step: Step[A], race: Race) -> A:
+    async def _recalled(self, number: int, step: Step[A]) -> tuple[A, str]:
+        """Return the recorded answer of *step*, and its tally."""
+        race = self._race.race(step)
         # It may have been decided a moment ago.
         await self._around.journal.flush()
         recorded = await self._around.recall(number)
         if recorded.text is None:
             answer: A = typed_answer(step, recorded.winner)
-            return answer
+            return answer, recorded.tally
         read = race.prompts[recorded.view or 0].parse
         try:
             answer = read(clean(recorded.text, race.max_tokens))
@@ -96,7 +113,7 @@ class Asking:
         if spelled != recorded.winner:
             changed = ValueError("the parser now says otherwise; start a new run, or restore the old parser")
             raise PluginError(self._race.name, f"reading the recorded step {number} again", changed)
-        return answer
+        return answer, recorded.tally
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
         """Return the winning answers of *steps*, all of them asked at once."""

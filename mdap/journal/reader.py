@@ -257,9 +257,11 @@ class Reader:
 
     async def recorded(self, run: int, step: int) -> Recorded:
         """Return the decision of *step* of *run*, a process."""
-        winner = str(await self._value("winner", run, step))
+        [decided] = await self.rows("winner", run, step)
+        winner, tally = decided["winner"], decided["tally"]
         rows = await self.rows("winning_sample", run, step, answer_key(winner))
-        return Recorded(winner, rows[0]["body"], rows[0]["view"]) if rows else Recorded(winner, None, None)
+        text, view = (rows[0]["body"], rows[0]["view"]) if rows else (None, None)
+        return Recorded(winner, tally, text, view)
 
     async def without_effect(self, run: int) -> list[tuple[int, str, str]]:
         """Return step, input and winner of each decision of *run* whose effects are not recorded as done."""

@@ -88,9 +88,11 @@ class Findings:
     """Breaches as they are found; each property once a step.
 
     Attributes:
+        part: the part of the task that is being looked at; empty for the task itself.
         step: the step that is being looked at.
     """
 
+    part: str = ""
     breaches: list[Breach] = field(default_factory=list)
     skipped: dict[str, None] = field(default_factory=dict)
     texts: int = 0
@@ -99,9 +101,10 @@ class Findings:
 
     def add(self, name: str, what: str) -> None:
         """Note that property *name* does not hold here."""
-        if (self.step, name) not in self._seen:
-            self._seen.add((self.step, name))
-            self.breaches.append(Breach(self.step, name, what))
+        step = ", ".join(filter(None, (self.part, self.step)))
+        if (step, name) not in self._seen:
+            self._seen.add((step, name))
+            self.breaches.append(Breach(step, name, what))
 
     def has(self, name: str) -> bool:
         """Return whether a breach of property *name* is noted, at whatever step."""
@@ -132,10 +135,10 @@ class Findings:
 
     def pure(self, name: str, function: Callable[..., T], *args: Any) -> T:
         """Call the author's code twice; note where the results differ or an argument has changed."""
-        before = [self.spelled(f"an argument of {name}", argument) for argument in args]
+        before = [self.spelled(f"an argument of {name}", words(argument)) for argument in args]
         first = self.call(name, function, *args)
         second = self.call(name, function, *args)
-        if before != [self.spelled(f"an argument of {name}", argument) for argument in args]:
+        if before != [self.spelled(f"an argument of {name}", words(argument)) for argument in args]:
             self.add("methods change no argument", f"{name} changed what it was given")
         self.same("methods are pure", f"the second result of {name}", words(first), words(second))
         return first
@@ -146,7 +149,7 @@ def words(value: Any) -> Any:
     if not isinstance(value, Step):
         return value
     views = [[view.system, view.user] for view in value.views]
-    return [value.system, value.user, value.max_tokens, str(value.schema), views]
+    return [value.key, value.system, value.user, value.max_tokens, str(value.schema), views, value.input]
 
 
 def _short(text: str) -> str:

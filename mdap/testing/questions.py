@@ -9,15 +9,20 @@ from pydantic import TypeAdapter, ValidationError
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import precheck
 from mdap.settings import VotingSettings
-from mdap.tasks import RedFlag, Step, Task, canonical_step
+from mdap.tasks import Chain, Process, RedFlag, Step, Task, canonical_step
 from mdap.testing.deadline import OverdueError, deadline
 from mdap.testing.findings import AbandonedError, Findings
 from mdap.testing.hostile import corpus, fuzzed
 
-__all__ = ["OVERDUE", "Question"]
+__all__ = ["OVERDUE", "Effort", "Question", "check_mistakes", "defines", "note_skipped"]
 
 OVERDUE: Final = "any text is read in bounded time"
 
+_SKIPPED: Final = {
+    "oracle": "it has no oracle: no answer was looked at, and only the first step of a chain",
+    "mistakes": "it names no mistakes: wrong answers were not looked at",
+    "render": "it renders no replies: no reply was read back, and hostile texts are made of nothing",
+}
 _REASONS: Final = 60
 _CHARS_PER_TOKEN: Final = 4
 _FOLLOWED: Final = 100
@@ -30,6 +35,48 @@ class _Side:
     name: str
     parse: Callable[[str], Any]
     render: Callable[[Any], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How hard to try.
+
+    Attributes:
+        steps: how many steps to look at, at most.
+        texts: how many mutations of honest replies to try at a step.
+        seconds: processor time that reading one text may take.
+        seed: where the mutations come from.
+    """
+
+    steps: int
+    texts: int
+    seconds: float
+    seed: int
+
+
+def defines(task: Task, method: str) -> bool:
+    """Return whether the author wrote *method*."""
+    mine = getattr(type(task), method)
+    return all(getattr(kind, method, None) is not mine for kind in (Chain, Process))
+
+
+def note_skipped(findings: Findings, task: Task) -> None:
+    """Note what cannot be looked at, since *task* leaves it out."""
+    for method, sentence in _SKIPPED.items():
+        if not defines(task, method):
+            findings.skipped[sentence] = None
+
+
+def check_mistakes(findings: Findings, task: Task, truth: Any, wrong: Iterable[Any]) -> None:
+    """Note if there are no mistakes, or one that is right."""
+    forms = []
+    for answer in [truth, *wrong]:
+        form = findings.call("canonical", task.canonical, answer)
+        forms.append(findings.spelled("an answer", form))
+    if len(forms) == 1:
+        findings.add("there are mistakes", "mistakes returned none")
+    if forms[0] in forms[1:]:
+        findings.add("mistakes are wrong", f"{forms[0]:.160} is right, and among the mistakes")
 
 
 class Question:
@@ -112,20 +159,20 @@ class Question:
         self._findings.same("answers survive their JSON", "what is read back", answer, back)
         return back
 
-    def texts(self, count: int, seed: int, *, corpora: bool) -> Iterator[str]:
-        """Yield hostile texts: *count* mutations of honest replies, and the whole corpus if wanted."""
-        yield from fuzzed(
-            self.replies or ["answer = 1"], count, f"{seed} {self._findings.step}", self.max_tokens
-        )
-        if corpora:
-            yield from corpus(self.replies, self.max_tokens)
+    def check_texts(self, effort: Effort, number: int) -> list[Any]:
+        """Note where a hostile text does anything but vote or raise `RedFlag`, in bounded time.
 
-    def check_texts(self, texts: Iterable[str], seconds: float) -> list[Any]:
-        """Note where a text does anything but vote or raise `RedFlag`, in bounded time.
+        Args:
+            effort: how hard to try.
+            number: the step's place among those that are looked at, from 1. Texts are tried at the places
+                1, 2, 4, 8, ... alone; at the first, also the whole corpus.
 
         Returns:
             Some of the answers that were read, each different.
         """
+        if number & (number - 1) or self._findings.has(OVERDUE):
+            return []
+        texts = self._texts(effort, corpora=number == 1)
         reasons: set[str] = set()
         read: dict[str, Any] = {}
         slow: set[str] = set()
@@ -134,7 +181,7 @@ class Question:
                 continue  # the engine would not have it parsed
             self._findings.texts += 1
             for side in self._sides:
-                if side.name not in slow and not self._check_text(side, text, seconds, reasons, read):
+                if side.name not in slow and not self._check_text(side, text, effort.seconds, reasons, read):
                     slow.add(side.name)
         if len(reasons) > _REASONS:
             self._findings.add(
@@ -144,6 +191,13 @@ class Question:
         for answer in list(read.values()):
             self.read_back(answer)
         return list(read.values())
+
+    def _texts(self, effort: Effort, *, corpora: bool) -> Iterator[str]:
+        """Yield mutations of honest replies, and the whole corpus if wanted."""
+        seed = f"{effort.seed} {self._findings.step}"
+        yield from fuzzed(self.replies or ["answer = 1"], effort.texts, seed, self.max_tokens)
+        if corpora:
+            yield from corpus(self.replies, self.max_tokens)
 
     def _check_text(
         self, side: _Side, text: str, seconds: float, reasons: set[str], read: dict[str, Any]

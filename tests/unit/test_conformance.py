@@ -383,6 +383,141 @@ def test_a_report_shows_where_two_texts_part() -> None:
         check_task(Sorted())
 
 
+# --- processes
+
+
+class Tree(mdap.Process[dict[str, Any]]):
+    """Adds numbers in pairs, side by side: a process that does everything right."""
+
+    numbers: tuple[int, ...] = (3, 1, 4, 1, 5, 9, 2, 6)
+
+    async def solve(self, ask: mdap.Ask) -> dict[str, Any]:
+        sums = list(self.numbers)
+        while len(sums) > 1:
+            sums = list(await ask.map(self.pair(*sums[at : at + 2]) for at in range(0, len(sums), 2)))
+        return {"solved": sums == [sum(self.numbers)], "sum": sums[0]}
+
+    def pair(self, one: int, two: int) -> mdap.Step[Any]:
+        return mdap.Step(user=f"{one} + {two}", parse=Sum().read, input=[one, two])
+
+    def oracle(self, step: mdap.Step[Any]) -> int:
+        return int(sum(step.input))
+
+    def mistakes(self, step: mdap.Step[Any], truth: int) -> list[int]:
+        return [truth + 1, truth - 1]
+
+    def render(self, step: mdap.Step[Any], answer: int) -> str:
+        return f"sum={answer}"
+
+
+class Grouped(Tree):
+    """Everything that a process can ask for, with a chain and a process as its parts."""
+
+    async def solve(self, ask: mdap.Ask) -> dict[str, Any]:
+        async with ask.group() as group:
+            one = group.ask(self.pair(1, 2))
+            two = group.start(ask.solve, Sum(numbers=4))
+            three = group.start(ask.solve, Tree(numbers=(1, 2)))
+        drawn = await ask.once(lambda: 4, "drawn")
+        vote = await ask.decision(self.pair(one.value, drawn))
+        return {"sum": [vote.answer, two.value["total"], three.value["sum"]]}
+
+
+def test_a_good_process_passes_with_its_parts() -> None:
+    """Each part is looked at, too."""
+    assert check_task(Tree()).steps == 7
+    assert check_task(Grouped()).steps > 6
+
+
+class InOrderOfArrival(Tree):
+    """What it asks next depends on which answer comes first."""
+
+    async def solve(self, ask: mdap.Ask) -> dict[str, Any]:
+        came: list[int] = []
+
+        async def add(one: int) -> None:
+            came.append(await ask(self.pair(one, one)))
+
+        async with ask.group() as group:
+            for number in (1, 2, 3):
+                group.start(add, number)
+        return {"sum": await ask(self.pair(came[0], 7))}
+
+
+class OneKey(Tree):
+    """All its steps have one key."""
+
+    def pair(self, one: int, two: int) -> mdap.Step[Any]:
+        return mdap.Step(user=f"{one} + {two}", parse=Sum().read, input=[one, two], key="pair")
+
+
+class Picky(Tree):
+    """A wrong decision makes it fail."""
+
+    async def solve(self, ask: mdap.Ask) -> dict[str, Any]:
+        return {"sum": {6: "six"}[await ask(self.pair(3, 3))]}
+
+
+class GoesOn(Tree):
+    """It goes on asking until it likes the answer."""
+
+    async def solve(self, ask: mdap.Ask) -> dict[str, Any]:
+        number = 0
+        while await ask(self.pair(number, 1)) != number + 1:
+            number += 1
+        while (await ask(self.pair(1, 1))) != 2:
+            await ask(self.pair(number, 2))
+            number += 1
+        return {}
+
+
+class ShortLength(Tree):
+    """It says that it takes fewer steps than it does."""
+
+    def length(self) -> int:
+        return 3
+
+
+class WithBadPart(Tree):
+    """A part of it is not as it should be."""
+
+    async def solve(self, ask: mdap.Ask) -> dict[str, Any]:
+        return {"sum": (await ask.solve(Drops(numbers=3)))["total"]}
+
+
+class Fails(Tree):
+    """Its own code fails."""
+
+    async def solve(self, ask: mdap.Ask) -> dict[str, Any]:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (InOrderOfArrival(), "it does the same in whatever order answers come"),
+        (OneKey(), "a key stands for one prompt"),
+        (Picky(), "a wrong decision does not end the run"),
+        (GoesOn(), "a wrong decision does not make it endless"),
+        (ShortLength(), "length is the number of steps"),
+        (WithBadPart(), "reading undoes rendering"),
+        (Fails(), "methods raise nothing"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, mdap.Task) else "",
+)
+def test_what_a_process_must_not_do_is_named(task: mdap.Task, expected: str) -> None:
+    """Exactly that is reported."""
+    assert properties(task, steps=50) == {expected}
+
+
+async def test_a_process_can_be_checked_where_a_loop_runs() -> None:
+    """In an async test as in any other."""
+    assert check_task(Tree()).breaches == ()
+
+
+# --- the rest
+
+
 def test_hiding_behind_except_does_not_help() -> None:
     """A parser that catches everything is interrupted all the same."""
 

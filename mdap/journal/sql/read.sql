@@ -78,7 +78,7 @@ JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHER
 SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = ?1
 
 -- name: winner
-SELECT winner FROM decisions WHERE run = ?1 AND step = ?2
+SELECT winner, tally FROM decisions WHERE run = ?1 AND step = ?2
 
 -- name: winning_sample
 SELECT s.view, t.body FROM samples s JOIN texts t ON t.id = s.text

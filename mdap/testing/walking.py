@@ -1,0 +1,167 @@
+"""A process, run by its oracle instead of a model, to see what it asks."""
+
+import inspect
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from mdap.errors import UndecidedError
+from mdap.rules.canonical import canonical
+from mdap.tasks import Decision, Process, Step, Task
+
+__all__ = ["OracleAsk", "TooManyError", "solved"]
+
+
+class TooManyError(BaseException):
+    """Raised when a process asks for more than it may; `except Exception` does not hide it."""
+
+
+class OracleAsk:
+    """An `mdap.Ask` that answers at once, and keeps what is asked.
+
+    Args:
+        task: the process, for its oracle.
+        most: how many steps it may ask for.
+        answer: gives the answer to a step that is asked, from its number and the right one.
+        backwards: whether what is asked side by side is answered from the last to the first.
+
+    Attributes:
+        asked: the steps that were asked for, each once, in order.
+        nested: tasks that were solved as parts.
+    """
+
+    run_id = "conformance"
+
+    def __init__(
+        self,
+        task: Process[Any],
+        most: int,
+        answer: Callable[[int, Any], Any] | None = None,
+        *,
+        backwards: bool = False,
+    ) -> None:
+        self.asked: list[Step[Any]] = []
+        self.nested: list[Task] = []
+        self._task = task
+        self._most = most
+        self._answer = answer
+        self._backwards = backwards
+        self._decided: dict[tuple[Any, ...], Any] = {}
+        self._once: dict[str, Any] = {}
+
+    async def __call__(self, step: Step[Any]) -> Any:
+        """Return the answer to *step*."""
+        views = tuple([(view.system, view.user) for view in step.views])
+        content = (step.key, step.system, step.user, views)
+        if content not in self._decided:
+            if len(self.asked) >= self._most:
+                raise TooManyError
+            self.asked.append(step)
+            truth = self._task.canonical(self._task.oracle(step))
+            self._decided[content] = self._answer(len(self.asked) - 1, truth) if self._answer else truth
+        if isinstance(self._decided[content], UndecidedError):
+            raise self._decided[content]
+        return self._decided[content]
+
+    async def decision(self, step: Step[Any]) -> Decision[Any]:
+        """Return the answer to *step* as the outcome of a vote."""
+        try:
+            answer = await self(step)
+        except UndecidedError:
+            return Decision(len(self.asked) - 1, None, False, {})
+        return Decision(len(self.asked) - 1, answer, True, {canonical(answer): 1})
+
+    async def map(self, steps: Iterable[Step[Any]]) -> list[Any]:
+        """Return the answers to *steps*."""
+        todo = list(enumerate(steps))
+        found = [(place, await self(step)) for place, step in (reversed(todo) if self._backwards else todo)]
+        return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+
+    @asynccontextmanager
+    async def group(self) -> AsyncIterator["_Group"]:
+        """Open a group whose members are called one after the other when it is left."""
+        group = _Group(self)
+        yield group
+        await group.finish(backwards=self._backwards)
+
+    async def solve(self, task: Task, key: str | None = None) -> Any:
+        """Return the result of a nested process; of a chain, what its oracle comes to."""
+        self.nested.append(task)
+        if isinstance(task, Process):
+            nested = OracleAsk(task, self._most, backwards=self._backwards)
+            result = json.loads(canonical(await task.solve(nested)))
+            self.nested += nested.nested
+            return result
+        return json.loads(canonical(_played(task, self._most)))
+
+    async def once(self, function: Callable[[], Any], key: str) -> Any:
+        """Return what *function* returned the first time."""
+        if key not in self._once:
+            result = function()
+            self._once[key] = json.loads(canonical(await result if inspect.isawaitable(result) else result))
+        return self._once[key]
+
+
+class _Member:
+    """What a member of a group comes to."""
+
+    value: Any
+
+
+class _Group:
+    """Things asked side by side, called when the group is left."""
+
+    def __init__(self, ask: OracleAsk) -> None:
+        self._ask = ask
+        self._todo: list[tuple[_Member, Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
+
+    def ask(self, step: Step[Any]) -> _Member:
+        """Ask for *step*."""
+        return self.start(self._ask, step)
+
+    def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> _Member:
+        """Call an async *function*."""
+        member = _Member()
+        self._todo.append((member, function, args))
+        return member
+
+    async def finish(self, *, backwards: bool) -> None:
+        """Call what was started, and what that starts."""
+        while self._todo:
+            member, function, args = self._todo.pop(-1 if backwards else 0)
+            member.value = await function(*args)
+
+
+def _played(task: Any, most: int) -> Any:
+    """Return the result of a chain whose steps its oracle decides."""
+    state, number = task.start(), 0
+    length = task.length()
+    while (number != length) if length is not None else (task.step(state) is not None):
+        if number >= most:
+            raise TooManyError
+        state = task.advance(state, task.canonical(task.oracle(state)))
+        number += 1
+    return task.result(state)
+
+
+def solved(task: Process[Any], ask: OracleAsk) -> Any:
+    """Return what *task* comes to with *ask*, whether or not a loop is running here already."""
+    came: list[Any] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            came.append(anyio.run(task.solve, ask))
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return came[0]

@@ -1,0 +1,116 @@
+"""Long multiplication as it is done on paper: one product of two digits, one sum of two digits at a time."""
+
+import re
+from typing import Any, Final
+
+from pydantic import Field
+
+from mdap import Ask, Process, RedFlag, Step, View
+
+__all__ = ["Multiply"]
+
+_SYSTEM: Final = """\
+You do one small step of a written multiplication. Work it out in one short sentence. Then end your reply with
+this line and nothing after it, N being the result in digits:
+result=N"""
+
+_LAST_LINE: Final = re.compile("result=([0-9]{1,3})")
+
+Digits = list[int]
+"""A number's digits, the last one first."""
+
+
+class Multiply(Process[dict[str, Any]]):
+    """Multiply two whole numbers, one digit by one digit at a time."""
+
+    a: str = Field("46048", pattern="^[0-9]+$", max_length=400, description="the first number")
+    b: str = Field("42098", pattern="^[0-9]+$", max_length=400, description="the second number")
+    views: int = Field(1, ge=1, le=2, description="presentations of each step: 2 also swaps its digits")
+
+    async def solve(self, ask: Ask) -> dict[str, Any]:
+        """Return the product: all rows at once, then their sums in pairs.
+
+        Within a row, a carry makes each step wait for the one before; rows do not wait for one another.
+        """
+        top = [int(digit) for digit in reversed(self.a)]
+        async with ask.group() as group:
+            rows = [
+                group.start(self._row, ask, top, int(digit), zeros)
+                for zeros, digit in enumerate(reversed(self.b))
+            ]
+        sums = [row.value for row in rows]
+        while len(sums) > 1:
+            async with ask.group() as group:
+                pairs = [
+                    group.start(self._sum, ask, one, two)
+                    for one, two in zip(sums[::2], sums[1::2], strict=False)
+                ]
+            sums = [pair.value for pair in pairs] + (sums[-1:] if len(sums) % 2 else [])
+        product = _spelled(sums[0])
+        # Two strings of 400 digits multiply in no time: what the vote is worth can be seen at once.
+        return {"solved": product == str(int(self.a) * int(self.b)), "product": product}
+
+    def length(self) -> int:
+        """Return how many steps there are at most; equal questions are decided once."""
+        return len(self.a) * len(self.b) + (len(self.b) - 1) * (len(self.a) + len(self.b))
+
+    async def _row(self, ask: Ask, top: Digits, digit: int, zeros: int) -> Digits:
+        """Return *top* times one digit, with so many zeros behind it."""
+        carry, row = 0, [0] * zeros
+        for above in top:
+            carry, last = divmod(await ask(self._step("*", above, digit, carry)), 10)
+            row.append(last)
+        return [*row, carry]
+
+    async def _sum(self, ask: Ask, one: Digits, two: Digits) -> Digits:
+        """Return the sum of two numbers."""
+        carry, total = 0, []
+        width = max(len(one), len(two))
+        for left, right in zip(_padded(one, width), _padded(two, width), strict=True):
+            carry, last = divmod(await ask(self._step("+", left, right, carry)), 10)
+            total.append(last)
+        return [*total, carry]
+
+    def _step(self, sign: str, left: int, right: int, carry: int) -> Step[int]:
+        about = {"sign": sign, "digits": [left, right], "carry": carry}
+        swapped = View(_question(sign, right, left, carry), read, _SYSTEM)
+        views = (swapped,) if self.views == 2 and left != right else ()
+        user = _question(sign, left, right, carry)
+        return Step(user, read, _SYSTEM, max_tokens=100, views=views, input=about)
+
+    # -- for simulation and tests ------------------------------------------------------------------
+
+    def oracle(self, step: Step[Any]) -> int:
+        """Return the right result."""
+        left, right = step.input["digits"]
+        return int((left * right if step.input["sign"] == "*" else left + right) + step.input["carry"])
+
+    def mistakes(self, step: Step[Any], truth: int) -> list[int]:
+        """Return wrong results as a model would give them: the carry forgotten, a digit slipped."""
+        carry = step.input["carry"]
+        return [truth - carry if carry else truth + 1, truth + 10, *([truth - 1] if truth else [])]
+
+    def render(self, step: Step[Any], answer: int) -> str:
+        """Return a reply as a model would write it."""
+        return f"Together that makes {answer}.\nresult={answer}"
+
+
+def _question(sign: str, left: int, right: int, carry: int) -> str:
+    verb = f"Multiply {left} by {right}" if sign == "*" else f"Add {left} and {right}"
+    return f"{verb}, then add the carry {carry}."
+
+
+def read(text: str) -> int:
+    """Read the last line of a reply; raise `RedFlag` unless it is exactly what was asked for."""
+    found = _LAST_LINE.fullmatch(text.rstrip("\n").rpartition("\n")[2])
+    if found is None:
+        raise RedFlag("malformed last line")
+    return int(found[1])
+
+
+def _padded(digits: Digits, width: int) -> Digits:
+    return digits + [0] * (width - len(digits))
+
+
+def _spelled(digits: Digits) -> str:
+    return "".join(map(str, reversed(digits))).lstrip("0") or "0"
