@@ -88,6 +88,10 @@ class Asking:
         if number is not None:
             return number
         async with self._room:
+            # Whoever asked for the same may have got it while this one waited for room.
+            number = self._race.decided(identity)
+            if number is not None:
+                return number
             question = self._race.open(identity, step, race)
             try:
                 await _answered(question)

@@ -54,6 +54,20 @@ def test_the_votes_are_those_of_the_record(tmp_path: Path) -> None:
     assert solution.totals.votes == sum(sum(votes.values()) for *_, votes in outcomes)
 
 
+class Same(Tree):
+    """Asks for a few steps many times, side by side."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        return await ask.map(self.pair(number % 7, 1) for number in range(700))
+
+
+def test_what_many_ask_for_is_decided_once(tmp_path: Path) -> None:
+    """Also where it is decided while another one waits for a place among the open steps."""
+    solution = mdap.solve_sync(Same(), db=tmp_path / "a.db", options={"error_rate": 0.1})
+    assert solution.result == [number % 7 + 1 for number in range(700)]
+    assert solution.totals.steps == 7
+
+
 def test_a_resumed_run_finds_the_same_votes(tmp_path: Path) -> None:
     """Nothing is sampled again, and a step without a winner still has none."""
     task = Interrupted(flag=str(tmp_path / "flag"))
