@@ -65,18 +65,6 @@ def test_products_come_out_right_though_one_sample_in_five_is_wrong(
     assert solution.result == {"solved": True, "product": product}
 
 
-@pytest.mark.parametrize(("a", "b"), [("8907602560", "6875979116"), ("2486393352", "7925430606")])
-def test_equal_questions_of_one_run_are_decided_once(tmp_path: Path, a: str, b: str) -> None:
-    """Also where one is decided just when another row comes to ask for it, as happens in these."""
-    task = Multiply(a=a, b=b)
-    ask = OracleAsk(task, task.length())
-    solved(task, ask)
-    for seed in range(3):
-        options = {"error_rate": 0.02, "seed": seed}
-        solution = mdap.solve_sync(task, k=5, db=tmp_path / f"{seed}.db", options=options)
-        assert solution.steps == len(ask.asked)
-
-
 def test_a_list_comes_out_sorted_though_one_sample_in_five_is_wrong(tmp_path: Path) -> None:
     """No number is lost or made up, and every one is in its place."""
     values = numbers(150)
