@@ -1,0 +1,117 @@
+"""What can be set: where documents come from, what is wanted of them, and how answers are compared."""
+
+import json
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mdap import Process, RedFlag
+from mdap_extract.documents import Columns, check_documents, documents
+from mdap_extract.forms import Forms
+from mdap_extract.schema import Field as RecordField
+from mdap_extract.schema import fields_of, read_schema
+
+__all__ = ["Settings", "stamp"]
+
+
+def stamp(path: str) -> tuple[int, int]:
+    """Return what changes with a file, so that what is remembered of it is not out of date."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return (0, 0)
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=8)
+def _fields(spelled: str, stamped: tuple[int, int]) -> tuple[RecordField, ...]:
+    return fields_of(read_schema(json.loads(spelled)))
+
+
+with warnings.catch_warnings():
+    # `schema` is an old name of pydantic's, long since replaced; here it is what people would call it.
+    warnings.filterwarnings("ignore", message='Field name "schema"', category=UserWarning)
+
+    class Settings(Process[dict[str, Any]]):
+        """The parameters of `mdap_extract.task.Extract`, checked before anything is spent."""
+
+        input: str = Field(description="the documents: a file of JSON Lines, or of CSV if its name ends so")
+        schema: str | dict[str, Any] = Field(  # type: ignore[assignment]
+            description="the record: a JSON Schema, a file with one, or a pydantic model as module:Name"
+        )
+        output: str = Field("", description="where the records go; INPUT.extracted.jsonl if not given")
+        review: str = Field("", description="where the review queue goes; INPUT.review.jsonl if not given")
+        review_share: float = Field(0.05, ge=0, le=1, description="how much of all fields to queue at most")
+        vote: Literal["field", "record"] = Field("field", description="what one step decides")
+        evidence: bool = Field(
+            False, description="whether each value needs a quote that the document contains"
+        )
+        instructions: str = Field("", max_length=10_000, description="what else to tell the model")
+        views: int = Field(
+            1, ge=1, le=2, description="presentations of each step: 2 also puts the fields first"
+        )
+        text: str = Field("", description="the column with the text; text, or all columns, if not given")
+        id: str = Field("", description="the column that names the document; id, or its number, if not given")
+        truth: str = Field("", description="the column with the right record, to measure and to simulate")
+        dates: Literal["", "YMD", "DMY", "MDY"] = Field(
+            "", description="how dates such as 03/04/2026 are meant"
+        )
+        decimal: Literal[".", ","] = Field(".", description="what stands before decimals in numbers as text")
+        case: bool = Field(True, description="whether capitals matter when texts are compared")
+        punctuation: bool = Field(True, description="whether punctuation matters when texts are compared")
+        reply_tokens: int = Field(750, ge=1, description="output tokens that a reply may have")
+
+        @model_validator(mode="after")
+        def _check(self) -> Self:
+            """Refuse what would go wrong later, before anything is spent."""
+            self.record_fields()
+            try:
+                check_documents(Path(self.input), self.columns())
+            except ValueError as error:
+                raise ValueError(f"input: {error}") from None
+            places = [Path(place).resolve() for place in (self.input, *map(str, self.places()))]
+            if len(set(places)) < len(places):
+                raise ValueError("input, output and review must be three files")
+            if self.truth:
+                self._check_truth()
+            return self
+
+        def record_fields(self) -> tuple[RecordField, ...]:
+            """Return the fields of the record.
+
+            Raises:
+                ValueError: the schema cannot be used.
+            """
+            place = self.schema.rpartition(":")[0] or self.schema if isinstance(self.schema, str) else ""
+            try:
+                return _fields(json.dumps(self.schema), stamp(place))
+            except ValueError as error:
+                raise ValueError(f"schema: {error}") from None
+
+        def columns(self) -> Columns:
+            """Return which columns of the documents mean what."""
+            return Columns(self.text, self.id, self.truth)
+
+        def forms_wanted(self) -> Forms:
+            """Return how values are brought into one form."""
+            return Forms(self.dates or None, self.decimal, self.case, self.punctuation)
+
+        def places(self) -> tuple[Path, Path]:
+            """Return where the records and the review queue go."""
+            stem = Path(self.input).with_suffix("")
+            output = Path(self.output or f"{stem}.extracted.jsonl")
+            return output, Path(self.review or f"{stem}.review.jsonl")
+
+        def _check_truth(self) -> None:
+            fields, forms = self.record_fields(), self.forms_wanted()
+            for document in documents(Path(self.input), self.columns()):
+                for field in fields if document.truth is not None else ():
+                    raw = (document.truth or {}).get(field.name)
+                    try:
+                        forms.value(field, raw)
+                    except RedFlag as flag:
+                        what = f"the right {field.name} of {document.id!r:.80}, {raw!r:.80}, is {flag.reason}"
+                        raise ValueError(f"truth: {what}") from None
