@@ -136,20 +136,22 @@ def _canonically(task: Task, parse: Callable[[str], A]) -> Callable[[str], A]:
     return read
 
 
-@dataclass(frozen=True, slots=True)
-class Decision(Generic[S, A]):
-    """A decided step of a chain, for what it shall bring about outside.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision(Generic[A]):
+    """How the vote on a step went.
 
     Attributes:
-        step: its number, from 0.
-        state: the state it was decided in.
-        answer: what won.
-        key: the same for every call about this decision, and for no other: an idempotency key.
+        step: the step's number in its run, from 0.
+        answer: the winning answer; None if there is none.
+        decided: whether there is a winner.
+        votes: each candidate's votes, by its canonical JSON.
+        key: the same whenever this step of this run is meant, and no other: an idempotency key.
     """
 
     step: int
-    state: S
     answer: A
+    decided: bool
+    votes: Mapping[str, int]
     key: str
 
 
@@ -176,8 +178,8 @@ class Chain(Task, Generic[S, A]):
         """Return what the task comes to, as a JSON value, from its last state."""
         return state
 
-    async def effects(self, decision: Decision[S, A]) -> None:
-        """Bring about outside what *decision* calls for: book, send, write.
+    async def effects(self, state: S, decision: Decision[A]) -> None:
+        """Bring about outside what the *decision* in *state* calls for: book, send, write.
 
         It is called once for each decision, in order and after the decision is durable, and recorded as
         done; only a crash in between calls it again, so whatever it does needs `Decision.key`. Everything
@@ -199,23 +201,6 @@ class Chain(Task, Generic[S, A]):
     def render(self, answer: A) -> str:
         """Return a reply as a model would write it to give *answer*, for simulation and tests."""
         raise NotImplementedError(f"{type(self).__name__} does not render replies")
-
-
-@dataclass(frozen=True, slots=True)
-class Decision(Generic[A]):
-    """How the vote on a step of a process went.
-
-    Attributes:
-        step: the step's number in its run.
-        answer: the winning answer; None if there is none.
-        decided: whether there is a winner.
-        votes: each candidate's votes, by its canonical JSON.
-    """
-
-    step: int
-    answer: A | None
-    decided: bool
-    votes: Mapping[str, int]
 
 
 class Pending(Protocol[R_co]):
@@ -251,7 +236,7 @@ class Ask(Protocol):
                 is itself undecided.
         """
 
-    async def decision(self, step: Step[A]) -> Decision[A]:
+    async def decision(self, step: Step[A]) -> Decision[A | None]:
         """Return how the vote on *step* went, also where it has no winner within its allowed samples."""
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:

@@ -128,11 +128,12 @@ class Sender(mdap.Chain[int, int]):
     def render(self, answer: int) -> str:
         return str(answer)
 
-    async def effects(self, decision: mdap.Decision[int, int]) -> None:
+    async def effects(self, state: int, decision: mdap.Decision[int]) -> None:
         await anyio.lowlevel.checkpoint()
         if decision.step == self.fails_at:
             raise ConnectionError("nobody listens")
-        assert decision.answer == 2 * decision.state
+        assert decision.answer == 2 * state
+        assert decision.votes[str(decision.answer)] >= 3
         SENT.append((decision.key, decision.answer))
 
 

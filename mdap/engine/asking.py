@@ -71,14 +71,18 @@ class Asking:
         answer, _ = await self._recalled(found, step)
         return answer
 
-    async def decision(self, step: Step[A]) -> Decision[A]:
+    async def decision(self, step: Step[A]) -> Decision[A | None]:
         """Return how the vote on *step* went."""
         found = await self._asked(step)
         if isinstance(found, Question):
             number, votes = found.opening.opened.step, dict(found.opening.race.tally.votes)
-            return Decision(number, found.answer, found.undecided is None, votes)
+            return self._decision(number, found.answer, votes, decided=found.undecided is None)
         answer, tally = await self._recalled(found, step)
-        return Decision(found, answer, True, json.loads(tally))
+        return self._decision(found, answer, json.loads(tally), decided=True)
+
+    def _decision(self, number: int, answer: A, votes: dict[str, int], *, decided: bool) -> Decision[A]:
+        key = f"{self.run_id}/{number}"
+        return Decision(step=number, answer=answer, decided=decided, votes=votes, key=key)
 
     async def _asked(self, step: Step[A]) -> Question | int:
         """Return the question for *step* once it is over, or its number if it was decided before."""

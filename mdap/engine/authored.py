@@ -82,10 +82,10 @@ class Authored:
         """Whether decisions bring anything about outside."""
         return type(self.task).effects is not Chain.effects
 
-    async def effects(self, decision: Decision[Any, Any]) -> None:
-        """Bring about what *decision* calls for."""
+    async def effects(self, state: Any, decision: Decision[Any]) -> None:
+        """Bring about what the *decision* in *state* calls for."""
         try:
-            await self.task.effects(decision)
+            await self.task.effects(state, decision)
         except Exception as error:
             self.fail(f"bringing about the effects of step {decision.step}", error)
 

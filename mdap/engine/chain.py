@@ -10,6 +10,7 @@ on a guess, and only *when* its samples are asked depends on speculation.
 Everything here is synchronous: no await can come between a decision and its consequences.
 """
 
+import json
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
@@ -56,7 +57,7 @@ class ChainRace(Decider):
         self._window: deque[Opening] = deque()
         self._leftovers = Leftovers()
         self.length = self._task.length()
-        self._due: list[Decision[Any, Any]] = []
+        self._due: list[tuple[Any, Decision[Any]]] = []
         # Openings that are void with requests still under way.
         self._abandoned: list[Opening] = []
 
@@ -90,30 +91,30 @@ class ChainRace(Decider):
         """Whether decisions bring anything about outside."""
         return self._task.has_effects
 
-    def owe(self, decided: Iterable[tuple[int, str, str]]) -> None:
+    def owe(self, decided: Iterable[tuple[int, str, str, str]]) -> None:
         """Take up decisions of earlier sessions whose effects are not recorded as done.
 
         Args:
-            decided: step, input and winner of each, in order; the latter two in canonical JSON.
+            decided: step, input, winner and tally of each, in order, as JSON.
         """
-        for number, spelled, winner in decided:
-            self._due.append(
-                Decision(number, *self._task.read_back(number, spelled, winner), self._key(number))
-            )
+        for number, spelled, winner, tally in decided:
+            state, answer = self._task.read_back(number, spelled, winner)
+            self._due.append((state, self._decision(number, answer, json.loads(tally))))
 
     def effects(self) -> list[Effect]:
         """Return what decisions call for outside; see `Chain.effects`."""
         due, self._due = self._due, []
         return [
             Effect(
-                partial(self._task.effects, decision),
+                partial(self._task.effects, state, decision),
                 RunEvent(self._rules.run, "effect", data={"step": decision.step}),
             )
-            for decision in due
+            for state, decision in due
         ]
 
-    def _key(self, number: int) -> str:
-        return f"{self._rules.run_id}/{number}"
+    def _decision(self, number: int, answer: Any, votes: dict[str, int]) -> Decision[Any]:
+        key = f"{self._rules.run_id}/{number}"
+        return Decision(step=number, answer=answer, decided=True, votes=votes, key=key)
 
     # -- deciding ----------------------------------------------------------------------------------
 
@@ -161,8 +162,8 @@ class ChainRace(Decider):
         self._record(head, winner)
         number = head.opened.step
         if self._task.has_effects:
-            answer = head.race.answers[winner]
-            self._due.append(Decision(number, head.state, answer, self._key(number)))
+            answer, votes = head.race.answers[winner], dict(head.race.tally.votes)
+            self._due.append((head.state, self._decision(number, answer, votes)))
         for opened in self._leftovers.drop(number):
             self._resolve(opened, confirmed=False)
         if head.basis != winner:

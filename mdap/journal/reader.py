@@ -263,9 +263,9 @@ class Reader:
         text, view = (rows[0]["body"], rows[0]["view"]) if rows else (None, None)
         return Recorded(winner, tally, text, view)
 
-    async def without_effect(self, run: int) -> list[tuple[int, str, str]]:
-        """Return step, input and winner of each decision of *run* whose effects are not recorded as done."""
-        return [(row["step"], row["input"], row["winner"]) for row in await self.rows("without_effect", run)]
+    async def without_effect(self, run: int) -> list[tuple[int, str, str, str]]:
+        """Return step, input, winner and tally of each decision whose effects are not recorded as done."""
+        return [(row[0], row[1], row[2], row[3]) for row in await self.rows("without_effect", run)]
 
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
         """Return what happened to *run* as a whole, in order."""

@@ -72,8 +72,8 @@ class OracleAsk:
         try:
             answer = await self(step)
         except UndecidedError:
-            return Decision(len(self.asked) - 1, None, False, {})
-        return Decision(len(self.asked) - 1, answer, True, {canonical(answer): 1})
+            return _decision(len(self.asked) - 1, None, {}, decided=False)
+        return _decision(len(self.asked) - 1, answer, {canonical(answer): 1}, decided=True)
 
     async def map(self, steps: Iterable[Step[Any]]) -> list[Any]:
         """Return the answers to *steps*."""
@@ -165,3 +165,7 @@ def solved(task: Process[Any], ask: OracleAsk) -> Any:
     if raised:
         raise raised[0]
     return came[0]
+
+
+def _decision(step: int, answer: Any, votes: dict[str, int], *, decided: bool) -> Decision[Any]:
+    return Decision(step=step, answer=answer, decided=decided, votes=votes, key=f"walk/{step}")
