@@ -84,7 +84,7 @@ def _round_steps(low: float, high: float) -> list[float]:
     stride = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)
     first = math.ceil(low / stride - 1e-9)
     count = int((high - first * stride) / stride + 1e-6) + 1
-    return [round(stride * (first + index), 12) for index in range(count)]
+    return [float(f"{stride * (first + index):.12g}") for index in range(count)]
 
 
 @dataclass(frozen=True, slots=True)

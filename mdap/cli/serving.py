@@ -18,7 +18,6 @@ from mdap.journal.reader import open_log
 __all__ = ["needs_viewer", "serve"]
 
 _PORT: Final = 6327  # "mdap" on a telephone
-_PATIENCE: Final = 2  # seconds for pages that are being made when the server is stopped
 
 
 @click.command()
@@ -53,9 +52,7 @@ def needs_viewer(what: str) -> UsageError:
 
 async def _serve(path: Path, port: int, tasks: tuple[str, ...]) -> None:
     try:
-        import uvicorn
-
-        from mdap.audit.viewer import create_app
+        from mdap.audit.viewer import create_app, server
     except ModuleNotFoundError as error:
         raise needs_viewer("mdap serve") from error
     async with open_log(path):
@@ -64,12 +61,9 @@ async def _serve(path: Path, port: int, tasks: tuple[str, ...]) -> None:
         port = listener.getsockname()[1]
         hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         app = create_app(partial(open_log, path), TaskPrompts(tasks), str(path), hosts)
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=_PATIENCE
-        )
         say(f"{path} is shown at http://127.0.0.1:{port}/ until Ctrl-C")
         with suppress(KeyboardInterrupt):  # how one ends it
-            await uvicorn.Server(config).serve(sockets=[listener])
+            await server(app).serve(sockets=[listener])
 
 
 def _listening(port: int) -> socket.socket:

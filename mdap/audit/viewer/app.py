@@ -76,6 +76,8 @@ class _Viewer:
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """Say in a sentence what is wrong."""
+        if isinstance(error, OverflowError):  # a number that no row can have
+            error = HTTPException(404, "There is no such page.")
         status = error.status_code if isinstance(error, HTTPException) else 500
         sentence = error.detail if isinstance(error, HTTPException) else f"{error}."
         return self.answer("error.html", {"sentence": sentence, "status": status}, status)
@@ -113,7 +115,7 @@ def create_app(open_source: Opener, prompts: Prompts, name: str, hosts: Collecti
         Route("/texts/{text:int}", viewer.text),
         Route("/static/{name}", _static),
     ]
-    handlers: dict[Any, Any] = {HTTPException: viewer.refused, MdapError: viewer.refused}
+    handlers: dict[Any, Any] = dict.fromkeys((HTTPException, MdapError, OverflowError), viewer.refused)
     return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)], exception_handlers=handlers)
 
 

@@ -1,0 +1,115 @@
+"""What a run adds up to, counted in pieces, against a count of the whole log by hand."""
+
+import json
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import mdap
+from mdap.audit import summary as counting
+from mdap.audit.about import about, outcome
+from mdap.audit.figures import figures
+from mdap.audit.summary import Summary
+from mdap.journal.reader import open_log
+from mdap_hanoi import Hanoi
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 511 steps with errors, flags, void samples and latencies."""
+    path = tmp_path_factory.mktemp("summary") / "a.db"
+    options = {"error_rate": 0.2, "flag_rate": 0.1, "latency": 0.003, "seed": 3}
+    mdap.solve_sync(Hanoi(disks=9), db=path, options=options, speculate="vote")
+    return path
+
+
+async def summed(path: Path, *ends: int) -> Summary:
+    """Count run 1 up to each end in turn."""
+    summary = Summary(1)
+    async with open_log(path) as reader:
+        for end in ends:
+            assert await summary.count(reader, end)
+    return summary
+
+
+async def test_a_count_is_what_the_rows_say(database: Path) -> None:
+    """Every number of the summary, from the rows themselves."""
+    summary = await summed(database, 511)
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT tally, votes FROM decisions").fetchall()
+        verdicts = Counter(verdict for (verdict,) in connection.execute("SELECT verdict FROM samples"))
+        flags = Counter(
+            reason
+            for (reason,) in connection.execute("SELECT flag_reason FROM samples WHERE verdict = 'flag'")
+        )
+        tokens = connection.execute("SELECT sum(input_tokens), sum(output_tokens) FROM samples").fetchone()
+    races = Counter((sum(json.loads(tally).values()), votes) for tally, votes in rows)
+    assert verdicts["void"] > 0
+    assert (summary.races, summary.verdicts, summary.flags) == (races, verdicts, flags)
+    assert summary.votes == sum(total * count for (total, _), count in races.items())
+    assert summary.against == sum((total - votes) * count for (total, votes), count in races.items())
+    assert summary.contested == sum(count for (total, votes), count in races.items() if total > votes)
+    (use,) = summary.models.values()
+    assert (use.input_tokens, use.output_tokens, use.samples) == (*tokens, verdicts.total())
+    assert summary.latencies.total() == verdicts.total()
+
+
+async def test_counting_in_pieces_changes_nothing(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a count is cut, and however often its bins are put together, the sums are the same."""
+    whole = await summed(database, 511)
+    monkeypatch.setattr(counting, "_BINS", 16)
+    for ends in [(511,), (1, 511), (3, 4, 99, 100, 511), (*range(1, 512, 7), 511)]:
+        cut = await summed(database, *ends)
+        assert len(cut.bins) <= 16
+        assert (cut.races, cut.verdicts, cut.flags, cut.latencies) == (
+            whole.races,
+            whole.verdicts,
+            whole.flags,
+            whole.latencies,
+        )
+        assert sum(part.decisions for part in cut.bins) == 511
+        assert sum(part.against for part in cut.bins) == whole.against
+        assert cut.doubts == whole.doubts
+        assert cut.width * len(cut.bins) >= 511 > cut.width * (len(cut.bins) - 1)
+
+
+async def test_the_doubtful_are_those_with_the_strongest_rivals(database: Path) -> None:
+    """The first of them are the ones that a sort of all decisions would put first."""
+    summary = await summed(database, 511)
+    with closing(sqlite3.connect(database)) as connection:
+        expected = connection.execute(
+            "SELECT step, votes - margin FROM decisions WHERE votes > margin ORDER BY 2 DESC, place LIMIT 12"
+        ).fetchall()
+    assert [(doubt.step, doubt.rival) for doubt in summary.doubts] == expected
+
+
+async def test_the_chance_and_the_plots_are_those_of_the_whole_run(database: Path) -> None:
+    """The overview agrees with the solution, and every plot has its numbers."""
+    async with open_log(database) as reader:
+        run = await about(reader, 1)
+        assert run is not None
+        summary = await summed(database, run.end)
+    sure = outcome(run, summary)
+    assert sure.samples == summary.samples
+    assert sure.p_zero_errors is not None
+    found = {figure.title: figure for figure in figures(summary, run.k, run.prices)}
+    assert list(found) == [
+        "Convergence",
+        "Votes per step",
+        "Disagreement along the run",
+        "Tokens along the run",
+        "Latency",
+        "Red flags by reason",
+    ]
+    votes = {int(row[0]): int(row[1].replace(",", "")) for row in found["Votes per step"].rows}
+    assert votes == dict(summary.lengths())
+
+
+async def test_a_run_without_rows_has_no_plots() -> None:
+    """Nothing is divided by nothing."""
+    assert figures(Summary(1), 3, {}) == []
