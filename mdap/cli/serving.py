@@ -1,6 +1,8 @@
 """``mdap serve``: the log in a browser."""
 
+import os
 import socket
+import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -42,7 +44,8 @@ def serve(**given: Any) -> None:
 
     Nothing can be changed there, and a run that goes on can be watched.
     """
-    anyio.run(_serve, Path(given["db"]), given["port"], given["tasks"])
+    with suppress(KeyboardInterrupt):  # how one ends it
+        anyio.run(_serve, Path(given["db"]), given["port"], given["tasks"])
 
 
 def needs_viewer(what: str) -> UsageError:
@@ -62,14 +65,13 @@ async def _serve(path: Path, port: int, tasks: tuple[str, ...]) -> None:
         hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         app = create_app(partial(open_log, path), TaskPrompts(tasks), str(path), hosts)
         say(f"{path} is shown at http://127.0.0.1:{port}/ until Ctrl-C")
-        with suppress(KeyboardInterrupt):  # how one ends it
-            await server(app).serve(sockets=[listener])
+        sys.stdout.flush()
+        await server(app).serve(sockets=[listener])
 
 
 def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
-        raise UsageError(
-            f"port {port} cannot be used ({error.strerror}): name another with --port"
-        ) from error
+        why = os.strerror(error.errno or 0)
+        raise UsageError(f"port {port} cannot be used ({why}): name another with --port") from error

@@ -1,0 +1,173 @@
+"""The pages in a real browser: what it runs, what it refuses, and whether everybody can use them.
+
+Skipped where no Chromium is installed; the extra ``mdap[browser]`` has all else that these tests need.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="the extra mdap[browser] is not installed")
+pytest.importorskip("axe_playwright_python", reason="the extra mdap[browser] is not installed")
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Dialog, Error, Page, Request, sync_playwright
+
+from tests.acceptance.processes import Cli
+from tests.viewing import ECHO, HOSTILE_ID, Site, make_database, serving
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PAGES = (
+    "/",
+    "/runs/1",
+    "/runs/2",
+    "/runs/3",
+    "/runs/4",
+    "/runs/6",
+    "/runs/1/steps?show=contested",
+    "/runs/6/steps?show=undecided",
+    "/runs/2/steps?show=overridden",
+    "/runs/3/steps/0",
+    "/runs/3/steps/3",
+    "/runs/2/steps/0",
+    "/runs/3/search?q=document",
+    "/runs/2/events",
+    "/nothing",
+)
+SIZES = {"desk": (1280, 900), "phone": (360, 740)}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A viewer of runs of all kinds."""
+    path = tmp_path_factory.mktemp("browser") / "runs.db"
+    make_database(path)
+    with serving(path, (ECHO,)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(site: Site) -> Iterator[Browser]:
+    """A headless Chromium: the machine's, or else the one that Playwright brought.
+
+    Started after *site*: in its thread, no other event loop can run from then on.
+    """
+    installed = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        try:
+            started = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        except Error as error:
+            pytest.skip(f"no Chromium can be started here: {error.message.splitlines()[0]}")
+        yield started
+        started.close()
+
+
+def watched(
+    browser: Browser, colours: str = "light", size: str = "desk", scripts: bool = True
+) -> tuple[Page, list[str]]:
+    """Return a page, and what it complains of: errors, refused scripts, dialogs, requests elsewhere."""
+    width, height = SIZES[size]
+    context = browser.new_context(
+        color_scheme="dark" if colours == "dark" else "light",
+        viewport={"width": width, "height": height},
+        java_script_enabled=scripts,
+    )
+    page = context.new_page()
+    said: list[str] = []
+
+    def dismissed(dialog: Dialog) -> None:
+        said.append(dialog.message)
+        dialog.dismiss()
+
+    def sent(request: Request) -> None:
+        if "//127.0.0.1:" not in request.url:
+            said.append(request.url)
+
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", dismissed)
+    page.on("request", sent)
+    return page, said
+
+
+@pytest.mark.parametrize(("colours", "size"), [("light", "desk"), ("dark", "phone")])
+def test_everybody_can_use_the_pages(browser: Browser, site: Site, colours: str, size: str) -> None:
+    """axe-core finds nothing at all, in both colours and on both widths, and no page is too wide."""
+    page, said = watched(browser, colours, size)
+    for path in PAGES:
+        page.goto(site.url + path)
+        found = Axe().run(page).response["violations"]
+        assert [(rule["id"], rule["impact"], rule["nodes"][0]["html"]) for rule in found] == [], path
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], path
+    assert [one for one in said if "404" not in one] == []
+
+
+def test_a_report_can_be_used_by_everybody(browser: Browser, site: Site, tmp_path: Path) -> None:
+    """The same for a report, opened as a file."""
+    cli = Cli(tmp_path)
+    for run, colours in (("hard", "light"), (HOSTILE_ID, "dark")):
+        assert cli(f"audit report '{run}' -o report.html --db '{site.path}'").code == 0
+        page, said = watched(browser, colours)
+        page.goto((tmp_path / "report.html").as_uri())
+        assert [rule["id"] for rule in Axe().run(page).response["violations"]] == []
+        assert said == [(tmp_path / "report.html").as_uri()]
+
+
+def test_hostile_texts_do_nothing(browser: Browser, site: Site) -> None:
+    """No script of a reply, a reason, a name or a query runs, and none has to be refused."""
+    page, said = watched(browser)
+    hostile = [f"/runs/3/steps/{step}" for step in range(8)]
+    for path in ("/", "/runs/3", "/runs/2/steps/0", *hostile, "/runs/1/search?q=<script>alert(1)</script>"):
+        page.goto(site.url + path)
+        page.wait_for_load_state()
+        assert "owned" not in page.title()
+    assert said == []
+
+
+def test_all_can_be_read_without_scripts(browser: Browser, site: Site) -> None:
+    """Whoever forbids scripts still sees the numbers, the plots and the samples, and can filter."""
+    page, said = watched(browser, scripts=False)
+    page.goto(f"{site.url}/runs/1")
+    assert page.locator("svg.plot").count() == 5
+    page.get_by_role("link", name="Steps", exact=True).click()
+    page.get_by_role("link", name="Contested").click()
+    page.locator("table a").first.click()
+    assert page.get_by_role("heading", name="Decided").is_visible()
+    assert page.locator("details.sample[open] pre").first.is_visible()
+    assert said == []
+
+
+def test_the_pages_can_be_used_by_keyboard(browser: Browser, site: Site) -> None:
+    """The first key leads past the head, and each stop on the way is seen."""
+    page, _ = watched(browser)
+    page.goto(f"{site.url}/runs/1")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Runs"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_the_page_of_a_running_run_moves(browser: Browser, tmp_path: Path) -> None:
+    """Numbers change without a reload, can be held, and at its end the run is shown as finished."""
+    cli = Cli(tmp_path)
+    writer = cli.start("run hanoi -p disks=7 -k 3 -M latency=0.03 --speculate off --display plain")
+    assert writer.stderr is not None
+    writer.stderr.readline()  # the run has begun
+    page, said = watched(browser)
+    with serving(tmp_path / "mdap.db") as running:
+        page.goto(f"{running.url}/runs/1")
+        page.evaluate("window.loaded = 'once'")
+        before = page.locator("#live-state").get_attribute("data-decided")
+        page.locator(f"#live-state:not([data-decided='{before}'])").wait_for(state="attached")
+        assert page.evaluate("window.loaded") == "once"
+        page.get_by_role("button", name="Pause updates").click()
+        assert page.get_by_role("button", name="Pause updates").get_attribute("aria-pressed") == "true"
+        page.get_by_role("button", name="Pause updates").click()
+        page.locator(".pill-finished").wait_for(timeout=60_000)
+    assert cli.end(writer).code == 0
+    assert said == []
