@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from mdap.audit.along import cost_of_bin
 from mdap.audit.source import Row, Source
-from mdap.audit.summary import Bin, Summary
-from mdap.rules.certificate import certify
+from mdap.audit.summary import Bin, Doubt, Summary
+from mdap.records import Certificate
+from mdap.rules.certificate import certify, doubts
 from mdap.settings import Price
 
 __all__ = ["About", "Verdicts", "about", "outcome", "status_of"]
@@ -142,7 +143,9 @@ class Verdicts:
     """What the samples of a run came to.
 
     Attributes:
-        p_zero_errors: estimated chance that every decision is right; None where nothing can be said.
+        certificate: how sure one can be of the decisions; None where nothing can be said.
+        doubts: the most doubtful decisions, each with the chance that it is wrong; None for one that was
+            not voted, and where nothing can be said.
         cost_usd: price of all samples; None where a model has none.
     """
 
@@ -153,17 +156,21 @@ class Verdicts:
     cancelled: int
     input_tokens: int
     output_tokens: int
-    p_zero_errors: float | None
+    certificate: Certificate | None
+    doubts: list[tuple[Doubt, float | None]]
     cost_usd: float | None
+
+    @property
+    def p_zero_errors(self) -> float | None:
+        """Chance that every decision is right; None where nothing can be said."""
+        return None if self.certificate is None else self.certificate.p_zero_errors
 
 
 def outcome(run: About, summary: Summary) -> Verdicts:
     """Return what *run* came to, as far as it is counted."""
     models = summary.models
-    sure = None
-    if not run.escalated:  # votes of a tier that could not decide say nothing of the one that did
-        certificate = certify(summary.shapes())
-        sure = None if certificate is None else certificate.p_zero_errors
+    # Votes of a tier that could not decide say nothing of the one that did.
+    certificate = None if run.escalated else certify(summary.shapes())
     return Verdicts(
         samples=summary.samples,
         votes=summary.verdicts["vote"],
@@ -172,6 +179,18 @@ def outcome(run: About, summary: Summary) -> Verdicts:
         cancelled=summary.verdicts["cancelled"],
         input_tokens=sum(use.input_tokens for use in models.values()),
         output_tokens=sum(use.output_tokens for use in models.values()),
-        p_zero_errors=sure,
+        certificate=certificate,
+        doubts=_doubts(summary, certificate),
         cost_usd=cost_of_bin(Bin(models=models), run.prices) if models else None,
     )
+
+
+def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[Doubt, float | None]]:
+    if certificate is None or not summary.doubts:
+        return [(doubt, None) for doubt in summary.doubts]
+    chances = {(shape.votes, shape.runner_up, shape.total): p for shape, p in doubts(summary.shapes())}
+    found = [
+        (doubt, None if doubt.author else chances.get((doubt.votes, doubt.rival, doubt.total)))
+        for doubt in summary.doubts
+    ]
+    return sorted(found, key=lambda pair: (pair[1] is not None, -(pair[1] or 0)))

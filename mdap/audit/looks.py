@@ -10,12 +10,12 @@ from markupsafe import Markup, escape
 
 from mdap._version import __version__
 from mdap.audit.hostile import hidden_parts, plain
-from mdap.audit.wording import chance, number, seconds, share, usd, when
+from mdap.audit.wording import chance, few, number, percent, seconds, share, usd, when
 
 __all__ = ["environment", "static"]
 
 _LONGEST_JSON: Final = 20_000
-_WORDINGS: Final = (chance, number, seconds, share, usd, when)
+_WORDINGS: Final = (chance, few, number, percent, seconds, share, usd, when)
 
 
 @cache

@@ -72,6 +72,7 @@ class Doubt:
 
     Attributes:
         rival: the most votes that another candidate had.
+        total: all votes.
         author: the person; None for a vote.
     """
 
@@ -79,6 +80,7 @@ class Doubt:
     step: int
     votes: int
     rival: int
+    total: int
     author: str | None
     winner: str
 
@@ -243,9 +245,8 @@ def _sum(left: Bin, right: Bin) -> Bin:
 
 
 def _doubt(row: Row) -> Doubt:
-    return Doubt(
-        row["place"], row["step"], row["votes"], row["votes"] - row["margin"], row["author"], row["winner"]
-    )
+    rival, total = row["votes"] - row["margin"], row["total"] or 0
+    return Doubt(row["place"], row["step"], row["votes"], rival, total, row["author"], row["winner"])
 
 
 def _certainty(doubt: Doubt) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-__all__ = ["chance", "duration", "number", "percent", "seconds", "share", "usd", "when", "whole"]
+__all__ = ["chance", "duration", "few", "number", "percent", "seconds", "share", "usd", "when", "whole"]
 
 _NONE: Final = "—"
 
@@ -47,6 +47,13 @@ def chance(value: float | None) -> str:
     if value is None:
         return _NONE
     return "> 0.9999" if value > 0.9999 else f"{value:.4f}"
+
+
+def few(value: float) -> str:
+    """Return a mean of few things: small ones with more digits."""
+    if value < 0.0001:
+        return "< 0.0001"
+    return f"{value:.2g}" if value < 1 else f"{value:,.1f}"
 
 
 def percent(value: float) -> str:

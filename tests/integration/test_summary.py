@@ -41,19 +41,19 @@ async def test_a_count_is_what_the_rows_say(database: Path) -> None:
     """Every number of the summary, from the rows themselves."""
     summary = await summed(database, 511)
     with closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute("SELECT tally, votes FROM decisions").fetchall()
+        rows = connection.execute("SELECT tally, votes, margin FROM decisions").fetchall()
         verdicts = Counter(verdict for (verdict,) in connection.execute("SELECT verdict FROM samples"))
         flags = Counter(
             reason
             for (reason,) in connection.execute("SELECT flag_reason FROM samples WHERE verdict = 'flag'")
         )
         tokens = connection.execute("SELECT sum(input_tokens), sum(output_tokens) FROM samples").fetchone()
-    races = Counter((sum(json.loads(tally).values()), votes) for tally, votes in rows)
+    races = Counter((sum(json.loads(tally).values()), votes, margin) for tally, votes, margin in rows)
     assert verdicts["void"] > 0
     assert (summary.races, summary.verdicts, summary.flags) == (races, verdicts, flags)
-    assert summary.votes == sum(total * count for (total, _), count in races.items())
-    assert summary.against == sum((total - votes) * count for (total, votes), count in races.items())
-    assert summary.contested == sum(count for (total, votes), count in races.items() if total > votes)
+    assert summary.votes == sum(total * count for (total, *_), count in races.items())
+    assert summary.against == sum((total - votes) * count for (total, votes, _), count in races.items())
+    assert summary.contested == sum(count for (total, votes, _), count in races.items() if total > votes)
     (use,) = summary.models.values()
     assert (use.input_tokens, use.output_tokens, use.samples) == (*tokens, verdicts.total())
     assert summary.latencies.total() == verdicts.total()

@@ -47,7 +47,8 @@ SELECT author IS NOT NULL AS settled,
 FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 GROUP BY 1, 2, 3, 4
 
 -- name: fold_doubtful
-SELECT place, step, opening, votes, margin, author, substr(winner, 1, 200) AS winner
+SELECT place, step, votes, margin, author, substr(winner, 1, 200) AS winner,
+    (SELECT sum(value) FROM json_each(tally)) AS total
 FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 AND (votes > margin OR author IS NOT NULL)
 ORDER BY author IS NULL, votes - margin DESC, place LIMIT ?4
 
