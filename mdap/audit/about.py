@@ -38,6 +38,7 @@ class About:
         since: when its last session began.
         prices: by model, those of its last session.
         digest: head of the digest chain.
+        seal: digest over all that the log holds of it, as of the end of its last session.
         escalated: whether a step went to another tier of models.
     """
 
@@ -66,6 +67,7 @@ class About:
     since: str | None
     prices: dict[str, Price]
     digest: str | None
+    seal: str | None
     warnings: tuple[str, ...]
     escalated: bool
     failed_attempts: int
@@ -99,6 +101,7 @@ async def _about(source: Source, row: Row) -> About:
     data = json.loads(ending[0]["data"] or "{}") if ending else {}
     kinds = {one["kind"]: one["events"] for one in await source.rows("view_event_kinds", number)}
     last = await source.rows("last_decision", number)
+    seals = await source.rows("last_seal", number)
     return About(
         number=number,
         run_id=row["run_id"],
@@ -126,6 +129,7 @@ async def _about(source: Source, row: Row) -> About:
         since=row["since"],
         prices=await _prices(source, number),
         digest=last[0]["digest"] if last else None,
+        seal=seals[0][0] if seals else None,
         warnings=tuple(one["reason"] for one in await source.rows("warnings", number)),
         escalated="escalated" in kinds,
         failed_attempts=kinds.get("attempt_failed", 0),

@@ -54,8 +54,9 @@ def disagreement(summary: Summary) -> Figure | None:
     )
     lines = [Line("flags", _through(flags)), Line("measured", _through(against), area=True)]
     share = percent(summary.against / summary.votes)
-    each = f"{parts[0].stop - parts[0].start:,}"
-    note = f"{share} of the votes were not for the winner. A point stands for {each} steps."
+    each = parts[0].stop - parts[0].start
+    points = "" if each == 1 else f" A point stands for {each:,} steps."
+    note = f"{share} of the votes were not for the winner.{points}"
     rows = tuple(
         (one.name, percent(_against(one.part)), percent(_flagged(one.part)))
         for one in _stretches(summary, _ROWS)

@@ -47,7 +47,7 @@ class Count:
             if self._turn != run.turn:
                 self._turn = run.turn
                 self.summary = Summary(run.number)
-            self.whole = await self.summary.count(source, run.end, seconds)
+            self.whole = self.summary.reached >= run.end or await self.summary.count(source, run.end, seconds)
 
 
 class Counts:

@@ -9,10 +9,10 @@ import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from mdap.audit.about import About, about, outcome
+from mdap.audit.about import About, Verdicts, about, outcome
 from mdap.audit.figures import figures
 from mdap.audit.source import Prompts, Row, Source
-from mdap.audit.viewer.counting import Counts
+from mdap.audit.viewer.counting import Count, Counts
 from mdap.audit.viewer.race import race_of
 from mdap.audit.viewer.walking import Found, walk
 
@@ -70,16 +70,16 @@ def key(request: Request, name: str, default: int) -> int:
 async def runs(source: Source, counts: Counts, before: int, parent: int | None = None) -> dict[str, Any]:
     """Return a page of runs, newest first, as far as they are counted."""
     rows = await source.rows("view_runs", parent, before, _RUNS + 1)
+    found = [run for row in rows[:_RUNS] if (run := await about(source, row["id"])) is not None]
     deadline = monotonic() + _COUNTING
-    listed = []
-    for row in rows[:_RUNS]:
-        run = await about(source, row["id"])
-        if run is not None:
-            count = counts.of(run)
-            if not count.whole or run.running:
-                await count.go_on(source, run, deadline - monotonic())
-            listed.append((run, outcome(run, count.summary) if count.whole else None))
+    for run in sorted(found, key=lambda one: one.end):  # a short run must not wait for a long one
+        await counts.of(run).go_on(source, run, deadline - monotonic())
+    listed = [(run, _came_to(counts.of(run), run)) for run in found]
     return {"listed": listed, "before": rows[_RUNS - 1]["id"] if len(rows) > _RUNS else None}
+
+
+def _came_to(count: Count, run: About) -> Verdicts | None:
+    return outcome(run, count.summary) if count.whole else None
 
 
 async def overview(visit: Visit) -> Shown:
