@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that speaks the Chat Completions protocol and misbehaves on demand."""
+"""A real HTTP server on loopback that speaks two providers' protocols and misbehaves on demand."""
 
 import json
 import math
@@ -199,7 +199,9 @@ class _Allowance:
 
 
 class FaultyServer:
-    """A Chat Completions server on a free loopback port that misbehaves as told.
+    """A server on a free loopback port that misbehaves as told.
+
+    It speaks the Chat Completions API, and Anthropic's Messages API at the same address without ``/v1``.
 
     ``async with FaultyServer(answer) as server`` serves at ``server.base_url``; `in_thread` does so for
     code without a loop, such as tests of the command line. Faults are drawn by the request's number, so
@@ -292,7 +294,7 @@ class FaultyServer:
         if request.target == ("GET", "/v1/models"):
             model = {"id": "faulty", "object": "model", "owned_by": "mdap"}
             return _Response(Canned(body={"object": "list", "data": [model]}))
-        if request.target != ("POST", "/v1/chat/completions"):
+        if request.target not in _APIS:
             return _Response(_error(404, "not_found", f"no {' '.join(request.target)} here"))
         try:
             body = json.loads(request.content)
@@ -300,9 +302,9 @@ class FaultyServer:
             body = None
         if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
             return _Response(_error(400, "invalid_request", "the body must be JSON with messages"))
-        return self._complete(body, request.headers)
+        return self._complete(body, request.headers, _APIS[request.target])
 
-    def _complete(self, body: dict[str, Any], headers: dict[str, str]) -> _Response:
+    def _complete(self, body: dict[str, Any], headers: dict[str, str], shape: "_Shape") -> _Response:
         number = len(self.log)
         outcome = self._draw(number)
         if isinstance(outcome, Canned):
@@ -311,7 +313,7 @@ class FaultyServer:
         if outcome not in _ANSWERED:
             self.log.append(Served(number, outcome, body, headers))
             return self._refuse(outcome)
-        count = body.get("n") or 1 if self._faults.supports_n else 1
+        count = body.get("n") or 1 if self._faults.supports_n and shape is _completion else 1
         source = json.dumps(body["messages"]) if self._faults.repeats else number
         try:
             texts = [self._answer(body, self._random(source, place)) for place in range(count)]
@@ -325,10 +327,10 @@ class FaultyServer:
         self._answered += 1
         tokens = usage["prompt_tokens"], usage["completion_tokens"]
         self.log.append(Served(number, outcome, body, headers, count, *tokens))
-        completion = _completion(body, [None if outcome == "content_filter" else text for text in texts])
-        completion["id"] = f"chatcmpl-{self._random(source, 'id').randbytes(12).hex()}"
-        if outcome != "missing_usage":
-            completion["usage"] = usage
+        completion = shape(body, [None if outcome == "content_filter" else text for text in texts], usage)
+        completion["id"] = f"made-{self._random(source, 'id').randbytes(12).hex()}"
+        if outcome == "missing_usage":
+            del completion["usage"]
         return self._deliver(number, outcome, completion)
 
     def _lets_through(self, tokens: int) -> bool:
@@ -369,7 +371,7 @@ class FaultyServer:
                 html = Canned(200, "<html><h1>Bad gateway</h1></html>", {"Content-Type": "text/html"})
                 return _Response(html)
             case "empty_choices":
-                return _Response(Canned(body=_completion({}, [])))
+                return _Response(Canned(body=_completion({}, [], {})))
             case "rate_limit":
                 pause = {"Retry-After": f"{self._faults.retry_after:g}"}
                 return _Response(_error(429, "rate_limit_exceeded", "slow down", pause))
@@ -383,7 +385,7 @@ class FaultyServer:
         delay = self._faults.latency
         if delay and self._faults.sigma:
             delay = self._random(number, "latency").lognormvariate(math.log(delay), self._faults.sigma)
-        what = Canned(body=completion, headers={"X-Request-Id": f"req-{number}", **self._told()})
+        what = Canned(body=completion, headers={**_named(number), **self._told()})
         return _Response(what, manner, delay)
 
     async def _send(self, stream: SocketStream, response: _Response) -> bool:
@@ -434,12 +436,20 @@ _REFUSALS: Final = {
 }
 
 
+def _named(number: int) -> dict[str, str]:
+    return {"X-Request-Id": f"req-{number}", "Request-Id": f"req-{number}"}
+
+
 def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Canned:
     error = {"message": message, "type": code, "param": None, "code": code}
     return Canned(status, {"error": error}, headers or {})
 
 
-def _completion(body: dict[str, Any], texts: Sequence[str | None]) -> dict[str, Any]:
+_Shape = Callable[[dict[str, Any], Sequence[str | None], dict[str, int]], dict[str, Any]]
+
+
+def _completion(body: dict[str, Any], texts: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
+    """Return what the Chat Completions API answers."""
     choices = [
         {
             "index": index,
@@ -448,7 +458,26 @@ def _completion(body: dict[str, Any], texts: Sequence[str | None]) -> dict[str, 
         }
         for index, text in enumerate(texts)
     ]
-    return {"object": "chat.completion", "model": body.get("model"), "choices": choices}
+    return {"object": "chat.completion", "model": body.get("model"), "choices": choices, "usage": usage}
+
+
+def _message(body: dict[str, Any], texts: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
+    """Return what the Messages API answers."""
+    [text] = texts
+    return {
+        "type": "message",
+        "role": "assistant",
+        "model": body.get("model"),
+        "content": [] if text is None else [{"type": "text", "text": text}],
+        "stop_reason": "refusal" if text is None else "end_turn",
+        "usage": {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]},
+    }
+
+
+_APIS: Final[dict[tuple[str, str], _Shape]] = {
+    ("POST", "/v1/chat/completions"): _completion,
+    ("POST", "/v1/messages"): _message,
+}
 
 
 def _usage(body: dict[str, Any], texts: Sequence[str]) -> dict[str, int]:

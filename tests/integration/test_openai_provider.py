@@ -25,8 +25,8 @@ from mdap.errors import (
     UsageError,
 )
 from mdap.protocols import Provider
-from mdap.providers import openai as module
-from mdap.providers.openai import OpenAIProvider, create
+from mdap.providers.openai import OpenAIProvider, create, create_named
+from mdap.providers.wire import MAX_BODY
 from mdap.records import Reply, SampleRequest
 from mdap.testing import Answer, Canned, Faults, FaultyServer
 
@@ -480,7 +480,7 @@ async def test_an_overloaded_server_that_asks_for_a_pause() -> None:
 
 async def test_a_huge_body_that_says_so() -> None:
     """An announced length is enough to refuse a body."""
-    error = await failure_of(Canned(200, b" " * (module.MAX_BODY + 1)))
+    error = await failure_of(Canned(200, b" " * (MAX_BODY + 1)))
 
     assert error.kind == "huge_body"
 
@@ -500,7 +500,7 @@ async def test_nobody_listens() -> None:
 
 async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK's own clock, should it ever strike, is a timeout."""
-    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("mdap.providers.wire._IDLE_SECONDS", 0.05)
 
     error = await failure_of("hang")
 
@@ -767,3 +767,54 @@ def test_a_server_for_code_without_a_loop() -> None:
         (200, "object"),
     ]
     assert [served.outcome for served in server.log] == ["rate_limit", "ok"]
+
+
+# --- endpoints with a name
+
+
+async def test_named_endpoints_have_keys_and_addresses_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them side by side, each with its own variables; replies say which it was."""
+    async with FaultyServer(four) as one, FaultyServer(four) as two:
+        for prefix, server in (("GROQ", one), ("MY_BOX", two)):
+            monkeypatch.setenv(f"{prefix}_BASE_URL", server.base_url)
+            monkeypatch.setenv(f"{prefix}_API_KEY", f"{CANARY}-{prefix}")
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        providers = [create_named("groq/meta/llama-3", {}), create_named("my-box/m", {"seed": 1})]
+        replies = [(await provider.sample(ask()))[0] for provider in providers]
+        for provider in providers:
+            await provider.aclose()
+    assert [reply.model for reply in replies] == ["openai-api/groq/meta/llama-3", "openai-api/my-box/m"]
+    assert [server.log[0].body["model"] for server in (one, two)] == ["meta/llama-3", "m"]
+    keys = [server.log[0].headers["authorization"] for server in (one, two)]
+    assert keys == [f"Bearer {CANARY}-GROQ", f"Bearer {CANARY}-MY_BOX"]
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("", "openai-api needs a name and a model"),
+        ("groq", "openai-api needs a name and a model"),
+        ("groq/", "openai-api needs a name and a model"),
+        ("/m", "openai-api needs a name and a model"),
+        ("gr oq/m", "openai-api needs a name and a model"),
+        ("groq/m", r"set GROQ_BASE_URL \(or -M base_url=...\) to the address of groq"),
+    ],
+)
+def test_a_named_endpoint_must_be_named(model: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence that says how, or which variable is missing."""
+    monkeypatch.delenv("GROQ_BASE_URL", raising=False)
+    with pytest.raises(UsageError, match=sentence):
+        create_named(model, {})
+
+
+async def test_a_named_endpoints_refusal_names_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And needs none where the server asks for none."""
+    refused = Canned(401, {"error": {"message": "no", "code": "invalid_api_key"}})
+    async with FaultyServer(four, script=["ok", refused]) as server:
+        monkeypatch.setenv("LOCAL_BASE_URL", server.base_url)
+        monkeypatch.delenv("LOCAL_API_KEY", raising=False)
+        provider = create_named("local/m", {})
+        await provider.sample(ask())
+        with pytest.raises(UnavailableError, match="check LOCAL_API_KEY"):
+            await provider.sample(ask())
+        await provider.aclose()

@@ -117,7 +117,7 @@ async def test_a_smaller_k_needs_fewer_of_the_recorded_samples(db: Path) -> None
         (
             Walk(steps=4),
             VotingSettings(k=2, temperatures=(0.5,)),
-            "no sample 0 of step 0 at temperature 0.5: .* its own --temperatures",
+            r"no sample 0 of step 0 at temperature 0\.5: .* its own --temperatures",
         ),
     ],
 )

@@ -1,0 +1,142 @@
+"""Samples through Anthropic's Messages API, with Anthropic's own SDK: install ``mdap[anthropic]``.
+
+The endpoint gives one reply to a request and knows no seed. Schemas are not sent; as everywhere, what
+counts is how the step's parser reads the reply.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from mdap.errors import TransientError, UsageError
+from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
+from mdap.providers.failures import count_of, json_object, mapping_of
+from mdap.providers.wire import Response, Wire
+from mdap.records import Reply, SampleRequest
+from mdap.rules.headers import Told
+
+__all__ = ["AnthropicProvider", "AnthropicSettings", "create"]
+
+_DEFAULT_URL: Final = "https://api.anthropic.com"
+
+
+class AnthropicSettings(EndpointSettings):
+    """What a user may set with ``-M NAME=VALUE`` for Anthropic's API; see `EndpointSettings`."""
+
+    own_fields: ClassVar[frozenset[str]] = EndpointSettings.own_fields | {"system", "max_tokens"}
+
+
+class AnthropicProvider:
+    """A model behind the Messages API.
+
+    The client is opened inside the running loop by the first sample, and closed by `aclose`.
+
+    Attributes:
+        name: ``anthropic/<model>``; replies carry it as their model.
+        instant: False.
+        remote: True.
+        max_n: 1.
+    """
+
+    instant: Final = False
+    remote: Final = True
+    max_n: Final = 1
+
+    def __init__(self, model: str, settings: AnthropicSettings, endpoint: Endpoint) -> None:
+        self.name: Final = f"anthropic/{model}"
+        self._model = model
+        self._settings = settings
+        self._endpoint = endpoint
+        self._wire = Wire("anthropic", "AsyncAnthropic", "/v1/messages", endpoint)
+
+    @property
+    def told(self) -> Told:
+        """What the endpoint's headers tell of its limits."""
+        return self._wire.told
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        """Ask once for one reply; see `mdap.protocols.Provider.sample`.
+
+        Tokens that were read from the cache or written to it are part of the prompt's. A reply without
+        text has the text ``""``.
+
+        Raises:
+            TransientError: no or no usable response; another attempt may work.
+            RateLimitError: the endpoint asks for a pause first.
+            UnavailableError: key, quota or model will not do.
+            RejectedError: the endpoint refuses this prompt.
+        """
+        response = await self._wire.post({**self._body(request), **self._settings.extra_body})
+        return [self._read(response)]
+
+    def describe(self) -> dict[str, Any]:
+        """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
+        options = self._settings.model_dump(mode="json", exclude={"base_url"})
+        return {"model": self._model, "host": self._endpoint.host, **options}
+
+    async def aclose(self) -> None:
+        """Close the connections, if there are any."""
+        await self._wire.aclose()
+
+    def _body(self, request: SampleRequest) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._model,
+            "max_tokens": request.max_tokens,
+            "messages": [{"role": "user", "content": request.user}],
+        }
+        if request.system:
+            body["system"] = request.system
+        if self._settings.send_temperature:
+            body["temperature"] = request.temperature
+        return body
+
+    def _read(self, response: Response) -> Reply:
+        body = json_object(response.headers, response.content, self._endpoint)
+        blocks = body.get("content")
+        if not isinstance(blocks, list):
+            raise TransientError(f"{self._endpoint.host} answered without content", kind="empty_choices")
+        texts = [block["text"] for block in map(mapping_of, blocks) if isinstance(block.get("text"), str)]
+        reason = body.get("stop_reason")
+        given, made, cached = _read_usage(mapping_of(body.get("usage")))
+        return Reply(
+            text="".join(texts),
+            model=self.name,
+            finish_reason=reason if isinstance(reason, str) and reason else "end_turn",
+            input_tokens=given,
+            output_tokens=made,
+            cached_tokens=cached,
+            latency=response.latency,
+            request_id=response.headers.get("request-id"),
+        )
+
+
+def _read_usage(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
+    """Return prompt, output and cached tokens; the API counts what is fresh in the prompt apart."""
+    fresh, made = count_of(usage.get("input_tokens")), count_of(usage.get("output_tokens"))
+    read = count_of(usage.get("cache_read_input_tokens"))
+    written = count_of(usage.get("cache_creation_input_tokens"))
+    return None if fresh is None else fresh + (read or 0) + (written or 0), made, read
+
+
+def create(model: str, options: dict[str, Any]) -> AnthropicProvider:
+    """Make a provider from what a user typed: the factory behind ``--model anthropic/<model>``.
+
+    Args:
+        model: the model's name as the endpoint knows it.
+        options: fields of `AnthropicSettings`; strings are converted.
+
+    Raises:
+        UsageError: no model, an unknown option, a bad value, no key, or the SDK is not installed.
+    """
+    if not model:
+        raise UsageError("anthropic needs the name of a model, as in --model anthropic/claude-haiku-4-5")
+    settings = read_settings(AnthropicSettings, "anthropic", options)
+    endpoint = find_endpoint(settings, "anthropic", "ANTHROPIC", _DEFAULT_URL)
+    try:
+        return AnthropicProvider(model, settings, endpoint)
+    except ModuleNotFoundError as error:
+        if error.name != "anthropic":
+            raise
+        raise UsageError("anthropic models need Anthropic's SDK: pip install 'mdap[anthropic]'") from None
+
+
+create.settings = AnthropicSettings  # type: ignore[attr-defined] # `mdap models` lists them

@@ -1,0 +1,175 @@
+"""Where a model is reached, the key that opens it, and the options that all such endpoints share."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mdap.errors import UsageError
+
+__all__ = ["Endpoint", "EndpointSettings", "find_endpoint", "read_settings"]
+
+S = TypeVar("S", bound="EndpointSettings")
+
+_TOLD_CHARS: Final = 300
+# Anything shorter is no secret (local servers get keys like "x"), and masking it would garble messages.
+_SECRET_CHARS: Final = 8
+_SECRET_NAME: Final = re.compile("(?i)api_?key|secret|password|authorization|credential|(^|_)token$")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Endpoint:
+    """Where requests go, and what must never be told about it.
+
+    Attributes:
+        base_url: where the API lives.
+        key: what opens it; None where nothing is needed.
+        key_name: the environment variable that holds the key.
+    """
+
+    base_url: str
+    key: str | None
+    key_name: str
+
+    @property
+    def host(self) -> str:
+        """Host and port, without user or password."""
+        return urlsplit(self.base_url).netloc.rpartition("@")[2]
+
+    def tell(self, text: str) -> str:
+        """Return foreign *text* as it may stand in an error: one line, short, without secrets."""
+        line = " ".join("".join(c if c.isprintable() else " " for c in text[: 100 * _TOLD_CHARS]).split())
+        line = self.mask(line)
+        return line if len(line) <= _TOLD_CHARS else line[: _TOLD_CHARS - 3] + "..."
+
+    def mask(self, text: str) -> str:
+        """Return *text* with every secret of this endpoint replaced."""
+        parts = urlsplit(self.base_url)
+        for secret in (self.key, parts.password, parts.username):
+            if secret and len(secret) >= _SECRET_CHARS:
+                text = text.replace(secret, "***")
+        return text
+
+
+class EndpointSettings(BaseModel):
+    """What a user may set with ``-M NAME=VALUE`` for any endpoint.
+
+    Attributes:
+        base_url: where the API lives, such as ``http://localhost:8000/v1``; before the environment.
+        send_temperature: whether to send the temperature; reasoning models refuse it.
+        extra_body: more fields of the request's body, as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    own_fields: ClassVar[frozenset[str]] = frozenset({"messages", "model", "stream"})
+
+    base_url: str | None = None
+    send_temperature: bool = True
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, value: str | None) -> str | None:
+        if value is not None and ("@" in value or "?" in value):
+            raise ValueError(
+                "options are stored with the run: set the environment variable to a URL with secrets"
+            )
+        return value
+
+    @field_validator("extra_body", mode="before")
+    @classmethod
+    def _from_command_line(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("this is no JSON object") from None
+
+    @field_validator("extra_body")
+    @classmethod
+    def _only_extra(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(cls.own_fields & value.keys()):
+            raise ValueError(f"mdap itself sets {', '.join(taken)}")
+        if secret := next(_secret_names(value), None):
+            raise ValueError(f"options are stored with the run, so {secret} must not be among them")
+        return value
+
+
+def read_settings(kind: type[S], provider: str, options: dict[str, Any]) -> S:
+    """Return the settings that *options* give.
+
+    Raises:
+        UsageError: an option is unknown or has a bad value.
+    """
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        raise UsageError(_first_mistake(kind, provider, error)) from None
+
+
+def _first_mistake(kind: type[BaseModel], provider: str, error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return f"{provider} has no option {name!r}; it has {', '.join(sorted(kind.model_fields))}"
+    return f"{provider} option {name}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def find_endpoint(settings: EndpointSettings, provider: str, prefix: str, default: str | None) -> Endpoint:
+    """Return the endpoint that the environment and the settings name.
+
+    Args:
+        settings: the user's.
+        provider: what the user calls it, for errors.
+        prefix: of the environment variables ``<prefix>_API_KEY`` and ``<prefix>_BASE_URL``.
+        default: where the API lives if nobody says; None if somebody must.
+
+    Raises:
+        UsageError: no key where one is needed, no address, or one of them is nonsense.
+    """
+    key_name, url_name = f"{prefix}_API_KEY", f"{prefix}_BASE_URL"
+    key = os.environ.get(key_name, "").strip()
+    base_url = (settings.base_url or os.environ.get(url_name, "")).strip()
+    if not base_url and default is None:
+        raise UsageError(f"set {url_name} (or -M base_url=...) to the address of {provider}")
+    if not key and not base_url:
+        raise UsageError(
+            f"set {key_name} to use {provider} models, or set {url_name} (or -M base_url=...) to a "
+            "server that needs no key"
+        )
+    # Headers carry ASCII only, and the SDK's complaint about it would quote the key.
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError(f"{key_name} holds characters that no key has; copy the key again")
+    if base_url and not _is_http_url(base_url):
+        raise UsageError(f"the base URL of {provider} must look like http://host:port/v1 or https://host/v1")
+    endpoint = Endpoint(base_url or default or "", key or None, key_name)
+    if endpoint.key and endpoint.mask(settings.model_dump_json()) != settings.model_dump_json():
+        raise UsageError("options are stored with the run, so none may hold the key of the endpoint")
+    return endpoint
+
+
+def _is_http_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        legible = url.isprintable() and " " not in url
+        return legible and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _secret_names(value: Any) -> Iterator[str]:
+    """Yield the names in *value*, however deep, that sound like a secret's."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if _SECRET_NAME.search(name):
+                yield name
+            yield from _secret_names(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _secret_names(inner)

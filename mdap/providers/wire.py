@@ -1,0 +1,146 @@
+"""What goes over the wire, whichever SDK sends it: one request a call, nothing retried, nothing endless.
+
+The SDKs of OpenAI and Anthropic are made by the same generator: their clients and errors go by the same
+names.
+"""
+
+import importlib
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import anyio
+
+from mdap.errors import TransientError
+from mdap.providers.endpoint import Endpoint
+from mdap.providers.failures import explain_failure, number_of
+from mdap.rules.headers import Told, read_told
+
+__all__ = ["MAX_BODY", "Response", "Wire"]
+
+MAX_BODY: Final = 16 * 2**20
+"""Bytes of a response after which reading stops."""
+
+_CONNECTIONS: Final = 2_000
+# The total deadline of an attempt is set by whoever calls; this only keeps the SDK from an endless wait.
+_IDLE_SECONDS: Final = 3_600.0
+
+
+class Response(NamedTuple):
+    """What came back, unread.
+
+    Attributes:
+        headers: by name.
+        content: the body.
+        latency: seconds from the request to the end of the body.
+    """
+
+    headers: Mapping[str, str]
+    content: bytes
+    latency: float
+
+
+class Wire:
+    """The connections to one endpoint; opened by the first request, inside the running loop.
+
+    Args:
+        sdk: the module ``openai`` or ``anthropic``.
+        client: the name of its client's class.
+        path: of the API that is called.
+        endpoint: whom to ask.
+
+    Attributes:
+        told: what the headers of the latest response that tells of limits say.
+    """
+
+    def __init__(self, sdk: str, client: str, path: str, endpoint: Endpoint) -> None:
+        # Half a second: paid here, by who wants it, and not inside the loop.
+        self._sdk = importlib.import_module(sdk)
+        self._client_name = client
+        self._path = path
+        self._endpoint = endpoint
+        self._client: Any = None
+        self._raw: Any = None
+        self.told = Told()
+
+    async def post(self, body: Mapping[str, Any]) -> Response:
+        """Send one request and return what came back.
+
+        Raises:
+            ProviderError: no response of success; the subclass says whether another attempt may work.
+        """
+        if self._client is None:
+            self._client, self._raw = self._open()
+        started = time.perf_counter()
+        try:
+            # Not the SDK's own method, which spends more time on checking and copying parameters than all
+            # the rest takes; the request that leaves is the same.
+            response = await self._client.post(self._path, cast_to=self._raw, body=body)
+        except Exception as error:
+            failure = explain_failure(self._sdk, error, self._endpoint)
+            if failure is None:
+                raise
+            self._listen(getattr(getattr(error, "response", None), "headers", {}))
+        else:
+            latency = time.perf_counter() - started
+            self._listen(response.headers)
+            return Response(response.headers, response.content, latency)
+        # Raised out here so that it carries no context: the SDK's errors hold the request and its key.
+        raise failure
+
+    async def aclose(self) -> None:
+        """Close the connections, if there are any."""
+        client, self._client = self._client, None
+        if client is not None:
+            with anyio.CancelScope(shield=True):
+                await client.close()
+
+    def _listen(self, headers: Mapping[str, str]) -> None:
+        told = read_told(headers, time.time())
+        if told.requests_per_minute or told.tokens_per_minute:
+            self.told = told
+
+    def _open(self) -> tuple[Any, Any]:
+        """Return a client, and the class of response that it hands out unread."""
+        # Some versions stand on httpx and others on httpx2: take whichever the SDK itself uses.
+        transport = self._sdk.DefaultAioHttpClient
+        base = next(base for base in transport.__mro__ if base.__name__ == "AsyncClient")
+        http = sys.modules[base.__module__]
+        limits = http.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+        client = getattr(self._sdk, self._client_name)(
+            api_key=self._endpoint.key or "none",
+            base_url=self._endpoint.base_url,
+            max_retries=0,
+            timeout=_IDLE_SECONDS,
+            http_client=transport(limits=limits, event_hooks={"response": [_body_cap(http)]}),
+        )
+        return client, http.Response
+
+
+def _body_cap(http: Any) -> Callable[[Any], Awaitable[None]]:
+    """Return a response hook that stops the SDK from reading an endless body into memory."""
+    too_large = f"the response is larger than {MAX_BODY // 2**20} MiB"
+
+    # Which library this class comes from is known only at run time, hence hidden from the type checker.
+    class Capped(http.AsyncByteStream):  # type: ignore[misc]
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for chunk in self._stream:
+                size += len(chunk)
+                if size > MAX_BODY:
+                    raise TransientError(too_large, kind="huge_body")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    async def cap(response: Any) -> None:
+        if (number_of(response.headers.get("content-length")) or 0) > MAX_BODY:
+            raise TransientError(too_large, kind="huge_body")
+        response.stream = Capped(response.stream)
+
+    return cap
