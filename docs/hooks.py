@@ -14,7 +14,7 @@ import click
 from mdap.cli.main import cli
 
 PAGE: Final = Path(__file__).parent / "reference" / "cli.md"
-TABLE: Final = re.compile(r"<!-- options: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+TABLE: Final = re.compile(r"<!-- options: ([\w ]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 _log = logging.getLogger("mkdocs.hooks.cli")
 
@@ -30,13 +30,22 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> None:
         return
     if fresh(markdown) != markdown:
         _log.warning("reference/cli.md is stale: run `python docs/hooks.py`")
-    missing = set(cli.commands) - {found[1] for found in TABLE.finditer(markdown)}
+    missing = set(_commands(cli)) - {found[1] for found in TABLE.finditer(markdown)}
     if missing:
         _log.warning("reference/cli.md leaves out: %s", ", ".join(sorted(missing)))
 
 
+def _commands(group: click.Group, before: str = "") -> dict[str, click.Command]:
+    """Return the commands of *group* and of the groups in it by name, as one types it."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        inner = _commands(command, f"{before}{name} ") if isinstance(command, click.Group) else {}
+        found.update(inner or {f"{before}{name}": command})
+    return found
+
+
 def _table(command: str) -> str:
-    options = [option for option in cli.commands[command].params if isinstance(option, click.Option)]
+    options = [option for option in _commands(cli)[command].params if isinstance(option, click.Option)]
     rows = [f"| {_usage(option)} | {_default(option)} | {option.help or ''} |" for option in options]
     return "\n".join(["", "| option | default | what it does |", "|---|---|---|", *rows, ""])
 

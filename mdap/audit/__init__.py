@@ -1,6 +1,6 @@
 """After the run: proving, reading and exporting what its log says. Reads only."""
 
 from mdap.audit.findings import Mismatch
-from mdap.audit.verify import Verification, verify
+from mdap.audit.verifying import Verification, verify
 
 __all__ = ["Mismatch", "Verification", "verify"]

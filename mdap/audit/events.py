@@ -93,8 +93,8 @@ def _sealed(
     except KeyError:
         findings.add(Kind.SEAL, "seal", "its four parts", event[-1])
         return None
-    if seal.seal != data.get("seal"):
-        findings.add(Kind.SEAL, "seal", seal.seal, data.get("seal"))
+    if seal.to_dict() != data or event[2:6] != (None,) * 4:
+        findings.add(Kind.SEAL, "seal", seal.to_dict(), event[2:])
     if seal.events != events:
         findings.add(Kind.SEAL, "run and events up to its seal", seal.events, events)
     sql = "SELECT digest FROM decisions WHERE run = ?1 AND place = ?2 - 1"

@@ -1,0 +1,160 @@
+"""Check the log of a run without mdap, by nothing but Python's standard library.
+
+    python verify_log.py DATABASE RUN
+
+It recomputes the digest of every reply, the chain of digests over all decisions, and the seals; and it
+counts every race again. It does not ask whether the prompts were the right ones, nor whether the replies
+say what is recorded: that takes the task's own code, and `mdap audit verify`.
+
+It ends with exit code 1 if anything is not as it must be, and says at which step.
+"""
+
+import json
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import Any
+
+RUN = "run_id, kind, parent, task, task_version, params, settings, provider, k, mdap_version, created_at"
+EVENTS = "SELECT kind, at, author, reason, step, opening, data FROM run_events WHERE run = ? ORDER BY id"
+DECISIONS = """
+SELECT d.step, d.opening, d.digest, p.step, p.key, p.input, p.prompt_digest,
+       d.place, d.winner, d.tally, d.votes, d.margin, d.author, d.reason
+FROM decisions d LEFT JOIN steps p USING (run, step, opening) WHERE d.run = ? ORDER BY d.place"""
+COLUMNS = """s.verdict, s.answer_key, s.flag_reason, s.model, s.view, s.temperature, s.input_tokens,
+       s.output_tokens, s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason, t.digest"""
+COUNTED = f"""
+SELECT s.counted, t.body, s.ordinal, {COLUMNS} FROM samples s LEFT JOIN texts t ON t.id = s.text
+WHERE s.run = ? AND s.step = ? AND s.opening = ? AND s.counted IS NOT NULL ORDER BY s.ordinal"""
+NOT_COUNTED = f"""
+SELECT t.body, s.step, s.opening, s.counted, s.ordinal, {COLUMNS}
+FROM %s s LEFT JOIN texts t ON t.id = s.text WHERE s.run = ? AND %s ORDER BY s.step, s.opening, s.ordinal"""
+UNDECIDED = """
+SELECT step, opening, key, input, prompt_digest FROM steps p WHERE run = ? AND NOT EXISTS (SELECT 1
+FROM decisions d WHERE (d.run, d.step, d.opening) = (p.run, p.step, p.opening)) ORDER BY step, opening"""
+
+problems: list[str] = []
+
+
+def check(what: str, expected: object, found: object) -> None:
+    if expected != found:
+        problems.append(f"{what}: expected {expected!s:.100}, found {found!s:.100}")
+
+
+def spelled(values: Iterable[Any]) -> str:
+    return json.dumps(list(values), separators=(",", ":"), ensure_ascii=True)
+
+
+def hashed(text: str, size: int) -> str:
+    return blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+def count(step: int, decided: list[Any], samples: list[list[Any]], k: int, tier_size: int) -> None:
+    """Count a race again, in the order in which its samples were counted."""
+    winner, tally, votes, margin, author = *decided[1:5], decided[5]
+    check(f"step {step}, order of counting", list(range(1, len(samples) + 1)), [s[0] for s in samples])
+    tier, race = 0, Counter[str]()
+    for _, _, ordinal, verdict, key, flag, *_ in samples:
+        if ordinal // tier_size > tier:
+            check(f"step {step}, votes of a tier that was left", False, lead(race) >= k)
+            tier, race = ordinal // tier_size, Counter()
+        check(f"step {step}, sample {ordinal}, counted after the decision", False, lead(race) >= k)
+        check(f"step {step}, sample {ordinal}, vote or flag", ["flag", "vote"][flag is None], verdict)
+        check(f"step {step}, sample {ordinal}, answer or flag", flag is None, key is not None)
+        if key is not None:
+            race[key] += 1
+    key = hashed(winner, 8)
+    others = max((number for other, number in race.items() if other != key), default=0)
+    check(f"step {step}, votes and margin", (race[key], race[key] - others), (votes, margin))
+    check(f"step {step}, tally", dict(race), {hashed(a, 8): n for a, n in json.loads(tally).items()})
+    check(f"step {step}, margin of a vote", True, margin == k if author is None else lead(race) < k)
+
+
+def lead(race: Counter[str]) -> int:
+    best = [number for _, number in race.most_common(2)]
+    return best[0] - best[1] if len(best) == 2 else sum(best)
+
+
+def decisions(log: sqlite3.Connection, run: int, k: int, tier_size: int) -> Iterator[str]:
+    """Go along the chain; yield the digest recorded for each decision."""
+    head = "0" * 64
+    for number, (step, opening, digest, *covered) in enumerate(log.execute(DECISIONS, (run,))):
+        check(f"step {step}, place", number, covered[4])
+        samples = [list(row) for row in log.execute(COUNTED, (run, step, opening))]
+        lines = [spelled([head, *covered])]
+        for _, body, *columns in samples:
+            check_text(f"step {step}, sample {columns[0]}", body, columns[-1])
+            lines.append(spelled(columns))
+        check(f"step {step}, digest", hashed("\n".join(lines), 32), digest)
+        samples.sort()
+        count(step, covered[4:], samples, k, tier_size)
+        head = digest
+        yield head
+
+
+def check_text(where: str, body: str | None, digest: str | None) -> None:
+    check(f"{where}, digest of the reply", digest, None if body is None else hashed(body, 16))
+
+
+def rest(log: sqlite3.Connection, run: int) -> str:
+    """Return the digest over what the chain does not cover."""
+    undecided = log.execute(UNDECIDED, (run,)).fetchall()
+    rows: list[list[Any]] = [list(row) for row in undecided]
+    rows += not_counted(log, "samples", "s.counted IS NULL", run)
+    for step, opening, *_ in undecided:
+        which = f"s.step = {step:d} AND s.opening = {opening:d} AND s.counted IS NOT NULL"
+        rows += not_counted(log, "samples", which, run)
+    rows += not_counted(log, "pending", "true", run)
+    return hashed("".join(f"{spelled(row)}\n" for row in rows), 32)
+
+
+def not_counted(log: sqlite3.Connection, table: str, which: str, run: int) -> Iterator[list[Any]]:
+    for body, *row in log.execute(NOT_COUNTED % (table, which), (run,)):
+        check_text(f"step {row[0]}, opening {row[1]}, sample {row[3]}", body, row[-1])
+        yield row
+
+
+def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
+    """Check every seal against the events before it, and the last one against all there is."""
+    row = log.execute(f"SELECT {RUN} FROM runs WHERE id = ?", (run,)).fetchone()
+    lines = f"{spelled(row)}\n"
+    last: dict[str, Any] | None = None
+    kind = None
+    for kind, *event in log.execute(EVENTS, (run,)):
+        if kind == "sealed":
+            last = json.loads(event[-1])
+            parts = [last["decisions"], last["digest"], last["events"], last["rest"]]
+            check("seal", hashed(f"{spelled(parts)}\n", 32), last["seal"])
+            check("seal", (4 * [None], 5), (event[1:5], len(last)))
+            check("run and events before a seal", last["events"], hashed(lines, 32))
+            sealed = last["decisions"]
+            check("decisions that were sealed", [last["digest"]], heads[sealed : sealed + 1])
+        lines += f"{spelled([kind, *event])}\n"
+    found = rest(log, run)
+    if kind == "sealed" and last is not None:
+        check("samples that were not counted", last["rest"], found)
+        check("number of decisions", last["decisions"], len(heads) - 1)
+        return str(last["seal"])
+    return None
+
+
+def main(path: str, run_id: str) -> None:
+    log = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    found = log.execute("SELECT id, k, settings FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    if found is None:
+        sys.exit(f"there is no run {run_id}")
+    run, k, settings = found
+    tier_size = json.loads(settings)["max_samples"] or 100 + 20 * k
+    heads = ["0" * 64, *decisions(log, run, k, tier_size)]
+    seal = seals(log, run, heads)
+    for problem in problems[:100]:
+        print(problem)
+    if problems:
+        sys.exit(f"{len(problems)} things do not match")
+    print(f"{len(heads) - 1} decisions, head {heads[-1]}")
+    print(f"seal {seal}" if seal else "not sealed: the run has not ended in order")
+
+
+main(*sys.argv[1:])

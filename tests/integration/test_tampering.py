@@ -1,0 +1,383 @@
+"""P4: whatever is changed in a log afterwards is found, by step, by both verifiers."""
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mdap
+from mdap.audit import Verification, verify
+from mdap.compose import settle_step
+from mdap.plugins import make_task
+from mdap_hanoi import Hanoi
+
+ALONE = Path(mdap.__file__).parents[1] / "docs" / "examples" / "verify_log.py"
+LIVELY = {"error_rate": 0.25, "flag_rate": 0.1, "fault_rate": 0.1, "latency": 0.001, "seed": 4}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log with a run of everything: void, cancelled, flagged, escalated, settled, failed attempts."""
+    path = tmp_path_factory.mktemp("log") / "a.db"
+    voting = mdap.VotingSettings(hedge=1)
+    mdap.solve_sync(Hanoi(disks=5, views=2), options=LIVELY, db=path, run_id="lively", k=3, voting=voting)
+    settled(path)
+    mdap.solve_sync(Hanoi(disks=2), db=path, run_id="other")
+    with closing(sqlite3.connect(path)) as connection:
+        for [name] in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("PRAGMA journal_mode = DELETE")
+    return path
+
+
+def settled(path: Path) -> None:
+    """Run a task whose models often agree on nothing, so that a person settles what they leave."""
+    voting = mdap.VotingSettings(k=3, max_samples=4)
+    models: dict[str, Any] = {"model": "sim/a?error_rate=0.4", "escalate_to": ["sim/b?error_rate=0.3"]}
+    task = Hanoi(disks=4)
+    for _ in range(15):
+        try:
+            mdap.solve_sync(task, db=path, run_id="settled", voting=voting, options={"seed": 5}, **models)
+            return
+        except mdap.UndecidedError as error:
+            step = error.solution.steps
+            state = task.start()
+            for _ in range(step):
+                state = task.advance(state, task.oracle(state))
+            answer = json.dumps(
+                {"move": task.oracle(state).move, "next_state": task.oracle(state).next_state}
+            )
+            how = {"answer": answer, "author": "me", "reason": "seen"}
+            asyncio.run(settle_step(path, "settled", step, **how))
+
+
+def proven(path: Path, run_id: str) -> Verification:
+    return verify(path, run_id, make_task)
+
+
+def alone(path: Path, run_id: str) -> subprocess.CompletedProcess[str]:
+    """The verifier that knows nothing of mdap."""
+    command = [sys.executable, "-I", str(ALONE), str(path), run_id]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def change(log: Path, sql: str, *values: Any) -> int:
+    with closing(sqlite3.connect(log)) as connection, connection:
+        return connection.execute(sql, values).rowcount
+
+
+def ask(log: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(log)) as connection:
+        return connection.execute(sql, values).fetchall()
+
+
+@pytest.mark.parametrize("run_id", ["lively", "settled", "other"])
+def test_an_honest_log_is_verified(log: Path, run_id: str) -> None:
+    """Both verifiers pass what nobody has touched, and tell the same digest and seal."""
+    came = verify(log, run_id, make_task, oracle=run_id == "other")
+    assert (came.verdict, came.mismatches, came.notes) == ("verified", (), ())
+    said = alone(log, run_id)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout == f"{came.decisions} decisions, head {came.digest}\nseal {came.seal}\n"
+
+
+def test_the_log_has_everything_in_it(log: Path) -> None:
+    """The changes below are made to every kind of row."""
+    verdicts = dict(ask(log, "SELECT verdict, count(*) FROM samples WHERE run = 1 GROUP BY 1"))
+    assert min(verdicts[name] for name in ("vote", "flag", "void", "cancelled")) >= 3
+    kinds = {kind for [kind] in ask(log, "SELECT kind FROM run_events")}
+    assert kinds >= {"attempt_failed", "settled", "escalated", "undecided", "resumed", "finished", "sealed"}
+
+
+# --- one value of each column
+
+COLUMNS = {
+    "runs": "run_id kind parent task_version params settings provider k mdap_version created_at",
+    "run_events": "run kind at author reason step opening data",
+    "texts": "digest body",
+    "steps": "step opening key input prompt_digest run",
+    "samples": "run step opening counted ordinal verdict answer_key flag_reason model view temperature "
+    "input_tokens output_tokens cached_tokens latency attempts request_id finish_reason text",
+    "decisions": "run place step opening winner tally votes margin author reason digest",
+}
+CASES = [(table, column) for table, columns in COLUMNS.items() for column in columns.split()]
+ROWS = {
+    "runs": "id IN (1, 2)",
+    # The time of a seal itself is the only thing that nothing covers.
+    "run_events": "run < 3 AND NOT (kind = 'sealed')",
+    "texts": "id IN (SELECT text FROM samples WHERE run < 3)",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row to change: its run, the step it belongs to if it has one, and whether it was counted."""
+
+    rowid: tuple[Any, ...]
+    run: int
+    step: int | None
+    counted: bool
+
+
+def keys(table: str) -> list[str]:
+    return {
+        "steps": ["run", "step", "opening"],
+        "samples": ["run", "step", "opening", "ordinal"],
+        "decisions": ["run", "place"],
+    }.get(table, ["id"])
+
+
+def chosen(log: Path, table: str) -> Iterator[Row]:
+    """Some rows of each run: of every kind, at the beginning, in the middle and at the end."""
+    step = {"run_events": "NULL", "runs": "NULL", "texts": "NULL"}.get(table, "step")
+    run = {"runs": "id", "texts": "(SELECT min(run) FROM samples WHERE text = texts.id)"}.get(table, "run")
+    counted = {"samples": "counted IS NOT NULL", "decisions": "1"}.get(table, "0")
+    kind = {"samples": "verdict", "run_events": "kind"}.get(table, "1")
+    sql = f"SELECT {', '.join(keys(table))}, {run}, {step}, {counted}, {kind} FROM {table}"
+    rows = ask(log, f"{sql} WHERE {ROWS.get(table, 'run < 3')}")
+    by_kind: dict[Any, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        by_kind.setdefault((row[-4], row[-1]), []).append(row)
+    for alike in by_kind.values():
+        for row in {alike[0], alike[len(alike) // 2], alike[-1]}:
+            yield Row(row[:-4], row[-4], row[-3], bool(row[-2]))
+
+
+OTHER_VERDICTS = {"vote": "flag", "flag": "vote", "void": "cancelled", "cancelled": "void"}
+
+
+def other_than(value: Any) -> Any:
+    """The smallest change of a value."""
+    if value in OTHER_VERDICTS:
+        return OTHER_VERDICTS[value]
+    if value is None:
+        return 1
+    if isinstance(value, str):
+        return value[:-1] + ("0" if value[-1:] != "0" else "1")
+    # Far enough that no key is taken.
+    return value + 1000 if isinstance(value, int) else value + 0.25
+
+
+@pytest.mark.parametrize(("table", "column"), CASES)
+def test_one_changed_value_is_found(log: Path, tmp_path: Path, table: str, column: str) -> None:
+    """Each column of each table, in rows of every kind: always found, and where it can be, by its step."""
+    copy = tmp_path / "copy.db"
+    names = {1: "lively", 2: "settled"}
+    where = " AND ".join(f"{key} = ?" for key in keys(table))
+    tried = 0
+    for row in chosen(log, table):
+        [(value,)] = ask(log, f"SELECT {column} FROM {table} WHERE {where}", *row.rowid)
+        shutil.copy(log, copy)
+        change(copy, f"UPDATE {table} SET {column} = ? WHERE {where}", other_than(value), *row.rowid)
+        tried += 1
+        name = other_than(names[row.run]) if (table, column) == ("runs", "run_id") else names[row.run]
+        check_found(copy, name, row, f"{table}.{column} of {row}: {value!r}")
+    assert tried >= 2
+
+
+def check_found(copy: Path, run_id: str, row: Row, what: str) -> None:
+    if row.step is None:
+        # A run's row may be past reading.
+        assert found(copy, run_id), what
+        return
+    came = proven(copy, run_id)
+    assert came.verdict == "mismatch", f"{what}: {came.verdict} {came.mismatches}"
+    if row.counted:
+        assert row.step in {mismatch.step for mismatch in came.mismatches}, what
+
+
+def found(copy: Path, run_id: str) -> bool:
+    try:
+        return proven(copy, run_id).verdict == "mismatch"
+    except (mdap.UsageError, mdap.DatabaseError):
+        return True
+
+
+@pytest.mark.parametrize("table", list(COLUMNS))
+def test_the_verifier_without_mdap_finds_it_too(log: Path, tmp_path: Path, table: str) -> None:
+    """One changed value of each column, found with nothing but the standard library."""
+    copy = tmp_path / "copy.db"
+    where = " AND ".join(f"{key} = ?" for key in keys(table))
+    rows = [row for row in chosen(log, table) if row.run == 1]
+    for number, column in enumerate(COLUMNS[table].split()):
+        row = rows[number % len(rows)]
+        [(value,)] = ask(log, f"SELECT {column} FROM {table} WHERE {where}", *row.rowid)
+        shutil.copy(log, copy)
+        change(copy, f"UPDATE {table} SET {column} = ? WHERE {where}", other_than(value), *row.rowid)
+        name = "livel0" if (table, column) == ("runs", "run_id") else "lively"
+        assert alone(copy, name).returncode == 1, f"{table}.{column} of {row}: {value!r}"
+
+
+# --- rows that go, come or change places
+
+
+def of_middle(log: Path, sql: str) -> Any:
+    rows = ask(log, sql)
+    return rows[len(rows) // 2][0]
+
+
+def delete_sample(copy: Path) -> int | None:
+    change(copy, "DELETE FROM samples WHERE run = 1 AND step = 9 AND counted = 1")
+    return 9
+
+
+def delete_last_sample(copy: Path) -> int | None:
+    sql = "DELETE FROM samples WHERE run = 1 AND step = 9 AND counted = (SELECT max(counted) FROM samples o \
+        WHERE o.run = 1 AND o.step = 9 AND o.opening = samples.opening)"
+    assert change(copy, sql)
+    return 9
+
+
+def delete_void(copy: Path) -> int | None:
+    first = "(SELECT step FROM samples WHERE run = 1 AND verdict = 'void' LIMIT 1)"
+    assert change(copy, f"DELETE FROM samples WHERE run = 1 AND verdict = 'void' AND step = {first}")
+    return None
+
+
+def delete_void_opening(copy: Path) -> int | None:
+    sql = """SELECT step, opening FROM steps p WHERE run = 1 AND NOT EXISTS (SELECT 1 FROM decisions d
+        WHERE d.run = 1 AND d.step = p.step AND d.opening = p.opening) LIMIT 1"""
+    [place] = ask(copy, sql)
+    change(copy, "DELETE FROM samples WHERE run = 1 AND step = ? AND opening = ?", *place)
+    change(copy, "DELETE FROM steps WHERE run = 1 AND step = ? AND opening = ?", *place)
+    return None
+
+
+def insert_vote(copy: Path) -> int | None:
+    change(
+        copy,
+        """INSERT INTO samples SELECT run, step, opening, counted + 90, ordinal + 90, verdict, answer_key,
+        flag_reason, model, view, temperature, input_tokens, output_tokens, cached_tokens, latency, attempts,
+        request_id, finish_reason, text FROM samples WHERE run = 1 AND step = 9 AND counted = 1""",
+    )
+    return 9
+
+
+def swap_counting(copy: Path) -> int | None:
+    """Two different votes change places in the order of counting, so that the race ends too early or late."""
+    sql = """SELECT d.step, d.opening FROM decisions d WHERE d.run = 1 AND d.tally LIKE '%,%'"""
+    for step, opening in ask(copy, sql):
+        rows = ask(
+            copy,
+            "SELECT counted, answer_key FROM samples WHERE run = 1 AND step = ? AND opening = ? "
+            "AND verdict = 'vote' ORDER BY counted",
+            step,
+            opening,
+        )
+        last = rows[-1]
+        other = next((row for row in rows if row[1] != last[1]), None)
+        if other is not None:
+            sql = "UPDATE samples SET counted = ? WHERE run = 1 AND step = ? AND opening = ? AND counted = ?"
+            for now, then in ((999, last[0]), (last[0], other[0]), (other[0], 999)):
+                change(copy, sql, now, step, opening, then)
+            return int(step)
+    raise AssertionError("no race with two different votes")
+
+
+def swap_steps(copy: Path) -> int | None:
+    for now, then in ((999, 7), (7, 8), (8, 999)):
+        for table in ("samples", "steps"):
+            change(copy, f"UPDATE {table} SET step = ? WHERE run = 1 AND step = ?", now, then)
+    return 7
+
+
+def swap_decisions(copy: Path) -> int | None:
+    for now, then in ((999, 7), (7, 8), (8, 999)):
+        change(copy, "UPDATE decisions SET place = ? WHERE run = 1 AND place = ?", now, then)
+    return 7
+
+
+def truncate(copy: Path) -> int | None:
+    """The last decisions go with all that led to them."""
+    for table in ("decisions", "samples", "steps"):
+        change(copy, f"DELETE FROM {table} WHERE run = 1 AND step >= 28")
+    return 28
+
+
+def truncate_with_events(copy: Path) -> int | None:
+    """The end event and its seal go too: only a digest noted elsewhere can tell this from a killed run."""
+    truncate(copy)
+    change(copy, "DELETE FROM run_events WHERE run = 1 AND kind IN ('finished', 'sealed')")
+    return None
+
+
+def delete_event(copy: Path) -> int | None:
+    change(copy, "DELETE FROM run_events WHERE id = (SELECT min(id) FROM run_events WHERE run = 1)")
+    return None
+
+
+def insert_event(copy: Path) -> int | None:
+    change(copy, "INSERT INTO run_events(run, kind, reason) VALUES (1, 'settled', 'x')")
+    return None
+
+
+def exchange_text(copy: Path) -> int | None:
+    change(copy, "UPDATE samples SET text = text + 1 WHERE run = 1 AND step = 9 AND counted = 1")
+    return 9
+
+
+def forge(copy: Path) -> int | None:
+    """A vote for something else, text and key alike, with the tally to match."""
+    [(wrong, text)] = ask(
+        copy,
+        "SELECT s.answer_key, s.text FROM samples s WHERE run = 1 AND step = 9 AND verdict = 'vote' AND "
+        "answer_key <> (SELECT answer_key FROM samples o WHERE run = 1 AND step = 8 AND counted = 1) LIMIT 1",
+    )
+    sql = "UPDATE samples SET answer_key = ?, text = ? WHERE run = 1 AND step = 12 AND counted = 1"
+    change(copy, sql, wrong, text)
+    return 12
+
+
+FORGERIES = [
+    delete_sample,
+    delete_last_sample,
+    delete_void,
+    delete_void_opening,
+    insert_vote,
+    swap_counting,
+    swap_steps,
+    swap_decisions,
+    truncate,
+    delete_event,
+    insert_event,
+    exchange_text,
+    forge,
+]
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_rows_that_go_come_or_change_places_are_found(
+    log: Path, tmp_path: Path, forgery: Callable[[Path], int | None]
+) -> None:
+    """Both verifiers find it; where it is a step's, the step is named."""
+    copy = tmp_path / "copy.db"
+    shutil.copy(log, copy)
+    step = forgery(copy)
+    came = proven(copy, "lively")
+    assert came.verdict == "mismatch"
+    if step is not None:
+        assert step in {mismatch.step for mismatch in came.mismatches}
+    if forgery is not insert_event:
+        assert alone(copy, "lively").returncode == 1
+
+
+def test_a_cut_off_end_is_found_by_what_was_noted_elsewhere(log: Path, tmp_path: Path) -> None:
+    """Without its end, a run looks like a killed one; the digest that `run` printed tells."""
+    copy = tmp_path / "copy.db"
+    shutil.copy(log, copy)
+    noted = proven(log, "lively")
+    truncate_with_events(copy)
+    came = proven(copy, "lively")
+    assert (came.verdict, came.status, len(came.notes)) == ("verified", "running", 1)
+    for digest in (noted.digest, noted.seal):
+        assert verify(copy, "lively", make_task, expect=digest).verdict == "mismatch"
+        assert verify(log, "lively", make_task, expect=digest).ok
