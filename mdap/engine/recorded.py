@@ -29,7 +29,8 @@ class Leftovers:
 
     def take(self, step: int, spelled: str, prompt_digest: str) -> RecordedOpening | None:
         """Remove and return the opening of *step* on this very input and prompt, if there is one."""
-        for recorded in self._by_step.get(step, ()):
+        # The newest first: an older one without samples is void, though no row says so.
+        for recorded in reversed(self._by_step.get(step, ())):
             same = (recorded.opened.input, recorded.opened.prompt_digest) == (spelled, prompt_digest)
             if same and not recorded.void:
                 self._by_step[step].remove(recorded)

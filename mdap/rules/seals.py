@@ -10,13 +10,10 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
-__all__ = ["ENDED", "EVENT_COLUMNS", "REST", "RUN_COLUMNS", "SEALED", "Lines", "Seal"]
+__all__ = ["EVENT_COLUMNS", "REST", "RUN_COLUMNS", "SEALED", "Lines", "Seal"]
 
 SEALED: Final = "sealed"
 """The kind of the event that holds a seal."""
-
-ENDED: Final = ("finished", "undecided", "stopped", "failed", "settled")
-"""The kinds of events after which a seal is taken."""
 
 RUN_COLUMNS: Final = (
     "run_id, kind, parent, task, task_version, params, settings, provider, k, mdap_version, created_at"
@@ -33,10 +30,12 @@ _BY_KEY: Final = "ORDER BY s.step, s.opening, s.ordinal"
 REST: Final = (
     f"""SELECT p.step, p.opening, p.key, p.input, p.prompt_digest FROM steps p
     WHERE p.run = ?1 AND {_OPEN} ORDER BY p.step, p.opening""",
-    f"SELECT {_SAMPLE} FROM samples s WHERE s.run = ?1 AND s.counted IS NULL {_BY_KEY}",
-    f"""SELECT {_SAMPLE} FROM steps p
-    JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
-    WHERE p.run = ?1 AND {_OPEN} AND s.counted IS NOT NULL {_BY_KEY}""",
+    f"""SELECT {_SAMPLE} FROM samples s INDEXED BY samples_not_counted
+    WHERE s.run = ?1 AND s.counted IS NULL {_BY_KEY}""",
+    # Materialized, or the planner goes through all samples instead of the few openings.
+    f"""WITH p AS MATERIALIZED (SELECT * FROM steps p WHERE p.run = ?1 AND {_OPEN}) SELECT {_SAMPLE} FROM p
+    CROSS JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
+    WHERE s.counted IS NOT NULL {_BY_KEY}""",
     f"SELECT {_SAMPLE} FROM pending s WHERE s.run = ?1 {_BY_KEY}",
 )
 """What neither the chain nor the events cover, as SQL: openings that decided nothing, samples that were not
