@@ -5,6 +5,7 @@ decided by first-to-ahead-by-k voting among independent samples; suspicious samp
 """
 
 from mdap._version import __version__
+from mdap.audit.log import Log, open_log
 from mdap.compose import Session, solve, solve_sync
 from mdap.engine.opening import Progress
 from mdap.errors import (
@@ -36,6 +37,7 @@ __all__ = [
     "Decision",
     "FailedError",
     "Limits",
+    "Log",
     "MdapError",
     "Pending",
     "PluginError",
@@ -66,6 +68,7 @@ __all__ = [
     "View",
     "VotingSettings",
     "__version__",
+    "open_log",
     "solve",
     "solve_sync",
 ]

@@ -9,7 +9,7 @@ from mdap.errors import DatabaseError, UsageError
 from mdap.rules.casting import Casting, lineups_of
 from mdap.settings import VotingSettings
 
-__all__ = ["RunFacts", "find_run"]
+__all__ = ["RunFacts", "find_number", "find_run"]
 
 _COLUMNS = "id, run_id, kind, task, task_version, params, settings, provider, k"
 
@@ -40,6 +40,26 @@ class RunFacts:
         return Casting(self.lineups, self.voting.temperatures, self.voting.samples_allowed)
 
 
+def find_number(connection: sqlite3.Connection, name: str) -> int:
+    """Return the number of the run called *name*: its id, a unique beginning of it, or ``latest``.
+
+    Raises:
+        UsageError: there is no such run, or several.
+    """
+    rows = connection.execute("SELECT id FROM runs WHERE run_id = ?1", (name,)).fetchall()
+    whole = "kind IN ('run', 'batch') AND parent IS NULL"
+    if not rows and name == "latest":
+        rows = connection.execute(f"SELECT id FROM runs WHERE {whole} ORDER BY id DESC LIMIT 1").fetchall()
+    elif not rows:
+        begins = f"SELECT id FROM runs WHERE {whole} AND substr(run_id, 1, length(?1)) = ?1 LIMIT 2"
+        rows = connection.execute(begins, (name,)).fetchall()
+    if len(rows) > 1:
+        raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
+    if not rows:
+        raise UsageError(f"there is no run {name!r} in this log: `mdap runs` lists those there are")
+    return int(rows[0][0])
+
+
 def find_run(connection: sqlite3.Connection, name: str) -> RunFacts:
     """Return the run called *name*: its id, a unique beginning of it, or ``latest``.
 
@@ -51,21 +71,11 @@ def find_run(connection: sqlite3.Connection, name: str) -> RunFacts:
         UsageError: there is no such run, or several.
         DatabaseError: its row cannot be read.
     """
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE run_id = ?1", (name,)).fetchall()
-    if not rows and name == "latest":
-        rows = connection.execute(
-            f"SELECT {_COLUMNS} FROM runs WHERE kind = 'run' ORDER BY id DESC LIMIT 1"
-        ).fetchall()
-    elif not rows:
-        begins = "kind = 'run' AND substr(run_id, 1, length(?1)) = ?1"
-        rows = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE {begins} LIMIT 2", (name,)).fetchall()
-    if len(rows) > 1:
-        raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
-    if not rows:
-        raise UsageError(f"there is no run {name!r} in this log: `mdap runs` lists those there are")
+    number = find_number(connection, name)
+    row = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?1", (number,)).fetchone()
     sql = "SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1"
-    [decisions] = connection.execute(sql, (rows[0][0],)).fetchone()
-    return _facts(tuple(rows[0]), decisions)
+    [decisions] = connection.execute(sql, (number,)).fetchone()
+    return _facts(tuple(row), decisions)
 
 
 def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:

@@ -3,9 +3,7 @@
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -155,6 +153,10 @@ def _parts(
         for span in spans:
             yield span, audit_part(connection, job.facts, task, span, oracle=job.oracle)
         return
+    # Imported here, since few need them.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     # Not forked: the caller may have threads.
     context = get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(spans)), context, _ignore_interrupt) as pool:

@@ -1,18 +1,22 @@
 """``mdap audit``: what can be done with a run afterwards."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from pathlib import Path
+from typing import IO, Any, Final
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mdap.audit import Verification, verify
+from mdap.audit import Verification, open_log, verify
+from mdap.audit.export import FORMATS, export, is_binary
 from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.reporting import report
+from mdap.errors import UsageError
 from mdap.plugins import make_task
 
 __all__ = ["audit"]
@@ -65,6 +69,45 @@ def verify_(**given: Any) -> Exit:
         return Exit.FINISHED
     complain(_sentence(came))
     return Exit.FAILED
+
+
+@audit.command("export")
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(FORMATS),
+    default="jsonl",
+    show_default=True,
+    help="One object or row for each decided step, or for each sample.",
+)
+@click.option("-o", "--output", metavar="FILE", help="Where to write; standard output if not given.")
+@database
+def export_(**given: Any) -> None:
+    """Write out what RUN decided, or all of its samples."""
+    with open_log(given["db"]) as log:
+        if given["output"] is None:
+            if is_binary(given["fmt"]) and sys.stdout.isatty():
+                raise UsageError(f"{given['fmt']} is not for a terminal: name a file with -o")
+            export(log, given["run_id"], sys.stdout.buffer, given["fmt"])
+            sys.stdout.buffer.flush()
+        else:
+            with _whole_file(Path(given["output"])) as out:
+                export(log, given["run_id"], out, given["fmt"])
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file that is there whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as out:
+            yield out
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,0 +1,218 @@
+"""What is exported is what is recorded, in every format, and however hostile the texts are."""
+
+import csv
+import io
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pandas
+import polars
+import pytest
+from pyarrow import parquet
+
+import mdap
+from mdap.audit.export import FORMATS, export
+from mdap.audit.log import SampleEntry
+from mdap.cli.main import main
+from mdap.testing import ScriptedProvider
+from mdap_hanoi import Hanoi
+from tests.helpers import PROVIDED, Walk
+
+HOSTILE = [
+    "=1+1",
+    "+x",
+    "-2",
+    "@SUM(A1)",
+    "'quoted",
+    "\ttab",
+    "\rreturn",
+    'a "b", c\nd',
+    "",
+    "\x1b[31m",
+    "é€😀",
+]
+OPTIONS = {"error_rate": 0.3, "flag_rate": 0.1, "latency": 0.0005, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("log") / "a.db"
+    mdap.solve_sync(Hanoi(disks=5), options=OPTIONS, db=path, run_id="tower")
+    texts = iter(HOSTILE * 3)
+    PROVIDED["it"] = ScriptedProvider(
+        lambda request, n: mdap.Reply(next(texts, "1"), "toy", input_tokens=3, output_tokens=n)
+    )
+    mdap.solve_sync(Walk(steps=2), model="tests.helpers:provided/it", db=path, run_id="hostile")
+    return path
+
+
+def exported(log: Path, run_id: str, fmt: str) -> bytes:
+    out = io.BytesIO()
+    with mdap.open_log(log) as opened:
+        export(opened, run_id, out, fmt)
+    return out.getvalue()
+
+
+def ask(log: Path, sql: str) -> list[dict[str, Any]]:
+    with closing(sqlite3.connect(log)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(sql)]
+
+
+def samples(log: Path, run_id: str) -> list[dict[str, Any]]:
+    order = "ORDER BY step, opening, ordinal"
+    return ask(
+        log, f"SELECT {', '.join(SampleEntry._fields)} FROM sample_texts WHERE run_id = '{run_id}' {order}"
+    )
+
+
+def steps(log: Path, run_id: str) -> list[dict[str, Any]]:
+    return ask(
+        log,
+        f"""SELECT step, key, input, answer, tally AS votes,
+        (SELECT count(*) FROM sample_texts s WHERE s.run_id = d.run_id
+            AND (s.step, s.opening) = (d.step, d.opening)) AS samples,
+        (SELECT count(*) FROM sample_texts s WHERE s.run_id = d.run_id
+            AND (s.step, s.opening) = (d.step, d.opening) AND verdict = 'flag') AS red_flags
+        FROM decided_steps d WHERE run_id = '{run_id}' ORDER BY place""",
+    )
+
+
+def spelled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    json_columns = ("input", "answer", "votes")
+    return [{n: json.loads(v) if n in json_columns else v for n, v in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize("run_id", ["tower", "hostile"])
+def test_jsonl_is_one_object_a_decided_step(log: Path, run_id: str) -> None:
+    """In order, with just the promised names, and plain ASCII."""
+    lines = exported(log, run_id, "jsonl").decode("ascii").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert list(found[0]) == ["step", "key", "input", "answer", "votes", "samples", "red_flags"]
+    assert found == spelled(steps(log, run_id))
+    assert [row["step"] for row in found] == list(range(len(found)))
+
+
+@pytest.mark.parametrize("run_id", ["tower", "hostile"])
+def test_samples_come_out_as_they_are(log: Path, run_id: str) -> None:
+    """One object a sample, text and all."""
+    lines = exported(log, run_id, "samples-jsonl").decode("ascii").splitlines()
+    assert [json.loads(line) for line in lines] == samples(log, run_id)
+
+
+def from_csv(data: bytes) -> list[dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(data.decode(), newline=""))
+    return [{name: cell[1:] if cell[:1] == "'" else cell for name, cell in row.items()} for row in rows]
+
+
+def as_text(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize("run_id", ["tower", "hostile"])
+def test_csv_reads_back_equal(log: Path, run_id: str) -> None:
+    """Once the mark before would-be formulas is taken off."""
+    assert from_csv(exported(log, run_id, "samples-csv")) == as_text(samples(log, run_id))
+    found = from_csv(exported(log, run_id, "csv"))
+    assert spelled([dict(row) for row in found]) == spelled(as_text(steps(log, run_id)))
+
+
+def test_no_cell_is_a_formula(log: Path) -> None:
+    """Whatever a model wrote, a spreadsheet shows it."""
+    rows = list(csv.reader(io.StringIO(exported(log, "hostile", "samples-csv").decode(), newline="")))
+    cells = [cell for row in rows for cell in row]
+    assert "'=1+1" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+
+
+@pytest.mark.parametrize("run_id", ["tower", "hostile"])
+def test_parquet_reads_back_equal(log: Path, run_id: str) -> None:
+    """With numbers as numbers."""
+    table = parquet.read_table(io.BytesIO(exported(log, run_id, "samples-parquet")))
+    assert table.to_pylist() == samples(log, run_id)
+    assert [str(table.schema.field(name).type) for name in ("step", "latency", "text")] == [
+        "int64",
+        "double",
+        "string",
+    ]
+    table = parquet.read_table(io.BytesIO(exported(log, run_id, "parquet")))
+    assert spelled(table.to_pylist()) == spelled(steps(log, run_id))
+
+
+def test_large_exports_come_in_pages(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page and batch borders leave nothing out and bring nothing twice."""
+    whole = {fmt: exported(log, "tower", fmt) for fmt in FORMATS}
+    for name in ("_STEPS", "_SAMPLES"):
+        sql = vars(mdap.audit.log)[name].replace("LIMIT 1000", "LIMIT 7")
+        assert "LIMIT 7" in sql
+        monkeypatch.setattr(f"mdap.audit.log.{name}", sql)
+    monkeypatch.setattr("mdap.audit.export._BATCH", 5)
+    for fmt in FORMATS:
+        if "parquet" in fmt:
+            one, other = (
+                parquet.read_table(io.BytesIO(data)) for data in (whole[fmt], exported(log, "tower", fmt))
+            )
+            assert one.equals(other)
+        else:
+            assert exported(log, "tower", fmt) == whole[fmt]
+
+
+# --- Python
+
+
+def test_a_log_is_read_from_python(log: Path) -> None:
+    """Iterators over runs, steps and samples, and frames of them."""
+    with mdap.open_log(log) as opened:
+        assert [(run.run_id, run.status, run.k) for run in opened.runs()] == [
+            ("tower", "finished", 3),
+            ("hostile", "finished", 3),
+        ]
+        assert [entry._asdict() for entry in opened.samples("tower")] == samples(log, "tower")
+        last = list(opened.steps("latest"))[-1]
+        assert (last.step, last.margin, last.author) == (1, 3, None)
+        frame = opened.frame("samples", "tower")
+        assert isinstance(frame, pandas.DataFrame)
+        assert len(frame) == len(samples(log, "tower"))
+        assert list(opened.frame("runs")["run_id"]) == ["tower", "hostile"]
+        other = opened.frame("steps", "tower", library="polars")
+        assert isinstance(other, polars.DataFrame)
+        assert other["margin"].to_list() == [3] * 31
+        with pytest.raises(mdap.UsageError, match="there is no run 'nobody'"):
+            list(opened.steps("nobody"))
+    with pytest.raises(mdap.UsageError, match="there is no database"):
+        mdap.open_log(log.with_name("none.db"))
+
+
+# --- the command
+
+
+def run(capfdbinary: pytest.CaptureFixture[bytes], *arguments: object) -> tuple[int, bytes, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    said = capfdbinary.readouterr()
+    return int(ended.value.code or 0), said.out, said.err.decode()
+
+
+def test_the_command_writes_to_a_file_or_to_standard_output(
+    log: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """The same bytes; and a file that cannot be written leaves nothing behind."""
+    for fmt in FORMATS:
+        file = tmp_path / fmt
+        code, out, err = run(capfdbinary, "audit", "export", "tower", "--db", log, "--format", fmt)
+        assert (code, err) == (0, "")
+        assert out == exported(log, "tower", fmt)
+        code, out, err = run(
+            capfdbinary, "audit", "export", "tower", "--db", log, "--format", fmt, "-o", file
+        )
+        assert (code, out, err) == (0, b"", "")
+        assert file.read_bytes() == exported(log, "tower", fmt)
+    code, _, err = run(capfdbinary, "audit", "export", "tower", "--db", log, "-o", tmp_path / "no" / "where")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot be written" in err
+    code, _, err = run(capfdbinary, "audit", "export", "nobody", "--db", log, "-o", tmp_path / "x")
+    assert (code, "there is no run 'nobody'" in err) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FORMATS)
