@@ -6,7 +6,7 @@ decided by first-to-ahead-by-k voting among independent samples; suspicious samp
 
 from mdap._version import __version__
 from mdap.audit.log import Log, open_log
-from mdap.compose import Session, solve, solve_sync
+from mdap.compose import Session, calibrate, solve, solve_sync
 from mdap.engine.opening import Progress
 from mdap.errors import (
     DatabaseError,
@@ -24,7 +24,7 @@ from mdap.errors import (
     UsageError,
 )
 from mdap.protocols import Provider
-from mdap.records import Reply, RunStatus, SampleRequest, Solution, Totals, Usage
+from mdap.records import Calibration, Certificate, Reply, RunStatus, SampleRequest, Solution, Totals, Usage
 from mdap.settings import Budget, Limits, Price, Speculate, VotingSettings
 from mdap.tasks import Ask, AskGroup, Chain, Decision, Pending, Process, RedFlag, Step, Task, View
 
@@ -32,6 +32,8 @@ __all__ = [
     "Ask",
     "AskGroup",
     "Budget",
+    "Calibration",
+    "Certificate",
     "Chain",
     "DatabaseError",
     "Decision",
@@ -68,6 +70,7 @@ __all__ = [
     "View",
     "VotingSettings",
     "__version__",
+    "calibrate",
     "open_log",
     "solve",
     "solve_sync",

@@ -4,6 +4,7 @@ A task is a pydantic model: its fields are its parameters, validated, stored wit
 with ``-p NAME=VALUE`` on the command line.
 """
 
+import random
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -193,6 +194,14 @@ class Chain(Task, Generic[S, A]):
     def oracle(self, state: S) -> A:
         """Return the right answer in *state*, for simulation, calibration and tests."""
         raise NotImplementedError(f"{type(self).__name__} has no oracle")
+
+    def sample_state(self, rng: random.Random) -> S | None:
+        """Return the state before a random step of the task, for calibration; None for no such thing.
+
+        Args:
+            rng: where all chance comes from, so that a calibration can be repeated.
+        """
+        return None
 
     def mistakes(self, state: S, truth: A) -> list[A]:
         """Return plausible wrong answers in *state*, at least one, for simulation."""

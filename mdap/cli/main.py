@@ -8,6 +8,7 @@ import click
 
 from mdap._version import __version__
 from mdap.cli.auditing import audit
+from mdap.cli.calibrating import calibrate
 from mdap.cli.listing import models, runs, show, tasks
 from mdap.cli.output import Exit, complain, exit_code_of, print_json
 from mdap.cli.planning import plan
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (run, resume, decide, runs, show, audit, serve, plan, tasks, models, new):
+for command in (run, resume, decide, calibrate, runs, show, audit, serve, plan, tasks, models, new):
     cli.add_command(command)
 
 

@@ -14,6 +14,7 @@ class Doubt:
     """A decision, and how doubtful it is.
 
     Attributes:
+        run_id: the run that decided it: the one asked for, or a part of it.
         step: the step.
         opening: which opening of it was decided.
         p_wrong: chance that its winner is wrong.
@@ -21,6 +22,7 @@ class Doubt:
         total: all votes.
     """
 
+    run_id: str
     step: int
     opening: int
     p_wrong: float
@@ -57,8 +59,8 @@ async def most_doubtful(reader: Reader, run: int, most: int = 20) -> list[Doubt]
     """
     found: list[Doubt] = []
     for shape, p_wrong in doubts(await reader.tallies(run)):
-        for step, opening in await reader.steps_with(run, shape, most - len(found)):
-            found.append(Doubt(step, opening, p_wrong, shape.votes, shape.total))
+        for run_id, step, opening in await reader.steps_with(run, shape, most - len(found)):
+            found.append(Doubt(run_id, step, opening, p_wrong, shape.votes, shape.total))
         if len(found) >= most:
             break
     return found

@@ -8,17 +8,18 @@ from typing import Any, Final, Literal
 import anyio
 from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskGroup
-from pydantic import ValidationError
 
 from mdap.compose.batch import Batch, Case
 from mdap.compose.bulletin import Bulletin
+from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
+from mdap.compose.margins import ENDED, pilot_margin, with_k
 from mdap.compose.replay import as_recorded
 from mdap.compose.running import Workshop, run_task
 from mdap.engine.opening import Progress
 from mdap.engine.purse import Purse
-from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError
+from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import RunRow, open_log
 from mdap.journal.sealing import Sealer
@@ -26,25 +27,15 @@ from mdap.journal.writer import open_journal
 from mdap.observe import watch
 from mdap.plugins import make_task
 from mdap.providers.prices import read_prices
-from mdap.records import Fact, RunStatus, Solution
-from mdap.rules.certificate import error_upper_bound
-from mdap.rules.scaling import minimal_k
-from mdap.settings import Budget, Limits, Price, Speculate, VotingSettings, explain
+from mdap.records import Calibration, Fact, Solution
+from mdap.settings import Budget, Limits, Price, Speculate, VotingSettings
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["Session", "solve", "solve_sync"]
+__all__ = ["Session", "calibrate", "solve", "solve_sync"]
 
 K = int | Literal["auto"]
 
-_PILOT_MARGIN: Final = 8
-_PILOT_VOTES: Final = 400
 _OF_SESSION: Final = ("escalate_to", "limits", "budget", "prices", "speculate", "log")
-
-_ENDED: Final[dict[RunStatus, type[RunError]]] = {
-    RunStatus.UNDECIDED: UndecidedError,
-    RunStatus.STOPPED: StoppedError,
-    RunStatus.FAILED: FailedError,
-}
 
 
 class Session(AsyncContextManagerMixin):
@@ -171,7 +162,7 @@ class Session(AsyncContextManagerMixin):
             DatabaseError: the database cannot be written any more.
         """
         solution = await self.run(task, k=k, target=target, voting=voting, run_id=run_id, progress=progress)
-        kind = _ENDED.get(solution.status)
+        kind = ENDED.get(solution.status)
         if kind is not None:
             raise kind(f"run {solution.run_id}: {solution.reason}", solution)
         return solution
@@ -195,9 +186,9 @@ class Session(AsyncContextManagerMixin):
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         row = await self._row(name)
         if k == "auto":
-            voting = _with_k(voting, await self._margin(task, name, target, voting))
+            voting = with_k(voting, await pilot_margin(self._shop, task, name, target, voting))
         elif k is not None:
-            voting = _with_k(voting, k)
+            voting = with_k(voting, k)
         start = Start(name=name, voting=voting, row=row, progress=progress or Progress())
         return await run_task(self._shop, task, start)
 
@@ -231,10 +222,46 @@ class Session(AsyncContextManagerMixin):
         voting = voting or VotingSettings()
         start = Start(
             name=new_name("batch") if run_id is None else checked_run_id(run_id),
-            voting=voting if k is None else _with_k(voting, k),
+            voting=voting if k is None else with_k(voting, k),
             progress=progress or Progress(),
         )
         return Batch(self._shop, self._group, tasks, start, in_order=in_order)
+
+    async def calibrate(
+        self,
+        task: Task,
+        *,
+        samples: int = 400,
+        target: float = 0.95,
+        voting: VotingSettings | None = None,
+        seed: int = 0,
+        run_id: str | None = None,
+    ) -> Calibration:
+        """Sample random steps of *task*, and tell p, v, the smallest k for *target*, and what a run takes.
+
+        The steps are those of the task's own `sample_state`, or else of the newest run of the same task and
+        parameters, or else of a pilot. The task's oracle says what is right; where there is none, the
+        winners of races do.
+
+        Args:
+            task: the chain with its parameters.
+            samples: about how many samples to take.
+            target: wanted chance that a run of the task has no wrong decision.
+            voting: how long a reply may be, and at which temperatures; the rest does not matter here.
+            seed: which random steps.
+            run_id: the calibration's name in the database; None makes up a new one.
+
+        Raises:
+            UsageError: an argument is wrong.
+            StoppedError: the pilot was stopped.
+            PluginError: the task's own code failed.
+            DatabaseError: the database cannot be written any more.
+        """
+        if samples < 1 or not 0 < target < 1:
+            raise UsageError("a calibration takes 1 sample at least, and a target above 0 and below 1")
+        name = f"{new_run_id(task)}-calibration" if run_id is None else checked_run_id(run_id)
+        wish = Wish(name, samples, target, seed)
+        return await calibrate_task(self._shop, task, wish, voting or VotingSettings())
 
     async def resume(self, run_id: str, *, progress: Progress | None = None) -> Solution:
         """Go on with the run called *run_id*, with the settings it was started with.
@@ -264,40 +291,6 @@ class Session(AsyncContextManagerMixin):
         await self._shop.writer.flush()
         return await self._shop.reader.run(run_id)
 
-    async def _margin(self, task: Task, name: str, target: float, voting: VotingSettings) -> int:
-        """Return the smallest margin that reaches *target*, at an error rate that a pilot rules out.
-
-        The pilot decides the first steps of the task at a generous margin; votes against its winners
-        count as wrong. The upper confidence bound of their rate stands for the error rate.
-        """
-        length = task.length()
-        if length is None:
-            raise UsageError("-k auto needs a task of known length: define length(), or give k")
-        pilot = _with_k(voting.model_copy(update={"max_samples": None}), _PILOT_MARGIN)
-        name = f"{name}-pilot"
-        row = await self._row(name)
-        start = Start(name=name, voting=pilot, row=row, kind="pilot", votes_wanted=_PILOT_VOTES)
-        solution = await run_task(self._shop, task, start)
-        if solution.status is RunStatus.UNDECIDED:
-            raise UsageError(
-                f"no k can be chosen: in the pilot {solution.reason}; the model is right too seldom to vote"
-            )
-        if solution.status is not RunStatus.FINISHED:
-            raise _ENDED[solution.status](f"the pilot {name}: {solution.reason}", solution)
-        reader = self._shop.reader
-        votes = solution.totals.votes
-        number = (await reader.find(name)).number
-        bound = error_upper_bound(votes - await reader.votes_for_winners(number), votes)
-        return minimal_k(bound, length, target)
-
-
-def _with_k(voting: VotingSettings, k: int) -> VotingSettings:
-    # Validated anew, so that a k which its samples can never reach is refused.
-    try:
-        return VotingSettings(**{**voting.model_dump(), "k": k})
-    except ValidationError as error:
-        raise UsageError(explain("setting", error)) from None
-
 
 async def solve(
     task: Task,
@@ -325,6 +318,32 @@ async def solve(
     session_settings = {name: settings.pop(name) for name in _OF_SESSION if name in settings}
     async with Session(model, db=db, options=options, **session_settings) as session:
         return await session.solve(task, k=k, **settings)
+
+
+async def calibrate(
+    task: Task,
+    *,
+    model: str | Sequence[str] = "sim",
+    db: str | Path = "mdap.db",
+    options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Calibration:
+    """Calibrate one task in a session of its own; see `Session` and `Session.calibrate`.
+
+    Args:
+        task: the chain with its parameters.
+        model: ``provider`` or ``provider/model``; several are calibrated as one that takes turns.
+        db: path of the SQLite database.
+        options: options of the provider.
+        settings: further arguments of `Session` (*limits*, *budget*, ...) and of `Session.calibrate`
+            (*samples*, *target*, *voting*, *seed*, *run_id*).
+
+    Returns:
+        What the samples tell.
+    """
+    session_settings = {name: settings.pop(name) for name in _OF_SESSION if name in settings}
+    async with Session(model, db=db, options=options, **session_settings) as session:
+        return await session.calibrate(task, **settings)
 
 
 def solve_sync(task: Task, **settings: Any) -> Solution:

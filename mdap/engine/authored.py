@@ -94,6 +94,10 @@ class Authored:
         guess = self._call(f"guessing step {number}", self.task.guess, state)
         return guess if guess is None else self._call(f"guessing step {number}", self.task.canonical, guess)
 
+    def oracle(self, number: int, state: Any) -> Any:
+        """Return the right answer to step *number*."""
+        return self._call(f"giving the right answer to step {number}", self.task.oracle, state)
+
     def spelled(self, number: int, value: Any) -> str:
         """Return the canonical JSON of a state or an answer of step *number*."""
         return self._call(f"spelling step {number} as JSON", canonical, value)

@@ -132,6 +132,34 @@ class Reader:
         """Return how many runs are parts of *run*."""
         return int(await self._value("count_parts", run))
 
+    async def calibrations(self, task: str, params: str) -> list[tuple[RunRow, dict[str, Any]]]:
+        """Return the finished calibrations of a task, the newest first, each with what it found.
+
+        Args:
+            task: the task's name.
+            params: its parameters, in canonical JSON.
+        """
+        rows = await self.rows("calibrations", task, params)
+        return [(_run_row(row), json.loads(row["result"])) for row in rows]
+
+    async def latest_of(self, task: str, params: str) -> str | None:
+        """Return the id of the newest run of a task that decided anything; of a pilot if there is no run.
+
+        Args:
+            task: the task's name.
+            params: its parameters, in canonical JSON.
+        """
+        rows = await self.rows("latest_of_task", task, params)
+        return rows[0][0] if rows else None
+
+    async def count_decisions(self, run: int) -> int:
+        """Return how many decisions *run* has."""
+        return int(await self._value("count_decisions", run))
+
+    async def input_at(self, run: int, place: int) -> str:
+        """Return the input of decision number *place* of *run*, in canonical JSON."""
+        return str(await self._value("input_at", run, place))
+
     async def totals(self, run: int) -> Totals:
         """Return what the rows of *run* and of its parts add up to."""
         counts: dict[str, int] = {}
@@ -155,13 +183,17 @@ class Reader:
         return int(await self._value("votes_for_winners", run))
 
     async def tallies(self, run: int) -> list[TallyShape]:
-        """Return the tallies of the voted decisions of *run*, each once, with the number of its steps."""
+        """Return the tallies of the voted decisions of *run* and its parts, each once, counted."""
         return [TallyShape(*row) for row in await self.rows("tallies", run)]
 
-    async def steps_with(self, run: int, shape: TallyShape, most: int) -> list[tuple[int, int]]:
-        """Return step and opening of the first decisions of *run* whose tally is *shape*, *most* at most."""
+    async def steps_with(self, run: int, shape: TallyShape, most: int) -> list[tuple[str, int, int]]:
+        """Return the first decisions of *run* and its parts whose tally is *shape*, *most* at most.
+
+        Returns:
+            For each decision the id of its run, its step and its opening.
+        """
         rows = await self.rows("steps_with_tally", run, shape.votes, shape.runner_up, shape.total, most)
-        return [(row[0], row[1]) for row in rows]
+        return [(row[0], row[1], row[2]) for row in rows]
 
     async def settled(self, run: int) -> int:
         """Return how many steps of *run* a person settled."""

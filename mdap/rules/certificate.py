@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from typing import Final
 
-from mdap.records import Certificate, TallyShape
+from mdap.records import SURE, Certificate, TallyShape
 from mdap.rules.hardness import Belief, posterior
 from mdap.rules.scaling import race_length
 
 __all__ = ["certify", "doubts", "error_upper_bound"]
 
-# Of runs whose errors are independent, no more than one in a hundred is then called uneven.
-_SURE: Final = 0.8
 _MUCH_DISSENT: Final = 0.3
 
 
-def error_upper_bound(wrong: int, votes: int, confidence: float = 0.95) -> float:
+def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
     """Return a one-sided upper confidence bound on the error rate (Clopper-Pearson).
 
     Args:
@@ -105,7 +103,7 @@ def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
 
 def _warnings(belief: Belief) -> tuple[str, ...]:
     found = []
-    if belief.p_hard > _SURE:
+    if belief.p_hard > SURE:
         found.append(
             f"about {max(belief.hard_share, 1e-4):.2%} of the steps are hard: their votes are more divided "
             "than independent errors explain, and on such a step they can agree on a wrong answer; "

@@ -2,7 +2,7 @@
 
 from mdap_hanoi.state import Answer, Move, Pegs, State
 
-__all__ = ["direction", "mistakes", "right_answer"]
+__all__ = ["direction", "mistakes", "right_answer", "state_after"]
 
 
 def direction(disks: int) -> int:
@@ -56,6 +56,31 @@ def mistakes(state: State, truth: Answer, disks: int) -> list[Answer]:
         Answer(truth.move, _moved(state.pegs, astray)),  # the disk put on the wrong peg there
     )
     return [answer for answer in candidates if answer != truth]
+
+
+def state_after(moves: int, disks: int) -> State:
+    """Return the state after the first so many moves of the shortest solution.
+
+    Every disk goes round the pegs in one direction, neighbours in opposite ones, and disk d moves at every
+    move that is an odd multiple of 2**(d-1).
+
+    Args:
+        moves: from 0 to 2**disks - 1.
+        disks: the height of the tower.
+    """
+    pegs: list[list[int]] = [[], [], []]
+    for disk in range(disks, 0, -1):
+        pegs[_peg_after(moves, disk, disks)].append(disk)
+    last = None
+    if moves:
+        disk = (moves & -moves).bit_length()
+        last = (disk, _peg_after(moves - 1, disk, disks), _peg_after(moves, disk, disks))
+    return State((tuple(pegs[0]), tuple(pegs[1]), tuple(pegs[2])), last)
+
+
+def _peg_after(moves: int, disk: int, disks: int) -> int:
+    made = (moves + (1 << disk - 1)) >> disk
+    return made * (direction(disks) if disk % 2 else 3 - direction(disks)) % 3
 
 
 def _small_disk_is_due(state: State) -> bool:

@@ -1,5 +1,6 @@
 """The task: Towers of Hanoi as a chain of one-move steps (arXiv 2511.09030, section 4)."""
 
+import random
 from typing import Any
 
 from pydantic import Field
@@ -50,6 +51,10 @@ class Hanoi(Chain[State, Answer]):
     def oracle(self, state: State) -> Answer:
         """Return what the strategy prescribes."""
         return strategy.right_answer(state, self.disks)
+
+    def sample_state(self, rng: random.Random) -> State:
+        """Return a state of the shortest solution, each as likely as any other."""
+        return strategy.state_after(rng.randrange(self.length()), self.disks)
 
     def mistakes(self, state: State, truth: Answer) -> list[Answer]:
         """Return wrong answers that models do give."""

@@ -1,4 +1,5 @@
 import json
+import random
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 import mdap_hanoi
 from mdap.tasks import RedFlag
 from mdap_hanoi import Answer, Hanoi, State
+from mdap_hanoi.strategy import state_after
 
 Outcome = Answer | str
 
@@ -480,3 +482,22 @@ def test_both_readers_agree_on_mutated_renderings(example: tuple[Hanoi, str]) ->
     """The quick parser and one written for the eye see the same."""
     task, text = example
     assert outcome(task, text) == plain_reader(text, task.disks)
+
+
+@pytest.mark.parametrize("disks", [1, 2, 3, 6, 7])
+def test_a_state_along_the_solution_is_the_one_that_the_moves_lead_to(disks: int) -> None:
+    task = Hanoi(disks=disks)
+    state = task.start()
+    for moves in range(task.length()):
+        assert state_after(moves, disks) == state
+        state = task.advance(state, task.oracle(state))
+    assert state_after(task.length(), disks) == state
+
+
+def test_sampled_states_are_spread_over_the_solution_and_can_be_drawn_again() -> None:
+    task = Hanoi(disks=20)
+    rng, again = random.Random(3), random.Random(3)
+    states = [task.sample_state(rng) for _ in range(50)]
+    assert states == [task.sample_state(again) for _ in range(50)]
+    assert len(set(states)) == 50
+    assert len({state.pegs[0].count(20) for state in states}) == 2  # before and after the largest disk moves

@@ -24,6 +24,19 @@ SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL AND su
 -- name: newest
 SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL ORDER BY id DESC LIMIT 1
 
+-- name: calibrations
+SELECT r.*, 'finished' AS last_event, e.data->'result' AS result
+FROM runs r JOIN run_events e ON e.run = r.id AND e.kind = 'finished'
+WHERE r.kind = 'calibration' AND r.task = ?1 AND r.params = ?2 ORDER BY r.id DESC LIMIT 50
+
+-- name: latest_of_task
+SELECT r.run_id FROM runs r WHERE r.kind IN ('run', 'pilot') AND r.task = ?1 AND r.params = ?2
+  AND EXISTS (SELECT 1 FROM decisions d WHERE d.run = r.id) ORDER BY r.kind DESC, r.id DESC LIMIT 1
+
+-- name: input_at
+SELECT p.input FROM decisions d
+JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHERE d.run = ?1 AND d.place = ?2
+
 -- name: totals
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT verdict, count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)
@@ -116,19 +129,22 @@ SELECT coalesce(sum(data->>'seconds'), 0.0) FROM run_events
 WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed')
 
 -- name: tallies
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT votes, votes - margin AS runner_up,
        CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
        count(*) AS steps
-FROM decisions WHERE run = ?1 AND author IS NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+FROM tree JOIN decisions USING (run) WHERE author IS NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 
 -- name: steps_with_tally
-SELECT step, opening FROM decisions
-WHERE run = ?1 AND author IS NULL AND votes = ?2 AND votes - margin = ?3
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT run_id, step, opening FROM tree JOIN decisions USING (run) JOIN runs ON runs.id = run
+WHERE author IS NULL AND votes = ?2 AND votes - margin = ?3
   AND CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END = ?4
-ORDER BY place LIMIT ?5
+ORDER BY run, place LIMIT ?5
 
 -- name: count_settled
-SELECT count(*) FROM decisions WHERE run = ?1 AND author IS NOT NULL
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT count(*) FROM tree JOIN decisions USING (run) WHERE author IS NOT NULL
 
 -- name: votes_decided
 SELECT count(*) FROM samples WHERE run = ?1 AND verdict = 'vote'

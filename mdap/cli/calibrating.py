@@ -1,0 +1,218 @@
+"""``mdap calibrate``: how a model does at a task, before a run is paid for."""
+
+import math
+from typing import Any
+
+import anyio
+import click
+
+from mdap.cli.options import as_json, budget_of, budget_options, database, limit_options, limits_of
+from mdap.cli.output import Exit, complain, fields, number, print_json, say, table
+from mdap.compose import Session
+from mdap.errors import UsageError
+from mdap.plugins import make_task, read_values
+from mdap.records import Calibration, Interval, Quantiles, RunStatus
+from mdap.settings import VotingSettings
+
+__all__ = ["calibrate"]
+
+
+@click.command()
+@click.argument("task")
+@click.option(
+    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the task."
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("sim",),
+    show_default="sim",
+    metavar="PROVIDER[/MODEL]",
+    help="Where samples come from; several are calibrated one after the other and compared.",
+)
+@click.option(
+    "-M", "options", multiple=True, metavar="NAME=VALUE", help="Set an option of the models' provider."
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=400,
+    show_default=True,
+    metavar="N",
+    help="Samples to take of each model, about.",
+)
+@click.option(
+    "--target",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Wanted chance that no decision of a run is wrong.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Which random steps are sampled.")
+@limit_options
+@budget_options
+@database
+@as_json
+def calibrate(**given: Any) -> int:
+    """Sample random steps of TASK, and tell p, v, k, and what a run will take.
+
+    The steps are drawn by the task itself, or from the newest run of it in the database, or from a short
+    pilot. What is right, the task's oracle says, or else the winners of races by a lead of 8.
+    """
+    task = make_task(given["task"], read_values(given["params"], "-p"))
+    options = read_values(given["options"], "-M")
+    models = tuple(dict.fromkeys(given["models"]))
+    if given["budget_usd"] is not None and len(models) > 1:
+        raise UsageError("a budget is that of one model: calibrate them one by one, or give no --budget-usd")
+
+    async def act() -> list[Calibration]:
+        made = []
+        for model in models:
+            session = Session(
+                model,
+                db=given["db"],
+                options=options,
+                limits=limits_of(given),
+                budget=budget_of(given),
+                prices=given["prices"],
+            )
+            async with session:
+                made.append(
+                    await session.calibrate(
+                        task,
+                        samples=given["samples"],
+                        target=given["target"],
+                        voting=VotingSettings(),
+                        seed=given["seed"],
+                    )
+                )
+        return made
+
+    return _report(sorted(anyio.run(act), key=_cost), as_json=given["json"])
+
+
+def _cost(made: Calibration) -> tuple[float, float]:
+    """Return by what models are sorted: projected cost, or samples where no price is known."""
+    foreseen = made.projection
+    if foreseen is None:
+        return math.inf, math.inf
+    return (
+        math.inf if foreseen.cost_usd is None else foreseen.cost_usd.value,
+        foreseen.samples.value,
+    )
+
+
+def _report(made: list[Calibration], *, as_json: bool) -> Exit:
+    if as_json:
+        print_json({"calibrations": [one.to_dict() for one in made]})
+    else:
+        for one in made:
+            _describe(one)
+        if len(made) > 1:
+            _compare(made)
+    stopped = [one for one in made if one.status is not RunStatus.FINISHED]
+    for one in stopped:
+        complain(f"{one.run_id} stopped: {one.reason}; what it had is above: calibrate again for more")
+    return Exit.STOPPED if stopped else Exit.FINISHED
+
+
+def _describe(made: Calibration) -> None:
+    say(f"{made.task} by {' + '.join(made.models)}: {made.status}")
+    right = made.error_rate
+    rows = [
+        (
+            "samples",
+            f"{number(made.samples)} of {number(made.steps + made.undecided)} steps, {_source(made)}",
+        ),
+        (
+            "p",
+            _rates(
+                Interval(1 - right.value, 1 - right.high, 1 - right.low), made.votes - made.wrong, made.votes
+            ),
+        ),
+        ("v", _rates(made.valid_rate, made.samples - sum(made.red_flags.values()), made.samples)),
+    ]
+    if made.red_flags:
+        flags = ", ".join(f"{number(count)} {reason}" for reason, count in made.red_flags.items())
+        rows.append(("red flags", flags[:200]))
+    rows += [
+        ("tokens", f"in {_quantiles(made.input_tokens)}; out {_quantiles(made.output_tokens)}"),
+        ("latency", _quantiles(made.latency, 3) + " s"),
+        ("duplicates", f"{made.duplicates:.1%} of the samples repeat an earlier one of their step"),
+        ("collisions", f"{number(made.collisions)}, at most {made.collisions_expected:.2g} by independence"),
+    ]
+    foreseen = made.projection
+    if foreseen is not None:
+        rows += [
+            ("k", f"{foreseen.k} for a chance of {made.target:g}{_if(made)}, at p = {_worst(made)} or more"),
+            ("a run takes", f"{_between(foreseen.samples)} samples"),
+            (
+                "cost",
+                "unknown: no price" if foreseen.cost_usd is None else f"{_between(foreseen.cost_usd, 2)} USD",
+            ),
+            ("time", _time(foreseen.seconds)),
+        ]
+    rows.append(("calibration", f"{made.run_id}, {_paid(made)}"))
+    fields([*rows, *[("finding", sentence) for sentence in made.findings]])
+    say()
+
+
+def _worst(made: Calibration) -> str:
+    return f"{1 - made.error_bound:.4f}"
+
+
+def _if(made: Calibration) -> str:
+    return " if errors were independent" if made.uneven else ""
+
+
+def _source(made: Calibration) -> str:
+    truth = "the task's oracle" if made.truth == "oracle" else f"agreement by a lead of {made.consensus_k}"
+    return f"from {made.source}, judged by {truth}"
+
+
+def _paid(made: Calibration) -> str:
+    cost = "" if made.cost_usd is None else f"{made.cost_usd:,.4f} USD, "
+    return f"{cost}{made.seconds:.1f} s"
+
+
+def _rates(rate: Interval, hits: int, trials: int) -> str:
+    return f"{rate.value:.4f}, {rate.low:.4f} to {rate.high:.4f} ({number(hits)} of {number(trials)})"
+
+
+def _quantiles(found: Quantiles | None, digits: int = 0) -> str:
+    if found is None:
+        return "unknown"
+    return (
+        f"{number(found.mean, digits)} (median {number(found.median, digits)}, 95 % below "
+        f"{number(found.p95, digits)})"
+    )
+
+
+def _between(found: Interval, digits: int = 0) -> str:
+    return f"{number(found.value, digits)}, {number(found.low, digits)} to {number(found.high, digits)}"
+
+
+def _time(seconds: Interval) -> str:
+    unit, scale = ("hours", 3600.0) if seconds.value >= 3600 else ("s", 1.0)
+    return f"{_between(Interval(*(part / scale for part in seconds)), 1)} {unit} under these limits"
+
+
+def _compare(made: list[Calibration]) -> None:
+    table(
+        ("model", "p", "v", "k", "samples", "USD", "p hard"),
+        [
+            (
+                " + ".join(one.models),
+                f"{1 - one.error_rate.value:.4f}",
+                f"{one.valid_rate.value:.4f}",
+                "-" if one.projection is None else str(one.projection.k),
+                "-" if one.projection is None else number(one.projection.samples.value),
+                "-"
+                if one.projection is None or one.projection.cost_usd is None
+                else number(one.projection.cost_usd.value, 2),
+                f"{one.p_hard:.2f}",
+            )
+            for one in made
+        ],
+    )

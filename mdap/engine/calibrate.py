@@ -1,0 +1,148 @@
+"""Sample many unrelated steps at once, to learn how a model does at them.
+
+With an oracle, every step gets the same number of samples, all of them asked for at once. With consensus,
+every step is raced to a wide margin, and its winner stands for the truth.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mdap.engine.authored import Authored, Subject
+from mdap.engine.decider import Decider, Rules
+from mdap.engine.opening import Opening, Progress
+from mdap.engine.voting import Race
+from mdap.protocols import Journal
+from mdap.records import Reply, RunStatus, SampleRequest, StepOpened
+from mdap.rules.calibration import Drawn, Poll
+from mdap.rules.digests import CHAIN_START, answer_key
+from mdap.tasks import Chain
+
+__all__ = ["Survey", "Wanted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How much a survey is to sample.
+
+    Attributes:
+        samples: about how many samples in all; steps that are begun are sampled to their end.
+        width: samples in flight at which no further step is opened.
+        oracle: whether the task's oracle says what is right; else the winner of each race does.
+    """
+
+    samples: int
+    width: int
+    oracle: bool
+
+
+class Survey(Decider):
+    """Sample steps on the states given, a few of them at any time, until there are enough samples.
+
+    With an oracle, *k* and *max_samples* of the rules' voting are both the samples of a step: so many are
+    asked for at once, and no more.
+
+    Args:
+        task: the chain, with its name.
+        states: the inputs of the steps, one after the other; there must be enough.
+        wanted: how much to sample.
+        rules: run number, voting settings, casting.
+        journal: where every fact goes.
+        progress: counters to keep.
+    """
+
+    def __init__(
+        self,
+        task: tuple[str, Chain[Any, Any]],
+        states: Iterator[Any],
+        wanted: Wanted,
+        rules: Rules,
+        journal: Journal,
+        progress: Progress,
+    ) -> None:
+        super().__init__(rules, journal, progress)
+        self.digest = CHAIN_START
+        self._task = Authored(*task)
+        self._states = states
+        self._wanted = wanted
+        self._open: dict[int, Opening] = {}
+        self._drawn: dict[int, dict[int, Drawn]] = {}
+        self._polls: dict[int, Poll] = {}
+        self._opened = 0
+        self._taken = 0
+
+    @property
+    def polls(self) -> list[Poll]:
+        """What was sampled, by step; steps that were cut short are left out."""
+        return [self._polls[number] for number in sorted(self._polls)]
+
+    def wanted(self) -> list[tuple[Opening, SampleRequest]]:
+        """Return the requests to send now, those of steps that are opened for it included."""
+        asked = super().wanted()
+        while self._is_short and self.in_flight < self._wanted.width:
+            self._stale.append(self._begin())
+            asked += super().wanted()
+        return asked
+
+    @property
+    def _is_short(self) -> bool:
+        return self._taken + self.in_flight < self._wanted.samples
+
+    def _openings(self) -> Iterable[Opening]:
+        return self._open.values()
+
+    def _distance(self, opening: Opening) -> int:
+        return opening.opened.step
+
+    def _begin(self) -> Opening:
+        number, state = self._opened, next(self._states)
+        step = self._task.step(number, state)
+        if step is None:
+            self._task.fail(f"giving step {number}", ValueError("the task is over in a state to be sampled"))
+        subject = Subject(self._task.task, state)
+        race = Race(self._task.name, number, step, self._rules.voting, subject, self._casting)
+        spelled = self._task.spelled(number, state)
+        opened = StepOpened(self._rules.run, number, 0, str(number), spelled, race.prompt_digest)
+        self._opened += 1
+        self._drawn[number] = {}
+        self._open[number] = self._open_afresh(opened, state, race)
+        return self._open[number]
+
+    def _count(self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]) -> None:
+        super()._count(opening, request, reply, drawn)
+        self._taken += 1
+        if opening.error is None:
+            judgement = opening.race.judge(reply, request.view)
+            self._drawn[opening.opened.step][drawn[0]] = Drawn(
+                judgement.answer_key,
+                judgement.flag_reason,
+                reply.input_tokens,
+                reply.output_tokens,
+                reply.latency,
+                judgement.text_digest,
+            )
+
+    def _counted(self, opening: Opening) -> None:
+        race = opening.race
+        if not opening.flying and (race.winner is not None or race.exhausted):
+            self._finish(opening)
+        if not self._open and not self._is_short and self.status is RunStatus.RUNNING:
+            self.status = RunStatus.FINISHED
+
+    def _finish(self, opening: Opening) -> None:
+        number = opening.opened.step
+        del self._open[number]
+        drawn = self._drawn.pop(number)
+        truth = self._truth(opening)
+        self._polls[number] = Poll(truth, tuple(drawn[ordinal] for ordinal in sorted(drawn)))
+
+    def _truth(self, opening: Opening) -> str | None:
+        """Return the key of the right answer; None if no answer was agreed on."""
+        number, winner = opening.opened.step, opening.race.winner
+        if self._wanted.oracle:
+            self.progress.steps += 1
+            return answer_key(self._task.spelled(number, self._task.oracle(number, opening.state)))
+        if winner is None:
+            return None
+        self._record(opening, winner)
+        return answer_key(winner)
