@@ -1,0 +1,100 @@
+"""Margins that follow the evidence: a total error budget, spent by a rule that is proved to keep it.
+
+The proof is in `docs/explanation/calibration-and-certificate.md`. In short: with a target T, the budget is
+1 - T. A tenth of it pays for a bound on the error rate that holds at all times at once; the rest pays for the
+decisions, each of which, at margin k and error rate e, is wrong with `step_success`'s complement.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from mdap.rules.scaling import run_success
+
+__all__ = ["FIRST_BLOCK", "FIRST_MARGIN", "block_start", "next_margin", "rate_bound", "spent_by"]
+
+FIRST_BLOCK: Final = 10
+"""Steps before the margin is chosen anew; each block ends at twice the step of the one before it."""
+
+FIRST_MARGIN: Final = 16
+"""The margin of the first block, where nothing is known yet."""
+
+_FOR_BOUND: Final = 0.1
+_WIDEST: Final = 260
+
+
+def block_start(step: int) -> int:
+    """Return the first step of the block in which *step* is: 0, 10, 20, 40, 80, ..."""
+    if step < FIRST_BLOCK:
+        return 0
+    return FIRST_BLOCK << ((step // FIRST_BLOCK).bit_length() - 1)
+
+
+def rate_bound(against: int, votes: int, alpha: float) -> float:
+    """Return what the error rate is below, with all such bounds of a run at once holding but for *alpha*.
+
+    With x of n votes wrong, the integral of e^x (1-e)^(n-x) over Jeffreys' prior, over the same at the true e,
+    is a martingale that starts at 1, so it ever reaches 1/alpha with a chance of *alpha* at most (Ville). The
+    bound is the largest e at which it has not; 1/2 where none below that is ruled out.
+
+    Args:
+        against: wrong votes so far.
+        votes: votes so far.
+        alpha: chance that the bound ever fails.
+    """
+    from scipy.special import betaln
+
+    mixture = float(betaln(against + 0.5, votes - against + 0.5)) - math.log(math.pi) + math.log(alpha)
+
+    def ruled_out(rate: float) -> bool:
+        return mixture >= against * math.log(rate) + (votes - against) * math.log1p(-rate)
+
+    low, high = min(against / votes if votes else 0.0, 0.5), 0.5
+    if against * 2 >= votes or not ruled_out(0.5):
+        return 0.5
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if middle > 0 and ruled_out(middle) else (middle, high)
+    return high
+
+
+def spent_by(margins: Mapping[int, int], rate: float) -> float:
+    """Return the expected wrong decisions at an error rate, given how many decisions had each margin."""
+    return sum(count * _wrong(rate, k) for k, count in margins.items())
+
+
+def next_margin(
+    margins: Mapping[int, int], heard: tuple[int, int], steps_left: int, target: float
+) -> tuple[int, float, bool]:
+    """Return the margin for the steps to come, the bound on the error rate, and whether the target holds.
+
+    Args:
+        margins: how many decisions so far had each margin.
+        heard: votes against winners, and votes, so far.
+        steps_left: steps to come.
+        target: wanted chance that no decision of the run is wrong.
+    """
+    budget = 1 - target
+    rate = rate_bound(*heard, budget * _FOR_BOUND)
+    left = budget * (1 - _FOR_BOUND) - spent_by(margins, rate)
+    kept = left > 0 and rate < 0.5
+    each = (left if kept else budget / 2) / max(steps_left, 1)
+    if rate >= 0.5:
+        return max(FIRST_MARGIN, *margins, 1), rate, False
+    k = 1
+    while _wrong(rate, k) > each and k < _WIDEST:
+        k += 1
+    return k, rate, kept and _wrong(rate, k) <= each
+
+
+def _wrong(rate: float, k: int) -> float:
+    """Return the chance that a decision is wrong, without the loss of digits of 1 minus it being right."""
+    if rate <= 0:
+        return 0.0
+    odds = k * (math.log(rate) - math.log1p(-rate))
+    return 1 / (1 + math.exp(-odds)) if odds > -700 else 0.0
+
+
+def kept_by(k: int, rate: float, steps: int) -> float:
+    """Return the chance of no wrong decision at one margin throughout."""
+    return run_success(rate, k, steps)
