@@ -578,6 +578,7 @@ class Solution:
         warnings: what a reader of the result should know, a sentence each.
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
             session ended in order.
+        margins: where k was chosen anew as the run went on: each first step, and its k; empty for one k.
     """
 
     run_id: str
@@ -593,6 +594,7 @@ class Solution:
     digest: str | None
     warnings: tuple[str, ...] = ()
     seal: str | None = None
+    margins: tuple[tuple[int, int], ...] = ()
 
     @property
     def p_zero_errors(self) -> float | None:
@@ -625,6 +627,7 @@ class Solution:
             "cancelled": self.totals.cancelled,
             "failed_attempts": self.totals.failed_attempts,
             "k": self.k,
+            "margins": [{"from": step, "k": k} for step, k in self.margins],
             "usage": {
                 "input_tokens": self.totals.usage.input_tokens,
                 "output_tokens": self.totals.usage.output_tokens,

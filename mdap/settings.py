@@ -18,7 +18,8 @@ class VotingSettings(BaseModel):
     These settings are part of the run: a resume with others is refused, since they decide what a vote is.
 
     Attributes:
-        k: the margin by which a winner must lead every other candidate.
+        k: the margin by which a winner must lead every other candidate; with *adaptive_target*, of the
+            first steps.
         max_samples: samples of one tier of models that a step may take before it goes to the next tier,
             or is undecided; None stands for ``100 + 20 k``.
         max_tokens: output tokens a reply may have, unless its step says otherwise (paper section 4: 750).
@@ -27,6 +28,8 @@ class VotingSettings(BaseModel):
         hedge: samples in flight beyond those that could still matter, so that a slow one is not waited
             for. What is left when a step is decided is cancelled, recorded and paid for; and since the
             first to arrive are counted, quick answers are favoured over slow ones.
+        adaptive_target: wanted chance that no decision of the run is wrong, for which k is chosen anew as the
+            votes show the error rate; None for one k throughout.
     """
 
     model_config = _FROZEN
@@ -36,6 +39,7 @@ class VotingSettings(BaseModel):
     max_tokens: int = Field(750, ge=1)
     temperatures: tuple[Temperature, ...] = Field((0.0, 0.1), min_length=1)
     hedge: int = Field(0, ge=0, le=1000)
+    adaptive_target: float | None = Field(None, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:

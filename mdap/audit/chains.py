@@ -105,7 +105,7 @@ class _Walk:
         self.facts = facts
         self.task = task
         self.oracle = oracle
-        self.referee = Referee(facts.k, facts.casting, facts.voting.hedge > 0, self.findings)
+        self.referee = Referee(facts.k_at, facts.casting, facts.voting.hedge > 0, self.findings)
         self.states, self.answers = types_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START

@@ -1,7 +1,7 @@
 """Counting a race again from its rows alone: no task, no parser, nothing but answer keys and order."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mdap.audit.findings import Findings, Kind
@@ -22,13 +22,13 @@ class Referee:
     """Recount races and say what is against the rules.
 
     Attributes:
-        k: the margin.
+        k: the margin of each step.
         casting: who is asked for which sample.
         hedged: whether more samples may be asked for than could matter.
         findings: where to say it.
     """
 
-    k: int
+    k: Callable[[int], int]
     casting: Casting
     hedged: bool
     findings: Findings
@@ -88,11 +88,12 @@ class Referee:
 
     def _fold(self, samples: Sequence[SampleRow], place: tuple[int, ...]) -> tuple[Tally, int]:
         counted = self._counted(samples)
-        tally, tier = Tally(self.k), 0
+        k = self.k(place[0])
+        tally, tier = Tally(k), 0
         for sample in counted:
             if self.casting.tier(sample.ordinal) > tier:
                 tier = self._escalated(tally, tier, samples, sample)
-                tally = Tally(self.k)
+                tally = Tally(k)
             if tally.winner is not None:
                 self.findings.add(
                     Kind.COUNT, "sample counted after the decision", None, sample.ordinal, place

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mdap.errors import DatabaseError, UsageError
@@ -21,6 +22,7 @@ class RunFacts:
     Attributes:
         number: its key in the other tables.
         decisions: how many decisions it had when the audit began.
+        margins: where margins are adaptive, each that was chosen, with the step from which it holds.
     """
 
     number: int
@@ -33,6 +35,12 @@ class RunFacts:
     lineups: tuple[tuple[int, ...], ...]
     k: int
     decisions: int
+    margins: tuple[tuple[int, int], ...] = ()
+
+    def k_at(self, step: int) -> int:
+        """Return the margin of *step*."""
+        place = bisect_right(self.margins, step, key=lambda margin: margin[0])
+        return self.margins[place - 1][1] if place else self.k
 
     @property
     def casting(self) -> Casting:
@@ -75,7 +83,21 @@ def find_run(connection: sqlite3.Connection, name: str) -> RunFacts:
     row = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?1", (number,)).fetchone()
     sql = "SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1"
     [decisions] = connection.execute(sql, (number,)).fetchone()
-    return _facts(tuple(row), decisions)
+    facts = _facts(tuple(row), decisions)
+    return (
+        facts if facts.voting.adaptive_target is None else replace(facts, margins=_margins(connection, facts))
+    )
+
+
+def _margins(connection: sqlite3.Connection, facts: RunFacts) -> tuple[tuple[int, int], ...]:
+    sql = "SELECT data FROM run_events WHERE run = ?1 AND kind = 'margin' ORDER BY id"
+    try:
+        chosen = [json.loads(data) for (data,) in connection.execute(sql, (facts.number,))]
+        return tuple(sorted((int(margin["from"]), int(margin["k"])) for margin in chosen))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise DatabaseError(
+            f"an event of run {facts.run_id} is not as mdap wrote it: restore a copy of the log"
+        ) from None
 
 
 def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from mdap.audit.chains import Part, audit_part, audit_tail
 from mdap.audit.events import History, check_events
 from mdap.audit.findings import Findings, Kind, Mismatch
+from mdap.audit.margins import check_margins
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import RunFacts, find_run
 from mdap.errors import UsageError
@@ -190,6 +191,7 @@ def _concluded(
     whole.merge(tail)
     whole.state, whole.over, whole.result = end
     _check_run(connection, facts, whole, history)
+    check_margins(connection, facts, task.length(), findings)
     sql = "SELECT digest FROM decisions WHERE run = ?1 ORDER BY place DESC LIMIT 1"
     row = connection.execute(sql, (facts.number,)).fetchone()
     digest = None if row is None else row[0]

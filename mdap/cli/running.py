@@ -77,15 +77,16 @@ class _Show:
     type=MARGIN,
     default="3",
     show_default=True,
-    metavar="N|auto",
-    help="Margin by which a winner must lead; auto takes a pilot and the smallest one that reaches --target.",
+    metavar="N|auto|adaptive",
+    help="Margin by which a winner must lead; auto takes the smallest that reaches --target, by the newest "
+    "calibration that fits or else by a pilot; adaptive chooses it anew as the votes show the error rate.",
 )
 @click.option(
     "--target",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Wanted chance that no decision of the run is wrong; for -k auto.",
+    help="Wanted chance that no decision of the run is wrong; for -k auto and adaptive.",
 )
 @click.option(
     "--max-samples", type=int, help="Samples a step may take before it is undecided. [default: 100 + 20 k]"
@@ -249,7 +250,7 @@ def _voting(given: dict[str, Any]) -> VotingSettings:
     margin = given["margin"]
     try:
         return VotingSettings(
-            k=1 if margin == "auto" else margin,
+            k=margin if isinstance(margin, int) else 1,
             max_samples=given["max_samples"],
             max_tokens=given["max_tokens"],
             temperatures=given["temperatures"],
@@ -301,7 +302,7 @@ def _describe(solution: Solution, path: Path) -> None:
     totals = solution.totals
     say(f"{solution.task}: {solution.status}{_headline(solution.result)}")
     rows = [
-        ("steps", f"{number(totals.steps)} decided, each by a lead of k = {solution.k}"),
+        ("steps", f"{number(totals.steps)} decided, each by a lead of k = {_margins(solution)}"),
         ("votes", f"{number(totals.votes)} of {number(totals.samples)} samples"),
         ("red flags", number(totals.red_flags)),
     ]
@@ -325,6 +326,13 @@ def _describe(solution: Solution, path: Path) -> None:
         rows.append(("try next", f"mdap show {solution.run_id} --step 0 --db {shlex.quote(str(path))}"))
     rows += [("warning", warning) for warning in solution.warnings]
     fields(rows)
+
+
+def _margins(solution: Solution) -> str:
+    if len(solution.margins) <= 1:
+        return str(solution.k)
+    changes = [f"{k} from step {step:,}" for step, k in solution.margins[1:]]
+    return ", ".join([str(solution.margins[0][1]), *changes])
 
 
 def _headline(result: Any) -> str:

@@ -167,7 +167,7 @@ async def _calibrate(
         models=shop.crew.names,
         casting=shop.crew.casting(subject.voting),
     )
-    wanted = Wanted(wish.samples, shop.limits.concurrency, subject.oracle)
+    wanted = Wanted(wish.samples, shop.crew.most, subject.oracle)
     work = Survey((subject.name, subject.task), states, wanted, rules, shop.writer, progress)
     shop.writer.append(RunEvent(number, "started", data=shop.about()))
     started = time.monotonic()

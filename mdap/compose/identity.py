@@ -23,6 +23,7 @@ __all__ = [
     "batch_columns",
     "check_same",
     "checked_run_id",
+    "lasting",
     "new_run_id",
     "run_columns",
     "solution_of",
@@ -43,6 +44,7 @@ class Start:
         parent: the run of which it is a part.
         votes_wanted: for a pilot: how many decided votes it shall come to.
         progress: counters to keep.
+        notes: what is to be recorded when the run is taken up: kind of event, reason, data.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Start:
     parent: int | None = None
     votes_wanted: int | None = None
     progress: Progress = field(default_factory=Progress)
+    notes: tuple[tuple[str, str | None, dict[str, Any]], ...] = ()
 
 
 def new_run_id(task: Task) -> str:
@@ -137,7 +140,7 @@ def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
         "settings": (row.settings, json.loads(columns["settings"])),
         "models": (row.provider["models"], provider["models"]),
         "escalation to": (row.provider["escalate_to"], provider["escalate_to"]),
-        "model options": (_lasting(row.provider["about"]), _lasting(provider["about"])),
+        "model options": (lasting(row.provider["about"]), lasting(provider["about"])),
     }
     for name, (was, now) in compared.items():
         if was != now:
@@ -147,11 +150,11 @@ def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
             )
 
 
-def _lasting(about: Any) -> Any:
+def lasting(about: Any) -> Any:
     """Return what providers say of themselves, but for where they are: a server may have moved."""
     if isinstance(about, dict):
-        return {name: _lasting(value) for name, value in about.items() if name != "host"}
-    return [_lasting(value) for value in about] if isinstance(about, list) else about
+        return {name: lasting(value) for name, value in about.items() if name != "host"}
+    return [lasting(value) for value in about] if isinstance(about, list) else about
 
 
 def _shown(value: Any) -> str:
@@ -178,4 +181,16 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         digest=await reader.head_digest(row.number),
         seal=await reader.seal(row.number),
         warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
+        margins=await _margins(reader, row),
     )
+
+
+async def _margins(reader: Reader, row: RunRow) -> tuple[tuple[int, int], ...]:
+    """Return where the margin of a run was chosen anew: of equal ones in a row, only the first."""
+    if row.settings.get("adaptive_target") is None:
+        return ()
+    found: list[tuple[int, int]] = []
+    for chosen in await reader.margins(row.number):
+        if not found or found[-1][1] != chosen["k"]:
+            found.append((chosen["from"], chosen["k"]))
+    return tuple(found)

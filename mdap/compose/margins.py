@@ -1,19 +1,29 @@
 """Which margin a run gets where none is given."""
 
-from typing import Final
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from mdap.compose.identity import Start
+from mdap.compose.identity import Start, lasting
 from mdap.compose.running import Workshop, run_task
 from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError
-from mdap.records import RunStatus, Solution
+from mdap.journal.reader import RunRow
+from mdap.plugins import task_name
+from mdap.records import SURE, RunStatus, Solution
+from mdap.rules.canonical import canonical
 from mdap.rules.certificate import error_upper_bound
+from mdap.rules.margins import FIRST_MARGIN, next_margin
 from mdap.rules.scaling import minimal_k
 from mdap.settings import VotingSettings, explain
-from mdap.tasks import Task
+from mdap.tasks import Chain, Task
 
-__all__ = ["ENDED", "pilot_margin", "pilot_of", "with_k"]
+__all__ = ["ENDED", "K", "matching", "pilot_of", "with_k", "with_margin"]
+
+K = int | Literal["auto", "adaptive"]
+Note = tuple[str, str | None, dict[str, Any]]
 
 ENDED: Final[dict[RunStatus, type[RunError]]] = {
     RunStatus.UNDECIDED: UndecidedError,
@@ -56,17 +66,151 @@ async def pilot_of(shop: Workshop, task: Task, name: str, voting: VotingSettings
     return solution
 
 
-async def pilot_margin(shop: Workshop, task: Task, name: str, target: float, voting: VotingSettings) -> int:
-    """Return the smallest margin that reaches *target*, at an error rate that a pilot rules out.
+async def with_margin(shop: Workshop, task: Task, start: Start, k: K | None, target: float) -> Start:
+    """Return *start* with the margin that *k* stands for, and with what is to be recorded of the choice.
 
-    Votes against the winners of the pilot count as wrong. The upper confidence bound of their rate stands for
-    the error rate.
+    Args:
+        shop: what the session's runs share.
+        task: the task.
+        start: how it is to be run otherwise.
+        k: a margin; None for that of *start*; ``auto`` for the smallest that reaches *target* at the
+            error rate that a calibration or a pilot rules out; ``adaptive`` for one that follows the votes.
+        target: wanted chance that no decision of the run is wrong.
+
+    Raises:
+        UsageError: no margin reaches the target, or the run of that name was started for another one.
     """
+    if k == "adaptive":
+        _check_adaptive(shop, task)
+    if start.row is not None and (k is None or isinstance(k, str)):
+        begun = await shop.reader.margins(start.row.number)
+        if begun or k != "auto":
+            return _as_begun(start, start.row, k, target, begun)
+    if not isinstance(k, str):
+        return await _given(shop, task, start, k)
     length = task.length()
     if length is None:
-        raise UsageError("-k auto needs a task of known length: define length(), or give k")
-    solution = await pilot_of(shop, task, name, voting)
+        raise UsageError(f"-k {k} needs a task of known length: define length(), or give k")
+    known = await matching(shop, task, start.voting)
+    if k == "adaptive":
+        return _adaptive(start, known, length, target)
+    return await _auto(shop, task, start, known, (length, target))
+
+
+def _as_begun(
+    start: Start, row: RunRow, k: K | None, target: float, begun: Sequence[Mapping[str, Any]]
+) -> Start:
+    """Return *start* with the margin with which its run was begun, if it was for the same target."""
+    if k is None:
+        return start
+    if begun and begun[0]["target"] != target:
+        raise UsageError(
+            f"run {row.run_id} was started for a target of {begun[0]['target']:g}, not {target:g}: "
+            "resume it as it was started, or start another run"
+        )
+    voting = with_k(start.voting, row.k)
+    return replace(start, voting=_aimed(voting, target) if k == "adaptive" else voting)
+
+
+async def _given(shop: Workshop, task: Task, start: Start, k: int | None) -> Start:
+    voting = start.voting if k is None else with_k(start.voting, k)
+    known = None if start.row is not None else await matching(shop, task, voting)
+    notes = () if known is None else (_baseline(known),)
+    return replace(start, voting=voting, notes=notes)
+
+
+def _adaptive(start: Start, known: Mapping[str, Any] | None, length: int, target: float) -> Start:
+    # Agreement is no evidence before the run: its bias is not within what the proof allows.
+    sure = known if known is not None and known["truth"] == "oracle" else None
+    heard = (0, 0) if sure is None else (sure["wrong"], sure["votes"])
+    k = next_margin({}, heard, length, target)[0] if heard[1] else FIRST_MARGIN
+    began = {"from": 0, "k": k, "target": target, "against": heard[0], "votes": heard[1]}
+    notes: list[Note] = [("margin", f"k = {k} from step 0 on", began)]
+    if known is not None:
+        notes += [_baseline(known), *_doubts(known)]
+    return replace(start, voting=_aimed(with_k(start.voting, k), target), notes=tuple(notes))
+
+
+async def _auto(
+    shop: Workshop, task: Task, start: Start, known: Mapping[str, Any] | None, goal: tuple[int, float]
+) -> Start:
+    if known is None:
+        known = await _measured_by_pilot(shop, task, start)
+    k = minimal_k(known["error_bound"], *goal)
+    chosen = {"from": 0, "k": k, "target": goal[1], "source": known["run_id"]}
+    reason = f"k = {k}, by {known['run_id']}"
+    notes: tuple[Note, ...] = (("margin", reason, chosen), _baseline(known), *_doubts(known))
+    return replace(start, voting=with_k(start.voting, k), notes=notes)
+
+
+async def _measured_by_pilot(shop: Workshop, task: Task, start: Start) -> dict[str, Any]:
+    """Return what a pilot counted. Votes against its winners count as wrong."""
+    solution = await pilot_of(shop, task, start.name, start.voting)
     votes = solution.totals.votes
     number = (await shop.reader.find(solution.run_id)).number
-    bound = error_upper_bound(votes - await shop.reader.votes_for_winners(number), votes)
-    return minimal_k(bound, length, target)
+    against = votes - await shop.reader.votes_for_winners(number)
+    return {
+        "run_id": solution.run_id,
+        "wrong": against,
+        "votes": votes,
+        "flags": solution.totals.red_flags,
+        "error_bound": error_upper_bound(against, votes),
+        "p_hard": 0.0 if solution.certificate is None else solution.certificate.p_hard,
+        "hard_share": 0.0 if solution.certificate is None else solution.certificate.hard_share,
+    }
+
+
+async def matching(shop: Workshop, task: Task, voting: VotingSettings) -> dict[str, Any] | None:
+    """Return what the newest calibration found of this task, parameters, models and voting but for k.
+
+    Returns:
+        None if there is none.
+    """
+    about = json.loads(canonical(shop.crew.about))
+    asked = _sampled_as(json.loads(canonical(voting)))
+    for row, found in await shop.reader.calibrations(task_name(task), canonical(task)):
+        same = (
+            row.task_version == task.version
+            and row.provider["models"] == about["models"]
+            and lasting(row.provider["about"]) == lasting(about["about"])
+            and _sampled_as(row.settings) == asked
+        )
+        if same and found["votes"]:
+            return {**found, "flags": sum(found["red_flags"].values())}
+    return None
+
+
+def _sampled_as(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    return settings["max_tokens"], settings["temperatures"]
+
+
+def _baseline(known: Mapping[str, Any]) -> Note:
+    data = {
+        "source": known["run_id"],
+        "against": known["wrong"],
+        "votes": known["votes"],
+        "flags": known["flags"],
+        "samples": known["votes"] + known["flags"],
+    }
+    return "baseline", f"compared with {known['run_id']}", data
+
+
+def _doubts(known: Mapping[str, Any]) -> list[Note]:
+    if known["p_hard"] <= SURE:
+        return []
+    sentence = (
+        f"about {known['hard_share']:.2%} of the steps are hard, by {known['run_id']}: no k helps there, so "
+        "the target may be out of reach"
+    )
+    return [("warning", sentence, {})]
+
+
+def _check_adaptive(shop: Workshop, task: Task) -> None:
+    if not isinstance(task, Chain):
+        raise UsageError("-k adaptive is for chains, whose steps are decided in order: give k")
+    if shop.crew.about["escalate_to"]:
+        raise UsageError("-k adaptive cannot go with --escalate-to: each model has an error rate of its own")
+
+
+def _aimed(voting: VotingSettings, target: float) -> VotingSettings:
+    return VotingSettings(**{**voting.model_dump(), "adaptive_target": target})

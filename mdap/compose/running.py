@@ -13,6 +13,7 @@ import anyio
 from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, check_same, run_columns, solution_of
+from mdap.compose.steering import drift_of, margin_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
 from mdap.engine.decider import Decider, Rules
@@ -110,7 +111,10 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
     try:
         await shop.count_earlier_spending(number)
         shop.writer.append(RunEvent(number, "started" if row is None else "resumed", data=shop.about()))
-        await _drive(shop, columns["task"], task, await _rules(shop, number, start), start)
+        for kind, reason, data in start.notes:
+            shop.writer.append(RunEvent(number, kind, reason, data=data))
+        await shop.writer.flush()
+        await _drive(shop, columns["task"], task, await _rules(shop, number, task, start), start)
         await shop.writer.flush()
         return await solution_of(shop.reader, await shop.reader.find(start.name))
     finally:
@@ -120,7 +124,7 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         shop.claims.drop(number)
 
 
-async def _rules(shop: Workshop, number: int, start: Start) -> Rules:
+async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules:
     wanted = start.votes_wanted
     return Rules(
         run=number,
@@ -131,6 +135,8 @@ async def _rules(shop: Workshop, number: int, start: Start) -> Rules:
         models=shop.crew.names,
         casting=shop.crew.casting(start.voting),
         open_steps=max(_LEAST_OPEN, 2 * shop.crew.most),
+        margin=await margin_of(shop.reader, number, task, start.voting),
+        drift=await drift_of(shop.reader, number, start.voting.k),
         votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
     )
 

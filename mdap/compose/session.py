@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import anyio
 from anyio import AsyncContextManagerMixin
@@ -14,7 +14,7 @@ from mdap.compose.bulletin import Bulletin
 from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
-from mdap.compose.margins import ENDED, pilot_margin, with_k
+from mdap.compose.margins import ENDED, K, with_k, with_margin
 from mdap.compose.replay import as_recorded
 from mdap.compose.running import Workshop, run_task
 from mdap.engine.opening import Progress
@@ -33,7 +33,6 @@ from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Session", "calibrate", "solve", "solve_sync"]
 
-K = int | Literal["auto"]
 
 _OF_SESSION: Final = ("escalate_to", "limits", "budget", "prices", "speculate", "log")
 
@@ -146,9 +145,10 @@ class Session(AsyncContextManagerMixin):
 
         Args:
             task: the task with its parameters.
-            k: the margin; ``"auto"`` takes a pilot and the smallest margin that reaches *target*; None
-                takes that of *voting*.
-            target: wanted chance that the whole run has no wrong decision; for ``"auto"``.
+            k: the margin; ``"auto"`` takes the smallest that reaches *target*, by the newest calibration that
+                fits or else by a pilot; ``"adaptive"`` chooses it anew as the votes show the error rate;
+                None takes that of *voting*.
+            target: wanted chance that the whole run has no wrong decision; for ``"auto"`` and ``"adaptive"``.
             voting: how steps are decided.
             run_id: the run's name in the database; an unfinished run of that name is resumed, a finished
                 one is returned as it is. None makes up a new one.
@@ -185,11 +185,8 @@ class Session(AsyncContextManagerMixin):
         voting = voting or VotingSettings()
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         row = await self._row(name)
-        if k == "auto":
-            voting = with_k(voting, await pilot_margin(self._shop, task, name, target, voting))
-        elif k is not None:
-            voting = with_k(voting, k)
         start = Start(name=name, voting=voting, row=row, progress=progress or Progress())
+        start = await with_margin(self._shop, task, start, k, target)
         return await run_task(self._shop, task, start)
 
     def solve_all(
@@ -306,7 +303,7 @@ async def solve(
     Args:
         task: the task with its parameters.
         model: ``provider`` or ``provider/model``, or several of them.
-        k: the margin, or ``"auto"``.
+        k: the margin, ``"auto"`` or ``"adaptive"``.
         db: path of the SQLite database.
         options: options of the provider.
         settings: further arguments of `Session` (*escalate_to*, *limits*, *budget*, ...) and of

@@ -96,7 +96,8 @@ class Authored:
 
     def oracle(self, number: int, state: Any) -> Any:
         """Return the right answer to step *number*."""
-        return self._call(f"giving the right answer to step {number}", self.task.oracle, state)
+        doing = f"giving the right answer to step {number}"
+        return self._call(doing, self.task.canonical, self._call(doing, self.task.oracle, state))
 
     def spelled(self, number: int, value: Any) -> str:
         """Return the canonical JSON of a state or an answer of step *number*."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mdap.engine.margins import AdaptiveMargin
 from mdap.engine.opening import Opening, Progress, lost, storable, written
 from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome
 from mdap.engine.voting import Race, unread
@@ -28,6 +29,7 @@ from mdap.records import (
 from mdap.rules.canonical import canonical
 from mdap.rules.casting import Casting
 from mdap.rules.digests import chain_digest, sample_line
+from mdap.rules.drift import Drift
 from mdap.settings import Speculation, VotingSettings
 
 __all__ = ["Decider", "Effect", "Rules", "undecided_sentence"]
@@ -53,6 +55,8 @@ class Rules:
         votes_wanted: end a chain after the step with which so many votes are decided in this session; None
             for no such end.
         open_steps: how many steps of a process may be open at once.
+        margin: tells the margin of each step of a chain; None for that of *voting* throughout.
+        drift: notices that the run does otherwise than its calibration did; None for nothing to compare.
     """
 
     run: int
@@ -64,6 +68,8 @@ class Rules:
     votes_wanted: int | None = None
     open_steps: int = 128
     run_id: str = ""
+    margin: AdaptiveMargin | None = None
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +269,21 @@ class Decider:
         opening.lines.sort()
         lines = [line for _, line in opening.lines]
         self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
-        self.progress.against += sum(tally.votes.values()) - votes
-        self._votes_decided += sum(tally.votes.values())
+        total = sum(tally.votes.values())
+        self.progress.against += total - votes
+        self._votes_decided += total
+        self._watch(opening, total - votes, total, settled=author is not None)
+
+    def _watch(self, opening: Opening, against: int, votes: int, *, settled: bool) -> None:
+        """Record what a decision means for the margins to come, and whether the run drifts."""
+        run, step, race = self._rules.run, opening.opened.step, opening.race
+        if self._rules.drift is not None and race.tier == 0:
+            for kind, sentence in self._rules.drift.hear(against, votes, race.counted - votes):
+                self._journal.append(RunEvent(run, "warning", sentence, data={"drift": kind}))
+        if self._rules.margin is not None:
+            k = None if settled else race.tally.k
+            for event in self._rules.margin.hear(step, k, against, votes):
+                self._journal.append(event)
 
     def _append_decision(
         self,
@@ -335,12 +354,12 @@ class Decider:
         self._dropped.append(request.trace)
 
 
-def undecided_sentence(opening: Opening, k: int) -> str:
+def undecided_sentence(opening: Opening) -> str:
     """Return why *opening* has no winner."""
     race = opening.race
     return (
         f"step {opening.opened.step} has no winner after {race.counted} samples: "
-        f"its best answer leads by {race.tally.lead}, and k is {k}"
+        f"its best answer leads by {race.tally.lead}, and k is {race.tally.k}"
     )
 
 

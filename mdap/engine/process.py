@@ -283,7 +283,7 @@ class ProcessRace(Decider):
         elif opening.race.exhausted and opening.race.escalate():
             self._escalated(opening)
         elif opening.race.exhausted:
-            question.undecided = undecided_sentence(opening, self._rules.voting.k)
+            question.undecided = undecided_sentence(opening)
             self._answer(question)
 
     def _decide(self, question: Question, winner: str) -> None:

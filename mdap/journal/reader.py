@@ -156,6 +156,27 @@ class Reader:
         """Return how many decisions *run* has."""
         return int(await self._value("count_decisions", run))
 
+    async def heard(self, run: int) -> list[tuple[int | None, int, int, int]]:
+        """Return, by margin, decisions, votes for winners and votes of *run*; None: settled by a person."""
+        return [(row[0], row[1], row[2], row[3]) for row in await self.rows("heard", run)]
+
+    async def margins(self, run: int) -> list[dict[str, Any]]:
+        """Return the margins that were chosen for *run*: each holds *from* a step on."""
+        return [json.loads(row[0]) for row in await self.rows("margins", run)]
+
+    async def baseline(self, run: int) -> dict[str, Any] | None:
+        """Return with what *run* is compared as it goes on; None for nothing."""
+        rows = await self.rows("baseline", run)
+        return json.loads(rows[0][0]) if rows else None
+
+    async def raised(self, run: int) -> list[dict[str, Any]]:
+        """Return the data of the warnings of *run* that have any."""
+        return [json.loads(row[0]) for row in await self.rows("raised", run)]
+
+    async def flags_decided(self, run: int) -> int:
+        """Return how many red flags the decided steps of *run* have."""
+        return int(await self._value("flags_decided", run))
+
     async def input_at(self, run: int, place: int) -> str:
         """Return the input of decision number *place* of *run*, in canonical JSON."""
         return str(await self._value("input_at", run, place))

@@ -1,17 +1,15 @@
 """Margins that follow the evidence: a total error budget, spent by a rule that is proved to keep it.
 
 The proof is in `docs/explanation/calibration-and-certificate.md`. In short: with a target T, the budget is
-1 - T. A tenth of it pays for a bound on the error rate that holds at all times at once; the rest pays for the
-decisions, each of which, at margin k and error rate e, is wrong with `step_success`'s complement.
+1 - T. A tenth of it pays for a bound on the error rate that holds at all times at once; the rest pays for
+the decisions, each of which is wrong with the chance that `mdap.rules.scaling` gives.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Final
 
-from mdap.rules.scaling import run_success
-
-__all__ = ["FIRST_BLOCK", "FIRST_MARGIN", "block_start", "next_margin", "rate_bound", "spent_by"]
+__all__ = ["FIRST_BLOCK", "FIRST_MARGIN", "block_start", "keeps", "next_margin", "rate_bound", "spent_by"]
 
 FIRST_BLOCK: Final = 10
 """Steps before the margin is chosen anew; each block ends at twice the step of the one before it."""
@@ -20,7 +18,6 @@ FIRST_MARGIN: Final = 16
 """The margin of the first block, where nothing is known yet."""
 
 _FOR_BOUND: Final = 0.1
-_WIDEST: Final = 260
 
 
 def block_start(step: int) -> int:
@@ -33,9 +30,9 @@ def block_start(step: int) -> int:
 def rate_bound(against: int, votes: int, alpha: float) -> float:
     """Return what the error rate is below, with all such bounds of a run at once holding but for *alpha*.
 
-    With x of n votes wrong, the integral of e^x (1-e)^(n-x) over Jeffreys' prior, over the same at the true e,
-    is a martingale that starts at 1, so it ever reaches 1/alpha with a chance of *alpha* at most (Ville). The
-    bound is the largest e at which it has not; 1/2 where none below that is ruled out.
+    With x of n votes wrong, the mean of e^x (1-e)^(n-x) over Jeffreys' prior, over the same at the true e, is
+    a martingale that starts at 1, so it ever reaches 1/alpha with a chance of *alpha* at most (Ville).
+    The bound is the largest e at which it has not; 1/2 where none below that is ruled out.
 
     Args:
         against: wrong votes so far.
@@ -65,8 +62,12 @@ def spent_by(margins: Mapping[int, int], rate: float) -> float:
 
 def next_margin(
     margins: Mapping[int, int], heard: tuple[int, int], steps_left: int, target: float
-) -> tuple[int, float, bool]:
-    """Return the margin for the steps to come, the bound on the error rate, and whether the target holds.
+) -> tuple[int, float]:
+    """Return the margin for the steps to come, and the bound on the error rate by which it was chosen.
+
+    It is the smallest with which the steps to come, at that bound, use up no more than what the decisions so
+    far leave of the budget; but at most twice the widest margin before, since a bound from few votes is
+    often far too high, and what it would cost now can be made up for later.
 
     Args:
         margins: how many decisions so far had each margin.
@@ -77,14 +78,25 @@ def next_margin(
     budget = 1 - target
     rate = rate_bound(*heard, budget * _FOR_BOUND)
     left = budget * (1 - _FOR_BOUND) - spent_by(margins, rate)
-    kept = left > 0 and rate < 0.5
-    each = (left if kept else budget / 2) / max(steps_left, 1)
-    if rate >= 0.5:
-        return max(FIRST_MARGIN, *margins, 1), rate, False
+    each = (left if left > 0 else budget / 2) / max(steps_left, 1)
+    widest = 2 * max(FIRST_MARGIN // 2, *margins, 1) if margins else 4 * FIRST_MARGIN
     k = 1
-    while _wrong(rate, k) > each and k < _WIDEST:
+    while _wrong(rate, k) > each and k < widest:
         k += 1
-    return k, rate, kept and _wrong(rate, k) <= each
+    return k, rate
+
+
+def keeps(margins: Mapping[int, int], heard: tuple[int, int], target: float) -> bool:
+    """Return whether a run that is over has kept its target: it spent no more than its budget.
+
+    Args:
+        margins: how many decisions had each margin.
+        heard: votes against winners, and votes.
+        target: wanted chance that no decision is wrong.
+    """
+    budget = 1 - target
+    rate = rate_bound(*heard, budget * _FOR_BOUND)
+    return rate < 0.5 and spent_by(margins, rate) <= budget * (1 - _FOR_BOUND)
 
 
 def _wrong(rate: float, k: int) -> float:
@@ -93,8 +105,3 @@ def _wrong(rate: float, k: int) -> float:
         return 0.0
     odds = k * (math.log(rate) - math.log1p(-rate))
     return 1 / (1 + math.exp(-odds)) if odds > -700 else 0.0
-
-
-def kept_by(k: int, rate: float, steps: int) -> float:
-    """Return the chance of no wrong decision at one margin throughout."""
-    return run_success(rate, k, steps)

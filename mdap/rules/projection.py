@@ -113,10 +113,13 @@ def foreseen_seconds(
     slowest = float(ordered @ np.diff(places**k))
     mean = float(ordered.mean())
 
+    # Where nothing bounds them, a chain has few samples at once, and its steps are what takes time.
+    slots = limits.concurrency or math.inf
+
     def paced(count: float) -> float:
         requests = 60 * count / limits.requests_per_minute if limits.requests_per_minute else 0.0
         weighed = 60 * count * tokens / limits.tokens_per_minute if limits.tokens_per_minute else 0.0
-        return max(requests, weighed, count * mean / limits.concurrency)
+        return max(requests, weighed, count * mean / slots)
 
     further = max(samples.high / max(steps, 1) - k, 0.0) * mean
     return Interval(

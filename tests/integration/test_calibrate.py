@@ -34,7 +34,9 @@ class Known:
         self._model = model
 
     async def sample(self, request: SampleRequest) -> Sequence[mdap.Reply]:
-        return [self._model.says(request.user, 1000 * int(request.key) + ordinal) for ordinal in request.ordinals]
+        return [
+            self._model.says(request.user, 1000 * int(request.key) + ordinal) for ordinal in request.ordinals
+        ]
 
     def describe(self) -> dict[str, Any]:
         return {"model": self.name}

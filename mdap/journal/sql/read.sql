@@ -37,6 +37,24 @@ SELECT r.run_id FROM runs r WHERE r.kind IN ('run', 'pilot') AND r.task = ?1 AND
 SELECT p.input FROM decisions d
 JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHERE d.run = ?1 AND d.place = ?2
 
+-- name: heard
+SELECT CASE WHEN author IS NULL THEN margin END AS k, count(*) AS decisions, sum(votes) AS won,
+       sum(CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END) AS votes
+FROM decisions WHERE run = ?1 GROUP BY 1
+
+-- name: margins
+SELECT data FROM run_events WHERE run = ?1 AND kind = 'margin' ORDER BY id
+
+-- name: baseline
+SELECT data FROM run_events WHERE run = ?1 AND kind = 'baseline' ORDER BY id LIMIT 1
+
+-- name: raised
+SELECT data FROM run_events WHERE run = ?1 AND kind = 'warning' AND data IS NOT NULL
+
+-- name: flags_decided
+SELECT count(*) FROM samples s JOIN decisions d ON d.run = s.run AND d.step = s.step AND d.opening = s.opening
+WHERE s.run = ?1 AND s.verdict = 'flag'
+
 -- name: totals
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT verdict, count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)

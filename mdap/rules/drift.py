@@ -1,0 +1,117 @@
+"""Notice that a run does otherwise than its calibration did, with a bounded chance of a false alarm.
+
+Each of four tests (votes against winners, red flags; too many, too few) compares what is seen with the nearer
+end of a band in which the calibration puts the rate with 99.8 %. If the rate is within the band, the mean
+likelihood ratio of a few rates beyond it is a supermartingale that starts at 1: it ever reaches 400 with a
+chance of 1/400 at most (Ville). So all four together raise a false alarm in one of a hundred runs at most.
+"""
+
+import math
+from typing import Final, NamedTuple
+
+from mdap.rules.calibration import consensus_rate
+
+__all__ = ["Baseline", "Drift"]
+
+_LIMIT: Final = math.log(400)
+_OUTSIDE: Final = 0.001
+_TIMES: Final = (1.25, 1.5, 2.0, 4.0, 8.0)
+
+
+class Baseline(NamedTuple):
+    """What a calibration or a pilot counted.
+
+    Attributes:
+        source: its id.
+        against: votes that were wrong, or against the winner.
+        votes: votes.
+        flags: red flags.
+        samples: samples.
+    """
+
+    source: str
+    against: int
+    votes: int
+    flags: int
+    samples: int
+
+
+class _Test:
+    """One sequential test: whether so many hits of so many trials can have a rate of *edge*."""
+
+    def __init__(self, edge: float, *, above: bool) -> None:
+        self._edge = edge
+        odds = edge / (1 - edge)
+        others = [odds * times if above else odds / times for times in _TIMES]
+        self._others = [one / (1 + one) for one in others]
+
+    def alarms(self, hits: int, trials: int) -> bool:
+        if not 0 < self._edge < 1:
+            return False
+        terms = [
+            hits * math.log(rate / self._edge) + (trials - hits) * math.log((1 - rate) / (1 - self._edge))
+            for rate in self._others
+        ]
+        top = max(terms)
+        return top + math.log(sum(math.exp(term - top) for term in terms) / len(terms)) >= _LIMIT
+
+
+class Drift:
+    """Watch a run's votes and red flags, and say once of each kind that it has left its band.
+
+    Args:
+        baseline: where the band comes from.
+        k: the smallest margin of the run: votes against winners are fewer than wrong ones, by the law.
+        raised: the kinds that were said before.
+    """
+
+    def __init__(self, baseline: Baseline, k: int, raised: frozenset[str] = frozenset()) -> None:
+        self.raised = set(raised)
+        self._source = baseline.source
+        against = _band(baseline.against, baseline.votes)
+        flags = _band(baseline.flags, baseline.samples)
+        self._bands = {"disagreement": against, "red flags": flags}
+        low = consensus_rate(min(against[0], 0.5), k) if against[0] > 0 else 0.0
+        self._tests = {
+            "disagreement": (_Test(low, above=False), _Test(against[1], above=True)),
+            "red flags": (_Test(flags[0], above=False), _Test(flags[1], above=True)),
+        }
+        self._counts = {"disagreement": [0, 0], "red flags": [0, 0]}
+
+    def hear(self, against: int, votes: int, flags: int) -> list[tuple[str, str]]:
+        """Take in what was counted since, and return the alarms that are due: kind, and a sentence.
+
+        Args:
+            against: votes against winners.
+            votes: votes.
+            flags: red flags.
+        """
+        found = []
+        for kind, hits, trials in (("disagreement", against, votes), ("red flags", flags, votes + flags)):
+            counts = self._counts[kind]
+            counts[0] += hits
+            counts[1] += trials
+            if kind not in self.raised and any(test.alarms(*counts) for test in self._tests[kind]):
+                self.raised.add(kind)
+                found.append((kind, self._sentence(kind)))
+        return found
+
+    def _sentence(self, kind: str) -> str:
+        hits, trials = self._counts[kind]
+        low, high = self._bands[kind]
+        what = "votes are against the winner" if kind == "disagreement" else "samples are red-flagged"
+        return (
+            f"drift: {hits / trials:.2%} of the {what} so far, where {self._source} leads to expect "
+            f"{low:.2%} to {high:.2%}; the model, the endpoint or the kind of step has changed, "
+            "so k may no longer fit"
+        )
+
+
+def _band(hits: int, trials: int) -> tuple[float, float]:
+    """Return the band in which a rate is with 99.8 %, by Jeffreys' posterior."""
+    from scipy.special import betaincinv
+
+    if not trials:
+        return 0.0, 1.0
+    a, b = hits + 0.5, trials - hits + 0.5
+    return float(betaincinv(a, b, _OUTSIDE)), float(betaincinv(a, b, 1 - _OUTSIDE))
