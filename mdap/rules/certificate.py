@@ -109,7 +109,7 @@ def _warnings(belief: Belief) -> tuple[str, ...]:
             "than independent errors explain, and on such a step they can agree on a wrong answer; "
             "check the most doubtful ones"
         )
-    if belief.mean_error_rate > _MUCH_DISSENT:
+    if belief.mean_error_rate > _MUCH_DISSENT and belief.error_rate(0.025)[0] > _MUCH_DISSENT / 2:
         found.append(
             f"about {belief.mean_error_rate:.0%} of the votes are wrong: where it is half or more on a step, "
             "voting makes it worse; take a better model or smaller steps"

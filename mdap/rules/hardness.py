@@ -1,14 +1,15 @@
 """How often votes are wrong, and whether on some steps more often: a posterior from many tallies.
 
-Two models are weighed against each other, evenly beforehand:
+Two models are weighed against each other, four to one beforehand:
 
 - *alike*: every vote of every step is wrong with the same chance e;
 - *mixed*: a share h of the steps is *hard*; on a hard step, the chance that a vote is wrong is anything from
   0 to 1, evenly spread, so that a majority is as likely wrong as right; on the others it is e.
 
-The chances e (below 1/2) and h have Jeffreys' prior. Of a voted tally nobody knows whether its winner is
-right, so both readings count. Everything is summed over a grid, of which two refinements leave only the
-part that matters; steps with equal tallies are one term, so that the length of a run costs nothing.
+The chance e (below 1/2) has Jeffreys' prior; the share h has a beta prior of 1/2 and 5, a tenth or so. Of a
+voted tally nobody knows whether its winner is right, so both readings count. Everything is summed over a
+grid, of which two refinements leave only the part that matters; steps with equal tallies are one term, so
+that the length of a run costs nothing.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ _LOWEST: Final = -30.0
 _SEEN: Final = 20.0  # what is so many nats below the best does not matter
 _RATES: Final = 61
 _SHARES: Final = 41
+_MIXED: Final = 0.2
+_PRIOR: Final = (0.5, 5.0)
 
 
 class Weighed(NamedTuple):
@@ -107,7 +110,7 @@ def posterior(shapes: Sequence[TallyShape]) -> Belief:
     alike, evidence_alike = _refined(shapes, np.array([-np.inf]))
     mixed, evidence_mixed = _refined(shapes, np.linspace(_LOWEST, 5.0, _SHARES))
     top = max(evidence_alike, evidence_mixed)
-    odds = np.exp(evidence_alike - top), np.exp(evidence_mixed - top)
+    odds = (1 - _MIXED) * np.exp(evidence_alike - top), _MIXED * np.exp(evidence_mixed - top)
     total = sum(odds)
     return Belief(
         alike._replace(weights=alike.weights * odds[0] / total),
@@ -152,12 +155,13 @@ def _height(
 ) -> "NDArray[Any]":
     """Return the logarithm of prior times likelihood, by rate and share."""
     import numpy as np
+    from scipy.special import betaln
 
     rates = _expit(rate_logits)[:, None]
     shares = _expit(share_logits)[None, :]
     height: NDArray[Any] = (np.log(rates) + np.log1p(-rates)) / 2 + np.zeros_like(shares)
     if share_logits.size > 1:
-        height = height + (np.log(shares) + np.log1p(-shares)) / 2 - np.log(np.pi)
+        height = height + _PRIOR[0] * np.log(shares) + _PRIOR[1] * np.log1p(-shares) - betaln(*_PRIOR)
     for shape in shapes:
         terms, hard = _readings(shape, rates)
         alike = np.logaddexp(*terms)
