@@ -162,7 +162,7 @@ ORDER BY run, place LIMIT ?5
 
 -- name: count_settled
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
-SELECT count(*) FROM tree JOIN decisions USING (run) WHERE author IS NOT NULL
+SELECT count(*) FROM tree JOIN decisions USING (run) WHERE author <> 'mdap'
 
 -- name: votes_decided
 SELECT count(*) FROM samples WHERE run = ?1 AND verdict = 'vote'
