@@ -70,7 +70,7 @@ class Bad:
 RUN = "run hanoi -p disks=2"
 
 REFUSED = {
-    "unknown task": Bad("run nope", ("'nope'", "installed: hanoi")),
+    "unknown task": Bad("run nope", ("'nope'", "hanoi")),
     "no disks": Bad("run hanoi -p disks=0", ("disks", "greater than or equal to 1", "'0'")),
     "too many disks": Bad("run hanoi -p disks=65", ("disks", "less than or equal to 64", "'65'")),
     "disks in words": Bad("run hanoi -p disks=x", ("disks", "valid integer", "'x'")),
