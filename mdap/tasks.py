@@ -83,6 +83,8 @@ class Step(Generic[A]):
             chain's steps are about their state, and need none.
         key: what a step of a process is known by; None for its prompt alone. Two steps of the same prompt
             and key are one step.
+        proposal: whether the first reply that passes is taken as it is, for later steps of a process to vote
+            on. It is no decision, whatever k is, and says nothing of how sure the run is.
     """
 
     user: str
@@ -93,6 +95,7 @@ class Step(Generic[A]):
     views: tuple[View[A], ...] = ()
     input: Any = None
     key: str | None = None
+    proposal: bool = False
 
 
 class Task(BaseModel):

@@ -71,6 +71,10 @@ class Authored:
         step = self._call(f"giving step {number}", self.task.step, state)
         if step is not None and step.max_tokens is not None and step.max_tokens < 1:
             self.fail(f"giving step {number}", ValueError(f"max_tokens={step.max_tokens} allows no reply"))
+        if step is not None and step.proposal:
+            self.fail(
+                f"giving step {number}", ValueError("each step of a chain is a decision, not a proposal")
+            )
         return None if step is None else canonical_step(self.task, step)
 
     def advance(self, number: int, state: Any, answer: Any) -> Any:

@@ -72,6 +72,7 @@ class Race:
         "casting",
         "counted",
         "in_flight",
+        "k",
         "key",
         "max_tokens",
         "name",
@@ -101,7 +102,9 @@ class Race:
         self.step = step
         self.settings = settings
         self.subject = subject
-        self.tally = Tally(settings.k)
+        # A proposal is not decided here: others vote on it.
+        self.k = 1 if step.proposal else settings.k
+        self.tally = Tally(self.k)
         self.answers: dict[str, Any] = {}
         self.counted = 0
         self.in_flight = 0
@@ -141,7 +144,7 @@ class Race:
         if self.tier + 1 >= self.casting.tiers:
             return False
         self.tier += 1
-        self.tally = Tally(self.settings.k)
+        self.tally = Tally(self.k)
         return True
 
     def wanted(self, max_n: int, priority: int) -> list[SampleRequest]:

@@ -36,12 +36,13 @@ def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
         shapes: the tallies of all voted decisions.
 
     Returns:
-        The certificate; None without decisions, and where every margin is 1: there no vote can be against
-        the winner, however wrong it is.
+        The certificate; None without decisions of a margin above 1: at 1 no vote can be against the winner,
+        however wrong it is. Where other margins are greater, it was a proposal, on which others vote.
     """
     import numpy as np
 
-    if not any(shape.margin > 1 for shape in shapes):
+    shapes = _decisions(shapes)
+    if not shapes:
         return None
     belief = posterior(shapes)
     clouds = (belief.alike, belief.mixed)
@@ -74,6 +75,9 @@ def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
     """
     import numpy as np
 
+    shapes = _decisions(shapes)
+    if not shapes:
+        return []
     belief = posterior(shapes)
     clouds = (belief.alike, belief.mixed)
     found = [
@@ -87,6 +91,11 @@ def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
         for shape in shapes
     ]
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _decisions(shapes: Sequence[TallyShape]) -> list[TallyShape]:
+    """Return the tallies that say something: with a margin of 1 there is nothing to be seen."""
+    return [shape for shape in shapes if shape.margin > 1]
 
 
 def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:

@@ -149,7 +149,16 @@ def words(value: Any) -> Any:
     if not isinstance(value, Step):
         return value
     views = [[view.system, view.user] for view in value.views]
-    return [value.key, value.system, value.user, value.max_tokens, str(value.schema), views, value.input]
+    return [
+        value.key,
+        value.system,
+        value.user,
+        value.max_tokens,
+        str(value.schema),
+        views,
+        value.input,
+        value.proposal,
+    ]
 
 
 def _short(text: str) -> str:
