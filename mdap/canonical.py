@@ -20,6 +20,7 @@ __all__ = ["date", "json_value", "members", "number", "text"]
 
 _DIGITS: Final = 60
 _DEEPEST: Final = 64
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SPACES: Final = re.compile(r"\s+")
 _FENCE: Final = re.compile(r"```(?:json)?[ \t]*\n(.*)\n```", re.DOTALL)
 _ISO: Final = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?:[t ][0-9:.,+z-]{1,30})?")
@@ -180,8 +181,8 @@ def json_value(reply: str) -> Any:
         reply: a model's reply.
 
     Raises:
-        RedFlag: it is no JSON, holds NaN or a number out of range, a name twice in an object, or is nested
-            deeper than 64.
+        RedFlag: it is no JSON; it holds NaN, a number out of range, half a surrogate pair, or a name twice in
+            an object; or it is nested deeper than 64.
     """
     stripped = reply.strip()
     fenced = _FENCE.fullmatch(stripped)
@@ -212,6 +213,8 @@ def _check(value: Any, deeper: int) -> None:
         raise RedFlag("JSON nested too deep")
     if isinstance(value, float) and not math.isfinite(value):
         raise RedFlag("a number out of range")
+    if isinstance(value, str) and _SURROGATE.search(value):
+        raise RedFlag("a character that does not exist")
     if isinstance(value, list | dict):
-        for part in value.values() if isinstance(value, dict) else value:
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
             _check(part, deeper - 1)

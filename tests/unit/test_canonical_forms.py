@@ -188,6 +188,7 @@ def test_json_may_stand_alone_or_in_a_block(reply: str) -> None:
     [
         *("", "Here: {}", '{"a": 1} {}', "NaN", "[1e999]", "[-Infinity]", '{"a": 1, "a": 2}', "{'a': 1}"),
         *("[" * 100 + "]" * 100, "[" * 50_000, "9" * 5_000, "```json\n{}\n```\nThat is it.", '{"a": 1,}'),
+        *('["\\ud800"]', '{"\\udfff": 1}'),
     ],
     ids=lambda reply: reply[:20],
 )

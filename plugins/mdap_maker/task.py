@@ -1,0 +1,138 @@
+"""The process: split, choose, solve the parts, compose, choose again (arXiv 2511.09030, appendix)."""
+
+from typing import Any, Final
+
+from pydantic import Field
+
+from mdap import Ask, Process, RedFlag, Step, UndecidedError
+from mdap_maker import arithmetic, words
+from mdap_maker.plans import SIMPLE, Plan
+
+__all__ = ["Maker"]
+
+_NOT_KNOWN: Final = "only products of whole numbers can be simulated ('Multiply 12 by 34.'): give a --model"
+
+
+class Maker(Process[dict[str, Any]]):
+    """Solve a problem stated in words: split it, solve the parts, and vote on every choice."""
+
+    problem: str = Field(
+        "Multiply 46048 by 42098.", min_length=1, max_length=20_000, description="the problem"
+    )
+    proposals: int = Field(
+        5, ge=1, le=50, description="decompositions and answers that are proposed at a node"
+    )
+    depth: int = Field(8, ge=0, le=16, description="how often a problem may be split again")
+    ancestors: tuple[str, ...] = Field((), description="the problems that this one is a part of")
+
+    async def solve(self, ask: Ask) -> dict[str, Any]:
+        """Return the answer, with the tree of problems that led to it.
+
+        Raises:
+            UndecidedError: there was no plan, or no agreement; the sentence begins with which.
+        """
+        plan = await self._plan(ask) if len(self.ancestors) < self.depth else SIMPLE
+        if plan == SIMPLE:
+            node = await self._answered(ask, self.problem)
+            return {"problem": self.problem, **node}
+        async with ask.group() as group:
+            parts = [
+                group.start(self._part, ask, plan[name], str(number))
+                for number, name in enumerate(("first", "second"), start=1)
+            ]
+        first, second = (part.value for part in parts)
+        whole = f"{self.problem}\n{arithmetic.composed(plan['compose'], first['answer'], second['answer'])}"
+        node = await self._answered(ask, whole)
+        return {"problem": self.problem, "compose": plan["compose"], "parts": [first, second], **node}
+
+    async def _part(self, ask: Ask, problem: str, key: str) -> Any:
+        part = self.model_copy(update={"problem": problem, "ancestors": (*self.ancestors, self.problem)})
+        return await ask.solve(part, key)
+
+    async def _plan(self, ask: Ask) -> Plan:
+        """Return the plan that decomposers proposed and discriminators chose."""
+        problems = (*self.ancestors, self.problem)
+        plans: list[Plan] = await self._proposed(
+            ask, [words.propose_plan(problems, number) for number in self._numbers()]
+        )
+        if not plans:
+            raise UndecidedError(
+                f"no plan: none of {self.proposals} proposals can be used for: {self.problem:.200}"
+            )
+        if len(plans) == 1:
+            return plans[0]  # nothing to choose
+        try:
+            place: int = await ask(words.choose_plan(self.problem, plans))
+        except UndecidedError as error:
+            raise UndecidedError(f"no agreement on a plan for: {self.problem:.200}: {error}") from None
+        return plans[place]
+
+    async def _answered(self, ask: Ask, problem: str) -> dict[str, Any]:
+        """Return the answer to *problem* that solvers proposed and discriminators chose."""
+        answers = await self._proposed(
+            ask, [words.propose_solution(problem, number) for number in self._numbers()]
+        )
+        if not answers:
+            raise UndecidedError(
+                f"no answer: none of {self.proposals} replies can be used for: {problem:.200}"
+            )
+        if len(answers) == 1:
+            return {"answer": answers[0]}
+        try:
+            place: int = await ask(words.choose_solution(problem, answers))
+        except UndecidedError as error:
+            raise UndecidedError(f"no agreement on an answer to: {problem:.200}: {error}") from None
+        return {"answer": answers[place]}
+
+    async def _proposed(self, ask: Ask, steps: list[Step[Any]]) -> list[Any]:
+        """Return different proposals, in an order that does not hang on which came first."""
+        async with ask.group() as group:
+            outcomes = [group.start(ask.outcome, step) for step in steps]
+        found = [outcome.value.answer for outcome in outcomes if outcome.value.decided]
+        return [each for place, each in enumerate(found) if each not in found[:place]]
+
+    def _numbers(self) -> range:
+        return range(1, self.proposals + 1)
+
+    # -- for simulation and tests ------------------------------------------------------------------
+
+    def oracle(self, step: Step[Any]) -> Any:
+        """Return the right answer to a step about a product of whole numbers."""
+        problem, agent = step.input["problem"], step.input["agent"]
+        candidates = step.input.get("candidates")
+        plan, answer = arithmetic.best_plan(_last(problem)), arithmetic.answer_to(_last(problem))
+        if plan is None or answer is None:
+            raise NotImplementedError(_NOT_KNOWN)
+        if agent == "decomposer":
+            return plan
+        if agent == "solver":
+            return answer
+        if agent == "solution discriminator":
+            return arithmetic.best_of([candidate == answer for candidate in candidates])
+        return arithmetic.best_of([arithmetic.is_good(problem, candidate) for candidate in candidates])
+
+    def mistakes(self, step: Step[Any], truth: Any) -> list[Any]:
+        """Return wrong proposals, and wrong choices."""
+        agent = step.input["agent"]
+        if agent == "decomposer":
+            plans = arithmetic.wrong_plans(step.input["problem"])
+            return [plan for plan in plans if plan != truth and self._passes(step, plan)]
+        if agent == "solver":
+            return arithmetic.wrong_answers(truth)
+        return [place for place in range(len(step.input["candidates"])) if place != truth]
+
+    def render(self, step: Step[Any], answer: Any) -> str:
+        """Return a reply as a model would write it."""
+        return words.rendered(step.input["agent"], answer)
+
+    def _passes(self, step: Step[Any], plan: Plan) -> bool:
+        try:
+            step.parse(self.render(step, plan))
+        except RedFlag:
+            return False
+        return True
+
+
+def _last(problem: str) -> str:
+    """Return the line that says what is to be done: of a composition, the last one."""
+    return problem.rpartition("\n")[2]
