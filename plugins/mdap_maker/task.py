@@ -87,8 +87,8 @@ class Maker(Process[dict[str, Any]]):
     async def _proposed(self, ask: Ask, steps: list[Step[Any]]) -> list[Any]:
         """Return different proposals, in an order that does not hang on which came first."""
         async with ask.group() as group:
-            outcomes = [group.start(ask.outcome, step) for step in steps]
-        found = [outcome.value.answer for outcome in outcomes if outcome.value.decided]
+            votes = [group.start(ask.decision, step) for step in steps]
+        found = [vote.value.answer for vote in votes if vote.value.decided]
         return [each for place, each in enumerate(found) if each not in found[:place]]
 
     def _numbers(self) -> range:
