@@ -1,6 +1,7 @@
 """The ready-made canonical forms, and votes that are counted by them."""
 
 import json
+import runpy
 from datetime import date as Date
 from decimal import Decimal
 from pathlib import Path
@@ -276,3 +277,15 @@ def test_a_person_may_write_the_answer_otherwise() -> None:
     step = authored.step(0, Place(0, 0))
     assert step is not None
     assert authored.checked_answer(step, json.dumps(1)) == 1
+
+
+def test_programs_that_do_the_same_are_one_answer() -> None:
+    """The documented pattern: what is compared is what a program does, in a language that can do no harm."""
+    example = runpy.run_path(str(Path(mdap.__file__).parents[1] / "docs" / "examples" / "by_behaviour.py"))
+    read, task = example["read"], example["Program"]()
+    assert read("3 x * 2 +") == read(" x 3 * 2 +\n") == read("x x + x + 2 +") == [-7, 2, 5, 23, 302]
+    assert read("3 x * 3 +") != read("3 x * 2 +")
+    for text in ("3 x +  *", "__import__", "x " * 60, "9 " + "9 * " * 20, "3 * x + 2"):
+        with pytest.raises(mdap.RedFlag):
+            read(text)
+    assert check_task(task).steps == 1
