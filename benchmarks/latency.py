@@ -180,7 +180,7 @@ class Bench:
         self, policy: Policy, task: Prefix, warm_up: Prefix, model: Model, seed: int
     ) -> Taken:
         settings: dict[str, Any] = {"k": self._k}
-        limits: dict[str, Any] = {"concurrency": policy.concurrency}
+        limits: dict[str, Any] = {"concurrency": policy.concurrency, "probe": False}
         if policy.hedge:
             (settings if hedge_setting() is mdap.VotingSettings else limits)["hedge"] = policy.hedge
         async with mdap.Session(

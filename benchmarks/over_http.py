@@ -219,7 +219,7 @@ async def _run_mdap(server: Server, width: int, seconds: float, db: Path, *, n: 
         "openai/sim",
         db=db,
         options={"base_url": server.base_url, "n": n},
-        limits=mdap.Limits(concurrency=width),
+        limits=mdap.Limits(concurrency=width, probe=False),
         speculate="off",
     ) as session:
 

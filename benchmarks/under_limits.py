@@ -42,13 +42,13 @@ _LATENCY, _SIGMA = 0.5, 0.4
 _WAYS: dict[str, tuple[Faults, mdap.Limits]] = {
     "configured": (
         Faults(requests_per_minute=600, tokens_per_minute=60_000, latency=_LATENCY, sigma=_SIGMA),
-        mdap.Limits(requests_per_minute=600, tokens_per_minute=60_000),
+        mdap.Limits(requests_per_minute=600, tokens_per_minute=60_000, probe=False),
     ),
-    "requests": (Faults(requests_per_minute=600, latency=_LATENCY, sigma=_SIGMA), mdap.Limits()),
-    "slots": (Faults(at_once=40, latency=_LATENCY, sigma=_SIGMA), mdap.Limits()),
+    "requests": (Faults(requests_per_minute=600, latency=_LATENCY, sigma=_SIGMA), mdap.Limits(probe=False)),
+    "slots": (Faults(at_once=40, latency=_LATENCY, sigma=_SIGMA), mdap.Limits(probe=False)),
     "headers": (
         Faults(requests_per_minute=600, tells_limits=True, latency=_LATENCY, sigma=_SIGMA),
-        mdap.Limits(),
+        mdap.Limits(probe=False),
     ),
 }
 

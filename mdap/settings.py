@@ -66,6 +66,8 @@ class Limits(BaseModel):
             corrected by what it took.
         reserve_max_tokens: count all the output tokens that a request allows, whatever it takes, as some
             endpoints do.
+        probe: whether two small requests on start find out what each endpoint can do, and whether it
+            repeats itself.
         attempt_timeout: seconds after which an attempt is abandoned and drawn again.
         max_attempts: attempts at one sample before the run stops.
         max_retry_seconds: seconds spent on one sample's attempts before the run stops.
@@ -78,6 +80,7 @@ class Limits(BaseModel):
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     reserve_max_tokens: bool = False
+    probe: bool = True
     attempt_timeout: float = Field(120.0, gt=0)
     max_attempts: int = Field(20, ge=1)
     max_retry_seconds: float = Field(600.0, gt=0)

@@ -94,6 +94,12 @@ def limit_options(command: F) -> F:
             help="Time after which an attempt is abandoned.",
         ),
         click.option(
+            "--probe/--no-probe",
+            default=True,
+            show_default=True,
+            help="Ask each endpoint two small questions first, to find out what it can do.",
+        ),
+        click.option(
             "--reserve-max-tokens",
             is_flag=True,
             help="Count all tokens that a reply may have against --tpm, as some endpoints do.",
@@ -146,6 +152,7 @@ def limits_of(given: dict[str, Any]) -> Limits:
             requests_per_minute=given["rpm"],
             tokens_per_minute=given["tpm"],
             reserve_max_tokens=given["reserve_max_tokens"],
+            probe=given["probe"],
             attempt_timeout=given["timeout"],
             max_attempts=given["max_attempts"],
         )

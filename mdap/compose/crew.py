@@ -34,14 +34,14 @@ class Crew:
         lineups: by tier, the members that take turns.
         names: the members' names.
         prices: the members' prices; None where unknown.
-        gates: where requests wait for their limits.
+        members: the models, each within its limits.
         about: what the run's row says of them.
     """
 
     provider: Provider
     lineups: tuple[tuple[int, ...], ...]
     names: tuple[str, ...]
-    gates: tuple[Gate, ...]
+    members: tuple[Paced, ...]
     prices: tuple[Price | None, ...]
     about: dict[str, Any]
 
@@ -86,10 +86,15 @@ class Crew:
             provider=provider,
             lineups=lineups,
             names=names,
-            gates=tuple(member.gate for member in members),
+            members=tuple(members),
             prices=tuple(price_of(name, prices) for name in names),
             about=about,
         )
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """Where requests wait for their limits, by member."""
+        return tuple(member.gate for member in self.members)
 
     @property
     def most(self) -> int:

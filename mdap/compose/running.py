@@ -13,6 +13,7 @@ import anyio
 from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, check_same, run_columns, solution_of
+from mdap.compose.inspection import Inspection
 from mdap.compose.steering import drift_of, margin_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
@@ -51,6 +52,7 @@ class Workshop:
         budget: what may be spent.
         speculate: how far chains are sampled ahead.
         bulletin: where changes of limits are recorded from.
+        inspection: what finds out what the endpoints can do; None for nothing.
         known_spending: runs whose earlier samples are paid for out of the budget already.
     """
 
@@ -64,6 +66,7 @@ class Workshop:
     budget: Budget
     speculate: Speculate
     bulletin: Bulletin
+    inspection: Inspection | None
     known_spending: set[int] = field(default_factory=set)
 
     def speculation(self) -> Speculation:
@@ -149,6 +152,11 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
     status, reason = "stopped", "interrupted"
     race: Decider | None = None
     try:
+        if shop.inspection is not None and start.parent is None:
+            refusal = await shop.inspection.pass_on(rules.run)
+            if refusal is not None:
+                reason = refusal
+                return
         race, beside = await _begun(shop, name, task, rules, start)
         with anyio.move_on_after(shop.budget.seconds) as clock:
             await decide(race, shop.crew.provider, shop.limits, shop.writer, shop.purse, beside)

@@ -14,6 +14,7 @@ from mdap.compose.bulletin import Bulletin
 from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
+from mdap.compose.inspection import Inspection
 from mdap.compose.margins import ENDED, K, with_k, with_margin
 from mdap.compose.replay import as_recorded
 from mdap.compose.running import Workshop, run_task
@@ -103,9 +104,10 @@ class Session(AsyncContextManagerMixin):
                 for place, gate in enumerate(crew.gates):
                     group.start_soon(gate.serve)
                     group.start_soon(bulletin.follow, place)
+                purse = Purse(self._budget, crew.prices)
                 self._shop = Workshop(
                     crew=crew,
-                    purse=Purse(self._budget, crew.prices),
+                    purse=purse,
                     writer=writer,
                     reader=reader,
                     sealer=Sealer(writer, scanner),
@@ -114,6 +116,7 @@ class Session(AsyncContextManagerMixin):
                     budget=self._budget,
                     speculate=self._speculate,
                     bulletin=bulletin,
+                    inspection=Inspection(crew, purse, writer) if self._limits.probe else None,
                 )
                 self._group = group
                 # Raised after the group has closed, which would wrap it.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from mdap.errors import TransientError, UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
-from mdap.providers.failures import count_of, json_object, mapping_of
+from mdap.providers.failures import Guard, count_of, json_object, mapping_of
 from mdap.providers.wire import Response, Wire
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
@@ -46,7 +46,13 @@ class AnthropicProvider:
         self._model = model
         self._settings = settings
         self._endpoint = endpoint
+        self._guard = Guard(endpoint, off=settings.allow_duplicates)
         self._wire = Wire("anthropic", "AsyncAnthropic", "/v1/messages", endpoint)
+
+    @property
+    def allow_duplicates(self) -> bool:
+        """Whether the user wants votes of an endpoint that repeats itself."""
+        return self._settings.allow_duplicates
 
     @property
     def told(self) -> Told:
@@ -95,6 +101,7 @@ class AnthropicProvider:
         if not isinstance(blocks, list):
             raise TransientError(f"{self._endpoint.host} answered without content", kind="empty_choices")
         texts = [block["text"] for block in map(mapping_of, blocks) if isinstance(block.get("text"), str)]
+        self._guard.check(body.get("id"), "".join(texts))
         reason = body.get("stop_reason")
         given, made, cached = _read_usage(mapping_of(body.get("usage")))
         return Reply(

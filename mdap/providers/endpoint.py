@@ -61,6 +61,8 @@ class EndpointSettings(BaseModel):
 
     Attributes:
         base_url: where the API lives, such as ``http://localhost:8000/v1``; before the environment.
+        allow_duplicates: whether to vote on replies of an endpoint that gives the same ones again and again,
+            because of a cache or a fixed seed: such votes are one vote.
         send_temperature: whether to send the temperature; reasoning models refuse it.
         extra_body: more fields of the request's body, as they are.
     """
@@ -69,6 +71,7 @@ class EndpointSettings(BaseModel):
     own_fields: ClassVar[frozenset[str]] = frozenset({"messages", "model", "stream"})
 
     base_url: str | None = None
+    allow_duplicates: bool = False
     send_temperature: bool = True
     extra_body: dict[str, Any] = Field(default_factory=dict)
 

@@ -9,9 +9,12 @@ from typing import Any, Final
 
 from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError, UnavailableError
 from mdap.providers.endpoint import Endpoint
+from mdap.rules.digests import text_digest
 from mdap.rules.headers import read_told
+from mdap.rules.redflags import clean_text
+from mdap.rules.repeats import Repeats
 
-__all__ = ["classify", "count_of", "explain_failure", "json_object", "mapping_of", "number_of"]
+__all__ = ["Guard", "classify", "count_of", "explain_failure", "json_object", "mapping_of", "number_of"]
 
 _MAX_TOKENS: Final = 2**53
 _OUT_OF_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
@@ -26,6 +29,29 @@ def json_object(headers: Mapping[str, str], content: bytes, endpoint: Endpoint) 
     if not isinstance(body, dict):
         raise TransientError(f"{endpoint.host} answered with broken JSON", kind="garbled_body")
     return body
+
+
+class Guard:
+    """Refuse responses that an endpoint gave before: no vote may be counted twice.
+
+    Args:
+        endpoint: who answers.
+        off: whether the user wants them counted all the same.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, off: bool) -> None:
+        self._endpoint = endpoint
+        self._repeats = None if off else Repeats()
+
+    def check(self, response_id: object, text: str) -> None:
+        """Raise a `TransientError` if the response of this id and *text* came before."""
+        if self._repeats is not None and self._repeats.again(response_id, text_digest(clean_text(text))):
+            told = self._endpoint.tell(str(response_id))
+            raise TransientError(
+                f"{self._endpoint.host} answered with a response that it had given before ({told}): turn off "
+                "the cache on the way, or allow it with -M allow_duplicates=true",
+                kind="repeated",
+            )
 
 
 def mapping_of(value: Any) -> dict[str, Any]:

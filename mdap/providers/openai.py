@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from mdap.errors import UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
+from mdap.providers.failures import Guard
 from mdap.providers.openai_replies import only_first, parse_body, read_choice, read_usage, shares_of
 from mdap.providers.wire import Response, Wire
 from mdap.records import Reply, SampleRequest
@@ -67,7 +68,13 @@ class OpenAIProvider:
         self._model = model
         self._settings = settings
         self._endpoint = endpoint
+        self._guard = Guard(endpoint, off=settings.allow_duplicates)
         self._wire = Wire("openai", "AsyncOpenAI", "/chat/completions", endpoint)
+
+    @property
+    def allow_duplicates(self) -> bool:
+        """Whether the user wants votes of an endpoint that repeats itself."""
+        return self._settings.allow_duplicates
 
     @property
     def told(self) -> Told:
@@ -128,6 +135,7 @@ class OpenAIProvider:
         headers, latency = response.headers, response.latency
         body = parse_body(headers, response.content, self._endpoint)
         choices = [read_choice(choice) for choice in body["choices"]]
+        self._guard.check(body.get("id"), "\0".join(text for text, _ in choices))
         taken = choices[: min(request.n, self.max_n)]
         prompt, output, cached = read_usage(body)
         shares = shares_of(output, len(taken))

@@ -10,7 +10,8 @@ from tests.acceptance.player import play
 from tests.acceptance.processes import Cli, Ended
 
 CANARY = "sk-canary-4f9d27c1b0a35e86"
-MODEL = "-k 4 --model openai/test-model -M seed=1"
+# The probe has tests of its own; here every request is to be one of the run.
+MODEL = "-k 4 --model openai/test-model -M seed=1 --no-probe"
 TOWER = f"run hanoi -p disks=5 {MODEL}"
 SOLVED = {"solved": True, "moves": 31}
 FAILURES = {
@@ -118,7 +119,7 @@ def test_an_empty_account_stops_the_run_until_it_is_filled(cli: Cli) -> None:
         env = environment(server)
         stopped = cli(f"{TOWER} --speculate off --run-id poor --json", env=env)
         asked = len(server.log)
-        resumed = cli("resume poor --speculate off --json", env=env)
+        resumed = cli("resume poor --speculate off --no-probe --json", env=env)
 
     assert stopped.code == 3
     assert "out of quota" in stopped.sentence

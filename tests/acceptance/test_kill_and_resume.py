@@ -242,7 +242,7 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
     rng = random.Random(6)
     recorded: set[str] = set()
     seen = 0
-    run = "run hanoi -p disks=7 --model openai/m -M seed=5 -k 4 --run-id bought"
+    run = "run hanoi -p disks=7 --model openai/m -M seed=5 -k 4 --no-probe --run-id bought"
     with FaultyServer.in_thread(play, faults=Faults(latency=0.005)) as server:
         env = {"OPENAI_BASE_URL": server.base_url}
         process = cli.start(f"{run} --speculate off --display log", env=env)
@@ -256,7 +256,7 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
             recorded = {asked[int(request_id.removeprefix("req-"))] for (request_id,) in rows}
             assert len(recorded) == len(rows) > 0, "a sample has two rows"
             seen = len(asked)
-            process = cli.start("resume bought --speculate off --display log", env=env)
+            process = cli.start("resume bought --no-probe --speculate off --display log", env=env)
         ended = cli.end(process)
         assert recorded.isdisjoint(json.dumps(served.body) for served in server.log[seen:])
 

@@ -230,6 +230,7 @@ async def test_a_run_through_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             db=tmp_path / "a.db",
             k=4,
             speculate="off",
+            limits=mdap.Limits(probe=False),
         )
     assert solution.result == {"solved": True, "moves": 31}
     met = server.counts()

@@ -566,6 +566,7 @@ def test_it_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     assert provider.describe() == {
         "model": "org/m1",
         "host": "host:81",
+        "allow_duplicates": False,
         "n": False,
         "seed": None,
         "token_parameter": "max_completion_tokens",
@@ -581,7 +582,11 @@ def test_it_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     ("model", "options", "said"),
     [
         ("", {}, "openai needs the name of a model"),
-        ("m1", {"tempo": 1, "api_key": CANARY}, "openai has no option 'tempo'; it has base_url, extra_body,"),
+        (
+            "m1",
+            {"tempo": 1, "api_key": CANARY},
+            "openai has no option 'tempo'; it has allow_duplicates, base_url,",
+        ),
         ("m1", {"n": CANARY}, "openai option n: Input should be a valid boolean"),
         ("m1", {"token_parameter": "tokens"}, "openai option token_parameter: Input should be"),
         ("m1", {"extra_body": "{"}, "openai option extra_body: this is no JSON object"),

@@ -1,0 +1,212 @@
+"""What an endpoint can do, found out before it is trusted; and endpoints that say one thing twice."""
+
+import json
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mdap
+from mdap.records import RunStatus
+from mdap.testing import Canned, Faults, FaultyServer
+from mdap_hanoi import Hanoi
+from tests.acceptance.player import play
+
+STORY = "They called the dog {:032x}, and on that day it rained until the river came up to the door."
+
+
+def answer(body: dict[str, Any], rng: random.Random) -> str:
+    """Tell a story where one is wanted, and else play."""
+    prompt = body["messages"][-1]["content"]
+    return STORY.format(rng.getrandbits(128)) if "Surprise me" in prompt else play(body, rng)
+
+
+def same(body: dict[str, Any], rng: random.Random) -> str:
+    """Tell one and the same story, as an engine does whose seed never changes."""
+    return answer(body, random.Random(1))
+
+
+@contextmanager
+def serving(
+    monkeypatch: pytest.MonkeyPatch,
+    how: Any = answer,
+    script: list[str | Canned] | None = None,
+    **faults: Any,
+) -> Iterator[FaultyServer]:
+    with FaultyServer.in_thread(how, faults=Faults(**faults), script=script or []) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        yield server
+
+
+async def run(db: Path, options: dict[str, Any] | None = None, **settings: Any) -> mdap.Solution:
+    async with mdap.Session("openai/m", db=db, options=options, **settings) as session:
+        return await session.run(Hanoi(disks=3), k=3, run_id="one")
+
+
+def probed(db: Path) -> dict[str, Any]:
+    with closing(sqlite3.connect(db)) as connection:
+        [[data]] = connection.execute("SELECT data FROM run_events WHERE kind = 'probe'")
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
+def warned(solution: mdap.Solution) -> list[str]:
+    """Return the warnings of the endpoint, without what the votes of so short a run give rise to."""
+    return [warning for warning in solution.warnings if warning.startswith("openai/m ")]
+
+
+def stories(server: FaultyServer) -> list[dict[str, Any]]:
+    return [served.body for served in server.log if "Surprise me" in str(served.body)]
+
+
+async def test_an_honest_endpoint_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two small requests at temperature 1, recorded with the run, and nothing to warn of."""
+    with serving(monkeypatch) as server:
+        solution = await run(tmp_path / "a.db")
+    assert (solution.result["solved"], warned(solution)) == (True, [])
+    asked = stories(server)
+    assert [(body["temperature"], body["max_completion_tokens"]) for body in asked] == [(1.0, 64)] * 2
+    assert probed(tmp_path / "a.db") == {
+        "model": "openai/m",
+        "requests": 2,
+        "input_tokens": sum(served.prompt_tokens for served in server.log[:2]),
+        "output_tokens": sum(served.completion_tokens for served in server.log[:2]),
+        "repeats": False,
+        "n": None,
+        "usage": True,
+        "request_id": True,
+        "failure": None,
+    }
+
+
+@pytest.mark.parametrize(("how", "faults"), [(same, {}), (answer, {"repeats": True})])
+async def test_an_endpoint_that_repeats_itself_is_not_voted_on(
+    how: Any, faults: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fixed seed or a cache: the run stops before its first sample, resumably, and says what to do."""
+    with serving(monkeypatch, how, **faults) as server:
+        stopped = await run(tmp_path / "a.db")
+        assert stopped.status is RunStatus.STOPPED
+        assert stopped.totals.samples == 0
+        assert len(server.log) <= 3
+        assert "gave the same text to each of 3 requests at temperature 1" in str(stopped.reason)
+        assert "allow it with -M allow_duplicates=true" in str(stopped.reason)
+    with serving(monkeypatch):
+        resumed = await run(tmp_path / "a.db")
+    assert resumed.status is RunStatus.FINISHED
+
+
+async def test_whoever_wants_duplicates_is_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With allow_duplicates, the run goes on and its result carries the warning."""
+    with serving(monkeypatch, same):
+        solution = await run(tmp_path / "a.db", {"allow_duplicates": True})
+    assert solution.status is RunStatus.FINISHED
+    [warning] = warned(solution)
+    assert "makes its votes on a step one vote" in warning
+
+
+async def test_what_an_endpoint_cannot_do_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ignores n and reports no usage; the run copes, and says so."""
+    with serving(monkeypatch, supports_n=False, missing_usage=1.0):
+        solution = await run(tmp_path / "a.db", {"n": True})
+    assert solution.status is RunStatus.FINISHED
+    assert [warning.split(":")[0] for warning in warned(solution)] == [
+        "openai/m ignores n",
+        "openai/m reports no token usage",
+    ]
+    assert (probed(tmp_path / "a.db")["n"], probed(tmp_path / "a.db")["usage"]) == (False, False)
+
+
+async def test_n_saves_a_request_of_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where n is honoured, one request brings both texts."""
+    with serving(monkeypatch) as server:
+        await run(tmp_path / "a.db", {"n": True})
+    assert [body.get("n") for body in stories(server)] == [2]
+    assert probed(tmp_path / "a.db")["n"] is True
+
+
+@pytest.mark.parametrize(
+    ("script", "failure"),
+    [(["server_error"], "http_500"), (["ok", "reset"], "connection"), (["rate_limit"], "rate_limit")],
+)
+async def test_a_probe_that_fails_holds_nothing_up(
+    script: list[str | Canned], failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is known, nothing is warned of, and the run shows whether the failure lasts."""
+    with serving(monkeypatch, script=script, retry_after=0.01):
+        solution = await run(tmp_path / "a.db")
+    assert (solution.status, warned(solution)) == (RunStatus.FINISHED, [])
+    found = probed(tmp_path / "a.db")
+    assert (found["failure"], found["repeats"]) == (failure, None)
+
+
+async def test_short_texts_tell_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint that answers the story with a word, or with thoughts only, is not accused."""
+
+    def curt(body: dict[str, Any], rng: random.Random) -> str:
+        return "No." if "Surprise me" in str(body) else play(body, rng)
+
+    with serving(monkeypatch, curt):
+        solution = await run(tmp_path / "a.db")
+    assert (solution.status, warned(solution)) == (RunStatus.FINISHED, [])
+    assert probed(tmp_path / "a.db")["repeats"] is None
+
+
+async def test_a_session_probes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its later runs are told what the first one found; without the probe, nothing is asked."""
+    db = tmp_path / "a.db"
+    with serving(monkeypatch) as server:
+        async with mdap.Session("openai/m", db=db) as session:
+            for name in ("one", "two"):
+                await session.solve(Hanoi(disks=2), k=2, run_id=name)
+        assert len(stories(server)) == 2
+        async with mdap.Session("openai/m", db=db, limits=mdap.Limits(probe=False)) as session:
+            await session.solve(Hanoi(disks=2), k=2, run_id="three")
+        assert len(stories(server)) == 2
+    with closing(sqlite3.connect(db)) as connection:
+        counts = connection.execute(
+            "SELECT r.run_id, count(e.id) FROM runs r LEFT JOIN run_events e ON e.run = r.id AND "
+            "e.kind = 'probe' GROUP BY r.id ORDER BY r.id"
+        ).fetchall()
+    assert counts == [("one", 1), ("two", 1), ("three", 0)]
+
+
+async def test_the_probe_is_paid_for_out_of_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget that only just pays for a run does not pay for the probe as well."""
+
+    def steady(body: dict[str, Any], rng: random.Random) -> str:
+        return answer(body, rng if "Surprise me" in str(body) else random.Random(3))
+
+    prices = {"openai/m": mdap.Price(input=0, output=1_000_000)}
+    voting = mdap.VotingSettings(k=1, max_tokens=60)
+    statuses = []
+    for probe in (False, True):
+        settings: dict[str, Any] = {"prices": prices, "limits": mdap.Limits(probe=probe)}
+        with serving(monkeypatch, steady):
+            async with mdap.Session(
+                "openai/m", db=tmp_path / f"{probe}.db", budget=mdap.Budget(usd=70), **settings
+            ) as session:
+                statuses.append((await session.run(Hanoi(disks=1), voting=voting)).status)
+    assert statuses == [RunStatus.FINISHED, RunStatus.STOPPED]
+
+
+async def test_a_kept_response_is_no_second_vote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a probe too: the same id with the same text is a failed attempt, and in the end stops it."""
+    limits = mdap.Limits(probe=False, max_attempts=2, concurrency=1)
+    with serving(monkeypatch, repeats=True):
+        solution = await run(tmp_path / "a.db", limits=limits, speculate="off")
+    assert solution.status is RunStatus.STOPPED
+    assert "a response that it had given before" in str(solution.reason)
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        kinds = connection.execute(
+            "SELECT DISTINCT data->>'kind' FROM run_events WHERE kind = 'attempt_failed'"
+        ).fetchall()
+    assert kinds == [("repeated",)]
