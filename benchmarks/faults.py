@@ -7,7 +7,7 @@ compared with.
   smooth    a tower of Hanoi without faults
   rough     the same with three requests of ten failing in all ways that the server knows
   quota     the account is empty after 500 answers, and filled again after the run has stopped
-  gone      the server goes away for good after 200 answers
+  gone      nobody listens at the address any more
   hung      one request of twenty hangs
   budget    the run stops before its budget in USD is spent, and goes on with a higher one
 """
@@ -53,8 +53,10 @@ ROUGH = {
     "retry_after": 0.2,
     "huge_bytes": 20 * 2**20,
 }
-FAILED = ("rate_limit", "rate_limit_silent", "server_error", "overloaded", "hang", "reset", "truncated")
-FAILED += ("wrong_type", "empty_choices", "huge_body", "out_of_quota")
+FAILED: tuple[str, ...] = (
+    *("rate_limit", "rate_limit_silent", "server_error", "overloaded", "hang", "reset", "truncated"),
+    *("wrong_type", "empty_choices", "huge_body", "out_of_quota"),
+)
 
 
 class Calm(random.Random):
@@ -201,8 +203,8 @@ def budget(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             folder, server.url, "resume paid --prices prices.json --speculate off --budget-usd 900"
         )
         server.end()
-    given, made = (sum(one[place] for one in server.log) for place in (1, 2))
-    most = max(one[1] * 400e-6 + one[2] * 1600e-6 for one in server.log)
+    given, made = (sum(tokens) for tokens in zip(*(one[1:] for one in server.log), strict=True))
+    most = max(prompt * 400e-6 + reply * 1600e-6 for _, prompt, reply in server.log)
     return {
         "code": stopped["code"],
         "said": stopped["said"],

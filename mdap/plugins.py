@@ -81,19 +81,27 @@ def load_provider(spec: str, options: Mapping[str, Any]) -> Provider:
     """Return the provider that *spec* names.
 
     Args:
-        spec: ``provider`` or ``provider/model``; the model may contain slashes, and options of its own may
-            follow as in ``sim/a?seed=1&error_rate=0.1``.
+        spec: ``provider`` or ``provider/model``; the provider may also be ``package.module:factory`` or
+            ``path/file.py:factory``, the model may contain slashes, and options of its own may follow as in
+            ``sim/a?seed=1&error_rate=0.1``.
         options: what ``-M`` sets.
 
     Raises:
         UsageError: there is no such provider, or it refuses the model or the options.
     """
     place, _, query = spec.partition("?")
-    name, _, model = place.partition("/")
+    name, model = _parted(place)
     factory = _load(name, PROVIDERS, "model provider")
     own = read_values(tuple(part for part in query.split("&") if part), f"--model {place}")
     provider: Provider = factory(model, {**options, **own})
     return provider
+
+
+def _parted(place: str) -> tuple[str, str]:
+    """Return the names of provider and model; a file's path may contain slashes too."""
+    path, mark, rest = place.rpartition(".py:")
+    name, _, model = rest.partition("/")
+    return f"{path}{mark}{name}", model
 
 
 def task_name(task: Task) -> str:

@@ -94,10 +94,9 @@ def limit_options(command: F) -> F:
             help="Time after which an attempt is abandoned.",
         ),
         click.option(
-            "--probe/--no-probe",
-            default=True,
-            show_default=True,
-            help="Ask each endpoint two small questions first, to find out what it can do.",
+            "--no-probe",
+            is_flag=True,
+            help="Do not ask each endpoint two small questions first, to find out what it can do.",
         ),
         click.option(
             "--reserve-max-tokens",
@@ -152,7 +151,7 @@ def limits_of(given: dict[str, Any]) -> Limits:
             requests_per_minute=given["rpm"],
             tokens_per_minute=given["tpm"],
             reserve_max_tokens=given["reserve_max_tokens"],
-            probe=given["probe"],
+            probe=not given["no_probe"],
             attempt_timeout=given["timeout"],
             max_attempts=given["max_attempts"],
         )

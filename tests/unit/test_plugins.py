@@ -107,6 +107,13 @@ def test_a_provider_by_module() -> None:
     assert found == "it"
 
 
+@pytest.mark.parametrize("model", ["", "org/model:free"])
+def test_a_provider_in_a_file(file: Path, model: str) -> None:
+    """The slashes of the path are not those before the model."""
+    found: Any = load_provider(f"{file}:create/{model}?seed=1", {"other": 2})
+    assert found == (model, {"other": 2, "seed": "1"})
+
+
 def test_a_task_knows_the_name_by_which_it_is_found(file: Path, module: str) -> None:
     """The name that is recorded with a run finds the same class again."""
     assert task_name(Hanoi(disks=3)) == "hanoi"
