@@ -96,6 +96,8 @@ async def probe(provider: Paced) -> Findings:
                 found.repeats = _same(found.texts)
         except ProviderError as error:
             found.failure = error.kind
+        except Exception as error:  # a provider's own mistake: the run names it where it matters
+            found.failure = type(error).__name__
     if scope.cancelled_caught:
         found.failure = "timeout"
     return found

@@ -16,6 +16,8 @@ from mdap.rules.headers import Told
 from mdap.testing import ScriptedProvider
 from tests.helpers import PROVIDED, Model, Walk
 
+UNPROBED = mdap.Limits(probe=False)
+
 
 class Telling(ScriptedProvider):
     """An endpoint whose headers tell another limit with each reply."""
@@ -52,7 +54,7 @@ async def test_a_changed_limit_is_an_event_of_every_run_that_is_going_on(tmp_pat
     PROVIDED["it"] = Telling([90_000])
     db = tmp_path / "a.db"
     async with (
-        mdap.Session("tests.helpers:provided/it", db=db) as session,
+        mdap.Session("tests.helpers:provided/it", db=db, limits=UNPROBED) as session,
         anyio.create_task_group() as group,
     ):
         for name in ("one", "two"):
@@ -75,7 +77,7 @@ async def test_a_wild_endpoint_does_not_flood_the_record(tmp_path: Path) -> None
     """Two hundred changes within seconds are a handful of events, the last of which is how it ended."""
     PROVIDED["it"] = provider = Telling([90_000, 80_000, 70_000])
     db = tmp_path / "a.db"
-    async with mdap.Session("tests.helpers:provided/it", db=db) as session:
+    async with mdap.Session("tests.helpers:provided/it", db=db, limits=UNPROBED) as session:
         await session.solve(Walk(steps=60), k=3, run_id="one")
     assert len(provider.requests) > 180
     told = [data for _, data in limits_of(db, "one") if data["what"] == "requests_per_minute"]

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 import mdap
-from mdap.records import RunStatus
-from mdap.testing import Canned, Faults, FaultyServer
+from mdap.records import RunStatus, SampleRequest
+from mdap.testing import Canned, Faults, FaultyServer, ScriptedProvider
 from mdap_hanoi import Hanoi
 from tests.acceptance.player import play
+from tests.helpers import PROVIDED, Model, Walk
 
 STORY = "They called the dog {:032x}, and on that day it rained until the river came up to the door."
 
@@ -210,3 +211,19 @@ async def test_a_kept_response_is_no_second_vote(tmp_path: Path, monkeypatch: py
             "SELECT DISTINCT data->>'kind' FROM run_events WHERE kind = 'attempt_failed'"
         ).fetchall()
     assert kinds == [("repeated",)]
+
+
+async def test_a_provider_that_breaks_under_the_probe_is_left_to_the_run(tmp_path: Path) -> None:
+    """Its mistake is a finding; the run goes on, and would name it if it lasted."""
+
+    class Brittle(ScriptedProvider):
+        remote = True
+
+    def say(request: SampleRequest, ordinal: int) -> str:
+        return Model(Walk()).says(request.user, ordinal).text  # cannot read the question of the probe
+
+    PROVIDED["it"] = Brittle(say, instant=False)
+    async with mdap.Session("tests.helpers:provided/it", db=tmp_path / "a.db") as session:
+        solution = await session.run(Walk(), k=2)
+    assert solution.status is RunStatus.FINISHED
+    assert (probed(tmp_path / "a.db")["failure"], probed(tmp_path / "a.db")["requests"]) == ("ValueError", 1)
