@@ -35,9 +35,10 @@ class Plan:
         steps: number of steps, s.
         k: the margin.
         p_zero_errors: chance of a run without one wrong decision, at this k.
-        votes_per_step: expected votes of one step.
+        votes_per_step: expected votes of one step, or of one subtask of several.
         votes: expected votes of the run.
         samples: expected samples of the run, those that are red-flagged included.
+        steps_per_subtask: steps that one sample answers at once, m.
     """
 
     error_rate: float
@@ -49,10 +50,16 @@ class Plan:
     votes_per_step: float
     votes: float
     samples: float
+    steps_per_subtask: int = 1
 
 
 def plan(
-    steps: int, error_rate: float, valid_rate: float = 1.0, target: float = 0.95, k: int | None = None
+    steps: int,
+    error_rate: float,
+    valid_rate: float = 1.0,
+    target: float = 0.95,
+    k: int | None = None,
+    steps_per_subtask: int = 1,
 ) -> Plan:
     """Foresee the margin, the reliability and the samples of a run.
 
@@ -62,23 +69,29 @@ def plan(
         valid_rate: chance that a sample is valid.
         target: wanted chance of a run without one wrong decision.
         k: the margin; None for the smallest that reaches *target*.
+        steps_per_subtask: steps that one sample answers at once, m; 1 is maximal decomposition.
 
     Raises:
         UsageError: if a value is out of range, or k is None and no margin reaches the target.
     """
     _check_goal(steps, target)
-    margin = minimal_k(error_rate, steps, target) if k is None else k
-    votes_per_step = expected_votes(error_rate, margin)
+    _check_cut(steps, steps_per_subtask)
+    margin = minimal_k(error_rate, steps, target, steps_per_subtask) if k is None else k
+    _check_race(error_rate, margin)
+    wrong = error_rate if error_rate == 1 else -math.expm1(steps_per_subtask * math.log1p(-error_rate))
+    subtasks = steps / steps_per_subtask
+    votes_per_step = expected_votes(wrong, margin)
     return Plan(
         error_rate=error_rate,
         valid_rate=valid_rate,
         target=target,
         steps=steps,
         k=margin,
-        p_zero_errors=run_success(error_rate, margin, steps),
+        p_zero_errors=run_success(error_rate, margin, steps, steps_per_subtask),
         votes_per_step=votes_per_step,
-        votes=steps * votes_per_step,
-        samples=steps * expected_samples(error_rate, margin, valid_rate),
+        votes=subtasks * votes_per_step,
+        samples=subtasks * expected_samples(wrong, margin, valid_rate),
+        steps_per_subtask=steps_per_subtask,
     )
 
 

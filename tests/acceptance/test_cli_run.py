@@ -463,3 +463,79 @@ class Count(mdap.Chain[int, int]):
     def mistakes(self, state, truth): return [truth + 1]
     def render(self, answer): return str(answer)
 '''
+
+
+# Planning and calibrating
+
+PRICES = "--input-tokens 600 --output-tokens 538 --input-price 0.4 --output-price 1.6"
+
+
+def test_plan_tells_what_a_budget_buys(cli: Cli) -> None:
+    command = f"plan --steps 1048575 --error-rate 0.0022 {PRICES} --budget-usd 50 --latency 2 --rpm 5000"
+    told, printed = cli.here(command), cli.here(f"{command} --json")
+
+    plan = printed.json
+    assert plan["budget"]["enough"] is False
+    assert f"{plan['budget']['steps']:,} steps at this target" in told.out
+    assert plan["seconds"] == pytest.approx(1048575 * 2)
+    assert "2 seconds a step" in told.out
+
+
+@pytest.mark.parametrize(("kind", "head"), [("margins", "k = 3"), ("subtasks", "steps a sample")])
+def test_plan_shows_tables(cli: Cli, kind: str, head: str) -> None:
+    command = f"plan --steps 1000 --error-rate 0.01 {PRICES} --table {kind}"
+    told, printed = cli.here(command), cli.here(f"{command} --json")
+
+    assert head in told.out
+    assert len(printed.json["table"]) > 5
+    assert all(row["cost_usd"] > 0 for row in printed.json["table"])
+
+
+def test_plan_needs_prices_for_a_budget(cli: Cli) -> None:
+    ended = cli.here("plan --steps 1000 --error-rate 0.01 --budget-usd 5")
+
+    assert ended.code == 2
+    assert "--input-tokens" in ended.sentence
+
+
+def test_calibrate_compares_models_by_what_they_will_cost(cli: Cli) -> None:
+    """Sorted by cost or, without prices, by samples; told to people and to programs alike."""
+    models = "--model sim/bad?error_rate=0.2 --model sim/good?error_rate=0.01"
+    command = f"calibrate hanoi -p disks=8 {models} --samples 800"
+    printed, told = cli(f"{command} --json"), cli(command)
+
+    assert (printed.code, told.code) == (0, 0)
+    names = [made["models"] for made in printed.json["calibrations"]]
+    assert names == [["sim/good?error_rate=0.01"], ["sim/bad?error_rate=0.2"]]
+    good, bad = printed.json["calibrations"]
+    assert good["k"] < bad["k"]
+    assert good["error_rate"]["low"] <= 0.01 <= good["error_rate"]["high"]
+    for made in (good, bad):
+        assert f"{made['projection']['samples']['value']:,.0f}" in told.out
+    assert told.out.index("sim/good?error_rate=0.01  ") < told.out.index("sim/bad?error_rate=0.2   ")
+
+
+def test_a_run_takes_the_calibration_that_was_made_for_it(cli: Cli) -> None:
+    rates = "-M error_rate=0.05"
+    made = cli(f"calibrate hanoi -p disks=8 {rates} --samples 2000 --target 0.99 --json").json
+    ran = cli(f"run hanoi -p disks=8 {rates} -k auto --target 0.99 --json").json
+
+    assert ran["k"] == made["calibrations"][0]["k"]
+    assert cli.query("SELECT kind FROM runs ORDER BY id") == [("calibration",), ("run",)]
+
+
+def test_adaptive_margins_are_shown(cli: Cli) -> None:
+    told = cli("run hanoi -p disks=8 -M error_rate=0.05 -k adaptive --run-id one")
+    ran = cli("show one --json").json
+
+    assert "each by a lead of k = 16, " in told.out
+    assert ran["margins"][0] == {"from": 0, "k": 16}
+    assert ran["p_zero_errors"] == ran["certificate"]["p_zero_errors"]
+
+
+def test_a_calibration_that_a_budget_ends_says_so(cli: Cli) -> None:
+    ended = cli("calibrate hanoi -p disks=8 --samples 4000 --budget-tokens 50000")
+
+    assert ended.code == 3
+    assert "calibrate again for more" in ended.sentence
+    assert "hanoi by sim: stopped" in ended.out
