@@ -169,6 +169,7 @@ async def _calibrate(
     )
     wanted = Wanted(wish.samples, shop.crew.most, subject.oracle)
     work = Survey((subject.name, subject.task), states, wanted, rules, shop.writer, progress)
+    shop.bulletin.running.add(number)
     shop.writer.append(RunEvent(number, "started", data=shop.about()))
     started = time.monotonic()
     status, reason = RunStatus.STOPPED, "interrupted"
@@ -195,9 +196,13 @@ async def _calibrate(
         status, reason = RunStatus.FAILED, str(error)
         raise
     finally:
+        shop.bulletin.tell()
+        shop.bulletin.running.discard(number)
         ended.setdefault("seconds", round(time.monotonic() - started, 3))
         if shop.writer.usable:
             shop.writer.append(RunEvent(number, str(status), reason or None, data=ended))
+            with suppress(DatabaseError):
+                await shop.sealer.seal(number)
 
 
 async def _calibration(

@@ -1,0 +1,279 @@
+"""Do the statistics hold? Intervals, margins, certificates and projections, against simulated truth.
+
+Most of it draws races by their law, so that thousands of runs take minutes; "engine" rows go through
+`mdap.Session` and the simulated model. Everything is seeded: two runs print the same figures.
+"""
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+
+import mdap
+from mdap.records import TallyShape
+from mdap.rules.calibration import consensus_rate, jeffreys, rate_behind
+from mdap.rules.certificate import certify, doubts, error_upper_bound
+from mdap.rules.margins import FIRST_BLOCK, FIRST_MARGIN, keeps, next_margin
+from mdap.rules.projection import Counts, foreseen_samples
+from mdap.rules.scaling import minimal_k, run_success
+from mdap_hanoi import Hanoi
+
+Rng = np.random.Generator
+
+RATES: Final = (0.4, 0.2, 0.05, 0.01, 0.002)
+GOALS: Final = ((0.05, 300, 0.9), (0.05, 1023, 0.95), (0.01, 10_000, 0.95), (0.2, 500, 0.9), (0.3, 300, 0.95))
+
+
+# -- races by their law ----------------------------------------------------------------------------
+
+
+def races(rng: Rng, rates: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Race right against wrong, step by step; return who lost, and the votes each took."""
+    lead = np.zeros(rates.size, dtype=int)
+    votes = np.zeros(rates.size, dtype=int)
+    racing = np.arange(rates.size)
+    while racing.size:
+        lead[racing] += np.where(rng.random(racing.size) < rates[racing], -1, 1)
+        votes[racing] += 1
+        racing = racing[np.abs(lead[racing]) < k]
+    return lead < 0, votes
+
+
+def shapes_of(votes: NDArray[Any], k: int) -> list[TallyShape]:
+    losers, counts = np.unique((votes - k) // 2, return_counts=True)
+    return [
+        TallyShape(int(x) + k, int(x), 2 * int(x) + k, int(n)) for x, n in zip(losers, counts, strict=True)
+    ]
+
+
+def against(votes: NDArray[Any], k: int) -> int:
+    return int(((votes - k) // 2).sum())
+
+
+# -- 2. coverage -----------------------------------------------------------------------------------
+
+
+def coverage(trials: int) -> None:
+    print(f"Coverage of the 95 % interval for p, {trials} calibrations a cell: v = 1 / v = 0.8\n")
+    print("| 1-p | " + " | ".join(f"n = {n:,}" for n in (100, 1000, 10_000)) + " |\n|---|---|---|---|")
+    for rate in RATES:
+        cells = []
+        for n in (100, 1000, 10_000):
+            rng = np.random.default_rng([n, int(1 / rate)])
+            cells.append(" / ".join(f"{_covered(rng, rate, n, valid, trials):.3f}" for valid in (1.0, 0.8)))
+        print(f"| {rate} | " + " | ".join(cells) + " |")
+    print("\nEstimates are unbiased by red flags: mean of the estimate minus 1-p, over its standard error\n")
+    for valid in (1.0, 0.8):
+        rng = np.random.default_rng([8, int(10 * valid)])
+        votes = rng.binomial(1000, valid, trials * 20)
+        found = rng.binomial(votes, 0.05) / votes
+        print(f"    v = {valid}: {(found.mean() - 0.05) / (found.std() / found.size**0.5):+.2f}")
+
+
+def _covered(rng: Rng, rate: float, n: int, valid: float, trials: int) -> float:
+    votes = rng.binomial(n, valid, trials)
+    wrong = rng.binomial(votes, rate)
+    found = [jeffreys(int(x), int(m)) for x, m in zip(wrong, votes, strict=True)]
+    return float(np.mean([one.low <= rate <= one.high for one in found]))
+
+
+def consensus() -> None:
+    print("\nAgreement for the truth, races by 8: share against winners, its bias, and the bound stated\n")
+    print("| 1-p | against winners | bias | bound stated |\n|---|---|---|---|")
+    for rate in (0.05, 0.2, 0.3, 0.4, 0.45):
+        rng = np.random.default_rng(1)
+        _, votes = races(rng, np.full(200_000, rate), 8)
+        share = against(votes, 8) / votes.sum()
+        high = jeffreys(against(votes[:300], 8), int(votes[:300].sum())).high
+        bound = rate_behind(min(high, 0.5), 8) - min(high, 0.5)
+        law = f"{share:.4f} (law {consensus_rate(rate, 8):.4f})"
+        print(f"| {rate} | {law} | {share - rate:+.4f} | {bound:.4f} |")
+
+
+# -- 3. guarantee ----------------------------------------------------------------------------------
+
+
+def auto(rng: Rng, rate: float, steps: int, target: float) -> tuple[bool, int, list[TallyShape]]:
+    """A pilot of 400 votes, then all steps at the margin that it gives."""
+    _, votes = races(rng, np.full(60, rate), 8)
+    enough = int(np.searchsorted(np.cumsum(votes), 400)) + 1
+    pilot = votes[:enough]
+    k = minimal_k(error_upper_bound(against(pilot, 8), int(pilot.sum())), steps, target)
+    wrong, votes = races(rng, np.full(steps, rate), k)
+    return bool(wrong.any()), int(pilot.sum() + votes.sum()), shapes_of(votes, k)
+
+
+def adaptive(rng: Rng, rate: float, steps: int, target: float) -> tuple[bool, int, bool]:
+    """Margins chosen anew at each block; also whether the target is still promised at the end."""
+    step, k, failed, heard = 0, FIRST_MARGIN, False, (0, 0)
+    margins: dict[int, int] = {}
+    while step < steps:
+        after = min(steps, FIRST_BLOCK if step == 0 else 2 * step)
+        wrong, votes = races(rng, np.full(after - step, rate), k)
+        failed |= bool(wrong.any())
+        heard = heard[0] + against(votes, k), heard[1] + int(votes.sum())
+        margins[k] = margins.get(k, 0) + after - step
+        step = after
+        if step < steps:
+            k, _ = next_margin(margins, heard, steps - step, target)
+    return failed, heard[1], keeps(margins, heard, target)
+
+
+def guarantee(trials: int) -> None:
+    print(f"\nRuns without a wrong decision, {trials} a row, and votes for them (a pilot's included)\n")
+    print("| 1-p | steps | target | auto | adaptive | votes, auto | votes, adaptive | saved | promise kept |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for rate, steps, target in GOALS:
+        rng = np.random.default_rng(steps)
+        one = [auto(rng, rate, steps, target) for _ in range(trials)]
+        two = [adaptive(rng, rate, steps, target) for _ in range(trials)]
+        right = [1 - float(np.mean([run[0] for run in runs])) for runs in (one, two)]
+        votes = [float(np.mean([run[1] for run in runs])) for runs in (one, two)]
+        kept = float(np.mean([run[2] for run in two]))
+        print(
+            f"| {rate} | {steps:,} | {target} | {right[0]:.4f} | {right[1]:.4f} | {votes[0]:,.0f} "
+            f"| {votes[1]:,.0f} | {1 - votes[1] / votes[0]:.1%} | {kept:.3f} |"
+        )
+
+
+# -- 4. certificates -------------------------------------------------------------------------------
+
+
+def reliability(trials: int) -> None:
+    rng = np.random.default_rng(11)
+    claimed, happened = [], []
+    for _ in range(trials):
+        rate, k = rng.choice([0.02, 0.05, 0.1, 0.2]), int(rng.choice([2, 3, 4, 5]))
+        wrong, votes = races(rng, np.full(300, rate), k)
+        made = certify(shapes_of(votes, k))
+        assert made is not None
+        claimed.append(made.p_zero_errors)
+        happened.append(not wrong.any())
+    said, seen = np.array(claimed), np.array(happened)
+    print(f"\nReliability of the certificate, {trials} runs of 300 steps, independent errors\n")
+    print("| claimed | runs | mean claim | without an error |\n|---|---|---|---|")
+    edges = [0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0001]
+    for low, high in itertools.pairwise(edges):
+        inside = (said >= low) & (said < high)
+        if inside.any():
+            print(
+                f"| {low:g} to {min(high, 1):g} | {inside.sum()} | {said[inside].mean():.3f} "
+                f"| {seen[inside].mean():.3f} |"
+            )
+    print(f"\nBrier score {np.mean((said - seen) ** 2):.4f}; always claiming the average: {seen.var():.4f}")
+
+
+def hard(trials: int) -> None:
+    print(f"\nHard steps (80 % of their votes wrong), k = 5, 1,000 steps, {trials} runs a row\n")
+    print("| hard | warned | mean claim | faultless | errors found in the most doubtful 1 % | 5 % |")
+    print("|---|---|---|---|---|---|")
+    for share in (0.0, 0.002, 0.005, 0.01, 0.02):
+        warned, claims, faultless = 0, [], 0
+        found, every = np.zeros(2), 0
+        for seed in range(trials):
+            rng = np.random.default_rng(seed)
+            rates = np.where(rng.random(1000) < share, 0.8, 0.01)
+            wrong, votes = races(rng, rates, 5)
+            shapes = shapes_of(votes, 5)
+            made = certify(shapes)
+            assert made is not None
+            warned += bool(made.warnings)
+            claims.append(made.p_zero_errors)
+            faultless += not wrong.any()
+            doubt = {shape.total: p_wrong for shape, p_wrong in doubts(shapes)}
+            order = np.argsort([-doubt[int(total)] for total in votes], kind="stable")
+            found += [wrong[order[:10]].sum(), wrong[order[:50]].sum()]
+            every += wrong.sum()
+        shares = ["-", "-"] if not every else [f"{part / every:.0%}" for part in found]
+        print(
+            f"| {share:.1%} | {warned / trials:.0%} | {np.mean(claims):.3f} | {faultless / trials:.2f} "
+            f"| {shares[0]} | {shares[1]} |"
+        )
+
+
+# -- 5. projections --------------------------------------------------------------------------------
+
+
+def projections(trials: int) -> None:
+    print(f"\nProjected samples of a run of 1,000 steps, from 400 samples, {trials} cases a row\n")
+    print("| 1-p | k | within the interval | width |\n|---|---|---|---|")
+    for rate, k in ((0.01, 3), (0.05, 4), (0.2, 8), (0.35, 15)):
+        rng = np.random.default_rng(3)
+        held, widths = 0, []
+        for _ in range(trials):
+            flags = int(rng.binomial(400, 0.05))
+            counts = Counts(int(rng.binomial(400 - flags, rate)), 400 - flags, flags)
+            foreseen = foreseen_samples(1000, k, counts)
+            _, votes = races(rng, np.full(1000, rate), k)
+            samples = int(votes.sum() + rng.negative_binomial(votes.sum(), 0.95))
+            held += foreseen.low <= samples <= foreseen.high
+            widths.append((foreseen.high - foreseen.low) / foreseen.value)
+        print(f"| {rate} | {k} | {held / trials:.0%} | {np.mean(widths):.0%} |")
+
+
+# -- through the engine ----------------------------------------------------------------------------
+
+
+async def engine(trials: int) -> None:
+    task, steps = Hanoi(disks=7), 127
+    covered, held, right, votes = 0, 0, [0, 0], [0, 0]
+    claims: list[tuple[float, bool]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(trials):
+            options = {"error_rate": 0.1, "flag_rate": 0.03, "seed": seed}
+            async with mdap.Session(db=Path(folder) / f"{seed}.db", options=options) as session:
+                fixed = await session.run(task, k="auto", target=0.9)
+                moving = await session.run(task, k="adaptive", target=0.9)
+                loose = await session.run(task, k=2)
+                made = await session.calibrate(task)
+                assert made.projection is not None
+                run = await session.run(task, k=made.projection.k)
+            covered += made.error_rate.low <= 0.1 <= made.error_rate.high
+            held += made.projection.samples.low <= run.totals.samples <= made.projection.samples.high
+            for place, solution in enumerate((fixed, moving)):
+                right[place] += solution.result["solved"]
+                votes[place] += solution.totals.votes
+            claims.append((loose.p_zero_errors or 0.0, loose.result["solved"]))
+    print(f"\nThrough the engine: Hanoi with 7 disks ({steps} steps), 1-p = 0.1, v = 0.97, {trials} cases\n")
+    print(f"    interval for p covers:          {covered / trials:.1%}")
+    print(f"    samples within the projection:  {held / trials:.1%}")
+    print(
+        f"    solved at target 0.9:           auto {right[0] / trials:.1%}, adaptive {right[1] / trials:.1%}"
+    )
+    taken = [count / trials for count in votes]
+    print(
+        f"    votes of the runs:              auto {taken[0]:,.0f} + 400 of a pilot, adaptive {taken[1]:,.0f}"
+    )
+    said, seen = (np.array(part, dtype=float) for part in zip(*claims, strict=True))
+    law = run_success(0.1, 2, steps)
+    print(f"    at k = 2 (law {law:.3f}):         claimed {said.mean():.3f}, solved {seen.mean():.3f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    reader = argparse.ArgumentParser(description=__doc__)
+    reader.add_argument("--quick", action="store_true", help="a tenth of the trials")
+    few = 10 if reader.parse_args(arguments).quick else 1
+    parts: list[Callable[[], None]] = [
+        lambda: coverage(4000 // few),
+        consensus,
+        lambda: guarantee(2000 // few),
+        lambda: reliability(4000 // few),
+        lambda: hard(200 // few),
+        lambda: projections(100),
+        lambda: anyio.run(engine, 200 // few),
+    ]
+    for part in parts:
+        began = time.perf_counter()
+        part()
+        print(f"\n({time.perf_counter() - began:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
