@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-SURE: Final = 0.8
+SURE: Final = 0.65
 """How likely it must be that some steps are harder than others for mdap to say so.
 
 Where errors are independent, it is that likely in one of a hundred runs.
@@ -407,7 +407,7 @@ class Certificate:
         error_rate_high: that chance is below this with 97.5 %.
         p_hard: chance that some steps are harder than others.
         hard_share: share of hard steps that is to be expected.
-        dispersion: variance of the votes against winners, over what it would be if all steps were alike:
+        dispersion: variance of the votes for runners-up, over what it would be if all steps were alike:
             about 1 if errors are independent; None where it cannot be told.
         warnings: what a reader should know, a sentence each.
     """

@@ -53,17 +53,18 @@ def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
             log_zero[place] += shape.steps * right
             expected += shape.steps * float(clouds[place].weights @ np.exp(wrong))
     p_zero = sum(float(cloud.weights @ np.exp(log)) for cloud, log in zip(clouds, log_zero, strict=True))
-    low, high = belief.error_rate(0.025, 0.975)
+    rates = (belief.mean_error_rate, *belief.error_rate(0.025, 0.975))
+    rate, low, high = (min(one * _thirds(shapes), 1.0) for one in rates)
     return Certificate(
         p_zero_errors=min(p_zero, 1.0),
         expected_errors=expected,
-        error_rate=belief.mean_error_rate,
+        error_rate=rate,
         error_rate_low=low,
         error_rate_high=high,
         p_hard=belief.p_hard,
         hard_share=belief.hard_share,
         dispersion=_dispersion(shapes, belief),
-        warnings=_warnings(belief),
+        warnings=_warnings(belief, rate, low),
     )
 
 
@@ -99,18 +100,24 @@ def _decisions(shapes: Sequence[TallyShape]) -> list[TallyShape]:
 
 
 def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
-    """Return the variance of the votes against winners, over what it would be if all steps were alike."""
+    """Return the variance of the votes for runners-up, over what it would be if all steps were alike."""
     alike = belief.alike
     rate = float(alike.weights @ alike.rates / max(alike.weights.sum(), 1e-300))
     seen = expected = 0.0
     for shape in shapes:
         mean, variance = race_length(rate, shape.margin)
-        seen += shape.steps * (shape.total - shape.votes - (mean - shape.margin) / 2) ** 2
+        seen += shape.steps * (shape.runner_up - (mean - shape.margin) / 2) ** 2
         expected += shape.steps * variance / 4
     return seen / expected if expected > 0 else None
 
 
-def _warnings(belief: Belief) -> tuple[str, ...]:
+def _thirds(shapes: Sequence[TallyShape]) -> float:
+    """Return how many votes are against winners for each that is for the runner-up."""
+    seconds = sum(shape.steps * shape.runner_up for shape in shapes)
+    return sum(shape.steps * (shape.total - shape.votes) for shape in shapes) / seconds if seconds else 1.0
+
+
+def _warnings(belief: Belief, rate: float, low: float) -> tuple[str, ...]:
     found = []
     if belief.p_hard > SURE:
         found.append(
@@ -118,9 +125,9 @@ def _warnings(belief: Belief) -> tuple[str, ...]:
             "than independent errors explain, and on such a step they can agree on a wrong answer; "
             "check the most doubtful ones"
         )
-    if belief.mean_error_rate > _MUCH_DISSENT and belief.error_rate(0.025)[0] > _MUCH_DISSENT / 2:
+    if rate > _MUCH_DISSENT and low > _MUCH_DISSENT / 2:
         found.append(
-            f"about {belief.mean_error_rate:.0%} of the votes are wrong: where it is half or more on a step, "
+            f"about {rate:.0%} of the votes are wrong: where it is half or more on a step, "
             "voting makes it worse; take a better model or smaller steps"
         )
     return tuple(found)
