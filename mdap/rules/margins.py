@@ -27,28 +27,33 @@ def block_start(step: int) -> int:
     return FIRST_BLOCK << ((step // FIRST_BLOCK).bit_length() - 1)
 
 
-def rate_bound(against: int, votes: int, alpha: float) -> float:
+def rate_bound(against: int, votes: int, alpha: float, margins: Mapping[int, int] | None = None) -> float:
     """Return what the error rate is below, with all such bounds of a run at once holding but for *alpha*.
 
-    With x of n votes wrong, the mean of e^x (1-e)^(n-x) over Jeffreys' prior, over the same at the true e, is
-    a martingale that starts at 1, so it ever reaches 1/alpha with a chance of *alpha* at most (Ville).
-    The bound is the largest e at which it has not; 1/2 where none below that is ruled out.
+    A tally of w votes over r has the chance (1-e)^w e^r + e^w (1-e)^r, whichever answer is right. Its mean
+    over Jeffreys' prior, over the same at the true e, multiplied over all steps, is a martingale that starts
+    at 1, so it ever reaches 1/alpha with a chance of *alpha* at most (Ville). The bound is the largest e at
+    which it has not; 1/2 where none below that is ruled out.
 
     Args:
-        against: wrong votes so far.
-        votes: votes so far.
+        against: votes against winners so far, and wrong votes of a calibration before.
+        votes: votes so far, likewise.
         alpha: chance that the bound ever fails.
+        margins: how many of the decisions had each margin; None if all votes are from a calibration.
     """
     from scipy.special import betaln
 
     mixture = float(betaln(against + 0.5, votes - against + 0.5)) - math.log(math.pi) + math.log(alpha)
+    counts = (margins or {}).items()
 
     def ruled_out(rate: float) -> bool:
-        return mixture >= against * math.log(rate) + (votes - against) * math.log1p(-rate)
+        log_odds = math.log(rate) - math.log1p(-rate)
+        either = sum(count * math.log1p(math.exp(k * log_odds)) for k, count in counts)
+        return mixture >= against * math.log(rate) + (votes - against) * math.log1p(-rate) + either
 
-    low, high = min(against / votes if votes else 0.0, 0.5), 0.5
     if against * 2 >= votes or not ruled_out(0.5):
         return 0.5
+    low, high = against / votes, 0.5
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if middle > 0 and ruled_out(middle) else (middle, high)
@@ -76,7 +81,7 @@ def next_margin(
         target: wanted chance that no decision of the run is wrong.
     """
     budget = 1 - target
-    rate = rate_bound(*heard, budget * _FOR_BOUND)
+    rate = rate_bound(*heard, budget * _FOR_BOUND, margins)
     left = budget * (1 - _FOR_BOUND) - spent_by(margins, rate)
     each = (left if left > 0 else budget / 2) / max(steps_left, 1)
     widest = 2 * max(FIRST_MARGIN // 2, *margins, 1) if margins else 4 * FIRST_MARGIN
@@ -95,7 +100,7 @@ def keeps(margins: Mapping[int, int], heard: tuple[int, int], target: float) -> 
         target: wanted chance that no decision is wrong.
     """
     budget = 1 - target
-    rate = rate_bound(*heard, budget * _FOR_BOUND)
+    rate = rate_bound(*heard, budget * _FOR_BOUND, margins)
     return rate < 0.5 and spent_by(margins, rate) <= budget * (1 - _FOR_BOUND)
 
 

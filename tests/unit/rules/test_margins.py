@@ -64,10 +64,10 @@ def test_the_margin_keeps_the_budget_that_is_left() -> None:
 
 def test_a_broken_promise_is_told_and_the_margin_stays_careful() -> None:
     """A thousand steps at k = 2 have spent far more than the budget."""
-    k, rate = next_margin({2: 1000}, (100, 1000), 1000, 0.95)
-    assert rate > 0.1
+    k, rate = next_margin({2: 1000}, (200, 2400), 1000, 0.95)
+    assert rate > 0.083
     assert spent_by({k: 1000}, rate) <= 0.05 / 2
-    assert not keeps({2: 1000, 16: 1000}, (200, 2000), 0.95)
+    assert not keeps({2: 1000, 16: 1000}, (1600, 20_000), 0.95)
 
 
 def test_few_votes_do_not_send_the_margin_sky_high() -> None:
