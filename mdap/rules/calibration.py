@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from mdap.records import SURE, Interval, Quantiles, TallyShape
-from mdap.rules.certificate import error_upper_bound
+from mdap.rules.certificate import error_upper_bound, jeffreys
 from mdap.rules.hardness import posterior
 from mdap.rules.scaling import expected_votes
 
@@ -131,18 +131,6 @@ def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
         hard_share=belief.hard_share,
         clumping=clumping,
     )
-
-
-def jeffreys(hits: float, trials: float) -> Interval:
-    """Return the share of *hits* with Jeffreys' 95 % interval, which ends at 0 or 1 where all agree."""
-    from scipy.special import betaincinv
-
-    if trials <= 0:
-        return Interval(0.5, 0.0, 1.0)
-    a, b = hits + 0.5, trials - hits + 0.5
-    low = 0.0 if hits <= 0 else float(betaincinv(a, b, 0.025))
-    high = 1.0 if hits >= trials else float(betaincinv(a, b, 0.975))
-    return Interval(hits / trials, low, high)
 
 
 def consensus_rate(error_rate: float, k: int) -> float:

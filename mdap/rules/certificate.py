@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
-from mdap.records import SURE, Certificate, TallyShape
+from mdap.records import SURE, Certificate, Interval, TallyShape
 from mdap.rules.hardness import Belief, posterior
 from mdap.rules.scaling import race_length
 
-__all__ = ["certify", "doubts", "error_upper_bound"]
+__all__ = ["certify", "doubts", "error_upper_bound", "jeffreys"]
 
 _MUCH_DISSENT: Final = 0.3
 
@@ -24,6 +24,18 @@ def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> f
     from scipy.special import betaincinv
 
     return 1.0 if wrong >= votes else float(betaincinv(wrong + 1, votes - wrong, confidence))
+
+
+def jeffreys(hits: float, trials: float) -> Interval:
+    """Return the share of *hits* with Jeffreys' 95 % interval, which ends at 0 or 1 where all agree."""
+    from scipy.special import betaincinv
+
+    if trials <= 0:
+        return Interval(0.5, 0.0, 1.0)
+    a, b = hits + 0.5, trials - hits + 0.5
+    low = 0.0 if hits <= 0 else float(betaincinv(a, b, 0.025))
+    high = 1.0 if hits >= trials else float(betaincinv(a, b, 0.975))
+    return Interval(hits / trials, low, high)
 
 
 def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
@@ -53,18 +65,17 @@ def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
             log_zero[place] += shape.steps * right
             expected += shape.steps * float(clouds[place].weights @ np.exp(wrong))
     p_zero = sum(float(cloud.weights @ np.exp(log)) for cloud, log in zip(clouds, log_zero, strict=True))
-    rates = (belief.mean_error_rate, *belief.error_rate(0.025, 0.975))
-    rate, low, high = (min(one * _thirds(shapes), 1.0) for one in rates)
+    rate = _error_rate(shapes, belief)
     return Certificate(
         p_zero_errors=min(p_zero, 1.0),
         expected_errors=expected,
-        error_rate=rate,
-        error_rate_low=low,
-        error_rate_high=high,
+        error_rate=rate.value,
+        error_rate_low=rate.low,
+        error_rate_high=rate.high,
         p_hard=belief.p_hard,
         hard_share=belief.hard_share,
         dispersion=_dispersion(shapes, belief),
-        warnings=_warnings(belief, rate, low),
+        warnings=_warnings(belief, rate),
     )
 
 
@@ -111,13 +122,19 @@ def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
     return seen / expected if expected > 0 else None
 
 
-def _thirds(shapes: Sequence[TallyShape]) -> float:
-    """Return how many votes are against winners for each that is for the runner-up."""
-    seconds = sum(shape.steps * shape.runner_up for shape in shapes)
-    return sum(shape.steps * (shape.total - shape.votes) for shape in shapes) / seconds if seconds else 1.0
+def _error_rate(shapes: Sequence[TallyShape], belief: Belief) -> Interval:
+    """Return the chance that a vote is wrong.
+
+    Where wrong votes differ, hardly a winner is wrong, and those against winners are the wrong ones. Where
+    they all agree, the law says how many wrong winners hide.
+    """
+    against = sum(shape.steps * (shape.total - shape.votes) for shape in shapes)
+    if against > sum(shape.steps * shape.runner_up for shape in shapes):
+        return jeffreys(against, sum(shape.steps * shape.total for shape in shapes))
+    return Interval(belief.mean_error_rate, *belief.error_rate(0.025, 0.975))
 
 
-def _warnings(belief: Belief, rate: float, low: float) -> tuple[str, ...]:
+def _warnings(belief: Belief, rate: Interval) -> tuple[str, ...]:
     found = []
     if belief.p_hard > SURE:
         found.append(
@@ -125,9 +142,9 @@ def _warnings(belief: Belief, rate: float, low: float) -> tuple[str, ...]:
             "than independent errors explain, and on such a step they can agree on a wrong answer; "
             "check the most doubtful ones"
         )
-    if rate > _MUCH_DISSENT and low > _MUCH_DISSENT / 2:
+    if rate.value > _MUCH_DISSENT and rate.low > _MUCH_DISSENT / 2:
         found.append(
-            f"about {rate:.0%} of the votes are wrong: where it is half or more on a step, "
+            f"about {rate.value:.0%} of the votes are wrong: where it is half or more on a step, "
             "voting makes it worse; take a better model or smaller steps"
         )
     return tuple(found)

@@ -6,6 +6,10 @@ Two models are weighed against each other, nine to one beforehand:
 - *mixed*: a share h of the steps is *hard*; on a hard step, the chance that a vote is wrong is anything from
   0 to 1, evenly spread, so that a majority is as likely wrong as right; on the others it is e.
 
+Two wrong votes of a step that is not hard are for the same answer with a chance of c, which is counted where
+just two votes were against a winner; on a hard step they always are. So where wrong votes differ as a rule,
+two that agree are a sign of a hard step.
+
 The chance e (below 1/2) has Jeffreys' prior; the share h has a beta prior of 1/2 and 5, a tenth or so. Of a
 voted tally nobody knows whether its winner is right, so both readings count. Everything is summed over a
 grid, of which two refinements leave only the part that matters; steps with equal tallies are one term, so
@@ -50,10 +54,12 @@ class Belief(NamedTuple):
     Attributes:
         alike: the points of the model without hard steps; their share is 0.
         mixed: those of the model with hard steps.
+        agreement: the chance that two wrong votes of a step are for the same answer.
     """
 
     alike: Weighed
     mixed: Weighed
+    agreement: float
 
     @property
     def p_hard(self) -> float:
@@ -83,17 +89,16 @@ class Belief(NamedTuple):
     @property
     def mean_error_rate(self) -> float:
         """The chance that a vote is wrong, over all steps, that is to be expected."""
-        return float(sum(cloud.weights @ _overall(cloud) for cloud in self))
+        return float(sum(cloud.weights @ _overall(cloud) for cloud in (self.alike, self.mixed)))
 
     def log_right_and_wrong(self, shape: TallyShape) -> list[tuple["NDArray[Any]", "NDArray[Any]"]]:
         """Return by cloud, as logarithms, the chances that a winner with this tally is right and wrong."""
         import numpy as np
 
         found = []
-        for cloud in self:
-            right, wrong = (
-                _mixed(term, hard, cloud) for term, hard in zip(*_readings(shape, cloud.rates), strict=True)
-            )
+        for cloud in (self.alike, self.mixed):
+            readings = _readings(shape, cloud.rates, self.agreement)
+            right, wrong = (_mixed(term, hard, cloud) for term, hard in zip(*readings, strict=True))
             both = np.logaddexp(right, wrong)
             found.append((right - both, wrong - both))
         return found
@@ -107,28 +112,47 @@ def posterior(shapes: Sequence[TallyShape]) -> Belief:
     """
     import numpy as np
 
-    alike, evidence_alike = _refined(shapes, np.array([-np.inf]))
-    mixed, evidence_mixed = _refined(shapes, np.linspace(_LOWEST, 5.0, _SHARES))
+    agreement = agreement_of(shapes)
+    alike, evidence_alike = _refined((shapes, agreement), np.array([-np.inf]))
+    mixed, evidence_mixed = _refined((shapes, agreement), np.linspace(_LOWEST, 5.0, _SHARES))
     top = max(evidence_alike, evidence_mixed)
     odds = (1 - _MIXED) * np.exp(evidence_alike - top), _MIXED * np.exp(evidence_mixed - top)
     total = sum(odds)
     return Belief(
         alike._replace(weights=alike.weights * odds[0] / total),
         mixed._replace(weights=mixed.weights * odds[1] / total),
+        agreement,
     )
 
 
-def _refined(shapes: Sequence[TallyShape], share_logits: "NDArray[Any]") -> tuple[Weighed, float]:
+def agreement_of(shapes: Sequence[TallyShape]) -> float:
+    """Return the chance that two wrong votes of a step are for the same answer; 1 where nothing tells.
+
+    There are as many orders in which a race can end with two votes for one other answer as with one each for
+    two others, so their numbers compare as the chances do. One more is taken to agree, to be safe.
+
+    Args:
+        shapes: tallies, each with the number of steps that have it.
+    """
+    two = [shape for shape in shapes if shape.total - shape.votes == 2]
+    agreed = sum(shape.steps for shape in two if shape.runner_up == 2)
+    return (agreed + 1) / (sum(shape.steps for shape in two) + 1)
+
+
+_Evidence = tuple[Sequence[TallyShape], float]
+
+
+def _refined(evidence: _Evidence, share_logits: "NDArray[Any]") -> tuple[Weighed, float]:
     """Return one model's points, with weights that sum to 1, and the logarithm of its evidence."""
     import numpy as np
 
     rate_logits = np.linspace(_LOWEST, 0.0, _RATES)
     for _ in range(2):
-        height = _height(shapes, rate_logits, share_logits)
+        height = _height(evidence, rate_logits, share_logits)
         seen = height > height.max() - _SEEN
         rate_logits = _narrowed(rate_logits, seen.any(axis=1))
         share_logits = _narrowed(share_logits, seen.any(axis=0))
-    height = _height(shapes, rate_logits, share_logits)
+    height = _height(evidence, rate_logits, share_logits)
     top = height.max()
     weights = np.exp(height - top)
     cell = (rate_logits[1] - rate_logits[0]) * (
@@ -150,26 +174,27 @@ def _narrowed(logits: "NDArray[Any]", seen: "NDArray[Any]") -> "NDArray[Any]":
     return finer
 
 
-def _height(
-    shapes: Sequence[TallyShape], rate_logits: "NDArray[Any]", share_logits: "NDArray[Any]"
-) -> "NDArray[Any]":
+def _height(evidence: _Evidence, rate_logits: "NDArray[Any]", share_logits: "NDArray[Any]") -> "NDArray[Any]":
     """Return the logarithm of prior times likelihood, by rate and share."""
     import numpy as np
     from scipy.special import betaln
 
+    shapes, agreement = evidence
     rates = _expit(rate_logits)[:, None]
     shares = _expit(share_logits)[None, :]
     height: NDArray[Any] = (np.log(rates) + np.log1p(-rates)) / 2 + np.zeros_like(shares)
     if share_logits.size > 1:
         height = height + _PRIOR[0] * np.log(shares) + _PRIOR[1] * np.log1p(-shares) - betaln(*_PRIOR)
     for shape in shapes:
-        terms, hard = _readings(shape, rates)
+        terms, hard = _readings(shape, rates, agreement)
         alike = np.logaddexp(*terms)
         height = height + shape.steps * _blend(alike, float(np.logaddexp(*hard)), shares)
     return height
 
 
-def _readings(shape: TallyShape, rates: "NDArray[Any]") -> tuple[tuple[Any, Any], tuple[float, float]]:
+def _readings(
+    shape: TallyShape, rates: "NDArray[Any]", agreement: float
+) -> tuple[tuple[Any, Any], tuple[float, float]]:
     """Return the log likelihoods of a tally if its winner is right and if it is wrong, alike and hard.
 
     If it is wrong, the runner-up is taken to be right. Votes for third answers weigh the same either way and
@@ -185,7 +210,8 @@ def _readings(shape: TallyShape, rates: "NDArray[Any]") -> tuple[tuple[Any, Any]
     hard = float(betaln(against + 1, shape.votes + 1))
     if shape.known:
         return (right, np.full_like(rates, -np.inf)), (hard, -np.inf)
-    return (right, shape.votes * log_wrong + against * log_right), (hard, hard)
+    agreed = float(np.log(agreement)) if shape.total - shape.votes == against > 1 else 0.0
+    return (right + agreed, shape.votes * log_wrong + against * log_right + agreed), (hard, hard)
 
 
 def _blend(alike: Any, hard: float, shares: "NDArray[Any]") -> Any:

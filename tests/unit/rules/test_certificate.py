@@ -8,7 +8,7 @@ import pytest
 from mdap.records import TallyShape
 from mdap.rules.certificate import certify, doubts, error_upper_bound
 from mdap.rules.scaling import expected_votes, race_length, run_success
-from tests.laws import races, shapes_of
+from tests.laws import races, shapes_of, spread_races
 
 
 def test_no_votes_and_no_margin_say_nothing() -> None:
@@ -92,6 +92,31 @@ def test_independent_errors_are_seldom_called_hard() -> None:
         assert made is not None
         warned += "hard" in "".join(made.warnings)
     assert warned <= 4  # 2 %
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_wrong_votes_that_differ_are_no_sign_of_hard_steps(rate: float) -> None:
+    for seed in range(5):
+        errors, shapes = spread_races(np.random.default_rng(seed), 400, (rate, 0.0), 5)
+        made = certify(shapes)
+        assert made is not None
+        assert errors == 0
+        assert made.warnings == ()
+        assert made.p_zero_errors > 0.85
+        assert made.error_rate == pytest.approx(rate, rel=0.35)
+
+
+def test_wrong_votes_that_agree_where_others_differ_are_one() -> None:
+    """With a vote of twenty wrong, steps on which wrong votes agree stand out all the same."""
+    warned = 0
+    for seed in range(6):
+        errors, shapes = spread_races(np.random.default_rng(seed), 1000, (0.05, 0.02), 5)
+        made = certify(shapes)
+        assert made is not None
+        assert errors > 5
+        assert made.p_zero_errors < 0.95
+        warned += bool(made.warnings)
+    assert warned >= 3
 
 
 def test_the_doubtful_tallies_hold_the_errors() -> None:
