@@ -8,6 +8,7 @@ import argparse
 import itertools
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -198,6 +199,42 @@ def hard(trials: int) -> None:
         )
 
 
+def spread(trials: int) -> None:
+    print(f"\nThe same where other wrong votes go to four answers alike, {trials} runs a row\n")
+    print(
+        "| 1-p | hard | errors | expected | warned | mean claim | faultless |\n|---|---|---|---|---|---|---|"
+    )
+    for rate, share in ((0.05, 0.0), (0.2, 0.0), (0.05, 0.005), (0.05, 0.02), (0.1, 0.02)):
+        rows = []
+        for seed in range(trials):
+            errors, shapes = spread_races(np.random.default_rng(seed), 1000, (rate, share), 5)
+            made = certify(shapes)
+            assert made is not None
+            rows.append((errors, made.expected_errors, bool(made.warnings), made.p_zero_errors, not errors))
+        errors, expected, warned, claim, faultless = np.mean(rows, axis=0)
+        print(
+            f"| {rate} | {share:.1%} | {errors:.1f} | {expected:.2f} | {warned:.0%} | {claim:.3f} "
+            f"| {faultless:.2f} |"
+        )
+
+
+def spread_races(rng: Rng, steps: int, rates: tuple[float, float], k: int) -> tuple[int, list[TallyShape]]:
+    """Race among five answers; on a hard step 80 % of the votes are for one and the same wrong answer."""
+    found: Counter[tuple[int, int, int]] = Counter()
+    errors = 0
+    for _ in range(steps):
+        hard = rng.random() < rates[1]
+        votes = [0] * 5
+        first = second = 0
+        while first - second < k:
+            wrong = rng.random() < (0.8 if hard else rates[0])
+            votes[(1 if hard else int(rng.integers(1, 5))) if wrong else 0] += 1
+            first, second = sorted(votes, reverse=True)[:2]
+        errors += votes[0] != first
+        found[first, second, sum(votes)] += 1
+    return errors, [TallyShape(*shape, count) for shape, count in sorted(found.items())]
+
+
 # -- 5. projections --------------------------------------------------------------------------------
 
 
@@ -266,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lambda: guarantee(2000 // few),
         lambda: reliability(4000 // few),
         lambda: hard(200 // few),
+        lambda: spread(40 // few),
         lambda: projections(100),
         lambda: anyio.run(engine, 200 // few),
     ]
