@@ -9,7 +9,7 @@ from mdap.rules.scaling import race_length
 
 __all__ = ["certify", "doubts", "error_upper_bound", "jeffreys"]
 
-_MUCH_DISSENT: Final = 0.3
+_MUCH_DISSENT: Final = 0.4
 
 
 def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
@@ -142,7 +142,7 @@ def _warnings(belief: Belief, rate: Interval) -> tuple[str, ...]:
             "than independent errors explain, and on such a step they can agree on a wrong answer; "
             "check the most doubtful ones"
         )
-    if rate.value > _MUCH_DISSENT and rate.low > _MUCH_DISSENT / 2:
+    if rate.value > _MUCH_DISSENT and rate.low > 0.75 * _MUCH_DISSENT:
         found.append(
             f"about {rate.value:.0%} of the votes are wrong: where it is half or more on a step, "
             "voting makes it worse; take a better model or smaller steps"
