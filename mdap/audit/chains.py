@@ -7,11 +7,11 @@ it, which the part before it checks. If all parts agree, the whole does.
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 from mdap.audit.findings import Findings, Kind
+from mdap.audit.part import Part
 from mdap.audit.questions import Question
 from mdap.audit.races import Referee
 from mdap.audit.rows import Page, SampleRow, pages
@@ -19,9 +19,9 @@ from mdap.audit.runs import RunFacts
 from mdap.records import Decided, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
-from mdap.tasks import Chain, types_of
+from mdap.tasks import Chain, canonical_step, types_of
 
-__all__ = ["Part", "audit_part", "audit_tail"]
+__all__ = ["audit_part", "audit_tail"]
 
 _BEFORE = """SELECT d.digest, d.winner, p.input FROM decisions d
 LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
@@ -29,43 +29,6 @@ WHERE d.run = ?1 AND d.place = ?2"""
 
 _LOST = object()
 """The state where the task's own code cannot tell it."""
-
-
-@dataclass(slots=True)
-class Part:
-    """What came of a part of a chain.
-
-    Attributes:
-        findings: what does not match.
-        decisions: decisions that were checked.
-        samples: samples that were read again.
-        votes: votes among them that were counted.
-        settled: step, author and reason of each decision that a person took.
-        escalated: step, opening and tier of each race that went to another tier.
-        state: the state after its last decision, in canonical JSON; None where it cannot be told.
-        over: whether the task has no further step in that state.
-        result: what the task makes of that state, in canonical JSON, if it is over.
-    """
-
-    findings: Findings = field(default_factory=Findings)
-    decisions: int = 0
-    samples: int = 0
-    votes: int = 0
-    settled: list[tuple[int, str, str | None]] = field(default_factory=list)
-    escalated: list[tuple[int, int, int]] = field(default_factory=list)
-    state: str | None = None
-    over: bool = False
-    result: str | None = None
-
-    def merge(self, other: "Part") -> None:
-        """Take the part that follows."""
-        self.findings.merge(other.findings)
-        self.decisions += other.decisions
-        self.samples += other.samples
-        self.votes += other.votes
-        self.settled += other.settled
-        self.escalated += other.escalated
-        self.state, self.over, self.result = other.state, other.over, other.result
 
 
 class _Samples:
@@ -230,6 +193,7 @@ class _Walk:
         if step is None:
             self.findings.add(Kind.STATE, "end of the task", "a step", None, opened[1:3])
             return None
+        step = canonical_step(self.task, step)
         question: Question | object = self._call(
             opened.step, "giving the step", Question, step, self.facts.voting.max_tokens, self.findings
         )
@@ -249,7 +213,7 @@ class _Walk:
         self.part.samples += len(samples)
 
     def _compare_with_truth(self, decision: Decided, state: Any) -> None:
-        truth = self._call(decision.step, "telling the truth", self.task.oracle, state)
+        truth = self._call(decision.step, "telling the truth", self._truth, state)
         spelled = (
             _LOST if truth is _LOST else self._call(decision.step, "spelling the truth", canonical, truth)
         )
@@ -257,19 +221,21 @@ class _Walk:
             place = (decision.step, decision.opening)
             self.findings.add(Kind.TRUTH, "answer", spelled, decision.winner, place)
 
+    def _truth(self, state: Any) -> Any:
+        return self.task.canonical(self.task.oracle(state))
+
     # -- where it ends -----------------------------------------------------------------------------
 
     def end(self, place: int) -> None:
         """Note the state after the decision before *place*, and whether the task ends there."""
         if self.state is _LOST:
             return
-        spelled = self._call(place, "spelling its state", canonical, self.state)
-        self.part.state = spelled if isinstance(spelled, str) else None
         length = self._call(place, "giving its length", self.task.length)
         at_length = length is not _LOST and length is not None and place >= length
         step = None if at_length else self._call(place, "giving the step", self.task.step, self.state)
+        if step is not _LOST:
+            self.part.over = step is None
         if step is None:
-            self.part.over = True
             result = self._call(place, "giving its result", self.task.result, self.state)
             spelled = self._call(place, "spelling its result", canonical, result)
             self.part.result = spelled if isinstance(spelled, str) else None

@@ -1,7 +1,7 @@
 """What an audit finds: each thing that is not as it must be, with what was expected and what was found."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ class Mismatch:
         step: the step; None if it belongs to none.
         opening: the opening of that step.
         sample: the sample's ordinal; None if it belongs to none.
+        run: the part of the run that it belongs to; None for the run itself.
     """
 
     kind: Kind
@@ -62,14 +63,20 @@ class Mismatch:
     step: int | None = None
     opening: int | None = None
     sample: int | None = None
+    run: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return {**asdict(self), "kind": str(self.kind)}
 
     def __str__(self) -> str:
-        places = (("step", self.step), ("opening", self.opening or None), ("sample", self.sample))
-        place = ", ".join(f"{name} {number}" for name, number in places if number is not None) or "run"
+        places: tuple[tuple[str, object], ...] = (
+            ("part", self.run),
+            ("step", self.step),
+            ("opening", self.opening or None),
+            ("sample", self.sample),
+        )
+        place = ", ".join(f"{name} {what}" for name, what in places if what is not None) or "run"
         return f"{place}: {self.what}: expected {self.expected}, found {self.found}"
 
 
@@ -104,12 +111,14 @@ class Findings:
         """
         self.counts[str(kind)] += 1
         if len(self.listed) < _MOST:
-            self.listed.append(Mismatch(kind, what, _short(expected), _short(found), *place))
+            step, opening, sample = (*place, None, None, None)[:3]
+            self.listed.append(Mismatch(kind, what, _short(expected), _short(found), step, opening, sample))
 
-    def merge(self, other: "Findings") -> None:
-        """Take those of a part that comes after."""
+    def merge(self, other: "Findings", run: str | None = None) -> None:
+        """Take those that come after, of the same run or of its part *run*."""
         self.counts.update(other.counts)
-        self.listed = (self.listed + other.listed)[:_MOST]
+        listed = other.listed if run is None else [replace(found, run=run) for found in other.listed]
+        self.listed = (self.listed + listed)[:_MOST]
 
     @property
     def total(self) -> int:

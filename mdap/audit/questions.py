@@ -9,7 +9,7 @@ from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_dig
 from mdap.rules.reading import read, unreadable
 from mdap.tasks import Step
 
-__all__ = ["Question"]
+__all__ = ["Question", "check_text"]
 
 
 class _Said(NamedTuple):
@@ -49,11 +49,10 @@ class Question:
         views = len(self._parsers)
         for sample in samples:
             self._check_view(sample, casting, views)
-            if sample.text is None or sample.body is None:
-                self._check_lost(sample)
-                continue
             if sample.text not in self._intact:
-                self._check_text(sample)
+                if not check_text(sample, self._findings):
+                    continue
+                self._intact.add(sample.text or 0)
             said = self._reading(sample)
             if said.key != sample.answer_key or said.flag != sample.flag_reason:
                 expected = said.key or said.flag
@@ -67,18 +66,6 @@ class Question:
             view = casting.part(sample.ordinal, views).view
             if sample.view != view:
                 self._findings.add(Kind.PROMPT, "view of the step", view, sample.view, _at(sample))
-
-    def _check_lost(self, sample: SampleRow) -> None:
-        """Check a sample without a text: only one that never came back may have none."""
-        if sample.counted is not None or sample.answer_key is not None or sample.text is not None:
-            self._findings.add(Kind.TEXT, "reply", "a text", None, _at(sample))
-
-    def _check_text(self, sample: SampleRow) -> None:
-        digest = text_digest(sample.body or "")
-        if digest == sample.text_digest:
-            self._intact.add(sample.text or 0)
-        else:
-            self._findings.add(Kind.TEXT, "digest of the reply", sample.text_digest, digest, _at(sample))
 
     def _reading(self, sample: SampleRow) -> _Said:
         over = sample.output_tokens is not None and sample.output_tokens > self._max_tokens
@@ -106,3 +93,18 @@ class Question:
 
 def _at(sample: SampleRow) -> tuple[int, int, int]:
     return sample.step, sample.opening, sample.ordinal
+
+
+def check_text(sample: SampleRow, findings: Findings) -> bool:
+    """Compare a reply with its digest; return whether there is a reply to read.
+
+    Only a sample that never came back may be without one.
+    """
+    if sample.text is None or sample.body is None:
+        if sample.counted is not None or sample.answer_key is not None or sample.text is not None:
+            findings.add(Kind.TEXT, "reply", "a text", None, _at(sample))
+        return False
+    digest = text_digest(sample.body)
+    if digest != sample.text_digest:
+        findings.add(Kind.TEXT, "digest of the reply", sample.text_digest, digest, _at(sample))
+    return True

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.rows import SampleRow
@@ -11,7 +12,10 @@ from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key
 from mdap.rules.tally import Tally
 
-__all__ = ["Referee"]
+__all__ = ["NOTED", "Referee"]
+
+NOTED: Final = "mdap"
+"""The author of what a process notes without a vote: the result of a part, or of code that is to run once."""
 
 _COUNTED = ("vote", "flag")
 _NOT_COUNTED = ("cancelled", "void")
@@ -51,6 +55,8 @@ class Referee:
         self._same(Kind.COUNT, "tally", tally.votes, _keyed(decision.tally), place)
         if decision.author is None:
             self._same(Kind.COUNT, "winner", tally.winner, winner, place)
+        elif decision.author == NOTED:
+            self._same(Kind.COUNT, "samples of what was not voted on", 0, len(samples), place)
         else:
             self._undecided(tally, tier, samples, place)
         return tier

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from mdap.logfile import reading
 from mdap.records import Decided, StepOpened
 
-__all__ = ["PAGE", "Page", "SampleRow", "pages", "plain_reading"]
+__all__ = ["PAGE", "Page", "SampleRow", "decided", "pages", "plain_reading", "samples_of", "undecided"]
 
 PAGE: Final = 500
 """Steps read in one transaction: it ends soon, so that a run that is going on can checkpoint its log."""
@@ -27,6 +27,14 @@ SELECT s.step, s.opening, s.counted, s.ordinal, s.verdict, s.answer_key, s.flag_
        s.finish_reason, t.digest, s.text, t.body
 FROM samples s LEFT JOIN texts t ON t.id = s.text
 WHERE s.run = ?1 AND s.step >= ?2 AND s.step < ?3 ORDER BY s.step, s.opening, s.ordinal"""
+_WITH_OPENINGS: Final = """
+SELECT d.run, d.place, d.step, d.opening, d.winner, d.tally, d.votes, d.margin, d.author, d.reason, d.digest,
+       p.run, p.step, p.opening, p.key, p.input, p.prompt_digest
+FROM decisions d LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3"""
+_UNDECIDED: Final = """
+SELECT run, step, opening, key, input, prompt_digest FROM steps p WHERE run = ?1 AND NOT EXISTS
+    (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening)"""
 
 
 class SampleRow(NamedTuple):
@@ -91,3 +99,23 @@ def pages(connection: sqlite3.Connection, run: int, first: int, last: int) -> It
         openings = [StepOpened._make(row) for row in connection.execute(_OPENINGS, bounds)]
         samples = connection.execute(_SAMPLES, bounds)
         yield Page(bounds[1], bounds[2], decisions, openings, map(SampleRow._make, samples))
+
+
+def decided(connection: sqlite3.Connection, run: int) -> Iterator[tuple[Decided, StepOpened | None]]:
+    """Yield the decisions of a run in their order, each with the opening that was decided."""
+    place = 0
+    while rows := connection.execute(_WITH_OPENINGS, (run, place, PAGE)).fetchall():
+        for row in rows:
+            decision = Decided._make(row[:11])
+            yield decision, None if row[11] is None else StepOpened._make(row[11:])
+        place = rows[-1][1] + 1
+
+
+def undecided(connection: sqlite3.Connection, run: int) -> list[StepOpened]:
+    """Return the openings of a run that nothing was decided on."""
+    return [StepOpened._make(row) for row in connection.execute(_UNDECIDED, (run,))]
+
+
+def samples_of(connection: sqlite3.Connection, run: int, step: int) -> list[SampleRow]:
+    """Return the samples of a step, by opening and ordinal."""
+    return [SampleRow._make(row) for row in connection.execute(_SAMPLES, (run, step, step + 1))]

@@ -10,7 +10,7 @@ from mdap.errors import DatabaseError, UsageError
 from mdap.rules.casting import Casting, lineups_of
 from mdap.settings import VotingSettings
 
-__all__ = ["RunFacts", "find_number", "find_run"]
+__all__ = ["RunFacts", "find_number", "find_run", "run_facts"]
 
 _COLUMNS = "id, run_id, kind, task, task_version, params, settings, provider, k"
 
@@ -79,7 +79,15 @@ def find_run(connection: sqlite3.Connection, name: str) -> RunFacts:
         UsageError: there is no such run, or several.
         DatabaseError: its row cannot be read.
     """
-    number = find_number(connection, name)
+    return run_facts(connection, find_number(connection, name))
+
+
+def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
+    """Return the run with that *number*.
+
+    Raises:
+        DatabaseError: its row cannot be read.
+    """
     row = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?1", (number,)).fetchone()
     sql = "SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1"
     [decisions] = connection.execute(sql, (number,)).fetchone()

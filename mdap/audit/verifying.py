@@ -1,28 +1,36 @@
 """Proving a run from its log: everything is asked, read, counted and chained again, offline."""
 
-import signal
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mdap.audit.chains import Part, audit_part, audit_tail
+from mdap.audit.chains import audit_tail
 from mdap.audit.events import History, check_events
 from mdap.audit.findings import Findings, Kind, Mismatch
 from mdap.audit.margins import check_margins
+from mdap.audit.parallel import Job, MakeTask, audit_parts
+from mdap.audit.part import Part
+from mdap.audit.processes import audit_process
 from mdap.audit.rows import plain_reading
-from mdap.audit.runs import RunFacts, find_run
+from mdap.audit.runs import RunFacts, find_run, run_facts
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
-from mdap.tasks import Chain, Task
+from mdap.tasks import Chain, Process
 
-__all__ = ["MakeTask", "Verification", "verify"]
+__all__ = ["Verification", "verify"]
 
-MakeTask = Callable[[str, Mapping[str, Any]], Task]
-
-_SMALLEST: Final = 2_000
-_LARGEST: Final = 20_000
+_MOST_NOTES: Final = 100
+_ONLY_OF_PLUGIN: Final = (
+    "the record agrees with itself: the task's code asks, reads or goes on otherwise than when the run was "
+    "made, or the log was forged as a whole: compare the digest with one noted elsewhere"
+)
+_TREE: Final = """
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
+_PARTS_OF_TREE: Final = f"{_TREE} SELECT run FROM tree WHERE run <> ?1 ORDER BY run"
+_DECISIONS_OF_TREE: Final = f"""{_TREE} SELECT coalesce(sum((SELECT max(place) + 1 FROM decisions d
+    WHERE d.run = tree.run)), 0) FROM tree"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +89,6 @@ class Verification:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What one process is told."""
-
-    path: Path
-    facts: RunFacts
-    make_task: MakeTask
-    oracle: bool
-
-
 def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
     db: str | Path,
     run_id: str,
@@ -116,87 +114,102 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
         UsageError: there is no such run, or its task is not to be had.
         DatabaseError: the log cannot be read.
     """
-    path = Path(db)
-    with plain_reading(path) as connection:
-        facts = find_run(connection, run_id)
-        task = _chain(facts, make_task)
-        job = _Job(path, facts, make_task, oracle)
-        whole = Part()
-        done = 0
-        for span, part in _parts(job, connection, task, jobs):
-            whole.merge(part)
-            done = span[1]
-            if progress is not None:
-                progress(done, facts.decisions)
-        return _concluded(connection, facts, task, whole, expect)
-
-
-def _chain(facts: RunFacts, make_task: MakeTask) -> Chain[Any, Any]:
-    task = make_task(facts.task, facts.params)
-    if not isinstance(task, Chain):
-        raise UsageError(f"{facts.task} is no chain: only chains can be verified")
-    return task
-
-
-# -- in parts --------------------------------------------------------------------------------------
-
-
-def _spans(decisions: int, jobs: int) -> list[tuple[int, int]]:
-    size = max(_SMALLEST, min(_LARGEST, -(-decisions // (8 * jobs))))
-    return [(first, min(first + size, decisions)) for first in range(0, decisions, size)] or [(0, 0)]
-
-
-def _parts(
-    job: _Job, connection: sqlite3.Connection, task: Chain[Any, Any], jobs: int
-) -> Iterator[tuple[tuple[int, int], Part]]:
-    spans = _spans(job.facts.decisions, jobs)
-    if jobs == 1 or len(spans) == 1:
-        for span in spans:
-            yield span, audit_part(connection, job.facts, task, span, oracle=job.oracle)
-        return
-    # Imported here, since few need them.
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    # Not forked: the caller may have threads.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(spans)), context, _ignore_interrupt) as pool:
-        try:
-            yield from zip(spans, pool.map(_work, [job] * len(spans), spans), strict=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the process that waits for this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _work(job: _Job, span: tuple[int, int]) -> Part:
+    job = Job(Path(db), make_task, oracle, jobs)
     with plain_reading(job.path) as connection:
-        return audit_part(connection, job.facts, _chain(job.facts, job.make_task), span, oracle=job.oracle)
+        audit = _Audit(connection, job, progress)
+        facts = find_run(connection, run_id)
+        history = audit.tree(facts)
+        return _concluded(connection, facts, history, audit, expect)
 
 
-# -- all together ----------------------------------------------------------------------------------
+class _Audit:
+    """An audit under way, of a run and of all its parts.
+
+    Args:
+        connection: the log.
+        job: how to check.
+        progress: called with the decisions checked so far, and all.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, job: Job, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self.whole = Part()
+        self._connection = connection
+        self._job = job
+        self._progress = progress
+        self._all = 0
+
+    def tree(self, facts: RunFacts) -> History:
+        """Check a run and its parts, and return what happened to the run itself."""
+        [self._all] = self._connection.execute(_DECISIONS_OF_TREE, (facts.number,)).fetchone()
+        history, part = self._run(facts)
+        self.whole.merge(part)
+        for [number] in self._connection.execute(_PARTS_OF_TREE, (facts.number,)).fetchall():
+            inner = run_facts(self._connection, number)
+            _, part = self._run(inner)
+            part.notes = [f"part {inner.run_id}: {note}" for note in part.notes]
+            self.whole.merge(part, inner.run_id)
+        return history
+
+    def _run(self, facts: RunFacts) -> tuple[History, Part]:
+        events = Findings()
+        history = check_events(self._connection, facts, events)
+        part = self._decisions(facts, history.status)
+        part.findings.merge(events)
+        _check_run(self._connection, facts, part, history)
+        if not history.sealed:
+            since = "yet" if history.seal is None else "since the last one"
+            part.notes.append(
+                f"no seal was taken {since}, as the run has not ended in order: its events, and samples that "
+                "were not counted, can still be changed unnoticed"
+            )
+        return history, part
+
+    def _decisions(self, facts: RunFacts, status: str) -> Part:
+        if facts.kind == "batch":
+            return Part()
+        task = self._job.make_task(facts.task, facts.params)
+        if isinstance(task, Process):
+            oracle = self._job.oracle
+            part = audit_process(self._connection, facts, task, status=status, oracle=oracle)
+            self._tell(self.whole.decisions + part.decisions)
+        elif isinstance(task, Chain):
+            part = self._chain(facts, task, status)
+        else:
+            raise UsageError(f"{facts.task} is neither a chain nor a process any more")
+        if task.version != facts.task_version:
+            made = f"version {facts.task_version} of {facts.task}"
+            part.notes.append(f"the run was made with {made}; this is {task.version}")
+        return part
+
+    def _chain(self, facts: RunFacts, task: Chain[Any, Any], status: str) -> Part:
+        whole = Part()
+        for part in audit_parts(self._connection, self._job, facts, task):
+            whole.merge(part)
+            self._tell(self.whole.decisions + whole.decisions)
+        end = (whole.over, whole.result)
+        whole.merge(audit_tail(self._connection, facts, task, status=status))
+        whole.over, whole.result = end
+        check_margins(self._connection, facts, task.length(), whole.findings)
+        return whole
+
+    def _tell(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress(done, self._all)
 
 
 def _concluded(
-    connection: sqlite3.Connection, facts: RunFacts, task: Chain[Any, Any], whole: Part, expect: str | None
+    connection: sqlite3.Connection, facts: RunFacts, history: History, audit: _Audit, expect: str | None
 ) -> Verification:
-    findings = whole.findings
-    history = check_events(connection, facts, findings)
-    tail = audit_tail(connection, facts, task, status=history.status)
-    end = (whole.state, whole.over, whole.result)
-    whole.merge(tail)
-    whole.state, whole.over, whole.result = end
-    _check_run(connection, facts, whole, history)
-    check_margins(connection, facts, task.length(), findings)
+    whole, findings = audit.whole, audit.whole.findings
     sql = "SELECT digest FROM decisions WHERE run = ?1 ORDER BY place DESC LIMIT 1"
     row = connection.execute(sql, (facts.number,)).fetchone()
     digest = None if row is None else row[0]
     if expect is not None and expect not in (digest, history.seal):
         findings.add(Kind.SEAL, "digest or seal noted elsewhere", expect, f"{digest} or {history.seal}")
+    if findings.total and findings.only_of_plugin:
+        whole.notes.append(_ONLY_OF_PLUGIN)
     return Verification(
         run_id=facts.run_id,
         task=facts.task,
@@ -209,7 +222,7 @@ def _concluded(
         seal=history.seal,
         mismatches=tuple(findings.listed),
         counts=findings.counts,
-        notes=tuple(_notes(facts, task, history, findings)),
+        notes=tuple(whole.notes[:_MOST_NOTES]),
     )
 
 
@@ -228,7 +241,7 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: Part, his
     for place in connection.execute(sql, (facts.number, facts.decisions)):
         findings.add(Kind.SAMPLE, "sample on a guess", "none at a decided step", "one", place)
     # A pilot ends when it has votes enough.
-    if history.status == "finished" and facts.kind != "pilot" and whole.state is not None:
+    if history.status == "finished" and facts.kind == "run" and whole.over is not None:
         if whole.over:
             result = canonical(history.result)
             _same(findings, Kind.RESULT, "result", whole.result, result, (facts.decisions - 1,))
@@ -253,20 +266,3 @@ def _verdict(findings: Findings) -> str:
     if not findings.total:
         return "verified"
     return "plugin changed" if findings.only_of_plugin else "mismatch"
-
-
-def _notes(facts: RunFacts, task: Task, history: History, findings: Findings) -> Iterator[str]:
-    changed = task.version != facts.task_version
-    if changed:
-        yield f"the run was made with version {facts.task_version} of {facts.task}; this is {task.version}"
-    if findings.total and findings.only_of_plugin:
-        yield (
-            "the record agrees with itself: the task's code asks, reads or goes on otherwise than when the "
-            "run was made, or the log was forged as a whole: compare the digest with one noted elsewhere"
-        )
-    if not history.sealed:
-        since = "yet" if history.seal is None else "since the last one"
-        yield (
-            f"no seal was taken {since}, as the run has not ended in order: its events, and samples that "
-            "were not counted, can still be changed unnoticed"
-        )

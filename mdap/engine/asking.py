@@ -12,11 +12,13 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from mdap.engine.process import ProcessRace, Question, identify, identify_named, typed_answer
+from mdap.engine.process import ProcessRace, Question, identify
 from mdap.errors import FailedError, MdapError, PluginError, RunError, StoppedError, UndecidedError
 from mdap.protocols import Journal
 from mdap.records import Recorded, RunStatus, Solution
 from mdap.rules.canonical import canonical
+from mdap.rules.digests import identify_named
+from mdap.rules.reading import typed_answer
 from mdap.rules.redflags import clean
 from mdap.tasks import Decision, Process, RedFlag, Step, Task
 

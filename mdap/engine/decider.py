@@ -30,6 +30,7 @@ from mdap.rules.canonical import canonical
 from mdap.rules.casting import Casting
 from mdap.rules.digests import chain_digest, sample_line
 from mdap.rules.drift import Drift
+from mdap.rules.tally import no_winner
 from mdap.settings import Speculation, VotingSettings
 
 __all__ = ["Decider", "Effect", "Rules", "undecided_sentence"]
@@ -357,10 +358,7 @@ class Decider:
 def undecided_sentence(opening: Opening) -> str:
     """Return why *opening* has no winner."""
     race = opening.race
-    return (
-        f"step {opening.opened.step} has no winner after {race.counted} samples: "
-        f"its best answer leads by {race.tally.lead}, and k is {race.tally.k}"
-    )
+    return no_winner(opening.opened.step, race.counted, race.tally.lead, race.tally.k)
 
 
 def _nothing() -> None:

@@ -7,12 +7,9 @@ again after a crash, in whatever order its questions come, asks only what is not
 Everything here is synchronous: no await can come between a decision and its consequences.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
-
-from pydantic import TypeAdapter
 
 from mdap.engine.decider import Decider, Rules, undecided_sentence
 from mdap.engine.opening import Opening, Progress
@@ -21,10 +18,10 @@ from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, RunEvent, RunStatus, StepOpened
 from mdap.rules.canonical import canonical
-from mdap.rules.digests import text_digest
+from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, RedFlag, Step, canonical_step
 
-__all__ = ["ProcessRace", "Question", "identify", "identify_named", "typed_answer"]
+__all__ = ["ProcessRace", "Question", "identify"]
 
 _MOST_NAMED: Final = 5
 
@@ -346,22 +343,6 @@ def checked_answer(task: Process[Any], step: Step[Any], text: str) -> str:
     return spelled
 
 
-def typed_answer(step: Step[Any], text: str) -> Any:
-    """Return the answer that the JSON *text* stands for, as the step's schema would have it if it is a type.
-
-    Raises:
-        ValueError: it is not JSON, or not of that type.
-    """
-    if step.schema is None or isinstance(step.schema, dict):
-        return json.loads(text)
-    return TypeAdapter(step.schema).validate_json(text)
-
-
 def identify(step: Step[Any], race: Race) -> Identity:
     """Return what *step* is known by: its key, or else its prompt's digest, and that digest."""
     return (step.key or race.prompt_digest, race.prompt_digest)
-
-
-def identify_named(kind: str, key: str, about: Any = None) -> Identity:
-    """Return what a result is known by that is not voted on."""
-    return (f"{kind}:{key}", text_digest(canonical([kind, key, about])))

@@ -11,12 +11,14 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
-from mdap.records import Decided, StepOpened
+from mdap.records import Decided, Identity, StepOpened
+from mdap.rules.canonical import canonical
 
 __all__ = [
     "CHAIN_START",
     "answer_key",
     "chain_digest",
+    "identify_named",
     "prompt_digest",
     "sample_line",
     "text_digest",
@@ -57,6 +59,11 @@ def views_digest(prompts: Sequence[str]) -> str:
 def answer_key(answer: str) -> str:
     """Return the 64-bit key of an answer's canonical JSON, short enough to stand in every row."""
     return blake2b(answer.encode(), digest_size=8).hexdigest()
+
+
+def identify_named(kind: str, key: str, about: Any = None) -> Identity:
+    """Return what a result is known by that is not voted on."""
+    return (f"{kind}:{key}", text_digest(canonical([kind, key, about])))
 
 
 def sample_line(columns: tuple[Any, ...]) -> str:

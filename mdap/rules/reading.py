@@ -1,13 +1,16 @@
 """What a reply says, read with the task's own parser: the same for who runs a step and who audits it."""
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean_label, precheck
-from mdap.tasks import RedFlag
+from mdap.tasks import RedFlag, Step
 
-__all__ = ["Reading", "read", "unreadable"]
+__all__ = ["Reading", "read", "typed_answer", "unreadable"]
 
 
 class Reading(NamedTuple):
@@ -57,3 +60,14 @@ def unreadable(cause: str) -> str:
         cause: the name of what it raised.
     """
     return f"parser error: {cause}"[:200]
+
+
+def typed_answer(step: Step[Any], text: str) -> Any:
+    """Return the answer that the JSON *text* stands for, as the step's schema would have it if it is a type.
+
+    Raises:
+        ValueError: it is not JSON, or not of that type.
+    """
+    if step.schema is None or isinstance(step.schema, dict):
+        return json.loads(text)
+    return TypeAdapter(step.schema).validate_json(text)

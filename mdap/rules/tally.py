@@ -1,6 +1,6 @@
 """First-to-ahead-by-k: the stop rule of a race among candidates (paper, Algorithm 2)."""
 
-__all__ = ["Tally"]
+__all__ = ["Tally", "no_winner"]
 
 
 class Tally:
@@ -57,3 +57,15 @@ class Tally:
     def winner(self) -> str | None:
         """The candidate that leads every other by *k*, or None."""
         return self._leader if self._top - self._runner_up >= self.k else None
+
+
+def no_winner(step: int, counted: int, lead: int, k: int) -> str:
+    """Return the sentence that says why a step is undecided: part of the record, and of what processes see.
+
+    Args:
+        step: the step's number.
+        counted: its samples.
+        lead: how far its best answer leads.
+        k: the margin.
+    """
+    return f"step {step} has no winner after {counted} samples: its best answer leads by {lead}, and k is {k}"

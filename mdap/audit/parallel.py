@@ -1,0 +1,85 @@
+"""Checking the parts of a long chain side by side, in processes of their own."""
+
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mdap.audit.chains import audit_part
+from mdap.audit.part import Part
+from mdap.audit.rows import plain_reading
+from mdap.audit.runs import RunFacts
+from mdap.tasks import Chain, Task
+
+__all__ = ["Job", "MakeTask", "audit_parts"]
+
+MakeTask = Callable[[str, Mapping[str, Any]], Task]
+
+_SMALLEST: Final = 2_000
+_LARGEST: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be checked, and how.
+
+    Attributes:
+        path: the log.
+        make_task: makes a task from its name and parameters.
+        oracle: whether to compare decisions with the truth.
+        jobs: processes to use.
+    """
+
+    path: Path
+    make_task: MakeTask
+    oracle: bool
+    jobs: int
+
+
+def _spans(decisions: int, jobs: int) -> list[tuple[int, int]]:
+    size = max(_SMALLEST, min(_LARGEST, -(-decisions // (8 * jobs))))
+    return [(first, min(first + size, decisions)) for first in range(0, decisions, size)] or [(0, 0)]
+
+
+def audit_parts(
+    connection: sqlite3.Connection, job: Job, facts: RunFacts, task: Chain[Any, Any]
+) -> Iterator[Part]:
+    """Check the decisions of a chain, and yield what comes of one part after another, in order.
+
+    Args:
+        connection: the log, with rows as tuples.
+        job: how to check.
+        facts: the run.
+        task: the run's task.
+    """
+    spans = _spans(facts.decisions, job.jobs)
+    if job.jobs == 1 or len(spans) == 1:
+        for span in spans:
+            yield audit_part(connection, facts, task, span, oracle=job.oracle)
+        return
+    # Imported here, since few need them.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Not forked: the caller may have threads.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(job.jobs, len(spans)), context, _ignore_interrupt) as pool:
+        try:
+            yield from pool.map(_work, [job] * len(spans), [facts] * len(spans), spans)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _ignore_interrupt() -> None:
+    """Leave Ctrl-C to the process that waits for this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work(job: Job, facts: RunFacts, span: tuple[int, int]) -> Part:
+    task = job.make_task(facts.task, facts.params)
+    assert isinstance(task, Chain)
+    with plain_reading(job.path) as connection:
+        return audit_part(connection, facts, task, span, oracle=job.oracle)

@@ -1,0 +1,415 @@
+"""Going through a process again: its record first, then its own function, given the recorded answers.
+
+The function is given an `Ask` of its own: whatever it asks for must be recorded, on this very prompt, and
+is answered by what is recorded. Nothing that it does `once` is done again.
+"""
+
+import json
+import re
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mdap.audit.findings import Kind
+from mdap.audit.part import Part
+from mdap.audit.questions import Question, check_text
+from mdap.audit.races import NOTED, Referee
+from mdap.audit.rows import SampleRow, decided, samples_of, undecided
+from mdap.audit.runs import RunFacts
+from mdap.errors import FailedError, UndecidedError
+from mdap.records import Decided, Identity, StepOpened
+from mdap.rules.canonical import canonical
+from mdap.rules.digests import CHAIN_START, answer_key, chain_digest, identify_named, sample_line
+from mdap.rules.reading import typed_answer
+from mdap.rules.tally import Tally, no_winner
+from mdap.tasks import Decision, Process, Step, Task, canonical_step
+
+__all__ = ["audit_process"]
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+_PART: Final = re.compile(r"run (.*), digest (\w+)", re.DOTALL)
+_OF_PART: Final = """
+SELECT (SELECT digest FROM decisions d WHERE d.run = r.id ORDER BY place DESC LIMIT 1),
+       (SELECT data FROM run_events e WHERE e.run = r.id AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1)
+FROM runs r WHERE r.parent = ?1 AND r.run_id = ?2"""
+_END_OF_PART: Final = """
+SELECT e.kind, e.reason FROM runs r JOIN run_events e ON e.run = r.id
+WHERE r.parent = ?1 AND r.run_id = ?2 AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
+ORDER BY e.id DESC LIMIT 1"""
+
+
+class _StrayError(Exception):
+    """The process asks for something that its finished run never decided."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is recorded of a step.
+
+    Attributes:
+        step: its number.
+        decided: whether there is a decision.
+        asked: whether the process has asked for it.
+    """
+
+    step: int
+    decided: bool
+    asked: bool = False
+
+
+class _Found(NamedTuple):
+    """What the record says of a step that is asked for.
+
+    Attributes:
+        step: its number.
+        answer: the winning answer; None if there is none.
+        votes: the votes of each candidate, by its canonical JSON.
+        undecided: why it has no winner; None if it has one.
+    """
+
+    step: int
+    answer: Any
+    votes: dict[str, int]
+    undecided: str | None = None
+
+
+class _Record:
+    """The record of a process, checked on its own, and then looked up by what is asked."""
+
+    def __init__(self, connection: sqlite3.Connection, facts: RunFacts, *, over: bool, oracle: bool) -> None:
+        self.part = Part()
+        self.findings = self.part.findings
+        self.over = over
+        self.oracle = oracle
+        self.facts = facts
+        self._connection = connection
+        self._referee = Referee(facts.k_at, facts.casting, facts.voting.hedge > 0, self.findings)
+        self._known: dict[Identity, _Known] = {}
+
+    # -- the record on its own ---------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Recount every race, and compute the digest chain anew."""
+        digest = CHAIN_START
+        for place, (decision, opened) in enumerate(decided(self._connection, self.facts.number)):
+            at = (decision.step, decision.opening)
+            if decision.place != place:
+                self.findings.add(Kind.DECISION, "place of the decision", place, decision.place, at)
+            if opened is None:
+                self.findings.add(Kind.STEP, "opening that was decided", "a row in steps", None, at)
+            else:
+                self._decision(digest, decision, opened)
+            digest = decision.digest
+        for opened in undecided(self._connection, self.facts.number):
+            self._undecided(opened)
+
+    def _samples(self, opened: StepOpened) -> list[SampleRow]:
+        samples = samples_of(self._connection, self.facts.number, opened.step)
+        self.part.samples += len(samples)
+        for sample in samples:
+            check_text(sample, self.findings)
+        return samples
+
+    def _decision(self, before: str, decision: Decided, opened: StepOpened) -> None:
+        samples = self._samples(opened)
+        place = (decision.step, decision.opening)
+        lines = [sample_line(sample[3:18]) for sample in samples if sample.counted is not None]
+        digest = chain_digest(before, opened, lines, decision)
+        if digest != decision.digest:
+            self.findings.add(Kind.CHAIN, "digest of the decision", digest, decision.digest, place)
+        tier = self._referee.decided(decision, samples)
+        self.part.escalated += [(*place, passed) for passed in range(1, tier + 1)]
+        self.part.votes += sum(sample.counted is not None and sample.verdict == "vote" for sample in samples)
+        self.part.decisions += 1
+        if decision.author == NOTED:
+            self._noted(decision, opened)
+        elif decision.author is not None:
+            self.part.settled.append((decision.step, decision.author, decision.reason))
+        self._remember(opened, decided=True)
+
+    def _undecided(self, opened: StepOpened) -> None:
+        samples = self._samples(opened)
+        if samples:
+            tier = self._referee.undecided(samples, exhausted=False)
+            self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
+        self._remember(opened, decided=False)
+
+    def _remember(self, opened: StepOpened, *, decided: bool) -> None:
+        identity = (opened.key, opened.prompt_digest)
+        if identity in self._known or opened.opening:
+            self.findings.add(Kind.STEP, "steps of this content", 1, "another", opened[1:3])
+        self._known[identity] = _Known(opened.step, decided)
+
+    def _noted(self, decision: Decided, opened: StepOpened) -> None:
+        """Compare the result of a part with what that part's own record says."""
+        place = (decision.step, decision.opening)
+        named = _PART.fullmatch(decision.reason or "")
+        if named is None:
+            once = opened.key.startswith("once:") and decision.reason == "once"
+            if not once:
+                expected = "a part, or something done once"
+                self.findings.add(Kind.DECISION, "where the result is from", expected, decision.reason, place)
+            return
+        row = self._connection.execute(_OF_PART, (self.facts.number, named[1])).fetchone()
+        digest, data = row or (None, None)
+        result = None if data is None else canonical(json.loads(data).get("result"))
+        if (str(digest), result) != (named[2], decision.winner):
+            found = f"{named[2]}, {decision.winner}"
+            self.findings.add(Kind.DECISION, f"part {named[1]}", f"{digest}, {result}", found, place)
+
+    # -- what the process asks for -----------------------------------------------------------------
+
+    def find(self, identity: Identity, what: str) -> _Known | None:
+        """Return the decision that is asked for; None if there is none yet.
+
+        Raises:
+            _StrayError: there is none, and the run is over.
+        """
+        known = self._known.get(identity)
+        if known is not None:
+            known.asked = True
+        if known is None and self.over:
+            self.findings.add(Kind.PLUGIN, f"asking for {what}", "something that was decided", None)
+            raise _StrayError
+        return known
+
+    def answer(self, task: Process[Any], asked: Step[Any]) -> _Found | None:
+        """Return how the vote on *asked* went; None if it is not over yet."""
+        step = canonical_step(task, asked)
+        question = Question(step, self.facts.voting.max_tokens, self.findings)
+        key = asked.key or question.digest
+        known = self.find((key, question.digest), f"step {key[:60]!r}")
+        if known is None:
+            return None
+        samples = samples_of(self._connection, self.facts.number, known.step)
+        question.check(samples, self.facts.casting)
+        row = self._row(known)
+        about = canonical(asked.user if asked.input is None else asked.input)
+        if about != row[0]:
+            self.findings.add(Kind.STATE, "input", about, row[0], (known.step,))
+        if not known.decided:
+            return self._undecided_answer(known, samples, question)
+        self._compare_with_truth(task, asked, known, row[1])
+        read = row[1] in question.answers
+        answer = question.answers[row[1]] if read else typed_answer(asked, row[1])
+        return _Found(known.step, answer, json.loads(row[2]))
+
+    def _compare_with_truth(self, task: Process[Any], asked: Step[Any], known: _Known, winner: str) -> None:
+        if self.oracle:
+            truth = canonical(task.canonical(task.oracle(asked)))
+            if truth != winner:
+                self.findings.add(Kind.TRUTH, "answer", truth, winner, (known.step,))
+
+    def _row(self, known: _Known) -> tuple[str, str, str]:
+        sql = """SELECT p.input, d.winner, d.tally FROM steps p
+            LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
+            WHERE p.run = ?1 AND p.step = ?2 AND p.opening = 0"""
+        row: tuple[str, str, str] = self._connection.execute(sql, (self.facts.number, known.step)).fetchone()
+        return row
+
+    def _undecided_answer(self, known: _Known, samples: list[SampleRow], question: Question) -> _Found | None:
+        """Return what the process was told of a step that had all of its samples; None if it had not."""
+        casting, tally = self.facts.casting, Tally(self.facts.k_at(known.step))
+        last = [sample for sample in samples if casting.tier(sample.ordinal) == casting.tiers - 1]
+        if len(last) < casting.samples_per_tier:
+            if self.over:
+                self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
+                raise _StrayError
+            return None
+        spelled = {answer_key(answer): answer for answer in question.answers}
+        counted = sorted(sample.counted for sample in samples if sample.counted is not None)
+        for sample in sorted(last, key=lambda taken: taken.counted or 0):
+            if sample.answer_key is not None and sample.counted is not None:
+                tally.add(spelled.get(sample.answer_key, sample.answer_key))
+        sentence = no_winner(known.step, len(counted), tally.lead, tally.k)
+        return _Found(known.step, None, tally.votes, sentence)
+
+    def failed_part(self, name: str) -> None:
+        """Raise what the process was told of a part that came to nothing, if it did."""
+        row = self._connection.execute(_END_OF_PART, (self.facts.number, name)).fetchone()
+        if row is not None and row[0] in ("undecided", "failed"):
+            error = UndecidedError if row[0] == "undecided" else FailedError
+            raise error(f"part {name}: {row[1]}")
+
+    def noted(self, identity: Identity, about: Any, part: str | None) -> tuple[bool, Any]:
+        """Return whether a part, or something done once, has a result; and the result.
+
+        Raises:
+            UndecidedError: the part was undecided.
+            FailedError: the part failed.
+        """
+        known = self._known.get(identity)
+        if known is None and part is not None:
+            self.failed_part(part)
+        known = self.find(identity, repr(identity[0][:60]))
+        if known is None or not known.decided:
+            return False, None
+        row = self._row(known)
+        if canonical(about) != row[0]:
+            self.findings.add(Kind.STATE, "input", canonical(about), row[0], (known.step,))
+        return True, json.loads(row[1])
+
+    def forgotten(self) -> int:
+        """Return how many decisions the process did not ask for."""
+        return sum(known.decided and not known.asked for known in self._known.values())
+
+
+class _Rehearsal:
+    """An `mdap.Ask` that answers from the record alone."""
+
+    def __init__(self, record: _Record, task: Process[Any]) -> None:
+        self._record = record
+        self._task = task
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return self._record.facts.run_id
+
+    async def __call__(self, step: Step[A]) -> A:
+        """Return the recorded answer to *step*; wait for ever where there is none yet."""
+        found = await self._found(step)
+        if found.undecided is not None:
+            raise UndecidedError(found.undecided)
+        answer: A = found.answer
+        return answer
+
+    async def decision(self, step: Step[A]) -> Decision[A | None]:
+        """Return how the vote on *step* went."""
+        found = await self._found(step)
+        key = f"{self.run_id}/{found.step}"
+        decided = found.undecided is None
+        return Decision(step=found.step, answer=found.answer, decided=decided, votes=found.votes, key=key)
+
+    async def _found(self, step: Step[Any]) -> _Found:
+        found = self._record.answer(self._task, step)
+        if found is None:
+            await anyio.sleep_forever()
+            raise AssertionError
+        return found
+
+    async def map(self, steps: Iterable[Step[A]]) -> list[A]:
+        """Return the recorded answers to *steps*."""
+        found = [self._record.answer(self._task, step) for step in steps]
+        sentence = next((one.undecided for one in found if one is not None and one.undecided), None)
+        if sentence is not None:
+            raise UndecidedError(sentence)
+        there = [one.answer for one in found if one is not None]
+        if len(there) < len(found):
+            await anyio.sleep_forever()
+        return there
+
+    @asynccontextmanager
+    async def group(self) -> AsyncIterator["_Group"]:
+        """Open a group of things to be asked side by side."""
+        async with anyio.create_task_group() as tasks:
+            yield _Group(tasks, self)
+
+    async def solve(self, task: Task, key: str | None = None) -> Any:
+        """Return the recorded result of a part."""
+        kind, params = type(task).__name__, json.loads(canonical(task))
+        identity = identify_named("solve", key or kind, [kind, params])
+        part = f"{self.run_id}/{key or f'{kind.lower()}-{identity[1][:8]}'}"
+        return await self._noted(identity, {"task": kind, "params": params}, part)
+
+    async def once(self, function: Callable[[], Any], key: str) -> Any:
+        """Return the recorded result of what was done once."""
+        return await self._noted(identify_named("once", key), key)
+
+    async def _noted(self, identity: Identity, about: Any, part: str | None = None) -> Any:
+        there, result = self._record.noted(identity, about, part)
+        if not there:
+            await anyio.sleep_forever()
+        return result
+
+
+class _Pending(Generic[T]):
+    """What a member of a group comes to."""
+
+    def __init__(self) -> None:
+        self.values: list[T] = []
+
+    @property
+    def value(self) -> T:
+        """What it came to."""
+        return self.values[0]
+
+
+class _Group:
+    """Things asked side by side."""
+
+    def __init__(self, tasks: TaskGroup, ask: _Rehearsal) -> None:
+        self._tasks = tasks
+        self._ask = ask
+
+    def ask(self, step: Step[A]) -> _Pending[A]:
+        """Ask for *step*."""
+        return self.start(self._ask, step)
+
+    def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> _Pending[T]:
+        """Call an async *function*, which may ask for more."""
+        pending: _Pending[T] = _Pending()
+
+        async def run() -> None:
+            pending.values.append(await function(*args))
+
+        self._tasks.start_soon(run)
+        return pending
+
+
+def audit_process(
+    connection: sqlite3.Connection, facts: RunFacts, task: Process[Any], *, status: str, oracle: bool = False
+) -> Part:
+    """Check a process: its record on its own, and what its function asks for and comes to.
+
+    Args:
+        connection: the log, with rows as tuples.
+        facts: the run.
+        task: the run's task.
+        status: how the run stands.
+        oracle: whether to compare each decision with the truth.
+    """
+    over = status == "finished" and facts.kind != "pilot"
+    record = _Record(connection, facts, over=over, oracle=oracle)
+    record.check()
+    anyio.run(_rehearse, record, task)
+    if over and record.part.over and record.forgotten():
+        record.part.notes.append(
+            f"the process came to its end without asking for {record.forgotten()} of its decisions: their "
+            "prompts and replies were not read again"
+        )
+    return record.part
+
+
+async def _rehearse(record: _Record, task: Process[Any]) -> None:
+    async def perform() -> None:
+        try:
+            result = await task.solve(_Rehearsal(record, task))
+            record.part.over, record.part.result = True, canonical(result)
+        except Exception as error:
+            _ended(record, error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(perform)
+        if not record.over:
+            # It goes as far as its record does, and no further.
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+
+
+def _ended(record: _Record, error: BaseException) -> None:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, _StrayError) or (isinstance(error, UndecidedError) and not record.over):
+        return
+    if record.over:
+        found = f"{type(error).__name__}: {error}"
+        record.findings.add(Kind.PLUGIN, "solving", "a result", found)
