@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mdap.audit import Verification, open_log, verify
 from mdap.audit.export import FORMATS, export, is_binary
+from mdap.audit.statistics import statistics
+from mdap.cli.numbers import describe_statistics
 from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.reporting import report
@@ -69,6 +71,19 @@ def verify_(**given: Any) -> Exit:
         return Exit.FINISHED
     complain(_sentence(came))
     return Exit.FAILED
+
+
+@audit.command("stats")
+@click.argument("run_id", metavar="RUN")
+@database
+@as_json
+def stats_(**given: Any) -> None:
+    """Tell how the models of RUN did: agreement, red flags, latency, cost, and votes beside theory."""
+    found = statistics(given["db"], given["run_id"])
+    if given["json"]:
+        print_json(found.to_dict())
+    else:
+        describe_statistics(found)
 
 
 @audit.command("export")

@@ -1,0 +1,324 @@
+"""What the samples of a run say about its models: how often they agreed, what was discarded, what it took."""
+
+import json
+import math
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Final
+
+from mdap.audit.rows import plain_reading
+from mdap.audit.runs import find_number
+from mdap.rules.digests import answer_key
+from mdap.rules.lengths import likely_error_rate, race_lengths
+from mdap.rules.money import cost_of
+from mdap.settings import Price
+
+__all__ = ["Statistics", "Use", "statistics"]
+
+_TREE: Final = """
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
+
+_CELLS: Final = f"""{_TREE}
+SELECT s.model, s.temperature, s.ordinal, s.verdict, d.place IS NOT NULL AND d.author IS NULL AS decided,
+       count(*), sum(s.answer_key = key_of(d.winner)), coalesce(sum(s.input_tokens), 0),
+       coalesce(sum(s.output_tokens), 0), coalesce(sum(s.cached_tokens), 0)
+FROM tree CROSS JOIN samples s ON s.run = tree.run
+LEFT JOIN decisions d ON d.run = s.run AND d.step = s.step AND d.opening = s.opening
+GROUP BY 1, 2, 3, 4, 5"""
+_FLAGS: Final = f"""{_TREE}
+SELECT s.model, s.flag_reason, count(*) FROM tree CROSS JOIN samples s ON s.run = tree.run
+WHERE s.verdict = 'flag' GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"""
+_LATENCIES: Final = f"""{_TREE}
+SELECT s.model, CAST(round(s.latency * 1000) AS INTEGER), count(*)
+FROM tree CROSS JOIN samples s ON s.run = tree.run WHERE s.latency IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"""
+# Where the margin is the winner's votes, nobody else has any.
+_TALLIES: Final = f"""{_TREE}
+SELECT d.margin, CASE d.margin WHEN d.votes THEN d.votes ELSE
+    (SELECT group_concat(value) FROM (SELECT value FROM json_each(d.tally) ORDER BY value DESC)) END,
+    d.votes, count(*)
+FROM tree CROSS JOIN decisions d ON d.run = tree.run WHERE d.author IS NULL GROUP BY 1, 2, 3"""
+_CONTESTED: Final = f"""{_TREE}
+SELECT d.run, d.step, d.opening, d.winner FROM tree CROSS JOIN decisions d ON d.run = tree.run
+WHERE d.author IS NULL AND d.margin < d.votes"""
+_VOTES: Final = """
+SELECT model, answer_key FROM samples WHERE run = ?1 AND step = ?2 AND opening = ?3 AND verdict = 'vote'
+ORDER BY ordinal"""
+_COUNTS: Final = f"""{_TREE}
+SELECT (SELECT count(*) FROM tree CROSS JOIN decisions d ON d.run = tree.run WHERE d.author IS NOT NULL),
+       (SELECT count(*) FROM tree CROSS JOIN run_events e ON e.run = tree.run WHERE e.kind = 'escalated'),
+       (SELECT count(*) FROM tree CROSS JOIN run_events e ON e.run = tree.run
+        WHERE e.kind = 'attempt_failed')"""
+_PRICES: Final = """
+SELECT data ->> 'prices' FROM run_events WHERE run = ?1 AND kind IN ('started', 'resumed')
+ORDER BY id DESC LIMIT 1"""
+
+
+@dataclass(slots=True)
+class Use:
+    """Samples of one model, one temperature or one ordinal.
+
+    Attributes:
+        samples: all of them.
+        votes: those that voted.
+        red_flags: those that were discarded.
+        void: those on an input that turned out wrong.
+        cancelled: those that were given up.
+        decided_votes: votes in races that were decided by vote.
+        for_winner: those of them that were for the winner.
+        input_tokens: tokens of prompts.
+        output_tokens: tokens of replies.
+        cached_tokens: the part of *input_tokens* read from a cache.
+    """
+
+    samples: int = 0
+    votes: int = 0
+    red_flags: int = 0
+    void: int = 0
+    cancelled: int = 0
+    decided_votes: int = 0
+    for_winner: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of votes in decided races that were for the winner."""
+        return self.for_winner / self.decided_votes if self.decided_votes else None
+
+    @property
+    def valid_rate(self) -> float | None:
+        """The share of samples that were valid, of those that were judged."""
+        judged = self.votes + self.red_flags
+        return self.votes / judged if judged else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "agreement": self.agreement, "valid_rate": self.valid_rate}
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What `mdap audit stats` tells.
+
+    Attributes:
+        run_id: the run, of which all parts are counted.
+        models: by model.
+        temperatures: by temperature.
+        ordinals: by the sample's place in its race, from 0.
+        costs: USD by model, where its price is known.
+        latency: seconds by model: median, 95th and 99th percentile, longest; to the millisecond.
+        flags: model, reason and number of red flags, most first.
+        decided: steps decided by vote.
+        contested: those with a vote against the winner.
+        settled: decisions that nobody voted on.
+        escalated: times that a step went to another tier.
+        failed_attempts: attempts that failed in transport.
+        entropy: mean entropy of the votes of a step, in bits.
+        collisions: steps whose first two votes were both against the winner.
+        pairs: for two models (or one twice): pairs of votes against a winner in one race, and how many of
+            them were for the same answer.
+        lengths: how many steps took so many votes.
+        theory: how many are expected to, between two candidates at the error rate that fits best.
+    """
+
+    run_id: str
+    models: dict[str, Use] = field(default_factory=lambda: defaultdict(Use))
+    temperatures: dict[float, Use] = field(default_factory=lambda: defaultdict(Use))
+    ordinals: dict[int, Use] = field(default_factory=lambda: defaultdict(Use))
+    costs: dict[str, float] = field(default_factory=dict)
+    latency: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
+    flags: list[tuple[str, str, int]] = field(default_factory=list)
+    decided: int = 0
+    contested: int = 0
+    settled: int = 0
+    escalated: int = 0
+    failed_attempts: int = 0
+    entropy: float | None = None
+    collisions: int = 0
+    pairs: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    lengths: dict[int, int] = field(default_factory=dict)
+    theory: dict[int, float] = field(default_factory=dict)
+
+    def undecided(self) -> list[tuple[int, float, float]]:
+        """Return, after each number of votes, the share of steps still undecided, and that of the theory."""
+        left, expected = self.decided, float(self.decided)
+        found = []
+        for votes in sorted(set(self.lengths) | set(self.theory)):
+            left -= self.lengths.get(votes, 0)
+            expected -= self.theory.get(votes, 0.0)
+            found.append((votes, left / self.decided, max(expected, 0.0) / self.decided))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object that ``mdap audit stats --json`` prints."""
+        quantiles = ("median", "p95", "p99", "longest")
+        return {
+            "run_id": self.run_id,
+            "steps": {
+                "decided": self.decided,
+                "contested": self.contested,
+                "settled": self.settled,
+                "escalated": self.escalated,
+                "entropy_bits": self.entropy,
+                "collisions": self.collisions,
+            },
+            "failed_attempts": self.failed_attempts,
+            "models": [
+                {
+                    "model": model,
+                    **use.to_dict(),
+                    "latency": dict(zip(quantiles, self.latency.get(model, (None,) * 4), strict=True)),
+                    "cost_usd": self.costs.get(model),
+                }
+                for model, use in sorted(self.models.items())
+            ],
+            "temperatures": [
+                {"temperature": value, **use.to_dict()} for value, use in sorted(self.temperatures.items())
+            ],
+            "ordinals": [{"ordinal": value, **use.to_dict()} for value, use in sorted(self.ordinals.items())],
+            "flags": [{"model": model, "reason": why, "samples": n} for model, why, n in self.flags],
+            "wrong_pairs": [
+                {"models": list(models), "pairs": pairs, "same_answer": same}
+                for models, (pairs, same) in sorted(self.pairs.items())
+            ],
+            "votes_needed": [
+                {"votes": votes, "steps": self.lengths.get(votes, 0), "expected": self.theory.get(votes, 0.0)}
+                for votes in sorted(set(self.lengths) | set(self.theory))
+            ],
+            "undecided": [
+                {"votes": votes, "share": share, "expected": expected}
+                for votes, share, expected in self.undecided()
+            ],
+        }
+
+
+def statistics(db: str | Path, run_id: str) -> Statistics:
+    """Return statistics of a run and of all its parts.
+
+    Args:
+        db: path of the log.
+        run_id: the run's id, a unique beginning of it, or ``latest``.
+
+    Raises:
+        UsageError: there is no such run.
+        DatabaseError: the log cannot be read.
+    """
+    with plain_reading(Path(db)) as connection:
+        connection.create_function("key_of", 1, _key_of, deterministic=True)
+        run = find_number(connection, run_id)
+        [name] = connection.execute("SELECT run_id FROM runs WHERE id = ?1", (run,)).fetchone()
+        found = Statistics(name)
+        _cells(connection, run, found)
+        found.flags = connection.execute(_FLAGS, (run,)).fetchall()
+        found.latency = dict(_latencies(connection.execute(_LATENCIES, (run,))))
+        found.costs = _costs(connection, run, found.models)
+        found.settled, found.escalated, found.failed_attempts = connection.execute(_COUNTS, (run,)).fetchone()
+        _tallies(connection, run, found)
+        _contested(connection, run, found)
+    return found
+
+
+def _key_of(winner: str | None) -> str | None:
+    return None if winner is None else answer_key(winner)
+
+
+_COLUMN_OF: Final = {"vote": "votes", "flag": "red_flags", "void": "void", "cancelled": "cancelled"}
+
+
+def _cells(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
+    for model, temperature, ordinal, verdict, decided, count, right, *tokens in connection.execute(
+        _CELLS, (run,)
+    ):
+        cell = Use(samples=count)
+        setattr(cell, _COLUMN_OF[verdict], count)
+        if verdict == "vote" and decided:
+            cell.decided_votes, cell.for_winner = count, right
+        cell.input_tokens, cell.output_tokens, cell.cached_tokens = tokens
+        for use in (found.models[model], found.temperatures[temperature], found.ordinals[ordinal]):
+            for name, value in asdict(cell).items():
+                setattr(use, name, getattr(use, name) + value)
+
+
+def _latencies(
+    rows: Iterator[tuple[str, int, int]],
+) -> Iterator[tuple[str, tuple[float, float, float, float]]]:
+    """Yield quantiles by model from counts by millisecond, in order."""
+    counts: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for model, milliseconds, count in rows:
+        counts[model].append((milliseconds, count))
+    for model, histogram in counts.items():
+        median, p95, p99 = (_quantile(histogram, share) for share in (0.5, 0.95, 0.99))
+        yield model, (median, p95, p99, histogram[-1][0] / 1000)
+
+
+def _quantile(histogram: Sequence[tuple[int, int]], share: float) -> float:
+    """Return the smallest value that so large a share does not exceed, in seconds."""
+    wanted, seen = share * sum(count for _, count in histogram), 0
+    for milliseconds, count in histogram:
+        seen += count
+        if seen >= wanted:
+            return milliseconds / 1000
+    return math.nan
+
+
+def _costs(connection: sqlite3.Connection, run: int, models: Mapping[str, Use]) -> dict[str, float]:
+    row = connection.execute(_PRICES, (run,)).fetchone()
+    prices = json.loads(row[0] or "{}") if row else {}
+    return {
+        model: cost_of(Price(**prices[model]), use.input_tokens, use.output_tokens, use.cached_tokens)
+        for model, use in models.items()
+        if model in prices
+    }
+
+
+def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
+    """Take how many votes steps needed, and how divided they were."""
+    bits = 0.0
+    races: Counter[tuple[int, int]] = Counter()
+    lengths: Counter[int] = Counter()
+    for margin, signature, votes, steps in connection.execute(_TALLIES, (run,)):
+        counts = [int(part) for part in str(signature).split(",")]
+        taken = sum(counts)
+        lengths[taken] += steps
+        races[margin, taken - votes] += steps
+        found.contested += steps * (taken > votes)
+        bits -= steps * sum(count / taken * math.log2(count / taken) for count in counts if count < taken)
+    found.decided = races.total()
+    if not found.decided:
+        return
+    found.entropy = bits / found.decided
+    found.lengths = dict(sorted(lengths.items()))
+    _expect(found, races)
+
+
+def _expect(found: Statistics, races: Counter[tuple[int, int]]) -> None:
+    """Take how many votes steps need in theory."""
+    by_margin: Counter[int] = Counter()
+    for (margin, _), steps in races.items():
+        by_margin[margin] += steps
+    rate = likely_error_rate(races)
+    for margin, steps in by_margin.items():
+        for votes, chance in enumerate(race_lengths(rate, margin, max(found.lengths))):
+            if chance > 0:
+                found.theory[votes] = found.theory.get(votes, 0.0) + steps * chance
+
+
+def _contested(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
+    """Look at the votes of races that were not unanimous, one by one."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    same: Counter[tuple[str, str]] = Counter()
+    for *place, winner in connection.execute(_CONTESTED, (run,)):
+        right = answer_key(winner)
+        votes = connection.execute(_VOTES, place).fetchall()
+        found.collisions += all(key != right for _, key in votes[:2])
+        wrong = [vote for vote in votes if vote[1] != right]
+        for (model, key), (other, other_key) in combinations(wrong, 2):
+            names = (model, other) if model <= other else (other, model)
+            pairs[names] += 1
+            same[names] += key == other_key
+    found.pairs = {names: (count, same[names]) for names, count in pairs.items()}
