@@ -20,7 +20,7 @@ from mdap.settings import Price
 __all__ = ["Statistics", "Use", "statistics"]
 
 _TREE: Final = """
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
 
 _CELLS: Final = f"""{_TREE}
 SELECT s.model, s.temperature, s.ordinal, s.verdict, d.place IS NOT NULL AND d.author IS NULL AS decided,
@@ -48,7 +48,8 @@ _VOTES: Final = """
 SELECT model, answer_key FROM samples WHERE run = ?1 AND step = ?2 AND opening = ?3 AND verdict = 'vote'
 ORDER BY ordinal"""
 _COUNTS: Final = f"""{_TREE}
-SELECT (SELECT count(*) FROM tree CROSS JOIN decisions d ON d.run = tree.run WHERE d.author IS NOT NULL),
+SELECT (SELECT count(*) FROM tree CROSS JOIN decisions d ON d.run = tree.run WHERE d.author <> 'mdap'),
+       (SELECT count(*) FROM tree CROSS JOIN decisions d ON d.run = tree.run WHERE d.author = 'mdap'),
        (SELECT count(*) FROM tree CROSS JOIN run_events e ON e.run = tree.run WHERE e.kind = 'escalated'),
        (SELECT count(*) FROM tree CROSS JOIN run_events e ON e.run = tree.run
         WHERE e.kind = 'attempt_failed')"""
@@ -115,7 +116,8 @@ class Statistics:
         flags: model, reason and number of red flags, most first.
         decided: steps decided by vote.
         contested: those with a vote against the winner.
-        settled: decisions that nobody voted on.
+        settled: decisions that a person took.
+        noted: results of parts and of what a process does once, which nobody votes on.
         escalated: times that a step went to another tier.
         failed_attempts: attempts that failed in transport.
         entropy: mean entropy of the votes of a step, in bits.
@@ -136,6 +138,7 @@ class Statistics:
     decided: int = 0
     contested: int = 0
     settled: int = 0
+    noted: int = 0
     escalated: int = 0
     failed_attempts: int = 0
     entropy: float | None = None
@@ -163,6 +166,7 @@ class Statistics:
                 "decided": self.decided,
                 "contested": self.contested,
                 "settled": self.settled,
+                "noted": self.noted,
                 "escalated": self.escalated,
                 "entropy_bits": self.entropy,
                 "collisions": self.collisions,
@@ -217,7 +221,8 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
         found.flags = connection.execute(_FLAGS, (run,)).fetchall()
         found.latency = dict(_latencies(connection.execute(_LATENCIES, (run,))))
         found.costs = _costs(connection, run, found.models)
-        found.settled, found.escalated, found.failed_attempts = connection.execute(_COUNTS, (run,)).fetchone()
+        counts = connection.execute(_COUNTS, (run,)).fetchone()
+        found.settled, found.noted, found.escalated, found.failed_attempts = counts
         _tallies(connection, run, found)
         _contested(connection, run, found)
     return found

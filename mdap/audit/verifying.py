@@ -27,7 +27,7 @@ _ONLY_OF_PLUGIN: Final = (
     "made, or the log was forged as a whole: compare the digest with one noted elsewhere"
 )
 _TREE: Final = """
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
 _PARTS_OF_TREE: Final = f"{_TREE} SELECT run FROM tree WHERE run <> ?1 ORDER BY run"
 _DECISIONS_OF_TREE: Final = f"""{_TREE} SELECT coalesce(sum((SELECT max(place) + 1 FROM decisions d
     WHERE d.run = tree.run)), 0) FROM tree"""

@@ -20,7 +20,8 @@ def describe_statistics(found: Statistics) -> None:
         f"contested, {number(found.collisions)} with two wrong votes first; {entropy} bits of entropy a step"
     )
     say(
-        f"  {number(found.settled)} settled without a vote, {number(found.escalated)} escalations, "
+        f"  {number(found.settled)} settled by a person, {number(found.noted)} results without a vote, "
+        f"{number(found.escalated)} escalations, "
         f"{number(found.failed_attempts)} failed attempts"
     )
     _models(found)

@@ -56,12 +56,12 @@ SELECT count(*) FROM samples s JOIN decisions d ON d.run = s.run AND d.step = s.
 WHERE s.run = ?1 AND s.verdict = 'flag'
 
 -- name: totals
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT verdict, count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)
 FROM tree JOIN samples USING (run) GROUP BY verdict
 
 -- name: usage_by_model
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT model, count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
        coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
        sum(verdict = 'vote') AS votes, sum(verdict = 'flag') AS red_flags,
@@ -73,15 +73,15 @@ SELECT data->>'prices' FROM run_events WHERE run = ?1 AND kind IN ('started', 'r
 ORDER BY id DESC LIMIT 1
 
 -- name: count_decisions
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT coalesce(sum((SELECT max(place) + 1 FROM decisions d WHERE d.run = tree.run)), 0) FROM tree
 
 -- name: count_failed_attempts
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT count(*) FROM tree JOIN run_events USING (run) WHERE kind = 'attempt_failed'
 
 -- name: count_escalations
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT count(*) FROM tree JOIN run_events USING (run) WHERE kind = 'escalated'
 
 -- name: last_decision
@@ -135,7 +135,7 @@ SELECT kind, at, author, reason, step, opening, data FROM run_events
 WHERE run = ?1 AND kind NOT IN ('attempt_failed', 'effect') ORDER BY id
 
 -- name: warnings
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT reason FROM tree JOIN run_events USING (run) WHERE kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
 
 -- name: last_ended
@@ -147,21 +147,21 @@ SELECT coalesce(sum(data->>'seconds'), 0.0) FROM run_events
 WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed')
 
 -- name: tallies
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT votes, votes - margin AS runner_up,
        CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
        count(*) AS steps
 FROM tree JOIN decisions USING (run) WHERE author IS NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 
 -- name: steps_with_tally
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT run_id, step, opening FROM tree JOIN decisions USING (run) JOIN runs ON runs.id = run
 WHERE author IS NULL AND votes = ?2 AND votes - margin = ?3
   AND CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END = ?4
 ORDER BY run, place LIMIT ?5
 
 -- name: count_settled
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT count(*) FROM tree JOIN decisions USING (run) WHERE author <> 'mdap'
 
 -- name: votes_decided
@@ -169,7 +169,7 @@ SELECT count(*) FROM samples WHERE run = ?1 AND verdict = 'vote'
 AND step <= (SELECT max(step) FROM decisions WHERE run = ?1)
 
 -- name: votes_for_winners
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT coalesce(sum(votes), 0) FROM tree JOIN decisions USING (run)
 
 -- name: decided
@@ -196,7 +196,7 @@ WHERE p.run = ?1 AND p.step BETWEEN ?2 AND ?3 ORDER BY d.place IS NULL, p.step, 
 
 -- name: replay_step
 WITH RECURSIVE family(id) AS (
-    SELECT ?1 UNION ALL SELECT r.id FROM runs r JOIN family f ON r.parent = f.id
+    SELECT ?1 UNION SELECT r.id FROM runs r JOIN family f ON r.parent = f.id
 )
 SELECT p.key, p.prompt_digest, s.ordinal, s.model, s.view, s.temperature, s.input_tokens, s.output_tokens,
        s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason, t.body
