@@ -19,6 +19,8 @@ MakeTask = Callable[[str, Mapping[str, Any]], Task]
 
 _SMALLEST: Final = 2_000
 _LARGEST: Final = 20_000
+# Fewer decisions than this are checked sooner than other processes are there.
+_WORTHWHILE: Final = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def audit_parts(
         task: the run's task.
     """
     spans = _spans(facts.decisions, job.jobs)
-    if job.jobs == 1 or len(spans) == 1:
+    if job.jobs == 1 or facts.decisions < _WORTHWHILE:
         for span in spans:
             yield audit_part(connection, facts, task, span, oracle=job.oracle)
         return

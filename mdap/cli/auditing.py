@@ -13,11 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mdap.audit import Verification, open_log, verify
 from mdap.audit.export import FORMATS, export, is_binary
+from mdap.audit.review import review
 from mdap.audit.statistics import statistics
 from mdap.cli.numbers import describe_statistics
 from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.reporting import report
+from mdap.cli.reviewing import describe_doubtful
 from mdap.errors import UsageError
 from mdap.plugins import make_task
 
@@ -84,6 +86,22 @@ def stats_(**given: Any) -> None:
         print_json(found.to_dict())
     else:
         describe_statistics(found)
+
+
+@audit.command("review")
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--most", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Decisions to show."
+)
+@database
+@as_json
+def review_(**given: Any) -> None:
+    """Show the most doubtful decisions of RUN: what was voted for, and what the models wrote."""
+    found = review(given["db"], given["run_id"], given["most"])
+    if given["json"]:
+        print_json({"decisions": [one.to_dict() for one in found]})
+    else:
+        describe_doubtful(found)
 
 
 @audit.command("export")

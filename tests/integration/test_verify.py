@@ -163,6 +163,7 @@ def test_several_processes_find_what_one_does(tmp_path: Path, monkeypatch: pytes
     copy = edited(db, tmp_path, "UPDATE samples SET latency = 3.5 WHERE step IN (60, 250) AND ordinal = 0")
     monkeypatch.setattr("mdap.audit.parallel._SMALLEST", 100)
     monkeypatch.setattr("mdap.audit.parallel._LARGEST", 100)
+    monkeypatch.setattr("mdap.audit.parallel._WORTHWHILE", 0)
     came = verify(copy, "walk", make_task, jobs=2)
     assert came == verify(copy, "walk", make_task)
     assert [mismatch.step for mismatch in came.mismatches] == [60, 250]
