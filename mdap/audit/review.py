@@ -27,7 +27,8 @@ _ALIKE: Final = f"""{_TREE}
 SELECT r.run_id, d.run, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin
 FROM tree CROSS JOIN decisions d ON d.run = tree.run JOIN runs r ON r.id = d.run
 LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
-WHERE d.author IS NULL AND d.votes = ?2 AND d.margin = ?3 AND {_TOTAL} = ?4 ORDER BY d.run, d.place LIMIT ?5"""
+WHERE d.author IS NULL AND d.votes = ?2 AND d.margin = ?3 AND {_TOTAL} = ?4
+ORDER BY d.run, d.place LIMIT ?5"""
 
 
 @dataclass(frozen=True, slots=True)
