@@ -79,7 +79,7 @@ def _round_steps(low: float, high: float) -> list[float]:
     span = high - low
     if span <= 0:
         return [low]
-    raw = span / 5
+    raw = span / 7
     size = 10.0 ** math.floor(math.log10(raw))
     stride = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)
     first = math.ceil(low / stride - 1e-9)

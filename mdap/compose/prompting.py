@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,7 +30,7 @@ class TaskPrompts:
     """
 
     def __init__(self, trusted: Collection[str] = ()) -> None:
-        self._trusted = frozenset(trusted)
+        self._trusted = frozenset(map(_in_full, trusted))
         self._chain = lru_cache(maxsize=64)(self._made)
 
     def length(self, task: str, params: Mapping[str, Any]) -> int | None:
@@ -50,13 +51,13 @@ class TaskPrompts:
         try:
             state = chain.types()[0].validate_json(text)
             found = chain.step(step, state)
+            if found is None:
+                return f"the installed {task} asks nothing here: it has changed since the run"
+            return _rendered(found, digest)
         except ValidationError:
             return f"the installed {task} cannot read this input: it has changed since the run"
-        except MdapError as error:
-            return str(error)
-        if found is None:
-            return f"the installed {task} asks nothing here: it has changed since the run"
-        return _rendered(found, digest)
+        except Exception as error:  # it is somebody else's code, and a page must not end with it
+            return str(error) if isinstance(error, MdapError) else f"{task}: {type(error).__name__}: {error}"
 
     def _made(self, task: str, params: str) -> Authored | str:
         if task not in installed(TASKS) and task not in self._trusted:
@@ -70,6 +71,12 @@ class TaskPrompts:
             if isinstance(made, Chain)
             else f"{task} is a process, which makes its prompts as it runs"
         )
+
+
+def _in_full(name: str) -> str:
+    """Return *name* as a run has it: a file by its whole path."""
+    place, colon, attribute = name.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}{colon}{attribute}" if place.endswith(".py") else name
 
 
 def _rendered(step: Step[Any], digest: str) -> Rendered:

@@ -233,6 +233,22 @@ def test_wrong_addresses_get_a_sentence(site: Site, path: str, status: int, sent
     assert "Traceback" not in answer.text
 
 
+def test_an_error_of_ours_is_a_page_with_the_headers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence, and no traceback on the page or in the terminal."""
+
+    def fails(run: object, summary: object) -> None:
+        raise ZeroDivisionError("<b>nothing</b>")
+
+    monkeypatch.setattr("mdap.audit.viewer.pages.outcome", fails)
+    answer = site.ask("/runs/1")
+    assert answer.status == 500
+    assert "Unexpected ZeroDivisionError: <b>nothing</b>. This is a bug of mdap." in html.unescape(
+        answer.text
+    )
+    assert "<b>nothing" not in answer.text
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
 # --- what is shown
 
 

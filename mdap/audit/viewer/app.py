@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from mdap.audit.about import About, about
 from mdap.audit.looks import environment, static
@@ -79,7 +79,11 @@ class _Viewer:
         if isinstance(error, OverflowError):  # a number that no row can have
             error = HTTPException(404, "There is no such page.")
         status = error.status_code if isinstance(error, HTTPException) else 500
-        sentence = error.detail if isinstance(error, HTTPException) else f"{error}."
+        sentence = f"{error}."
+        if isinstance(error, HTTPException):
+            sentence = error.detail
+        elif not isinstance(error, MdapError):
+            sentence = f"Unexpected {type(error).__name__}: {error}. This is a bug of mdap."
         return self.answer("error.html", {"sentence": sentence, "status": status}, status)
 
 
@@ -90,7 +94,7 @@ async def _static(request: Request) -> Response:
     return Response(static(name), media_type=_FILES[name], headers={"Cache-Control": "max-age=3600"})
 
 
-def create_app(open_source: Opener, prompts: Prompts, name: str, hosts: Collection[str]) -> Starlette:
+def create_app(open_source: Opener, prompts: Prompts, name: str, hosts: Collection[str]) -> ASGIApp:
     """Return the viewer as an ASGI application.
 
     Args:
@@ -115,8 +119,11 @@ def create_app(open_source: Opener, prompts: Prompts, name: str, hosts: Collecti
         Route("/texts/{text:int}", viewer.text),
         Route("/static/{name}", _static),
     ]
-    handlers: dict[Any, Any] = dict.fromkeys((HTTPException, MdapError, OverflowError), viewer.refused)
-    return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)], exception_handlers=handlers)
+    handlers: dict[Any, Any] = dict.fromkeys(
+        (HTTPException, MdapError, OverflowError, Exception), viewer.refused
+    )
+    # Outermost, so that even the answer to an error of ours carries its headers.
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), hosts)
 
 
 def _warm_up() -> None:
