@@ -108,10 +108,11 @@ def make_database(path: Path) -> None:
     with suppress(mdap.UndecidedError):
         mdap.solve_sync(Hanoi(disks=3), db=path, **hard)
     mdap.solve_sync(Echo(), model=TOY, db=path, run_id=HOSTILE_ID)
-    prices = {TOY: mdap.Price(input=1.0, output=2.0)}
-    mdap.solve_sync(Pair(), model=TOY, db=path, run_id="pair", prices=prices)
+    mdap.solve_sync(Pair(), model=TOY, db=path, run_id="pair")
     with pytest.raises(mdap.StoppedError):
-        mdap.solve_sync(Hanoi(disks=6), db=path, run_id="poor", budget=mdap.Budget(tokens=10_000))
+        prices = {"sim": mdap.Price(input=1.0, output=2.0)}
+        budget = mdap.Budget(tokens=10_000)
+        mdap.solve_sync(Hanoi(disks=6), db=path, run_id="poor", budget=budget, prices=prices)
 
 
 def settle(path: Path, step: int) -> None:

@@ -12,7 +12,7 @@ from mdap.records import Certificate
 from mdap.rules.certificate import certify, doubts
 from mdap.settings import Price
 
-__all__ = ["About", "Verdicts", "about", "outcome", "status_of"]
+__all__ = ["About", "Verdicts", "about", "outcome", "spent", "status_of"]
 
 _ENDED: Final = ("finished", "undecided", "stopped", "failed")
 
@@ -39,7 +39,7 @@ class About:
         prices: by model, those of its last session.
         digest: head of the digest chain.
         seal: digest over all that the log holds of it, as of the end of its last session.
-        escalated: whether a step went to another tier of models.
+        escalated: whether a step, of it or of a part, went to another tier of models.
     """
 
     number: int
@@ -131,7 +131,7 @@ async def _about(source: Source, row: Row) -> About:
         digest=last[0]["digest"] if last else None,
         seal=seals[0][0] if seals else None,
         warnings=tuple(one["reason"] for one in await source.rows("warnings", number)),
-        escalated="escalated" in kinds,
+        escalated=bool((await source.rows("count_escalations", number))[0][0]),
         failed_attempts=kinds.get("attempt_failed", 0),
     )
 
@@ -185,8 +185,14 @@ def outcome(run: About, summary: Summary) -> Verdicts:
         output_tokens=sum(use.output_tokens for use in models.values()),
         certificate=certificate,
         doubts=_doubts(summary, certificate),
-        cost_usd=cost_of_bin(Bin(models=models), run.prices) if models else None,
+        cost_usd=spent(run, summary),
     )
+
+
+def spent(run: About, summary: Summary) -> float | None:
+    """Return what the samples of *run* cost in USD; None where a model has no price."""
+    models = summary.models
+    return cost_of_bin(Bin(models=models), run.prices) if models else None
 
 
 def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[Doubt, float | None]]:

@@ -43,7 +43,7 @@ def _stretches(summary: Summary, most: int) -> list[_Stretch]:
 
 def disagreement(summary: Summary) -> Figure | None:
     """Return how many votes were against the winners, and how many samples were flagged, along the run."""
-    if not summary.votes:
+    if not summary.votes or summary.mixed:
         return None
     parts = _stretches(summary, _POINTS)
     against = [(one.start, one.stop, _against(one.part)) for one in parts]
@@ -93,6 +93,8 @@ def cost_of_bin(part: Bin, prices: Mapping[str, Price]) -> float | None:
 
 def spending(summary: Summary, prices: Mapping[str, Price]) -> Figure | None:
     """Return what was spent by each step: USD where every model has a price, or else tokens."""
+    if summary.mixed:
+        return None
     priced = bool(cost_of_bin(Bin(models=summary.models), prices))
 
     def spent(part: Bin) -> float:

@@ -5,10 +5,10 @@ from typing import Final
 from markupsafe import Markup
 
 from mdap.audit.about import About, outcome
+from mdap.audit.counting import Count
 from mdap.audit.figures import figures
 from mdap.audit.looks import environment, static
 from mdap.audit.source import Source
-from mdap.audit.summary import Summary
 
 __all__ = ["report"]
 
@@ -26,8 +26,9 @@ async def report(source: Source, run: About, length: int | None, made_at: str) -
         length: how many steps the task has; None where unknown.
         made_at: when the report is made.
     """
-    summary = Summary(run.number)
-    await summary.count(source, run.end)
+    count = Count(run)
+    await count.go_on(source, run)
+    summary = count.summary
     happened = await source.rows("view_main_events", run.number, _EVENTS)
     parts = await source.rows("view_runs", run.number, _LARGEST, _PARTS) if run.children else []
     return (

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mdap.audit.source import Row, Source
 from mdap.records import TallyShape
@@ -71,11 +71,13 @@ class Doubt:
     """A decision that was contested, or made by a person.
 
     Attributes:
+        run: the number of the run.
         rival: the most votes that another candidate had.
         total: all votes.
         author: the person; None for a vote.
     """
 
+    run: int
     place: int
     step: int
     votes: int
@@ -101,6 +103,7 @@ class Summary:
         flags: red flags by reason.
         latencies: samples by latency in milliseconds, to two digits.
         doubts: the most doubtful decisions, those most in doubt first.
+        mixed: whether other runs are in it, so that it has no beginning and no end.
     """
 
     run: int
@@ -114,6 +117,7 @@ class Summary:
     flags: Counter[str] = field(default_factory=Counter)
     latencies: Counter[int] = field(default_factory=Counter)
     doubts: list[Doubt] = field(default_factory=list)
+    mixed: bool = False
 
     @property
     def decisions(self) -> int:
@@ -178,6 +182,22 @@ class Summary:
             self.reached = stop
         return self.reached >= end
 
+    def absorb(self, other: "Summary") -> None:
+        """Add what *other*, of another run, counts."""
+        self.mixed = True
+        for mine, theirs in (
+            (self.races, other.races),
+            (self.verdicts, other.verdicts),
+            (self.flags, other.flags),
+            (self.latencies, other.latencies),
+        ):
+            cast("Counter[Any]", mine).update(cast("Counter[Any]", theirs))
+        self.settled += other.settled
+        self.noted += other.noted
+        self.doubts = sorted([*self.doubts, *other.doubts], key=_certainty)[:_DOUBTS]
+        for part in other.bins:
+            self._bin(0).add(part)
+
     async def _range(self, source: Source, start: int, stop: int) -> None:
         part = Bin()
         # All rows first: a request that is given up in between must not leave half a range counted.
@@ -188,7 +208,7 @@ class Summary:
             self._decisions(row, part)
         for row in samples:
             self._samples(row, part)
-        found = [_doubt(row) for row in doubts]
+        found = [_doubt(self.run, row) for row in doubts]
         self.doubts = sorted([*self.doubts, *found], key=_certainty)[:_DOUBTS]
         self._bin(start).add(part)
 
@@ -244,10 +264,10 @@ def _sum(left: Bin, right: Bin) -> Bin:
     return left
 
 
-def _doubt(row: Row) -> Doubt:
+def _doubt(run: int, row: Row) -> Doubt:
     rival, total = row["votes"] - row["margin"], row["total"] or 0
-    return Doubt(row["place"], row["step"], row["votes"], rival, total, row["author"], row["winner"])
+    return Doubt(run, row["place"], row["step"], row["votes"], rival, total, row["author"], row["winner"])
 
 
 def _certainty(doubt: Doubt) -> tuple[Any, ...]:
-    return (doubt.author is None, -doubt.rival, doubt.place)
+    return (doubt.author is None, -doubt.rival, doubt.run, doubt.place)

@@ -11,6 +11,7 @@ import pytest
 import mdap
 from mdap.audit import summary as counting
 from mdap.audit.about import about, outcome
+from mdap.audit.counting import Count
 from mdap.audit.figures import figures
 from mdap.audit.summary import Summary
 from mdap.journal.reader import open_log
@@ -113,3 +114,31 @@ async def test_the_chance_and_the_plots_are_those_of_the_whole_run(database: Pat
 async def test_a_run_without_rows_has_no_plots() -> None:
     """Nothing is divided by nothing."""
     assert figures(Summary(1), 3, {}) == []
+
+
+async def test_a_batch_is_the_sum_of_its_parts(tmp_path: Path) -> None:
+    """However its counting is cut, a batch has the numbers of all its cases, each once."""
+    path = tmp_path / "b.db"
+    async with mdap.Session(db=path, options={"error_rate": 0.2, "seed": 1}) as session:
+        tasks = [Hanoi(disks=2 + number % 4) for number in range(12)]
+        assert [one.status async for one in session.solve_all(tasks, run_id="batch")] == ["finished"] * 12
+    async with open_log(path) as reader:
+        run = await about(reader, 1)
+        assert run is not None
+        whole, cut = Count(run), Count(run)
+        await whole.go_on(reader, run)
+        looks = 0
+        while not cut.whole:
+            await cut.go_on(reader, run, seconds=0.0005)
+            looks += 1
+        totals = await reader.totals(run.number)
+    assert looks > 1
+    for count in (whole, cut):
+        summary = count.summary
+        assert count.parts == 12
+        assert (summary.decisions, summary.verdicts["vote"]) == (totals.steps, totals.votes)
+        assert sum(use.input_tokens for use in summary.models.values()) == totals.usage.input_tokens
+    assert (whole.summary.races, whole.summary.doubts) == (cut.summary.races, cut.summary.doubts)
+    titles = [figure.title for figure in figures(whole.summary, run.k, run.prices)]
+    assert "Convergence" in titles
+    assert "Disagreement along the run" not in titles

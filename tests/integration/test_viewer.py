@@ -293,9 +293,9 @@ def test_the_cost_is_that_of_the_prices(database: Path, site: Site) -> None:
     """Tokens times prices, as the run was told them: USD 1 and 2 a million."""
     with closing(sqlite3.connect(database)) as connection:
         given, made = connection.execute(
-            "SELECT sum(input_tokens), sum(output_tokens) FROM samples WHERE run = ?", (PAIR,)
+            "SELECT sum(input_tokens), sum(output_tokens) FROM samples WHERE run = ?", (POOR,)
         ).fetchone()
-    assert f"${(given + 2 * made) / 1e6:.3g}" in site.page(f"/runs/{PAIR}")
+    assert f"${(given + 2 * made) / 1e6:.3g}" in site.page(f"/runs/{POOR}")
 
 
 def listed(site: Site, run: int, kind: str) -> list[int]:

@@ -12,10 +12,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mdap.audit.about import About, about
+from mdap.audit.counting import Counts
 from mdap.audit.looks import environment, static
 from mdap.audit.source import Opener, Prompts, Source
 from mdap.audit.viewer import pages
-from mdap.audit.viewer.counting import Counts
 from mdap.audit.viewer.guard import Guard
 from mdap.errors import MdapError
 from mdap.records import TallyShape

@@ -1,18 +1,19 @@
 """What each page shows: a template's name and its values."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, Final
 
 import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from mdap.audit.about import About, Verdicts, about, outcome
+from mdap.audit.about import About, outcome
+from mdap.audit.counting import Counts
 from mdap.audit.figures import figures
 from mdap.audit.source import Prompts, Row, Source
-from mdap.audit.viewer.counting import Count, Counts
+from mdap.audit.viewer.listing import list_runs
 from mdap.audit.viewer.race import race_of
 from mdap.audit.viewer.walking import Found, walk
 
@@ -25,6 +26,7 @@ _RUNS: Final = 30
 _STEPS: Final = 50
 _EVENTS: Final = 100
 _LATEST: Final = 12
+_PARTS: Final = 20_000
 _OPENINGS: Final = 10
 _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
@@ -67,19 +69,17 @@ def key(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-async def runs(source: Source, counts: Counts, before: int, parent: int | None = None) -> dict[str, Any]:
-    """Return a page of runs, newest first, as far as they are counted."""
-    rows = await source.rows("view_runs", parent, before, _RUNS + 1)
-    found = [run for row in rows[:_RUNS] if (run := await about(source, row["id"])) is not None]
-    deadline = monotonic() + _COUNTING
-    for run in sorted(found, key=lambda one: one.end):  # a short run must not wait for a long one
-        await counts.of(run).go_on(source, run, deadline - monotonic())
-    listed = [(run, _came_to(counts.of(run), run)) for run in found]
+async def runs(source: Source, counts: Counts, before: int) -> dict[str, Any]:
+    """Return a page of the runs that are no parts of others, newest first, as far as they are counted."""
+    rows = await source.rows("view_runs", None, before, _RUNS + 1)
+    return await _page_of_runs(source, counts, rows, _COUNTING)
+
+
+async def _page_of_runs(
+    source: Source, counts: Counts, rows: Sequence[Row], seconds: float
+) -> dict[str, Any]:
+    listed = await list_runs(source, counts, list(rows[:_RUNS]), seconds)
     return {"listed": listed, "before": rows[_RUNS - 1]["id"] if len(rows) > _RUNS else None}
-
-
-def _came_to(count: Count, run: About) -> Verdicts | None:
-    return outcome(run, count.summary) if count.whole else None
 
 
 async def overview(visit: Visit) -> Shown:
@@ -87,8 +87,13 @@ async def overview(visit: Visit) -> Shown:
     run, source = visit.run, visit.source
     happened = await source.rows("view_main_events", run.number, _LATEST)
     before = key(visit.request, "before", _LARGEST)
-    parts = await runs(source, visit.counts, before, run.number) if run.children else None
-    return "run.html", {**await _counted(visit), "events": happened, "parts": parts, "tab": "overview"}
+    values = {**await _counted(visit), "events": happened, "parts": None, "tab": "overview"}
+    if run.children:
+        rows = await source.rows("view_runs", run.number, before, _RUNS + 1)
+        values["parts"] = await _page_of_runs(source, visit.counts, rows, _COUNTING / 4)
+        values["ended"] = await source.rows("view_parts_by_status", run.number, _PARTS)
+        values["most_parts"] = _PARTS
+    return "run.html", values
 
 
 async def live(visit: Visit) -> Shown:
@@ -104,6 +109,7 @@ async def _counted(visit: Visit) -> dict[str, Any]:
     return {
         "summary": count.summary,
         "whole": count.whole,
+        "parts_counted": count.parts,
         "outcome": outcome(run, count.summary),
         "figures": figures(count.summary, run.k, run.prices),
         "length": length,

@@ -5,6 +5,8 @@
 SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.parent,
     (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
      ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+    (SELECT max(id) FROM run_events e WHERE e.run = r.id AND e.kind IN
+     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled')) AS last_turn,
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps,
     (SELECT count(*) FROM runs c WHERE c.parent = r.id) AS children
 FROM runs r WHERE r.parent IS ?1 AND r.id < ?2 ORDER BY r.id DESC LIMIT ?3
@@ -22,6 +24,20 @@ SELECT r.*,
     (SELECT run_id FROM runs p WHERE p.id = r.parent) AS parent_name,
     (SELECT count(*) FROM runs c WHERE c.parent = r.id) AS children
 FROM runs r WHERE r.id = ?1
+
+-- name: view_ended_parts
+WITH RECURSIVE tree(run) AS (SELECT id FROM runs WHERE parent = ?1 UNION ALL
+    SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT tree.run, max(e.id) AS event, max(coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = tree.run), 0),
+    coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = tree.run), 0)) AS end
+FROM tree JOIN run_events e ON e.run = tree.run AND e.kind IN ('finished', 'undecided', 'stopped', 'failed')
+GROUP BY tree.run HAVING max(e.id) > ?2 ORDER BY event LIMIT ?3
+
+-- name: view_parts_by_status
+SELECT coalesce((SELECT kind FROM run_events e WHERE e.run = p.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1), 'started') AS last_event,
+    count(*) AS runs
+FROM (SELECT id FROM runs WHERE parent = ?1 ORDER BY id LIMIT ?2) p GROUP BY 1 ORDER BY runs DESC
 
 -- name: view_event_kinds
 SELECT kind, count(*) AS events FROM run_events WHERE run = ?1 GROUP BY kind ORDER BY kind

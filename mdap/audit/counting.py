@@ -1,0 +1,125 @@
+"""Counting a run and its parts, a little at a time."""
+
+from collections import OrderedDict
+from time import monotonic
+from typing import Final, TypeVar
+
+import anyio
+
+from mdap.audit.about import About
+from mdap.audit.source import Source
+from mdap.audit.summary import Summary
+
+__all__ = ["Count", "Counts"]
+
+T = TypeVar("T")
+Sums = tuple[int, float | None]
+"""Votes, and cost in USD."""
+
+_KEPT: Final = 200
+_SUMS_KEPT: Final = 10_000
+_PARTS: Final = 500
+_FOREVER: Final = float("inf")
+
+
+class Count:
+    """The summary of a run and of its parts that have ended, and how fast the run goes on.
+
+    Args:
+        run: the run as it was when it was first looked at.
+
+    Attributes:
+        summary: what is counted.
+        whole: whether that is all there is.
+        parts: how many parts are counted.
+    """
+
+    def __init__(self, run: About) -> None:
+        self._lock = anyio.Lock()
+        self._since = (monotonic(), run.decided)
+        self._begin(run)
+
+    def _begin(self, run: About) -> None:
+        self.summary = Summary(run.number)
+        self.whole = False
+        self._turn = run.turn
+        self._counted: set[int] = set()
+        self._event = 0
+        self._part: Summary | None = None
+
+    @property
+    def parts(self) -> int:
+        """How many parts are counted."""
+        return len(self._counted)
+
+    def pace(self, run: About) -> float | None:
+        """Return how many steps a second were decided since this run was first looked at."""
+        began, decided = self._since
+        passed = monotonic() - began
+        return (run.decided - decided) / passed if run.running and passed > 0.5 else None
+
+    async def go_on(self, source: Source, run: About, seconds: float = _FOREVER) -> None:
+        """Count on for about so many seconds; a run that took a turn is counted anew.
+
+        While a run goes on, samples that turn out void come late, for steps that were counted before.
+        """
+        if self._lock.locked():
+            return
+        async with self._lock:
+            if self._turn != run.turn:
+                self._begin(run)
+            deadline = monotonic() + seconds
+            own = self.summary.reached >= run.end or await self.summary.count(source, run.end, seconds)
+            self.whole = own and (not run.children or await self._go_on_with_parts(source, run, deadline))
+
+    async def _go_on_with_parts(self, source: Source, run: About, deadline: float) -> bool:
+        while True:
+            rows = await source.rows("view_ended_parts", run.number, self._event, _PARTS)
+            for row in rows:
+                left = deadline - monotonic()
+                if left <= 0 or not await self._go_on_with(source, row["run"], row["end"], left):
+                    return False
+                self._event = row["event"]
+            if len(rows) < _PARTS:
+                return True
+
+    async def _go_on_with(self, source: Source, number: int, end: int, seconds: float) -> bool:
+        if number in self._counted:
+            return True
+        if self._part is None:
+            self._part = Summary(number)
+        if self._part.reached < end and not await self._part.count(source, end, seconds):
+            return False
+        self.summary.absorb(self._part)
+        self._counted.add(number)
+        self._part = None
+        return True
+
+
+class Counts:
+    """The counts of the runs that were looked at last, and the sums of many more that have ended."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[int, Count] = OrderedDict()
+        self._known: OrderedDict[int, tuple[int, Sums]] = OrderedDict()
+
+    def of(self, run: About) -> Count:
+        """Return the count of *run*."""
+        count = self._counts.pop(run.number, None) or Count(run)
+        _keep(self._counts, run.number, count, _KEPT)
+        return count
+
+    def known(self, run: int, turn: int) -> Sums | None:
+        """Return what `note` was told of the run with this number, unless it took a turn since."""
+        noted = self._known.get(run)
+        return noted[1] if noted is not None and noted[0] == turn else None
+
+    def note(self, run: int, turn: int, sums: Sums) -> None:
+        """Keep the votes and the cost of a run that has ended."""
+        _keep(self._known, run, (turn, sums), _SUMS_KEPT)
+
+
+def _keep(kept: OrderedDict[int, T], number: int, value: T, most: int) -> None:
+    kept[number] = value
+    while len(kept) > most:
+        kept.popitem(last=False)

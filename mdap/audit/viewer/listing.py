@@ -1,0 +1,74 @@
+"""A page of runs."""
+
+import json
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from mdap.audit.about import about, spent, status_of
+from mdap.audit.counting import Counts
+from mdap.audit.source import Row, Source
+
+__all__ = ["Listed", "list_runs"]
+
+
+@dataclass(slots=True)
+class Listed:
+    """A run in the list.
+
+    Attributes:
+        counted: whether *votes* and *cost_usd* are known.
+    """
+
+    number: int
+    run_id: str
+    kind: str
+    task: str
+    params: dict[str, Any]
+    models: str
+    k: int
+    status: str
+    decided: int
+    children: int
+    created_at: str
+    turn: int
+    counted: bool = False
+    votes: int = 0
+    cost_usd: float | None = None
+
+
+def _listed(row: Row) -> Listed:
+    return Listed(
+        number=row["id"],
+        run_id=row["run_id"],
+        kind=row["kind"],
+        task=row["task"],
+        params=json.loads(row["params"]),
+        models=" + ".join(json.loads(row["provider"]).get("models", ())),
+        k=row["k"],
+        status=status_of(row["last_event"]),
+        decided=row["steps"],
+        children=row["children"],
+        created_at=row["created_at"],
+        turn=row["last_turn"] or 0,
+    )
+
+
+async def list_runs(source: Source, counts: Counts, rows: list[Row], seconds: float) -> list[Listed]:
+    """Return the runs of *rows*, counted as far as there is time; what was counted before is not again."""
+    found = [_listed(row) for row in rows]
+    deadline = monotonic() + seconds
+    for one in sorted(found, key=lambda one: one.decided):  # a short run must not wait for a long one
+        known = counts.known(one.number, one.turn)
+        if known is None and monotonic() < deadline:
+            run = await about(source, one.number)
+            if run is not None:
+                count = counts.of(run)
+                await count.go_on(source, run, deadline - monotonic())
+                if count.whole:
+                    known = (count.summary.verdicts["vote"], spent(run, count.summary))
+                    if one.status != "running":
+                        counts.note(one.number, one.turn, known)
+        if known is not None:
+            one.counted, (one.votes, one.cost_usd) = True, known
+    return found
