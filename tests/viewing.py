@@ -109,9 +109,9 @@ def make_database(path: Path) -> None:
         mdap.solve_sync(Hanoi(disks=3), db=path, **hard)
     mdap.solve_sync(Echo(), model=TOY, db=path, run_id=HOSTILE_ID)
     mdap.solve_sync(Pair(), model=TOY, db=path, run_id="pair")
+    prices = {"sim": mdap.Price(input=1.0, output=2.0)}
+    budget = mdap.Budget(tokens=10_000)
     with pytest.raises(mdap.StoppedError):
-        prices = {"sim": mdap.Price(input=1.0, output=2.0)}
-        budget = mdap.Budget(tokens=10_000)
         mdap.solve_sync(Hanoi(disks=6), db=path, run_id="poor", budget=budget, prices=prices)
 
 

@@ -1,6 +1,7 @@
 """The plots of a run, each with the numbers it shows, for the pages and for the report."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final
@@ -41,9 +42,17 @@ def figures(summary: Summary, k: int, prices: Mapping[str, Price]) -> list[Figur
 _BOTH: Final = (("measured", "this run"), ("theory", "theory, two candidates"))
 
 
-def _theory(summary: Summary, k: int, most: int) -> list[float]:
-    """Return the chance that a race takes 0, 1, ... votes, at the share of votes against the winners."""
-    return race_lengths(summary.against / summary.votes, k, most)
+def _theory(summary: Summary, most: int) -> list[float]:
+    """Return the chance that a race takes 0, 1, ... votes, at the share of votes against the winners.
+
+    Where margins differ between steps, each counts as often as there are races of it.
+    """
+    margins: Counter[int] = Counter()
+    for (_, _, margin), count in summary.races.items():
+        margins[margin] += count
+    rate, races = summary.against / summary.votes, margins.total()
+    each = [(race_lengths(rate, margin, most), count / races) for margin, count in margins.items()]
+    return [sum(chances[votes] * share for chances, share in each) for votes in range(most + 1)]
 
 
 def _convergence(summary: Summary, k: int) -> Figure | None:
@@ -54,7 +63,7 @@ def _convergence(summary: Summary, k: int) -> Figure | None:
     most = max(lengths)
     ended = list(accumulate(lengths[votes] for votes in range(most + 1)))
     measured = [(votes, 1 - count / races) for votes, count in enumerate(ended)]
-    foreseen = [(votes, 1 - share) for votes, share in enumerate(accumulate(_theory(summary, k, most)))]
+    foreseen = [(votes, 1 - share) for votes, share in enumerate(accumulate(_theory(summary, most)))]
     floor = 10.0 ** math.floor(math.log10(0.8 / races))
     x = Axis("votes counted in a step", 0, max(most, 1), show=whole)
     y = Axis("steps still undecided", floor, 1, log=True, show=percent)
@@ -78,7 +87,7 @@ def _votes(summary: Summary, k: int) -> Figure | None:
     if not races or not summary.votes:
         return None
     most = max(lengths)
-    foreseen = _theory(summary, k, most)
+    foreseen = _theory(summary, most)
     floor = 10.0 ** math.floor(math.log10(0.8 / races))
     x = Axis("votes that a step took", k - 1, most + 1, show=whole)
     y = Axis("steps", floor, 1, log=True, show=percent)
