@@ -51,12 +51,19 @@ async def walk(
     """
     start, end = bounds
     rows: list[Row] = []
-    at, size, deadline = start, _FIRST_RANGE, monotonic() + seconds
-    while at < end and monotonic() < deadline:
+    at, size, began = start, _FIRST_RANGE, monotonic()
+    deadline = began + seconds
+    while at < end and began < deadline:
         stop = min(at + size, end)
         rows += await source.rows(name, run, at, stop, most + 1 - len(rows), *values)
         if len(rows) > most:
             stop = int(rows[most]["at"])
             return Found(rows[:most], start, stop, more=True)
-        at, size = stop, min(size * 2, _LONGEST_RANGE)
+        at, took = stop, monotonic() - began
+        began += took
+        # Long enough for few queries, and short enough for the last one not to go far beyond the time.
+        if took < seconds / 8:
+            size = min(size * 2, _LONGEST_RANGE)
+        elif took > seconds / 4:
+            size = max(size // 2, _FIRST_RANGE)
     return Found(rows, start, at, more=at < end)
