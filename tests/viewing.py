@@ -18,8 +18,7 @@ from pydantic import TypeAdapter
 import mdap
 from mdap.audit.viewer import create_app, server
 from mdap.compose import settle_step
-from mdap.compose.prompting import TaskPrompts
-from mdap.journal.reader import open_log
+from mdap.compose.viewing import shown
 from mdap.rules.canonical import canonical
 from mdap.testing import ScriptedProvider
 from mdap_hanoi import Hanoi
@@ -181,7 +180,7 @@ def serving(path: Path, tasks: tuple[str, ...] = ()) -> Iterator[Site]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         hosts = [f"127.0.0.1:{port}", f"localhost:{port}"]
-        running = server(create_app(partial(open_log, path), TaskPrompts(tasks), str(path), hosts))
+        running = server(create_app(shown(path, tasks), hosts))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -40,6 +40,7 @@ class About:
         digest: head of the digest chain.
         seal: digest over all that the log holds of it, as of the end of its last session.
         escalated: whether a step, of it or of a part, went to another tier of models.
+        alive: whether a process is at work on it; None where that cannot be told.
     """
 
     number: int
@@ -71,6 +72,7 @@ class About:
     warnings: tuple[str, ...]
     escalated: bool
     failed_attempts: int
+    alive: bool | None = None
 
     @property
     def running(self) -> bool:

@@ -1,11 +1,11 @@
 """What the pages need from the outside: rows of the log, and prompts made anew."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Opener", "Prompts", "Rendered", "Row", "Source"]
+__all__ = ["Opener", "Prompts", "Rendered", "Row", "Shown", "Source"]
 
 
 class Row(Protocol):
@@ -63,3 +63,20 @@ class Prompts(Protocol):
         Returns:
             The prompts, or a sentence that says why there are none.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A database that is to be looked at.
+
+    Attributes:
+        name: what it is called on the pages.
+        open: opens it for one page.
+        prompts: makes prompts anew.
+        is_claimed: says whether a process is at work on the run with a number; None where nobody can tell.
+    """
+
+    name: str
+    open: Opener
+    prompts: Prompts
+    is_claimed: Callable[[int], bool | None]

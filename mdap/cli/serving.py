@@ -4,7 +4,6 @@ import os
 import socket
 import sys
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ import click
 
 from mdap.cli.options import database
 from mdap.cli.output import say
-from mdap.compose.prompting import TaskPrompts
+from mdap.compose.viewing import shown
 from mdap.errors import UsageError
 from mdap.journal.reader import open_log
 
@@ -63,7 +62,7 @@ async def _serve(path: Path, port: int, tasks: tuple[str, ...]) -> None:
     with _listening(port) as listener:
         port = listener.getsockname()[1]
         hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-        app = create_app(partial(open_log, path), TaskPrompts(tasks), str(path), hosts)
+        app = create_app(shown(path, tasks), hosts)
         say(f"{path} is shown at http://127.0.0.1:{port}/ until Ctrl-C")
         sys.stdout.flush()
         await server(app).serve(sockets=[listener])

@@ -8,7 +8,7 @@ from typing import IO
 
 from mdap.errors import UsageError
 
-__all__ = ["Claims"]
+__all__ = ["Claims", "is_claimed"]
 
 if sys.platform == "win32":
 
@@ -18,6 +18,10 @@ if sys.platform == "win32":
 
     def _unlock(file: IO[bytes], run: int) -> None:
         """Give nothing back."""
+
+    def _is_locked(file: IO[bytes], run: int) -> bool | None:
+        """Return None: nothing is claimed there."""
+        return None
 
 else:
     import fcntl
@@ -38,10 +42,35 @@ else:
             # Locks of the open file, not of the process: two sessions of one process are told apart too.
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, run, 1, 0))
 
+        def _is_locked(file: IO[bytes], run: int) -> bool | None:
+            wanted = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, run, 1, 0)
+            kind: int = struct.unpack_from("h", fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted))[0]
+            return kind != fcntl.F_UNLCK
+
     else:
+
+        def _is_locked(file: IO[bytes], run: int) -> bool | None:
+            """Return None: it could only be found out by taking the lock."""
+            return None
 
         def _set_lock(file: IO[bytes], run: int, _: int, how: int) -> None:
             fcntl.lockf(file, how, 1, run, os.SEEK_SET)
+
+
+def is_claimed(path: Path, run: int) -> bool | None:
+    """Return whether some process is at work on *run*; None where that cannot be told.
+
+    Args:
+        path: the database file.
+        run: the run's number.
+    """
+    try:
+        with Path(f"{path}-lock").open("rb") as file:
+            return _is_locked(file, run)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
 
 
 class Claims:

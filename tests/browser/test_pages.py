@@ -4,6 +4,7 @@ Skipped where no Chromium is installed; the extra ``mdap[browser]`` has all else
 """
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,4 +171,22 @@ def test_the_page_of_a_running_run_moves(browser: Browser, tmp_path: Path) -> No
         page.get_by_role("button", name="Pause updates").click()
         page.locator(".pill-finished").wait_for(timeout=60_000)
     assert cli.end(writer).code == 0
+    assert said == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there can a claim be looked at")
+def test_a_killed_run_is_told_from_a_running_one(browser: Browser, tmp_path: Path) -> None:
+    """While its process lives the page says running, and killed as soon as it does not, by itself."""
+    cli = Cli(tmp_path)
+    writer = cli.start("run hanoi -p disks=9 -M latency=0.03 --speculate off --display plain")
+    assert writer.stderr is not None
+    writer.stderr.readline()  # the run has begun
+    page, said = watched(browser)
+    with serving(tmp_path / "mdap.db") as running:
+        page.goto(f"{running.url}/runs/1")
+        assert page.locator(".headline .pill").inner_text() == "running"
+        writer.kill()
+        cli.end(writer)
+        page.locator(".pill-killed").wait_for(timeout=60_000)
+        assert page.get_by_role("button").count() == 0
     assert said == []

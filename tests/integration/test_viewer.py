@@ -11,6 +11,9 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 
+import mdap
+from mdap.journal.claims import Claims
+from mdap_hanoi import Hanoi
 from tests.viewing import ANSI, ECHO, HOSTILE_ID, LONG, SCRIPT, TEXTS, TURNED, Site, make_database, serving
 
 PLAIN, HARD, HOSTILE, PAIR, PART, POOR = range(1, 7)
@@ -406,3 +409,28 @@ def test_the_list_of_runs_goes_on(database: Path, site: Site, monkeypatch: pytes
         following = re.search(r'<a href="([^"]*)" rel="next"', page)
         path = following[1] if following else None
     assert seen == [POOR, PAIR, HOSTILE, HARD, PLAIN]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there can a claim be looked at")
+def test_a_run_is_running_as_long_as_a_process_is_at_work_on_it(tmp_path: Path) -> None:
+    """A run whose end was never recorded is running while it is claimed, and killed when it is not."""
+    path = tmp_path / "a.db"
+    mdap.solve_sync(Hanoi(disks=2), db=path)
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute(
+            "INSERT INTO runs(run_id, kind, task, task_version, params, settings, provider, k, mdap_version) "
+            "SELECT 'cut', kind, task, task_version, params, settings, provider, k, mdap_version FROM runs"
+        )
+        writer.execute("INSERT INTO run_events(run, kind) VALUES (2, 'started')")
+        writer.commit()
+    claims = Claims(path)
+    with serving(path) as site:
+        claims.take(2, "cut")
+        page = site.page("/runs/2")
+        assert "pill-running" in page
+        assert 'src="/static/live.js"' in page
+        claims.close()
+        page = site.page("/runs/2")
+        assert "pill-killed" in page
+        assert "live.js" not in page
+        assert "pill-finished" in site.page("/runs/1")

@@ -1,7 +1,7 @@
 """The pages and their addresses."""
 
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from mdap.audit.about import About, about
 from mdap.audit.counting import Counts
 from mdap.audit.looks import environment, static
-from mdap.audit.source import Opener, Prompts, Source
+from mdap.audit.source import Shown, Source
 from mdap.audit.viewer import pages
 from mdap.audit.viewer.guard import Guard
 from mdap.errors import MdapError
@@ -35,36 +35,44 @@ Page = Callable[[pages.Visit], Awaitable[tuple[str, dict[str, Any]]]]
 
 @dataclass(frozen=True, slots=True)
 class _Viewer:
-    open: Opener
-    prompts: Prompts
+    shown: Shown
     counts: Counts
-    name: str
 
     def run_page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         """Return the endpoint of a page about one run."""
 
         async def endpoint(request: Request) -> Response:
-            async with self.open() as source:
-                run = await about(source, request.path_params["run"])
-                if run is None:
-                    raise HTTPException(404, "There is no such run in this database.")
+            async with self.shown.open() as source:
+                run = await self._run(source, request.path_params["run"])
                 template, values = await page(self._visit(source, run, request))
             return self.answer(template, {"run": run, **values})
 
         return endpoint
 
+    async def _run(self, source: Source, number: int) -> About:
+        run = await about(source, number)
+        # Nobody claims a batch, but only its cases.
+        if run is not None and run.running and run.kind != "batch":
+            alive = self.shown.is_claimed(number)
+            # Its process may have ended since it was read: then its end is recorded by now.
+            run = await about(source, number) if alive is False else run
+            run = run and replace(run, alive=alive)
+        if run is None:
+            raise HTTPException(404, "There is no such run in this database.")
+        return run
+
     def _visit(self, source: Source, run: About, request: Request) -> pages.Visit:
-        return pages.Visit(source, run, request, self.counts, self.prompts)
+        return pages.Visit(source, run, request, self.counts, self.shown.prompts)
 
     async def runs(self, request: Request) -> Response:
         """List the runs."""
-        async with self.open() as source:
+        async with self.shown.open() as source:
             values = await pages.runs(source, self.counts, pages.key(request, "before", _LARGEST))
         return self.answer("runs.html", values)
 
     async def text(self, request: Request) -> Response:
         """Give a recorded text as it is, as text and nothing else."""
-        async with self.open() as source:
+        async with self.shown.open() as source:
             rows = await source.rows("view_text", request.path_params["text"])
         if not rows:
             raise HTTPException(404, "There is no such text in this database.")
@@ -72,7 +80,9 @@ class _Viewer:
 
     def answer(self, template: str, values: dict[str, Any], status: int = 200) -> HTMLResponse:
         """Return a page."""
-        return HTMLResponse(environment().get_template(template).render(database=self.name, **values), status)
+        return HTMLResponse(
+            environment().get_template(template).render(database=self.shown.name, **values), status
+        )
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """Say in a sentence what is wrong."""
@@ -94,17 +104,15 @@ async def _static(request: Request) -> Response:
     return Response(static(name), media_type=_FILES[name], headers={"Cache-Control": "max-age=3600"})
 
 
-def create_app(open_source: Opener, prompts: Prompts, name: str, hosts: Collection[str]) -> ASGIApp:
+def create_app(shown: Shown, hosts: Collection[str]) -> ASGIApp:
     """Return the viewer as an ASGI application.
 
     Args:
-        open_source: opens the log for one page.
-        prompts: makes prompts anew.
-        name: what the database is called on the pages.
+        shown: the database.
         hosts: values of the Host header that are ours, with the port.
     """
     _warm_up()
-    viewer = _Viewer(open_source, prompts, Counts(), name)
+    viewer = _Viewer(shown, Counts())
     about_run: dict[str, Page] = {
         "": pages.overview,
         "/live": pages.live,
