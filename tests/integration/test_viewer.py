@@ -3,6 +3,7 @@
 import html
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from html.parser import HTMLParser
