@@ -5,9 +5,10 @@ is started on it as a process of its own, so that nothing is counted yet, and ev
 loopback. Shown are the first answer and the slowest and the median of the later ones; the overview is
 asked for until the whole run is counted, and the table says how often that was.
 
-Watching: a tower is run by `mdap run`, alone and with a reader that asks for the run's live part four
-times a second. Shown are its seconds, and the size of the write-ahead log beside the database: a reader
-that stayed in a transaction would let it grow without end.
+Watching: a tower is run by `mdap run`, alone, with a reader that asks for the run's live part every two
+seconds, as an open page does, and with one that asks four times a second. Shown are its seconds, and the
+size of the write-ahead log beside the database: a reader that stayed in a transaction would let it grow
+without end.
 """
 
 import argparse
@@ -27,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import ERROR_RATE, ROOT, finish, memory, parser, print_environment, scratch, table
 
 _ASKED = 10
-_PAUSE = 0.25
+_LOOK = 0.05
+_WATCHERS = {"alone": None, "an open page": 2.0, "four times a second": 0.25}
 _PAGES = {
     "runs": "/",
     "steps, all": "/runs/1/steps",
@@ -55,8 +57,6 @@ def run_tower(db: Path, disks: int, *more: str) -> subprocess.Popen[bytes]:
         f"disks={disks}",
         "-M",
         f"error_rate={ERROR_RATE}",
-        "--run-id",
-        "tower",
         "--display",
         "none",
     )
@@ -81,8 +81,8 @@ def viewer(db: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
         process.wait()
 
 
-def ask(port: int, path: str) -> tuple[float, str]:
-    """Return how long a page took, in milliseconds, and the page."""
+def ask(port: int, path: str, *, begun: bool = True) -> tuple[float, str]:
+    """Return how long a page took, in milliseconds, and the page, which a run that has *begun* must have."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     began = time.perf_counter()
     connection.request("GET", path)
@@ -90,7 +90,7 @@ def ask(port: int, path: str) -> tuple[float, str]:
     text = response.read().decode()
     took = (time.perf_counter() - began) * 1000
     connection.close()
-    assert response.status == 200, f"{path}: {response.status}"
+    assert response.status == 200 or not begun, f"{path}: {response.status}"
     return took, text
 
 
@@ -112,22 +112,29 @@ def pages(db: Path, steps: int) -> tuple[dict[str, list[float]], float]:
     return times, peak
 
 
-def watched(db: Path, disks: int, *, look: bool) -> dict[str, float]:
-    """Run a tower, with or without somebody looking on; return its seconds and the largest log in MB."""
+def watched(db: Path, disks: int, every: float | None) -> dict[str, float]:
+    """Run a tower, asked for every so many seconds; return its seconds and the largest log in MB."""
     log = Path(f"{db}-wal")
-    process = run_tower(db, disks)
-    largest = asked = 0.0
-    began = time.perf_counter()
-    while not log.exists():
-        time.sleep(0.01)
-    with viewer(db) as (port, _):
+    with viewer_of_nothing(db) as (port, _):
+        process = run_tower(db, disks)
+        largest = asked = 0.0
+        began = time.perf_counter()
         while process.poll() is None:
-            if look:
-                ask(port, "/runs/1/live")
+            passed = time.perf_counter() - began
+            if every is not None and passed > (asked + 1) * every:
+                ask(port, "/runs/2/live", begun=asked > 8)
                 asked += 1
             largest = max(largest, log.stat().st_size / 1e6 if log.exists() else 0.0)
-            time.sleep(_PAUSE)
+            time.sleep(_LOOK)
     return {"seconds": time.perf_counter() - began, "wal_mb": largest, "asked": asked}
+
+
+@contextmanager
+def viewer_of_nothing(db: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Serve a database in which nothing has been run yet but a tower of one disk."""
+    run_tower(db, 1).wait()
+    with viewer(db) as served:
+        yield served
 
 
 def main() -> None:
@@ -154,8 +161,8 @@ def main() -> None:
         print(f"the server took {peak:.0f} MB at most\n")
         if arguments.watch:
             both = {
-                name: watched(folder / f"{name}.db", arguments.watch, look=name == "watched")
-                for name in ("alone", "watched")
+                name: watched(folder / f"watched-{place}.db", arguments.watch, every)
+                for place, (name, every) in enumerate(_WATCHERS.items())
             }
             results["watching"] = both
             shown = [(name, *(f"{value:.1f}" for value in one.values())) for name, one in both.items()]

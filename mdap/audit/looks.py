@@ -15,6 +15,7 @@ from mdap.audit.wording import chance, few, number, percent, seconds, share, usd
 __all__ = ["environment", "static"]
 
 _LONGEST_JSON: Final = 20_000
+_BRIEF: Final = 40
 _WORDINGS: Final = (chance, few, number, percent, seconds, share, usd, when)
 
 
@@ -33,6 +34,8 @@ def environment() -> Environment:
         "shown": shown,
         **{one.__name__: one for one in _WORDINGS},
         "pretty": pretty,
+        "brief": brief,
+        "written": written,
         "svg": Markup,
     }
     made.globals["version"] = __version__
@@ -56,6 +59,18 @@ def shown(text: str) -> Markup:
         Markup('<span class="hidden-character">{}</span>').format(part) if hidden else escape(part)
         for part, hidden in hidden_parts(text)
     )
+
+
+def written(value: Any) -> str:
+    """Return a setting or a parameter: text as it is, anything else as JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_JSON else f"{text[:_LONGEST_JSON]} …"
+
+
+def brief(value: Any) -> str:
+    """Return the beginning of a parameter, for a line among others."""
+    text = written(value)
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
 
 
 def pretty(text: str | None) -> str:

@@ -399,6 +399,14 @@ def test_names_that_nobody_vouches_for_are_text(site: Site) -> None:
     assert ANSI not in page
 
 
+def test_a_long_parameter_is_cut_in_lists_only(site: Site) -> None:
+    """One line says which run it is; its settings say all of it."""
+    listed, own = html.unescape(site.page("/")), html.unescape(site.page(f"/runs/{HOSTILE}"))
+    assert f"{SCRIPT[:39]}…" in listed
+    assert SCRIPT not in listed
+    assert SCRIPT in own
+
+
 def test_the_list_of_runs_goes_on(database: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page after page, every root is listed once, newest first."""
     monkeypatch.setattr("mdap.audit.viewer.pages._RUNS", 2)
