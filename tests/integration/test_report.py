@@ -11,6 +11,9 @@ import pytest
 from tests.acceptance.processes import Cli
 from tests.viewing import HOSTILE_ID, SCRIPT, make_database
 
+VOID = ("meta", "path", "rect", "br")
+"""What has no end of its own, or ends itself."""
+
 RUNS = ("plain", "hard", HOSTILE_ID, "pair", "poor")
 
 
@@ -34,16 +37,16 @@ class Strict(HTMLParser):
         )
         if "id" in given:
             self.ids.append(str(given["id"]))
-        if tag not in ("meta", "path", "rect"):
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
-        if tag not in ("meta", "path", "rect"):
+        if tag not in VOID:
             self.open.pop()
 
     def handle_endtag(self, tag: str) -> None:
-        if tag not in ("path", "rect"):
+        if tag not in VOID:
             assert self.open.pop() == tag
 
 
