@@ -39,7 +39,7 @@ class About:
         prices: by model, those of its last session.
         digest: head of the digest chain.
         seal: digest over all that the log holds of it, as of the end of its last session.
-        escalated: whether a step, of it or of a part, went to another tier of models.
+        escalated: whether a step went to another tier of models.
         alive: whether a process is at work on it; None where that cannot be told.
     """
 
@@ -132,8 +132,8 @@ async def _about(source: Source, row: Row) -> About:
         prices=await _prices(source, number),
         digest=last[0]["digest"] if last else None,
         seal=seals[0][0] if seals else None,
-        warnings=tuple(one["reason"] for one in await source.rows("warnings", number)),
-        escalated=bool((await source.rows("count_escalations", number))[0][0]),
+        warnings=tuple(one["reason"] for one in await source.rows("view_warnings", number)),
+        escalated="escalated" in kinds,
         failed_attempts=kinds.get("attempt_failed", 0),
     )
 

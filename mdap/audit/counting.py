@@ -1,13 +1,14 @@
 """Counting a run and its parts, a little at a time."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from dataclasses import replace
 from time import monotonic
 from typing import Final, TypeVar
 
 import anyio
 
 from mdap.audit.about import About
-from mdap.audit.source import Source
+from mdap.audit.source import Row, Source
 from mdap.audit.summary import Summary
 
 __all__ = ["Count", "Counts"]
@@ -18,7 +19,9 @@ Sums = tuple[int, float | None]
 
 _KEPT: Final = 200
 _SUMS_KEPT: Final = 10_000
-_PARTS: Final = 500
+_PARTS: Final = 5_000
+_SHORT: Final = 4_096  # steps that are counted in one go
+_WARNINGS: Final = 20
 _FOREVER: Final = float("inf")
 
 
@@ -31,7 +34,8 @@ class Count:
     Attributes:
         summary: what is counted.
         whole: whether that is all there is.
-        parts: how many parts are counted.
+        escalated: whether a step of a counted part went to another tier of models.
+        warnings: what counted parts were warned of, in order, as keys.
     """
 
     def __init__(self, run: About) -> None:
@@ -45,12 +49,20 @@ class Count:
         self._turn = run.turn
         self._counted: set[int] = set()
         self._event = 0
+        self._ahead: deque[Row] = deque()
         self._part: Summary | None = None
+        self.escalated = False
+        self.warnings: dict[str, None] = {}
 
     @property
     def parts(self) -> int:
         """How many parts are counted."""
         return len(self._counted)
+
+    def told(self, run: About) -> About:
+        """Return *run* with what its counted parts have to say of it."""
+        warnings = tuple(dict.fromkeys((*run.warnings, *self.warnings)))
+        return replace(run, escalated=run.escalated or self.escalated, warnings=warnings)
 
     def pace(self, run: About) -> float | None:
         """Return how many steps a second were decided since this run was first looked at."""
@@ -73,27 +85,54 @@ class Count:
             self.whole = own and (not run.children or await self._go_on_with_parts(source, run, deadline))
 
     async def _go_on_with_parts(self, source: Source, run: About, deadline: float) -> bool:
-        while True:
-            rows = await source.rows("view_ended_parts", run.number, self._event, _PARTS)
-            for row in rows:
-                left = deadline - monotonic()
-                if left <= 0 or not await self._go_on_with(source, row["run"], row["end"], left):
+        if not self._ahead:
+            self._ahead.extend(await source.rows("view_ended_parts", run.number, self._event, _PARTS))
+        while self._ahead:
+            if monotonic() >= deadline:
+                return False
+            if self._ahead[0]["end"] > _SHORT:
+                if not await self._go_on_with_long(source, deadline - monotonic()):
                     return False
-                self._event = row["event"]
-            if len(rows) < _PARTS:
-                return True
-
-    async def _go_on_with(self, source: Source, number: int, end: int, seconds: float) -> bool:
-        if number in self._counted:
-            return True
-        if self._part is None:
-            self._part = Summary(number)
-        if self._part.reached < end and not await self._part.count(source, end, seconds):
-            return False
-        self.summary.absorb(self._part)
-        self._counted.add(number)
-        self._part = None
+            else:
+                await self._count_short(source)
+            if not self._ahead:
+                self._ahead.extend(await source.rows("view_ended_parts", run.number, self._event, _PARTS))
         return True
+
+    async def _count_short(self, source: Source) -> None:
+        """Count as many of the next parts as have few steps together."""
+        steps = 0
+        taken: list[Row] = []
+        for row in self._ahead:
+            steps += row["end"] + 1
+            if taken and steps > _SHORT:
+                break
+            taken.append(row)
+        fresh = {row["run"] for row in taken} - self._counted
+        if fresh:
+            await self.summary.add_runs(source, sorted(fresh))
+        for row in taken:
+            self._done(row)
+
+    async def _go_on_with_long(self, source: Source, seconds: float) -> bool:
+        row = self._ahead[0]
+        if row["run"] not in self._counted:
+            if self._part is None:
+                self._part = Summary(row["run"])
+            if not await self._part.count(source, row["end"], seconds):
+                return False
+            self.summary.absorb(self._part)
+            self._part = None
+        self._done(row)
+        return True
+
+    def _done(self, row: Row) -> None:
+        self._ahead.popleft()
+        self._event = row["event"]
+        self._counted.add(row["run"])
+        self.escalated = self.escalated or bool(row["escalated"])
+        if row["warning"] is not None and len(self.warnings) < _WARNINGS:
+            self.warnings[row["warning"]] = None
 
 
 class Counts:

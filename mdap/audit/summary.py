@@ -1,6 +1,8 @@
 """What the rows of a run add up to, counted range by range, so that no read is long."""
 
+import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, cast
@@ -12,6 +14,7 @@ __all__ = ["Bin", "Doubt", "ModelUse", "Summary"]
 
 _BINS: Final = 256
 _DOUBTS: Final = 12
+_END: Final = 2**62
 _FOREVER: Final = float("inf")
 
 
@@ -178,9 +181,15 @@ class Summary:
         deadline = monotonic() + seconds
         while self.reached < end and monotonic() < deadline:
             stop = min((self.reached // self.width + 1) * self.width, end)
-            await self._range(source, self.reached, stop)
+            self._bin(self.reached).add(await self._fold(source, [self.run], self.reached, stop))
             self.reached = stop
         return self.reached >= end
+
+    async def add_runs(self, source: Source, runs: Sequence[int]) -> None:
+        """Count all of some short runs in one go, whatever their numbers."""
+        part = await self._fold(source, runs, 0, _END)
+        self._bin(0).add(part)
+        self.mixed = True
 
     def absorb(self, other: "Summary") -> None:
         """Add what *other*, of another run, counts."""
@@ -198,19 +207,19 @@ class Summary:
         for part in other.bins:
             self._bin(0).add(part)
 
-    async def _range(self, source: Source, start: int, stop: int) -> None:
-        part = Bin()
+    async def _fold(self, source: Source, runs: Sequence[int], start: int, stop: int) -> Bin:
+        part, wanted = Bin(), json.dumps(runs)
         # All rows first: a request that is given up in between must not leave half a range counted.
-        decisions = await source.rows("fold_decisions", self.run, start, stop)
-        samples = await source.rows("fold_samples", self.run, start, stop)
-        doubts = await source.rows("fold_doubtful", self.run, start, stop, _DOUBTS)
+        decisions = await source.rows("fold_decisions", wanted, start, stop)
+        samples = await source.rows("fold_samples", wanted, start, stop)
+        doubts = await source.rows("fold_doubtful", wanted, start, stop, _DOUBTS)
         for row in decisions:
             self._decisions(row, part)
         for row in samples:
             self._samples(row, part)
-        found = [_doubt(self.run, row) for row in doubts]
+        found = [_doubt(row) for row in doubts]
         self.doubts = sorted([*self.doubts, *found], key=_certainty)[:_DOUBTS]
-        self._bin(start).add(part)
+        return part
 
     def _bin(self, start: int) -> Bin:
         index = start // self.width
@@ -264,9 +273,11 @@ def _sum(left: Bin, right: Bin) -> Bin:
     return left
 
 
-def _doubt(run: int, row: Row) -> Doubt:
+def _doubt(row: Row) -> Doubt:
     rival, total = row["votes"] - row["margin"], row["total"] or 0
-    return Doubt(run, row["place"], row["step"], row["votes"], rival, total, row["author"], row["winner"])
+    return Doubt(
+        row["run"], row["place"], row["step"], row["votes"], rival, total, row["author"], row["winner"]
+    )
 
 
 def _certainty(doubt: Doubt) -> tuple[Any, ...]:

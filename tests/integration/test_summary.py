@@ -116,7 +116,7 @@ async def test_a_run_without_rows_has_no_plots() -> None:
     assert figures(Summary(1), 3, {}) == []
 
 
-async def test_a_batch_is_the_sum_of_its_parts(tmp_path: Path) -> None:
+async def test_a_batch_is_the_sum_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However its counting is cut, a batch has the numbers of all its cases, each once."""
     path = tmp_path / "b.db"
     async with mdap.Session(db=path, options={"error_rate": 0.2, "seed": 1}) as session:
@@ -128,6 +128,8 @@ async def test_a_batch_is_the_sum_of_its_parts(tmp_path: Path) -> None:
         whole, cut = Count(run), Count(run)
         await whole.go_on(reader, run)
         looks = 0
+        monkeypatch.setattr("mdap.audit.counting._SHORT", 10)  # so that some parts are long
+        monkeypatch.setattr("mdap.audit.counting._PARTS", 5)
         while not cut.whole:
             await cut.go_on(reader, run, seconds=0.0005)
             looks += 1

@@ -26,7 +26,7 @@ _RUNS: Final = 30
 _STEPS: Final = 50
 _EVENTS: Final = 100
 _LATEST: Final = 12
-_PARTS: Final = 20_000
+_PARTS: Final = 5_000
 _OPENINGS: Final = 10
 _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
@@ -106,7 +106,9 @@ async def _counted(visit: Visit) -> dict[str, Any]:
     count = visit.counts.of(run)
     await count.go_on(visit.source, run, _COUNTING)
     length = await anyio.to_thread.run_sync(visit.prompts.length, run.task, run.params)
+    run = count.told(run)
     return {
+        "run": run,
         "summary": count.summary,
         "whole": count.whole,
         "parts_counted": count.parts,

@@ -26,12 +26,17 @@ SELECT r.*,
 FROM runs r WHERE r.id = ?1
 
 -- name: view_ended_parts
-WITH RECURSIVE tree(run) AS (SELECT id FROM runs WHERE parent = ?1 UNION ALL
-    SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
-SELECT tree.run, max(e.id) AS event, max(coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = tree.run), 0),
-    coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = tree.run), 0)) AS end
-FROM tree JOIN run_events e ON e.run = tree.run AND e.kind IN ('finished', 'undecided', 'stopped', 'failed')
-GROUP BY tree.run HAVING max(e.id) > ?2 ORDER BY event LIMIT ?3
+-- By the event, so that a later look only goes through what has happened since.
+SELECT e.id AS event, e.run, max(coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = e.run), 0),
+    coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = e.run), 0)) AS end,
+    EXISTS (SELECT 1 FROM run_events x WHERE x.run = e.run AND x.kind = 'escalated') AS escalated,
+    (SELECT reason FROM run_events x WHERE x.run = e.run AND x.kind = 'warning' LIMIT 1) AS warning
+FROM run_events e JOIN runs r ON r.id = e.run
+WHERE e.id > ?2 AND e.kind IN ('finished', 'undecided', 'stopped', 'failed') AND r.parent IS NOT NULL AND ?1 IN (
+    WITH RECURSIVE above(run) AS (SELECT r.parent UNION ALL
+        SELECT p.parent FROM above JOIN runs p ON p.id = above.run WHERE p.parent IS NOT NULL)
+    SELECT run FROM above)
+ORDER BY e.id LIMIT ?3
 
 -- name: view_parts_by_status
 SELECT coalesce((SELECT kind FROM run_events e WHERE e.run = p.id AND e.kind IN
@@ -51,22 +56,27 @@ SELECT kind, at, author, substr(reason, 1, 2000) AS reason, step, opening, data 
 WHERE run = ?1 AND kind IN (SELECT DISTINCT kind FROM run_events WHERE run = ?1 AND kind <> 'attempt_failed')
 ORDER BY id DESC LIMIT ?2
 
+-- name: view_warnings
+SELECT reason FROM run_events WHERE run = ?1 AND kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
+
 -- name: view_ending
 SELECT reason, data FROM run_events
 WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1
 
 -- name: fold_decisions
--- A race without a vote against the winner has no other candidate, and needs no look into its tally.
+-- Of one run in a range of places, or of many short ones as they are. A race without a vote against the
+-- winner has no other candidate, and needs no look into its tally.
 SELECT author IS NOT NULL AS settled,
     CASE WHEN votes = margin THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
     votes, margin, count(*) AS decisions
-FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 GROUP BY 1, 2, 3, 4
+FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value AND place >= ?2 AND place < ?3 GROUP BY 1, 2, 3, 4
 
 -- name: fold_doubtful
-SELECT place, step, votes, margin, author, substr(winner, 1, 200) AS winner,
+SELECT d.run, place, step, votes, margin, author, substr(winner, 1, 200) AS winner,
     (SELECT sum(value) FROM json_each(tally)) AS total
-FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 AND (votes > margin OR author IS NOT NULL)
-ORDER BY author IS NULL, votes - margin DESC, place LIMIT ?4
+FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value AND place >= ?2 AND place < ?3
+WHERE votes > margin OR author IS NOT NULL
+ORDER BY author IS NULL, votes - margin DESC, d.run, place LIMIT ?4
 
 -- name: fold_samples
 -- Latencies to two digits, so that a page of a million samples has few different ones.
@@ -78,7 +88,7 @@ SELECT model, verdict, flag_reason,
     count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
     coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
     coalesce(sum(latency), 0.0) AS seconds
-FROM samples WHERE run = ?1 AND step >= ?2 AND step < ?3 GROUP BY 1, 2, 3, 4
+FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value AND step >= ?2 AND step < ?3 GROUP BY 1, 2, 3, 4
 
 -- name: view_steps
 SELECT p.step, p.opening, substr(p.key, 1, 200) AS key, substr(p.input, 1, 400) AS input, d.place, d.votes,
