@@ -14,7 +14,7 @@ from mdap.audit.counting import Counts
 from mdap.audit.figures import figures
 from mdap.audit.source import Prompts, Row, Source
 from mdap.audit.viewer.listing import list_runs
-from mdap.audit.viewer.race import race_of
+from mdap.audit.viewer.race import outcome_of, race_of
 from mdap.audit.viewer.walking import Found, walk
 
 __all__ = ["FILTERS", "Visit", "events", "key", "live", "overview", "runs", "search", "step", "steps"]
@@ -126,13 +126,11 @@ async def steps(visit: Visit) -> Shown:
     if kind not in FILTERS:
         raise HTTPException(400, f"show must be one of {', '.join(FILTERS)}.")
     found = await _found(visit, kind, start)
-    numbers = (
-        [int(row["step"]) for row in found.rows] if kind != "all" else list(range(found.start, found.stop))
-    )
+    every = range(found.start, found.stop)
+    numbers = list(every) if kind == "all" else [int(row["step"]) for row in found.rows]
     rows = await visit.source.rows("view_steps", run.number, str(numbers))
-    listed = [(row, _outcome_of(row, rows, index)) for index, row in enumerate(rows)]
     return "steps.html", {
-        "listed": [(row, said) for row, said in listed if said],
+        "listed": _one_a_step(rows),
         "found": found,
         "kind": kind,
         "kinds": FILTERS,
@@ -157,18 +155,14 @@ async def _found(visit: Visit, kind: str, start: int) -> Found:
     return await walk(visit.source, f"walk_{kind}", run.number, (start, end), _STEPS)
 
 
-def _outcome_of(row: Row, rows: Any, index: int) -> str | None:
-    """Return what became of an opening; None for one that another opening of its step makes needless."""
-    if row["place"] is not None:
-        if row["author"] is not None:
-            return "overridden"
-        if not row["votes"]:
-            return "noted"
-        return "contested" if row["votes"] > row["margin"] else "unanimous"
-    same = [one for one in rows[max(index - 20, 0) : index + 20] if one["step"] == row["step"]]
-    if any(one["place"] is not None for one in same) or row["opening"] != max(one["opening"] for one in same):
-        return None
-    return "undecided"
+def _one_a_step(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """Return the opening of each step that was decided, or else its last one, with what became of it."""
+    chosen: dict[int, Row] = {}
+    for row in rows:
+        before = chosen.get(row["step"])
+        if before is None or before["place"] is None:
+            chosen[row["step"]] = row
+    return [(row, outcome_of(row)) for row in chosen.values()]
 
 
 async def step(visit: Visit) -> Shown:

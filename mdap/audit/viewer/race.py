@@ -9,7 +9,7 @@ from typing import Final
 from mdap.audit.source import Row
 from mdap.rules.digests import answer_key
 
-__all__ = ["Candidate", "Entry", "Race", "race_of"]
+__all__ = ["Candidate", "Entry", "Race", "outcome_of", "race_of"]
 
 _LETTERS: Final = "ABCDEFGH"
 
@@ -69,13 +69,18 @@ class Race:
     @property
     def outcome(self) -> str:
         """What became of the step, in a word."""
-        if self.opening["author"] is not None:
-            return "overridden"
-        if self.opening["place"] is None:
-            return "undecided"
-        if not self.opening["votes"]:
-            return "noted"
-        return "contested" if self.opening["votes"] > self.opening["margin"] else "unanimous"
+        return outcome_of(self.opening)
+
+
+def outcome_of(opening: Row) -> str:
+    """Return what became of a step, in a word, from the columns of an opening and its decision."""
+    if opening["place"] is None:
+        return "undecided"
+    if opening["author"] is not None:
+        return "overridden"
+    if not opening["votes"]:
+        return "noted"
+    return "contested" if opening["votes"] > opening["margin"] else "unanimous"
 
 
 def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) -> Race:
