@@ -148,7 +148,7 @@ def accounts(folder: Path, server: Server) -> dict[str, Any]:
 
 def tower(arguments: argparse.Namespace, folder: Path, faults: dict[str, Any]) -> dict[str, Any]:
     with serving(latency=arguments.latency, sigma=0.5, **faults) as server:
-        run = f"run hanoi -p disks={arguments.disks} -k 4 --model openai/m --timeout 3"
+        run = f"run hanoi -p disks={arguments.disks} -k 4 --model openai/m --timeout {arguments.timeout:g}"
         ended = mdap(folder, server.url, f"{run} --speculate {arguments.speculate}")
     found = accounts(folder, server)
     kept = ("code", "seconds", "said", "status", "result", "votes", "samples", "failed_attempts", "void")
@@ -220,6 +220,7 @@ def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--disks", type=int, default=10, help="of the tower")
     cli.add_argument("--latency", type=float, default=0.2, help="median seconds of an answer")
+    cli.add_argument("--timeout", type=float, default=1.5, help="seconds until a hung request is given up")
     cli.add_argument("--speculate", choices=["off", "vote", "guess"], default="vote", help="how far ahead")
     cli.add_argument("--ways", nargs="+", default=["smooth", "rough", "quota", "gone", "hung", "budget"])
     cli.add_argument("--serve", help=argparse.SUPPRESS)

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import litellm
+import openai
 
 import mdap
 from mdap.errors import RateLimitError, RejectedError, TransientError, UnavailableError
+
+litellm.suppress_debug_info = True
 
 
 class ThroughLiteLLM:
@@ -36,7 +39,7 @@ class ThroughLiteLLM:
             raise UnavailableError(f"{self.name} refuses the key or knows no such model") from error
         except litellm.BadRequestError as error:
             raise RejectedError(f"{self.name} refuses this prompt") from error
-        except litellm.APIError as error:
+        except openai.APIError as error:  # the root of all that LiteLLM raises
             raise TransientError(f"{self.name} failed: {type(error).__name__}") from error
         [choice] = answer.choices
         return [

@@ -20,7 +20,7 @@ __all__ = ["FIXED", "MOST", "Gate", "Turn"]
 FIXED: Final = 64
 """Requests at once for a provider in this process, which has no limit to find out."""
 
-MOST: Final = 512
+MOST: Final = 256
 """The most requests at once that are tried at an endpoint whose limit nobody gave."""
 
 _FIRST: Final = 8
