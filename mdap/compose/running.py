@@ -116,7 +116,8 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         shop.writer.append(RunEvent(number, "started" if row is None else "resumed", data=shop.about()))
         for kind, reason, data in start.notes:
             shop.writer.append(RunEvent(number, kind, reason, data=data))
-        await shop.writer.flush()
+        if start.notes:
+            await shop.writer.flush()  # what follows reads them back
         await _drive(shop, columns["task"], task, await _rules(shop, number, task, start), start)
         await shop.writer.flush()
         return await solution_of(shop.reader, await shop.reader.find(start.name))
