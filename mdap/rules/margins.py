@@ -18,6 +18,8 @@ FIRST_MARGIN: Final = 16
 """The margin of the first block, where nothing is known yet."""
 
 _FOR_BOUND: Final = 0.1
+# At a margin of 1 no vote can be against a winner, and nothing more would be learned.
+_NARROWEST: Final = 2
 
 
 def block_start(step: int) -> int:
@@ -71,7 +73,7 @@ def next_margin(
     """Return the margin for the steps to come, and the bound on the error rate by which it was chosen.
 
     It is the smallest with which the steps to come, at that bound, use up no more than what the decisions so
-    far leave of the budget; but at most twice the widest margin before, since a bound from few votes is
+    far leave of the budget; at least 2, and at most twice the widest margin before, since a bound from few votes is
     often far too high, and what it would cost now can be made up for later.
 
     Args:
@@ -85,7 +87,7 @@ def next_margin(
     left = budget * (1 - _FOR_BOUND) - spent_by(margins, rate)
     each = (left if left > 0 else budget / 2) / max(steps_left, 1)
     widest = 2 * max(FIRST_MARGIN // 2, *margins, 1) if margins else 4 * FIRST_MARGIN
-    k = 1
+    k = _NARROWEST
     while _wrong(rate, k) > each and k < widest:
         k += 1
     return k, rate

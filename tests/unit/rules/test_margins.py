@@ -116,3 +116,7 @@ def test_the_target_is_kept_for_fewer_votes_than_a_pilot_needs(
         failed = sum(failed for failed, _ in runs) / trials
         assert failed <= 1 - target + 3 * math.sqrt(target * (1 - target) / trials)
     assert sum(votes for _, votes in adaptive) < 0.99 * sum(votes for _, votes in auto)
+
+
+def test_no_margin_is_so_narrow_that_nothing_more_is_learned() -> None:
+    assert next_margin({16: 10, 2: 100_000}, (0, 200_160), 10, 0.9)[0] == 2
