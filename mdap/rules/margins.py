@@ -73,8 +73,8 @@ def next_margin(
     """Return the margin for the steps to come, and the bound on the error rate by which it was chosen.
 
     It is the smallest with which the steps to come, at that bound, use up no more than what the decisions so
-    far leave of the budget; at least 2, and at most twice the widest margin before, since a bound from few votes is
-    often far too high, and what it would cost now can be made up for later.
+    far leave of the budget; at least 2, and at most twice the widest margin before, since a bound from few
+    votes is often far too high, and what it would cost now can be made up for later.
 
     Args:
         margins: how many decisions so far had each margin.
