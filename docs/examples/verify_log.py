@@ -142,6 +142,7 @@ def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
 
 def main(path: str, run_id: str) -> None:
     log = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    log.execute("BEGIN")  # one snapshot, should the run still go on
     found = log.execute("SELECT id, k, settings FROM runs WHERE run_id = ?", (run_id,)).fetchone()
     if found is None:
         sys.exit(f"there is no run {run_id}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from mdap.audit.findings import Findings, Kind
+from mdap.audit.findings import Kind
 from mdap.audit.part import Part
 from mdap.audit.questions import Question
 from mdap.audit.races import Referee
@@ -34,9 +34,8 @@ _LOST = object()
 class _Samples:
     """The samples of a page, handed out opening by opening."""
 
-    def __init__(self, rows: Iterator[SampleRow], findings: Findings) -> None:
+    def __init__(self, rows: Iterator[SampleRow]) -> None:
         self._groups = groupby(rows, lambda row: (row.step, row.opening))
-        self._findings = findings
         self._next = self._take()
 
     def _take(self) -> tuple[tuple[int, int], list[SampleRow]] | None:
@@ -44,19 +43,13 @@ class _Samples:
         return None if found is None else (found[0], list(found[1]))
 
     def of(self, step: int, opening: int) -> list[SampleRow]:
-        """Return those of an opening; whatever comes before it belongs to none."""
+        """Return those of an opening; those before it belong to none."""
         while self._next is not None and self._next[0] < (step, opening):
-            self.orphans(until=(step, opening))
+            self._next = self._take()
         if self._next is None or self._next[0] != (step, opening):
             return []
         samples, self._next = self._next[1], self._take()
         return samples
-
-    def orphans(self, until: tuple[int, int] | None = None) -> None:
-        """Say which samples belong to no opening."""
-        while self._next is not None and (until is None or self._next[0] < until):
-            self._findings.add(Kind.STEP, "opening of the samples", "a row in steps", None, self._next[0])
-            self._next = self._take()
 
 
 class _Walk:
@@ -112,10 +105,9 @@ class _Walk:
         openings: dict[int, list[StepOpened]] = defaultdict(list)
         for opened in page.openings:
             openings[opened.step].append(opened)
-        samples = _Samples(page.samples, self.findings)
+        samples = _Samples(page.samples)
         for step in range(page.first, page.last):
             self._step(step, decisions.get(step), openings.get(step, []), samples)
-        samples.orphans()
 
     def _step(
         self, step: int, decision: Decided | None, openings: list[StepOpened], samples: _Samples
@@ -285,14 +277,13 @@ def audit_tail(
         "SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = ?1", (facts.number,)
     ).fetchone()
     for page in pages(connection, facts.number, last, max(beyond, last + 1)):
-        samples = _Samples(page.samples, walk.findings)
+        samples = _Samples(page.samples)
         for opened in page.openings:
             rows = samples.of(opened.step, opened.opening)
             if opened.step == last and any(row.counted is not None for row in rows):
                 _undecided(walk, opened, rows, exhausted=status == "undecided")
             else:
                 walk.guess(opened, rows)
-        samples.orphans()
     return walk.part
 
 

@@ -26,6 +26,7 @@ class History:
         escalated: step, opening and tier of each race that went to another tier.
         seal: the last seal; None if there is none.
         sealed: whether nothing has happened since.
+        digest: the head of the digest chain; None before the first decision.
     """
 
     status: str = "started"
@@ -34,6 +35,7 @@ class History:
     escalated: list[tuple[int, int, int]] = field(default_factory=list)
     seal: str | None = None
     sealed: bool = False
+    digest: str | None = None
 
 
 def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Findings) -> History:
@@ -45,6 +47,9 @@ def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Find
         findings: where to say what does not match.
     """
     history, lines = History(), Lines()
+    sql = "SELECT digest FROM decisions WHERE run = ?1 ORDER BY place DESC LIMIT 1"
+    head = connection.execute(sql, (facts.number,)).fetchone()
+    history.digest = None if head is None else head[0]
     lines.add(connection.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?1", (facts.number,)).fetchone())
     events = connection.execute(
         f"SELECT {EVENT_COLUMNS} FROM run_events WHERE run = ?1 ORDER BY id", (facts.number,)

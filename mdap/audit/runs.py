@@ -10,7 +10,7 @@ from mdap.errors import DatabaseError, UsageError
 from mdap.rules.casting import Casting, lineups_of
 from mdap.settings import VotingSettings
 
-__all__ = ["RunFacts", "find_number", "find_run", "run_facts"]
+__all__ = ["RunFacts", "find_number", "run_facts"]
 
 _COLUMNS = "id, run_id, kind, task, task_version, params, settings, provider, k"
 
@@ -66,20 +66,6 @@ def find_number(connection: sqlite3.Connection, name: str) -> int:
     if not rows:
         raise UsageError(f"there is no run {name!r} in this log: `mdap runs` lists those there are")
     return int(rows[0][0])
-
-
-def find_run(connection: sqlite3.Connection, name: str) -> RunFacts:
-    """Return the run called *name*: its id, a unique beginning of it, or ``latest``.
-
-    Args:
-        connection: the log.
-        name: the run's name.
-
-    Raises:
-        UsageError: there is no such run, or several.
-        DatabaseError: its row cannot be read.
-    """
-    return run_facts(connection, find_number(connection, name))
 
 
 def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:

@@ -1,12 +1,12 @@
 """Proving a run from its log: everything is asked, read, counted and chained again, offline."""
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mdap.audit.chains import audit_tail
+from mdap.audit.chains import audit_part, audit_tail
 from mdap.audit.events import History, check_events
 from mdap.audit.findings import Findings, Kind, Mismatch
 from mdap.audit.margins import check_margins
@@ -14,10 +14,10 @@ from mdap.audit.parallel import Job, MakeTask, audit_parts
 from mdap.audit.part import Part
 from mdap.audit.processes import audit_process
 from mdap.audit.rows import plain_reading
-from mdap.audit.runs import RunFacts, find_run, run_facts
+from mdap.audit.runs import RunFacts, find_number, run_facts
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
-from mdap.tasks import Chain, Process
+from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Verification", "verify"]
 
@@ -29,6 +29,9 @@ _ONLY_OF_PLUGIN: Final = (
 _TREE: Final = """
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
 _PARTS_OF_TREE: Final = f"{_TREE} SELECT run FROM tree WHERE run <> ?1 ORDER BY run"
+_ORPHANS: Final = """
+SELECT step, opening, ordinal FROM samples s WHERE run = ?1 AND NOT EXISTS
+    (SELECT 1 FROM steps p WHERE p.run = s.run AND p.step = s.step AND p.opening = s.opening) LIMIT 100"""
 _DECISIONS_OF_TREE: Final = f"""{_TREE} SELECT coalesce(sum((SELECT max(place) + 1 FROM decisions d
     WHERE d.run = tree.run)), 0) FROM tree"""
 
@@ -117,9 +120,8 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
     job = Job(Path(db), make_task, oracle, jobs)
     with plain_reading(job.path) as connection:
         audit = _Audit(connection, job, progress)
-        facts = find_run(connection, run_id)
-        history = audit.tree(facts)
-        return _concluded(connection, facts, history, audit, expect)
+        facts, history = audit.tree(find_number(connection, run_id))
+        return _concluded(facts, history, audit.whole, expect)
 
 
 class _Audit:
@@ -140,74 +142,87 @@ class _Audit:
         self._progress = progress
         self._all = 0
 
-    def tree(self, facts: RunFacts) -> History:
-        """Check a run and its parts, and return what happened to the run itself."""
-        [self._all] = self._connection.execute(_DECISIONS_OF_TREE, (facts.number,)).fetchone()
-        history, part = self._run(facts)
+    def tree(self, number: int) -> tuple[RunFacts, History]:
+        """Check a run and its parts, and return the run itself and what happened to it."""
+        [self._all] = self._connection.execute(_DECISIONS_OF_TREE, (number,)).fetchone()
+        facts, history, part = self._run(number)
         self.whole.merge(part)
-        for [number] in self._connection.execute(_PARTS_OF_TREE, (facts.number,)).fetchall():
-            inner = run_facts(self._connection, number)
-            _, part = self._run(inner)
-            part.notes = [f"part {inner.run_id}: {note}" for note in part.notes]
-            self.whole.merge(part, inner.run_id)
-        return history
+        for [inner] in self._connection.execute(_PARTS_OF_TREE, (number,)).fetchall():
+            of_part, _, part = self._run(inner)
+            part.notes = [f"part {of_part.run_id}: {note}" for note in part.notes]
+            self.whole.merge(part, of_part.run_id)
+        return facts, history
 
-    def _run(self, facts: RunFacts) -> tuple[History, Part]:
-        events = Findings()
-        history = check_events(self._connection, facts, events)
-        part = self._decisions(facts, history.status)
-        part.findings.merge(events)
-        _check_run(self._connection, facts, part, history)
-        if not history.sealed:
-            since = "yet" if history.seal is None else "since the last one"
-            part.notes.append(
-                f"no seal was taken {since}, as the run has not ended in order: its events, and samples that "
-                "were not counted, can still be changed unnoticed"
-            )
-        return history, part
+    def _run(self, number: int) -> tuple[RunFacts, History, Part]:
+        """Check one run: most of a chain while it may go on, and the rest in one snapshot of the log."""
+        facts = run_facts(self._connection, number)
+        task = self._task(facts)
+        whole = self._decided(facts, task) if isinstance(task, Chain) else Part()
+        self._connection.execute("BEGIN")
+        try:
+            seen, facts = facts.decisions, run_facts(self._connection, number)
+            events = Findings()
+            history = check_events(self._connection, facts, events)
+            if isinstance(task, Chain):
+                self._rest(whole, facts, task, (seen, history.status))
+            elif isinstance(task, Process):
+                status, oracle = history.status, self._job.oracle
+                whole.merge(audit_process(self._connection, facts, task, status=status, oracle=oracle))
+            whole.findings.merge(events)
+            _check_run(self._connection, facts, whole, history)
+        finally:
+            self._connection.execute("ROLLBACK")
+        self._tell(self.whole.decisions + whole.decisions)
+        whole.notes += _notes(facts, task, history)
+        return facts, history, whole
 
-    def _decisions(self, facts: RunFacts, status: str) -> Part:
+    def _task(self, facts: RunFacts) -> Task | None:
         if facts.kind == "batch":
-            return Part()
+            return None
         task = self._job.make_task(facts.task, facts.params)
-        if isinstance(task, Process):
-            oracle = self._job.oracle
-            part = audit_process(self._connection, facts, task, status=status, oracle=oracle)
-            self._tell(self.whole.decisions + part.decisions)
-        elif isinstance(task, Chain):
-            part = self._chain(facts, task, status)
-        else:
+        if not isinstance(task, Chain | Process):
             raise UsageError(f"{facts.task} is neither a chain nor a process any more")
-        if task.version != facts.task_version:
-            made = f"version {facts.task_version} of {facts.task}"
-            part.notes.append(f"the run was made with {made}; this is {task.version}")
-        return part
+        return task
 
-    def _chain(self, facts: RunFacts, task: Chain[Any, Any], status: str) -> Part:
+    def _decided(self, facts: RunFacts, task: Chain[Any, Any]) -> Part:
         whole = Part()
         for part in audit_parts(self._connection, self._job, facts, task):
             whole.merge(part)
             self._tell(self.whole.decisions + whole.decisions)
+        return whole
+
+    def _rest(self, whole: Part, facts: RunFacts, task: Chain[Any, Any], stand: tuple[int, str]) -> None:
+        """Check what has been decided since, and what is not decided."""
+        seen, status = stand
+        if seen < facts.decisions:
+            span = (seen, facts.decisions)
+            whole.merge(audit_part(self._connection, facts, task, span, oracle=self._job.oracle))
         end = (whole.over, whole.result)
         whole.merge(audit_tail(self._connection, facts, task, status=status))
         whole.over, whole.result = end
         check_margins(self._connection, facts, task.length(), whole.findings)
-        return whole
 
     def _tell(self, done: int) -> None:
         if self._progress is not None:
             self._progress(done, self._all)
 
 
-def _concluded(
-    connection: sqlite3.Connection, facts: RunFacts, history: History, audit: _Audit, expect: str | None
-) -> Verification:
-    whole, findings = audit.whole, audit.whole.findings
-    sql = "SELECT digest FROM decisions WHERE run = ?1 ORDER BY place DESC LIMIT 1"
-    row = connection.execute(sql, (facts.number,)).fetchone()
-    digest = None if row is None else row[0]
-    if expect is not None and expect not in (digest, history.seal):
-        findings.add(Kind.SEAL, "digest or seal noted elsewhere", expect, f"{digest} or {history.seal}")
+def _notes(facts: RunFacts, task: Task | None, history: History) -> Iterator[str]:
+    if task is not None and task.version != facts.task_version:
+        yield f"the run was made with version {facts.task_version} of {facts.task}; this is {task.version}"
+    if not history.sealed:
+        since = "yet" if history.seal is None else "since the last one"
+        yield (
+            f"no seal was taken {since}, as the run has not ended in order: its events, and samples that "
+            "were not counted, can still be changed unnoticed"
+        )
+
+
+def _concluded(facts: RunFacts, history: History, whole: Part, expect: str | None) -> Verification:
+    findings = whole.findings
+    if expect is not None and expect not in (history.digest, history.seal):
+        found = f"{history.digest} or {history.seal}"
+        findings.add(Kind.SEAL, "digest or seal noted elsewhere", expect, found)
     if findings.total and findings.only_of_plugin:
         whole.notes.append(_ONLY_OF_PLUGIN)
     return Verification(
@@ -218,7 +233,7 @@ def _concluded(
         decisions=whole.decisions,
         samples=whole.samples,
         votes=whole.votes,
-        digest=digest,
+        digest=history.digest,
         seal=history.seal,
         mismatches=tuple(findings.listed),
         counts=findings.counts,
@@ -231,12 +246,12 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: Part, his
     _same(findings, Kind.RUN, "k", facts.voting.k, facts.k)
     _same(findings, Kind.EVENT, "steps settled by people", sorted(whole.settled), sorted(history.settled))
     _same(findings, Kind.EVENT, "escalations", sorted(set(whole.escalated)), sorted(set(history.escalated)))
-    for table, what, expected in (
-        ("samples", "samples", whole.samples),
-        ("decisions", "decisions", facts.decisions),
-    ):
-        sql = f"SELECT count(*) FROM {table} WHERE run = ?1"
-        _same(findings, Kind.RUN, what, expected, connection.execute(sql, (facts.number,)).fetchone()[0])
+    [decisions] = connection.execute(
+        "SELECT count(*) FROM decisions WHERE run = ?1", (facts.number,)
+    ).fetchone()
+    _same(findings, Kind.RUN, "decisions", facts.decisions, decisions)
+    for place in connection.execute(_ORPHANS, (facts.number,)):
+        findings.add(Kind.STEP, "opening of the sample", "a row in steps", None, place)
     sql = "SELECT step, opening, ordinal FROM pending WHERE run = ?1 AND step < ?2"
     for place in connection.execute(sql, (facts.number, facts.decisions)):
         findings.add(Kind.SAMPLE, "sample on a guess", "none at a decided step", "one", place)

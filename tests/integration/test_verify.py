@@ -3,8 +3,9 @@
 import json
 import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ def test_parts_make_the_whole(log: Path, tmp_path: Path, size: int, monkeypatch:
     assert came == whole
     assert came.verdict == "mismatch"
     assert {mismatch.step for mismatch in came.mismatches} == {77, 100, 101, 120}
-    assert [done for done, _ in reports] == [*range(size, 200, size), 200]
+    assert [done for done, _ in reports] == [*range(size, 200, size), 200, 200]
 
 
 def test_several_processes_find_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +238,29 @@ def test_a_reply_on_which_the_parser_failed_is_no_mismatch(tmp_path: Path) -> No
         mdap.solve_sync(Broken(), model="tests.helpers:provided/it", db=db, run_id="walk")
     came = verify(db, "walk", make)
     assert (came.verdict, came.status) == ("verified", "failed")
+
+
+def test_a_run_that_goes_on_is_verified_meanwhile(tmp_path: Path) -> None:
+    """Whatever is recorded while the audit reads is no mismatch."""
+    db = tmp_path / "a.db"
+    options = {**OPTIONS, "latency": 0.001, "fault_rate": 0.05}
+    ended: list[mdap.Solution] = []
+    runner = Thread(
+        target=lambda: ended.append(mdap.solve_sync(Hanoi(disks=7), options=options, db=db, run_id="r", k=2))
+    )
+    runner.start()
+    seen = []
+    try:
+        while runner.is_alive():
+            with suppress(mdap.UsageError, mdap.DatabaseError):  # before there is a run
+                came = verify(db, "r", make_task)
+                assert came.verdict == "verified", came.mismatches
+                seen.append(came.decisions)
+    finally:
+        runner.join()
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3
+    assert verify(db, "r", make_task).digest == ended[0].digest
 
 
 # --- the command
