@@ -25,9 +25,10 @@ def figures(summary: Summary, k: int, prices: Mapping[str, Price]) -> list[Figur
 
     Args:
         summary: what is counted.
-        k: the margin of the run.
+        k: the margin of the run; where margins differ, the smallest that decided a race counts.
         prices: by model; the cost is shown if each model has one.
     """
+    k = summary.margins[0] if summary.margins else k
     found: list[Figure | None] = [
         _convergence(summary, k),
         _votes(summary, k),

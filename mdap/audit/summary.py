@@ -162,6 +162,12 @@ class Summary:
             for (total, votes, margin), count in self.races.items()
         ]
 
+    @property
+    def margins(self) -> tuple[int, int] | None:
+        """The smallest and the largest margin with which a race was decided; None without any."""
+        found = [margin for (_, _, margin) in self.races]
+        return (min(found), max(found)) if found else None
+
     def lengths(self) -> Counter[int]:
         """Return how many races took how many votes."""
         found: Counter[int] = Counter()

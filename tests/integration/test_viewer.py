@@ -390,6 +390,15 @@ def test_a_part_leads_to_the_whole_and_back(site: Site) -> None:
     assert f'href="/runs/{PAIR}"' in site.page(f"/runs/{PART}")
 
 
+def test_a_result_without_a_vote_is_no_person_s(site: Site) -> None:
+    """What a nested task came to is noted, and neither a race nor settled."""
+    page = site.page(f"/runs/{PAIR}/steps")
+    assert re.findall(r'<span class="pill pill-(\w+)">', page)[1:] == ["unanimous", "unanimous", "noted"]
+    assert "Recorded without a vote" in site.page(f"/runs/{PAIR}/steps/2")
+    assert listed(site, PAIR, "overridden") == []
+    assert re.search(r"Settled by a person</dt><dd>0<", site.page(f"/runs/{PAIR}"))
+
+
 def test_names_that_nobody_vouches_for_are_text(site: Site) -> None:
     """Even the name of a run, and that of the database."""
     page = site.page("/")

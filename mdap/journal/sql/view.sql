@@ -65,8 +65,9 @@ WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER 
 
 -- name: fold_decisions
 -- Of one run in a range of places, or of many short ones as they are. A race without a vote against the
--- winner has no other candidate, and needs no look into its tally.
-SELECT author IS NOT NULL AS settled,
+-- winner has no other candidate, and needs no look into its tally. What was recorded without a vote has
+-- the author mdap, and is not settled by a person.
+SELECT coalesce(author <> 'mdap', 0) AS settled,
     CASE WHEN votes = margin THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
     votes, margin, count(*) AS decisions
 FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value AND place >= ?2 AND place < ?3 GROUP BY 1, 2, 3, 4
@@ -75,7 +76,7 @@ FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value AND place >= ?2 A
 SELECT d.run, place, step, votes, margin, author, substr(winner, 1, 200) AS winner,
     (SELECT sum(value) FROM json_each(tally)) AS total
 FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value AND place >= ?2 AND place < ?3
-WHERE votes > margin OR author IS NOT NULL
+WHERE votes > margin OR author <> 'mdap'
 ORDER BY author IS NULL, votes - margin DESC, d.run, place LIMIT ?4
 
 -- name: fold_samples
@@ -92,7 +93,7 @@ FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value AND step >= ?2 AND 
 
 -- name: view_steps
 SELECT p.step, p.opening, substr(p.key, 1, 200) AS key, substr(p.input, 1, 400) AS input, d.place, d.votes,
-    d.margin, d.author, substr(d.winner, 1, 400) AS winner,
+    d.margin, nullif(d.author, 'mdap') AS author, substr(d.winner, 1, 400) AS winner,
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening) AS samples,
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening
      AND s.verdict = 'flag') AS red_flags
@@ -107,7 +108,7 @@ WHERE run = ?1 AND place >= ?2 AND place < ?3 AND votes > margin ORDER BY place 
 
 -- name: walk_overridden
 SELECT place AS at, step FROM decisions
-WHERE run = ?1 AND place >= ?2 AND place < ?3 AND author IS NOT NULL ORDER BY place LIMIT ?4
+WHERE run = ?1 AND place >= ?2 AND place < ?3 AND author <> 'mdap' ORDER BY place LIMIT ?4
 
 -- name: walk_flagged
 SELECT step AS at, step FROM samples
@@ -126,8 +127,8 @@ WHERE s.run = ?1 AND s.step >= ?2 AND s.step < ?3 AND t.body LIKE ?5 ESCAPE '\'
 GROUP BY s.step ORDER BY s.step LIMIT ?4
 
 -- name: view_openings
-SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.place, d.winner, d.tally, d.votes, d.margin, d.author,
-    d.reason, d.digest
+SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.place, d.winner, d.tally, d.votes, d.margin,
+    nullif(d.author, 'mdap') AS author, d.reason, d.digest
 FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
 WHERE p.run = ?1 AND p.step = ?2 ORDER BY d.place IS NULL, p.opening DESC LIMIT ?3
 
