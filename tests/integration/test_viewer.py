@@ -452,3 +452,17 @@ def test_a_run_is_running_as_long_as_a_process_is_at_work_on_it(tmp_path: Path) 
         assert "pill-killed" in page
         assert "live.js" not in page
         assert "pill-finished" in site.page("/runs/1")
+
+
+def test_runs_that_are_parts_of_each_other_end_no_page(tmp_path: Path) -> None:
+    """A database that was tampered with may hold a circle, and the pages must not go round in it."""
+    path = tmp_path / "a.db"
+    for run in ("one", "two"):
+        mdap.solve_sync(Hanoi(disks=2), db=path, run_id=run)
+    with closing(sqlite3.connect(path)) as tampering:
+        tampering.execute("DROP TRIGGER runs_no_update")
+        tampering.execute("UPDATE runs SET parent = 3 - id")
+        tampering.commit()
+    with serving(path) as site:
+        assert "There are no runs here." in site.page("/")
+        assert "pill-finished" in site.page("/runs/1")

@@ -26,14 +26,15 @@ SELECT r.*,
 FROM runs r WHERE r.id = ?1
 
 -- name: view_ended_parts
--- By the event, so that a later look only goes through what has happened since.
+-- By the event, so that a later look only goes through what has happened since. UNION, since a run that
+-- was made its own parent would send UNION ALL in circles.
 SELECT e.id AS event, e.run, max(coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = e.run), 0),
     coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = e.run), 0)) AS end,
     EXISTS (SELECT 1 FROM run_events x WHERE x.run = e.run AND x.kind = 'escalated') AS escalated,
     (SELECT reason FROM run_events x WHERE x.run = e.run AND x.kind = 'warning' LIMIT 1) AS warning
 FROM run_events e JOIN runs r ON r.id = e.run
 WHERE e.id > ?2 AND e.kind IN ('finished', 'undecided', 'stopped', 'failed') AND r.parent IS NOT NULL AND ?1 IN (
-    WITH RECURSIVE above(run) AS (SELECT r.parent UNION ALL
+    WITH RECURSIVE above(run) AS (SELECT r.parent UNION
         SELECT p.parent FROM above JOIN runs p ON p.id = above.run WHERE p.parent IS NOT NULL)
     SELECT run FROM above)
 ORDER BY e.id LIMIT ?3
