@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = [
+    "PROPOSED",
     "SURE",
     "AttemptFailed",
     "Calibration",
@@ -211,12 +212,17 @@ class StepResolved(NamedTuple):
     confirmed: bool
 
 
+PROPOSED: Final = "proposal"
+"""The reason of a decision that the first vote made, since others vote on it: see `mdap.Step`."""
+
+
 class Decided(NamedTuple):
     """A step was decided.
 
     `place` counts the run's decisions from 0. `tally` is a JSON object of each candidate's canonical JSON
     and its votes; `votes` are the winner's. `digest` is the head of the run's digest chain with this
-    decision in it. `author` and `reason` are those of a person who settled the step, None for a vote.
+    decision in it. `author` and `reason` are those of a person who settled the step, None for a vote, whose
+    reason may be `PROPOSED`.
     """
 
     run: int

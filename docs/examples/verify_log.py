@@ -53,7 +53,9 @@ def hashed(text: str, size: int) -> str:
 
 def count(step: int, decided: list[Any], samples: list[list[Any]], k: int, tier_size: int) -> None:
     """Count a race again, in the order in which its samples were counted."""
-    winner, tally, votes, margin, author = *decided[1:5], decided[5]
+    winner, tally, votes, margin, author, reason = decided[1:7]
+    if author is None and reason == "proposal":
+        k = 1  # the first reply was taken, for others to vote on
     check(f"step {step}, order of counting", list(range(1, len(samples) + 1)), [s[0] for s in samples])
     tier, race = 0, Counter[str]()
     for _, _, ordinal, verdict, key, flag, *_ in samples:

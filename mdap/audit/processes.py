@@ -22,7 +22,7 @@ from mdap.audit.races import NOTED, Referee
 from mdap.audit.rows import SampleRow, decided, samples_of, undecided
 from mdap.audit.runs import RunFacts
 from mdap.errors import FailedError, UndecidedError
-from mdap.records import Decided, Identity, StepOpened
+from mdap.records import PROPOSED, Decided, Identity, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, answer_key, chain_digest, identify_named, sample_line
 from mdap.rules.reading import typed_answer
@@ -197,6 +197,10 @@ class _Record:
             self.findings.add(Kind.STATE, "input", about, row[0], (known.step,))
         if not known.decided:
             return self._undecided_answer(known, samples, question)
+        if asked.proposal != (row[3] == PROPOSED):
+            found = "a proposal" if row[3] == PROPOSED else "a decision"
+            expected = "a proposal" if asked.proposal else "a decision"
+            self.findings.add(Kind.DECISION, "what was asked for", expected, found, (known.step,))
         self._compare_with_truth(task, asked, known, row[1])
         read = row[1] in question.answers
         answer = question.answers[row[1]] if read else typed_answer(asked, row[1])
@@ -208,11 +212,12 @@ class _Record:
             if truth != winner:
                 self.findings.add(Kind.TRUTH, "answer", truth, winner, (known.step,))
 
-    def _row(self, known: _Known) -> tuple[str, str, str]:
-        sql = """SELECT p.input, d.winner, d.tally FROM steps p
+    def _row(self, known: _Known) -> tuple[str, str, str, str | None]:
+        sql = """SELECT p.input, d.winner, d.tally, d.reason FROM steps p
             LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
             WHERE p.run = ?1 AND p.step = ?2 AND p.opening = 0"""
-        row: tuple[str, str, str] = self._connection.execute(sql, (self.facts.number, known.step)).fetchone()
+        found = self._connection.execute(sql, (self.facts.number, known.step)).fetchone()
+        row: tuple[str, str, str, str | None] = found
         return row
 
     def _undecided_answer(self, known: _Known, samples: list[SampleRow], question: Question) -> _Found | None:

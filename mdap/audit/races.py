@@ -7,7 +7,7 @@ from typing import Final
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.rows import SampleRow
-from mdap.records import Decided
+from mdap.records import PROPOSED, Decided
 from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key
 from mdap.rules.tally import Tally
@@ -45,7 +45,8 @@ class Referee:
             samples: all of the opening's rows, by ordinal.
         """
         place = (decision.step, decision.opening)
-        tally, tier = self._fold(samples, place)
+        proposed = decision.author is None and decision.reason == PROPOSED
+        tally, tier = self._fold(samples, place, 1 if proposed else self.k(decision.step))
         self._drawn(samples, complete=True)
         winner = answer_key(decision.winner)
         votes = tally.votes.get(winner, 0)
@@ -69,7 +70,7 @@ class Referee:
             exhausted: whether it must have had all of its samples.
         """
         place = samples[0][:2]
-        tally, tier = self._fold(samples, place)
+        tally, tier = self._fold(samples, place, self.k(place[0]))
         self._drawn(samples, complete=exhausted)
         if exhausted:
             self._undecided(tally, tier, samples, place)
@@ -92,9 +93,8 @@ class Referee:
         taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
         self._same(Kind.COUNT, "samples of the last tier", self.casting.samples_per_tier, taken, place)
 
-    def _fold(self, samples: Sequence[SampleRow], place: tuple[int, ...]) -> tuple[Tally, int]:
+    def _fold(self, samples: Sequence[SampleRow], place: tuple[int, ...], k: int) -> tuple[Tally, int]:
         counted = self._counted(samples)
-        k = self.k(place[0])
         tally, tier = Tally(k), 0
         for sample in counted:
             if self.casting.tier(sample.ordinal) > tier:

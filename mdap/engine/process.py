@@ -16,7 +16,7 @@ from mdap.engine.opening import Opening, Progress
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import Identity, ProcessPoint, RecordedOpening, RunEvent, RunStatus, StepOpened
+from mdap.records import PROPOSED, Identity, ProcessPoint, RecordedOpening, RunEvent, RunStatus, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, RedFlag, Step, canonical_step
@@ -284,7 +284,8 @@ class ProcessRace(Decider):
             self._answer(question)
 
     def _decide(self, question: Question, winner: str) -> None:
-        self._record(question.opening, winner)
+        proposed = question.opening.race.step.proposal
+        self._record(question.opening, winner, reason=PROPOSED if proposed else None)
         del self._open[question.identity]
         self._known[question.identity] = _Known(question.opening.opened.step, False)
         self._answer(question)

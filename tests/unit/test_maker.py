@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mdap
+from mdap.audit import verify
+from mdap.plugins import make_task
 from mdap.testing import check_task
 from mdap.testing.walking import OracleAsk, solved
 from mdap_maker import Failure, Maker, failures
@@ -82,6 +84,26 @@ def test_the_law_holds_for_discriminators(tmp_path: Path) -> None:
     solution = mdap.solve_sync(Choices(), k=k, db=tmp_path / "a.db", options=options)
     expected = 1 / (1 + ((1 - error_rate) / error_rate) ** k)
     assert abs(solution.result / 3_000 - expected) <= 4 * sqrt(expected * (1 - expected) / 3_000)
+
+
+def test_proposals_are_told_from_decisions_in_the_record(tmp_path: Path) -> None:
+    """A run of both is verified, each by its own margin; a decision passed off as a proposal is found."""
+    db = tmp_path / "a.db"
+    task = Maker(problem=problem(12, 13), proposals=2)
+    mdap.solve_sync(task, k=3, db=db, run_id="m", options={"error_rate": 0.05})
+    assert verify(db, "m", make_task).verdict == "verified"
+    with closing(sqlite3.connect(db)) as log:
+        kinds = log.execute("SELECT reason, min(margin), max(margin) FROM decisions GROUP BY 1").fetchall()
+        assert (None, 3, 3) in kinds
+        assert ("proposal", 1, 1) in kinds
+        log.execute("DROP TRIGGER decisions_no_update")
+        log.execute(
+            "UPDATE decisions SET reason = 'proposal' "
+            "WHERE (run, place) = (SELECT run, place FROM decisions WHERE reason IS NULL LIMIT 1)"
+        )
+        log.commit()
+    found = verify(db, "m", make_task)
+    assert {"what was asked for", "digest"} <= {mismatch.what for mismatch in found.mismatches}
 
 
 def test_a_proposal_says_nothing_of_how_sure_the_run_is(tmp_path: Path) -> None:
