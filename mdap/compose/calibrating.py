@@ -175,9 +175,15 @@ async def _calibrate(
     status, reason = RunStatus.STOPPED, "interrupted"
     ended: dict[str, Any] = {}
     try:
+        refusal: str | None = None
         with anyio.move_on_after(shop.budget.seconds) as clock:
-            await decide(work, shop.crew.provider, shop.limits, shop.writer, shop.purse)
+            if shop.inspection is not None:
+                refusal = await shop.inspection.pass_on(number)
+            if refusal is None:
+                await decide(work, shop.crew.provider, shop.limits, shop.writer, shop.purse)
         status, reason = work.status, work.reason or ""
+        if refusal is not None:
+            status, reason = RunStatus.STOPPED, refusal
         if clock.cancelled_caught:
             status, reason = RunStatus.STOPPED, f"the {shop.budget.seconds:g} seconds allowed are over"
         await shop.writer.flush()
