@@ -124,8 +124,13 @@ def export(log: Log, run_id: str, out: IO[bytes], fmt: str = "jsonl") -> None:
         fmt: one of `FORMATS`.
 
     Raises:
-        UsageError: there is no such run, or pyarrow is not installed.
+        UsageError: there is no such run, it is a batch, or pyarrow is not installed.
     """
+    run = log.run(run_id)
+    if run.kind == "batch":
+        raise UsageError(
+            f"{run.run_id} is a batch, without steps of its own: export its cases, such as {run.run_id}/0"
+        )
     if fmt.startswith(_PREFIX):
         _WRITERS[fmt.removeprefix(_PREFIX)](_samples(log, run_id), SampleEntry._fields, out)
     else:

@@ -22,7 +22,7 @@ SELECT run_id, kind, (SELECT run_id FROM runs p WHERE p.id = r.parent) AS parent
        (SELECT kind FROM run_events e WHERE e.run = r.id
         AND e.kind IN ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
         ORDER BY e.id DESC LIMIT 1) AS status
-FROM runs r ORDER BY id"""
+FROM runs r WHERE ?1 IS NULL OR r.id = ?1 ORDER BY id"""
 _STEPS: Final = f"""
 SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
        count(s.ordinal) AS samples, coalesce(sum(s.verdict = 'flag'), 0) AS red_flags
@@ -155,13 +155,18 @@ class Log(AbstractContextManager["Log"]):
 
     def runs(self) -> Iterator[RunEntry]:
         """Yield all runs, the oldest first."""
-        for row in self._rows(_RUNS):
-            values = dict(row)
-            for name in ("params", "settings", "provider"):
-                values[name] = json.loads(values[name])
-            if values["status"] in (None, "started", "resumed"):
-                values["status"] = "running"
-            yield RunEntry(**values)
+        return map(_run_entry, self._rows(_RUNS, None))
+
+    def run(self, run_id: str) -> RunEntry:
+        """Return one run.
+
+        Args:
+            run_id: the run's id, a unique beginning of it, or ``latest``.
+
+        Raises:
+            UsageError: there is no such run.
+        """
+        return _run_entry(*self._rows(_RUNS, find_number(self._connection, run_id)))
 
     def steps(self, run_id: str) -> Iterator[StepEntry]:
         """Yield the decided steps of a run, in the order of their decisions.
@@ -227,6 +232,15 @@ _JSON: Final = {
     "steps": ("input", "answer", "votes"),
     "samples": (),
 }
+
+
+def _run_entry(row: sqlite3.Row) -> RunEntry:
+    values = dict(row)
+    for name in ("params", "settings", "provider"):
+        values[name] = json.loads(values[name])
+    if values["status"] in (None, "started", "resumed"):
+        values["status"] = "running"
+    return RunEntry(**values)
 
 
 def _frame(rows: list[dict[str, Any]], what: str, library: str) -> Any:

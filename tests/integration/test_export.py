@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pandas
 import polars
 import pytest
@@ -160,6 +161,20 @@ def test_large_exports_come_in_pages(log: Path, monkeypatch: pytest.MonkeyPatch)
             assert exported(log, "tower", fmt) == whole[fmt]
 
 
+def test_a_batch_has_no_steps_to_export(tmp_path: Path) -> None:
+    """But its cases have."""
+    db = tmp_path / "a.db"
+
+    async def batch() -> None:
+        async with mdap.Session("sim", db=db) as session:
+            assert len([one async for one in session.solve_all([Hanoi(disks=1)], k=2, run_id="b")]) == 1
+
+    anyio.run(batch)
+    with pytest.raises(mdap.UsageError, match=r"b is a batch, .*export its cases, such as b/0"):
+        exported(db, "b", "jsonl")
+    assert exported(db, "b/0", "jsonl").count(b"\n") == 1
+
+
 # --- Python
 
 
@@ -171,6 +186,8 @@ def test_a_log_is_read_from_python(log: Path) -> None:
             ("hostile", "finished", 3),
         ]
         assert [entry._asdict() for entry in opened.samples("tower")] == samples(log, "tower")
+        assert opened.run("latest").run_id == "hostile"
+        assert opened.run("tow") == next(opened.runs())
         last = list(opened.steps("latest"))[-1]
         assert (last.step, last.margin, last.author) == (1, 3, None)
         frame = opened.frame("samples", "tower")
