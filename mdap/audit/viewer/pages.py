@@ -31,7 +31,7 @@ _OPENINGS: Final = 10
 _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
 _SEARCHED: Final = 200
-_COUNTING: Final = 0.12
+_COUNTING: Final = 0.08
 """Seconds that a page spends on counting."""
 
 FILTERS: Final = {
