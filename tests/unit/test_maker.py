@@ -103,7 +103,7 @@ def test_proposals_are_told_from_decisions_in_the_record(tmp_path: Path) -> None
         )
         log.commit()
     found = verify(db, "m", make_task)
-    assert {"what was asked for", "digest"} <= {mismatch.what for mismatch in found.mismatches}
+    assert "what was asked for" in {mismatch.what for mismatch in found.mismatches}
 
 
 def test_a_proposal_says_nothing_of_how_sure_the_run_is(tmp_path: Path) -> None:
