@@ -1,6 +1,7 @@
 """How sure one can be of a run, from the votes it took."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from mdap.records import SURE, Certificate, Interval, TallyShape
@@ -51,9 +52,14 @@ def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
         The certificate; None without decisions of a margin above 1: at 1 no vote can be against the winner,
         however wrong it is. Where other margins are greater, it was a proposal, on which others vote.
     """
+    # The cases of a batch are short, and their votes fall in few ways.
+    return _certified(tuple(_decisions(shapes)))
+
+
+@lru_cache(maxsize=1024)
+def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
     import numpy as np
 
-    shapes = _decisions(shapes)
     if not shapes:
         return None
     belief = posterior(shapes)
