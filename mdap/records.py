@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = [
+    "EVENTS",
     "PROPOSED",
     "SURE",
     "AttemptFailed",
@@ -261,6 +262,51 @@ class RunEvent(NamedTuple):
 
 
 Fact = StepOpened | SampleTaken | StepResolved | Decided | AttemptFailed | RunEvent
+
+
+EVENTS: Final = {
+    "started": ("the run began", "`limits`, `budget` and `prices` of the session"),
+    "resumed": ("a later session took the run up", "as for `started`"),
+    "finished": ("the task is done", "`result`; `seconds` of the session; `in_flight`"),
+    "undecided": ("a step has no winner within its allowed samples", "`seconds`, `in_flight`"),
+    "stopped": ("the session ended before the task; it can be resumed", "`seconds`, `in_flight`"),
+    "failed": ("the run cannot go on", "`seconds`, `in_flight`"),
+    "attempt_failed": (
+        "an attempt at a sample failed in transport",
+        "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`",
+    ),
+    "escalated": (
+        "a step went to the next models",
+        "`step`, `opening`, and `tier`, from 1, to which it went",
+    ),
+    "settled": ("a person settled a step, whom `author` names", "`step`"),
+    "effect": ("the effects of a decision were brought about", "`step`"),
+    "margin": (
+        "a margin holds from a step on",
+        "`from`, the step, and `k`; of the first one also `target` and what it rests on (`source`, or `against` "
+        "and `votes`), of later ones `error_rate_bound`",
+    ),
+    "baseline": (
+        "what the run is compared with as it goes on",
+        "`source`, `against`, `votes`, `flags`, `samples`",
+    ),
+    "limits": (
+        "a limit of an endpoint was learned",
+        "`model`, `what` (`concurrency`, `requests_per_minute` or `tokens_per_minute`), `limit_before`, "
+        "`limit_after`, `reason`",
+    ),
+    "probe": (
+        "a model was asked what it can do, before anything else",
+        "`model`, `requests`, `input_tokens`, `output_tokens`, `repeats`, `n`, `usage`, `request_id`, `failure`; "
+        "null where it could not be found out",
+    ),
+    "warning": ("what a reader of the result should know", "`drift`, the kind of drift, or null"),
+    "sealed": (
+        "a session ended in order",
+        "`decisions`, `digest`, `events`, `rest` and `seal`, which covers all before it",
+    ),
+}
+"""The kinds of events of a run, each with what happened and what the event's data hold."""
 
 
 @dataclass(frozen=True, slots=True)

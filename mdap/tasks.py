@@ -207,7 +207,7 @@ class Chain(Task, Generic[S, A]):
         return None
 
     def mistakes(self, state: S, truth: A) -> list[A]:
-        """Return plausible wrong answers in *state*, at least one, for simulation."""
+        """Return plausible wrong answers in *state*, at least one, none equal to *truth*, for simulation."""
         raise NotImplementedError(f"{type(self).__name__} names no plausible mistakes")
 
     def render(self, answer: A) -> str:
@@ -230,7 +230,7 @@ class AskGroup(Protocol):
         """Ask for *step*."""
 
     def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> Pending[T]:
-        """Call an async *function*, which may ask for more."""
+        """Call an async *function*, which may ask for more, with *args*."""
 
 
 class Ask(Protocol):
@@ -300,7 +300,7 @@ class Process(Task, Generic[R]):
         raise NotImplementedError(f"{type(self).__name__} has no oracle")
 
     def mistakes(self, step: Step[Any], truth: Any) -> list[Any]:
-        """Return plausible wrong answers to *step*, at least one, for simulation."""
+        """Return plausible wrong answers to *step*, at least one, none equal to *truth*, for simulation."""
         raise NotImplementedError(f"{type(self).__name__} names no plausible mistakes")
 
     def render(self, step: Step[Any], answer: Any) -> str:

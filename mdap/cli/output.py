@@ -28,7 +28,15 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2
 
 
 class Exit(IntEnum):
-    """The exit codes, as the documentation promises them."""
+    """The exit codes, as the documentation promises them.
+
+    Attributes:
+        FINISHED: finished. The result may still be a wrong one: look at it.
+        FAILED: undecided or failed, or an audit found what does not match.
+        USAGE: wrong use: a bad option, parameter, task, file or run id, or a database that cannot be used.
+        STOPPED: stopped: the provider is gone or out of quota, or the budget is spent; it can be resumed.
+        INTERRUPTED: interrupted with Ctrl-C or SIGTERM; it can be resumed.
+    """
 
     FINISHED = 0
     FAILED = 1

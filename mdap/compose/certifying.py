@@ -43,9 +43,8 @@ async def certificate_of(reader: Reader, run: int) -> Certificate | None:
     settled = await reader.settled(run)
     if certificate is None or not settled:
         return certificate
-    sentence = (
-        f"{settled:,} steps were settled by a person; the chance of no error at all is that of the others"
-    )
+    steps = "1 step was" if settled == 1 else f"{settled:,} steps were"
+    sentence = f"{steps} settled by a person; the chance of no error at all is that of the others"
     return replace(certificate, warnings=(*certificate.warnings, sentence))
 
 

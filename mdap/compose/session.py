@@ -180,7 +180,10 @@ class Session(AsyncContextManagerMixin):
         run_id: str | None = None,
         progress: Progress | None = None,
     ) -> Solution:
-        """Run *task* like `solve`, but return however it ended: see the solution's status and reason."""
+        """Run *task*, and return however it ended: see the solution's status and reason.
+
+        The arguments are those of `solve`; of its errors only `UsageError` and `DatabaseError` are raised.
+        """
         if not isinstance(task, Chain | Process):
             raise UsageError(
                 f"{type(task).__name__} is no task that can be run: derive it from mdap.Chain or mdap.Process"

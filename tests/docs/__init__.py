@@ -1,0 +1,1 @@
+"""The documentation, executed: every page in a folder of its own, block by block, as a reader would."""
