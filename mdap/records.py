@@ -283,8 +283,8 @@ EVENTS: Final = {
     "effect": ("the effects of a decision were brought about", "`step`"),
     "margin": (
         "a margin holds from a step on",
-        "`from`, the step, and `k`; of the first one also `target` and what it rests on (`source`, or `against` "
-        "and `votes`), of later ones `error_rate_bound`",
+        "`from`, the step, and `k`; of the first one also `target` and what it rests on (`source`, or "
+        "`against` and `votes`), of later ones `error_rate_bound`",
     ),
     "baseline": (
         "what the run is compared with as it goes on",
@@ -297,8 +297,8 @@ EVENTS: Final = {
     ),
     "probe": (
         "a model was asked what it can do, before anything else",
-        "`model`, `requests`, `input_tokens`, `output_tokens`, `repeats`, `n`, `usage`, `request_id`, `failure`; "
-        "null where it could not be found out",
+        "`model`, `requests`, `input_tokens`, `output_tokens`, `repeats`, `n`, `usage`, `request_id`, "
+        "`failure`; null where it could not be found out",
     ),
     "warning": ("what a reader of the result should know", "`drift`, the kind of drift, or null"),
     "sealed": (
