@@ -5,6 +5,7 @@ MkDocs calls `on_page_markdown`; where a table is stale it warns, and so ``mkdoc
 """
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,26 @@ HERE: Final = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from tables import TABLE, commands, fresh  # noqa: E402
+
+SITE: Final = "https://mdap.readthedocs.io/en/latest"
+PARTS: Final = {
+    "tutorial": "Tutorials",
+    "how-to": "How to",
+    "explanation": "Explanation",
+    "reference": "Reference",
+}
+# What a program that writes code for mdap gets wrong most easily.
+RULES: Final = (
+    "Rules for code that uses it:",
+    "",
+    "- A parser raises `mdap.RedFlag` and nothing else, whatever the text; it repairs nothing.",
+    "- `start`, `step`, `advance`, `guess` and parsers are pure; a process reaches the outside through `ask.once`.",
+    "- Answers are compared as canonical JSON: give each one spelling, with `Task.canonical` where need be.",
+    "- Give `run_id=` to make a run resumable by the same call; a finished run is returned, not bought again.",
+    "- `mdap.solve_sync` is for scripts; inside an event loop use `async with mdap.Session(...)`.",
+    "- Raise a task's class variable `version` with any change to its prompts, parser or rules.",
+    '- Test with `model="sim"` (needs `oracle`, `mistakes`, `render`), `mdap.testing.check_task`, `ScriptedProvider`.',
+)
 
 _log = logging.getLogger("mkdocs.hooks.tables")
 
@@ -29,10 +50,28 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> None:
 
 
 def main() -> None:
-    """Write the tables of all pages anew."""
+    """Write the tables of all pages, and the list of pages for language models, anew."""
     for page in sorted(HERE.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         page.write_text(fresh(text), encoding="utf-8")
+    (HERE / "llms.txt").write_text(listed(), encoding="utf-8")
+
+
+def listed() -> str:
+    """Return `llms.txt`: what the library is, and every page with what it is about."""
+    lines = ["# mdap", "", f"> {_about(HERE / 'index.md')}", "", *RULES]
+    for part, title in PARTS.items():
+        lines += ["", f"## {title}", ""]
+        for page in sorted((HERE / part).glob("*.md")):
+            heading = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+            name = heading[1] if heading else page.stem.capitalize()
+            lines.append(f"- [{name}]({SITE}/{part}/{page.stem}/): {_about(page)}")
+    return "\n".join(lines) + f"\n\n[Contributing]({SITE}/contributing/)\n"
+
+
+def _about(page: Path) -> str:
+    found = re.match(r"---\ndescription: (.+)\n", page.read_text(encoding="utf-8"))
+    return found[1] if found else ""
 
 
 if __name__ == "__main__":

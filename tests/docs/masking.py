@@ -15,7 +15,7 @@ _VARIES: Final = [
     (re.compile(r'"(seconds|latency)": [\d.]+'), r'"\1": TIME'),
     # Estimates of the certificate: what they are is for its own tests to say.
     (re.compile(r"(?m)(?<=^  )(no error at all|errors|error rate) .*$"), r"\1"),
-    (re.compile(r"[ =─]{2,}"), "  "),
+    (re.compile(r"[ =─━]+"), " "),
 ]
 _NUMBER: Final = re.compile(r"\d[\d,]*(\.\d+)?%?|> 0")
 _PROGRESS: Final = re.compile(r"^\S+: (step|case) [\d,]+ ")

@@ -103,7 +103,8 @@ def _command(words: list[str]) -> int:
             quiet = ["-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
             return int(pytest.main([*arguments, *quiet]))
         elif name == "pip":
-            _install(arguments[-1].partition("[")[0])
+            if arguments[-1].startswith("."):
+                _install(arguments[-1].partition("[")[0])
         elif name == "sqlite3":
             return _sqlite3(arguments)
         else:
