@@ -27,12 +27,12 @@ RULES: Final = (
     "Rules for code that uses it:",
     "",
     "- A parser raises `mdap.RedFlag` and nothing else, whatever the text; it repairs nothing.",
-    "- `start`, `step`, `advance`, `guess` and parsers are pure; a process reaches the outside through `ask.once`.",
+    "- `start`, `step`, `advance`, `guess` and parsers are pure; a process acts through `ask.once`.",
     "- Answers are compared as canonical JSON: give each one spelling, with `Task.canonical` where need be.",
-    "- Give `run_id=` to make a run resumable by the same call; a finished run is returned, not bought again.",
+    "- Give `run_id=` to make a run resumable by the same call; a finished run is returned as it is.",
     "- `mdap.solve_sync` is for scripts; inside an event loop use `async with mdap.Session(...)`.",
     "- Raise a task's class variable `version` with any change to its prompts, parser or rules.",
-    '- Test with `model="sim"` (needs `oracle`, `mistakes`, `render`), `mdap.testing.check_task`, `ScriptedProvider`.',
+    "- Test with `model='sim'`, which needs `oracle`, `mistakes` and `render`, and with `mdap.testing.check_task`.",
 )
 
 _log = logging.getLogger("mkdocs.hooks.tables")
