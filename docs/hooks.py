@@ -32,7 +32,7 @@ RULES: Final = (
     "- Give `run_id=` to make a run resumable by the same call; a finished run is returned as it is.",
     "- `mdap.solve_sync` is for scripts; inside an event loop use `async with mdap.Session(...)`.",
     "- Raise a task's class variable `version` with any change to its prompts, parser or rules.",
-    "- Test with `model='sim'`, which needs `oracle`, `mistakes` and `render`, and with `mdap.testing.check_task`.",
+    "- Test with `model='sim'` (needs `oracle`, `mistakes`, `render`) and `mdap.testing.check_task`.",
 )
 
 _log = logging.getLogger("mkdocs.hooks.tables")
