@@ -227,10 +227,10 @@ class AskGroup(Protocol):
     """Things asked side by side, until the ``async with`` block is left."""
 
     def ask(self, step: Step[A]) -> Pending[A]:
-        """Ask for *step*."""
+        """Ask for *step*; return what its answer will be."""
 
     def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> Pending[T]:
-        """Call an async *function*, which may ask for more, with *args*."""
+        """Call an async *function*, which may ask for more, with *args*; return what its result will be."""
 
 
 class Ask(Protocol):

@@ -113,6 +113,9 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
         jobs: processes to use; with more than one, the calling script must be importable.
         progress: called with the decisions checked so far, and all.
 
+    Returns:
+        Whether all of it matches, and whatever does not.
+
     Raises:
         UsageError: there is no such run, or its task is not to be had.
         DatabaseError: the log cannot be read.

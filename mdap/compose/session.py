@@ -219,6 +219,9 @@ class Session(AsyncContextManagerMixin):
             in_order: whether solutions come in the order of the tasks, or as they are there.
             progress: counters that are kept while the batch goes on.
 
+        Returns:
+            What to iterate over; nothing is begun before that.
+
         Raises:
             UsageError: an argument is wrong.
         """
@@ -254,6 +257,9 @@ class Session(AsyncContextManagerMixin):
             seed: which random steps.
             run_id: the calibration's name in the database; None makes up a new one.
 
+        Returns:
+            Rates with their intervals, k, a projection, and findings as sentences.
+
         Raises:
             UsageError: an argument is wrong.
             StoppedError: the pilot was stopped.
@@ -272,6 +278,9 @@ class Session(AsyncContextManagerMixin):
         Args:
             run_id: its id, a unique beginning of it, or ``latest``.
             progress: counters that are kept while the run goes on.
+
+        Returns:
+            However it ended: see the solution's status and reason.
 
         Raises:
             UsageError: there is no such run, or its task or model is not to be had any more.
@@ -350,7 +359,11 @@ async def calibrate(
 
 
 def solve_sync(task: Task, **settings: Any) -> Solution:
-    """Run one task to its end without an event loop of your own; the arguments are those of `solve`."""
+    """Run one task to its end without an event loop of your own; the arguments are those of `solve`.
+
+    Returns:
+        What the task came to.
+    """
 
     async def call() -> Solution:
         return await solve(task, **settings)

@@ -59,6 +59,9 @@ def test_every_public_docstring_says_enough(name: str) -> None:
     parameters = [key for key in inspect.signature(function).parameters if key not in ("self", "cls")]
     untold = [key for key in parameters if not re.search(rf"\*{key}\*|^\s+\*?{key}:|`{key}", text, re.M)]
     many = len(parameters) > 1 or "Args:" in text
+    returned = inspect.signature(function).return_annotation
+    if returned not in (None, "None", inspect.Signature.empty):
+        assert re.search(r"\b[Rr]eturn|Yield|Open ", text), "it does not say what it returns"
     elsewhere = re.search(r"rguments are those of `", text)
     assert elsewhere or not (many and untold), f"it does not tell of {untold}"
 
