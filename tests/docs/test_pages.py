@@ -15,6 +15,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+# Several of them watch a run for ten seconds, on machines that do other things as well.
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", [page for page in pages() if blocks_of(page)], ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path, commands: Commands) -> None:
     """Its files are written, its commands, Python and SQL run in order, and print what it shows."""
