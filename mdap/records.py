@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = [
     "EVENTS",
+    "NOTED",
     "PROPOSED",
     "SURE",
     "AttemptFailed",
@@ -212,6 +213,9 @@ class StepResolved(NamedTuple):
     opening: int
     confirmed: bool
 
+
+NOTED: Final = "mdap"
+"""The author of what was not voted on: results of parts, of code that runs once, and what was taken over."""
 
 PROPOSED: Final = "proposal"
 """The reason of a decision that the first vote made, since others vote on it: see `mdap.Step`."""

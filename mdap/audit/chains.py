@@ -4,6 +4,7 @@ A part of a chain is checked on its own: it starts from the input and winner rec
 it, which the part before it checks. If all parts agree, the whole does.
 """
 
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from mdap.audit.questions import Question
 from mdap.audit.races import Referee
 from mdap.audit.rows import Page, SampleRow, pages
 from mdap.audit.runs import RunFacts
-from mdap.records import Decided, StepOpened
+from mdap.records import NOTED, Decided, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
 from mdap.tasks import Chain, canonical_step, types_of
@@ -26,6 +27,10 @@ __all__ = ["audit_part", "audit_tail"]
 _BEFORE = """SELECT d.digest, d.winner, p.input FROM decisions d
 LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 WHERE d.run = ?1 AND d.place = ?2"""
+
+_SOURCE = re.compile(r"run (.+), digest ([0-9a-f]{64})", re.DOTALL)
+_THERE = """SELECT d.step, d.winner, d.digest FROM decisions d JOIN runs r ON r.id = d.run
+WHERE r.run_id = ?1 AND d.place = ?2"""
 
 _LOST = object()
 """The state where the task's own code cannot tell it."""
@@ -65,11 +70,13 @@ class _Walk:
         self.states, self.answers = types_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START
+        self._log: sqlite3.Connection | None = None
 
     # -- where it starts ---------------------------------------------------------------------------
 
     def begin(self, connection: sqlite3.Connection, place: int) -> None:
         """Stand before the decision at *place*, as the row before it says."""
+        self._log = connection
         if place == 0:
             self.state = self._call(0, "giving its first state", self.task.start)
             return
@@ -151,8 +158,21 @@ class _Walk:
         tier = self.referee.decided(decision, samples)
         self.part.votes += sum(sample.counted is not None and sample.verdict == "vote" for sample in samples)
         self.part.escalated += [(decision.step, decision.opening, passed) for passed in range(1, tier + 1)]
-        if decision.author is not None:
+        if decision.author == NOTED:
+            self._taken_over(decision)
+        elif decision.author is not None:
             self.part.settled.append((decision.step, decision.author, decision.reason))
+
+    def _taken_over(self, decision: Decided) -> None:
+        """Compare a decision that was taken over from another run with the one on record there."""
+        named = _SOURCE.fullmatch(decision.reason or "")
+        row = None
+        if named is not None and self._log is not None:
+            row = self._log.execute(_THERE, (named[1], decision.place)).fetchone()
+        if named is None or row != (decision.step, decision.winner, named[2]):
+            expected = "a decision of another run"
+            place = (decision.step, decision.opening)
+            self.findings.add(Kind.DECISION, "where the decision is from", expected, decision.reason, place)
 
     def _chain(self, decision: Decided, opened: StepOpened, samples: list[SampleRow]) -> None:
         # The columns from ordinal to the text's digest.

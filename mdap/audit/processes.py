@@ -18,11 +18,11 @@ from anyio.abc import TaskGroup
 from mdap.audit.findings import Kind
 from mdap.audit.part import Part
 from mdap.audit.questions import Question, check_text
-from mdap.audit.races import NOTED, Referee
+from mdap.audit.races import Referee
 from mdap.audit.rows import SampleRow, decided, samples_of, undecided
 from mdap.audit.runs import RunFacts
 from mdap.errors import FailedError, UndecidedError
-from mdap.records import PROPOSED, Decided, Identity, StepOpened
+from mdap.records import NOTED, PROPOSED, Decided, Identity, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, answer_key, chain_digest, identify_named, sample_line
 from mdap.rules.reading import typed_answer

@@ -3,19 +3,15 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.rows import SampleRow
-from mdap.records import PROPOSED, Decided
+from mdap.records import NOTED, PROPOSED, Decided
 from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key
 from mdap.rules.tally import Tally
 
-__all__ = ["NOTED", "Referee"]
-
-NOTED: Final = "mdap"
-"""The author of what a process notes without a vote: the result of a part, or of code that is to run once."""
+__all__ = ["Referee"]
 
 _COUNTED = ("vote", "flag")
 _NOT_COUNTED = ("cancelled", "void")
@@ -58,7 +54,7 @@ class Referee:
             self._same(Kind.COUNT, "winner", tally.winner, winner, place)
         elif decision.author == NOTED:
             self._same(Kind.COUNT, "samples of what was not voted on", 0, len(samples), place)
-        else:
+        elif samples:  # without any, it overrides a decision of another run
             self._undecided(tally, tier, samples, place)
         return tier
 

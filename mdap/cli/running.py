@@ -235,7 +235,11 @@ async def _resume(given: dict[str, Any], show: _Show) -> int:
 @database
 @as_json
 def decide(**given: Any) -> None:
-    """Settle STEP of RUN, which voting left undecided; `mdap resume` goes on from there."""
+    """Settle STEP of RUN; `mdap resume` goes on from there.
+
+    If voting left the step undecided, RUN itself goes on. If it was decided, a new run takes over what came
+    before it, with your answer to the step; nothing on record is changed.
+    """
     if not given["reason"].strip():
         raise UsageError("--reason must say why: it is what the record has to show for the decision")
     settle = partial(settle_step, answer=given["answer"], author=given["author"], reason=given["reason"])

@@ -1,11 +1,11 @@
-"""A person settles a step that voting left undecided."""
+"""A person settles a step: one that voting left undecided, or one that it decided."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 
+from mdap.compose.overriding import Ruling, override_step
 from mdap.compose.steering import margin_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
@@ -29,34 +29,27 @@ __all__ = ["settle_step"]
 _PATIENCE: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Ruling:
-    """What a person decides."""
-
-    step: int
-    answer: str
-    author: str
-    reason: str
-
-
 async def settle_step(
     db: str | Path, run_id: str, step: int, *, answer: str, author: str, reason: str
 ) -> str:
-    """Record a person's decision of an undecided step; resuming the run goes on from there.
+    """Record a person's decision of a step; resuming the run goes on from there.
+
+    An undecided step is settled in its run. A decided step of a chain is overridden by a new run, which takes
+    over what was decided before it; nothing on record is changed.
 
     Args:
         db: path of the database.
         run_id: the run's id, a unique beginning of it, or ``latest``.
-        step: the undecided step.
+        step: the step.
         answer: the answer, as JSON.
         author: who decides.
         reason: why so.
 
     Returns:
-        The full id of the run.
+        The full id of the run to resume.
 
     Raises:
-        UsageError: there is no such run, the step is not undecided, or the answer cannot be one of it.
+        UsageError: there is no such run, the step was never asked, or the answer cannot be one of it.
     """
     path = Path(db)
     async with open_log(path) as reader:
@@ -64,11 +57,14 @@ async def settle_step(
         if row.kind != "run":
             raise UsageError(f"{row.run_id} is a {row.kind}, which has no steps of its own to settle")
         task = make_task(row.task, row.params)
+        ruling = Ruling(step, answer, author, reason)
+        if isinstance(task, Chain) and step < await reader.count_decisions(row.number):
+            return await override_step(path, row, task, ruling)
         claims = Claims(path)
         claims.take(row.number, row.run_id)
         try:
             async with open_journal(path) as journal:
-                await _settle(reader, journal, row, task, _Ruling(step, answer, author, reason))
+                await _settle(reader, journal, row, task, ruling)
                 journal.append(RunEvent(row.number, "settled", reason, author, {"step": step}))
                 await Sealer(journal, reader).seal(row.number)
                 await journal.flush()
@@ -77,7 +73,7 @@ async def settle_step(
     return row.run_id
 
 
-async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, ruling: _Ruling) -> None:
+async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, ruling: Ruling) -> None:
     voting = VotingSettings(**row.settings)
     lineups = lineups_of(row.provider["models"], row.provider["escalate_to"])[1]
     casting = Casting(lineups, voting.temperatures, voting.samples_allowed)
@@ -92,7 +88,7 @@ async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, ruli
 
 
 async def _settle_process(
-    reader: Reader, journal: Writer, row: RunRow, task: Process[Any], rules: Rules, ruling: _Ruling
+    reader: Reader, journal: Writer, row: RunRow, task: Process[Any], rules: Rules, ruling: Ruling
 ) -> None:
     """Let the process ask again for all that is decided, until it comes to the step that is not."""
     point = await reader.process_point(row.number)

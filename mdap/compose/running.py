@@ -21,7 +21,7 @@ from mdap.engine.decider import Decider, Rules
 from mdap.engine.process import ProcessRace
 from mdap.engine.purse import Purse
 from mdap.engine.run import decide
-from mdap.errors import DatabaseError, PluginError
+from mdap.errors import DatabaseError, PluginError, UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader
 from mdap.journal.sealing import Sealer
@@ -110,6 +110,11 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         check_same(row, columns)
         if row.status is RunStatus.FINISHED:
             return await solution_of(shop.reader, row)
+        if await shop.reader.rows("half_override", number):
+            raise UsageError(
+                f"run {row.run_id} was cut while it took over another run: give `mdap decide` again, and "
+                "resume the run that it names"
+            )
     shop.claims.take(number, start.name)
     try:
         await shop.count_earlier_spending(number)

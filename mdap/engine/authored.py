@@ -122,6 +122,13 @@ class Authored:
         except ValidationError as error:
             self.fail(f"reading back step {number}", error)
 
+    def state(self, number: int, spelled: str) -> Any:
+        """Return the recorded state in which step *number* was asked."""
+        try:
+            return self.types()[0].validate_json(spelled)
+        except ValidationError as error:
+            self.fail(f"reading back step {number}", error)
+
     def checked_answer(self, step: Step[Any], text: str) -> Any:
         """Return the answer that *text* is as JSON; refuse one that no reply could have given.
 

@@ -16,7 +16,16 @@ from mdap.engine.opening import Opening, Progress
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import PROPOSED, Identity, ProcessPoint, RecordedOpening, RunEvent, RunStatus, StepOpened
+from mdap.records import (
+    NOTED,
+    PROPOSED,
+    Identity,
+    ProcessPoint,
+    RecordedOpening,
+    RunEvent,
+    RunStatus,
+    StepOpened,
+)
 from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, RedFlag, Step, canonical_step
@@ -209,7 +218,7 @@ class ProcessRace(Decider):
         self._warn_if_changed(identity)
         opened = self._opened(identity, canonical(about))
         self._journal.append(opened)
-        self._append_decision(opened, [], result, ("{}", 0, 0, "mdap", reason))
+        self._append_decision(opened, [], result, ("{}", 0, 0, NOTED, reason))
         self._known[identity] = _Known(opened.step, False)
 
     def warn(self, sentence: str) -> None:

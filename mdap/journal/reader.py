@@ -177,6 +177,11 @@ class Reader:
         """Return how many red flags the decided steps of *run* have."""
         return int(await self._value("flags_decided", run))
 
+    async def run_columns(self, run: int, names: Sequence[str]) -> dict[str, Any]:
+        """Return columns of the row of *run* as they are recorded."""
+        [row] = await self.select(f"SELECT {', '.join(names)} FROM runs WHERE id = ?1", run)
+        return dict(zip(names, row, strict=True))
+
     async def input_at(self, run: int, place: int) -> str:
         """Return the input of decision number *place* of *run*, in canonical JSON."""
         return str(await self._value("input_at", run, place))

@@ -173,9 +173,14 @@ WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree O
 SELECT coalesce(sum(votes), 0) FROM tree JOIN decisions USING (run)
 
 -- name: decided
-SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest
+SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
+       p.prompt_digest
 FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3
+
+-- name: half_override
+SELECT 1 FROM run_events s WHERE s.run = ?1 AND s.kind = 'started' AND s.data->>'overrides' IS NOT NULL
+AND NOT EXISTS (SELECT 1 FROM run_events e WHERE e.run = ?1 AND e.kind = 'settled')
 
 -- name: openings_of_step
 SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.winner, d.tally, d.margin, d.author, d.reason
