@@ -16,7 +16,7 @@ from tests.docs.pages import ROOT, pages
 QUERIES = {
     "ctrl-c": "how-to/resume-a-run",
     "resume": "how-to/resume-a-run",
-    "budget": "reference/settings",
+    "budget": "how-to/set-budgets",
     "ollama": "how-to/use-your-endpoint",
     "vllm": "tutorial/first-real-model",
     "rate limit": "how-to/run-within-limits",
