@@ -269,7 +269,10 @@ Fact = StepOpened | SampleTaken | StepResolved | Decided | AttemptFailed | RunEv
 
 
 EVENTS: Final = {
-    "started": ("the run began", "`limits`, `budget` and `prices` of the session"),
+    "started": (
+        "the run began",
+        "`limits`, `budget` and `prices` of the session; `overrides` and `step` where it overrides another",
+    ),
     "resumed": ("a later session took the run up", "as for `started`"),
     "finished": ("the task is done", "`result`; `seconds` of the session; `in_flight`"),
     "undecided": ("a step has no winner within its allowed samples", "`seconds`, `in_flight`"),
