@@ -80,15 +80,17 @@ async def run_inputs(
     worst = Exit.FINISHED
     summary: Solution | None = None
     async with AsyncExitStack() as stack:
+        scope = stack.enter_context(interruptible(as_json=as_json))
         file = None if out is None else stack.enter_context(_opened(out))
         await stack.enter_async_context(session)
         batch = batch_of(progress)
-        async with interruptible() as scope, shown(display, batch.run_id, progress):
-            async for solution in batch:
-                worst = _worse(worst, solution)
-                if file is not None:
-                    file.write(json.dumps(solution.to_dict(), ensure_ascii=True) + "\n")
-                    file.flush()
+        with scope:
+            async with shown(display, batch.run_id, progress):
+                async for solution in batch:
+                    worst = _worse(worst, solution)
+                    if file is not None:
+                        file.write(json.dumps(solution.to_dict(), ensure_ascii=True) + "\n")
+                        file.flush()
         if scope.cancel_called:
             worst = Exit.INTERRUPTED
             with anyio.CancelScope(shield=True):

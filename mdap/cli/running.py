@@ -269,11 +269,23 @@ async def _go(
 ) -> int:
     if show.display == "log":
         configure_log()
+    with interruptible(as_json=show.as_json) as scope:
+        return await _done(session, run_id, act, show, scope)
+
+
+async def _done(
+    session: Session,
+    run_id: str,
+    act: Callable[[Session, Progress], Awaitable[Solution]],
+    show: _Show,
+    scope: anyio.CancelScope,
+) -> int:
     progress = Progress()
     async with session:
         solution: Solution | None = None
-        async with interruptible() as scope, shown(show.display, run_id, progress):
-            solution = await act(session, progress)
+        with scope:
+            async with shown(show.display, run_id, progress):
+                solution = await act(session, progress)
         if solution is None or scope.cancel_called:
             solution = await session.find(run_id)
     interrupted = scope.cancel_called and (solution is None or solution.status is not RunStatus.FINISHED)
