@@ -1,4 +1,4 @@
-"""`mdap` as processes that begin at once: forked from one that has imported all of it, and killed as easily."""
+"""`mdap` as processes that begin at once: forked from one that has imported it all, and killed as easily."""
 
 import faulthandler
 import json
@@ -83,9 +83,9 @@ class Child:
         self.kill()
         return self.end() == -signal.SIGKILL
 
-    def end(self) -> int:
+    def end(self, patience: float | None = None) -> int:
         """Wait for its end and return its exit code."""
-        if not self.ended(PATIENCE):
+        if not self.ended(patience or PATIENCE):
             self.kill(signal.SIGUSR1)
             self.ended(1)
             self.kill()
