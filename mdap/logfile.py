@@ -36,6 +36,8 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
         return f"{path} is locked by another program: close that program, or wait, and try again"
     if "full" in text:
         return f"the disk that holds {path} is full: make room and resume the run"
+    if "disk I/O error" in text:
+        return f"{path} cannot be read or written ({text}): check the disk and its free space, then resume"
     if "readonly" in text or "read-only" in text:
         return f"{path} cannot be written: check its permissions, or name another file with --db"
     if "malformed" in text:

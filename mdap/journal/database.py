@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from mdap.errors import DatabaseError, UsageError
 from mdap.journal.statements import migrations
 from mdap.logfile import APPLICATION_ID, read_uri, translated
 
-__all__ = ["open_reading", "open_writing"]
+__all__ = ["open_reading", "open_writing", "transaction"]
 
 _BUSY_SECONDS: Final = 10.0
 _WAL_TRIES: Final = 100
@@ -102,8 +102,7 @@ async def _check(connection: aiosqlite.Connection, path: Path) -> int:
 
 
 async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
-    await connection.execute("BEGIN IMMEDIATE")
-    try:
+    async with transaction(connection):
         # Read again under the lock: another process may have migrated in between.
         version = await _check(connection, path)
         for number, parts in migrations().items():
@@ -112,9 +111,19 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
                     await connection.execute(statement)
                 await connection.execute(f"PRAGMA user_version = {number}")
         await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+@asynccontextmanager
+async def transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
+    """Hold the write lock, commit what is done meanwhile, or roll all of it back."""
+    await connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
         await connection.execute("COMMIT")
     except BaseException:
-        await connection.execute("ROLLBACK")
+        # After some errors, such as a full disk, SQLite has rolled back itself; the first one is what counts.
+        with suppress(sqlite3.Error):
+            await connection.execute("ROLLBACK")
         raise
 
 

@@ -10,7 +10,8 @@ import anyio
 
 from mdap.errors import DatabaseError
 from mdap.journal.batch import Batch
-from mdap.journal.database import open_writing
+from mdap.journal.database import open_writing, transaction
+from mdap.journal.files import Files
 from mdap.journal.statements import statements
 from mdap.logfile import translated
 from mdap.records import Fact
@@ -39,6 +40,7 @@ class Writer:
         self.path = path
         self._connection = connection
         self._watch = watch
+        self._files = Files(path)
         self._pending: list[Fact] = []
         self._appended = 0
         self._committed = 0
@@ -141,6 +143,7 @@ class Writer:
         try:
             with translated(self.path), anyio.CancelScope(shield=True):
                 await self._commit(Batch(facts))
+            self._files.check()
         except DatabaseError as error:
             self._error = error
             return
@@ -155,14 +158,9 @@ class Writer:
 
     async def _commit(self, batch: Batch) -> None:
         sql = statements("append")
-        await self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        async with transaction(self._connection):
             for name, rows in batch.statements():
                 await self._connection.execute(sql[name], (rows,))
-            await self._connection.execute("COMMIT")
-        except BaseException:
-            await self._connection.execute("ROLLBACK")
-            raise
 
 
 @asynccontextmanager
