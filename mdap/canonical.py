@@ -23,6 +23,7 @@ _DEEPEST: Final = 64
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SPACES: Final = re.compile(r"\s+")
 _FENCE: Final = re.compile(r"```(?:json)?[ \t]*\n(.*)\n```", re.DOTALL)
+_BLANKS: Final = " \t\r\n"  # those of JSON: others are no part of it
 _ISO: Final = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?:[t ][0-9:.,+z-]{1,30})?")
 _NUMERIC: Final = re.compile(r"([0-9]{1,4})([./-])([0-9]{1,2})\2([0-9]{1,4})")
 _DAY_FIRST: Final = re.compile(r"([0-9]{1,2})(?:st|nd|rd|th)?\.? (?:of )?([a-z]{3,9})\.?,? ([0-9]{4})")
@@ -184,7 +185,7 @@ def json_value(reply: str) -> Any:
         RedFlag: it is no JSON; it holds NaN, a number out of range, half a surrogate pair, or a name twice in
             an object; or it is nested deeper than 64.
     """
-    stripped = reply.strip()
+    stripped = reply.strip(_BLANKS)
     fenced = _FENCE.fullmatch(stripped)
     try:
         value = json.loads(
