@@ -1,7 +1,7 @@
 """``mdap run TASK --inputs FILE``: one task, many sets of parameters."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -63,13 +63,20 @@ def _case(task: str, common: dict[str, Any], line: str, where: str) -> Case:
 
 
 async def run_inputs(
-    session: Session, batch_of: Callable[[Progress], Batch], out: Path | None, display: str, *, as_json: bool
+    session: Session,
+    batch_of: Callable[[Progress], Awaitable[Batch]],
+    name: str,
+    out: Path | None,
+    display: str,
+    *,
+    as_json: bool,
 ) -> int:
     """Solve every case, write each solution as a line of *out*, and report.
 
     Args:
         session: not entered yet.
         batch_of: makes the batch, once the session is entered.
+        name: the batch's name.
         out: where solutions go, one JSON object a line in the order of the cases; None for nowhere.
         display: how progress is shown.
         as_json: whether to print one JSON object.
@@ -83,9 +90,10 @@ async def run_inputs(
         scope = stack.enter_context(interruptible(as_json=as_json))
         file = None if out is None else stack.enter_context(_opened(out))
         await stack.enter_async_context(session)
-        batch = batch_of(progress)
+        batch: Batch | None = None
         with scope:
-            async with shown(display, batch.run_id, progress):
+            async with shown(display, name, progress):
+                batch = await batch_of(progress)
                 async for solution in batch:
                     worst = _worse(worst, solution)
                     if file is not None:
@@ -93,10 +101,11 @@ async def run_inputs(
                         file.flush()
         if scope.cancel_called:
             worst = Exit.INTERRUPTED
-            with anyio.CancelScope(shield=True):
-                await batch.aclose()
-        summary = await session.find(batch.run_id)
-    return _report(summary, batch.run_id, worst, as_json=as_json)
+            if batch is not None:
+                with anyio.CancelScope(shield=True):
+                    await batch.aclose()
+        summary = await session.find(name)
+    return _report(summary, name, worst, as_json=as_json)
 
 
 def _opened(out: Path) -> TextIO:

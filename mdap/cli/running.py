@@ -29,12 +29,14 @@ from mdap.cli.output import Exit, complain, fields, finish_code, number, print_j
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session, new_run_id, settle_step
 from mdap.compose.batch import Batch
+from mdap.compose.identity import new_name
 from mdap.engine.opening import Progress
-from mdap.errors import UsageError
+from mdap.errors import MdapError, UsageError
 from mdap.journal.reader import open_log
 from mdap.plugins import load_task, make_task, read_values
 from mdap.records import RunStatus, Solution
 from mdap.settings import Speculate, VotingSettings, explain
+from mdap.tasks import Task
 
 __all__ = ["decide", "resume", "run"]
 
@@ -170,15 +172,25 @@ def _session(given: dict[str, Any], show: _Show) -> Session:
 
 
 def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings, show: _Show) -> int:
-    if given["margin"] == "auto":
-        raise UsageError("-k auto cannot be used with --inputs: give k; `mdap plan` says which")
-    cases = cases_of(given["task"], read_values(given["params"], "-p"), given["inputs"])
+    margin = given["margin"]
+    if margin == "adaptive":
+        raise UsageError("-k adaptive is for one chain, not for --inputs: give k, or -k auto")
+    cases = partial(cases_of, given["task"], read_values(given["params"], "-p"), given["inputs"])
     load_task(given["task"])
+    name = given["run_id"] or new_name("batch")
 
-    def batch_of(progress: Progress) -> Batch:
-        return session.solve_all(cases, voting=voting, run_id=given["run_id"], progress=progress)
+    async def batch_of(progress: Progress) -> Batch:
+        k = margin
+        if k == "auto":
+            first = next(cases(), None)
+            if isinstance(first, MdapError):
+                raise first  # before anything is spent
+            tasks = (case for case in cases() if isinstance(case, Task))
+            k = await session.margin_for(tasks, name, target=given["target"], voting=voting)
+        return session.solve_all(cases(), k=k, voting=voting, run_id=name, progress=progress)
 
-    return anyio.run(partial(run_inputs, as_json=show.as_json), session, batch_of, given["out"], show.display)
+    run = partial(run_inputs, as_json=show.as_json)
+    return anyio.run(run, session, batch_of, name, given["out"], show.display)
 
 
 @click.command()

@@ -1,7 +1,7 @@
 """Which margin a run gets where none is given."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from mdap.compose.identity import Start, lasting
 from mdap.compose.running import Workshop, run_task
-from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError
+from mdap.errors import FailedError, PluginError, RunError, StoppedError, UndecidedError, UsageError
 from mdap.journal.reader import RunRow
 from mdap.plugins import task_name
 from mdap.records import SURE, RunStatus, Solution
@@ -20,7 +20,7 @@ from mdap.rules.scaling import minimal_k
 from mdap.settings import VotingSettings, explain
 from mdap.tasks import Chain, Task
 
-__all__ = ["ENDED", "K", "matching", "pilot_of", "with_k", "with_margin"]
+__all__ = ["ENDED", "K", "batch_margin", "matching", "pilot_of", "with_k", "with_margin"]
 
 K = int | Literal["auto", "adaptive"]
 Note = tuple[str, str | None, dict[str, Any]]
@@ -44,8 +44,58 @@ def with_k(voting: VotingSettings, k: int) -> VotingSettings:
         raise UsageError(explain("setting", error)) from None
 
 
-async def pilot_of(shop: Workshop, task: Task, name: str, voting: VotingSettings) -> Solution:
+async def batch_margin(
+    shop: Workshop, tasks: Iterable[Task], name: str, voting: VotingSettings, target: float
+) -> int:
+    """Return the smallest margin at which not one decision of a whole batch is wrong, with chance *target*.
+
+    Pilots of its first tasks tell the error rate that can be ruled out; a batch that was begun keeps its k.
+
+    Raises:
+        UsageError: a task does not know its length, or no margin reaches the target.
+        PluginError: a task's own code failed.
+    """
+    begun = await shop.reader.run(name)
+    if begun is not None:
+        return begun.k
+    length = against = votes = 0
+    for place, task in enumerate(tasks):
+        own = _length(task)
+        if own is None:
+            raise UsageError("-k auto needs tasks of known length: define length(), or give k")
+        length += own
+        if votes < _PILOT_VOTES:
+            pilot = await pilot_of(shop, task, f"{name}/{place}", voting, _PILOT_VOTES - votes)
+            votes += pilot.totals.votes
+            against += pilot.totals.votes - await _won(shop, pilot)
+    if not votes:
+        raise UsageError("-k auto has nothing to go by: there is no task, or no step in any of them")
+    return minimal_k(error_upper_bound(against, votes), length, target)
+
+
+def _length(task: Task) -> int | None:
+    try:
+        return task.length()
+    except Exception as error:
+        raise PluginError(f"task {task_name(task)}", "giving its length", error) from error
+
+
+async def _won(shop: Workshop, pilot: Solution) -> int:
+    number = (await shop.reader.find(pilot.run_id)).number
+    return await shop.reader.votes_for_winners(number)
+
+
+async def pilot_of(
+    shop: Workshop, task: Task, name: str, voting: VotingSettings, votes: int = _PILOT_VOTES
+) -> Solution:
     """Decide the first steps of *task* at a generous margin, in a run of their own.
+
+    Args:
+        shop: what the session's runs share.
+        task: the task.
+        name: the name of the run that it is for.
+        voting: how steps are decided but for the margin.
+        votes: how many votes it shall come to.
 
     Raises:
         UsageError: a step found no winner.
@@ -55,7 +105,7 @@ async def pilot_of(shop: Workshop, task: Task, name: str, voting: VotingSettings
     name = f"{name}-pilot"
     await shop.writer.flush()
     row = await shop.reader.run(name)
-    start = Start(name=name, voting=pilot, row=row, kind="pilot", votes_wanted=_PILOT_VOTES)
+    start = Start(name=name, voting=pilot, row=row, kind="pilot", votes_wanted=votes)
     solution = await run_task(shop, task, start)
     if solution.status is RunStatus.UNDECIDED:
         raise UsageError(
@@ -147,8 +197,7 @@ async def _measured_by_pilot(shop: Workshop, task: Task, start: Start) -> dict[s
     """Return what a pilot counted. Votes against its winners count as wrong."""
     solution = await pilot_of(shop, task, start.name, start.voting)
     votes = solution.totals.votes
-    number = (await shop.reader.find(solution.run_id)).number
-    against = votes - await shop.reader.votes_for_winners(number)
+    against = votes - await _won(shop, solution)
     return {
         "run_id": solution.run_id,
         "wrong": against,

@@ -15,7 +15,7 @@ from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
 from mdap.compose.inspection import Inspection
-from mdap.compose.margins import ENDED, K, with_k, with_margin
+from mdap.compose.margins import ENDED, K, batch_margin, with_k, with_margin
 from mdap.compose.replay import as_recorded
 from mdap.compose.running import Workshop, run_task
 from mdap.engine.opening import Progress
@@ -194,6 +194,31 @@ class Session(AsyncContextManagerMixin):
         start = Start(name=name, voting=voting, row=row, progress=progress or Progress())
         start = await with_margin(self._shop, task, start, k, target)
         return await run_task(self._shop, task, start)
+
+    async def margin_for(
+        self,
+        tasks: Iterable[Task],
+        run_id: str,
+        *,
+        target: float = 0.95,
+        voting: VotingSettings | None = None,
+    ) -> int:
+        """Return the smallest k at which a whole batch has no wrong decision, with a chance of *target*.
+
+        Pilots of the first tasks, recorded as ``RUN_ID/0-pilot``, ..., tell the error rate that can be ruled
+        out.
+
+        Args:
+            tasks: all tasks of the batch, each of known length; gone through once.
+            run_id: the batch's name; if it was begun before, its k stays.
+            target: wanted chance that no decision of the whole batch is wrong.
+            voting: how steps are decided, but for k.
+
+        Raises:
+            UsageError: a task does not know its length, or no k reaches the target.
+        """
+        name = checked_run_id(run_id)
+        return await batch_margin(self._shop, tasks, name, voting or VotingSettings(), target)
 
     def solve_all(
         self,

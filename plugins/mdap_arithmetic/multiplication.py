@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from mdap import Ask, Process, RedFlag, Step, View
 
@@ -22,6 +22,8 @@ Digits = list[int]
 
 class Multiply(Process[dict[str, Any]]):
     """Multiply two whole numbers, one digit by one digit at a time."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     a: str = Field("46048", pattern="^[0-9]+$", max_length=400, description="the first number")
     b: str = Field("42098", pattern="^[0-9]+$", max_length=400, description="the second number")
