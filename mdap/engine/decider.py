@@ -350,7 +350,8 @@ class Decider:
 
     def _drop(self, opening: Opening, request: SampleRequest) -> None:
         del opening.flying[request.ordinals]
-        opening.race.in_flight -= len(request.ordinals)
+        # Whoever asks for this step again draws the same samples: none may be missing from the record.
+        opening.race.give_back(request.ordinals)
         self._fly(-len(request.ordinals))
         self._dropped.append(request.trace)
 
