@@ -189,11 +189,11 @@ def test_a_process_that_is_cut_anywhere_ends_as_if_it_was_not(
 # --- every interleaving of a small chain
 
 
-@pytest.mark.parametrize(("k", "steps", "mode"), [(1, 3, "vote"), (1, 3, "guess"), (2, 2, "vote")])
-def test_speculation_commits_only_what_was_decided(k: int, steps: int, mode: str) -> None:
+@pytest.mark.parametrize(("k", "steps", "mode", "most"), [(1, 3, "guess", 2), (2, 2, "vote", 5)])
+def test_speculation_commits_only_what_was_decided(k: int, steps: int, mode: str, most: int) -> None:
     """Whatever comes in whatever order, and wherever it is cut: no decision rests on a guess."""
-    found = explored(k=k, steps=steps, mode=mode)
+    found = explored(k=k, steps=steps, mode=mode, most=most)
 
-    assert found.ends > 0
-    assert found.states > 50
+    assert found.ends > 100
+    assert found.states > 300
     assert found.voided > 0
