@@ -57,6 +57,9 @@ class ProcessDrive(Drive):
     answers: dict[int, Any] = field(default_factory=dict)
     asked: dict[int, Question] = field(default_factory=dict)
 
+    def over(self, race: ProcessRace) -> bool:
+        return race.status is not RunStatus.RUNNING
+
     def solve(self, point: ProcessPoint = NEW_PROCESS) -> ProcessRace:
         race = ProcessRace("web", Web(), self.rules, self.journal, Progress())
         self.seams.append(len(self.journal.facts))
@@ -64,7 +67,7 @@ class ProcessDrive(Drive):
         while race.status is RunStatus.RUNNING:
             self.ask(race)
             self.collect(race)
-            if race.status is not RunStatus.RUNNING:
+            if self.over(race):
                 break
             self.send(race)
             if self.flight:

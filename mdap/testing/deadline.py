@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
 __all__ = ["OverdueError", "deadline"]
 
@@ -24,7 +23,7 @@ def deadline(seconds: float) -> Iterator[None]:
     """
     started = time.thread_time()
     try:
-        with _interrupted(seconds):
+        with _interrupted(started + seconds):
             yield
     finally:
         if time.thread_time() - started > seconds:
@@ -32,18 +31,22 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupted(seconds: float) -> Iterator[None]:
+def _interrupted(end: float) -> Iterator[None]:
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGVTALRM, _overdue)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+
+    def look(number: int, frame: FrameType | None) -> None:
+        # The timer counts all threads of the process; only this one's time matters.
+        left = end - time.thread_time()
+        if left <= 0:
+            raise OverdueError
+        signal.setitimer(signal.ITIMER_VIRTUAL, left)
+
+    before = signal.signal(signal.SIGVTALRM, look)
+    signal.setitimer(signal.ITIMER_VIRTUAL, end - time.thread_time())
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
-
-
-def _overdue(number: int, frame: FrameType | None) -> NoReturn:
-    raise OverdueError

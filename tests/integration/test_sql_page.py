@@ -69,16 +69,6 @@ def test_answers_of_the_documentation_are_right(log: Path) -> None:
     ]
 
 
-def test_a_table_that_the_page_shows_has_the_columns_of_its_query(log: Path) -> None:
-    """The printed tables are outputs of the queries above them."""
-    shown = re.findall(r"```sql\n((?:(?!```).)*)```\s+```text\n┌[^\n]*\n│([^\n]*)│\n", PAGE, re.DOTALL)
-    assert len(shown) >= 9
-    for sql, heads in shown:
-        with closing(sqlite3.connect(log)) as connection:
-            columns = [column[0] for column in connection.execute(sql).description]
-        assert [head.strip() for head in heads.split("│")] == columns
-
-
 def test_the_metadata_for_datasette_fits_the_schema(log: Path) -> None:
     """Every table is described, and every column that is described exists."""
     metadata = json.loads((DOCS / "examples" / "datasette.json").read_text(encoding="utf-8"))
