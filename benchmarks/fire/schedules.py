@@ -47,7 +47,7 @@ PROPERTIES: tuple[Property, ...] = (
     ("a process: P1, P2, P5", schedules.check_process, (schedules.cases(),)),
     ("a process: P3", schedules.check_cut_process, (schedules.cases(most=False), schedules.cuttings)),
 )  # fmt: skip
-MODELS = ((1, 3, "guess", 2), (2, 2, "vote", 5), (2, 2, "guess", 5), (2, 3, "vote", 4), (2, 3, "guess", 3))
+MODELS = ((1, 3, "guess", 2), (2, 3, "vote", 3), (2, 2, "guess", 4), (2, 2, "vote", 5))
 """Margin, steps, speculation, samples that a step may take."""
 
 

@@ -67,8 +67,8 @@ def safe(text: str) -> str:
 
 
 def say(text: str = "") -> None:
-    """Print a line for people on standard output."""
-    sys.stdout.write(safe(text) + "\n")
+    """Print a line for people on standard output, one line whatever *text* holds."""
+    sys.stdout.write(safe(text).replace("\n", "\ufffd") + "\n")
 
 
 def complain(text: str) -> None:
