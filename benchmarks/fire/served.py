@@ -14,6 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mdap.testing import Faults, FaultyServer
+from mdap.testing.server import Served
 from tests.acceptance.player import play
 
 ANSWERED = ("ok", "drip", "reset", "truncated", "missing_usage", "content_filter")
@@ -30,9 +31,28 @@ class Clocked:
         return play(body, rng)
 
 
+class Forgetful(list[Served]):
+    """A log that only counts, for runs so long that it would fill the memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+
+    def append(self, entry: Served) -> None:
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+
 def main() -> None:
+    faults = json.loads(sys.argv[1])
+    forget = faults.pop("forget", False)
     clocked = Clocked()
-    with FaultyServer.in_thread(clocked, faults=Faults(**json.loads(sys.argv[1])), seed=1) as server:
+    answer = play if forget else clocked
+    with FaultyServer.in_thread(answer, faults=Faults(**faults), seed=1) as server:
+        if forget:
+            server.log = Forgetful()
         print(server.base_url, flush=True)
         answered = 0
         for line in sys.stdin:
