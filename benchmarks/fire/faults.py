@@ -35,7 +35,7 @@ WHOLE = ("ok", "drip", "missing_usage", "content_filter")
 QUICK = {"latency": 0.002, "retry_after": 0.02, "drip_interval": 0.00005, "huge_bytes": 20 * 2**20}
 LINE = (
     "run hanoi -p disks=3 --model openai/m -M seed=3 -k 3 --no-probe --speculate off "
-    "--timeout 2 --max-attempts 60 --run-id r --display none"
+    "--timeout 4 --max-attempts 60 --run-id r --display none"
 )
 
 
@@ -51,23 +51,34 @@ def mix(rng: random.Random, number: int) -> dict[str, float]:
     return {kind: weight * scale for kind, weight in weights.items() if weight}
 
 
-def accounts(folder: Path, outcomes: dict[str, str]) -> list[str]:
-    """Hold the rows against what the server says of each request."""
+def accounts(folder: Path, outcomes: dict[str, str]) -> tuple[list[str], int]:
+    """Hold the rows against what the server says of each request.
+
+    Returns:
+        What is wrong, and how many attempts failed before their request reached the server: where the machine
+        is busy, a connection or a whole attempt may be over before the server has read anything.
+    """
     with closing(sqlite3.connect(folder / "mdap.db")) as database:
         rows = [request for (request,) in database.execute("SELECT request_id FROM samples")]
-        [[failed]] = database.execute("SELECT count(*) FROM run_events WHERE kind = 'attempt_failed'")
+        kinds = Counter(
+            kind
+            for (kind,) in database.execute(
+                "SELECT json_extract(data, '$.kind') FROM run_events WHERE kind = 'attempt_failed'"
+            )
+        )
         attempts = database.execute("SELECT sum(attempts) FROM samples").fetchone()[0]
     arrived = {request for request, outcome in outcomes.items() if outcome in WHOLE}
+    unread = kinds.total() - (len(outcomes) - len(arrived))
+    met = Counter(outcomes.values())
+    spare = kinds["timeout"] + kinds["connection"] - met["hang"] - met["reset"] - met["truncated"]
     wrong = []
     if Counter(rows) != Counter(arrived):
-        wrong.append(
-            f"rows and replies differ: {set(rows) ^ arrived}, {len(rows)} rows, {len(arrived)} replies"
-        )
-    if failed != len(outcomes) - len(arrived):
-        wrong.append(f"{failed} failed attempts, by the server {len(outcomes) - len(arrived)}")
-    if attempts != len(outcomes):
+        wrong.append(f"rows and replies differ: {set(rows) ^ arrived}, {len(rows)} of {len(arrived)}")
+    if not 0 <= unread <= max(0, spare):
+        wrong.append(f"{kinds} failed, by the server {met}")
+    if attempts != len(outcomes) + unread:
         wrong.append(f"{attempts} attempts on the samples' rows, {len(outcomes)} requests at the server")
-    return wrong
+    return wrong, unread
 
 
 def together(place: Path, mixes: list[dict[str, float]]) -> list[tuple[Path, dict[str, Any], dict[str, str]]]:
@@ -103,6 +114,7 @@ def main() -> None:
     mixes = [mix(rng, number) for number in range(arguments.runs // (10 if arguments.quick else 1))]
     met: Counter[str] = Counter()
     wrong: list[str] = []
+    unread = 0
     figures: list[dict[str, Any]] = []
     with scratch() as folder:
         [(plain, whole, _)] = together(folder / "whole", [{}])
@@ -112,7 +124,9 @@ def main() -> None:
             for faults, (place, ended, outcomes) in zip(
                 some, together(folder / str(start), some), strict=True
             ):
-                found = accounts(place, outcomes) + asked_twice(place) + verified(place, "r")
+                found, lost = accounts(place, outcomes)
+                unread += lost
+                found += asked_twice(place) + verified(place, "r")
                 if ended["code"] != 0 or ended["result"] != whole["result"]:
                     found.append(f"it ended with {ended}")
                 if "content_filter" not in faults and decided(place / "mdap.db") != expected:
@@ -124,10 +138,11 @@ def main() -> None:
             print(f"{len(figures)} runs, {len(wrong)} things wrong", flush=True)
     rows = [[kind, f"{count:,}", f"{count / met.total():.1%}"] for kind, count in met.most_common()]
     table(f"what {met.total():,} requests of {len(figures)} runs met", ["outcome", "requests", "share"], rows)
+    print(f"attempts that failed before the server had read their request: {unread}")
     print(f"things wrong: {len(wrong)}")
     for what in wrong[:20]:
         print(" ", what[:1500])
-    finish(arguments, environment, {"met": met, "runs": figures, "wrong": wrong})
+    finish(arguments, environment, {"met": met, "unread": unread, "runs": figures, "wrong": wrong})
     sys.exit(1 if wrong else 0)
 
 
