@@ -58,7 +58,7 @@ async def settle_step(
             raise UsageError(f"{row.run_id} is a {row.kind}, which has no steps of its own to settle")
         task = make_task(row.task, row.params)
         ruling = Ruling(step, answer, author, reason)
-        if isinstance(task, Chain) and step < await reader.count_decisions(row.number):
+        if isinstance(task, Chain) and 0 <= step < await reader.count_decisions(row.number):
             return await override_step(path, row, task, ruling)
         claims = Claims(path)
         claims.take(row.number, row.run_id)
