@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +138,27 @@ def test_an_empty_account_stops_the_run_until_it_is_filled(cli: Cli) -> None:
     )
     assert events == [("started",), ("stopped",), ("resumed",), ("finished",)]
     check_no_key(cli, stopped, resumed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="there is no list of processes to read")
+def test_the_list_of_processes_does_not_tell_the_key(cli: Cli) -> None:
+    """Not one process of the machine has the key on its command line while a run goes on."""
+    with FaultyServer.in_thread(play, script=["ok"] * 50, faults=Faults(hang=1.0)) as server:
+        process = cli.start(f"{TOWER} --max-attempts 1 --display log --json", env=environment(server))
+        assert process.stderr is not None
+        while b"step.decided" not in process.stderr.readline():
+            pass
+        lines = [line_of(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+    cli.end(process)
+    assert any(b"mdap" in line and b"hanoi" in line for line in lines)
+    assert [line for line in lines if CANARY.encode() in line] == []
+
+
+def line_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # it has ended meanwhile
 
 
 def test_a_server_that_goes_away_stops_the_run_resumably(cli: Cli) -> None:
