@@ -177,12 +177,12 @@ def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings,
         raise UsageError("-k adaptive is for one chain, not for --inputs: give k, or -k auto")
     cases = partial(cases_of, given["task"], read_values(given["params"], "-p"), given["inputs"])
     load_task(given["task"])
+    first = next(cases(), None)  # a file that cannot be read is refused before there is a batch
     name = given["run_id"] or new_name("batch")
 
     async def batch_of(progress: Progress) -> Batch:
         k = margin
         if k == "auto":
-            first = next(cases(), None)
             if isinstance(first, MdapError):
                 raise first  # before anything is spent
             tasks = (case for case in cases() if isinstance(case, Task))

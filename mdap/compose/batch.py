@@ -62,7 +62,7 @@ class Batch(AsyncIterator[Solution]):
         self._cases: Iterator[Case] = iter(cases)
         self._start = start
         self._in_order = in_order
-        self._room = anyio.Semaphore(max(64, 2 * shop.crew.most))
+        self._room = anyio.Semaphore(shop.breadth)
         self._ready: dict[int, Solution] = {}
         self._next = 0
         self._begun = False
@@ -108,6 +108,7 @@ class Batch(AsyncIterator[Solution]):
 
     async def _all(self) -> None:
         number = await self._open()
+        stopped = True
         try:
             async with anyio.create_task_group() as runs:
                 for place, case in enumerate(self._cases):
@@ -115,12 +116,12 @@ class Batch(AsyncIterator[Solution]):
                     if self.counts.stopped:
                         break
                     runs.start_soon(self._one, number, place, case)
+            stopped = bool(self.counts.stopped)
         except BaseExceptionGroup as raised:
             raise raised.exceptions[0] from None
         finally:
-            whole = self.counts.finished == self.counts.cases and not self._scope.cancel_called
-            stopped = self.counts.stopped or self._scope.cancel_called
-            kind = "finished" if whole or not stopped else "stopped"
+            # Unless every case was looked at, the batch can be taken up again.
+            kind = "stopped" if stopped else "finished"
             if self._shop.writer.usable:
                 self._shop.writer.append(RunEvent(number, kind, data={"result": self.counts.result()}))
                 # Whether this could be written, the next flush tells.

@@ -69,6 +69,11 @@ class Workshop:
     inspection: Inspection | None
     known_spending: set[int] = field(default_factory=set)
 
+    @property
+    def breadth(self) -> int:
+        """How many runs of a batch, or steps of a process, may be open at once, so that no slot is idle."""
+        return max(_LEAST_OPEN, 2 * self.crew.most)
+
     def speculation(self) -> Speculation:
         """Return how far a chain is to be sampled ahead."""
         if self.crew.provider.instant or self.speculate is Speculate.OFF:
@@ -143,7 +148,7 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         max_n=shop.crew.provider.max_n,
         models=shop.crew.names,
         casting=shop.crew.casting(start.voting),
-        open_steps=max(_LEAST_OPEN, 2 * shop.crew.most),
+        open_steps=shop.breadth,
         margin=await margin_of(shop.reader, number, task, start.voting),
         drift=await drift_of(shop.reader, number, start.voting.k),
         votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),

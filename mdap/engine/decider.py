@@ -3,6 +3,7 @@
 Everything here is synchronous: no await can come between a decision and its consequences.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -86,7 +87,7 @@ class Effect:
     done: RunEvent
 
 
-class Decider:
+class Decider(ABC):
     """Keep the open steps of one run: what they want sampled, what came, and what was decided.
 
     Args:
@@ -122,17 +123,17 @@ class Decider:
 
     # -- what a kind of task adds ------------------------------------------------------------------
 
+    @abstractmethod
     def _openings(self) -> Iterable[Opening]:
         """Return every opening that may have requests under way."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _distance(self, opening: Opening) -> int:
         """Return how far *opening* is from mattering: the nearest has the first claim on slots."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _counted(self, opening: Opening) -> None:
         """Draw the consequences of samples of *opening* that were counted."""
-        raise NotImplementedError
 
     # -- what to ask -------------------------------------------------------------------------------
 

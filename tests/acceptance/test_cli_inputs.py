@@ -81,3 +81,14 @@ def test_what_cannot_be_is_refused_before_anything_is_spent(cli: Cli) -> None:
     for command, words in refused.items():
         ended = cli.here(command)
         assert (ended.code, words in ended.sentence) == (2, True), ended.err
+        assert not (cli.folder / "mdap.db").exists() or cli.query("SELECT count(*) FROM runs") == [(0,)]
+
+
+def test_a_file_that_breaks_off_leaves_a_batch_that_can_go_on(cli: Cli) -> None:
+    """What was read is solved; the batch is not said to be finished, and goes on once the file is mended."""
+    path = products(cli)
+    path.write_bytes(path.read_bytes() + b"\xff\n")
+    broken = cli.here(f"{RUN} -k 5")
+    assert (broken.code, "is not UTF-8 text" in broken.sentence) == (2, True)
+    products(cli)
+    assert cli.here(f"{RUN} -k 5 --json").json["result"] == {"cases": 4, "finished": 4}
