@@ -82,6 +82,18 @@ class Forgiving(Double):
             return str(error)
 
 
+class ForgivingGroup(Double):
+    """Go on without a group in which something has no winner."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        try:
+            async with ask.group() as group:
+                one, other = group.ask(double(self.number)), group.ask(double(self.number + 1))
+        except mdap.UndecidedError:
+            return "no winner"
+        return one.value + other.value
+
+
 class Changing(Double):
     """Ask otherwise than before, as a process whose author edited it does."""
 

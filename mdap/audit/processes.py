@@ -7,13 +7,12 @@ is answered by what is recorded. Nothing that it does `once` is done again.
 import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from mdap.audit.findings import Kind
 from mdap.audit.part import Part
@@ -22,6 +21,7 @@ from mdap.audit.races import Referee
 from mdap.audit.rows import SampleRow, decided, samples_of, undecided
 from mdap.audit.runs import RunFacts
 from mdap.errors import FailedError, UndecidedError
+from mdap.groups import Group, first_of, gathered
 from mdap.records import NOTED, PROPOSED, Decided, Identity, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, answer_key, chain_digest, identify_named, sample_line
@@ -313,10 +313,10 @@ class _Rehearsal:
         return there
 
     @asynccontextmanager
-    async def group(self) -> AsyncIterator["_Group"]:
+    async def group(self) -> AsyncIterator[Group]:
         """Open a group of things to be asked side by side."""
-        async with anyio.create_task_group() as tasks:
-            yield _Group(tasks, self)
+        async with gathered() as tasks:
+            yield Group(tasks, self)
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
         """Return the recorded result of a part."""
@@ -334,40 +334,6 @@ class _Rehearsal:
         if not there:
             await anyio.sleep_forever()
         return result
-
-
-class _Pending(Generic[T]):
-    """What a member of a group comes to."""
-
-    def __init__(self) -> None:
-        self.values: list[T] = []
-
-    @property
-    def value(self) -> T:
-        """What it came to."""
-        return self.values[0]
-
-
-class _Group:
-    """Things asked side by side."""
-
-    def __init__(self, tasks: TaskGroup, ask: _Rehearsal) -> None:
-        self._tasks = tasks
-        self._ask = ask
-
-    def ask(self, step: Step[A]) -> _Pending[A]:
-        """Ask for *step*."""
-        return self.start(self._ask, step)
-
-    def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> _Pending[T]:
-        """Call an async *function*, which may ask for more."""
-        pending: _Pending[T] = _Pending()
-
-        async def run() -> None:
-            pending.values.append(await function(*args))
-
-        self._tasks.start_soon(run)
-        return pending
 
 
 def audit_process(
@@ -411,8 +377,7 @@ async def _rehearse(record: _Record, task: Process[Any]) -> None:
 
 
 def _ended(record: _Record, error: BaseException) -> None:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = first_of(error)
     if isinstance(error, _StrayError) or (isinstance(error, UndecidedError) and not record.over):
         return
     if record.over:

@@ -2,18 +2,16 @@
 
 import inspect
 import json
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from mdap.engine.process import ProcessRace, Question, identify
 from mdap.errors import FailedError, MdapError, PluginError, RunError, StoppedError, UndecidedError
+from mdap.groups import Group, first_of, gathered
 from mdap.protocols import Journal
 from mdap.records import Recorded, RunStatus, Solution
 from mdap.rules.canonical import canonical
@@ -137,7 +135,7 @@ class Asking:
 
         # As many tasks as there can be open steps: a million steps must not be a million tasks.
         room = anyio.Semaphore(self._around.open_steps)
-        async with _gathered() as group:
+        async with gathered() as group:
             for place, step in enumerate(steps):
                 await room.acquire()
                 answers.append(None)  # type: ignore[arg-type] # filled in before anybody looks
@@ -145,9 +143,9 @@ class Asking:
         return answers
 
     @asynccontextmanager
-    async def group(self) -> AsyncIterator["Group"]:
+    async def group(self) -> AsyncIterator[Group]:
         """Open a group of things to be asked side by side."""
-        async with _gathered() as tasks:
+        async with gathered() as tasks:
             yield Group(tasks, self)
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
@@ -194,66 +192,6 @@ class Asking:
             return json.loads(result if number is None else (await self._around.recall(number)).winner)
 
 
-class Pending(Generic[T]):
-    """What a member of a group comes to; there once the group is left."""
-
-    def __init__(self) -> None:
-        self._value: list[T] = []
-
-    @property
-    def value(self) -> T:
-        """What it came to.
-
-        Raises:
-            RuntimeError: the group has not been left yet.
-        """
-        if not self._value:
-            raise RuntimeError("a group's values are there once its `async with` block is left")
-        return self._value[0]
-
-
-class Group:
-    """Things asked side by side. See `mdap.Ask.group`."""
-
-    def __init__(self, tasks: TaskGroup, ask: Asking) -> None:
-        self._tasks = tasks
-        self._ask = ask
-
-    def ask(self, step: Step[A]) -> Pending[A]:
-        """Ask for *step*."""
-        return self.start(partial(self._ask, step))
-
-    def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> Pending[T]:
-        """Call an async *function*, which may ask for more."""
-        pending: Pending[T] = Pending()
-
-        async def run() -> None:
-            pending._value.append(await function(*args))
-
-        self._tasks.start_soon(run)
-        return pending
-
-
-@asynccontextmanager
-async def _gathered() -> AsyncIterator[TaskGroup]:
-    """Open a task group of which the first failure comes out bare: what the others said follows from it."""
-    try:
-        async with anyio.create_task_group() as group:
-            yield group
-    except BaseExceptionGroup as raised:
-        raise _first_of(raised) from None
-
-
-def _first_of(raised: BaseException) -> BaseException:
-    found: deque[BaseException] = deque([raised])
-    while found:
-        error = found.popleft()
-        if not isinstance(error, BaseExceptionGroup):
-            return error
-        found.extendleft(reversed(error.exceptions))
-    return raised
-
-
 async def _answered(question: Question) -> None:
     if not question.over:
         news = anyio.Event()
@@ -269,7 +207,7 @@ async def answer_process(task: Process[Any], race: ProcessRace, around: Surround
     try:
         race.finish(json.loads(canonical(await task.solve(Asking(race, around)))))
     except Exception as raised:
-        error = _first_of(raised)
+        error = first_of(raised)
         if isinstance(error, UndecidedError):
             race.undecided(str(error))
         elif isinstance(error, StoppedError):

@@ -10,13 +10,26 @@ import anyio.lowlevel
 import pytest
 
 import mdap
+from mdap.audit import verify
 from mdap.compose.deciding import settle_step
 from mdap.errors import UsageError
+from mdap.plugins import make_task
 from mdap.records import RunStatus
 from mdap.testing import ScriptedProvider
 from tests.helpers import PROVIDED
 from tests.integration.test_session import events, provide, query
-from tests.processes import CALLS, SENT, Changing, Double, Forgiving, HanoiProcess, Sender, Tree, double
+from tests.processes import (
+    CALLS,
+    SENT,
+    Changing,
+    Double,
+    Forgiving,
+    ForgivingGroup,
+    HanoiProcess,
+    Sender,
+    Tree,
+    double,
+)
 
 NOISY = {"error_rate": 0.15, "flag_rate": 0.05, "seed": 4}
 SLOW = {**NOISY, "latency": 0.0005}
@@ -120,6 +133,17 @@ async def test_an_undecided_step_can_be_caught(db: Path) -> None:
     assert solution.status is RunStatus.FINISHED
     assert "no winner after 8 samples" in solution.result
     assert query(db, "SELECT count(*) FROM decisions") == [(0,)]
+
+
+async def test_a_group_fails_alike_when_it_is_audited(db: Path) -> None:
+    """What ends a group comes out bare, in the run and when its function is run again from the record."""
+    provider = ScriptedProvider(lambda request, n: str(n % 2) if request.user == "double 1" else "4")
+    voting = mdap.VotingSettings(k=2, max_samples=8)
+    task = ForgivingGroup(number=1)
+    solution = await mdap.solve(task, model=provide(provider), voting=voting, db=db, run_id="g")
+    assert (solution.status, solution.result) == (RunStatus.FINISHED, "no winner")
+    found = await anyio.to_thread.run_sync(verify, db, "g", make_task)
+    assert (found.verdict, found.mismatches) == ("verified", ())
 
 
 @pytest.mark.parametrize("wide", [False, True])

@@ -1,0 +1,78 @@
+"""Things asked side by side: what `mdap.Ask.group` gives, whoever answers."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mdap.tasks import Step
+
+__all__ = ["Group", "Pending", "first_of", "gathered"]
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """What a member of a group comes to; there once the group is left."""
+
+    def __init__(self) -> None:
+        self._value: list[T] = []
+
+    @property
+    def value(self) -> T:
+        """What it came to.
+
+        Raises:
+            RuntimeError: the group has not been left yet.
+        """
+        if not self._value:
+            raise RuntimeError("a group's values are there once its `async with` block is left")
+        return self._value[0]
+
+
+class Group:
+    """Things asked side by side. See `mdap.Ask.group`."""
+
+    def __init__(self, tasks: TaskGroup, ask: Callable[[Step[Any]], Awaitable[Any]]) -> None:
+        self._tasks = tasks
+        self._ask = ask
+
+    def ask(self, step: Step[A]) -> Pending[A]:
+        """Ask for *step*."""
+        return self.start(partial(self._ask, step))
+
+    def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> Pending[T]:
+        """Call an async *function*, which may ask for more."""
+        pending: Pending[T] = Pending()
+
+        async def run() -> None:
+            pending._value.append(await function(*args))
+
+        self._tasks.start_soon(run)
+        return pending
+
+
+@asynccontextmanager
+async def gathered() -> AsyncIterator[TaskGroup]:
+    """Open a task group of which the first failure comes out bare: what the others said follows from it."""
+    try:
+        async with anyio.create_task_group() as group:
+            yield group
+    except BaseExceptionGroup as raised:
+        raise first_of(raised) from None
+
+
+def first_of(raised: BaseException) -> BaseException:
+    """Return the first error in *raised* that is no group of errors."""
+    found: deque[BaseException] = deque([raised])
+    while found:
+        error = found.popleft()
+        if not isinstance(error, BaseExceptionGroup):
+            return error
+        found.extendleft(reversed(error.exceptions))
+    return raised
