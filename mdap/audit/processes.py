@@ -24,7 +24,14 @@ from mdap.errors import FailedError, UndecidedError
 from mdap.groups import Group, first_of, gathered
 from mdap.records import NOTED, PROPOSED, Decided, Identity, StepOpened
 from mdap.rules.canonical import canonical
-from mdap.rules.digests import CHAIN_START, answer_key, chain_digest, identify_named, sample_line
+from mdap.rules.digests import (
+    CHAIN_START,
+    answer_key,
+    chain_digest,
+    identify_named,
+    identify_part,
+    sample_line,
+)
 from mdap.rules.reading import typed_answer
 from mdap.rules.tally import Tally, no_winner
 from mdap.tasks import Decision, Process, Step, Task, canonical_step
@@ -321,8 +328,7 @@ class _Rehearsal:
     async def solve(self, task: Task, key: str | None = None) -> Any:
         """Return the recorded result of a part."""
         kind, params = type(task).__name__, json.loads(canonical(task))
-        identity = identify_named("solve", key or kind, [kind, params])
-        part = f"{self.run_id}/{key or f'{kind.lower()}-{identity[1][:8]}'}"
+        identity, part = identify_part(self.run_id, kind, params, key)
         return await self._noted(identity, {"task": kind, "params": params}, part)
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:

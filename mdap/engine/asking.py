@@ -15,7 +15,7 @@ from mdap.groups import Group, first_of, gathered
 from mdap.protocols import Journal
 from mdap.records import Recorded, RunStatus, Solution
 from mdap.rules.canonical import canonical
-from mdap.rules.digests import identify_named
+from mdap.rules.digests import identify_named, identify_part
 from mdap.rules.reading import typed_answer
 from mdap.rules.redflags import clean
 from mdap.tasks import Decision, Process, RedFlag, Step, Task
@@ -152,8 +152,7 @@ class Asking:
         """Return the result of *task*, run as a part of this process."""
         params = json.loads(canonical(task))
         kind = type(task).__name__
-        identity = identify_named("solve", key or kind, [kind, params])
-        name = f"{self.run_id}/{key or f'{kind.lower()}-{identity[1][:8]}'}"
+        identity, name = identify_part(self.run_id, kind, params, key)
 
         async def run() -> tuple[str, str]:
             solution = await self._around.solve(task, name)
