@@ -66,7 +66,9 @@ class _Walk:
         self.facts = facts
         self.task = task
         self.oracle = oracle
-        self.referee = Referee(facts.k_at, facts.casting, facts.voting.hedge > 0, self.findings)
+        self.referee = Referee(
+            facts.k_at, facts.casting, facts.voting.hedge > 0, facts.overridden, self.findings
+        )
         self.states, self.answers = types_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START

@@ -98,7 +98,9 @@ class _Record:
         self.oracle = oracle
         self.facts = facts
         self._connection = connection
-        self._referee = Referee(facts.k_at, facts.casting, facts.voting.hedge > 0, self.findings)
+        self._referee = Referee(
+            facts.k_at, facts.casting, facts.voting.hedge > 0, facts.overridden, self.findings
+        )
         self._known: dict[Identity, _Known] = {}
 
     # -- the record on its own ---------------------------------------------------------------------

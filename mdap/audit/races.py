@@ -25,12 +25,14 @@ class Referee:
         k: the margin of each step.
         casting: who is asked for which sample.
         hedged: whether more samples may be asked for than could matter.
+        overridden: the step that a person decided without its being asked; None for none.
         findings: where to say it.
     """
 
     k: Callable[[int], int]
     casting: Casting
     hedged: bool
+    overridden: int | None
     findings: Findings
 
     def decided(self, decision: Decided, samples: Sequence[SampleRow]) -> int:
@@ -54,7 +56,7 @@ class Referee:
             self._same(Kind.COUNT, "winner", tally.winner, winner, place)
         elif decision.author == NOTED:
             self._same(Kind.COUNT, "samples of what was not voted on", 0, len(samples), place)
-        elif samples:  # without any, it overrides a decision of another run
+        elif samples or decision.step != self.overridden:
             self._undecided(tally, tier, samples, place)
         return tier
 

@@ -23,6 +23,7 @@ class RunFacts:
         number: its key in the other tables.
         decisions: how many decisions it had when the audit began.
         margins: where margins are adaptive, each that was chosen, with the step from which it holds.
+        overridden: the step at which it took over another run, to decide it otherwise; None if it did not.
     """
 
     number: int
@@ -36,6 +37,7 @@ class RunFacts:
     k: int
     decisions: int
     margins: tuple[tuple[int, int], ...] = ()
+    overridden: int | None = None
 
     def k_at(self, step: int) -> int:
         """Return the margin of *step*."""
@@ -78,9 +80,18 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
     sql = "SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1"
     [decisions] = connection.execute(sql, (number,)).fetchone()
     facts = _facts(tuple(row), decisions)
-    return (
-        facts if facts.voting.adaptive_target is None else replace(facts, margins=_margins(connection, facts))
-    )
+    margins = () if facts.voting.adaptive_target is None else _margins(connection, facts)
+    return replace(facts, margins=margins, overridden=_overridden(connection, number))
+
+
+def _overridden(connection: sqlite3.Connection, run: int) -> int | None:
+    sql = "SELECT data FROM run_events WHERE run = ?1 AND kind = 'started' ORDER BY id LIMIT 1"
+    row = connection.execute(sql, (run,)).fetchone()
+    try:
+        about = json.loads(row[0]) if row is not None and row[0] else {}
+        return int(about["step"]) if "overrides" in about else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None  # the audit of events says that it is not as mdap wrote it
 
 
 def _margins(connection: sqlite3.Connection, facts: RunFacts) -> tuple[tuple[int, int], ...]:

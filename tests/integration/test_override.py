@@ -68,6 +68,18 @@ async def test_what_was_taken_over_is_compared_with_its_source(db: Path) -> None
     assert [mismatch.what for mismatch in found.mismatches] == ["where the decision is from"]
 
 
+async def test_only_an_override_decides_what_was_not_asked(db: Path) -> None:
+    """Without the event that says so, a decision by hand without samples is one that voting never left."""
+    await mdap.solve(Walk(steps=8, seed=1), k=3, db=db, options=OPTIONS, run_id="r")
+    name = await settle_step(db, "r", 4, answer="3", author="ada", reason="I looked")
+    with closing(sqlite3.connect(db)) as log:
+        log.execute("DROP TRIGGER run_events_no_update")
+        log.execute("UPDATE run_events SET data = '{}' WHERE run = 2 AND kind = 'started'")
+        log.commit()
+    found = verify(db, name, make_task)
+    assert ("samples of the last tier", 4) in [(one.what, one.step) for one in found.mismatches]
+
+
 async def test_an_answer_that_no_reply_could_give_is_refused(db: Path) -> None:
     """And nothing is begun."""
     await mdap.solve(Walk(steps=4, seed=1), k=3, db=db, options=OPTIONS, run_id="r")
