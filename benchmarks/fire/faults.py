@@ -70,7 +70,8 @@ def accounts(folder: Path, outcomes: dict[str, str]) -> tuple[list[str], int]:
     arrived = {request for request, outcome in outcomes.items() if outcome in WHOLE}
     unread = kinds.total() - (len(outcomes) - len(arrived))
     met = Counter(outcomes.values())
-    spare = kinds["timeout"] + kinds["connection"] - met["hang"] - met["reset"] - met["truncated"]
+    broken = kinds["timeout"] + kinds["connection"] + kinds["disconnected"]
+    spare = broken - met["hang"] - met["reset"] - met["truncated"]
     wrong = []
     if Counter(rows) != Counter(arrived):
         wrong.append(f"rows and replies differ: {set(rows) ^ arrived}, {len(rows)} of {len(arrived)}")

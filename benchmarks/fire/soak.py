@@ -26,16 +26,12 @@ from benchmarks.common import finish, memory, parser, print_environment, raise_f
 from benchmarks.fire.forked import serving
 from mdap_hanoi import Hanoi
 
+# Few refusals for coming too fast, since mdap takes them for what they say and asks more slowly: the machine
+# is to be the limit.
 FAULTS = {
-    **{
-        "rate_limit": 0.02,
-        "rate_limit_silent": 0.02,
-        "server_error": 0.04,
-        "overloaded": 0.03,
-        "hang": 0.002,
-    },
-    **{"reset": 0.03, "truncated": 0.02, "wrong_type": 0.02, "empty_choices": 0.01, "missing_usage": 0.01},
-    **{"latency": 0.02, "sigma": 0.5, "retry_after": 0.05},
+    **{"rate_limit": 0.005, "rate_limit_silent": 0.005, "server_error": 0.05, "overloaded": 0.04},
+    **{"reset": 0.04, "truncated": 0.03, "wrong_type": 0.02, "empty_choices": 0.01, "missing_usage": 0.01},
+    **{"hang": 0.002, "latency": 0.02, "sigma": 0.5, "retry_after": 0.05},
 }
 FIGURES = ("votes_per_s", "memory_mb", "open_files", "wal_mb", "lag_ms")
 FLAT = 1.2
@@ -92,7 +88,8 @@ async def soak(db: Path, minutes: float, every: float, concurrency: int) -> dict
     watch = Watch(db, every, progress)
     ended = {"finished": 0, "other": 0}
     limits = mdap.Limits(concurrency=concurrency, attempt_timeout=5, probe=False, max_attempts=60)
-    until = time.monotonic() + 60 * minutes
+    started = time.monotonic()
+    until = started + 60 * minutes
     async with mdap.Session("openai/m", db=db, limits=limits) as session, anyio.create_task_group() as group:
         group.start_soon(watch.loop)
         group.start_soon(watch.figures)
@@ -100,12 +97,14 @@ async def soak(db: Path, minutes: float, every: float, concurrency: int) -> dict
             right = solution.result == {"solved": True, "moves": 15}
             ended["finished" if right else "other"] += 1
         group.cancel_scope.cancel()
+    seconds = time.monotonic() - started
     return {
         "seen": watch.seen,
+        "seconds": seconds,
         "towers": ended,
         "votes": progress.votes,
         "failed_attempts": progress.failed_attempts,
-        "votes_per_s": progress.votes / (60 * minutes),
+        "votes_per_s": progress.votes / seconds,
     }
 
 

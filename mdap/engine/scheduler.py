@@ -24,6 +24,7 @@ K = TypeVar("K")
 
 # An endpoint that never answered is given this many attempts: it is more likely absent than busy.
 _ATTEMPTS_AT_A_STRANGER: Final = 3
+_ABSENT: Final = frozenset({"connection", "disconnected"})
 # Spreads retries over time, nothing else; one for all, since seeding one takes as long as a short run.
 _JITTER: Final = random.Random()
 
@@ -189,10 +190,10 @@ class Samplers(Generic[K]):
         """Return how many seconds to wait before the next attempt, or None if there is to be none."""
         if not isinstance(error, TransientError) or attempt >= self._limits.max_attempts:
             return None
-        if self._answered_at is None and error.kind == "connection" and attempt >= _ATTEMPTS_AT_A_STRANGER:
+        if self._answered_at is None and error.kind in _ABSENT and attempt >= _ATTEMPTS_AT_A_STRANGER:
             return None
         silence = time.monotonic() - (self._answered_at or self._began_at)
         asked = error.retry_after if isinstance(error, RateLimitError) else None
-        wait = backoff(attempt, _JITTER.random(), asked)
+        wait = backoff(attempt, _JITTER.random(), asked, error.kind)
         patience = min(self._limits.max_retry_seconds - spent, self._limits.max_silence - silence)
         return wait if wait <= patience else None

@@ -1,7 +1,9 @@
-"""One commit's facts, sorted by table and spelled as the JSON that ``append.sql`` reads."""
+"""One commit's facts, as rows for the statements of ``append.sql``."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 from mdap.records import (
@@ -15,11 +17,18 @@ from mdap.records import (
 )
 from mdap.rules.redflags import clean_text
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "in_blocks"]
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
+Row = Sequence[Any]
+
 _Key = tuple[int, int, int]
+
+# So many rows go into one statement: few enough for any SQLite's bound on parameters, and enough that the
+# interpreter's lock, which is let go while a statement runs, does not change hands for every row.
+_BLOCK: Final = 250
+_VALUES: Final = "\nVALUES "
 
 
 class Batch:
@@ -33,12 +42,12 @@ class Batch:
 
     def __init__(self, facts: list[Fact]) -> None:
         self._texts: dict[str, str] = {}
-        self._steps: list[StepOpened] = []
-        self._samples: list[str] = []
+        self._steps: list[Row] = []
+        self._samples: list[Row] = []
         self._tentative: dict[_Key, list[SampleTaken]] = {}
         self._resolved: dict[_Key, bool] = {}
-        self._decisions: list[Decided] = []
-        self._events: list[tuple[Any, ...]] = []
+        self._decisions: list[Row] = []
+        self._events: list[Row] = []
         for fact in facts:
             self._sort(fact)
 
@@ -49,7 +58,7 @@ class Batch:
             if fact.tentative:
                 self._tentative.setdefault(fact[:3], []).append(fact)
             else:
-                self._samples.append(_row(fact))
+                self._samples.append(fact[:19])
         elif isinstance(fact, Decided):
             self._decisions.append(fact)
         elif isinstance(fact, StepOpened):
@@ -59,55 +68,62 @@ class Batch:
         else:
             self._events.append(_event(fact))
 
-    def statements(self) -> Iterator[tuple[str, str]]:
-        """Yield the name of each statement to execute, and its rows as one JSON array."""
-        pending: list[str] = []
+    def statements(self) -> Iterator[tuple[str, list[Row]]]:
+        """Yield the name of each statement to execute, and the rows to execute it for."""
+        pending: list[Row] = []
         for key, samples in self._tentative.items():
             confirmed = self._resolved.get(key)
             if confirmed is None:
-                pending.extend(_row(sample) for sample in samples)
+                pending.extend(map(_row, samples))
             elif confirmed:
-                self._samples.extend(_row(sample) for sample in samples)
+                self._samples.extend(map(_row, samples))
             else:
                 self._samples.extend(_row(_voided(sample)) for sample in samples)
-        if self._texts:
-            yield "texts", _encode(list(self._texts.items()))
-        if self._steps:
-            yield "steps", _encode(self._steps)
-        if self._samples:
-            yield "samples", _joined(self._samples)
-        if pending:
-            yield "pending", _joined(pending)
-        yield from self._resolutions()
-        if self._decisions:
-            yield "decisions", _encode(self._decisions)
-        if self._events:
-            yield "events", _encode(self._events)
+        resolved = self._resolved
+        yield "texts", list(self._texts.items())
+        yield "steps", self._steps
+        yield "samples", self._samples
+        yield "pending", pending
+        yield "confirm", [key for key, right in resolved.items() if right]
+        yield "void", [key for key, right in resolved.items() if not right]
+        yield "resolved", list(resolved)
+        yield "decisions", self._decisions
+        yield "events", self._events
 
-    def _resolutions(self) -> Iterator[tuple[str, str]]:
-        confirmed = [key for key, right in self._resolved.items() if right]
-        void = [key for key, right in self._resolved.items() if not right]
-        if confirmed:
-            yield "confirm", _encode(confirmed)
-        if void:
-            yield "void", _encode(void)
-        if self._resolved:
-            yield "resolved", _encode(list(self._resolved))
+
+def in_blocks(sql: str, rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Yield what to execute for *rows*: the statement itself, or one that takes many rows at once.
+
+    Args:
+        sql: a statement of ``append.sql``.
+        rows: the parameters of each execution.
+
+    Yields:
+        A statement, and its parameters for each execution.
+    """
+    whole = len(rows) - len(rows) % _BLOCK if _VALUES in sql else 0
+    if whole:
+        blocks: list[Row] = [
+            list(chain.from_iterable(rows[at : at + _BLOCK])) for at in range(0, whole, _BLOCK)
+        ]
+        yield _block(sql), blocks
+    if whole < len(rows):
+        yield sql, rows[whole:]
+
+
+@cache
+def _block(sql: str) -> str:
+    head, _, row = sql.rpartition(_VALUES)
+    return f"{head}{_VALUES}{', '.join([row] * _BLOCK)}"
 
 
 def _voided(sample: SampleTaken) -> SampleTaken:
     return sample._replace(verdict="void", counted=None, line="")
 
 
-def _row(sample: SampleTaken) -> str:
-    """Return the row's JSON; the part that the digest chain covers is already spelled in its line."""
-    line = sample.line or _encode(sample[4:19])
-    counted = "null" if sample.counted is None else sample.counted
-    return f"[{sample.run},{sample.step},{sample.opening},{counted},{line[1:]}"
-
-
-def _joined(rows: list[str]) -> str:
-    return f"[{','.join(rows)}]"
+def _row(sample: SampleTaken) -> Row:
+    """Return the row: the columns from *run* to *text_digest*."""
+    return sample[:19]
 
 
 def _event(fact: RunEvent | AttemptFailed) -> tuple[Any, ...]:

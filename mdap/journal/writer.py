@@ -9,7 +9,7 @@ import aiosqlite
 import anyio
 
 from mdap.errors import DatabaseError
-from mdap.journal.batch import Batch
+from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.database import open_writing, transaction
 from mdap.journal.files import Files
 from mdap.journal.statements import statements
@@ -160,7 +160,8 @@ class Writer:
         sql = statements("append")
         async with transaction(self._connection):
             for name, rows in batch.statements():
-                await self._connection.execute(sql[name], (rows,))
+                for statement, parameters in in_blocks(sql[name], rows):
+                    await self._connection.executemany(statement, parameters)
 
 
 @asynccontextmanager

@@ -98,7 +98,10 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
     if late or any(isinstance(cause, TimeoutError) for cause in causes):
         return TransientError(f"{endpoint.host} did not answer in time", kind="timeout")
     detail = next((told for cause in reversed(causes) if (told := endpoint.tell(str(cause)))), "no details")
-    return TransientError(f"the connection to {endpoint.host} failed: {detail}", kind="connection")
+    # Of a connection that broke the SDK may say that there never was one; again only the cause tells.
+    if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
+        return TransientError(f"the connection to {endpoint.host} failed: {detail}", kind="connection")
+    return TransientError(f"the connection to {endpoint.host} broke: {detail}", kind="disconnected")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -24,6 +24,7 @@ MOST: Final = 256
 """The most requests at once that are tried at an endpoint whose limit nobody gave."""
 
 _FIRST: Final = 8
+_THEN: Final = "; in the end "
 _TOLD: Final = "told in the headers of the endpoint"
 
 
@@ -212,9 +213,8 @@ class Gate:
 
     def _rule(self) -> None:
         """Pace by the known limits and by what was learned from refusals, whichever is less."""
-        known, learned = self._known[0], self.adaptive.rate
-        rates = [rate for rate in (known, learned) if rate is not None]
-        self.pace.set_limits(min(rates, default=None), self._known[1], time.monotonic())
+        known, tokens = self._known
+        self.pace.set_limits(known, tokens, time.monotonic(), self.adaptive.rate)
         # A rate that was only learned is no promise to anybody, so it needs no second guard.
         if known is None:
             self._throttle = None
@@ -225,8 +225,10 @@ class Gate:
 
     def _record(self, change: Change) -> None:
         earlier = self._changes.get(change.what)
-        if earlier is not None:  # nobody has asked since: one change takes the place of both
-            change = change._replace(limit_before=earlier.limit_before)
+        if earlier is not None:  # nobody has asked since: one change takes the place of all
+            first = earlier.reason.partition(_THEN)[0]
+            reason = f"{first}{_THEN}{change.reason}"
+            change = change._replace(limit_before=earlier.limit_before, reason=reason)
         self._changes[change.what] = change
         self._changed.set()
 

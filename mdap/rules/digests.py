@@ -89,7 +89,8 @@ def sample_line(columns: tuple[Any, ...]) -> str:
         f'[{ordinal},"{verdict}",{_quoted(key)},{_quoted(flag)},{_quoted(model)},{view},{temperature!r},'
         f"{'null' if given is None else given},{'null' if made is None else made},"
         f"{'null' if cached is None else cached},{'null' if latency is None else repr(latency)},{attempts},"
-        f'{_quoted(request_id)},{_quoted(finish_reason)},"{text}"]'
+        f"{'null' if request_id is None else _escaped(request_id)},"
+        f'{_quoted(finish_reason)},"{text}"]'
     )
 
 

@@ -87,23 +87,31 @@ class Window:
 
 
 class _Dimension:
-    """One limit: so much in any minute, evenly."""
+    """One limit: so much in any minute, evenly.
 
-    __slots__ = ("_burst", "_due", "limit", "window")
+    Attributes:
+        limit: what any minute may take; None for no bound.
+        rate: how much a minute takes evenly: the limit, or less; None for no bound.
+        window: what the last minute took.
+    """
+
+    __slots__ = ("_burst", "_due", "limit", "rate", "window")
 
     def __init__(self, burst: float) -> None:
         self._burst = burst
         self._due = -math.inf
         self.limit: float | None = None
+        self.rate: float | None = None
         self.window = Window(_REMEMBERED)
 
     def ready_at(self, amount: int, now: float) -> float:
         """Return when *amount* may go; more than the whole limit goes once nothing else is remembered."""
-        if self.limit is None:
+        if self.rate is None:
             return now
-        charged = min(amount, self.limit)
-        even = self._due - max(_LATE, self._burst - self._spread(amount))
-        return max(now, even, self.window.falls_to(self.limit - charged, now))
+        ready = max(now, self._due - max(_LATE, self._burst - self._spread(amount)))
+        if self.limit is None:
+            return ready
+        return max(ready, self.window.falls_to(self.limit - min(amount, self.limit), now))
 
     def take(self, amount: int, now: float) -> None:
         """Count *amount* as gone."""
@@ -117,18 +125,26 @@ class _Dimension:
         base = max(self._due, now) if change > 0 else self._due
         self._due = min(base + change, now + _MINUTE)
 
-    def set_limit(self, limit: float | None, now: float) -> None:
-        """Change the limit; a debt stays the same amount and is paid off at the new rate."""
-        if limit is not None and not limit >= 1:
-            raise ValueError(f"a limit per minute must be at least 1, not {limit}")
+    def set_limit(self, limit: float | None, now: float, learned: float | None = None) -> None:
+        """Change the limit; a debt stays the same amount and is paid off at the new rate.
+
+        Args:
+            limit: what any minute may take; None for no bound.
+            now: the moment.
+            learned: a rate that seems bearable; None for none. What has gone before is not held against it:
+                after a cut, that would be a standstill.
+        """
+        rate = min((bound for bound in (limit, learned) if bound is not None), default=None)
+        if rate is not None and not rate >= 1:
+            raise ValueError(f"a limit per minute must be at least 1, not {rate}")
         if self._due > now:
-            scale = 0.0 if limit is None or self.limit is None else self.limit / limit
+            scale = 0.0 if rate is None or self.rate is None else self.rate / rate
             self._due = now + min((self._due - now) * scale, _MINUTE)
-        self.limit = limit
+        self.limit, self.rate = limit, rate
 
     def _spread(self, amount: int) -> float:
         """Return over how many seconds *amount* is spread."""
-        return 0.0 if self.limit is None else min(amount, self.limit) * _MINUTE / self.limit
+        return 0.0 if self.rate is None else min(amount, self.rate) * _MINUTE / self.rate
 
 
 @dataclass(eq=False, slots=True)
@@ -232,14 +248,25 @@ class Pace:
             self._tokens.correct(reservation.tokens, 0, reservation.at, now)
 
     def set_limits(
-        self, requests_per_minute: float | None, tokens_per_minute: float | None, now: float
+        self,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+        now: float,
+        learned: float | None = None,
     ) -> None:
         """Change the limits; what has gone in the last minute counts against the new ones.
+
+        Args:
+            requests_per_minute: None for no limit.
+            tokens_per_minute: None for no limit.
+            now: the moment.
+            learned: requests per minute that the endpoint seems to bear; None for no sign of a limit. They
+                are kept to from now on, whatever has gone before.
 
         Raises:
             ValueError: a limit below 1.
         """
-        self._requests.set_limit(requests_per_minute, now)
+        self._requests.set_limit(requests_per_minute, now, learned)
         self._tokens.set_limit(tokens_per_minute, now)
 
     def _close(self, reservation: Reservation) -> bool:
@@ -252,7 +279,7 @@ class Pace:
     def standing(self, now: float) -> Standing:
         """Return where things stand."""
         return Standing(
-            self._requests.limit,
+            self._requests.rate,
             self._tokens.limit,
             self._requests.window.since(_MINUTE, now),
             self._tokens.window.since(_MINUTE, now),

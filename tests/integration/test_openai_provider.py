@@ -334,7 +334,7 @@ async def test_no_choices(body: Any) -> None:
         ("rate_limit_silent", RateLimitError, "rate_limit"),
         ("server_error", TransientError, "http_500"),
         ("overloaded", TransientError, "http_503"),
-        ("reset", TransientError, "connection"),
+        ("reset", TransientError, "disconnected"),
         ("truncated", TransientError, "garbled_body"),
         ("wrong_type", TransientError, "wrong_type"),
         ("empty_choices", TransientError, "empty_choices"),
@@ -734,7 +734,7 @@ async def test_leaving_with_a_hung_connection() -> None:
                 await anyio.lowlevel.checkpoint()
         await provider.aclose()
 
-    assert kinds == ["connection"]
+    assert kinds == ["disconnected"]
 
 
 async def test_an_error_in_the_block_stays_itself() -> None:

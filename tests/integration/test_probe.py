@@ -134,7 +134,7 @@ async def test_n_saves_a_request_of_the_probe(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("script", "failure"),
-    [(["server_error"], "http_500"), (["ok", "reset"], "connection"), (["rate_limit"], "rate_limit")],
+    [(["server_error"], "http_500"), (["ok", "reset"], "disconnected"), (["rate_limit"], "rate_limit")],
 )
 async def test_a_probe_that_fails_holds_nothing_up(
     script: list[str | Canned], failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -45,7 +45,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float | None]]:
     """Retry at once, and keep what each pause was computed from."""
     asked: list[tuple[int, float | None]] = []
 
-    def backoff(attempt: int, jitter: float, retry_after: float | None = None) -> float:
+    def backoff(attempt: int, jitter: float, retry_after: float | None, kind: str) -> float:
         assert 0 <= jitter < 1
         asked.append((attempt, retry_after))
         return retry_after or 0.0

@@ -550,7 +550,7 @@ class Run:
         if change:
             self.changes.append(change)
             if change.what == "requests_per_minute":
-                self._pace.set_limits(change.limit_after, None, now)
+                self._pace.set_limits(None, None, now, change.limit_after)
 
     def per_minute(self, since: int) -> float:
         return sum(self.accepted[since:]) / len(self.accepted[since:])
