@@ -76,13 +76,24 @@ async def nursery() -> AsyncIterator[TaskGroup]:
         raise
 
 
+class _Worker(Generic[K]):
+    """A task that asks one request after the other, since beginning a task costs more than waking one."""
+
+    __slots__ = ("job", "news", "scope")
+
+    def __init__(self, job: tuple[K, SampleRequest]) -> None:
+        self.job = job
+        self.news = anyio.Event()
+        self.scope = anyio.CancelScope()
+
+
 class Samplers(Generic[K]):
     """Ask a provider on behalf of one run, and hand out what comes in the order in which it comes.
 
     Args:
         provider: where samples come from; its limits are its own affair.
         limits: how often and how long to try.
-        group: where samplers run; when it is cancelled, nothing more is posted.
+        group: where samplers run and wait for work, until it is cancelled; then nothing more is posted.
         purse: what pays for every attempt; None for no budget.
     """
 
@@ -97,7 +108,8 @@ class Samplers(Generic[K]):
         self._answered_at: float | None = None
         self._posted: deque[Outcome[K]] = deque()
         self._waiting: deque[tuple[K, SampleRequest]] = deque()
-        self._scopes: dict[Trace, anyio.CancelScope] = {}
+        self._working: dict[Trace, _Worker[K]] = {}
+        self._idle: list[_Worker[K]] = []
         self._news = anyio.Event()
         self._woken = False
 
@@ -107,8 +119,17 @@ class Samplers(Generic[K]):
             # Nothing would be gained by a task for a provider that never waits.
             self._waiting.append((ticket, request))
         else:
-            scope = self._scopes[request.trace] = anyio.CancelScope()
-            self._group.start_soon(self._sample_droppably, ticket, request, scope)
+            self._put_to_work(ticket, request)
+
+    def _put_to_work(self, ticket: K, request: SampleRequest) -> None:
+        if self._idle:
+            worker = self._idle.pop()
+            worker.job = (ticket, request)
+            worker.news.set()
+        else:
+            worker = _Worker((ticket, request))
+            self._group.start_soon(self._work, worker)
+        self._working[request.trace] = worker
 
     async def next(self) -> Outcome[K] | None:
         """Return the next outcome, waiting for it if need be; None if `wake` came first."""
@@ -130,9 +151,9 @@ class Samplers(Generic[K]):
 
     def drop(self, trace: Trace) -> None:
         """Cancel the request that carries *trace*, if it is still under way."""
-        scope = self._scopes.get(trace)
-        if scope is not None:
-            scope.cancel()
+        worker = self._working.pop(trace, None)
+        if worker is not None:
+            worker.scope.cancel()  # which is its end: it never waits for work again
         elif self._waiting:
             self._waiting = deque(waiting for waiting in self._waiting if waiting[1].trace is not trace)
 
@@ -140,13 +161,16 @@ class Samplers(Generic[K]):
         self._posted.append(outcome)
         self._news.set()
 
-    async def _sample_droppably(self, ticket: K, request: SampleRequest, scope: anyio.CancelScope) -> None:
-        try:
-            with scope:
-                if not scope.cancel_called:
-                    await self._sample(ticket, request)
-        finally:
-            self._scopes.pop(request.trace, None)
+    async def _work(self, worker: _Worker[K]) -> None:
+        with worker.scope:
+            while not worker.scope.cancel_called:
+                ticket, request = worker.job
+                await self._sample(ticket, request)
+                if self._working.pop(request.trace, None) is None:
+                    return  # dropped meanwhile, as it came
+                worker.news = anyio.Event()
+                self._idle.append(worker)
+                await worker.news.wait()
 
     async def _sample(self, ticket: K, request: SampleRequest) -> None:
         attempt = 0

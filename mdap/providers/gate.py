@@ -40,7 +40,7 @@ class Turn:
     def __init__(self, gate: "Gate", likely: Callable[[], int]) -> None:
         self._gate = gate
         self.likely = likely
-        self.news = anyio.Event()
+        self.news: anyio.Event | None = None
         self.reservation: Reservation | None = None
         self.attempt: Attempt | None = None
         self.gone = False
@@ -144,6 +144,7 @@ class Gate:
         self._look()
         try:
             if turn.attempt is None:
+                turn.news = anyio.Event()
                 await turn.news.wait()
             held = True
             yield turn
@@ -162,9 +163,13 @@ class Gate:
             self.pace.refund(turn.reservation, time.monotonic())
 
     def _look(self) -> None:
+        """Admit whom nothing holds back, and leave to the dispatcher whom only time does."""
         while self._throttle is None and self._admit():
             pass
-        self._news.set()
+        head = self._head()
+        # Whoever waits for a slot is seen to when one is given back.
+        if head is not None and self._ready_at(head, time.monotonic()) != math.inf:
+            self._news.set()
 
     def _head(self) -> Turn | None:
         """Return the first waiter that is still there."""
@@ -186,7 +191,8 @@ class Gate:
             return False
         heapq.heappop(self._queue)
         head.attempt = self.adaptive.begin(now)
-        head.news.set()
+        if head.news is not None:
+            head.news.set()
         return True
 
     # -- limits that change ------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class Response(NamedTuple):
     """What came back, unread.
 
     Attributes:
-        headers: by name.
+        headers: by name, in lower case.
         content: the body.
         latency: seconds from the request to the end of the body.
     """
@@ -84,8 +84,10 @@ class Wire:
             self._listen(getattr(getattr(error, "response", None), "headers", {}))
         else:
             latency = time.perf_counter() - started
-            self._listen(response.headers)
-            return Response(response.headers, response.content, latency)
+            # Each look into the SDK's own mapping goes through all of it.
+            headers = dict(response.headers.items())
+            self._listen(headers)
+            return Response(headers, response.content, latency)
         # Raised out here so that it carries no context: the SDK's errors hold the request and its key.
         raise failure
 

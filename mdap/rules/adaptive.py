@@ -5,14 +5,16 @@ What is in flight is cut first. If requests are refused that are far fewer than 
 or many in a row that were sent one by one, then fewer at once do not help: what went through in the last
 minute is taken for the server's rate.
 
-A refusal alone proves nothing, since shared servers refuse now and then whatever one does. Two among a few
-dozen answers are a sign of a limit. Both limits grow again while all goes well, quickly as far as where the
-last refusals came, and beyond that only after a patience that doubles with every attempt that fails.
+A refusal alone proves nothing, since shared servers refuse now and then whatever one does. How often they
+do is learned too, as the least that was refused for a while, and only clearly more than that is a sign of a
+limit. Both limits grow again while all goes well, quickly as far as where the last refusals came, and beyond
+that only after a patience that doubles with every attempt that fails.
 
 All moments are seconds of one monotonic clock, brought by the caller.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -23,9 +25,14 @@ __all__ = ["Adaptive", "Attempt", "Change"]
 _MINUTE: Final = 60.0
 # One refusal rarely comes alone: those within this time belong to the same episode.
 _EPISODE: Final = 15.0
-# An answer wears off this much of a refusal: two within fifty answers are a sign of a limit.
-_WEAR: Final = 0.02
-_SIGN: Final = 2.0
+# So many answers are refused whatever one does, unless more is known; a limit makes it several times as many.
+_USUAL: Final = 0.005
+_SUSPECT: Final = 0.05
+_TIMES: Final = 4.0
+# Page's CUSUM between the two: what comes whatever one does is taken for a limit once in 100 answers at most.
+_SIGN: Final = math.log(100)
+_WINDOW: Final = 500
+_WINDOWS: Final = 4
 # So many refusals in a row are a wall: nothing goes through.
 _WALL: Final = 6
 # The weight of the latest request in what is usual.
@@ -109,7 +116,7 @@ class Adaptive:
             raise ValueError(f"the bounds of what may be in flight must be 1 <= {least} <= {most}")
         self.in_flight = 0
         self._usual = 0.0
-        self._score = 0.0
+        self._signs = _Signs()
         self._slots = _Slots(min(max(start, least), most), least, most)
         self._rate = _Rate()
         self._row = _Row()
@@ -152,7 +159,7 @@ class Adaptive:
         """
         if not self._close(attempt):
             return None
-        self._score = max(0.0, self._score - _WEAR)
+        self._signs.answered()
         self._slots.answered(refused=False)
         self._hold.answered(now - attempt.at)
         if self._row.accepted(attempt.number):
@@ -181,8 +188,9 @@ class Adaptive:
         news = self._row.refused(attempt.number)
         self._rate.refused(attempt.at, self._row.length, now)
         self._slots.answered(refused=True)
-        self._score = min(_SIGN + 1, self._score + 1)
-        if self._score < _SIGN:
+        sign = self._signs.refused()
+        self._rate.bearable = max(_BEARABLE, 2 * self._signs.share)
+        if not sign:
             return None
         if news:
             self._hold.start(now, self._row.length)
@@ -224,6 +232,49 @@ class Adaptive:
         if by_rate:
             return self._rate.cut(row, now, calm)
         return self._slots.cut(attempt.at, load, now, calm, unusual=rated)
+
+
+class _Signs:
+    """Whether refusals are more than those that come whatever one does.
+
+    Attributes:
+        share: of answers that are refused whatever one does; 0 while that is not known.
+    """
+
+    __slots__ = ("_against", "_answers", "_closed", "_for", "_refused", "_score", "share")
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        self._score = 0.0
+        self._answers = self._refused = 0
+        self._closed: deque[float] = deque(maxlen=_WINDOWS)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        # A limit is not exceeded all the time, so that the least of several shares is rather too small.
+        usual = min(0.5, max(_USUAL, 1.5 * self.share))
+        suspect = min(0.9, max(_SUSPECT, _TIMES * usual))
+        self._for = math.log(suspect / usual)
+        self._against = math.log((1 - usual) / (1 - suspect))
+
+    def answered(self) -> None:
+        self._score = max(0.0, self._score - self._against)
+        self._count()
+
+    def refused(self) -> bool:
+        """Count a refusal; return whether it is a sign of a limit."""
+        self._refused += 1
+        self._score = min(_SIGN + self._for, self._score + self._for)
+        self._count()
+        return self._score >= _SIGN
+
+    def _count(self) -> None:
+        self._answers += 1
+        if self._answers == _WINDOW:
+            self._closed.append(self._refused / _WINDOW)
+            self._answers = self._refused = 0
+            self.share = min(self._closed) if len(self._closed) == _WINDOWS else 0.0
+            self._weigh()
 
 
 class _Row:
@@ -409,6 +460,7 @@ class _Rate:
 
     def __init__(self) -> None:
         self.limit: float | None = None
+        self.bearable = _BEARABLE
         self.doubted_until = -math.inf
         self._gone = Window(_MINUTE)  # sent, and not refused so far
         self._gone_since = -math.inf
@@ -446,7 +498,7 @@ class _Rate:
         if self.limit is None or now < self._learned_at + _MINUTE or row == _WALL:
             return self._learn(row, now, calm)
         # While nothing goes through, another refusal does not tell how much would.
-        if now < self._calm or row > _WALL or self._refused <= 1 + _BEARABLE * self._sent:
+        if now < self._calm or row > _WALL or self._refused <= 1 + self.bearable * self._sent:
             return None
         self._calm = calm
         if self._futile(self.limit, now):
@@ -461,10 +513,11 @@ class _Rate:
         """Raise the rate where all of it was used for long enough with hardly a refusal."""
         if self.limit is None or now < self._period_from + self._period():
             return None
-        if self._refused > _BEARABLE * self._sent:
+        if self._refused > self.bearable * self._sent:
             self._period_from = now
             self._sent, self._refused = _FADE * self._sent, _FADE * self._refused
             return None
+        helped = self._helped()
         self._start_period(now)
         if self._seen(now) < _USED * self.limit:
             return None
@@ -472,7 +525,9 @@ class _Rate:
             limit = min((1 + _GROWTH) * self.limit, _JUST_BELOW * self._ceiling)
         else:
             limit = (1 + self._step()) * self.limit
-        self._trusted, self._proven, self._vain = max(self._trusted, limit), True, 0
+        self._trusted = max(self._trusted, limit)
+        if helped:
+            self._proven, self._vain = True, 0
         return self._set(limit, "hardly a refusal")
 
     def _step(self) -> float:
@@ -512,8 +567,12 @@ class _Rate:
         if self._seen(now) < _USED * limit:
             return limit <= self._trusted / 4
         self._vain += 1
-        helped = self._proven or self._refused < self._share_before / 2 * self._sent
+        helped = self._proven or self._helped()
         return limit <= self._trusted / 3 or (self._vain > 1 and not helped)
+
+    def _helped(self) -> bool:
+        """Return whether less is refused than before there was a rate."""
+        return self._refused < self._share_before / 2 * self._sent
 
     def _period(self) -> float:
         if self._ceiling is None or self.limit is None:

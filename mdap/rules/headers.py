@@ -85,6 +85,9 @@ def read_told(headers: Mapping[str, str], wall_now: float) -> Told:
         headers: header values by name in lower case.
         wall_now: seconds since 1970, against which dates are read.
     """
+    # Most responses tell nothing, and this is read of each.
+    if not any(name.startswith("retry") or "limit" in name for name in headers):
+        return _NOTHING
     requests = _Allowance.read(headers, "requests", wall_now)
     tokens = _Allowance.read(headers, "tokens", wall_now)
     return Told(
@@ -96,6 +99,9 @@ def read_told(headers: Mapping[str, str], wall_now: float) -> Told:
         requests_reset=requests.reset,
         tokens_reset=tokens.reset,
     )
+
+
+_NOTHING: Final = Told()
 
 
 @dataclass(frozen=True, slots=True)

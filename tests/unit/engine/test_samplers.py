@@ -131,6 +131,7 @@ async def outcomes(provider: Provider, limits: Limits | None = None, *requests: 
             outcome = await samplers.next()
             assert outcome is not None
             posted.append(outcome)
+        group.cancel_scope.cancel()
     return posted
 
 
@@ -323,6 +324,7 @@ async def test_a_dropped_request_is_cancelled_and_never_heard_of() -> None:
         outcome = await samplers.next()
         assert outcome is not None
         assert (outcome.ticket, provider.active) == ("useful", 0)
+        group.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("instant", [True, False])
@@ -338,7 +340,36 @@ async def test_a_dropped_request_that_was_not_sent_never_is(instant: bool) -> No
         outcome = await samplers.next()
         assert outcome is not None
         assert outcome.ticket == "useful"
+        group.cancel_scope.cancel()
     assert [asked.ordinals for asked in provider.requests] == [(1,)]
+
+
+async def test_a_sampler_is_used_again_until_it_is_dropped() -> None:
+    """Requests one after the other go through one task; whoever was dropped gets no other."""
+    tasks = set()
+
+    def says(request: SampleRequest, ordinal: int) -> str:
+        tasks.add(asyncio.current_task())
+        return str(ordinal)
+
+    provider = ScriptedProvider(says, instant=False)
+    async with nursery() as group:
+        samplers: Samplers[str] = Samplers(provider, Limits(), group)
+        for ordinal in range(5):
+            samplers.ask("ticket", request(ordinal))
+            assert await samplers.next() is not None
+            await anyio.wait_all_tasks_blocked()
+        assert len(tasks) == 1
+        useless = request(5)
+        samplers.ask("useless", useless)
+        samplers.drop(useless.trace)
+        for ordinal in (6, 7):
+            samplers.ask("ticket", request(ordinal))
+            assert await samplers.next() is not None
+            await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert len(tasks) == 2
+    assert [asked.ordinals[0] for asked in provider.requests] == [0, 1, 2, 3, 4, 6, 7]
 
 
 async def test_cancelling_a_run_leaves_nothing_behind() -> None:

@@ -448,9 +448,11 @@ class Bucket:
 class Between:
     """A server that for some time refuses everything, or a share of it always."""
 
-    def __init__(self, inner: Server, share: float = 0.0, outage: tuple[float, float] = (0, 0)) -> None:
+    def __init__(
+        self, inner: Server, share: float = 0.0, outage: tuple[float, float] = (0, 0), seed: int = 9
+    ) -> None:
         self._inner, self._share, self._outage = inner, share, outage
-        self._rng = random.Random(9)
+        self._rng = random.Random(seed)
 
     def accepts(self, now: float) -> bool:
         out = self._outage[0] <= now - NOW < self._outage[1] or self._rng.random() < self._share
@@ -632,6 +634,15 @@ def test_refusals_that_nothing_causes_do_not_freeze_it(share: float, least: floa
     clean = Run(Slots(1_000), minutes=5, latency=0.05, demand=4)
     noisy = Run(Between(Slots(1_000), share=share), minutes=5, latency=0.05, demand=4, faults=0.2)
     assert noisy.per_minute(0) > least * clean.per_minute(0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [0.02, 0.04, 0.1])
+def test_a_limit_is_found_behind_refusals_that_nothing_causes(share: float, seed: int) -> None:
+    """A server of 50 slots that refuses so many at random: it is used all the same, and hardly exceeded."""
+    run = Run(Between(Slots(50), share, seed=seed), minutes=30, seed=seed)
+    assert run.per_minute(20) > 0.5 * 50 * MINUTE
+    assert run.share_refused(20) < 1.3 * share + 0.03
 
 
 def test_changes_are_few_enough_to_be_recorded() -> None:
