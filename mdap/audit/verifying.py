@@ -1,7 +1,9 @@
 """Proving a run from its log: everything is asked, read, counted and chained again, offline."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -121,6 +123,18 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
         DatabaseError: the log cannot be read.
     """
     job = Job(Path(db), make_task, oracle, jobs)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _verified(job, run_id, expect, progress)
+    # A process is run to be verified, in an event loop of its own, and a thread has but one.
+    with ThreadPoolExecutor(1) as apart:
+        return apart.submit(_verified, job, run_id, expect, progress).result()
+
+
+def _verified(
+    job: Job, run_id: str, expect: str | None, progress: Callable[[int, int], None] | None
+) -> Verification:
     with plain_reading(job.path) as connection:
         audit = _Audit(connection, job, progress)
         facts, history = audit.tree(find_number(connection, run_id))

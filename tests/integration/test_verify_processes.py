@@ -45,6 +45,11 @@ def test_a_process_is_verified_with_its_parts(log: Path) -> None:
     assert (came.decisions, came.samples) == (decisions, samples)
 
 
+async def test_a_process_is_verified_from_within_an_event_loop(log: Path) -> None:
+    """As in a notebook: that a process is run for it in a loop of its own is nobody's concern."""
+    assert proven(log, "t").verdict == "verified"
+
+
 @pytest.mark.parametrize(
     ("statement", "kinds", "part"),
     [
