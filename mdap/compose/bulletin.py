@@ -8,7 +8,7 @@ import anyio
 from mdap.journal.writer import Writer
 from mdap.providers.gate import Gate
 from mdap.records import RunEvent
-from mdap.rules.adaptive import Change
+from mdap.rules.refusals import Change
 
 __all__ = ["Bulletin"]
 

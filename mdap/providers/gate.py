@@ -11,9 +11,10 @@ from typing import Any, Final
 import anyio
 from asyncio_throttle.throttler import Throttler
 
-from mdap.rules.adaptive import Adaptive, Attempt, Change
+from mdap.rules.adaptive import Adaptive, Attempt
 from mdap.rules.headers import Told
 from mdap.rules.limiter import Pace, Reservation
+from mdap.rules.refusals import Change
 
 __all__ = ["FIXED", "MOST", "Gate", "Turn"]
 
@@ -24,7 +25,6 @@ MOST: Final = 256
 """The most requests at once that are tried at an endpoint whose limit nobody gave."""
 
 _FIRST: Final = 8
-_THEN: Final = "; in the end "
 _TOLD: Final = "told in the headers of the endpoint"
 
 
@@ -108,7 +108,7 @@ class Gate:
         self._queue: list[tuple[int, int, Turn]] = []
         self._order = itertools.count()
         self._news = anyio.Event()
-        self._changes: dict[str, Change] = {}
+        self._changes: dict[str, tuple[Change, Change]] = {}
         self._changed = anyio.Event()
         self._rule()
 
@@ -230,12 +230,8 @@ class Gate:
             self._throttle.rate_limit = known
 
     def _record(self, change: Change) -> None:
-        earlier = self._changes.get(change.what)
-        if earlier is not None:  # nobody has asked since: one change takes the place of all
-            first = earlier.reason.partition(_THEN)[0]
-            reason = f"{first}{_THEN}{change.reason}"
-            change = change._replace(limit_before=earlier.limit_before, reason=reason)
-        self._changes[change.what] = change
+        first, _ = self._changes.get(change.what, (change, change))
+        self._changes[change.what] = first, change
         self._changed.set()
 
     async def changed(self) -> None:
@@ -246,5 +242,13 @@ class Gate:
 
     def changes(self) -> list[Change]:
         """Return what changed since the last call: of each limit at most one change, from first to last."""
-        found, self._changes = list(self._changes.values()), {}
+        found, self._changes = [_merged(*pair) for pair in self._changes.values()], {}
         return [change for change in found if change.limit_before != change.limit_after]
+
+
+def _merged(first: Change, last: Change) -> Change:
+    """Return one change for a row of them."""
+    if first is last:
+        return first
+    reason = f"{first.reason}; in the end {last.reason}"
+    return last._replace(limit_before=first.limit_before, reason=reason)

@@ -470,6 +470,7 @@ async def test_without_a_number_an_endpoint_is_asked_ever_more_at_once() -> None
     assert (inner.most, paced.gate.adaptive.limit) == (MOST, MOST)
     [change] = paced.gate.changes()
     assert change[:3] == ("concurrency", 8, MOST)
+    assert change.reason == "8 successes in a row; in the end 128 successes in a row"
     assert paced.gate.changes() == []
 
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdap.rules.adaptive import Adaptive, Attempt, Change
+from mdap.rules.adaptive import Adaptive, Attempt
 from mdap.rules.limiter import Pace
+from mdap.rules.refusals import Change
 
 NOW = 1_000.0
 MINUTE = 60.0
@@ -605,6 +606,14 @@ def test_it_settles_at_a_bucket(size: int) -> None:
     assert run.share_refused(SETTLED) < 0.03
 
 
+@pytest.mark.parametrize("server", [Bucket(600, 30), Bucket(600, 60), Bucket(600, 300), Sliding(600, 60)])
+def test_what_a_limit_refuses_is_never_taken_for_usual(server: Server) -> None:
+    """Hours at one limit, which some refusals are always due to: they do not become more."""
+    run = Run(server, minutes=150)
+    assert run.per_minute(60) == pytest.approx(600, rel=0.05)
+    assert run.share_refused(60) < 0.02
+
+
 def test_it_follows_a_server_that_grows_and_shrinks() -> None:
     """A third of the slots from the tenth minute on, all of them again from the 20th."""
     server = Slots(60)
@@ -639,7 +648,7 @@ def test_refusals_that_nothing_causes_do_not_freeze_it(share: float, least: floa
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("share", [0.02, 0.04, 0.1])
 def test_a_limit_is_found_behind_refusals_that_nothing_causes(share: float, seed: int) -> None:
-    """A server of 50 slots that refuses so many at random: it is used all the same, and hardly exceeded."""
+    """A server of 50 slots that refuses so many at random: in the end half of it at least is used."""
     run = Run(Between(Slots(50), share, seed=seed), minutes=30, seed=seed)
     assert run.per_minute(20) > 0.5 * 50 * MINUTE
     assert run.share_refused(20) < 1.3 * share + 0.03
