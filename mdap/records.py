@@ -177,8 +177,7 @@ class SampleTaken(NamedTuple):
 
     `counted` is its place in the order of counting, from 1; None for one that was never counted.
     `tentative` says that the step's input is still a guess: the verdict holds only once a
-    `StepResolved` confirms the input. `line` is `mdap.rules.digests.sample_line` of the columns from
-    *ordinal* to *text_digest*.
+    `StepResolved` confirms the input.
     """
 
     run: int
@@ -202,7 +201,6 @@ class SampleTaken(NamedTuple):
     text_digest: str | None
     text: str | None = None
     tentative: bool = False
-    line: str = ""
 
 
 class StepResolved(NamedTuple):

@@ -150,7 +150,7 @@ def rows_of(facts: Iterable[Fact]) -> Rows:
             case SampleTaken():
                 assert (fact.step, fact.opening) in rows.steps
                 table = rows.pending if fact.tentative else rows.samples
-                table[fact.step, fact.opening].append(fact._replace(tentative=False, line=""))
+                table[fact.step, fact.opening].append(fact._replace(tentative=False))
             case StepResolved():
                 place = (fact.step, fact.opening)
                 moved = rows.pending.pop(place, [])

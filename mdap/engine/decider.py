@@ -229,7 +229,7 @@ class Decider(ABC):
             self._tell(verdict is _VOTE, verdict is _FLAG)
         sample = written(opening, request, judgement, reply, (*drawn, verdict, counted))
         if counted is not None:
-            opening.lines.append((drawn[0], sample.line))
+            opening.lines.append((drawn[0], sample_line(sample[4:19])))
         self._journal.append(sample)
 
     def _tell(self, votes: int, red_flags: int) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from mdap.engine.voting import Judgement, Race
 from mdap.errors import MdapError
 from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened
-from mdap.rules.digests import sample_line
 from mdap.rules.redflags import clean_label
 
 __all__ = ["Opening", "Progress", "lost", "storable", "written"]
@@ -121,11 +120,10 @@ def written(
         judgement.text_digest,
     )
     tentative = opening.tentative and not opening.void
-    line = sample_line(columns)
-    return SampleTaken._make((*opening.opened[:3], counted, *columns, judgement.text, tentative, line))
+    return SampleTaken._make((*opening.opened[:3], counted, *columns, judgement.text, tentative))
 
 
 def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:
     """Return the record of a sample that was sent for, and given up before anything came back."""
     how = (None, ordinal, verdict, None, None, model, request.view, request.temperature)
-    return SampleTaken._make((*opening.opened[:3], *how, *(None,) * 4, 1, None, None, None, None, False, ""))
+    return SampleTaken._make((*opening.opened[:3], *how, *(None,) * 4, 1, None, None, None, None, False))

@@ -58,7 +58,7 @@ class Batch:
             if fact.tentative:
                 self._tentative.setdefault(fact[:3], []).append(fact)
             else:
-                self._samples.append(fact[:19])
+                self._samples.append(_row(fact))
         elif isinstance(fact, Decided):
             self._decisions.append(fact)
         elif isinstance(fact, StepOpened):
@@ -118,7 +118,7 @@ def _block(sql: str) -> str:
 
 
 def _voided(sample: SampleTaken) -> SampleTaken:
-    return sample._replace(verdict="void", counted=None, line="")
+    return sample._replace(verdict="void", counted=None)
 
 
 def _row(sample: SampleTaken) -> Row:

@@ -355,7 +355,7 @@ def _run_row(row: sqlite3.Row) -> RunRow:
 
 
 def _sample(row: sqlite3.Row) -> SampleTaken:
-    return SampleTaken._make((*tuple(row)[:18], row["text_digest"], row["body"], False, ""))
+    return SampleTaken._make((*tuple(row)[:18], row["text_digest"], row["body"], False))
 
 
 @asynccontextmanager

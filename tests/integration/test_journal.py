@@ -35,7 +35,7 @@ from mdap.records import (
     StepOpened,
     StepResolved,
 )
-from mdap.rules.digests import sample_line, text_digest
+from mdap.rules.digests import text_digest
 from mdap.rules.redflags import clean
 from mdap.settings import Speculate, Speculation, VotingSettings
 from tests.driving import Choices, Drive
@@ -88,8 +88,7 @@ def sample(step: int, ordinal: int, text: str = "1", **more: Any) -> SampleTaken
     row = SampleTaken(
         *(1, step, 0, counted, ordinal, "vote"), *how, 7, 3, 0, 0.25, 1, None, "stop", text_digest(text), text
     )
-    row = row._replace(**more)
-    return row._replace(line=sample_line(row[4:19]))
+    return row._replace(**more)
 
 
 def decided(step: int = 0, **more: Any) -> Decided:
@@ -142,7 +141,6 @@ async def test_what_is_unknown_stays_unknown(path: Path) -> None:
     unknown: dict[str, Any] = dict.fromkeys(
         ("answer_key", "input_tokens", "output_tokens", "cached_tokens", "latency", "text", "text_digest")
     )
-    unknown["line"] = ""
     lost = sample(0, 0, verdict="cancelled")._replace(**unknown)
     await write(path, [opened(), lost, RunEvent(1, "started")])
     [stored] = query(path, "SELECT * FROM samples")
