@@ -185,7 +185,8 @@ def memory(pid: int | str = "self") -> tuple[float, float] | None:
     found = {name: value for name, _, value in (line.partition(":") for line in lines)}
     if "VmRSS" not in found:
         return None
-    return tuple(int(found[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+    now, peak = (int(found[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "VmHWM"))
+    return now, peak
 
 
 def file_bytes(db: Path) -> int:

@@ -9,15 +9,19 @@ above that of its second quarter; the first quarter is for warming up.
 
 import json
 import os
+import sqlite3
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -86,7 +90,7 @@ def towers(until: float) -> Iterator[Hanoi]:
 async def soak(db: Path, minutes: float, every: float, concurrency: int) -> dict[str, Any]:
     progress = mdap.Progress()
     watch = Watch(db, every, progress)
-    ended = {"finished": 0, "other": 0}
+    ended: Counter[str] = Counter()
     limits = mdap.Limits(concurrency=concurrency, attempt_timeout=5, probe=False, max_attempts=60)
     started = time.monotonic()
     until = started + 60 * minutes
@@ -95,17 +99,27 @@ async def soak(db: Path, minutes: float, every: float, concurrency: int) -> dict
         group.start_soon(watch.figures)
         async for solution in session.solve_all(towers(until), k=K, progress=progress):
             right = solution.result == {"solved": True, "moves": 15}
-            ended["finished" if right else "other"] += 1
+            ended["right" if right else f"{solution.status}: {solution.reason or solution.result}"] += 1
         group.cancel_scope.cancel()
     seconds = time.monotonic() - started
+    limited = await anyio.to_thread.run_sync(limits_of, db)
     return {
+        "limits": limited,
+        "cpu_share": time.process_time() / (time.monotonic() - started),
         "seen": watch.seen,
         "seconds": seconds,
-        "towers": ended,
+        "towers": dict(ended),
         "votes": progress.votes,
         "failed_attempts": progress.failed_attempts,
         "votes_per_s": progress.votes / seconds,
     }
+
+
+def limits_of(db: Path) -> list[str]:
+    """Return the changes of limits, in order, each once: every run that was open then has it."""
+    with closing(sqlite3.connect(db)) as log:
+        sql = "SELECT DISTINCT at, reason FROM run_events WHERE kind = 'limits' ORDER BY id"
+        return list(dict.fromkeys(reason for _, reason in log.execute(sql)))
 
 
 def curves(seen: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -145,8 +159,9 @@ def main() -> None:
     )
     print(f"{results['failed_attempts']:,} failed attempts; database {size:.0f} MB")
     print(f"not flat: {', '.join(growing) or 'nothing'}")
+    print(f"{results['cpu_share']:.0%} of a core; limits: {'; '.join(results['limits']) or 'none'}")
     finish(arguments, environment, {**results, "curves": found, "database_mb": size})
-    sys.exit(1 if results["towers"]["other"] else 0)
+    sys.exit(0 if set(results["towers"]) == {"right"} else 1)
 
 
 if __name__ == "__main__":

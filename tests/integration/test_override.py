@@ -13,6 +13,7 @@ from mdap.errors import UsageError
 from mdap.plugins import make_task
 from tests.helpers import Walk
 from tests.integration.test_session import query
+from tests.integration.test_verify import edited
 from tests.processes import SENT, Sender
 
 OPTIONS = {"error_rate": 0.1, "seed": 3}
@@ -56,27 +57,21 @@ async def test_a_run_goes_on_from_an_overridden_step(db: Path) -> None:
     assert await settle_step(db, "r", 5, answer=was, author="ada", reason="or not") == "r-override-2"
 
 
-async def test_what_was_taken_over_is_compared_with_its_source(db: Path) -> None:
+async def test_what_was_taken_over_is_compared_with_its_source(db: Path, tmp_path: Path) -> None:
     """A source that was changed afterwards is found from the run that took it over."""
     await mdap.solve(Walk(steps=8, seed=1), k=3, db=db, options=OPTIONS, run_id="r")
     name = await settle_step(db, "r", 4, answer="3", author="ada", reason="I looked")
-    with closing(sqlite3.connect(db)) as log:
-        log.execute("DROP TRIGGER decisions_no_update")
-        log.execute("UPDATE decisions SET digest = replace(digest, 'a', 'b') WHERE run = 1 AND place = 2")
-        log.commit()
-    found = verify(db, name, make_task)
+    sql = "UPDATE decisions SET digest = replace(digest, 'a', 'b') WHERE run = 1 AND place = 2"
+    found = verify(edited(db, tmp_path, sql), name, make_task)
     assert [mismatch.what for mismatch in found.mismatches] == ["where the decision is from"]
 
 
-async def test_only_an_override_decides_what_was_not_asked(db: Path) -> None:
+async def test_only_an_override_decides_what_was_not_asked(db: Path, tmp_path: Path) -> None:
     """Without the event that says so, a decision by hand without samples is one that voting never left."""
     await mdap.solve(Walk(steps=8, seed=1), k=3, db=db, options=OPTIONS, run_id="r")
     name = await settle_step(db, "r", 4, answer="3", author="ada", reason="I looked")
-    with closing(sqlite3.connect(db)) as log:
-        log.execute("DROP TRIGGER run_events_no_update")
-        log.execute("UPDATE run_events SET data = '{}' WHERE run = 2 AND kind = 'started'")
-        log.commit()
-    found = verify(db, name, make_task)
+    sql = "UPDATE run_events SET data = '{}' WHERE run = 2 AND kind = 'started'"
+    found = verify(edited(db, tmp_path, sql), name, make_task)
     assert ("samples of the last tier", 4) in [(one.what, one.step) for one in found.mismatches]
 
 

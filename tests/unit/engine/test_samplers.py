@@ -174,9 +174,10 @@ async def test_d8_a_dead_provider_stops_the_run(instant: bool) -> None:
 
 
 @EITHER
-async def test_a_stranger_that_refuses_connections_is_given_up_sooner(instant: bool) -> None:
+@pytest.mark.parametrize("kind", ["connection", "disconnected"])
+async def test_a_stranger_that_refuses_connections_is_given_up_sooner(instant: bool, kind: str) -> None:
     """An endpoint that never answered is given three attempts: its address is probably wrong."""
-    provider = Always(TransientError("refused", kind="connection"), instant=instant)
+    provider = Always(TransientError("refused", kind=kind), instant=instant)
     assert len(await outcomes(provider)) == 4
     assert provider.calls == 3
 
