@@ -289,8 +289,8 @@ def test_an_interrupt_says_how_to_resume(cli: Cli, sent: signal.Signals) -> None
 
 def test_a_second_interrupt_ends_the_process_at_once(cli: Cli) -> None:
     """While the first one drains what is in flight: one sentence, one JSON object, and no more waiting."""
-    process = cli.start("run hanoi -p disks=6 -M latency=5 --run-id twice --display none --json")
-    wait_for_run(cli)
+    process = cli.start("run hanoi -p disks=6 -M latency=5 --run-id twice --display log --json")
+    logged(process, "run.started")
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     ended = cli.end(process)
@@ -298,15 +298,6 @@ def test_a_second_interrupt_ends_the_process_at_once(cli: Cli) -> None:
     assert (ended.code, ended.sentence) == (130, "interrupted twice: what was recorded is safe")
     assert ended.json == {"error": ended.sentence, "exit_code": 130}
     assert cli("show twice --json").code == 0
-
-
-def wait_for_run(cli: Cli) -> None:
-    """Wait until a run has been started, by its row."""
-    while True:
-        with suppress(sqlite3.OperationalError):
-            if cli.query("SELECT 1 FROM run_events WHERE kind = 'started'"):
-                return
-        time.sleep(0.01)
 
 
 # In the pilot

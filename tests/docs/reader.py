@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
@@ -44,11 +43,12 @@ class Commands:
             (self.bin / name).write_text(shim, encoding="utf-8")
             (self.bin / name).chmod(0o755)
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.docs.server", str(self._socket)], cwd=_HERE.parents[1]
+            [sys.executable, "-m", "tests.docs.server", str(self._socket)],
+            cwd=_HERE.parents[1],
+            stdout=subprocess.PIPE,
         )
-        while not self._socket.exists():
-            assert self._server.poll() is None, "the fork server died"
-            time.sleep(0.01)
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline(), "the fork server died"
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return the environment of a reader who lives at *home*."""
@@ -70,7 +70,7 @@ class Commands:
     def close(self) -> None:
         """End the server."""
         self._server.kill()
-        self._server.wait()
+        self._server.communicate()
 
 
 class Reader:

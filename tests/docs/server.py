@@ -37,6 +37,7 @@ def serve(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen(16)
+        os.write(1, b"listening\n")
         _import_all()
         while True:
             client, _ = listening.accept()
