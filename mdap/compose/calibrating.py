@@ -175,17 +175,7 @@ async def _calibrate(
     status, reason = RunStatus.STOPPED, "interrupted"
     ended: dict[str, Any] = {}
     try:
-        refusal: str | None = None
-        with anyio.move_on_after(shop.budget.seconds) as clock:
-            if shop.inspection is not None:
-                refusal = await shop.inspection.pass_on(number)
-            if refusal is None:
-                await decide(work, shop.crew.provider, shop.limits, shop.writer, shop.purse)
-        status, reason = work.status, work.reason or ""
-        if refusal is not None:
-            status, reason = RunStatus.STOPPED, refusal
-        if clock.cancelled_caught:
-            status, reason = RunStatus.STOPPED, f"the {shop.budget.seconds:g} seconds allowed are over"
+        status, reason = await _surveyed(shop, number, work)
         await shop.writer.flush()
         ended["seconds"] = round(time.monotonic() - started, 3)
         made = await _calibration(shop, number, wish, subject, work.polls)
@@ -209,6 +199,17 @@ async def _calibrate(
             shop.writer.append(RunEvent(number, str(status), reason or None, data=ended))
             with suppress(DatabaseError):
                 await shop.sealer.seal(number)
+
+
+async def _surveyed(shop: Workshop, number: int, work: Survey) -> tuple[RunStatus, str]:
+    """Take the samples, as far as model and budget allow; return how that ended."""
+    with anyio.move_on_after(shop.budget.seconds):
+        refusal = None if shop.inspection is None else await shop.inspection.pass_on(number)
+        if refusal is not None:
+            return RunStatus.STOPPED, refusal
+        await decide(work, shop.crew.provider, shop.limits, shop.writer, shop.purse)
+        return work.status, work.reason or ""
+    return RunStatus.STOPPED, f"the {shop.budget.seconds:g} seconds allowed are over"
 
 
 async def _calibration(

@@ -113,8 +113,9 @@ def in_blocks(sql: str, rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
 
 @cache
 def _block(sql: str) -> str:
-    head, _, row = sql.rpartition(_VALUES)
-    return f"{head}{_VALUES}{', '.join([row] * _BLOCK)}"
+    head, _, rest = sql.partition(_VALUES)
+    row, _, tail = rest.partition("\n")
+    return f"{head}{_VALUES}{', '.join([row] * _BLOCK)} {tail}"
 
 
 def _voided(sample: SampleTaken) -> SampleTaken:

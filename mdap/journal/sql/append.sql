@@ -1,9 +1,10 @@
 -- What one commit writes: each statement once for every row. A statement begins at its "-- name:" line; those
--- that end in a row of VALUES are executed for many rows at once.
+-- with a line of VALUES are executed for many rows at once.
 
 -- name: texts
-INSERT OR IGNORE INTO texts(digest, body)
+INSERT INTO texts(digest, body)
 VALUES (?, ?)
+ON CONFLICT(digest) DO NOTHING
 
 -- name: steps
 INSERT INTO steps(run, step, opening, key, input, prompt_digest)
