@@ -25,9 +25,10 @@ Row = Sequence[Any]
 
 _Key = tuple[int, int, int]
 
-# So many rows go into one statement: few enough for any SQLite's bound on parameters, and enough that the
-# interpreter's lock, which is let go while a statement runs, does not change hands for every row.
-_BLOCK: Final = 250
+# At most so many rows go into one statement: few enough for SQLite's bound on parameters. The interpreter's
+# lock is let go while a statement runs, and a busy event loop gives it back after 5 ms only: what counts is
+# how few statements there are, so that the rows left over go in blocks too, halved down to single rows.
+_BLOCK: Final = 512
 _VALUES: Final = "\nVALUES "
 
 
@@ -101,21 +102,27 @@ def in_blocks(sql: str, rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
     Yields:
         A statement, and its parameters for each execution.
     """
-    whole = len(rows) - len(rows) % _BLOCK if _VALUES in sql else 0
-    if whole:
-        blocks: list[Row] = [
-            list(chain.from_iterable(rows[at : at + _BLOCK])) for at in range(0, whole, _BLOCK)
-        ]
-        yield _block(sql), blocks
-    if whole < len(rows):
-        yield sql, rows[whole:]
+    at, size = 0, _BLOCK
+    while at < len(rows):
+        whole = (len(rows) - at) // size * size
+        if whole:
+            yield (
+                _block(sql, size),
+                [_flat(rows[place : place + size]) for place in range(at, at + whole, size)],
+            )
+        at += whole
+        size //= 2
+
+
+def _flat(rows: list[Row]) -> Row:
+    return list(chain.from_iterable(rows))
 
 
 @cache
-def _block(sql: str) -> str:
+def _block(sql: str, size: int) -> str:
     head, _, rest = sql.partition(_VALUES)
-    row, _, tail = rest.partition("\n")
-    return f"{head}{_VALUES}{', '.join([row] * _BLOCK)} {tail}"
+    row, end, tail = rest.partition("\n")
+    return f"{head}{_VALUES}{', '.join([row] * size)}{end}{tail}"
 
 
 def _voided(sample: SampleTaken) -> SampleTaken:

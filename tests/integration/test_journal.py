@@ -20,10 +20,10 @@ import pytest
 
 from mdap.engine.chain import Rules
 from mdap.errors import DatabaseError, UsageError
-from mdap.journal.batch import Batch
+from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.claims import Claims
 from mdap.journal.reader import open_log
-from mdap.journal.statements import migrations
+from mdap.journal.statements import migrations, statements
 from mdap.journal.writer import Writer, open_journal
 from mdap.logfile import APPLICATION_ID
 from mdap.records import (
@@ -438,6 +438,33 @@ async def test_resolving_one_step_leaves_the_others(path: Path) -> None:
     assert query(path, "SELECT count(*) FROM samples WHERE verdict = 'void'") == [(2,)]
     left = query(path, "SELECT run, step, opening FROM pending ORDER BY 1, 2, 3")
     assert left == [(1, 1, 1), (1, 2, 0), (2, 1, 0)]
+
+
+@pytest.mark.parametrize("many", [1, 2, 3, 511, 512, 513, 1535])
+async def test_a_commit_may_hold_any_number_of_facts(path: Path, many: int) -> None:
+    """Rows go many to a statement: none is lost, none comes twice, and no neighbour's is touched."""
+    guesses = [sample(step, 0, f"said {step}", tentative=True) for step in range(many + 1)]
+    steps = [opened(step) for step in range(many + 1)]
+    right = [step % 3 > 0 for step in range(many)]
+    await write(path, [*steps, *guesses], [StepResolved(1, step, 0, right[step]) for step in range(many)])
+    assert query(path, "SELECT step FROM pending") == [(many,)]
+    found = query(path, "SELECT step, verdict, counted, text FROM sample_texts ORDER BY step")
+    assert found == [
+        (step, *(("vote", 1) if right[step] else ("void", None)), f"said {step}") for step in range(many)
+    ]
+    assert query(path, "SELECT step FROM steps ORDER BY step") == [(step,) for step in range(many + 1)]
+
+
+@pytest.mark.parametrize("many", [0, 1, 255, 511, 512, 5_000])
+def test_a_commit_takes_few_statements(many: int) -> None:
+    """Each statement may wait for the interpreter's lock: their number must not be that of the rows."""
+    executed = [
+        len(parameters)
+        for _, executions in in_blocks(statements("append")["steps"], [opened(step) for step in range(many)])
+        for parameters in executions
+    ]
+    assert sum(executed) == many * len(opened(0))
+    assert len(executed) <= many // 512 + 9
 
 
 @pytest.mark.parametrize("seed", range(25))

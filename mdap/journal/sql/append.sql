@@ -24,16 +24,22 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT id FROM te
 
 -- name: confirm
 INSERT INTO samples
-SELECT * FROM pending WHERE run = ? AND step = ? AND opening = ?
+SELECT * FROM pending WHERE (run, step, opening) IN (
+VALUES (?, ?, ?)
+)
 
 -- name: void
 INSERT INTO samples
 SELECT run, step, opening, NULL, ordinal, 'void', answer_key, flag_reason, model, view, temperature,
        input_tokens, output_tokens, cached_tokens, latency, attempts, request_id, finish_reason, text
-FROM pending WHERE run = ? AND step = ? AND opening = ?
+FROM pending WHERE (run, step, opening) IN (
+VALUES (?, ?, ?)
+)
 
 -- name: resolved
-DELETE FROM pending WHERE run = ? AND step = ? AND opening = ?
+DELETE FROM pending WHERE (run, step, opening) IN (
+VALUES (?, ?, ?)
+)
 
 -- name: decisions
 INSERT INTO decisions(run, place, step, opening, winner, tally, votes, margin, author, reason, digest)
