@@ -1,6 +1,5 @@
 """One commit's facts, as rows for the statements of ``append.sql``."""
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import chain
@@ -15,11 +14,12 @@ from mdap.records import (
     StepOpened,
     StepResolved,
 )
+from mdap.rules.canonical import json_encoder
 from mdap.rules.redflags import clean_text
 
 __all__ = ["Batch", "in_blocks"]
 
-_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+_encode: Final = json_encoder(ascii_only=True)
 
 Row = Sequence[Any]
 

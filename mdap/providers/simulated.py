@@ -64,22 +64,43 @@ class Simulated:
         # Latency and faults belong to a sample: asked for together, they would depend on the company.
         self.max_n = _TOGETHER if self.instant and not settings.fault_rate else 1
         self._key = b"%d" % settings.seed
+        self._begun = blake2b(digest_size=40, key=self._key)
         self._last: tuple[str, Any, str] = ("", None, "")
         self._failing: dict[tuple[str, str, int], int] = {}
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Return a reply for each wanted ordinal; see `mdap.protocols.Provider.sample`."""
-        subject = request.subject
+        subject, settings = request.subject, self.settings
         if subject is None:
             raise UsageError("the simulated model needs to know what a step is about: ask through a task")
-        draws = [self._draw(request, ordinal) for ordinal in request.ordinals]
-        latency = self._latency(draws[0][3])
-        if self.settings.fault_rate:
+        draws = self._draws(request)
+        latency = self._latency(draws[0][3]) if settings.latency else 0.0
+        if settings.fault_rate:
             self._maybe_fail(request, draws[0][4])
         if latency:
             await anyio.sleep(latency)
+        return self._replies(request, subject, draws, latency)
+
+    def _replies(
+        self, request: SampleRequest, subject: Subject, draws: list[tuple[int, ...]], latency: float
+    ) -> list[Reply]:
+        settings = self.settings
         truth, right = self._truth(request, subject)
-        return [self._reply(request, subject, (truth, right), draw, latency) for draw in draws]
+        asked = (len(request.system) + len(request.user)) // _CHARS_PER_TOKEN + 1
+        usual = Reply(right, self.name, "stop", asked, _tokens(right), 0, latency)
+        error_rate, favourite = self._difficulty(request.prompt_digest)
+        replies = []
+        for flag, wrong, which, _, _ in draws:
+            reply = usual
+            if wrong * _UNIT < error_rate:
+                mistakes = subject.mistakes(truth)
+                choice = favourite if favourite is not None else int(which * _UNIT * len(mistakes))
+                text = subject.render(mistakes[choice % len(mistakes)])
+                reply = usual._replace(text=text, output_tokens=_tokens(text))
+            if flag * _UNIT < settings.flag_rate:
+                reply = _spoiled(reply, flag * _UNIT / settings.flag_rate, request.max_tokens)
+            replies.append(reply)
+        return replies
 
     def describe(self) -> dict[str, Any]:
         """Return name and settings."""
@@ -88,23 +109,26 @@ class Simulated:
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
 
-    def _draw(self, request: SampleRequest, ordinal: int) -> tuple[float, float, float, float, float]:
-        """Return five numbers in [0, 1) that belong to this very sample."""
-        seed = f"{request.key}|{request.prompt_digest}|{ordinal}".encode()
-        a, b, c, d, e = _WORDS(blake2b(seed, digest_size=40, key=self._key).digest())
-        return a * _UNIT, b * _UNIT, c * _UNIT, d * _UNIT, e * _UNIT
+    def _draws(self, request: SampleRequest) -> list[tuple[int, ...]]:
+        """Return for each ordinal five numbers below 2**64 that belong to this very sample."""
+        begun = self._begun.copy()
+        begun.update(f"{request.key}|{request.prompt_digest}|".encode())
+        draws = []
+        for ordinal in request.ordinals:
+            draw = begun.copy()
+            draw.update(b"%d" % ordinal)
+            draws.append(_WORDS(draw.digest()))
+        return draws
 
-    def _latency(self, draw: float) -> float:
-        if not self.settings.latency:
-            return 0.0
-        spread = _NORMAL.inv_cdf(min(max(draw, 1e-12), 1 - 1e-12)) * self.settings.latency_sigma
+    def _latency(self, draw: int) -> float:
+        spread = _NORMAL.inv_cdf(min(max(draw * _UNIT, 1e-12), 1 - 1e-12)) * self.settings.latency_sigma
         return self.settings.latency * math.exp(spread)
 
-    def _maybe_fail(self, request: SampleRequest, draw: float) -> None:
+    def _maybe_fail(self, request: SampleRequest, draw: int) -> None:
         """Fail the first so many attempts at a sample, as many as its draw says."""
         rate = self.settings.fault_rate
         sample = (request.prompt_digest, request.key, request.ordinals[0])
-        fails = int(math.log(max(draw, 1e-300)) / math.log(rate))
+        fails = int(math.log(max(draw * _UNIT, 1e-300)) / math.log(rate))
         failed = self._failing.get(sample, 0)
         if failed < fails:
             self._failing[sample] = failed + 1
@@ -120,27 +144,6 @@ class Simulated:
             self._last = (request.prompt_digest, truth, right)
         return truth, right
 
-    def _reply(
-        self,
-        request: SampleRequest,
-        subject: Subject,
-        truth: tuple[Any, str],
-        draw: tuple[float, float, float, float, float],
-        latency: float,
-    ) -> Reply:
-        flag, wrong, which, _, _ = draw
-        text, finish = truth[1], "stop"
-        error_rate, favourite = self._difficulty(request.prompt_digest)
-        if wrong < error_rate:
-            mistakes = subject.mistakes(truth[0])
-            choice = favourite if favourite is not None else int(which * len(mistakes))
-            text = subject.render(mistakes[choice % len(mistakes)])
-        tokens = len(text) // _CHARS_PER_TOKEN + 1
-        if flag < self.settings.flag_rate:
-            text, finish, tokens = _spoiled(text, flag / self.settings.flag_rate, request.max_tokens)
-        asked = (len(request.system) + len(request.user)) // _CHARS_PER_TOKEN + 1
-        return Reply(text, self.name, finish, asked, tokens, 0, latency)
-
     def _difficulty(self, digest: str) -> tuple[float, int | None]:
         """Return a prompt's error rate, and its favourite mistake if it is a hard one."""
         if self.settings.hard_rate:
@@ -150,14 +153,18 @@ class Simulated:
         return self.settings.error_rate, None
 
 
-def _spoiled(text: str, draw: float, max_tokens: int) -> tuple[str, str, int]:
-    """Return a reply gone wrong in one of three ways, its finish reason, and its tokens."""
+def _tokens(text: str) -> int:
+    return len(text) // _CHARS_PER_TOKEN + 1
+
+
+def _spoiled(reply: Reply, draw: float, max_tokens: int) -> Reply:
+    """Return a reply gone wrong in one of three ways."""
     if draw < 1 / 3:
-        return _RAMBLING + text, "stop", max_tokens + 1
-    cut = text[: max(1, len(text) * 2 // 3)]
+        return reply._replace(text=_RAMBLING + reply.text, finish_reason="stop", output_tokens=max_tokens + 1)
+    cut = reply.text[: max(1, len(reply.text) * 2 // 3)]
     if draw < 2 / 3:
-        return cut, "length", max_tokens
-    return cut, "stop", len(cut) // _CHARS_PER_TOKEN + 1
+        return reply._replace(text=cut, finish_reason="length", output_tokens=max_tokens)
+    return reply._replace(text=cut, finish_reason="stop", output_tokens=_tokens(cut))
 
 
 def create(model: str, options: dict[str, Any]) -> Simulated:

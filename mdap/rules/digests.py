@@ -4,15 +4,13 @@ All are BLAKE2b in hexadecimal. What goes into the chain is a documented contrac
 knows nothing of mdap can rebuild every digest from the columns of the database.
 """
 
-import json
-import json.encoder
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
 from mdap.records import Decided, Identity, StepOpened
-from mdap.rules.canonical import canonical
+from mdap.rules.canonical import canonical, json_encoder
 
 __all__ = [
     "CHAIN_START",
@@ -29,8 +27,7 @@ __all__ = [
 CHAIN_START: Final = "0" * 64
 """The head of a chain without decisions."""
 
-_escaped: Final = json.encoder.encode_basestring_ascii
-_line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+_line: Final = json_encoder(ascii_only=True)
 
 
 def text_digest(text: str) -> str:
@@ -82,19 +79,7 @@ def identify_part(run_id: str, kind: str, params: Any, key: str | None) -> tuple
 
 def sample_line(columns: tuple[Any, ...]) -> str:
     """Return a sample's recorded columns, from *ordinal* to *text_digest*, as a JSON array."""
-    ordinal, verdict, key, flag, model, view, temperature = columns[:7]
-    given, made, cached, latency, attempts, request_id, finish_reason, text = columns[7:]
-    # A third of an encoder's time: this runs once a sample, and most of its texts repeat.
-    return (
-        f'[{ordinal},"{verdict}",{_quoted(key)},{_quoted(flag)},{_quoted(model)},{view},{temperature!r},'
-        f"{'null' if given is None else given},{'null' if made is None else made},"
-        f"{'null' if cached is None else cached},{'null' if latency is None else repr(latency)},{attempts},"
-        f"{'null' if request_id is None else _escaped(request_id)},"
-        f'{_quoted(finish_reason)},"{text}"]'
-    )
-
-
-_quoted: Final = lru_cache(maxsize=4096)(_line)
+    return _line(columns)
 
 
 def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: Decided) -> str:
@@ -109,10 +94,7 @@ def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: D
         lines: `sample_line` of each sample of this opening, by ordinal.
         decided: the decision; its own *digest* is not read.
     """
-    # An encoder's work by hand, since this runs once a step.
-    head = (
-        f'["{previous}",{opened.step},{_escaped(opened.key)},{_escaped(opened.input)},'
-        f'"{opened.prompt_digest}",{decided.place},{_escaped(decided.winner)},{_escaped(decided.tally)},'
-        f"{decided.votes},{decided.margin},{_line(decided.author)},{_line(decided.reason)}]"
+    head = _line(
+        (previous, opened.step, opened.key, opened.input, opened.prompt_digest, decided.place, *decided[4:10])
     )
     return blake2b("\n".join((head, *lines)).encode(), digest_size=32).hexdigest()
