@@ -44,13 +44,17 @@ class Authored:
     Args:
         name: the task's name.
         task: the chain.
+
+    Attributes:
+        has_effects: whether decisions bring anything about outside.
     """
 
-    __slots__ = ("name", "task")
+    __slots__ = ("has_effects", "name", "task")
 
     def __init__(self, name: str, task: Chain[Any, Any]) -> None:
         self.name = f"task {name}"
         self.task = task
+        self.has_effects = type(task).effects is not Chain.effects
 
     def fail(self, doing: str, error: Exception) -> NoReturn:
         """Raise the `PluginError` for *error*."""
@@ -80,11 +84,6 @@ class Authored:
     def advance(self, number: int, state: Any, answer: Any) -> Any:
         """Return the state after step *number* was answered."""
         return self._call(f"advancing over step {number}", self.task.advance, state, answer)
-
-    @property
-    def has_effects(self) -> bool:
-        """Whether decisions bring anything about outside."""
-        return type(self.task).effects is not Chain.effects
 
     async def effects(self, state: Any, decision: Decision[Any]) -> None:
         """Bring about what the *decision* in *state* calls for."""

@@ -262,16 +262,16 @@ class Decider(ABC):
         self, opening: Opening, winner: str, author: str | None = None, reason: str | None = None
     ) -> None:
         """Record that *opening* is decided."""
-        tally = opening.race.tally
-        votes = tally.votes.get(winner, 0)
-        others = max((count for answer, count in tally.votes.items() if answer != winner), default=0)
-        spelled = (
-            f"{{{canonical(winner)}:{votes}}}" if len(tally.votes) == 1 and votes else canonical(tally.votes)
-        )
+        tally = opening.race.tally.votes
+        votes, total = tally.get(winner, 0), sum(tally.values())
+        if votes == total > 0:
+            others, spelled = 0, f"{{{canonical(winner)}:{votes}}}"
+        else:
+            others = max((count for answer, count in tally.items() if answer != winner), default=0)
+            spelled = canonical(tally)
         opening.lines.sort()
         lines = [line for _, line in opening.lines]
         self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
-        total = sum(tally.votes.values())
         self.progress.against += total - votes
         self._votes_decided += total
         self._watch(opening, total - votes, total, settled=author is not None)
@@ -295,9 +295,9 @@ class Decider(ABC):
         how: tuple[str, int, int, str | None, str | None],
     ) -> None:
         run, step, opening = opened[:3]
-        draft = Decided(run, self._place, step, opening, winner, *how, "")
-        self.digest = chain_digest(self.digest, opened, lines, draft)
-        self._journal.append(draft._replace(digest=self.digest))
+        columns = (run, self._place, step, opening, winner, *how)
+        self.digest = chain_digest(self.digest, opened, lines, columns)
+        self._journal.append(Decided(*columns, self.digest))
         self._place += 1
         self.progress.steps += 1
 

@@ -101,26 +101,34 @@ def written(
         reply: the reply as it came.
         drawn: ordinal, attempts, verdict, place in the order of counting.
     """
+    # Taken apart at once: this runs for every sample.
     ordinal, attempts, verdict, counted = drawn
-    columns = (
+    run, step, place, _, _, _ = opening.opened
+    text, digest, _, key, flag = judgement
+    _, model, finish_reason, given, made, cached, latency, request_id, _ = reply
+    return SampleTaken(
+        run,
+        step,
+        place,
+        counted,
         ordinal,
         verdict,
-        judgement.answer_key,
-        judgement.flag_reason,
-        reply.model,
+        key,
+        flag,
+        model,
         request.view,
         request.temperature,
-        reply.input_tokens,
-        reply.output_tokens,
-        reply.cached_tokens,
-        round(float(reply.latency), 6) if isfinite(reply.latency) else None,
+        given,
+        made,
+        cached,
+        round(float(latency), 6) if isfinite(latency) else None,
         attempts,
-        reply.request_id,
-        reply.finish_reason,
-        judgement.text_digest,
+        request_id,
+        finish_reason,
+        digest,
+        text,
+        opening.tentative and not opening.void,
     )
-    tentative = opening.tentative and not opening.void
-    return SampleTaken._make((*opening.opened[:3], counted, *columns, judgement.text, tentative))
 
 
 def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:

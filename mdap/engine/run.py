@@ -6,7 +6,7 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from mdap.engine.decider import Decider
+from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening
 from mdap.engine.purse import Purse
 from mdap.engine.scheduler import Samplers, nursery
@@ -17,7 +17,7 @@ from mdap.settings import Limits
 __all__ = ["decide"]
 
 # With an instant provider nothing else would ever get the loop's attention.
-_TURNS_WITHOUT_YIELDING: Final = 32
+_TURNS_WITHOUT_YIELDING: Final = 16
 
 _DRAIN_SECONDS: Final = 10.0
 
@@ -63,28 +63,29 @@ async def _within(scope: anyio.CancelScope, work: Callable[[], Awaitable[None]])
 
 async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -> None:
     turn = 0
-    await _bring_about(race, journal)
+    await _bring_about(race.effects(), journal)
     while race.status is RunStatus.RUNNING:
         for opening, request in race.wanted():
             samplers.ask(opening, request)
         await _turn(race, samplers)
-        await _bring_about(race, journal)
+        effects = race.effects()
+        if effects:
+            await _bring_about(effects, journal)
         turn += 1
         if turn % _TURNS_WITHOUT_YIELDING == 0:
             await anyio.lowlevel.checkpoint()
             await journal.settle()
 
 
-async def _bring_about(race: Decider, journal: Journal) -> None:
-    for effect in race.effects():
+async def _bring_about(effects: list[Effect], journal: Journal) -> None:
+    for effect in effects:
         await journal.flush()
         await effect.perform()
         journal.append(effect.done)
 
 
 async def _turn(race: Decider, samplers: Samplers[Opening]) -> None:
-    outcome = await samplers.next()
-    if outcome is not None:
+    for outcome in await samplers.arrived():
         race.take(outcome)
     for trace in race.dropped():
         samplers.drop(trace)

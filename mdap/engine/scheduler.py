@@ -104,9 +104,10 @@ class Samplers(Generic[K]):
         self._limits = limits
         self._group = group
         self._purse = purse or Purse(Budget(), ())
+        self._attempt = self._paid if self._purse.limited else provider.sample
         self._began_at = time.monotonic()
         self._answered_at: float | None = None
-        self._posted: deque[Outcome[K]] = deque()
+        self._posted: list[Outcome[K]] = []
         self._waiting: deque[tuple[K, SampleRequest]] = deque()
         self._working: dict[Trace, _Worker[K]] = {}
         self._idle: list[_Worker[K]] = []
@@ -131,18 +132,16 @@ class Samplers(Generic[K]):
             self._group.start_soon(self._work, worker)
         self._working[request.trace] = worker
 
-    async def next(self) -> Outcome[K] | None:
-        """Return the next outcome, waiting for it if need be; None if `wake` came first."""
-        while not self._posted:
-            if self._woken:
-                self._woken = False
-                return None
-            if self._waiting:
-                await self._sample(*self._waiting.popleft())
-            else:
-                self._news = anyio.Event()
-                await self._news.wait()
-        return self._posted.popleft()
+    async def arrived(self) -> list[Outcome[K]]:
+        """Return what has come, waiting for something if need be; nothing if `wake` came first."""
+        while self._waiting:
+            await self._sample(*self._waiting.popleft())
+        while not (self._posted or self._woken):
+            self._news = anyio.Event()
+            await self._news.wait()
+        self._woken = False
+        arrived, self._posted = self._posted, []
+        return arrived
 
     def wake(self) -> None:
         """Make whoever waits for an outcome look whether there is something else to do."""
@@ -199,9 +198,7 @@ class Samplers(Generic[K]):
                 self._post(Came(ticket, request, replies, attempt))
                 return
 
-    async def _attempt(self, request: SampleRequest) -> Sequence[Reply]:
-        if not self._purse.limited:
-            return await self._provider.sample(request)
+    async def _paid(self, request: SampleRequest) -> Sequence[Reply]:
         hold = await self._purse.hold(request)
         replies: Sequence[Reply] = ()
         try:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
-from mdap.records import Decided, Identity, StepOpened
+from mdap.records import Identity, StepOpened
 from mdap.rules.canonical import canonical, json_encoder
 
 __all__ = [
@@ -82,7 +82,7 @@ def sample_line(columns: tuple[Any, ...]) -> str:
     return _line(columns)
 
 
-def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: Decided) -> str:
+def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: Sequence[Any]) -> str:
     """Return the 256-bit digest of a decision and of everything before it.
 
     It covers what was decided and on which samples, not in which order they arrived nor how often the
@@ -92,9 +92,9 @@ def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: D
         previous: the digest of the decision before, or `CHAIN_START`.
         opened: the step as it was opened.
         lines: `sample_line` of each sample of this opening, by ordinal.
-        decided: the decision; its own *digest* is not read.
+        decided: the columns of the decision, from *run* to *reason*; what follows is not read.
     """
     head = _line(
-        (previous, opened.step, opened.key, opened.input, opened.prompt_digest, decided.place, *decided[4:10])
+        (previous, opened.step, opened.key, opened.input, opened.prompt_digest, decided[1], *decided[4:10])
     )
     return blake2b("\n".join((head, *lines)).encode(), digest_size=32).hexdigest()

@@ -128,9 +128,7 @@ async def outcomes(provider: Provider, limits: Limits | None = None, *requests: 
         for number, each in enumerate(requests or [request()]):
             samplers.ask(f"ticket {number}", each)
         while sum(not isinstance(outcome, Failed) for outcome in posted) < len(requests or [0]):
-            outcome = await samplers.next()
-            assert outcome is not None
-            posted.append(outcome)
+            posted += await samplers.arrived()
         group.cancel_scope.cancel()
     return posted
 
@@ -322,8 +320,7 @@ async def test_a_dropped_request_is_cancelled_and_never_heard_of() -> None:
         samplers.drop(useless.trace)
         samplers.drop(Trace())
         samplers.ask("useful", request(1))
-        outcome = await samplers.next()
-        assert outcome is not None
+        [outcome] = await samplers.arrived()
         assert (outcome.ticket, provider.active) == ("useful", 0)
         group.cancel_scope.cancel()
 
@@ -338,8 +335,7 @@ async def test_a_dropped_request_that_was_not_sent_never_is(instant: bool) -> No
         samplers.ask("useless", useless)
         samplers.drop(useless.trace)
         samplers.ask("useful", request(1))
-        outcome = await samplers.next()
-        assert outcome is not None
+        [outcome] = await samplers.arrived()
         assert outcome.ticket == "useful"
         group.cancel_scope.cancel()
     assert [asked.ordinals for asked in provider.requests] == [(1,)]
@@ -358,7 +354,7 @@ async def test_a_sampler_is_used_again_until_it_is_dropped() -> None:
         samplers: Samplers[str] = Samplers(provider, Limits(), group)
         for ordinal in range(5):
             samplers.ask("ticket", request(ordinal))
-            assert await samplers.next() is not None
+            assert len(await samplers.arrived()) == 1
             await anyio.wait_all_tasks_blocked()
         assert len(tasks) == 1
         useless = request(5)
@@ -366,7 +362,7 @@ async def test_a_sampler_is_used_again_until_it_is_dropped() -> None:
         samplers.drop(useless.trace)
         for ordinal in (6, 7):
             samplers.ask("ticket", request(ordinal))
-            assert await samplers.next() is not None
+            assert len(await samplers.arrived()) == 1
             await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
     assert len(tasks) == 2
