@@ -128,17 +128,18 @@ class ChainRace(Decider):
     def _settle_head(self) -> None:
         while self.status is RunStatus.RUNNING:
             head = self._window[0]
+            winner = head.race.tally.winner
             if head.error is not None:
                 self._stop(head.error)
-            elif head.race.winner is not None:
-                self._decide(head, head.race.winner)
-            elif head.race.exhausted and head.race.escalate():
+            elif winner is not None:
+                self._decide(head, winner)
+            elif not head.race.exhausted:
+                return
+            elif head.race.escalate():
                 self._escalated(head)
-            elif head.race.exhausted:
+            else:
                 self.status = RunStatus.UNDECIDED
                 self.reason = undecided_sentence(head)
-            else:
-                return
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to the step that voting left undecided.
@@ -281,9 +282,11 @@ class ChainRace(Decider):
 
     def _contradicted(self, opening: Opening) -> bool:
         """Return whether the steps behind *opening* stand on an answer that is not ahead (any more)."""
+        if opening.basis is None:
+            return False
         tally = opening.race.tally
         ahead = tally.winner if self._guessing else tally.leader
-        return opening.basis is not None and ahead not in (None, opening.basis)
+        return ahead not in (None, opening.basis)
 
     def _void_after(self, opening: Opening) -> None:
         """Void every step behind *opening*."""

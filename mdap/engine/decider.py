@@ -193,9 +193,9 @@ class Decider(ABC):
         )
 
     def _came(self, outcome: Came[Opening]) -> None:
-        opening, request = outcome.ticket, outcome.request
+        opening, request, failed = outcome.ticket, outcome.request, outcome.attempts - 1
         for ordinal, reply in zip(request.ordinals, outcome.replies, strict=False):
-            self._count(opening, request, storable(reply), (ordinal, outcome.attempts - 1 + reply.attempts))
+            self._count(opening, request, storable(reply), (ordinal, failed + reply.attempts))
         if opening.error is not None and not opening.tentative and not opening.void:
             raise opening.error
         if len(outcome.replies) < len(request.ordinals):
@@ -221,12 +221,16 @@ class Decider(ABC):
         if opening.void:
             self.progress.void += 1
             verdict = _VOID
-        elif race.winner is not None:
+        elif race.tally.winner is not None:
             verdict = _CANCELLED
         else:
             counted = race.count(judgement)
-            verdict = _VOTE if judgement.flag_reason is None else _FLAG
-            self._tell(verdict is _VOTE, verdict is _FLAG)
+            if judgement.flag_reason is None:
+                verdict = _VOTE
+                self.progress.votes += 1
+            else:
+                verdict = _FLAG
+                self.progress.red_flags += 1
         sample = written(opening, request, judgement, reply, (*drawn, verdict, counted))
         if counted is not None:
             opening.lines.append((drawn[0], sample_line(sample[4:19])))

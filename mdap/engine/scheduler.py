@@ -111,7 +111,7 @@ class Samplers(Generic[K]):
         self._waiting: deque[tuple[K, SampleRequest]] = deque()
         self._working: dict[Trace, _Worker[K]] = {}
         self._idle: list[_Worker[K]] = []
-        self._news = anyio.Event()
+        self._news: anyio.Event | None = None  # only while somebody waits for it
         self._woken = False
 
     def ask(self, ticket: K, request: SampleRequest) -> None:
@@ -136,9 +136,10 @@ class Samplers(Generic[K]):
         """Return what has come, waiting for something if need be; nothing if `wake` came first."""
         while self._waiting:
             await self._sample(*self._waiting.popleft())
-        while not (self._posted or self._woken):
+        if not (self._posted or self._woken):
             self._news = anyio.Event()
             await self._news.wait()
+            self._news = None
         self._woken = False
         arrived, self._posted = self._posted, []
         return arrived
@@ -146,7 +147,7 @@ class Samplers(Generic[K]):
     def wake(self) -> None:
         """Make whoever waits for an outcome look whether there is something else to do."""
         self._woken = True
-        self._news.set()
+        self._tell()
 
     def drop(self, trace: Trace) -> None:
         """Cancel the request that carries *trace*, if it is still under way."""
@@ -158,7 +159,11 @@ class Samplers(Generic[K]):
 
     def _post(self, outcome: Outcome[K]) -> None:
         self._posted.append(outcome)
-        self._news.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()
 
     async def _work(self, worker: _Worker[K]) -> None:
         with worker.scope:

@@ -175,7 +175,7 @@ class Race:
 
     def _draw(self, count: int) -> list[int]:
         ordinals = self._lost[:count]
-        self._lost = self._lost[count:]
+        del self._lost[:count]
         last = (self.tier + 1) * self.casting.samples_per_tier
         fresh = min(count - len(ordinals), last - self._next_ordinal)
         if fresh > 0:
