@@ -16,8 +16,10 @@ from mdap.settings import Limits
 
 __all__ = ["decide"]
 
-# With an instant provider nothing else would ever get the loop's attention.
-_TURNS_WITHOUT_YIELDING: Final = 16
+# With an instant provider nothing else would ever get the loop's attention. Not more often: each time the
+# interpreter's lock is let go for a moment, and whoever waits for it begins the 5 ms anew after which it
+# must be handed over, so that the thread that writes would never get it.
+_TURNS_WITHOUT_YIELDING: Final = 64
 
 _DRAIN_SECONDS: Final = 10.0
 

@@ -158,30 +158,19 @@ class Race:
         short = shortfall + self.settings.hedge - self.in_flight
         if short <= 0 or shortfall <= 0:
             return []
-        groups: list[tuple[Part, list[int]]] = []
         ordinals = self._draw(short)
         self.in_flight += len(ordinals)
-        # A request asks one model for one prompt at one temperature.
-        part_of, views = self.casting.part, len(self.prompts)
-        alike: dict[Part, list[int]] = {}
-        for ordinal in ordinals:
-            part = part_of(ordinal, views)
-            group = alike.get(part)
-            if group is None or len(group) == max_n:
-                group = alike[part] = []
-                groups.append((part, group))
-            group.append(ordinal)
-        return [self._request(part, tuple(group), priority) for part, group in groups]
+        groups = self.casting.groups(ordinals, len(self.prompts), max_n)
+        return [self._request(part, group, priority) for part, group in groups]
 
-    def _draw(self, count: int) -> list[int]:
-        ordinals = self._lost[:count]
+    def _draw(self, count: int) -> tuple[int, ...]:
+        again = self._lost[:count]
         del self._lost[:count]
+        first = self._next_ordinal
         last = (self.tier + 1) * self.casting.samples_per_tier
-        fresh = min(count - len(ordinals), last - self._next_ordinal)
-        if fresh > 0:
-            ordinals.extend(range(self._next_ordinal, self._next_ordinal + fresh))
-            self._next_ordinal += fresh
-        return ordinals
+        fresh = max(0, min(count - len(again), last - first))
+        self._next_ordinal += fresh
+        return (*again, *range(first, first + fresh))
 
     def _request(self, part: Part, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
         prompt = self.prompts[part.view]

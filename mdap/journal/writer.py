@@ -1,16 +1,16 @@
 """The one writer of the database: facts come in without waiting, commits go out in groups."""
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import aiosqlite
 import anyio
 
 from mdap.errors import DatabaseError
 from mdap.journal.batch import Batch, in_blocks
-from mdap.journal.database import open_writing, transaction
+from mdap.journal.database import Connection, open_writing
 from mdap.journal.files import Files
 from mdap.journal.statements import statements
 from mdap.logfile import translated
@@ -35,7 +35,7 @@ class Writer:
     """
 
     def __init__(
-        self, path: Path, connection: aiosqlite.Connection, watch: Callable[[Fact], None] | None = None
+        self, path: Path, connection: Connection, watch: Callable[[Fact], None] | None = None
     ) -> None:
         self.path = path
         self._connection = connection
@@ -142,7 +142,7 @@ class Writer:
     async def _commit_or_fail(self, facts: list[Fact]) -> None:
         try:
             with translated(self.path), anyio.CancelScope(shield=True):
-                await self._commit(Batch(facts))
+                await self._connection.visit(lambda connection: _commit(connection, Batch(facts)))
             self._files.check()
         except DatabaseError as error:
             self._error = error
@@ -156,12 +156,21 @@ class Writer:
             for fact in facts:
                 self._watch(fact)
 
-    async def _commit(self, batch: Batch) -> None:
-        sql = statements("append")
-        async with transaction(self._connection):
-            for name, rows in batch.statements():
-                for statement, parameters in in_blocks(sql[name], rows):
-                    await self._connection.executemany(statement, parameters)
+
+def _commit(connection: sqlite3.Connection, batch: Batch) -> None:
+    """Write all of *batch*, or nothing of it."""
+    sql = statements("append")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for name, rows in batch.statements():
+            for statement, parameters in in_blocks(sql[name], rows):
+                connection.executemany(statement, parameters)
+        connection.execute("COMMIT")
+    except BaseException:
+        # After some errors, such as a full disk, SQLite has rolled back itself; the first one is what counts.
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ order of arrival, and for whoever audits the run afterwards.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 __all__ = ["Casting", "Part", "lineups_of"]
 
@@ -33,6 +33,13 @@ class Part(NamedTuple):
     temperature: float
 
 
+Group: TypeAlias = tuple[Part, tuple[int, ...]]
+"""What one request asks for: samples, by ordinal, that are drawn alike."""
+
+# What steps ask for first is always the same; after failures it may be anything.
+_REMEMBERED: Final = 256
+
+
 class Casting:
     """The schedule of a run's samples.
 
@@ -43,7 +50,7 @@ class Casting:
         samples_per_tier: samples a tier may take.
     """
 
-    __slots__ = ("_known", "_lineups", "_temperatures", "samples_per_tier")
+    __slots__ = ("_known", "_known_groups", "_lineups", "_temperatures", "samples_per_tier")
 
     def __init__(
         self,
@@ -56,6 +63,7 @@ class Casting:
         self.samples_per_tier = samples_per_tier
         # Every step asks for the same few.
         self._known: dict[tuple[int, int], Part] = {}
+        self._known_groups: dict[tuple[tuple[int, ...], int, int], list[Group]] = {}
 
     @property
     def tiers(self) -> int:
@@ -79,3 +87,32 @@ class Casting:
             part = Part(lineup[place % len(lineup)], place // len(lineup) % views, temperature)
             self._known[ordinal, views] = part
         return part
+
+    def groups(self, ordinals: tuple[int, ...], views: int, most: int) -> list[Group]:
+        """Return the requests for samples *ordinals* of a step with so many *views*.
+
+        A request asks one model for one presentation at one temperature.
+
+        Args:
+            ordinals: the samples.
+            views: how many presentations the step has.
+            most: the most samples that one request may ask for.
+        """
+        found = self._known_groups.get((ordinals, views, most))
+        if found is None:
+            found = self._grouped(ordinals, views, most)
+            if len(self._known_groups) < _REMEMBERED:
+                self._known_groups[ordinals, views, most] = found
+        return found
+
+    def _grouped(self, ordinals: tuple[int, ...], views: int, most: int) -> list[Group]:
+        groups: list[tuple[Part, list[int]]] = []
+        alike: dict[Part, list[int]] = {}
+        for ordinal in ordinals:
+            part = self.part(ordinal, views)
+            group = alike.get(part)
+            if group is None or len(group) == most:
+                group = alike[part] = []
+                groups.append((part, group))
+            group.append(ordinal)
+        return [(part, tuple(group)) for part, group in groups]

@@ -401,7 +401,7 @@ async def test_an_instant_provider_does_not_starve_the_loop() -> None:
     log = Log()
     async with anyio.create_task_group() as group:
         group.start_soon(others)
-        task = Walk(steps=200)
+        task = Walk(steps=1_000)
         model = Model(task)
         provider = ScriptedProvider(lambda request, ordinal: model.says(request.user, ordinal))
         race = ChainRace("walk", task, Rules(1, VotingSettings(k=3)), log, Progress())

@@ -49,3 +49,22 @@ def test_a_part_depends_on_nothing_but_the_ordinal(ordinal: int, views: int, mem
         used.part(other, views)
 
     assert fresh.part(ordinal, views) == used.part(ordinal, views)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 7), unique=True), min_size=1, max_size=4),
+    st.integers(1, 3),
+    st.integers(1, 4),
+)
+def test_a_request_asks_for_samples_that_are_drawn_alike(
+    asked: list[list[int]], views: int, most: int
+) -> None:
+    """Every wanted sample is in one request, none of which mixes parts or is too large, asked again or not."""
+    casting = Casting(((0, 1),), (0.0, 0.1), samples_per_tier=8)
+    for ordinals in (*asked, *asked):
+        groups = casting.groups(tuple(ordinals), views, most)
+
+        assert sorted(ordinal for _, group in groups for ordinal in group) == sorted(ordinals)
+        assert all(1 <= len(group) <= most for _, group in groups)
+        assert all(casting.part(ordinal, views) == part for part, group in groups for ordinal in group)
+        assert len(groups) <= len({part for part, _ in groups}) + len(ordinals) // most
