@@ -59,7 +59,7 @@ def test_a_part_depends_on_nothing_but_the_ordinal(ordinal: int, views: int, mem
 def test_a_request_asks_for_samples_that_are_drawn_alike(
     asked: list[list[int]], views: int, most: int
 ) -> None:
-    """Every wanted sample is in one request, none of which mixes parts or is too large, asked again or not."""
+    """Every wanted sample is in one request; none mixes parts or is too large; asked again or not."""
     casting = Casting(((0, 1),), (0.0, 0.1), samples_per_tier=8)
     for ordinals in (*asked, *asked):
         groups = casting.groups(tuple(ordinals), views, most)
