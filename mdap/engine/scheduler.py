@@ -136,6 +136,8 @@ class Samplers(Generic[K]):
         """Return what has come, waiting for something if need be; nothing if `wake` came first."""
         while self._waiting:
             await self._sample(*self._waiting.popleft())
+            if isinstance(self._posted[-1], GaveUp):
+                break  # and what was not sent by then need not be
         if not (self._posted or self._woken):
             self._news = anyio.Event()
             await self._news.wait()
