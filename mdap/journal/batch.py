@@ -1,7 +1,7 @@
 """One commit's facts, as rows for the statements of ``append.sql``."""
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from mdap.records import (
 from mdap.rules.canonical import json_encoder
 from mdap.rules.redflags import clean_text
 
-__all__ = ["Batch", "in_blocks"]
+__all__ = ["STATEMENTS", "Batch", "in_blocks"]
 
 _encode: Final = json_encoder(ascii_only=True)
 
@@ -27,8 +27,12 @@ _Key = tuple[int, int, int]
 
 # At most so many rows go into one statement: few enough for SQLite's bound on parameters. The interpreter's
 # lock is let go while a statement runs, and a busy event loop gives it back after 5 ms only: what counts is
-# how few statements there are, so that the rows left over go in blocks too, halved down to single rows.
+# how few statements there are, so that the rows left over are one more, however many they be.
 _BLOCK: Final = 512
+
+STATEMENTS: Final = 32
+"""How many statements are kept: those for a few hundred rows are large, and most come once."""
+
 _VALUES: Final = "\nVALUES "
 
 
@@ -102,23 +106,18 @@ def in_blocks(sql: str, rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
     Yields:
         A statement, and its parameters for each execution.
     """
-    at, size = 0, _BLOCK
-    while at < len(rows):
-        whole = (len(rows) - at) // size * size
-        if whole:
-            yield (
-                _block(sql, size),
-                [_flat(rows[place : place + size]) for place in range(at, at + whole, size)],
-            )
-        at += whole
-        size //= 2
+    whole = len(rows) - len(rows) % _BLOCK
+    if whole:
+        yield _block(sql, _BLOCK), [_flat(rows[at : at + _BLOCK]) for at in range(0, whole, _BLOCK)]
+    if whole < len(rows):
+        yield _block(sql, len(rows) - whole), [_flat(rows[whole:])]
 
 
 def _flat(rows: list[Row]) -> Row:
     return list(chain.from_iterable(rows))
 
 
-@cache
+@lru_cache(maxsize=STATEMENTS)
 def _block(sql: str, size: int) -> str:
     head, _, rest = sql.partition(_VALUES)
     row, end, tail = rest.partition("\n")

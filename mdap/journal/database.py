@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from mdap.errors import DatabaseError, UsageError
+from mdap.journal.batch import STATEMENTS
 from mdap.journal.statements import migrations
 from mdap.logfile import APPLICATION_ID, read_uri, translated
 
@@ -170,7 +171,13 @@ async def _connect(place: str, *, uri: bool = False) -> Connection:
         # Tried out first: where it cannot be opened, aiosqlite's thread would outlive the event loop.
         await anyio.to_thread.run_sync(lambda: sqlite3.connect(place, uri=uri).close())
         connection = Connection(
-            lambda: sqlite3.connect(place, uri=uri, isolation_level=None, timeout=_BUSY_SECONDS),
+            lambda: sqlite3.connect(
+                place,
+                uri=uri,
+                isolation_level=None,
+                timeout=_BUSY_SECONDS,
+                cached_statements=STATEMENTS,
+            ),
             _ROWS_AT_A_TIME,
         )
         await connection
