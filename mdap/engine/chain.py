@@ -128,7 +128,7 @@ class ChainRace(Decider):
     def _settle_head(self) -> None:
         while self.status is RunStatus.RUNNING:
             head = self._window[0]
-            winner = head.race.tally.winner
+            winner = head.race.winner
             if head.error is not None:
                 self._stop(head.error)
             elif winner is not None:

@@ -221,16 +221,12 @@ class Decider(ABC):
         if opening.void:
             self.progress.void += 1
             verdict = _VOID
-        elif race.tally.winner is not None:
+        elif race.winner is not None:
             verdict = _CANCELLED
         else:
             counted = race.count(judgement)
-            if judgement.flag_reason is None:
-                verdict = _VOTE
-                self.progress.votes += 1
-            else:
-                verdict = _FLAG
-                self.progress.red_flags += 1
+            verdict = _VOTE if judgement.flag_reason is None else _FLAG
+            self._tell(verdict is _VOTE, verdict is _FLAG)
         sample = written(opening, request, judgement, reply, (*drawn, verdict, counted))
         if counted is not None:
             opening.lines.append((drawn[0], sample_line(sample[4:19])))

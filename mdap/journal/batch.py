@@ -5,6 +5,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
+from mdap.journal.statements import KEPT
 from mdap.records import (
     AttemptFailed,
     Decided,
@@ -17,7 +18,7 @@ from mdap.records import (
 from mdap.rules.canonical import json_encoder
 from mdap.rules.redflags import clean_text
 
-__all__ = ["STATEMENTS", "Batch", "in_blocks"]
+__all__ = ["Batch", "in_blocks"]
 
 _encode: Final = json_encoder(ascii_only=True)
 
@@ -29,9 +30,6 @@ _Key = tuple[int, int, int]
 # lock is let go while a statement runs, and a busy event loop gives it back after 5 ms only: what counts is
 # how few statements there are, so that the rows left over are one more, however many they be.
 _BLOCK: Final = 512
-
-STATEMENTS: Final = 32
-"""How many statements are kept: those for a few hundred rows are large, and most come once."""
 
 _VALUES: Final = "\nVALUES "
 
@@ -97,7 +95,7 @@ class Batch:
 
 
 def in_blocks(sql: str, rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Yield what to execute for *rows*: the statement itself, or one that takes many rows at once.
+    """Yield what to execute for *rows*: the statement with as many rows of values as it may have.
 
     Args:
         sql: a statement of ``append.sql``.
@@ -117,7 +115,7 @@ def _flat(rows: list[Row]) -> Row:
     return list(chain.from_iterable(rows))
 
 
-@lru_cache(maxsize=STATEMENTS)
+@lru_cache(maxsize=KEPT)
 def _block(sql: str, size: int) -> str:
     head, _, rest = sql.partition(_VALUES)
     row, end, tail = rest.partition("\n")

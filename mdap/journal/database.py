@@ -11,8 +11,7 @@ import anyio
 import anyio.to_thread
 
 from mdap.errors import DatabaseError, UsageError
-from mdap.journal.batch import STATEMENTS
-from mdap.journal.statements import migrations
+from mdap.journal.statements import KEPT, migrations
 from mdap.logfile import APPLICATION_ID, read_uri, translated
 
 __all__ = ["Connection", "open_reading", "open_writing"]
@@ -32,7 +31,7 @@ class Connection(aiosqlite.Connection):
 
     async def visit(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Call *work* in the connection's thread."""
-        await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+        await self._execute(work, self._conn)  # type: ignore[no-untyped-call] # by which all its calls go
 
 
 @asynccontextmanager
@@ -176,7 +175,7 @@ async def _connect(place: str, *, uri: bool = False) -> Connection:
                 uri=uri,
                 isolation_level=None,
                 timeout=_BUSY_SECONDS,
-                cached_statements=STATEMENTS,
+                cached_statements=KEPT,
             ),
             _ROWS_AT_A_TIME,
         )

@@ -4,7 +4,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-__all__ = ["migrations", "statements"]
+__all__ = ["KEPT", "migrations", "statements"]
+
+KEPT: Final = 32
+"""How many prepared statements are kept: those for some hundred rows are large, and most come once."""
 
 _MARK: Final = "-- name:"
 

@@ -50,7 +50,7 @@ class Casting:
         samples_per_tier: samples a tier may take.
     """
 
-    __slots__ = ("_known", "_known_groups", "_lineups", "_temperatures", "samples_per_tier")
+    __slots__ = ("_known", "_lineups", "_temperatures", "samples_per_tier")
 
     def __init__(
         self,
@@ -62,8 +62,7 @@ class Casting:
         self._temperatures = temperatures
         self.samples_per_tier = samples_per_tier
         # Every step asks for the same few.
-        self._known: dict[tuple[int, int], Part] = {}
-        self._known_groups: dict[tuple[tuple[int, ...], int, int], list[Group]] = {}
+        self._known: dict[tuple[tuple[int, ...], int, int], list[Group]] = {}
 
     @property
     def tiers(self) -> int:
@@ -79,14 +78,10 @@ class Casting:
 
         Models take turns first and views second, so that every model meets every view.
         """
-        part = self._known.get((ordinal, views))
-        if part is None:
-            place = ordinal % self.samples_per_tier
-            lineup = self._lineups[self.tier(ordinal)]
-            temperature = self._temperatures[min(place, len(self._temperatures) - 1)]
-            part = Part(lineup[place % len(lineup)], place // len(lineup) % views, temperature)
-            self._known[ordinal, views] = part
-        return part
+        place = ordinal % self.samples_per_tier
+        lineup = self._lineups[self.tier(ordinal)]
+        temperature = self._temperatures[min(place, len(self._temperatures) - 1)]
+        return Part(lineup[place % len(lineup)], place // len(lineup) % views, temperature)
 
     def groups(self, ordinals: tuple[int, ...], views: int, most: int) -> list[Group]:
         """Return the requests for samples *ordinals* of a step with so many *views*.
@@ -98,11 +93,11 @@ class Casting:
             views: how many presentations the step has.
             most: the most samples that one request may ask for.
         """
-        found = self._known_groups.get((ordinals, views, most))
+        found = self._known.get((ordinals, views, most))
         if found is None:
             found = self._grouped(ordinals, views, most)
-            if len(self._known_groups) < _REMEMBERED:
-                self._known_groups[ordinals, views, most] = found
+            if len(self._known) < _REMEMBERED:
+                self._known[ordinals, views, most] = found
         return found
 
     def _grouped(self, ordinals: tuple[int, ...], views: int, most: int) -> list[Group]:

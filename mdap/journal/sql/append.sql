@@ -1,5 +1,5 @@
--- What one commit writes: each statement once for every row. A statement begins at its "-- name:" line; those
--- with a line of VALUES are executed for many rows at once.
+-- What one commit writes, each statement for many rows at once. A statement begins at its "-- name:" line; its
+-- line of VALUES is written once for every row.
 
 -- name: texts
 INSERT INTO texts(digest, body)
