@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from mdap.rules.canonical import canonical
+from mdap.rules.canonical import canonical, json_encoder
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -141,3 +141,37 @@ def test_values_without_a_json_form_are_refused(value: Any) -> None:
     """An answer must be comparable by its spelling."""
     with pytest.raises((TypeError, ValueError)):
         canonical(value)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("sort_keys", [True, False])
+def test_the_encoder_spells_as_the_standard_library_does(
+    monkeypatch: pytest.MonkeyPatch, compiled: bool, ascii_only: bool, sort_keys: bool
+) -> None:
+    """With its part in C and without, for values of every kind."""
+    if not compiled:
+        monkeypatch.setattr("json.encoder.c_make_encoder", None)
+    encode = json_encoder(ascii_only=ascii_only, sort_keys=sort_keys)
+    kinds: list[Any] = [
+        "é\ud800\n",
+        None,
+        True,
+        0,
+        -0.0,
+        1e300,
+        2**70,
+        (),
+        {},
+        [1, ("b", {"z": 1, "a": [None]})],
+    ]
+    for value in kinds:
+        expected = json.dumps(
+            value, ensure_ascii=ascii_only, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False
+        )
+        assert encode(value) == expected
+    for refused in (math.nan, math.inf, [-math.inf]):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            encode(refused)
+    with pytest.raises(TypeError):
+        encode(object())
