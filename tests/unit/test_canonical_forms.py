@@ -172,7 +172,7 @@ def test_members_are_brought_into_form_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", ["abc", 3, None, [float("nan")], [object()]], ids="a-3-none-nan-object".split("-")
+    "values", ["abc", 3, None, [float("nan")], [object()]], ids=["a", "3", "none", "nan", "object"]
 )
 def test_what_is_no_set_is_refused(values: Any) -> None:
     """A text is no list of letters."""
