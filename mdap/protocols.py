@@ -17,6 +17,9 @@ class Provider(Protocol):
     what the endpoint can do. It may keep what its endpoint's headers tell in *told* (see
     `mdap.rules.headers.read_told`): then limits that no user sets are taken from there.
 
+    One whose replies do not depend on the temperature may say so with an attribute *heeds_temperature* that
+    is False: then samples that are drawn at different temperatures otherwise can share a request.
+
     Attributes:
         name: how a person would name it again: ``openai/gpt-4.1-mini``.
         instant: True if `sample` never waits for anything, so that no task need be spawned for it.

@@ -103,7 +103,7 @@ class SampleRequest(NamedTuple):
         prompt_digest: digest of both messages in hexadecimal; equal prompts have equal digests.
         key: what the step is known by in its run: in a chain, its number.
         ordinals: which samples of the step these are, counted from 0; one reply is wanted for each.
-        temperature: sampling temperature.
+        temperature: sampling temperature; of the first sample, where the model does not heed it.
         max_tokens: output tokens after which the endpoint shall cut the reply.
         schema: JSON schema of the answer, or None.
         priority: smaller goes first where requests wait for a slot.

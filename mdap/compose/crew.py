@@ -120,4 +120,5 @@ class Crew:
 
     def casting(self, voting: VotingSettings) -> Casting:
         """Return the schedule of samples under *voting*."""
-        return Casting(self.lineups, voting.temperatures, voting.samples_allowed)
+        apart = bool(getattr(self.provider, "heeds_temperature", True))
+        return Casting(self.lineups, voting.temperatures, voting.samples_allowed, apart=apart)

@@ -117,7 +117,7 @@ def written(
         flag,
         model,
         request.view,
-        request.temperature,
+        opening.race.casting.temperature(ordinal),
         given,
         made,
         cached,
@@ -133,5 +133,5 @@ def written(
 
 def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:
     """Return the record of a sample that was sent for, and given up before anything came back."""
-    how = (None, ordinal, verdict, None, None, model, request.view, request.temperature)
+    how = (None, ordinal, verdict, None, None, model, request.view, opening.race.casting.temperature(ordinal))
     return SampleTaken._make((*opening.opened[:3], *how, *(None,) * 4, 1, None, None, None, None, False))

@@ -77,6 +77,11 @@ class OpenAIProvider:
         return self._settings.allow_duplicates
 
     @property
+    def heeds_temperature(self) -> bool:
+        """Whether the temperature is sent at all."""
+        return self._settings.send_temperature
+
+    @property
     def told(self) -> Told:
         """What the endpoint's headers tell of its limits."""
         return self._wire.told

@@ -28,6 +28,7 @@ class Paced:
     Attributes:
         remote: whether an endpoint beyond this process is asked: then its limits are found out.
         allow_duplicates: whether the user wants votes of an endpoint that repeats itself.
+        heeds_temperature: whether replies depend on the temperature.
         gate: where requests wait.
     """
 
@@ -38,6 +39,7 @@ class Paced:
         self.max_n = inner.max_n
         self.remote = bool(getattr(inner, "remote", False))
         self.allow_duplicates = bool(getattr(inner, "allow_duplicates", False))
+        self.heeds_temperature = bool(getattr(inner, "heeds_temperature", True))
         concurrency = limits.concurrency or (None if self.remote else FIXED)
         self.gate = Gate(concurrency, limits.requests_per_minute, limits.tokens_per_minute)
         self._estimator = Estimator()

@@ -57,6 +57,8 @@ class SimulatedSettings(BaseModel):
 class Simulated:
     """A `mdap.protocols.Provider` over the oracle of whatever task asks."""
 
+    heeds_temperature: Final = False
+
     def __init__(self, settings: SimulatedSettings, name: str = "sim") -> None:
         self.name = name
         self.settings = settings

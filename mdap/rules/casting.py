@@ -48,16 +48,20 @@ class Casting:
             weight. The first tier votes first; a step that it leaves undecided goes to the next.
         temperatures: by ordinal within the tier; the last one serves for all later samples.
         samples_per_tier: samples a tier may take.
+        apart: whether samples of different temperatures need requests of their own.
     """
 
-    __slots__ = ("_known", "_lineups", "_temperatures", "samples_per_tier")
+    __slots__ = ("_apart", "_known", "_lineups", "_temperatures", "samples_per_tier")
 
     def __init__(
         self,
         lineups: tuple[tuple[int, ...], ...] = ((0,),),
         temperatures: tuple[float, ...] = (0.0, 0.1),
         samples_per_tier: int = 160,
+        *,
+        apart: bool = True,
     ) -> None:
+        self._apart = apart
         self._lineups = lineups
         self._temperatures = temperatures
         self.samples_per_tier = samples_per_tier
@@ -73,6 +77,10 @@ class Casting:
         """Return the tier to which sample *ordinal* belongs."""
         return ordinal // self.samples_per_tier
 
+    def temperature(self, ordinal: int) -> float:
+        """Return the temperature of sample *ordinal*."""
+        return self._temperatures[min(ordinal % self.samples_per_tier, len(self._temperatures) - 1)]
+
     def part(self, ordinal: int, views: int) -> Part:
         """Return how sample *ordinal* of a step with so many *views* is drawn.
 
@@ -80,13 +88,14 @@ class Casting:
         """
         place = ordinal % self.samples_per_tier
         lineup = self._lineups[self.tier(ordinal)]
-        temperature = self._temperatures[min(place, len(self._temperatures) - 1)]
-        return Part(lineup[place % len(lineup)], place // len(lineup) % views, temperature)
+        member, view = lineup[place % len(lineup)], place // len(lineup) % views
+        return Part(member, view, self.temperature(ordinal))
 
     def groups(self, ordinals: tuple[int, ...], views: int, most: int) -> list[Group]:
         """Return the requests for samples *ordinals* of a step with so many *views*.
 
-        A request asks one model for one presentation at one temperature.
+        A request asks one model for one presentation, and at one temperature unless that makes no
+        difference: then its part is that of its first sample.
 
         Args:
             ordinals: the samples.
@@ -102,12 +111,13 @@ class Casting:
 
     def _grouped(self, ordinals: tuple[int, ...], views: int, most: int) -> list[Group]:
         groups: list[tuple[Part, list[int]]] = []
-        alike: dict[Part, list[int]] = {}
+        alike: dict[tuple[int, ...] | Part, list[int]] = {}
         for ordinal in ordinals:
             part = self.part(ordinal, views)
-            group = alike.get(part)
+            kind = part if self._apart else part[:2]
+            group = alike.get(kind)
             if group is None or len(group) == most:
-                group = alike[part] = []
+                group = alike[kind] = []
                 groups.append((part, group))
             group.append(ordinal)
         return [(part, tuple(group)) for part, group in groups]

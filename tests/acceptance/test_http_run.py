@@ -1,6 +1,7 @@
 """Whole runs through the openai provider, against a real server on loopback that misbehaves."""
 
 import random
+import sqlite3
 from collections import Counter
 from pathlib import Path
 
@@ -109,6 +110,19 @@ def test_several_replies_to_one_request(cli: Cli, supported: bool) -> None:
     assert (len(server.log) < replies) is supported
     tokens = sum(served.prompt_tokens for served in server.log)
     assert ended.json["usage"]["input_tokens"] == tokens
+
+
+def test_without_a_temperature_a_step_is_one_request(cli: Cli) -> None:
+    """Where none is sent, the first sample needs no request of its own; its temperature is on record."""
+    with FaultyServer.in_thread(play) as server:
+        options = "-M n=true -M send_temperature=false --speculate off"
+        ended = cli(f"{TOWER} {options} --json", env=environment(server))
+
+    assert ended.code == 0, ended.err
+    assert [served.body.get("n", 1) for served in server.log][:2] == [4, 4]
+    with sqlite3.connect(cli.folder / "mdap.db") as log:
+        found = log.execute("SELECT DISTINCT min(ordinal, 1), temperature FROM samples ORDER BY 1")
+        assert list(found) == [(0, 0.0), (1, 0.1)]
 
 
 def test_an_empty_account_stops_the_run_until_it_is_filled(cli: Cli) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,17 @@ def test_the_second_tier_begins_where_the_first_one_ends() -> None:
     assert [casting.tier(ordinal) for ordinal in (0, 3, 4, 7)] == [0, 0, 1, 1]
     assert casting.part(3, 1) == (0, 0, 0.7)
     assert casting.part(4, 1) == (1, 0, 0.0)
+
+
+@pytest.mark.parametrize(("apart", "groups"), [(True, [(0,), (1, 3), (2,)]), (False, [(0,), (1, 2, 3)])])
+def test_temperatures_that_nobody_heeds_keep_nothing_apart(
+    apart: bool, groups: list[tuple[int, ...]]
+) -> None:
+    """Samples of one model and one view share a request, and keep their own temperatures on record."""
+    casting = Casting(((0, 1, 1, 1),), (0.0, 0.1, 0.5, 0.1), apart=apart)
+
+    assert [ordinals for _, ordinals in casting.groups((0, 1, 2, 3), 1, 8)] == groups
+    assert [casting.temperature(ordinal) for ordinal in range(5)] == [0.0, 0.1, 0.5, 0.1, 0.1]
 
 
 @given(st.integers(0, 7), st.integers(1, 5), st.integers(1, 4))
