@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mdap.engine.margins import AdaptiveMargin
-from mdap.engine.opening import Opening, Progress, lost, storable, written
+from mdap.engine.opening import Opening, Progress, lost, written
 from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome
 from mdap.engine.voting import Race, unread
 from mdap.errors import MdapError, PluginError, RejectedError
@@ -195,7 +195,7 @@ class Decider(ABC):
     def _came(self, outcome: Came[Opening]) -> None:
         opening, request, failed = outcome.ticket, outcome.request, outcome.attempts - 1
         for ordinal, reply in zip(request.ordinals, outcome.replies, strict=False):
-            self._count(opening, request, storable(reply), (ordinal, failed + reply.attempts))
+            self._count(opening, request, reply, (ordinal, failed + reply.attempts))
         if opening.error is not None and not opening.tentative and not opening.void:
             raise opening.error
         if len(outcome.replies) < len(request.ordinals):
@@ -225,8 +225,12 @@ class Decider(ABC):
             verdict = _CANCELLED
         else:
             counted = race.count(judgement)
-            verdict = _VOTE if judgement.flag_reason is None else _FLAG
-            self._tell(verdict is _VOTE, verdict is _FLAG)
+            if judgement.flag_reason is None:
+                verdict = _VOTE
+                self.progress.votes += 1
+            else:
+                verdict = _FLAG
+                self.progress.red_flags += 1
         sample = written(opening, request, judgement, reply, (*drawn, verdict, counted))
         if counted is not None:
             opening.lines.append((drawn[0], sample_line(sample[4:19])))

@@ -1,16 +1,18 @@
 """One step opened on one input, and how a sample of it is written down."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 from mdap.engine.voting import Judgement, Race
 from mdap.errors import MdapError
 from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened
 from mdap.rules.redflags import clean_label
 
-__all__ = ["Opening", "Progress", "lost", "storable", "written"]
+__all__ = ["Opening", "Progress", "lost", "written"]
+
+# A named tuple's own constructor takes as long again to look at its arguments.
+_new: Final = tuple.__new__
 
 
 class Opening:
@@ -69,22 +71,6 @@ class Progress:
     length: int | None = None
 
 
-def storable(reply: Reply) -> Reply:
-    """Return *reply* with every short word in it fit for the database."""
-    if reply.request_id is None and _are_storable(reply.model, reply.finish_reason):
-        return reply
-    return reply._replace(
-        model=clean_label(reply.model),
-        finish_reason=clean_label(reply.finish_reason),
-        request_id=None if reply.request_id is None else clean_label(reply.request_id),
-    )
-
-
-@lru_cache(maxsize=256)
-def _are_storable(model: str, finish_reason: str) -> bool:
-    return (clean_label(model), clean_label(finish_reason)) == (model, finish_reason)
-
-
 def written(
     opening: Opening,
     request: SampleRequest,
@@ -104,9 +90,12 @@ def written(
     # Taken apart at once: this runs for every sample.
     ordinal, attempts, verdict, counted = drawn
     run, step, place, _, _, _ = opening.opened
-    text, digest, _, key, flag = judgement
-    _, model, finish_reason, given, made, cached, latency, request_id, _ = reply
-    return SampleTaken(
+    text, digest, _, key, flag, model, finish_reason = judgement
+    _, _, _, given, made, cached, latency, request_id, _ = reply
+    seconds: float | None = float(latency)
+    if seconds:
+        seconds = round(seconds, 6) if isfinite(seconds) else None
+    columns = (
         run,
         step,
         place,
@@ -121,14 +110,15 @@ def written(
         given,
         made,
         cached,
-        round(float(latency), 6) if isfinite(latency) else None,
+        seconds,
         attempts,
-        request_id,
+        None if request_id is None else clean_label(request_id),
         finish_reason,
         digest,
         text,
         opening.tentative and not opening.void,
     )
+    return _new(SampleTaken, columns)
 
 
 def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:

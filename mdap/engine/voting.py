@@ -10,7 +10,7 @@ from mdap.records import Reply, SampleRequest, SampleTaken, Subject, Trace
 from mdap.rules.casting import Casting, Part
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import read, unreadable
-from mdap.rules.redflags import clean
+from mdap.rules.redflags import clean, clean_label
 from mdap.rules.tally import Tally
 from mdap.settings import VotingSettings
 from mdap.tasks import Step, View
@@ -22,13 +22,15 @@ _REMEMBERED: Final = 64
 
 
 class Judgement(NamedTuple):
-    """What one reply comes to: a vote for an answer, or a red flag."""
+    """What one reply comes to: a vote for an answer, or a red flag; its words as they are recorded."""
 
     text: str
     text_digest: str
     answer: str | None
     answer_key: str | None
     flag_reason: str | None
+    model: str
+    finish_reason: str
 
 
 def json_schema(schema: Any) -> dict[str, Any] | None:
@@ -122,7 +124,7 @@ class Race:
             self.prompt_digest = views_digest([prompt.digest for prompt in self.prompts])
         self._next_ordinal = 0
         self._lost: list[int] = []
-        self._judged: dict[tuple[str, str, bool, int], Judgement] = {}
+        self._judged: dict[tuple[str, str, str, bool, int], Judgement] = {}
 
     @property
     def winner(self) -> str | None:
@@ -207,7 +209,7 @@ class Race:
             PluginError: the parser raised something other than `RedFlag`.
         """
         over = reply.output_tokens is not None and reply.output_tokens > self.max_tokens
-        same = (reply.text, reply.finish_reason, over, view)
+        same = (reply.text, reply.model, reply.finish_reason, over, view)
         judgement = self._judged.get(same)
         if judgement is None:
             judgement = self._judge(reply, self.prompts[view])
@@ -218,15 +220,17 @@ class Race:
     def _judge(self, reply: Reply, prompt: "Prompt") -> Judgement:
         text = clean(reply.text, self.max_tokens)
         digest = text_digest(text)
+        model, finish_reason = clean_label(reply.model), clean_label(reply.finish_reason)
         try:
-            said = read(text, reply.finish_reason, reply.output_tokens, self.max_tokens, prompt.parse)
+            said = read(text, finish_reason, reply.output_tokens, self.max_tokens, prompt.parse)
         except Exception as error:
             raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
         if said.spelled is None:
-            return Judgement(text, digest, None, None, said.flag)
+            return Judgement(text, digest, None, None, said.flag, model, finish_reason)
         # The first of equal answers stands for all of them: they have one canonical JSON.
         self.answers.setdefault(said.spelled, said.answer)
-        return Judgement(text, digest, said.spelled, answer_key(said.spelled), None)
+        key = answer_key(said.spelled)
+        return Judgement(text, digest, said.spelled, key, None, model, finish_reason)
 
     def count(self, judgement: Judgement) -> int:
         """Count a sample that was in flight; return its place in the order of counting, from 1."""
@@ -277,7 +281,9 @@ def _replied(sample: SampleTaken) -> Reply:
 def unread(reply: Reply, error: PluginError) -> Judgement:
     """Return the record of a reply at which the parser itself failed: kept, never counted."""
     text = clean(reply.text, len(reply.text) + 1)
-    return Judgement(text, text_digest(text), None, None, unreadable(error.cause_name))
+    model, finish_reason = clean_label(reply.model), clean_label(reply.finish_reason)
+    flag = unreadable(error.cause_name)
+    return Judgement(text, text_digest(text), None, None, flag, model, finish_reason)
 
 
 class _InView:
