@@ -4,9 +4,8 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Self
 
 import anyio
 from asyncio_throttle.throttler import Throttler
@@ -31,19 +30,38 @@ _TOLD: Final = "told in the headers of the endpoint"
 class Turn:
     """One request's turn at the endpoint: what it was let go with, and how its end is told.
 
-    Exactly one of `succeeded`, `refused` and `troubled` counts; an end that none of them tells says
-    nothing of the endpoint.
+    It holds a slot from when it is entered until it is left. Exactly one of `succeeded`, `refused` and
+    `troubled` counts; an end that none of them tells says nothing of the endpoint.
     """
 
-    __slots__ = ("_gate", "attempt", "gone", "likely", "news", "reservation")
+    __slots__ = ("_gate", "attempt", "gone", "likely", "news", "priority", "reservation")
 
-    def __init__(self, gate: "Gate", likely: Callable[[], int]) -> None:
+    def __init__(self, gate: "Gate", priority: int, likely: Callable[[], int]) -> None:
         self._gate = gate
+        self.priority = priority
         self.likely = likely
         self.news: anyio.Event | None = None
         self.reservation: Reservation | None = None
         self.attempt: Attempt | None = None
         self.gone = False
+
+    async def __aenter__(self) -> Self:
+        self._gate.queue(self)
+        if self.attempt is None:
+            self.news = anyio.Event()
+            try:
+                await self.news.wait()
+            except BaseException:
+                self._leave(held=False)
+                raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave(held=True)
+
+    def _leave(self, *, held: bool) -> None:
+        self.gone = True
+        self._gate.leave(self, held=held)
 
     def succeeded(self, tokens: int | None, *, retried: bool = False) -> None:
         """Tell that a reply came.
@@ -103,6 +121,7 @@ class Gate:
         self.pace = Pace(requests_per_minute, tokens_per_minute)
         self._given = requests_per_minute, tokens_per_minute
         self._known = self._given
+        self._told: Told | None = None
         self._throttle: Any = None  # asyncio-throttle has no annotations
         self._permit = False
         self._queue: list[tuple[int, int, Turn]] = []
@@ -131,36 +150,29 @@ class Gate:
         with anyio.move_on_after(seconds):
             await self._news.wait()
 
-    @asynccontextmanager
-    async def slot(self, priority: int, likely: Callable[[], int] = lambda: 0) -> AsyncIterator[Turn]:
-        """Hold a slot; waits for one to be free and for the rates to allow it.
+    def slot(self, priority: int, likely: Callable[[], int] = lambda: 0) -> Turn:
+        """Return a turn; to enter it waits for a free slot and for the rates to allow it.
 
         Args:
             priority: smaller goes first.
             likely: returns the tokens that the request will likely take, as of when it is asked.
         """
-        turn, held = Turn(self, likely), False
-        heapq.heappush(self._queue, (priority, next(self._order), turn))
-        self._look()
-        try:
-            if turn.attempt is None:
-                turn.news = anyio.Event()
-                await turn.news.wait()
-            held = True
-            yield turn
-        finally:
-            turn.gone = True
-            self._close(turn, held=held)
-            self._look()
+        return Turn(self, priority, likely)
 
-    def _close(self, turn: Turn, *, held: bool) -> None:
-        if turn.attempt is None or turn.reservation is None:
-            return
-        self.adaptive.dropped(turn.attempt)
-        if held:  # and not settled: nobody knows what it took
-            turn.took(None)
-        else:  # cancelled on the way here: it took nothing
-            self.pace.refund(turn.reservation, time.monotonic())
+    def queue(self, turn: Turn) -> None:
+        """Admit *turn* when it may go, and tell it by its news if that is not now."""
+        heapq.heappush(self._queue, (turn.priority, next(self._order), turn))
+        self._look()
+
+    def leave(self, turn: Turn, *, held: bool) -> None:
+        """Take back what *turn* was let go with, if anything."""
+        if turn.attempt is not None and turn.reservation is not None:
+            self.adaptive.dropped(turn.attempt)
+            if held:  # and not settled: nobody knows what it took
+                turn.took(None)
+            else:  # cancelled on the way here: it took nothing
+                self.pace.refund(turn.reservation, time.monotonic())
+        self._look()
 
     def _look(self) -> None:
         """Admit whom nothing holds back, and leave to the dispatcher whom only time does."""
@@ -199,6 +211,9 @@ class Gate:
 
     def learn(self, told: Told) -> None:
         """Take the limits that the endpoint's headers tell for those that nobody gave."""
+        if told is self._told:  # which most responses tell no more of
+            return
+        self._told = told
         news = told.requests_per_minute, told.tokens_per_minute
         known = self._known
         first, second = (

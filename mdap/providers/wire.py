@@ -8,13 +8,14 @@ import importlib
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import anyio
 
 from mdap.errors import TransientError
 from mdap.providers.endpoint import Endpoint
-from mdap.providers.failures import explain_failure, number_of
+from mdap.providers.failures import explain_failure
 from mdap.rules.headers import Told, read_told
 
 __all__ = ["MAX_BODY", "Response", "Wire"]
@@ -23,8 +24,12 @@ MAX_BODY: Final = 16 * 2**20
 """Bytes of a response after which reading stops."""
 
 _CONNECTIONS: Final = 2_000
+_REMEMBERED: Final = 8
 # The total deadline of an attempt is set by whoever calls; this only keeps the SDK from an endless wait.
 _IDLE_SECONDS: Final = 3_600.0
+# A compressed body of a few kilobytes can be gigabytes of text: none is asked for, and none is taken.
+_PLAIN: Final = {"Accept-Encoding": "identity"}
+_PLAIN_ENCODINGS: Final = frozenset({b"", b"identity"})
 
 
 class Response(NamedTuple):
@@ -47,7 +52,7 @@ class Wire:
     Args:
         sdk: the module ``openai`` or ``anthropic``.
         client: the name of its client's class.
-        path: of the API that is called.
+        path: of the API that is called, from the base URL on.
         endpoint: whom to ask.
 
     Attributes:
@@ -62,6 +67,8 @@ class Wire:
         self._endpoint = endpoint
         self._client: Any = None
         self._raw: Any = None
+        self._url = ""
+        self._options: dict[str, Any] = {}
         self.told = Told()
 
     async def post(self, body: Mapping[str, Any]) -> Response:
@@ -71,12 +78,12 @@ class Wire:
             ProviderError: no response of success; the subclass says whether another attempt may work.
         """
         if self._client is None:
-            self._client, self._raw = self._open()
+            self._open()
         started = time.perf_counter()
         try:
             # Not the SDK's own method, which spends more time on checking and copying parameters than all
             # the rest takes; the request that leaves is the same.
-            response = await self._client.post(self._path, cast_to=self._raw, body=body)
+            response = await self._client.post(self._url, cast_to=self._raw, body=body, options=self._options)
         except Exception as error:
             failure = explain_failure(self._sdk, error, self._endpoint)
             if failure is None:
@@ -103,25 +110,66 @@ class Wire:
         if told.requests_per_minute or told.tokens_per_minute:
             self.told = told
 
-    def _open(self) -> tuple[Any, Any]:
-        """Return a client, and the class of response that it hands out unread."""
+    def _open(self) -> None:
+        """Make the client, and find out what it calls a response that it hands out unread."""
         # Some versions stand on httpx and others on httpx2: take whichever the SDK itself uses.
         transport = self._sdk.DefaultAioHttpClient
         base = next(base for base in transport.__mro__ if base.__name__ == "AsyncClient")
         http = sys.modules[base.__module__]
         limits = http.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
-        client = getattr(self._sdk, self._client_name)(
+        transport = _remembering(transport, http)
+        self._client = getattr(self._sdk, self._client_name)(
             api_key=self._endpoint.key or "none",
             base_url=self._endpoint.base_url,
             max_retries=0,
             timeout=_IDLE_SECONDS,
+            default_headers=_PLAIN,
             http_client=transport(limits=limits, event_hooks={"response": [_body_cap(http)]}),
         )
-        return client, http.Response
+        self._raw = http.Response
+        # What the SDK is not told it works out, and copies, for each request.
+        self._options = {"headers": {}, "max_retries": 0, "timeout": _IDLE_SECONDS}
+        # Given a path, the SDK puts the address together anew for each request.
+        base = self._client.base_url
+        self._url = str(base.copy_with(raw_path=base.raw_path.rstrip(b"/") + self._path.encode()))
+
+
+def _remembering(transport: Any, http: Any) -> Any:
+    """Return a client class like *transport* that works out only once what all its requests share.
+
+    To take the same address apart and to merge the same headers takes longer than to send a request.
+    """
+    address = lru_cache(maxsize=_REMEMBERED)(http.URL)
+
+    class Remembering(transport):  # type: ignore[misc] # which class that is, is known only at run time
+        @lru_cache(maxsize=_REMEMBERED)  # noqa: B019 - there is one client, for as long as the provider is
+        def _merged(self, headers: tuple[tuple[str, str], ...]) -> Any:
+            merged = http.Headers(self.headers)
+            merged.update(http.Headers(headers))
+            return merged
+
+        def build_request(
+            self, method: str, url: Any, *, headers: Any, timeout: Any, content: Any = None, **more: Any
+        ) -> Any:
+            if any(value is not None for value in more.values()):
+                how = {"headers": headers, "timeout": timeout, "content": content}
+                return super().build_request(method, url, **how, **more)
+            # One SDK hands over pairs, another one a mapping.
+            pairs = headers if isinstance(headers, list) else http.Headers(headers).multi_items()
+            return http.Request(
+                method,
+                address(url),
+                headers=self._merged(tuple(pairs)),
+                cookies=self.cookies,
+                content=content,
+                extensions={"timeout": http.Timeout(timeout).as_dict()},
+            )
+
+    return Remembering
 
 
 def _body_cap(http: Any) -> Callable[[Any], Awaitable[None]]:
-    """Return a response hook that stops the SDK from reading an endless body into memory."""
+    """Return a response hook that keeps the SDK from reading an endless body into memory."""
     too_large = f"the response is larger than {MAX_BODY // 2**20} MiB"
 
     # Which library this class comes from is known only at run time, hence hidden from the type checker.
@@ -141,8 +189,13 @@ def _body_cap(http: Any) -> Callable[[Any], Awaitable[None]]:
             await self._stream.aclose()
 
     async def cap(response: Any) -> None:
-        if (number_of(response.headers.get("content-length")) or 0) > MAX_BODY:
+        headers = {name.lower(): value for name, value in response.headers.raw}
+        if headers.get(b"content-encoding", b"").strip().lower() not in _PLAIN_ENCODINGS:
+            raise TransientError("the response is compressed, which was not asked for", kind="compressed")
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or b"transfer-encoding" in headers:
+            response.stream = Capped(response.stream)
+        elif int(length) > MAX_BODY:
             raise TransientError(too_large, kind="huge_body")
-        response.stream = Capped(response.stream)
 
     return cap

@@ -1,5 +1,6 @@
 """The OpenAI provider against a real server on loopback, well-behaved and not."""
 
+import gzip
 import http.client
 import json
 import os
@@ -483,6 +484,17 @@ async def test_a_huge_body_that_says_so() -> None:
     error = await failure_of(Canned(200, b" " * (MAX_BODY + 1)))
 
     assert error.kind == "huge_body"
+
+
+async def test_a_small_body_that_is_huge_when_unpacked() -> None:
+    """No compressed body is asked for, and none is unpacked: how large it is shows only afterwards."""
+    body = gzip.compress(b" " * (MAX_BODY + 1))
+    async with serving([Canned(200, body, {"Content-Encoding": "gzip"})]) as (server, provider):
+        with pytest.raises(TransientError) as caught:
+            await provider.sample(ask())
+
+    assert caught.value.kind == "compressed"
+    assert server.log[0].headers["accept-encoding"] == "identity"
 
 
 async def test_nobody_listens() -> None:
