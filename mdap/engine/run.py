@@ -67,7 +67,11 @@ async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -
     turn = 0
     await _bring_about(race.effects(), journal)
     while race.status is RunStatus.RUNNING:
-        for opening, request in race.wanted():
+        for place, (opening, request) in enumerate(race.wanted()):
+            if place and not samplers.instant:
+                # A client may put what it has to send on the wire a turn of the loop later: let the one
+                # before leave first, or it would wait until the last of them is put together.
+                await anyio.lowlevel.checkpoint()
             samplers.ask(opening, request)
         await _turn(race, samplers)
         effects = race.effects()

@@ -95,11 +95,15 @@ class Samplers(Generic[K]):
         limits: how often and how long to try.
         group: where samplers run and wait for work, until it is cancelled; then nothing more is posted.
         purse: what pays for every attempt; None for no budget.
+
+    Attributes:
+        instant: whether the provider never waits for anything.
     """
 
     def __init__(
         self, provider: Provider, limits: Limits, group: TaskGroup, purse: Purse | None = None
     ) -> None:
+        self.instant = provider.instant
         self._provider = provider
         self._limits = limits
         self._group = group
@@ -116,7 +120,7 @@ class Samplers(Generic[K]):
 
     def ask(self, ticket: K, request: SampleRequest) -> None:
         """Send *request* on its way; its outcomes carry *ticket*."""
-        if self._provider.instant:
+        if self.instant:
             # Nothing would be gained by a task for a provider that never waits.
             self._waiting.append((ticket, request))
         else:

@@ -146,6 +146,28 @@ async def decided(
     return race, log
 
 
+class Sending(Always):
+    """A provider that sends what it put together one turn of the loop later, as some clients do."""
+
+    def __init__(self) -> None:
+        super().__init__([MODEL.says("3 0 0", 0)])
+        self.log: list[str] = []
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        self.log.append("put together")
+        await anyio.lowlevel.checkpoint()
+        self.log.append("sent")
+        return [MODEL.says(request.user, request.ordinals[0])]
+
+
+async def test_a_request_leaves_before_all_the_others_are_put_together() -> None:
+    """The samples of a step are asked for one by one, so that the first waits for no other."""
+    provider = Sending()
+    await decided(provider, k=9)
+
+    assert provider.log[:9].count("sent") >= 3
+
+
 # --- when to stop trying
 
 
