@@ -13,7 +13,7 @@ from typing import Any, Final
 HERE: Final = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from tables import TABLE, commands, fresh  # noqa: E402
+from tables import TABLE, commands, fresh  # noqa: E402 - it stands beside this file, which is looked at only now
 
 SITE: Final = "https://mdap.readthedocs.io/en/latest"
 PARTS: Final = {
