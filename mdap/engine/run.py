@@ -72,7 +72,9 @@ async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -
                 # A client may put what it has to send on the wire a turn of the loop later: let the one
                 # before leave first, or it would wait until the last of them is put together.
                 await anyio.lowlevel.checkpoint()
-            samplers.ask(opening, request)
+            # Meanwhile a process may have stopped, or given up what it had asked.
+            if race.status is RunStatus.RUNNING and opening.flying.get(request.ordinals) is request:
+                samplers.ask(opening, request)
         await _turn(race, samplers)
         effects = race.effects()
         if effects:

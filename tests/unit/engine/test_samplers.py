@@ -168,6 +168,35 @@ async def test_a_request_leaves_before_all_the_others_are_put_together() -> None
     assert provider.log[:9].count("sent") >= 3
 
 
+class Withdrawing(Sending):
+    """A provider during whose first request everything else is withdrawn, as a process may do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.race: ChainRace | None = None
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        request.trace.sent = True
+        race, self.race = self.race, None
+        if race is not None:
+            race.withdraw_unsent()
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+        return await super().sample(request)
+
+
+async def test_what_is_withdrawn_before_it_is_asked_is_not_asked() -> None:
+    """It would be paid for, and nobody would hear of it: each sample that is asked for has its row."""
+    provider, log = Withdrawing(), Log()
+    race = ChainRace("walk", TASK, Rules(1, VotingSettings(k=9)), log, Progress())
+    provider.race = race
+    race.begin(NEW)
+    await decide(race, provider, Limits(), log)
+
+    assert race.status is RunStatus.FINISHED
+    assert provider.log.count("put together") == len(log.of(SampleTaken))
+
+
 # --- when to stop trying
 
 
