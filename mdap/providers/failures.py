@@ -1,7 +1,6 @@
 """Reading what an endpoint answered: JSON or not, and what a failure means for whoever asked."""
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -14,7 +13,7 @@ from mdap.rules.headers import read_told
 from mdap.rules.redflags import clean_text
 from mdap.rules.repeats import Repeats
 
-__all__ = ["Guard", "classify", "count_of", "explain_failure", "json_object", "mapping_of", "number_of"]
+__all__ = ["Guard", "classify", "count_of", "explain_failure", "json_object", "mapping_of"]
 
 _MAX_TOKENS: Final = 2**53
 _OUT_OF_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
@@ -156,12 +155,3 @@ def _error_details(body: Any) -> tuple[str, set[str]]:
     message = error.get("message") or error.get("detail") or ""
     codes = {str(error[name]) for name in ("code", "type") if error.get(name)}
     return message if isinstance(message, str) else json.dumps(message), codes
-
-
-def number_of(text: str | None) -> float | None:
-    """Return the number that a header holds, or None."""
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
