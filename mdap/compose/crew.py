@@ -120,5 +120,5 @@ class Crew:
 
     def casting(self, voting: VotingSettings) -> Casting:
         """Return the schedule of samples under *voting*."""
-        apart = bool(getattr(self.provider, "heeds_temperature", True))
+        apart = any(member.heeds_temperature for member in self.members)
         return Casting(self.lineups, voting.temperatures, voting.samples_allowed, apart=apart)

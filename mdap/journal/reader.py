@@ -232,7 +232,7 @@ class Reader:
             None if the price of a model that was asked is unknown, or no sample was taken.
         """
         prices = json.loads(await self._value("prices", run) or "{}")
-        if not prices:
+        if not prices:  # then the sums, which take as long as all the totals, would be for nothing
             return None
         usage = await self.rows("usage_by_model", run)
         if not usage or any(row["model"] not in prices for row in usage):

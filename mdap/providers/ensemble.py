@@ -23,7 +23,6 @@ class Ensemble:
         self.name = " + ".join(member.name for member in members)
         self.instant = all(member.instant for member in members)
         self.max_n = min(member.max_n for member in members)
-        self.heeds_temperature = any(getattr(member, "heeds_temperature", True) for member in members)
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Ask the member that *request* names; see `mdap.protocols.Provider.sample`."""

@@ -211,7 +211,7 @@ class Gate:
 
     def learn(self, told: Told) -> None:
         """Take the limits that the endpoint's headers tell for those that nobody gave."""
-        if told is self._told:  # which most responses tell no more of
+        if told is self._told:  # most responses tell nothing new, and each comes here
             return
         self._told = told
         news = told.requests_per_minute, told.tokens_per_minute

@@ -8,7 +8,7 @@ import importlib
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -66,9 +66,7 @@ class Wire:
         self._path = path
         self._endpoint = endpoint
         self._client: Any = None
-        self._raw: Any = None
-        self._url = ""
-        self._options: dict[str, Any] = {}
+        self._send: Callable[..., Awaitable[Any]]
         self.told = Told()
 
     async def post(self, body: Mapping[str, Any]) -> Response:
@@ -83,7 +81,7 @@ class Wire:
         try:
             # Not the SDK's own method, which spends more time on checking and copying parameters than all
             # the rest takes; the request that leaves is the same.
-            response = await self._client.post(self._url, cast_to=self._raw, body=body, options=self._options)
+            response = await self._send(body=body)
         except Exception as error:
             failure = explain_failure(self._sdk, error, self._endpoint)
             if failure is None:
@@ -111,13 +109,12 @@ class Wire:
             self.told = told
 
     def _open(self) -> None:
-        """Make the client, and find out what it calls a response that it hands out unread."""
+        """Make the client, and how to send a body with it and get the response unread."""
         # Some versions stand on httpx and others on httpx2: take whichever the SDK itself uses.
-        transport = self._sdk.DefaultAioHttpClient
-        base = next(base for base in transport.__mro__ if base.__name__ == "AsyncClient")
-        http = sys.modules[base.__module__]
+        plain = self._sdk.DefaultAioHttpClient
+        http = sys.modules[next(kind for kind in plain.__mro__ if kind.__name__ == "AsyncClient").__module__]
         limits = http.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
-        transport = _remembering(transport, http)
+        transport = _remembering(plain, http)
         self._client = getattr(self._sdk, self._client_name)(
             api_key=self._endpoint.key or "none",
             base_url=self._endpoint.base_url,
@@ -126,12 +123,12 @@ class Wire:
             default_headers=_PLAIN,
             http_client=transport(limits=limits, event_hooks={"response": [_body_cap(http)]}),
         )
-        self._raw = http.Response
-        # What the SDK is not told it works out, and copies, for each request.
-        self._options = {"headers": {}, "max_retries": 0, "timeout": _IDLE_SECONDS}
-        # Given a path, the SDK puts the address together anew for each request.
+        # Given a path, the SDK puts the address together anew for each request; and what it is not told it
+        # works out, and copies.
         base = self._client.base_url
-        self._url = str(base.copy_with(raw_path=base.raw_path.rstrip(b"/") + self._path.encode()))
+        url = str(base.copy_with(raw_path=base.raw_path.rstrip(b"/") + self._path.encode()))
+        options = {"headers": {}, "max_retries": 0, "timeout": _IDLE_SECONDS}
+        self._send = partial(self._client.post, url, cast_to=http.Response, options=options)
 
 
 def _remembering(transport: Any, http: Any) -> Any:
@@ -152,8 +149,8 @@ def _remembering(transport: Any, http: Any) -> Any:
             self, method: str, url: Any, *, headers: Any, timeout: Any, content: Any = None, **more: Any
         ) -> Any:
             if any(value is not None for value in more.values()):
-                how = {"headers": headers, "timeout": timeout, "content": content}
-                return super().build_request(method, url, **how, **more)
+                more |= {"headers": headers, "timeout": timeout, "content": content}
+                return super().build_request(method, url, **more)
             # One SDK hands over pairs, another one a mapping.
             pairs = headers if isinstance(headers, list) else http.Headers(headers).multi_items()
             return http.Request(
