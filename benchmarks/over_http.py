@@ -14,6 +14,7 @@ a tower of Hanoi:
   aiohttp            aiohttp and `json`, no SDK: the ceiling
   mdap               `openai` provider in one Session: many independent chains at once, no speculation,
                      every sample judged, tallied and written to the database on disk
+  mdap, sdk          the same with `-M transport=sdk`, which sends through the SDK's own client
   mdap, n            the same with `-M n=true`: all samples of a step but the first share a request
 
 A bare client reads the reply's text and throws it away; mdap's votes are parsed, counted and recorded.
@@ -200,13 +201,20 @@ async def _run_bare(name: str, server: Server, width: int, seconds: float) -> Ta
 
 # -- mdap --------------------------------------------------------------------------------------------
 
+_MDAP: dict[str, dict[str, bool | str]] = {
+    "mdap": {},
+    "mdap, sdk": {"transport": "sdk"},
+    "mdap, n": {"n": True},
+}
 
-async def _run_mdap(server: Server, width: int, seconds: float, db: Path, *, n: bool) -> Taken:
+
+async def _run_mdap(server: Server, width: int, seconds: float, db: Path, **options: bool | str) -> Taken:
     chains = max(1, -(-2 * width // 3))
     progress = [mdap.Progress() for _ in range(chains)]
     task = Prefix(disks=_DISKS, steps=_ENDLESS)
     # One request asks at one temperature: with a first sample of its own, only the others come together.
-    voting = mdap.VotingSettings(k=K, temperatures=(0.1,)) if n else mdap.VotingSettings(k=K)
+    together = options.get("n")
+    voting = mdap.VotingSettings(k=K, temperatures=(0.1,)) if together else mdap.VotingSettings(k=K)
 
     def look() -> Tally:
         return Tally(
@@ -218,7 +226,7 @@ async def _run_mdap(server: Server, width: int, seconds: float, db: Path, *, n: 
     async with mdap.Session(
         "openai/sim",
         db=db,
-        options={"base_url": server.base_url, "n": n},
+        options={"base_url": server.base_url, **options},
         limits=mdap.Limits(concurrency=width, probe=False),
         speculate="off",
     ) as session:
@@ -265,7 +273,7 @@ def measure(name: str, server: Server, width: int, seconds: float, db: Path) -> 
         return anyio.run(_run_bare, name, server, width, seconds)
 
     async def through_mdap() -> Taken:
-        return await _run_mdap(server, width, seconds, db, n=name == "mdap, n")
+        return await _run_mdap(server, width, seconds, db, **_MDAP[name])
 
     return anyio.run(through_mdap)
 
@@ -336,7 +344,7 @@ def main() -> None:
     arguments = _arguments()
     environment = print_environment("openai", "aiohttp", "httpx", "httpx2")
     os.environ.pop("OPENAI_API_KEY", None)
-    names = [*_BARE, "mdap", "mdap, n"]
+    names = [*_BARE, *_MDAP]
     results: dict[str, Any] = {}
     with served() as server, scratch(arguments.dir) as folder:
         databases = (folder / f"http-{number}.db" for number in count())

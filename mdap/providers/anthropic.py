@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 from mdap.errors import TransientError, UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
 from mdap.providers.failures import Guard, count_of, json_object, mapping_of
+from mdap.providers.sdk import SDK
 from mdap.providers.wire import Response, Wire
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
@@ -47,7 +48,8 @@ class AnthropicProvider:
         self._settings = settings
         self._endpoint = endpoint
         self._guard = Guard(endpoint, off=settings.allow_duplicates)
-        self._wire = Wire("anthropic", "AsyncAnthropic", "/v1/messages", endpoint)
+        sdk = SDK("anthropic", "AsyncAnthropic", "/v1/messages", endpoint)
+        self._wire = Wire(sdk, endpoint, settings.transport)
 
     @property
     def allow_duplicates(self) -> bool:
@@ -76,8 +78,7 @@ class AnthropicProvider:
 
     def describe(self) -> dict[str, Any]:
         """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
-        options = self._settings.model_dump(mode="json", exclude={"base_url"})
-        return {"model": self._model, "host": self._endpoint.host, **options}
+        return {"model": self._model, "host": self._endpoint.host, **self._settings.described()}
 
     async def aclose(self) -> None:
         """Close the connections, if there are any."""

@@ -5,14 +5,17 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mdap.errors import UsageError
 
-__all__ = ["Endpoint", "EndpointSettings", "find_endpoint", "read_settings"]
+__all__ = ["Endpoint", "EndpointSettings", "Transport", "find_endpoint", "read_settings"]
+
+Transport = Literal["aiohttp", "sdk"]
+"""What carries requests: aiohttp alone, or all of the vendor's SDK."""
 
 S = TypeVar("S", bound="EndpointSettings")
 
@@ -65,6 +68,8 @@ class EndpointSettings(BaseModel):
             because of a cache or a fixed seed: such votes are one vote.
         send_temperature: whether to send the temperature; reasoning models refuse it.
         extra_body: more fields of the request's body, as they are.
+        transport: what carries the requests. ``aiohttp`` sends what the SDK would, for a fraction of its
+            processor time; ``sdk`` is for those who watch or change what the SDK itself sends.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +79,11 @@ class EndpointSettings(BaseModel):
     allow_duplicates: bool = False
     send_temperature: bool = True
     extra_body: dict[str, Any] = Field(default_factory=dict)
+    transport: Transport = "aiohttp"
+
+    def described(self) -> dict[str, Any]:
+        """Return what of it makes a difference to what is asked, as JSON values."""
+        return self.model_dump(mode="json", exclude={"base_url", "transport"})
 
     @field_validator("base_url")
     @classmethod

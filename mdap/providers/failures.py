@@ -13,7 +13,7 @@ from mdap.rules.headers import read_told
 from mdap.rules.redflags import clean_text
 from mdap.rules.repeats import Repeats
 
-__all__ = ["Guard", "classify", "count_of", "explain_failure", "json_object", "mapping_of"]
+__all__ = ["Guard", "classify", "count_of", "explain_failure", "json_object", "json_or_none", "mapping_of"]
 
 _MAX_TOKENS: Final = 2**53
 _OUT_OF_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
@@ -24,7 +24,7 @@ def json_object(headers: Mapping[str, str], content: bytes, endpoint: Endpoint) 
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise TransientError(f"{endpoint.host} answered {endpoint.tell(kind)}, not JSON", kind="wrong_type")
-    body = _json_or_none(content)
+    body = json_or_none(content)
     if not isinstance(body, dict):
         raise TransientError(f"{endpoint.host} answered with broken JSON", kind="garbled_body")
     return body
@@ -64,7 +64,8 @@ def count_of(value: Any) -> int | None:
     return value if sound else None
 
 
-def _json_or_none(content: bytes) -> Any:
+def json_or_none(content: bytes) -> Any:
+    """Return the value that *content* is as JSON, or None."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
@@ -83,9 +84,6 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
     for cause in causes:
         if isinstance(cause, ProviderError):
             return cause
-    if isinstance(error, sdk.APIStatusError):
-        body = _json_or_none(error.response.content) or error.response.text
-        return classify(error.status_code, error.response.headers, body, endpoint)
     if isinstance(error, UnicodeEncodeError):
         return RejectedError("the prompt holds characters that cannot be sent", kind="unencodable")
     if not isinstance(error, (sdk.APIConnectionError, aiohttp.ClientError, OSError)):
@@ -96,6 +94,11 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
     )
     if late or any(isinstance(cause, TimeoutError) for cause in causes):
         return TransientError(f"{endpoint.host} did not answer in time", kind="timeout")
+    refusal = next((cause for cause in causes if isinstance(cause, aiohttp.ClientHttpProxyError)), None)
+    if refusal is not None and refusal.status in (401, 403, 407):
+        return UnavailableError(
+            f"the proxy on the way to {endpoint.host} answered {refusal.status}", kind="proxy"
+        )
     detail = next((told for cause in reversed(causes) if (told := endpoint.tell(str(cause)))), "no details")
     # Of a connection that broke the SDK may say that there never was one; again only the cause tells.
     if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):

@@ -1,9 +1,9 @@
 """Samples through the Chat Completions API: OpenAI itself, and every server that speaks its protocol.
 
-The SDK builds the request and keeps the connections; what comes back is read here, because compatible
-servers differ in just the ways that would corrupt a vote: they ignore ``n``, leave out ``usage``, cut
-bodies short, or answer an error with status 200. The SDK retries nothing: an attempt is one request, so
-that limits, counts and the log are true.
+The SDK says what a request looks like; what comes back is read here, because compatible servers differ in
+just the ways that would corrupt a vote: they ignore ``n``, leave out ``usage``, cut bodies short, or answer
+an error with status 200. Nothing is retried: an attempt is one request, so that limits, counts and the log
+are true.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from mdap.errors import UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
 from mdap.providers.failures import Guard
 from mdap.providers.openai_replies import only_first, parse_body, read_choice, read_usage, shares_of
+from mdap.providers.sdk import SDK
 from mdap.providers.wire import Response, Wire
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
@@ -69,7 +70,8 @@ class OpenAIProvider:
         self._settings = settings
         self._endpoint = endpoint
         self._guard = Guard(endpoint, off=settings.allow_duplicates)
-        self._wire = Wire("openai", "AsyncOpenAI", "/chat/completions", endpoint)
+        sdk = SDK("openai", "AsyncOpenAI", "/chat/completions", endpoint)
+        self._wire = Wire(sdk, endpoint, settings.transport)
 
     @property
     def allow_duplicates(self) -> bool:
@@ -111,8 +113,7 @@ class OpenAIProvider:
 
     def describe(self) -> dict[str, Any]:
         """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
-        options = self._settings.model_dump(mode="json", exclude={"base_url"})
-        return {"model": self._model, "host": self._endpoint.host, **options}
+        return {"model": self._model, "host": self._endpoint.host, **self._settings.described()}
 
     async def aclose(self) -> None:
         """Close the connections, if there are any."""

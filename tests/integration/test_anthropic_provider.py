@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,17 @@ def four(body: dict[str, Any], rng: random.Random) -> str:
     return "4"
 
 
+_carried: dict[str, str] = {}
+
+
+@pytest.fixture(params=["aiohttp", "sdk"], autouse=True)
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Whatever carries the requests, all of this holds."""
+    _carried["transport"] = request.param
+    yield request.param
+    _carried.clear()
+
+
 @asynccontextmanager
 async def serving(
     *script: str | Canned, faults: Faults | None = None, **options: Any
@@ -37,7 +48,7 @@ async def serving(
     async with FaultyServer(four, script=script, faults=faults) as server:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ANTHROPIC_API_KEY", CANARY)
-            provider = create("m1", {"base_url": server.base_url.removesuffix("/v1"), **options})
+            provider = create("m1", {"base_url": server.base_url.removesuffix("/v1"), **_carried, **options})
         try:
             yield server, provider
         finally:

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -27,7 +27,7 @@ from mdap.errors import (
 )
 from mdap.protocols import Provider
 from mdap.providers.openai import OpenAIProvider, create, create_named
-from mdap.providers.wire import MAX_BODY
+from mdap.providers.sending import MAX_BODY
 from mdap.records import Reply, SampleRequest
 from mdap.testing import Answer, Canned, Faults, FaultyServer
 
@@ -45,6 +45,17 @@ def four(body: dict[str, Any], rng: random.Random) -> str:
     return "4"
 
 
+_carried: dict[str, str] = {}
+
+
+@pytest.fixture(params=["aiohttp", "sdk"], autouse=True)
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Whatever carries the requests, all of this holds."""
+    _carried["transport"] = request.param
+    yield request.param
+    _carried.clear()
+
+
 @asynccontextmanager
 async def serving(
     script: Script | None = None,
@@ -56,7 +67,7 @@ async def serving(
     async with FaultyServer(answer, script=script or [], faults=faults) as server:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OPENAI_API_KEY", CANARY)
-            provider = create("m1", {"base_url": server.base_url, **options})
+            provider = create("m1", {"base_url": server.base_url, **_carried, **options})
         try:
             yield server, provider
         finally:
@@ -501,7 +512,7 @@ async def test_nobody_listens() -> None:
     """A refused connection is a connection that failed, not a timeout."""
     async with FaultyServer(four) as server:
         pass
-    provider = create("m1", {"base_url": server.base_url})
+    provider = create("m1", {"base_url": server.base_url, **_carried})
 
     with pytest.raises(TransientError) as caught:
         await provider.sample(ask())
@@ -510,9 +521,10 @@ async def test_nobody_listens() -> None:
     assert caught.value.kind == "connection"
 
 
-async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK's own clock, should it ever strike, is a timeout."""
-    monkeypatch.setattr("mdap.providers.wire._IDLE_SECONDS", 0.05)
+async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
+    """The client's own clock, should it ever strike, is a timeout."""
+    module = {"aiohttp": "direct", "sdk": "sdk"}[transport]
+    monkeypatch.setattr(f"mdap.providers.{module}.IDLE_SECONDS", 0.05)
 
     error = await failure_of("hang")
 
@@ -645,7 +657,7 @@ async def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> N
     """A base URL from the environment is enough."""
     async with FaultyServer(four) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
-        provider = create("m1", {})
+        provider = create("m1", dict(_carried))
         [reply] = await provider.sample(ask())
         await provider.aclose()
 
@@ -674,7 +686,7 @@ async def test_faults_are_drawn_by_number() -> None:
     async def outcomes(seed: int) -> list[str]:
         faults = Faults(server_error=0.3, empty_choices=0.3)
         async with FaultyServer(four, faults=faults, seed=seed) as server:
-            provider = create("m1", {"base_url": server.base_url})
+            provider = create("m1", {"base_url": server.base_url, **_carried})
             for _ in range(30):
                 with suppress(TransientError):
                     await provider.sample(ask())
@@ -740,7 +752,7 @@ async def test_leaving_with_a_hung_connection() -> None:
 
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks, FaultyServer(four, script=["hang"]) as server:
-            provider = create("m1", {"base_url": server.base_url})
+            provider = create("m1", {"base_url": server.base_url, **_carried})
             tasks.start_soon(wait, provider)
             while not server.log:
                 await anyio.lowlevel.checkpoint()
