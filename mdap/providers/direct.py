@@ -5,7 +5,6 @@ they in turn stand on. So the SDK puts one request together, and what does not c
 body, is kept; each body then goes straight to that connection.
 """
 
-import json
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -19,11 +18,12 @@ from yarl import URL
 from mdap.errors import UnavailableError
 from mdap.providers.sdk import SDK
 from mdap.providers.sending import IDLE_SECONDS, MAX_BODY, MOST_CONNECTIONS, Answer, check_head, too_large
+from mdap.rules.canonical import json_encoder
 
 __all__ = ["Direct"]
 
 # As the SDKs spell it: not everything beyond ASCII is escaped, and a lone surrogate cannot be sent.
-_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode: Final = json_encoder(ascii_only=False)
 
 
 class _Opened(NamedTuple):
