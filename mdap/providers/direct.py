@@ -7,27 +7,40 @@ body, is kept; each body then goes straight to that connection.
 
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
-from urllib.request import getproxies, proxy_bypass
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final
 
 import aiohttp
 import anyio
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from mdap.errors import UnavailableError
-from mdap.providers.sdk import SDK
-from mdap.providers.sending import IDLE_SECONDS, MAX_BODY, MOST_CONNECTIONS, Answer, check_head, too_large
-from mdap.rules.canonical import json_encoder
+from mdap.providers.sdk import SDK, Pattern
+from mdap.providers.sending import (
+    CLOSE_SECONDS,
+    IDLE_SECONDS,
+    MAX_BODY,
+    MOST_CONNECTIONS,
+    Answer,
+    check_head,
+    spelled,
+    too_large,
+)
 
 __all__ = ["Direct"]
 
-# As the SDKs spell it: not everything beyond ASCII is escaped, and a lone surrogate cannot be sent.
-_encode: Final = json_encoder(ascii_only=False)
+# Below the five seconds after which common servers close an idle connection: a request that meets them at it
+# would be a failed attempt.
+_IDLE_CONNECTION_SECONDS: Final = 4.0
+# Larger bodies are handed over as a file, from which aiohttp sends piece by piece.
+_LARGE: Final = 2**20
 
 
-class _Opened(NamedTuple):
-    """All that the requests to one endpoint share."""
+@dataclass(frozen=True, slots=True, repr=False)
+class _Opened:
+    """All that the requests to one endpoint share; it holds the key, so it is never shown."""
 
     session: aiohttp.ClientSession
     url: URL
@@ -46,75 +59,77 @@ class Direct:
 
     async def send(self, body: Mapping[str, Any]) -> Answer:
         """Send one request; raise whatever aiohttp does where nothing whole comes back."""
-        content = _encode(body).encode()
-        session, url, headers, proxy, proxy_headers = self._opened or await self._open()
-        async with session.post(
-            url,
-            data=content,
+        content = spelled(body)
+        opened = self._opened or await self._open()
+        async with opened.session.post(
+            opened.url,
+            data=content if len(content) < _LARGE else BytesIO(content),
             # Not set for the whole session: aiohttp would send the key to the proxy too.
-            headers=headers,
-            proxy=proxy,
-            proxy_headers=proxy_headers,
+            headers=opened.headers,
+            proxy=opened.proxy,
+            proxy_headers=opened.proxy_headers,
             # A redirect would carry the prompt, and may carry the key, to whom the user never named.
             allow_redirects=False,
         ) as response:
-            told = {name.lower(): _legible(value) for name, value in response.headers.items()}
-            read = response.read() if check_head(told) else _read_within_bounds(response)
-            return Answer(response.status, told, await read)
+            headers = _legible(response.headers)
+            read = response.read() if check_head(headers) else _read_within_bounds(response)
+            return Answer(response.status, headers, await read)
 
     async def aclose(self) -> None:
         """Close the connections, if there are any."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            with anyio.CancelScope(shield=True):
-                await opened.session.close()
+        with anyio.CancelScope(shield=True):
+            async with self._opening:
+                opened, self._opened = self._opened, None
+            if opened is not None:
+                with anyio.move_on_after(CLOSE_SECONDS):
+                    await opened.session.close()
 
     async def _open(self) -> _Opened:
         async with self._opening:  # many may be the first
             if self._opened is None:
                 pattern = await self._sdk.pattern()
-                url, headers = URL(pattern.url, encoded=True), CIMultiDict(pattern.headers)
-                proxy, login = _proxy_for(url)
-                # A proxy tunnels what is encrypted: then the login belongs to the request for the tunnel.
-                encrypted = url.scheme == "https"
-                if not encrypted:
-                    headers.update(login)
-                # Certificates are trusted as the SDK trusts them; to load them takes a while.
-                trusted = self._sdk.http.create_ssl_context() if encrypted else True
-                session = aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(limit=MOST_CONNECTIONS, ssl=trusted),
-                    # A cookie could tie requests together that are to be independent.
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    auto_decompress=False,
-                    timeout=aiohttp.ClientTimeout(total=IDLE_SECONDS),
-                )
-                self._opened = _Opened(session, url, headers, proxy, login if login and encrypted else None)
+                with self._sdk.usable():
+                    self._opened = self._session(pattern)
             return self._opened
 
+    def _session(self, pattern: Pattern) -> _Opened:
+        url, headers = URL(pattern.url, encoded=True), CIMultiDict(pattern.headers)
+        proxy = None if pattern.proxy is None else _proxy(pattern.proxy)
+        proxy_headers = None
+        if pattern.proxy_login is not None:
+            login = b64encode(":".join(pattern.proxy_login).encode()).decode()
+            authorization = {"Proxy-Authorization": f"Basic {login}"}
+            # What is encrypted goes through a tunnel, and then the login belongs to the request for that.
+            if url.scheme == "https":
+                proxy_headers = CIMultiDict(authorization)
+            else:
+                headers.update(authorization)
+        encrypted = "https" in (url.scheme, proxy and proxy.scheme)
+        connector = aiohttp.TCPConnector(
+            limit=MOST_CONNECTIONS,
+            keepalive_timeout=_IDLE_CONNECTION_SECONDS,
+            # Trusted as the SDK trusts them; to load certificates takes a while.
+            ssl=self._sdk.http.create_ssl_context() if encrypted else True,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            # A cookie could tie requests together that are to be independent.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=IDLE_SECONDS, sock_read=IDLE_SECONDS),
+        )
+        return _Opened(session, url, headers, proxy, proxy_headers)
 
-def _proxy_for(url: URL) -> tuple[URL | None, CIMultiDict[str]]:
-    """Return the proxy that the environment names for *url*, if any, and the header that opens it.
 
-    User and password are taken out of its address, since errors tell that.
-    """
-    proxies = getproxies()
-    named = proxies.get(url.scheme) or proxies.get("all")
-    if named is None or proxy_bypass(url.host or ""):
-        return None, CIMultiDict()
-    try:
-        proxy = URL(named if "://" in named else f"http://{named}")
-    except ValueError:
-        proxy = URL()
-    if proxy.scheme not in ("http", "https") or not proxy.host:
+def _proxy(address: str) -> URL:
+    proxy = URL(address)
+    if proxy.scheme not in ("http", "https"):
         raise UnavailableError(
-            f"the proxy that the environment names for {url.host} must look like http://host:port; "
-            "no other kind can be used",
+            f"the environment names a proxy of kind {proxy.scheme!r}; only http and https can be used",
             kind="proxy",
         )
-    if proxy.user is None:
-        return proxy, CIMultiDict()
-    login = b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
-    return proxy.with_user(None), CIMultiDict({"Proxy-Authorization": f"Basic {login}"})
+    # Errors tell its address: no more of it than is needed.
+    return proxy.origin()
 
 
 async def _read_within_bounds(response: aiohttp.ClientResponse) -> bytes:
@@ -126,6 +141,13 @@ async def _read_within_bounds(response: aiohttp.ClientResponse) -> bytes:
     return bytes(content)
 
 
-def _legible(value: str) -> str:
-    # Bytes that are no UTF-8 come as lone surrogates, which can neither be stored nor printed.
-    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _legible(headers: CIMultiDictProxy[str]) -> dict[str, str]:
+    """Return *headers* by name in lower case, those of one name as one, as text that can be stored."""
+    legible: dict[str, str] = {}
+    for name, value in headers.items():
+        if not value.isascii():
+            # Bytes that are no UTF-8 come as lone surrogates, which can neither be stored nor printed.
+            value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        name = name.lower()
+        legible[name] = f"{legible[name]}, {value}" if name in legible else value
+    return legible

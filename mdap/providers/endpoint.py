@@ -109,6 +109,10 @@ class EndpointSettings(BaseModel):
     def _only_extra(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(cls.own_fields & value.keys()):
             raise ValueError(f"mdap itself sets {', '.join(taken)}")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("it holds what has no form in JSON, such as NaN") from None
         if secret := next(_secret_names(value), None):
             raise ValueError(f"options are stored with the run, so {secret} must not be among them")
         return value

@@ -84,9 +84,8 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
     for cause in causes:
         if isinstance(cause, ProviderError):
             return cause
-    if isinstance(error, UnicodeEncodeError):
-        return RejectedError("the prompt holds characters that cannot be sent", kind="unencodable")
-    if not isinstance(error, (sdk.APIConnectionError, aiohttp.ClientError, OSError)):
+    # A plain ValueError is a host or a header that cannot be, or an answer that the client stumbles over.
+    if not isinstance(error, (sdk.APIConnectionError, aiohttp.ClientError, OSError, ValueError)):
         return None
     # The SDK calls any broken aiohttp connection a timeout; only the cause tells which it was.
     late = isinstance(error, sdk.APITimeoutError) and not any(

@@ -1,11 +1,22 @@
-"""What all ways to send a request share: what comes back, and the bounds on it."""
+"""What all ways to send a request share: how it is spelled, what comes back, and the bounds on that."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
-from mdap.errors import TransientError
+from mdap.errors import RejectedError, TransientError
+from mdap.rules.canonical import json_encoder
 
-__all__ = ["IDLE_SECONDS", "MAX_BODY", "MOST_CONNECTIONS", "Answer", "Sender", "check_head", "too_large"]
+__all__ = [
+    "CLOSE_SECONDS",
+    "IDLE_SECONDS",
+    "MAX_BODY",
+    "MOST_CONNECTIONS",
+    "Answer",
+    "Sender",
+    "check_head",
+    "spelled",
+    "too_large",
+]
 
 MAX_BODY: Final = 16 * 2**20
 """Bytes of a response after which reading stops."""
@@ -13,13 +24,20 @@ MAX_BODY: Final = 16 * 2**20
 MOST_CONNECTIONS: Final = 2_000
 
 IDLE_SECONDS: Final = 3_600.0
-"""What keeps a request from an endless wait; its deadline is set by whoever asks."""
+"""How long a connection may be silent within a request, whose deadline is set by whoever asks."""
 
+CLOSE_SECONDS: Final = 5.0
+"""How long connections are given to close in order."""
+
+# As the SDKs spell it: not everything beyond ASCII is escaped.
+_spell: Final = json_encoder(ascii_only=False)
+# Digits of a length beyond which it need not be read as a number, which takes longer the more there are.
+_MOST_DIGITS: Final = 12
 _PLAIN_ENCODINGS: Final = frozenset({"", "identity"})
 
 
 class Answer(NamedTuple):
-    """What an endpoint answered, unread.
+    """What an endpoint answered, its body as it came.
 
     Attributes:
         status: of HTTP.
@@ -48,11 +66,23 @@ class Sender(Protocol):
         ...
 
 
+def spelled(body: Mapping[str, Any]) -> bytes:
+    """Return the JSON of *body*.
+
+    Raises:
+        RejectedError: it has no such form.
+    """
+    try:
+        return _spell(body).encode()
+    except UnicodeEncodeError:
+        raise RejectedError("the prompt holds characters that cannot be sent", kind="unencodable") from None
+
+
 def check_head(headers: Mapping[str, str]) -> bool:
     """Say whether the body's length is known and within bounds, so that it may be read in one go.
 
     Args:
-        headers: of the response; names in any case.
+        headers: of the response, by name in lower case.
 
     Raises:
         TransientError: the body is too large, or compressed.
@@ -63,7 +93,8 @@ def check_head(headers: Mapping[str, str]) -> bool:
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit()) or "transfer-encoding" in headers:
         return False
-    if int(length) > MAX_BODY:
+    digits = length.lstrip("0")
+    if len(digits) > _MOST_DIGITS or int(digits or "0") > MAX_BODY:
         raise too_large()
     return True
 

@@ -14,7 +14,7 @@ __all__ = ["Response", "Wire"]
 
 
 class Response(NamedTuple):
-    """What came back, unread.
+    """What came back, its body as it came.
 
     Attributes:
         headers: by name, in lower case.
@@ -65,8 +65,9 @@ class Wire:
                 return Response(answer.headers, answer.content, latency)
             said = json_or_none(answer.content) or answer.content.decode("utf-8", "replace")
             failure = classify(answer.status, answer.headers, said, self._endpoint)
-        # Raised out here so that it carries no context: what was raised may hold the request and its key.
-        raise failure
+        # Raised out here, and anew, so that it carries neither context nor frames: the request and its key
+        # are in them.
+        raise failure.with_traceback(None)
 
     async def aclose(self) -> None:
         """Close the connections, if there are any."""

@@ -1,14 +1,20 @@
 """Requests without the SDK are those of the SDK, and go nowhere else."""
 
-from collections.abc import AsyncIterator
+import io
+import logging
+import traceback
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 
+import aiohttp
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 
-from mdap.errors import ProviderError, UnavailableError
+from mdap.errors import ProviderError, TransientError, UnavailableError
 from mdap.providers.direct import Direct
 from mdap.providers.endpoint import Endpoint, Transport
 from mdap.providers.sdk import SDK
@@ -16,7 +22,7 @@ from mdap.providers.wire import Wire
 from mdap.testing import Canned, FaultyServer, Served
 
 KEY = "k-0123456789abcdef"
-CLIENTS = {"openai": ("AsyncOpenAI", "/chat/completions"), "anthropic": ("AsyncAnthropic", "/messages")}
+CLIENTS = {"openai": ("AsyncOpenAI", "/chat/completions"), "anthropic": ("AsyncAnthropic", "/v1/messages")}
 BODY = {"model": "m", "max_tokens": 3, "messages": [{"role": "user", "content": "2 + 2? ⟂ \"'\n"}]}
 
 Script = list[str | Canned]
@@ -56,12 +62,12 @@ def served(script: Script | None = None) -> FaultyServer:
 
 async def seen(transport: Transport, vendor: str, login: str = "") -> list[Served]:
     """Return what a server sees of two requests."""
-    async with (
-        served() as server,
-        wired(server.base_url.replace("//", f"//{login}"), transport, vendor) as wire,
-    ):
-        await wire.post(BODY)
-        await wire.post({**BODY, "max_tokens": 4})
+    async with served() as server:
+        url = server.base_url.replace("//", f"//{login}")
+        url = url if vendor == "openai" else url.removesuffix("/v1")
+        async with wired(url, transport, vendor) as wire:
+            await wire.post(BODY)
+            await wire.post({**BODY, "max_tokens": 4})
         return list(server.log)
 
 
@@ -83,12 +89,23 @@ async def test_a_request_is_the_sdks(vendor: str, monkeypatch: pytest.MonkeyPatc
         assert (first["openai-organization"], first["openai-project"]) == ("the-org", "the-project")
 
 
-async def test_an_address_with_a_login() -> None:
-    """User and password go where HTTP wants them, as the SDK has it, and not into the address."""
-    [first, _] = await seen("aiohttp", "openai", "somebody:s3cret-word@")
+async def test_an_address_with_a_login(transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
+    """User and password go where HTTP wants them, and are in no log."""
+    caplog.set_level(logging.DEBUG)
+    [first, _] = await seen(transport, "openai", "somebody:s3cret%2Dword@")
 
     assert first.headers["authorization"] == "Basic c29tZWJvZHk6czNjcmV0LXdvcmQ="
     assert "@" not in first.headers["host"]
+    assert "s3cret" not in caplog.text
+
+
+async def test_nothing_is_logged_that_was_not_sent(caplog: pytest.LogCaptureFixture) -> None:
+    """The request that the SDK only puts together appears in no log as sent."""
+    caplog.set_level(logging.INFO)
+    sdk, _ = sdk_of("openai", "http://127.0.0.1:9/v1")
+    await sdk.pattern()
+
+    assert not caplog.records
 
 
 async def test_many_at_first_share_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +137,16 @@ async def test_what_belongs_to_one_request_is_not_kept(monkeypatch: pytest.Monke
     pattern = await sdk.pattern()
 
     assert pattern.headers["x-mine"] == "kept"
-    assert not {"idempotency-key", "host", "content-length"} & pattern.headers.keys()
+    assert not {"idempotency-key", "content-length"} & pattern.headers.keys()
+
+
+@asynccontextmanager
+async def raw_server(talk: Callable[[anyio.abc.SocketStream], Awaitable[None]]) -> AsyncIterator[str]:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, talk)
+        yield f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/v1"
+        group.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -144,6 +170,146 @@ async def test_headers_that_are_no_text(transport: Transport) -> None:
         response = await wire.post(BODY)
 
     assert response.headers["x-request-id"].encode().endswith(b"-id")
+
+
+async def test_headers_of_one_name(transport: Transport) -> None:
+    """They are one list, whatever carries them: none hides another."""
+
+    async def refuse(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(
+                b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Encoding: identity\r\n"
+                b"Content-Length: 2\r\n\r\n{}"
+            )
+
+    async with raw_server(refuse) as url, wired(url, transport) as wire:
+        with pytest.raises(TransientError) as caught:
+            await wire.post(BODY)
+
+    assert caught.value.kind == "compressed"
+
+
+@pytest.mark.parametrize("length", ["0" * 4_400 + "2", "9" * 4_400, "9" * 18])
+async def test_a_length_of_many_digits(length: str, transport: Transport) -> None:
+    """A number that Python refuses to read is an answer of the endpoint, and no fault of the program."""
+
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{{}}".encode())
+
+    async with raw_server(answer) as url, wired(url, transport) as wire:
+        if length.startswith("0"):
+            assert (await wire.post(BODY)).content == b"{}"
+        else:
+            with pytest.raises(TransientError):
+                await wire.post(BODY)
+
+
+async def test_a_reason_that_is_no_text(transport: Transport) -> None:
+    """A server that says nonsense is not the prompt's fault."""
+
+    async def refuse(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 500 \xff\xfe\r\nContent-Length: 0\r\n\r\n")
+
+    async with raw_server(refuse) as url, wired(url, transport) as wire:
+        with pytest.raises(TransientError):
+            await wire.post(BODY)
+
+
+async def test_a_large_body() -> None:
+    """A prompt of megabytes arrives whole, and without a warning."""
+    text = "word " * 500_000
+    async with served() as server, wired(server.base_url, "aiohttp") as wire:
+        await wire.post({**BODY, "messages": [{"role": "user", "content": text}]})
+
+    assert server.log[0].body["messages"][0]["content"] == text
+
+
+async def test_no_frame_of_an_error_holds_the_key(transport: Transport) -> None:
+    """Programs that print the locals of each frame are not to print the key."""
+    async with served(["huge_body"]) as server, wired(server.base_url, transport) as wire:
+        with pytest.raises(TransientError) as caught:
+            await wire.post(BODY)
+
+    assert caught.value.kind == "huge_body"
+    told = io.StringIO()
+    traceback.TracebackException.from_exception(caught.value, capture_locals=True).print(file=told)
+    own = told.getvalue().partition("in post")[2]
+    assert own
+    assert KEY not in own
+
+
+async def test_what_holds_the_key_does_not_show_it() -> None:
+    """Neither the pattern nor who sends by it."""
+    sdk, _ = sdk_of("openai", "http://127.0.0.1:9/v1")
+    pattern = await sdk.pattern()
+    direct = Direct(sdk)
+    await direct._open()
+
+    assert KEY not in repr(pattern) + repr(direct) + repr(direct._opened)
+    await direct.aclose()
+
+
+@pytest.mark.parametrize("host", ["h\\x", "[v1.x]", "1.2.3.999", "a..b", f"{'a' * 64}.invalid"])
+async def test_addresses_that_cannot_be(host: str, transport: Transport) -> None:
+    """Such an address gets a sentence, whoever stumbles over it first."""
+    async with wired(f"http://{host}/v1", transport) as wire:
+        with pytest.raises(ProviderError) as caught:
+            await wire.post(BODY)
+
+    assert caught.value.kind in ("address", "connection", "disconnected")
+
+
+async def test_certificates_that_are_not_there(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting will not bring them."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/certificates.pem")
+    async with wired("https://127.0.0.1:9/v1", transport) as wire:
+        with pytest.raises(UnavailableError, match="SSL_CERT_FILE") as caught:
+            await wire.post(BODY)
+
+    assert caught.value.kind == "certificates"
+
+
+async def test_an_sdk_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should a version choose its transport otherwise, nothing is sent, and the way out is named."""
+    sdk, _ = sdk_of("openai", "http://127.0.0.1:9/v1")
+    sent: list[Any] = []
+
+    class Otherwise(sdk.http.AsyncClient):  # type: ignore[misc,name-defined]
+        def __init__(self, **_: Any) -> None:
+            super().__init__(transport=sdk.http.MockTransport(sent.append))
+
+        def __init_subclass__(cls) -> None:
+            del cls._init_transport
+
+    monkeypatch.setattr(sdk.module, "DefaultAioHttpClient", Otherwise)
+    with pytest.raises(UnavailableError, match="transport=sdk"):
+        await sdk.pattern()
+
+    assert not sent
+
+
+async def test_closing_while_it_opens() -> None:
+    """What was being opened is closed, and not left to the garbage collector."""
+    async with served() as server:
+        sdk, _ = sdk_of("openai", server.base_url)
+        direct = Direct(sdk)
+
+        async def send() -> None:
+            with pytest.raises(aiohttp.ClientError, match="closed"):
+                await direct.send(BODY)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(send)
+            while not direct._opening.locked():
+                await anyio.lowlevel.checkpoint()
+            await direct.aclose()
+
+    assert direct._opened is None
 
 
 # -- proxies
@@ -185,20 +351,49 @@ async def test_a_proxy_that_cannot_be_reached(transport: Transport, monkeypatch:
     assert caught.value.kind == "connection"
 
 
-@pytest.mark.parametrize(
-    "named", ["socks5://user:s3cret-word@127.0.0.1:9", "://", "http://127.0.0.1:99999", "http://"]
-)
+EXEMPT = [
+    ("nowhere.invalid", True),
+    ("invalid", True),
+    (".invalid", True),
+    ("*", True),
+    ("elsewhere.invalid,*", True),
+    ("nowhere.invalid:8000", True),
+    ("here.invalid", False),
+    ("nowhere.invalid:9", False),
+]
+
+
+@pytest.mark.parametrize(("exempt", "direct"), EXEMPT)
+async def test_what_needs_no_proxy_is_read_as_the_sdk_reads_it(
+    exempt: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt goes to no proxy from which its address is exempt."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", exempt)
+    sdk, _ = sdk_of("openai", "http://nowhere.invalid:8000/v1")
+    pattern = await sdk.pattern()
+
+    client = sdk.module.DefaultAioHttpClient()
+    theirs = client._transport_for_url(sdk.http.URL(pattern.url)).proxy
+    await client.aclose()
+    assert pattern.proxy == (None if theirs is None else str(theirs.url))
+    if sdk.http.__name__ == "httpx2":  # others read some of these otherwise
+        assert (pattern.proxy is None) == direct
+
+
+@pytest.mark.parametrize("named", ["socks5://user:s3cret-word@127.0.0.1:9", "http://u:s3cret-word@h:99999"])
 async def test_a_proxy_that_cannot_be_used(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said once and plainly, before anything is sent."""
     monkeypatch.setenv("all_proxy", named)
     async with wired("http://nowhere.invalid/v1", "aiohttp") as wire:
-        with pytest.raises(UnavailableError, match="must look like http://host:port") as caught:
+        with pytest.raises(UnavailableError, match="proxy") as caught:
             await wire.post(BODY)
 
     assert "s3cret" not in str(caught.value)
 
 
-async def test_the_login_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("login", ["user:s3cret-word", ":s3cret-word"])
+async def test_the_login_of_a_proxy(login: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is sent to the proxy, and no error tells it."""
     heads: list[bytes] = []
 
@@ -207,19 +402,16 @@ async def test_the_login_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             heads.append(await stream.receive())
             await stream.send(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
 
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
-    monkeypatch.setenv("all_proxy", f"http://user:s3cret-word@127.0.0.1:{port}")
-    async with listener, anyio.create_task_group() as group:
-        group.start_soon(listener.serve, refuse)
+    async with raw_server(refuse) as url:
+        monkeypatch.setenv("all_proxy", url.replace("//", f"//{login}@"))
         for scheme in ("http", "https"):
             async with wired(f"{scheme}://nowhere.invalid/v1", "aiohttp") as wire:
-                with pytest.raises(ProviderError, match="407") as caught:
+                with pytest.raises(UnavailableError, match="407") as caught:
                     await wire.post(BODY)
                 assert "s3cret" not in str(caught.value)
-        group.cancel_scope.cancel()
 
-    assert all(b"proxy-authorization: basic dxnlcjpzm2nyzxqtd29yza==" in head.lower() for head in heads)
+    basic = b64encode(login.encode()).lower()
+    assert all(b"proxy-authorization: basic " + basic in head.lower() for head in heads)
     assert [head.split()[0] for head in heads] == [b"POST", b"CONNECT"]
     # What is not encrypted the proxy sees whole; of a tunnel it must learn no more than where it leads.
     assert [KEY.encode() in head for head in heads] == [True, False]
