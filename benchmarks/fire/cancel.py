@@ -175,6 +175,11 @@ class Storm:
 async def storm(kind: str, place: Path, server: Served | None, every: int, seed: int) -> dict[str, Any]:
     """Cut one kind of run at every so many turns, in both ways."""
     found = Storm(kind, place, server, seed)
+
+    def told(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        found.wrong.append(context["message"])  # such as of connections that nobody closed
+
+    asyncio.get_running_loop().set_exception_handler(told)
     turns = await found.whole()
     for way in WAYS:
         turn = 0

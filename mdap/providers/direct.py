@@ -54,7 +54,8 @@ class Direct:
 
     def __init__(self, sdk: SDK) -> None:
         self._sdk = sdk
-        self._opening = anyio.Lock()
+        # Fast: asyncio's own cancelling knows no shield, and could come between a free lock and the closing.
+        self._opening = anyio.Lock(fast_acquire=True)
         self._opened: _Opened | None = None
 
     async def send(self, body: Mapping[str, Any]) -> Answer:
