@@ -130,7 +130,10 @@ class SDK:
             async with self.client(Catching()) as client:
                 if not made:
                     version = f"{self.module.__name__} {self.module.__version__}"
-                    raise UnavailableError(f"{version} needs -M transport=sdk", kind="sdk")
+                    raise UnavailableError(
+                        f"{version} makes its requests in a way that mdap does not know: add -M transport=sdk",
+                        kind="sdk",
+                    )
                 try:
                     await self.post(client, {})
                 except Exception:
