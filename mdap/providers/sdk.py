@@ -131,7 +131,7 @@ class SDK:
                 if not made:
                     version = f"{self.module.__name__} {self.module.__version__}"
                     raise UnavailableError(
-                        f"{version} makes its requests in a way that mdap does not know: add -M transport=sdk",
+                        f"{version} makes requests in a way that mdap does not know: add -M transport=sdk",
                         kind="sdk",
                     )
                 try:
