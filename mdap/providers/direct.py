@@ -5,7 +5,6 @@ they in turn stand on. So the SDK puts one request together, and what does not c
 body, is kept; each body then goes straight to that connection.
 """
 
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,12 +20,11 @@ from mdap.providers.sdk import SDK, Pattern
 from mdap.providers.sending import (
     CLOSE_SECONDS,
     IDLE_SECONDS,
-    MAX_BODY,
     MOST_CONNECTIONS,
     Answer,
+    bounded,
     check_head,
     spelled,
-    too_large,
 )
 
 __all__ = ["Direct"]
@@ -73,8 +71,11 @@ class Direct:
             allow_redirects=False,
         ) as response:
             headers = _legible(response.headers)
-            read = response.read() if check_head(headers) else _read_within_bounds(response)
-            return Answer(response.status, headers, await read)
+            if check_head(headers):
+                content = await response.read()
+            else:
+                content = b"".join([chunk async for chunk in bounded(response.content.iter_any())])
+            return Answer(response.status, headers, content)
 
     async def aclose(self) -> None:
         """Close the connections, if there are any."""
@@ -96,15 +97,10 @@ class Direct:
     def _session(self, pattern: Pattern) -> _Opened:
         url, headers = URL(pattern.url, encoded=True), CIMultiDict(pattern.headers)
         proxy = None if pattern.proxy is None else _proxy(pattern.proxy)
-        proxy_headers = None
-        if pattern.proxy_login is not None:
-            login = b64encode(":".join(pattern.proxy_login).encode()).decode()
-            authorization = {"Proxy-Authorization": f"Basic {login}"}
-            # What is encrypted goes through a tunnel, and then the login belongs to the request for that.
-            if url.scheme == "https":
-                proxy_headers = CIMultiDict(authorization)
-            else:
-                headers.update(authorization)
+        # What is encrypted goes through a tunnel, and a login belongs to the request for that.
+        tunnel = pattern.proxy_headers if url.scheme == "https" else {}
+        if not tunnel:
+            headers.update(pattern.proxy_headers)
         encrypted = "https" in (url.scheme, proxy and proxy.scheme)
         connector = aiohttp.TCPConnector(
             limit=MOST_CONNECTIONS,
@@ -119,7 +115,7 @@ class Direct:
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=IDLE_SECONDS, sock_read=IDLE_SECONDS),
         )
-        return _Opened(session, url, headers, proxy, proxy_headers)
+        return _Opened(session, url, headers, proxy, CIMultiDict(tunnel) if tunnel else None)
 
 
 def _proxy(address: str) -> URL:
@@ -131,15 +127,6 @@ def _proxy(address: str) -> URL:
         )
     # Errors tell its address: no more of it than is needed.
     return proxy.origin()
-
-
-async def _read_within_bounds(response: aiohttp.ClientResponse) -> bytes:
-    content = bytearray()
-    async for chunk in response.content.iter_any():
-        content += chunk
-        if len(content) > MAX_BODY:
-            raise too_large()
-    return bytes(content)
 
 
 def _legible(headers: CIMultiDictProxy[str]) -> dict[str, str]:

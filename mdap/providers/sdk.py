@@ -20,12 +20,11 @@ from mdap.providers.endpoint import Endpoint
 from mdap.providers.sending import (
     CLOSE_SECONDS,
     IDLE_SECONDS,
-    MAX_BODY,
     MOST_CONNECTIONS,
     Answer,
+    bounded,
     check_head,
     spelled,
-    too_large,
 )
 
 __all__ = ["SDK", "Pattern", "ThroughSDK"]
@@ -42,13 +41,13 @@ class Pattern:
         url: where it goes.
         headers: by name, in lower case.
         proxy: the address of what carries it there, if anything does.
-        proxy_login: user and password for that, if it needs them.
+        proxy_headers: what that wants to see, such as a login.
     """
 
     url: str
     headers: Mapping[str, str]
     proxy: str | None
-    proxy_login: tuple[str, str] | None
+    proxy_headers: Mapping[str, str]
 
 
 class SDK:
@@ -172,8 +171,11 @@ def _without_login(url: str) -> tuple[str, dict[str, str]]:
     if not at:
         return url, {}
     user, _, password = login.partition(":")
-    basic = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
-    return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {basic}"}
+    return parts._replace(netloc=host).geturl(), {"Authorization": _basic(unquote(user), unquote(password))}
+
+
+def _basic(user: str, password: str) -> str:
+    return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def _pattern(request: Any, proxy: Any) -> Pattern:
@@ -182,8 +184,9 @@ def _pattern(request: Any, proxy: Any) -> Pattern:
     for name in ("content-length", "idempotency-key"):
         headers.pop(name, None)
     if proxy is None:
-        return Pattern(str(request.url), headers, None, None)
-    return Pattern(str(request.url), headers, str(proxy.url), proxy.auth)
+        return Pattern(str(request.url), headers, None, {})
+    login = {"Proxy-Authorization": _basic(*proxy.auth)} if proxy.auth else {}
+    return Pattern(str(request.url), headers, str(proxy.url), login)
 
 
 class ThroughSDK:
@@ -227,13 +230,8 @@ def _body_cap(http: Any) -> Callable[[Any], Awaitable[None]]:
         def __init__(self, stream: Any) -> None:
             self._stream = stream
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            size = 0
-            async for chunk in self._stream:
-                size += len(chunk)
-                if size > MAX_BODY:
-                    raise too_large()
-                yield chunk
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return bounded(self._stream)
 
         async def aclose(self) -> None:
             await self._stream.aclose()

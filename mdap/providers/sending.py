@@ -1,6 +1,6 @@
 """What all ways to send a request share: how it is spelled, what comes back, and the bounds on that."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from mdap.errors import RejectedError, TransientError
@@ -13,9 +13,9 @@ __all__ = [
     "MOST_CONNECTIONS",
     "Answer",
     "Sender",
+    "bounded",
     "check_head",
     "spelled",
-    "too_large",
 ]
 
 MAX_BODY: Final = 16 * 2**20
@@ -95,10 +95,23 @@ def check_head(headers: Mapping[str, str]) -> bool:
         return False
     digits = length.lstrip("0")
     if len(digits) > _MOST_DIGITS or int(digits or "0") > MAX_BODY:
-        raise too_large()
+        raise _too_large()
     return True
 
 
-def too_large() -> TransientError:
-    """Return what is raised at a body beyond bounds."""
+async def bounded(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield the *chunks* of a body until there are too many of them.
+
+    Raises:
+        TransientError: the body is too large.
+    """
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > MAX_BODY:
+            raise _too_large()
+        yield chunk
+
+
+def _too_large() -> TransientError:
     return TransientError(f"the response is larger than {MAX_BODY // 2**20} MiB", kind="huge_body")

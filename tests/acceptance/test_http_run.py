@@ -132,7 +132,7 @@ def test_an_empty_account_stops_the_run_until_it_is_filled(cli: Cli) -> None:
     script: list[str | Canned] = [*["ok"] * 60, Canned(429, {"error": error})]
     with FaultyServer.in_thread(play, script=script) as server:
         env = environment(server)
-        stopped = cli(f"{TOWER} --speculate off --run-id poor --json", env=env)
+        stopped = cli(f"{TOWER} -M transport=sdk --speculate off --run-id poor --json", env=env)
         asked = len(server.log)
         resumed = cli("resume poor --speculate off --no-probe --json", env=env)
 
@@ -151,6 +151,8 @@ def test_an_empty_account_stops_the_run_until_it_is_filled(cli: Cli) -> None:
         "SELECT kind FROM run_events WHERE kind NOT IN ('attempt_failed', 'sealed', 'limits') ORDER BY id"
     )
     assert events == [("started",), ("stopped",), ("resumed",), ("finished",)]
+    # A resume goes by what is recorded: who needed the SDK's own client needs it again.
+    assert cli.query("SELECT json_extract(provider, '$.options.transport') FROM runs") == [("sdk",)]
     check_no_key(cli, stopped, resumed)
 
 

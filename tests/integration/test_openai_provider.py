@@ -614,6 +614,8 @@ def test_it_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
         ("m1", {"n": CANARY}, "openai option n: Input should be a valid boolean"),
         ("m1", {"token_parameter": "tokens"}, "openai option token_parameter: Input should be"),
         ("m1", {"extra_body": "{"}, "openai option extra_body: this is no JSON object"),
+        ("m1", {"extra_body": '{"x": NaN}'}, "openai option extra_body: it holds what has no form in JSON"),
+        ("m1", {"transport": "pigeon"}, "openai option transport: Input should be 'aiohttp' or 'sdk'"),
         ("m1", {"extra_body": "[]"}, "openai option extra_body: Input should be a valid dictionary"),
         ("m1", {"extra_body": {"n": 3}}, "openai option extra_body: mdap itself sets n"),
         ("m1", {"base_url": f"http://joe:{CANARY}@h/v1"}, "openai option base_url: options are stored"),

@@ -1,5 +1,6 @@
 """Requests without the SDK are those of the SDK, and go nowhere else."""
 
+import asyncio
 import io
 import logging
 import traceback
@@ -164,9 +165,13 @@ async def test_no_redirect_is_followed(status: int, transport: Transport) -> Non
 
 async def test_headers_that_are_no_text(transport: Transport) -> None:
     """Whatever bytes a server puts into a header, what is made of them can be stored."""
-    request_id = b"\xff\xfe-id".decode("latin-1")
-    script: Script = [Canned(body={}, headers={"X-Request-Id": request_id})]
-    async with served(script) as server, wired(server.base_url, transport) as wire:
+
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\nX-Request-Id: \xff\xfe-id\r\nContent-Length: 2\r\n\r\n{}")
+
+    async with raw_server(answer) as url, wired(url, transport) as wire:
         response = await wire.post(BODY)
 
     assert response.headers["x-request-id"].encode().endswith(b"-id")
@@ -310,6 +315,19 @@ async def test_closing_while_it_opens() -> None:
             await direct.aclose()
 
     assert direct._opened is None
+
+
+async def test_a_close_that_is_cancelled_closes() -> None:
+    """Asyncio's own cancelling comes through every shield, at the first wait."""
+    sdk, _ = sdk_of("openai", "http://127.0.0.1:9/v1")
+    direct = Direct(sdk)
+    session = (await direct._open()).session
+    closing = asyncio.get_running_loop().create_task(direct.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+
+    assert session.closed
 
 
 # -- proxies
