@@ -26,10 +26,10 @@ Row = Sequence[Any]
 
 _Key = tuple[int, int, int]
 
-# At most so many rows go into one statement: few enough for SQLite's bound on parameters. The interpreter's
-# lock is let go while a statement runs, and a busy event loop gives it back after 5 ms only: what counts is
-# how few statements there are, so that the rows left over are one more, however many they be.
-_BLOCK: Final = 512
+# How many rows a statement may have: few sizes, so that each is put together once and then kept. The largest
+# is within SQLite's bound on parameters. The interpreter's lock is let go while a statement runs, and a busy
+# event loop gives it back after 5 ms only: what counts is how few statements there are.
+_SIZES: Final = (1, 4, 16, 64, 256, 1024)
 
 _VALUES: Final = "\nVALUES "
 
@@ -94,7 +94,7 @@ class Batch:
         yield "events", self._events
 
 
-def in_blocks(sql: str, rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
+def in_blocks(sql: str, rows: list[Row]) -> Iterator[tuple[str, Row]]:
     """Yield what to execute for *rows*: the statement with as many rows of values as it may have.
 
     Args:
@@ -102,17 +102,14 @@ def in_blocks(sql: str, rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
         rows: the parameters of each execution.
 
     Yields:
-        A statement, and its parameters for each execution.
+        A statement, and its parameters: those of the rows in turn, and zeros to fill it up.
     """
-    whole = len(rows) - len(rows) % _BLOCK
-    if whole:
-        yield _block(sql, _BLOCK), [_flat(rows[at : at + _BLOCK]) for at in range(0, whole, _BLOCK)]
-    if whole < len(rows):
-        yield _block(sql, len(rows) - whole), [_flat(rows[whole:])]
-
-
-def _flat(rows: list[Row]) -> Row:
-    return list(chain.from_iterable(rows))
+    for at in range(0, len(rows), _SIZES[-1]):
+        some = rows[at : at + _SIZES[-1]]
+        size = next(size for size in _SIZES if size >= len(some))
+        parameters = list(chain.from_iterable(some))
+        parameters += [0] * ((size - len(some)) * len(some[0]))
+        yield _block(sql, size), parameters
 
 
 @lru_cache(maxsize=KEPT)

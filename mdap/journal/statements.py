@@ -6,8 +6,8 @@ from typing import Final
 
 __all__ = ["KEPT", "migrations", "statements"]
 
-KEPT: Final = 32
-"""How many prepared statements are kept: those for some hundred rows are large, and most come once."""
+KEPT: Final = 64
+"""How many prepared statements are kept: all that a writer has, in all their sizes."""
 
 _MARK: Final = "-- name:"
 

@@ -164,7 +164,7 @@ def _commit(connection: sqlite3.Connection, batch: Batch) -> None:
     try:
         for name, rows in batch.statements():
             for statement, parameters in in_blocks(sql[name], rows):
-                connection.executemany(statement, parameters)
+                connection.execute(statement, parameters)
         connection.execute("COMMIT")
     except BaseException:
         # After some errors, such as a full disk, SQLite has rolled back itself; the first one is what counts.

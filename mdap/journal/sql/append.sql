@@ -1,26 +1,43 @@
 -- What one commit writes, each statement for many rows at once. A statement begins at its "-- name:" line; its
--- line of VALUES is written once for every row.
+-- line of VALUES is written once for every row. Rows of zeros only fill a statement up: WHERE leaves them out, and
+-- no run has the number 0. (All that is text is greater than any number.)
+-- The text's number is looked up once a row: among the VALUES, each row would open a cursor of its own, and what
+-- a row costs would grow with their number.
 
 -- name: texts
 INSERT INTO texts(digest, body)
+SELECT * FROM (
 VALUES (?, ?)
+) WHERE column1 > 0
 ON CONFLICT(digest) DO NOTHING
 
 -- name: steps
 INSERT INTO steps(run, step, opening, key, input, prompt_digest)
+SELECT * FROM (
 VALUES (?, ?, ?, ?, ?, ?)
+) WHERE column1 > 0
 
 -- name: samples
 INSERT INTO samples(run, step, opening, counted, ordinal, verdict, answer_key, flag_reason, model, view,
        temperature, input_tokens, output_tokens, cached_tokens, latency, attempts, request_id,
        finish_reason, text)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT id FROM texts WHERE digest = ?))
+SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
+       column11, column12, column13, column14, column15, column16, column17, column18,
+       (SELECT id FROM texts WHERE digest = column19)
+FROM (
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+) WHERE column1 > 0
 
 -- name: pending
 INSERT INTO pending(run, step, opening, counted, ordinal, verdict, answer_key, flag_reason, model, view,
        temperature, input_tokens, output_tokens, cached_tokens, latency, attempts, request_id,
        finish_reason, text)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT id FROM texts WHERE digest = ?))
+SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
+       column11, column12, column13, column14, column15, column16, column17, column18,
+       (SELECT id FROM texts WHERE digest = column19)
+FROM (
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+) WHERE column1 > 0
 
 -- name: confirm
 INSERT INTO samples
@@ -43,8 +60,12 @@ VALUES (?, ?, ?)
 
 -- name: decisions
 INSERT INTO decisions(run, place, step, opening, winner, tally, votes, margin, author, reason, digest)
+SELECT * FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+) WHERE column1 > 0
 
 -- name: events
 INSERT INTO run_events(run, kind, author, reason, step, opening, data)
+SELECT * FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?)
+) WHERE column1 > 0
