@@ -1,5 +1,6 @@
 """One commit's facts, as rows for the statements of ``append.sql``."""
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -15,12 +16,11 @@ from mdap.records import (
     StepOpened,
     StepResolved,
 )
-from mdap.rules.canonical import json_encoder
 from mdap.rules.redflags import clean_text
 
 __all__ = ["Batch", "in_blocks"]
 
-_encode: Final = json_encoder(ascii_only=True)
+_encode: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 Row = Sequence[Any]
 

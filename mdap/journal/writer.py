@@ -22,7 +22,7 @@ COMMIT_SECONDS: Final = 0.05
 """How long facts are gathered for one commit: what a killed process may lose and buy again."""
 
 _MOST_PENDING: Final = 20_000
-_SOON: Final = 4_000
+_SOON: Final = 2_000
 
 
 class Writer:

@@ -1,10 +1,10 @@
 """What all ways to send a request share: how it is spelled, what comes back, and the bounds on that."""
 
+import json
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from mdap.errors import RejectedError, TransientError
-from mdap.rules.canonical import json_encoder
 
 __all__ = [
     "CLOSE_SECONDS",
@@ -30,7 +30,7 @@ CLOSE_SECONDS: Final = 5.0
 """How long connections are given to close in order."""
 
 # As the SDKs spell it: not everything beyond ASCII is escaped.
-_spell: Final = json_encoder(ascii_only=False)
+_spell: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 # Digits of a length beyond which it need not be read as a number, which takes longer the more there are.
 _MOST_DIGITS: Final = 12
 _PLAIN_ENCODINGS: Final = frozenset({"", "identity"})

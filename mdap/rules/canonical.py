@@ -2,17 +2,27 @@
 
 import dataclasses
 import json
-import json.encoder
 import re
-from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
+import orjson
 from pydantic_core import to_jsonable_python
 
-__all__ = ["canonical", "json_encoder"]
+__all__ = ["canonical"]
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+# What orjson may write otherwise than the standard library. The pattern begins with the letter, or every
+# character would be tried.
+_EXPONENT: Final = re.compile("e(?<=[0-9]e)")
+# What only the standard library or pydantic say how to write is left to them.
+_ALIKE: Final = (
+    orjson.OPT_SORT_KEYS
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 
 
 @cache
@@ -21,47 +31,38 @@ def _names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    """Return a dataclass's fields; refuse anything else."""
+    kind: type = type(value)
+    names = _names(kind)
+    if not names:
+        raise TypeError
+    # What is inside comes back here if need be: quicker than to convert it all beforehand.
+    return {name: getattr(value, name) for name in names}
+
+
 def _plain(value: Any) -> Any:
     kind: type = type(value)
-    if names := _names(kind):
-        # What is inside comes back here if need be: quicker than to convert it all beforehand.
-        return {name: getattr(value, name) for name in names}
+    if _names(kind):
+        return _fields(value)
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=canonical)
     return to_jsonable_python(value)
 
 
-def json_encoder(
-    *, ascii_only: bool, sort_keys: bool = False, default: Callable[[Any], Any] | None = None
-) -> Callable[[Any], str]:
-    """Return what spells a value as JSON without blanks and without NaN.
-
-    It does what `json.JSONEncoder.encode` does, but for one thing: that makes a new encoder in C for every
-    value, which takes longer than to spell a small one.
-
-    Args:
-        ascii_only: escape everything beyond ASCII.
-        sort_keys: spell objects in the order of their keys.
-        default: turns a value that JSON has no form for into one that it has.
-    """
-    encoder = json.JSONEncoder(
+def _encoder(*, ascii_only: bool) -> json.JSONEncoder:
+    return json.JSONEncoder(
         ensure_ascii=ascii_only,
         check_circular=False,
         allow_nan=False,
-        sort_keys=sort_keys,
+        sort_keys=True,
         separators=(",", ":"),
-        default=default,
+        default=_plain,
     )
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:  # an interpreter without the C part
-        return encoder.encode
-    strings = json.encoder.encode_basestring_ascii if ascii_only else json.encoder.encode_basestring
-    chunks = make(None, encoder.default, strings, None, ":", ",", sort_keys, False, False)
-    return lambda value: strings(value) if type(value) is str else "".join(chunks(value, 0))
 
 
-_readable: Final = json_encoder(ascii_only=False, sort_keys=True, default=_plain)
-_ascii: Final = json_encoder(ascii_only=True, sort_keys=True, default=_plain)
+_readable: Final = _encoder(ascii_only=False)
+_ascii: Final = _encoder(ascii_only=True)
 
 
 def canonical(value: Any) -> str:
@@ -74,6 +75,15 @@ def canonical(value: Any) -> str:
         ValueError: a number is NaN or infinite.
         TypeError: a value has no JSON form.
     """
-    text = _readable(value)
+    # In less than half the time where all is text, integers, lists, objects and dataclasses, as most is.
+    # Floats may be written otherwise, and NaN would be null.
+    try:
+        text = orjson.dumps(value, _fields, _ALIKE).decode()
+    except TypeError:
+        pass
+    else:
+        if "." not in text and "null" not in text and not _EXPONENT.search(text):
+            return text
+    text = _readable.encode(value)
     # A lone surrogate has no UTF-8 form: only its escape can be stored and hashed.
-    return text if text.isascii() or not _SURROGATE.search(text) else _ascii(value)
+    return text if text.isascii() or not _SURROGATE.search(text) else _ascii.encode(value)

@@ -1,6 +1,7 @@
 """The digest chain, rebuilt with nothing but the standard library: what a verifier elsewhere would do."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -54,6 +55,37 @@ def test_the_chain_is_what_its_contract_says(
     digest = chain_digest(previous, opened, lines, decided)
     assert digest == link(previous, opened, taken, decided)
     assert len(digest) == len(CHAIN_START) == 64
+
+
+LINE = (0, "vote", "ab", None, "model", 0, 0.1, 5, 6, 0, 0.25, 1, "id", "stop", "cd")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *(
+            (place, value)
+            for place in (6, 10)
+            for value in (0.0, -0.0, 1e-4, 9.9e-5, 1e-6, 1e16, 1e22, 2.0, 0.3)
+        ),
+        *((place, value) for place in (2, 3, 4, 12, 13) for value in ("é", "\x7f", '\0\n"\\/', "\U0001f5fc")),
+        (3, "\ud800"),
+        (7, 2**64),
+        (10, None),
+    ],
+)
+def test_a_line_is_what_the_standard_library_writes(place: int, value: Any) -> None:
+    """Whatever stands in it: exponents, characters beyond ASCII, what no endpoint should ever say."""
+    columns = (*LINE[:place], value, *LINE[place + 1 :])
+    assert sample_line(columns) == json.dumps(columns, separators=(",", ":"), ensure_ascii=True)
+
+
+@pytest.mark.parametrize("place", [6, 10])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_line_with_what_is_no_number_is_refused(place: int, value: float) -> None:
+    """It would be the line of another sample."""
+    with pytest.raises(ValueError, match="JSON"):
+        sample_line((*LINE[:place], value, *LINE[place + 1 :]))
 
 
 @given(hexadecimal(32), openings, samples, decisions, st.data())
