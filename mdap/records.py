@@ -39,7 +39,11 @@ __all__ = [
     "Trace",
     "Usage",
     "Verdict",
+    "record_of",
 ]
+
+record_of: Final = tuple.__new__
+"""Makes a named tuple of all its columns: its constructor takes as long again to look at its arguments."""
 
 
 SURE: Final = 0.65

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdap.engine.authored import Authored, Subject
-from mdap.engine.decider import Decider, Rules
+from mdap.engine.decider import RUNNING, Decider, Rules
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
@@ -126,7 +126,7 @@ class Survey(Decider):
         race = opening.race
         if not opening.flying and (race.winner is not None or race.exhausted):
             self._finish(opening)
-        if not self._open and not self._is_short and self.status is RunStatus.RUNNING:
+        if not self._open and not self._is_short and self.status is RUNNING:
             self.status = RunStatus.FINISHED
 
     def _finish(self, opening: Opening) -> None:

@@ -17,13 +17,13 @@ from functools import partial
 from typing import Any, Final
 
 from mdap.engine.authored import Authored, Subject
-from mdap.engine.decider import Decider, Effect, Rules, undecided_sentence
+from mdap.engine.decider import RUNNING, Decider, Effect, Rules, undecided_sentence
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recorded import Leftovers
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, Verdict
+from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, Verdict, record_of
 from mdap.settings import Speculate, VotingSettings
 from mdap.tasks import Chain, Decision
 
@@ -122,11 +122,11 @@ class ChainRace(Decider):
 
     def _go_on(self) -> None:
         self._settle_head()
-        if self.status is RunStatus.RUNNING and self._rules.speculation.depth:
+        if self.status is RUNNING and self._rules.speculation.depth:
             self._speculate()
 
     def _settle_head(self) -> None:
-        while self.status is RunStatus.RUNNING:
+        while self.status is RUNNING:
             head = self._window[0]
             winner = head.race.winner
             if head.error is not None:
@@ -222,7 +222,8 @@ class ChainRace(Decider):
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
             place = self._leftovers.next_opening(number)
-            opened = StepOpened(self._rules.run, number, place, str(number), spelled, race.prompt_digest)
+            columns = (self._rules.run, number, place, race.key, spelled, race.prompt_digest)
+            opened = record_of(StepOpened, columns)
             opening = self._open_afresh(opened, state, race, tentative=tentative)
         self._window.append(opening)
         self._stale.append(opening)

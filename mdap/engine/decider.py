@@ -26,6 +26,7 @@ from mdap.records import (
     StepResolved,
     Trace,
     Verdict,
+    record_of,
 )
 from mdap.rules.canonical import canonical
 from mdap.rules.casting import Casting
@@ -34,8 +35,10 @@ from mdap.rules.drift import Drift
 from mdap.rules.tally import no_winner
 from mdap.settings import Speculation, VotingSettings
 
-__all__ = ["Decider", "Effect", "Rules", "undecided_sentence"]
+__all__ = ["RUNNING", "Decider", "Effect", "Rules", "undecided_sentence"]
 
+# Looked up once: a member of an enumeration takes longer to find than all else that is done with it.
+RUNNING: Final = RunStatus.RUNNING
 _VOTE: Final = str(Verdict.VOTE)
 _FLAG: Final = str(Verdict.FLAG)
 _VOID: Final = str(Verdict.VOID)
@@ -104,7 +107,7 @@ class Decider(ABC):
     """
 
     def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
-        self.status = RunStatus.RUNNING
+        self.status: RunStatus = RUNNING
         self.reason: str | None = None
         self.digest = ""
         self.in_flight = 0
@@ -248,7 +251,7 @@ class Decider(ABC):
             self._stop(outcome.error)
 
     def _stop(self, error: MdapError) -> None:
-        if self.status is not RunStatus.RUNNING:
+        if self.status is not RUNNING:
             return
         failed = isinstance(error, RejectedError | PluginError)
         self.status = RunStatus.FAILED if failed else RunStatus.STOPPED
@@ -301,7 +304,7 @@ class Decider(ABC):
         run, step, opening = opened[:3]
         columns = (run, self._place, step, opening, winner, *how)
         self.digest = chain_digest(self.digest, opened, lines, columns)
-        self._journal.append(Decided(*columns, self.digest))
+        self._journal.append(record_of(Decided, (*columns, self.digest)))
         self._place += 1
         self.progress.steps += 1
 

@@ -2,17 +2,14 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Final
+from typing import Any
 
 from mdap.engine.voting import Judgement, Race
 from mdap.errors import MdapError
-from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened
+from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened, record_of
 from mdap.rules.redflags import clean_label
 
 __all__ = ["Opening", "Progress", "lost", "written"]
-
-# A named tuple's own constructor takes as long again to look at its arguments.
-_new: Final = tuple.__new__
 
 
 class Opening:
@@ -118,7 +115,7 @@ def written(
         text,
         opening.tentative and not opening.void,
     )
-    return _new(SampleTaken, columns)
+    return record_of(SampleTaken, columns)
 
 
 def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from mdap.engine.decider import Decider, Rules, undecided_sentence
+from mdap.engine.decider import RUNNING, Decider, Rules, undecided_sentence
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
@@ -229,7 +229,7 @@ class ProcessRace(Decider):
 
     def finish(self, result: Any) -> None:
         """The author's function has returned *result*."""
-        if self.status is not RunStatus.RUNNING:
+        if self.status is not RUNNING:
             return
         self.result = result
         self._warn_of_forgotten()
@@ -256,7 +256,7 @@ class ProcessRace(Decider):
         self._end(RunStatus.STOPPED, reason)
 
     def _end(self, status: RunStatus, reason: str | None) -> None:
-        if self.status is RunStatus.RUNNING:
+        if self.status is RUNNING:
             self.status, self.reason = status, reason
         self.news()
 
@@ -280,7 +280,7 @@ class ProcessRace(Decider):
 
     def _settle(self, question: Question) -> None:
         opening = question.opening
-        if self.status is not RunStatus.RUNNING or question.over:
+        if self.status is not RUNNING or question.over:
             return
         if opening.error is not None:
             self._stop(opening.error)

@@ -6,12 +6,11 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from mdap.engine.decider import Decider, Effect
+from mdap.engine.decider import RUNNING, Decider, Effect
 from mdap.engine.opening import Opening
 from mdap.engine.purse import Purse
 from mdap.engine.scheduler import Samplers, nursery
 from mdap.protocols import Journal, Provider
-from mdap.records import RunStatus
 from mdap.settings import Limits
 
 __all__ = ["decide"]
@@ -66,14 +65,14 @@ async def _within(scope: anyio.CancelScope, work: Callable[[], Awaitable[None]])
 async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -> None:
     turn = 0
     await _bring_about(race.effects(), journal)
-    while race.status is RunStatus.RUNNING:
+    while race.status is RUNNING:
         for place, (opening, request) in enumerate(race.wanted()):
             if place and not samplers.instant:
                 # A client may put what it has to send on the wire a turn of the loop later: let the one
                 # before leave first, or it would wait until the last of them is put together.
                 await anyio.lowlevel.checkpoint()
             # Meanwhile a process may have stopped, or given up what it had asked.
-            if race.status is RunStatus.RUNNING and opening.flying.get(request.ordinals) is request:
+            if race.status is RUNNING and opening.flying.get(request.ordinals) is request:
                 samplers.ask(opening, request)
         await _turn(race, samplers)
         effects = race.effects()

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import TypeAdapter
 
 from mdap.errors import PluginError
-from mdap.records import Reply, SampleRequest, SampleTaken, Subject, Trace
+from mdap.records import Reply, SampleRequest, SampleTaken, Subject, Trace, record_of
 from mdap.rules.casting import Casting, Part
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import read, unreadable
@@ -162,21 +162,23 @@ class Race:
             return []
         ordinals = self._draw(short)
         self.in_flight += len(ordinals)
-        groups = self.casting.groups(ordinals, len(self.prompts), max_n)
-        return [self._request(part, group, priority) for part, group in groups]
+        requests = []
+        for part, group in self.casting.groups(ordinals, len(self.prompts), max_n):
+            requests.append(self._request(part, group, priority))
+        return requests
 
     def _draw(self, count: int) -> tuple[int, ...]:
-        again = self._lost[:count]
+        again = tuple(self._lost[:count])
         del self._lost[:count]
         first = self._next_ordinal
-        last = (self.tier + 1) * self.casting.samples_per_tier
-        fresh = max(0, min(count - len(again), last - first))
-        self._next_ordinal += fresh
-        return (*again, *range(first, first + fresh))
+        last = min(first + count - len(again), (self.tier + 1) * self.casting.samples_per_tier)
+        fresh = tuple(range(first, last))
+        self._next_ordinal += len(fresh)
+        return again + fresh
 
     def _request(self, part: Part, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
         prompt = self.prompts[part.view]
-        return SampleRequest(
+        columns = (
             prompt.system,
             prompt.user,
             prompt.digest,
@@ -192,6 +194,7 @@ class Race:
             Trace(),
             self.prompt_digest,
         )
+        return record_of(SampleRequest, columns)
 
     def give_back(self, ordinals: tuple[int, ...]) -> None:
         """Return samples that were in flight and will not come, to be drawn again."""

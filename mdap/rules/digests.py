@@ -34,11 +34,20 @@ CHAIN_START: Final = "0" * 64
 _encoder: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 # Where Python writes a float without an exponent, as orjson does.
 _LEAST, _MOST = 1e-4, 1e16
+_DEL: Final = 0x7F
+
+
+# Begun once: a copy is quicker to be had than a new one.
+_text: Final = blake2b(digest_size=16)
+_answer: Final = blake2b(digest_size=8)
+_chain: Final = blake2b(digest_size=32)
 
 
 def text_digest(text: str) -> str:
     """Return the 128-bit digest by which a text is addressed."""
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    digest = _text.copy()
+    digest.update(text.encode())
+    return digest.hexdigest()
 
 
 def prompt_digest(system: str, user: str) -> str:
@@ -62,7 +71,9 @@ def views_digest(prompts: Sequence[str]) -> str:
 
 def answer_key(answer: str) -> str:
     """Return the 64-bit key of an answer's canonical JSON, short enough to stand in every row."""
-    return blake2b(answer.encode(), digest_size=8).hexdigest()
+    digest = _answer.copy()
+    digest.update(answer.encode())
+    return digest.hexdigest()
 
 
 def identify_named(kind: str, key: str, about: Any = None) -> Identity:
@@ -102,7 +113,7 @@ def _line(columns: tuple[Any, ...]) -> str:
     except TypeError:  # half of a surrogate pair, or an integer of more than 64 bits
         return _encoder.encode(columns)
     # The standard library escapes DEL too.
-    return line.decode() if line.isascii() and b"\x7f" not in line else _encoder.encode(columns)
+    return line.decode() if line.isascii() and _DEL not in line else _encoder.encode(columns)
 
 
 def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: Sequence[Any]) -> str:
@@ -120,4 +131,6 @@ def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: S
     head = _line(
         (previous, opened.step, opened.key, opened.input, opened.prompt_digest, decided[1], *decided[4:10])
     )
-    return blake2b("\n".join((head, *lines)).encode(), digest_size=32).hexdigest()
+    digest = _chain.copy()
+    digest.update("\n".join((head, *lines)).encode())
+    return digest.hexdigest()

@@ -60,6 +60,8 @@ CREATE TABLE steps (
 ) WITHOUT ROWID
 ;
 
+-- The verdicts are spelled out: of a list after IN, SQLite makes a table of its own for every row.
+
 -- One row a sample that was paid for.
 CREATE TABLE samples (
     run           INTEGER NOT NULL REFERENCES runs(id),
@@ -67,7 +69,7 @@ CREATE TABLE samples (
     opening       INTEGER NOT NULL,
     counted       INTEGER,                      -- place in the order of counting, from 1; NULL: not counted
     ordinal       INTEGER NOT NULL,             -- which sample of the step, from 0
-    verdict       TEXT NOT NULL CHECK (verdict IN ('vote', 'flag', 'cancelled', 'void')),
+    verdict       TEXT NOT NULL CHECK (verdict = 'vote' OR verdict = 'flag' OR verdict = 'cancelled' OR verdict = 'void'),
     answer_key    TEXT,                         -- 64-bit BLAKE2b of the answer's canonical JSON
     flag_reason   TEXT,
     model         TEXT NOT NULL,

@@ -21,8 +21,8 @@ VALUES (?, ?, ?, ?, ?, ?)
 INSERT INTO samples(run, step, opening, counted, ordinal, verdict, answer_key, flag_reason, model, view,
        temperature, input_tokens, output_tokens, cached_tokens, latency, attempts, request_id,
        finish_reason, text)
-SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
-       column11, column12, column13, column14, column15, column16, column17, column18,
+SELECT column1, column2, column3, column4, column5, column6, column7, nullif(column8, 0), column9, column10,
+       column11, column12, column13, column14, column15, column16, nullif(column17, 0), column18,
        (SELECT id FROM texts WHERE digest = column19)
 FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -32,8 +32,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 INSERT INTO pending(run, step, opening, counted, ordinal, verdict, answer_key, flag_reason, model, view,
        temperature, input_tokens, output_tokens, cached_tokens, latency, attempts, request_id,
        finish_reason, text)
-SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
-       column11, column12, column13, column14, column15, column16, column17, column18,
+SELECT column1, column2, column3, column4, column5, column6, column7, nullif(column8, 0), column9, column10,
+       column11, column12, column13, column14, column15, column16, nullif(column17, 0), column18,
        (SELECT id FROM texts WHERE digest = column19)
 FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -60,7 +60,9 @@ VALUES (?, ?, ?)
 
 -- name: decisions
 INSERT INTO decisions(run, place, step, opening, winner, tally, votes, margin, author, reason, digest)
-SELECT * FROM (
+SELECT column1, column2, column3, column4, column5, column6, column7, column8, nullif(column9, 0),
+       nullif(column10, 0), column11
+FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ) WHERE column1 > 0
 
