@@ -60,30 +60,31 @@ class Authored:
         """Raise the `PluginError` for *error*."""
         raise PluginError(self.name, doing, error) from error
 
-    def _call(self, doing: str, method: Callable[..., T], *args: Any) -> T:
+    def _call(self, doing: str, number: int, method: Callable[..., T], *args: Any) -> T:
         try:
             return method(*args)
         except Exception as error:
-            self.fail(doing, error)
+            self.fail(doing.format(number), error)
 
     def length(self) -> int | None:
         """Return the number of steps, or None."""
-        return self._call("giving its length", self.task.length)
+        return self._call("giving its length", 0, self.task.length)
 
     def step(self, number: int, state: Any) -> Step[Any] | None:
         """Return step *number*, or None at the end."""
-        step = self._call(f"giving step {number}", self.task.step, state)
-        if step is not None and step.max_tokens is not None and step.max_tokens < 1:
+        step = self._call("giving step {}", number, self.task.step, state)
+        if step is None:
+            return None
+        if step.max_tokens is not None and step.max_tokens < 1:
             self.fail(f"giving step {number}", ValueError(f"max_tokens={step.max_tokens} allows no reply"))
-        if step is not None and step.proposal:
-            self.fail(
-                f"giving step {number}", ValueError("each step of a chain is a decision, not a proposal")
-            )
-        return None if step is None else canonical_step(self.task, step)
+        if step.proposal:
+            wrong = ValueError("each step of a chain is a decision, not a proposal")
+            self.fail(f"giving step {number}", wrong)
+        return canonical_step(self.task, step)
 
     def advance(self, number: int, state: Any, answer: Any) -> Any:
         """Return the state after step *number* was answered."""
-        return self._call(f"advancing over step {number}", self.task.advance, state, answer)
+        return self._call("advancing over step {}", number, self.task.advance, state, answer)
 
     async def effects(self, state: Any, decision: Decision[Any]) -> None:
         """Bring about what the *decision* in *state* calls for."""
@@ -94,22 +95,24 @@ class Authored:
 
     def guess(self, number: int, state: Any) -> Any:
         """Return the task's own guess at step *number*, or None."""
-        guess = self._call(f"guessing step {number}", self.task.guess, state)
-        return guess if guess is None else self._call(f"guessing step {number}", self.task.canonical, guess)
+        doing = "guessing step {}"
+        guess = self._call(doing, number, self.task.guess, state)
+        return None if guess is None else self._call(doing, number, self.task.canonical, guess)
 
     def oracle(self, number: int, state: Any) -> Any:
         """Return the right answer to step *number*."""
-        doing = f"giving the right answer to step {number}"
-        return self._call(doing, self.task.canonical, self._call(doing, self.task.oracle, state))
+        doing = "giving the right answer to step {}"
+        answer = self._call(doing, number, self.task.oracle, state)
+        return self._call(doing, number, self.task.canonical, answer)
 
     def spelled(self, number: int, value: Any) -> str:
         """Return the canonical JSON of a state or an answer of step *number*."""
-        return self._call(f"spelling step {number} as JSON", canonical, value)
+        return self._call("spelling step {} as JSON", number, canonical, value)
 
     def first_state(self, point: ResumePoint) -> Any:
         """Return the state in which the first undecided step is to be opened."""
         if point.input is None or point.winner is None:
-            return self._call("giving its first state", self.task.start)
+            return self._call("giving its first state", 0, self.task.start)
         state, answer = self.read_back(point.step, point.input, point.winner)
         return self.advance(point.step, state, answer)
 

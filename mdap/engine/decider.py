@@ -211,7 +211,7 @@ class Decider(ABC):
         self._counted(opening)
 
     def _count(self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]) -> None:
-        race = opening.race
+        race, progress = opening.race, self.progress
         try:
             judgement = race.judge(reply, request.view)
         except PluginError as error:
@@ -222,18 +222,18 @@ class Decider(ABC):
             return
         counted = None
         if opening.void:
-            self.progress.void += 1
             verdict = _VOID
-        elif race.winner is not None:
+            progress.void += 1
+        elif race.tally.winner is not None:
             verdict = _CANCELLED
         else:
             counted = race.count(judgement)
             if judgement.flag_reason is None:
                 verdict = _VOTE
-                self.progress.votes += 1
+                progress.votes += 1
             else:
                 verdict = _FLAG
-                self.progress.red_flags += 1
+                progress.red_flags += 1
         sample = written(opening, request, judgement, reply, (*drawn, verdict, counted))
         if counted is not None:
             opening.lines.append((drawn[0], sample_line(sample[4:19])))

@@ -46,11 +46,10 @@ class Leftovers:
     def drop(self, step: int) -> list[StepOpened]:
         """Forget *step*, which is decided; return its openings whose samples turned out void."""
         self._used.pop(step, None)
-        return [
-            recorded.opened
-            for recorded in self._by_step.pop(step, ())
-            if recorded.tentative and not recorded.void
-        ]
+        left = self._by_step.pop(step, None)
+        if left is None:
+            return []
+        return [recorded.opened for recorded in left if recorded.tentative and not recorded.void]
 
     def drop_all(self) -> list[StepOpened]:
         """Forget everything; return the openings whose samples turned out void."""

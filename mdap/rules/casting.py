@@ -79,7 +79,8 @@ class Casting:
 
     def temperature(self, ordinal: int) -> float:
         """Return the temperature of sample *ordinal*."""
-        return self._temperatures[min(ordinal % self.samples_per_tier, len(self._temperatures) - 1)]
+        place = ordinal % self.samples_per_tier
+        return self._temperatures[place] if place < len(self._temperatures) else self._temperatures[-1]
 
     def part(self, ordinal: int, views: int) -> Part:
         """Return how sample *ordinal* of a step with so many *views* is drawn.

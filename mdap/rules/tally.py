@@ -13,16 +13,22 @@ class Tally:
 
     Args:
         k: the margin, at least 1.
+
+    Attributes:
+        votes: of each candidate.
+        leader: the candidate with most votes, the first to get there among equals; None before any vote.
+        winner: the candidate that leads every other by *k*, or None.
     """
 
-    __slots__ = ("_leader", "_runner_up", "_top", "k", "votes")
+    __slots__ = ("_runner_up", "_top", "k", "leader", "votes", "winner")
 
     def __init__(self, k: int) -> None:
         if k < 1:
             raise ValueError(f"the margin k must be at least 1, not {k}")
         self.k = k
         self.votes: dict[str, int] = {}
-        self._leader: str | None = None
+        self.leader: str | None = None
+        self.winner: str | None = None
         self._top = 0
         self._runner_up = 0
 
@@ -30,18 +36,14 @@ class Tally:
         """Count one vote for *candidate*."""
         count = self.votes.get(candidate, 0) + 1
         self.votes[candidate] = count
-        if candidate == self._leader:
+        if candidate == self.leader:
             self._top = count
         elif count > self._top:
             # The newcomer was level with the old leader, who is now the best of the others.
-            self._leader, self._top, self._runner_up = candidate, count, self._top
+            self.leader, self._top, self._runner_up = candidate, count, self._top
         elif count > self._runner_up:
             self._runner_up = count
-
-    @property
-    def leader(self) -> str | None:
-        """The candidate with most votes, the first to get there among equals; None before any vote."""
-        return self._leader
+        self.winner = self.leader if self._top - self._runner_up >= self.k else None
 
     @property
     def lead(self) -> int:
@@ -52,11 +54,6 @@ class Tally:
     def shortfall(self) -> int:
         """How many more votes in a row the leader needs to win; 0 once there is a winner."""
         return self.k - self._top + self._runner_up
-
-    @property
-    def winner(self) -> str | None:
-        """The candidate that leads every other by *k*, or None."""
-        return self._leader if self._top - self._runner_up >= self.k else None
 
 
 def no_winner(step: int, counted: int, lead: int, k: int) -> str:
