@@ -9,7 +9,7 @@ from mdap.errors import PluginError, UsageError
 from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
 from mdap.settings import explain
-from mdap.tasks import Chain, Decision, RedFlag, Step, canonical_step, types_of
+from mdap.tasks import Chain, Decision, RedFlag, Step, Task, canonical_step, types_of
 
 __all__ = ["Authored", "Subject"]
 
@@ -49,12 +49,13 @@ class Authored:
         has_effects: whether decisions bring anything about outside.
     """
 
-    __slots__ = ("has_effects", "name", "task")
+    __slots__ = ("_has_forms", "has_effects", "name", "task")
 
     def __init__(self, name: str, task: Chain[Any, Any]) -> None:
         self.name = f"task {name}"
         self.task = task
         self.has_effects = type(task).effects is not Chain.effects
+        self._has_forms = type(task).canonical is not Task.canonical
 
     def fail(self, doing: str, error: Exception) -> NoReturn:
         """Raise the `PluginError` for *error*."""
@@ -80,7 +81,7 @@ class Authored:
         if step.proposal:
             wrong = ValueError("each step of a chain is a decision, not a proposal")
             self.fail(f"giving step {number}", wrong)
-        return canonical_step(self.task, step)
+        return canonical_step(self.task, step) if self._has_forms else step
 
     def advance(self, number: int, state: Any, answer: Any) -> Any:
         """Return the state after step *number* was answered."""

@@ -233,7 +233,7 @@ class Race:
         # The first of equal answers stands for all of them: they have one canonical JSON.
         self.answers.setdefault(said.spelled, said.answer)
         key = answer_key(said.spelled)
-        return Judgement(text, digest, said.spelled, key, None, model, finish_reason)
+        return record_of(Judgement, (text, digest, said.spelled, key, None, model, finish_reason))
 
     def count(self, judgement: Judgement) -> int:
         """Count a sample that was in flight; return its place in the order of counting, from 1."""

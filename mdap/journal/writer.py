@@ -22,6 +22,8 @@ COMMIT_SECONDS: Final = 0.05
 """How long facts are gathered for one commit: what a killed process may lose and buy again."""
 
 _MOST_PENDING: Final = 20_000
+# Not more: what waits to be written is in the way of what is being decided, once both do not fit in the
+# processor's cache.
 _SOON: Final = 2_000
 
 
@@ -42,7 +44,7 @@ class Writer:
         self._watch = watch
         self._files = Files(path)
         self._pending: list[Fact] = []
-        self._appended = 0
+        self._taken = 0
         self._committed = 0
         self._wake = anyio.Event()
         self._hurry = anyio.Event()
@@ -58,12 +60,11 @@ class Writer:
         """
         if self._error is not None:
             raise self._error
-        self._pending.append(fact)
-        self._appended += 1
-        pending = len(self._pending)
-        if pending == 1:
+        pending = self._pending
+        pending.append(fact)
+        if len(pending) == 1:
             self._wake.set()
-        elif pending == _SOON:
+        elif len(pending) == _SOON:
             self._hurry.set()
 
     @property
@@ -79,7 +80,7 @@ class Writer:
 
     async def flush(self) -> None:
         """Wait until every fact appended so far is durable."""
-        target = self._appended
+        target = self._taken + len(self._pending)
         while self._committed < target:
             self._hurry.set()
             await self._next_commit()
@@ -122,6 +123,7 @@ class Writer:
                 await self._gather()
                 self._wake, self._hurry = anyio.Event(), anyio.Event()
                 facts, self._pending = self._pending, []
+                self._taken += len(facts)
                 if facts:
                     await self._commit_or_fail(facts)
                 done, self._done = self._done, anyio.Event()

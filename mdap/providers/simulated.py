@@ -15,7 +15,7 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mdap.errors import TransientError, UsageError
-from mdap.records import Reply, SampleRequest, Subject
+from mdap.records import Reply, SampleRequest, Subject, record_of
 from mdap.settings import explain
 
 __all__ = ["Simulated", "SimulatedSettings", "create"]
@@ -89,7 +89,8 @@ class Simulated:
         settings = self.settings
         truth, right = self._truth(request, subject)
         asked = (len(request.system) + len(request.user)) // _CHARS_PER_TOKEN + 1
-        usual = Reply(right, self.name, "stop", asked, _tokens(right), 0, latency)
+        columns = (right, self.name, "stop", asked, _tokens(right), 0, latency, None, 1)
+        usual = record_of(Reply, columns)
         error_rate, favourite = self._difficulty(request.prompt_digest)
         replies = []
         for flag, wrong, which, _, _ in draws:

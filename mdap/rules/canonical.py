@@ -82,7 +82,7 @@ def canonical(value: Any) -> str:
     except TypeError:
         pass
     else:
-        if "." not in text and "null" not in text and not _EXPONENT.search(text):
+        if type(value) is str or ("." not in text and "null" not in text and not _EXPONENT.search(text)):
             return text
     text = _readable.encode(value)
     # A lone surrogate has no UTF-8 form: only its escape can be stored and hashed.

@@ -37,7 +37,7 @@ _LEAST, _MOST = 1e-4, 1e16
 _DEL: Final = 0x7F
 
 
-# Begun once: a copy is quicker to be had than a new one.
+# Begun once: to copy one takes less than to make it.
 _text: Final = blake2b(digest_size=16)
 _answer: Final = blake2b(digest_size=8)
 _chain: Final = blake2b(digest_size=32)
@@ -54,11 +54,11 @@ def prompt_digest(system: str, user: str) -> str:
     """Return the 128-bit digest of a prompt; the length of the first part keeps the parts apart."""
     digest = _begun(system).copy()
     digest.update(user.encode())
-    return str(digest.hexdigest())
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=64)
-def _begun(system: str) -> Any:
+def _begun(system: str) -> blake2b:
     """Return the hash of a system message so far: steps of a task share it."""
     head = system.encode()
     return blake2b(b"%d\n%b" % (len(head), head), digest_size=16)
