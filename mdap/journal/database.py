@@ -1,10 +1,10 @@
 """Opening the database file, and bringing its schema up to date under the write lock."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import aiosqlite
 import anyio
@@ -14,7 +14,9 @@ from mdap.errors import DatabaseError, UsageError
 from mdap.journal.statements import KEPT, migrations
 from mdap.logfile import APPLICATION_ID, read_uri, translated
 
-__all__ = ["Connection", "open_reading", "open_writing"]
+__all__ = ["Connection", "open_reading", "open_writing", "transaction"]
+
+T = TypeVar("T")
 
 _BUSY_SECONDS: Final = 10.0
 _WAL_TRIES: Final = 100
@@ -29,9 +31,10 @@ class Connection(aiosqlite.Connection):
     of 5 ms each where the loop is busy: a commit that makes twenty of them takes most of a second.
     """
 
-    async def visit(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Call *work* in the connection's thread."""
-        await self._execute(work, self._conn)  # type: ignore[no-untyped-call] # by which all its calls go
+    async def visit(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what *work* returns in the connection's thread."""
+        done: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call] # as all its calls do
+        return done
 
 
 @asynccontextmanager
@@ -65,25 +68,20 @@ def _check_place(path: Path) -> None:
         raise UsageError(f"{path} is a folder: name a file with --db")
 
 
-async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
-    version = await _check(connection, path)
-    newest = max(migrations())
+async def _prepare(connection: Connection, path: Path) -> None:
+    version = await connection.visit(lambda plain: _check(plain, path))
     if version == 0:
         # Only before the first table: larger pages keep long replies out of overflow chains.
-        await connection.execute("PRAGMA page_size = 16384")
+        await connection.visit(lambda plain: plain.execute("PRAGMA page_size = 16384").close())
     await _use_wal(connection)
-    await connection.execute("PRAGMA synchronous = NORMAL")
-    await connection.execute("PRAGMA cache_size = -65536")
-    await connection.execute("PRAGMA journal_size_limit = 67108864")
-    if version < newest:
-        await _migrate(connection, path)
+    await connection.visit(lambda plain: _set_up(plain, path, version))
 
 
-async def _use_wal(connection: aiosqlite.Connection) -> None:
+async def _use_wal(connection: Connection) -> None:
     """Switch to the write-ahead log, which SQLite refuses at once where it would else wait for a lock."""
     for tries in range(_WAL_TRIES, -1, -1):
         try:
-            await connection.execute("PRAGMA journal_mode = WAL")
+            await connection.visit(lambda plain: plain.execute("PRAGMA journal_mode = WAL").close())
             return
         except sqlite3.OperationalError:
             if not tries:
@@ -91,17 +89,37 @@ async def _use_wal(connection: aiosqlite.Connection) -> None:
             await anyio.sleep(_BUSY_SECONDS / _WAL_TRIES)
 
 
-async def _check(connection: aiosqlite.Connection, path: Path) -> int:
+def _set_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    if version < max(migrations()):
+        with transaction(connection):
+            _migrate(connection, path)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    # Read again under the lock: another process may have migrated in between.
+    version = _check(connection, path)
+    for number, parts in migrations().items():
+        if number > version:
+            for statement in parts:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> int:
     """Return the schema version, 0 for a new file; refuse what is not ours or newer than we know."""
     # In one read transaction, or another process could make the file ours in between.
     alone = not connection.in_transaction
     if alone:
-        await connection.execute("BEGIN")
-    version = await _number(connection, "PRAGMA user_version")
-    owner = await _number(connection, "PRAGMA application_id")
-    tables = await _number(connection, "SELECT count(*) FROM sqlite_master")
+        connection.execute("BEGIN")
+    [[version]] = connection.execute("PRAGMA user_version")
+    [[owner]] = connection.execute("PRAGMA application_id")
+    [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master")
     if alone:
-        await connection.execute("COMMIT")
+        connection.execute("COMMIT")
     if (owner, version) == (0, 0) and tables == 0:
         return 0
     if owner != APPLICATION_ID:
@@ -111,32 +129,20 @@ async def _check(connection: aiosqlite.Connection, path: Path) -> int:
         raise DatabaseError(
             f"{path} was written by a newer mdap (schema {version}, this one knows {newest}): upgrade mdap"
         )
-    return version
+    return int(version)
 
 
-async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
-    async with _transaction(connection):
-        # Read again under the lock: another process may have migrated in between.
-        version = await _check(connection, path)
-        for number, parts in migrations().items():
-            if number > version:
-                for statement in parts:
-                    await connection.execute(statement)
-                await connection.execute(f"PRAGMA user_version = {number}")
-        await connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-
-
-@asynccontextmanager
-async def _transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Hold the write lock, commit what is done meanwhile, or roll all of it back."""
-    await connection.execute("BEGIN IMMEDIATE")
+    connection.execute("BEGIN IMMEDIATE")
     try:
         yield
-        await connection.execute("COMMIT")
+        connection.execute("COMMIT")
     except BaseException:
         # After some errors, such as a full disk, SQLite has rolled back itself; the first one is what counts.
         with suppress(sqlite3.Error):
-            await connection.execute("ROLLBACK")
+            connection.execute("ROLLBACK")
         raise
 
 
@@ -152,7 +158,7 @@ async def open_reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     with translated(path):
         connection = await _connect(uri, uri=True)
         try:
-            version = await _check(connection, path)
+            version = await connection.visit(lambda plain: _check(plain, path))
             if version < max(migrations()):
                 raise DatabaseError(
                     f"{path} has an older schema ({version}): run or resume any task in it to renew it"
@@ -181,9 +187,3 @@ async def _connect(place: str, *, uri: bool = False) -> Connection:
         )
         await connection
     return connection
-
-
-async def _number(connection: aiosqlite.Connection, sql: str) -> int:
-    async with connection.execute(sql) as cursor:
-        row = await cursor.fetchone()
-    return int(row[0]) if row else 0

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ import anyio
 
 from mdap.errors import DatabaseError
 from mdap.journal.batch import Batch, in_blocks
-from mdap.journal.database import Connection, open_writing
+from mdap.journal.database import Connection, open_writing, transaction
 from mdap.journal.files import Files
 from mdap.journal.statements import statements
 from mdap.logfile import translated
@@ -162,17 +162,10 @@ class Writer:
 def _commit(connection: sqlite3.Connection, batch: Batch) -> None:
     """Write all of *batch*, or nothing of it."""
     sql = statements("append")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         for name, rows in batch.statements():
             for statement, parameters in in_blocks(sql[name], rows):
                 connection.execute(statement, parameters)
-        connection.execute("COMMIT")
-    except BaseException:
-        # After some errors, such as a full disk, SQLite has rolled back itself; the first one is what counts.
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
 
 
 @asynccontextmanager

@@ -13,7 +13,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import anyio
 import anyio.lowlevel
 import pytest
@@ -768,12 +767,12 @@ async def test_a_file_that_becomes_ours_while_it_is_looked_at_is_ours(
     path: Path, monkeypatch: pytest.MonkeyPatch, turn: int
 ) -> None:
     """Another process may make the schema between any two statements of ours: that is no foreign file."""
-    execute = aiosqlite.Connection.execute
+    connect = sqlite3.connect
     turns = itertools.count()
 
-    def with_another_process(self: aiosqlite.Connection, sql: str, *values: Any) -> Any:
+    def another_process(_: str) -> None:
         if next(turns) == turn:
-            other = sqlite3.connect(path, timeout=0, isolation_level=None)
+            other = connect(path, timeout=0, isolation_level=None)
             # Where the other one is locked out, there is nothing to fear.
             with closing(other), suppress(sqlite3.OperationalError):
                 other.execute("BEGIN IMMEDIATE")
@@ -782,9 +781,13 @@ async def test_a_file_that_becomes_ours_while_it_is_looked_at_is_ours(
                 other.execute(f"PRAGMA user_version = {max(migrations())}")
                 other.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 other.execute("COMMIT")
-        return execute(self, sql, *values)
 
-    monkeypatch.setattr("aiosqlite.Connection.execute", with_another_process)
+    def beside_another_process(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **options)
+        connection.set_trace_callback(another_process)
+        return connection
+
+    monkeypatch.setattr("mdap.journal.database.sqlite3.connect", beside_another_process)
     async with open_journal(path):
         pass
     monkeypatch.undo()
