@@ -11,6 +11,8 @@ from pydantic_core import to_jsonable_python
 
 __all__ = ["canonical"]
 
+_BUILT_IN: Final = (str, int, float, list, tuple, dict)
+
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 # What orjson may write otherwise than the standard library. The pattern begins with the letter, or every
@@ -28,7 +30,10 @@ _ALIKE: Final = (
 @cache
 def _names(kind: type) -> tuple[str, ...]:
     """Return the names of a dataclass's fields; of anything else, none."""
-    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
+    # One that is also text or a list is written as that: the standard library asks nobody.
+    if not dataclasses.is_dataclass(kind) or issubclass(kind, _BUILT_IN):
+        return ()
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -79,8 +84,10 @@ def canonical(value: Any) -> str:
     # Floats may be written otherwise, and NaN would be null.
     try:
         text = orjson.dumps(value, _fields, _ALIKE).decode()
-    except TypeError:
-        pass
+    except TypeError as error:
+        cause = error.__cause__
+        if cause is not None and not isinstance(cause, Exception):
+            raise cause from None  # Ctrl-C, while a field was looked at
     else:
         if type(value) is str or ("." not in text and "null" not in text and not _EXPONENT.search(text)):
             return text

@@ -30,8 +30,9 @@ __all__ = [
 CHAIN_START: Final = "0" * 64
 """The head of a chain without decisions."""
 
-# As the contract says: `ensure_ascii` is the rule.
-_encoder: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+# As the contract says and `json.dumps` does: ASCII, and NaN spelled as that. No sample holds bytes, but somebody
+# may have put some there.
+_encoder: Final = json.JSONEncoder(separators=(",", ":"), default=repr)
 # Where Python writes a float without an exponent, as orjson does.
 _LEAST, _MOST = 1e-4, 1e16
 _DEL: Final = 0x7F
@@ -96,17 +97,31 @@ def identify_part(run_id: str, kind: str, params: Any, key: str | None) -> tuple
 
 def sample_line(columns: tuple[Any, ...]) -> str:
     """Return a sample's recorded columns, from *ordinal* to *text_digest*, as a JSON array."""
-    temperature, latency = columns[6], columns[10]
-    if (not temperature or _LEAST <= temperature < _MOST) and (not latency or _LEAST <= latency < _MOST):
-        return _line(columns)
-    return _encoder.encode(columns)
+    return _line(columns) if _plain(columns[6:11]) else _encoder.encode(columns)
+
+
+def _plain(numbers: tuple[Any, ...]) -> bool:
+    """Return whether temperature, tokens and latency are numbers that are spelled in one way.
+
+    They are looked at because a database that somebody has changed may hold anything there, infinity for
+    NULL among it, of which orjson makes null. Columns of text hold no floats.
+    """
+    temperature, given, made, cached, latency = numbers
+    return (
+        (type(given) is int or given is None)
+        and (type(made) is int or made is None)
+        and (type(cached) is int or cached is None)
+        and type(temperature) is float
+        and (not temperature or _LEAST <= temperature < _MOST)
+        and (latency is None or (type(latency) is float and (not latency or _LEAST <= latency < _MOST)))
+    )
 
 
 def _line(columns: tuple[Any, ...]) -> str:
     """Return *columns* as a JSON array, as the standard library writes it, in a fraction of its time.
 
     Args:
-        columns: text, integers and None; a float only if it needs no exponent.
+        columns: text, integers and None; floats only if they need no exponent.
     """
     try:
         line = orjson.dumps(columns)

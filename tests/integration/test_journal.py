@@ -796,6 +796,13 @@ async def test_a_file_that_becomes_ours_while_it_is_looked_at_is_ours(
     assert query(path, "SELECT count(*) FROM steps") == [(1,)]
 
 
+async def test_a_row_without_a_run_is_refused(path: Path) -> None:
+    """What fills a statement up is left out; what is wrong must not be."""
+    with pytest.raises(DatabaseError, match="NOT NULL"):
+        await write(path, [opened(1)._replace(run=None)])  # type: ignore[arg-type] # what a mistake may do
+    assert query(path, "SELECT count(*) FROM steps") == [(0,)]
+
+
 async def test_many_tasks_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     """Whoever comes second waits, and finds the schema that the first one made."""
     for number in range(25):

@@ -106,6 +106,27 @@ def test_a_changed_plugin_does_not_hide_tampering(log: Path, tmp_path: Path) -> 
     assert came.counts["chain"] == 1
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("latency", value) for value in ("NULL", "9e999", "'abc'", "x'00'", "1e-5")),
+        *(("temperature", value) for value in ("9e999", "'abc'")),
+        *(("cached_tokens", value) for value in ("9e999", "'abc'", "1.5")),
+        *(("request_id", value) for value in ("9e999", "''", "0")),
+        *(("flag_reason", value) for value in ("''", "0")),
+    ],
+)
+def test_whatever_is_put_in_a_column_is_found(tmp_path: Path, column: str, value: str) -> None:
+    """Also infinity for NULL, which some write as JSON alike, and what is of another type altogether."""
+    db = tmp_path / "a.db"
+    PROVIDED["it"] = ScriptedProvider(lambda request, n: Model(Walk()).says(request.user, n))
+    mdap.solve_sync(Walk(), model="tests.helpers:provided/it", db=db, run_id="walk")
+    copy = edited(db, tmp_path, f"UPDATE samples SET {column} = {value} WHERE step = 3 AND ordinal = 0")
+    came = checked_as(copy, Walk)
+    assert (came.verdict, came.counts["chain"]) == ("mismatch", 1)
+    assert {mismatch.step for mismatch in came.mismatches} == {3}
+
+
 def edited(log: Path, tmp_path: Path, *statements: str) -> Path:
     copy = tmp_path / "copy.db"
     with closing(sqlite3.connect(log)) as source, closing(sqlite3.connect(copy)) as target:

@@ -236,6 +236,54 @@ def test_kinds_of_values_with_one_spelling(value: Any, same: Any) -> None:
     assert canonical(value) == by_the_standard_library(same)
 
 
+@dataclass
+class Kept(dict[str, int]):
+    """A dataclass that is an object already."""
+
+    note: str = ""
+
+
+@dataclass
+class Interrupted:
+    """Something that Ctrl-C comes upon."""
+
+    value: int = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "value":
+            raise KeyboardInterrupt
+        return object.__getattribute__(self, name)
+
+
+class Labelled(str, Enum):
+    """Its member is one text as it is, and another by its value."""
+
+    ONE = "x"
+
+    def __new__(cls, text: str) -> "Labelled":
+        member = str.__new__(cls, text)
+        member._value_ = "label"
+        return member
+
+
+def test_a_member_of_an_enumeration_is_its_value() -> None:
+    """By which pydantic reads it back, unlike the text that the standard library would write."""
+    assert canonical([Labelled.ONE]) == '["label"]'
+
+
+def test_a_dataclass_that_is_an_object_is_that_object() -> None:
+    """The standard library writes what it knows, and asks nobody."""
+    kept = Kept("note")
+    kept["a"] = 1
+    assert canonical([kept]) == '[{"a":1}]'
+
+
+def test_ctrl_c_is_not_lost() -> None:
+    """It may come while a value is being looked at."""
+    with pytest.raises(KeyboardInterrupt):
+        canonical([Interrupted()])
+
+
 @pytest.mark.parametrize("held", [math.nan, math.inf, "\ud800"])
 def test_what_stands_in_a_dataclass_is_no_exception(held: Any) -> None:
     """NaN is refused there too, and a lone surrogate is escaped."""

@@ -60,8 +60,6 @@ CREATE TABLE steps (
 ) WITHOUT ROWID
 ;
 
--- The verdicts are spelled out: of a list after IN, SQLite makes a table of its own for every row.
-
 -- One row a sample that was paid for.
 CREATE TABLE samples (
     run           INTEGER NOT NULL REFERENCES runs(id),

@@ -1,6 +1,6 @@
 -- What one commit writes, each statement for many rows at once. A statement begins at its "-- name:" line; its
 -- line of VALUES is written once for every row. Rows of zeros only fill a statement up: WHERE leaves them out, and
--- no run has the number 0. (All that is text is greater than any number.)
+-- no run has the number 0.
 -- The text's number is looked up once a row: among the VALUES, each row would open a cursor of its own, and what
 -- a row costs would grow with their number.
 
@@ -8,14 +8,14 @@
 INSERT INTO texts(digest, body)
 SELECT * FROM (
 VALUES (?, ?)
-) WHERE column1 > 0
+) WHERE column1 IS NOT 0
 ON CONFLICT(digest) DO NOTHING
 
 -- name: steps
 INSERT INTO steps(run, step, opening, key, input, prompt_digest)
 SELECT * FROM (
 VALUES (?, ?, ?, ?, ?, ?)
-) WHERE column1 > 0
+) WHERE column1 IS NOT 0
 
 -- name: samples
 INSERT INTO samples(run, step, opening, counted, ordinal, verdict, answer_key, flag_reason, model, view,
@@ -26,7 +26,7 @@ SELECT column1, column2, column3, column4, column5, column6, column7, nullif(col
        (SELECT id FROM texts WHERE digest = column19)
 FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-) WHERE column1 > 0
+) WHERE column1 IS NOT 0
 
 -- name: pending
 INSERT INTO pending(run, step, opening, counted, ordinal, verdict, answer_key, flag_reason, model, view,
@@ -37,7 +37,7 @@ SELECT column1, column2, column3, column4, column5, column6, column7, nullif(col
        (SELECT id FROM texts WHERE digest = column19)
 FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-) WHERE column1 > 0
+) WHERE column1 IS NOT 0
 
 -- name: confirm
 INSERT INTO samples
@@ -64,10 +64,10 @@ SELECT column1, column2, column3, column4, column5, column6, column7, column8, n
        nullif(column10, 0), column11
 FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-) WHERE column1 > 0
+) WHERE column1 IS NOT 0
 
 -- name: events
 INSERT INTO run_events(run, kind, author, reason, step, opening, data)
 SELECT * FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?)
-) WHERE column1 > 0
+) WHERE column1 IS NOT 0
