@@ -30,8 +30,8 @@ __all__ = [
 CHAIN_START: Final = "0" * 64
 """The head of a chain without decisions."""
 
-# As the contract says and `json.dumps` does: ASCII, and NaN spelled as that. No sample holds bytes, but somebody
-# may have put some there.
+# As the contract says and `json.dumps` does: ASCII, and NaN spelled as that. No sample holds bytes, but
+# somebody may have put some there.
 _encoder: Final = json.JSONEncoder(separators=(",", ":"), default=repr)
 # Where Python writes a float without an exponent, as orjson does.
 _LEAST, _MOST = 1e-4, 1e16

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -255,7 +255,7 @@ class Interrupted:
         return object.__getattribute__(self, name)
 
 
-class Labelled(str, Enum):
+class Labelled(StrEnum):
     """Its member is one text as it is, and another by its value."""
 
     ONE = "x"
