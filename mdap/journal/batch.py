@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -54,25 +54,30 @@ class Batch:
         self._resolved: dict[_Key, bool] = {}
         self._decisions: list[Row] = []
         self._events: list[Row] = []
+        takers: dict[type[Fact], Callable[[Any], None]] = {
+            SampleTaken: self._take_sample,
+            Decided: self._decisions.append,
+            StepOpened: self._steps.append,
+            StepResolved: self._take_resolved,
+            AttemptFailed: self._take_event,
+            RunEvent: self._take_event,
+        }
         for fact in facts:
-            self._sort(fact)
+            takers[type(fact)](fact)
 
-    def _sort(self, fact: Fact) -> None:
-        if isinstance(fact, SampleTaken):
-            if fact.text_digest is not None and fact.text is not None:
-                self._texts[fact.text_digest] = fact.text
-            if fact.tentative:
-                self._tentative.setdefault(fact[:3], []).append(fact)
-            else:
-                self._samples.append(_row(fact))
-        elif isinstance(fact, Decided):
-            self._decisions.append(fact)
-        elif isinstance(fact, StepOpened):
-            self._steps.append(fact)
-        elif isinstance(fact, StepResolved):
-            self._resolved[fact[:3]] = fact.confirmed
+    def _take_sample(self, sample: SampleTaken) -> None:
+        if sample.text_digest is not None and sample.text is not None:
+            self._texts[sample.text_digest] = sample.text
+        if sample.tentative:
+            self._tentative.setdefault(sample[:3], []).append(sample)
         else:
-            self._events.append(_event(fact))
+            self._samples.append(_row(sample))
+
+    def _take_resolved(self, resolved: StepResolved) -> None:
+        self._resolved[resolved[:3]] = resolved.confirmed
+
+    def _take_event(self, event: RunEvent | AttemptFailed) -> None:
+        self._events.append(_event(event))
 
     def statements(self) -> Iterator[tuple[str, list[Row]]]:
         """Yield the name of each statement to execute, and the rows to execute it for."""
