@@ -111,9 +111,10 @@ def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:
         models = json.loads(provider)
         lineups = lineups_of(models["models"], models["escalate_to"])[1]
         voting = VotingSettings(**json.loads(settings))
-        return RunFacts(
-            number, run_id, kind, task, version, json.loads(params), voting, lineups, k, decisions
-        )
+        given = dict(json.loads(params))
+        if k < 1:
+            raise ValueError(k)
+        return RunFacts(number, run_id, kind, task, version, given, voting, lineups, k, decisions)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise DatabaseError(
             f"the row of run {run_id} in the table runs is not as mdap wrote it: restore a copy of the log"

@@ -17,6 +17,7 @@ from mdap.audit.part import Part
 from mdap.audit.processes import audit_process
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import RunFacts, find_number, run_facts
+from mdap.audit.types import check_types
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
 from mdap.tasks import Chain, Process, Task
@@ -120,7 +121,7 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
 
     Raises:
         UsageError: there is no such run, or its task is not to be had.
-        DatabaseError: the log cannot be read.
+        DatabaseError: the log cannot be read, or holds what mdap never writes.
     """
     job = Job(Path(db), make_task, oracle, jobs)
     try:
@@ -172,6 +173,7 @@ class _Audit:
 
     def _run(self, number: int) -> tuple[RunFacts, History, Part]:
         """Check one run: most of a chain while it may go on, and the rest in one snapshot of the log."""
+        check_types(self._connection, self._job.path, number)
         facts = run_facts(self._connection, number)
         task = self._task(facts)
         whole = self._decided(facts, task) if isinstance(task, Chain) else Part()

@@ -14,6 +14,7 @@ import mdap
 from mdap.audit import verify
 from mdap.audit.verifying import Verification
 from mdap.cli.main import main
+from mdap.errors import DatabaseError
 from mdap.plugins import make_task
 from mdap.tasks import Chain, RedFlag, Step
 from mdap.testing import ScriptedProvider
@@ -106,18 +107,56 @@ def test_a_changed_plugin_does_not_hide_tampering(log: Path, tmp_path: Path) -> 
     assert came.counts["chain"] == 1
 
 
+COLUMNS = {
+    "runs": ("params", "settings", "provider", "k", "parent"),
+    "run_events": ("at", "author", "reason", "step", "opening", "data"),
+    "texts": ("body",),
+    "steps": ("step", "opening", "key", "input", "prompt_digest"),
+    "samples": (
+        *("step", "opening", "counted", "ordinal", "answer_key", "flag_reason", "model", "view"),
+        *("temperature", "input_tokens", "output_tokens", "cached_tokens", "latency", "attempts"),
+        *("request_id", "finish_reason", "text"),
+    ),
+    "decisions": ("place", "step", "opening", "winner", "tally", "votes", "margin", "author", "reason"),
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table in COLUMNS for column in COLUMNS[table]]
+)
+def test_whatever_is_put_in_a_column_is_found(tmp_path: Path, table: str, column: str) -> None:
+    """A value of another type, an infinite number, one that cannot be: a finding or a sentence."""
+    db = tmp_path / "a.db"
+    mdap.solve_sync(Walk(), options=OPTIONS | {"latency": 1e-5}, db=db, run_id="walk")
+    where = {"runs": "", "run_events": "", "texts": "WHERE id = 2"}.get(table, "WHERE step = 3")
+    for value in ("NULL", "9e999", "-1", "77", "1.5", "'abc'", "'[1]'", "''", "x'00ff'"):
+        with suppress(sqlite3.IntegrityError):
+            copy = edited(db, tmp_path, f"UPDATE {table} SET {column} = {value} {where}")
+            if contents(copy) == contents(db):
+                continue
+            try:
+                came = checked_as(copy, Walk).verdict
+            except DatabaseError as error:
+                came = str(error)
+            assert came == "mismatch" or "restore a copy" in came, value
+
+
+def contents(log: Path) -> list[str]:
+    with closing(sqlite3.connect(log)) as connection:
+        return [line for line in connection.iterdump() if line.startswith("INSERT")]
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        *(("latency", value) for value in ("NULL", "9e999", "'abc'", "x'00'", "1e-5")),
-        *(("temperature", value) for value in ("9e999", "'abc'")),
-        *(("cached_tokens", value) for value in ("9e999", "'abc'", "1.5")),
-        *(("request_id", value) for value in ("9e999", "''", "0")),
-        *(("flag_reason", value) for value in ("''", "0")),
+        *(("latency", value) for value in ("NULL", "1e-5")),
+        *(("request_id", value) for value in ("''", "'0'")),
+        *(("flag_reason", value) for value in ("''", "'0'")),
+        ("cached_tokens", "0"),
     ],
 )
-def test_whatever_is_put_in_a_column_is_found(tmp_path: Path, column: str, value: str) -> None:
-    """Also infinity for NULL, which some write as JSON alike, and what is of another type altogether."""
+def test_whatever_else_a_sample_might_hold_is_found(tmp_path: Path, column: str, value: str) -> None:
+    """Whatever is of the right type, and only not what was recorded."""
     db = tmp_path / "a.db"
     PROVIDED["it"] = ScriptedProvider(lambda request, n: Model(Walk()).says(request.user, n))
     mdap.solve_sync(Walk(), model="tests.helpers:provided/it", db=db, run_id="walk")
