@@ -10,16 +10,16 @@ from typing import Final
 
 from mdap.errors import DatabaseError
 
-__all__ = ["check_types"]
+__all__ = ["check_texts", "check_types"]
 
+# The column that says to which run a row belongs.
 _TABLES: Final = {
-    "runs": "id = ?1",
-    "run_events": "run = ?1",
-    "steps": "run = ?1",
-    "samples": "run = ?1",
-    "pending": "run = ?1",
-    "decisions": "run = ?1",
-    "texts": "?1",  # they belong to no run
+    "runs": "id",
+    "run_events": "run",
+    "steps": "run",
+    "samples": "run",
+    "pending": "run",
+    "decisions": "run",
 }
 _LARGEST: Final = "1.7976931348623157e308"
 
@@ -35,28 +35,43 @@ def check_types(connection: sqlite3.Connection, path: Path, run: int) -> None:
     Raises:
         DatabaseError: one is not.
     """
-    for table, rows in _TABLES.items():
-        columns = {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({table})")}
-        wrong = " OR ".join(_wrong(name, kind) for name, kind in columns.items())
-        # Each table once, and what is wrong only where something is.
-        if connection.execute(f"SELECT 1 FROM {table} WHERE {rows} AND ({wrong}) LIMIT 1", (run,)).fetchone():
-            for name, kind in columns.items():
-                _refuse(connection, path, run, (table, rows, name, kind))
+    for table, key in _TABLES.items():
+        _check(connection, path, table, f"{key} = {run:d}")
 
 
-def _refuse(connection: sqlite3.Connection, path: Path, run: int, where: tuple[str, str, str, str]) -> None:
-    """Raise the error for a column if a value in it is wrong."""
-    table, rows, name, kind = where
-    sql = f"SELECT typeof({name}) FROM {table} WHERE {rows} AND {_wrong(name, kind)} LIMIT 1"
-    for (found,) in connection.execute(sql, (run,)):
-        what = "an infinite number" if found == "real" == kind.lower() else f"a value of type {found}"
-        raise DatabaseError(
-            f"{path} holds {what} in {table}.{name}, which is {kind}: something other than mdap has written "
-            "to it; restore a copy"
-        )
+def check_texts(connection: sqlite3.Connection, path: Path) -> None:
+    """Look whether all texts are text: they belong to no run, so once is enough for all.
+
+    Args:
+        connection: the log.
+        path: where it is.
+
+    Raises:
+        DatabaseError: one is not.
+    """
+    _check(connection, path, "texts", "true")
+
+
+def _check(connection: sqlite3.Connection, path: Path, table: str, rows: str) -> None:
+    columns = {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({table})")}
+    wrong = {name: _wrong(name, kind) for name, kind in columns.items()}
+    # The table once, and its columns one by one only where something is wrong.
+    if not _found(connection, "1", table, f"{rows} AND ({' OR '.join(wrong.values())})"):
+        return
+    for name, kind in columns.items():
+        for found in _found(connection, f"typeof({name})", table, f"{rows} AND ({wrong[name]})"):
+            what = "an infinite number" if found == kind.lower() else f"a value of type {found}"
+            raise DatabaseError(
+                f"{path} holds {what} in {table}.{name}, which is {kind}: something other than mdap has "
+                "written to it; restore a copy"
+            )
+
+
+def _found(connection: sqlite3.Connection, what: str, table: str, where: str) -> list[str]:
+    return [found for (found,) in connection.execute(f"SELECT {what} FROM {table} WHERE {where} LIMIT 1")]
 
 
 def _wrong(name: str, kind: str) -> str:
     """Return the SQL condition that a column of this name and type holds what it must not."""
-    other = f"({name} IS NOT NULL AND typeof({name}) <> '{kind.lower()}')"
+    other = f"{name} IS NOT NULL AND typeof({name}) <> '{kind.lower()}'"
     return f"{other} OR abs({name}) > {_LARGEST}" if kind == "REAL" else other

@@ -17,7 +17,7 @@ from mdap.audit.part import Part
 from mdap.audit.processes import audit_process
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import RunFacts, find_number, run_facts
-from mdap.audit.types import check_types
+from mdap.audit.types import check_texts, check_types
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
 from mdap.tasks import Chain, Process, Task
@@ -162,6 +162,7 @@ class _Audit:
 
     def tree(self, number: int) -> tuple[RunFacts, History]:
         """Check a run and its parts, and return the run itself and what happened to it."""
+        check_texts(self._connection, self._job.path)
         [self._all] = self._connection.execute(_DECISIONS_OF_TREE, (number,)).fetchone()
         facts, history, part = self._run(number)
         self.whole.merge(part)
