@@ -289,8 +289,10 @@ def test_an_interrupt_says_how_to_resume(cli: Cli, sent: signal.Signals) -> None
 
 def test_a_second_interrupt_ends_the_process_at_once(cli: Cli) -> None:
     """While the first one drains what is in flight: one sentence, one JSON object, and no more waiting."""
-    process = cli.start("run hanoi -p disks=6 -M latency=5 --run-id twice --display log --json")
-    logged(process, "step.opened")
+    # With this seed the first sample comes at once, and the two that were sent with it after minutes.
+    slow = "-M latency=30 -M latency_sigma=5 -M seed=5 --speculate off"
+    process = cli.start(f"run hanoi -p disks=6 {slow} --run-id twice --display log --json")
+    logged(process, "sample.taken")
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     ended = cli.end(process)
