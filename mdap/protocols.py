@@ -62,8 +62,8 @@ class Provider(Protocol):
 class Journal(Protocol):
     """The append-only record of runs."""
 
-    def append(self, fact: Fact) -> None:
-        """Take *fact* for the next commit; returns at once."""
+    def append(self, *facts: Fact) -> None:
+        """Take *facts* for the next commit; returns at once."""
 
     async def settle(self) -> None:
         """Wait while more facts are pending than the journal allows (back-pressure)."""

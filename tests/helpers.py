@@ -34,8 +34,8 @@ class Log:
         self.facts: list[Fact] = list(facts)
         self.settled = 0
 
-    def append(self, fact: Fact) -> None:
-        self.facts.append(fact)
+    def append(self, *facts: Fact) -> None:
+        self.facts += facts
 
     async def settle(self) -> None:
         self.settled += 1

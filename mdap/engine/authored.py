@@ -73,7 +73,10 @@ class Authored:
 
     def step(self, number: int, state: Any) -> Step[Any] | None:
         """Return step *number*, or None at the end."""
-        step = self._call("giving step {}", number, self.task.step, state)
+        try:
+            step = self.task.step(state)
+        except Exception as error:
+            self.fail(f"giving step {number}", error)
         if step is None:
             return None
         if step.max_tokens is not None and step.max_tokens < 1:
@@ -85,7 +88,10 @@ class Authored:
 
     def advance(self, number: int, state: Any, answer: Any) -> Any:
         """Return the state after step *number* was answered."""
-        return self._call("advancing over step {}", number, self.task.advance, state, answer)
+        try:
+            return self.task.advance(state, answer)
+        except Exception as error:
+            self.fail(f"advancing over step {number}", error)
 
     async def effects(self, state: Any, decision: Decision[Any]) -> None:
         """Bring about what the *decision* in *state* calls for."""
@@ -108,7 +114,10 @@ class Authored:
 
     def spelled(self, number: int, value: Any) -> str:
         """Return the canonical JSON of a state or an answer of step *number*."""
-        return self._call("spelling step {} as JSON", number, canonical, value)
+        try:
+            return canonical(value)
+        except Exception as error:
+            self.fail(f"spelling step {number} as JSON", error)
 
     def first_state(self, point: ResumePoint) -> Any:
         """Return the state in which the first undecided step is to be opened."""

@@ -13,7 +13,7 @@ from mdap.engine.decider import RUNNING, Decider, Rules
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
-from mdap.records import Reply, RunStatus, SampleRequest, StepOpened
+from mdap.records import Reply, RunStatus, SampleRequest, SampleTaken, StepOpened
 from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.tasks import Chain
@@ -108,11 +108,11 @@ class Survey(Decider):
         self._open[number] = self._open_afresh(opened, state, race)
         return self._open[number]
 
-    def _count(self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]) -> None:
-        super()._count(opening, request, reply, drawn)
+    def _count(self, opening: Opening, view: int, reply: Reply, drawn: tuple[int, int]) -> SampleTaken:
+        sample = super()._count(opening, view, reply, drawn)
         self._taken += 1
         if opening.error is None:
-            judgement = opening.race.judge(reply, request.view)
+            judgement = opening.race.judge(reply, view)
             self._drawn[opening.opened.step][drawn[0]] = Drawn(
                 judgement.answer_key,
                 judgement.flag_reason,
@@ -121,6 +121,7 @@ class Survey(Decider):
                 reply.latency,
                 judgement.text_digest,
             )
+        return sample
 
     def _counted(self, opening: Opening) -> None:
         race = opening.race

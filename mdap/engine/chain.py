@@ -54,6 +54,7 @@ class ChainRace(Decider):
         self.state: Any = None
         self._task = Authored(name, task)
         self._guessing = rules.speculation.mode is Speculate.GUESS
+        self._depth = rules.speculation.depth
         self._window: deque[Opening] = deque()
         self._leftovers = Leftovers()
         self.length = self._task.length()
@@ -84,7 +85,7 @@ class ChainRace(Decider):
         return opening.opened.step - self._place
 
     def _counted(self, opening: Opening) -> None:
-        if self._contradicted(opening):
+        if opening.basis is not None and self._contradicted(opening):
             self._void_after(opening)
         self._go_on()
 
@@ -105,6 +106,8 @@ class ChainRace(Decider):
 
     def effects(self) -> list[Effect]:
         """Return what decisions call for outside; see `Chain.effects`."""
+        if not self._due:
+            return []
         due, self._due = self._due, []
         return [
             Effect(
@@ -122,13 +125,13 @@ class ChainRace(Decider):
 
     def _go_on(self) -> None:
         self._settle_head()
-        if self.status is RUNNING and self._rules.speculation.depth:
+        if self._depth and self.status is RUNNING:
             self._speculate()
 
     def _settle_head(self) -> None:
         while self.status is RUNNING:
             head = self._window[0]
-            winner = head.race.winner
+            winner = head.race.tally.winner
             if head.error is not None:
                 self._stop(head.error)
             elif winner is not None:
@@ -254,7 +257,7 @@ class ChainRace(Decider):
         return opening
 
     def _speculate(self) -> None:
-        while len(self._window) <= self._rules.speculation.depth:
+        while len(self._window) <= self._depth:
             last = self._window[-1]
             number = last.opened.step
             if self.length is not None and number + 1 >= self.length:
@@ -283,8 +286,6 @@ class ChainRace(Decider):
 
     def _contradicted(self, opening: Opening) -> bool:
         """Return whether the steps behind *opening* stand on an answer that is not ahead (any more)."""
-        if opening.basis is None:
-            return False
         tally = opening.race.tally
         ahead = tally.winner if self._guessing else tally.leader
         return ahead not in (None, opening.basis)

@@ -22,6 +22,7 @@ from mdap.records import (
     RunEvent,
     RunStatus,
     SampleRequest,
+    SampleTaken,
     StepOpened,
     StepResolved,
     Trace,
@@ -148,8 +149,9 @@ class Decider(ABC):
                 continue
             for request in opening.race.wanted(self._rules.max_n, self._distance(opening)):
                 asked.append((opening, request))
-                opening.flying[request.ordinals] = request
-                self._fly(len(request.ordinals))
+                ordinals = request.ordinals
+                opening.flying[ordinals] = request
+                self._fly(len(ordinals))
         self._stale.clear()
         return asked
 
@@ -170,14 +172,14 @@ class Decider(ABC):
 
     def take(self, outcome: Outcome[Opening]) -> None:
         """Judge, record and count what came, and draw every consequence."""
-        opening, request = outcome.ticket, outcome.request
-        if request.ordinals not in opening.flying:
+        opening, ordinals = outcome.ticket, outcome.request.ordinals
+        if ordinals not in opening.flying:
             return  # dropped while its outcome was on the way here
         if isinstance(outcome, Failed):
             self._failed(outcome)
             return
-        del opening.flying[request.ordinals]
-        self._fly(-len(request.ordinals))
+        del opening.flying[ordinals]
+        self._fly(-len(ordinals))
         if isinstance(outcome, Came):
             self._came(outcome)
         elif not opening.void:
@@ -197,29 +199,42 @@ class Decider(ABC):
 
     def _came(self, outcome: Came[Opening]) -> None:
         opening, request, failed = outcome.ticket, outcome.request, outcome.attempts - 1
-        for ordinal, reply in zip(request.ordinals, outcome.replies, strict=False):
-            self._count(opening, request, reply, (ordinal, failed + reply.attempts))
+        race, ordinals, view = opening.race, request.ordinals, request.view
+        taken: list[SampleTaken] = []
+        try:
+            for ordinal, reply in zip(ordinals, outcome.replies, strict=False):
+                taken.append(self._count(opening, view, reply, (ordinal, failed)))
+        finally:
+            # What was paid for is on record before anything comes of it.
+            self._journal.append(*taken)
         if opening.error is not None and not opening.tentative and not opening.void:
             raise opening.error
-        if len(outcome.replies) < len(request.ordinals):
-            opening.race.give_back(request.ordinals[len(outcome.replies) :])
+        if len(outcome.replies) < len(ordinals):
+            race.give_back(ordinals[len(outcome.replies) :])
         if opening.void:
             return
-        self._stale.append(opening)
-        if opening.flying and opening.race.winner is not None:
+        if race.tally.winner is None:
+            self._stale.append(opening)
+        elif opening.flying:
             self._cancel_surplus(opening)
         self._counted(opening)
 
-    def _count(self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]) -> None:
+    def _count(self, opening: Opening, view: int, reply: Reply, drawn: tuple[int, int]) -> SampleTaken:
+        """Judge and count a sample; return its record.
+
+        Args:
+            opening: the step it was drawn for.
+            view: which presentation of the step was asked.
+            reply: the reply as it came.
+            drawn: ordinal, attempts that failed.
+        """
         race, progress = opening.race, self.progress
+        ordinal, failed = drawn
         try:
-            judgement = race.judge(reply, request.view)
+            judgement = race.judge(reply, view)
         except PluginError as error:
-            # What was paid for is on record before the error goes anywhere.
-            sample = written(opening, request, unread(reply, error), reply, (*drawn, _CANCELLED, None))
-            self._journal.append(sample)
             opening.error = error
-            return
+            return written(opening, view, unread(reply, error), reply, (ordinal, failed, _CANCELLED, None))
         counted = None
         if opening.void:
             verdict = _VOID
@@ -227,17 +242,18 @@ class Decider(ABC):
         elif race.tally.winner is not None:
             verdict = _CANCELLED
         else:
-            counted = race.count(judgement)
-            if judgement.flag_reason is None:
+            _, _, answer, _, _, _, _ = judgement
+            counted = race.count(answer)
+            if answer is not None:
                 verdict = _VOTE
                 progress.votes += 1
             else:
                 verdict = _FLAG
                 progress.red_flags += 1
-        sample = written(opening, request, judgement, reply, (*drawn, verdict, counted))
+        sample = written(opening, view, judgement, reply, (ordinal, failed, verdict, counted))
         if counted is not None:
-            opening.lines.append((drawn[0], sample_line(sample[4:19])))
-        self._journal.append(sample)
+            opening.lines.append((ordinal, sample_line(sample[4:19])))
+        return sample
 
     def _tell(self, votes: int, red_flags: int) -> None:
         self.progress.votes += votes
@@ -281,7 +297,8 @@ class Decider(ABC):
         self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
         self.progress.against += total - votes
         self._votes_decided += total
-        self._watch(opening, total - votes, total, settled=author is not None)
+        if self._rules.drift is not None or self._rules.margin is not None:
+            self._watch(opening, total - votes, total, settled=author is not None)
 
     def _watch(self, opening: Opening, against: int, votes: int, *, settled: bool) -> None:
         """Record what a decision means for the margins to come, and whether the run drifts."""
@@ -301,9 +318,11 @@ class Decider(ABC):
         winner: str,
         how: tuple[str, int, int, str | None, str | None],
     ) -> None:
-        run, step, opening = opened[:3]
-        columns = (run, self._place, step, opening, winner, *how)
-        self.digest = chain_digest(self.digest, opened, lines, columns)
+        run, step, opening, _, _, _ = opened
+        tally, votes, margin, author, reason = how
+        place, before = self._place, self.digest
+        columns = (run, place, step, opening, winner, tally, votes, margin, author, reason)
+        self.digest = chain_digest(before, opened, lines, columns)
         self._journal.append(record_of(Decided, (*columns, self.digest)))
         self._place += 1
         self.progress.steps += 1

@@ -70,7 +70,7 @@ class Progress:
 
 def written(
     opening: Opening,
-    request: SampleRequest,
+    view: int,
     judgement: Judgement,
     reply: Reply,
     drawn: tuple[int, int, str, int | None],
@@ -79,16 +79,16 @@ def written(
 
     Args:
         opening: the step it was drawn for.
-        request: how it was asked for.
+        view: which presentation of the step was asked.
         judgement: what it came to.
         reply: the reply as it came.
-        drawn: ordinal, attempts, verdict, place in the order of counting.
+        drawn: ordinal, attempts that failed, verdict, place in the order of counting.
     """
     # Taken apart at once: this runs for every sample.
-    ordinal, attempts, verdict, counted = drawn
+    ordinal, failed, verdict, counted = drawn
     run, step, place, _, _, _ = opening.opened
     text, digest, _, key, flag, model, finish_reason = judgement
-    _, _, _, given, made, cached, latency, request_id, _ = reply
+    _, _, _, given, made, cached, latency, request_id, attempts = reply
     seconds: float | None = float(latency)
     if seconds:
         seconds = round(seconds, 6) if isfinite(seconds) else None
@@ -102,13 +102,13 @@ def written(
         key,
         flag,
         model,
-        request.view,
-        opening.race.casting.temperature(ordinal),
+        view,
+        opening.race.casting.temperatures[ordinal],
         given,
         made,
         cached,
         seconds,
-        attempts,
+        failed + attempts,
         None if request_id is None else clean_label(request_id),
         finish_reason,
         digest,
@@ -120,5 +120,6 @@ def written(
 
 def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:
     """Return the record of a sample that was sent for, and given up before anything came back."""
-    how = (None, ordinal, verdict, None, None, model, request.view, opening.race.casting.temperature(ordinal))
+    temperature = opening.race.casting.temperatures[ordinal]
+    how = (None, ordinal, verdict, None, None, model, request.view, temperature)
     return SampleTaken._make((*opening.opened[:3], *how, *(None,) * 4, 1, None, None, None, None, False))

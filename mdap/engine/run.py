@@ -9,7 +9,7 @@ import anyio.lowlevel
 from mdap.engine.decider import RUNNING, Decider, Effect
 from mdap.engine.opening import Opening
 from mdap.engine.purse import Purse
-from mdap.engine.scheduler import Samplers, nursery
+from mdap.engine.scheduler import Outcome, Samplers, nursery
 from mdap.protocols import Journal, Provider
 from mdap.settings import Limits
 
@@ -74,7 +74,7 @@ async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -
             # Meanwhile a process may have stopped, or given up what it had asked.
             if race.status is RUNNING and opening.flying.get(request.ordinals) is request:
                 samplers.ask(opening, request)
-        await _turn(race, samplers)
+        _take(race, samplers, await samplers.arrived())
         effects = race.effects()
         if effects:
             await _bring_about(effects, journal)
@@ -91,8 +91,8 @@ async def _bring_about(effects: list[Effect], journal: Journal) -> None:
         journal.append(effect.done)
 
 
-async def _turn(race: Decider, samplers: Samplers[Opening]) -> None:
-    for outcome in await samplers.arrived():
+def _take(race: Decider, samplers: Samplers[Opening], arrived: list[Outcome[Opening]]) -> None:
+    for outcome in arrived:
         race.take(outcome)
     for trace in race.dropped():
         samplers.drop(trace)
@@ -105,4 +105,4 @@ async def _drain(race: Decider, samplers: Samplers[Opening]) -> None:
         samplers.drop(trace)
     with anyio.move_on_after(_DRAIN_SECONDS):
         while race.in_flight:
-            await _turn(race, samplers)
+            _take(race, samplers, await samplers.arrived())

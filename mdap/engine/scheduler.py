@@ -153,7 +153,8 @@ class Samplers(Generic[K]):
     def wake(self) -> None:
         """Make whoever waits for an outcome look whether there is something else to do."""
         self._woken = True
-        self._tell()
+        if self._news is not None:
+            self._news.set()
 
     def drop(self, trace: Trace) -> None:
         """Cancel the request that carries *trace*, if it is still under way."""
@@ -165,9 +166,6 @@ class Samplers(Generic[K]):
 
     def _post(self, outcome: Outcome[K]) -> None:
         self._posted.append(outcome)
-        self._tell()
-
-    def _tell(self) -> None:
         if self._news is not None:
             self._news.set()
 

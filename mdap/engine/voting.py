@@ -1,6 +1,7 @@
 """One step being decided: which samples to ask for, what each one says, and when it is over."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
@@ -19,6 +20,9 @@ __all__ = ["Judgement", "Race", "json_schema", "unread"]
 
 # A step sees few different texts in a race that is going well; beyond this many nothing is remembered.
 _REMEMBERED: Final = 64
+
+# Names of models and reasons to finish, which are few.
+_label: Final = lru_cache(maxsize=64)(clean_label)
 
 
 class Judgement(NamedTuple):
@@ -116,7 +120,8 @@ class Race:
             temperatures=settings.temperatures, samples_per_tier=settings.samples_allowed
         )
         self.tier = 0
-        own = Prompt(step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
+        columns = (step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
+        own = record_of(Prompt, columns)
         self.prompts = [own]
         self.prompt_digest = own.digest
         if step.views:
@@ -168,8 +173,10 @@ class Race:
         return requests
 
     def _draw(self, count: int) -> tuple[int, ...]:
-        again = tuple(self._lost[:count])
-        del self._lost[:count]
+        again: tuple[int, ...] = ()
+        if self._lost:
+            again = tuple(self._lost[:count])
+            del self._lost[:count]
         first = self._next_ordinal
         last = min(first + count - len(again), (self.tier + 1) * self.casting.samples_per_tier)
         fresh = tuple(range(first, last))
@@ -177,20 +184,21 @@ class Race:
         return again + fresh
 
     def _request(self, part: Part, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
-        prompt = self.prompts[part.view]
+        member, view, temperature = part
+        system, user, digest, _, subject = self.prompts[view]
         columns = (
-            prompt.system,
-            prompt.user,
-            prompt.digest,
+            system,
+            user,
+            digest,
             self.key,
             ordinals,
-            part.temperature,
+            temperature,
             self.max_tokens,
             self.schema,
             priority,
-            prompt.subject,
-            part.member,
-            part.view,
+            subject,
+            member,
+            view,
             Trace(),
             self.prompt_digest,
         )
@@ -211,8 +219,9 @@ class Race:
         Raises:
             PluginError: the parser raised something other than `RedFlag`.
         """
-        over = reply.output_tokens is not None and reply.output_tokens > self.max_tokens
-        same = (reply.text, reply.model, reply.finish_reason, over, view)
+        text, model, finish_reason, _, output_tokens, _, _, _, _ = reply
+        over = output_tokens is not None and output_tokens > self.max_tokens
+        same = (text, model, finish_reason, over, view)
         judgement = self._judged.get(same)
         if judgement is None:
             judgement = self._judge(reply, self.prompts[view])
@@ -221,26 +230,31 @@ class Race:
         return judgement
 
     def _judge(self, reply: Reply, prompt: "Prompt") -> Judgement:
-        text = clean(reply.text, self.max_tokens)
+        said, by, reason, _, output_tokens, _, _, _, _ = reply
+        text = clean(said, self.max_tokens)
         digest = text_digest(text)
-        model, finish_reason = clean_label(reply.model), clean_label(reply.finish_reason)
+        model, finish_reason = _label(by), _label(reason)
         try:
-            said = read(text, finish_reason, reply.output_tokens, self.max_tokens, prompt.parse)
+            answer, spelled, flag = read(text, finish_reason, output_tokens, self.max_tokens, prompt.parse)
         except Exception as error:
             raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
-        if said.spelled is None:
-            return Judgement(text, digest, None, None, said.flag, model, finish_reason)
+        if spelled is None:
+            return Judgement(text, digest, None, None, flag, model, finish_reason)
         # The first of equal answers stands for all of them: they have one canonical JSON.
-        self.answers.setdefault(said.spelled, said.answer)
-        key = answer_key(said.spelled)
-        return record_of(Judgement, (text, digest, said.spelled, key, None, model, finish_reason))
+        self.answers.setdefault(spelled, answer)
+        columns = (text, digest, spelled, answer_key(spelled), None, model, finish_reason)
+        return record_of(Judgement, columns)
 
-    def count(self, judgement: Judgement) -> int:
-        """Count a sample that was in flight; return its place in the order of counting, from 1."""
+    def count(self, answer: str | None) -> int:
+        """Count a sample that was in flight; return its place in the order of counting, from 1.
+
+        Args:
+            answer: the answer it votes for, in canonical JSON; None for a red flag.
+        """
         self.in_flight -= 1
         self.counted += 1
-        if judgement.answer is not None:
-            self.tally.add(judgement.answer)
+        if answer is not None:
+            self.tally.add(answer)
         return self.counted
 
     def refold(self, samples: list[SampleTaken]) -> None:
@@ -264,7 +278,7 @@ class Race:
                     f"reading the recorded sample {sample.ordinal} of step {self.number} again",
                     ValueError("the parser now says otherwise; start a new run, or restore the old parser"),
                 )
-            self.count(judgement)
+            self.count(judgement.answer)
         seen = {sample.ordinal for sample in samples}
         first = self.tier * self.casting.samples_per_tier
         self._next_ordinal = max(max(seen, default=-1) + 1, first)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -23,8 +23,6 @@ __all__ = ["Batch", "in_blocks"]
 
 _encode: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
-Row = Sequence[Any]
-
 _Key = tuple[int, int, int]
 
 # How many rows a statement may have: few sizes, so that each is put together once and then kept. The largest
@@ -38,89 +36,104 @@ _NULLED: Final = re.compile(r"nullif\(column(\d+), 0\)")
 
 
 class Batch:
-    """Facts by table.
+    """One commit's facts, by table.
 
-    A tentative sample whose input is resolved in the same batch never enters the *pending* table.
+    They are taken apart as they come: facts that wait as they are would have to be looked at again, and
+    again by the garbage collector. A tentative sample whose input is resolved in the same batch never
+    enters the *pending* table.
 
-    Args:
-        facts: in the order in which they were appended.
+    Attributes:
+        size: how many facts were taken.
     """
 
-    def __init__(self, facts: list[Fact]) -> None:
+    __slots__ = (
+        "_decisions",
+        "_events",
+        "_resolved",
+        "_samples",
+        "_steps",
+        "_tentative",
+        "_texts",
+        "size",
+    )
+
+    def __init__(self) -> None:
+        self.size = 0
         self._texts: dict[str, str] = {}
-        self._steps: list[Row] = []
-        self._samples: list[Row] = []
+        # Parameters: one row after the other.
+        self._steps: list[Any] = []
+        self._samples: list[Any] = []
+        self._decisions: list[Any] = []
         self._tentative: dict[_Key, list[SampleTaken]] = {}
         self._resolved: dict[_Key, bool] = {}
-        self._decisions: list[Row] = []
-        self._events: list[Row] = []
-        takers: dict[type[Fact], Callable[[Any], None]] = {
-            SampleTaken: self._take_sample,
-            Decided: self._decisions.append,
-            StepOpened: self._steps.append,
-            StepResolved: self._take_resolved,
-            AttemptFailed: self._take_event,
-            RunEvent: self._take_event,
-        }
-        for fact in facts:
-            takers[type(fact)](fact)
+        self._events: list[RunEvent | AttemptFailed] = []
 
-    def _take_sample(self, sample: SampleTaken) -> None:
-        if sample.text_digest is not None and sample.text is not None:
-            self._texts[sample.text_digest] = sample.text
-        if sample.tentative:
-            self._tentative.setdefault(sample[:3], []).append(sample)
-        else:
-            self._samples.append(_row(sample))
-
-    def _take_resolved(self, resolved: StepResolved) -> None:
-        self._resolved[resolved[:3]] = resolved.confirmed
-
-    def _take_event(self, event: RunEvent | AttemptFailed) -> None:
-        self._events.append(_event(event))
-
-    def statements(self) -> Iterator[tuple[str, list[Row]]]:
-        """Yield the name of each statement to execute, and the rows to execute it for."""
-        pending: list[Row] = []
-        for key, samples in self._tentative.items():
-            confirmed = self._resolved.get(key)
-            if confirmed is None:
-                pending.extend(map(_row, samples))
-            elif confirmed:
-                self._samples.extend(map(_row, samples))
+    def take(self, fact: Fact) -> None:
+        """Take *fact* in; facts come in the order in which they happened."""
+        self.size += 1
+        if isinstance(fact, SampleTaken):
+            if fact.text_digest is not None and fact.text is not None:
+                self._texts[fact.text_digest] = fact.text
+            if fact.tentative:
+                self._tentative.setdefault(fact[:3], []).append(fact)
             else:
-                self._samples.extend(_row(_voided(sample)) for sample in samples)
+                self._samples += _row(fact)
+        elif isinstance(fact, Decided):
+            self._decisions += fact
+        elif isinstance(fact, StepOpened):
+            self._steps += fact
+        elif isinstance(fact, StepResolved):
+            self._resolved[fact[:3]] = fact.confirmed
+        else:
+            self._events.append(fact)
+
+    def statements(self) -> Iterator[tuple[str, list[Any]]]:
+        """Yield the name of each statement to execute, and its parameters: one row after the other."""
         resolved = self._resolved
-        yield "texts", list(self._texts.items())
+        known: list[Any] = []
+        pending: list[Any] = []
+        for key, samples in self._tentative.items():
+            confirmed = resolved.get(key)
+            for sample in samples:
+                if confirmed is None:
+                    pending += _row(sample)
+                else:
+                    known += _row(sample if confirmed else _voided(sample))
+        yield "texts", _flat(self._texts.items())
         yield "steps", self._steps
-        yield "samples", self._samples
+        yield "samples", self._samples + known if known else self._samples
         yield "pending", pending
-        yield "confirm", [key for key, right in resolved.items() if right]
-        yield "void", [key for key, right in resolved.items() if not right]
-        yield "resolved", list(resolved)
+        yield "confirm", _flat(key for key, right in resolved.items() if right)
+        yield "void", _flat(key for key, right in resolved.items() if not right)
+        yield "resolved", _flat(resolved)
         yield "decisions", self._decisions
-        yield "events", self._events
+        yield "events", _flat(map(_event, self._events))
 
 
-def in_blocks(sql: str, rows: list[Row]) -> Iterator[tuple[str, Row]]:
-    """Yield what to execute for *rows*: the statement with as many rows of values as it may have.
+def _flat(rows: Iterable[Sequence[Any]]) -> list[Any]:
+    return list(chain.from_iterable(rows))
+
+
+def in_blocks(sql: str, parameters: list[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield what to execute: the statement with as many rows of values as it may have.
 
     Args:
         sql: a statement of ``append.sql``.
-        rows: the parameters of each execution.
+        parameters: those of all rows, one row after the other.
 
     Yields:
         A statement, and its parameters: those of the rows in turn, and zeros to fill it up.
     """
-    for at in range(0, len(rows), _SIZES[-1]):
-        some = rows[at : at + _SIZES[-1]]
-        size = next(size for size in _SIZES if size >= len(some))
-        parameters = list(chain.from_iterable(some))
+    width = sql.count("?")
+    most = _SIZES[-1] * width
+    for at in range(0, len(parameters), most):
+        some = parameters[at : at + most]
+        size = next(size for size in _SIZES if size * width >= len(some))
         for place in _often_null(sql):
-            column = slice(place, None, len(some[0]))
-            parameters[column] = [0 if value is None else value for value in parameters[column]]
-        parameters += [0] * ((size - len(some)) * len(some[0]))
-        yield _block(sql, size), parameters
+            column = slice(place, None, width)
+            some[column] = [0 if value is None else value for value in some[column]]
+        some += [0] * (size * width - len(some))
+        yield _block(sql, size), some
 
 
 @cache
@@ -140,7 +153,7 @@ def _voided(sample: SampleTaken) -> SampleTaken:
     return sample._replace(verdict="void", counted=None)
 
 
-def _row(sample: SampleTaken) -> Row:
+def _row(sample: SampleTaken) -> tuple[Any, ...]:
     """Return the row: the columns from *run* to *text_digest*."""
     return sample[:19]
 

@@ -43,7 +43,8 @@ class Writer:
         self._connection = connection
         self._watch = watch
         self._files = Files(path)
-        self._pending: list[Fact] = []
+        self._batch = Batch()
+        self._untold: list[Fact] = []  # kept only for whoever watches
         self._taken = 0
         self._committed = 0
         self._wake = anyio.Event()
@@ -52,20 +53,23 @@ class Writer:
         self._error: DatabaseError | None = None
         self._closing = False
 
-    def append(self, fact: Fact) -> None:
-        """Take *fact* for the next commit.
+    def append(self, *facts: Fact) -> None:
+        """Take *facts* for the next commit.
 
         Raises:
             DatabaseError: an earlier commit failed; what it held is lost, what was before is safe.
         """
         if self._error is not None:
             raise self._error
-        pending = self._pending
-        pending.append(fact)
-        if len(pending) == 1:
+        batch = self._batch
+        if not batch.size:
             self._wake.set()
-        elif len(pending) == _SOON:
+        for fact in facts:
+            batch.take(fact)
+        if 0 <= batch.size - _SOON < len(facts):
             self._hurry.set()
+        if self._watch is not None:
+            self._untold += facts
 
     @property
     def usable(self) -> bool:
@@ -74,13 +78,13 @@ class Writer:
 
     async def settle(self) -> None:
         """Wait while more facts are pending than one commit should hold."""
-        while len(self._pending) > _MOST_PENDING:
+        while self._batch.size > _MOST_PENDING:
             self._hurry.set()
             await self._next_commit()
 
     async def flush(self) -> None:
         """Wait until every fact appended so far is durable."""
-        target = self._taken + len(self._pending)
+        target = self._taken + self._batch.size
         while self._committed < target:
             self._hurry.set()
             await self._next_commit()
@@ -119,13 +123,14 @@ class Writer:
         Shielded: whoever cancels the runs around it still gets what they appended committed.
         """
         with anyio.CancelScope(shield=True):
-            while not (self._closing and not self._pending) and self._error is None:
+            while not (self._closing and not self._batch.size) and self._error is None:
                 await self._gather()
                 self._wake, self._hurry = anyio.Event(), anyio.Event()
-                facts, self._pending = self._pending, []
-                self._taken += len(facts)
-                if facts:
-                    await self._commit_or_fail(facts)
+                batch, self._batch = self._batch, Batch()
+                untold, self._untold = self._untold, []
+                self._taken += batch.size
+                if batch.size:
+                    await self._commit_or_fail(batch, untold)
                 done, self._done = self._done, anyio.Event()
                 done.set()
 
@@ -141,10 +146,10 @@ class Writer:
         self._wake.set()
         self._hurry.set()
 
-    async def _commit_or_fail(self, facts: list[Fact]) -> None:
+    async def _commit_or_fail(self, batch: Batch, facts: list[Fact]) -> None:
         try:
             with translated(self.path), anyio.CancelScope(shield=True):
-                await self._connection.visit(lambda connection: _commit(connection, Batch(facts)))
+                await self._connection.visit(lambda connection: _commit(connection, batch))
             self._files.check()
         except DatabaseError as error:
             self._error = error
@@ -153,7 +158,7 @@ class Writer:
             # Whatever it is, those who wait for this commit must not wait for ever.
             self._error = DatabaseError(f"{self.path} cannot take what was to be recorded ({error})")
             return
-        self._committed += len(facts)
+        self._committed += batch.size
         if self._watch is not None:
             for fact in facts:
                 self._watch(fact)

@@ -63,6 +63,9 @@ class Simulated:
         self.name = name
         self.settings = settings
         self.instant = settings.latency == 0
+        # What every request looks up: that takes several times as long where pydantic holds it.
+        self._fault_rate, self._flag_rate = settings.fault_rate, settings.flag_rate
+        self._error_rate, self._hard_rate = settings.error_rate, settings.hard_rate
         # Latency and faults belong to a sample: asked for together, they would depend on the company.
         self.max_n = _TOGETHER if self.instant and not settings.fault_rate else 1
         self._key = b"%d" % settings.seed
@@ -72,12 +75,12 @@ class Simulated:
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Return a reply for each wanted ordinal; see `mdap.protocols.Provider.sample`."""
-        subject, settings = request.subject, self.settings
+        subject = request.subject
         if subject is None:
             raise UsageError("the simulated model needs to know what a step is about: ask through a task")
         draws = self._draws(request)
-        latency = self._latency(draws[0][3]) if settings.latency else 0.0
-        if settings.fault_rate:
+        latency = 0.0 if self.instant else self._latency(draws[0][3])
+        if self._fault_rate:
             self._maybe_fail(request, draws[0][4])
         if latency:
             await anyio.sleep(latency)
@@ -86,12 +89,12 @@ class Simulated:
     def _replies(
         self, request: SampleRequest, subject: Subject, draws: list[tuple[int, ...]], latency: float
     ) -> list[Reply]:
-        settings = self.settings
         truth, right = self._truth(request, subject)
         asked = (len(request.system) + len(request.user)) // _CHARS_PER_TOKEN + 1
         columns = (right, self.name, "stop", asked, _tokens(right), 0, latency, None, 1)
         usual = record_of(Reply, columns)
         error_rate, favourite = self._difficulty(request.prompt_digest)
+        flag_rate = self._flag_rate
         replies = []
         for flag, wrong, which, _, _ in draws:
             reply = usual
@@ -100,8 +103,8 @@ class Simulated:
                 choice = favourite if favourite is not None else int(which * _UNIT * len(mistakes))
                 text = subject.render(mistakes[choice % len(mistakes)])
                 reply = usual._replace(text=text, output_tokens=_tokens(text))
-            if flag * _UNIT < settings.flag_rate:
-                reply = _spoiled(reply, flag * _UNIT / settings.flag_rate, request.max_tokens)
+            if flag * _UNIT < flag_rate:
+                reply = _spoiled(reply, flag * _UNIT / flag_rate, request.max_tokens)
             replies.append(reply)
         return replies
 
@@ -129,7 +132,7 @@ class Simulated:
 
     def _maybe_fail(self, request: SampleRequest, draw: int) -> None:
         """Fail the first so many attempts at a sample, as many as its draw says."""
-        rate = self.settings.fault_rate
+        rate = self._fault_rate
         sample = (request.prompt_digest, request.key, request.ordinals[0])
         fails = int(math.log(max(draw * _UNIT, 1e-300)) / math.log(rate))
         failed = self._failing.get(sample, 0)
@@ -149,11 +152,11 @@ class Simulated:
 
     def _difficulty(self, digest: str) -> tuple[float, int | None]:
         """Return a prompt's error rate, and its favourite mistake if it is a hard one."""
-        if self.settings.hard_rate:
+        if self._hard_rate:
             bits = blake2b(digest.encode(), digest_size=16, key=self._key).digest()
-            if int.from_bytes(bits[:8]) * _UNIT < self.settings.hard_rate:
+            if int.from_bytes(bits[:8]) * _UNIT < self._hard_rate:
                 return self.settings.hard_error_rate, int.from_bytes(bits[8:])
-        return self.settings.error_rate, None
+        return self._error_rate, None
 
 
 def _tokens(text: str) -> int:

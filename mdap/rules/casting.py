@@ -4,7 +4,7 @@ All three follow from the sample's ordinal alone, so that they are the same in e
 order of arrival, and for whoever audits the run afterwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 __all__ = ["Casting", "Part", "lineups_of"]
@@ -40,6 +40,23 @@ Group: TypeAlias = tuple[Part, tuple[int, ...]]
 _REMEMBERED: Final = 256
 
 
+class _Schedule(dict[int, float]):
+    """Temperatures by ordinal, looked up for every sample."""
+
+    __slots__ = ("_per_tier", "_temperatures")
+
+    def __init__(self, temperatures: tuple[float, ...], per_tier: int) -> None:
+        self._temperatures = temperatures
+        self._per_tier = per_tier
+
+    def __missing__(self, ordinal: int) -> float:
+        place = min(ordinal % self._per_tier, len(self._temperatures) - 1)
+        temperature = self._temperatures[place]
+        if len(self) < _REMEMBERED:
+            self[ordinal] = temperature
+        return temperature
+
+
 class Casting:
     """The schedule of a run's samples.
 
@@ -49,9 +66,12 @@ class Casting:
         temperatures: by ordinal within the tier; the last one serves for all later samples.
         samples_per_tier: samples a tier may take.
         apart: whether samples of different temperatures need requests of their own.
+
+    Attributes:
+        temperatures: of each sample, by its ordinal.
     """
 
-    __slots__ = ("_apart", "_known", "_lineups", "_temperatures", "samples_per_tier")
+    __slots__ = ("_apart", "_known", "_lineups", "samples_per_tier", "temperatures")
 
     def __init__(
         self,
@@ -63,7 +83,7 @@ class Casting:
     ) -> None:
         self._apart = apart
         self._lineups = lineups
-        self._temperatures = temperatures
+        self.temperatures: Mapping[int, float] = _Schedule(temperatures, samples_per_tier)
         self.samples_per_tier = samples_per_tier
         # Every step asks for the same few.
         self._known: dict[tuple[tuple[int, ...], int, int], list[Group]] = {}
@@ -77,11 +97,6 @@ class Casting:
         """Return the tier to which sample *ordinal* belongs."""
         return ordinal // self.samples_per_tier
 
-    def temperature(self, ordinal: int) -> float:
-        """Return the temperature of sample *ordinal*."""
-        place = ordinal % self.samples_per_tier
-        return self._temperatures[place] if place < len(self._temperatures) else self._temperatures[-1]
-
     def part(self, ordinal: int, views: int) -> Part:
         """Return how sample *ordinal* of a step with so many *views* is drawn.
 
@@ -90,7 +105,7 @@ class Casting:
         place = ordinal % self.samples_per_tier
         lineup = self._lineups[self.tier(ordinal)]
         member, view = lineup[place % len(lineup)], place // len(lineup) % views
-        return Part(member, view, self.temperature(ordinal))
+        return Part(member, view, self.temperatures[ordinal])
 
     def groups(self, ordinals: tuple[int, ...], views: int, most: int) -> list[Group]:
         """Return the requests for samples *ordinals* of a step with so many *views*.

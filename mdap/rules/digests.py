@@ -97,24 +97,19 @@ def identify_part(run_id: str, kind: str, params: Any, key: str | None) -> tuple
 
 def sample_line(columns: tuple[Any, ...]) -> str:
     """Return a sample's recorded columns, from *ordinal* to *text_digest*, as a JSON array."""
-    return _line(columns) if _plain(columns[6:11]) else _encoder.encode(columns)
-
-
-def _plain(numbers: tuple[Any, ...]) -> bool:
-    """Return whether temperature, tokens and latency are numbers that are spelled in one way.
-
-    They are looked at because a database that somebody has changed may hold anything there, infinity for
-    NULL among it, of which orjson makes null. Columns of text hold no floats.
-    """
-    temperature, given, made, cached, latency = numbers
-    return (
-        (type(given) is int or given is None)
-        and (type(made) is int or made is None)
-        and (type(cached) is int or cached is None)
-        and type(temperature) is float
+    _, _, _, _, _, _, temperature, given, made, cached, latency, _, _, _, _ = columns
+    # Numbers are looked at because a database that somebody has changed may hold anything there, infinity for
+    # NULL among it, of which orjson makes null. Columns of text hold no floats.
+    if (
+        type(temperature) is float
         and (not temperature or _LEAST <= temperature < _MOST)
         and (latency is None or (type(latency) is float and (not latency or _LEAST <= latency < _MOST)))
-    )
+        and (type(given) is int or given is None)
+        and (type(made) is int or made is None)
+        and (type(cached) is int or cached is None)
+    ):
+        return _line(columns)
+    return _encoder.encode(columns)
 
 
 def _line(columns: tuple[Any, ...]) -> str:
@@ -143,9 +138,8 @@ def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: S
         lines: `sample_line` of each sample of this opening, by ordinal.
         decided: the columns of the decision, from *run* to *reason*; what follows is not read.
     """
-    head = _line(
-        (previous, opened.step, opened.key, opened.input, opened.prompt_digest, decided[1], *decided[4:10])
-    )
+    _, step, _, key, spelled, prompt = opened
+    head = _line((previous, step, key, spelled, prompt, decided[1], *decided[4:10]))
     digest = _chain.copy()
     digest.update("\n".join((head, *lines)).encode())
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
+from mdap.records import record_of
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean_label, precheck
 from mdap.tasks import RedFlag, Step
@@ -47,7 +48,7 @@ def read(
     if flag is None:
         try:
             answer = parse(text)
-            return Reading(answer, canonical(answer), None)
+            return record_of(Reading, (answer, canonical(answer), None))
         except RedFlag as raised:
             flag = raised.reason
     return Reading(None, None, clean_label(flag))

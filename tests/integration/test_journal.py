@@ -19,6 +19,7 @@ import pytest
 
 from mdap.engine.chain import Rules
 from mdap.errors import DatabaseError, UsageError
+from mdap.journal import writer as writing
 from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.claims import Claims
 from mdap.journal.reader import open_log
@@ -239,11 +240,12 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of facts in each commit."""
     sizes: list[int] = []
 
-    def batch(facts: list[Fact]) -> Batch:
-        sizes.append(len(facts))
-        return Batch(facts)
+    def counted(connection: sqlite3.Connection, batch: Batch) -> None:
+        sizes.append(batch.size)
+        commit(connection, batch)
 
-    monkeypatch.setattr("mdap.journal.writer.Batch", batch)
+    commit = writing._commit
+    monkeypatch.setattr(writing, "_commit", counted)
     return sizes
 
 
@@ -461,7 +463,7 @@ def test_a_commit_takes_few_statements(name: str) -> None:
     width = sql.count("?")
     different = set()
     for many in (0, 1, 2, 255, 256, 257, 1024, 1025, 5_000):
-        executed = list(in_blocks(sql, [(row + 1,) * width for row in range(many)]))
+        executed = list(in_blocks(sql, [row + 1 for row in range(many) for _ in range(width)]))
         assert len(executed) <= many // 1024 + 1
         assert all(statement.count("?") == len(parameters) for statement, parameters in executed)
         said = [value for _, parameters in executed for value in parameters]

@@ -61,7 +61,7 @@ def check_voting(k: int, most: int, coming: list[tuple[int, str]]) -> None:
             race.give_back((ordinal,))
             continue
         counted.append(answer)
-        race.count(race.judge(Reply(answer, "toy")))
+        race.count(race.judge(Reply(answer, "toy")).answer)
         assert len(counted) <= most
         expected = law(counted, k, most)
         assert race.winner == (None if expected is None else f'"{expected}"')

@@ -38,7 +38,7 @@ def asked(requests: Iterable[SampleRequest]) -> list[tuple[int, ...]]:
 def vote(race: Race, *answers: str) -> None:
     """Let one reply come for each answer, `!` standing for a reply that cannot be read."""
     for answer in answers:
-        race.count(race.judge(Reply("!" if answer == "!" else f"I say: {answer}", "toy")))
+        race.count(race.judge(Reply("!" if answer == "!" else f"I say: {answer}", "toy")).answer)
 
 
 def run(race: Race, answers: Sequence[str]) -> int:
@@ -353,10 +353,10 @@ def test_d18_the_whole_answer_is_voted_on() -> None:
     """D18: the same action with another next state is another candidate."""
     step, spelled = race(Step(user="?", parse=as_json), k=2), '{"move":1,"next":[2]}'
     for text in ('{"move": 1, "next": [1]}', '{"move": 1, "next": [2]}', '{"move": 1, "next": [3]}'):
-        step.count(judged(step, text))
+        step.count(judged(step, text).answer)
     assert (len(step.tally.votes), step.winner) == (3, None)
-    step.count(judged(step, '{"next": [2], "move": 1}'))
-    step.count(judged(step, '{"next":[2],"move":1}'))
+    step.count(judged(step, '{"next": [2], "move": 1}').answer)
+    step.count(judged(step, '{"next":[2],"move":1}').answer)
     assert (step.winner, step.answers[spelled]) == (spelled, {"move": 1, "next": [2]})
 
 
@@ -368,7 +368,7 @@ def test_the_winning_answer_is_the_parsers_own_value() -> None:
 
     step = race(Step(user="?", parse=parse), k=2)
     for text in ("1 2", "3", "1  2", "1   2"):
-        step.count(judged(step, text))
+        step.count(judged(step, text).answer)
     assert step.answers == {"[1,2]": (1, 2), "[3]": (3,)}
     assert step.winner == canonical((1, 2))
 
@@ -385,7 +385,7 @@ def record(step: Race, answers: Sequence[str], skipped: Iterable[int] = ()) -> l
         reply = Reply("!" if answer == "!" else f"I say: {answer}", "toy", finish, None, 3)
         judgement = step.judge(reply)
         step.in_flight += 1
-        counted = step.count(judgement)
+        counted = step.count(judgement.answer)
         verdict = "vote" if judgement.answer else "flag"
         key, reason = judgement.answer_key, judgement.flag_reason
         columns = (None, 3, None, 0.0, 1, None, finish, judgement.text_digest, judgement.text)

@@ -49,7 +49,7 @@ def test_temperatures_that_nobody_heeds_keep_nothing_apart(
     casting = Casting(((0, 1, 1, 1),), (0.0, 0.1, 0.5, 0.1), apart=apart)
 
     assert [ordinals for _, ordinals in casting.groups((0, 1, 2, 3), 1, 8)] == groups
-    assert [casting.temperature(ordinal) for ordinal in range(5)] == [0.0, 0.1, 0.5, 0.1, 0.1]
+    assert [casting.temperatures[ordinal] for ordinal in range(5)] == [0.0, 0.1, 0.5, 0.1, 0.1]
 
 
 @given(st.integers(0, 7), st.integers(1, 5), st.integers(1, 4))
