@@ -1,6 +1,7 @@
 """Votes a second in process, every sample, vote and decision in the database.
 
-Three things take turns (A B C A B C ...) in one process after a warm-up, each after a garbage collection:
+Three things take turns (B A B C, B A B C, ...) in one process after a warm-up, each after a garbage
+collection:
 
 A  engine    `mdap.solve_sync` on a tower of Hanoi with the simulated model, from opening a new database
              file to the closed file and the totals read back from it.
@@ -11,6 +12,10 @@ B  floor     a bare loop that for each step calls `task.step` and for each vote 
 C  inserts   the rows of A's finished database written with `executemany` into an empty copy of its schema,
              1,000 rows a transaction, WAL, synchronous NORMAL, the file closed at the end. The rows are in
              memory before the clock starts, and are written table by table.
+
+What each takes is set beside the floor of its own round, which is the mean of one before A and one after:
+on a shared machine, whose speed changes from one second to the next, medians of things that were measured at
+different times cannot be compared. The figure that counts is the median of these ratios.
 
 Left out: the interpreter's start and imports, and whatever a real model's network client costs (see
 over_http.py). Wall time and processor time (all threads) are both shown, since the engine writes in a
@@ -31,7 +36,6 @@ from benchmarks.common import (
     ERROR_RATE,
     K,
     Measure,
-    beside,
     finish,
     measured,
     parser,
@@ -46,6 +50,7 @@ from mdap_hanoi import Hanoi
 _TABLES = ("runs", "run_events", "texts", "steps", "samples", "decisions")
 _BATCH = 1_000
 _WARM_UP_DISKS = 9
+_NAMES = ("engine", "floor", "floor, read once", "inserts")
 
 
 def engine(disks: int, k: int, seed: int, db: Path) -> mdap.Solution:
@@ -124,8 +129,10 @@ def one_round(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[st
     """Measure each thing once; return seconds and counts by name."""
     db, copy = folder / f"engine-{seed}.db", folder / f"copy-{seed}.db"
     task = Hanoi(disks=arguments.disks)
+    votes, before = measured(lambda: floor(task, arguments.k))
     solution, engine_took = measured(lambda: engine(arguments.disks, arguments.k, seed, db))
-    votes, floor_took = measured(lambda: floor(task, arguments.k))
+    _, after = measured(lambda: floor(task, arguments.k))
+    floor_took = Measure((before.wall + after.wall) / 2, (before.cpu + after.cpu) / 2)
     _, once_took = measured(lambda: floor_once(task, arguments.k))
     rows = Rows(db)
     connection = rows.prepare(copy)
@@ -144,7 +151,7 @@ def one_round(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[st
 
 
 def main() -> None:
-    cli = parser(__doc__, repeat=5)
+    cli = parser(__doc__, repeat=9)
     cli.add_argument("--disks", type=int, default=13, help="height of the tower")
     cli.add_argument("-k", type=int, default=K, help="margin of every decision")
     cli.add_argument("--dir", type=Path, help="where the databases are put; the system's folder if not given")
@@ -161,7 +168,7 @@ def main() -> None:
 
 def summed_up(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    for name in ("engine", "floor", "floor, read once", "inserts"):
+    for name in _NAMES:
         taken: list[tuple[Measure, int]] = [each[name] for each in rounds]
         results[name] = {
             "wall_us_per_vote": summary([took.wall / votes * 1e6 for took, votes in taken]),
@@ -169,18 +176,20 @@ def summed_up(rounds: list[dict[str, Any]]) -> dict[str, Any]:
             "votes_per_second": summary([votes / took.wall for took, votes in taken]),
             "votes": [votes for _, votes in taken],
         }
+    for kind in ("wall", "cpu"):
+        floors = results["floor"][f"{kind}_us_per_vote"]["all"]
+        for name in _NAMES:
+            took = results[name][f"{kind}_us_per_vote"]["all"]
+            ratios = [one / base for one, base in zip(took, floors, strict=True)]
+            results[name][f"times_floor_{kind}"] = summary(ratios)
     results["rows"] = [each["rows"] for each in rounds]
     results["bytes_per_vote"] = summary([each["bytes_per_vote"] for each in rounds])
-    for kind in ("wall", "cpu"):
-        medians = {name: results[name][f"{kind}_us_per_vote"]["median"] for name in ("engine", "floor")}
-        results[f"engine_to_floor_{kind}"] = medians["engine"] / medians["floor"]
     return results
 
 
 def show(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
-    base = results["floor"]
     rows = []
-    for name in ("engine", "floor", "floor, read once", "inserts"):
+    for name in _NAMES:
         wall, cpu = results[name]["wall_us_per_vote"], results[name]["cpu_us_per_vote"]
         rows.append(
             [
@@ -189,15 +198,17 @@ def show(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
                 f"{wall['median']:.1f}",
                 f"{wall['least']:.1f}-{wall['most']:.1f}",
                 f"{cpu['median']:.1f}",
-                beside(wall["median"], base["wall_us_per_vote"]["median"]),
-                beside(cpu["median"], base["cpu_us_per_vote"]["median"]),
+                f"{results[name]['times_floor_wall']['median']:.2f}",
+                f"{results[name]['times_floor_cpu']['median']:.2f}",
             ]
         )
     title = f"Hanoi, {arguments.disks} disks, k = {arguments.k}, medians of {arguments.repeat} rounds in turn"
     heads = ["", "votes/s", "us/vote", "range", "CPU us/vote", "x floor", "x floor (CPU)"]
     table(title, heads, rows)
     print(f"database: {results['bytes_per_vote']['median']:.0f} bytes a vote, {results['rows'][0]:,} rows")
-    print(f"engine / floor, wall: {results['engine_to_floor_wall']:.2f}")
+    ratio = results["engine"]["times_floor_wall"]
+    least, most = ratio["least"], ratio["most"]
+    print(f"engine / floor, wall: {ratio['median']:.2f} ({least:.2f}-{most:.2f} in single rounds)")
 
 
 if __name__ == "__main__":

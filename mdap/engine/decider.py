@@ -242,7 +242,7 @@ class Decider(ABC):
         elif race.tally.winner is not None:
             verdict = _CANCELLED
         else:
-            _, _, answer, _, _, _, _ = judgement
+            answer = judgement.answer
             counted = race.count(answer)
             if answer is not None:
                 verdict = _VOTE
@@ -318,11 +318,9 @@ class Decider(ABC):
         winner: str,
         how: tuple[str, int, int, str | None, str | None],
     ) -> None:
-        run, step, opening, _, _, _ = opened
-        tally, votes, margin, author, reason = how
-        place, before = self._place, self.digest
-        columns = (run, place, step, opening, winner, tally, votes, margin, author, reason)
-        self.digest = chain_digest(before, opened, lines, columns)
+        run, step, opening = opened[:3]
+        columns = (run, self._place, step, opening, winner, *how)
+        self.digest = chain_digest(self.digest, opened, lines, columns)
         self._journal.append(record_of(Decided, (*columns, self.digest)))
         self._place += 1
         self.progress.steps += 1

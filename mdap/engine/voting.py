@@ -230,12 +230,13 @@ class Race:
         return judgement
 
     def _judge(self, reply: Reply, prompt: "Prompt") -> Judgement:
-        said, by, reason, _, output_tokens, _, _, _, _ = reply
-        text = clean(said, self.max_tokens)
+        text = clean(reply.text, self.max_tokens)
         digest = text_digest(text)
-        model, finish_reason = _label(by), _label(reason)
+        model, finish_reason = _label(reply.model), _label(reply.finish_reason)
         try:
-            answer, spelled, flag = read(text, finish_reason, output_tokens, self.max_tokens, prompt.parse)
+            answer, spelled, flag = read(
+                text, finish_reason, reply.output_tokens, self.max_tokens, prompt.parse
+            )
         except Exception as error:
             raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
         if spelled is None:

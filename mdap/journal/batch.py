@@ -72,12 +72,13 @@ class Batch:
         """Take *fact* in; facts come in the order in which they happened."""
         self.size += 1
         if isinstance(fact, SampleTaken):
-            if fact.text_digest is not None and fact.text is not None:
-                self._texts[fact.text_digest] = fact.text
-            if fact.tentative:
+            digest, text, tentative = fact[18:]
+            if digest is not None and text is not None:
+                self._texts[digest] = text
+            if tentative:
                 self._tentative.setdefault(fact[:3], []).append(fact)
             else:
-                self._samples += _row(fact)
+                self._samples += fact[:19]
         elif isinstance(fact, Decided):
             self._decisions += fact
         elif isinstance(fact, StepOpened):
