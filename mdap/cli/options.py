@@ -1,12 +1,16 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 from pydantic import ValidationError
 
-from mdap.errors import UsageError
+from mdap.audit.types import check_log
+from mdap.errors import MdapError, UsageError
 from mdap.settings import Budget, Limits, explain
 
 __all__ = [
@@ -56,8 +60,20 @@ MARGIN: Final = _Margin()
 NUMBERS: Final = _Numbers()
 
 
-def database(command: F) -> F:
-    """Add ``--db``."""
+def database(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--db``, and have errors that nobody foresaw looked into: the log may be what is wrong."""
+
+    @wraps(command)
+    def guarded(*args: Any, db: str, **options: Any) -> Any:
+        try:
+            return command(*args, db=db, **options)
+        except (MdapError, click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception:
+            with suppress(UsageError):  # there is no log
+                check_log(Path(db))
+            raise
+
     return click.option(
         "--db",
         envvar="MDAP_DB",
@@ -66,7 +82,7 @@ def database(command: F) -> F:
         show_envvar=True,
         metavar="PATH",
         help="The SQLite database.",
-    )(command)
+    )(guarded)
 
 
 def as_json(command: F) -> F:

@@ -112,14 +112,13 @@ class Survey(Decider):
         sample = super()._count(opening, view, reply, drawn)
         self._taken += 1
         if opening.error is None:
-            judgement = opening.race.judge(reply, view)
-            self._drawn[opening.opened.step][drawn[0]] = Drawn(
-                judgement.answer_key,
-                judgement.flag_reason,
+            self._drawn[sample.step][sample.ordinal] = Drawn(
+                sample.answer_key,
+                sample.flag_reason,
                 reply.input_tokens,
                 reply.output_tokens,
                 reply.latency,
-                judgement.text_digest,
+                sample.text_digest or "",
             )
         return sample
 

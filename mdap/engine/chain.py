@@ -285,7 +285,7 @@ class ChainRace(Decider):
         return tally.leader, None if tally.leader is None else answers[tally.leader]
 
     def _contradicted(self, opening: Opening) -> bool:
-        """Return whether the steps behind *opening* stand on an answer that is not ahead (any more)."""
+        """Return whether the steps behind *opening*, which has some, stand on an answer that is not ahead."""
         tally = opening.race.tally
         ahead = tally.winner if self._guessing else tally.leader
         return ahead not in (None, opening.basis)

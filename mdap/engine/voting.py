@@ -1,7 +1,6 @@
 """One step being decided: which samples to ask for, what each one says, and when it is over."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
@@ -20,9 +19,6 @@ __all__ = ["Judgement", "Race", "json_schema", "unread"]
 
 # A step sees few different texts in a race that is going well; beyond this many nothing is remembered.
 _REMEMBERED: Final = 64
-
-# Names of models and reasons to finish, which are few.
-_label: Final = lru_cache(maxsize=64)(clean_label)
 
 
 class Judgement(NamedTuple):
@@ -232,7 +228,7 @@ class Race:
     def _judge(self, reply: Reply, prompt: "Prompt") -> Judgement:
         text = clean(reply.text, self.max_tokens)
         digest = text_digest(text)
-        model, finish_reason = _label(reply.model), _label(reply.finish_reason)
+        model, finish_reason = clean_label(reply.model), clean_label(reply.finish_reason)
         try:
             answer, spelled, flag = read(
                 text, finish_reason, reply.output_tokens, self.max_tokens, prompt.parse

@@ -1,4 +1,4 @@
-"""One commit's facts, as rows for the statements of ``append.sql``."""
+"""One commit's facts, as parameters for the statements of ``append.sql``."""
 
 import json
 import re
@@ -38,9 +38,9 @@ _NULLED: Final = re.compile(r"nullif\(column(\d+), 0\)")
 class Batch:
     """One commit's facts, by table.
 
-    They are taken apart as they come: facts that wait as they are would have to be looked at again, and
-    again by the garbage collector. A tentative sample whose input is resolved in the same batch never
-    enters the *pending* table.
+    Steps, samples and decisions are taken apart as they come: as objects, all that wait would be gone
+    through by the garbage collector again and again. Events wait as they are, and samples whose input is
+    still a guess: one that is resolved in the same batch never enters the *pending* table.
 
     Attributes:
         size: how many facts were taken.
@@ -126,6 +126,8 @@ def in_blocks(sql: str, parameters: list[Any]) -> Iterator[tuple[str, list[Any]]
         A statement, and its parameters: those of the rows in turn, and zeros to fill it up.
     """
     width = sql.count("?")
+    if len(parameters) % width:
+        raise ValueError(f"{len(parameters)} values are no rows of {width}")
     most = _SIZES[-1] * width
     for at in range(0, len(parameters), most):
         some = parameters[at : at + most]

@@ -168,9 +168,9 @@ def _commit(connection: sqlite3.Connection, batch: Batch) -> None:
     """Write all of *batch*, or nothing of it."""
     sql = statements("append")
     with transaction(connection):
-        for name, rows in batch.statements():
-            for statement, parameters in in_blocks(sql[name], rows):
-                connection.execute(statement, parameters)
+        for name, parameters in batch.statements():
+            for statement, some in in_blocks(sql[name], parameters):
+                connection.execute(statement, some)
 
 
 @asynccontextmanager

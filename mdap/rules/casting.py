@@ -68,7 +68,7 @@ class Casting:
         apart: whether samples of different temperatures need requests of their own.
 
     Attributes:
-        temperatures: of each sample, by its ordinal.
+        temperatures: of each sample, looked up by its ordinal; only the first are ever stored.
     """
 
     __slots__ = ("_apart", "_known", "_lineups", "samples_per_tier", "temperatures")

@@ -115,6 +115,55 @@ async def test_without_an_oracle_winners_of_races_stand_for_the_truth(tmp_path: 
     assert decided == [(first.steps,)]
 
 
+class Vague(mdap.Chain[int, int]):
+    """Nobody knows the answer, and no two replies agree."""
+
+    steps: int = 1
+
+    def start(self) -> int:
+        return 0
+
+    def step(self, state: int) -> mdap.Step[int]:
+        return mdap.Step(user=str(state), parse=read)
+
+    def advance(self, state: int, answer: int) -> int:
+        return state + 1
+
+    def result(self, state: int) -> int:
+        return state
+
+    def length(self) -> int:
+        return self.steps
+
+    def sample_state(self, rng: random.Random) -> int:
+        return rng.randrange(10**9)
+
+
+class Babel(Known):
+    """Every reply is another one."""
+
+    async def sample(self, request: SampleRequest) -> Sequence[mdap.Reply]:
+        return [mdap.Reply(f"{request.key}000{ordinal}", "toy") for ordinal in request.ordinals]
+
+
+READ: list[str] = []
+
+
+def read(text: str) -> int:
+    READ.append(text)
+    return int(text)
+
+
+async def test_each_reply_is_read_once(tmp_path: Path) -> None:
+    """Also where there are more different ones than a race remembers: the parser is the author's own."""
+    READ.clear()
+    PROVIDED["babel"] = Babel(Model(Walk()))
+    made = await mdap.calibrate(
+        Vague(), db=tmp_path / "mdap.db", model="tests.helpers:provided/babel", samples=300
+    )
+    assert made.samples == len(READ) == len(set(READ)) >= 300
+
+
 async def test_a_budget_stops_it_with_what_it_has(tmp_path: Path) -> None:
     made = await mdap.calibrate(
         Hanoi(disks=10), db=tmp_path / "d", samples=4000, budget=mdap.Budget(tokens=100_000)

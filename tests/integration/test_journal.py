@@ -34,6 +34,7 @@ from mdap.records import (
     SampleTaken,
     StepOpened,
     StepResolved,
+    record_of,
 )
 from mdap.rules.digests import text_digest
 from mdap.rules.redflags import clean
@@ -308,6 +309,30 @@ async def test_a_journal_that_falls_behind_holds_its_writers_up(path: Path, comm
         assert sum(commits) == 30_000
 
 
+async def test_many_facts_are_committed_before_their_time(
+    path: Path, commits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 2,000 on, however many come at once; fewer wait for the commit window, and none is no fact."""
+    monkeypatch.setattr(writing, "COMMIT_SECONDS", 3600.0)
+    facts: list[Fact] = [opened(step) for step in range(6_000)]
+    seen: list[Fact] = []
+    async with open_journal(path, seen.append) as writer:
+        await writer.begin_run(columns())
+        writer.append(*facts[:1_999])
+        writer.append()
+        for _ in range(100):
+            await anyio.lowlevel.checkpoint()
+        assert commits == []
+        for start, end in ((1_999, 2_002), (2_002, 4_502), (4_502, 6_000)):
+            writer.append(*facts[start:end])
+            if end < len(facts):
+                with anyio.fail_after(60):
+                    while len(seen) < end:
+                        await anyio.lowlevel.checkpoint()
+    assert commits == [2_002, 2_500, 1_498]
+    assert seen == facts
+
+
 async def test_a_watcher_sees_what_is_durable(path: Path) -> None:
     """P3: a fact is shown to others only once it can be found in the file."""
     seen: list[Fact] = []
@@ -470,6 +495,14 @@ def test_a_commit_takes_few_statements(name: str) -> None:
         assert [value for value in said if value] == [row + 1 for row in range(many) for _ in range(width)]
         different |= {statement for statement, _ in executed}
     assert len(different) * len(statements("append")) <= KEPT
+
+
+@pytest.mark.parametrize("fact", [opened(), decided()])
+async def test_a_fact_that_lacks_a_column_is_not_written(path: Path, fact: Fact) -> None:
+    """Nor is anything that would stand in the wrong column because of it."""
+    with pytest.raises(DatabaseError, match=f"^{path} cannot take what was to be recorded"):
+        await write(path, [opened(1)], [opened(2), record_of(type(fact), tuple(fact)[:-3]), opened(3)])
+    assert query(path, "SELECT step FROM steps") == [(1,)]
 
 
 @pytest.mark.parametrize("seed", range(25))
