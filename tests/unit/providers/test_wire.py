@@ -1,6 +1,7 @@
 """Requests without the SDK are those of the SDK, and go nowhere else."""
 
 import asyncio
+import inspect
 import io
 import logging
 import traceback
@@ -322,8 +323,10 @@ async def test_a_close_that_is_cancelled_closes() -> None:
     sdk, _ = sdk_of("openai", "http://127.0.0.1:9/v1")
     direct = Direct(sdk)
     session = (await direct._open()).session
-    closing = asyncio.get_running_loop().create_task(direct.aclose())
-    await asyncio.sleep(0)
+    work = direct.aclose()
+    closing = asyncio.get_running_loop().create_task(work)
+    while inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+        await anyio.lowlevel.checkpoint()
     closing.cancel()
     await asyncio.wait([closing])
 
