@@ -73,6 +73,7 @@ class Authored:
 
     def step(self, number: int, state: Any) -> Step[Any] | None:
         """Return step *number*, or None at the end."""
+        # Not by `_call`, as `advance` and `spelled` are not: they are called for every step.
         try:
             step = self.task.step(state)
         except Exception as error:

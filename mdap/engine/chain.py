@@ -85,7 +85,7 @@ class ChainRace(Decider):
         return opening.opened.step - self._place
 
     def _counted(self, opening: Opening) -> None:
-        if opening.basis is not None and self._contradicted(opening):
+        if self._contradicted(opening):
             self._void_after(opening)
         self._go_on()
 
@@ -131,7 +131,7 @@ class ChainRace(Decider):
     def _settle_head(self) -> None:
         while self.status is RUNNING:
             head = self._window[0]
-            winner = head.race.tally.winner
+            winner = head.race.winner
             if head.error is not None:
                 self._stop(head.error)
             elif winner is not None:
@@ -285,7 +285,9 @@ class ChainRace(Decider):
         return tally.leader, None if tally.leader is None else answers[tally.leader]
 
     def _contradicted(self, opening: Opening) -> bool:
-        """Return whether the steps behind *opening*, which has some, stand on an answer that is not ahead."""
+        """Return whether the steps behind *opening* stand on an answer that is not ahead (any more)."""
+        if opening.basis is None:
+            return False
         tally = opening.race.tally
         ahead = tally.winner if self._guessing else tally.leader
         return ahead not in (None, opening.basis)

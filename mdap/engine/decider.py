@@ -297,8 +297,7 @@ class Decider(ABC):
         self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
         self.progress.against += total - votes
         self._votes_decided += total
-        if self._rules.drift is not None or self._rules.margin is not None:
-            self._watch(opening, total - votes, total, settled=author is not None)
+        self._watch(opening, total - votes, total, settled=author is not None)
 
     def _watch(self, opening: Opening, against: int, votes: int, *, settled: bool) -> None:
         """Record what a decision means for the margins to come, and whether the run drifts."""

@@ -153,8 +153,7 @@ class Samplers(Generic[K]):
     def wake(self) -> None:
         """Make whoever waits for an outcome look whether there is something else to do."""
         self._woken = True
-        if self._news is not None:
-            self._news.set()
+        self._tell()
 
     def drop(self, trace: Trace) -> None:
         """Cancel the request that carries *trace*, if it is still under way."""
@@ -166,6 +165,9 @@ class Samplers(Generic[K]):
 
     def _post(self, outcome: Outcome[K]) -> None:
         self._posted.append(outcome)
+        self._tell()
+
+    def _tell(self) -> None:
         if self._news is not None:
             self._news.set()
 

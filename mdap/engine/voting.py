@@ -169,10 +169,8 @@ class Race:
         return requests
 
     def _draw(self, count: int) -> tuple[int, ...]:
-        again: tuple[int, ...] = ()
-        if self._lost:
-            again = tuple(self._lost[:count])
-            del self._lost[:count]
+        again = tuple(self._lost[:count])
+        del self._lost[:count]
         first = self._next_ordinal
         last = min(first + count - len(again), (self.tier + 1) * self.casting.samples_per_tier)
         fresh = tuple(range(first, last))
@@ -180,21 +178,20 @@ class Race:
         return again + fresh
 
     def _request(self, part: Part, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
-        member, view, temperature = part
-        system, user, digest, _, subject = self.prompts[view]
+        prompt = self.prompts[part.view]
         columns = (
-            system,
-            user,
-            digest,
+            prompt.system,
+            prompt.user,
+            prompt.digest,
             self.key,
             ordinals,
-            temperature,
+            part.temperature,
             self.max_tokens,
             self.schema,
             priority,
-            subject,
-            member,
-            view,
+            prompt.subject,
+            part.member,
+            part.view,
             Trace(),
             self.prompt_digest,
         )
@@ -215,9 +212,8 @@ class Race:
         Raises:
             PluginError: the parser raised something other than `RedFlag`.
         """
-        text, model, finish_reason, _, output_tokens, _, _, _, _ = reply
-        over = output_tokens is not None and output_tokens > self.max_tokens
-        same = (text, model, finish_reason, over, view)
+        over = reply.output_tokens is not None and reply.output_tokens > self.max_tokens
+        same = (reply.text, reply.model, reply.finish_reason, over, view)
         judgement = self._judged.get(same)
         if judgement is None:
             judgement = self._judge(reply, self.prompts[view])

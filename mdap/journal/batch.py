@@ -78,7 +78,7 @@ class Batch:
             if tentative:
                 self._tentative.setdefault(fact[:3], []).append(fact)
             else:
-                self._samples += fact[:19]
+                self._samples += _row(fact)
         elif isinstance(fact, Decided):
             self._decisions += fact
         elif isinstance(fact, StepOpened):

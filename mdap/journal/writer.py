@@ -66,7 +66,7 @@ class Writer:
             self._wake.set()
         for fact in facts:
             batch.take(fact)
-        if 0 <= batch.size - _SOON < len(facts):
+        if batch.size - len(facts) < _SOON <= batch.size:
             self._hurry.set()
         if self._watch is not None:
             self._untold += facts

@@ -138,8 +138,9 @@ def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: S
         lines: `sample_line` of each sample of this opening, by ordinal.
         decided: the columns of the decision, from *run* to *reason*; what follows is not read.
     """
-    _, step, _, key, spelled, prompt = opened
-    head = _line((previous, step, key, spelled, prompt, decided[1], *decided[4:10]))
+    head = _line(
+        (previous, opened.step, opened.key, opened.input, opened.prompt_digest, decided[1], *decided[4:10])
+    )
     digest = _chain.copy()
     digest.update("\n".join((head, *lines)).encode())
     return digest.hexdigest()
