@@ -7,16 +7,29 @@ from pathlib import Path
 from typing import Final
 
 from mdap.errors import DatabaseError, UsageError
+from mdap.records import SAMPLE_COLUMNS
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "read_uri", "reading", "translated"]
+__all__ = ["APPLICATION_ID", "SAMPLE", "SCHEMA", "TEXTS", "outdated", "read_uri", "reading", "translated"]
 
 APPLICATION_ID: Final = 0x6D646170
 """Marks a SQLite file as ours: "mdap" in ASCII, shown by ``file`` and checked before anything is written."""
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """The schema that this mdap reads: the number of the newest migration."""
 
 _BUSY_SECONDS: Final = 10.0
+
+# A digest is empty where the text that a row refers to is gone.
+_DIGEST: Final = "CASE WHEN s.{0} IS NULL THEN NULL ELSE coalesce({1}.digest, '') END AS {0}_digest"
+_READ: Final = {"text": _DIGEST.format("text", "t"), "reasoning": _DIGEST.format("reasoning", "h")}
+
+SAMPLE: Final = ", ".join(
+    (*(_READ.get(name, f"s.{name}") for name in SAMPLE_COLUMNS), "t.body AS text", "h.body AS reasoning")
+)
+"""What to select of samples *s* with their texts: the fields of `mdap.records.SampleTaken`."""
+
+TEXTS: Final = "LEFT JOIN texts t ON t.id = s.text LEFT JOIN texts h ON h.id = s.reasoning"
+"""Joins samples *s* with the texts that `SAMPLE` needs."""
 
 
 @contextmanager
@@ -49,6 +62,13 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
     return f"{path} cannot be used ({text})"
 
 
+def outdated(path: Path, version: int) -> str:
+    """Return the sentence for a log of an earlier schema, which every command migrates."""
+    if version == 0:
+        return f"{path} is empty: run any task in it, or name another file with --db"
+    return f"{path} has schema {version}, this mdap reads {SCHEMA}: `mdap runs --db {path}` migrates it"
+
+
 def read_uri(path: Path) -> str:
     """Return the URI under which SQLite opens the file at *path* to read it.
 
@@ -77,8 +97,9 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         [version] = connection.execute("PRAGMA user_version").fetchone()
         if owner != APPLICATION_ID:
             raise DatabaseError(f"{path} is not an mdap database: name another file with --db")
-        if version != SCHEMA:
-            what = "newer: upgrade mdap" if version > SCHEMA else "older: run or resume any task in it"
-            raise DatabaseError(f"{path} has schema {version}, this mdap reads {SCHEMA}; the file is {what}")
+        if version < SCHEMA:
+            raise DatabaseError(outdated(path, version))
+        if version > SCHEMA:
+            raise DatabaseError(f"{path} has schema {version}, this mdap reads {SCHEMA}: upgrade mdap")
         connection.row_factory = sqlite3.Row
         yield connection

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -12,9 +12,9 @@ import anyio.to_thread
 
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.statements import KEPT, migrations
-from mdap.logfile import APPLICATION_ID, read_uri, translated
+from mdap.logfile import APPLICATION_ID, outdated, read_uri, translated
 
-__all__ = ["Connection", "open_reading", "open_writing", "transaction"]
+__all__ = ["Connection", "migrate", "open_reading", "open_writing", "transaction"]
 
 T = TypeVar("T")
 
@@ -98,6 +98,32 @@ def _set_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
             _migrate(connection, path)
 
 
+def migrate(path: Path) -> int | None:
+    """Bring a log of an earlier schema up to date; leave every other file alone.
+
+    Returns:
+        The schema that it had; None if nothing was done.
+
+    Raises:
+        DatabaseError: the log is of an earlier schema and cannot be written.
+    """
+    with closing(sqlite3.connect(read_uri(path), uri=True)) as connection:
+        try:
+            [[owner]] = connection.execute("PRAGMA application_id")
+            [[version]] = connection.execute("PRAGMA user_version")
+        except sqlite3.Error:  # whoever reads it has the sentence for that
+            return None
+    if owner != APPLICATION_ID or version >= max(migrations()):
+        return None
+    with (
+        translated(path),
+        closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)) as connection,
+        transaction(connection),
+    ):
+        _migrate(connection, path)
+    return int(version)
+
+
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     # Read again under the lock: another process may have migrated in between.
     version = _check(connection, path)
@@ -160,9 +186,7 @@ async def open_reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
         try:
             version = await connection.visit(lambda plain: _check(plain, path))
             if version < max(migrations()):
-                raise DatabaseError(
-                    f"{path} has an older schema ({version}): run or resume any task in it to renew it"
-                )
+                raise DatabaseError(outdated(path, version))
             connection.row_factory = sqlite3.Row
             yield connection
         finally:
