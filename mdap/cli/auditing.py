@@ -20,6 +20,7 @@ from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.reporting import report
 from mdap.cli.reviewing import describe_doubtful
+from mdap.cli.streams import binary_output
 from mdap.errors import UsageError
 from mdap.plugins import make_task
 
@@ -122,8 +123,8 @@ def export_(**given: Any) -> None:
         if given["output"] is None:
             if is_binary(given["fmt"]) and sys.stdout.isatty():
                 raise UsageError(f"{given['fmt']} is not for a terminal: name a file with -o")
-            export(log, given["run_id"], sys.stdout.buffer, given["fmt"])
-            sys.stdout.buffer.flush()
+            with binary_output() as out:
+                export(log, given["run_id"], out, given["fmt"])
         else:
             with _whole_file(Path(given["output"])) as out:
                 export(log, given["run_id"], out, given["fmt"])

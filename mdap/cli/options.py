@@ -67,7 +67,7 @@ def database(command: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, db: str, **options: Any) -> Any:
         try:
             return command(*args, db=db, **options)
-        except (MdapError, click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (MdapError, click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception:
             with suppress(UsageError):  # there is no log
