@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -15,6 +15,7 @@ from mdap.audit import Verification, open_log, verify
 from mdap.audit.export import FORMATS, export, is_binary
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
+from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.numbers import describe_statistics
 from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
@@ -126,22 +127,10 @@ def export_(**given: Any) -> None:
             with binary_output() as out:
                 export(log, given["run_id"], out, given["fmt"])
         else:
-            with _whole_file(Path(given["output"])) as out:
+            place = Path(given["output"])
+            check_apart("-o", place, database_files(given["db"]))
+            with written("-o", place) as out:
                 export(log, given["run_id"], out, given["fmt"])
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that is there whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as out:
-            yield out
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import getpass
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from mdap.cli.batching import cases_of, run_inputs
 from mdap.cli.certifying import certified
 from mdap.cli.display import DISPLAYS, configure_log, default_display, shown
+from mdap.cli.files import check_apart, database_files, readable
 from mdap.cli.options import (
     MARGIN,
     NUMBERS,
@@ -28,7 +29,7 @@ from mdap.cli.options import (
 from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session, new_run_id, settle_step
-from mdap.compose.batch import Batch
+from mdap.compose.batch import Batch, Case
 from mdap.compose.identity import new_name
 from mdap.engine.opening import Progress
 from mdap.errors import MdapError, UsageError
@@ -175,10 +176,27 @@ def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings,
     margin = given["margin"]
     if margin == "adaptive":
         raise UsageError("-k adaptive is for one chain, not for --inputs: give k, or -k auto")
-    cases = partial(cases_of, given["task"], read_values(given["params"], "-p"), given["inputs"])
     load_task(given["task"])
-    first = next(cases(), None)  # a file that cannot be read is refused before there is a batch
+    others = {"--inputs": given["inputs"], "--prices": given["prices"], **database_files(given["db"])}
+    if given["out"] is not None:
+        check_apart("--out", given["out"], others)
+    with readable("--inputs", given["inputs"]) as inputs:
+        cases = partial(cases_of, given["task"], read_values(given["params"], "-p"), inputs, given["inputs"])
+        return _run_cases(given, session, voting, show, cases)
+
+
+def _run_cases(
+    given: dict[str, Any],
+    session: Session,
+    voting: VotingSettings,
+    show: _Show,
+    cases: Callable[[], Iterator[Case]],
+) -> int:
+    margin = given["margin"]
     name = given["run_id"] or new_name("batch")
+    first = next(cases(), None)  # a file that cannot be read is refused before there is a batch
+    if first is None:
+        raise UsageError(f"--inputs {given['inputs']} holds no case: give a JSON object of parameters a line")
 
     async def batch_of(progress: Progress) -> Batch:
         k = margin
