@@ -18,6 +18,7 @@ from mdap.cli.scaffolding import new
 from mdap.cli.serving import serve
 from mdap.cli.streams import Steady, steady
 from mdap.errors import MdapError
+from mdap.logfile import RAISE_FILES, TOO_MANY_FILES
 
 __all__ = ["cli", "main"]
 
@@ -52,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> int:
     """Run the command; say what becomes of its errors, and return the exit code."""
     try:
+        os.getcwd()
+    except FileNotFoundError:
+        return _refuse("this folder was deleted: change to another one", Exit.USAGE, arguments)
+    try:
         return int(cli.main(args=arguments, prog_name="mdap", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -65,6 +70,8 @@ def _run(arguments: list[str]) -> int:
     except MdapError as error:
         return _refuse(str(error), exit_code_of(error), arguments)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+            return _refuse(f"{error.strerror}: {RAISE_FILES}", Exit.STOPPED, arguments)
         if os.environ.get("MDAP_TRACEBACK"):
             raise
         sentence = f"unexpected {type(error).__name__}: {error}; this is a bug: MDAP_TRACEBACK=1 shows where"

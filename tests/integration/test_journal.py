@@ -746,7 +746,7 @@ async def test_a_newer_database_is_refused_untouched(path: Path, opening: Callab
 async def test_an_empty_file_is_a_new_database(path: Path) -> None:
     """What `mktemp` leaves is as good as no file; only a reader has nothing to read in it."""
     await anyio.Path(path).touch()
-    with pytest.raises(DatabaseError, match="older schema"):
+    with pytest.raises(DatabaseError, match="holds nothing yet"):
         async with open_log(path):
             pytest.fail("opened")
     await write(path, EACH)
