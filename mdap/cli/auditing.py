@@ -19,6 +19,7 @@ from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.numbers import describe_statistics
 from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
+from mdap.cli.places import at_home
 from mdap.cli.reporting import report
 from mdap.cli.reviewing import describe_doubtful
 from mdap.cli.streams import binary_output
@@ -57,16 +58,20 @@ def verify_(**given: Any) -> Exit:
     Each prompt is made anew, each reply read anew, each race counted anew and each state derived anew, and
     the digests over them computed anew. Exits with 1 if anything is not as it must be.
     """
-    with _bar(given["json"]) as progress:
-        came = verify(
-            given["db"],
-            given["run_id"],
-            make_task,
-            oracle=given["oracle"],
-            expect=given["expect"],
-            jobs=given["jobs"],
-            progress=progress,
-        )
+
+    def check(db: Path) -> Verification:
+        with _bar(given["json"]) as progress:
+            return verify(
+                db,
+                given["run_id"],
+                make_task,
+                oracle=given["oracle"],
+                expect=given["expect"],
+                jobs=given["jobs"],
+                progress=progress,
+            )
+
+    came = at_home(given["db"], given["run_id"], check)
     if given["json"]:
         print_json(came.to_dict())
     else:

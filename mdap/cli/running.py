@@ -27,6 +27,7 @@ from mdap.cli.options import (
     limits_of,
 )
 from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
+from mdap.cli.places import at_home
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session, new_run_id, settle_step
 from mdap.compose.batch import Batch, Case
@@ -34,7 +35,7 @@ from mdap.compose.identity import new_name
 from mdap.engine.opening import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.journal.reader import open_log
-from mdap.plugins import load_task, make_task, read_values
+from mdap.plugins import load_task, make_task, read_params, read_values
 from mdap.records import RunStatus, Solution
 from mdap.settings import Speculate, VotingSettings, explain
 from mdap.tasks import Task
@@ -147,7 +148,7 @@ def run(**given: Any) -> int:
         return _run_inputs(given, session, voting, show)
     if given["out"] is not None:
         raise UsageError("--out goes with --inputs: a single run prints what it came to, with --json as JSON")
-    task = make_task(given["task"], read_values(given["params"], "-p"))
+    task = make_task(given["task"], read_params(given["task"], given["params"]))
     run_id = new_run_id(task) if given["run_id"] is None else given["run_id"]
 
     async def act(session: Session, progress: Progress) -> Solution:
@@ -181,7 +182,9 @@ def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings,
     if given["out"] is not None:
         check_apart("--out", given["out"], others)
     with readable("--inputs", given["inputs"]) as inputs:
-        cases = partial(cases_of, given["task"], read_values(given["params"], "-p"), inputs, given["inputs"])
+        cases = partial(
+            cases_of, given["task"], read_params(given["task"], given["params"]), inputs, given["inputs"]
+        )
         return _run_cases(given, session, voting, show, cases)
 
 
@@ -231,11 +234,10 @@ def resume(**given: Any) -> int:
     Task, parameters, models and voting stay as they were; limits, budget and speculation may change.
     """
     show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
-    return anyio.run(_resume, given, show)
+    return at_home(given["db"], given["run_id"], lambda db: anyio.run(_resume, db, given, show))
 
 
-async def _resume(given: dict[str, Any], show: _Show) -> int:
-    path = Path(given["db"])
+async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
     async with open_log(path) as reader:
         row = await reader.find(given["run_id"])
 
@@ -273,7 +275,9 @@ def decide(**given: Any) -> None:
     if not given["reason"].strip():
         raise UsageError("--reason must say why: it is what the record has to show for the decision")
     settle = partial(settle_step, answer=given["answer"], author=given["author"], reason=given["reason"])
-    run_id = anyio.run(settle, given["db"], given["run_id"], given["step"])
+    run_id = at_home(
+        given["db"], given["run_id"], lambda db: anyio.run(settle, db, given["run_id"], given["step"])
+    )
     if given["json"]:
         print_json({"run_id": run_id, "step": given["step"], "author": given["author"]})
     else:
