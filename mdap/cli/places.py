@@ -43,7 +43,7 @@ def at_home(db: str, run_id: str, act: Callable[[Path], T]) -> T:
             raise
         path = path.absolute()
         _enter(home)
-    complain(f"{home.problem}; going on in {home.folder}, where the run was started")
+    complain(f"going on in {home.folder}, where the run was started: its files are not in this folder")
     return act(path)
 
 
