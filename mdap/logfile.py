@@ -3,18 +3,21 @@
 import errno
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mdap.errors import DatabaseError, UsageError
 
 __all__ = [
     "APPLICATION_ID",
+    "CONNECTION",
     "RAISE_FILES",
     "SCHEMA",
     "TOO_MANY_FILES",
+    "Numbered",
     "check_readable",
     "owner_version",
     "read_uri",
@@ -35,9 +38,27 @@ RAISE_FILES: Final = "raise the limit with `ulimit -n`, or lower --concurrency"
 """What to do then."""
 
 _BUSY_SECONDS: Final = 10.0
+_FILES_OF_A_LOG: Final = 4  # SQLite opens as many for one connection, and closes them where it fails
 _PRIMARY: Final = 0xFF
 _UNWRITABLE: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 _WAL_MARK: Final = 18  # where a SQLite file's header says how it is written
+
+
+class Numbered(sqlite3.Connection):
+    """A connection that brings values to ``?1``, ``?2``, ... by their names.
+
+    Python 3.12.0 to 3.12.3 warn of these placeholders where values come as a sequence.
+    """
+
+    def execute(self, sql: str, values: Any = (), /) -> sqlite3.Cursor:
+        """Execute a statement."""
+        if values and "?1" in sql:
+            values = {str(number): value for number, value in enumerate(values, start=1)}
+        return super().execute(sql, values)
+
+
+CONNECTION: Final = Numbered if (3, 12) <= sys.version_info < (3, 12, 4) else sqlite3.Connection
+"""What connections to a log are made of."""
 
 
 @contextmanager
@@ -85,11 +106,16 @@ def _unopened(path: Path, text: str) -> str:
 
 
 def _refusal(path: Path) -> OSError | None:
-    """Return the error with which the system refuses to open *path*, or None."""
+    """Return the error with which the system refuses to open *path* and a few files beside it, or None."""
+    opened = []
     try:
-        os.close(os.open(path, os.O_RDWR))
+        for place in (path, *[os.devnull] * _FILES_OF_A_LOG):
+            opened.append(os.open(place, os.O_RDWR))  # noqa: PERF401 - one by one, to close them all
     except OSError as error:
         return error
+    finally:
+        for each in opened:
+            os.close(each)
     return None
 
 
@@ -129,15 +155,20 @@ def _is_frozen(path: Path, uri: str) -> bool:
         with closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & _PRIMARY not in _UNWRITABLE or not os.access(path, os.R_OK):
-            return False  # whoever opens it next says why not
-        if _has_rows(_wal(path)):
+        fixed = error.sqlite_errorcode & _PRIMARY in _UNWRITABLE and not _may_change(path)
+        if fixed and _has_rows(_wal(path)):
             raise DatabaseError(
                 f"{path} cannot be read in a folder that cannot be written, since rows are in {_wal(path)}: "
                 "copy both files to another folder"
             ) from None
-        return _refusal(Path(os.devnull)) is None
+        return fixed
     return False
+
+
+def _may_change(path: Path) -> bool:
+    """Return whether the files beside a log can be created or written."""
+    beside = [file for file in (_wal(path), Path(f"{path}-shm")) if file.exists()]
+    return all(os.access(place, os.W_OK) for place in (path.absolute().parent, *beside))
 
 
 def owner_version(connection: sqlite3.Connection, path: Path) -> int:
@@ -195,7 +226,9 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     uri = read_uri(path)
     with (
         translated(path),
-        closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)) as connection,
+        closing(
+            sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, factory=CONNECTION)
+        ) as connection,
     ):
         check_readable(owner_version(connection, path), path)
         connection.row_factory = sqlite3.Row

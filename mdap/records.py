@@ -282,7 +282,8 @@ Fact = StepOpened | SampleTaken | StepResolved | Decided | AttemptFailed | RunEv
 EVENTS: Final = {
     "started": (
         "the run began",
-        "`limits`, `budget`, `prices` and `folder` of the session; `overrides` and `step` where it overrides another",
+        "`limits`, `budget`, `prices` and `folder` of the session; `overrides` and `step` where it overrides "
+        "another",
     ),
     "resumed": ("a later session took the run up", "as for `started`"),
     "finished": ("the task is done", "`result`; `seconds` of the session; `in_flight`"),

@@ -12,7 +12,14 @@ import anyio.to_thread
 
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.statements import KEPT, migrations
-from mdap.logfile import APPLICATION_ID, check_readable, owner_version, read_uri, translated
+from mdap.logfile import (
+    APPLICATION_ID,
+    CONNECTION,
+    check_readable,
+    owner_version,
+    read_uri,
+    translated,
+)
 
 __all__ = ["Connection", "open_reading", "open_writing", "transaction"]
 
@@ -171,6 +178,7 @@ async def _connect(place: str, *, uri: bool = False) -> Connection:
                 isolation_level=None,
                 timeout=_BUSY_SECONDS,
                 cached_statements=KEPT,
+                factory=CONNECTION,
             ),
             _ROWS_AT_A_TIME,
         )
