@@ -119,15 +119,15 @@ class _Show:
     "--inputs",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Run TASK once for each line of FILE, a JSON object of parameters beside those of -p; - for standard "
-    "input.",
+    help="Run TASK once for each line of FILE, a JSON object of parameters beside those of -p; - for "
+    "standard input.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --inputs: write what each case came to, one JSON object a line in the order of the cases; beside "
-    "FILE until the batch ends.",
+    help="With --inputs: write what each case came to, one JSON object a line in the order of the cases; "
+    "beside FILE until the batch ends.",
 )
 @click.option(
     "--speculate",
