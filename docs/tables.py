@@ -15,7 +15,7 @@ from mdap.cli.main import cli
 from mdap.cli.output import Exit, exit_code_of
 from mdap.records import EVENTS
 
-SQL: Final = Path(__file__).parents[1] / "mdap" / "journal" / "sql" / "0001_initial.sql"
+SQL: Final = Path(__file__).parents[1] / "mdap" / "journal" / "sql"
 TABLE: Final = re.compile(
     r"<!-- (options|fields|events|errors|exits|schema)(?:: ([\w. ]+))? -->\n.*?<!-- end -->", re.DOTALL
 )
@@ -143,13 +143,15 @@ def _errors(_: str | None) -> str:
 
 
 def _schema(_: str | None) -> str:
-    return "\n\n".join(
-        _part(part) for part in SQL.read_text(encoding="utf-8").split("\n;\n") if _wanted(part)
-    )
-
-
-def _wanted(statement: str) -> bool:
-    return re.search(r"^CREATE (TABLE|VIEW)", statement, re.M) is not None
+    parts: dict[str, str] = {}
+    for file in sorted(SQL.glob("[0-9]*.sql")):
+        for statement in file.read_text(encoding="utf-8").split("\n;\n"):
+            if found := re.search(r"^CREATE (?:TABLE|VIEW) (\w+)", statement, re.M):
+                parts[found[1]] = _part(statement)
+            elif found := re.search(r"^ALTER TABLE (\w+) ADD COLUMN (\w+) (.+)", statement, re.M):
+                comment = " ".join(re.findall(r"^-- (.+)", statement, re.M))
+                parts[found[1]] += f"\n| `{found[2]}` | {found[3]} | {comment} |"
+    return "\n\n".join(parts.values())
 
 
 def _part(statement: str) -> str:

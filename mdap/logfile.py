@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdap.errors import DatabaseError, UsageError
+from mdap.records import SAMPLE_COLUMNS
 
 __all__ = [
     "APPLICATION_ID",
     "CONNECTION",
     "RAISE_FILES",
+    "SAMPLE",
     "SCHEMA",
+    "TEXTS",
     "TOO_MANY_FILES",
     "Numbered",
     "check_readable",
@@ -28,7 +31,7 @@ __all__ = [
 APPLICATION_ID: Final = 0x6D646170
 """Marks a SQLite file as ours: "mdap" in ASCII, shown by ``file`` and checked before anything is written."""
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """The schema that this mdap reads: the number of the newest migration."""
 
 TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE)
@@ -59,6 +62,18 @@ class Numbered(sqlite3.Connection):
 
 CONNECTION: Final = Numbered if (3, 12) <= sys.version_info < (3, 12, 4) else sqlite3.Connection
 """What connections to a log are made of."""
+
+# A digest is empty where the text that a row refers to is gone.
+_DIGEST: Final = "CASE WHEN s.{0} IS NULL THEN NULL ELSE coalesce({1}.digest, '') END AS {0}_digest"
+_READ: Final = {"text": _DIGEST.format("text", "t"), "reasoning": _DIGEST.format("reasoning", "h")}
+
+SAMPLE: Final = ", ".join(
+    (*(_READ.get(name, f"s.{name}") for name in SAMPLE_COLUMNS), "t.body AS text", "h.body AS reasoning")
+)
+"""What to select of samples *s* with their texts: the fields of `mdap.records.SampleTaken`."""
+
+TEXTS: Final = "LEFT JOIN texts t ON t.id = s.text LEFT JOIN texts h ON h.id = s.reasoning"
+"""Joins samples *s* with the texts that `SAMPLE` needs."""
 
 
 @contextmanager
@@ -109,7 +124,7 @@ def _refusal(path: Path) -> OSError | None:
     """Return the error with which the system refuses to open *path* and a few files beside it, or None."""
     opened = []
     try:
-        for place in (path, *[os.devnull] * _FILES_OF_A_LOG):
+        for place in (str(path), *[os.devnull] * _FILES_OF_A_LOG):
             opened.append(os.open(place, os.O_RDWR))  # noqa: PERF401 - one by one, to close them all
     except OSError as error:
         return error
@@ -202,10 +217,10 @@ def check_readable(version: int, path: Path, known: int = SCHEMA) -> None:
             "`sqlite3 FROM '.backup TO'`"
         )
     if version == 0:
-        raise DatabaseError(f"{path} holds nothing yet: run or resume any task in it")
+        raise DatabaseError(f"{path} is empty: run any task in it, or name another file with --db")
     if version < known:
-        sentence = f"{path} has an older schema ({version}): run or resume any task in it to renew it"
-        raise DatabaseError(sentence)
+        older = f"{path} has schema {version}, this mdap reads {known}"
+        raise DatabaseError(f"{older}: `mdap runs --db {path}` migrates it")
 
 
 def _wants_wal(path: Path) -> bool:

@@ -3,6 +3,7 @@
 Those that exist once per sample are named tuples: immutable, slotted, and cheap to make.
 """
 
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -12,6 +13,7 @@ __all__ = [
     "EVENTS",
     "NOTED",
     "PROPOSED",
+    "SAMPLE_COLUMNS",
     "SURE",
     "AttemptFailed",
     "Calibration",
@@ -42,6 +44,7 @@ __all__ = [
     "Verdict",
     "encodable",
     "record_of",
+    "without_later",
 ]
 
 record_of: Final = tuple.__new__
@@ -161,6 +164,10 @@ class Reply(NamedTuple):
         latency: seconds from the request to the reply, waiting for a slot not included.
         request_id: the endpoint's id of the request, for support.
         attempts: attempts it took where it comes from, for replies that are recorded already.
+        reasoning: what the model thought before it answered: recorded, never parsed; None for nothing.
+        reasoning_tokens: the part of *output_tokens* spent on reasoning; None where unknown.
+        served_model: the model that the endpoint says it served; None where it says nothing.
+        fingerprint: the endpoint's word for the state of its system; None where it says nothing.
     """
 
     text: str
@@ -172,6 +179,19 @@ class Reply(NamedTuple):
     latency: float = 0.0
     request_id: str | None = None
     attempts: int = 1
+    reasoning: str | None = None
+    reasoning_tokens: int | None = None
+    served_model: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """Tokens of the reply without its reasoning; None where unknown."""
+        return _answer_tokens(self.output_tokens, self.reasoning_tokens)
+
+
+def _answer_tokens(output: int | None, reasoning: int | None) -> int | None:
+    return output if output is None or reasoning is None else max(output - reasoning, 0)
 
 
 class StepOpened(NamedTuple):
@@ -190,7 +210,11 @@ class SampleTaken(NamedTuple):
 
     `counted` is its place in the order of counting, from 1; None for one that was never counted.
     `tentative` says that the step's input is still a guess: the verdict holds only once a
-    `StepResolved` confirms the input.
+    `StepResolved` confirms the input. `temperature` is None where none was sent.
+
+    This class is where a column of the table *samples* is named: `SAMPLE_COLUMNS`, `row` and
+    `digest_columns` follow from it, and all SQL from those. A new column goes in front of `text`, is None by
+    default, and needs a migration.
     """
 
     run: int
@@ -203,7 +227,7 @@ class SampleTaken(NamedTuple):
     flag_reason: str | None
     model: str
     view: int
-    temperature: float
+    temperature: float | None
     input_tokens: int | None
     output_tokens: int | None
     cached_tokens: int | None
@@ -212,8 +236,63 @@ class SampleTaken(NamedTuple):
     request_id: str | None
     finish_reason: str | None
     text_digest: str | None
+    served_model: str | None = None
+    fingerprint: str | None = None
+    reasoning_tokens: int | None = None
+    reasoning_digest: str | None = None
     text: str | None = None
+    reasoning: str | None = None
     tentative: bool = False
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """Tokens of the reply without its reasoning; None where unknown."""
+        return _answer_tokens(self.output_tokens, self.reasoning_tokens)
+
+    def reply(self) -> Reply:
+        """Return the reply that was judged."""
+        return Reply(
+            text=self.text or "",
+            model=self.model,
+            finish_reason="stop" if self.finish_reason is None else self.finish_reason,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cached_tokens=self.cached_tokens,
+            latency=math.nan if self.latency is None else self.latency,
+            request_id=self.request_id,
+            attempts=self.attempts,
+            reasoning=self.reasoning,
+            reasoning_tokens=self.reasoning_tokens,
+            served_model=self.served_model,
+            fingerprint=self.fingerprint,
+        )
+
+    def row(self) -> tuple[Any, ...]:
+        """Return the columns of its row in *samples*; a digest stands for a text."""
+        return self[:_ROW]
+
+    def digest_columns(self) -> tuple[Any, ...]:
+        """Return what the digest chain covers: the columns from *ordinal* on, see `without_later`."""
+        return without_later(self[_ORDINAL:_ROW])
+
+
+_ORDINAL: Final = SampleTaken._fields.index("ordinal")
+_ROW: Final = SampleTaken._fields.index("text")
+_LATER: Final = _ROW - SampleTaken._fields.index("served_model")
+_NOTHING_LATER: Final = (None,) * _LATER
+_TEXTS: Final = {"text_digest": "text", "reasoning_digest": "reasoning"}
+
+SAMPLE_COLUMNS: Final = tuple(_TEXTS.get(name, name) for name in SampleTaken._fields[:_ROW])
+"""The columns of the table *samples*, in their order."""
+
+
+def without_later(columns: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a sample's last *columns* as digests take them.
+
+    Columns that came with a later schema are left out if all of them are NULL, so that the digests of
+    earlier logs stay as they are.
+    """
+    return columns[:-_LATER] if columns[-_LATER:] == _NOTHING_LATER else columns
 
 
 class StepResolved(NamedTuple):

@@ -219,9 +219,11 @@ def link(previous: str, opened: StepOpened, counted: Sequence[SampleTaken], deci
                 *(taken.model, taken.view, taken.temperature),
                 *(taken.input_tokens, taken.output_tokens, taken.cached_tokens),
                 *(taken.latency, taken.attempts, taken.request_id, taken.finish_reason, taken.text_digest),
+                *(later if any(value is not None for value in later) else ()),
             ]
         )
         for taken in sorted(counted, key=lambda taken: taken.ordinal)
+        for later in [(taken.served_model, taken.fingerprint, taken.reasoning_tokens, taken.reasoning_digest)]
     ]
     return blake2b("\n".join([as_json(head), *lines]).encode(), digest_size=32).hexdigest()
 

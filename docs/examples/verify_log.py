@@ -24,13 +24,16 @@ SELECT d.step, d.opening, d.digest, p.step, p.key, p.input, p.prompt_digest,
        d.place, d.winner, d.tally, d.votes, d.margin, d.author, d.reason
 FROM decisions d LEFT JOIN steps p USING (run, step, opening) WHERE d.run = ? ORDER BY d.place"""
 COLUMNS = """s.verdict, s.answer_key, s.flag_reason, s.model, s.view, s.temperature, s.input_tokens,
-       s.output_tokens, s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason, t.digest"""
+       s.output_tokens, s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason, t.digest,
+       s.served_model, s.fingerprint, s.reasoning_tokens, h.digest"""
+LATER = 4  # columns that came with schema 2: left out of the digests where all of them are NULL
+TEXTS = "LEFT JOIN texts t ON t.id = s.text LEFT JOIN texts h ON h.id = s.reasoning"
 COUNTED = f"""
-SELECT s.counted, t.body, s.ordinal, {COLUMNS} FROM samples s LEFT JOIN texts t ON t.id = s.text
+SELECT s.counted, t.body, h.body, s.ordinal, {COLUMNS} FROM samples s {TEXTS}
 WHERE s.run = ? AND s.step = ? AND s.opening = ? AND s.counted IS NOT NULL ORDER BY s.ordinal"""
 NOT_COUNTED = f"""
-SELECT t.body, s.step, s.opening, s.counted, s.ordinal, {COLUMNS}
-FROM %s s LEFT JOIN texts t ON t.id = s.text WHERE s.run = ? AND %s ORDER BY s.step, s.opening, s.ordinal"""
+SELECT t.body, h.body, s.step, s.opening, s.counted, s.ordinal, {COLUMNS}
+FROM %s s {TEXTS} WHERE s.run = ? AND %s ORDER BY s.step, s.opening, s.ordinal"""
 UNDECIDED = """
 SELECT step, opening, key, input, prompt_digest FROM steps p WHERE run = ? AND NOT EXISTS (SELECT 1
 FROM decisions d WHERE (d.run, d.step, d.opening) = (p.run, p.step, p.opening)) ORDER BY step, opening"""
@@ -58,7 +61,7 @@ def count(step: int, decided: list[Any], samples: list[list[Any]], k: int, tier_
         k = 1  # the first reply was taken, for others to vote on
     check(f"step {step}, order of counting", list(range(1, len(samples) + 1)), [s[0] for s in samples])
     tier, race = 0, Counter[str]()
-    for _, _, ordinal, verdict, key, flag, *_ in samples:
+    for _, _, _, ordinal, verdict, key, flag, *_ in samples:
         if ordinal // tier_size > tier:
             check(f"step {step}, votes of a tier that was left", False, lead(race) >= k)
             tier, race = ordinal // tier_size, Counter()
@@ -86,9 +89,9 @@ def decisions(log: sqlite3.Connection, run: int, k: int, tier_size: int) -> Iter
         check(f"step {step}, place", number, covered[4])
         samples = [list(row) for row in log.execute(COUNTED, (run, step, opening))]
         lines = [spelled([head, *covered])]
-        for _, body, *columns in samples:
-            check_text(f"step {step}, sample {columns[0]}", body, columns[-1])
-            lines.append(spelled(columns))
+        for _, body, reasoning, *columns in samples:
+            check_texts(f"step {step}, sample {columns[0]}", body, reasoning, columns)
+            lines.append(spelled(without_later(columns)))
         check(f"step {step}, digest", hashed("\n".join(lines), 32), digest)
         samples.sort()
         count(step, covered[4:], samples, k, tier_size)
@@ -96,8 +99,15 @@ def decisions(log: sqlite3.Connection, run: int, k: int, tier_size: int) -> Iter
         yield head
 
 
-def check_text(where: str, body: str | None, digest: str | None) -> None:
-    check(f"{where}, digest of the reply", digest, None if body is None else hashed(body, 16))
+def check_texts(where: str, body: str | None, reasoning: str | None, columns: list[Any]) -> None:
+    check(f"{where}, digest of the reply", columns[-1 - LATER], None if body is None else hashed(body, 16))
+    check(
+        f"{where}, digest of the reasoning", columns[-1], None if reasoning is None else hashed(reasoning, 16)
+    )
+
+
+def without_later(columns: list[Any]) -> list[Any]:
+    return columns[:-LATER] if columns[-LATER:] == [None] * LATER else columns
 
 
 def rest(log: sqlite3.Connection, run: int) -> str:
@@ -113,9 +123,9 @@ def rest(log: sqlite3.Connection, run: int) -> str:
 
 
 def not_counted(log: sqlite3.Connection, table: str, which: str, run: int) -> Iterator[list[Any]]:
-    for body, *row in log.execute(NOT_COUNTED % (table, which), (run,)):
-        check_text(f"step {row[0]}, opening {row[1]}, sample {row[3]}", body, row[-1])
-        yield row
+    for body, reasoning, *row in log.execute(NOT_COUNTED % (table, which), (run,)):
+        check_texts(f"step {row[0]}, opening {row[1]}, sample {row[3]}", body, reasoning, row)
+        yield without_later(row)
 
 
 def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:

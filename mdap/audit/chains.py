@@ -15,9 +15,9 @@ from mdap.audit.findings import Kind
 from mdap.audit.part import Part
 from mdap.audit.questions import Question
 from mdap.audit.races import Referee
-from mdap.audit.rows import Page, SampleRow, pages
+from mdap.audit.rows import Page, pages
 from mdap.audit.runs import RunFacts
-from mdap.records import NOTED, Decided, StepOpened
+from mdap.records import NOTED, Decided, SampleTaken, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
 from mdap.tasks import Chain, canonical_step, types_of
@@ -39,15 +39,15 @@ _LOST = object()
 class _Samples:
     """The samples of a page, handed out opening by opening."""
 
-    def __init__(self, rows: Iterator[SampleRow]) -> None:
+    def __init__(self, rows: Iterator[SampleTaken]) -> None:
         self._groups = groupby(rows, lambda row: (row.step, row.opening))
         self._next = self._take()
 
-    def _take(self) -> tuple[tuple[int, int], list[SampleRow]] | None:
+    def _take(self) -> tuple[tuple[int, int], list[SampleTaken]] | None:
         found = next(self._groups, None)
         return None if found is None else (found[0], list(found[1]))
 
-    def of(self, step: int, opening: int) -> list[SampleRow]:
+    def of(self, step: int, opening: int) -> list[SampleTaken]:
         """Return those of an opening; those before it belong to none."""
         while self._next is not None and self._next[0] < (step, opening):
             self._next = self._take()
@@ -139,7 +139,7 @@ class _Walk:
             return
         self._decided(decision, *right)
 
-    def _decided(self, decision: Decided, opened: StepOpened, samples: list[SampleRow]) -> None:
+    def _decided(self, decision: Decided, opened: StepOpened, samples: list[SampleTaken]) -> None:
         step = decision.step
         self._count(decision, samples)
         self._chain(decision, opened, samples)
@@ -156,7 +156,7 @@ class _Walk:
         self.part.decisions += 1
         self.part.samples += len(samples)
 
-    def _count(self, decision: Decided, samples: list[SampleRow]) -> None:
+    def _count(self, decision: Decided, samples: list[SampleTaken]) -> None:
         tier = self.referee.decided(decision, samples)
         self.part.votes += sum(sample.counted is not None and sample.verdict == "vote" for sample in samples)
         self.part.escalated += [(decision.step, decision.opening, passed) for passed in range(1, tier + 1)]
@@ -176,9 +176,8 @@ class _Walk:
             place = (decision.step, decision.opening)
             self.findings.add(Kind.DECISION, "where the decision is from", expected, decision.reason, place)
 
-    def _chain(self, decision: Decided, opened: StepOpened, samples: list[SampleRow]) -> None:
-        # The columns from ordinal to the text's digest.
-        lines = [sample_line(sample[3:18]) for sample in samples if sample.counted is not None]
+    def _chain(self, decision: Decided, opened: StepOpened, samples: list[SampleTaken]) -> None:
+        lines = [sample_line(sample.digest_columns()) for sample in samples if sample.counted is not None]
         digest = chain_digest(self.digest, opened, lines, decision)
         if digest != decision.digest:
             place = (decision.step, decision.opening)
@@ -188,13 +187,13 @@ class _Walk:
     def entered(self, opened: StepOpened) -> Any:
         """Return the state that a step starts from, which must be the one that the step before led to."""
         if opened.key != str(opened.step):
-            self.findings.add(Kind.STEP, "key", opened.step, opened.key, opened[1:3])
+            self.findings.add(Kind.STEP, "key", opened.step, opened.key, (opened.step, opened.opening))
         if self.state is not _LOST:
             spelled = self._call(opened.step, "spelling its state", canonical, self.state)
             if spelled == opened.input:
                 return self.state
             if spelled is not _LOST:
-                self.findings.add(Kind.STATE, "input", spelled, opened.input, opened[1:3])
+                self.findings.add(Kind.STATE, "input", spelled, opened.input, (opened.step, opened.opening))
         return self._read(opened.step, self.states, opened.input)
 
     def asked(self, opened: StepOpened, state: Any) -> Question | None:
@@ -205,7 +204,7 @@ class _Walk:
         if step is _LOST:
             return None
         if step is None:
-            self.findings.add(Kind.STATE, "end of the task", "a step", None, opened[1:3])
+            self.findings.add(Kind.STATE, "end of the task", "a step", None, (opened.step, opened.opening))
             return None
         step = canonical_step(self.task, step)
         question: Question | object = self._call(
@@ -215,10 +214,12 @@ class _Walk:
             return None
         if question.digest != opened.prompt_digest:
             found = opened.prompt_digest
-            self.findings.add(Kind.PROMPT, "digest of the prompt", question.digest, found, opened[1:3])
+            self.findings.add(
+                Kind.PROMPT, "digest of the prompt", question.digest, found, (opened.step, opened.opening)
+            )
         return question
 
-    def guess(self, opened: StepOpened, samples: list[SampleRow]) -> None:
+    def guess(self, opened: StepOpened, samples: list[SampleTaken]) -> None:
         """Check an opening on a guess that was wrong: it decides nothing, but was asked and paid for."""
         self.referee.void(samples)
         question = self.asked(opened, self._read(opened.step, self.states, opened.input))
@@ -309,7 +310,7 @@ def audit_tail(
     return walk.part
 
 
-def _undecided(walk: _Walk, opened: StepOpened, samples: list[SampleRow], *, exhausted: bool) -> None:
+def _undecided(walk: _Walk, opened: StepOpened, samples: list[SampleTaken], *, exhausted: bool) -> None:
     tier = walk.referee.undecided(samples, exhausted=exhausted)
     walk.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
     question = walk.asked(opened, walk.entered(opened))

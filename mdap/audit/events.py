@@ -8,7 +8,7 @@ from typing import Any, Final
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.runs import RunFacts
 from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import EVENT_COLUMNS, REST, RUN_COLUMNS, SEALED, Lines, Seal
+from mdap.rules.seals import EVENT_COLUMNS, OPEN_STEPS, REST, RUN_COLUMNS, SEALED, Lines, Seal
 
 __all__ = ["History", "check_events"]
 
@@ -116,9 +116,11 @@ def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, fin
     if seal.decisions != facts.decisions:
         findings.add(Kind.SEAL, "decisions", seal.decisions, facts.decisions, (seal.decisions,))
     rest = Lines()
+    for row in connection.execute(OPEN_STEPS, (facts.number,)):
+        rest.add(row)
     for statement in REST:
         for row in connection.execute(statement, (facts.number,)):
-            rest.add(row)
+            rest.add_sample(row)
     if rest.digest != seal.rest:
         findings.add(Kind.SEAL, "samples that were not counted", seal.rest, rest.digest)
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 from mdap.audit.runs import find_number
 from mdap.errors import DatabaseError, UsageError
-from mdap.logfile import reading
+from mdap.logfile import TEXTS, reading
 
 __all__ = ["Log", "RunEntry", "SampleEntry", "StepEntry", "open_log"]
 
@@ -30,13 +30,6 @@ FROM (SELECT * FROM decisions WHERE run = ?1 AND place > ?2 ORDER BY place LIMIT
 LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 LEFT JOIN samples s ON s.run = d.run AND s.step = d.step AND s.opening = d.opening
 GROUP BY d.place ORDER BY d.place"""
-_SAMPLES: Final = f"""
-SELECT s.step, s.opening, s.ordinal, s.verdict, s.counted, s.answer_key, s.flag_reason, s.model, s.view,
-       s.temperature, s.input_tokens, s.output_tokens, s.cached_tokens, s.latency, s.attempts, s.request_id,
-       s.finish_reason, t.body AS text
-FROM samples s LEFT JOIN texts t ON t.id = s.text
-WHERE s.run = ?1 AND (s.step, s.opening, s.ordinal) > (?2, ?3, ?4)
-ORDER BY s.step, s.opening, s.ordinal LIMIT {_PAGE}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +105,7 @@ class SampleEntry(NamedTuple):
     flag_reason: str | None
     model: str
     view: int
-    temperature: float
+    temperature: float | None
     input_tokens: int | None
     output_tokens: int | None
     cached_tokens: int | None
@@ -121,6 +114,18 @@ class SampleEntry(NamedTuple):
     request_id: str | None
     finish_reason: str | None
     text: str | None
+    served_model: str | None
+    fingerprint: str | None
+    reasoning_tokens: int | None
+    reasoning: str | None
+
+
+_BODIES: Final = {"text": "t.body", "reasoning": "h.body"}
+_SAMPLES: Final = f"""
+SELECT {", ".join(_BODIES.get(name, f"s.{name}") for name in SampleEntry._fields)}
+FROM samples s {TEXTS}
+WHERE s.run = ?1 AND (s.step, s.opening, s.ordinal) > (?2, ?3, ?4)
+ORDER BY s.step, s.opening, s.ordinal LIMIT {_PAGE}"""
 
 
 class Log(AbstractContextManager["Log"]):
@@ -198,7 +203,8 @@ class Log(AbstractContextManager["Log"]):
         run, place = find_number(self._connection, run_id), (-1, -1, -1)
         while rows := self._rows(_SAMPLES, run, *place):
             yield from map(SampleEntry._make, rows)
-            place = tuple(rows[-1][:3])
+            last = rows[-1]
+            place = (last["step"], last["opening"], last["ordinal"])
 
     def frame(
         self,

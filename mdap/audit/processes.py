@@ -18,11 +18,11 @@ from mdap.audit.findings import Kind
 from mdap.audit.part import Part
 from mdap.audit.questions import Question, check_text
 from mdap.audit.races import Referee
-from mdap.audit.rows import SampleRow, decided, samples_of, undecided
+from mdap.audit.rows import decided, samples_of, undecided
 from mdap.audit.runs import RunFacts
 from mdap.errors import FailedError, UndecidedError
 from mdap.groups import Group, first_of, gathered
-from mdap.records import NOTED, PROPOSED, Decided, Identity, StepOpened
+from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import (
     CHAIN_START,
@@ -120,7 +120,7 @@ class _Record:
         for opened in undecided(self._connection, self.facts.number):
             self._undecided(opened)
 
-    def _samples(self, opened: StepOpened) -> list[SampleRow]:
+    def _samples(self, opened: StepOpened) -> list[SampleTaken]:
         samples = samples_of(self._connection, self.facts.number, opened.step)
         self.part.samples += len(samples)
         for sample in samples:
@@ -130,7 +130,7 @@ class _Record:
     def _decision(self, before: str, decision: Decided, opened: StepOpened) -> None:
         samples = self._samples(opened)
         place = (decision.step, decision.opening)
-        lines = [sample_line(sample[3:18]) for sample in samples if sample.counted is not None]
+        lines = [sample_line(sample.digest_columns()) for sample in samples if sample.counted is not None]
         digest = chain_digest(before, opened, lines, decision)
         if digest != decision.digest:
             self.findings.add(Kind.CHAIN, "digest of the decision", digest, decision.digest, place)
@@ -154,7 +154,7 @@ class _Record:
     def _remember(self, opened: StepOpened, *, decided: bool) -> None:
         identity = (opened.key, opened.prompt_digest)
         if identity in self._known or opened.opening:
-            self.findings.add(Kind.STEP, "steps of this content", 1, "another", opened[1:3])
+            self.findings.add(Kind.STEP, "steps of this content", 1, "another", (opened.step, opened.opening))
         self._known[identity] = _Known(opened.step, decided)
 
     def _noted(self, decision: Decided, opened: StepOpened) -> None:
@@ -229,7 +229,9 @@ class _Record:
         row: tuple[str, str, str, str | None] = found
         return row
 
-    def _undecided_answer(self, known: _Known, samples: list[SampleRow], question: Question) -> _Found | None:
+    def _undecided_answer(
+        self, known: _Known, samples: list[SampleTaken], question: Question
+    ) -> _Found | None:
         """Return what the process was told of a step that had all of its samples; None if it had not."""
         casting, tally = self.facts.casting, Tally(self.facts.k_at(known.step))
         last = [sample for sample in samples if casting.tier(sample.ordinal) == casting.tiers - 1]

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
-from mdap.audit.rows import SampleRow
+from mdap.records import SampleTaken
 from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import read, unreadable
@@ -41,25 +41,25 @@ class Question:
         if step.views:
             views = [prompt_digest(view.system, view.user) for view in step.views]
             self.digest = views_digest([self.digest, *views])
-        self._intact: set[int] = set()
-        self._said: dict[tuple[int, str | None, bool, int], _Said] = {}
+        self._intact: set[str | None] = set()
+        self._said: dict[tuple[str | None, str | None, bool, int], _Said] = {}
 
-    def check(self, samples: list[SampleRow], casting: Casting) -> None:
+    def check(self, samples: list[SampleTaken], casting: Casting) -> None:
         """Read every recorded reply again, and compare what it says with what is recorded."""
         views = len(self._parsers)
         for sample in samples:
             self._check_view(sample, casting, views)
-            if sample.text not in self._intact:
+            if sample.text_digest not in self._intact:
                 if not check_text(sample, self._findings):
                     continue
-                self._intact.add(sample.text or 0)
+                self._intact.add(sample.text_digest)
             said = self._reading(sample)
             if said.key != sample.answer_key or said.flag != sample.flag_reason:
                 expected = said.key or said.flag
                 found = sample.answer_key or sample.flag_reason
                 self._findings.add(Kind.READING, "what the reply says", expected, found, _at(sample))
 
-    def _check_view(self, sample: SampleRow, casting: Casting, views: int) -> None:
+    def _check_view(self, sample: SampleTaken, casting: Casting, views: int) -> None:
         if views == 1 and sample.view == 0:
             return
         if casting.tier(sample.ordinal) < casting.tiers:
@@ -67,21 +67,22 @@ class Question:
             if sample.view != view:
                 self._findings.add(Kind.PROMPT, "view of the step", view, sample.view, _at(sample))
 
-    def _reading(self, sample: SampleRow) -> _Said:
-        over = sample.output_tokens is not None and sample.output_tokens > self._max_tokens
-        same = (sample.text or 0, sample.finish_reason, over, sample.view)
+    def _reading(self, sample: SampleTaken) -> _Said:
+        tokens = sample.answer_tokens
+        over = tokens is not None and tokens > self._max_tokens
+        same = (sample.text_digest, sample.finish_reason, over, sample.view)
         said = self._said.get(same)
         if said is None:
             said = self._said[same] = self._read(sample)
         return said
 
-    def _read(self, sample: SampleRow) -> _Said:
+    def _read(self, sample: SampleTaken) -> _Said:
         if not 0 <= sample.view < len(self._parsers):
             return _Said(None, "no such view")
         finish = "stop" if sample.finish_reason is None else sample.finish_reason
         parse = self._parsers[sample.view]
         try:
-            said = read(sample.body or "", finish, sample.output_tokens, self._max_tokens, parse)
+            said = read(sample.text or "", finish, sample.answer_tokens, self._max_tokens, parse)
         except Exception as error:
             # A reply at which the parser fails is recorded as such.
             return _Said(None, unreadable(type(error).__name__))
@@ -91,20 +92,32 @@ class Question:
         return _Said(answer_key(said.spelled), None)
 
 
-def _at(sample: SampleRow) -> tuple[int, int, int]:
+def _at(sample: SampleTaken) -> tuple[int, int, int]:
     return sample.step, sample.opening, sample.ordinal
 
 
-def check_text(sample: SampleRow, findings: Findings) -> bool:
+def check_text(sample: SampleTaken, findings: Findings) -> bool:
     """Compare a reply with its digest; return whether there is a reply to read.
 
     Only a sample that never came back may be without one.
     """
-    if sample.text is None or sample.body is None:
-        if sample.counted is not None or sample.answer_key is not None or sample.text is not None:
+    _same_text("reasoning", sample.reasoning, sample.reasoning_digest, sample, findings)
+    if sample.text is None and sample.text_digest is None:
+        if sample.counted is not None or sample.answer_key is not None:
             findings.add(Kind.TEXT, "reply", "a text", None, _at(sample))
         return False
-    digest = text_digest(sample.body)
-    if digest != sample.text_digest:
-        findings.add(Kind.TEXT, "digest of the reply", sample.text_digest, digest, _at(sample))
+    return _same_text("reply", sample.text, sample.text_digest, sample, findings)
+
+
+def _same_text(
+    what: str, text: str | None, digest: str | None, sample: SampleTaken, findings: Findings
+) -> bool:
+    """Compare a text with its digest; return whether there is one."""
+    if text is None:
+        if digest is not None:
+            findings.add(Kind.TEXT, what, "a text", None, _at(sample))
+        return False
+    found = text_digest(text)
+    if found != digest:
+        findings.add(Kind.TEXT, f"digest of the {what}", digest, found, _at(sample))
     return True

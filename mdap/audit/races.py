@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mdap.audit.findings import Findings, Kind
-from mdap.audit.rows import SampleRow
-from mdap.records import NOTED, PROPOSED, Decided
+from mdap.records import NOTED, PROPOSED, Decided, SampleTaken
 from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key
 from mdap.rules.tally import Tally
@@ -35,7 +34,7 @@ class Referee:
     overridden: int | None
     findings: Findings
 
-    def decided(self, decision: Decided, samples: Sequence[SampleRow]) -> int:
+    def decided(self, decision: Decided, samples: Sequence[SampleTaken]) -> int:
         """Recount a decided race; return the tier that decided it.
 
         Args:
@@ -60,14 +59,14 @@ class Referee:
             self._undecided(tally, tier, samples, place)
         return tier
 
-    def undecided(self, samples: Sequence[SampleRow], *, exhausted: bool) -> int:
+    def undecided(self, samples: Sequence[SampleTaken], *, exhausted: bool) -> int:
         """Recount a race in which nothing is decided; return the tier that it is in.
 
         Args:
             samples: all of the opening's rows, by ordinal.
             exhausted: whether it must have had all of its samples.
         """
-        place = samples[0][:2]
+        place = _opening(samples[0])
         tally, tier = self._fold(samples, place, self.k(place[0]))
         self._drawn(samples, complete=exhausted)
         if exhausted:
@@ -76,7 +75,7 @@ class Referee:
             self._same(Kind.COUNT, "winner of a race that goes on", None, tally.winner, place)
         return tier
 
-    def void(self, samples: Sequence[SampleRow]) -> None:
+    def void(self, samples: Sequence[SampleTaken]) -> None:
         """Check that nothing was counted of an opening that decides nothing."""
         for sample in samples:
             if sample.counted is not None or sample.verdict not in _NOT_COUNTED:
@@ -84,14 +83,14 @@ class Referee:
                 self.findings.add(Kind.SAMPLE, "verdict on a guess", "void, not counted", found, _at(sample))
 
     def _undecided(
-        self, tally: Tally, tier: int, samples: Sequence[SampleRow], place: tuple[int, ...]
+        self, tally: Tally, tier: int, samples: Sequence[SampleTaken], place: tuple[int, ...]
     ) -> None:
         self._same(Kind.COUNT, "winner of an undecided race", None, tally.winner, place)
         self._same(Kind.COUNT, "last tier asked", self.casting.tiers - 1, tier, place)
         taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
         self._same(Kind.COUNT, "samples of the last tier", self.casting.samples_per_tier, taken, place)
 
-    def _fold(self, samples: Sequence[SampleRow], place: tuple[int, ...], k: int) -> tuple[Tally, int]:
+    def _fold(self, samples: Sequence[SampleTaken], place: tuple[int, ...], k: int) -> tuple[Tally, int]:
         counted = self._counted(samples)
         tally, tier = Tally(k), 0
         for sample in counted:
@@ -107,9 +106,9 @@ class Referee:
                 tally.add(sample.answer_key)
         return tally, tier
 
-    def _counted(self, samples: Sequence[SampleRow]) -> list[SampleRow]:
+    def _counted(self, samples: Sequence[SampleTaken]) -> list[SampleTaken]:
         """Return the counted samples in the order of counting."""
-        counted: list[SampleRow] = []
+        counted: list[SampleTaken] = []
         for sample in samples:
             if sample.counted is None:
                 fits = sample.verdict in _NOT_COUNTED
@@ -125,16 +124,16 @@ class Referee:
         if [sample.counted for sample in counted] != list(range(1, len(counted) + 1)):
             places = [sample.counted for sample in counted]
             expected = f"1 to {len(counted)}"
-            self.findings.add(Kind.COUNT, "order of counting", expected, places, samples[0][:2])
+            self.findings.add(Kind.COUNT, "order of counting", expected, places, _opening(samples[0]))
         return counted
 
-    def _drawn(self, samples: Sequence[SampleRow], *, complete: bool) -> None:
+    def _drawn(self, samples: Sequence[SampleTaken], *, complete: bool) -> None:
         """Check which samples there are, and at which temperature each was drawn."""
         ordinals = [sample.ordinal for sample in samples]
         # A hedge may withdraw one before it is sent, and a run that was cut draws again what was lost.
         if complete and not self.hedged and ordinals != list(range(len(ordinals))):
             expected = f"0 to {len(ordinals) - 1}"
-            self.findings.add(Kind.SAMPLE, "samples of the race", expected, ordinals, samples[0][:2])
+            self.findings.add(Kind.SAMPLE, "samples of the race", expected, ordinals, _opening(samples[0]))
         for sample in samples:
             if self.casting.tier(sample.ordinal) >= self.casting.tiers:
                 self.findings.add(
@@ -150,9 +149,9 @@ class Referee:
     def _allowed(self) -> int:
         return self.casting.tiers * self.casting.samples_per_tier
 
-    def _escalated(self, tally: Tally, tier: int, samples: Sequence[SampleRow], sample: SampleRow) -> int:
+    def _escalated(self, tally: Tally, tier: int, samples: Sequence[SampleTaken], sample: SampleTaken) -> int:
         taken = sum(self.casting.tier(other.ordinal) == tier for other in samples)
-        place = sample[:2]
+        place = _opening(sample)
         self._same(Kind.COUNT, "winner of a tier that was left", None, tally.winner, place)
         self._same(
             Kind.COUNT,
@@ -168,11 +167,15 @@ class Referee:
             self.findings.add(kind, what, expected, found, place)
 
 
-def _place(sample: SampleRow) -> int:
+def _opening(sample: SampleTaken) -> tuple[int, int]:
+    return sample.step, sample.opening
+
+
+def _place(sample: SampleTaken) -> int:
     return sample.counted or 0
 
 
-def _at(sample: SampleRow) -> tuple[int, int, int]:
+def _at(sample: SampleTaken) -> tuple[int, int, int]:
     return sample.step, sample.opening, sample.ordinal
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mdap.audit.rows import SampleRow, plain_reading, samples_of
+from mdap.audit.rows import plain_reading, samples_of
 from mdap.audit.runs import find_number
-from mdap.records import TallyShape
+from mdap.records import SampleTaken, TallyShape
 from mdap.rules.certificate import doubts
 from mdap.rules.digests import answer_key
 
@@ -133,14 +133,14 @@ def _alike(
             margin=margin,
             candidates=tuple(_candidates(winner, json.loads(tally), samples)),
             flags=tuple(
-                (row.model, row.flag_reason or "", row.body or "") for row in samples if row.verdict == "flag"
+                (row.model, row.flag_reason or "", row.text or "") for row in samples if row.verdict == "flag"
             ),
         )
 
 
-def _candidates(winner: str, tally: dict[str, int], samples: list[SampleRow]) -> Iterator[Candidate]:
+def _candidates(winner: str, tally: dict[str, int], samples: list[SampleTaken]) -> Iterator[Candidate]:
     for answer, votes in sorted(tally.items(), key=lambda pair: (pair[0] != winner, -pair[1], pair[0])):
         key = answer_key(answer)
         voters = [row for row in samples if row.verdict == "vote" and row.answer_key == key]
-        replies = tuple((row.model, row.body or "") for row in voters)
+        replies = tuple((row.model, row.text or "") for row in voters)
         yield Candidate(json.loads(answer), votes, answer == winner, replies)

@@ -4,13 +4,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mdap.logfile import reading
-from mdap.records import Decided, StepOpened
+from mdap.logfile import SAMPLE, TEXTS, reading
+from mdap.records import Decided, SampleTaken, StepOpened
 
-__all__ = ["PAGE", "Page", "SampleRow", "decided", "pages", "plain_reading", "samples_of", "undecided"]
+__all__ = ["PAGE", "Page", "decided", "pages", "plain_reading", "samples_of", "undecided"]
 
 PAGE: Final = 500
 """Steps read in one transaction: it ends soon, so that a run that is going on can checkpoint its log."""
@@ -21,11 +22,8 @@ FROM decisions WHERE run = ?1 AND place >= ?2 AND place < ?3 ORDER BY place"""
 _OPENINGS: Final = """
 SELECT run, step, opening, key, input, prompt_digest
 FROM steps WHERE run = ?1 AND step >= ?2 AND step < ?3 ORDER BY step, opening"""
-_SAMPLES: Final = """
-SELECT s.step, s.opening, s.counted, s.ordinal, s.verdict, s.answer_key, s.flag_reason, s.model, s.view,
-       s.temperature, s.input_tokens, s.output_tokens, s.cached_tokens, s.latency, s.attempts, s.request_id,
-       s.finish_reason, t.digest, s.text, t.body
-FROM samples s LEFT JOIN texts t ON t.id = s.text
+_SAMPLES: Final = f"""
+SELECT {SAMPLE} FROM samples s {TEXTS}
 WHERE s.run = ?1 AND s.step >= ?2 AND s.step < ?3 ORDER BY s.step, s.opening, s.ordinal"""
 _WITH_OPENINGS: Final = """
 SELECT d.run, d.place, d.step, d.opening, d.winner, d.tally, d.votes, d.margin, d.author, d.reason, d.digest,
@@ -35,31 +33,6 @@ WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3"""
 _UNDECIDED: Final = """
 SELECT run, step, opening, key, input, prompt_digest FROM steps p WHERE run = ?1 AND NOT EXISTS
     (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening)"""
-
-
-class SampleRow(NamedTuple):
-    """A row of *samples*, with its text."""
-
-    step: int
-    opening: int
-    counted: int | None
-    ordinal: int
-    verdict: str
-    answer_key: str | None
-    flag_reason: str | None
-    model: str
-    view: int
-    temperature: float
-    input_tokens: int | None
-    output_tokens: int | None
-    cached_tokens: int | None
-    latency: float | None
-    attempts: int
-    request_id: str | None
-    finish_reason: str | None
-    text_digest: str | None
-    text: int | None
-    body: str | None
 
 
 class Page(NamedTuple):
@@ -77,7 +50,7 @@ class Page(NamedTuple):
     last: int
     decisions: list[Decided]
     openings: list[StepOpened]
-    samples: Iterator[SampleRow]
+    samples: Iterator[SampleTaken]
 
 
 @contextmanager
@@ -98,7 +71,7 @@ def pages(connection: sqlite3.Connection, run: int, first: int, last: int) -> It
         decisions = [Decided._make(row) for row in connection.execute(_DECISIONS, bounds)]
         openings = [StepOpened._make(row) for row in connection.execute(_OPENINGS, bounds)]
         samples = connection.execute(_SAMPLES, bounds)
-        yield Page(bounds[1], bounds[2], decisions, openings, map(SampleRow._make, samples))
+        yield Page(bounds[1], bounds[2], decisions, openings, starmap(SampleTaken, samples))
 
 
 def decided(connection: sqlite3.Connection, run: int) -> Iterator[tuple[Decided, StepOpened | None]]:
@@ -116,6 +89,6 @@ def undecided(connection: sqlite3.Connection, run: int) -> list[StepOpened]:
     return [StepOpened._make(row) for row in connection.execute(_UNDECIDED, (run,))]
 
 
-def samples_of(connection: sqlite3.Connection, run: int, step: int) -> list[SampleRow]:
+def samples_of(connection: sqlite3.Connection, run: int, step: int) -> list[SampleTaken]:
     """Return the samples of a step, by opening and ordinal."""
-    return [SampleRow._make(row) for row in connection.execute(_SAMPLES, (run, step, step + 1))]
+    return [SampleTaken(*row) for row in connection.execute(_SAMPLES, (run, step, step + 1))]

@@ -175,9 +175,10 @@ async def _show_step(reader: Reader, run: int, step: int, *, as_json: bool) -> N
 
 def _show_sample(sample: Any) -> None:
     why = f" ({sample['flag_reason']})" if sample["flag_reason"] else f" for {sample['answer_key']}"
-    how = f"{sample['model']}, T = {sample['temperature']:g}"
+    sent = sample["temperature"]
+    how = sample["model"] + ("" if sent is None else f", T = {sent:g}")
     say(f"  sample {sample['ordinal']}: {sample['verdict']}{why}, {how}")
-    text = sample["body"] or ""
+    text = sample["text"] or ""
     for line in text[:_TEXT_SHOWN].splitlines():
         say(f"    | {line}")
     if len(text) > _TEXT_SHOWN:
@@ -198,8 +199,8 @@ def _opening(opening: Any, samples: Any) -> dict[str, Any]:
 
 
 def _sample(sample: Any) -> dict[str, Any]:
-    dropped = ("run", "step", "opening", "text", "text_digest", "body")
-    return {**{name: sample[name] for name in sample.keys() if name not in dropped}, "text": sample["body"]}  # noqa: SIM118 - a sqlite3.Row iterates over values
+    dropped = ("run", "step", "opening", "text_digest", "reasoning_digest")
+    return {name: sample[name] for name in sample.keys() if name not in dropped}  # noqa: SIM118 - a sqlite3.Row iterates over values
 
 
 @click.command()

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
@@ -10,7 +11,10 @@ import click
 from pydantic import ValidationError
 
 from mdap.audit.types import check_log
+from mdap.cli.output import complain
 from mdap.errors import MdapError, UsageError
+from mdap.journal.database import migrate
+from mdap.logfile import SCHEMA
 from mdap.settings import Budget, Limits, explain
 
 __all__ = [
@@ -61,10 +65,12 @@ NUMBERS: Final = _Numbers()
 
 
 def database(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--db``, and have errors that nobody foresaw looked into: the log may be what is wrong."""
+    """Add ``--db``: migrate a log of an earlier schema, and look into the log after unexpected errors."""
 
     @wraps(command)
     def guarded(*args: Any, db: str, **options: Any) -> Any:
+        if os.path.isfile(db) and (version := migrate(Path(db))):
+            complain(f"{db} had schema {version} and is migrated to schema {SCHEMA}")
         try:
             return command(*args, db=db, **options)
         except (MdapError, click.ClickException, click.exceptions.Exit, click.Abort):

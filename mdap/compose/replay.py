@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mdap.errors import UnavailableError, UsageError
 from mdap.journal.reader import Reader, open_log
 from mdap.plugins import read_values
-from mdap.records import Reply, SampleRequest
+from mdap.records import Reply, SampleRequest, SampleTaken
 from mdap.settings import explain
 
 __all__ = ["Replay", "ReplaySettings", "as_recorded", "create", "is_replay"]
@@ -28,7 +28,7 @@ _STEPS_A_PAGE: Final = 64
 _PAGES: Final = 32
 _TOGETHER: Final = 1024
 
-_Page = dict[tuple[str, str], dict[int, sqlite3.Row]]
+_Page = dict[tuple[str, str], dict[int, SampleTaken]]
 
 
 class ReplaySettings(BaseModel):
@@ -72,10 +72,10 @@ class Replay:
         recorded = await self._recorded(request)
         replies: list[Reply] = []
         for ordinal in request.ordinals:
-            row = recorded.get(ordinal)
-            if row is None or (row["view"], row["temperature"]) != (request.view, request.temperature):
+            sample = recorded.get(ordinal)
+            if sample is None or (sample.view, sample.temperature) != (request.view, request.temperature):
                 break
-            replies.append(_reply(row))
+            replies.append(sample.reply())
         if not replies:
             raise UnavailableError(self._missing(request, recorded), kind="not_recorded")
         return replies
@@ -89,10 +89,10 @@ class Replay:
         self._log = None
         await self._stack.aclose()
 
-    async def _recorded(self, request: SampleRequest) -> dict[int, sqlite3.Row]:
+    async def _recorded(self, request: SampleRequest) -> dict[int, SampleTaken]:
         """Return the recorded samples of the step that is asked about, by ordinal."""
         wanted = request.key, request.step_digest or request.prompt_digest
-        found: dict[int, sqlite3.Row] = {}
+        found: dict[int, SampleTaken] = {}
         if request.key.isdecimal():  # a chain's: whoever asks for one asks for the next ones soon
             first = int(request.key) // _STEPS_A_PAGE * _STEPS_A_PAGE
             page = await self._page("replay_steps", first, first + _STEPS_A_PAGE - 1)
@@ -118,17 +118,17 @@ class Replay:
                 self._log = reader, (await reader.find(self._run_id)).number
         return self._log
 
-    def _missing(self, request: SampleRequest, recorded: Mapping[int, sqlite3.Row]) -> str:
+    def _missing(self, request: SampleRequest, recorded: Mapping[int, SampleTaken]) -> str:
         ordinal = request.ordinals[0]
         what = f"run {self._run_id} has no sample {ordinal} of step {request.key}"
         if not recorded:
             return f"{what}: it was never asked this, so its decisions before differ, or its task does"
-        row = recorded.get(ordinal)
-        if row is None:
+        sample = recorded.get(ordinal)
+        if sample is None:
             return (
                 f"{what}: it decided on {len(recorded)}; replay it with a k that is no greater than its own"
             )
-        if row["temperature"] != request.temperature:
+        if sample.temperature != request.temperature:
             return f"{what} at temperature {request.temperature:g}: replay it with its own --temperatures"
         return f"{what} in view {request.view}: replay it with as many models as it had"
 
@@ -137,22 +137,10 @@ def _paged(rows: Sequence[sqlite3.Row]) -> _Page:
     page: _Page = {}
     for row in rows:
         # The rows of decided openings come first, and what they hold stays.
-        page.setdefault((row["key"], row["prompt_digest"]), {}).setdefault(row["ordinal"], row)
+        key, digest, *columns = row
+        sample = SampleTaken(*columns)
+        page.setdefault((key, digest), {}).setdefault(sample.ordinal, sample)
     return page
-
-
-def _reply(row: sqlite3.Row) -> Reply:
-    return Reply(
-        text=row["body"],
-        model=row["model"],
-        finish_reason=row["finish_reason"],
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        cached_tokens=row["cached_tokens"],
-        latency=float("nan") if row["latency"] is None else row["latency"],
-        request_id=row["request_id"],
-        attempts=row["attempts"],
-    )
 
 
 def create(model: str, options: dict[str, Any]) -> Replay:

@@ -189,7 +189,9 @@ class Decider(ABC):
         self.progress.failed_attempts += 1
         self._journal.append(
             AttemptFailed(
-                *outcome.ticket.opened[:3],
+                outcome.ticket.opened.run,
+                outcome.ticket.opened.step,
+                outcome.ticket.opened.opening,
                 outcome.request.ordinals[0],
                 outcome.attempt,
                 outcome.error.kind,
@@ -252,7 +254,7 @@ class Decider(ABC):
                 progress.red_flags += 1
         sample = written(opening, view, judgement, reply, (ordinal, failed, verdict, counted))
         if counted is not None:
-            opening.lines.append((ordinal, sample_line(sample[4:19])))
+            opening.lines.append((ordinal, sample_line(sample.digest_columns())))
         return sample
 
     def _tell(self, votes: int, red_flags: int) -> None:
@@ -317,7 +319,7 @@ class Decider(ABC):
         winner: str,
         how: tuple[str, int, int, str | None, str | None],
     ) -> None:
-        run, step, opening = opened[:3]
+        run, step, opening = opened.run, opened.step, opened.opening
         columns = (run, self._place, step, opening, winner, *how)
         self.digest = chain_digest(self.digest, opened, lines, columns)
         self._journal.append(record_of(Decided, (*columns, self.digest)))
@@ -340,7 +342,9 @@ class Decider(ABC):
         opening = Opening(recorded.opened, state, race, tentative=tentative)
         race.refold(recorded.samples)
         opening.lines = [
-            (taken.ordinal, sample_line(taken[4:19])) for taken in recorded.samples if taken.counted
+            (taken.ordinal, sample_line(taken.digest_columns()))
+            for taken in recorded.samples
+            if taken.counted
         ]
         votes = sum(race.tally.votes.values())
         self._tell(votes, race.counted - votes)

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 from mdap.engine.voting import Judgement, Race
 from mdap.errors import MdapError
 from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened, record_of
-from mdap.rules.redflags import clean_label
+from mdap.rules.digests import text_digest
+from mdap.rules.redflags import clean, clean_label
+
+# Of what a model thought before it answered, more than this is not kept.
+_REASONING_TOKENS: Final = 16_384
 
 __all__ = ["Opening", "Progress", "lost", "written"]
 
@@ -88,7 +92,7 @@ def written(
     ordinal, failed, verdict, counted = drawn
     run, step, place, _, _, _ = opening.opened
     text, digest, _, key, flag, model, finish_reason = judgement
-    _, _, _, given, made, cached, latency, request_id, attempts = reply
+    _, _, _, given, made, cached, latency, request_id, attempts, reasoning, thought, served, system = reply
     seconds: float | None = float(latency)
     if seconds:
         seconds = round(seconds, 6) if isfinite(seconds) else None
@@ -112,14 +116,41 @@ def written(
         None if request_id is None else clean_label(request_id),
         finish_reason,
         digest,
+        None if served is None else clean_label(served),
+        None if system is None else clean_label(system),
+        thought,
+        None,
         text,
+        None,
         opening.tentative and not opening.void,
     )
+    if reasoning:
+        kept = clean(reasoning, _REASONING_TOKENS)
+        return SampleTaken._make(columns)._replace(reasoning=kept, reasoning_digest=text_digest(kept))
     return record_of(SampleTaken, columns)
 
 
 def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:
     """Return the record of a sample that was sent for, and given up before anything came back."""
-    temperature = opening.race.casting.temperatures[ordinal]
-    how = (None, ordinal, verdict, None, None, model, request.view, temperature)
-    return SampleTaken._make((*opening.opened[:3], *how, *(None,) * 4, 1, None, None, None, None, False))
+    opened = opening.opened
+    return SampleTaken(
+        opened.run,
+        opened.step,
+        opened.opening,
+        counted=None,
+        ordinal=ordinal,
+        verdict=verdict,
+        answer_key=None,
+        flag_reason=None,
+        model=model,
+        view=request.view,
+        temperature=opening.race.casting.temperatures[ordinal],
+        input_tokens=None,
+        output_tokens=None,
+        cached_tokens=None,
+        latency=None,
+        attempts=1,
+        request_id=None,
+        finish_reason=None,
+        text_digest=None,
+    )

@@ -212,7 +212,8 @@ class Race:
         Raises:
             PluginError: the parser raised something other than `RedFlag`.
         """
-        over = reply.output_tokens is not None and reply.output_tokens > self.max_tokens
+        tokens = reply.answer_tokens
+        over = tokens is not None and tokens > self.max_tokens
         same = (reply.text, reply.model, reply.finish_reason, over, view)
         judgement = self._judged.get(same)
         if judgement is None:
@@ -227,7 +228,7 @@ class Race:
         model, finish_reason = clean_label(reply.model), clean_label(reply.finish_reason)
         try:
             answer, spelled, flag = read(
-                text, finish_reason, reply.output_tokens, self.max_tokens, prompt.parse
+                text, finish_reason, reply.answer_tokens, self.max_tokens, prompt.parse
             )
         except Exception as error:
             raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
@@ -264,7 +265,7 @@ class Race:
             self.in_flight += 1
             while self.casting.tier(sample.ordinal) > self.tier and self.escalate():
                 pass
-            judgement = self.judge(_replied(sample), sample.view)
+            judgement = self.judge(sample.reply(), sample.view)
             if (judgement.answer_key, judgement.flag_reason) != (sample.answer_key, sample.flag_reason):
                 raise PluginError(
                     self.name,
@@ -276,16 +277,6 @@ class Race:
         first = self.tier * self.casting.samples_per_tier
         self._next_ordinal = max(max(seen, default=-1) + 1, first)
         self._lost = [ordinal for ordinal in range(first, self._next_ordinal) if ordinal not in seen]
-
-
-def _replied(sample: SampleTaken) -> Reply:
-    return Reply(
-        sample.text or "",
-        sample.model,
-        "stop" if sample.finish_reason is None else sample.finish_reason,
-        sample.input_tokens,
-        sample.output_tokens,
-    )
 
 
 def unread(reply: Reply, error: PluginError) -> Judgement:

@@ -72,19 +72,20 @@ class Batch:
         """Take *fact* in; facts come in the order in which they happened."""
         self.size += 1
         if isinstance(fact, SampleTaken):
-            digest, text, tentative = fact[18:]
-            if digest is not None and text is not None:
-                self._texts[digest] = text
-            if tentative:
-                self._tentative.setdefault(fact[:3], []).append(fact)
+            if fact.text_digest is not None and fact.text is not None:
+                self._texts[fact.text_digest] = fact.text
+            if fact.reasoning_digest is not None and fact.reasoning is not None:
+                self._texts[fact.reasoning_digest] = fact.reasoning
+            if fact.tentative:
+                self._tentative.setdefault((fact.run, fact.step, fact.opening), []).append(fact)
             else:
-                self._samples += _row(fact)
+                self._samples += fact.row()
         elif isinstance(fact, Decided):
             self._decisions += fact
         elif isinstance(fact, StepOpened):
             self._steps += fact
         elif isinstance(fact, StepResolved):
-            self._resolved[fact[:3]] = fact.confirmed
+            self._resolved[fact.run, fact.step, fact.opening] = fact.confirmed
         else:
             self._events.append(fact)
 
@@ -97,9 +98,9 @@ class Batch:
             confirmed = resolved.get(key)
             for sample in samples:
                 if confirmed is None:
-                    pending += _row(sample)
+                    pending += sample.row()
                 else:
-                    known += _row(sample if confirmed else _voided(sample))
+                    known += (sample if confirmed else _voided(sample)).row()
         yield "texts", _flat(self._texts.items())
         yield "steps", self._steps
         yield "samples", self._samples + known if known else self._samples
@@ -154,11 +155,6 @@ def _block(sql: str, size: int) -> str:
 
 def _voided(sample: SampleTaken) -> SampleTaken:
     return sample._replace(verdict="void", counted=None)
-
-
-def _row(sample: SampleTaken) -> tuple[Any, ...]:
-    """Return the row: the columns from *run* to *text_digest*."""
-    return sample[:19]
 
 
 def _event(fact: RunEvent | AttemptFailed) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,7 +21,7 @@ from mdap.logfile import (
     translated,
 )
 
-__all__ = ["Connection", "open_reading", "open_writing", "transaction"]
+__all__ = ["Connection", "migrate", "open_reading", "open_writing", "transaction"]
 
 T = TypeVar("T")
 
@@ -103,6 +103,32 @@ def _set_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
     if version < max(migrations()):
         with transaction(connection):
             _migrate(connection, path)
+
+
+def migrate(path: Path) -> int | None:
+    """Bring a log of an earlier schema up to date; leave every other file alone.
+
+    Returns:
+        The schema that it had; None if nothing was done.
+
+    Raises:
+        DatabaseError: the log is of an earlier schema and cannot be written.
+    """
+    with translated(path), closing(sqlite3.connect(read_uri(path), uri=True)) as connection:
+        try:
+            [[owner]] = connection.execute("PRAGMA application_id")
+            [[version]] = connection.execute("PRAGMA user_version")
+        except sqlite3.Error:  # whoever reads it has the sentence for that
+            return None
+    if owner != APPLICATION_ID or version >= max(migrations()):
+        return None
+    with (
+        translated(path),
+        closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)) as connection,
+        transaction(connection),
+    ):
+        _migrate(connection, path)
+    return int(version)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

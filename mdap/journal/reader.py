@@ -294,13 +294,13 @@ class Reader:
         samples: dict[tuple[int, int], list[SampleTaken]] = {}
         void: set[tuple[int, int]] = set()
         for row in await self.rows(f"{which}_samples", run, after):
-            sample = _sample(row)
+            sample = SampleTaken(*row)
             samples.setdefault((sample.step, sample.opening), []).append(sample)
             if sample.verdict == Verdict.VOID:
                 void.add((sample.step, sample.opening))
         pending: dict[tuple[int, int], list[SampleTaken]] = {}
         for row in await self.rows("open_pending", run):
-            sample = _sample(row)
+            sample = SampleTaken(*row)
             pending.setdefault((sample.step, sample.opening), []).append(sample)
         found = []
         for row in await self.rows(f"{which}_steps", run, after):
@@ -359,10 +359,6 @@ def _run_row(row: sqlite3.Row) -> RunRow:
         created_at=row["created_at"],
         status=_STATUS.get(row["last_event"], RunStatus.RUNNING),
     )
-
-
-def _sample(row: sqlite3.Row) -> SampleTaken:
-    return SampleTaken._make((*tuple(row)[:18], row["text_digest"], row["body"], False))
 
 
 @asynccontextmanager

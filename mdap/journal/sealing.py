@@ -6,7 +6,7 @@ from mdap.journal.reader import Reader
 from mdap.journal.writer import Writer
 from mdap.records import RunEvent
 from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import EVENT_COLUMNS, REST, RUN_COLUMNS, SEALED, Lines, Seal
+from mdap.rules.seals import EVENT_COLUMNS, OPEN_STEPS, REST, RUN_COLUMNS, SEALED, Lines, Seal
 
 __all__ = ["Sealer"]
 
@@ -44,9 +44,11 @@ async def _seal(reader: Reader, run: int) -> Seal:
     events.add(row)
     async for event in reader.scan(f"SELECT {EVENT_COLUMNS} FROM run_events WHERE run = ?1 ORDER BY id", run):
         events.add(event)
+    async for opened in reader.scan(OPEN_STEPS, run):
+        rest.add(opened)
     for statement in REST:
         async for sample in reader.scan(statement, run):
-            rest.add(sample)
+            rest.add_sample(sample)
     last = await reader.rows("last_decision", run)
     decisions, head = (last[0]["place"] + 1, last[0]["digest"]) if last else (0, CHAIN_START)
     return Seal(decisions, head, events.digest, rest.digest)

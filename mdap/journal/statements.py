@@ -4,12 +4,45 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
+from mdap.logfile import SAMPLE, TEXTS
+from mdap.records import SAMPLE_COLUMNS
+
 __all__ = ["KEPT", "migrations", "statements"]
 
 KEPT: Final = 64
 """How many prepared statements are kept: all that a writer has, in all their sizes."""
 
 _MARK: Final = "-- name:"
+
+# Python takes more than ten times as long to bind None as 0: columns that are often NULL are bound as 0.
+_OFTEN_NULL: Final = (
+    "flag_reason",
+    "request_id",
+    "served_model",
+    "fingerprint",
+    "reasoning_tokens",
+    "reasoning",
+)
+
+
+def _value(place: int, name: str) -> str:
+    """Return what a sample's column number *place*, from 1, is in a statement that writes it."""
+    column = f"column{place}"
+    if name in _OFTEN_NULL:
+        column = f"nullif({column}, 0)"
+    return f"(SELECT id FROM texts WHERE digest = {column})" if name in ("text", "reasoning") else column
+
+
+_WORDS: Final = {
+    "{columns}": ", ".join(SAMPLE_COLUMNS),
+    "{values}": ", ".join(_value(place, name) for place, name in enumerate(SAMPLE_COLUMNS, start=1)),
+    "{marks}": ", ".join("?" for _ in SAMPLE_COLUMNS),
+    "{voided}": ", ".join(
+        {"counted": "NULL", "verdict": "'void'"}.get(name, name) for name in SAMPLE_COLUMNS
+    ),
+    "{sample}": SAMPLE,
+    "{texts}": TEXTS,
+}
 
 
 @cache
@@ -23,7 +56,13 @@ def statements(file: str) -> dict[str, str]:
             found[name] = []
         elif name:
             found[name].append(line)
-    return {name: "\n".join(lines).strip() for name, lines in found.items()}
+    return {name: _filled("\n".join(lines).strip()) for name, lines in found.items()}
+
+
+def _filled(statement: str) -> str:
+    for word, sql in _WORDS.items():
+        statement = statement.replace(word, sql)
+    return statement
 
 
 @cache

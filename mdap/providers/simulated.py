@@ -15,7 +15,7 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mdap.errors import TransientError, UsageError
-from mdap.records import Reply, SampleRequest, Subject, record_of
+from mdap.records import Reply, SampleRequest, Subject
 from mdap.settings import explain
 
 __all__ = ["Simulated", "SimulatedSettings", "create"]
@@ -91,8 +91,7 @@ class Simulated:
     ) -> list[Reply]:
         truth, right = self._truth(request, subject)
         asked = (len(request.system) + len(request.user)) // _CHARS_PER_TOKEN + 1
-        columns = (right, self.name, "stop", asked, _tokens(right), 0, latency, None, 1)
-        usual = record_of(Reply, columns)
+        usual = Reply(right, self.name, "stop", asked, _tokens(right), 0, latency)
         error_rate, favourite = self._difficulty(request.prompt_digest)
         flag_rate = self._flag_rate
         replies = []

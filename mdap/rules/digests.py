@@ -36,6 +36,9 @@ _encoder: Final = json.JSONEncoder(separators=(",", ":"), default=repr)
 # Where Python writes a float without an exponent, as orjson does.
 _LEAST, _MOST = 1e-4, 1e16
 _DEL: Final = 0x7F
+# Where the numbers of a sample stand, from its temperature to its latency, and what later schemas added.
+_NUMBERS: Final = slice(6, 11)
+_LATER: Final = 15
 
 
 # Begun once: to copy one takes less than to make it.
@@ -96,17 +99,20 @@ def identify_part(run_id: str, kind: str, params: Any, key: str | None) -> tuple
 
 
 def sample_line(columns: tuple[Any, ...]) -> str:
-    """Return a sample's recorded columns, from *ordinal* to *text_digest*, as a JSON array."""
-    _, _, _, _, _, _, temperature, given, made, cached, latency, _, _, _, _ = columns
+    """Return a sample's `mdap.records.SampleTaken.digest_columns` as a JSON array."""
+    temperature, given, made, cached, latency = columns[_NUMBERS]
     # Numbers are looked at because a database that somebody has changed may hold anything there, infinity for
     # NULL among it, of which orjson makes null. Columns of text hold no floats.
     if (
-        type(temperature) is float
-        and (not temperature or _LEAST <= temperature < _MOST)
+        (
+            temperature is None
+            or (type(temperature) is float and (not temperature or _LEAST <= temperature < _MOST))
+        )
         and (latency is None or (type(latency) is float and (not latency or _LEAST <= latency < _MOST)))
         and (type(given) is int or given is None)
         and (type(made) is int or made is None)
         and (type(cached) is int or cached is None)
+        and (len(columns) == _LATER or float not in map(type, columns[_LATER:]))
     ):
         return _line(columns)
     return _encoder.encode(columns)

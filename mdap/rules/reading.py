@@ -31,7 +31,7 @@ class Reading(NamedTuple):
 def read(
     text: str,
     finish_reason: str,
-    output_tokens: int | None,
+    answer_tokens: int | None,
     max_tokens: int,
     parse: Callable[[str], Any],
 ) -> Reading:
@@ -40,11 +40,11 @@ def read(
     Args:
         text: the reply, already cleaned.
         finish_reason: the endpoint's word for why the reply ended.
-        output_tokens: tokens of the reply; None where unknown.
+        answer_tokens: tokens of the reply without its reasoning; None where unknown.
         max_tokens: output tokens the reply was allowed.
         parse: the step's parser. Whatever it raises besides `RedFlag` passes.
     """
-    flag = precheck(text, finish_reason, output_tokens, max_tokens)
+    flag = precheck(text, finish_reason, answer_tokens, max_tokens)
     if flag is None:
         try:
             answer = parse(text)

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
-__all__ = ["EVENT_COLUMNS", "REST", "RUN_COLUMNS", "SEALED", "Lines", "Seal"]
+from mdap.records import SAMPLE_COLUMNS, without_later
+
+__all__ = ["EVENT_COLUMNS", "OPEN_STEPS", "REST", "RUN_COLUMNS", "SEALED", "Lines", "Seal"]
 
 SEALED: Final = "sealed"
 """The kind of the event that holds a seal."""
@@ -22,14 +24,17 @@ EVENT_COLUMNS: Final = "kind, at, author, reason, step, opening, data"
 
 _OPEN: Final = """NOT EXISTS (SELECT 1 FROM decisions d
     WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening)"""
-_SAMPLE: Final = """s.step, s.opening, s.counted, s.ordinal, s.verdict, s.answer_key, s.flag_reason,
-    s.model, s.view, s.temperature, s.input_tokens, s.output_tokens, s.cached_tokens, s.latency, s.attempts,
-    s.request_id, s.finish_reason, (SELECT digest FROM texts t WHERE t.id = s.text) AS text_digest"""
+_SAMPLE: Final = ", ".join(
+    f"(SELECT digest FROM texts t WHERE t.id = s.{name})" if name in ("text", "reasoning") else f"s.{name}"
+    for name in ("step", "opening", "counted", *SAMPLE_COLUMNS[SAMPLE_COLUMNS.index("ordinal") :])
+)
 _BY_KEY: Final = "ORDER BY s.step, s.opening, s.ordinal"
 
+OPEN_STEPS: Final = f"""SELECT p.step, p.opening, p.key, p.input, p.prompt_digest FROM steps p
+    WHERE p.run = ?1 AND {_OPEN} ORDER BY p.step, p.opening"""
+"""Openings that decided nothing, as SQL."""
+
 REST: Final = (
-    f"""SELECT p.step, p.opening, p.key, p.input, p.prompt_digest FROM steps p
-    WHERE p.run = ?1 AND {_OPEN} ORDER BY p.step, p.opening""",
     f"""SELECT {_SAMPLE} FROM samples s INDEXED BY samples_not_counted
     WHERE s.run = ?1 AND s.counted IS NULL {_BY_KEY}""",
     # Materialized, or the planner goes through all samples instead of the few openings.
@@ -38,8 +43,8 @@ REST: Final = (
     WHERE s.counted IS NOT NULL {_BY_KEY}""",
     f"SELECT {_SAMPLE} FROM pending s WHERE s.run = ?1 {_BY_KEY}",
 )
-"""What neither the chain nor the events cover, as SQL: openings that decided nothing, samples that were not
-counted, samples counted where nothing is decided yet, and samples on an input that is still a guess."""
+"""Samples that neither the chain nor the events cover, as SQL: those that were not counted, those counted
+where nothing is decided yet, and those on an input that is still a guess."""
 
 _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
@@ -53,6 +58,10 @@ class Lines:
     def add(self, row: Iterable[Any]) -> None:
         """Take one more line."""
         self._hash.update(f"{_line(list(row))}\n".encode())
+
+    def add_sample(self, row: Iterable[Any]) -> None:
+        """Take one more line, of a row of `REST`."""
+        self.add(without_later(tuple(row)))
 
     @property
     def digest(self) -> str:
@@ -68,7 +77,7 @@ class Seal:
         decisions: decisions so far.
         digest: the head of their chain.
         events: digest of the run's row and of every event before the seal.
-        rest: digest of the rows of `REST`, one statement after the other.
+        rest: digest of the rows of `OPEN_STEPS` and `REST`, one statement after the other.
     """
 
     decisions: int

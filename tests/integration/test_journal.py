@@ -22,11 +22,13 @@ from mdap.errors import DatabaseError, UsageError
 from mdap.journal import writer as writing
 from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.claims import Claims
+from mdap.journal.database import migrate
 from mdap.journal.reader import open_log
 from mdap.journal.statements import KEPT, migrations, statements
 from mdap.journal.writer import Writer, open_journal
-from mdap.logfile import APPLICATION_ID, Numbered
+from mdap.logfile import APPLICATION_ID, SAMPLE, SCHEMA, TEXTS, Numbered
 from mdap.records import (
+    SAMPLE_COLUMNS,
     AttemptFailed,
     Decided,
     Fact,
@@ -87,9 +89,9 @@ def sample(step: int, ordinal: int, text: str = "1", **more: Any) -> SampleTaken
     counted = None if more.get("verdict") in ("void", "cancelled") else ordinal + 1
     how = ("k" * 16, None, "toy", 0, 0.1)
     row = SampleTaken(
-        *(1, step, 0, counted, ordinal, "vote"), *how, 7, 3, 0, 0.25, 1, None, "stop", text_digest(text), text
+        *(1, step, 0, counted, ordinal, "vote"), *how, 7, 3, 0, 0.25, 1, None, "stop", text_digest(text)
     )
-    return row._replace(**more)
+    return row._replace(**{"text": text, **more})
 
 
 def decided(step: int = 0, **more: Any) -> Decided:
@@ -124,8 +126,9 @@ async def test_every_fact_is_a_row(path: Path) -> None:
     assert query(path, "SELECT * FROM steps") == [tuple(EACH[0])]
     row = sample(0, 0)
     [stored] = query(path, "SELECT * FROM samples")
-    assert stored[:18] == tuple(row[:18])
-    assert query(path, "SELECT digest, body FROM texts WHERE id = ?", stored[18]) == [(row.text_digest, "1")]
+    named = dict(zip(SAMPLE_COLUMNS, stored, strict=True))
+    assert named == {**dict(zip(SAMPLE_COLUMNS, row.row(), strict=True)), "text": 1}
+    assert query(path, "SELECT id, digest, body FROM texts") == [(1, row.text_digest, "1")]
     assert query(path, "SELECT * FROM decisions") == [tuple(decided())]
     failed, started = query(path, "SELECT kind, author, reason, step, opening, data FROM run_events")
     assert failed[:5] == ("attempt_failed", None, "no reply", 0, 0)
@@ -145,7 +148,7 @@ async def test_what_is_unknown_stays_unknown(path: Path) -> None:
     lost = sample(0, 0, verdict="cancelled")._replace(**unknown)
     await write(path, [opened(), lost, RunEvent(1, "started")])
     [stored] = query(path, "SELECT * FROM samples")
-    assert stored == (*lost[:18], None)
+    assert stored == lost.row()
     assert query(path, "SELECT author, reason, data FROM run_events") == [(None, None, None)]
 
 
@@ -190,7 +193,7 @@ async def test_hostile_texts_come_back_as_they_were_recorded(path: Path, kind: s
         [recorded] = (await reader.resume_point(1)).openings or [None]
         assert recorded is None
         [row] = await reader.rows("samples_of_step", 1, 0)
-        assert row["body"] == text
+        assert row["text"] == text
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -524,11 +527,8 @@ async def test_the_database_says_what_the_facts_say(path: Path, seed: int) -> No
     pending = [taken for rows in expected.pending.values() for taken in rows]
     assert sorted(query(path, "SELECT * FROM steps")) == sorted(map(tuple, expected.steps.values()))
     for table, rows in (("samples", samples), ("pending", pending)):
-        stored = query(
-            path, f"SELECT s.*, t.digest, t.body FROM {table} s LEFT JOIN texts t ON t.id = s.text"
-        )
-        found = [(*row[:18], *row[19:]) for row in stored]
-        assert sorted(found, key=repr) == sorted((tuple(row[:20]) for row in rows), key=repr)
+        found = query(path, f"SELECT {SAMPLE} FROM {table} s {TEXTS}")
+        assert sorted(found, key=repr) == sorted((row[:-1] for row in rows), key=repr)
     assert query(path, "SELECT * FROM decisions ORDER BY place") == list(map(tuple, expected.decisions))
     async with open_log(path) as reader:
         assert await reader.resume_point(1) == resume_point(facts)
@@ -670,7 +670,7 @@ async def test_the_schema_is_that_of_the_migrations(path: Path, tmp_path: Path) 
     await write(path)
     by_hand = tmp_path / "by hand.db"
     assert list(migrations()) == list(range(1, len(migrations()) + 1))
-    with closing(sqlite3.connect(by_hand)) as connection:
+    with closing(sqlite3.connect(by_hand, isolation_level=None)) as connection:
         for statements in migrations().values():
             for statement in statements:
                 connection.execute(statement)
@@ -737,7 +737,7 @@ async def test_a_newer_database_is_refused_untouched(path: Path, opening: Callab
     """A schema that this version does not know is left alone, and the sentence says to upgrade."""
     await write(path)
     before = make(path, f"PRAGMA user_version = {max(migrations()) + 1}", "PRAGMA wal_checkpoint(TRUNCATE)")
-    with pytest.raises(DatabaseError, match=r"newer mdap \(schema 2, this one knows 1\): upgrade mdap"):
+    with pytest.raises(DatabaseError, match=r"newer mdap \(schema 3, this one knows 2\): upgrade mdap"):
         async with opening(path):
             pytest.fail("opened")
     assert content(path) == before
@@ -746,7 +746,7 @@ async def test_a_newer_database_is_refused_untouched(path: Path, opening: Callab
 async def test_an_empty_file_is_a_new_database(path: Path) -> None:
     """What `mktemp` leaves is as good as no file; only a reader has nothing to read in it."""
     await anyio.Path(path).touch()
-    with pytest.raises(DatabaseError, match="holds nothing yet"):
+    with pytest.raises(DatabaseError, match="is empty"):
         async with open_log(path):
             pytest.fail("opened")
     await write(path, EACH)
@@ -772,13 +772,13 @@ async def test_a_failed_migration_leaves_the_file_as_it_was(
 ) -> None:
     """Migrations are all or nothing, under one transaction."""
     await write(path, EACH)
-    broken = {**migrations(), 2: ["CREATE TABLE more(x)", "CREATE TABLE steps(x)"]}
+    broken = {**migrations(), SCHEMA + 1: ["CREATE TABLE more(x)", "CREATE TABLE steps(x)"]}
     monkeypatch.setattr("mdap.journal.database.migrations", lambda: broken)
     with pytest.raises(DatabaseError):
         async with open_journal(path):
             pytest.fail("opened")
     monkeypatch.undo()
-    assert query(path, "PRAGMA user_version") == [(1,)]
+    assert query(path, "PRAGMA user_version") == [(SCHEMA,)]
     assert "more" not in dict(schema(path))
     await write(path, run_id="two")
 
@@ -786,14 +786,14 @@ async def test_a_failed_migration_leaves_the_file_as_it_was(
 async def test_a_newer_version_renews_an_older_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next migration is applied to a file of this schema, once, and rows are kept."""
     await write(path, EACH)
-    newer = {**migrations(), 2: ["CREATE TABLE more(x)"]}
+    newer = {**migrations(), SCHEMA + 1: ["CREATE TABLE more(x)"]}
     monkeypatch.setattr("mdap.journal.database.migrations", lambda: newer)
-    with pytest.raises(DatabaseError, match="older schema"):
+    with pytest.raises(DatabaseError, match="`mdap runs --db"):
         async with open_log(path):
             pytest.fail("opened")
     await write(path, run_id="two")
     await write(path, run_id="three")
-    assert query(path, "PRAGMA user_version") == [(2,)]
+    assert query(path, "PRAGMA user_version") == [(SCHEMA + 1,)]
     assert query(path, "SELECT count(*) FROM runs") == [(3,)]
 
 
@@ -959,3 +959,36 @@ def test_numbered_values_come_without_a_warning(path: Path) -> None:
         assert connection.execute("SELECT ?2, ?1, ?1", (1, "two")).fetchall() == [("two", 1, 1)]
         assert connection.execute("SELECT ?, ?", (1, 2)).fetchall() == [(1, 2)]
         assert connection.execute("SELECT 1").fetchall() == [(1,)]
+
+
+async def test_what_served_a_sample_is_on_record(path: Path) -> None:
+    """The model served, its fingerprint and its reasoning stand beside the reply, guesses included."""
+    thought = {"reasoning": "2 + 2", "reasoning_digest": text_digest("2 + 2"), "reasoning_tokens": 9}
+    served: dict[str, Any] = {"served_model": "m-2026", "fingerprint": "fp", "temperature": None, **thought}
+    guessed = sample(1, 0, **served)._replace(tentative=True)
+    await write(path, [opened(), opened(1), sample(0, 0, **served), guessed], [StepResolved(1, 1, 0, True)])
+    columns = "served_model, fingerprint, reasoning_tokens, reasoning, temperature, text"
+    expected = ("m-2026", "fp", 9, "2 + 2", None, "1")
+    assert query(path, f"SELECT {columns} FROM sample_texts ORDER BY step") == [expected] * 2
+
+
+async def test_a_log_of_the_first_schema_migrates(path: Path) -> None:
+    """Rows stay as they are, and the digests over them too: columns that came later are NULL."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in migrations()[1]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute(
+            "INSERT INTO runs VALUES (1, 'a', 'run', NULL, 't', '', '{}', '{}', '{}', 3, '', '')"
+        )
+        connection.execute("INSERT INTO steps VALUES (1, 0, 0, '0', '1', 'ab')")
+        connection.execute("INSERT INTO texts VALUES (7, 'cd', 'x')")
+        row = (1, 0, 0, 1, 0, "vote", "ab", None, "m", 0, 0.5, 1, 2, 0, 0.25, 1, None, "stop", 7)
+        connection.execute(f"INSERT INTO samples VALUES ({', '.join('?' * len(row))})", row)
+    assert (migrate(path), migrate(path)) == (1, None)
+    async with open_log(path) as reader:
+        [again] = await reader.rows("samples_of_step", 1, 0)
+    assert SampleTaken(*again).row() == (*row[:18], "cd", None, None, None, None)
+    assert SampleTaken(*again).digest_columns() == (*row[4:18], "cd")
+    await write(path, EACH[:1], run_id="b")

@@ -18,6 +18,7 @@ import mdap
 from mdap.audit import Verification, verify
 from mdap.compose import settle_step
 from mdap.plugins import make_task
+from mdap.records import SAMPLE_COLUMNS
 from mdap_hanoi import Hanoi
 
 ALONE = Path(mdap.__file__).parents[1] / "docs" / "examples" / "verify_log.py"
@@ -253,11 +254,12 @@ def delete_void_opening(copy: Path) -> int | None:
 
 
 def insert_vote(copy: Path) -> int | None:
+    moved = {"counted": "counted + 90", "ordinal": "ordinal + 90"}
     change(
         copy,
-        """INSERT INTO samples SELECT run, step, opening, counted + 90, ordinal + 90, verdict, answer_key,
-        flag_reason, model, view, temperature, input_tokens, output_tokens, cached_tokens, latency, attempts,
-        request_id, finish_reason, text FROM samples WHERE run = 1 AND step = 9 AND counted = 1""",
+        f"""INSERT INTO samples({", ".join(SAMPLE_COLUMNS)}) SELECT {
+            ", ".join(moved.get(name, name) for name in SAMPLE_COLUMNS)
+        } FROM samples WHERE run = 1 AND step = 9 AND counted = 1""",
     )
     return 9
 

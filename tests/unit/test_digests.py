@@ -51,12 +51,13 @@ def test_the_chain_is_what_its_contract_says(
     """BLAKE2b over the columns as JSON lines: head of the chain, opening, decision, samples by ordinal."""
     decided = decided._replace(step=opened.step, opening=opened.opening)
     taken = sorted((each._replace(step=opened.step) for each in taken), key=lambda each: each.ordinal)
-    lines = [sample_line(each[4:19]) for each in taken]
+    lines = [line(each) for each in taken]
     digest = chain_digest(previous, opened, lines, decided)
     assert digest == link(previous, opened, taken, decided)
     assert len(digest) == len(CHAIN_START) == 64
 
 
+COVERED = range(SampleTaken._fields.index("ordinal"), SampleTaken._fields.index("text"))
 LINE = (0, "vote", "ab", None, "model", 0, 0.1, 5, 6, 0, 0.25, 1, "id", "stop", "cd")
 
 
@@ -91,22 +92,29 @@ def test_every_column_is_in_the_chain(
         other = data.draw(st.just("other") if record[place] is None else different(record[place]))
         return type(record)._make((*record[:place], other, *record[place + 1 :]))
 
-    digest = chain_digest(previous, opened, [sample_line(taken[4:19])], decided)
+    digest = chain_digest(previous, opened, [line(taken)], decided)
     what = data.draw(st.integers(0, 3))
     if what == 0:
-        other = chain_digest(data.draw(different(previous)), opened, [sample_line(taken[4:19])], decided)
+        other = chain_digest(data.draw(different(previous)), opened, [line(taken)], decided)
     elif what == 1:
-        other = chain_digest(previous, changed(opened, 1, 3, 4, 5), [sample_line(taken[4:19])], decided)
+        other = chain_digest(previous, changed(opened, 1, 3, 4, 5), [line(taken)], decided)
     elif what == 2:
-        other = chain_digest(previous, opened, [sample_line(changed(taken, *range(4, 19))[4:19])], decided)
+        other = chain_digest(previous, opened, [line(changed(taken, *COVERED))], decided)
     else:
-        other = chain_digest(previous, opened, [sample_line(taken[4:19])], changed(decided, 1, *range(4, 10)))
+        other = chain_digest(previous, opened, [line(taken)], changed(decided, 1, *range(4, 10)))
     assert other != digest
     assert chain_digest(previous, opened, [], decided) != digest
     renumbered = chain_digest(
-        previous, opened._replace(run=2), [sample_line(taken._replace(run=2)[4:19])], decided._replace(run=2)
+        previous,
+        opened._replace(run=2),
+        [line(taken._replace(run=2))],
+        decided._replace(run=2),
     )
     assert renumbered == digest
+
+
+def line(taken: SampleTaken) -> str:
+    return sample_line(taken.digest_columns())
 
 
 def different(value: Any) -> st.SearchStrategy[Any]:
@@ -148,13 +156,15 @@ def rebuilt(db: Path) -> str:
             rows = connection.execute(
                 """SELECT ordinal, verdict, answer_key, flag_reason, model, view, temperature,
                     input_tokens, output_tokens, cached_tokens, latency, attempts, request_id,
-                    finish_reason, t.digest, t.body FROM samples s LEFT JOIN texts t ON t.id = s.text
+                    finish_reason, t.digest, served_model, fingerprint, reasoning_tokens, h.digest, t.body
+                FROM samples s LEFT JOIN texts t ON t.id = s.text LEFT JOIN texts h ON h.id = s.reasoning
                 WHERE step = ? AND opening = ? AND counted IS NOT NULL ORDER BY ordinal""",
                 (step, opening),
             ).fetchall()
             for row in rows:
-                assert row[14] == blake2b(row[15].encode(), digest_size=16).hexdigest()
-            lines = [json.dumps(line, separators=(",", ":")) for line in (first, *(row[:15] for row in rows))]
+                assert row[14] == blake2b(row[-1].encode(), digest_size=16).hexdigest()
+            rows = [row[:15] if row[15:19] == (None,) * 4 else row[:19] for row in rows]
+            lines = [json.dumps(line, separators=(",", ":")) for line in (first, *rows)]
             head = blake2b("\n".join(lines).encode(), digest_size=32).hexdigest()
             assert head == digest
     return head

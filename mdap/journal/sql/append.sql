@@ -1,6 +1,7 @@
 -- What one commit writes, each statement for many rows at once. A statement begins at its "-- name:" line; its
 -- line of VALUES is written once for every row. Rows of zeros only fill a statement up: WHERE leaves them out, and
 -- no run has the number 0.
+-- What the columns of a sample are is said in mdap/records.py; {columns} and the like follow from it.
 -- The text's number is looked up once a row: among the VALUES, each row would open a cursor of its own, and what
 -- a row costs would grow with their number.
 
@@ -18,37 +19,29 @@ VALUES (?, ?, ?, ?, ?, ?)
 ) WHERE column1 IS NOT 0
 
 -- name: samples
-INSERT INTO samples(run, step, opening, counted, ordinal, verdict, answer_key, flag_reason, model, view,
-       temperature, input_tokens, output_tokens, cached_tokens, latency, attempts, request_id,
-       finish_reason, text)
-SELECT column1, column2, column3, column4, column5, column6, column7, nullif(column8, 0), column9, column10,
-       column11, column12, column13, column14, column15, column16, nullif(column17, 0), column18,
-       (SELECT id FROM texts WHERE digest = column19)
+INSERT INTO samples({columns})
+SELECT {values}
 FROM (
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES ({marks})
 ) WHERE column1 IS NOT 0
 
 -- name: pending
-INSERT INTO pending(run, step, opening, counted, ordinal, verdict, answer_key, flag_reason, model, view,
-       temperature, input_tokens, output_tokens, cached_tokens, latency, attempts, request_id,
-       finish_reason, text)
-SELECT column1, column2, column3, column4, column5, column6, column7, nullif(column8, 0), column9, column10,
-       column11, column12, column13, column14, column15, column16, nullif(column17, 0), column18,
-       (SELECT id FROM texts WHERE digest = column19)
+INSERT INTO pending({columns})
+SELECT {values}
 FROM (
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES ({marks})
 ) WHERE column1 IS NOT 0
 
 -- name: confirm
-INSERT INTO samples
-SELECT * FROM pending WHERE (run, step, opening) IN (
+INSERT INTO samples({columns})
+SELECT {columns}
+FROM pending WHERE (run, step, opening) IN (
 VALUES (?, ?, ?)
 )
 
 -- name: void
-INSERT INTO samples
-SELECT run, step, opening, NULL, ordinal, 'void', answer_key, flag_reason, model, view, temperature,
-       input_tokens, output_tokens, cached_tokens, latency, attempts, request_id, finish_reason, text
+INSERT INTO samples({columns})
+SELECT {voided}
 FROM pending WHERE (run, step, opening) IN (
 VALUES (?, ?, ?)
 )

@@ -96,10 +96,10 @@ SELECT data->>'seal' FROM run_events WHERE run = ?1 AND kind = 'sealed' ORDER BY
 SELECT step, opening, key, input, prompt_digest FROM steps WHERE run = ?1 AND step > ?2 ORDER BY step, opening
 
 -- name: open_samples
-SELECT s.*, t.digest AS text_digest, t.body AS body FROM samples s LEFT JOIN texts t ON t.id = s.text WHERE s.run = ?1 AND s.step > ?2
+SELECT {sample} FROM samples s {texts} WHERE s.run = ?1 AND s.step > ?2
 
 -- name: open_pending
-SELECT s.*, t.digest AS text_digest, t.body AS body FROM pending s LEFT JOIN texts t ON t.id = s.text WHERE s.run = ?1
+SELECT {sample} FROM pending s {texts} WHERE s.run = ?1
 
 -- name: known
 SELECT p.key, p.prompt_digest, p.step FROM decisions d
@@ -120,7 +120,7 @@ SELECT step, opening, key, input, prompt_digest FROM steps p WHERE run = ?1 AND 
     (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening) ORDER BY step
 
 -- name: undecided_samples
-SELECT s.*, t.digest AS text_digest, t.body AS body FROM samples s LEFT JOIN texts t ON t.id = s.text
+SELECT {sample} FROM samples s {texts}
 WHERE s.run = ?1 AND s.step > ?2 AND NOT EXISTS
     (SELECT 1 FROM decisions d WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
 
@@ -192,25 +192,23 @@ FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.op
 WHERE p.run = ?1 AND p.step = ?2 ORDER BY p.opening
 
 -- name: samples_of_step
-SELECT s.*, t.digest AS text_digest, t.body AS body FROM samples s LEFT JOIN texts t ON t.id = s.text
+SELECT {sample} FROM samples s {texts}
 WHERE s.run = ?1 AND s.step = ?2 ORDER BY s.opening, s.ordinal
 
 -- name: replay_steps
-SELECT p.key, p.prompt_digest, s.ordinal, s.model, s.view, s.temperature, s.input_tokens, s.output_tokens,
-       s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason, t.body
+SELECT p.key, p.prompt_digest, {sample}
 FROM steps p JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
-JOIN texts t ON t.id = s.text
+{texts}
 LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
-WHERE p.run = ?1 AND p.step BETWEEN ?2 AND ?3 ORDER BY d.place IS NULL, p.step, p.opening
+WHERE s.text IS NOT NULL AND p.run = ?1 AND p.step BETWEEN ?2 AND ?3 ORDER BY d.place IS NULL, p.step, p.opening
 
 -- name: replay_step
 WITH RECURSIVE family(id) AS (
     SELECT ?1 UNION SELECT r.id FROM runs r JOIN family f ON r.parent = f.id
 )
-SELECT p.key, p.prompt_digest, s.ordinal, s.model, s.view, s.temperature, s.input_tokens, s.output_tokens,
-       s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason, t.body
+SELECT p.key, p.prompt_digest, {sample}
 FROM family f JOIN steps p ON p.run = f.id
 JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
-JOIN texts t ON t.id = s.text
+{texts}
 LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
-WHERE p.key = ?2 AND p.prompt_digest = ?3 ORDER BY d.place IS NULL, p.run, p.step, p.opening
+WHERE s.text IS NOT NULL AND p.key = ?2 AND p.prompt_digest = ?3 ORDER BY d.place IS NULL, p.run, p.step, p.opening

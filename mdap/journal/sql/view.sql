@@ -134,13 +134,15 @@ FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.op
 WHERE p.run = ?1 AND p.step = ?2 ORDER BY d.place IS NULL, p.opening DESC LIMIT ?3
 
 -- name: view_samples
-SELECT s.*, t.digest AS text_digest, substr(t.body, 1, ?5) AS body, length(t.body) AS characters
-FROM samples s LEFT JOIN texts t ON t.id = s.text
+SELECT s.*, t.digest AS text_digest, substr(t.body, 1, ?5) AS body, length(t.body) AS characters,
+    substr(h.body, 1, ?5) AS thoughts
+FROM samples s {texts}
 WHERE s.run = ?1 AND s.step = ?2 AND s.opening = ?3 ORDER BY s.counted IS NULL, s.counted, s.ordinal LIMIT ?4
 
 -- name: view_pending
-SELECT s.*, t.digest AS text_digest, substr(t.body, 1, ?5) AS body, length(t.body) AS characters
-FROM pending s LEFT JOIN texts t ON t.id = s.text
+SELECT s.*, t.digest AS text_digest, substr(t.body, 1, ?5) AS body, length(t.body) AS characters,
+    substr(h.body, 1, ?5) AS thoughts
+FROM pending s {texts}
 WHERE s.run = ?1 AND s.step = ?2 AND s.opening = ?3 ORDER BY s.counted IS NULL, s.counted, s.ordinal LIMIT ?4
 
 -- name: view_text

@@ -388,8 +388,12 @@ def record(step: Race, answers: Sequence[str], skipped: Iterable[int] = ()) -> l
         counted = step.count(judgement.answer)
         verdict = "vote" if judgement.answer else "flag"
         key, reason = judgement.answer_key, judgement.flag_reason
-        columns = (None, 3, None, 0.0, 1, None, finish, judgement.text_digest, judgement.text)
-        rows.append(SampleTaken(1, 7, 0, counted, ordinal, verdict, key, reason, "toy", 0, 0.1, *columns))
+        columns = (None, 3, None, 0.0, 1, None, finish, judgement.text_digest)
+        rows.append(
+            SampleTaken(
+                1, 7, 0, counted, ordinal, verdict, key, reason, "toy", 0, 0.1, *columns, text=judgement.text
+            )
+        )
     return rows
 
 
