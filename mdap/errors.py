@@ -38,8 +38,16 @@ __all__ = [
 ]
 
 
+def _again(kind: type["MdapError"], args: tuple[Any, ...]) -> "MdapError":
+    """Return an error as it was, without its `__init__`, whose arguments are not kept."""
+    return kind.__new__(kind, *args)
+
+
 class MdapError(Exception):
-    """The root of all errors that mdap raises on purpose."""
+    """The root of all errors that mdap raises on purpose; each can be copied and pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args), self.__dict__
 
 
 class UsageError(MdapError):

@@ -1,5 +1,7 @@
 """Each recorded fact is one structlog event, emitted once it is durable."""
 
+from contextlib import suppress
+
 import structlog
 
 from mdap.records import AttemptFailed, Decided, Fact, RunEvent, SampleTaken, StepOpened, StepResolved
@@ -12,7 +14,15 @@ _LONGEST = 500
 
 
 def watch(fact: Fact) -> None:
-    """Emit the event that *fact* is: flat, dotted, without model text."""
+    """Emit the event that *fact* is: flat, dotted, without model text.
+
+    A log that cannot be written does not end the run: the fact is durable.
+    """
+    with suppress(OSError):
+        _emit(fact)
+
+
+def _emit(fact: Fact) -> None:
     if isinstance(fact, SampleTaken):
         _log.debug(
             "sample.taken",

@@ -12,17 +12,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Provider
 from mdap.settings import explain
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["TASKS", "installed", "load_provider", "load_task", "make_task", "read_values", "task_name"]
+__all__ = [
+    "TASKS",
+    "installed",
+    "load_provider",
+    "load_task",
+    "make_task",
+    "read_params",
+    "read_values",
+    "task_name",
+]
 
 TASKS: Final = "mdap.tasks"
 PROVIDERS: Final = "mdap.providers"
+_OTHER: Final = ("literal_error", "enum")
 _REQUIRED: Final[tuple[tuple[type[Task], tuple[str, ...]], ...]] = (
     (Chain, ("start", "step", "advance")),
     (Process, ("solve",)),
@@ -119,8 +130,27 @@ def _same(point: EntryPoint, kind: type) -> bool:
     return getattr(sys.modules.get(point.module), point.attr, None) is kind
 
 
-def read_values(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
+def read_params(task: str, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Return the parameters of *task* that ``-p NAME=VALUE`` pairs set.
+
+    A value that looks like JSON is text where the parameter takes text only.
+
+    Raises:
+        UsageError: see `load_task` and `read_values`.
+        PluginError: see `load_task`.
+    """
+    return read_values(pairs, "-p", load_task(task).model_fields)
+
+
+def read_values(
+    pairs: tuple[str, ...], option: str, fields: Mapping[str, FieldInfo] | None = None
+) -> dict[str, Any]:
     """Return the values of ``NAME=VALUE`` pairs; lists and objects are read as JSON.
+
+    Args:
+        pairs: what was given.
+        option: by which, for errors.
+        fields: what may be set, where that is known.
 
     Raises:
         UsageError: a pair has no ``=``, a name is given twice, or its JSON is broken.
@@ -132,17 +162,35 @@ def read_values(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
             raise UsageError(f"{option} takes NAME=VALUE, not {pair!r}")
         if name in values:
             raise UsageError(f"{option} sets {name!r} twice")
-        values[name] = _value(text, f"{option} {name}")
+        values[name] = _value(text, f"{option} {name}", (fields or {}).get(name))
     return values
 
 
-def _value(text: str, what: str) -> Any:
-    if text[:1] not in ("[", "{"):
+def _value(text: str, what: str, field: FieldInfo | None) -> Any:
+    if text[:1] not in ("[", "{") or (field is not None and _is_text(field, text[:1])):
         return text
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise UsageError(f"{what} looks like JSON but cannot be read as such: {text!r:.80}") from None
+
+
+def _is_text(field: FieldInfo, bracket: str) -> bool:
+    """Return whether a parameter takes text, and nothing that JSON in brackets stands for."""
+    adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or Any)
+    return _may_take(adapter, "") and not _may_take(adapter, [] if bracket == "[" else {})
+
+
+def _may_take(adapter: TypeAdapter[Any], value: Any) -> bool:
+    """Return whether values of this one's type may be taken, if not this very one."""
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        kinds = [each["type"] for each in error.errors(include_url=False)]
+        return not any(
+            kind.endswith(("_type", "_parsing")) or kind in ("literal_error", "enum") for kind in kinds
+        )
+    return True
 
 
 def _load(name: str, group: str, what: str) -> Any:

@@ -4,6 +4,7 @@ Those that exist once per sample are named tuples: immutable, slotted, and cheap
 """
 
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
@@ -41,6 +42,7 @@ __all__ = [
     "Trace",
     "Usage",
     "Verdict",
+    "encodable",
     "record_of",
     "without_later",
 ]
@@ -54,6 +56,13 @@ SURE: Final = 0.65
 
 Where errors are independent, it is that likely in one of a hundred runs.
 """
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """Return *text* with halves of surrogate pairs, which no database or endpoint can carry, as U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 class Verdict(StrEnum):
@@ -352,7 +361,8 @@ Fact = StepOpened | SampleTaken | StepResolved | Decided | AttemptFailed | RunEv
 EVENTS: Final = {
     "started": (
         "the run began",
-        "`limits`, `budget` and `prices` of the session; `overrides` and `step` where it overrides another",
+        "`limits`, `budget`, `prices` and `folder` of the session; `overrides` and `step` where it overrides "
+        "another",
     ),
     "resumed": ("a later session took the run up", "as for `started`"),
     "finished": ("the task is done", "`result`; `seconds` of the session; `in_flight`"),

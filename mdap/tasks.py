@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from mdap.records import encodable
+
 __all__ = [
     "Ask",
     "AskGroup",
@@ -47,6 +49,14 @@ class RedFlag(Exception):
         self.reason = reason
 
 
+def _encode(asked: Any, *names: str) -> None:
+    """Replace what cannot be sent or stored in the texts of a frozen object."""
+    for name in names:
+        text = getattr(asked, name)
+        if text is not None and not text.isascii():
+            object.__setattr__(asked, name, encodable(text))
+
+
 @dataclass(frozen=True, slots=True)
 class View(Generic[A]):
     """Another presentation of a step: the same question seen through a symmetry, paraphrased, reordered.
@@ -65,6 +75,9 @@ class View(Generic[A]):
     parse: Callable[[str], A]
     system: str = ""
     render: Callable[[A], str] | None = None
+
+    def __post_init__(self) -> None:
+        _encode(self, "user", "system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,9 @@ class Step(Generic[A]):
     input: Any = None
     key: str | None = None
     proposal: bool = False
+
+    def __post_init__(self) -> None:
+        _encode(self, "user", "system", "key")
 
 
 class Task(BaseModel):

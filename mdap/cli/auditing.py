@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -15,11 +15,14 @@ from mdap.audit import Verification, open_log, verify
 from mdap.audit.export import FORMATS, export, is_binary
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
+from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.numbers import describe_statistics
 from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
+from mdap.cli.places import at_home
 from mdap.cli.reporting import report
 from mdap.cli.reviewing import describe_doubtful
+from mdap.cli.streams import binary_output
 from mdap.errors import UsageError
 from mdap.plugins import make_task
 
@@ -55,16 +58,20 @@ def verify_(**given: Any) -> Exit:
     Each prompt is made anew, each reply read anew, each race counted anew and each state derived anew, and
     the digests over them computed anew. Exits with 1 if anything is not as it must be.
     """
-    with _bar(given["json"]) as progress:
-        came = verify(
-            given["db"],
-            given["run_id"],
-            make_task,
-            oracle=given["oracle"],
-            expect=given["expect"],
-            jobs=given["jobs"],
-            progress=progress,
-        )
+
+    def check(db: Path) -> Verification:
+        with _bar(given["json"]) as progress:
+            return verify(
+                db,
+                given["run_id"],
+                make_task,
+                oracle=given["oracle"],
+                expect=given["expect"],
+                jobs=given["jobs"],
+                progress=progress,
+            )
+
+    came = at_home(given["db"], given["run_id"], check)
     if given["json"]:
         print_json(came.to_dict())
     else:
@@ -122,25 +129,13 @@ def export_(**given: Any) -> None:
         if given["output"] is None:
             if is_binary(given["fmt"]) and sys.stdout.isatty():
                 raise UsageError(f"{given['fmt']} is not for a terminal: name a file with -o")
-            export(log, given["run_id"], sys.stdout.buffer, given["fmt"])
-            sys.stdout.buffer.flush()
-        else:
-            with _whole_file(Path(given["output"])) as out:
+            with binary_output() as out:
                 export(log, given["run_id"], out, given["fmt"])
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that is there whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as out:
-            yield out
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        part.unlink(missing_ok=True)
+        else:
+            place = Path(given["output"])
+            check_apart("-o", place, database_files(given["db"]))
+            with written("-o", place) as out:
+                export(log, given["run_id"], out, given["fmt"])
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any
 
 import anyio
 
 from mdap.cli.display import configure_log, shown
+from mdap.cli.files import Written, lines_of
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session
@@ -20,37 +21,32 @@ from mdap.records import RunStatus, Solution
 
 __all__ = ["cases_of", "run_inputs"]
 
-_LONGEST_LINE: Final = 1_000_000
 
-
-def cases_of(task: str, common: dict[str, Any], path: Path) -> Iterator[Case]:
+def cases_of(task: str, common: dict[str, Any], path: Path, name: str) -> Iterator[Case]:
     """Yield the task of each line of *path*, or why there is none.
 
     Args:
         task: the task's name.
         common: parameters of all cases; a line's own come before them.
         path: a file with one JSON object of parameters a line.
+        name: what the user calls the file.
 
     Raises:
         UsageError: the file cannot be read.
     """
     try:
-        with path.open(encoding="utf-8", errors="strict") as lines:
-            for place, line in enumerate(_bounded(lines), start=1):
-                if line.strip():
-                    yield _case(task, common, line, f"{path}, line {place}")
+        for place, line in enumerate(lines_of(path), start=1):
+            if line is None or line.strip():
+                yield _case(task, common, line, f"{name}, line {place}")
     except OSError as error:
-        raise UsageError(f"--inputs {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"--inputs {path} is not UTF-8 text") from None
+        raise UsageError(f"--inputs {name} cannot be read: {error.strerror}") from None
+    except UnicodeError:
+        raise UsageError(f"--inputs {name} is not UTF-8 text") from None
 
 
-def _bounded(lines: TextIO) -> Iterator[str]:
-    while line := lines.readline(_LONGEST_LINE):
-        yield line
-
-
-def _case(task: str, common: dict[str, Any], line: str, where: str) -> Case:
+def _case(task: str, common: dict[str, Any], line: str | None, where: str) -> Case:
+    if line is None:
+        return UsageError(f"{where} is too long: give the case a file instead")
     try:
         own = json.loads(line)
         if not isinstance(own, dict):
@@ -88,7 +84,7 @@ async def run_inputs(
     summary: Solution | None = None
     async with AsyncExitStack() as stack:
         scope = stack.enter_context(interruptible(as_json=as_json))
-        file = None if out is None else stack.enter_context(_opened(out))
+        file = None if out is None else stack.enter_context(_kept(out, name))
         await stack.enter_async_context(session)
         batch: Batch | None = None
         with scope:
@@ -98,7 +94,8 @@ async def run_inputs(
                     worst = _worse(worst, solution)
                     if file is not None:
                         file.write(json.dumps(solution.to_dict(), ensure_ascii=True) + "\n")
-                        file.flush()
+                if file is not None and worst is not Exit.STOPPED:
+                    file.keep()
         if scope.cancel_called:
             worst = Exit.INTERRUPTED
             if batch is not None:
@@ -108,11 +105,17 @@ async def run_inputs(
     return _report(summary, name, worst, as_json=as_json)
 
 
-def _opened(out: Path) -> TextIO:
+@contextmanager
+def _kept(out: Path, name: str) -> Iterator[Written]:
+    """Open *out*; what is there stays unless the batch is over, or this is more of the same batch."""
+    file = Written("--out", out)
     try:
-        return out.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from None
+        yield file
+    finally:
+        if not file.kept and not file.lines:
+            file.drop()
+        elif not file.kept and not file.keep_if_it_extends(f'{{"run_id": {json.dumps(name)[:-1]}/'):
+            complain(f"{out} stays as it was: what this command solved is in {file.beside}")
 
 
 def _worse(worst: Exit, solution: Solution) -> Exit:

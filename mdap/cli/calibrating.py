@@ -1,6 +1,7 @@
 """``mdap calibrate``: how a model does at a task, before a run is paid for."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,7 +11,8 @@ from mdap.cli.options import as_json, budget_of, budget_options, database, limit
 from mdap.cli.output import Exit, complain, fields, number, print_json, say, table
 from mdap.compose import Session
 from mdap.errors import UsageError
-from mdap.plugins import make_task, read_values
+from mdap.plugins import make_task, read_params, read_values
+from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Interval, Quantiles, RunStatus
 from mdap.settings import VotingSettings
 
@@ -60,11 +62,14 @@ def calibrate(**given: Any) -> int:
     The steps are drawn by the task itself, or from the newest run of it in the database, or from a short
     pilot. What is right, the task's oracle says, or else the winners of races by a lead of 8.
     """
-    task = make_task(given["task"], read_values(given["params"], "-p"))
+    task = make_task(given["task"], read_params(given["task"], given["params"]))
     options = read_values(given["options"], "-M")
     models = tuple(dict.fromkeys(given["models"]))
     if given["budget_usd"] is not None and len(models) > 1:
         raise UsageError("a budget is that of one model: calibrate them one by one, or give no --budget-usd")
+
+    # Once, for all models: it may come through a pipe.
+    prices = None if given["prices"] is None else read_prices(Path(given["prices"]))
 
     async def act() -> list[Calibration]:
         made = []
@@ -75,7 +80,7 @@ def calibrate(**given: Any) -> int:
                 options=options,
                 limits=limits_of(given),
                 budget=budget_of(given),
-                prices=given["prices"],
+                prices=prices,
             )
             async with session:
                 made.append(

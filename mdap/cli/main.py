@@ -1,5 +1,6 @@
 """The command ``mdap``: its commands, and what becomes of an error."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from mdap.cli.planning import plan
 from mdap.cli.running import decide, resume, run
 from mdap.cli.scaffolding import new
 from mdap.cli.serving import serve
+from mdap.cli.streams import Steady, steady
 from mdap.errors import MdapError
+from mdap.logfile import RAISE_FILES, TOO_MANY_FILES
 
 __all__ = ["cli", "main"]
 
@@ -42,29 +45,50 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the arguments; None for those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with steady() as out:
+        code = _written(out, _run(arguments))
+    sys.exit(int(code))
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command; say what becomes of its errors, and return the exit code."""
     try:
-        code = cli.main(args=arguments, prog_name="mdap", standalone_mode=False)
+        os.getcwd()
+    except FileNotFoundError:
+        return _refuse("this folder was deleted: change to another one", Exit.USAGE, arguments)
+    try:
+        return int(cli.main(args=arguments, prog_name="mdap", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
-        code = Exit.USAGE
+        return Exit.USAGE
     except click.ClickException as error:
-        code = _refuse(error.format_message(), Exit.USAGE, arguments)
+        return _refuse(error.format_message(), Exit.USAGE, arguments)
     except click.Abort:
-        code = _refuse("interrupted", Exit.INTERRUPTED, arguments)
+        return _refuse("interrupted", Exit.INTERRUPTED, arguments)
     except KeyboardInterrupt:
-        code = _refuse("interrupted twice: what was recorded is safe", Exit.INTERRUPTED, arguments)
+        return _refuse("interrupted twice: what was recorded is safe", Exit.INTERRUPTED, arguments)
     except MdapError as error:
-        code = _refuse(str(error), exit_code_of(error), arguments)
-    except BrokenPipeError:
-        # Whoever read our output has had enough; do not complain to nobody at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.FINISHED
+        return _refuse(str(error), exit_code_of(error), arguments)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+            return _refuse(f"{error.strerror}: {RAISE_FILES}", Exit.STOPPED, arguments)
         if os.environ.get("MDAP_TRACEBACK"):
             raise
         sentence = f"unexpected {type(error).__name__}: {error}; this is a bug: MDAP_TRACEBACK=1 shows where"
-        code = _refuse(sentence, Exit.FAILED, arguments)
-    sys.exit(int(code or 0))
+        return _refuse(sentence, Exit.FAILED, arguments)
+
+
+def _written(out: Steady, code: int) -> int:
+    """Say if standard output was lost, and return the exit code: a reader that left does not change it."""
+    out.flush()
+    if out.failure is None or (out.lacks_reader and out.failure.errno != errno.EBADF):
+        return code
+    why = out.failure.strerror or str(out.failure)
+    if out.lacks_reader:
+        complain("standard output is closed, so that nothing was printed; what mdap recorded is safe")
+        return code
+    complain(f"standard output cannot be written ({why}): make room and print it again; the log is safe")
+    return code or Exit.USAGE
 
 
 def _refuse(sentence: str, code: Exit, arguments: Sequence[str]) -> Exit:

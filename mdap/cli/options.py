@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
@@ -68,11 +69,11 @@ def database(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def guarded(*args: Any, db: str, **options: Any) -> Any:
-        if Path(db).is_file() and (version := migrate(Path(db))):
+        if os.path.isfile(db) and (version := migrate(Path(db))):
             complain(f"{db} had schema {version} and is migrated to schema {SCHEMA}")
         try:
             return command(*args, db=db, **options)
-        except (MdapError, click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (MdapError, click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception:
             with suppress(UsageError):  # there is no log

@@ -33,7 +33,8 @@ class Exit(IntEnum):
     Attributes:
         FINISHED: finished. The result may still be a wrong one: look at it.
         FAILED: undecided or failed, or an audit found what does not match.
-        USAGE: wrong use: a bad option, parameter, task, file or run id, or a database that cannot be used.
+        USAGE: wrong use: a bad option, parameter, task, file or run id; or a database or output that cannot
+            be used.
         STOPPED: stopped: the provider is gone or out of quota, or the budget is spent; it can be resumed.
         INTERRUPTED: interrupted with Ctrl-C or SIGTERM; it can be resumed.
     """

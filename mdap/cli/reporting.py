@@ -7,11 +7,12 @@ from typing import Any
 import anyio
 import click
 
+from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.options import as_json, database
 from mdap.cli.output import print_json, say
 from mdap.cli.serving import needs_viewer
 from mdap.compose.prompting import TaskPrompts
-from mdap.errors import MdapError, UsageError
+from mdap.errors import MdapError
 from mdap.journal.reader import open_log
 
 __all__ = ["report"]
@@ -40,6 +41,7 @@ async def _report(given: dict[str, Any]) -> None:
     except ModuleNotFoundError as error:
         raise needs_viewer("mdap audit report") from error
     place = Path(given["output"])
+    check_apart("-o", place, database_files(given["db"]))
     async with open_log(Path(given["db"])) as reader:
         row = await reader.find(given["run_id"])
         run = await about.about(reader, row.number)
@@ -47,17 +49,9 @@ async def _report(given: dict[str, Any]) -> None:
             raise MdapError(f"run {row.run_id} is gone")
         length = TaskPrompts(given["tasks"]).length(run.task, run.params)
         page = await report.report(reader, run, length, datetime.now(UTC).isoformat())
-    await _write(place, page)
+    with written("-o", place) as out:
+        out.write(page.encode())
     if given["json"]:
         print_json({"run_id": run.run_id, "report": str(place), "bytes": len(page.encode())})
         return
     say(f"{place} holds the report of {run.run_id}: open it in a browser, or print it")
-
-
-async def _write(place: Path, page: str) -> None:
-    try:
-        await anyio.Path(place).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{place} cannot be written ({error.strerror}): name another file with -o"
-        ) from error

@@ -2,7 +2,7 @@
 
 import getpass
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from mdap.cli.batching import cases_of, run_inputs
 from mdap.cli.certifying import certified
 from mdap.cli.display import DISPLAYS, configure_log, default_display, shown
+from mdap.cli.files import check_apart, database_files, readable
 from mdap.cli.options import (
     MARGIN,
     NUMBERS,
@@ -26,14 +27,15 @@ from mdap.cli.options import (
     limits_of,
 )
 from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
+from mdap.cli.places import at_home
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session, new_run_id, settle_step
-from mdap.compose.batch import Batch
+from mdap.compose.batch import Batch, Case
 from mdap.compose.identity import new_name
 from mdap.engine.opening import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.journal.reader import open_log
-from mdap.plugins import load_task, make_task, read_values
+from mdap.plugins import load_task, make_task, read_params, read_values
 from mdap.records import RunStatus, Solution
 from mdap.settings import Speculate, VotingSettings, explain
 from mdap.tasks import Task
@@ -117,13 +119,15 @@ class _Show:
     "--inputs",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Run TASK once for each line of FILE, a JSON object of parameters beside those of -p.",
+    help="Run TASK once for each line of FILE, a JSON object of parameters beside those of -p; - for "
+    "standard input.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --inputs: write what each case came to, one JSON object a line in the order of the cases.",
+    help="With --inputs: write what each case came to, one JSON object a line in the order of the cases; "
+    "beside FILE until the batch ends.",
 )
 @click.option(
     "--speculate",
@@ -146,7 +150,7 @@ def run(**given: Any) -> int:
         return _run_inputs(given, session, voting, show)
     if given["out"] is not None:
         raise UsageError("--out goes with --inputs: a single run prints what it came to, with --json as JSON")
-    task = make_task(given["task"], read_values(given["params"], "-p"))
+    task = make_task(given["task"], read_params(given["task"], given["params"]))
     run_id = new_run_id(task) if given["run_id"] is None else given["run_id"]
 
     async def act(session: Session, progress: Progress) -> Solution:
@@ -175,10 +179,29 @@ def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings,
     margin = given["margin"]
     if margin == "adaptive":
         raise UsageError("-k adaptive is for one chain, not for --inputs: give k, or -k auto")
-    cases = partial(cases_of, given["task"], read_values(given["params"], "-p"), given["inputs"])
     load_task(given["task"])
-    first = next(cases(), None)  # a file that cannot be read is refused before there is a batch
+    others = {"--inputs": given["inputs"], "--prices": given["prices"], **database_files(given["db"])}
+    if given["out"] is not None:
+        check_apart("--out", given["out"], others)
+    with readable("--inputs", given["inputs"]) as inputs:
+        cases = partial(
+            cases_of, given["task"], read_params(given["task"], given["params"]), inputs, given["inputs"]
+        )
+        return _run_cases(given, session, voting, show, cases)
+
+
+def _run_cases(
+    given: dict[str, Any],
+    session: Session,
+    voting: VotingSettings,
+    show: _Show,
+    cases: Callable[[], Iterator[Case]],
+) -> int:
+    margin = given["margin"]
     name = given["run_id"] or new_name("batch")
+    first = next(cases(), None)  # a file that cannot be read is refused before there is a batch
+    if first is None:
+        raise UsageError(f"--inputs {given['inputs']} holds no case: give a JSON object of parameters a line")
 
     async def batch_of(progress: Progress) -> Batch:
         k = margin
@@ -213,11 +236,10 @@ def resume(**given: Any) -> int:
     Task, parameters, models and voting stay as they were; limits, budget and speculation may change.
     """
     show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
-    return anyio.run(_resume, given, show)
+    return at_home(given["db"], given["run_id"], lambda db: anyio.run(_resume, db, given, show))
 
 
-async def _resume(given: dict[str, Any], show: _Show) -> int:
-    path = Path(given["db"])
+async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
     async with open_log(path) as reader:
         row = await reader.find(given["run_id"])
 
@@ -255,7 +277,9 @@ def decide(**given: Any) -> None:
     if not given["reason"].strip():
         raise UsageError("--reason must say why: it is what the record has to show for the decision")
     settle = partial(settle_step, answer=given["answer"], author=given["author"], reason=given["reason"])
-    run_id = anyio.run(settle, given["db"], given["run_id"], given["step"])
+    run_id = at_home(
+        given["db"], given["run_id"], lambda db: anyio.run(settle, db, given["run_id"], given["step"])
+    )
     if given["json"]:
         print_json({"run_id": run_id, "step": given["step"], "author": given["author"]})
     else:

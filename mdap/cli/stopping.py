@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
@@ -50,8 +50,13 @@ def interruptible(*, as_json: bool) -> Iterator[anyio.CancelScope]:
 def _end(as_json: bool) -> None:
     """End the process from within a signal handler: no lock, no buffer, no exception."""
     cursor = _SHOW_CURSOR if os.isatty(2) else b""
-    os.write(2, cursor + f"mdap: {_SENTENCE}\n".encode())
+    _tell(2, cursor + f"mdap: {_SENTENCE}\n".encode())
     if as_json:
         told = {"error": _SENTENCE, "exit_code": int(Exit.INTERRUPTED)}
-        os.write(1, json.dumps(told).encode() + b"\n")
+        _tell(1, json.dumps(told).encode() + b"\n")
     os._exit(int(Exit.INTERRUPTED))
+
+
+def _tell(descriptor: int, line: bytes) -> None:
+    with suppress(OSError):  # nobody may be there to read it
+        os.write(descriptor, line)

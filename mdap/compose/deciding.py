@@ -18,15 +18,15 @@ from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_task
-from mdap.records import Recorded, RunEvent, RunStatus, Solution
+from mdap.records import Recorded, RunEvent, RunStatus, Solution, encodable
 from mdap.rules.casting import Casting, lineups_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["settle_step"]
 
-# How long a process may take to come to the step again, with everything before it decided.
-_PATIENCE: Final = 60.0
+# How long a process may ask nothing on its way to the step, with everything before it decided.
+_PATIENCE: Final = 10.0
 
 
 async def settle_step(
@@ -57,7 +57,7 @@ async def settle_step(
         if row.kind != "run":
             raise UsageError(f"{row.run_id} is a {row.kind}, which has no steps of its own to settle")
         task = make_task(row.task, row.params)
-        ruling = Ruling(step, answer, author, reason)
+        ruling = Ruling(step, answer, encodable(author), encodable(reason))
         if isinstance(task, Chain) and 0 <= step < await reader.count_decisions(row.number):
             return await override_step(path, row, task, ruling)
         claims = Claims(path)
@@ -65,7 +65,7 @@ async def settle_step(
         try:
             async with open_journal(path) as journal:
                 await _settle(reader, journal, row, task, ruling)
-                journal.append(RunEvent(row.number, "settled", reason, author, {"step": step}))
+                journal.append(RunEvent(row.number, "settled", ruling.reason, ruling.author, {"step": step}))
                 await Sealer(journal, reader).seal(row.number)
                 await journal.flush()
         finally:
@@ -96,15 +96,16 @@ async def _settle_process(
         raise UsageError(f"step {ruling.step} is not one that voting left undecided")
     race = ProcessRace(row.task, task, rules, journal, Progress())
     race.begin(point)
-    arrived = anyio.Event()
+    asked = anyio.Event()
+    asked.set()
 
     def look() -> None:
-        if race.is_undecided(ruling.step) or race.status is not RunStatus.RUNNING:
-            arrived.set()
+        asked.set()
 
     race.news = look
 
     async def recall(step: int) -> Recorded:
+        asked.set()
         return await reader.recorded(row.number, step)
 
     async def solve(part: Task, name: str) -> Solution:
@@ -116,7 +117,9 @@ async def _settle_process(
     )
     async with anyio.create_task_group() as group:
         group.start_soon(answer_process, task, race, around)
-        with anyio.move_on_after(_PATIENCE):
-            await arrived.wait()
+        while asked.is_set() and not race.is_asked(ruling.step) and race.status is RunStatus.RUNNING:
+            asked = anyio.Event()
+            with anyio.move_on_after(_PATIENCE):
+                await asked.wait()
         group.cancel_scope.cancel()
     race.settle_by_hand(ruling.step, ruling.answer, ruling.author, ruling.reason)

@@ -1,6 +1,7 @@
 """One run from its row to its end: claimed, begun or resumed, decided, and its ending recorded."""
 
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -96,7 +97,16 @@ class Workshop:
             "limits": self.limits.model_dump(),
             "budget": self.budget.model_dump(),
             "prices": self.crew.known_prices(),
+            "folder": _here(),
         }
+
+
+def _here() -> str | None:
+    """Return the folder that relative names in a task's parameters are looked up in."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was deleted
+        return None
 
 
 async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:

@@ -323,9 +323,9 @@ class ProcessRace(Decider):
         answered = checked_answer(self._task, question.opening.race.step, answer)
         self._record(question.opening, answered, author, reason)
 
-    def is_undecided(self, number: int) -> bool:
-        """Return whether step *number* has been asked for and found no winner."""
-        return self._undecided(number) is not None
+    def is_asked(self, number: int) -> bool:
+        """Return whether step *number* has been asked for and is not decided."""
+        return any(question.opening.opened.step == number for question in self._open.values())
 
     def _undecided(self, number: int) -> Question | None:
         for question in self._open.values():

@@ -12,7 +12,14 @@ import anyio.to_thread
 
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.statements import KEPT, migrations
-from mdap.logfile import APPLICATION_ID, outdated, read_uri, translated
+from mdap.logfile import (
+    APPLICATION_ID,
+    CONNECTION,
+    check_readable,
+    owner_version,
+    read_uri,
+    translated,
+)
 
 __all__ = ["Connection", "migrate", "open_reading", "open_writing", "transaction"]
 
@@ -107,7 +114,7 @@ def migrate(path: Path) -> int | None:
     Raises:
         DatabaseError: the log is of an earlier schema and cannot be written.
     """
-    with closing(sqlite3.connect(read_uri(path), uri=True)) as connection:
+    with translated(path), closing(sqlite3.connect(read_uri(path), uri=True)) as connection:
         try:
             [[owner]] = connection.execute("PRAGMA application_id")
             [[version]] = connection.execute("PRAGMA user_version")
@@ -141,21 +148,13 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
     alone = not connection.in_transaction
     if alone:
         connection.execute("BEGIN")
-    [[version]] = connection.execute("PRAGMA user_version")
-    [[owner]] = connection.execute("PRAGMA application_id")
-    [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master")
+    version = owner_version(connection, path)
     if alone:
         connection.execute("COMMIT")
-    if (owner, version) == (0, 0) and tables == 0:
-        return 0
-    if owner != APPLICATION_ID:
-        raise DatabaseError(f"{path} is not an mdap database: name another file with --db")
     newest = max(migrations())
     if version > newest:
-        raise DatabaseError(
-            f"{path} was written by a newer mdap (schema {version}, this one knows {newest}): upgrade mdap"
-        )
-    return int(version)
+        check_readable(version, path, newest)
+    return version
 
 
 @contextmanager
@@ -185,8 +184,7 @@ async def open_reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
         connection = await _connect(uri, uri=True)
         try:
             version = await connection.visit(lambda plain: _check(plain, path))
-            if version < max(migrations()):
-                raise DatabaseError(outdated(path, version))
+            check_readable(version, path, max(migrations()))
             connection.row_factory = sqlite3.Row
             yield connection
         finally:
@@ -206,6 +204,7 @@ async def _connect(place: str, *, uri: bool = False) -> Connection:
                 isolation_level=None,
                 timeout=_BUSY_SECONDS,
                 cached_statements=KEPT,
+                factory=CONNECTION,
             ),
             _ROWS_AT_A_TIME,
         )

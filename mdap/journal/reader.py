@@ -256,6 +256,11 @@ class Reader:
         """Return how long *run* was running, in seconds, over all its sessions that ended in order."""
         return float(await self._value("seconds", run))
 
+    async def folder(self, run: int) -> str | None:
+        """Return the folder in which *run* was last taken up; None where that is not on record."""
+        folder = await self._value("folder", run)
+        return None if folder is None else str(folder)
+
     async def ending(self, run: int) -> tuple[str | None, dict[str, Any]]:
         """Return the reason and the data with which *run* last ended."""
         rows = await self.rows("last_ended", run)

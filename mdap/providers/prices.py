@@ -27,7 +27,7 @@ def read_prices(path: Path) -> dict[str, Price]:
         UsageError: the file is missing or not of that form.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_bytes())  # in bytes, a byte order mark is no part of it
     except OSError as error:
         raise UsageError(f"the price file {path} cannot be read: {error.strerror}") from None
     except ValueError:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from mdap.records import Identity, StepOpened
+from mdap.records import Identity, StepOpened, encodable
 from mdap.rules.canonical import canonical
 
 __all__ = [
@@ -82,7 +82,7 @@ def answer_key(answer: str) -> str:
 
 def identify_named(kind: str, key: str, about: Any = None) -> Identity:
     """Return what a result is known by that is not voted on."""
-    return (f"{kind}:{key}", text_digest(canonical([kind, key, about])))
+    return (encodable(f"{kind}:{key}"), text_digest(canonical([kind, key, about])))
 
 
 def identify_part(run_id: str, kind: str, params: Any, key: str | None) -> tuple[Identity, str]:
@@ -95,7 +95,7 @@ def identify_part(run_id: str, kind: str, params: Any, key: str | None) -> tuple
         key: what its author calls it, if anything.
     """
     identity = identify_named("solve", key or kind, [kind, params])
-    return identity, f"{run_id}/{key or f'{kind.lower()}-{identity[1][:8]}'}"
+    return identity, encodable(f"{run_id}/{key or f'{kind.lower()}-{identity[1][:8]}'}")
 
 
 def sample_line(columns: tuple[Any, ...]) -> str:

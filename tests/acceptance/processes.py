@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mdap.cli.main import main
+from mdap.logfile import CONNECTION
 
 __all__ = ["Cli", "Ended"]
 
@@ -105,7 +106,7 @@ class Cli:
     def query(self, sql: str, *values: Any, db: str = "mdap.db") -> list[tuple[Any, ...]]:
         """Return the rows of a query over the database, asked as a stranger would."""
         path = (self.folder / db).as_uri()
-        with closing(sqlite3.connect(f"{path}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"{path}?mode=ro", uri=True, factory=CONNECTION)) as connection:
             return connection.execute(sql, values).fetchall()
 
     def stop(self) -> None:

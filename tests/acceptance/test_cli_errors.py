@@ -102,7 +102,7 @@ REFUSED = {
     "a newer database": Bad(f"{RUN} --db newer.db", ("newer.db", "schema 1000", "upgrade mdap")),
     "reading a newer database": Bad("show good --db newer.db", ("newer.db", "schema 1000", "upgrade mdap")),
     "no database to read": Bad("runs --db none.db", ("no database none.db", "run a task first")),
-    "reading an empty database": Bad("runs --db empty.db", ("empty.db", "run or resume")),
+    "reading an empty database": Bad("runs --db empty.db", ("empty.db is empty", "run any task")),
     "unknown run to show": Bad("show nope", ("no run 'nope'", "mdap runs")),
     "unknown run to resume": Bad("resume nope", ("no run 'nope'", "mdap runs")),
     "a step that is not there": Bad("show good --step 7", ("no step 7",)),

@@ -26,7 +26,7 @@ from mdap.journal.database import migrate
 from mdap.journal.reader import open_log
 from mdap.journal.statements import KEPT, migrations, statements
 from mdap.journal.writer import Writer, open_journal
-from mdap.logfile import APPLICATION_ID, SAMPLE, SCHEMA, TEXTS
+from mdap.logfile import APPLICATION_ID, SAMPLE, SCHEMA, TEXTS, Numbered
 from mdap.records import (
     SAMPLE_COLUMNS,
     AttemptFailed,
@@ -951,6 +951,14 @@ def test_two_sessions_of_one_process_cannot_take_the_same_run(path: Path) -> Non
     finally:
         first.close()
         second.close()
+
+
+def test_numbered_values_come_without_a_warning(path: Path) -> None:
+    """By name, as all versions of Python take them; statements with plain marks stay as they are."""
+    with closing(sqlite3.connect(path, factory=Numbered)) as connection:
+        assert connection.execute("SELECT ?2, ?1, ?1", (1, "two")).fetchall() == [("two", 1, 1)]
+        assert connection.execute("SELECT ?, ?", (1, 2)).fetchall() == [(1, 2)]
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]
 
 
 async def test_what_served_a_sample_is_on_record(path: Path) -> None:

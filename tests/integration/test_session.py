@@ -27,6 +27,7 @@ from mdap.errors import (
     UndecidedError,
     UsageError,
 )
+from mdap.logfile import CONNECTION
 from mdap.records import Reply, RunStatus, SampleRequest
 from mdap.rules.certificate import error_upper_bound
 from mdap.rules.scaling import minimal_k
@@ -60,7 +61,7 @@ def said_by(model: Model, *, instant: bool = True) -> ScriptedProvider:
 
 
 def query(db: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(db, timeout=0)) as connection:
+    with closing(sqlite3.connect(db, timeout=0, factory=CONNECTION)) as connection:
         return connection.execute(sql, values).fetchall()
 
 

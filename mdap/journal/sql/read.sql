@@ -138,6 +138,10 @@ WHERE run = ?1 AND kind NOT IN ('attempt_failed', 'effect') ORDER BY id
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT reason FROM tree JOIN run_events USING (run) WHERE kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
 
+-- name: folder
+SELECT data->>'folder' FROM run_events
+WHERE run = ?1 AND kind IN ('started', 'resumed') AND data->>'folder' IS NOT NULL ORDER BY id DESC LIMIT 1
+
 -- name: last_ended
 SELECT reason, data FROM run_events
 WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1
