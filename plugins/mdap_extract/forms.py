@@ -19,10 +19,18 @@ from mdap_extract.texts import folded, tidied
 __all__ = ["Forms", "Value"]
 
 _DURATION: Final = TypeAdapter(timedelta)
+
+
+def _duration(text: str) -> str:
+    if set(text.upper().partition("T")[0]) & {"Y", "M"}:
+        raise ValueError("years and months are of many lengths")
+    return str(_DURATION.validate_python(text))
+
+
 _READERS: Final[Mapping[str, Callable[[str], str]]] = {
     "date-time": canonical.instant,
     "time": lambda text: time.fromisoformat(text.upper()).isoformat(),
-    "duration": lambda text: str(_DURATION.validate_python(text)),
+    "duration": _duration,
     "uuid": lambda text: str(UUID(text)),
     "ipv4": lambda text: str(ip_address(text)),
     "ipv6": lambda text: str(ip_address(text)),
@@ -153,7 +161,8 @@ class _Reading:
                 alike = [choice for choice in texts if form(choice) == form(raw)]
                 if alike:
                     return self._only(alike)
-            number = numeral(raw.strip())
+            # Without a text among them, a text can only mean a number.
+            number = numeral(raw.strip()) if texts else canonical.number(raw, decimal=self._forms.decimal)
             alike = [
                 choice for choice in shape.choices if number is not None and exact(choice) == exact(number)
             ]

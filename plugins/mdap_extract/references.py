@@ -48,7 +48,7 @@ def gathered(schema: Mapping[str, Any]) -> dict[str, Any]:
     OpenAPI's ``nullable`` becomes the type null.
 
     Raises:
-        ValueError: a reference leads out of the schema, or back to itself; or a pattern cannot be used.
+        ValueError: a reference leads out of the schema, or back to itself.
     """
     gathering = _Gathering(schema)
     whole: dict[str, Any] = gathering.copy(schema, gathering.resolver)
@@ -104,8 +104,6 @@ class _Gathering:
                 copied[word] = [self.copy(each, resolver) for each in value]
             elif word not in _DROPPED:
                 copied[word] = self.copy(value, resolver) if word in _ONES else value
-        for pattern in (copied.get("pattern"), *copied.get("patternProperties", ())):
-            _check_pattern(pattern)
         return _nullable(copied) if copied.pop("nullable", False) is True else copied
 
     def _name(self, reference: str, resolver: Any) -> str:
@@ -132,14 +130,6 @@ class _Gathering:
             number += 1
             name = f"{stem}_{number}"
         return name
-
-
-def _check_pattern(pattern: Any) -> None:
-    if isinstance(pattern, str):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"its pattern {pattern!r:.100} is none that Python can read: {error}") from None
 
 
 def _nullable(part: dict[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,8 @@ with warnings.catch_warnings():
                 return _fields(json.dumps(self.schema), stamp(Path(place)))
             except ValueError as error:
                 raise ValueError(f"schema: {error}") from None
+            except RecursionError:
+                raise ValueError("schema: it is nested too deep") from None
 
         def columns(self) -> Columns:
             """Return which columns of the documents mean what."""
