@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final
@@ -16,7 +17,7 @@ __all__ = ["ANYTHING", "Shape", "Shapes", "exact", "numeral"]
 
 ANYTHING: Final[Mapping[str, Any]] = {}
 _MOST: Final = 256
-_NUMERAL: Final = re.compile(r"0|-?[1-9][0-9]{0,14}(?:\.[0-9]{0,14}[1-9])?|-?0\.[0-9]{0,14}[1-9]")
+_NUMERAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,20})?")
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,6 @@ class Shape:
     def is_plain_text(self) -> bool:
         """Whether it is any text."""
         return self.kind in ("string", None) and not self.choices and self.first("format") is None
-
-    @cached_property
-    def is_numerals(self) -> bool:
-        """Whether it is text that says a number and nothing else, as pydantic has it beside a Decimal."""
-        if self.kind != "string" or self.first("pattern") is None:
-            return False
-        return self.accepts("1.5") and not self.accepts("x") and not self.accepts("1.5.2")
 
     @cached_property
     def rank(self) -> int:
@@ -115,8 +109,6 @@ class Shapes:
         ]
         if len(shapes) >= _MOST:  # too many to try: what fits none of these may still fit the whole
             shapes.append(Shape((part,), None, self._known))
-        if any(shape.kind in ("number", "integer") for shape in shapes):
-            shapes = [shape for shape in shapes if not shape.is_numerals]
         return tuple(sorted(shapes, key=lambda shape: shape.rank))
 
     def _alternatives(
@@ -169,8 +161,12 @@ def _numbers(value: Any) -> Any:
 
 
 def numeral(text: str) -> int | float | None:
-    """Return the number that *text* is if it is written as nothing but that number would be.
+    """Return the number that *text* spells as JSON would, exactly; None if it does not.
 
-    So ``"5"`` means 5 where a schema allows both, but ``"007"`` and ``"1.10"`` mean themselves.
+    So ``"1204.50"`` means 1204.5 where a schema allows both, as that of a Decimal does; ``"007"``, which
+    no number is written as, means itself.
     """
-    return canonical.number(text) if _NUMERAL.fullmatch(text) else None
+    if not _NUMERAL.fullmatch(text):
+        return None
+    number = canonical.number(text)
+    return number if Decimal(str(number)) == Decimal(text) else None
