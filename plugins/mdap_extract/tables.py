@@ -53,7 +53,8 @@ def read_table(file: TextIO, needed: Collection[str]) -> Iterator[tuple[int, Row
                 yield reader.line_num + bool(told), _by_name(row, names, reader.line_num + bool(told))
     except csv.Error as error:
         raise ValueError(
-            f"line {reader.line_num + bool(told)}: not CSV: {error}; within quotes, a quote is written twice"
+            f"line {reader.line_num + bool(told)}: not CSV: {error}: check its quotes; within a quoted "
+            "cell, a quote is written twice"
         ) from None
 
 
