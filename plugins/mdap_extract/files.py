@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from mdap import UsageError
 
 __all__ = ["check_writable", "is_pipe", "local", "replaced", "stamp"]
 
+# What stands here may be a file that was opened before, and on some systems goes on from where that was read.
+_STREAMS: Final = (Path("/dev"), Path("/dev/fd"))
+
 
 def is_pipe(path: Path) -> bool:
     """Return whether *path* gives its content only once: a pipe, or standard input."""
     try:
-        return (path.is_absolute() and path.parts[1:2] == ("dev",)) or stat.S_ISFIFO(path.stat().st_mode)
+        return path.parent in _STREAMS or not stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return False
 
