@@ -136,7 +136,7 @@ def accounted(folder: Path, rows: list[dict[str, Any]], server: FaultyServer, pr
         "too long": Counter(refused.values()).get("prompt_too_long", 0),
         "without text": len(empty),
         "unexplained": len(expected ^ queued.keys()) + sum(not reason for reason in queued.values()),
-        "reasons": Counter(re.sub(r"[0-9]+", "N", reason)[:70] for reason in queued.values()),
+        "reasons": Counter(re.sub(r"[0-9]+", "N", reason)[:160] for reason in queued.values()),
         "status": report["status"],
         "samples on record": report["samples"],
         "requests answered": server.counts()["ok"],
