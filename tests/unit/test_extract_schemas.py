@@ -11,8 +11,8 @@ from pydantic import ValidationError
 import mdap
 from mdap.testing import check_task
 from mdap_extract import Extract
-from mdap_extract.forms import Forms
 from mdap_extract.documents import Document
+from mdap_extract.forms import Forms
 from mdap_extract.reading import Asking
 from mdap_extract.schema import fields_of, read_schema
 
