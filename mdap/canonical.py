@@ -261,7 +261,7 @@ def json_value(reply: str) -> Any:
 
 def _unfenced(reply: str) -> str:
     """Return what stands in the block of code that a reply is, or else the reply."""
-    stripped = reply.strip(_BLANKS + _BYTE_ORDER_MARK)
+    stripped = _bare(reply)
     fence = _FENCE.match(stripped)
     if fence is None:
         return stripped
@@ -271,7 +271,12 @@ def _unfenced(reply: str) -> str:
     if len(body) - len(inside) < len(fence[0]):
         return stripped
     language = _LANGUAGE.match(inside)
-    return inside[language.end() if language else 0 :].strip(_BLANKS + _BYTE_ORDER_MARK)
+    return _bare(inside[language.end() if language else 0 :])
+
+
+def _bare(text: str) -> str:
+    """Return text without blanks around it, and the mark with which some begin what they write."""
+    return text.strip(_BLANKS).removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
