@@ -9,22 +9,32 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta, timezone
 from datetime import date as Date
 from decimal import Decimal, InvalidOperation, localcontext
+from functools import lru_cache
+from itertools import groupby
 from typing import Any, Final, Literal
 
 from mdap.rules.canonical import canonical
 from mdap.tasks import RedFlag
 
-__all__ = ["date", "json_value", "members", "number", "text"]
+__all__ = ["date", "instant", "json_value", "members", "number", "text"]
 
 _DIGITS: Final = 60
 _DEEPEST: Final = 64
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SPACES: Final = re.compile(r"\s+")
-_FENCE: Final = re.compile(r"```(?:json)?[ \t]*\n(.*)\n```", re.DOTALL)
+_FENCE: Final = re.compile(r"`{3,}|~{3,}")
+# The language that a fence names, and whatever follows it in its line.
+_LANGUAGE: Final = re.compile(r"[ \t]*[A-Za-z][\w.+#-]*(?:[ \t][^\n{\[]*(?=\n)|(?=\s))")
 _BLANKS: Final = " \t\r\n"  # those of JSON: others are no part of it
+_BYTE_ORDER_MARK: Final = "\ufeff"
 _ISO: Final = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?:[t ][0-9:.,+z-]{1,30})?")
+_INSTANT: Final = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,30}))?)?"
+    r"( ?(?:[Zz]|([+-][0-9]{2}):?([0-9]{2})?))?"
+)
 _NUMERIC: Final = re.compile(r"([0-9]{1,4})([./-])([0-9]{1,2})\2([0-9]{1,4})")
 _DAY_FIRST: Final = re.compile(r"([0-9]{1,2})(?:st|nd|rd|th)?\.? (?:of )?([a-z]{3,9})\.?,? ([0-9]{4})")
 _MONTH_FIRST: Final = re.compile(r"([a-z]{3,9})\.? ([0-9]{1,2})(?:st|nd|rd|th)?,? ([0-9]{4})")
@@ -126,8 +136,42 @@ def _iso(year: int, month: int, day: int) -> str:
         raise RedFlag("not a date") from None
 
 
+def instant(value: str) -> str:
+    """Return a date with a time of day as ISO 8601 has it, in UTC if it names a zone.
+
+    ``"2026-05-01T12:00:00.50+02:00"`` and ``"2026-05-01 10:00:00.5Z"`` are one. Without a zone it stays
+    without one, and is another value than any with a zone.
+
+    Args:
+        value: ISO 8601, with or without seconds, their decimals, and a zone.
+
+    Raises:
+        RedFlag: it is no such time.
+    """
+    found = _INSTANT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise RedFlag("not a date with a time")
+    try:
+        year, month, day, hour, minute, second = [int(part or 0) for part in found.groups()[:6]]
+        zone = _zone(found[9], found[10])
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=zone)
+        spelled = moment.astimezone(UTC).replace(tzinfo=None).isoformat()
+    except (ValueError, OverflowError):
+        raise RedFlag("not a date with a time") from None
+    decimals = (found[7] or "").rstrip("0")
+    return f"{spelled}{'.' if decimals else ''}{decimals}{'Z' if found[8] else ''}"
+
+
+def _zone(hours: str | None, minutes: str | None) -> timezone:
+    """Return the zone so far from UTC, of which *hours* has the sign."""
+    away = timedelta(hours=int((hours or "+0")[1:]), minutes=int(minutes or 0))
+    return timezone(-away if (hours or "").startswith("-") else away)
+
+
 def text(value: str, *, case: bool = True, punctuation: bool = True) -> str:
     """Return text with every run of blanks as one, none at the ends, and compatible characters alike.
+
+    Characters that change what is said stay as they are: ``10⁶`` is not ``106``, nor ``1½`` ``11/2``.
 
     Args:
         value: any text.
@@ -139,12 +183,32 @@ def text(value: str, *, case: bool = True, punctuation: bool = True) -> str:
     """
     if not isinstance(value, str):
         raise RedFlag("not a text")
-    form = unicodedata.normalize("NFKC", value)
+    form = _compatible(value)
     if not case:
-        form = unicodedata.normalize("NFKC", form.casefold())
+        form = _compatible(form.casefold())
     if not punctuation:
         form = "".join([" " if unicodedata.category(char).startswith("P") else char for char in form])
     return _SPACES.sub(" ", form).strip()
+
+
+def _compatible(value: str) -> str:
+    """Return text in the form NFKC, but for characters that would become others in meaning."""
+    if value.isascii():
+        return value
+    runs = groupby(unicodedata.normalize("NFC", value), _lasting)
+    return "".join(
+        ["".join(run) if lasting else unicodedata.normalize("NFKC", "".join(run)) for lasting, run in runs]
+    )
+
+
+@lru_cache(maxsize=4096)
+def _lasting(char: str) -> bool:
+    """Return whether NFKC would take a meaning away: raised, lowered, a fraction, a number in a circle."""
+    kind = unicodedata.decomposition(char).partition(" ")[0]
+    if kind in ("<super>", "<sub>"):
+        return True
+    plain = unicodedata.normalize("NFKC", char)
+    return kind.startswith("<") and unicodedata.decimal(char, None) is None and any(map(str.isdigit, plain))
 
 
 def members(
@@ -178,6 +242,8 @@ def members(
 def json_value(reply: str) -> Any:
     """Return the JSON value that a reply is, by itself or as its only block of code.
 
+    A block may be fenced in any way that Markdown knows, and name any language. Nothing may stand around it.
+
     Args:
         reply: a model's reply.
 
@@ -185,16 +251,32 @@ def json_value(reply: str) -> Any:
         RedFlag: it is no JSON; it holds NaN, a number out of range, half a surrogate pair, or a name twice in
             an object; or it is nested deeper than 64.
     """
-    stripped = reply.strip(_BLANKS)
-    fenced = _FENCE.fullmatch(stripped)
     try:
-        value = json.loads(
-            fenced[1] if fenced else stripped, object_pairs_hook=_without_doubles, parse_constant=_refused
-        )
+        value = json.loads(_unfenced(reply), object_pairs_hook=_without_doubles, parse_constant=_refused)
     except (ValueError, RecursionError):
         raise RedFlag("not JSON") from None
     _check(value, _DEEPEST)
     return value
+
+
+def _unfenced(reply: str) -> str:
+    """Return what stands in the block of code that a reply is, or else the reply."""
+    stripped = _bare(reply)
+    fence = _FENCE.match(stripped)
+    if fence is None:
+        return stripped
+    body = stripped[fence.end() :]
+    inside = body.rstrip(fence[0][0])
+    # As in Markdown, a fence ends with one that is at least as long.
+    if len(body) - len(inside) < len(fence[0]):
+        return stripped
+    language = _LANGUAGE.match(inside)
+    return _bare(inside[language.end() if language else 0 :])
+
+
+def _bare(text: str) -> str:
+    """Return text without blanks around it, and the mark with which some begin what they write."""
+    return text.strip(_BLANKS).removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

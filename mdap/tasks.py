@@ -166,6 +166,7 @@ class Decision(Generic[A]):
         decided: whether there is a winner.
         votes: each candidate's votes, by its canonical JSON.
         key: the same whenever this step of this run is meant, and no other: an idempotency key.
+        reason: one sentence on why there is no winner, such as an endpoint's refusal; None if there is one.
     """
 
     step: int
@@ -173,6 +174,7 @@ class Decision(Generic[A]):
     decided: bool
     votes: Mapping[str, int]
     key: str
+    reason: str | None = None
 
 
 class Chain(Task, Generic[S, A]):

@@ -131,9 +131,9 @@ def extract() -> Iterator[Target]:
     document, fields = Document("d", TEXT, None), fields_of(SCHEMA)
     names = set(FORMS)
     for evidence in (False, True):
-        step = Asking(Forms(), evidence, "", 1, MOST_TOKENS).step(document, fields, "d")
+        step = Asking(Forms(), evidence, "", 1).step(document, fields, "d")
         reply = rendered(document, FORMS, evidence=evidence)
-        replies = [reply, f"```json\n{reply}\n```"]
+        replies = [reply, f"```json\n{reply}\n```", f"\ufeff~~~ JSON\r\n{reply}\r\n~~~", f"```{reply}```"]
         name = "extract, quoted" if evidence else "extract"
         yield Target(name, step, replies, lambda text: strict.record(text, names), exact=False)
 

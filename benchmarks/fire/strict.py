@@ -170,9 +170,14 @@ def last_object(text: str, names: set[str]) -> dict[str, Any]:
 
 def record(text: str, names: set[str]) -> dict[str, Any]:
     """Return the JSON object that the reply is, by itself or in a fence."""
-    body = text.strip(" \t\r\n")
-    if body.startswith("```"):
-        body = body.partition("\n")[2].rpartition("```")[0]
+    body = text.strip(" \t\r\n").removeprefix("\ufeff").strip(" \t\r\n")
+    mark = body[:1]
+    if mark in ("`", "~"):
+        opened, closed = len(body) - len(body.lstrip(mark)), len(body) - len(body.rstrip(mark))
+        refuse_unless(3 <= opened <= closed)
+        language, brace, rest = body.strip(mark).partition("{")
+        refuse_unless(not language.strip(" \t\r\n\ufeff") or language.strip(" \t")[0].isalpha())
+        body = brace + rest
     return strict_object(body, names)
 
 

@@ -233,7 +233,7 @@ class Decider(ABC):
         race, progress = opening.race, self.progress
         ordinal, failed = drawn
         try:
-            judgement = race.judge(reply, view)
+            judgement = race.judge(reply, view, ordinal)
         except PluginError as error:
             opening.error = error
             return written(opening, view, unread(reply, error), reply, (ordinal, failed, _CANCELLED, None))

@@ -67,6 +67,7 @@ class Race:
     """
 
     __slots__ = (
+        "_first",
         "_judged",
         "_lost",
         "_next_ordinal",
@@ -108,6 +109,7 @@ class Race:
         self.k = 1 if step.proposal else settings.k
         self.tally = Tally(self.k)
         self.answers: dict[str, Any] = {}
+        self._first: dict[str, int] = {}
         self.counted = 0
         self.in_flight = 0
         self.max_tokens = step.max_tokens or settings.max_tokens
@@ -125,7 +127,7 @@ class Race:
             self.prompt_digest = views_digest([prompt.digest for prompt in self.prompts])
         self._next_ordinal = 0
         self._lost: list[int] = []
-        self._judged: dict[tuple[str, str, str, bool, int], Judgement] = {}
+        self._judged: dict[tuple[str, str, str, bool, int], tuple[Judgement, Any]] = {}
 
     @property
     def winner(self) -> str | None:
@@ -202,12 +204,13 @@ class Race:
         self.in_flight -= len(ordinals)
         self._lost = sorted((*self._lost, *ordinals))
 
-    def judge(self, reply: Reply, view: int = 0) -> Judgement:
+    def judge(self, reply: Reply, view: int = 0, ordinal: int = 0) -> Judgement:
         """Return what *reply* comes to. Equal replies get the same judgement, since parsers are pure.
 
         Args:
             reply: the reply as it came.
             view: the presentation of the step that it answers.
+            ordinal: which sample of the step it is.
 
         Raises:
             PluginError: the parser raised something other than `RedFlag`.
@@ -215,14 +218,26 @@ class Race:
         tokens = reply.answer_tokens
         over = tokens is not None and tokens > self.max_tokens
         same = (reply.text, reply.model, reply.finish_reason, over, view)
-        judgement = self._judged.get(same)
-        if judgement is None:
-            judgement = self._judge(reply, self.prompts[view])
+        known = self._judged.get(same)
+        if known is None:
+            known = self._judge(reply, self.prompts[view])
             if len(self._judged) < _REMEMBERED:
-                self._judged[same] = judgement
+                self._judged[same] = known
+        judgement, answer = known
+        if judgement.answer is not None and self.tally.winner is None:
+            self._stand(judgement.answer, answer, ordinal)
         return judgement
 
-    def _judge(self, reply: Reply, prompt: "Prompt") -> Judgement:
+    def _stand(self, spelled: str, answer: Any, ordinal: int) -> None:
+        """Have the answer of the first sample stand for all equal ones, whichever came first.
+
+        A resume and an audit take that one too: whatever goes along with an answer is the same for them.
+        """
+        if ordinal < self._first.get(spelled, ordinal + 1):
+            self._first[spelled] = ordinal
+            self.answers[spelled] = answer
+
+    def _judge(self, reply: Reply, prompt: "Prompt") -> tuple[Judgement, Any]:
         text = clean(reply.text, self.max_tokens)
         digest = text_digest(text)
         model, finish_reason = clean_label(reply.model), clean_label(reply.finish_reason)
@@ -233,11 +248,9 @@ class Race:
         except Exception as error:
             raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
         if spelled is None:
-            return Judgement(text, digest, None, None, flag, model, finish_reason)
-        # The first of equal answers stands for all of them: they have one canonical JSON.
-        self.answers.setdefault(spelled, answer)
+            return Judgement(text, digest, None, None, flag, model, finish_reason), None
         columns = (text, digest, spelled, answer_key(spelled), None, model, finish_reason)
-        return record_of(Judgement, columns)
+        return record_of(Judgement, columns), answer
 
     def count(self, answer: str | None) -> int:
         """Count a sample that was in flight; return its place in the order of counting, from 1.
@@ -265,7 +278,7 @@ class Race:
             self.in_flight += 1
             while self.casting.tier(sample.ordinal) > self.tier and self.escalate():
                 pass
-            judgement = self.judge(sample.reply(), sample.view)
+            judgement = self.judge(sample.reply(), sample.view, sample.ordinal)
             if (judgement.answer_key, judgement.flag_reason) != (sample.answer_key, sample.flag_reason):
                 raise PluginError(
                     self.name,

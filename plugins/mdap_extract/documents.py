@@ -1,20 +1,27 @@
-"""The input: documents from JSON Lines or CSV, one at a time."""
+"""The input: documents from JSON Lines, a JSON array, or CSV, one at a time."""
 
-import csv
+import codecs
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TextIO
+
+from mdap_extract.files import local
+from mdap_extract.tables import read_table
+from mdap_extract.texts import clean, is_blank
 
 __all__ = ["Columns", "Document", "check_documents", "documents"]
 
-_LARGEST_CELL = 10_000_000
+_TABLES: Final = frozenset({".csv", ".tsv", ".tab"})
+_JSON: Final = frozenset({".json", ".jsonl", ".ndjson"})
+_WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which of a document's columns, or JSON members, mean what.
+    """Which of a document's columns, or JSON members, mean what. Capitals do not matter.
 
     Attributes:
         text: the text to read; empty for ``text``, or all columns where there is none of that name.
@@ -33,7 +40,7 @@ class Document:
 
     Attributes:
         id: what it is called in the output.
-        text: what is to be read.
+        text: what is to be read; empty where there is nothing.
         truth: the record that should come out; None where it is not known.
     """
 
@@ -46,89 +53,133 @@ def documents(path: Path, columns: Columns) -> Iterator[Document]:
     """Yield the documents of a file, in order.
 
     Args:
-        path: a file whose name ends in ``.csv``, or in anything else for JSON Lines.
+        path: a file of CSV if its name ends in ``.csv`` or ``.tsv``, of JSON if it ends in ``.jsonl`` or
+            ``.json``, otherwise of what it begins like. It may be a pipe.
         columns: which columns mean what.
 
     Raises:
         ValueError: the file cannot be read, or not so; the message names the line.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _csv(file) if path.suffix.lower() == ".csv" else _json_lines(file)
-            for number, (line, row) in enumerate(rows, start=1):
+        with _opened(local(path)) as file:
+            for number, (line, row) in enumerate(_rows(file, path.suffix.lower(), columns), start=1):
                 try:
-                    yield _document(row, columns, number)
+                    document = _document(row, columns, number)
                 except ValueError as error:
-                    raise ValueError(f"{path}, line {line}: {error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text") from None
+                    raise ValueError(f"line {line}: {error}") from None
+                yield document
+    except UnicodeError:
+        raise ValueError(
+            f"{path} is not UTF-8 text: save it as such (in a spreadsheet, as 'CSV UTF-8'), or convert it"
+        ) from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from None
 
 
 def check_documents(path: Path, columns: Columns) -> int:
     """Return how many documents there are.
 
     Raises:
-        ValueError: there are none, two have one id, or one cannot be read.
+        ValueError: there are none, two have one id, one cannot be read, or none has text.
     """
     seen: set[str] = set()
+    readable = False
     for number, document in enumerate(documents(path, columns), start=1):
         if document.id in seen:
             raise ValueError(
                 f"{path}: document {number} is called {document.id!r:.80}, and so is another one"
             )
         seen.add(document.id)
+        readable = readable or bool(document.text)
     if not seen:
         raise ValueError(f"{path} holds no document")
+    if not readable:
+        raise ValueError(f"{path}: no text to read in any document; say with text=NAME where it is")
     return len(seen)
 
 
-def _json_lines(file: Iterator[str]) -> Iterator[tuple[int, Any]]:
+def _opened(path: Path) -> TextIO:
+    with path.open("rb") as file:
+        wide = file.read(2) in _WIDE
+    return path.open(encoding="utf-16" if wide else "utf-8-sig", newline="")
+
+
+def _rows(file: TextIO, suffix: str, columns: Columns) -> Iterator[tuple[int, Any]]:
+    beginning = file.read(1024).lstrip()[:1]
+    file.seek(0)
+    if suffix in _TABLES or (suffix not in _JSON and beginning not in ("", "{", "[")):
+        yield from read_table(file, (columns.text or "text", columns.id or "id", columns.truth))
+    elif beginning == "[":
+        yield from _json_array(file)
+    else:
+        yield from _json_lines(file)
+
+
+def _json_array(file: TextIO) -> Iterator[tuple[int, Any]]:
+    found = _json(file.read())
+    if not isinstance(found, list):
+        raise ValueError("line 1: not a JSON array")
+    for row in found:
+        yield 1, row
+
+
+def _json_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(file, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, None
+        # Files that were put together have marks of their own in the middle.
+        plain = line.strip().strip(_BYTE_ORDER_MARK)
+        if plain:
+            yield number, _json(plain)
 
 
-def _csv(file: Iterator[str]) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(_LARGEST_CELL)
-    reader = csv.DictReader(file)
+def _json(text: str) -> Any:
+    """Return what JSON *text* stands for; None if it is none."""
     try:
-        for row in reader:
-            # Cells beyond the header come under None, cells that are missing are None.
-            fits = None not in row and None not in row.values()
-            yield reader.line_num, row if fits else None
-    except csv.Error as error:
-        raise ValueError(f"not CSV: {error}") from None
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a member twice")
+    return found
 
 
 def _document(row: Any, columns: Columns, number: int) -> Document:
     if not isinstance(row, dict):
-        raise ValueError("not a JSON object, or not as many cells as the header has")
-    name = str(_cell(row, columns.id, "id", number))
+        raise ValueError("not a JSON object, or one with a member twice")
+    name = clean(_spelled(_cell(row, columns.id, "id", ""))).strip() or str(number)
     truth = _truth(_cell(row, columns.truth, "", None), columns.truth)
-    return Document(name, _text(row, columns), truth)
+    text = clean(_text(row, columns))
+    return Document(name, "" if is_blank(text) else text, truth)
 
 
 def _cell(row: Mapping[str, Any], column: str, usual: str, otherwise: Any) -> Any:
     """Return the cell of *column*, or of the *usual* one if no column is named."""
-    if column and column not in row:
+    name = _column(row, column or usual)
+    if name is None and column:
         raise ValueError(f"there is no {column!r}; there are {', '.join(map(repr, row)) or 'no columns'}")
-    value = row.get(column or usual, otherwise)
+    value = otherwise if name is None else row[name]
     return otherwise if value is None else value
 
 
+def _column(row: Mapping[str, Any], wanted: str) -> str | None:
+    """Return the name of a column as it is written there; None if there is none, or no name is wanted."""
+    if not wanted or wanted in row:
+        return wanted or None
+    alike = [name for name in row if name.strip().casefold() == wanted.strip().casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
 def _text(row: Mapping[str, Any], columns: Columns) -> str:
-    text = _cell(row, columns.text, "text", None)
-    if text is None:
-        hidden = {columns.truth, columns.id or "id"}
-        text = "\n".join(f"{name}: {_spelled(value)}" for name, value in row.items() if name not in hidden)
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("it has no text to read; say with text=NAME where it is")
-    return text
+    if columns.text or _column(row, "text") is not None:
+        return _spelled(_cell(row, columns.text, "text", ""))
+    hidden = {_column(row, columns.truth), _column(row, columns.id or "id")}
+    shown = {name: value for name, value in row.items() if name not in hidden and value not in (None, "")}
+    return "\n".join(f"{name}: {_spelled(value)}" for name, value in shown.items())
 
 
 def _spelled(value: Any) -> str:
@@ -145,4 +196,5 @@ def _truth(value: Any, column: str) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         raise ValueError(f"{column} is no JSON object")
-    return value
+    cleaned: dict[str, Any] = json.loads(clean(json.dumps(value, ensure_ascii=False)))
+    return cleaned

@@ -19,8 +19,7 @@ def wrong_values(field: Field, truth: Any) -> Iterator[Any]:
     yield None  # overlooked
     if field.choices:
         yield from (choice for choice in field.choices if choice != truth)
-    elif field.is_date:
-        day = date.fromisoformat(truth) if isinstance(truth, str) else date(2026, 1, 1)
+    elif field.is_date and (day := _day(truth)):
         yield from ((day + timedelta(days=days)).isoformat() for days in (1, 30, -365) if day.year > 2)
     elif isinstance(truth, bool) or (truth is None and "boolean" in field.kinds):
         yield not truth
@@ -40,6 +39,14 @@ def wrong_values(field: Field, truth: Any) -> Iterator[Any]:
                 )
     else:
         yield from _texts(truth)
+
+
+def _day(truth: Any) -> date | None:
+    """Return the day that *truth* is, or some day where it is none yet; None if it is no day."""
+    try:
+        return date.fromisoformat(truth or "2026-01-01")
+    except (TypeError, ValueError):
+        return None
 
 
 def wrong_members(field: Field, truth: list[Any]) -> list[Any]:

@@ -4,16 +4,20 @@ import csv
 import dataclasses
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
-from mdap import UsageError
+from mdap_extract.files import replaced
 
 __all__ = ["Filled", "queue", "write_queue", "write_records"]
+
+# A spreadsheet takes what begins so for a formula; what begins with the mark is marked too, so that taking
+# one off gives back what was there. A plain number does no harm.
+_FORMULA: Final = re.compile("\\s*[=+\\-@'\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_NUMBER: Final = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*")
 
 
 @dataclass(slots=True)
@@ -23,24 +27,26 @@ class Filled:
     Attributes:
         document: the document's id.
         field: the field's name.
-        step: the number of the step that decided it.
+        step: the number of the step that decided it; None where there was nothing to ask.
         decided: whether there is a winner.
         value: the value; None where there is no winner.
         form: the value as votes were compared.
         quote: the passage that was quoted for it; None for none.
         votes: each candidate's votes.
         confidence: the chance that it is right.
+        reason: why there is no winner; None if there is one, or no more to say.
     """
 
     document: str
     field: str
-    step: int
+    step: int | None
     decided: bool
     value: Any = None
     form: Any = None
     quote: str | None = None
     votes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     confidence: float = 0.0
+    reason: str | None = None
 
 
 def queue(filled: Iterable[Filled], share: float) -> list[Filled]:
@@ -63,7 +69,7 @@ def write_records(path: Path, names: Sequence[str], documents: Iterable[Sequence
         names: the fields' names.
         documents: the fields of each document.
     """
-    with _replaced(path) as file:
+    with replaced(path) as file:
         if path.suffix.lower() == ".csv":
             _write_csv(file, names, documents)
         else:
@@ -72,26 +78,13 @@ def write_records(path: Path, names: Sequence[str], documents: Iterable[Sequence
 
 def write_queue(path: Path, filled: Iterable[Filled]) -> None:
     """Write the queue as JSON Lines, the least sure first."""
-    with _replaced(path) as file:
+    with replaced(path) as file:
         for each in filled:
             why = "undecided" if not each.decided else "least sure"
             row = {"id": each.document, "field": each.field, "why": why, "value": each.value}
             row |= {"confidence": _sure(each), "votes": dict(each.votes), "step": each.step}
+            row |= {"reason": each.reason} if each.reason else {}
             file.write(_line(row | ({"quote": each.quote} if each.quote else {})))
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[TextIO]:
-    """Open a file beside *path* that takes its place once it is whole."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(beside, path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _sure(filled: Filled) -> float:
@@ -115,15 +108,35 @@ def _record(filled: Sequence[Filled]) -> dict[str, Any]:
 
 def _write_csv(file: TextIO, names: Sequence[str], documents: Iterable[Sequence[Filled]]) -> None:
     writer = csv.writer(file)
-    writer.writerow(["id", *names, *(f"{name} confidence" for name in names), "undecided"])
+    ours = ("id", *(f"{name} confidence" for name in names), "undecided")
+    document, *sures, left = _named_apart(ours, names)
+    writer.writerow([_harmless(cell) for cell in (document, *names, *sures, left)])
     for filled in documents:
         values = [_cell(each.value) for each in filled]
         sure = [str(_sure(each)) for each in filled]
         undecided = " ".join(each.field for each in filled if not each.decided)
-        writer.writerow([filled[0].document, *values, *sure, undecided])
+        writer.writerow([_harmless(filled[0].document), *values, *sure, _harmless(undecided)])
+
+
+def _named_apart(ours: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the names of our own columns, changed where a field is called so: none may be there twice."""
+    taken = set(names)
+    apart = []
+    for name in ours:
+        while name in taken:
+            name = f"document {name}"
+        taken.add(name)
+        apart.append(name)
+    return apart
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _harmless(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _harmless(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula, and every reader can read."""
+    cell = cell.replace("\0", "\ufffd")
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell

@@ -10,6 +10,7 @@ from mdap import RedFlag, Step, View, canonical
 from mdap_extract.documents import Document
 from mdap_extract.forms import Forms
 from mdap_extract.schema import Field
+from mdap_extract.texts import clean, squeezed
 
 __all__ = ["Answer", "Asking", "rendered"]
 
@@ -64,14 +65,12 @@ class Asking:
         evidence: whether each value must come with a quote.
         instructions: what else a model is told, in the user's words.
         views: presentations of each step, 1 or 2.
-        max_tokens: output tokens that a reply may have.
     """
 
     forms: Forms
     evidence: bool
     instructions: str
     views: int
-    max_tokens: int
 
     def step(self, document: Document, fields: Sequence[Field], key: str) -> Step[Answer]:
         """Return the step that fills in *fields* from a document."""
@@ -84,7 +83,6 @@ class Asking:
             read,
             system,
             schema=_reply_schema(fields, evidence=self.evidence),
-            max_tokens=self.max_tokens,
             views=views,
             input={"document": document.id, "fields": [field.name for field in fields]},
             key=key,
@@ -96,7 +94,7 @@ class Asking:
         line = f"----- {blake2b(document.text.encode(), digest_size=6).hexdigest()} -----"
         shown = f"Document:\n{line}\n{document.text}\n{line}"
         listed = "\n".join(f"- {json.dumps(field.name)}: {_spelled(field.schema)}" for field in fields)
-        asked = f"{self.instructions}\n\nFields:\n{listed}".strip()
+        asked = f"{clean(self.instructions)}\n\nFields:\n{listed}".strip()
         return f"{shown}\n\n{asked}", f"{asked}\n\n{shown}"
 
     def _reader(self, document: Document, fields: Sequence[Field]) -> Callable[[str], Answer]:
@@ -112,7 +110,7 @@ class Asking:
             parts = {name: self._quoted(found[name]) for name in known}
             values = {name: self.forms.value(known[name], raw) for name, (raw, _) in parts.items()}
             if self.evidence and not searched:
-                searched.append(canonical.text(document.text))
+                searched.append(squeezed(document.text))
             quotes = {
                 name: self._checked(quote, values[name].form, searched) for name, (_, quote) in parts.items()
             }
@@ -132,12 +130,12 @@ class Asking:
         return found["value"], found["quote"]
 
     def _checked(self, quote: Any, form: Any, searched: Sequence[str]) -> str | None:
-        """Return a quote that occurs in the document; blanks and compatible characters do not matter."""
+        """Return a quote that occurs in the document, however that breaks its lines and sets its quotes."""
         if not self.evidence or form is None:
             return None
-        if not isinstance(quote, str) or not quote.strip() or len(quote) > _LONGEST_QUOTE:
+        if not isinstance(quote, str) or len(quote) > _LONGEST_QUOTE or not squeezed(quote):
             raise RedFlag("no quote")
-        if canonical.text(quote) not in searched[0]:
+        if squeezed(quote) not in searched[0]:
             raise RedFlag("a quote that the document does not contain")
         return quote
 
@@ -152,7 +150,7 @@ def rendered(document: Document, answer: Mapping[str, Any], *, evidence: bool) -
 def _quote(document: Document, form: Any) -> str | None:
     if form is None:
         return None
-    if isinstance(form, str) and form and canonical.text(form) in canonical.text(document.text):
+    if isinstance(form, str) and squeezed(form) and squeezed(form) in squeezed(document.text):
         return form
     return document.text.strip()[:40].strip()
 
@@ -162,13 +160,13 @@ def _reply_schema(fields: Sequence[Field], *, evidence: bool) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     shared: dict[str, Any] = {}
     for field in fields:
-        own = {name: part for name, part in field.schema.items() if name not in ("$defs", "definitions")}
-        shared |= {name: field.schema[name] for name in ("$defs", "definitions") if name in field.schema}
+        own = {name: part for name, part in field.schema.items() if name != "$defs"}
+        shared |= field.definitions
         value = {"anyOf": [own, {"type": "null"}]} if field.nullable and "null" not in field.kinds else own
         properties[field.name] = (
             _object({"value": value, "quote": {"type": ["string", "null"]}}) if evidence else value
         )
-    return {**_object(properties), **shared}
+    return {**_object(properties), "$defs": shared} if shared else _object(properties)
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from pydantic import BaseModel
 
+from mdap_extract.files import local
+from mdap_extract.references import PREFIX, definitions, gathered
+from mdap_extract.shapes import Shapes
+from mdap_extract.texts import clean
+from mdap_extract.validation import accepts
+
 __all__ = ["Field", "fields_of", "read_schema"]
 
 
@@ -31,9 +37,28 @@ class Field:
     required: bool = False
 
     @cached_property
+    def definitions(self) -> Mapping[str, Any]:
+        """What its schema refers to, by name."""
+        found: Mapping[str, Any] = self.schema.get("$defs", {})
+        return found
+
+    @cached_property
+    def _parts(self) -> tuple[Mapping[str, Any], ...]:
+        return tuple(_parts(self.schema, self.definitions))
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """The alternatives of its schema, and of every part of it."""
+        return Shapes(self.definitions)
+
+    @cached_property
     def kinds(self) -> frozenset[str]:
         """The JSON types that a value may have."""
-        return frozenset(_kinds(self.schema, self.schema))
+        named = [part.get("type", []) for part in self._parts]
+        kinds = {kind for kind in named if isinstance(kind, str)}.union(
+            *[kind for kind in named if isinstance(kind, list)]
+        )
+        return frozenset(kinds | {"null"} if None in self.choices else kinds)
 
     @cached_property
     def nullable(self) -> bool:
@@ -41,43 +66,37 @@ class Field:
         return not self.required or "null" in self.kinds
 
     @cached_property
-    def _validator(self) -> Draft202012Validator:
-        return Draft202012Validator(self.schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    def _fits(self) -> Any:
+        return accepts(self.schema)
 
     def accepts(self, value: Any) -> bool:
         """Return whether *value* is one that the field may have."""
-        return (value is None and self.nullable) or self._validator.is_valid(value)
+        fits: bool = (value is None and self.nullable) or self._fits(value)
+        return fits
 
     @cached_property
     def choices(self) -> tuple[Any, ...]:
         """The values of an enumeration; none if it is no enumeration."""
-        return tuple(_choices(self.schema, self.schema))
+        listed = [choice for part in self._parts for choice in part.get("enum", ())]
+        return (*listed, *(part["const"] for part in self._parts if "const" in part))
 
     @cached_property
     def is_date(self) -> bool:
         """Whether its values are days."""
-        return any(part.get("format") == "date" for part in _parts(self.schema, self.schema))
+        return any(part.get("format") == "date" for part in self._parts)
 
     @cached_property
     def items(self) -> "Field | None":
         """What an item of a list is; None if it is no list, or may hold anything."""
-        for part in _parts(self.schema, self.schema):
+        for part in self._parts:
             if isinstance(part.get("items"), Mapping):
-                return Field(f"{self.name}[]", _complete(part["items"], self.schema), True)
+                return Field(f"{self.name}[]", _complete(part["items"], self.definitions), True)
         return None
 
     @cached_property
     def members(self) -> tuple["Field", ...]:
         """The members of an object; none if it is no object."""
-        for part in _parts(self.schema, self.schema):
-            if isinstance(part.get("properties"), Mapping):
-                return _members(part, self.schema)
-        return ()
-
-    @cached_property
-    def is_set(self) -> bool:
-        """Whether the order of a list does not matter."""
-        return any(part.get("uniqueItems") is True for part in _parts(self.schema, self.schema))
+        return tuple(_members(self._parts, self.definitions))
 
 
 def read_schema(source: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -92,29 +111,69 @@ def read_schema(source: str | Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(source) if isinstance(source, Mapping) else _named(source)
     try:
+        found = json.loads(clean(json.dumps(found, ensure_ascii=False)))
+        Draft202012Validator.check_schema(found)
+        found = gathered(found)
         Draft202012Validator.check_schema(found)
     except SchemaError as error:
         raise ValueError(f"it is no JSON Schema: {error.message:.200}") from None
-    foreign = next(_foreign(found), None)
-    if foreign is not None:
-        raise ValueError(f"it refers to {foreign!r:.100}: only references within the schema are followed")
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     if not fields_of(found):
         raise ValueError('its fields must be listed under "properties" at the top')
     return found
 
 
 def fields_of(schema: Mapping[str, Any]) -> tuple[Field, ...]:
-    """Return the fields of the record that *schema* describes, in its order."""
-    return _members(schema, schema)
+    """Return the fields of the record that *schema* describes, in its order.
+
+    Args:
+        schema: as `read_schema` returns it.
+
+    Raises:
+        ValueError: a field is required that no record may have.
+    """
+    known = schema.get("$defs", {})
+    return tuple(_members(tuple(_parts(schema, known, alternatives=False)), known))
 
 
-def _members(part: Mapping[str, Any], root: Mapping[str, Any]) -> tuple[Field, ...]:
-    required = part.get("required", [])
-    return tuple(
-        Field(name, _complete(sub, root), name in required)
-        for name, sub in part.get("properties", {}).items()
-        if isinstance(sub, Mapping)
-    )
+def _members(found: tuple[Mapping[str, Any], ...], known: Mapping[str, Any]) -> Iterator[Field]:
+    required = {name for part in found for name in part.get("required", ())}
+    written: dict[str, list[Any]] = {}
+    for part in found:
+        for name, sub in part.get("properties", {}).items():
+            written.setdefault(name, []).append(sub)
+    for name, subs in written.items():
+        if False not in subs:  # which says that it may not be there
+            schemas = [{} if sub is True else sub for sub in subs]
+            whole = schemas[0] if len(schemas) == 1 else {"allOf": schemas}
+            yield Field(name, _complete(whole, known), name in required)
+        elif name in required:
+            raise ValueError(f"its field {name!r:.80} is required, and may not be there")
+
+
+def _parts(
+    schema: Any, known: Mapping[str, Any], *, alternatives: bool = True
+) -> Iterator[Mapping[str, Any]]:
+    """Yield a schema and all that says something of the same value, references followed.
+
+    Args:
+        schema: a schema, or a part of one.
+        known: what it may refer to.
+        alternatives: whether to follow those of which only one must hold, too.
+    """
+    words = ("anyOf", "oneOf", "allOf") if alternatives else ("allOf",)
+    left, seen = [schema], set[str]()
+    while left:
+        part = left.pop(0)
+        if not isinstance(part, Mapping):
+            continue
+        yield part
+        name = str(part.get("$ref", "")).removeprefix(PREFIX)
+        if name in known and name not in seen:
+            seen.add(name)
+            left.append(known[name])
+        left.extend(other for word in words for other in part.get(word, ()))
 
 
 def _named(source: str) -> dict[str, Any]:
@@ -123,7 +182,7 @@ def _named(source: str) -> dict[str, Any]:
         return _of_model(source, place, name)
     path = Path(source).expanduser()
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(local(path).read_bytes())  # in any encoding of Unicode, marked or not
     except OSError as error:
         raise ValueError(f"{source} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -148,58 +207,7 @@ def _of_model(source: str, place: str, name: str) -> dict[str, Any]:
     return found.model_json_schema()
 
 
-def _complete(part: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a part of a schema with the definitions that it may refer to."""
-    shared = {name: root[name] for name in ("$defs", "definitions") if name in root}
-    return {**shared, **part} if any(_references(part)) else dict(part)
-
-
-def _references(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        reference = value.get("$ref", value.get("$dynamicRef"))
-        if isinstance(reference, str):
-            yield reference
-        for part in value.values():
-            yield from _references(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _references(part)
-
-
-def _foreign(schema: Any) -> Iterator[str]:
-    return (reference for reference in _references(schema) if not reference.startswith("#/"))
-
-
-def _parts(part: Mapping[str, Any], root: Mapping[str, Any], deeper: int = 8) -> Iterator[Mapping[str, Any]]:
-    """Yield a schema and its alternatives, references followed."""
-    if deeper == 0:
-        return
-    yield part
-    reference = part.get("$ref")
-    if isinstance(reference, str):
-        found: Any = root
-        for name in reference.removeprefix("#/").split("/"):
-            found = (
-                found.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-            )
-        if isinstance(found, Mapping):
-            yield from _parts(found, root, deeper - 1)
-    for word in ("anyOf", "oneOf", "allOf"):
-        for other in part.get(word, []):
-            if isinstance(other, Mapping):
-                yield from _parts(other, root, deeper - 1)
-
-
-def _kinds(part: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[str]:
-    for each in _parts(part, root):
-        kind = each.get("type", [])
-        yield from [kind] if isinstance(kind, str) else kind
-        if None in each.get("enum", []):
-            yield "null"
-
-
-def _choices(part: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[Any]:
-    for each in _parts(part, root):
-        yield from each.get("enum", [])
-        if "const" in each:
-            yield each["const"]
+def _complete(part: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a part of a schema with the definitions that it refers to."""
+    needed = definitions(part, known)
+    return {**part, "$defs": needed} if needed else dict(part)

@@ -10,20 +10,12 @@ from pydantic import Field, model_validator
 
 from mdap import Process, RedFlag
 from mdap_extract.documents import Columns, check_documents, documents
+from mdap_extract.files import check_writable, is_pipe, stamp
 from mdap_extract.forms import Forms
 from mdap_extract.schema import Field as RecordField
 from mdap_extract.schema import fields_of, read_schema
 
-__all__ = ["Settings", "stamp"]
-
-
-def stamp(path: str) -> tuple[int, int]:
-    """Return what changes with a file, so that what is remembered of it is not out of date."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return (0, 0)
-    return status.st_mtime_ns, status.st_size
+__all__ = ["Settings"]
 
 
 @lru_cache(maxsize=8)
@@ -38,7 +30,7 @@ with warnings.catch_warnings():
     class Settings(Process[dict[str, Any]]):
         """The parameters of `mdap_extract.task.Extract`, checked before anything is spent."""
 
-        input: str = Field(description="the documents: a file of JSON Lines, or of CSV if its name ends so")
+        input: str = Field(description="the documents: a file of JSON Lines, a JSON array, or CSV; or a pipe")
         schema: str | dict[str, Any] = Field(  # type: ignore[assignment]
             description="the record: a JSON Schema, a file with one, or a pydantic model as module:Name"
         )
@@ -62,7 +54,6 @@ with warnings.catch_warnings():
         decimal: Literal[".", ","] = Field(".", description="what stands before decimals in numbers as text")
         case: bool = Field(True, description="whether capitals matter when texts are compared")
         punctuation: bool = Field(True, description="whether punctuation matters when texts are compared")
-        reply_tokens: int = Field(750, ge=1, description="output tokens that a reply may have")
 
         @model_validator(mode="after")
         def _check(self) -> Self:
@@ -72,12 +63,20 @@ with warnings.catch_warnings():
                 check_documents(Path(self.input), self.columns())
             except ValueError as error:
                 raise ValueError(f"input: {error}") from None
-            places = [Path(place).resolve() for place in (self.input, *map(str, self.places()))]
-            if len(set(places)) < len(places):
-                raise ValueError("input, output and review must be three files")
+            self._check_places()
             if self.truth:
                 self._check_truth()
             return self
+
+        def _check_places(self) -> None:
+            output, review = self.places()
+            if len({place.resolve() for place in (Path(self.input), output, review)}) < 3:
+                raise ValueError("input, output and review must be three files")
+            for name, place in (("output", output), ("review", review)):
+                try:
+                    check_writable(place)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
 
         def record_fields(self) -> tuple[RecordField, ...]:
             """Return the fields of the record.
@@ -87,9 +86,11 @@ with warnings.catch_warnings():
             """
             place = self.schema.rpartition(":")[0] or self.schema if isinstance(self.schema, str) else ""
             try:
-                return _fields(json.dumps(self.schema), stamp(place))
+                return _fields(json.dumps(self.schema), stamp(Path(place)))
             except ValueError as error:
                 raise ValueError(f"schema: {error}") from None
+            except RecursionError:
+                raise ValueError("schema: it is nested too deep") from None
 
         def columns(self) -> Columns:
             """Return which columns of the documents mean what."""
@@ -101,7 +102,7 @@ with warnings.catch_warnings():
 
         def places(self) -> tuple[Path, Path]:
             """Return where the records and the review queue go."""
-            stem = Path(self.input).with_suffix("")
+            stem = "documents" if is_pipe(Path(self.input)) else Path(self.input).with_suffix("")
             output = Path(self.output or f"{stem}.extracted.jsonl")
             return output, Path(self.review or f"{stem}.review.jsonl")
 

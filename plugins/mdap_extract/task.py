@@ -4,30 +4,34 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from mdap import Ask, RedFlag, Step, UndecidedError
 from mdap_extract.confidence import Pool, confidence, votes_on
 from mdap_extract.documents import Columns, Document, documents
+from mdap_extract.files import stamp
 from mdap_extract.invention import wrong_values
 from mdap_extract.output import Filled, queue, write_queue, write_records
 from mdap_extract.reading import Answer, Asking, rendered
 from mdap_extract.schema import Field as RecordField
-from mdap_extract.settings import Settings, stamp
+from mdap_extract.settings import Settings
 
 __all__ = ["Extract"]
 
 _WORKERS: Final = 512
 _HOPELESS: Final = 50
+_NO_TEXT: Final = "the document has no text"
 
 
 class Extract(Settings):
     """Fill in a record for each document of a file, every field decided by voting."""
 
+    version: ClassVar[str] = "2"
+
     async def solve(self, ask: Ask) -> dict[str, Any]:
         """Ask for every field of every document, and write what came of it."""
-        questions = self._questions()
         filled: dict[str, list[Filled]] = {}
+        questions = self._questions(filled)
         decided: Counter[bool] = Counter()
 
         async def work() -> None:
@@ -45,22 +49,28 @@ class Extract(Settings):
 
     def length(self) -> int:
         """Return the number of steps."""
-        count = _count(self.input, stamp(self.input), self.columns())
+        count = _count(self.input, stamp(Path(self.input)), self.columns())
         return count * (len(self.record_fields()) if self.vote == "field" else 1)
 
     # -- what is asked -------------------------------------------------------------------------
 
-    def _questions(self) -> Iterator[tuple[Document, Sequence[RecordField], Step[Answer]]]:
+    def _questions(
+        self, filled: dict[str, list[Filled]]
+    ) -> Iterator[tuple[Document, Sequence[RecordField], Step[Answer]]]:
+        """Yield what to ask; what there is no need to ask is noted in *filled*."""
         asking = self._asking()
         fields = self.record_fields()
         groups = [(field,) for field in fields] if self.vote == "field" else [fields]
         for document in documents(Path(self.input), self.columns()):
-            for group in groups:
+            if not document.text:
+                unread = [Filled(document.id, field.name, None, False, reason=_NO_TEXT) for field in fields]
+                filled[document.id] = unread
+            for group in groups if document.text else ():
                 key = f"{document.id}/{group[0].name if self.vote == 'field' else 'record'}"
                 yield document, group, asking.step(document, group, key)
 
     def _asking(self) -> Asking:
-        return Asking(self.forms_wanted(), self.evidence, self.instructions, self.views, self.reply_tokens)
+        return Asking(self.forms_wanted(), self.evidence, self.instructions, self.views)
 
     # -- what comes of it ----------------------------------------------------------------------
 
@@ -80,6 +90,7 @@ class Extract(Settings):
                 form=answer.get(field.name),
                 quote=answer.quotes.get(field.name),
                 votes=votes_on(field.name, vote.votes),
+                reason=vote.reason,
             )
             for field in fields
         ]
@@ -141,11 +152,11 @@ class Extract(Settings):
 
     def render(self, step: Step[Any], answer: Mapping[str, Any]) -> str:
         """Return a reply as a model would write it."""
-        document = _by_id(self.input, stamp(self.input), self.columns())[step.input["document"]]
+        document = _by_id(self.input, stamp(Path(self.input)), self.columns())[step.input["document"]]
         return rendered(document, answer, evidence=self.evidence)
 
     def _true_forms(self, name: str) -> dict[str, Any] | None:
-        truth = _by_id(self.input, stamp(self.input), self.columns())[name].truth
+        truth = _by_id(self.input, stamp(Path(self.input)), self.columns())[name].truth
         if truth is None:
             return None
         forms = self.forms_wanted()
@@ -168,4 +179,4 @@ def _by_id(path: str, stamped: tuple[int, int], columns: Columns) -> dict[str, D
 
 @lru_cache(maxsize=4)
 def _count(path: str, stamped: tuple[int, int], columns: Columns) -> int:
-    return sum(1 for _ in documents(Path(path), columns))
+    return sum(bool(document.text) for document in documents(Path(path), columns))

@@ -1,6 +1,6 @@
 """The process: split, choose, solve the parts, compose, choose again (arXiv 2511.09030, appendix)."""
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ _NOT_KNOWN: Final = "only products of whole numbers can be simulated ('Multiply 
 
 class Maker(Process[dict[str, Any]]):
     """Solve a problem stated in words: split it, solve the parts, and vote on every choice."""
+
+    version: ClassVar[str] = "2"
 
     problem: str = Field(
         "Multiply 46048 by 42098.", min_length=1, max_length=20_000, description="the problem"

@@ -3,6 +3,7 @@
 import json
 import runpy
 from datetime import date as Date
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,65 @@ def test_text_has_one_form() -> None:
     assert canonical.text("Straße", case=False) == canonical.text("STRASSE", case=False)
 
 
+@pytest.mark.parametrize("text", ["10⁶ m²", "½", "1½ l", "CO₂", "x ⁿ", "Acme™", "① ⑴", "2ª"])
+def test_what_changes_the_meaning_of_a_text_stays(text: str) -> None:
+    """A power is no digit, and a fraction no two numbers."""
+    assert canonical.text(text) == text
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(
+            "2026-05-01T10:00:00.5Z",
+            "2026-05-01 10:00:00.500+00:00",
+            "2026-05-01T12:00:00,5+02",
+            " 2026-05-01t10:00:00.5z",
+        ),
+        *(
+            "2026-05-01T04:30:00.5-0530",
+            "2026-05-02T00:00:00.50000000000+14:00",
+            "2026-05-01T10:00:00.5 +00:00",
+        ),
+    ],
+)
+def test_an_instant_has_one_form_in_any_zone(written: str) -> None:
+    """Whatever the zone, the decimals, and what stands between day and time."""
+    assert canonical.instant(written) == "2026-05-01T10:00:00.5Z"
+
+
+def test_a_time_without_a_zone_is_another_one() -> None:
+    """Nobody knows in which zone it was meant."""
+    assert canonical.instant("2026-05-01T10:00") == "2026-05-01T10:00:00"
+    assert canonical.instant("2026-05-01T10:00Z") == "2026-05-01T10:00:00Z"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("", "2026-05-01", "10:00", "2026-05-01T25:00:00Z", "2026-02-30T10:00Z", "2026-05-01T10:00+99:00"),
+        *("0001-01-01T00:00+02:00", "2026-05-01T10:00Zx", "2026-05-01T10:00:00." + "1" * 99, None, 7),
+    ],
+)
+def test_what_is_no_instant_is_refused(written: Any) -> None:
+    """So is a day without a time."""
+    with pytest.raises(mdap.RedFlag):
+        canonical.instant(written)
+
+
+@given(st.datetimes(timezones=st.timezones() | st.none()))
+def test_instants_that_python_writes_are_read(moment: datetime) -> None:
+    """Equal ones have one form, which is its own."""
+    try:
+        form = canonical.instant(moment.isoformat())
+    except mdap.RedFlag:
+        # Beyond the first or last year in UTC, or a zone with seconds, as some had long ago.
+        assert moment.year in (1, 9999) or moment.utcoffset().seconds % 60  # type: ignore[union-attr]
+        return
+    assert canonical.instant(form) == form
+    assert datetime.fromisoformat(form) == datetime.fromisoformat(moment.isoformat())
+
+
 @given(st.text(), st.booleans(), st.booleans())
 def test_the_form_of_a_text_is_its_own(value: str, case: bool, punctuation: bool) -> None:
     """Whatever the text, a second time changes nothing."""
@@ -180,9 +240,19 @@ def test_what_is_no_set_is_refused(values: Any) -> None:
         canonical.members(values)
 
 
-@pytest.mark.parametrize("reply", ['{"a": [1, null]}', ' {"a":[1,null]}\n', '```json\n{"a": [1, null]}\n```'])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *('{"a": [1, null]}', ' {"a":[1,null]}\n', "\ufeff{\"a\": [1, null]}"),
+        *(f'{fence}JSON\n{{"a": [1, null]}}\n{fence}' for fence in ("```", "~~~", "`````")),
+        *(f'```{name}\n{{"a": [1, null]}}\n```' for name in ("", "json", " Json", "json5", "jsonc title=x")),
+        *('```JSON\r\n{"a": [1, null]}\r\n```\r\n', "\ufeff```json\n\ufeff{\"a\": [1, null]}\n```"),
+        *('```{"a": [1, null]}```', '```json {"a": [1, null]} ```', '```json\n{"a":\n[1,\nnull]}```'),
+        '~~~json\n{"a": [1, null]}\n~~~~~',
+    ],
+)  # fmt: skip
 def test_json_may_stand_alone_or_in_a_block(reply: str) -> None:
-    """Nothing else may stand around it."""
+    """Of any fence, language, and end of line; nothing else may stand around it."""
     assert canonical.json_value(reply) == {"a": [1, None]}
 
 
@@ -191,7 +261,14 @@ def test_json_may_stand_alone_or_in_a_block(reply: str) -> None:
     [
         *("", "Here: {}", '{"a": 1} {}', "NaN", "[1e999]", "[-Infinity]", '{"a": 1, "a": 2}', "{'a': 1}"),
         *("[" * 100 + "]" * 100, "[" * 50_000, "9" * 5_000, "```json\n{}\n```\nThat is it.", '{"a": 1,}'),
-        *('["\\ud800"]', '{"\\udfff": 1}'),
+        *(
+            '["\\ud800"]',
+            '{"\\udfff": 1}',
+            "```json\n{}\n```\n```json\n{}\n```",
+            "```json\n{}\n",
+            "````\n{}\n```",
+        ),
+        *("Sure:\n```json\n{}\n```", "```json\n{}\n~~~", "`{}`", "```\n```", "```", "```json\nso: {}\n```"),
     ],
     ids=lambda reply: reply[:20],
 )

@@ -319,7 +319,7 @@ def test_the_output_keeps_how_it_was_written() -> None:
 
 
 def read(text: str, *, evidence: bool = True) -> Any:
-    asking = Asking(Forms(), evidence, "", 1, 750)
+    asking = Asking(Forms(), evidence, "", 1)
     document = Document("a", "Invoice of Lund GmbH:\n total EUR 12.50")
     fields = fields_of({"properties": {"total": {"type": "number"}, "who": {"type": "string"}}})
     return asking.step(document, fields, "a/record").parse(text)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -455,3 +456,27 @@ def test_a_parser_that_now_flags_is_found() -> None:
         rows = record(race(k=3), answer)
         with pytest.raises(PluginError, match="the parser now says otherwise"):
             race(Step(user="Which letter?", system="Say it.", parse=strict), k=3).refold(rows)
+
+
+def test_of_equal_answers_the_first_sample_s_stands_for_all_in_whatever_order_they_come() -> None:
+    """So a resumed run and an audit, which go by the samples' numbers, find the very same."""
+
+    class Letter(str):
+        """A letter, with a note that no vote is for."""
+
+        note = ""
+
+    def read(text: str) -> Letter:
+        letter = Letter(text[0])
+        letter.note = text[1:]
+        return letter
+
+    def noted(order: Sequence[int]) -> str:
+        step = race(Step(user="Which letter?", parse=read), k=3)
+        list(step.wanted(1, 0))
+        for ordinal in order:
+            step.count(step.judge(Reply(f"A{ordinal % 2}{ordinal}", "toy"), 0, ordinal).answer)
+        assert step.winner == '"A"'
+        return str(step.answers[step.winner].note)
+
+    assert {noted(order) for order in permutations(range(3))} == {"00"}

@@ -1,0 +1,93 @@
+"""Files: reading pipes more than once, and writing so that nothing is lost on the way."""
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from mdap import UsageError
+
+__all__ = ["check_writable", "is_pipe", "local", "replaced", "stamp"]
+
+# What stands here may be a file that was opened before, and on some systems goes on from where that was read.
+_STREAMS: Final = (Path("/dev"), Path("/dev/fd"))
+
+
+def is_pipe(path: Path) -> bool:
+    """Return whether *path* gives its content only once: a pipe, or standard input."""
+    try:
+        return path.parent in _STREAMS or not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def local(path: Path) -> Path:
+    """Return a file with the content of *path* that can be read any number of times.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_pipe(path):
+        return path
+    status = path.stat()
+    return Path(_kept(path, (status.st_dev, status.st_ino)).name)
+
+
+@lru_cache(maxsize=16)
+def _kept(path: Path, identity: tuple[int, int]) -> Any:
+    """Return a copy of what a pipe gives. It is there as long as this process, and known by the pipe."""
+    copy = tempfile.NamedTemporaryFile(prefix="mdap-input-")  # noqa: SIM115  # closed with the cache
+    with path.open("rb") as source:
+        shutil.copyfileobj(source, copy)
+    copy.flush()
+    return copy
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return what changes with a file, so that what is remembered of it is not out of date."""
+    try:
+        status = local(path).stat()
+    except OSError:
+        return (0, 0)
+    return status.st_mtime_ns, status.st_size
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where nothing can be written, before anything is paid for.
+
+    Raises:
+        ValueError: there is no such folder, it may not be written to, or no file can stand there.
+    """
+    place = path.resolve()
+    if not place.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}: create it, or name another file")
+    if place.exists() and not place.is_file():
+        raise ValueError(f"{path} is no file that can be replaced: name another one")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path.parent} cannot be written to: change its permissions, or name another file")
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[TextIO]:
+    """Open a file beside *path* that takes its place once it is whole, and durable.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    place = path.resolve()  # a link stays one
+    beside = place.with_name(f".{place.name[:200]}.{os.getpid()}.part")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, place)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        beside.unlink(missing_ok=True)
