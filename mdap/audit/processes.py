@@ -32,6 +32,7 @@ from mdap.rules.digests import (
     identify_part,
     sample_line,
 )
+from mdap.rules.presence import refused_sentence
 from mdap.rules.reading import typed_answer
 from mdap.rules.tally import Tally, no_winner
 from mdap.tasks import Decision, Process, Step, Task, canonical_step
@@ -98,9 +99,7 @@ class _Record:
         self.oracle = oracle
         self.facts = facts
         self._connection = connection
-        self._referee = Referee(
-            facts.k_at, facts.casting, facts.voting.hedge > 0, facts.overridden, self.findings
-        )
+        self._referee = Referee(facts, facts.casting, self.findings)
         self._known: dict[Identity, _Known] = {}
 
     # -- the record on its own ---------------------------------------------------------------------
@@ -146,9 +145,8 @@ class _Record:
 
     def _undecided(self, opened: StepOpened) -> None:
         samples = self._samples(opened)
-        if samples:
-            tier = self._referee.undecided(samples, exhausted=False)
-            self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
+        tier = self._referee.undecided((opened.step, opened.opening), samples, exhausted=False)
+        self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
         self._remember(opened, decided=False)
 
     def _remember(self, opened: StepOpened, *, decided: bool) -> None:
@@ -193,13 +191,13 @@ class _Record:
     def answer(self, task: Process[Any], asked: Step[Any]) -> _Found | None:
         """Return how the vote on *asked* went; None if it is not over yet."""
         step = canonical_step(task, asked)
-        question = Question(step, self.facts.voting.max_tokens, self.findings)
+        question = Question(step, self.facts.voting, self.findings)
         key = asked.key or question.digest
         known = self.find((key, question.digest), f"step {key[:60]!r}")
         if known is None:
             return None
         samples = samples_of(self._connection, self.facts.number, known.step)
-        question.check(samples, self.facts.casting)
+        question.check(samples, self.facts)
         row = self._row(known)
         about = canonical(asked.user if asked.input is None else asked.input)
         if about != row[0]:
@@ -235,7 +233,8 @@ class _Record:
         """Return what the process was told of a step that had all of its samples; None if it had not."""
         casting, tally = self.facts.casting, Tally(self.facts.k_at(known.step))
         last = [sample for sample in samples if casting.tier(sample.ordinal) == casting.tiers - 1]
-        if len(last) < casting.samples_per_tier:
+        closed = self.facts.closed((known.step, 0), casting.tiers - 1)
+        if len(last) < casting.samples_per_tier and not closed:
             if self.over:
                 self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
                 raise _StrayError
@@ -246,6 +245,9 @@ class _Record:
             if sample.answer_key is not None and sample.counted is not None:
                 tally.add(spelled.get(sample.answer_key, sample.answer_key))
         sentence = no_winner(known.step, len(counted), tally.lead, tally.k)
+        refusals = self.facts.refusals.get((known.step, 0), ())
+        if closed and refusals:
+            sentence = refused_sentence(known.step, refusals[-1].model, refusals[-1].reason)
         return _Found(known.step, None, tally.votes, sentence)
 
     def failed_part(self, name: str) -> None:
@@ -302,8 +304,9 @@ class _Rehearsal:
         """Return how the vote on *step* went."""
         found = await self._found(step)
         key = f"{self.run_id}/{found.step}"
-        decided = found.undecided is None
-        return Decision(step=found.step, answer=found.answer, decided=decided, votes=found.votes, key=key)
+        reason = found.undecided
+        told = {"step": found.step, "answer": found.answer, "votes": found.votes}
+        return Decision(**told, decided=reason is None, key=key, reason=reason)
 
     async def _found(self, step: Step[Any]) -> _Found:
         found = self._record.answer(self._task, step)

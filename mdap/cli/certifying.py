@@ -1,6 +1,6 @@
 """How a certificate is shown."""
 
-from mdap.cli.output import chance
+from mdap.cli.output import chance, number
 from mdap.records import Certificate
 
 __all__ = ["certified"]
@@ -14,7 +14,9 @@ def certified(certificate: Certificate | None) -> list[tuple[str, str]]:
     errors = f"{wrong:.4f}" if wrong >= 0.0001 else "< 0.0001"
     low, high = certificate.error_rate_low, certificate.error_rate_high
     spread = "" if certificate.dispersion is None else f"; dispersion {certificate.dispersion:.2f}"
+    voters = ", ".join(f"{model} {number(votes)}" for model, votes in certificate.voters.items())
     return [
+        *([("votes by model", voters)] if voters else []),
         (
             "no error at all",
             f"with a chance of {chance(certificate.p_zero_errors)}, going by how the votes agreed",

@@ -1,12 +1,20 @@
 """Reading what an endpoint answered: JSON or not, and what a failure means for whoever asked."""
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final
 
-from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError, UnavailableError
+from mdap.errors import (
+    FORBIDDEN,
+    ProviderError,
+    RateLimitError,
+    RejectedError,
+    TransientError,
+    UnavailableError,
+)
 from mdap.providers.endpoint import Endpoint
 from mdap.rules.digests import text_digest
 from mdap.rules.headers import read_told
@@ -16,6 +24,17 @@ from mdap.rules.repeats import Repeats
 __all__ = ["Guard", "classify", "count_of", "explain_failure", "json_object", "json_or_none", "mapping_of"]
 
 _MAX_TOKENS: Final = 2**53
+_WRONG_KEY: Final = frozenset({"invalid_api_key", "API_KEY_INVALID", "authentication_error"})
+_KEY: Final = re.compile(
+    r"api[ _-]?key (is )?(not valid|invalid|expired)|(invalid|incorrect) api[ _-]?key", re.I
+)
+# How endpoints say that a filter, not the key, is why they deny a request.
+_FILTERED: Final = re.compile(
+    r"flagged|moderat|filter|polic(y|ies)|guideline|safety|unsafe|harmful|prohibited|blocked|sensitive|violat"
+    r"|inappropriate|jailbreak|your (input|prompt)",
+    re.I,
+)
+_DENIED: Final = re.compile(r"authoriz|authoris|permission|access|credential|account|region|countr", re.I)
 _OUT_OF_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
@@ -129,8 +148,14 @@ def classify(status: int, headers: Mapping[str, str], body: Any, endpoint: Endpo
     )
     if status == 402 or unnamed_quota or codes & _OUT_OF_QUOTA:
         return UnavailableError(f"out of quota: {told}", kind="quota")
-    if status in (401, 403) or "invalid_api_key" in codes:
+    if status == 401 or codes & _WRONG_KEY or _KEY.search(message):
         return UnavailableError(f"access denied, check {endpoint.key_name}: {told}", kind="auth")
+    if status == 451 or (status == 403 and _about_the_prompt(body, message, codes)):
+        return RejectedError(f"the prompt was refused: {told}", kind=f"http_{status}")
+    if status == 403:
+        return UnavailableError(
+            f"access denied (if to every prompt, check {endpoint.key_name}): {told}", kind=FORBIDDEN
+        )
     if status == 404 or "model_not_found" in codes:
         return UnavailableError(f"no such model or address: {told}", kind="model_not_found")
     limits = read_told(headers, time.time())
@@ -143,6 +168,13 @@ def classify(status: int, headers: Mapping[str, str], body: Any, endpoint: Endpo
     if status in (400, 413, 422):
         return RejectedError(f"the request was refused: {told}", kind=f"http_{status}")
     return UnavailableError(told, kind=f"http_{status}")
+
+
+def _about_the_prompt(body: Any, message: str, codes: set[str]) -> bool:
+    """Return whether a denial says that it is for what the prompt says."""
+    metadata = mapping_of(mapping_of(mapping_of(body).get("error")).get("metadata"))
+    words = " ".join((message, *codes))
+    return "flagged_input" in metadata or bool(_FILTERED.search(words) and not _DENIED.search(words))
 
 
 def _error_details(body: Any) -> tuple[str, set[str]]:

@@ -1,13 +1,14 @@
 """Which model, which view of the step and which temperature each sample of a step gets.
 
-All three follow from the sample's ordinal alone, so that they are the same in every session, in every
-order of arrival, and for whoever audits the run afterwards.
+All three follow from the sample's ordinal, so that they are the same in every session, in every order of
+arrival, and for whoever audits the run afterwards. Where a model refuses a step in some view, or has left
+the run, the others take its samples: who does follows from the ordinal and from what is on record of that.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-__all__ = ["Casting", "Part", "lineups_of"]
+__all__ = ["NOBODY", "Casting", "Part", "Turn", "lineups_of"]
 
 
 def lineups_of(
@@ -32,6 +33,11 @@ class Part(NamedTuple):
     view: int
     temperature: float
 
+
+Turn: TypeAlias = tuple[int, int]
+"""A member of the ensemble, and the view of the step that it is shown."""
+
+NOBODY: Final[frozenset[Turn]] = frozenset()
 
 Group: TypeAlias = tuple[Part, tuple[int, ...]]
 """What one request asks for: samples, by ordinal, that are drawn alike."""
@@ -69,9 +75,11 @@ class Casting:
 
     Attributes:
         temperatures: of each sample, looked up by its ordinal; only the first are ever stored.
+        gone: members that have left the run.
+        over: tiers that have left the run.
     """
 
-    __slots__ = ("_apart", "_known", "_lineups", "samples_per_tier", "temperatures")
+    __slots__ = ("_apart", "_known", "_lineups", "gone", "over", "samples_per_tier", "temperatures")
 
     def __init__(
         self,
@@ -85,8 +93,10 @@ class Casting:
         self._lineups = lineups
         self.temperatures: Mapping[int, float] = _Schedule(temperatures, samples_per_tier)
         self.samples_per_tier = samples_per_tier
+        self.gone: set[int] = set()
+        self.over: set[int] = set()
         # Every step asks for the same few.
-        self._known: dict[tuple[tuple[int, ...], int, int], list[Group]] = {}
+        self._known: dict[tuple[tuple[int, ...], int, int, frozenset[Turn]], list[Group]] = {}
 
     @property
     def tiers(self) -> int:
@@ -97,17 +107,50 @@ class Casting:
         """Return the tier to which sample *ordinal* belongs."""
         return ordinal // self.samples_per_tier
 
-    def part(self, ordinal: int, views: int) -> Part:
+    def lineup(self, tier: int) -> tuple[int, ...]:
+        """Return the members of a *tier*, in their turns."""
+        return self._lineups[tier]
+
+    def leave_out(self, member: int | None, tier: int | None) -> None:
+        """Ask a *member* no more, or a whole *tier*."""
+        self.gone |= set() if member is None else {member}
+        self.over |= set() if tier is None else {tier}
+        self._known.clear()
+
+    def turns(self, tier: int, views: int, refused: frozenset[Turn] = NOBODY) -> list[Turn]:
+        """Return who can be asked in a *tier*, and in which of so many *views*, but for what is *refused*."""
+        if tier in self.over:
+            return []
+        able = [member for member in self._lineups[tier] if member not in self.gone]
+        return [(member, view) for view in range(views) for member in able if (member, view) not in refused]
+
+    def closed(self, tier: int, views: int, refused: frozenset[Turn]) -> bool:
+        """Return whether nobody of a *tier* can be asked."""
+        reduced = refused or self.gone or self.over
+        return bool(reduced) and not self.turns(tier, views, refused)
+
+    def part(self, ordinal: int, views: int, refused: frozenset[Turn] = NOBODY) -> Part:
         """Return how sample *ordinal* of a step with so many *views* is drawn.
 
         Models take turns first and views second, so that every model meets every view.
-        """
-        place = ordinal % self.samples_per_tier
-        lineup = self._lineups[self.tier(ordinal)]
-        member, view = lineup[place % len(lineup)], place // len(lineup) % views
-        return Part(member, view, self.temperatures[ordinal])
 
-    def groups(self, ordinals: tuple[int, ...], views: int, most: int) -> list[Group]:
+        Args:
+            ordinal: the sample.
+            views: how many presentations the step has.
+            refused: who refuses to answer the step, in which view.
+        """
+        place, tier = ordinal % self.samples_per_tier, self.tier(ordinal)
+        lineup = self._lineups[tier]
+        turn = lineup[place % len(lineup)], place // len(lineup) % views
+        if refused or self.gone:
+            able = self.turns(tier, views, refused)
+            if able and turn not in able:
+                turn = able[place % len(able)]
+        return Part(*turn, self.temperatures[ordinal])
+
+    def groups(
+        self, ordinals: tuple[int, ...], views: int, most: int, refused: frozenset[Turn] = NOBODY
+    ) -> list[Group]:
         """Return the requests for samples *ordinals* of a step with so many *views*.
 
         A request asks one model for one presentation, and at one temperature unless that makes no
@@ -117,19 +160,22 @@ class Casting:
             ordinals: the samples.
             views: how many presentations the step has.
             most: the most samples that one request may ask for.
+            refused: who refuses to answer the step, in which view.
         """
-        found = self._known.get((ordinals, views, most))
+        found = self._known.get((ordinals, views, most, refused))
         if found is None:
-            found = self._grouped(ordinals, views, most)
+            found = self._grouped(ordinals, views, most, refused)
             if len(self._known) < _REMEMBERED:
-                self._known[ordinals, views, most] = found
+                self._known[ordinals, views, most, refused] = found
         return found
 
-    def _grouped(self, ordinals: tuple[int, ...], views: int, most: int) -> list[Group]:
+    def _grouped(
+        self, ordinals: tuple[int, ...], views: int, most: int, refused: frozenset[Turn]
+    ) -> list[Group]:
         groups: list[tuple[Part, list[int]]] = []
         alike: dict[tuple[int, ...] | Part, list[int]] = {}
         for ordinal in ordinals:
-            part = self.part(ordinal, views)
+            part = self.part(ordinal, views, refused)
             kind = part if self._apart else part[:2]
             group = alike.get(kind)
             if group is None or len(group) == most:

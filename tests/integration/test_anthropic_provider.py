@@ -136,7 +136,7 @@ def refusal(status: int, kind: str, message: str, **headers: str) -> Canned:
         (refusal(529, "overloaded_error", "overloaded", retry_after="3"), "http_529", 3.0),
         (refusal(500, "api_error", "oh"), "http_500", None),
         (refusal(401, "authentication_error", "invalid x-api-key"), "auth", None),
-        (refusal(403, "permission_error", "no"), "auth", None),
+        (refusal(403, "permission_error", "no"), "forbidden", None),
         (refusal(404, "not_found_error", "model: m1"), "model_not_found", None),
         (refusal(400, "invalid_request_error", "Your credit balance is too low to go on"), "quota", None),
         (refusal(402, "billing_error", "pay"), "quota", None),

@@ -369,7 +369,8 @@ async def test_every_fault_has_its_error(fault: str, cls: type[ProviderError], k
         (400, "invalid_api_key", UnavailableError, "auth"),
         (401, "invalid_api_key", UnavailableError, "auth"),
         (402, None, UnavailableError, "quota"),
-        (403, None, UnavailableError, "auth"),
+        (403, None, UnavailableError, "forbidden"),
+        (403, "content_filter", RejectedError, "http_403"),
         (403, "insufficient_quota", UnavailableError, "quota"),
         (404, "model_not_found", UnavailableError, "model_not_found"),
         (404, None, UnavailableError, "model_not_found"),
@@ -405,7 +406,10 @@ async def test_quota_without_a_code() -> None:
     ("body", "kind"),
     [
         ({"error": {"message": "upstream", "code": 429}}, "rate_limit"),
-        ({"error": {"message": "upstream", "code": 403}}, "auth"),
+        ({"error": {"message": "upstream", "code": 403}}, "forbidden"),
+        ({"error": {"message": 'Your input was flagged for "violence"', "code": 403}}, "http_403"),
+        ({"error": {"message": "not authorized: no policy allows it", "code": 403}}, "forbidden"),
+        ({"error": {"message": "API key not valid. Please pass a valid one", "code": 400}}, "auth"),
         ({"error": {"message": "upstream", "code": "weird"}}, "http_502"),
         ({"error": "upstream", "choices": []}, "http_502"),
     ],
@@ -415,7 +419,8 @@ async def test_an_error_with_status_200(body: Any, kind: str) -> None:
     error = await failure_of(Canned(200, body))
 
     assert kind == error.kind
-    assert "upstream" in str(error)
+    told = body["error"]
+    assert (told if isinstance(told, str) else told["message"]) in str(error)
 
 
 @pytest.mark.parametrize(
