@@ -196,6 +196,8 @@ class Decider(ABC):
                 outcome.attempt,
                 outcome.error.kind,
                 str(outcome.error)[:500],
+                outcome.error.input_tokens,
+                outcome.error.output_tokens,
             )
         )
 

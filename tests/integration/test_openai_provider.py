@@ -7,7 +7,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -115,7 +116,8 @@ async def test_a_request_and_its_reply() -> None:
     }
     assert f"Bearer {CANARY}" == served.headers["authorization"]
     expected = Reply("4", "openai/m1", "stop", served.prompt_tokens, served.completion_tokens)
-    assert [expected._replace(request_id="req-0", latency=replies[0].latency)] == replies
+    told = {"request_id": "req-0", "latency": replies[0].latency, "served_model": "m1"}
+    assert [expected._replace(**told)] == replies
     assert replies[0].latency > 0
 
 
@@ -259,13 +261,126 @@ async def test_more_choices_than_asked_for() -> None:
 
 @pytest.mark.parametrize("reason", ["content_filter", "length", "tool_calls", "stop"])
 async def test_a_reply_without_content(reason: str) -> None:
-    """A refused or filtered reply was paid for: it comes back empty, to be flagged, not retried."""
-    refused = choice(None, finish_reason=reason)
-    refused["message"]["refusal"] = "I will not."
-
-    [reply] = await replies_to(completion(refused))
+    """A filtered reply was paid for: it comes back empty, to be flagged, not retried."""
+    [reply] = await replies_to(completion(choice(None, finish_reason=reason)))
 
     assert ("", reason) == (reply.text, reply.finish_reason)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "refusal": "I will not."},
+        {"content": "", "refusal": "I will not."},
+        {"content": [{"type": "refusal", "refusal": "I will not."}]},
+    ],
+)
+async def test_a_refusal_is_what_the_model_says(message: dict[str, Any]) -> None:
+    """Its words are the reply's text, and its finish reason says what it is."""
+    [reply] = await replies_to(completion({"message": message, "finish_reason": "stop"}))
+
+    assert (reply.text, reply.finish_reason) == ("I will not.", "refusal")
+
+
+@pytest.mark.parametrize("refusal", [None, "", " ", False])
+async def test_no_refusal(refusal: Any) -> None:
+    """Servers that always send the field leave it empty."""
+    [reply] = await replies_to(completion(choice("4") | {"message": {"content": "4", "refusal": refusal}}))
+
+    assert (reply.text, reply.finish_reason) == ("4", "stop")
+
+
+THOUGHT: list[tuple[Any, str | None]] = [
+    ({"content": "<think>\nhm\n</think>\n\n4"}, "hm"),
+    ({"content": "4", "reasoning_content": "hm"}, "hm"),
+    ({"content": "4", "reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}, "hm"),
+    ({"content": "4", "reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]}, "hm"),
+    ({"content": "4", "reasoning_content": None, "reasoning": ""}, None),
+    ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "4"}]}, "hm"),
+    ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "4"}]}, "hm"),
+    ({"content": [{"type": "text", "text": "<think>hm</think>"}, {"type": "output_text", "text": "4"}]}, "hm"),
+    ({"content": [{"type": "reference", "reference_ids": [1]}, "4"]}, None),
+    ({"content": {"type": "text", "text": "4"}}, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "reasoning"), THOUGHT)
+async def test_reasoning_is_no_part_of_the_reply(message: dict[str, Any], reasoning: str | None) -> None:
+    """Whichever way a server marks it; content in parts is one text."""
+    [reply] = await replies_to(completion({"message": message, "finish_reason": "stop"}))
+
+    assert ("4", reasoning) == (reply.text, reply.reasoning)
+
+
+async def test_reasoning_alone_is_no_reply() -> None:
+    """A server that puts all of it into the field of the reasoning leaves the reply empty."""
+    [reply] = await replies_to(completion(choice(None) | {"message": {"reasoning_content": "4"}}))
+
+    assert (reply.text, reply.reasoning) == ("", "4")
+
+
+async def test_who_served_it() -> None:
+    """The endpoint's own name of the model, and its fingerprint, as it says them; nonsense is nothing."""
+    [reply] = await replies_to(completion(choice(), model="m1-2026-01", system_fingerprint="fp_1"))
+    [other] = await replies_to(completion(choice(), model=7, system_fingerprint=" "))
+
+    assert (reply.served_model, reply.fingerprint) == ("m1-2026-01", "fp_1")
+    assert (other.served_model, other.fingerprint) == (None, None)
+
+
+USAGES: list[tuple[dict[str, Any], tuple[int | None, ...]]] = [
+    ({"prompt_tokens": 50.0, "completion_tokens": 10.0}, (50, 10)),
+    ({"input_tokens": 50, "output_tokens": 10}, (50, 10)),
+    # What the model thought is in the total alone.
+    ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}, (32, 103)),
+    ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 0}, (32, 9)),
+]
+
+
+@pytest.mark.parametrize(("usage", "tokens"), USAGES)
+async def test_usage_as_servers_spell_it(usage: dict[str, Any], tokens: tuple[int | None, ...]) -> None:
+    """All that is billed is counted."""
+    [reply] = await replies_to(completion(choice(), usage=usage))
+
+    assert tokens == (reply.input_tokens, reply.output_tokens)
+
+
+PAID: list[Any] = [
+    completion(choice(7)),
+    completion({"message": None, "finish_reason": "stop"}),
+    completion(),
+    {"choices": None, "base_resp": {"status_code": 1000, "status_msg": "unknown error"}},
+    completion({"error": {"code": 502, "message": "upstream"}, "finish_reason": "error", "message": {"content": ""}}),
+    completion(choice("", finish_reason="error")),
+    completion(choice("half", finish_reason="insufficient_system_resource")),
+    completion(choice("half", finish_reason="abort")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", PAID)
+async def test_what_was_paid_for_is_counted(body: dict[str, Any]) -> None:
+    """Also where the answer cannot be read, or says that it failed: a failed attempt with its tokens."""
+    error = await failure_of(Canned(200, {**body, "usage": {"prompt_tokens": 50, "completion_tokens": 10}}))
+
+    assert isinstance(error, TransientError)
+    assert (error.input_tokens, error.output_tokens) == (50, 10)
+
+
+async def test_a_router_says_why_a_choice_failed() -> None:
+    """Its code counts as the status would."""
+    limited = completion({"error": {"code": 429, "message": "slow down"}, "message": {"content": ""}})
+
+    error = await failure_of(Canned(200, limited))
+
+    assert isinstance(error, RateLimitError)
+    assert "slow down" in str(error)
+
+
+async def test_the_completion_of_an_older_api() -> None:
+    """Some servers answer in its shape."""
+    [reply] = await replies_to(completion({"text": "4", "finish_reason": "stop"}))
+
+    assert reply.text == "4"
 
 
 @pytest.mark.parametrize(("tokens", "reason"), [(99, "stop"), (100, "length"), (None, "stop")])
@@ -278,9 +393,16 @@ async def test_a_missing_finish_reason(tokens: int | None, reason: str) -> None:
     assert reason == reply.finish_reason
 
 
-@pytest.mark.parametrize("kind", ["", "application/json; charset=utf-8", "application/vnd.x+json"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("", "application/json; charset=utf-8", "application/vnd.x+json"),
+        "text/plain",
+        "application/octet-stream",
+    ],
+)
 async def test_content_types_of_json(kind: str) -> None:
-    """JSON has several names; a server that names none is believed if the body parses."""
+    """JSON has several names, and goes by wrong ones: what the body is counts."""
     [reply] = await replies_to(completion(choice()), headers={"Content-Type": kind})
 
     assert reply.text == "4"
@@ -317,7 +439,6 @@ async def test_odd_but_whole_answers(fault: str) -> None:
         completion({}),
         completion({"message": None}),
         completion(choice(7)),
-        completion(choice([{"type": "text", "text": "4"}])),
         completion(choice(), choice(7)),
     ],
 )
@@ -406,8 +527,8 @@ async def test_quota_without_a_code() -> None:
     [
         ({"error": {"message": "upstream", "code": 429}}, "rate_limit"),
         ({"error": {"message": "upstream", "code": 403}}, "auth"),
-        ({"error": {"message": "upstream", "code": "weird"}}, "http_502"),
-        ({"error": "upstream", "choices": []}, "http_502"),
+        ({"error": {"message": "upstream", "code": "weird"}}, "error_body"),
+        ({"error": "upstream", "choices": []}, "error_body"),
     ],
 )
 async def test_an_error_with_status_200(body: Any, kind: str) -> None:
@@ -498,14 +619,40 @@ async def test_a_huge_body_that_says_so() -> None:
 
 
 async def test_a_small_body_that_is_huge_when_unpacked() -> None:
-    """No compressed body is asked for, and none is unpacked: how large it is shows only afterwards."""
+    """No compressed body is asked for, and of one that comes no more is unpacked than any body may have."""
     body = gzip.compress(b" " * (MAX_BODY + 1))
     async with serving([Canned(200, body, {"Content-Encoding": "gzip"})]) as (server, provider):
         with pytest.raises(TransientError) as caught:
             await provider.sample(ask())
 
-    assert caught.value.kind == "compressed"
+    assert caught.value.kind == "huge_body"
     assert server.log[0].headers["accept-encoding"] == "identity"
+
+
+def raw_deflate(content: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(content) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("GZip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate)],
+)
+async def test_a_body_that_is_compressed_all_the_same(encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    """It is unpacked, by what it says it is."""
+    body = pack(json.dumps(completion(choice())).encode())
+
+    [reply] = await replies_to(body, headers={"Content-Encoding": encoding})
+
+    assert reply.text == "4"
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip", "zstd, gzip"])
+async def test_a_body_that_cannot_be_unpacked(encoding: str) -> None:
+    """An unknown method, or a body that is something else."""
+    error = await failure_of(Canned(200, b"{}", {"Content-Encoding": encoding}))
+
+    assert (TransientError, "compressed") == (type(error), error.kind)
 
 
 async def test_nobody_listens() -> None:
