@@ -42,7 +42,9 @@ class Acquaintance:
         hint = self._endpoint.hint(self._path)
         if not self._good and error.kind in _ELSEWHERE and (hint or error.foreign):
             return _retold(error, f"{error}. {self._advice(hint)}", error.kind)
-        if not error.foreign or isinstance(error, UnavailableError):
+        # An answer that was paid for and cannot be read is likely to be the same next time.
+        odd = error.foreign or error.output_tokens is not None
+        if not odd or isinstance(error, UnavailableError):
             return error
         self._foreign += 1
         if self._foreign < (_ENOUGH if self._good >= _KNOWN_AFTER else _ENOUGH_AT_FIRST):

@@ -4,13 +4,14 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from types import ModuleType
 from typing import Any, Final
 
 from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError, UnavailableError
 from mdap.providers.endpoint import Endpoint
+from mdap.providers.proxies import proxy_for
 from mdap.rules.digests import text_digest
 from mdap.rules.headers import read_told
 from mdap.rules.redflags import clean_text
@@ -164,8 +165,22 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
     detail = next((told for cause in reversed(causes) if (told := endpoint.tell(str(cause)))), "no details")
     # Of a connection that broke the SDK may say that there never was one; again only the cause tells.
     if socks or any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
-        return TransientError(f"the connection to {endpoint.host} failed: {detail}", kind="connection")
+        way = f"{endpoint.host}{_way(endpoint)}"
+        return TransientError(f"the connection to {way} failed: {detail}{_hint(detail)}", kind="connection")
     return TransientError(f"the connection to {endpoint.host} broke: {detail}", kind="disconnected")
+
+
+def _way(endpoint: Endpoint) -> str:
+    """Return which proxy a connection was to take; nothing for none."""
+    with suppress(ProviderError):
+        if (proxy := proxy_for(endpoint.base_url)) is not None:
+            return f" through the proxy {proxy.netloc.rpartition('@')[2]}, which the environment names,"
+    return ""
+
+
+def _hint(detail: str) -> str:
+    plain = "WRONG_VERSION_NUMBER" in detail or "record layer failure" in detail.lower()
+    return ". The server speaks no TLS: its address may begin with http://" if plain else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -154,7 +154,7 @@ class OpenAIProvider:
             choices = [read_choice(choice, headers, endpoint) for choice in found]
             self._guard.check(body.get("id"), "\0".join(choice.text for choice in choices))
         taken = choices[: min(request.n, self.max_n)]
-        shares = shares_of(told.made, len(taken))
+        shares, hidden = shares_of(told.made, len(taken)), shares_of(told.hidden, len(taken))
         cut = len(choices) == 1 and told.shown is not None and told.shown >= request.max_tokens
         return [
             Reply(
@@ -167,6 +167,7 @@ class OpenAIProvider:
                 latency=response.latency,
                 request_id=headers.get("x-request-id"),
                 reasoning=choice.reasoning,
+                reasoning_tokens=hidden[place],
                 served_model=label_of(body.get("model")),
                 fingerprint=label_of(body.get("system_fingerprint")),
             )

@@ -375,6 +375,21 @@ PAID: list[Any] = [
 ]
 
 
+async def test_hidden_reasoning_makes_no_reply_too_long() -> None:
+    """All of it is billed; what can be read is counted against the limit."""
+    usage = {
+        "prompt_tokens": 50,
+        "completion_tokens": 1500,
+        "completion_tokens_details": {"reasoning_tokens": 1490},
+    }
+    [reply] = await replies_to(completion(choice(finish_reason=None), usage=usage))
+
+    assert (reply.output_tokens, reply.answer_tokens, reply.finish_reason) == (1500, 10, "stop")
+    three = await replies_to(completion(*[choice()] * 3, usage=usage), n=3)
+    assert [sum(reply.output_tokens or 0 for reply in three)] == [1500]
+    assert [sum(reply.reasoning_tokens or 0 for reply in three)] == [1490]
+
+
 @pytest.mark.parametrize("body", PAID)
 async def test_what_was_paid_for_is_counted(body: dict[str, Any]) -> None:
     """Also where the answer cannot be read, or says that it failed: a failed attempt with its tokens."""

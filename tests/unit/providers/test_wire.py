@@ -453,7 +453,21 @@ async def test_a_socks_proxy_that_cannot_be_reached(monkeypatch: pytest.MonkeyPa
             await wire.post(BODY)
 
     assert caught.value.kind == "connection"
+    assert "10.0.0.1 through the proxy 127.0.0.1:9, which the environment names" in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+async def test_encryption_that_is_not_spoken() -> None:
+    """A local server that is asked with https is told from one that is not there."""
+
+    async def refuse(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    async with raw_server(refuse) as url, wired(url.replace("http:", "https:"), "aiohttp") as wire:
+        with pytest.raises(TransientError, match="its address may begin with http://"):
+            await wire.post(BODY)
 
 
 async def test_a_socks_proxy_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
