@@ -35,7 +35,7 @@ def mixed(seed: int) -> Faults:
     """Some of all faults, together three answers of ten."""
     rng = random.Random(seed)
     kinds: list[str] = [*rng.sample(KINDS[:-1], rng.randint(1, len(KINDS) - 1)), "unreadable"]
-    return Faults(drip_interval=0, **{kind: 0.3 / len(kinds) for kind in kinds})  # type: ignore[arg-type]
+    return Faults(drip_interval=0, **{kind: 0.3 / len(kinds) for kind in kinds})
 
 
 def rows(db: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -71,15 +71,17 @@ async def test_an_answer_that_cannot_be_read_is_a_failed_attempt_with_its_tokens
     """And it is the same each time: three are enough, besides those that have left by then."""
     db = tmp_path / "a.db"
     body = {"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]}
-    with FaultyServer.in_thread(play, script=[unreadable(body)] * 200) as server:
-        with pytest.raises(mdap.StoppedError, match="No answer so far is one of the API"):
-            await mdap.solve(
-                Hanoi(disks=3),
-                model="openai/m",
-                options={"base_url": server.base_url},
-                db=db,
-                limits=mdap.Limits(probe=False, concurrency=1),
-            )
+    with (
+        FaultyServer.in_thread(play, script=[unreadable(body)] * 200) as server,
+        pytest.raises(mdap.StoppedError, match="No answer so far is one of the API"),
+    ):
+        await mdap.solve(
+            Hanoi(disks=3),
+            model="openai/m",
+            options={"base_url": server.base_url},
+            db=db,
+            limits=mdap.Limits(probe=False, concurrency=1),
+        )
     failed = rows(db, "SELECT data FROM run_events WHERE kind = 'attempt_failed'")
 
     assert 3 <= len(server.log) == len(failed) <= 6
@@ -101,16 +103,18 @@ async def test_the_budget_pays_for_what_cannot_be_read() -> None:
 
 async def test_what_fails_the_same_way_each_time_is_not_asked_for_long(tmp_path: Path) -> None:
     """Though the endpoint answered well before."""
-    script: list[str | Canned] = ["ok"] * 6 + ["unreadable"] * 100
-    with FaultyServer.in_thread(play, script=script) as server:
-        with pytest.raises(mdap.StoppedError, match="The last 10 answers were of this kind"):
-            await mdap.solve(
-                Hanoi(disks=3),
-                model="openai/m",
-                options={"base_url": server.base_url},
-                db=tmp_path / "a.db",
-                limits=mdap.Limits(probe=False, concurrency=1),
-            )
+    script = ["ok"] * 6 + ["unreadable"] * 100
+    with (
+        FaultyServer.in_thread(play, script=script) as server,
+        pytest.raises(mdap.StoppedError, match="The last 10 answers were of this kind"),
+    ):
+        await mdap.solve(
+            Hanoi(disks=3),
+            model="openai/m",
+            options={"base_url": server.base_url},
+            db=tmp_path / "a.db",
+            limits=mdap.Limits(probe=False, concurrency=1),
+        )
 
     assert server.counts()["ok"] == 6
     assert 10 <= server.counts()["unreadable"] <= 16
