@@ -99,7 +99,7 @@ class Direct:
             return self._opened
 
     def _session(self, pattern: Pattern) -> _Opened:
-        url, headers = URL(pattern.url, encoded=True), CIMultiDict(pattern.headers)
+        url, headers = URL(pattern.url), CIMultiDict(pattern.headers)
         proxy = pattern.proxy
         login = None if proxy is None else login_of(proxy)
         socks = proxy if proxy is not None and proxy.scheme in SOCKS else None

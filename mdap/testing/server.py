@@ -337,9 +337,9 @@ class FaultyServer:
         if outcome == "missing_usage":
             del completion["usage"]
         if outcome == "unreadable":
-            error = {"code": 502, "message": "upstream failed"}
+            broke = {"code": 502, "message": "upstream failed"}
             completion |= {
-                "choices": [{"index": 0, "error": error, "finish_reason": "error"}],
+                "choices": [{"index": 0, "error": broke, "finish_reason": "error"}],
                 "content": None,
             }
         return self._deliver(number, outcome, completion)

@@ -118,8 +118,8 @@ async def test_a_request_and_its_reply() -> None:
     }
     assert f"Bearer {CANARY}" == served.headers["authorization"]
     expected = Reply("4", "openai/m1", "stop", served.prompt_tokens, served.completion_tokens)
-    told = {"request_id": "req-0", "latency": replies[0].latency, "served_model": "m1"}
-    assert [expected._replace(**told)] == replies
+    expected = expected._replace(request_id="req-0", latency=replies[0].latency, served_model="m1")
+    assert [expected] == replies
     assert replies[0].latency > 0
 
 
@@ -1133,7 +1133,8 @@ ELSEWHERE: list[tuple[Canned, str]] = [
 @pytest.mark.parametrize(("response", "said"), ELSEWHERE)
 async def test_a_wrong_address_is_told_at_the_third_answer(response: Canned, said: str) -> None:
     """With status, first line and what to check; whoever asks, and one by one as well as together."""
-    async with serving([response] * 3) as (server, provider):
+    script: Script = [response] * 3
+    async with serving(script) as (server, provider):
         kinds = []
         for _ in range(2):
             with pytest.raises((TransientError, RejectedError)) as passing:
@@ -1150,7 +1151,8 @@ async def test_a_wrong_address_is_told_at_the_third_answer(response: Canned, sai
 @pytest.mark.parametrize("fault", ["server_error", "overloaded", "rate_limit", "reset"])
 async def test_trouble_is_no_wrong_address(fault: str) -> None:
     """A server that loads its model, is busy, or breaks off may be asked as often as limits say."""
-    async with serving([fault] * 12, faults=Faults(retry_after=0)) as (_, provider):
+    script: Script = [fault] * 12
+    async with serving(script, faults=Faults(retry_after=0)) as (_, provider):
         for _ in range(12):
             with pytest.raises(TransientError):
                 await provider.sample(ask())
