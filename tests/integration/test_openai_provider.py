@@ -1133,7 +1133,7 @@ ELSEWHERE: list[tuple[Canned, str]] = [
 @pytest.mark.parametrize(("response", "said"), ELSEWHERE)
 async def test_a_wrong_address_is_told_at_the_third_answer(response: Canned, said: str) -> None:
     """With status, first line and what to check; whoever asks, and one by one as well as together."""
-    script: Script = [response] * 3
+    script: Script = [*[response] * 3]
     async with serving(script) as (server, provider):
         kinds = []
         for _ in range(2):
@@ -1151,7 +1151,7 @@ async def test_a_wrong_address_is_told_at_the_third_answer(response: Canned, sai
 @pytest.mark.parametrize("fault", ["server_error", "overloaded", "rate_limit", "reset"])
 async def test_trouble_is_no_wrong_address(fault: str) -> None:
     """A server that loads its model, is busy, or breaks off may be asked as often as limits say."""
-    script: Script = [fault] * 12
+    script: Script = [*[fault] * 12]
     async with serving(script, faults=Faults(retry_after=0)) as (_, provider):
         for _ in range(12):
             with pytest.raises(TransientError):
@@ -1161,7 +1161,7 @@ async def test_trouble_is_no_wrong_address(fault: str) -> None:
 
 async def test_an_endpoint_that_is_known_may_stumble() -> None:
     """After some good answers, three odd ones in a row are an accident; ten are not."""
-    script: Script = ["ok"] * 5 + ["wrong_type"] * 9 + ["ok"] + ["wrong_type"] * 10
+    script: Script = [*["ok"] * 5, *["wrong_type"] * 9, "ok", *["wrong_type"] * 10]
     kinds = []
     async with serving(script) as (_, provider):
         for _ in script:

@@ -279,6 +279,15 @@ async def test_addresses_that_cannot_be(host: str, transport: Transport) -> None
     assert caught.value.kind in ("address", "connection", "disconnected")
 
 
+async def test_a_host_of_other_letters() -> None:
+    """It is asked for in the spelling that name servers know."""
+    direct = Direct(sdk_of("openai", "http://müller.example:1/v1")[0])
+    opened = await direct._open()
+    await direct.aclose()
+
+    assert str(opened.url) == "http://xn--mller-kva.example:1/v1/chat/completions"
+
+
 async def test_certificates_that_are_not_there(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting will not bring them."""
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/certificates.pem")
