@@ -81,7 +81,9 @@ class Endpoint:
         for tail in (path, first):
             if tail and base.endswith(tail):
                 return f"leave out {tail} at its end"
-        if path.startswith("/v") or _VERSION.search(urlsplit(base).path) or "/deployments/" in base:
+        if "/deployments/" in base:
+            return "" if "api-version=" in self.url(path) else "Azure wants ?api-version=... at its end"
+        if path.startswith("/v") or _VERSION.search(urlsplit(base).path):
             return ""
         return f"most servers want {self.tell(base)}/v1"
 

@@ -1185,6 +1185,7 @@ HINTS = [
     ("http://h/v1beta/openai", ""),
     ("http://h/api/paas/v4", ""),
     ("http://h/openai/deployments/m?api-version=1", ""),
+    ("http://h/openai/deployments/m", "Azure wants ?api-version=... at its end"),
 ]
 
 
