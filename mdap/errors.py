@@ -101,7 +101,14 @@ class ProviderError(MdapError):
 
     Attributes:
         kind: a short stable word for statistics, such as ``timeout`` or ``http_500``.
+        input_tokens: tokens of the prompt that the endpoint billed all the same; None where it told none.
+        output_tokens: tokens of the reply that it billed, as above.
+        foreign: whether the answer looks like that of a different API, or of none.
     """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    foreign: bool = False
 
     def __init__(self, message: str, *, kind: str = "error") -> None:
         super().__init__(message)

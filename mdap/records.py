@@ -336,7 +336,10 @@ class Decided(NamedTuple):
 
 
 class AttemptFailed(NamedTuple):
-    """An attempt at some samples failed in transport: neither a vote nor a red flag."""
+    """An attempt at some samples failed in transport: neither a vote nor a red flag.
+
+    The tokens are those that the endpoint billed for an answer that cannot be read.
+    """
 
     run: int
     step: int
@@ -345,6 +348,8 @@ class AttemptFailed(NamedTuple):
     attempt: int
     kind: str
     message: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class RunEvent(NamedTuple):
@@ -376,7 +381,8 @@ EVENTS: Final = {
     "failed": ("the run cannot go on", "`seconds`, `in_flight`"),
     "attempt_failed": (
         "an attempt at a sample failed in transport",
-        "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`",
+        "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`; "
+        "`input_tokens` and `output_tokens` where the endpoint billed an answer that cannot be read",
     ),
     "refused": (
         "a model will not answer a step's prompt, and is not asked it again; `reason` is the endpoint's",

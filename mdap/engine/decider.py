@@ -125,6 +125,8 @@ class Decider(Answering):
                 outcome.attempt,
                 outcome.error.kind,
                 str(outcome.error)[:500],
+                outcome.error.input_tokens,
+                outcome.error.output_tokens,
             )
         )
 

@@ -44,6 +44,7 @@ class Faults(BaseModel):
         huge_body: a body of `huge_bytes`, its length not announced.
         refused: status 400 of a content filter, for this share of all prompts: the same ones each time.
         longest_prompt: tokens of a prompt beyond which it is refused with status 400; None for any.
+        unreadable: usage, and a choice that says only that something broke.
         out_of_quota_after: answered requests after which the account is empty; None for never.
         requests_per_minute: requests let through in any 60 seconds, the others getting 429; None for any.
         tokens_per_minute: tokens let through in any 60 seconds, as above.
@@ -75,6 +76,7 @@ class Faults(BaseModel):
     huge_body: float = Field(0.0, ge=0, le=1)
     refused: float = Field(0.0, ge=0, le=1)
     longest_prompt: int | None = Field(None, ge=1)
+    unreadable: float = Field(0.0, ge=0, le=1)
     out_of_quota_after: int | None = Field(None, ge=0)
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
@@ -109,9 +111,12 @@ _KINDS: Final = (
     "missing_usage",
     "content_filter",
     "huge_body",
+    "unreadable",
 )
 # The model did its work for these, so an endpoint bills them whether or not the answer arrives.
-_ANSWERED: Final = frozenset({"ok", "drip", "reset", "truncated", "missing_usage", "content_filter"})
+_ANSWERED: Final = frozenset(
+    {"ok", "drip", "reset", "truncated", "missing_usage", "content_filter", "unreadable"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +341,12 @@ class FaultyServer:
         completion["id"] = f"made-{self._random(source, 'id').randbytes(12).hex()}"
         if outcome == "missing_usage":
             del completion["usage"]
+        if outcome == "unreadable":
+            broke = {"code": 502, "message": "upstream failed"}
+            completion |= {
+                "choices": [{"index": 0, "error": broke, "finish_reason": "error"}],
+                "content": None,
+            }
         return self._deliver(number, outcome, completion)
 
     def _lets_through(self, tokens: int) -> bool:
