@@ -141,7 +141,8 @@ class Referee:
                 )
                 return
             temperature = self.casting.part(sample.ordinal, 1).temperature
-            if sample.temperature != temperature:
+            # An endpoint may take none; it was found out, and is no part of the schedule.
+            if sample.temperature is not None and sample.temperature != temperature:
                 found = sample.temperature
                 self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))
 

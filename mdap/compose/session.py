@@ -116,7 +116,7 @@ class Session(AsyncContextManagerMixin):
                     budget=self._budget,
                     speculate=self._speculate,
                     bulletin=bulletin,
-                    inspection=Inspection(crew, purse, writer) if self._limits.probe else None,
+                    inspection=Inspection(crew, purse, writer, reader, ask=self._limits.probe),
                 )
                 self._group = group
                 # Raised after the group has closed, which would wrap it.

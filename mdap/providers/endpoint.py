@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mdap.errors import UsageError
+from mdap.records import SampleRequest
 
 __all__ = ["Endpoint", "EndpointSettings", "Transport", "find_endpoint", "read_settings"]
 
@@ -67,6 +68,8 @@ class EndpointSettings(BaseModel):
         allow_duplicates: whether to vote on replies of an endpoint that gives the same ones again and again,
             because of a cache or a fixed seed: such votes are one vote.
         send_temperature: whether to send the temperature; reasoning models refuse it.
+        system_role: how the system message is sent: ``system`` as one of its own, ``user`` at the beginning of
+            the user's message, for models without that role.
         extra_body: more fields of the request's body, as they are.
         transport: what carries the requests. ``aiohttp`` sends what the SDK would, for a fraction of its
             processor time; ``sdk`` is for those who watch or change what the SDK itself sends.
@@ -74,16 +77,46 @@ class EndpointSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     own_fields: ClassVar[frozenset[str]] = frozenset({"messages", "model", "stream"})
+    # Options that the probe finds out unless the user sets them, each with its values, the best first.
+    negotiable: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "send_temperature": (True, False),
+        "system_role": ("system", "user"),
+    }
 
     base_url: str | None = None
     allow_duplicates: bool = False
     send_temperature: bool = True
+    system_role: Literal["system", "user"] = "system"
     extra_body: dict[str, Any] = Field(default_factory=dict)
     transport: Transport = "aiohttp"
 
     def described(self) -> dict[str, Any]:
         """Return what of it makes a difference to what is asked, as JSON values."""
-        return self.model_dump(mode="json", exclude={"base_url", "transport"})
+        exclude = {"base_url", "transport"}
+        if self.system_role == "system":  # runs of earlier versions, which know nothing else, can be resumed
+            exclude.add("system_role")
+        return self.model_dump(mode="json", exclude=exclude)
+
+    @property
+    def helpful(self) -> dict[str, str]:
+        """The value of each option, as it is typed, that asks less of an endpoint than the one in force."""
+        return {
+            name: str(values[-1] if getattr(self, name) != values[-1] else values[0]).lower()
+            for name, values in self.negotiable.items()
+        }
+
+    def sent_temperature(self, asked: float) -> float | None:
+        """Return the temperature that is sent where *asked* is wanted; None if none is."""
+        if "temperature" in self.extra_body:
+            sent = self.extra_body["temperature"]
+            return float(sent) if isinstance(sent, int | float) else None
+        return asked if self.send_temperature else None
+
+    def spoken(self, request: SampleRequest) -> tuple[str, str]:
+        """Return the system message and the user's as they are sent."""
+        if self.system_role == "system" or not request.system:
+            return request.system, request.user
+        return "", f"{request.system}\n\n{request.user}"
 
     @field_validator("base_url")
     @classmethod
