@@ -49,9 +49,7 @@ class RunFacts:
     @property
     def casting(self) -> Casting:
         """Who was asked for which sample."""
-        return Casting(
-            self.lineups, self.voting.temperatures, self.voting.samples_allowed, sent=self.sent
-        )
+        return Casting(self.lineups, self.voting.temperatures, self.voting.samples_allowed, sent=self.sent)
 
 
 def find_number(connection: sqlite3.Connection, name: str) -> int:

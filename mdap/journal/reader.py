@@ -214,7 +214,7 @@ class Reader:
         )
 
     async def options_found(self, run: int) -> dict[str, dict[str, Any]]:
-        """Return by model with which options a probe found that it can be asked, in *run* or a run above it."""
+        """Return by model the options that a probe found, for *run* or for a run of which it is a part."""
         return {row["model"]: json.loads(row["options"]) for row in await self.rows("options_found", run)}
 
     async def votes_for_winners(self, run: int) -> int:

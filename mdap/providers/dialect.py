@@ -62,7 +62,8 @@ class Dialect(Generic[S]):
         self.open: Final[dict[str, tuple[Any, ...]]] = {
             name: values
             for name, values in settings.negotiable.items()
-            if name not in settings.model_fields_set and not settings.extra_body.keys() & _FIELDS.get(name, ())
+            if name not in settings.model_fields_set
+            and not settings.extra_body.keys() & _FIELDS.get(name, ())
         }
 
     @property

@@ -68,7 +68,7 @@ class EndpointSettings(BaseModel):
         allow_duplicates: whether to vote on replies of an endpoint that gives the same ones again and again,
             because of a cache or a fixed seed: such votes are one vote.
         send_temperature: whether to send the temperature; reasoning models refuse it.
-        system_role: how the system message is sent: ``system`` as one of its own, ``user`` at the beginning of
+        system_role: how the system message is sent: ``system`` as one of its own, ``user`` at the start of
             the user's message, for models without that role.
         extra_body: more fields of the request's body, as they are.
         transport: what carries the requests. ``aiohttp`` sends what the SDK would, for a fraction of its

@@ -6,7 +6,7 @@ from typing import Any
 from mdap.errors import ProviderError, RateLimitError, RejectedError
 from mdap.providers.dialect import Dialect, options_named
 
-__all__ = ["negotiate"]
+__all__ = ["is_refusal", "negotiate"]
 
 Send = Callable[[], Awaitable[ProviderError | None]]
 """Sends one request with all that an option may change, and returns why it failed."""
@@ -23,7 +23,7 @@ async def negotiate(dialect: Dialect[Any], send: Send) -> ProviderError | None:
         send: sends one request with them.
     """
     error = await _by_words(dialect, send)
-    if error is None or not _is_refusal(error) or not dialect.open:
+    if error is None or not is_refusal(error) or not dialect.open:
         return error
     known = dialect.found
     if await _asked_for_least(dialect, send):
@@ -38,7 +38,7 @@ async def _by_words(dialect: Dialect[Any], send: Send) -> ProviderError | None:
     sure = dialect.found
     error = await _sent(send)
     while error is not None:
-        following = dialect.next_of(options_named(str(error))) if _is_refusal(error) else {}
+        following = dialect.next_of(options_named(str(error))) if is_refusal(error) else {}
         if not following:
             dialect.adopt(sure)
             return error
@@ -77,12 +77,12 @@ async def _asked_for_more(dialect: Dialect[Any], send: Send) -> None:
 async def _sent(send: Send) -> ProviderError | None:
     """Send once, and once more after a failure that may be none of the request's."""
     error = await send()
-    if error is not None and not isinstance(error, RejectedError) and _is_refusal(error):
+    if error is not None and not isinstance(error, RejectedError) and is_refusal(error):
         error = await send()
     return error
 
 
-def _is_refusal(error: ProviderError) -> bool:
+def is_refusal(error: ProviderError) -> bool:
     """Return whether *error* may be about what was asked for: some servers break where they should refuse."""
     broke = error.kind.startswith("http_5") and not isinstance(error, RateLimitError)
     return isinstance(error, RejectedError) or broke

@@ -18,7 +18,7 @@ import anyio
 
 from mdap.errors import ProviderError, RateLimitError, TransientError
 from mdap.providers.dialect import Dialect
-from mdap.providers.negotiating import negotiate
+from mdap.providers.negotiating import is_refusal, negotiate
 from mdap.providers.paced import Paced
 from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.digests import prompt_digest
@@ -44,7 +44,7 @@ _TEMPERATURE: Final = 1.0
 # Seconds after which no further story is asked for: a slow endpoint has the run itself to do.
 _SECONDS: Final = 30.0
 # How often a request is sent that an endpoint refuses for coming too soon.
-_PATIENCE: Final = 3
+_PATIENCE: Final = 2
 # A text that is shorter may be the same by chance: a refusal, or the name alone.
 _TELLING_CHARS: Final = 40
 _SAID: Final[dict[str, dict[Any, str]]] = {
@@ -152,7 +152,9 @@ class _Probe:
             error = await negotiate(dialect, self._check)
             self._found.options = dialect.found
             if error is not None:
-                raise error
+                self._found.failure = error.kind
+                if not is_refusal(error):
+                    raise error
         self._found.temperature = self._provider.sent_temperature(_TEMPERATURE)
 
     async def compare(self) -> None:
@@ -208,8 +210,15 @@ class _Probe:
         digest, ordinals = prompt_digest("", _QUESTION), tuple(range(first, first + count))
         temperature = self._provider.sent_temperature(_TEMPERATURE)
         request = SampleRequest("", _QUESTION, digest, "probe", ordinals, temperature, _MAX_TOKENS)
-        replies = await self._ask(request)
-        self._found.texts += [reply.text.strip() for reply in replies]
+        texts = self._found.texts
+        try:
+            replies = await self._ask(request)
+        except TransientError as error:
+            if error.kind != "repeated" or not texts:
+                raise
+            texts.append(texts[-1])  # by its id, it is the very response that came before
+            return ()
+        texts += [reply.text.strip() for reply in replies]
         return replies
 
     async def _ask(self, request: SampleRequest) -> Sequence[Reply]:

@@ -54,7 +54,9 @@ class _Schedule(dict[int, float | None]):
         self._sent = sent
 
     def __missing__(self, ordinal: int) -> float | None:
-        temperatures = self._sent.get(self._casting.member(ordinal), self._temperatures)
+        temperatures: tuple[float | None, ...] = self._temperatures
+        if self._sent:
+            temperatures = self._sent.get(self._casting.member(ordinal), temperatures)
         temperature = temperatures[min(ordinal % self._casting.samples_per_tier, len(temperatures) - 1)]
         if len(self) < _REMEMBERED:
             self[ordinal] = temperature
