@@ -14,7 +14,8 @@ STORY = "They called the dog {:032x}, and on that day it rained until the river 
 def play(body: dict[str, Any], rng: random.Random) -> str:
     """Answer a request: wrong in a tenth of all replies, unreadable in a twentieth.
 
-    What is no step gets a reply as well, as from a model: the probe asks for JSON, and for a story. Given a seed in the request, the same request gets the same answer.
+    What is no step gets a reply as well, as from a model: the probe asks for JSON, and for a story.
+    Given a seed in the request, the same request gets the same answer.
     """
     prompt = body["messages"][-1]["content"]
     if "Current state: " not in prompt:

@@ -84,10 +84,10 @@ def serving(
     monkeypatch: pytest.MonkeyPatch,
     manners: dict[str, Any],
     script: list[str | Canned] | None = None,
-    **faults: Any,
 ) -> Iterator[FaultyServer]:
+    faults = Faults(latency=0.001 if "slots" in manners else 0.0)
     with FaultyServer.in_thread(
-        talk, manners=Manners(**manners), faults=Faults(**faults), script=script or []
+        talk, manners=Manners(**manners), faults=faults, script=script or []
     ) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.base_url.removesuffix("/v1"))
@@ -125,7 +125,7 @@ async def test_a_server_of_any_manner_needs_no_option(
 ) -> None:
     """It is solved and verified; what was found is in the log, and totals are the server's to the token."""
     (manners, other), db = SERVERS[name], tmp_path / "a.db"
-    with serving(monkeypatch, manners, latency=0.001 if "slots" in manners else 0.0) as server:
+    with serving(monkeypatch, manners) as server:
         solution = await run(db)
     assert (solution.status, solution.result) == (RunStatus.FINISHED, {"solved": True, "moves": 63})
     assert found(db) == [{**USUAL, **other}]
@@ -137,3 +137,120 @@ async def test_a_server_of_any_manner_needs_no_option(
     sent = {served.body.get("temperature") for served in server.log if "Current state" in str(served.body)}
     assert sent == {temperature for (temperature,) in rows(db, "SELECT DISTINCT temperature FROM samples")}
     assert verify(db, "one", make_task).ok
+
+
+async def test_a_resumed_run_asks_as_before_and_warns_of_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found is tried first, with or without a probe; another finding is a warning, no error."""
+    db = tmp_path / "a.db"
+    script = ["ok"] * 12 + [Canned(401, {"error": {"message": "no"}})]
+    with serving(monkeypatch, {**OLD_LIMIT, **NO_SYSTEM}, script=script):
+        assert (await run(db)).status is RunStatus.STOPPED
+    with serving(monkeypatch, {**OLD_LIMIT, **NO_SYSTEM}, script=script[:8] + script[-1:]) as server:
+        assert (await run(db, limits=mdap.Limits(probe=False))).status is RunStatus.STOPPED
+    assert server.counts()["refused"] == 0
+    with serving(monkeypatch, {**OLD_LIMIT, **NO_SYSTEM, "temperatures": "none"}) as server:
+        solution = await run(db)
+    assert (solution.status, server.counts()["refused"]) == (RunStatus.FINISHED, 1)
+    first = {**USUAL, "token_parameter": "max_tokens", "system_role": "user"}
+    assert found(db) == [first, {**first, "send_temperature": False}]
+    assert "openai/m takes other options than when the run began: send_temperature is False, was True" in (
+        solution.warnings
+    )
+    assert verify(db, "one", make_task).ok
+
+
+@pytest.mark.parametrize(
+    ("manners", "option"),
+    [
+        (OLD_LIMIT, "-M token_parameter=max_tokens"),
+        (NO_SYSTEM, "-M system_role=user"),
+        ({"temperatures": "default"}, "-M send_temperature=false"),
+        ({"refuses": ("n",)}, "-M n=false"),
+    ],
+)
+async def test_without_a_probe_the_error_names_the_option(
+    manners: dict[str, Any], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends with what to add to the command; so asked, another one is solved."""
+    limits = mdap.Limits(probe=False)
+    options: dict[str, Any] = {"n": True} if "refuses" in manners else {}
+    with serving(monkeypatch, manners):
+        refused = await run(tmp_path / "a.db", limits=limits, options=options)
+        assert refused.status is RunStatus.FAILED
+        assert str(refused.reason).endswith(f"; try {option}")
+        name, _, value = option.removeprefix("-M ").partition("=")
+        solution = await run(tmp_path / "b.db", limits=limits, options={name: value})
+    assert solution.status is RunStatus.FINISHED
+
+
+async def test_what_a_user_sets_is_not_negotiated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option wins over what the probe would find, and so does a field of extra_body."""
+    options = {"json_schema": "loose", "extra_body": {"max_tokens": 900}}
+    with serving(monkeypatch, {"formats": ("text",)}) as server:
+        solution = await run(tmp_path / "a.db", disks=2, options=options)
+    assert solution.status is RunStatus.FINISHED  # Hanoi has no schema
+    assert found(tmp_path / "a.db") == [{"send_temperature": True, "system_role": "system"}]
+    assert server.counts()["refused"] > 0
+
+
+async def test_a_server_of_anthropics_protocol_is_negotiated_with_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as there is something to choose: temperature and system message."""
+    with serving(monkeypatch, {**NO_SYSTEM, "temperatures": "none"}) as server:
+        solution = await run(tmp_path / "a.db", disks=3, model="anthropic/m")
+    assert solution.status is RunStatus.FINISHED
+    assert found(tmp_path / "a.db") == [{"send_temperature": False, "system_role": "user"}]
+    assert solution.usage == ledger(server)
+
+
+async def test_the_temperature_on_record_is_the_one_that_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of extra_body, where there is one; such a run can be verified, and replayed."""
+    db = tmp_path / "a.db"
+    with serving(monkeypatch, {}):
+        await run(db, disks=3, options={"extra_body": {"temperature": 0.7}})
+    assert rows(db, "SELECT DISTINCT temperature FROM samples") == [(0.7,)]
+    assert verify(db, "one", make_task).ok
+
+
+async def test_a_run_without_temperatures_can_be_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever temperatures the replay has by its own schedule."""
+    db = tmp_path / "a.db"
+    with serving(monkeypatch, {"temperatures": "none"}):
+        await run(db, disks=3)
+    async with mdap.Session("replay/one", db=db) as session:
+        solution = await session.run(Hanoi(disks=3), k=3, run_id="again")
+    assert solution.status is RunStatus.FINISHED
+
+
+async def test_the_cost_of_a_probe_is_the_first_run_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens and cost are counted once, whatever runs a session has; a batch carries it as a whole."""
+    db, prices = tmp_path / "a.db", {"openai/m": mdap.Price(input=1.0, output=2.0)}
+    with serving(monkeypatch, {}) as server:
+        async with mdap.Session("openai/m", db=db, prices=prices, speculate="off") as session:
+            solutions = [await session.run(Hanoi(disks=2), k=2, run_id=name) for name in ("one", "two")]
+        probe = [served for served in server.log if "Current state" not in str(served.body)]
+        alone = ledger(server)
+        async with mdap.Session("openai/m", db=db, speculate="off") as session:
+            parts = [part async for part in session.solve_all([Hanoi(disks=2)] * 3, k=2, run_id="batch")]
+            whole = await session.find("batch")
+    assert [solution.totals.probe.samples for solution in solutions] == [len(probe), 0] == [3, 0]
+    assert solutions[0].usage + solutions[1].usage == alone
+    costs = [solution.cost_usd for solution in solutions]
+    assert costs == pytest.approx(
+        [(one.usage.input_tokens + 2 * one.usage.output_tokens) / 1e6 for one in solutions]
+    )
+    assert whole is not None
+    assert (whole.totals.probe.samples, [part.totals.probe.samples for part in parts]) == (3, [0, 0, 0])
+    everything = ledger(server)
+    assert alone + whole.usage == everything
+    sql = "SELECT sum(input_tokens), sum(output_tokens), sum(probe_samples) FROM run_totals"
+    assert rows(db, sql) == [(everything.input_tokens, everything.output_tokens, 6)]

@@ -17,6 +17,7 @@ from mdap_hanoi import Hanoi
 from tests.acceptance.player import play
 from tests.helpers import PROVIDED, Model, Walk
 
+
 def same(body: dict[str, Any], rng: random.Random) -> str:
     """Tell one and the same story, as an engine does whose seed never changes."""
     return play(body, random.Random(1))
