@@ -399,8 +399,8 @@ EVENTS: Final = {
     "probe": (
         "an endpoint was asked what it takes, before anything else; `reason` says what it does not",
         "`model`, `options` (as of `-M`), `repeats`, `n`, `usage`, `request_id`, `failure`, null where it "
-        "could not be found out; with the first run of a session also `requests`, `samples`, `failed_attempts`, "
-        "`input_tokens`, `output_tokens`, `cached_tokens`",
+        "could not be found out; with the first run of a session also `requests`, `samples`, "
+        "`failed_attempts`, `input_tokens`, `output_tokens`, `cached_tokens`",
     ),
     "warning": ("what a reader of the result should know", "`drift`, the kind of drift, or null"),
     "sealed": (

@@ -185,9 +185,7 @@ class Statistics:
                 }
                 for model, use in sorted(self.models.items())
             ],
-            "temperatures": [
-                {"temperature": value, **use.to_dict()} for value, use in self.by_temperature()
-            ],
+            "temperatures": [{"temperature": value, **use.to_dict()} for value, use in self.by_temperature()],
             "ordinals": [{"ordinal": value, **use.to_dict()} for value, use in sorted(self.ordinals.items())],
             "flags": [{"model": model, "reason": why, "samples": n} for model, why, n in self.flags],
             "wrong_pairs": [
