@@ -44,7 +44,14 @@ class Manners(BaseModel):
     cuts: bool = False
 
     def refusal(self, body: dict[str, Any]) -> Canned | None:
-        """Return the refusal of a request, with the first thing in it that is not taken; None if it is."""
+        """Return the refusal of a request, with the first thing in it that is not taken.
+
+        Args:
+            body: the request.
+
+        Returns:
+            None if all of it is taken.
+        """
         message = self._mistake(body)
         if message is None:
             return None
@@ -70,7 +77,12 @@ class Manners(BaseModel):
         return self.temperatures == "none" or (self.temperatures == "default" and temperature != 1)
 
     def cut(self, body: dict[str, Any], texts: list[str]) -> tuple[list[str], list[bool]]:
-        """Return the replies as far as their limit of tokens reaches, and which of them are cut there."""
+        """Return the replies as far as their limit of tokens reaches, and which of them are cut there.
+
+        Args:
+            body: the request, whose limit it is.
+            texts: the replies.
+        """
         names = [name for name in self.limits if name in body and name not in self.ignores]
         if not (self.cuts and names):
             return texts, [False] * len(texts)
@@ -78,7 +90,12 @@ class Manners(BaseModel):
         return [text[:most] for text in texts], [len(text) > most for text in texts]
 
     def put_on(self, completion: dict[str, Any], *, cut: list[bool]) -> None:
-        """Change *completion* to what this server makes of it."""
+        """Change *completion* to what this server makes of it.
+
+        Args:
+            completion: a response of the Chat Completions API.
+            cut: which of its replies were cut at the limit of tokens.
+        """
         for choice, short in zip(completion.get("choices", ()), cut, strict=False):
             message = choice["message"]
             if self.parts and message["content"] is not None:

@@ -77,7 +77,7 @@ SELECT kind, data->>'model' AS model, coalesce(sum(data->>'samples'), 0) AS samp
        coalesce(sum(data->>'output_tokens'), 0) AS output_tokens,
        coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens
 FROM tree JOIN run_events e ON e.run = tree.run
-WHERE coalesce(data->>'input_tokens', data->>'output_tokens') IS NOT NULL GROUP BY 1, 2
+WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL GROUP BY 1, 2
 
 -- name: options_found
 WITH RECURSIVE above(run) AS (SELECT ?1 UNION SELECT r.parent FROM above JOIN runs r ON r.id = above.run
