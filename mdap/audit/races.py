@@ -149,7 +149,8 @@ class Referee:
                 self.findings.add(Kind.SAMPLE, "samples allowed", allowed, sample.ordinal + 1, _at(sample))
                 return
             temperature = self.casting.temperatures[sample.ordinal]
-            if sample.temperature != temperature:
+            # An endpoint may take none; it was found out, and is no part of the schedule.
+            if sample.temperature is not None and sample.temperature != temperature:
                 found = sample.temperature
                 self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))
 

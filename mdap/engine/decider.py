@@ -127,6 +127,7 @@ class Decider(Answering):
                 str(outcome.error)[:500],
                 outcome.error.input_tokens,
                 outcome.error.output_tokens,
+                self._model(outcome.request),
             )
         )
 

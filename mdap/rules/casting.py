@@ -26,12 +26,12 @@ class Part(NamedTuple):
     Attributes:
         member: which model of the ensemble, from 0.
         view: which presentation of the step, from 0.
-        temperature: sampling temperature.
+        temperature: sampling temperature; None where none is sent.
     """
 
     member: int
     view: int
-    temperature: float
+    temperature: float | None
 
 
 Turn: TypeAlias = tuple[int, int]
@@ -42,22 +42,28 @@ NOBODY: Final[frozenset[Turn]] = frozenset()
 Group: TypeAlias = tuple[Part, tuple[int, ...]]
 """What one request asks for: samples, by ordinal, that are drawn alike."""
 
+Sent: TypeAlias = Mapping[int, tuple[float | None, ...]]
+"""Temperatures by member, of those to which others are sent than are scheduled."""
+
 # What steps ask for first is always the same; after failures it may be anything.
 _REMEMBERED: Final = 256
 
 
-class _Schedule(dict[int, float]):
+class _Schedule(dict[int, float | None]):
     """Temperatures by ordinal, looked up for every sample."""
 
-    __slots__ = ("_per_tier", "_temperatures")
+    __slots__ = ("_casting", "_sent", "_temperatures")
 
-    def __init__(self, temperatures: tuple[float, ...], per_tier: int) -> None:
+    def __init__(self, casting: "Casting", temperatures: tuple[float, ...], sent: Sent) -> None:
+        self._casting = casting
         self._temperatures = temperatures
-        self._per_tier = per_tier
+        self._sent = sent
 
-    def __missing__(self, ordinal: int) -> float:
-        place = min(ordinal % self._per_tier, len(self._temperatures) - 1)
-        temperature = self._temperatures[place]
+    def __missing__(self, ordinal: int) -> float | None:
+        temperatures: tuple[float | None, ...] = self._temperatures
+        if self._sent:
+            temperatures = self._sent.get(self._casting.member(ordinal), temperatures)
+        temperature = temperatures[min(ordinal % self._casting.samples_per_tier, len(temperatures) - 1)]
         if len(self) < _REMEMBERED:
             self[ordinal] = temperature
         return temperature
@@ -72,6 +78,7 @@ class Casting:
         temperatures: by ordinal within the tier; the last one serves for all later samples.
         samples_per_tier: samples a tier may take.
         apart: whether samples of different temperatures need requests of their own.
+        sent: of members to which other temperatures are sent, or none: those, in place of *temperatures*.
 
     Attributes:
         temperatures: of each sample, looked up by its ordinal; only the first are ever stored.
@@ -88,11 +95,12 @@ class Casting:
         samples_per_tier: int = 160,
         *,
         apart: bool = True,
+        sent: Sent | None = None,
     ) -> None:
         self._apart = apart
         self._lineups = lineups
-        self.temperatures: Mapping[int, float] = _Schedule(temperatures, samples_per_tier)
         self.samples_per_tier = samples_per_tier
+        self.temperatures: Mapping[int, float | None] = _Schedule(self, temperatures, sent or {})
         self.gone: set[int] = set()
         self.over: set[int] = set()
         # Every step asks for the same few.
@@ -147,6 +155,11 @@ class Casting:
             if able and turn not in able:
                 turn = able[place % len(able)]
         return Part(*turn, self.temperatures[ordinal])
+
+    def member(self, ordinal: int) -> int:
+        """Return which model sample *ordinal* is asked of while everyone answers."""
+        lineup = self._lineups[self.tier(ordinal)]
+        return lineup[ordinal % self.samples_per_tier % len(lineup)]
 
     def groups(
         self, ordinals: tuple[int, ...], views: int, most: int, refused: frozenset[Turn] = NOBODY
