@@ -100,6 +100,7 @@ class Dialect(Generic[S]):
         ]
         if advice:
             error.args = (f"{error}; try {' '.join(advice)}",)
+            error.about_options = True
 
 
 def _sent(name: str, body: Mapping[str, Any]) -> bool:
