@@ -150,9 +150,9 @@ async def states_of_run(reader: Reader, row: RunRow, task: Chain[Any, Any], wish
     rng = random.Random(wish.seed)
     decided = await reader.count_decisions(row.number)
     places = rng.sample(range(decided), min(wish.samples, decided))
-    states = Authored(row.task, task).types()[0]
+    states = Authored(row.task, task).states
     inputs = [await reader.input_at(row.number, place) for place in places]
-    return itertools.cycle([states.validate_json(text) for text in inputs])
+    return itertools.cycle([states.read(text) for text in inputs])
 
 
 async def _calibrate(

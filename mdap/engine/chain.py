@@ -179,7 +179,7 @@ class ChainRace(Decider):
         if self._window:
             self._confirm(self._window[0])
         else:
-            self._enter(number + 1, self._task.advance(number, head.state, head.race.answers[winner]))
+            self._enter(number + 1, self._advanced(head, head.race.answers[winner]))
         self._end_if_enough()
 
     def _end_if_enough(self) -> None:
@@ -217,12 +217,23 @@ class ChainRace(Decider):
             False if the task ends there, or the step's margin is not known yet.
         """
         voting = self._voting(number)
-        step = None if voting is None else self._task.step(number, state)
-        if step is None or voting is None:
+        if voting is None:
             return False
+        # Before anything of the task's can change it; a last state need not have any JSON.
+        spelled: str | PluginError
+        try:
+            spelled = self._task.spelled(number, state)
+        except PluginError as error:
+            spelled = error
+        step = self._task.step(number, state)
+        if step is None:
+            return False
+        if isinstance(spelled, PluginError):
+            raise spelled
+        self._task.check_state(number, state, spelled)
         subject = Subject(self._task.task, state)
         race = Race(self._task.name, number, step, voting, subject, self._casting)
-        spelled = self._task.spelled(number, state)
+        race.check = partial(self._task.check_answer, state, spelled)
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
             place = self._leftovers.next_opening(number)
@@ -257,6 +268,10 @@ class ChainRace(Decider):
             self._confirm(opening)
         return opening
 
+    def _advanced(self, opening: Opening, answer: Any) -> Any:
+        number, spelled = opening.opened.step, opening.opened.input
+        return self._task.advance(number, opening.state, answer, spelled)
+
     def _speculate(self) -> None:
         while len(self._window) <= self._depth:
             last = self._window[-1]
@@ -267,7 +282,7 @@ class ChainRace(Decider):
                 basis, answer = self._best(last)
                 if basis is None:
                     return
-                state = self._task.advance(number, last.state, answer)
+                state = self._advanced(last, answer)
                 if not self._open(number + 1, state, tentative=True):
                     return
             except PluginError:
