@@ -19,6 +19,7 @@ __all__ = ["Answering"]
 
 _LONGEST_REASON: Final = 500
 _CANCELLED: Final = str(Verdict.CANCELLED)
+_VOID: Final = str(Verdict.VOID)
 
 
 class Answering(Recorder, ABC):
@@ -179,6 +180,12 @@ class Answering(Recorder, ABC):
         """Drop every request that has not been sent, since the run is over."""
         for opening in self._openings():
             self._withdraw_unsent(opening)
+
+    def give_up_void(self) -> None:
+        """Record what was sent on an input that turned out wrong, and never came back: it may be billed."""
+        for opening in self._openings():
+            if opening.void:
+                self._give_up_flying(opening, _VOID)
 
     def _withdraw_unsent(
         self, opening: Opening, members: Collection[int] | None = None, view: int | None = None

@@ -14,7 +14,7 @@ import json
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from mdap.engine.authored import Authored, Subject
 from mdap.engine.decider import Decider, Effect
@@ -24,13 +24,12 @@ from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, Verdict, record_of
+from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, record_of
 from mdap.settings import Speculate, VotingSettings
 from mdap.tasks import Chain, Decision
 
 __all__ = ["ChainRace", "Rules"]
 
-_VOID: Final = str(Verdict.VOID)
 
 
 class ChainRace(Decider):
@@ -204,9 +203,6 @@ class ChainRace(Decider):
             self._abandon(self._window.pop())
         for opened in self._leftovers.drop_all():
             self._resolve(opened, confirmed=False)
-        # What is still under way was sent and will be paid for, though nobody waits for it any more.
-        for opening in self._abandoned:
-            self._give_up_flying(opening, _VOID)
 
     # -- opening and voiding -----------------------------------------------------------------------
 
