@@ -84,5 +84,7 @@ async def _sent(send: Send) -> ProviderError | None:
 
 def is_refusal(error: ProviderError) -> bool:
     """Return whether *error* may be about what was asked for: some servers break where they should refuse."""
-    broke = error.kind.startswith(("http_5", "error_body")) and not isinstance(error, RateLimitError)
-    return isinstance(error, RejectedError) or broke
+    broke = error.kind.startswith("http_5") and not isinstance(error, RateLimitError)
+    # One that comes with status 200 may be of another API, unless it speaks of an option.
+    named = error.kind == "error_body" and bool(options_named(str(error)))
+    return isinstance(error, RejectedError) or broke or named

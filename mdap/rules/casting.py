@@ -49,21 +49,18 @@ Sent: TypeAlias = Mapping[int, tuple[float | None, ...]]
 _REMEMBERED: Final = 256
 
 
-class _Schedule(dict[int, float | None]):
+class _Schedule(dict[int, float]):
     """Temperatures by ordinal, looked up for every sample."""
 
-    __slots__ = ("_casting", "_sent", "_temperatures")
+    __slots__ = ("_per_tier", "_temperatures")
 
-    def __init__(self, casting: "Casting", temperatures: tuple[float, ...], sent: Sent) -> None:
-        self._casting = casting
+    def __init__(self, temperatures: tuple[float, ...], per_tier: int) -> None:
         self._temperatures = temperatures
-        self._sent = sent
+        self._per_tier = per_tier
 
-    def __missing__(self, ordinal: int) -> float | None:
-        temperatures: tuple[float | None, ...] = self._temperatures
-        if self._sent:
-            temperatures = self._sent.get(self._casting.member(ordinal), temperatures)
-        temperature = temperatures[min(ordinal % self._casting.samples_per_tier, len(temperatures) - 1)]
+    def __missing__(self, ordinal: int) -> float:
+        place = min(ordinal % self._per_tier, len(self._temperatures) - 1)
+        temperature = self._temperatures[place]
         if len(self) < _REMEMBERED:
             self[ordinal] = temperature
         return temperature
@@ -81,12 +78,12 @@ class Casting:
         sent: of members to which other temperatures are sent, or none: those, in place of *temperatures*.
 
     Attributes:
-        temperatures: of each sample, looked up by its ordinal; only the first are ever stored.
+        temperatures: the schedule, looked up by a sample's ordinal; only the first are ever stored.
         gone: members that have left the run.
         over: tiers that have left the run.
     """
 
-    __slots__ = ("_apart", "_known", "_lineups", "gone", "over", "samples_per_tier", "temperatures")
+    __slots__ = ("_apart", "_known", "_lineups", "_sent", "gone", "over", "samples_per_tier", "temperatures")
 
     def __init__(
         self,
@@ -100,9 +97,10 @@ class Casting:
         self._apart = apart
         self._lineups = lineups
         self.samples_per_tier = samples_per_tier
-        self.temperatures: Mapping[int, float | None] = _Schedule(self, temperatures, sent or {})
         self.gone: set[int] = set()
         self.over: set[int] = set()
+        self._sent = sent or {}
+        self.temperatures: Mapping[int, float] = _Schedule(temperatures, samples_per_tier)
         # Every step asks for the same few.
         self._known: dict[tuple[tuple[int, ...], int, int, frozenset[Turn]], list[Group]] = {}
 
@@ -154,12 +152,18 @@ class Casting:
             able = self.turns(tier, views, refused)
             if able and turn not in able:
                 turn = able[place % len(able)]
-        return Part(*turn, self.temperatures[ordinal])
+        return Part(*turn, self.temperature(ordinal, turn[0]))
 
-    def member(self, ordinal: int) -> int:
-        """Return which model sample *ordinal* is asked of while everyone answers."""
-        lineup = self._lineups[self.tier(ordinal)]
-        return lineup[ordinal % self.samples_per_tier % len(lineup)]
+    def temperature(self, ordinal: int, member: int) -> float | None:
+        """Return the temperature at which sample *ordinal* is asked of *member*; None if none is sent."""
+        sent = self._sent.get(member) if self._sent else None
+        if sent is None:
+            return self.temperatures[ordinal]
+        return sent[min(ordinal % self.samples_per_tier, len(sent) - 1)]
+
+    def possible_temperatures(self, ordinal: int) -> set[float | None]:
+        """Return the temperatures at which sample *ordinal* may be asked of any member of its tier."""
+        return {self.temperature(ordinal, member) for member in self._lineups[self.tier(ordinal)]}
 
     def groups(
         self, ordinals: tuple[int, ...], views: int, most: int, refused: frozenset[Turn] = NOBODY
