@@ -1,4 +1,11 @@
-"""asyncio-throttle as the requests-per-minute gate, beside `mdap.rules.limiter.Pace`.
+"""What holds requests back: limits that are discovered, and asyncio-throttle beside mdap's `Pace`.
+
+**Discovered**: `mdap.rules.concurrency` against servers of many manners in virtual time, none of which says
+what it allows. "of best" is the work that came back over what a client gets that is given the right number
+or rate; "refused" the share of answers after the first third, "late" the replies that came after the
+timeout, for nobody.
+
+**Paced**, the rest of this text:
 
 Thousands of tasks wait to be let through, and join the queue again as soon as they were: the queue never
 empties. Whoever lets them through is measured, each way in a process of its own, one after another:
@@ -38,7 +45,9 @@ import anyio
 from asyncio_throttle.throttler import Throttler
 
 from benchmarks.common import finish, parser, print_environment, table
+from mdap.rules.concurrency import ConcurrencyLimit
 from mdap.rules.limiter import Pace
+from tests.endpoints import Batching, Bucket, Server, Sliding, Slots, Stray, World
 
 _MINUTE = 60.0
 _TICK = 0.005
@@ -199,12 +208,95 @@ def apart(arguments: argparse.Namespace, way: str, rpm: int) -> dict[str, Any]:
     return result
 
 
+# -- limits that are discovered ----------------------------------------------------------------------
+
+
+def manners() -> dict[str, tuple[Callable[[], Server], dict[str, Any], int | float]]:
+    """Return servers, how they are asked, and what the right setting is: so many at once, or a second."""
+    halved: dict[str, Any] = {"halve_at": 300.0}
+    long = {"lengths": 10.0, "sigma": 0.5}
+    return {
+        "one slot, queue": (lambda: Slots(1, queues=True), {}, 1),
+        "one slot, queue, replies x10": (lambda: Slots(1, queues=True), long, 1),
+        "one slot, queue, 60 s to load": (lambda: Slots(1, queues=True, loading=60), {}, 1),
+        "one slot, queue, two clients": (lambda: Slots(1, queues=True), {"clients": 2}, 1),
+        "30 slots, queue, half as fast later": (lambda: Slots(30, queues=True), halved, 30),
+        "30 slots, shared, half as fast later": (lambda: Batching(30), halved, 30),
+        "batches, twice as slow at 50": (lambda: Batching(50, slope=1.0), {}, 256),
+        "40 slots, refuse": (lambda: Slots(40), {}, 40),
+        "40 slots, refuse, replies x10": (lambda: Slots(40), long, 40),
+        "40 slots, refuse, two clients": (lambda: Slots(40), {"clients": 2}, 20),
+        "600 a minute, 50 ms": (lambda: Sliding(600, 60), {"latency": 0.05}, 10.0),
+        "600 a minute, 500 ms": (lambda: Sliding(600, 60), {"latency": 0.5}, 10.0),
+        "600 a minute, 5 s": (lambda: Sliding(600, 60), {"latency": 5.0}, 10.0),
+        "600 a minute, bucket of 60": (lambda: Bucket(600, 60), {}, 10.0),
+        "10 a second": (lambda: Sliding(10, 1), {}, 10.0),
+        "50 slots, 2 % refused at random": (lambda: Stray(Slots(50), 0.02), {}, 50),
+        "10,000 slots": (lambda: Slots(10_000), {"minutes": 3}, 256),
+    }
+
+
+def discovered(seeds: int) -> dict[str, dict[str, float]]:
+    return {name: discover(*manner, seeds) for name, manner in manners().items()}
+
+
+def discover(
+    make: Callable[[], Server], how: dict[str, Any], best: int | float, seeds: int
+) -> dict[str, float]:
+    worlds = [simulated(make, how, seed) for seed in range(seeds)]
+    fixed = [
+        best * _MINUTE * world.minutes if isinstance(best, float) else came(simulated(make, how, seed, best))
+        for seed, world in enumerate(worlds)
+    ]
+    return {
+        "of_best": statistics.mean(came(world) / most for world, most in zip(worlds, fixed, strict=True)),
+        "worst": min(came(world) / most for world, most in zip(worlds, fixed, strict=True)),
+        "refused": max(
+            client.share_refused(world.minutes // 3) for world in worlds for client in world.clients
+        ),
+        "late": sum(sum(client.timeouts) for world in worlds for client in world.clients)
+        / sum(world.computed for world in worlds),
+        "limit": statistics.median(worlds[0].client.limits),
+    }
+
+
+def simulated(make: Callable[[], Server], how: dict[str, Any], seed: int, given: int | None = None) -> World:
+    options = {"minutes": 10, **how}
+    server = make()
+    if halve_at := options.pop("halve_at", None):
+        options["at"] = {halve_at: lambda: setattr(server, "speed", 0.5)}
+    if given is not None:
+        options["control"] = lambda: ConcurrencyLimit(given, given=True)
+    return World(server, seed=seed, **options)
+
+
+def came(world: World) -> float:
+    return sum(sum(client.replies) for client in world.clients)
+
+
+def show_discovered(found: dict[str, dict[str, float]]) -> None:
+    rows = [
+        [
+            name,
+            f"{one['of_best']:.1%}",
+            f"{one['worst']:.1%}",
+            f"{one['refused']:.2%}",
+            f"{one['late']:.1%}",
+            f"{one['limit']:.3g}",
+        ]
+        for name, one in found.items()
+    ]
+    table("discovered", ["", "of best", "worst seed", "refused", "late", "limit"], rows)
+
+
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--waiters", type=int, default=5_000, help="tasks that wait")
     cli.add_argument("--rpm", type=int, nargs="+", default=[600, 6_000], help="requests per minute")
     cli.add_argument("--seconds", type=float, default=95.0, help="how long each way is watched")
     cli.add_argument("--ways", nargs="+", choices=_WAYS, default=list(_WAYS), help="what is measured")
+    cli.add_argument("--seeds", type=int, default=3, help="of what is discovered, in virtual time")
+    cli.add_argument("--discovered", action="store_true", help="only that, which takes a minute or two")
     cli.add_argument("--one", choices=_WAYS, help=argparse.SUPPRESS)
     arguments = cli.parse_args()
     if arguments.one:
@@ -212,10 +304,13 @@ def main() -> None:
         print(json.dumps(anyio.run(lambda: measuring)))
         return
     environment = print_environment("asyncio-throttle")
-    results = {str(rpm): {way: apart(arguments, way, rpm) for way in arguments.ways} for rpm in arguments.rpm}
+    found = discovered(arguments.seeds)
+    show_discovered(found)
+    rates = [] if arguments.discovered else arguments.rpm
+    results = {str(rpm): {way: apart(arguments, way, rpm) for way in arguments.ways} for rpm in rates}
     for rpm, ways in results.items():
         show(arguments, int(rpm), ways)
-    finish(arguments, environment, results)
+    finish(arguments, environment, {"discovered": found, **results})
 
 
 def show(arguments: argparse.Namespace, rpm: int, ways: dict[str, dict[str, Any]]) -> None:

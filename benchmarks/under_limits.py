@@ -8,10 +8,13 @@ minute by minute: what it let through, and what it refused.
   configured     600 requests and 60,000 tokens a minute, given to mdap as well
   requests       600 requests a minute, which nobody tells mdap; nothing but 429 says so
   slots          40 at once, which nobody tells mdap
+  queue          one slot; the others wait in a queue, as at Ollama, and nothing says so
+  slow           30 slots that queue as well
   headers        600 requests a minute, told in the headers of each response
 
-"achieved" is what was let through over what the limit allows, after the minutes of `--settling`;
-"rejected" the share of refusals there, and "at first" that of the minutes before.
+"achieved" is what was answered over what the limit allows, after the minutes of `--settling`;
+"rejected" the share of refusals there, and "at first" that of the minutes before; "wasted" the share of
+requests of the whole time that were answered to nobody, since mdap had given them up.
 """
 
 import argparse
@@ -34,7 +37,7 @@ import anyio
 
 import mdap
 from benchmarks.common import finish, parser, print_environment, table
-from mdap.testing import Faults, FaultyServer
+from mdap.testing import Faults, FaultyServer, Manners
 
 _MINUTE = 60.0
 _LATENCY, _SIGMA = 0.5, 0.4
@@ -46,11 +49,16 @@ _WAYS: dict[str, tuple[Faults, mdap.Limits]] = {
     ),
     "requests": (Faults(requests_per_minute=600, latency=_LATENCY, sigma=_SIGMA), mdap.Limits(probe=False)),
     "slots": (Faults(at_once=40, latency=_LATENCY, sigma=_SIGMA), mdap.Limits(probe=False)),
+    "queue": (Faults(latency=_LATENCY, sigma=_SIGMA), mdap.Limits(probe=False, attempt_timeout=12)),
+    "slow": (Faults(latency=_LATENCY, sigma=_SIGMA), mdap.Limits(probe=False, attempt_timeout=12)),
     "headers": (
         Faults(requests_per_minute=600, tells_limits=True, latency=_LATENCY, sigma=_SIGMA),
         mdap.Limits(probe=False),
     ),
 }
+
+
+_QUEUES = {"queue": 1, "slow": 30}
 
 
 class Counting(mdap.Chain[int, int]):
@@ -79,15 +87,18 @@ def reply(body: dict[str, Any], rng: random.Random) -> str:
 def serve(way: str) -> None:
     """Serve until standard input ends; then print the log, one line of JSON."""
     faults, _ = _WAYS[way]
-    with FaultyServer.in_thread(reply, faults=faults) as server:
+    manners = Manners(slots=_QUEUES.get(way))
+    with FaultyServer.in_thread(reply, faults=faults, manners=manners) as server:
         print(server.base_url, flush=True)
         sys.stdin.read()
         log = [(one.at, one.outcome, one.prompt_tokens + one.completion_tokens) for one in server.log]
     print(json.dumps(log), flush=True)
 
 
-async def ask(url: str, limits: mdap.Limits, chains: int, seconds: float, db: Path) -> list[dict[str, Any]]:
-    """Keep *chains* going for so long; return the limits' changes."""
+async def ask(
+    url: str, limits: mdap.Limits, chains: int, seconds: float, db: Path
+) -> tuple[list[dict[str, Any]], int]:
+    """Keep *chains* going for so long; return the limits' changes, and how many requests were given up."""
     voting = mdap.VotingSettings(k=3, max_tokens=300)
     options = {"base_url": url}
     async with (
@@ -98,7 +109,7 @@ async def ask(url: str, limits: mdap.Limits, chains: int, seconds: float, db: Pa
             group.start_soon(chain, session, seed, voting)
         await anyio.sleep(seconds)
         group.cancel_scope.cancel()
-    return changes(db)
+    return changes(db), timeouts(db)
 
 
 async def chain(session: mdap.Session, seed: int, voting: mdap.VotingSettings) -> None:
@@ -114,6 +125,12 @@ def changes(db: Path) -> list[dict[str, Any]]:
     return [{"at": at, "reason": reason, **json.loads(data)} for at, reason, data in found]
 
 
+def timeouts(db: Path) -> int:
+    with closing(sqlite3.connect(db)) as connection:
+        query = "SELECT count(*) FROM run_events WHERE kind = 'attempt_failed' AND reason LIKE '%no reply%'"
+        return int(connection.execute(query).fetchone()[0])
+
+
 def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--serve", way]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -121,12 +138,14 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     url = server.stdout.readline().strip()
     with tempfile.TemporaryDirectory() as folder:
         cpu, begun = time.process_time(), time.monotonic()
-        told = anyio.run(
+        told, late = anyio.run(
             ask, url, _WAYS[way][1], arguments.chains, arguments.minutes * _MINUTE, Path(folder, "a.db")
         )
         cpu = (time.process_time() - cpu) / (time.monotonic() - begun)
     log: list[tuple[float, str, int]] = json.loads(server.communicate("")[0])
-    return {"cpu": cpu, "changes": told, **summed_up(way, log, begun, arguments)}
+    answered = sum(one[1] == "ok" for one in log)
+    figures = summed_up(way, log, begun, arguments)
+    return {"cpu": cpu, "changes": told, "wasted": late / max(1, answered), **figures}
 
 
 def summed_up(
@@ -143,9 +162,9 @@ def summed_up(
         shares.append(len(through) / (faults.requests_per_minute * seconds / _MINUTE))
     if faults.tokens_per_minute:
         shares.append(sum(one[2] for one in through) / (faults.tokens_per_minute * seconds / _MINUTE))
-    if faults.at_once:
+    if slots := faults.at_once or _QUEUES.get(way):
         mean = _LATENCY * math.exp(_SIGMA**2 / 2)
-        shares.append(len(through) * mean / (faults.at_once * seconds))
+        shares.append(len(through) * mean / (slots * seconds))
     early = [one for one in log if one[0] < since]
     minutes = Counter((int((at - begun) // _MINUTE), outcome) for at, outcome, _ in log)
     return {
@@ -178,13 +197,14 @@ def main() -> None:
         return
     environment = print_environment("openai", "asyncio-throttle")
     results = {way: measure(way, arguments) for way in arguments.ways}
-    heads = ["", "achieved", "rejected", "at first", "CPU", "events"]
+    heads = ["", "achieved", "rejected", "at first", "wasted", "CPU", "events"]
     rows = [
         [
             way,
             f"{found['achieved']:.1%}",
             f"{found['rejected']:.2%}",
             f"{found['rejected_early']:.1%}",
+            f"{found['wasted']:.1%}",
             f"{found['cpu']:.0%}",
             str(len(found["changes"])),
         ]

@@ -412,7 +412,7 @@ EVENTS: Final = {
         "`source`, `against`, `votes`, `flags`, `samples`",
     ),
     "limits": (
-        "a limit of an endpoint was learned",
+        "a limit of an endpoint was told or discovered; a concurrency below one is a pause between requests",
         "`model`, `what` (`concurrency`, `requests_per_minute` or `tokens_per_minute`), `limit_before`, "
         "`limit_after`, `reason`",
     ),

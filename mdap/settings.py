@@ -77,10 +77,10 @@ class Limits(BaseModel):
     """How fast and how stubbornly providers are asked. May differ from one resume to the next.
 
     Attributes:
-        concurrency: requests in flight at once to each model, over all runs of a session; None to find out
-            how many its endpoint bears.
+        concurrency: concurrent requests to each model at most, over all runs of a session; None to discover
+            how many its endpoint can serve from latency and refusals.
         requests_per_minute: requests started in any window of 60 seconds; None to learn the limit from the
-            endpoint's headers and refusals.
+            endpoint's headers.
         tokens_per_minute: tokens of prompts and replies in any window of 60 seconds; None to learn the limit
             from the endpoint's headers. What a request will take is foreseen from earlier replies, and
             corrected by what it took.

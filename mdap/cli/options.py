@@ -139,7 +139,7 @@ def limit_options(command: F) -> F:
             "--concurrency",
             type=int,
             metavar="N",
-            help="Requests in flight at most, to each model. [default: as many as the endpoint bears]",
+            help="Concurrent requests to each model, at most. [default: as many as the endpoint can serve]",
         ),
     ):
         command = option(command)

@@ -8,7 +8,7 @@ import anyio
 from mdap.journal.writer import Writer
 from mdap.providers.gate import Gate
 from mdap.records import RunEvent
-from mdap.rules.refusals import Change
+from mdap.rules.limiter import Change
 
 __all__ = ["Bulletin"]
 
@@ -63,4 +63,4 @@ def _worded(name: str, change: Change) -> tuple[str, dict[str, object]]:
 
 
 def _shown(limit: float | None) -> str:
-    return "no limit" if limit is None else f"{limit:,.0f}"
+    return "no limit" if limit is None else f"{limit:,.0f}" if limit >= 10 else f"{limit:.2g}"

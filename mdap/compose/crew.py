@@ -73,7 +73,7 @@ class Crew:
                 f"a session takes 1 to {_MOST_MODELS} models, not {len(models) + len(escalate_to)}"
             )
         specs, lineups = lineups_of(models, escalate_to)
-        members = [Paced(_load(spec, options, path), limits) for spec in specs]
+        members = [Paced(_load(spec, options, path), limits, len(specs)) for spec in specs]
         provider = members[0] if len(members) == 1 else Ensemble(members)
         about = {
             "models": list(models),

@@ -31,7 +31,6 @@ from mdap.tasks import Chain, Decision
 __all__ = ["ChainRace", "Rules"]
 
 
-
 class ChainRace(Decider):
     """Decide the steps of a chain, from where its rows end.
 

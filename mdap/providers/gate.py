@@ -10,10 +10,9 @@ from typing import Any, Final, Self
 import anyio
 from asyncio_throttle.throttler import Throttler
 
-from mdap.rules.adaptive import Adaptive, Attempt
+from mdap.rules.concurrency import ConcurrencyLimit
 from mdap.rules.headers import Told
-from mdap.rules.limiter import Pace, Reservation
-from mdap.rules.refusals import Change
+from mdap.rules.limiter import Attempt, Change, Pace, Reservation
 
 __all__ = ["FIXED", "MOST", "Gate", "Turn"]
 
@@ -23,15 +22,17 @@ FIXED: Final = 64
 MOST: Final = 256
 """The most requests at once that are tried at an endpoint whose limit nobody gave."""
 
-_FIRST: Final = 8
+# Smaller changes of a limit that is being discovered are not worth an event.
+_NOTABLE: Final = 1.25
 _TOLD: Final = "told in the headers of the endpoint"
+_FILES: Final = "the process may open no more files: raise the limit with ulimit -n"
 
 
 class Turn:
     """One request's turn at the endpoint: what it was let go with, and how its end is told.
 
-    It holds a slot from when it is entered until it is left. Exactly one of `succeeded`, `refused` and
-    `troubled` counts; an end that none of them tells says nothing of the endpoint.
+    It holds a slot from when it is entered until it is left. Exactly one of `succeeded`, `refused`,
+    `timed_out` and `troubled` counts; an end that none of them tells says nothing of the endpoint.
     """
 
     __slots__ = ("_gate", "attempt", "gone", "likely", "news", "priority", "reservation")
@@ -63,28 +64,32 @@ class Turn:
         self.gone = True
         self._gate.leave(self, held=held)
 
-    def succeeded(self, tokens: int | None, *, retried: bool = False) -> None:
+    def succeeded(self, tokens: int | None, longest: int = 0) -> None:
         """Tell that a reply came.
 
         Args:
             tokens: what the request took; None where nobody knows.
-            retried: whether an earlier attempt at the same samples had failed.
+            longest: output tokens of its longest reply, as far as they are known.
         """
         assert self.attempt is not None
         self.took(tokens)
-        now = time.monotonic()
-        self._gate.note(self._gate.adaptive.succeeded(self.attempt, now, retried=retried))
+        self._gate.note(self._gate.concurrency.succeeded(self.attempt, time.monotonic(), longest))
 
     def refused(self, retry_after: float | None) -> None:
         """Tell that the endpoint refused the request for coming too fast; it took nothing."""
         assert self.attempt is not None
         self.took(0)
-        self._gate.note(self._gate.adaptive.limited(self.attempt, time.monotonic(), retry_after))
+        self._gate.note(self._gate.concurrency.limited(self.attempt, time.monotonic(), retry_after or 0.0))
+
+    def timed_out(self) -> None:
+        """Tell that no reply came in time, though the endpoint may still work on it."""
+        assert self.attempt is not None
+        self._gate.note(self._gate.concurrency.timed_out(self.attempt, time.monotonic()))
 
     def troubled(self, retry_after: float | None = None) -> None:
-        """Tell of a failure that is no refusal: a timeout, a reset, a server's error."""
+        """Tell of any other failure: a reset, a server's error."""
         assert self.attempt is not None
-        self._gate.adaptive.troubled(self.attempt, time.monotonic(), retry_after)
+        self._gate.concurrency.troubled(self.attempt, time.monotonic(), retry_after or 0.0)
 
     def took(self, tokens: int | None) -> None:
         """Count what the request really took; a second call changes nothing."""
@@ -101,12 +106,13 @@ class Gate:
 
     Args:
         concurrency: slots; None to find out how many the endpoint bears.
-        requests_per_minute: admissions in any minute; None to learn the limit from the endpoint.
+        requests_per_minute: admissions in any minute; None to learn the limit from the endpoint's headers.
         tokens_per_minute: tokens of the requests admitted in any minute; None as above.
+        fits: slots that the process has files for; None for any number.
 
     Attributes:
         most: the most slots there will ever be.
-        adaptive: how many there are now.
+        concurrency: how many there are now.
         pace: how fast they may be taken.
     """
 
@@ -115,9 +121,11 @@ class Gate:
         concurrency: int | None = None,
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
+        fits: int | None = None,
     ) -> None:
-        self.most = concurrency or MOST
-        self.adaptive = Adaptive(concurrency or _FIRST, concurrency or 1, self.most)
+        wanted = concurrency or MOST
+        self.most = min(wanted, fits or wanted)
+        self.concurrency = ConcurrencyLimit(self.most, given=concurrency is not None)
         self.pace = Pace(requests_per_minute, tokens_per_minute)
         self._given = requests_per_minute, tokens_per_minute
         self._known = self._given
@@ -130,6 +138,8 @@ class Gate:
         self._changes: dict[str, tuple[Change, Change]] = {}
         self._changed = anyio.Event()
         self._rule()
+        if concurrency and self.most < concurrency:
+            self._record(Change("concurrency", concurrency, self.most, _FILES))
 
     async def serve(self) -> None:
         """Admit waiters that the rates or a pause hold back, for as long as this runs."""
@@ -167,7 +177,7 @@ class Gate:
     def leave(self, turn: Turn, *, held: bool) -> None:
         """Take back what *turn* was let go with, if anything."""
         if turn.attempt is not None and turn.reservation is not None:
-            self.adaptive.dropped(turn.attempt)
+            self.concurrency.close(turn.attempt)
             if held:  # and not settled: nobody knows what it took
                 turn.took(None)
             else:  # cancelled on the way here: it took nothing
@@ -190,19 +200,19 @@ class Gate:
         return self._queue[0][2] if self._queue else None
 
     def _ready_at(self, head: Turn, now: float) -> float:
-        slot = self.adaptive.ready_at(now)
+        slot = self.concurrency.ready_at(now)
         return slot if slot == math.inf else max(slot, self.pace.ready_at(head.likely(), now))
 
     def _admit(self) -> bool:
         """Admit the first waiter if it may go; return whether it was."""
         head, now = self._head(), time.monotonic()
-        if head is None or self.adaptive.ready_at(now) > now:
+        if head is None or self.concurrency.ready_at(now) > now:
             return False
         head.reservation = self.pace.reserve(head.likely(), now)
         if head.reservation is None:
             return False
         heapq.heappop(self._queue)
-        head.attempt = self.adaptive.begin(now)
+        head.attempt = self.concurrency.begin(now)
         if head.news is not None:
             head.news.set()
         return True
@@ -226,17 +236,14 @@ class Gate:
             self._record(Change("tokens_per_minute", known[1], second, _TOLD))
 
     def note(self, change: Change | None) -> None:
-        """Follow a change of what is learned from refusals."""
+        """Remember that what was discovered has changed."""
         if change is not None:
-            if change.what == "requests_per_minute":
-                self._rule()
             self._record(change)
 
     def _rule(self) -> None:
-        """Pace by the known limits and by what was learned from refusals, whichever is less."""
+        """Pace by the known limits."""
         known, tokens = self._known
-        self.pace.set_limits(known, tokens, time.monotonic(), self.adaptive.rate)
-        # A rate that was only learned is no promise to anybody, so it needs no second guard.
+        self.pace.set_limits(known, tokens, time.monotonic())
         if known is None:
             self._throttle = None
         elif self._throttle is None:
@@ -247,18 +254,30 @@ class Gate:
     def _record(self, change: Change) -> None:
         first, _ = self._changes.get(change.what, (change, change))
         self._changes[change.what] = first, change
-        self._changed.set()
+        if _notable(first, change):
+            self._changed.set()
 
     async def changed(self) -> None:
         """Wait until `changes` has something to tell."""
-        if not self._changes:
+        if not any(_notable(*pair) for pair in self._changes.values()):
             self._changed = anyio.Event()
             await self._changed.wait()
 
     def changes(self) -> list[Change]:
-        """Return what changed since the last call: of each limit at most one change, from first to last."""
-        found, self._changes = [_merged(*pair) for pair in self._changes.values()], {}
-        return [change for change in found if change.limit_before != change.limit_after]
+        """Return what changed since the last call: of each limit at most one change, from first to last.
+
+        A discovered limit that has changed by less than a quarter is told once it has changed by more.
+        """
+        found = {what: pair for what, pair in self._changes.items() if _notable(*pair)}
+        self._changes = {what: pair for what, pair in self._changes.items() if what not in found}
+        return [_merged(*pair) for pair in found.values()]
+
+
+def _notable(first: Change, last: Change) -> bool:
+    before, after = first.limit_before, last.limit_after
+    if last.what != "concurrency" or before is None or after is None:
+        return before != after
+    return not 1 / _NOTABLE < after / before < _NOTABLE
 
 
 def _merged(first: Change, last: Change) -> Change:

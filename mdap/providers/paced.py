@@ -8,7 +8,8 @@ import anyio
 from mdap.errors import RateLimitError, TransientError
 from mdap.protocols import Provider
 from mdap.providers.dialect import Dialect
-from mdap.providers.gate import FIXED, Gate
+from mdap.providers.files import connections_within
+from mdap.providers.gate import FIXED, MOST, Gate
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
 from mdap.rules.limiter import Estimator, prompt_tokens
@@ -17,6 +18,8 @@ from mdap.settings import Limits
 __all__ = ["Paced"]
 
 _REFUSED: Final = "rate_limit"
+# Whoever gave up waiting, mdap or a gateway: the server may still compute what nobody will read.
+_LATE: Final = frozenset({"timeout", "http_408", "http_504"})
 
 
 class Paced:
@@ -25,6 +28,7 @@ class Paced:
     Args:
         inner: the provider to ask.
         limits: concurrency, requests and tokens per minute, seconds an attempt may take.
+        models: how many share the files that the process may open.
 
     Attributes:
         remote: whether an endpoint beyond this process is asked: then its limits are found out.
@@ -34,7 +38,7 @@ class Paced:
         gate: where requests wait.
     """
 
-    def __init__(self, inner: Provider, limits: Limits) -> None:
+    def __init__(self, inner: Provider, limits: Limits, models: int = 1) -> None:
         self._inner = inner
         self._limits = limits
         self.name = inner.name
@@ -45,7 +49,8 @@ class Paced:
         dialect = getattr(inner, "dialect", None)
         self.dialect: Dialect[Any] | None = dialect if isinstance(dialect, Dialect) else None
         concurrency = limits.concurrency or (None if self.remote else FIXED)
-        self.gate = Gate(concurrency, limits.requests_per_minute, limits.tokens_per_minute)
+        fits = max(1, connections_within((concurrency or MOST) * models) // models) if self.remote else None
+        self.gate = Gate(concurrency, limits.requests_per_minute, limits.tokens_per_minute, fits)
         self._estimator = Estimator()
         unlimited = limits.requests_per_minute is None and limits.tokens_per_minute is None
         self.instant = inner.instant and unlimited
@@ -62,7 +67,7 @@ class Paced:
         if self.instant:
             return await self._inner.sample(request)
         async with self.gate.slot(request.priority, lambda: self._likely_tokens(request)) as turn:
-            retried, request.trace.sent = request.trace.sent, True
+            request.trace.sent = True
             try:
                 replies = await self._in_time(request)
             except RateLimitError as error:
@@ -71,12 +76,13 @@ class Paced:
                 wait = None if wait is None else min(wait, self._limits.max_silence)
                 (turn.refused if error.kind == _REFUSED else turn.troubled)(wait)
                 raise
-            except TransientError:
-                turn.troubled()
+            except TransientError as error:
+                (turn.timed_out if error.kind in _LATE else turn.troubled)()
                 raise
             finally:
                 self._listen()
-            turn.succeeded(self._taken(request, replies), retried=retried)
+            longest = max((reply.output_tokens or 0 for reply in replies), default=0)
+            turn.succeeded(self._taken(request, replies), longest)
             return replies
 
     async def _in_time(self, request: SampleRequest) -> Sequence[Reply]:

@@ -11,9 +11,9 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
-__all__ = ["Estimator", "Pace", "Reservation", "Standing", "Window", "prompt_tokens"]
+__all__ = ["Attempt", "Change", "Estimator", "Pace", "Reservation", "Standing", "Window", "prompt_tokens"]
 
 _MINUTE: Final = 60.0
 # Requests reach the server later than they leave, some more so than others: what left within 61 seconds
@@ -28,6 +28,22 @@ _TOKEN_BURST: Final = 1.0
 _LEARNED_FROM: Final = 20
 _CHARS_PER_TOKEN: Final = 3
 _MODELS: Final = 64
+
+
+class Change(NamedTuple):
+    """A limit was changed.
+
+    Attributes:
+        what: which: concurrent requests, or requests or tokens per minute.
+        limit_before: its value before; None for none.
+        limit_after: its value now; None for none.
+        reason: why, in a few words.
+    """
+
+    what: Literal["concurrency", "requests_per_minute", "tokens_per_minute"]
+    limit_before: float | None
+    limit_after: float | None
+    reason: str
 
 
 class Window:
@@ -91,26 +107,22 @@ class _Dimension:
 
     Attributes:
         limit: what any minute may take; None for no bound.
-        rate: how much a minute takes evenly: the limit, or less; None for no bound.
         window: what the last minute took.
     """
 
-    __slots__ = ("_burst", "_due", "limit", "rate", "window")
+    __slots__ = ("_burst", "_due", "limit", "window")
 
     def __init__(self, burst: float) -> None:
         self._burst = burst
         self._due = -math.inf
         self.limit: float | None = None
-        self.rate: float | None = None
         self.window = Window(_REMEMBERED)
 
     def ready_at(self, amount: int, now: float) -> float:
         """Return when *amount* may go; more than the whole limit goes once nothing else is remembered."""
-        if self.rate is None:
+        if self.limit is None:
             return now
         ready = max(now, self._due - max(_LATE, self._burst - self._spread(amount)))
-        if self.limit is None:
-            return ready
         return max(ready, self.window.falls_to(self.limit - min(amount, self.limit), now))
 
     def take(self, amount: int, now: float) -> None:
@@ -125,26 +137,33 @@ class _Dimension:
         base = max(self._due, now) if change > 0 else self._due
         self._due = min(base + change, now + _MINUTE)
 
-    def set_limit(self, limit: float | None, now: float, learned: float | None = None) -> None:
-        """Change the limit; a debt stays the same amount and is paid off at the new rate.
-
-        Args:
-            limit: what any minute may take; None for no bound.
-            now: the moment.
-            learned: a rate that seems bearable; None for none. What has gone before is not held against it:
-                after a cut, that would be a standstill.
-        """
-        rate = min((bound for bound in (limit, learned) if bound is not None), default=None)
-        if rate is not None and not rate >= 1:
-            raise ValueError(f"a limit per minute must be at least 1, not {rate}")
+    def set_limit(self, limit: float | None, now: float) -> None:
+        """Change the limit; a debt stays the same amount and is paid off at the new rate."""
+        if limit is not None and not limit >= 1:
+            raise ValueError(f"a limit per minute must be at least 1, not {limit}")
         if self._due > now:
-            scale = 0.0 if rate is None or self.rate is None else self.rate / rate
+            scale = 0.0 if limit is None or self.limit is None else self.limit / limit
             self._due = now + min((self._due - now) * scale, _MINUTE)
-        self.limit, self.rate = limit, rate
+        self.limit = limit
 
     def _spread(self, amount: int) -> float:
         """Return over how many seconds *amount* is spread."""
-        return 0.0 if self.rate is None else min(amount, self.rate) * _MINUTE / self.rate
+        return 0.0 if self.limit is None else min(amount, self.limit) * _MINUTE / self.limit
+
+
+@dataclass(eq=False, slots=True)
+class Attempt:
+    """A request that was sent.
+
+    Attributes:
+        at: when.
+        in_flight: how many were in flight then, this one included.
+        open: whether it has not ended.
+    """
+
+    at: float
+    in_flight: int
+    open: bool = True
 
 
 @dataclass(eq=False, slots=True)
@@ -252,7 +271,6 @@ class Pace:
         requests_per_minute: float | None,
         tokens_per_minute: float | None,
         now: float,
-        learned: float | None = None,
     ) -> None:
         """Change the limits; what has gone in the last minute counts against the new ones.
 
@@ -260,13 +278,11 @@ class Pace:
             requests_per_minute: None for no limit.
             tokens_per_minute: None for no limit.
             now: the moment.
-            learned: requests per minute that the endpoint seems to bear; None for no sign of a limit. They
-                are kept to from now on, whatever has gone before.
 
         Raises:
             ValueError: a limit below 1.
         """
-        self._requests.set_limit(requests_per_minute, now, learned)
+        self._requests.set_limit(requests_per_minute, now)
         self._tokens.set_limit(tokens_per_minute, now)
 
     def _close(self, reservation: Reservation) -> bool:
@@ -279,7 +295,7 @@ class Pace:
     def standing(self, now: float) -> Standing:
         """Return where things stand."""
         return Standing(
-            self._requests.rate,
+            self._requests.limit,
             self._tokens.limit,
             self._requests.window.since(_MINUTE, now),
             self._tokens.window.since(_MINUTE, now),

@@ -211,19 +211,6 @@ def test_a_refund_forgets_the_request_too() -> None:
     assert pace.ready_at(100, NOW + 1) == NOW + 1
 
 
-def test_a_learned_rate_is_kept_from_now_on() -> None:
-    """It spreads what follows, and what went before is not held against it: a cut is no standstill."""
-    pace = Pace()
-    assert all(pace.reserve(0, NOW) for _ in range(1_000))
-    pace.set_limits(None, None, NOW, learned=60)
-    assert pace.reserve(0, NOW)
-    assert NOW + 0.9 < pace.ready_at(0, NOW) <= NOW + 1
-    pace.set_limits(6, None, NOW, learned=60)
-    assert pace.ready_at(0, NOW) > NOW + 50, "what the user allows is a bound for any minute"
-    pace.set_limits(None, None, NOW, learned=None)
-    assert pace.ready_at(0, NOW) == NOW
-
-
 def test_limits_change_at_run_time() -> None:
     """What went before counts against the new limit, and a debt is paid off at the new rate."""
     pace = Pace(600)
