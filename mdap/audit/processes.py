@@ -33,7 +33,7 @@ from mdap.rules.digests import (
     sample_line,
 )
 from mdap.rules.reading import typed_answer
-from mdap.rules.tally import Tally, no_winner
+from mdap.rules.tally import Tally
 from mdap.tasks import Decision, Process, Step, Task, canonical_step
 
 __all__ = ["audit_process"]
@@ -245,7 +245,7 @@ class _Record:
         for sample in sorted(last, key=lambda taken: taken.counted or 0):
             if sample.answer_key is not None and sample.counted is not None:
                 tally.add(spelled.get(sample.answer_key, sample.answer_key))
-        sentence = no_winner(known.step, len(counted), tally.lead, tally.k)
+        sentence = tally.no_winner(known.step, len(counted))
         return _Found(known.step, None, tally.votes, sentence)
 
     def failed_part(self, name: str) -> None:

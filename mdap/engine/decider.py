@@ -33,7 +33,6 @@ from mdap.rules.canonical import canonical
 from mdap.rules.casting import Casting
 from mdap.rules.digests import chain_digest, sample_line
 from mdap.rules.drift import Drift
-from mdap.rules.tally import no_winner
 from mdap.settings import Speculation, VotingSettings
 
 __all__ = ["RUNNING", "Decider", "Effect", "Rules", "undecided_sentence"]
@@ -387,7 +386,7 @@ class Decider(ABC):
 def undecided_sentence(opening: Opening) -> str:
     """Return why *opening* has no winner."""
     race = opening.race
-    return no_winner(opening.opened.step, race.counted, race.tally.lead, race.tally.k)
+    return race.tally.no_winner(opening.opened.step, race.counted)
 
 
 def _nothing() -> None:
