@@ -380,9 +380,8 @@ EVENTS: Final = {
     "settled": ("a person settled a step, whom `author` names", "`step`"),
     "effect": ("the effects of a decision were brought about", "`step`"),
     "margin": (
-        "a margin holds from a step on",
-        "`from`, the step, and `k`; of the first one also `target` and what it rests on (`source`, or "
-        "`against` and `votes`), of later ones `error_rate_bound`",
+        "`-k auto` chose the margin",
+        "`from`, the first step; `k`; `target`; and `source`, the run that it rests on",
     ),
     "baseline": (
         "what the run is compared with as it goes on",
@@ -728,7 +727,6 @@ class Solution:
         warnings: what a reader of the result should know, a sentence each.
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
             session ended in order.
-        margins: where k was chosen anew as the run went on: each first step, and its k; empty for one k.
     """
 
     run_id: str
@@ -744,7 +742,6 @@ class Solution:
     digest: str | None
     warnings: tuple[str, ...] = ()
     seal: str | None = None
-    margins: tuple[tuple[int, int], ...] = ()
 
     @property
     def p_zero_errors(self) -> float | None:
@@ -777,7 +774,6 @@ class Solution:
             "cancelled": self.totals.cancelled,
             "failed_attempts": self.totals.failed_attempts,
             "k": self.k,
-            "margins": [{"from": step, "k": k} for step, k in self.margins],
             "usage": {
                 "input_tokens": self.totals.usage.input_tokens,
                 "output_tokens": self.totals.usage.output_tokens,

@@ -67,7 +67,7 @@ class _Walk:
         self.task = task
         self.oracle = oracle
         self.referee = Referee(
-            facts.k_at, facts.casting, facts.voting.hedge > 0, facts.overridden, self.findings
+            facts.k, facts.casting, facts.voting.hedge > 0, facts.overridden, self.findings
         )
         self.states, self.answers = types_of(task)
         self.state: Any = _LOST

@@ -99,7 +99,7 @@ class _Record:
         self.facts = facts
         self._connection = connection
         self._referee = Referee(
-            facts.k_at, facts.casting, facts.voting.hedge > 0, facts.overridden, self.findings
+            facts.k, facts.casting, facts.voting.hedge > 0, facts.overridden, self.findings
         )
         self._known: dict[Identity, _Known] = {}
 
@@ -233,7 +233,7 @@ class _Record:
         self, known: _Known, samples: list[SampleTaken], question: Question
     ) -> _Found | None:
         """Return what the process was told of a step that had all of its samples; None if it had not."""
-        casting, tally = self.facts.casting, Tally(self.facts.k_at(known.step))
+        casting, tally = self.facts.casting, Tally(self.facts.k)
         last = [sample for sample in samples if casting.tier(sample.ordinal) == casting.tiers - 1]
         if len(last) < casting.samples_per_tier:
             if self.over:

@@ -1,7 +1,7 @@
 """Counting a race again from its rows alone: no task, no parser, nothing but answer keys and order."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mdap.audit.findings import Findings, Kind
@@ -21,14 +21,14 @@ class Referee:
     """Recount races and say what is against the rules.
 
     Attributes:
-        k: the margin of each step.
+        k: the margin.
         casting: who is asked for which sample.
         hedged: whether more samples may be asked for than could matter.
         overridden: the step that a person decided without its being asked; None for none.
         findings: where to say it.
     """
 
-    k: Callable[[int], int]
+    k: int
     casting: Casting
     hedged: bool
     overridden: int | None
@@ -43,7 +43,7 @@ class Referee:
         """
         place = (decision.step, decision.opening)
         proposed = decision.author is None and decision.reason == PROPOSED
-        tally, tier = self._fold(samples, place, 1 if proposed else self.k(decision.step))
+        tally, tier = self._fold(samples, place, 1 if proposed else self.k)
         self._drawn(samples, complete=True)
         winner = answer_key(decision.winner)
         votes = tally.votes.get(winner, 0)
@@ -67,7 +67,7 @@ class Referee:
             exhausted: whether it must have had all of its samples.
         """
         place = _opening(samples[0])
-        tally, tier = self._fold(samples, place, self.k(place[0]))
+        tally, tier = self._fold(samples, place, self.k)
         self._drawn(samples, complete=exhausted)
         if exhausted:
             self._undecided(tally, tier, samples, place)

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +21,6 @@ class RunFacts:
     Attributes:
         number: its key in the other tables.
         decisions: how many decisions it had when the audit began.
-        margins: where margins are adaptive, each that was chosen, with the step from which it holds.
         overridden: the step at which it took over another run, to decide it otherwise; None if it did not.
     """
 
@@ -36,13 +34,7 @@ class RunFacts:
     lineups: tuple[tuple[int, ...], ...]
     k: int
     decisions: int
-    margins: tuple[tuple[int, int], ...] = ()
     overridden: int | None = None
-
-    def k_at(self, step: int) -> int:
-        """Return the margin of *step*."""
-        place = bisect_right(self.margins, step, key=lambda margin: margin[0])
-        return self.margins[place - 1][1] if place else self.k
 
     @property
     def casting(self) -> Casting:
@@ -79,9 +71,7 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
     row = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?1", (number,)).fetchone()
     sql = "SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1"
     [decisions] = connection.execute(sql, (number,)).fetchone()
-    facts = _facts(tuple(row), decisions)
-    margins = () if facts.voting.adaptive_target is None else _margins(connection, facts)
-    return replace(facts, margins=margins, overridden=_overridden(connection, number))
+    return replace(_facts(tuple(row), decisions), overridden=_overridden(connection, number))
 
 
 def _overridden(connection: sqlite3.Connection, run: int) -> int | None:
@@ -92,17 +82,6 @@ def _overridden(connection: sqlite3.Connection, run: int) -> int | None:
         return int(about["step"]) if "overrides" in about else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None  # the audit of events says that it is not as mdap wrote it
-
-
-def _margins(connection: sqlite3.Connection, facts: RunFacts) -> tuple[tuple[int, int], ...]:
-    sql = "SELECT data FROM run_events WHERE run = ?1 AND kind = 'margin' ORDER BY id"
-    try:
-        chosen = [json.loads(data) for (data,) in connection.execute(sql, (facts.number,))]
-        return tuple(sorted((int(margin["from"]), int(margin["k"])) for margin in chosen))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise DatabaseError(
-            f"an event of run {facts.run_id} is not as mdap wrote it: restore a copy of the log"
-        ) from None
 
 
 def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:

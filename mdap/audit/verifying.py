@@ -11,7 +11,6 @@ from typing import Any, Final
 from mdap.audit.chains import audit_part, audit_tail
 from mdap.audit.events import History, check_events
 from mdap.audit.findings import Findings, Kind, Mismatch
-from mdap.audit.margins import check_margins
 from mdap.audit.parallel import Job, MakeTask, audit_parts
 from mdap.audit.part import Part
 from mdap.audit.processes import audit_process
@@ -220,7 +219,6 @@ class _Audit:
         end = (whole.over, whole.result)
         whole.merge(audit_tail(self._connection, facts, task, status=status))
         whole.over, whole.result = end
-        check_margins(self._connection, facts, task.length(), whole.findings)
 
     def _tell(self, done: int) -> None:
         if self._progress is not None:

@@ -81,16 +81,16 @@ class _Show:
     type=MARGIN,
     default="3",
     show_default=True,
-    metavar="N|auto|adaptive",
+    metavar="N|auto",
     help="Margin by which a winner must lead; auto takes the smallest that reaches --target, by the newest "
-    "calibration that fits or else by a pilot; adaptive chooses it anew as the votes show the error rate.",
+    "calibration that fits or else by a pilot.",
 )
 @click.option(
     "--target",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Wanted chance that no decision of the run is wrong; for -k auto and adaptive.",
+    help="Wanted chance that no decision of the run is wrong; for -k auto.",
 )
 @click.option(
     "--max-samples", type=int, help="Samples a step may take before it is undecided. [default: 100 + 20 k]"
@@ -176,9 +176,6 @@ def _session(given: dict[str, Any], show: _Show) -> Session:
 
 
 def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings, show: _Show) -> int:
-    margin = given["margin"]
-    if margin == "adaptive":
-        raise UsageError("-k adaptive is for one chain, not for --inputs: give k, or -k auto")
     load_task(given["task"])
     others = {"--inputs": given["inputs"], "--prices": given["prices"], **database_files(given["db"])}
     if given["out"] is not None:
@@ -354,7 +351,7 @@ def _describe(solution: Solution, path: Path) -> None:
     totals = solution.totals
     say(f"{solution.task}: {solution.status}{_headline(solution.result)}")
     rows = [
-        ("steps", f"{number(totals.steps)} decided, each by a lead of k = {_margins(solution)}"),
+        ("steps", f"{number(totals.steps)} decided, each by a lead of k = {solution.k}"),
         ("votes", f"{number(totals.votes)} of {number(totals.samples)} samples"),
         ("red flags", number(totals.red_flags)),
     ]
@@ -378,13 +375,6 @@ def _describe(solution: Solution, path: Path) -> None:
         rows.append(("try next", f"mdap show {solution.run_id} --step 0 --db {shlex.quote(str(path))}"))
     rows += [("warning", warning) for warning in solution.warnings]
     fields(rows)
-
-
-def _margins(solution: Solution) -> str:
-    if len(solution.margins) <= 1:
-        return str(solution.k)
-    changes = [f"{k} from step {step:,}" for step, k in solution.margins[1:]]
-    return ", ".join([str(solution.margins[0][1]), *changes])
 
 
 def _headline(result: Any) -> str:

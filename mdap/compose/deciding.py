@@ -6,7 +6,6 @@ from typing import Any, Final
 import anyio
 
 from mdap.compose.overriding import Ruling, override_step
-from mdap.compose.steering import margin_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
 from mdap.engine.decider import Rules
@@ -77,8 +76,7 @@ async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, ruli
     voting = VotingSettings(**row.settings)
     lineups = lineups_of(row.provider["models"], row.provider["escalate_to"])[1]
     casting = Casting(lineups, voting.temperatures, voting.samples_allowed)
-    margin = await margin_of(reader, row.number, task, voting)
-    rules = Rules(run=row.number, voting=voting, casting=casting, margin=margin)
+    rules = Rules(run=row.number, voting=voting, casting=casting)
     if isinstance(task, Chain):
         chain = ChainRace(row.task, task, rules, journal, Progress())
         chain.begin(await reader.resume_point(row.number))

@@ -181,16 +181,4 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         digest=await reader.head_digest(row.number),
         seal=await reader.seal(row.number),
         warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
-        margins=await _margins(reader, row),
     )
-
-
-async def _margins(reader: Reader, row: RunRow) -> tuple[tuple[int, int], ...]:
-    """Return where the margin of a run was chosen anew: of equal ones in a row, only the first."""
-    if row.settings.get("adaptive_target") is None:
-        return ()
-    found: list[tuple[int, int]] = []
-    for chosen in await reader.margins(row.number):
-        if not found or found[-1][1] != chosen["k"]:
-            found.append((chosen["from"], chosen["k"]))
-    return tuple(found)

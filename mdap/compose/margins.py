@@ -15,14 +15,13 @@ from mdap.plugins import task_name
 from mdap.records import SURE, RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.certificate import error_upper_bound
-from mdap.rules.margins import FIRST_MARGIN, next_margin
 from mdap.rules.scaling import minimal_k
 from mdap.settings import VotingSettings, explain
-from mdap.tasks import Chain, Task
+from mdap.tasks import Task
 
 __all__ = ["ENDED", "K", "batch_margin", "matching", "pilot_of", "with_k", "with_margin"]
 
-K = int | Literal["auto", "adaptive"]
+K = int | Literal["auto"]
 Note = tuple[str, str | None, dict[str, Any]]
 
 ENDED: Final[dict[RunStatus, type[RunError]]] = {
@@ -124,14 +123,12 @@ async def with_margin(shop: Workshop, task: Task, start: Start, k: K | None, tar
         task: the task.
         start: how it is to be run otherwise.
         k: a margin; None for that of *start*; ``auto`` for the smallest that reaches *target* at the
-            error rate that a calibration or a pilot rules out; ``adaptive`` for one that follows the votes.
+            error rate that a calibration or a pilot rules out.
         target: wanted chance that no decision of the run is wrong.
 
     Raises:
         UsageError: no margin reaches the target, or the run of that name was started for another one.
     """
-    if k == "adaptive":
-        _check_adaptive(shop, task)
     if start.row is not None and (k is None or isinstance(k, str)):
         begun = await shop.reader.margins(start.row.number)
         if begun or k != "auto":
@@ -142,8 +139,6 @@ async def with_margin(shop: Workshop, task: Task, start: Start, k: K | None, tar
     if length is None:
         raise UsageError(f"-k {k} needs a task of known length: define length(), or give k")
     known = await matching(shop, task, start.voting)
-    if k == "adaptive":
-        return _adaptive(start, known, length, target)
     return await _auto(shop, task, start, known, (length, target))
 
 
@@ -158,8 +153,7 @@ def _as_begun(
             f"run {row.run_id} was started for a target of {begun[0]['target']:g}, not {target:g}: "
             "resume it as it was started, or start another run"
         )
-    voting = with_k(start.voting, row.k)
-    return replace(start, voting=_aimed(voting, target) if k == "adaptive" else voting)
+    return replace(start, voting=with_k(start.voting, row.k))
 
 
 async def _given(shop: Workshop, task: Task, start: Start, k: int | None) -> Start:
@@ -167,18 +161,6 @@ async def _given(shop: Workshop, task: Task, start: Start, k: int | None) -> Sta
     known = None if start.row is not None else await matching(shop, task, voting)
     notes = () if known is None else (_baseline(known),)
     return replace(start, voting=voting, notes=notes)
-
-
-def _adaptive(start: Start, known: Mapping[str, Any] | None, length: int, target: float) -> Start:
-    # Agreement is no evidence before the run: its bias is not within what the proof allows.
-    sure = known if known is not None and known["truth"] == "oracle" else None
-    heard = (0, 0) if sure is None else (sure["wrong"], sure["votes"])
-    k = next_margin({}, heard, length, target)[0] if heard[1] else FIRST_MARGIN
-    began = {"from": 0, "k": k, "target": target, "against": heard[0], "votes": heard[1]}
-    notes: list[Note] = [("margin", f"k = {k} from step 0 on", began)]
-    if known is not None:
-        notes += [_baseline(known), *_doubts(known)]
-    return replace(start, voting=_aimed(with_k(start.voting, k), target), notes=tuple(notes))
 
 
 async def _auto(
@@ -252,14 +234,3 @@ def _doubts(known: Mapping[str, Any]) -> list[Note]:
         "the target may be out of reach"
     )
     return [("warning", sentence, {})]
-
-
-def _check_adaptive(shop: Workshop, task: Task) -> None:
-    if not isinstance(task, Chain):
-        raise UsageError("-k adaptive is for chains, whose steps are decided in order: give k")
-    if shop.crew.about["escalate_to"]:
-        raise UsageError("-k adaptive cannot go with --escalate-to: each model has an error rate of its own")
-
-
-def _aimed(voting: VotingSettings, target: float) -> VotingSettings:
-    return VotingSettings(**{**voting.model_dump(), "adaptive_target": target})

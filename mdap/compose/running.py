@@ -15,7 +15,7 @@ from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, check_same, run_columns, solution_of
 from mdap.compose.inspection import Inspection
-from mdap.compose.steering import drift_of, margin_of
+from mdap.compose.steering import drift_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
 from mdap.engine.decider import Decider, Rules
@@ -159,7 +159,6 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         models=shop.crew.names,
         casting=shop.crew.casting(start.voting),
         open_steps=shop.breadth,
-        margin=await margin_of(shop.reader, number, task, start.voting),
         drift=await drift_of(shop.reader, number, start.voting.k),
         votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
     )

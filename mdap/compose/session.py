@@ -149,9 +149,9 @@ class Session(AsyncContextManagerMixin):
         Args:
             task: the task with its parameters.
             k: the margin; ``"auto"`` takes the smallest that reaches *target*, by the newest calibration that
-                fits or else by a pilot; ``"adaptive"`` chooses it anew as the votes show the error rate;
+                fits or else by a pilot;
                 None takes that of *voting*.
-            target: wanted chance that the whole run has no wrong decision; for ``"auto"`` and ``"adaptive"``.
+            target: wanted chance that the whole run has no wrong decision; for ``"auto"``.
             voting: how steps are decided.
             run_id: the run's name in the database; an unfinished run of that name is resumed, a finished
                 one is returned as it is. None makes up a new one.
@@ -343,7 +343,7 @@ async def solve(
     Args:
         task: the task with its parameters.
         model: ``provider`` or ``provider/model``, or several of them.
-        k: the margin, ``"auto"`` or ``"adaptive"``.
+        k: the margin, or ``"auto"``.
         db: path of the SQLite database.
         options: options of the provider.
         settings: further arguments of `Session` (*escalate_to*, *limits*, *budget*, ...) and of

@@ -24,7 +24,7 @@ from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
 from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, Verdict, record_of
-from mdap.settings import Speculate, VotingSettings
+from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
 __all__ = ["ChainRace", "Rules"]
@@ -59,8 +59,6 @@ class ChainRace(Decider):
         self._leftovers = Leftovers()
         self.length = self._task.length()
         self._due: list[tuple[Any, Decision[Any]]] = []
-        # By margin, where margins are adaptive: one each, since every step needs one.
-        self._votings: dict[int, VotingSettings] = {}
         # Openings that are void with requests still under way.
         self._abandoned: list[Opening] = []
 
@@ -213,14 +211,13 @@ class ChainRace(Decider):
         """Open step *number* on *state* at the end of the window.
 
         Returns:
-            False if the task ends there, or the step's margin is not known yet.
+            False if the task ends there.
         """
-        voting = self._voting(number)
-        step = None if voting is None else self._task.step(number, state)
-        if step is None or voting is None:
+        step = self._task.step(number, state)
+        if step is None:
             return False
         subject = Subject(self._task.task, state)
-        race = Race(self._task.name, number, step, voting, subject, self._casting)
+        race = Race(self._task.name, number, step, self._rules.voting, subject, self._casting)
         spelled = self._task.spelled(number, state)
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
@@ -231,15 +228,6 @@ class ChainRace(Decider):
         self._window.append(opening)
         self._stale.append(opening)
         return True
-
-    def _voting(self, number: int) -> VotingSettings | None:
-        """Return how step *number* is decided; None as long as its margin depends on steps before it."""
-        if self._rules.margin is None:
-            return self._rules.voting
-        k = self._rules.margin.at(number)
-        if k is not None and k not in self._votings:
-            self._votings[k] = self._rules.voting.model_copy(update={"k": k})
-        return None if k is None else self._votings[k]
 
     def _reopen(
         self, number: int, spelled: str, state: Any, race: Race, *, tentative: bool

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mdap.engine.margins import AdaptiveMargin
 from mdap.engine.opening import Opening, Progress, lost, written
 from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome
 from mdap.engine.voting import Race, unread
@@ -60,7 +59,6 @@ class Rules:
         votes_wanted: end a chain after the step with which so many votes are decided in this session; None
             for no such end.
         open_steps: how many steps of a process may be open at once.
-        margin: tells the margin of each step of a chain; None for that of *voting* throughout.
         drift: notices that the run does otherwise than its calibration did; None for nothing to compare.
     """
 
@@ -73,7 +71,6 @@ class Rules:
     votes_wanted: int | None = None
     open_steps: int = 128
     run_id: str = ""
-    margin: AdaptiveMargin | None = None
     drift: Drift | None = None
 
 
@@ -298,18 +295,13 @@ class Decider(ABC):
         self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
         self.progress.against += total - votes
         self._votes_decided += total
-        self._watch(opening, total - votes, total, settled=author is not None)
+        self._watch(opening.race, total - votes, total)
 
-    def _watch(self, opening: Opening, against: int, votes: int, *, settled: bool) -> None:
-        """Record what a decision means for the margins to come, and whether the run drifts."""
-        run, step, race = self._rules.run, opening.opened.step, opening.race
+    def _watch(self, race: Race, against: int, votes: int) -> None:
+        """Record whether the run drifts."""
         if self._rules.drift is not None and race.tier == 0:
             for kind, sentence in self._rules.drift.hear(against, votes, race.counted - votes):
-                self._journal.append(RunEvent(run, "warning", sentence, data={"drift": kind}))
-        if self._rules.margin is not None:
-            k = None if settled else race.tally.k
-            for event in self._rules.margin.hear(step, k, against, votes):
-                self._journal.append(event)
+                self._journal.append(RunEvent(self._rules.run, "warning", sentence, data={"drift": kind}))
 
     def _append_decision(
         self,

@@ -155,7 +155,7 @@ class Ladder:
     def _rung(self, margin: int, dissent: int) -> Rung:
         if margin > MOST_MARGIN:
             raise UsageError(
-                f"no margin up to {MOST_MARGIN} is proved to keep this target: lower --target, or raise --floor"
+                f"no margin up to {MOST_MARGIN} is proved to keep so high a target: lower --target"
             )
         share = 1 / advantage(self._floor, margin, dissent)
         if self._odds is None:
