@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Certificate",
     "Decided",
     "Fact",
+    "Guarantee",
     "Identity",
     "Interval",
     "ProcessPoint",
@@ -383,6 +385,13 @@ EVENTS: Final = {
         "`-k auto` chose the margin",
         "`from`, the first step; `k`; `target`; and `source`, the run that it rests on",
     ),
+    "paid": (
+        "with `-k robust`: a step was not smooth and was charged to the error budget",
+        "`why`: `contested`, `undecided`, `abandoned`, `lent` (a nested run its share), `returned` (what it "
+        "did not spend), `inherited` (of an overridden run); `step`; `price`, an exact fraction; `payments`, "
+        "by how many their count rises; of a step also `opening`, `tier`, `m` and `lead`; of what is "
+        "returned `before`, the first step that counts on it",
+    ),
     "baseline": (
         "what the run is compared with as it goes on",
         "`source`, `against`, `votes`, `flags`, `samples`",
@@ -709,6 +718,32 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Guarantee:
+    """What a run of `-k robust` may say of itself.
+
+    Attributes:
+        floor: the least chance that a valid sample is right that was assumed of every step.
+        target: chance that no voted decision is wrong, if that holds.
+        contested: steps whose votes were contested.
+        undecided: steps that votes did not decide, or that nobody waited for any more.
+        spent: what those steps have spent of the error budget, which is 1 - *target*.
+        bound: the chance is at most this that a run has a wrong decision and yet spends so little, however
+            hard its steps are, if the floor holds.
+    """
+
+    floor: float
+    target: float
+    contested: int
+    undecided: int
+    spent: Fraction
+    bound: Fraction
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {**asdict(self), "spent": float(self.spent), "bound": float(self.bound)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
     """What a run came to.
 
@@ -719,12 +754,13 @@ class Solution:
         result: what the task made of its last state; None unless finished.
         reason: one sentence on why the run did not finish; None if it did.
         totals: steps, votes, red flags, tokens.
-        k: the margin every decision had to reach.
+        k: the margin every decision had to reach; with `-k robust`, m of the first step.
         cost_usd: price of all samples in USD; None where no price is known.
         seconds: time spent running, over all resumes.
         certificate: how sure one can be of the decisions; None where nothing can be said.
         digest: head of the digest chain over the decisions, in hexadecimal.
         warnings: what a reader of the result should know, a sentence each.
+        guarantee: what `-k robust` says of the run; None for another k.
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
             session ended in order.
     """
@@ -742,6 +778,7 @@ class Solution:
     digest: str | None
     warnings: tuple[str, ...] = ()
     seal: str | None = None
+    guarantee: Guarantee | None = None
 
     @property
     def p_zero_errors(self) -> float | None:
@@ -781,6 +818,7 @@ class Solution:
             "cost_usd": self.cost_usd,
             "seconds": round(self.seconds, 3),
             "p_zero_errors": self.p_zero_errors,
+            "guarantee": None if self.guarantee is None else self.guarantee.to_dict(),
             "certificate": None if self.certificate is None else asdict(self.certificate),
             "digest": self.digest,
             "seal": self.seal,

@@ -22,6 +22,7 @@ class Robust(BaseModel):
         contested: `decide`: votes decide contested steps too, by a wider lead; `stop`: such a step goes to
             the next models, or to a person.
         seed: from which each sample's model and view are drawn.
+        length: the steps of the run, where that is known; mdap fills it in.
     """
 
     model_config = _FROZEN
@@ -30,6 +31,7 @@ class Robust(BaseModel):
     target: float = Field(0.95, gt=0, lt=1)
     contested: Literal["decide", "stop"] = "decide"
     seed: int = Field(0, ge=0)
+    length: int | None = Field(None, ge=0)
 
 
 class VotingSettings(BaseModel):
@@ -72,7 +74,8 @@ class VotingSettings(BaseModel):
                 "-k robust cannot go with hedging: samples that arrive first would count first, so a step's "
                 "samples would not be drawn alike"
             )
-        if self.robust is not None and len(self.temperatures) > 1:
+        given = "temperatures" in self.model_fields_set
+        if self.robust is not None and given and len(self.temperatures) > 1:
             raise ValueError(
                 "-k robust draws a step's samples alike: give one temperature, such as --temperatures 0.1"
             )

@@ -25,9 +25,9 @@ class Outcome(NamedTuple):
     spent: Fraction
 
 
-def run(terms: Robust, length: int | None, steps: Sequence[Right], chance: random.Random) -> Outcome:
+def run(terms: Robust, steps: Sequence[Right], chance: random.Random) -> Outcome:
     """Decide *steps*, all wrong votes for one answer, by the rule as it stands."""
-    ledger = Ledger(terms, length)
+    ledger = Ledger(terms)
     wrong = votes = undecided = 0
     for step, right in enumerate(steps):
         tally = RobustTally(ledger.rung(step))

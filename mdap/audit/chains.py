@@ -146,7 +146,7 @@ class _Walk:
         state = self.entered(opened)
         question = self.asked(opened, state)
         if question is not None:
-            question.check(samples, self.facts.casting)
+            question.check(samples, self.facts.casting, opened.key)
         answer = _LOST if question is None else question.answers.get(decision.winner, _LOST)
         if answer is _LOST:
             answer = self._read(step, self.answers, decision.winner)
@@ -224,7 +224,7 @@ class _Walk:
         self.referee.void(samples)
         question = self.asked(opened, self._read(opened.step, self.states, opened.input))
         if question is not None:
-            question.check(samples, self.facts.casting)
+            question.check(samples, self.facts.casting, opened.key)
         self.part.samples += len(samples)
 
     def _compare_with_truth(self, decision: Decided, state: Any) -> None:
@@ -315,5 +315,5 @@ def _undecided(walk: _Walk, opened: StepOpened, samples: list[SampleTaken], *, e
     walk.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
     question = walk.asked(opened, walk.entered(opened))
     if question is not None:
-        question.check(samples, walk.facts.casting)
+        question.check(samples, walk.facts.casting, opened.key)
     walk.part.samples += len(samples)

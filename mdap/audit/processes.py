@@ -199,7 +199,7 @@ class _Record:
         if known is None:
             return None
         samples = samples_of(self._connection, self.facts.number, known.step)
-        question.check(samples, self.facts.casting)
+        question.check(samples, self.facts.casting, key)
         row = self._row(known)
         about = canonical(asked.user if asked.input is None else asked.input)
         if about != row[0]:

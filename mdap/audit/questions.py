@@ -44,11 +44,11 @@ class Question:
         self._intact: set[str | None] = set()
         self._said: dict[tuple[str | None, str | None, bool, int], _Said] = {}
 
-    def check(self, samples: list[SampleTaken], casting: Casting) -> None:
-        """Read every recorded reply again, and compare what it says with what is recorded."""
+    def check(self, samples: list[SampleTaken], casting: Casting, key: str) -> None:
+        """Read every recorded reply of the step called *key* again, and compare it with what is recorded."""
         views = len(self._parsers)
         for sample in samples:
-            self._check_view(sample, casting, views)
+            self._check_view(sample, casting, views, key)
             if sample.text_digest not in self._intact:
                 if not check_text(sample, self._findings):
                     continue
@@ -59,11 +59,11 @@ class Question:
                 found = sample.answer_key or sample.flag_reason
                 self._findings.add(Kind.READING, "what the reply says", expected, found, _at(sample))
 
-    def _check_view(self, sample: SampleTaken, casting: Casting, views: int) -> None:
+    def _check_view(self, sample: SampleTaken, casting: Casting, views: int, key: str) -> None:
         if views == 1 and sample.view == 0:
             return
         if casting.tier(sample.ordinal) < casting.tiers:
-            view = casting.part(sample.ordinal, views).view
+            view = casting.part(sample.ordinal, views, key).view
             if sample.view != view:
                 self._findings.add(Kind.PROMPT, "view of the step", view, sample.view, _at(sample))
 

@@ -140,7 +140,7 @@ class Referee:
                     Kind.SAMPLE, "samples allowed", self._allowed, sample.ordinal + 1, _at(sample)
                 )
                 return
-            temperature = self.casting.part(sample.ordinal, 1).temperature
+            temperature = self.casting.temperatures[sample.ordinal]
             if sample.temperature != temperature:
                 found = sample.temperature
                 self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))

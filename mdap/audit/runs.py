@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mdap.errors import DatabaseError, UsageError
-from mdap.rules.casting import Casting, lineups_of
+from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.settings import VotingSettings
 
 __all__ = ["RunFacts", "find_number", "run_facts"]
@@ -39,7 +39,7 @@ class RunFacts:
     @property
     def casting(self) -> Casting:
         """Who was asked for which sample."""
-        return Casting(self.lineups, self.voting.temperatures, self.voting.samples_allowed)
+        return casting_of(self.voting, self.lineups)
 
 
 def find_number(connection: sqlite3.Connection, name: str) -> int:

@@ -13,7 +13,7 @@ from mdap.providers.ensemble import Ensemble
 from mdap.providers.gate import Gate
 from mdap.providers.paced import Paced
 from mdap.providers.prices import price_of
-from mdap.rules.casting import Casting, lineups_of
+from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.settings import Budget, Limits, Price, VotingSettings
 
 __all__ = ["Crew"]
@@ -121,4 +121,4 @@ class Crew:
     def casting(self, voting: VotingSettings) -> Casting:
         """Return the schedule of samples under *voting*."""
         apart = any(member.heeds_temperature for member in self.members)
-        return Casting(self.lineups, voting.temperatures, voting.samples_allowed, apart=apart)
+        return casting_of(voting, self.lineups, apart=apart)

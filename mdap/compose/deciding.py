@@ -1,24 +1,31 @@
 """A person settles a step: one that voting left undecided, or one that it decided."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 
 from mdap.compose.overriding import Ruling, override_step
+from mdap.engine.account import account_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
 from mdap.engine.decider import Rules
 from mdap.engine.opening import Progress
-from mdap.engine.process import ProcessRace
+from mdap.engine.ordered import process_race
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_task
+<<<<<<< HEAD
 from mdap.records import Recorded, RunEvent, RunStatus, Solution, encodable
 from mdap.rules.casting import Casting, lineups_of
+=======
+from mdap.records import Recorded, RunEvent, RunStatus, Solution
+from mdap.rules.casting import casting_of, lineups_of
+>>>>>>> 0bd0e85 (Add -k robust to chains and processes: rungs, error budget, drawn views and models)
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -75,8 +82,9 @@ async def settle_step(
 async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, ruling: Ruling) -> None:
     voting = VotingSettings(**row.settings)
     lineups = lineups_of(row.provider["models"], row.provider["escalate_to"])[1]
-    casting = Casting(lineups, voting.temperatures, voting.samples_allowed)
-    rules = Rules(run=row.number, voting=voting, casting=casting)
+    casting = casting_of(voting, lineups)
+    account = account_of(row.number, voting.robust, await reader.paid(row.number))
+    rules = Rules(run=row.number, voting=voting, casting=casting, account=account)
     if isinstance(task, Chain):
         chain = ChainRace(row.task, task, rules, journal, Progress())
         chain.begin(await reader.resume_point(row.number))
@@ -92,7 +100,7 @@ async def _settle_process(
     point = await reader.process_point(row.number)
     if ruling.step not in {recorded.opened.step for recorded in point.openings}:
         raise UsageError(f"step {ruling.step} is not one that voting left undecided")
-    race = ProcessRace(row.task, task, rules, journal, Progress())
+    race = process_race(row.task, task, rules, journal, Progress())
     race.begin(point)
     asked = anyio.Event()
     asked.set()
@@ -106,7 +114,7 @@ async def _settle_process(
         asked.set()
         return await reader.recorded(row.number, step)
 
-    async def solve(part: Task, name: str) -> Solution:
+    async def solve(part: Task, name: str, share: Fraction | None) -> Solution:
         await anyio.sleep_forever()  # what is not decided yet cannot be decided here
         raise AssertionError
 

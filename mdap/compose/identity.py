@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mdap._version import __version__
 from mdap.compose.certifying import certificate_of
+from mdap.compose.promising import guarantee_of
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
@@ -180,5 +181,6 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         certificate=certificate,
         digest=await reader.head_digest(row.number),
         seal=await reader.seal(row.number),
+        guarantee=guarantee_of(VotingSettings(**row.settings), await reader.paid(row.number)),
         warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
     )

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from mdap.compose.identity import Start, lasting
+from mdap.compose.promising import promising
 from mdap.compose.running import Workshop, run_task
 from mdap.errors import FailedError, PluginError, RunError, StoppedError, UndecidedError, UsageError
 from mdap.journal.reader import RunRow
@@ -21,7 +22,7 @@ from mdap.tasks import Task
 
 __all__ = ["ENDED", "K", "batch_margin", "matching", "pilot_of", "with_k", "with_margin"]
 
-K = int | Literal["auto"]
+K = int | Literal["auto", "robust"]
 Note = tuple[str, str | None, dict[str, Any]]
 
 ENDED: Final[dict[RunStatus, type[RunError]]] = {
@@ -115,7 +116,9 @@ async def pilot_of(
     return solution
 
 
-async def with_margin(shop: Workshop, task: Task, start: Start, k: K | None, target: float) -> Start:
+async def with_margin(
+    shop: Workshop, task: Task, start: Start, k: K | None, goal: tuple[float, float]
+) -> Start:
     """Return *start* with the margin that *k* stands for, and with what is to be recorded of the choice.
 
     Args:
@@ -123,12 +126,19 @@ async def with_margin(shop: Workshop, task: Task, start: Start, k: K | None, tar
         task: the task.
         start: how it is to be run otherwise.
         k: a margin; None for that of *start*; ``auto`` for the smallest that reaches *target* at the
-            error rate that a calibration or a pilot rules out.
-        target: wanted chance that no decision of the run is wrong.
+            error rate that a calibration or a pilot rules out; ``robust`` for one that follows from how the
+            votes of the steps before fell.
+        goal: wanted chance that no decision of the run is wrong, and the floor, for ``robust``.
 
     Raises:
         UsageError: no margin reaches the target, or the run of that name was started for another one.
     """
+    target, floor = goal
+    if k == "robust":
+        terms = {"target": target, "floor": floor, "length": task.length()}
+        return await _given(shop, task, replace(start, voting=promising(start.voting, terms)), None)
+    if start.voting.robust is not None:
+        raise UsageError(f"the settings are for -k robust, not for -k {k}: give k='robust'")
     if start.row is not None and (k is None or isinstance(k, str)):
         begun = await shop.reader.margins(start.row.number)
         if begun or k != "auto":

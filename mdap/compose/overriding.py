@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from mdap.compose.promising import ledger_after
 from mdap.engine.authored import Authored
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
@@ -16,6 +17,7 @@ from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
 from mdap.records import NOTED, Decided, RunEvent, StepOpened
 from mdap.rules.digests import CHAIN_START, chain_digest
+from mdap.settings import VotingSettings
 from mdap.tasks import Chain
 
 __all__ = ["Ruling", "override_step"]
@@ -101,6 +103,12 @@ async def _take_over(
     old, new = runs
     about = {"overrides": old.run_id, "step": ruling.step}
     journal.append(RunEvent(new, "started", f"step {ruling.step} of {old.run_id} was overridden", data=about))
+    terms = VotingSettings(**old.settings).robust
+    if terms is not None:
+        ledger = ledger_after(terms, await reader.paid(old.number))
+        # What came after the step was spent, too.
+        inherited = {"why": "inherited", "step": -1, "price": str(ledger.spent), "payments": ledger.payments}
+        journal.append(RunEvent(new, "paid", data=inherited))
     digest = CHAIN_START
     async for row in reader.decided(old.number):
         opened = StepOpened(new, row["step"], 0, row["key"], row["input"], row["prompt_digest"])

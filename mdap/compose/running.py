@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from typing import Any, Final
 
@@ -15,10 +16,13 @@ from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, check_same, run_columns, solution_of
 from mdap.compose.inspection import Inspection
+from mdap.compose.promising import with_share
 from mdap.compose.steering import drift_of
+from mdap.engine.account import account_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
 from mdap.engine.decider import Decider, Rules
+from mdap.engine.ordered import process_race
 from mdap.engine.process import ProcessRace
 from mdap.engine.purse import Purse
 from mdap.engine.run import decide
@@ -159,6 +163,7 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         models=shop.crew.names,
         casting=shop.crew.casting(start.voting),
         open_steps=shop.breadth,
+        account=account_of(number, start.voting.robust, await shop.reader.paid(number)),
         drift=await drift_of(shop.reader, number, start.voting.k),
         votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
     )
@@ -212,7 +217,7 @@ async def _begun(
         chain.begin(await shop.reader.resume_point(rules.run))
         return chain, None
     assert isinstance(task, Process)
-    process = ProcessRace(name, task, rules, shop.writer, start.progress)
+    process = process_race(name, task, rules, shop.writer, start.progress)
     process.begin(await shop.reader.process_point(rules.run))
     around = Surroundings(
         run_id=start.name,
@@ -224,11 +229,14 @@ async def _begun(
     return process, partial(answer_process, task, process, around)
 
 
-async def _solve_part(shop: Workshop, whole: Start, parent: int, task: Task, name: str) -> Solution:
+async def _solve_part(
+    shop: Workshop, whole: Start, parent: int, task: Task, name: str, share: Fraction | None
+) -> Solution:
     """Run a task that is a part of a process, or take it up again."""
     await shop.writer.flush()
     row = await shop.reader.run(name)
-    part = Start(name=name, voting=whole.voting, row=row, parent=parent, progress=whole.progress)
+    voting = whole.voting if share is None else with_share(whole.voting, share, task.length())
+    part = Start(name=name, voting=voting, row=row, parent=parent, progress=whole.progress)
     return await run_task(shop, task, part)
 
 

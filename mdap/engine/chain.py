@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final
 
+from mdap.engine.account import CONTESTED, UNDECIDED
 from mdap.engine.authored import Authored, Subject
 from mdap.engine.decider import RUNNING, Decider, Effect, Rules, undecided_sentence
 from mdap.engine.opening import Opening, Progress
@@ -136,11 +137,16 @@ class ChainRace(Decider):
                 self._decide(head, winner)
             elif not head.race.exhausted:
                 return
-            elif head.race.escalate():
-                self._escalated(head)
             else:
-                self.status = RunStatus.UNDECIDED
-                self.reason = undecided_sentence(head)
+                self._exhausted(head)
+
+    def _exhausted(self, head: Opening) -> None:
+        self._pay(head, CONTESTED if head.race.tally.stuck else UNDECIDED)
+        if head.race.escalate():
+            self._escalated(head)
+        else:
+            self.status = RunStatus.UNDECIDED
+            self.reason = undecided_sentence(head)
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to the step that voting left undecided.
@@ -163,6 +169,7 @@ class ChainRace(Decider):
         self._record(head, spelled, author, reason)
 
     def _decide(self, head: Opening, winner: str) -> None:
+        self._pay(head, CONTESTED)
         self._record(head, winner)
         number = head.opened.step
         if self._task.has_effects:
@@ -217,7 +224,9 @@ class ChainRace(Decider):
         if step is None:
             return False
         subject = Subject(self._task.task, state)
-        race = Race(self._task.name, number, step, self._rules.voting, subject, self._casting)
+        race = Race(
+            self._task.name, number, step, self._rules.voting, subject, self._casting, self._rung(number)
+        )
         spelled = self._task.spelled(number, state)
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mdap.engine.account import Account
 from mdap.engine.opening import Opening, Progress, lost, written
 from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome
 from mdap.engine.voting import Race, unread
@@ -29,9 +30,10 @@ from mdap.records import (
     record_of,
 )
 from mdap.rules.canonical import canonical
-from mdap.rules.casting import Casting
+from mdap.rules.casting import Casting, casting_of
 from mdap.rules.digests import chain_digest, sample_line
 from mdap.rules.drift import Drift
+from mdap.rules.rungs import Rung
 from mdap.settings import Speculation, VotingSettings
 
 __all__ = ["RUNNING", "Decider", "Effect", "Rules", "undecided_sentence"]
@@ -59,6 +61,7 @@ class Rules:
         votes_wanted: end a chain after the step with which so many votes are decided in this session; None
             for no such end.
         open_steps: how many steps of a process may be open at once.
+        account: the error budget of `-k robust`; None for one k throughout.
         drift: notices that the run does otherwise than its calibration did; None for nothing to compare.
     """
 
@@ -71,6 +74,7 @@ class Rules:
     votes_wanted: int | None = None
     open_steps: int = 128
     run_id: str = ""
+    account: Account | None = None
     drift: Drift | None = None
 
 
@@ -111,9 +115,7 @@ class Decider(ABC):
         self.progress = progress
         self.news: Callable[[], None] = _nothing
         self._rules = rules
-        self._casting = rules.casting or Casting(
-            temperatures=rules.voting.temperatures, samples_per_tier=rules.voting.samples_allowed
-        )
+        self._casting = rules.casting or casting_of(rules.voting)
         self._journal = journal
         self._place = 0
         self._votes_decided = 0
@@ -134,6 +136,15 @@ class Decider(ABC):
     @abstractmethod
     def _counted(self, opening: Opening) -> None:
         """Draw the consequences of samples of *opening* that were counted."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether decided steps wait for one that nobody has asked for again; see `pass_over`."""
+        return False
+
+    def pass_over(self) -> None:
+        """Let what waits go on without the step that it waits for."""
+        assert not self.stalled
 
     # -- what to ask -------------------------------------------------------------------------------
 
@@ -273,8 +284,37 @@ class Decider(ABC):
 
     # -- deciding ----------------------------------------------------------------------------------
 
+    def _rung(self, step: int) -> Rung | None:
+        """Return the rung of *step* as things stand; None without `-k robust`."""
+        return None if self._rules.account is None else self._rules.account.rung(step)
+
+    def _pay(self, opening: Opening, why: str) -> None:
+        """Charge *opening* unless it is smooth, which raises the rungs of what is open behind it.
+
+        What follows from it is recorded in the same commit, since nothing here waits.
+        """
+        account, rung = self._rules.account, opening.race.rung
+        if account is not None and rung is not None and not opening.race.smooth:
+            self._journal.append(*account.pay(opening.opened, opening.race.tier, rung, why))
+            self._raise_rungs()
+
+    def _raise_rungs(self) -> None:
+        for opening in self._openings():
+            rung = self._rung(opening.opened.step)
+            if not opening.void and rung is not None and not self._is_settled(opening):
+                opening.race.go_on_at(rung)
+                self._stale.append(opening)
+
+    def _is_settled(self, opening: Opening) -> bool:
+        """Return whether the rung of *opening* is fixed, since it has paid."""
+        account = self._rules.account
+        return account is None or account.paid(opening.opened, opening.race.tier) is not None
+
     def _escalated(self, opening: Opening) -> None:
         self._stale.append(opening)
+        rung = self._rung(opening.opened.step)
+        if rung is not None:
+            opening.race.go_on_at(rung)
         reason = f"step {opening.opened.step} undecided after {opening.race.counted} samples"
         data = {"step": opening.opened.step, "opening": opening.opened.opening, "tier": opening.race.tier}
         self._journal.append(RunEvent(self._rules.run, "escalated", reason, data=data))
@@ -332,6 +372,9 @@ class Decider(ABC):
         """Return a recorded opening, its samples counted again."""
         opening = Opening(recorded.opened, state, race, tentative=tentative)
         race.refold(recorded.samples)
+        paid = None if self._rules.account is None else self._rules.account.paid(opening.opened, race.tier)
+        if paid is not None:
+            race.go_on_at(paid)
         opening.lines = [
             (taken.ordinal, sample_line(taken.digest_columns()))
             for taken in recorded.samples

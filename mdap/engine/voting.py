@@ -7,11 +7,12 @@ from pydantic import TypeAdapter
 
 from mdap.errors import PluginError
 from mdap.records import Reply, SampleRequest, SampleTaken, Subject, Trace, record_of
-from mdap.rules.casting import Casting, Part
+from mdap.rules.casting import Casting, Part, casting_of
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import read, unreadable
 from mdap.rules.redflags import clean, clean_label
-from mdap.rules.tally import Tally
+from mdap.rules.rungs import Rung
+from mdap.rules.tally import RobustTally, Tally
 from mdap.settings import VotingSettings
 from mdap.tasks import Step, View
 
@@ -64,6 +65,7 @@ class Race:
         settings: k, samples allowed, temperatures.
         subject: what the step is about, for simulation.
         casting: who is asked for which sample; None for one model.
+        rung: how `-k robust` decides the step; None for a lead of k.
     """
 
     __slots__ = (
@@ -82,6 +84,7 @@ class Race:
         "number",
         "prompt_digest",
         "prompts",
+        "rung",
         "schema",
         "settings",
         "step",
@@ -90,7 +93,7 @@ class Race:
         "tier",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a step is decided by
         self,
         name: str,
         number: int,
@@ -98,6 +101,7 @@ class Race:
         settings: VotingSettings,
         subject: Subject | None,
         casting: Casting | None = None,
+        rung: Rung | None = None,
     ) -> None:
         self.name = name
         self.number = number
@@ -107,16 +111,15 @@ class Race:
         self.subject = subject
         # A proposal is not decided here: others vote on it.
         self.k = 1 if step.proposal else settings.k
-        self.tally = Tally(self.k)
+        self.rung = None if step.proposal else rung
+        self.tally = self._fresh_tally()
         self.answers: dict[str, Any] = {}
         self._first: dict[str, int] = {}
         self.counted = 0
         self.in_flight = 0
         self.max_tokens = step.max_tokens or settings.max_tokens
         self.schema = None if step.schema is None else json_schema(step.schema)
-        self.casting = casting or Casting(
-            temperatures=settings.temperatures, samples_per_tier=settings.samples_allowed
-        )
+        self.casting = casting or casting_of(settings)
         self.tier = 0
         columns = (step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
         own = record_of(Prompt, columns)
@@ -129,6 +132,9 @@ class Race:
         self._lost: list[int] = []
         self._judged: dict[tuple[str, str, str, bool, int], tuple[Judgement, Any]] = {}
 
+    def _fresh_tally(self) -> Tally:
+        return Tally(self.k) if self.rung is None else RobustTally(self.rung)
+
     @property
     def winner(self) -> str | None:
         """The canonical JSON of the winning answer, or None."""
@@ -136,20 +142,33 @@ class Race:
 
     @property
     def exhausted(self) -> bool:
-        """Whether every sample that its tier may take has come without a winner."""
-        return (
-            self.in_flight == 0
-            and self._next_ordinal >= (self.tier + 1) * self.casting.samples_per_tier
-            and not self._lost
-            and self.tally.winner is None
-        )
+        """Whether every sample that its tier may take, or that could matter, has come without a winner."""
+        if self.in_flight or self.tally.winner is not None:
+            return False
+        used_up = self._next_ordinal >= (self.tier + 1) * self.casting.samples_per_tier and not self._lost
+        return used_up or self.tally.stuck
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the step is decided and `-k robust` charges nothing for it."""
+        return isinstance(self.tally, RobustTally) and self.tally.smooth
+
+    def go_on_at(self, rung: Rung) -> bool:
+        """Go on at a higher rung, at which a winner may have to win again; return whether it is higher."""
+        if self.rung is None or not isinstance(self.tally, RobustTally) or rung == self.rung:
+            return False
+        self.rung = rung
+        self.tally.go_on_at(rung)
+        return True
 
     def escalate(self) -> bool:
         """Hand an exhausted race to the next tier, which votes afresh; return False if there is none."""
         if self.tier + 1 >= self.casting.tiers:
             return False
         self.tier += 1
-        self.tally = Tally(self.k)
+        self.tally = self._fresh_tally()
+        self._next_ordinal = self.tier * self.casting.samples_per_tier
+        self._lost.clear()
         return True
 
     def wanted(self, max_n: int, priority: int) -> list[SampleRequest]:
@@ -166,7 +185,7 @@ class Race:
         ordinals = self._draw(short)
         self.in_flight += len(ordinals)
         requests = []
-        for part, group in self.casting.groups(ordinals, len(self.prompts), max_n):
+        for part, group in self.casting.groups(ordinals, len(self.prompts), max_n, self.key):
             requests.append(self._request(part, group, priority))
         return requests
 

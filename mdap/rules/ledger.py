@@ -15,8 +15,7 @@ class Ledger:
     run never spends more than its budget, and expects no more wrong decisions than it has spent.
 
     Args:
-        terms: floor, target, and what becomes of contested steps.
-        length: steps of the run; None where unknown.
+        terms: floor, target, what becomes of contested steps, and the length of the run if it is known.
 
     Attributes:
         spent: what has been paid.
@@ -25,10 +24,10 @@ class Ledger:
 
     __slots__ = ("_length", "budget", "ladder", "payments", "spent")
 
-    def __init__(self, terms: Robust, length: int | None) -> None:
+    def __init__(self, terms: Robust) -> None:
         self.budget = 1 - exact(terms.target)
         self.ladder = Ladder(exact(terms.floor), self.budget, votes_decide=terms.contested == "decide")
-        self._length = length
+        self._length = terms.length
         self.spent = Fraction(0)
         self.payments = 0
 

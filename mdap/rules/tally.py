@@ -100,7 +100,7 @@ class RobustTally(Tally):
         super().add(candidate)
         self._judge()
 
-    def raise_to(self, rung: Rung) -> None:
+    def go_on_at(self, rung: Rung) -> None:
         """Go on at a higher rung; a winner may have to win again."""
         self.rung, self.k = rung, rung.margin
         self._judge()

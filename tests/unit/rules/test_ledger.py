@@ -12,18 +12,18 @@ from mdap.rules.rungs import exact
 from mdap.settings import Robust
 from tests.robust import run
 
-lengths = st.none() | st.integers(1, 3000)
 terms = st.builds(
-    Robust, floor=st.sampled_from([0.6, 0.7, 0.85]), target=st.sampled_from([0.5, 0.9, 0.95, 0.999])
+    Robust,
+    length=st.none() | st.integers(1, 3000),
+    floor=st.sampled_from([0.6, 0.7, 0.85]),
+    target=st.sampled_from([0.5, 0.9, 0.95, 0.999]),
 )
 
 
-@given(terms, lengths, st.lists(st.booleans(), max_size=150))
-def test_no_outcome_of_the_steps_overspends_the_budget(
-    terms: Robust, length: int | None, contested: list[bool]
-) -> None:
+@given(terms, st.lists(st.booleans(), max_size=150))
+def test_no_outcome_of_the_steps_overspends_the_budget(terms: Robust, contested: list[bool]) -> None:
     """Spent stays within 1 - T, every price is at most half of what is left, and what is bounded holds."""
-    ledger = Ledger(terms, length)
+    ledger, length = Ledger(terms), terms.length
     for step, pays in enumerate(contested[:length]):
         rung = ledger.rung(step)
         left = ledger.budget - ledger.spent
@@ -40,7 +40,7 @@ def test_no_outcome_of_the_steps_overspends_the_budget(
 
 def test_a_step_ahead_is_sampled_at_the_rung_that_holds_if_all_before_it_are_smooth() -> None:
     """The forecast falls as smooth steps follow, so rungs may, too; a payment raises all of them."""
-    ledger = Ledger(Robust(), 1000)
+    ledger = Ledger(Robust(length=1000))
     ledger.pay(ledger.rung(10).price)
     margins = [ledger.rung(step).margin for step in range(11, 1000)]
     assert margins == sorted(margins, reverse=True)
@@ -51,7 +51,7 @@ def test_a_step_ahead_is_sampled_at_the_rung_that_holds_if_all_before_it_are_smo
 
 def test_two_contested_steps_in_ten_thousand() -> None:
     """What the summary says of such a run: at most 4.1 % of cases."""
-    ledger = Ledger(Robust(), 10_000)
+    ledger = Ledger(Robust(length=10_000))
     assert ledger.bound == Fraction(1, 40)
     for step in (5000, 9990):
         ledger.pay(ledger.rung(step).price)
@@ -60,7 +60,7 @@ def test_two_contested_steps_in_ten_thousand() -> None:
 
 def test_what_a_nested_run_did_not_spend_is_there_again() -> None:
     """It is charged its whole share, and counts as no payment if it spends nothing."""
-    ledger = Ledger(Robust(), None)
+    ledger = Ledger(Robust())
     share = ledger.limit(0)
     ledger.pay(share)
     assert ledger.limit(1) == Fraction(1, 20) / 6
@@ -78,9 +78,9 @@ def test_wrong_runs_are_no_more_than_promised(mixture: str, length: bool) -> Non
 
     `benchmarks/robust.py` does the same at length.
     """
-    terms = Robust(floor=0.7, target=0.8)
     chance = random.Random(f"{mixture} {length}")
     runs, steps, wrong, excess = 300, 60, 0, 0.0
+    terms = Robust(floor=0.7, target=0.8, length=steps if length else None)
     for _ in range(runs):
 
         def right(step: int, contested: int) -> float:
@@ -88,7 +88,7 @@ def test_wrong_runs_are_no_more_than_promised(mixture: str, length: bool) -> Non
                 return 0.7 if contested == 0 else 0.999
             return 0.7 if mixture == "floor" or step >= steps - 5 else 0.99
 
-        outcome = run(terms, steps if length else None, [right] * steps, chance)
+        outcome = run(terms, [right] * steps, chance)
         wrong += outcome.wrong > 0
         excess += outcome.wrong - float(outcome.spent)
     error = (0.2 * 0.8 / runs) ** 0.5

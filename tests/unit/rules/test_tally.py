@@ -426,7 +426,7 @@ def raced(
     tally, flying, asked, raised = RobustTally(first), list[int](), 0, False
     while True:
         if not raised and (chance.random() < 0.1 or (tally.winner and not flying)):
-            tally.raise_to(last)
+            tally.go_on_at(last)
             raised = True
         while len(flying) < tally.shortfall and chance.random() < 0.8:
             flying.append(asked)
