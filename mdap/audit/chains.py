@@ -66,9 +66,7 @@ class _Walk:
         self.facts = facts
         self.task = task
         self.oracle = oracle
-        self.referee = Referee(
-            facts.k, facts.casting, facts.voting.hedge > 0, facts.overridden, self.findings
-        )
+        self.referee = Referee(facts, facts.casting, facts.voting.hedge > 0, self.part)
         self.states, self.answers = types_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START

@@ -1,14 +1,17 @@
 """Counting a race again from its rows alone: no task, no parser, nothing but answer keys and order."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mdap.audit.findings import Findings, Kind
+from mdap.audit.part import Part
+from mdap.audit.runs import RunFacts
 from mdap.records import NOTED, PROPOSED, Decided, SampleTaken
 from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key
-from mdap.rules.tally import Tally
+from mdap.rules.tally import RobustTally, Tally
 
 __all__ = ["Referee"]
 
@@ -21,18 +24,27 @@ class Referee:
     """Recount races and say what is against the rules.
 
     Attributes:
-        k: the margin.
+        facts: the run.
         casting: who is asked for which sample.
         hedged: whether more samples may be asked for than could matter.
-        overridden: the step that a person decided without its being asked; None for none.
-        findings: where to say it.
+        part: where to say it.
     """
 
-    k: int
+    facts: RunFacts
     casting: Casting
     hedged: bool
-    overridden: int | None
-    findings: Findings
+    part: Part
+
+    @property
+    def findings(self) -> Findings:
+        """Where to say what is against the rules."""
+        return self.part.findings
+
+    def tally(self, step: int, tier: int, *, proposed: bool = False) -> Tally:
+        """Return an empty tally for a tier of a step."""
+        if proposed or self.facts.charges is None:
+            return Tally(1 if proposed else self.facts.k)
+        return RobustTally(self.facts.charges.rung(step, tier))
 
     def decided(self, decision: Decided, samples: Sequence[SampleTaken]) -> int:
         """Recount a decided race; return the tier that decided it.
@@ -43,7 +55,7 @@ class Referee:
         """
         place = (decision.step, decision.opening)
         proposed = decision.author is None and decision.reason == PROPOSED
-        tally, tier = self._fold(samples, place, 1 if proposed else self.k)
+        tally, tier = self._fold(samples, place, proposed=proposed)
         self._drawn(samples, complete=True)
         winner = answer_key(decision.winner)
         votes = tally.votes.get(winner, 0)
@@ -55,8 +67,10 @@ class Referee:
             self._same(Kind.COUNT, "winner", tally.winner, winner, place)
         elif decision.author == NOTED:
             self._same(Kind.COUNT, "samples of what was not voted on", 0, len(samples), place)
-        elif samples or decision.step != self.overridden:
+        elif samples or decision.step != self.facts.overridden:
             self._undecided(tally, tier, samples, place)
+        if samples and isinstance(tally, RobustTally) and not tally.smooth:
+            self.part.charged.append((*place, tier))
         return tier
 
     def undecided(self, samples: Sequence[SampleTaken], *, exhausted: bool) -> int:
@@ -67,10 +81,12 @@ class Referee:
             exhausted: whether it must have had all of its samples.
         """
         place = _opening(samples[0])
-        tally, tier = self._fold(samples, place, self.k)
+        tally, tier = self._fold(samples, place)
         self._drawn(samples, complete=exhausted)
-        if exhausted:
+        if exhausted or (self.facts.charges is not None and self.is_exhausted(tally, tier, samples)):
             self._undecided(tally, tier, samples, place)
+            if isinstance(tally, RobustTally):
+                self.part.charged.append((*place, tier))
         else:
             self._same(Kind.COUNT, "winner of a race that goes on", None, tally.winner, place)
         return tier
@@ -88,15 +104,23 @@ class Referee:
         self._same(Kind.COUNT, "winner of an undecided race", None, tally.winner, place)
         self._same(Kind.COUNT, "last tier asked", self.casting.tiers - 1, tier, place)
         taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
-        self._same(Kind.COUNT, "samples of the last tier", self.casting.samples_per_tier, taken, place)
+        if not tally.stuck:
+            self._same(Kind.COUNT, "samples of the last tier", self.casting.samples_per_tier, taken, place)
 
-    def _fold(self, samples: Sequence[SampleTaken], place: tuple[int, ...], k: int) -> tuple[Tally, int]:
+    def is_exhausted(self, tally: Tally, tier: int, samples: Sequence[SampleTaken]) -> bool:
+        """Return whether a race has had all of its samples, or no further one could matter."""
+        taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
+        return tier == self.casting.tiers - 1 and (tally.stuck or taken >= self.casting.samples_per_tier)
+
+    def _fold(
+        self, samples: Sequence[SampleTaken], place: tuple[int, ...], *, proposed: bool = False
+    ) -> tuple[Tally, int]:
         counted = self._counted(samples)
-        tally, tier = Tally(k), 0
+        tally, tier = self.tally(place[0], 0, proposed=proposed), 0
         for sample in counted:
             if self.casting.tier(sample.ordinal) > tier:
                 tier = self._escalated(tally, tier, samples, sample)
-                tally = Tally(k)
+                tally = self.tally(place[0], tier, proposed=proposed)
             if tally.winner is not None:
                 self.findings.add(
                     Kind.COUNT, "sample counted after the decision", None, sample.ordinal, place
@@ -131,7 +155,7 @@ class Referee:
         """Check which samples there are, and at which temperature each was drawn."""
         ordinals = [sample.ordinal for sample in samples]
         # A hedge may withdraw one before it is sent, and a run that was cut draws again what was lost.
-        if complete and not self.hedged and ordinals != list(range(len(ordinals))):
+        if complete and not self.hedged and ordinals != self._without_gaps(ordinals):
             expected = f"0 to {len(ordinals) - 1}"
             self.findings.add(Kind.SAMPLE, "samples of the race", expected, ordinals, _opening(samples[0]))
         for sample in samples:
@@ -145,6 +169,14 @@ class Referee:
                 found = sample.temperature
                 self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))
 
+    def _without_gaps(self, ordinals: Sequence[int]) -> list[int]:
+        """Return the ordinals of as many samples of each tier as there are, from its first on."""
+        size = self.casting.samples_per_tier
+        tiers = Counter(self.casting.tier(ordinal) for ordinal in ordinals)
+        return [
+            ordinal for tier in sorted(tiers) for ordinal in range(tier * size, tier * size + tiers[tier])
+        ]
+
     @property
     def _allowed(self) -> int:
         return self.casting.tiers * self.casting.samples_per_tier
@@ -153,13 +185,11 @@ class Referee:
         taken = sum(self.casting.tier(other.ordinal) == tier for other in samples)
         place = _opening(sample)
         self._same(Kind.COUNT, "winner of a tier that was left", None, tally.winner, place)
-        self._same(
-            Kind.COUNT,
-            "samples of a tier that was left",
-            self.casting.samples_per_tier,
-            taken,
-            place,
-        )
+        if not tally.stuck:
+            expected = self.casting.samples_per_tier
+            self._same(Kind.COUNT, "samples of a tier that was left", expected, taken, place)
+        if isinstance(tally, RobustTally):
+            self.part.charged.append((*place, tier))
         return self.casting.tier(sample.ordinal)
 
     def _same(self, kind: Kind, what: str, expected: object, found: object, place: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ import sqlite3
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mdap.audit.budget import Charges, charges_of
 from mdap.errors import DatabaseError, UsageError
 from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.settings import VotingSettings
@@ -21,6 +22,7 @@ class RunFacts:
     Attributes:
         number: its key in the other tables.
         decisions: how many decisions it had when the audit began.
+        charges: what it paid out of its error budget; None if it has none.
         overridden: the step at which it took over another run, to decide it otherwise; None if it did not.
     """
 
@@ -34,6 +36,7 @@ class RunFacts:
     lineups: tuple[tuple[int, ...], ...]
     k: int
     decisions: int
+    charges: Charges | None = None
     overridden: int | None = None
 
     @property
@@ -71,7 +74,9 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
     row = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?1", (number,)).fetchone()
     sql = "SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1"
     [decisions] = connection.execute(sql, (number,)).fetchone()
-    return replace(_facts(tuple(row), decisions), overridden=_overridden(connection, number))
+    facts = _facts(tuple(row), decisions)
+    charges = charges_of(connection, number, facts.voting)
+    return replace(facts, charges=charges, overridden=_overridden(connection, number))
 
 
 def _overridden(connection: sqlite3.Connection, run: int) -> int | None:

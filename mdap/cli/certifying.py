@@ -44,9 +44,10 @@ def promised(guarantee: Guarantee, steps: int) -> str:
     were = "step was" if guarantee.contested == 1 else "steps were"
     others = f", and {number(guarantee.undecided)} not decided by votes" if guarantee.undecided else ""
     return (
-        f"{number(guarantee.contested)} of {number(steps)} {were} contested{others}. If the model is right in "
-        f"at least {guarantee.floor:g} of its valid samples on every step, a run with a wrong decision shows "
-        f"so few contested steps in at most {_percent(guarantee.bound)} of cases, however hard the steps are."
+        f"{number(guarantee.contested)} of {number(steps)} {were} contested{others}. If the model is right "
+        f"in at least {guarantee.floor:g} of its valid samples on every step, a run with a wrong decision "
+        f"shows so few contested steps in at most {_percent(guarantee.bound)} of cases, however hard the "
+        "steps are."
     )
 
 
