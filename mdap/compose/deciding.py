@@ -19,13 +19,8 @@ from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_task
-<<<<<<< HEAD
 from mdap.records import Recorded, RunEvent, RunStatus, Solution, encodable
-from mdap.rules.casting import Casting, lineups_of
-=======
-from mdap.records import Recorded, RunEvent, RunStatus, Solution
 from mdap.rules.casting import casting_of, lineups_of
->>>>>>> 0bd0e85 (Add -k robust to chains and processes: rungs, error budget, drawn views and models)
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
