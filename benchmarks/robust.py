@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 import mdap
 from mdap.rules.certificate import error_upper_bound
+from mdap.rules.foresight import law
 from mdap.rules.ledger import Ledger
 from mdap.rules.rungs import FLOORS, Rung, exact
 from mdap.rules.scaling import expected_votes, minimal_k
@@ -32,58 +33,6 @@ from mdap_hanoi import Hanoi
 
 Rng = np.random.Generator
 Chances = NDArray[np.float64]
-
-
-# -- what a step comes to ---------------------------------------------------------------------------
-
-
-class Law(NamedTuple):
-    """How a step ends with a chance p of right votes, all wrong ones alike.
-
-    Attributes:
-        wrong: smoothly wrong.
-        open: not smooth.
-        lost: wrong, if it is not smooth.
-        votes: mean number of votes.
-    """
-
-    wrong: float
-    open: float
-    lost: float
-    votes: float
-
-
-@lru_cache(maxsize=100_000)
-def law(rung: Rung, p: float) -> Law:
-    """Return the law of a step, vote by vote until it is contested, and by the gambler's ruin from there."""
-    q = 1 - p
-    wrong = contested = lost = votes = 0.0
-    layer = {(0, 0): 1.0}
-    while layer:
-        after: dict[tuple[int, int], float] = {}
-        for (right, other), weight in layer.items():
-            votes += weight
-            for state, chance in (((right + 1, other), p), ((right, other + 1), q)):
-                f, a = max(state), min(state)
-                if a >= rung.dissent:
-                    contested += weight * chance
-                    loses, further = ruin(state[0] - state[1], rung.lead, p)
-                    lost += weight * chance * loses
-                    votes += weight * chance * further
-                elif f >= rung.margin + 3 * a:
-                    wrong += weight * chance * (state[1] > state[0])
-                else:
-                    after[state] = after.get(state, 0.0) + weight * chance
-        layer = after
-    return Law(wrong, contested, lost / contested if contested else 0.0, votes)
-
-
-def ruin(lead: int, k: int, p: float) -> tuple[float, float]:
-    """Return how likely a race of two that stands at *lead* is lost by k, and how many votes it takes."""
-    odds = (1 - p) / p
-    won = (1 - odds ** (lead + k)) / (1 - odds ** (2 * k)) if odds != 1 else (lead + k) / (2 * k)
-    votes = (k * (2 * won - 1) - lead) / (2 * p - 1) if odds != 1 else k * k - lead * lead
-    return 1 - won, votes
 
 
 # -- runs by their law ------------------------------------------------------------------------------
