@@ -161,9 +161,9 @@ def _told(given: dict[str, Any], planned: Plan) -> str:
     if made is None:
         return "for single steps"
     return (
-        f"m = {made.m}, D = {made.dissent}, K = {made.lead} at a floor of {given['floor']:g}, however hard the "
-        f"steps are: {made.votes_per_step:.3f} votes a step at this rate, {made.contested:.3g} contested steps; "
-        f"the budget covers {made.covered} at m = {made.m}, and with more of them m rises"
+        f"m = {made.m}, D = {made.dissent}, K = {made.lead} at a floor of {given['floor']:g}, however hard "
+        f"the steps are: {made.votes_per_step:.3f} votes a step at this rate, {made.contested:.3g} contested "
+        f"steps; the budget covers {made.covered} at m = {made.m}, and with more of them m rises"
     )
 
 

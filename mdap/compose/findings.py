@@ -58,8 +58,8 @@ def _hard(made: Calibration, found: Measured) -> str:
         return f"{told}, and on a hard step voting can agree on a wrong answer"
     hard = found.hard_share * made.length
     return (
-        f"{told}, some {hard:,.0f} of {made.length:,}; one k for all steps does not reach the target then: use "
-        "-k robust, and views of the step, another model beside this one, or smaller steps"
+        f"{told}, some {hard:,.0f} of {made.length:,}; one k for all steps does not reach the target then: "
+        "use -k robust, and views of the step, another model beside this one, or smaller steps"
     )
 
 
@@ -68,8 +68,8 @@ def _below(found: Measured) -> str:
         return ""
     are = "step has" if found.minority == 1 else "steps have"
     return (
-        f"{found.minority:,} of {found.steps:,} {are} more wrong votes than right ones, and may be below any floor "
-        "of -k robust: no vote can see a step on which the model is wrong more often than right"
+        f"{found.minority:,} of {found.steps:,} {are} more wrong votes than right ones, and may be below any "
+        "floor of -k robust: votes cannot see a step on which the model is wrong more often than right"
     )
 
 
@@ -81,8 +81,8 @@ def _robust(made: Calibration, found: Measured) -> str:
     usual = law(rung, 1 - max(made.error_rate.value - found.hard_share / 4, 0.0)).contested
     share = (1 - found.hard_share) * usual + found.hard_share * hard
     return (
-        f"with -k robust and a floor of 0.6, about {share * made.length:,.1f} of {made.length:,} steps would be "
-        f"contested, from m = {rung.margin}"
+        f"with -k robust and a floor of 0.6, about {share * made.length:,.1f} of {made.length:,} steps would "
+        f"be contested, from m = {rung.margin}"
     )
 
 

@@ -240,7 +240,7 @@ def _doubts(known: Mapping[str, Any]) -> list[Note]:
     if known["p_hard"] <= SURE:
         return []
     sentence = (
-        f"about {known['hard_share']:.2%} of the steps are hard, by {known['run_id']}: one k for all steps does "
-        "not reach the target then; use -k robust"
+        f"about {known['hard_share']:.2%} of the steps are hard, by {known['run_id']}: one k for all steps "
+        "does not reach the target then; use -k robust"
     )
     return [("warning", sentence, {})]
