@@ -10,6 +10,8 @@ compared with.
   gone      nobody listens at the address any more
   hung      one request of twenty hangs
   budget    the run stops before its budget in USD is spent, and goes on with a higher one
+  ledger    many small runs, each through a mix of faults of its own: their totals, the probe's among them,
+            hold every token that the server told in a whole answer, and no other
 """
 
 import argparse
@@ -55,7 +57,13 @@ ROUGH = {
 }
 FAILED: tuple[str, ...] = (
     *("rate_limit", "rate_limit_silent", "server_error", "overloaded", "hang", "reset", "truncated"),
-    *("wrong_type", "empty_choices", "huge_body", "out_of_quota"),
+    *("wrong_type", "empty_choices", "huge_body", "out_of_quota", "unreadable"),
+)
+# What the server billed and told in an answer that arrived.
+TOLD = ("ok", "drip", "content_filter", "unreadable")
+MIXED = (
+    *("rate_limit_silent", "server_error", "overloaded", "reset", "truncated", "wrong_type", "empty_choices"),
+    *("missing_usage", "content_filter", "drip", "unreadable"),
 )
 
 
@@ -104,11 +112,11 @@ def serving(**faults: Any) -> Iterator[Server]:
         server.end()
 
 
-def mdap(folder: Path, url: str, command: str) -> dict[str, Any]:
+def mdap(folder: Path, url: str, command: str, *, probe: bool = False) -> dict[str, Any]:
     """Run the command line; return exit code, seconds, what it said and its JSON."""
     started = time.monotonic()
     env = {**os.environ, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": CANARY, "MDAP_DB": str(folder / "a.db")}
-    line = [sys.executable, "-m", "mdap", *shlex.split(command), "--no-probe", "--json"]
+    line = [sys.executable, "-m", "mdap", *shlex.split(command), "--json", *([] if probe else ["--no-probe"])]
     ended = subprocess.run(line, env=env, cwd=folder, capture_output=True, text=True)
     files = b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
     if CANARY in ended.stdout + ended.stderr or CANARY.encode() in files:
@@ -216,13 +224,43 @@ def budget(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def mix(number: int) -> dict[str, float]:
+    """Return fault rates of a mix: some of all kinds, up to three answers of ten."""
+    rng = random.Random(number)
+    kinds = rng.sample(MIXED, rng.randint(1, len(MIXED)))
+    weights = [rng.random() for _ in kinds]
+    share = rng.uniform(0.05, 0.3) / sum(weights)
+    return {kind: share * weight for kind, weight in zip(kinds, weights, strict=True)}
+
+
+def ledger(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Hold each run's totals against the server's own ledger."""
+    off, tokens, unread = [], 0, 0
+    for number in range(arguments.mixes):
+        name = f"mix{number}"
+        run = f"run hanoi -p disks=3 --model openai/m --run-id {name} --budget-tokens 10000000"
+        with serving(drip_interval=0.0, **mix(number)) as server:
+            ended = mdap(folder, server.url, run, probe=True)
+            met = server.end()
+        whole = [tuple(one[1:]) for one in server.log if one[0] in TOLD]
+        billed = tuple(map(sum, zip(*whole, strict=True))) if whole else (0, 0)
+        counted = (ended["usage"]["input_tokens"], ended["usage"]["output_tokens"])
+        tokens, unread = tokens + sum(billed), unread + met["unreadable"]
+        if counted != billed:
+            off.append((name, counted, billed))
+    return {"mixes": arguments.mixes, "tokens": tokens, "unreadable_answers": unread, "off": off}
+
+
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--disks", type=int, default=10, help="of the tower")
     cli.add_argument("--latency", type=float, default=0.2, help="median seconds of an answer")
     cli.add_argument("--timeout", type=float, default=1.5, help="seconds until a hung request is given up")
     cli.add_argument("--speculate", choices=["off", "vote", "guess"], default="vote", help="how far ahead")
-    cli.add_argument("--ways", nargs="+", default=["smooth", "rough", "quota", "gone", "hung", "budget"])
+    cli.add_argument(
+        "--ways", nargs="+", default=["smooth", "rough", "quota", "gone", "hung", "budget", "ledger"]
+    )
+    cli.add_argument("--mixes", type=int, default=100, help="of faults, for the ledger")
     cli.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = cli.parse_args()
     if arguments.serve:
@@ -230,7 +268,7 @@ def main() -> None:
         return
     environment = print_environment("openai")
     results: dict[str, Any] = {}
-    others = {"quota": quota, "gone": gone, "hung": hung, "budget": budget}
+    others = {"quota": quota, "gone": gone, "hung": hung, "budget": budget, "ledger": ledger}
     for way in arguments.ways:
         with scratch() as folder:
             if way in others:

@@ -7,9 +7,9 @@
     ├── DatabaseError          the database file cannot be used as it is
     ├── PluginError            a task's or provider's own code raised; names it and the step
     ├── RunError               a run ended without a result; carries the `solution` so far
-    │   ├── UndecidedError     a step found no winner within its allowed samples
+    │   ├── UndecidedError     a step found no winner within its allowed samples, or was refused
     │   ├── StoppedError       a budget, quota or dead provider stopped the run; it can be resumed
-    │   └── FailedError        the run can not go on: a plugin failed or a prompt was rejected
+    │   └── FailedError        the run can not go on: a plugin failed
     └── ProviderError          one attempt at a sample failed
         ├── TransientError     try the same attempt again
         │   └── RateLimitError the endpoint asks for a pause first
@@ -19,7 +19,7 @@
 Nothing here imports anything of mdap, so every floor may raise these.
 """
 
-from typing import Any
+from typing import Any, Final
 
 __all__ = [
     "DatabaseError",
@@ -36,6 +36,10 @@ __all__ = [
     "UndecidedError",
     "UsageError",
 ]
+
+
+FORBIDDEN: Final = "forbidden"
+"""The kind of an `UnavailableError` that is about the key or about the prompt: the endpoint does not say."""
 
 
 def _again(kind: type["MdapError"], args: tuple[Any, ...]) -> "MdapError":
@@ -81,7 +85,7 @@ class RunError(MdapError):
 
 
 class UndecidedError(RunError):
-    """Raised when a step found no winner within its allowed samples."""
+    """Raised when a step found no winner within its allowed samples, or all models refused its prompt."""
 
 
 class StoppedError(RunError):
@@ -89,7 +93,7 @@ class StoppedError(RunError):
 
 
 class FailedError(RunError):
-    """Raised when the run cannot go on: the task's own code failed or its prompt was rejected."""
+    """Raised when the run cannot go on: the task's own code failed."""
 
 
 class ProviderError(MdapError):
@@ -97,7 +101,14 @@ class ProviderError(MdapError):
 
     Attributes:
         kind: a short stable word for statistics, such as ``timeout`` or ``http_500``.
+        input_tokens: tokens of the prompt that the endpoint billed all the same; None where it told none.
+        output_tokens: tokens of the reply that it billed, as above.
+        foreign: whether the answer looks like that of a different API, or of none.
     """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    foreign: bool = False
 
     def __init__(self, message: str, *, kind: str = "error") -> None:
         super().__init__(message)

@@ -5,6 +5,7 @@ Those that exist once per sample are named tuples: immutable, slotted, and cheap
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from fractions import Fraction
@@ -29,6 +30,7 @@ __all__ = [
     "Quantiles",
     "Recorded",
     "RecordedOpening",
+    "Refusal",
     "Reply",
     "ResumePoint",
     "RunEvent",
@@ -336,7 +338,10 @@ class Decided(NamedTuple):
 
 
 class AttemptFailed(NamedTuple):
-    """An attempt at some samples failed in transport: neither a vote nor a red flag."""
+    """An attempt at some samples failed in transport: neither a vote nor a red flag.
+
+    The tokens are those that the endpoint billed for an answer that cannot be read.
+    """
 
     run: int
     step: int
@@ -345,6 +350,8 @@ class AttemptFailed(NamedTuple):
     attempt: int
     kind: str
     message: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class RunEvent(NamedTuple):
@@ -367,13 +374,25 @@ EVENTS: Final = {
         "another",
     ),
     "resumed": ("a later session took the run up", "as for `started`"),
-    "finished": ("the task is done", "`result`; `seconds` of the session; `in_flight`"),
+    "finished": (
+        "the task is done",
+        "`result`; `seconds` of the session; `in_flight`; `undecided`, steps of a process without a winner",
+    ),
     "undecided": ("a step has no winner within its allowed samples", "`seconds`, `in_flight`"),
     "stopped": ("the session ended before the task; it can be resumed", "`seconds`, `in_flight`"),
     "failed": ("the run cannot go on", "`seconds`, `in_flight`"),
     "attempt_failed": (
         "an attempt at a sample failed in transport",
-        "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`",
+        "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`; "
+        "`input_tokens` and `output_tokens` where the endpoint billed an answer that cannot be read",
+    ),
+    "refused": (
+        "a model will not answer a step's prompt, and is not asked it again; `reason` is the endpoint's",
+        "`step`, `opening`, `tier`, `member`, `view`, `views` and `model`",
+    ),
+    "left_out": (
+        "a model, or a whole tier, is not asked any more",
+        "`member` or `tier`, the other one null, and `model`",
     ),
     "escalated": (
         "a step went to the next models",
@@ -415,18 +434,29 @@ EVENTS: Final = {
 """The kinds of events of a run, each with what happened and what the event's data hold."""
 
 
+class Refusal(NamedTuple):
+    """A model will not answer a step's prompt in some view; `reason` is the endpoint's sentence."""
+
+    member: int
+    view: int
+    model: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedOpening:
     """A step that was opened before and is not decided yet, with what was sampled for it.
 
     `tentative` says that its input was still a guess when its samples were recorded; `void` that the guess
-    turned out wrong, so that only its number is of interest.
+    turned out wrong, so that only its number is of interest; `tier` to which tier it went.
     """
 
     opened: StepOpened
     samples: list[SampleTaken]
     tentative: bool
     void: bool = False
+    tier: int = 0
+    refusals: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -568,6 +598,7 @@ class Certificate:
         dispersion: variance of the votes for runners-up, over what it would be if all steps were alike:
             about 1 if errors are independent; None where it cannot be told.
         warnings: what a reader should know, a sentence each.
+        voters: where several models were asked, the votes of each; empty for one.
     """
 
     p_zero_errors: float
@@ -579,6 +610,7 @@ class Certificate:
     hard_share: float
     dispersion: float | None
     warnings: tuple[str, ...] = ()
+    voters: Mapping[str, int] = field(default_factory=dict)
 
 
 class Interval(NamedTuple):
@@ -763,6 +795,7 @@ class Solution:
         guarantee: what `-k robust` says of the run; None for another k.
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
             session ended in order.
+        undecided: steps of a finished process that were asked for and found no winner.
     """
 
     run_id: str
@@ -779,6 +812,12 @@ class Solution:
     warnings: tuple[str, ...] = ()
     seal: str | None = None
     guarantee: Guarantee | None = None
+    undecided: int = 0
+
+    @property
+    def mostly_undecided(self) -> bool:
+        """Whether a finished run decided fewer steps than it left undecided."""
+        return self.status is RunStatus.FINISHED and self.undecided > self.totals.steps
 
     @property
     def p_zero_errors(self) -> float | None:
@@ -804,6 +843,7 @@ class Solution:
             "result": self.result,
             "reason": self.reason,
             "steps": self.totals.steps,
+            "undecided": self.undecided,
             "votes": self.totals.votes,
             "samples": self.totals.samples,
             "red_flags": self.totals.red_flags,

@@ -1,11 +1,22 @@
 """What a run is told: read once at the edge, validated, frozen, stored with the run."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["Budget", "Limits", "Price", "Robust", "Speculate", "Speculation", "VotingSettings", "explain"]
+__all__ = [
+    "Budget",
+    "Limits",
+    "OnDead",
+    "Price",
+    "Robust",
+    "Speculate",
+    "Speculation",
+    "VotingSettings",
+    "explain",
+]
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -43,7 +54,9 @@ class VotingSettings(BaseModel):
         k: the margin by which a winner must lead every other candidate; with *robust*, m of the first step.
         max_samples: samples of one tier of models that a step may take before it goes to the next tier,
             or is undecided; None stands for ``100 + 20 k``.
-        max_tokens: output tokens a reply may have, unless its step says otherwise (paper section 4: 750).
+        max_tokens: output tokens a reply may have. If you set it, it holds for every step; the default of 750
+            (paper section 4) gives way to a step's own.
+        max_tokens_given: whether *max_tokens* was set rather than left at its default; follows from that.
         temperatures: sampling temperatures by the sample's ordinal; the last one serves for all later
             samples (paper section 4: the first sample at 0, the others at 0.1).
         hedge: samples in flight beyond those that could still matter, so that a slow one is not waited
@@ -57,9 +70,26 @@ class VotingSettings(BaseModel):
     k: int = Field(3, ge=1, le=1000)
     max_samples: int | None = Field(None, ge=1)
     max_tokens: int = Field(750, ge=1)
+    max_tokens_given: bool = False
     temperatures: tuple[Temperature, ...] = Field((0.0, 0.1), min_length=1)
     hedge: int = Field(0, ge=0, le=1000)
     robust: Robust | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _note_what_is_given(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "max_tokens" in given:
+            return {"max_tokens_given": True, **given}
+        return given
+
+    @classmethod
+    def recorded(cls, settings: Mapping[str, Any]) -> Self:
+        """Return the settings that a run's row holds; earlier versions did not note what was given."""
+        return cls(**{"max_tokens_given": False, **settings})
+
+    def tokens_allowed(self, own: int | None) -> int:
+        """Return the output tokens a reply may have, for a step with *own* or no limit of its own."""
+        return self.max_tokens if self.max_tokens_given or own is None else own
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:
@@ -159,6 +189,13 @@ class Speculate(StrEnum):
     OFF = "off"
     VOTE = "vote"
     GUESS = "guess"
+
+
+class OnDead(StrEnum):
+    """What becomes of a run when one of several models is gone: out of quota, or without an answer."""
+
+    STOP = "stop"
+    CONTINUE = "continue"
 
 
 class Speculation(BaseModel):

@@ -12,6 +12,7 @@ from mdap.records import (
     Decided,
     Fact,
     RecordedOpening,
+    Refusal,
     Reply,
     ResumePoint,
     RunEvent,
@@ -178,12 +179,33 @@ def resume_point(facts: Iterable[Fact]) -> ResumePoint:
         void = any(taken.verdict == "void" for taken in samples)
         if place[0] > step:
             tentative = bool(pending) or not samples
-            openings.append(RecordedOpening(opened, pending or samples, tentative, void))
+            fate = (tier_of(rows, place), refusals_of(rows, place))
+            openings.append(RecordedOpening(opened, pending or samples, tentative, void, *fate))
     if last is None:
         return ResumePoint(0, CHAIN_START, openings=tuple(openings))
     before = rows.steps[last.step, last.opening]
     return ResumePoint(
         len(rows.decisions), last.digest, last.step, before.input, last.winner, tuple(openings)
+    )
+
+
+def about(rows: Rows, kind: str, place: Place) -> list[tuple[dict[str, Any], str | None]]:
+    """Data and reason of the events of a *kind* about an opening."""
+    found = [(event.data or {}, event.reason) for event in rows.events if event.kind == kind]
+    return [one for one in found if (one[0]["step"], one[0]["opening"]) == place]
+
+
+def tier_of(rows: Rows, place: Place) -> int:
+    return max((data["tier"] for data, _ in about(rows, "escalated", place)), default=0)
+
+
+def refusals_of(rows: Rows, place: Place) -> tuple[Refusal, ...]:
+    """Who refused an opening, as `mdap.journal.reader.Reader` tells where anything was ever answered."""
+    if not any(rows.samples.values()):
+        return ()
+    return tuple(
+        Refusal(data["member"], data["view"], data["model"], reason or "")
+        for data, reason in about(rows, "refused", place)
     )
 
 

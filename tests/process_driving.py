@@ -22,7 +22,7 @@ from mdap.records import (
 )
 from mdap.tasks import Ask, Process, Step
 from tests.driving import Drive, Waiting
-from tests.helpers import CHAIN_START, Model, Rows, link, rows_of, unit
+from tests.helpers import CHAIN_START, Model, Rows, link, refusals_of, rows_of, tier_of, unit
 
 NEW_PROCESS = ProcessPoint(0, CHAIN_START, 0, {}, ())
 
@@ -159,7 +159,13 @@ def process_point(facts: list[Fact]) -> ProcessPoint:
         if (opened.step, opened.opening) in decided
     }
     openings = tuple(
-        RecordedOpening(opened, sorted(rows.samples.get(place, []), key=ordinal), tentative=False)
+        RecordedOpening(
+            opened,
+            sorted(rows.samples.get(place, []), key=ordinal),
+            tentative=False,
+            tier=tier_of(rows, place),
+            refusals=refusals_of(rows, place),
+        )
         for place, opened in sorted(rows.steps.items())
         if place not in decided
     )

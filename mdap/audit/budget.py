@@ -46,6 +46,12 @@ class Charges:
     spent: Sequence[Fraction] = field(repr=False)
     payments: Sequence[int] = field(repr=False)
 
+    @property
+    def undecided(self) -> set[Charge]:
+        """The races that have paid since they found no winner."""
+        paid = (data for data in self.paid if "m" in data and data["why"] != "abandoned")
+        return {(data["step"], data["opening"], data["tier"]) for data in paid}
+
     def given_up(self, step: int) -> bool:
         """Return whether a step has paid because nobody waited for it any more, or has never paid."""
         whys = {data["why"] for data in self.paid if data["step"] == step}

@@ -66,7 +66,7 @@ class _Walk:
         self.facts = facts
         self.task = task
         self.oracle = oracle
-        self.referee = Referee(facts, facts.casting, facts.voting.hedge > 0, self.part)
+        self.referee = Referee(facts, facts.casting, self.part)
         self.states, self.answers = types_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START
@@ -144,7 +144,7 @@ class _Walk:
         state = self.entered(opened)
         question = self.asked(opened, state)
         if question is not None:
-            question.check(samples, self.facts.casting, opened.key)
+            question.check(samples, self.facts, opened.key)
         answer = _LOST if question is None else question.answers.get(decision.winner, _LOST)
         if answer is _LOST:
             answer = self._read(step, self.answers, decision.winner)
@@ -206,7 +206,7 @@ class _Walk:
             return None
         step = canonical_step(self.task, step)
         question: Question | object = self._call(
-            opened.step, "giving the step", Question, step, self.facts.voting.max_tokens, self.findings
+            opened.step, "giving the step", Question, step, self.facts.voting, self.findings
         )
         if not isinstance(question, Question):
             return None
@@ -222,7 +222,7 @@ class _Walk:
         self.referee.void(samples)
         question = self.asked(opened, self._read(opened.step, self.states, opened.input))
         if question is not None:
-            question.check(samples, self.facts.casting, opened.key)
+            question.check(samples, self.facts, opened.key)
         self.part.samples += len(samples)
 
     def _compare_with_truth(self, decision: Decided, state: Any) -> None:
@@ -301,7 +301,8 @@ def audit_tail(
         samples = _Samples(page.samples)
         for opened in page.openings:
             rows = samples.of(opened.step, opened.opening)
-            if opened.step == last and any(row.counted is not None for row in rows):
+            counted = any(row.counted is not None for row in rows)
+            if opened.step == last and (counted or opened[1:3] in facts.escalated):
                 _undecided(walk, opened, rows, exhausted=status == "undecided")
             else:
                 walk.guess(opened, rows)
@@ -309,9 +310,9 @@ def audit_tail(
 
 
 def _undecided(walk: _Walk, opened: StepOpened, samples: list[SampleTaken], *, exhausted: bool) -> None:
-    tier = walk.referee.undecided(samples, exhausted=exhausted)
+    tier = walk.referee.undecided((opened.step, opened.opening), samples, exhausted=exhausted)
     walk.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
     question = walk.asked(opened, walk.entered(opened))
     if question is not None:
-        question.check(samples, walk.facts.casting, opened.key)
+        question.check(samples, walk.facts, opened.key)
     walk.part.samples += len(samples)

@@ -12,6 +12,12 @@ from mdap.rules.seals import EVENT_COLUMNS, OPEN_STEPS, REST, RUN_COLUMNS, SEALE
 
 __all__ = ["History", "check_events"]
 
+_DATA: Final = {
+    "settled": ("step",),
+    "escalated": ("step", "opening", "tier"),
+    "refused": ("step", "opening", "tier", "member", "view", "views", "model"),
+    "left_out": ("member", "tier", "model"),
+}
 _STATUS: Final = ("started", "resumed", "finished", "undecided", "stopped", "failed")
 
 
@@ -70,7 +76,7 @@ def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Find
 
 def _note(history: History, event: tuple[Any, ...], findings: Findings) -> None:
     kind, _, author, reason, _, _, text = event
-    if kind not in (*_STATUS, "settled", "escalated"):
+    if kind not in (*_STATUS, *_DATA):
         return
     data = _object(text)
     try:
@@ -79,7 +85,9 @@ def _note(history: History, event: tuple[Any, ...], findings: Findings) -> None:
         elif kind == "settled":
             history.settled.append((data["step"], author, reason))
         else:
-            history.escalated.append((data["step"], data["opening"], data["tier"]))
+            about = tuple(data[name] for name in _DATA[kind])
+            if kind == "escalated":
+                history.escalated.append(about)
     except KeyError as error:
         findings.add(Kind.EVENT, f"data of an event {kind}", error, text)
 

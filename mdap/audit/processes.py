@@ -32,6 +32,7 @@ from mdap.rules.digests import (
     identify_part,
     sample_line,
 )
+from mdap.rules.presence import refused_sentence
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Decision, Process, Step, Task, canonical_step
 
@@ -99,7 +100,7 @@ class _Record:
         self.oracle = oracle
         self.facts = facts
         self._connection = connection
-        self._referee = Referee(facts, facts.casting, facts.voting.hedge > 0, self.part)
+        self._referee = Referee(facts, facts.casting, self.part)
         self._known: dict[Identity, _Known] = {}
 
     # -- the record on its own ---------------------------------------------------------------------
@@ -145,9 +146,8 @@ class _Record:
 
     def _undecided(self, opened: StepOpened) -> None:
         samples = self._samples(opened)
-        if samples:
-            tier = self._referee.undecided(samples, exhausted=False)
-            self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
+        tier = self._referee.undecided((opened.step, opened.opening), samples, exhausted=False)
+        self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
         self._remember(opened, decided=False)
 
     def _remember(self, opened: StepOpened, *, decided: bool) -> None:
@@ -194,13 +194,13 @@ class _Record:
     def answer(self, task: Process[Any], asked: Step[Any]) -> _Found | None:
         """Return how the vote on *asked* went; None if it is not over yet."""
         step = canonical_step(task, asked)
-        question = Question(step, self.facts.voting.max_tokens, self.findings)
+        question = Question(step, self.facts.voting, self.findings)
         key = asked.key or question.digest
         known = self.find((key, question.digest), f"step {key[:60]!r}")
         if known is None:
             return None
         samples = samples_of(self._connection, self.facts.number, known.step)
-        question.check(samples, self.facts.casting, key)
+        question.check(samples, self.facts, key)
         row = self._row(known)
         about = canonical(asked.user if asked.input is None else asked.input)
         if about != row[0]:
@@ -238,17 +238,21 @@ class _Record:
         tier = casting.tiers - 1
         tally = self._referee.tally(known.step, tier)
         last = [sample for sample in samples if casting.tier(sample.ordinal) == tier]
+        closed = self.facts.closed((known.step, 0), tier)
         spelled = {answer_key(answer): answer for answer in question.answers}
         for sample in sorted(last, key=lambda taken: taken.counted or 0):
             if sample.answer_key is not None and sample.counted is not None:
                 tally.add(spelled.get(sample.answer_key, sample.answer_key))
-        if not self._referee.is_exhausted(tally, tier, samples):
+        if not (closed or self._referee.is_exhausted(tally, tier, samples)):
             if self.over and not self._given_up(known.step):
                 self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
                 raise _StrayError
             return None
         counted = sum(sample.counted is not None for sample in samples)
         sentence = tally.no_winner(known.step, counted)
+        refusals = self.facts.refusals.get((known.step, 0), ())
+        if closed and refusals:
+            sentence = refused_sentence(known.step, refusals[-1].model, refusals[-1].reason)
         return _Found(known.step, None, tally.votes, sentence)
 
     def _given_up(self, step: int) -> bool:
@@ -310,8 +314,9 @@ class _Rehearsal:
         """Return how the vote on *step* went."""
         found = await self._found(step)
         key = f"{self.run_id}/{found.step}"
-        decided = found.undecided is None
-        return Decision(step=found.step, answer=found.answer, decided=decided, votes=found.votes, key=key)
+        reason = found.undecided
+        told = {"step": found.step, "answer": found.answer, "votes": found.votes}
+        return Decision(**told, decided=reason is None, key=key, reason=reason)
 
     async def _found(self, step: Step[Any]) -> _Found:
         found = self._record.answer(self._task, step)

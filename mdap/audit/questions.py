@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
+from mdap.audit.runs import RunFacts
 from mdap.records import SampleTaken
-from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import read, unreadable
+from mdap.settings import VotingSettings
 from mdap.tasks import Step
 
 __all__ = ["Question", "check_text"]
@@ -22,7 +23,7 @@ class Question:
 
     Args:
         step: as the task gives it now.
-        max_tokens: the run's own limit on a reply.
+        voting: how the run's steps are decided.
         findings: where to say what does not match.
 
     Attributes:
@@ -32,10 +33,10 @@ class Question:
 
     __slots__ = ("_findings", "_intact", "_max_tokens", "_parsers", "_said", "answers", "digest")
 
-    def __init__(self, step: Step[Any], max_tokens: int, findings: Findings) -> None:
+    def __init__(self, step: Step[Any], voting: VotingSettings, findings: Findings) -> None:
         self.answers: dict[str, Any] = {}
         self._findings = findings
-        self._max_tokens = step.max_tokens or max_tokens
+        self._max_tokens = voting.tokens_allowed(step.max_tokens)
         self._parsers = [step.parse, *[view.parse for view in step.views]]
         self.digest = prompt_digest(step.system, step.user)
         if step.views:
@@ -44,11 +45,11 @@ class Question:
         self._intact: set[str | None] = set()
         self._said: dict[tuple[str | None, str | None, bool, int], _Said] = {}
 
-    def check(self, samples: list[SampleTaken], casting: Casting, key: str) -> None:
+    def check(self, samples: list[SampleTaken], facts: RunFacts, key: str) -> None:
         """Read every recorded reply of the step called *key* again, and compare it with what is recorded."""
         views = len(self._parsers)
         for sample in samples:
-            self._check_view(sample, casting, views, key)
+            self._check_view(sample, facts, views, key)
             if sample.text_digest not in self._intact:
                 if not check_text(sample, self._findings):
                     continue
@@ -59,12 +60,15 @@ class Question:
                 found = sample.answer_key or sample.flag_reason
                 self._findings.add(Kind.READING, "what the reply says", expected, found, _at(sample))
 
-    def _check_view(self, sample: SampleTaken, casting: Casting, views: int, key: str) -> None:
+    def _check_view(self, sample: SampleTaken, facts: RunFacts, views: int, key: str) -> None:
         if views == 1 and sample.view == 0:
             return
+        casting = facts.casting
         if casting.tier(sample.ordinal) < casting.tiers:
-            view = casting.part(sample.ordinal, views, key).view
-            if sample.view != view:
+            view = casting.part(sample.ordinal, views, key=key).view
+            if sample.view != view and sample.view not in facts.views(
+                sample[1:3], key, sample.ordinal, views
+            ):
                 self._findings.add(Kind.PROMPT, "view of the step", view, sample.view, _at(sample))
 
     def _reading(self, sample: SampleTaken) -> _Said:

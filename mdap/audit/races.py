@@ -1,13 +1,13 @@
 """Counting a race again from its rows alone: no task, no parser, nothing but answer keys and order."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.part import Part
-from mdap.audit.runs import RunFacts
+from mdap.audit.runs import Place, RunFacts
 from mdap.records import NOTED, PROPOSED, Decided, SampleTaken
 from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key
@@ -26,13 +26,11 @@ class Referee:
     Attributes:
         facts: the run.
         casting: who is asked for which sample.
-        hedged: whether more samples may be asked for than could matter.
         part: where to say it.
     """
 
     facts: RunFacts
     casting: Casting
-    hedged: bool
     part: Part
 
     @property
@@ -56,7 +54,7 @@ class Referee:
         place = (decision.step, decision.opening)
         proposed = decision.author is None and decision.reason == PROPOSED
         tally, tier = self._fold(samples, place, proposed=proposed)
-        self._drawn(samples, complete=True)
+        self._drawn(samples, place, complete=True)
         winner = answer_key(decision.winner)
         votes = tally.votes.get(winner, 0)
         others = max((count for key, count in tally.votes.items() if key != winner), default=0)
@@ -73,17 +71,19 @@ class Referee:
             self.part.charged.append((*place, tier))
         return tier
 
-    def undecided(self, samples: Sequence[SampleTaken], *, exhausted: bool) -> int:
+    def undecided(self, place: Place, samples: Sequence[SampleTaken], *, exhausted: bool) -> int:
         """Recount a race in which nothing is decided; return the tier that it is in.
 
         Args:
+            place: step and opening.
             samples: all of the opening's rows, by ordinal.
             exhausted: whether it must have had all of its samples.
         """
-        place = _opening(samples[0])
         tally, tier = self._fold(samples, place)
-        self._drawn(samples, complete=exhausted)
-        if exhausted or (self.facts.charges is not None and self.is_exhausted(tally, tier, samples)):
+        self._drawn(samples, place, complete=exhausted)
+        charges = self.facts.charges
+        paid = charges is not None and (*place, tier) in charges.undecided
+        if exhausted or paid:
             self._undecided(tally, tier, samples, place)
             if isinstance(tally, RobustTally):
                 self.part.charged.append((*place, tier))
@@ -98,29 +98,32 @@ class Referee:
                 found = f"{sample.verdict}, counted {sample.counted}"
                 self.findings.add(Kind.SAMPLE, "verdict on a guess", "void, not counted", found, _at(sample))
 
-    def _undecided(
-        self, tally: Tally, tier: int, samples: Sequence[SampleTaken], place: tuple[int, ...]
-    ) -> None:
+    def _undecided(self, tally: Tally, tier: int, samples: Sequence[SampleTaken], place: Place) -> None:
         self._same(Kind.COUNT, "winner of an undecided race", None, tally.winner, place)
         self._same(Kind.COUNT, "last tier asked", self.casting.tiers - 1, tier, place)
-        taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
         if not tally.stuck:
-            self._same(Kind.COUNT, "samples of the last tier", self.casting.samples_per_tier, taken, place)
+            self._used_up("samples of the last tier", tier, samples, place)
 
     def is_exhausted(self, tally: Tally, tier: int, samples: Sequence[SampleTaken]) -> bool:
         """Return whether a race has had all of its samples, or no further one could matter."""
         taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
         return tier == self.casting.tiers - 1 and (tally.stuck or taken >= self.casting.samples_per_tier)
 
+    def _used_up(self, what: str, tier: int, samples: Sequence[SampleTaken], place: Place) -> None:
+        """Check that a tier had all of its samples, unless nobody of it could be asked any more."""
+        if not self.facts.closed(place, tier):
+            taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
+            self._same(Kind.COUNT, what, self.casting.samples_per_tier, taken, place)
+
     def _fold(
-        self, samples: Sequence[SampleTaken], place: tuple[int, ...], *, proposed: bool = False
+        self, samples: Sequence[SampleTaken], place: Place, *, proposed: bool = False
     ) -> tuple[Tally, int]:
+        """Return the tally of the tier that a race is in, and that tier."""
         counted = self._counted(samples)
         tally, tier = self.tally(place[0], 0, proposed=proposed), 0
         for sample in counted:
-            if self.casting.tier(sample.ordinal) > tier:
-                tier = self._escalated(tally, tier, samples, sample)
-                tally = self.tally(place[0], tier, proposed=proposed)
+            while tier < self.casting.tier(sample.ordinal):
+                tally, tier = self._left(tally, tier, samples, place)
             if tally.winner is not None:
                 self.findings.add(
                     Kind.COUNT, "sample counted after the decision", None, sample.ordinal, place
@@ -128,7 +131,21 @@ class Referee:
                 break
             if sample.answer_key is not None:
                 tally.add(sample.answer_key)
+        while tally.winner is None and tier < min(self.facts.escalated.get(place, 0), self.casting.tiers - 1):
+            tally, tier = self._left(tally, tier, samples, place)
         return tally, tier
+
+    def _left(
+        self, tally: Tally, tier: int, samples: Sequence[SampleTaken], place: Place
+    ) -> tuple[Tally, int]:
+        """Check that a race went on to the next tier in order; return that tier, where nothing is counted."""
+        self._same(Kind.COUNT, "winner of a tier that was left", None, tally.winner, place)
+        if not tally.stuck:
+            self._used_up("samples of a tier that was left", tier, samples, place)
+        if isinstance(tally, RobustTally):
+            self.part.charged.append((*place, tier))
+            return self.tally(place[0], tier + 1), tier + 1
+        return Tally(tally.k), tier + 1
 
     def _counted(self, samples: Sequence[SampleTaken]) -> list[SampleTaken]:
         """Return the counted samples in the order of counting."""
@@ -151,46 +168,30 @@ class Referee:
             self.findings.add(Kind.COUNT, "order of counting", expected, places, _opening(samples[0]))
         return counted
 
-    def _drawn(self, samples: Sequence[SampleTaken], *, complete: bool) -> None:
+    def _drawn(self, samples: Sequence[SampleTaken], place: Place, *, complete: bool) -> None:
         """Check which samples there are, and at which temperature each was drawn."""
-        ordinals = [sample.ordinal for sample in samples]
         # A hedge may withdraw one before it is sent, and a run that was cut draws again what was lost.
-        if complete and not self.hedged and ordinals != self._without_gaps(ordinals):
-            expected = f"0 to {len(ordinals) - 1}"
-            self.findings.add(Kind.SAMPLE, "samples of the race", expected, ordinals, _opening(samples[0]))
+        if complete and not self.facts.voting.hedge:
+            self._without_gaps(samples, place)
         for sample in samples:
             if self.casting.tier(sample.ordinal) >= self.casting.tiers:
-                self.findings.add(
-                    Kind.SAMPLE, "samples allowed", self._allowed, sample.ordinal + 1, _at(sample)
-                )
+                allowed = self.casting.tiers * self.casting.samples_per_tier
+                self.findings.add(Kind.SAMPLE, "samples allowed", allowed, sample.ordinal + 1, _at(sample))
                 return
             temperature = self.casting.temperatures[sample.ordinal]
             if sample.temperature != temperature:
                 found = sample.temperature
                 self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))
 
-    def _without_gaps(self, ordinals: Sequence[int]) -> list[int]:
-        """Return the ordinals of as many samples of each tier as there are, from its first on."""
-        size = self.casting.samples_per_tier
-        tiers = Counter(self.casting.tier(ordinal) for ordinal in ordinals)
-        return [
-            ordinal for tier in sorted(tiers) for ordinal in range(tier * size, tier * size + tiers[tier])
-        ]
-
-    @property
-    def _allowed(self) -> int:
-        return self.casting.tiers * self.casting.samples_per_tier
-
-    def _escalated(self, tally: Tally, tier: int, samples: Sequence[SampleTaken], sample: SampleTaken) -> int:
-        taken = sum(self.casting.tier(other.ordinal) == tier for other in samples)
-        place = _opening(sample)
-        self._same(Kind.COUNT, "winner of a tier that was left", None, tally.winner, place)
-        if not tally.stuck:
-            expected = self.casting.samples_per_tier
-            self._same(Kind.COUNT, "samples of a tier that was left", expected, taken, place)
-        if isinstance(tally, RobustTally):
-            self.part.charged.append((*place, tier))
-        return self.casting.tier(sample.ordinal)
+    def _without_gaps(self, samples: Sequence[SampleTaken], place: Place) -> None:
+        """Check that samples are the first ones of their tier, unless nobody was left to draw the others."""
+        for tier, group in groupby(samples, lambda sample: self.casting.tier(sample.ordinal)):
+            ordinals = [sample.ordinal for sample in group]
+            first = tier * self.casting.samples_per_tier
+            expected = list(range(first, first + len(ordinals)))
+            if ordinals != expected and not self.facts.closed(place, tier):
+                told = f"{first} to {expected[-1]}"
+                self.findings.add(Kind.SAMPLE, "samples of the race", told, ordinals, place)
 
     def _same(self, kind: Kind, what: str, expected: object, found: object, place: tuple[int, ...]) -> None:
         if expected != found:

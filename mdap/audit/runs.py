@@ -2,17 +2,37 @@
 
 import json
 import sqlite3
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
 
 from mdap.audit.budget import Charges, charges_of
 from mdap.errors import DatabaseError, UsageError
 from mdap.rules.casting import Casting, casting_of, lineups_of
+from mdap.rules.presence import Absence
 from mdap.settings import VotingSettings
 
-__all__ = ["RunFacts", "find_number", "run_facts"]
+__all__ = ["Place", "Refusal", "RunFacts", "find_number", "run_facts"]
+
+Place = tuple[int, int]
+"""A step, and which opening of it."""
 
 _COLUMNS = "id, run_id, kind, task, task_version, params, settings, provider, k"
+
+
+_REFUSED: Final = ("step", "opening", "member", "view", "views", "tier", "model", "reason")
+
+
+class Refusal(NamedTuple):
+    """What is recorded of a model that would not answer a step."""
+
+    member: int
+    view: int
+    views: int
+    tier: int
+    model: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +44,9 @@ class RunFacts:
         decisions: how many decisions it had when the audit began.
         charges: what it paid out of its error budget; None if it has none.
         overridden: the step at which it took over another run, to decide it otherwise; None if it did not.
+        refusals: by step and opening, who refused to answer it, in order.
+        escalated: by step and opening, the tier to which it went.
+        absences: who was left out as the run went on, in order.
     """
 
     number: int
@@ -38,11 +61,37 @@ class RunFacts:
     decisions: int
     charges: Charges | None = None
     overridden: int | None = None
+    refusals: Mapping[Place, tuple[Refusal, ...]] = field(default_factory=dict)
+    escalated: Mapping[Place, int] = field(default_factory=dict)
+    absences: tuple[Absence, ...] = ()
 
     @property
     def casting(self) -> Casting:
-        """Who was asked for which sample."""
+        """Who was asked for which sample, with everyone there."""
         return casting_of(self.voting, self.lineups)
+
+    def castings(self) -> Iterator[Casting]:
+        """Yield who was asked for which sample, before anyone was left out and after each who was."""
+        for count in range(len(self.absences) + 1):
+            casting = self.casting
+            for absence in self.absences[:count]:
+                casting.leave_out(absence.member, absence.tier)
+            yield casting
+
+    def views(self, place: Place, key: str, ordinal: int, views: int) -> set[int]:
+        """Return the views that sample *ordinal* of an opening of so many *views* may have been shown."""
+        turns = [(refusal.member, refusal.view) for refusal in self.refusals.get(place, ())]
+        sets = [frozenset(turns[:count]) for count in range(len(turns) + 1)]
+        return {
+            casting.part(ordinal, views, refused, key).view for casting in self.castings() for refused in sets
+        }
+
+    def closed(self, place: Place, tier: int) -> bool:
+        """Return whether nobody of a *tier* could be asked for an opening any more, at the end."""
+        refusals = self.refusals.get(place, ())
+        views = max((refusal.views for refusal in refusals), default=1)
+        *_, casting = self.castings()
+        return casting.closed(tier, views, frozenset((one.member, one.view) for one in refusals))
 
 
 def find_number(connection: sqlite3.Connection, name: str) -> int:
@@ -76,7 +125,37 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
     [decisions] = connection.execute(sql, (number,)).fetchone()
     facts = _facts(tuple(row), decisions)
     charges = charges_of(connection, number, facts.voting)
-    return replace(facts, charges=charges, overridden=_overridden(connection, number))
+    refusals: dict[Place, tuple[Refusal, ...]] = {}
+    for step, opening, *refusal in _events(connection, facts, "refused", _REFUSED):
+        refusals[step, opening] = (*refusals.get((step, opening), ()), Refusal(*refusal))
+    escalated: dict[Place, int] = {}
+    for step, opening, tier in _events(connection, facts, "escalated", ("step", "opening", "tier")):
+        escalated[step, opening] = max(tier, escalated.get((step, opening), 0))
+    absences = _events(connection, facts, "left_out", ("member", "tier"))
+    return replace(
+        facts,
+        charges=charges,
+        overridden=_overridden(connection, number),
+        refusals=refusals,
+        escalated=escalated,
+        absences=tuple(Absence(member, tier, "") for member, tier in absences),
+    )
+
+
+def _events(
+    connection: sqlite3.Connection, facts: RunFacts, kind: str, names: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """Return of each event of a *kind* the data of these *names*, and its reason by that name.
+
+    Those that are not as mdap wrote them are left out: the audit of events says so.
+    """
+    sql = "SELECT reason, data FROM run_events WHERE run = ?1 AND kind = ?2 ORDER BY id"
+    found = []
+    for reason, text in connection.execute(sql, (facts.number, kind)):
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            data = {**json.loads(text), "reason": reason}
+            found.append(tuple(data[name] for name in names))
+    return found
 
 
 def _overridden(connection: sqlite3.Connection, run: int) -> int | None:
@@ -94,7 +173,7 @@ def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:
     try:
         models = json.loads(provider)
         lineups = lineups_of(models["models"], models["escalate_to"])[1]
-        voting = VotingSettings(**json.loads(settings))
+        voting = VotingSettings.recorded(json.loads(settings))
         given = dict(json.loads(params))
         if k < 1:
             raise ValueError(k)

@@ -10,7 +10,7 @@ import anyio
 
 from mdap.cli.display import configure_log, shown
 from mdap.cli.files import Written, lines_of
-from mdap.cli.output import Exit, complain, fields, number, print_json, say
+from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session
 from mdap.compose.batch import Batch, Case
@@ -121,9 +121,7 @@ def _kept(out: Path, name: str) -> Iterator[Written]:
 def _worse(worst: Exit, solution: Solution) -> Exit:
     if solution.status is RunStatus.STOPPED:
         return Exit.STOPPED
-    if solution.status is RunStatus.FINISHED or worst is Exit.STOPPED:
-        return worst
-    return Exit.FAILED
+    return worst if worst is Exit.STOPPED else max(worst, finish_code(solution))
 
 
 def _report(summary: Solution | None, run_id: str, worst: Exit, *, as_json: bool) -> int:
@@ -148,6 +146,9 @@ def _report(summary: Solution | None, run_id: str, worst: Exit, *, as_json: bool
     elif worst is Exit.STOPPED:
         complain(f"stopped; {again}")
     elif worst is Exit.FAILED:
-        failed = result["cases"] - result["finished"]
-        complain(f"{failed:,} cases did not finish: --out says why, `mdap runs --of {run_id}` lists all")
+        failed, doubtful = result["cases"] - result["finished"], result.get("mostly_undecided", 0)
+        parts = [f"{failed:,} cases did not finish"] if failed else []
+        parts += [f"{doubtful:,} left most of their steps undecided"] if doubtful else []
+        told = " and ".join(parts)
+        complain(f"{told}: --out says why, `mdap runs --of {run_id}` lists all")
     return worst

@@ -18,8 +18,10 @@ def certified(solution: Solution) -> list[tuple[str, str]]:
     errors = f"{wrong:.4f}" if wrong >= 0.0001 else "< 0.0001"
     low, high = certificate.error_rate_low, certificate.error_rate_high
     spread = "" if certificate.dispersion is None else f"; dispersion {certificate.dispersion:.2f}"
+    voters = ", ".join(f"{model} {number(votes)}" for model, votes in certificate.voters.items())
     return [
         *rows,
+        *([("votes by model", voters)] if voters else []),
         (
             "P(no errors)",
             f"{chance(certificate.p_zero_errors)} if every step is right more often than wrong: votes cannot "

@@ -15,7 +15,7 @@ from mdap.cli.output import complain
 from mdap.errors import MdapError, UsageError
 from mdap.journal.database import migrate
 from mdap.logfile import SCHEMA
-from mdap.settings import Budget, Limits, explain
+from mdap.settings import Budget, Limits, OnDead, explain
 
 __all__ = [
     "MARGIN",
@@ -26,6 +26,7 @@ __all__ = [
     "database",
     "limit_options",
     "limits_of",
+    "on_dead",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -143,6 +144,17 @@ def limit_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def on_dead(command: F) -> F:
+    """Add ``--on-dead``."""
+    return click.option(
+        "--on-dead",
+        type=click.Choice([str(what) for what in OnDead]),
+        default=str(OnDead.STOP),
+        show_default=True,
+        help="Whether to stop when one of several models is gone, or to continue without it.",
+    )(command)
 
 
 def budget_options(command: F) -> F:

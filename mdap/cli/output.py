@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from mdap.errors import DatabaseError, MdapError, StoppedError, UnavailableError, UsageError
-from mdap.records import RunStatus
+from mdap.records import RunStatus, Solution
 
 __all__ = [
     "Exit",
@@ -32,7 +32,8 @@ class Exit(IntEnum):
 
     Attributes:
         FINISHED: finished. The result may still be a wrong one: look at it.
-        FAILED: undecided or failed, or an audit found what does not match.
+        FAILED: undecided, also if a finished run left most of its steps so; failed; or an audit found what
+            does not match.
         USAGE: wrong use: a bad option, parameter, task, file or run id; or a database or output that cannot
             be used.
         STOPPED: stopped: the provider is gone or out of quota, or the budget is spent; it can be resumed.
@@ -46,11 +47,11 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-def finish_code(status: RunStatus) -> Exit:
-    """Return the exit code for a run that ended with *status*."""
-    if status is RunStatus.FINISHED:
+def finish_code(solution: Solution) -> Exit:
+    """Return the exit code for a run that came to *solution*."""
+    if solution.status is RunStatus.FINISHED and not solution.mostly_undecided:
         return Exit.FINISHED
-    return Exit.STOPPED if status is RunStatus.STOPPED else Exit.FAILED
+    return Exit.STOPPED if solution.status is RunStatus.STOPPED else Exit.FAILED
 
 
 def exit_code_of(error: MdapError) -> Exit:

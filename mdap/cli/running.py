@@ -25,6 +25,7 @@ from mdap.cli.options import (
     database,
     limit_options,
     limits_of,
+    on_dead,
 )
 from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
 from mdap.cli.places import at_home
@@ -116,7 +117,9 @@ class _Show:
     "--max-samples", type=int, help="Samples a step may take before it is undecided. [default: 100 + 20 k]"
 )
 @click.option(
-    "--max-tokens", type=int, default=750, show_default=True, help="Output tokens a reply may have."
+    "--max-tokens",
+    type=int,
+    help="Output tokens a reply may have, in every step. [default: a step's own, or 750]",
 )
 @click.option(
     "--temperatures",
@@ -155,6 +158,7 @@ class _Show:
     show_default=True,
     help="Sample the next steps before a step is decided: on its leading answer, or on the task's guess.",
 )
+@on_dead
 @limit_options
 @budget_options
 @database
@@ -196,6 +200,7 @@ def _session(given: dict[str, Any], show: _Show) -> Session:
         budget=budget_of(given),
         prices=given["prices"],
         speculate=given["speculate"],
+        on_dead=given["on_dead"],
         log=show.display == "log",
     )
 
@@ -249,6 +254,7 @@ def _run_cases(
     show_default=True,
     help="See `mdap run`.",
 )
+@on_dead
 @limit_options
 @budget_options
 @database
@@ -279,6 +285,7 @@ async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
         budget=budget_of(given),
         prices=given["prices"],
         speculate=given["speculate"],
+        on_dead=given["on_dead"],
         log=show.display == "log",
     )
     return await _go(session, row.run_id, act, show)
@@ -320,7 +327,7 @@ def _voting(given: dict[str, Any]) -> VotingSettings:
         return VotingSettings(
             k=margin if isinstance(margin, int) else 1,
             max_samples=given["max_samples"],
-            max_tokens=given["max_tokens"],
+            **({} if given["max_tokens"] is None else {"max_tokens": given["max_tokens"]}),
             hedge=given["hedge"],
             robust=Robust(**chosen) if margin == "robust" else None,
             **temperatures,
@@ -376,12 +383,12 @@ def _report(solution: Solution | None, path: Path, show: _Show, run_id: str, *, 
         complain(f"stopped: {solution.reason}; resume with: {again}")
     elif solution.status is not RunStatus.FINISHED:
         complain(f"{solution.status}: {solution.reason}")
-    return finish_code(solution.status)
+    return finish_code(solution)
 
 
 def _describe(solution: Solution, path: Path) -> None:
     totals = solution.totals
-    say(f"{solution.task}: {solution.status}{_headline(solution.result)}")
+    say(f"{solution.task}: {solution.status}{_undecided(solution)}{_headline(solution.result)}")
     rows = [
         ("steps", f"{number(totals.steps)} decided, {_how(solution)}"),
         ("votes", f"{number(totals.votes)} of {number(totals.samples)} samples"),
@@ -414,6 +421,12 @@ def _how(solution: Solution) -> str:
     if guarantee is None:
         return f"each by a lead of k = {solution.k}"
     return f"{number(guarantee.contested)} of them contested; k is robust, from m = {solution.k}"
+
+
+def _undecided(solution: Solution) -> str:
+    if not solution.mostly_undecided:
+        return ""
+    return f", but {solution.undecided:,} of {solution.undecided + solution.steps:,} steps are UNDECIDED"
 
 
 def _headline(result: Any) -> str:

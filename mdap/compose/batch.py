@@ -28,14 +28,17 @@ class _Counts:
     cases: int = 0
     finished: int = 0
     stopped: int = 0
+    mostly_undecided: int = 0
 
     def add(self, solution: Solution) -> None:
         self.cases += 1
         self.finished += solution.status is RunStatus.FINISHED
         self.stopped += solution.status is RunStatus.STOPPED
+        self.mostly_undecided += solution.mostly_undecided
 
     def result(self) -> dict[str, Any]:
-        return {"cases": self.cases, "finished": self.finished}
+        counts = {"cases": self.cases, "finished": self.finished}
+        return counts | ({"mostly_undecided": self.mostly_undecided} if self.mostly_undecided else {})
 
 
 class Batch(AsyncIterator[Solution]):
@@ -137,6 +140,8 @@ class Batch(AsyncIterator[Solution]):
         else:
             check_same(row, columns)
             number = row.number
+            tiers = await self._shop.reader.tiers_with_votes(number, self._start.voting.samples_allowed)
+            self._start.presence.voted.update(tiers)
         self._shop.writer.append(
             RunEvent(number, "started" if row is None else "resumed", data=self._shop.about())
         )

@@ -17,8 +17,8 @@ from mdap.compose.margins import pilot_of
 from mdap.compose.running import Workshop
 from mdap.engine.authored import Authored
 from mdap.engine.calibrate import Survey, Wanted
-from mdap.engine.decider import Rules
 from mdap.engine.opening import Progress
+from mdap.engine.recording import Rules
 from mdap.engine.run import decide
 from mdap.errors import DatabaseError, PluginError, UsageError
 from mdap.journal.reader import Reader, RunRow

@@ -10,9 +10,9 @@ from mdap.compose.overriding import Ruling, override_step
 from mdap.engine.account import account_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
-from mdap.engine.decider import Rules
 from mdap.engine.opening import Progress
 from mdap.engine.ordered import process_race
+from mdap.engine.recording import Rules
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
@@ -75,14 +75,15 @@ async def settle_step(
 
 
 async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, ruling: Ruling) -> None:
-    voting = VotingSettings(**row.settings)
+    voting = VotingSettings.recorded(row.settings)
     lineups = lineups_of(row.provider["models"], row.provider["escalate_to"])[1]
     casting = casting_of(voting, lineups)
     account = account_of(row.number, voting.robust, await reader.paid(row.number))
-    rules = Rules(run=row.number, voting=voting, casting=casting, account=account)
+    absences = await reader.absences(row.number)
+    rules = Rules(run=row.number, voting=voting, casting=casting, account=account, absences=absences)
     if isinstance(task, Chain):
         chain = ChainRace(row.task, task, rules, journal, Progress())
-        chain.begin(await reader.resume_point(row.number))
+        chain.begin(await reader.resume_point(row.number, as_it_ended=True))
         chain.settle_by_hand(ruling.step, ruling.answer, ruling.author, ruling.reason)
     elif isinstance(task, Process):
         await _settle_process(reader, journal, row, task, rules, ruling)
@@ -92,7 +93,7 @@ async def _settle_process(
     reader: Reader, journal: Writer, row: RunRow, task: Process[Any], rules: Rules, ruling: Ruling
 ) -> None:
     """Let the process ask again for all that is decided, until it comes to the step that is not."""
-    point = await reader.process_point(row.number)
+    point = await reader.process_point(row.number, as_it_ended=True)
     if ruling.step not in {recorded.opened.step for recorded in point.openings}:
         raise UsageError(f"step {ruling.step} is not one that voting left undecided")
     race = process_race(row.task, task, rules, journal, Progress())

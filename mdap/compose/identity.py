@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from mdap._version import __version__
@@ -16,6 +16,7 @@ from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
+from mdap.rules.presence import Presence
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 
@@ -45,6 +46,7 @@ class Start:
         parent: the run of which it is a part.
         votes_wanted: for a pilot: how many decided votes it shall come to.
         progress: counters to keep.
+        presence: what is heard of the models, in the run and all that belong to it.
         notes: what is to be recorded when the run is taken up: kind of event, reason, data.
     """
 
@@ -55,6 +57,7 @@ class Start:
     parent: int | None = None
     votes_wanted: int | None = None
     progress: Progress = field(default_factory=Progress)
+    presence: Presence = field(default_factory=Presence)
     notes: tuple[tuple[str, str | None, dict[str, Any]], ...] = ()
 
 
@@ -138,17 +141,23 @@ def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
         "task": (row.task, columns["task"]),
         "task version": (row.task_version, columns["task_version"]),
         "parameters": (row.params, json.loads(columns["params"])),
-        "settings": (row.settings, json.loads(columns["settings"])),
+        "settings": (_voting(row.settings), _voting(json.loads(columns["settings"]))),
         "models": (row.provider["models"], provider["models"]),
         "escalation to": (row.provider["escalate_to"], provider["escalate_to"]),
         "model options": (lasting(row.provider["about"]), lasting(provider["about"])),
     }
     for name, (was, now) in compared.items():
         if was != now:
+            if isinstance(was, dict) and isinstance(now, dict):
+                was, now = _different(was, now), _different(now, was)
             raise UsageError(
                 f"run {row.run_id} was started with {name} {_shown(was)}, not {_shown(now)}: "
                 "resume it as it was started, or start another run"
             )
+
+
+def _voting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return VotingSettings.recorded(settings).model_dump(mode="json")
 
 
 def lasting(about: Any) -> Any:
@@ -156,6 +165,10 @@ def lasting(about: Any) -> Any:
     if isinstance(about, dict):
         return {name: lasting(value) for name, value in about.items() if name != "host"}
     return [lasting(value) for value in about] if isinstance(about, list) else about
+
+
+def _different(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in one.items() if name not in other or other[name] != value}
 
 
 def _shown(value: Any) -> str:
@@ -168,6 +181,8 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
     totals = await reader.totals(row.number)
     reason, data = await reader.ending(row.number)
     certificate = await certificate_of(reader, row.number)
+    if certificate is not None and len(set(row.provider["models"])) > 1:
+        certificate = replace(certificate, voters=await reader.voters(row.number))
     return Solution(
         run_id=row.run_id,
         task=row.task,
@@ -181,6 +196,7 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         certificate=certificate,
         digest=await reader.head_digest(row.number),
         seal=await reader.seal(row.number),
-        guarantee=guarantee_of(VotingSettings(**row.settings), await reader.paid(row.number)),
+        guarantee=guarantee_of(VotingSettings.recorded(row.settings), await reader.paid(row.number)),
         warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
+        undecided=data.get("undecided", 0) if row.status is RunStatus.FINISHED else 0,
     )

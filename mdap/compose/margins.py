@@ -222,7 +222,7 @@ async def matching(shop: Workshop, task: Task, voting: VotingSettings) -> dict[s
 
 
 def _sampled_as(settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    return settings["max_tokens"], settings["temperatures"]
+    return settings["max_tokens"], settings.get("max_tokens_given", False), settings["temperatures"]
 
 
 def _baseline(known: Mapping[str, Any]) -> Note:

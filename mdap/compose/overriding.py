@@ -103,7 +103,7 @@ async def _take_over(
     old, new = runs
     about = {"overrides": old.run_id, "step": ruling.step}
     journal.append(RunEvent(new, "started", f"step {ruling.step} of {old.run_id} was overridden", data=about))
-    terms = VotingSettings(**old.settings).robust
+    terms = VotingSettings.recorded(old.settings).robust
     if terms is not None:
         ledger = ledger_after(terms, await reader.paid(old.number))
         # What came after the step was spent, too.

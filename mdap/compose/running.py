@@ -17,14 +17,15 @@ from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, check_same, run_columns, solution_of
 from mdap.compose.inspection import Inspection
 from mdap.compose.promising import with_share
-from mdap.compose.steering import drift_of
+from mdap.compose.steering import drift_of, known_presence
 from mdap.engine.account import account_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
-from mdap.engine.decider import Decider, Rules
+from mdap.engine.decider import Decider
 from mdap.engine.ordered import process_race
 from mdap.engine.process import ProcessRace
 from mdap.engine.purse import Purse
+from mdap.engine.recording import Rules
 from mdap.engine.run import decide
 from mdap.errors import DatabaseError, PluginError, UsageError
 from mdap.journal.claims import Claims
@@ -33,7 +34,7 @@ from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer
 from mdap.records import RunEvent, RunStatus, Solution
 from mdap.rules.canonical import canonical
-from mdap.settings import Budget, Limits, Speculate, Speculation
+from mdap.settings import Budget, Limits, OnDead, Speculate, Speculation
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Workshop", "run_task"]
@@ -56,6 +57,7 @@ class Workshop:
         limits: how often and how long to try.
         budget: what may be spent.
         speculate: how far chains are sampled ahead.
+        on_dead: what to do when one of several models is gone.
         bulletin: where changes of limits are recorded from.
         inspection: what finds out what the endpoints can do; None for nothing.
         known_spending: runs whose earlier samples are paid for out of the budget already.
@@ -70,6 +72,7 @@ class Workshop:
     limits: Limits
     budget: Budget
     speculate: Speculate
+    on_dead: OnDead
     bulletin: Bulletin
     inspection: Inspection | None
     known_spending: set[int] = field(default_factory=set)
@@ -121,6 +124,11 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         DatabaseError: the database cannot be written any more.
     """
     row = start.row
+    if start.voting.robust is not None and shop.on_dead is OnDead.CONTINUE:
+        raise UsageError(
+            "-k robust cannot go with --on-dead continue: without one of its models, the later samples of a "
+            "step would not be drawn as the earlier ones were"
+        )
     columns = run_columns(task, start, shop.crew.about)
     if row is None:
         number = await shop.writer.begin_run(columns)
@@ -164,6 +172,9 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         casting=shop.crew.casting(start.voting),
         open_steps=shop.breadth,
         account=account_of(number, start.voting.robust, await shop.reader.paid(number)),
+        presence=start.presence,
+        on_dead=shop.on_dead,
+        absences=await known_presence(shop.reader, number, start, shop.crew),
         drift=await drift_of(shop.reader, number, start.voting.k),
         votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
     )
@@ -190,6 +201,8 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
             status, reason = "stopped", f"the {shop.budget.seconds:g} seconds allowed are over"
         if race.status is RunStatus.FINISHED:
             ended["result"] = _result(race, task)
+            if isinstance(race, ProcessRace):
+                ended["undecided"] = race.undecided_steps
     except PluginError as error:
         status, reason = "failed", str(error)
     finally:
@@ -235,8 +248,14 @@ async def _solve_part(
     """Run a task that is a part of a process, or take it up again."""
     await shop.writer.flush()
     row = await shop.reader.run(name)
-    voting = whole.voting if share is None else with_share(whole.voting, share, task.length())
-    part = Start(name=name, voting=voting, row=row, parent=parent, progress=whole.progress)
+    part = Start(
+        name=name,
+        voting=whole.voting if share is None else with_share(whole.voting, share, task.length()),
+        row=row,
+        parent=parent,
+        progress=whole.progress,
+        presence=whole.presence,
+    )
     return await run_task(shop, task, part)
 
 

@@ -29,13 +29,13 @@ from mdap.observe import watch
 from mdap.plugins import make_task
 from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Fact, Solution
-from mdap.settings import Budget, Limits, Price, Speculate, VotingSettings
+from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Session", "calibrate", "solve", "solve_sync"]
 
 
-_OF_SESSION: Final = ("escalate_to", "limits", "budget", "prices", "speculate", "log")
+_OF_SESSION: Final = ("escalate_to", "limits", "budget", "prices", "speculate", "on_dead", "log")
 
 
 class Session(AsyncContextManagerMixin):
@@ -54,6 +54,8 @@ class Session(AsyncContextManagerMixin):
         prices: prices by model, or a JSON file of them; the first of this and of the installed price list
             that knows a model counts.
         speculate: whether a chain's next step is sampled before the one before it is decided.
+        on_dead: whether to stop when one of several models is gone (out of quota, or without an answer), or
+            to continue without it.
         log: whether every recorded fact is also a structlog event.
 
     Raises:
@@ -72,6 +74,7 @@ class Session(AsyncContextManagerMixin):
         budget: Budget | None = None,
         prices: Mapping[str, Price] | str | Path | None = None,
         speculate: Speculate | str = Speculate.VOTE,
+        on_dead: OnDead | str = OnDead.STOP,
         log: bool = False,
     ) -> None:
         self.path = Path(db)
@@ -82,6 +85,7 @@ class Session(AsyncContextManagerMixin):
         self._budget = budget or Budget()
         self._prices = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
         self._speculate = Speculate(speculate)
+        self._on_dead = OnDead(on_dead)
         self._watch: Callable[[Fact], None] | None = watch if log else None
         self._shop: Workshop
         self._group: TaskGroup
@@ -115,6 +119,7 @@ class Session(AsyncContextManagerMixin):
                     limits=self._limits,
                     budget=self._budget,
                     speculate=self._speculate,
+                    on_dead=self._on_dead,
                     bulletin=bulletin,
                     inspection=Inspection(crew, purse, writer) if self._limits.probe else None,
                 )
@@ -161,9 +166,9 @@ class Session(AsyncContextManagerMixin):
 
         Raises:
             UsageError: an argument is wrong, or the run of that name was started with other settings.
-            UndecidedError: a step found no winner within its allowed samples.
+            UndecidedError: a step found no winner within its allowed samples, or all models refused it.
             StoppedError: the provider is gone, or a limit was reached; solve it again to resume.
-            FailedError: the task's own code failed, or a prompt was rejected.
+            FailedError: the task's own code failed.
             DatabaseError: the database cannot be written any more.
         """
         solution = await self.run(
@@ -321,7 +326,7 @@ class Session(AsyncContextManagerMixin):
         row = await self._shop.reader.find(run_id)
         if row.kind != "run":
             raise UsageError(f"{row.run_id} is a {row.kind}: to go on, give the command of its run again")
-        voting = VotingSettings(**row.settings)
+        voting = VotingSettings.recorded(row.settings)
         start = Start(name=row.run_id, voting=voting, row=row, progress=progress or Progress())
         return await run_task(self._shop, make_task(row.task, row.params), start)
 

@@ -1,9 +1,26 @@
-"""What watches a run as it goes on: whether it does as its calibration did."""
+"""What watches a run as it goes on: who is left out, and whether it does as its calibration did."""
 
+from mdap.compose.crew import Crew
+from mdap.compose.identity import Start
 from mdap.journal.reader import Reader
 from mdap.rules.drift import Baseline, Drift
+from mdap.rules.presence import Absence
 
-__all__ = ["drift_of"]
+__all__ = ["drift_of", "known_presence"]
+
+
+async def known_presence(reader: Reader, run: int, start: Start, crew: Crew) -> tuple[Absence, ...]:
+    """Return who was left out of *run* in earlier sessions, and note in its presence what its rows say."""
+    if start.row is None:
+        return ()
+    presence = start.presence
+    tiers = await reader.tiers_with_votes(run, start.voting.samples_allowed)
+    if tiers:
+        presence.answered.update(range(len(crew.names)))
+        presence.voted.update(tiers)
+    absences = await reader.absences(run)
+    presence.absences += [absence for absence in absences if absence not in presence.absences]
+    return absences
 
 
 async def drift_of(reader: Reader, run: int, k: int) -> Drift | None:

@@ -79,13 +79,14 @@ class Asking:
         found = await self._asked(step)
         if isinstance(found, Question):
             number, votes = found.opening.opened.step, dict(found.opening.race.tally.votes)
-            return self._decision(number, found.answer, votes, decided=found.undecided is None)
+            return self._decision(number, found.answer, votes, found.undecided)
         answer, tally = await self._recalled(found, step)
-        return self._decision(found, answer, json.loads(tally), decided=True)
+        return self._decision(found, answer, json.loads(tally), None)
 
-    def _decision(self, number: int, answer: A, votes: dict[str, int], *, decided: bool) -> Decision[A]:
+    def _decision(self, number: int, answer: A, votes: dict[str, int], reason: str | None) -> Decision[A]:
         key = f"{self.run_id}/{number}"
-        return Decision(step=number, answer=answer, decided=decided, votes=votes, key=key)
+        decided = reason is None
+        return Decision(step=number, answer=answer, decided=decided, votes=votes, key=key, reason=reason)
 
     async def _asked(self, step: Step[A]) -> Question | int:
         """Return the question for *step* once it is over, or its number if it was decided before."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdap.engine.authored import Authored, Subject
-from mdap.engine.decider import RUNNING, Decider, Rules
+from mdap.engine.decider import Decider
 from mdap.engine.opening import Opening, Progress
+from mdap.engine.recording import RUNNING, Rules
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
 from mdap.records import Reply, RunStatus, SampleRequest, SampleTaken, StepOpened
@@ -79,7 +80,7 @@ class Survey(Decider):
     def wanted(self) -> list[tuple[Opening, SampleRequest]]:
         """Return the requests to send now, those of steps that are opened for it included."""
         asked = super().wanted()
-        while self._is_short and self.in_flight < self._wanted.width:
+        while self._is_short and self.in_flight < self._wanted.width and not self._held:
             self._stale.append(self._begin())
             asked += super().wanted()
         return asked
@@ -133,6 +134,8 @@ class Survey(Decider):
         number = opening.opened.step
         del self._open[number]
         drawn = self._drawn.pop(number)
+        if not drawn:
+            return  # refused
         truth = self._truth(opening)
         self._polls[number] = Poll(truth, tuple(drawn[ordinal] for ordinal in sorted(drawn)))
 

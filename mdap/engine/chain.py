@@ -18,9 +18,10 @@ from typing import Any, Final
 
 from mdap.engine.account import CONTESTED, UNDECIDED
 from mdap.engine.authored import Authored, Subject
-from mdap.engine.decider import RUNNING, Decider, Effect, Rules, undecided_sentence
+from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recorded import Leftovers
+from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal

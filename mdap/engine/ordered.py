@@ -12,9 +12,9 @@ from fractions import Fraction
 from typing import Any, Final
 
 from mdap.engine.account import ABANDONED, CONTESTED, UNDECIDED, Account
-from mdap.engine.decider import RUNNING, Rules, undecided_sentence
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.process import ProcessRace, Question
+from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, StepOpened, Verdict
@@ -82,7 +82,7 @@ class OrderedRace(ProcessRace):
                     self._line[opened.step] = recorded
 
     def _tier(self, recorded: RecordedOpening) -> int:
-        return max(self._casting.tier(sample.ordinal) for sample in recorded.samples)
+        return max(recorded.tier, *(self._casting.tier(sample.ordinal) for sample in recorded.samples))
 
     def _openings(self) -> Iterable[Opening]:
         return (*super()._openings(), *self._void)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from mdap.engine.decider import RUNNING, Decider, Rules, undecided_sentence
+from mdap.engine.decider import Decider
 from mdap.engine.opening import Opening, Progress
+from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
@@ -239,6 +240,11 @@ class ProcessRace(Decider):
         self.result = result
         self._warn_of_forgotten()
         self._end(RunStatus.FINISHED, None)
+
+    @property
+    def undecided_steps(self) -> int:
+        """How many steps were asked for and found no winner."""
+        return sum(question.undecided is not None for question in self._open.values())
 
     def _warn_of_forgotten(self) -> None:
         earlier = (identity for identity, known in self._known.items() if known.earlier)

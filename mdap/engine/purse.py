@@ -5,7 +5,7 @@ from typing import Final
 
 import anyio
 
-from mdap.errors import UnavailableError
+from mdap.errors import ProviderError, UnavailableError
 from mdap.records import Reply, SampleRequest
 from mdap.rules.limiter import Estimator, prompt_tokens
 from mdap.rules.money import Hold, Wallet, cost_of
@@ -52,10 +52,17 @@ class Purse:
                 raise UnavailableError(self._wallet.spent or self._nearly_spent(), kind=BUDGET)
             await self._news.wait()
 
-    def settle(self, request: SampleRequest, hold: Hold, replies: Sequence[Reply] = ()) -> None:
-        """Count what *request* really took; nothing where it failed."""
-        given = sum(reply.input_tokens or 0 for reply in replies)
-        made = sum(reply.output_tokens or 0 for reply in replies)
+    def settle(
+        self,
+        request: SampleRequest,
+        hold: Hold,
+        replies: Sequence[Reply] = (),
+        failure: ProviderError | None = None,
+    ) -> None:
+        """Count what *request* really took; a failed one what the endpoint billed all the same."""
+        billed = replies if failure is None else (failure,)
+        given = sum(one.input_tokens or 0 for one in billed)
+        made = sum(one.output_tokens or 0 for one in billed)
         cached = sum(reply.cached_tokens or 0 for reply in replies)
         price = self._prices[request.member]
         self._wallet.settle(hold, 0.0 if price is None else cost_of(price, given, made, cached), given + made)

@@ -6,9 +6,10 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from mdap.engine.decider import RUNNING, Decider, Effect
+from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening
 from mdap.engine.purse import Purse
+from mdap.engine.recording import RUNNING
 from mdap.engine.scheduler import Outcome, Samplers, nursery
 from mdap.protocols import Journal, Provider
 from mdap.settings import Limits

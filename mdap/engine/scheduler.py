@@ -25,6 +25,8 @@ K = TypeVar("K")
 # An endpoint that never answered is given this many attempts: it is more likely absent than busy.
 _ATTEMPTS_AT_A_STRANGER: Final = 3
 _ABSENT: Final = frozenset({"connection", "disconnected"})
+# An answer that was paid for and cannot be read is likely to be the same each time.
+_UNREADABLE_ATTEMPTS: Final = 10
 # Spreads retries over time, nothing else; one for all, since seeding one takes as long as a short run.
 _JITTER: Final = random.Random()
 
@@ -212,10 +214,14 @@ class Samplers(Generic[K]):
     async def _paid(self, request: SampleRequest) -> Sequence[Reply]:
         hold = await self._purse.hold(request)
         replies: Sequence[Reply] = ()
+        failure: ProviderError | None = None
         try:
             replies = await self._provider.sample(request)
+        except ProviderError as error:
+            failure = error
+            raise
         finally:
-            self._purse.settle(request, hold, replies)
+            self._purse.settle(request, hold, replies, failure)
         return replies
 
     def _wait(self, error: ProviderError, attempt: int, spent: float) -> float | None:
@@ -223,6 +229,8 @@ class Samplers(Generic[K]):
         if not isinstance(error, TransientError) or attempt >= self._limits.max_attempts:
             return None
         if self._answered_at is None and error.kind in _ABSENT and attempt >= _ATTEMPTS_AT_A_STRANGER:
+            return None
+        if error.output_tokens is not None and attempt >= _UNREADABLE_ATTEMPTS:
             return None
         silence = time.monotonic() - (self._answered_at or self._began_at)
         asked = error.retry_after if isinstance(error, RateLimitError) else None

@@ -6,8 +6,8 @@ from typing import Any, Final, NamedTuple
 from pydantic import TypeAdapter
 
 from mdap.errors import PluginError
-from mdap.records import Reply, SampleRequest, SampleTaken, Subject, Trace, record_of
-from mdap.rules.casting import Casting, Part, casting_of
+from mdap.records import Refusal, Reply, SampleRequest, SampleTaken, Subject, Trace, record_of
+from mdap.rules.casting import NOBODY, Casting, Part, casting_of
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import read, unreadable
 from mdap.rules.redflags import clean, clean_label
@@ -84,6 +84,8 @@ class Race:
         "number",
         "prompt_digest",
         "prompts",
+        "refusal",
+        "refused",
         "rung",
         "schema",
         "settings",
@@ -117,7 +119,7 @@ class Race:
         self._first: dict[str, int] = {}
         self.counted = 0
         self.in_flight = 0
-        self.max_tokens = step.max_tokens or settings.max_tokens
+        self.max_tokens = settings.tokens_allowed(step.max_tokens)
         self.schema = None if step.schema is None else json_schema(step.schema)
         self.casting = casting or casting_of(settings)
         self.tier = 0
@@ -128,6 +130,8 @@ class Race:
         if step.views:
             self.prompts += [_viewed(view, subject) for view in step.views]
             self.prompt_digest = views_digest([prompt.digest for prompt in self.prompts])
+        self.refused = NOBODY
+        self.refusal: Refusal | None = None
         self._next_ordinal = 0
         self._lost: list[int] = []
         self._judged: dict[tuple[str, str, str, bool, int], tuple[Judgement, Any]] = {}
@@ -142,11 +146,11 @@ class Race:
 
     @property
     def exhausted(self) -> bool:
-        """Whether every sample that its tier may take, or that could matter, has come without a winner."""
+        """Whether all samples have come without a winner that its tier may and can take, or that matter."""
         if self.in_flight or self.tally.winner is not None:
             return False
         used_up = self._next_ordinal >= (self.tier + 1) * self.casting.samples_per_tier and not self._lost
-        return used_up or self.tally.stuck
+        return used_up or self.tally.stuck or self.closed
 
     @property
     def smooth(self) -> bool:
@@ -161,14 +165,24 @@ class Race:
         self.tally.go_on_at(rung)
         return True
 
+    @property
+    def closed(self) -> bool:
+        """Whether nobody of its tier can be asked: all refuse the step, or have left the run."""
+        return self.casting.closed(self.tier, len(self.prompts), self.refused)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Ask a member no more in a view, since it refuses the step."""
+        self.refused |= {(refusal.member, refusal.view)}
+        self.refusal = refusal
+
     def escalate(self) -> bool:
         """Hand an exhausted race to the next tier, which votes afresh; return False if there is none."""
         if self.tier + 1 >= self.casting.tiers:
             return False
         self.tier += 1
         self.tally = self._fresh_tally()
-        self._next_ordinal = self.tier * self.casting.samples_per_tier
-        self._lost.clear()
+        self._lost = []
+        self._next_ordinal = max(self._next_ordinal, self.tier * self.casting.samples_per_tier)
         return True
 
     def wanted(self, max_n: int, priority: int) -> list[SampleRequest]:
@@ -180,12 +194,12 @@ class Race:
         """
         shortfall = self.tally.shortfall
         short = shortfall + self.settings.hedge - self.in_flight
-        if short <= 0 or shortfall <= 0:
+        if short <= 0 or shortfall <= 0 or self.closed:
             return []
         ordinals = self._draw(short)
         self.in_flight += len(ordinals)
         requests = []
-        for part, group in self.casting.groups(ordinals, len(self.prompts), max_n, self.key):
+        for part, group in self.casting.groups(ordinals, len(self.prompts), max_n, self.refused, self.key):
             requests.append(self._request(part, group, priority))
         return requests
 
@@ -283,11 +297,13 @@ class Race:
             self.tally.add(answer)
         return self.counted
 
-    def refold(self, samples: list[SampleTaken]) -> None:
+    def refold(self, samples: list[SampleTaken], tier: int = 0, refusals: tuple[Refusal, ...] = ()) -> None:
         """Count recorded samples again, in the order in which they were counted.
 
         Args:
             samples: recorded samples of this step, each with its text.
+            tier: the tier to which the step had gone.
+            refusals: who refused it.
 
         Raises:
             PluginError: the parser reads a recorded reply otherwise than it did when it came.
@@ -305,6 +321,10 @@ class Race:
                     ValueError("the parser now says otherwise; start a new run, or restore the old parser"),
                 )
             self.count(judgement.answer)
+        while tier > self.tier and self.escalate():
+            pass
+        for refusal in refusals:
+            self.refuse(refusal)
         seen = {sample.ordinal for sample in samples}
         first = self.tier * self.casting.samples_per_tier
         self._next_ordinal = max(max(seen, default=-1) + 1, first)

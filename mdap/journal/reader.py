@@ -18,6 +18,7 @@ from mdap.records import (
     ProcessPoint,
     Recorded,
     RecordedOpening,
+    Refusal,
     ResumePoint,
     RunStatus,
     SampleTaken,
@@ -29,6 +30,7 @@ from mdap.records import (
 )
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.rules.money import cost_of
+from mdap.rules.presence import Absence
 from mdap.settings import Price
 
 __all__ = ["Reader", "RunRow", "open_log"]
@@ -284,17 +286,45 @@ class Reader:
         seal = await self._value("last_seal", run)
         return None if seal is None else str(seal)
 
-    async def resume_point(self, run: int) -> ResumePoint:
-        """Return where the rows of *run* end. Its cost does not grow with the length of the run."""
+    async def tiers_with_votes(self, run: int, per_tier: int) -> set[int]:
+        """Return the tiers that have voted in *run* and its parts, as far as a resume need know.
+
+        Args:
+            run: the run's number.
+            per_tier: the samples that a tier may take.
+        """
+        tiers = {int(row[0]) for row in await self.rows("tiers_escalated_with_votes", run, per_tier)}
+        first = await self._value("any_vote", run)
+        return tiers if first is None else tiers | {int(first) // per_tier}
+
+    async def voters(self, run: int) -> dict[str, int]:
+        """Return the votes of each model in *run* and its parts."""
+        return {row[0]: row[1] for row in await self.rows("voters", run)}
+
+    async def absences(self, run: int) -> tuple[Absence, ...]:
+        """Return who was left out of *run*, in order."""
+        return tuple(Absence(*row) for row in await self.rows("left_out", run))
+
+    async def resume_point(self, run: int, *, as_it_ended: bool = False) -> ResumePoint:
+        """Return where the rows of *run* end. Its cost does not grow with the length of the run.
+
+        Args:
+            run: the run's number.
+            as_it_ended: whether refusals count even if the run has no sample. Where nothing was ever
+                answered, every request may have been wrong, and not the prompts that were refused.
+        """
         last = await self.rows("last_decision", run)
         step = int(last[0]["step"]) if last else -1
-        openings = await self._openings(run, step, "open")
+        openings = await self._openings(run, step, "open", as_it_ended)
         if not last:
             return ResumePoint(0, CHAIN_START, openings=openings)
         row = last[0]
         return ResumePoint(row["place"] + 1, row["digest"], step, row["input"], row["winner"], openings)
 
-    async def _openings(self, run: int, after: int, which: str) -> tuple[RecordedOpening, ...]:
+    async def _openings(
+        self, run: int, after: int, which: str, as_it_ended: bool
+    ) -> tuple[RecordedOpening, ...]:
+        refusals, tiers = await self._refusals(run, after, as_it_ended)
         samples: dict[tuple[int, int], list[SampleTaken]] = {}
         void: set[tuple[int, int]] = set()
         for row in await self.rows(f"{which}_samples", run, after):
@@ -312,15 +342,27 @@ class Reader:
             place = (opened.step, opened.opening)
             tentative = place in pending or place not in samples
             taken = pending.get(place) or samples.get(place, [])
-            found.append(RecordedOpening(opened, taken, tentative, place in void))
+            tier, refused = tiers.get(place, 0), tuple(refusals.get(place, ()))
+            found.append(RecordedOpening(opened, taken, tentative, place in void, tier, refused))
         return tuple(found)
 
-    async def process_point(self, run: int) -> ProcessPoint:
-        """Return where the rows of *run*, a process, end."""
+    async def _refusals(
+        self, run: int, after: int, as_it_ended: bool
+    ) -> tuple[dict[tuple[int, int], list[Refusal]], dict[tuple[int, int], int]]:
+        """Return who refused each open step, and the tier to which it had gone."""
+        refusals: dict[tuple[int, int], list[Refusal]] = {}
+        if as_it_ended or await self.rows("any_sample", run):
+            for step, opening, *refusal in await self.rows("refusals", run, after):
+                refusals.setdefault((step, opening), []).append(Refusal._make(refusal))
+        escalated = await self.rows("escalated_to", run, after)
+        return refusals, {(step, opening): tier for step, opening, tier in escalated}
+
+    async def process_point(self, run: int, *, as_it_ended: bool = False) -> ProcessPoint:
+        """Return where the rows of *run*, a process, end; see `resume_point`."""
         known = {(row["key"], row["prompt_digest"]): row["step"] for row in await self.rows("known", run)}
         last = await self.rows("last_decision", run)
         digest = last[0]["digest"] if last else CHAIN_START
-        openings = await self._openings(run, -1, "undecided")
+        openings = await self._openings(run, -1, "undecided", as_it_ended)
         following = int(await self._value("next_step", run))
         return ProcessPoint(len(known), digest, following, known, openings)
 

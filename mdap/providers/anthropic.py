@@ -7,13 +7,15 @@ counts is how the step's parser reads the reply.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from mdap.errors import TransientError, UsageError
+from mdap.errors import UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
-from mdap.providers.failures import Guard, count_of, json_object, mapping_of
+from mdap.providers.failures import Guard, billed, count_of, first_line, foreign, json_object, mapping_of
+from mdap.providers.openai_replies import label_of
 from mdap.providers.sdk import SDK
 from mdap.providers.wire import Response, Wire
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
+from mdap.rules.reasoning import split_reasoning
 
 __all__ = ["AnthropicProvider", "AnthropicSettings", "create"]
 
@@ -73,8 +75,7 @@ class AnthropicProvider:
             UnavailableError: key, quota or model will not do.
             RejectedError: the endpoint refuses this prompt.
         """
-        response = await self._wire.post({**self._body(request), **self._settings.extra_body})
-        return [self._read(response)]
+        return [await self._wire.ask({**self._body(request), **self._settings.extra_body}, self._read)]
 
     def describe(self) -> dict[str, Any]:
         """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
@@ -97,24 +98,34 @@ class AnthropicProvider:
         return body
 
     def _read(self, response: Response) -> Reply:
-        body = json_object(response.headers, response.content, self._endpoint)
-        blocks = body.get("content")
-        if not isinstance(blocks, list):
-            raise TransientError(f"{self._endpoint.host} answered without content", kind="empty_choices")
-        texts = [block["text"] for block in map(mapping_of, blocks) if isinstance(block.get("text"), str)]
-        self._guard.check(body.get("id"), "".join(texts))
-        reason = body.get("stop_reason")
+        endpoint = self._endpoint
+        body = json_object(response.headers, response.content, endpoint)
         given, made, cached = _read_usage(mapping_of(body.get("usage")))
+        with billed(given, made):
+            blocks = body.get("content")
+            if not isinstance(blocks, list):
+                said = first_line(response.content, endpoint)
+                raise foreign(f"{endpoint.host} answered 200 without content: {said}", "empty_choices")
+            text = _joined(blocks, "text")
+            self._guard.check(body.get("id"), text)
+        text, inline = split_reasoning(text)
         return Reply(
-            text="".join(texts),
+            text=text,
             model=self.name,
-            finish_reason=reason if isinstance(reason, str) and reason else "end_turn",
+            finish_reason=label_of(body.get("stop_reason")) or "end_turn",
             input_tokens=given,
             output_tokens=made,
             cached_tokens=cached,
             latency=response.latency,
             request_id=response.headers.get("request-id"),
+            reasoning=_joined(blocks, "thinking") or inline,
+            served_model=label_of(body.get("model")),
         )
+
+
+def _joined(blocks: list[Any], kind: str) -> str:
+    """Return the texts of all blocks of this *kind*, which name their text by it."""
+    return "".join(block[kind] for block in map(mapping_of, blocks) if isinstance(block.get(kind), str))
 
 
 def _read_usage(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
+from urllib.parse import SplitResult
 
 import aiohttp
 import anyio
@@ -16,6 +17,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from mdap.errors import UnavailableError
+from mdap.providers.endpoint import basic
+from mdap.providers.proxies import SOCKS, login_of
 from mdap.providers.sdk import SDK, Pattern
 from mdap.providers.sending import (
     CLOSE_SECONDS,
@@ -25,6 +28,7 @@ from mdap.providers.sending import (
     bounded,
     check_head,
     spelled,
+    unpacked,
 )
 
 __all__ = ["Direct"]
@@ -75,7 +79,7 @@ class Direct:
                 content = await response.read()
             else:
                 content = b"".join([chunk async for chunk in bounded(response.content.iter_any())])
-            return Answer(response.status, headers, content)
+            return Answer(response.status, headers, unpacked(content, headers.get("content-encoding", "")))
 
     async def aclose(self) -> None:
         """Close the connections, if there are any."""
@@ -95,38 +99,57 @@ class Direct:
             return self._opened
 
     def _session(self, pattern: Pattern) -> _Opened:
-        url, headers = URL(pattern.url, encoded=True), CIMultiDict(pattern.headers)
-        proxy = None if pattern.proxy is None else _proxy(pattern.proxy)
-        # What is encrypted goes through a tunnel, and a login belongs to the request for that.
-        tunnel = pattern.proxy_headers if url.scheme == "https" else {}
-        if not tunnel:
-            headers.update(pattern.proxy_headers)
-        encrypted = "https" in (url.scheme, proxy and proxy.scheme)
-        connector = aiohttp.TCPConnector(
-            limit=MOST_CONNECTIONS,
-            keepalive_timeout=_IDLE_CONNECTION_SECONDS,
+        url, headers = URL(pattern.url), CIMultiDict(pattern.headers)
+        proxy = pattern.proxy
+        login = None if proxy is None else login_of(proxy)
+        socks = proxy if proxy is not None and proxy.scheme in SOCKS else None
+        encrypted = url.scheme == "https" or (proxy is not None and proxy.scheme == "https")
+        options: dict[str, Any] = {
+            "limit": MOST_CONNECTIONS,
+            "keepalive_timeout": _IDLE_CONNECTION_SECONDS,
             # Trusted as the SDK trusts them; to load certificates takes a while.
-            ssl=self._sdk.http.create_ssl_context() if encrypted else True,
-        )
+            "ssl": self._sdk.http.create_ssl_context() if encrypted else True,
+        }
+        tunnel = {} if login is None or socks else {"Proxy-Authorization": basic(*login)}
+        # What is encrypted goes through a tunnel, and a login belongs to the request for that.
+        if tunnel and url.scheme != "https":
+            headers.update(tunnel)
+            tunnel = {}
         session = aiohttp.ClientSession(
-            connector=connector,
+            connector=_through_socks(socks, options) if socks else aiohttp.TCPConnector(**options),
             # A cookie could tie requests together that are to be independent.
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=IDLE_SECONDS, sock_read=IDLE_SECONDS),
         )
-        return _Opened(session, url, headers, proxy, CIMultiDict(tunnel) if tunnel else None)
+        # Errors tell its address: no more of it than is needed.
+        origin = None if proxy is None or socks else URL(proxy.geturl()).origin()
+        return _Opened(session, url, headers, origin, CIMultiDict(tunnel) if tunnel else None)
 
 
-def _proxy(address: str) -> URL:
-    proxy = URL(address)
-    if proxy.scheme not in ("http", "https"):
+def _through_socks(proxy: SplitResult, options: dict[str, Any]) -> aiohttp.BaseConnector:
+    """Return a connector through a SOCKS proxy."""
+    try:
+        from aiohttp_socks import ProxyConnector, ProxyType
+    except ModuleNotFoundError:
         raise UnavailableError(
-            f"the environment names a proxy of kind {proxy.scheme!r}; only http and https can be used",
+            "the environment names a SOCKS proxy, which needs an extra library: pip install 'mdap[socks]', "
+            "or add the endpoint's host to NO_PROXY",
             kind="proxy",
-        )
-    # Errors tell its address: no more of it than is needed.
-    return proxy.origin()
+        ) from None
+    user, password = login_of(proxy) or (None, None)
+    old = proxy.scheme.startswith("socks4")
+    # As elsewhere, the last letter says that the proxy shall look up host names.
+    remote = proxy.scheme in ("socks", "socks4a", "socks5h")
+    return ProxyConnector(
+        host=proxy.hostname or "",
+        port=proxy.port or 1080,
+        proxy_type=ProxyType.SOCKS4 if old else ProxyType.SOCKS5,
+        username=user,
+        password=password,
+        rdns=remote,
+        **options,
+    )
 
 
 def _legible(headers: CIMultiDictProxy[str]) -> dict[str, str]:

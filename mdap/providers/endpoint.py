@@ -3,16 +3,18 @@
 import json
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mdap.errors import UsageError
+from mdap.providers.secrets import check_headers, custom_headers, secret_names, sounds_secret
 
-__all__ = ["Endpoint", "EndpointSettings", "Transport", "find_endpoint", "read_settings"]
+__all__ = ["Endpoint", "EndpointSettings", "Transport", "basic", "find_endpoint", "read_settings"]
 
 Transport = Literal["aiohttp", "sdk"]
 """What carries requests: aiohttp alone, or all of the vendor's SDK."""
@@ -22,7 +24,7 @@ S = TypeVar("S", bound="EndpointSettings")
 _TOLD_CHARS: Final = 300
 # Anything shorter is no secret (local servers get keys like "x"), and masking it would garble messages.
 _SECRET_CHARS: Final = 8
-_SECRET_NAME: Final = re.compile("(?i)api_?key|secret|password|authorization|credential|(^|_)token$")
+_VERSION: Final = re.compile(r"/v\d+\w*(/|$)")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -33,11 +35,57 @@ class Endpoint:
         base_url: where the API lives.
         key: what opens it; None where nothing is needed.
         key_name: the environment variable that holds the key.
+        url_name: the environment variable that holds the address.
+        headers: more headers, which may hold secrets.
+        query: more of the address's query.
+        own: whether the vendor's SDK may add what its own variables name, such as an organization.
+        token: whether the key is a token for the ``Authorization`` header, where the vendor has both.
     """
 
     base_url: str
     key: str | None
     key_name: str
+    url_name: str = "the base URL"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    own: bool = True
+    token: bool = False
+
+    @property
+    def plain_url(self) -> str:
+        """The base URL without login and query, which the SDK and the library under it log."""
+        return urlsplit(self.base_url)._replace(netloc=self.host, query="", fragment="").geturl()
+
+    def url(self, path: str) -> str:
+        """Return the address of *path* under the base URL, with the query and without the login."""
+        parts = urlsplit(self.base_url)
+        query = [*parse_qsl(parts.query, keep_blank_values=True), *self.query.items()]
+        path = parts.path.rstrip("/") + path
+        return parts._replace(netloc=self.host, path=path, query=urlencode(query), fragment="").geturl()
+
+    def login(self) -> dict[str, str]:
+        """Return the headers that carry the key, or the base URL's user and password."""
+        parts = urlsplit(self.base_url)
+        if parts.username is not None:
+            user, password = unquote(parts.username), unquote(parts.password or "")
+            return {"Authorization": basic(user, password)}
+        # Azure's deployments take no key in the header in which everybody else does.
+        if self.key and "/deployments/" in parts.path:
+            return {"Authorization": f"Bearer {self.key}", "api-key": self.key}
+        return {}
+
+    def hint(self, path: str) -> str:
+        """Return how the base URL should look for *path* to be found under it; empty where it looks right."""
+        base = self.plain_url.rstrip("/")
+        first = path.rpartition("/")[0]
+        for tail in (path, first):
+            if tail and base.endswith(tail):
+                return f"leave out {tail} at its end"
+        if "/deployments/" in base:
+            return "" if "api-version=" in self.url(path) else "Azure wants ?api-version=... at its end"
+        if path.startswith("/v") or _VERSION.search(urlsplit(base).path):
+            return ""
+        return f"most servers want {self.tell(base)}/v1"
 
     @property
     def host(self) -> str:
@@ -53,7 +101,11 @@ class Endpoint:
     def mask(self, text: str) -> str:
         """Return *text* with every secret of this endpoint replaced."""
         parts = urlsplit(self.base_url)
-        for secret in (self.key, parts.password, parts.username):
+        values = [value for _, value in parse_qsl(parts.query)] + list(self.headers.values())
+        # The longest first, since one may hold another.
+        for secret in sorted(filter(None, (self.key, parts.password, parts.username, *values)), key=len)[
+            ::-1
+        ]:
             if secret and len(secret) >= _SECRET_CHARS:
                 text = text.replace(secret, "***")
         return text
@@ -68,6 +120,9 @@ class EndpointSettings(BaseModel):
             because of a cache or a fixed seed: such votes are one vote.
         send_temperature: whether to send the temperature; reasoning models refuse it.
         extra_body: more fields of the request's body, as they are.
+        headers: more headers, by name; those with secrets belong in the environment variable
+            ``<NAME>_CUSTOM_HEADERS``.
+        query: more of the address's query, such as Azure's ``api-version``.
         transport: what carries the requests. ``aiohttp`` sends what the SDK would, for a fraction of its
             processor time; ``sdk`` is for those who watch or change what the SDK itself sends.
     """
@@ -79,22 +134,27 @@ class EndpointSettings(BaseModel):
     allow_duplicates: bool = False
     send_temperature: bool = True
     extra_body: dict[str, Any] = Field(default_factory=dict)
+    headers: dict[str, str] = Field(default_factory=dict)
+    query: dict[str, str] = Field(default_factory=dict)
     transport: Transport = "aiohttp"
 
     def described(self) -> dict[str, Any]:
         """Return what of it makes a difference to what is asked, as JSON values."""
-        return self.model_dump(mode="json", exclude={"base_url", "transport"})
+        described = self.model_dump(mode="json", exclude={"base_url", "transport", "headers", "query"})
+        more = {"headers": self.headers, "query": self.query}
+        return {**described, **{name: value for name, value in more.items() if value}}
 
     @field_validator("base_url")
     @classmethod
     def _without_secrets(cls, value: str | None) -> str | None:
-        if value is not None and ("@" in value or "?" in value):
+        names = [] if value is None else [name for name, _ in parse_qsl(value.partition("?")[2])]
+        if value is not None and ("@" in value or any(map(sounds_secret, names))):
             raise ValueError(
                 "options are stored with the run: set the environment variable to a URL with secrets"
             )
         return value
 
-    @field_validator("extra_body", mode="before")
+    @field_validator("extra_body", "headers", "query", mode="before")
     @classmethod
     def _from_command_line(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -103,6 +163,18 @@ class EndpointSettings(BaseModel):
             return json.loads(value)
         except ValueError:
             raise ValueError("this is no JSON object") from None
+
+    @field_validator("headers", "query")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if secret := next(filter(sounds_secret, value), None):
+            raise ValueError(
+                f"options are stored with the run: put {secret} into the environment variable "
+                "<NAME>_CUSTOM_HEADERS, or into that of the base URL"
+            )
+        if info.field_name == "headers":
+            check_headers(value)
+        return value
 
     @field_validator("extra_body")
     @classmethod
@@ -113,7 +185,7 @@ class EndpointSettings(BaseModel):
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise ValueError("it holds what has no form in JSON, such as NaN") from None
-        if secret := next(_secret_names(value), None):
+        if secret := next(secret_names(value), None):
             raise ValueError(f"options are stored with the run, so {secret} must not be among them")
         return value
 
@@ -138,20 +210,26 @@ def _first_mistake(kind: type[BaseModel], provider: str, error: ValidationError)
     return f"{provider} option {name}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def find_endpoint(settings: EndpointSettings, provider: str, prefix: str, default: str | None) -> Endpoint:
+def find_endpoint(
+    settings: EndpointSettings, provider: str, prefix: str, default: str | None, *, own: bool = True
+) -> Endpoint:
     """Return the endpoint that the environment and the settings name.
 
     Args:
         settings: the user's.
         provider: what the user calls it, for errors.
-        prefix: of the environment variables ``<prefix>_API_KEY`` and ``<prefix>_BASE_URL``.
+        prefix: of the environment variables ``<prefix>_API_KEY``, ``<prefix>_BASE_URL`` and
+            ``<prefix>_CUSTOM_HEADERS``.
         default: where the API lives if nobody says; None if somebody must.
+        own: whether it is the SDK's own vendor, for whom its environment variables are meant.
 
     Raises:
         UsageError: no key where one is needed, no address, or one of them is nonsense.
     """
     key_name, url_name = f"{prefix}_API_KEY", f"{prefix}_BASE_URL"
-    key = os.environ.get(key_name, "").strip()
+    key, token = os.environ.get(key_name, "").strip(), False
+    if not key and (named := os.environ.get(f"{prefix}_AUTH_TOKEN", "").strip()):
+        key_name, key, token = f"{prefix}_AUTH_TOKEN", named, True
     base_url = (settings.base_url or os.environ.get(url_name, "")).strip()
     if not base_url and default is None:
         raise UsageError(f"set {url_name} (or -M base_url=...) to the address of {provider}")
@@ -165,10 +243,24 @@ def find_endpoint(settings: EndpointSettings, provider: str, prefix: str, defaul
         raise UsageError(f"{key_name} holds characters that no key has; copy the key again")
     if base_url and not _is_http_url(base_url):
         raise UsageError(f"the base URL of {provider} must look like http://host:port/v1 or https://host/v1")
-    endpoint = Endpoint(base_url or default or "", key or None, key_name)
-    if endpoint.key and endpoint.mask(settings.model_dump_json()) != settings.model_dump_json():
+    endpoint = Endpoint(
+        base_url or default or "",
+        key or None,
+        key_name,
+        f"-M base_url or {url_name}" if not settings.base_url else "-M base_url",
+        {**custom_headers(f"{prefix}_CUSTOM_HEADERS"), **settings.headers},
+        settings.query,
+        own,
+        token,
+    )
+    if len(key) >= _SECRET_CHARS and key in settings.model_dump_json():
         raise UsageError("options are stored with the run, so none may hold the key of the endpoint")
     return endpoint
+
+
+def basic(user: str, password: str) -> str:
+    """Return what stands in a header for a login."""
+    return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def _is_http_url(url: str) -> bool:
@@ -178,15 +270,3 @@ def _is_http_url(url: str) -> bool:
         return legible and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-
-
-def _secret_names(value: Any) -> Iterator[str]:
-    """Yield the names in *value*, however deep, that sound like a secret's."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if _SECRET_NAME.search(name):
-                yield name
-            yield from _secret_names(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _secret_names(inner)

@@ -1,33 +1,105 @@
 """Reading what an endpoint answered: JSON or not, and what a failure means for whoever asked."""
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from types import ModuleType
 from typing import Any, Final
 
-from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError, UnavailableError
+from mdap.errors import (
+    FORBIDDEN,
+    ProviderError,
+    RateLimitError,
+    RejectedError,
+    TransientError,
+    UnavailableError,
+)
 from mdap.providers.endpoint import Endpoint
+from mdap.providers.proxies import proxy_for
 from mdap.rules.digests import text_digest
 from mdap.rules.headers import read_told
 from mdap.rules.redflags import clean_text
 from mdap.rules.repeats import Repeats
 
-__all__ = ["Guard", "classify", "count_of", "explain_failure", "json_object", "json_or_none", "mapping_of"]
+__all__ = [
+    "Guard",
+    "billed",
+    "classify",
+    "count_of",
+    "explain_failure",
+    "first_line",
+    "foreign",
+    "json_object",
+    "json_or_none",
+    "mapping_of",
+]
 
 _MAX_TOKENS: Final = 2**53
+_WRONG_KEY: Final = frozenset({"invalid_api_key", "API_KEY_INVALID", "authentication_error"})
+_KEY: Final = re.compile(
+    r"api[ _-]?key (is )?(invalid|not valid|expired)|(invalid|incorrect|expired) api[ _-]?key|^login fail",
+    re.I,
+)
+# How endpoints say that a filter, not the key, is why they deny a request.
+_FILTERED: Final = re.compile(
+    r"flagged|moderat|filter|polic(y|ies)|guideline|safety|unsafe|harmful|prohibited|blocked|sensitive|violat"
+    r"|inappropriate|jailbreak|your (input|prompt)",
+    re.I,
+)
+_FLAGGED: Final = "flagged_input"
+_DENIED: Final = re.compile(r"authoriz|authoris|permission|access|credential|account|region|countr", re.I)
+_SOCKS_LIBRARIES: Final = ("aiohttp_socks", "python_socks")
+_READ_BYTES: Final = 4096
+_LINE_CHARS: Final = 160
+_MESSAGES: Final = ("message", "detail", "msg", "status_msg", "error_msg", "errmsg", "error_message", "title")
+# Of the statuses that the standard knows, those below 500 that may pass, and those above that do not.
+_PASSING: Final = frozenset({408, 409, 423, 424, 425})
+_LASTING: Final = frozenset({501, 505})
+_KNOWN: Final = frozenset(HTTPStatus)
 _OUT_OF_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
 def json_object(headers: Mapping[str, str], content: bytes, endpoint: Endpoint) -> dict[str, Any]:
-    """Return the JSON object that a response is; raise a `TransientError` if it is none."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind and kind != "application/json" and not kind.endswith("+json"):
-        raise TransientError(f"{endpoint.host} answered {endpoint.tell(kind)}, not JSON", kind="wrong_type")
+    """Return the JSON object that a response is, whatever type it says it has.
+
+    Raises:
+        TransientError: it is none.
+    """
     body = json_or_none(content)
-    if not isinstance(body, dict):
-        raise TransientError(f"{endpoint.host} answered with broken JSON", kind="garbled_body")
-    return body
+    if isinstance(body, dict):
+        return body
+    line = first_line(content, endpoint)
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not kind or kind == "application/json" or kind.endswith("+json"):
+        raise foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
+    raise foreign(f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}", "wrong_type")
+
+
+def foreign(message: str, kind: str) -> TransientError:
+    """Return the error for an answer that this API does not give."""
+    error = TransientError(message, kind=kind)
+    error.foreign = True
+    return error
+
+
+def first_line(content: bytes, endpoint: Endpoint) -> str:
+    """Return the first line of *content* that is not blank, as it may stand in an error."""
+    lines = content[:_READ_BYTES].decode("utf-8", "replace").splitlines()
+    told = (endpoint.tell(line)[:_LINE_CHARS] for line in lines)
+    return next(filter(None, told), "") or "nothing at all"
+
+
+@contextmanager
+def billed(given: int | None, made: int | None) -> Iterator[None]:
+    """Note on an error what the endpoint billed for an answer that cannot be read."""
+    try:
+        yield
+    except ProviderError as error:
+        error.input_tokens, error.output_tokens = given, made
+        raise
 
 
 class Guard:
@@ -60,6 +132,8 @@ def mapping_of(value: Any) -> dict[str, Any]:
 
 def count_of(value: Any) -> int | None:
     """Return *value* if it can be a number of tokens, else None."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     sound = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_TOKENS
     return value if sound else None
 
@@ -85,7 +159,10 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
         if isinstance(cause, ProviderError):
             return cause
     # A plain ValueError is a host or a header that cannot be, or an answer that the client stumbles over.
-    if not isinstance(error, (sdk.APIConnectionError, aiohttp.ClientError, OSError, ValueError)):
+    # A SOCKS library's errors are none of these.
+    socks = any(type(cause).__module__.startswith(_SOCKS_LIBRARIES) for cause in causes)
+    expected = (sdk.APIConnectionError, aiohttp.ClientError, OSError, ValueError)
+    if not (socks or isinstance(error, expected)):
         return None
     # The SDK calls any broken aiohttp connection a timeout; only the cause tells which it was.
     late = isinstance(error, sdk.APITimeoutError) and not any(
@@ -100,9 +177,23 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
         )
     detail = next((told for cause in reversed(causes) if (told := endpoint.tell(str(cause)))), "no details")
     # Of a connection that broke the SDK may say that there never was one; again only the cause tells.
-    if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
-        return TransientError(f"the connection to {endpoint.host} failed: {detail}", kind="connection")
+    if socks or any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
+        way = f"{endpoint.host}{_way(endpoint)}"
+        return TransientError(f"the connection to {way} failed: {detail}{_hint(detail)}", kind="connection")
     return TransientError(f"the connection to {endpoint.host} broke: {detail}", kind="disconnected")
+
+
+def _way(endpoint: Endpoint) -> str:
+    """Return which proxy a connection was to take; nothing for none."""
+    with suppress(ProviderError):
+        if (proxy := proxy_for(endpoint.base_url)) is not None:
+            return f" through the proxy {proxy.netloc.rpartition('@')[2]}, which the environment names,"
+    return ""
+
+
+def _hint(detail: str) -> str:
+    plain = "WRONG_VERSION_NUMBER" in detail or "record layer failure" in detail.lower()
+    return ". The server speaks no TLS: its address may begin with http://" if plain else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -122,27 +213,71 @@ def classify(status: int, headers: Mapping[str, str], body: Any, endpoint: Endpo
         endpoint: who answered.
     """
     message, codes = _error_details(body)
-    said = endpoint.tell(message)
+    error = _meant(status, headers, (endpoint.tell(message), codes), endpoint)
+    # An API says in JSON what it does not like; a page of text comes from something else.
+    error.foreign = error.foreign or (isinstance(body, str) and 400 <= status < 500 and status != 429)
+    return error
+
+
+def _meant(
+    status: int, headers: Mapping[str, str], details: tuple[str, set[str]], endpoint: Endpoint
+) -> ProviderError:
+    said, codes = details
     told = f"{endpoint.host} answered {status}" + (f": {said}" if said else "")
-    unnamed_quota = (status == 429 and not codes and "exceeded your current quota" in said.lower()) or (
-        status == 400 and "credit balance is too low" in said.lower()
-    )
-    if status == 402 or unnamed_quota or codes & _OUT_OF_QUOTA:
+    if _is_quota(status, said, codes):
         return UnavailableError(f"out of quota: {told}", kind="quota")
-    if status in (401, 403) or "invalid_api_key" in codes:
+    if status == 401 or codes & _WRONG_KEY or _KEY.search(said):
         return UnavailableError(f"access denied, check {endpoint.key_name}: {told}", kind="auth")
+    if status == 451 or (status == 403 and _about_the_prompt(said, codes)):
+        return RejectedError(f"the prompt was refused: {told}", kind=f"http_{status}")
+    if status == 403:
+        return UnavailableError(
+            f"access denied (if to every prompt, check {endpoint.key_name}): {told}", kind=FORBIDDEN
+        )
     if status == 404 or "model_not_found" in codes:
         return UnavailableError(f"no such model or address: {told}", kind="model_not_found")
+    if 300 <= status < 400:
+        return _redirected(status, headers, endpoint)
+    if status in (400, 413, 422, 451):
+        return RejectedError(f"the request was refused: {told}", kind=f"http_{status}")
+    return _passing(status, headers, told)
+
+
+def _passing(status: int, headers: Mapping[str, str], told: str) -> ProviderError:
+    """Return what a status means that says nothing of the prompt, and may pass."""
     limits = read_told(headers, time.time())
     if status == 429:
         return RateLimitError(told, retry_after=limits.wait)
     if status >= 500 and limits.retry_after is not None:
         return RateLimitError(told, kind=f"http_{status}", retry_after=limits.retry_after)
-    if status in (408, 409, 425) or status >= 500:
+    if status in _PASSING or (status >= 500 and status not in _LASTING):
         return TransientError(told, kind=f"http_{status}")
-    if status in (400, 413, 422):
-        return RejectedError(f"the request was refused: {told}", kind=f"http_{status}")
-    return UnavailableError(told, kind=f"http_{status}")
+    if status in _KNOWN:
+        return UnavailableError(told, kind=f"http_{status}")
+    return foreign(told, f"http_{status}")
+
+
+def _is_quota(status: int, said: str, codes: set[str]) -> bool:
+    unnamed = (status == 429 and not codes and "exceeded your current quota" in said.lower()) or (
+        status == 400 and "credit balance is too low" in said.lower()
+    )
+    return status == 402 or unnamed or bool(codes & _OUT_OF_QUOTA)
+
+
+def _redirected(status: int, headers: Mapping[str, str], endpoint: Endpoint) -> UnavailableError:
+    target = endpoint.tell(headers.get("location", "").partition("?")[0]) or "nowhere"
+    return UnavailableError(
+        f"{endpoint.host} answered {status}, a redirect to {target}. mdap does not follow it, since the "
+        f"prompt and the key would go there. If that is the right address, set {endpoint.url_name} to it, "
+        "without the path of the API",
+        kind=f"http_{status}",
+    )
+
+
+def _about_the_prompt(said: str, codes: set[str]) -> bool:
+    """Return whether a denial says that it is for what the prompt says."""
+    words = " ".join((said, *codes))
+    return _FLAGGED in codes or bool(_FILTERED.search(words) and not _DENIED.search(words))
 
 
 def _error_details(body: Any) -> tuple[str, set[str]]:
@@ -151,9 +286,11 @@ def _error_details(body: Any) -> tuple[str, set[str]]:
         body = body[0]
     if not isinstance(body, dict):
         return str(body), set()
-    error = body.get("error") or body
+    error = body.get("error") or body.get("base_resp") or body
     if not isinstance(error, dict):
         return str(error), set()
-    message = error.get("message") or error.get("detail") or ""
+    message = next((error[name] for name in _MESSAGES if error.get(name)), "")
     codes = {str(error[name]) for name in ("code", "type") if error.get(name)}
+    if _FLAGGED in mapping_of(error.get("metadata")):
+        codes.add(_FLAGGED)
     return message if isinstance(message, str) else json.dumps(message), codes

@@ -13,8 +13,15 @@ from typing import Any, ClassVar, Final, Literal
 
 from mdap.errors import UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
-from mdap.providers.failures import Guard
-from mdap.providers.openai_replies import only_first, parse_body, read_choice, read_usage, shares_of
+from mdap.providers.failures import Guard, billed, json_object
+from mdap.providers.openai_replies import (
+    choices_of,
+    label_of,
+    only_first,
+    read_choice,
+    read_usage,
+    shares_of,
+)
 from mdap.providers.sdk import SDK
 from mdap.providers.wire import Response, Wire
 from mdap.records import Reply, SampleRequest
@@ -92,8 +99,9 @@ class OpenAIProvider:
         """Ask once for replies to one prompt, as many as this endpoint may be asked for.
 
         Prompt tokens are counted with the first reply, since the endpoint bills them once; output tokens
-        are reported for all replies together and are shared out evenly. Both add up to what was billed.
-        A reply without content (refused, filtered, cut before it began) has the text ``""``. One without
+        are reported for all replies together and shared out evenly. Both add up to what was billed.
+        What the model thought is kept apart, however its server marks it. A refusal has the finish reason
+        ``refusal``; a reply without content (filtered, cut before it began) has the text ``""``. One without
         a finish reason is taken as complete, unless it used all tokens it was allowed.
 
         Args:
@@ -109,7 +117,7 @@ class OpenAIProvider:
             RejectedError: the endpoint refuses this prompt.
         """
         body = {**self._body(request), **self._settings.extra_body}
-        return self._read(request, await self._wire.post(body))
+        return await self._wire.ask(body, lambda response: self._read(request, response))
 
     def describe(self) -> dict[str, Any]:
         """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
@@ -138,26 +146,32 @@ class OpenAIProvider:
         return body
 
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
-        headers, latency = response.headers, response.latency
-        body = parse_body(headers, response.content, self._endpoint)
-        choices = [read_choice(choice) for choice in body["choices"]]
-        self._guard.check(body.get("id"), "\0".join(text for text, _ in choices))
+        headers, endpoint = response.headers, self._endpoint
+        body = json_object(headers, response.content, endpoint)
+        told = read_usage(body)
+        with billed(told.given, told.made):
+            found = choices_of(body, headers, response.content, endpoint)
+            choices = [read_choice(choice, headers, endpoint) for choice in found]
+            self._guard.check(body.get("id"), "\0".join(choice.text for choice in choices))
         taken = choices[: min(request.n, self.max_n)]
-        prompt, output, cached = read_usage(body)
-        shares = shares_of(output, len(taken))
-        cut = len(choices) == 1 and output is not None and output >= request.max_tokens
+        shares, hidden = shares_of(told.made, len(taken)), shares_of(told.hidden, len(taken))
+        cut = len(choices) == 1 and told.shown is not None and told.shown >= request.max_tokens
         return [
             Reply(
-                text=text,
+                text=choice.text,
                 model=self.name,
-                finish_reason=reason or ("length" if cut else "stop"),
-                input_tokens=only_first(prompt, place),
+                finish_reason=choice.reason or ("length" if cut else "stop"),
+                input_tokens=only_first(told.given, place),
                 output_tokens=shares[place],
-                cached_tokens=only_first(cached, place),
-                latency=latency,
+                cached_tokens=only_first(told.cached, place),
+                latency=response.latency,
                 request_id=headers.get("x-request-id"),
+                reasoning=choice.reasoning,
+                reasoning_tokens=hidden[place],
+                served_model=label_of(body.get("model")),
+                fingerprint=label_of(body.get("system_fingerprint")),
             )
-            for place, (text, reason) in enumerate(taken)
+            for place, choice in enumerate(taken)
         ]
 
 
@@ -181,8 +195,8 @@ def create(model: str, options: dict[str, Any]) -> OpenAIProvider:
 def create_named(model: str, options: dict[str, Any]) -> OpenAIProvider:
     """Make a provider of an endpoint with a name of its own: ``--model openai-api/<name>/<model>``.
 
-    Its key and address are read from ``<NAME>_API_KEY`` and ``<NAME>_BASE_URL``, so that several endpoints
-    can vote together.
+    Its key, address and more headers are read from ``<NAME>_API_KEY``, ``<NAME>_BASE_URL`` and
+    ``<NAME>_CUSTOM_HEADERS``, so that several endpoints can vote together.
 
     Args:
         model: the endpoint's name, a slash, and the model's name as the endpoint knows it.
@@ -198,7 +212,8 @@ def create_named(model: str, options: dict[str, Any]) -> OpenAIProvider:
             "which reads GROQ_API_KEY and GROQ_BASE_URL"
         )
     settings = read_settings(OpenAISettings, f"openai-api/{name}", options)
-    endpoint = find_endpoint(settings, name, name.upper().replace("-", "_"), None)
+    # What the SDK reads from its own vendor's variables is not meant for this endpoint.
+    endpoint = find_endpoint(settings, name, name.upper().replace("-", "_"), None, own=False)
     return OpenAIProvider(f"openai-api/{model}", asked, settings, endpoint)
 
 

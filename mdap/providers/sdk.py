@@ -6,17 +6,18 @@ names. They retry nothing here: an attempt is one request, so that limits, count
 
 import importlib
 import sys
-from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult
 
 import anyio
 
+from mdap._version import __version__
 from mdap.errors import UnavailableError
 from mdap.providers.endpoint import Endpoint
+from mdap.providers.proxies import SOCKS, proxy_for
 from mdap.providers.sending import (
     CLOSE_SECONDS,
     IDLE_SECONDS,
@@ -25,12 +26,22 @@ from mdap.providers.sending import (
     bounded,
     check_head,
     spelled,
+    unpacked,
 )
 
 __all__ = ["SDK", "Pattern", "ThroughSDK"]
 
-# See `check_head`.
-_PLAIN: Final = {"Accept-Encoding": "identity"}
+# What an endpoint learns that the SDK's own variables are not meant for. No compressed body is asked for: how
+# large it is shows only afterwards.
+_PLAIN: Final = {"accept-encoding": "identity"}
+_NEUTRAL: Final = {
+    "accept": "application/json",
+    "content-type": "application/json",
+    "user-agent": f"mdap/{__version__}",
+    **_PLAIN,
+}
+# These belong to one body, or, where an SDK sends it, to one request alone.
+_OF_ONE_REQUEST: Final = frozenset({"content-length", "idempotency-key"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -40,14 +51,12 @@ class Pattern:
     Attributes:
         url: where it goes.
         headers: by name, in lower case.
-        proxy: the address of what carries it there, if anything does.
-        proxy_headers: what that wants to see, such as a login.
+        proxy: what carries it there, if anything does.
     """
 
     url: str
     headers: Mapping[str, str]
-    proxy: str | None
-    proxy_headers: Mapping[str, str]
+    proxy: SplitResult | None
 
 
 class SDK:
@@ -62,6 +71,8 @@ class SDK:
     Attributes:
         module: the SDK.
         http: the library that it stands on: httpx for some versions, httpx2 for others.
+        path: of the API that is called, from the base URL on.
+        url: where requests go.
     """
 
     def __init__(self, name: str, client: str, path: str, endpoint: Endpoint) -> None:
@@ -71,22 +82,42 @@ class SDK:
         kinds = self.module.DefaultAioHttpClient.__mro__
         [base] = [kind for kind in kinds if kind.__name__ == "AsyncClient"]
         self.http: Final = sys.modules[base.__module__]
+        self.path: Final = path
+        self.url: Final = endpoint.url(path)
         self._client = client
-        self._path = path
         self._endpoint = endpoint
-        # Apart from the address, which the SDK and the library under it log.
-        self._base_url, self._headers = _without_login(endpoint.base_url)
 
     def client(self, http_client: Any) -> Any:
         """Return a client that sends through *http_client*, and closes it."""
+        endpoint = self._endpoint
+        secret = "auth_token" if endpoint.token else "api_key"
         return getattr(self.module, self._client)(
-            api_key=self._endpoint.key or "none",
-            base_url=self._base_url,
+            **{secret: endpoint.key or "none"},
+            base_url=endpoint.plain_url,
             max_retries=0,
             timeout=IDLE_SECONDS,
-            default_headers={**_PLAIN, **self._headers},
             http_client=http_client,
         )
+
+    def headers(self, made: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers to send, by name in lower case.
+
+        Args:
+            made: those that the SDK made. What it reads from the environment is meant for its own vendor:
+                another endpoint gets none of them.
+        """
+        endpoint = self._endpoint
+        key = {} if endpoint.key is None else {"authorization": f"Bearer {endpoint.key}"}
+        chosen = {**made, **_PLAIN} if endpoint.own else {**_NEUTRAL, **key}
+        # Of an SDK's own headers some may have no value.
+        headers = {name.lower(): value for name, value in chosen.items() if value}
+        more = {**endpoint.login(), **endpoint.headers}
+        headers |= {name.lower(): value for name, value in more.items()}
+        return {name: value for name, value in headers.items() if name not in _OF_ONE_REQUEST}
+
+    def proxy(self) -> SplitResult | None:
+        """Return the proxy that carries requests; raise an `UnavailableError` if it cannot be used."""
+        return proxy_for(self.url)
 
     async def post(self, client: Any, body: Mapping[str, Any]) -> Any:
         """Return the response to *body* as the HTTP library has it.
@@ -96,37 +127,32 @@ class SDK:
         """
         # A redirect would carry the prompt, and may carry the key, to whom the user never named.
         options = {"follow_redirects": False, "timeout": IDLE_SECONDS}
-        return await client.post(self._path, body=body, cast_to=self.http.Response, options=options)
+        return await client.post(self.path, body=body, cast_to=self.http.Response, options=options)
 
     async def pattern(self) -> Pattern:
-        """Have the SDK put a request together, and choose its proxy, without sending it anywhere.
+        """Have the SDK put a request together without sending it anywhere.
 
         Raises:
             UnavailableError: the address, or a proxy's, cannot be used.
         """
-        caught: list[tuple[Any, Any]] = []
+        caught: list[Any] = []
         made = 0
 
         class Catching(self.module.DefaultAioHttpClient):  # type: ignore[misc,name-defined]
             def _init_transport(self, *_: Any, **__: Any) -> Any:
                 nonlocal made
                 made += 1
-                return Net(None)
-
-            def _init_proxy_transport(self, proxy: Any, *_: Any, **__: Any) -> Any:
-                return Net(proxy)
+                return Net()
 
         class Net(self.http.AsyncBaseTransport):  # type: ignore[misc,name-defined]
-            def __init__(self, proxy: Any) -> None:
-                self.proxy = proxy
-
             async def handle_async_request(self, request: Any) -> Any:
-                caught.append((request, self.proxy))
+                caught.append(request)
                 # No response, or a log would tell of a request that never was.
                 raise _CaughtError
 
         with self.usable():
-            async with self.client(Catching()) as client:
+            # Which proxy there is, is not the SDK's business: it stumbles over those that it need not use.
+            async with self.client(Catching(trust_env=False)) as client:
                 if not made:
                     version = f"{self.module.__name__} {self.module.__version__}"
                     raise UnavailableError(
@@ -138,7 +164,7 @@ class SDK:
                 except Exception:
                     if not caught:
                         raise
-            return _pattern(*caught[0])
+            return Pattern(self.url, self.headers(caught[0].headers), self.proxy())
 
     @contextmanager
     def usable(self) -> Iterator[None]:
@@ -162,31 +188,6 @@ class SDK:
 
 class _CaughtError(Exception):
     """A request went no further than it was to go."""
-
-
-def _without_login(url: str) -> tuple[str, dict[str, str]]:
-    """Return *url* without user and password, and the header that carries them."""
-    parts = urlsplit(url)
-    login, at, host = parts.netloc.rpartition("@")
-    if not at:
-        return url, {}
-    user, _, password = login.partition(":")
-    return parts._replace(netloc=host).geturl(), {"Authorization": _basic(unquote(user), unquote(password))}
-
-
-def _basic(user: str, password: str) -> str:
-    return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
-
-
-def _pattern(request: Any, proxy: Any) -> Pattern:
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    # These belong to one body, or, where an SDK sends it, to one request alone.
-    for name in ("content-length", "idempotency-key"):
-        headers.pop(name, None)
-    if proxy is None:
-        return Pattern(str(request.url), headers, None, {})
-    login = {"Proxy-Authorization": _basic(*proxy.auth)} if proxy.auth else {}
-    return Pattern(str(request.url), headers, str(proxy.url), login)
 
 
 class ThroughSDK:
@@ -216,28 +217,50 @@ class ThroughSDK:
                 await client.close()
 
     def _open(self) -> Any:
-        http = self._sdk.http
+        sdk, http = self._sdk, self._sdk.http
         limits = http.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)
-        hooks = {"response": [_body_cap(http)]}
-        with self._sdk.usable():
-            return self._sdk.client(self._sdk.module.DefaultAioHttpClient(limits=limits, event_hooks=hooks))
+        hooks = {"request": [self._address], "response": [_body_cap(http)]}
+        proxy = sdk.proxy()
+        if proxy is not None and proxy.scheme in SOCKS:
+            raise UnavailableError(
+                "the environment names a SOCKS proxy: leave out -M transport=sdk to use it", kind="proxy"
+            )
+        with sdk.usable():
+            client = sdk.module.DefaultAioHttpClient(
+                limits=limits,
+                event_hooks=hooks,
+                trust_env=False,
+                proxy=None if proxy is None else proxy.geturl(),
+                verify=http.create_ssl_context(),
+            )
+            return sdk.client(client)
+
+    async def _address(self, request: Any) -> None:
+        """Have *request* go where it would go without the SDK, with the same headers."""
+        sdk = self._sdk
+        length = {name: request.headers[name] for name in ("content-length",) if name in request.headers}
+        request.url = sdk.http.URL(sdk.url)
+        request.headers = sdk.http.Headers({**sdk.headers(request.headers), **length})
 
 
 def _body_cap(http: Any) -> Callable[[Any], Awaitable[None]]:
     """Return a response hook that keeps the SDK from reading an endless body into memory."""
 
     class Capped(http.AsyncByteStream):  # type: ignore[misc] # which library's, is known at run time only
-        def __init__(self, stream: Any) -> None:
+        def __init__(self, stream: Any, encoding: str) -> None:
             self._stream = stream
+            self._encoding = encoding
 
-        def __aiter__(self) -> AsyncIterator[bytes]:
-            return bounded(self._stream)
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield unpacked(b"".join([chunk async for chunk in bounded(self._stream)]), self._encoding)
 
         async def aclose(self) -> None:
             await self._stream.aclose()
 
     async def cap(response: Any) -> None:
-        if not check_head(dict(response.headers.items())):
-            response.stream = Capped(response.stream)
+        headers = dict(response.headers.items())
+        encoding = response.headers.pop("content-encoding", "")
+        if not check_head(headers) or encoding:
+            response.stream = Capped(response.stream, encoding)
 
     return cap

@@ -1,10 +1,12 @@
 """What all ways to send a request share: how it is spelled, what comes back, and the bounds on that."""
 
 import json
+import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from mdap.errors import RejectedError, TransientError
+from mdap.rules.redflags import clean_label
 
 __all__ = [
     "CLOSE_SECONDS",
@@ -16,6 +18,7 @@ __all__ = [
     "bounded",
     "check_head",
     "spelled",
+    "unpacked",
 ]
 
 MAX_BODY: Final = 16 * 2**20
@@ -33,7 +36,8 @@ CLOSE_SECONDS: Final = 5.0
 _spell: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 # Digits of a length beyond which it need not be read as a number, which takes longer the more there are.
 _MOST_DIGITS: Final = 12
-_PLAIN_ENCODINGS: Final = frozenset({"", "identity"})
+# How zlib is told the format: gzip and zlib's own by what is there, and deflate without any header.
+_INFLATERS: Final = {"gzip": (47,), "x-gzip": (47,), "deflate": (47, -15)}
 
 
 class Answer(NamedTuple):
@@ -85,11 +89,8 @@ def check_head(headers: Mapping[str, str]) -> bool:
         headers: of the response, by name in lower case.
 
     Raises:
-        TransientError: the body is too large, or compressed.
+        TransientError: the body is too large.
     """
-    # A compressed body of a few kilobytes can be gigabytes of text: none was asked for, and none is taken.
-    if headers.get("content-encoding", "").strip().lower() not in _PLAIN_ENCODINGS:
-        raise TransientError("the response is compressed, which was not asked for", kind="compressed")
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit()) or "transfer-encoding" in headers:
         return False
@@ -97,6 +98,42 @@ def check_head(headers: Mapping[str, str]) -> bool:
     if len(digits) > _MOST_DIGITS or int(digits or "0") > MAX_BODY:
         raise _too_large()
     return True
+
+
+def unpacked(content: bytes, encoding: str) -> bytes:
+    """Return the body that *content* is, as servers compress it that were asked not to.
+
+    Args:
+        content: the body as it came.
+        encoding: the response's ``Content-Encoding``.
+
+    Raises:
+        TransientError: it is too large when unpacked, or compressed in a way that is not known.
+    """
+    for name in reversed([name.strip().lower() for name in encoding.split(",")]):
+        if name not in ("", "identity"):
+            content = _inflated(content, name)
+    return content
+
+
+def _inflated(content: bytes, encoding: str) -> bytes:
+    for form in _INFLATERS.get(encoding, ()):
+        inflater = zlib.decompressobj(form)
+        try:
+            # A compressed body of a few kilobytes can be gigabytes of text: no more of it is unpacked.
+            body = inflater.decompress(content, MAX_BODY + 1)
+        except zlib.error:
+            continue
+        if len(body) > MAX_BODY:
+            raise _too_large()
+        if inflater.eof:
+            return body
+    failure = TransientError(
+        f"the response is compressed ({clean_label(encoding)}), which nobody asked for, and cannot be read",
+        kind="compressed",
+    )
+    failure.foreign = True
+    raise failure
 
 
 async def bounded(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

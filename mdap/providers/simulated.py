@@ -14,7 +14,7 @@ from typing import Any, Final
 import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mdap.errors import TransientError, UsageError
+from mdap.errors import RejectedError, TransientError, UsageError
 from mdap.records import Reply, SampleRequest, Subject
 from mdap.settings import explain
 
@@ -39,6 +39,7 @@ class SimulatedSettings(BaseModel):
         latency: median seconds a reply takes; 0 for none.
         latency_sigma: spread of the latency: standard deviation of its logarithm.
         fault_rate: chance that an attempt fails in transport.
+        refuse_rate: share of prompts that are refused, chosen by their digest.
         seed: where all the draws come from.
     """
 
@@ -51,6 +52,7 @@ class SimulatedSettings(BaseModel):
     latency: float = Field(0.0, ge=0, le=3600)
     latency_sigma: float = Field(0.5, ge=0, le=5)
     fault_rate: float = Field(0.0, ge=0, lt=1)
+    refuse_rate: float = Field(0.0, ge=0, le=1)
     seed: int = 0
 
 
@@ -65,6 +67,7 @@ class Simulated:
         self.instant = settings.latency == 0
         # What every request looks up: that takes several times as long where pydantic holds it.
         self._fault_rate, self._flag_rate = settings.fault_rate, settings.flag_rate
+        self._refuse_rate = settings.refuse_rate
         self._error_rate, self._hard_rate = settings.error_rate, settings.hard_rate
         # Latency and faults belong to a sample: asked for together, they would depend on the company.
         self.max_n = _TOGETHER if self.instant and not settings.fault_rate else 1
@@ -78,6 +81,8 @@ class Simulated:
         subject = request.subject
         if subject is None:
             raise UsageError("the simulated model needs to know what a step is about: ask through a task")
+        if self._refuse_rate and self._refuses(request.prompt_digest):
+            raise RejectedError("the simulated endpoint refuses this prompt, as refuse_rate wants")
         draws = self._draws(request)
         latency = 0.0 if self.instant else self._latency(draws[0][3])
         if self._fault_rate:
@@ -109,7 +114,9 @@ class Simulated:
 
     def describe(self) -> dict[str, Any]:
         """Return name and settings."""
-        return {"model": self.name, **self.settings.model_dump()}
+        # What logs of before this setting do not have is left out where it is not used.
+        unused = set() if self._refuse_rate else {"refuse_rate"}
+        return {"model": self.name, **self.settings.model_dump(exclude=unused)}
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
@@ -139,6 +146,10 @@ class Simulated:
             self._failing[sample] = failed + 1
             raise TransientError("the simulated endpoint failed, as fault_rate wants", kind="simulated")
         self._failing.pop(sample, None)
+
+    def _refuses(self, digest: str) -> bool:
+        draw = blake2b(f"refused {digest}".encode(), digest_size=8, key=self._key).digest()
+        return int.from_bytes(draw) * _UNIT < self._refuse_rate
 
     def _truth(self, request: SampleRequest, subject: Subject) -> tuple[Any, str]:
         """Return the right answer and the reply that gives it; a step's requests come close together."""

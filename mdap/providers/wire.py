@@ -1,9 +1,11 @@
 """What goes over the wire: one request a call, nothing retried, nothing endless."""
 
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
+from mdap.errors import ProviderError
+from mdap.providers.acquaintance import Acquaintance
 from mdap.providers.endpoint import Endpoint, Transport
 from mdap.providers.failures import classify, explain_failure, json_or_none
 from mdap.providers.sdk import SDK, ThroughSDK
@@ -11,6 +13,9 @@ from mdap.providers.sending import Sender
 from mdap.rules.headers import Told, read_told
 
 __all__ = ["Response", "Wire"]
+
+
+T = TypeVar("T")
 
 
 class Response(NamedTuple):
@@ -43,7 +48,23 @@ class Wire:
         self._sdk = sdk
         self._endpoint = endpoint
         self._sender = _sender(sdk, transport)
+        self._acquaintance = Acquaintance(endpoint, sdk.path)
         self.told = Told()
+
+    async def ask(self, body: Mapping[str, Any], read: Callable[[Response], T]) -> T:
+        """Send one request and return what *read* makes of the response.
+
+        Raises:
+            ProviderError: no response that can be read; the subclass says whether another attempt may work.
+        """
+        try:
+            answer = read(await self.post(body))
+        except ProviderError as error:
+            failure = self._acquaintance.judged(error)
+        else:
+            self._acquaintance.met()
+            return answer
+        raise failure.with_traceback(None)
 
     async def post(self, body: Mapping[str, Any]) -> Response:
         """Send one request and return what came back.

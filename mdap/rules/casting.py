@@ -2,6 +2,8 @@
 
 All three follow from the sample's ordinal, and where they are drawn from the run's seed and the step, so that
 they are the same in every session, in every order of arrival, and for whoever audits the run afterwards.
+Where a model refuses a step in some view, or has left the run, the others take its samples: who does follows
+from the ordinal and from what is on record of that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from mdap.settings import VotingSettings
 
-__all__ = ["Casting", "Part", "casting_of", "lineups_of"]
+__all__ = ["NOBODY", "Casting", "Part", "Turn", "casting_of", "lineups_of"]
 
 
 def lineups_of(
@@ -35,6 +37,11 @@ class Part(NamedTuple):
     view: int
     temperature: float
 
+
+Turn: TypeAlias = tuple[int, int]
+"""A member of the ensemble, and the view of the step that it is shown."""
+
+NOBODY: Final[frozenset[Turn]] = frozenset()
 
 Group: TypeAlias = tuple[Part, tuple[int, ...]]
 """What one request asks for: samples, by ordinal, that are drawn alike."""
@@ -74,9 +81,21 @@ class Casting:
 
     Attributes:
         temperatures: of each sample, looked up by its ordinal; only the first are ever stored.
+        gone: members that have left the run.
+        over: tiers that have left the run.
     """
 
-    __slots__ = ("_alone", "_apart", "_known", "_lineups", "_seed", "samples_per_tier", "temperatures")
+    __slots__ = (
+        "_alone",
+        "_apart",
+        "_known",
+        "_lineups",
+        "_seed",
+        "gone",
+        "over",
+        "samples_per_tier",
+        "temperatures",
+    )
 
     def __init__(
         self,
@@ -88,14 +107,16 @@ class Casting:
         seed: int | None = None,
     ) -> None:
         self._apart = apart
-        # With one model and one view there is nothing to draw.
         self._seed = seed
+        # With one model and one view there is nothing to draw.
         self._alone = all(len(lineup) == 1 for lineup in lineups)
         self._lineups = lineups
         self.temperatures: Mapping[int, float] = _Schedule(temperatures, samples_per_tier)
         self.samples_per_tier = samples_per_tier
+        self.gone: set[int] = set()
+        self.over: set[int] = set()
         # Every step asks for the same few.
-        self._known: dict[tuple[tuple[int, ...], int, int], list[Group]] = {}
+        self._known: dict[tuple[tuple[int, ...], int, int, frozenset[Turn]], list[Group]] = {}
 
     @property
     def tiers(self) -> int:
@@ -106,22 +127,61 @@ class Casting:
         """Return the tier to which sample *ordinal* belongs."""
         return ordinal // self.samples_per_tier
 
-    def part(self, ordinal: int, views: int, key: str) -> Part:
-        """Return how sample *ordinal* of the step called *key*, which has so many *views*, is drawn.
+    def lineup(self, tier: int) -> tuple[int, ...]:
+        """Return the members of a *tier*, in their turns."""
+        return self._lineups[tier]
+
+    def leave_out(self, member: int | None, tier: int | None) -> None:
+        """Ask a *member* no more, or a whole *tier*."""
+        self.gone |= set() if member is None else {member}
+        self.over |= set() if tier is None else {tier}
+        self._known.clear()
+
+    def turns(self, tier: int, views: int, refused: frozenset[Turn] = NOBODY) -> list[Turn]:
+        """Return who can be asked in a *tier*, and in which of so many *views*, but for what is *refused*."""
+        if tier in self.over:
+            return []
+        able = [member for member in self._lineups[tier] if member not in self.gone]
+        return [(member, view) for view in range(views) for member in able if (member, view) not in refused]
+
+    def closed(self, tier: int, views: int, refused: frozenset[Turn]) -> bool:
+        """Return whether nobody of a *tier* can be asked."""
+        reduced = refused or self.gone or self.over
+        return bool(reduced) and not self.turns(tier, views, refused)
+
+    def part(self, ordinal: int, views: int, refused: frozenset[Turn] = NOBODY, key: str = "") -> Part:
+        """Return how sample *ordinal* of a step with so many *views* is drawn.
 
         Models take turns first and views second, so that every model meets every view.
-        """
-        place = ordinal % self.samples_per_tier
-        lineup = self._lineups[self.tier(ordinal)]
-        if self._seed is None:
-            member, view = lineup[place % len(lineup)], place // len(lineup) % views
-        else:
-            first, second = _drawn(self._seed, key, ordinal)
-            member, view = lineup[first * len(lineup) >> 64], second * views >> 64
-        return Part(member, view, self.temperatures[ordinal])
 
-    def groups(self, ordinals: tuple[int, ...], views: int, most: int, key: str) -> list[Group]:
-        """Return the requests for samples *ordinals* of the step called *key*, which has so many *views*.
+        Args:
+            ordinal: the sample.
+            views: how many presentations the step has.
+            refused: who refuses to answer the step, in which view.
+            key: what the step is known by in its run, where models and views are drawn.
+        """
+        place, tier = ordinal % self.samples_per_tier, self.tier(ordinal)
+        lineup = self._lineups[tier]
+        if self._seed is not None:
+            able = self.turns(tier, views, refused) or self.turns(tier, views)
+            drawn = able[_drawn(self._seed, key, ordinal) * len(able) >> 64] if able else (lineup[0], 0)
+            return Part(*drawn, self.temperatures[ordinal])
+        turn = lineup[place % len(lineup)], place // len(lineup) % views
+        if refused or self.gone:
+            able = self.turns(tier, views, refused)
+            if able and turn not in able:
+                turn = able[place % len(able)]
+        return Part(*turn, self.temperatures[ordinal])
+
+    def groups(
+        self,
+        ordinals: tuple[int, ...],
+        views: int,
+        most: int,
+        refused: frozenset[Turn] = NOBODY,
+        key: str = "",
+    ) -> list[Group]:
+        """Return the requests for samples *ordinals* of a step with so many *views*.
 
         A request asks one model for one presentation, and at one temperature unless that makes no
         difference: then its part is that of its first sample.
@@ -130,22 +190,25 @@ class Casting:
             ordinals: the samples.
             views: how many presentations the step has.
             most: the most samples that one request may ask for.
-            key: what the step is known by in its run.
+            refused: who refuses to answer the step, in which view.
+            key: what the step is known by in its run, where models and views are drawn.
         """
         if self._seed is not None and not (self._alone and views == 1):
-            return self._grouped(ordinals, views, most, key)
-        found = self._known.get((ordinals, views, most))
+            return self._grouped(ordinals, views, most, (refused, key))
+        found = self._known.get((ordinals, views, most, refused))
         if found is None:
-            found = self._grouped(ordinals, views, most, key)
+            found = self._grouped(ordinals, views, most, (refused, key))
             if len(self._known) < _REMEMBERED:
-                self._known[ordinals, views, most] = found
+                self._known[ordinals, views, most, refused] = found
         return found
 
-    def _grouped(self, ordinals: tuple[int, ...], views: int, most: int, key: str) -> list[Group]:
+    def _grouped(
+        self, ordinals: tuple[int, ...], views: int, most: int, step: tuple[frozenset[Turn], str]
+    ) -> list[Group]:
         groups: list[tuple[Part, list[int]]] = []
         alike: dict[tuple[int, ...] | Part, list[int]] = {}
         for ordinal in ordinals:
-            part = self.part(ordinal, views, key)
+            part = self.part(ordinal, views, *step)
             kind = part if self._apart else part[:2]
             group = alike.get(kind)
             if group is None or len(group) == most:
@@ -163,7 +226,7 @@ def casting_of(
     return Casting(lineups, voting.temperatures, voting.samples_allowed, apart=apart, seed=seed)
 
 
-def _drawn(seed: int, key: str, ordinal: int) -> tuple[int, int]:
-    """Return two random numbers below 2^64, the same whenever they are asked for."""
-    drawn = blake2b(f"{seed}/{ordinal}/{key}".encode(errors="surrogatepass"), digest_size=16).digest()
-    return int.from_bytes(drawn[:8]), int.from_bytes(drawn[8:])
+def _drawn(seed: int, key: str, ordinal: int) -> int:
+    """Return a random number below 2^64, the same whenever it is asked for."""
+    named = f"{seed}/{ordinal}/{key}".encode(errors="surrogatepass")
+    return int.from_bytes(blake2b(named, digest_size=8).digest())

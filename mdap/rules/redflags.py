@@ -6,15 +6,19 @@ from typing import Final
 __all__ = [
     "EMPTY",
     "MAX_CHARS_PER_TOKEN",
+    "REFUSAL",
+    "REFUSED",
     "TOO_LONG",
     "TRUNCATED",
     "clean",
     "clean_label",
     "clean_text",
+    "failed",
     "precheck",
 ]
 
 EMPTY: Final = "empty"
+REFUSED: Final = "refused"
 TOO_LONG: Final = "too long"
 TRUNCATED: Final = "truncated"
 
@@ -22,7 +26,15 @@ TRUNCATED: Final = "truncated"
 # it caps what a parser is ever given, in proportion to what the step allows.
 MAX_CHARS_PER_TOKEN: Final = 64
 
-_COMPLETE: Final = frozenset({"stop", "end_turn", "stop_sequence", "eos", "complete"})
+REFUSAL: Final = "refusal"
+"""The finish reason of a reply in which the model refuses to answer."""
+
+# Servers spell finish reasons as they like, and add new ones: what none of these describe is a reply.
+_CUT: Final = re.compile(r"length|max_|limit|exceed|truncat|context_window|incomplete")
+_FILTERED: Final = re.compile(
+    r"filter|safe|harm|moderat|sensitive|block|prohibit|recitation|guardrail|toxic|spii|policy|violat"
+)
+_FAILED: Final = re.compile(r"error|abort|cancel|fail|timeout|interrupt|malformed|insufficient")
 _LABEL_CHARS: Final = 200
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
@@ -53,17 +65,25 @@ def clean_text(text: str) -> str:
     return text if text.isascii() and "\0" not in text else _UNSTORABLE.sub("\ufffd", text)
 
 
+def failed(finish_reason: str) -> bool:
+    """Return whether *finish_reason* says that something broke while the reply was written."""
+    return _FAILED.search(_plain(finish_reason)) is not None
+
+
 def precheck(text: str, finish_reason: str, output_tokens: int | None, max_tokens: int) -> str | None:
     """Return why a reply must not even be parsed, or None if it may be.
+
+    Only a finish reason that means truncation, a filter, a refusal or an error discards a reply.
 
     Args:
         text: the reply, already cleaned.
         finish_reason: the endpoint's word for why the reply ended.
-        output_tokens: tokens of the reply; None where unknown.
+        output_tokens: tokens of the reply, without those of hidden reasoning; None where unknown.
         max_tokens: output tokens the reply was allowed.
     """
-    if finish_reason not in _COMPLETE:
-        return TRUNCATED if finish_reason in ("length", "max_tokens") else f"ended by {finish_reason[:40]}"
+    # Nearly all replies end by this word, and this runs for each of them.
+    if finish_reason != "stop" and (flag := _ended_badly(finish_reason)):
+        return flag
     if len(text) > max_tokens * MAX_CHARS_PER_TOKEN:
         return TOO_LONG
     if output_tokens is not None and output_tokens > max_tokens:
@@ -71,3 +91,16 @@ def precheck(text: str, finish_reason: str, output_tokens: int | None, max_token
     if not text or text.isspace():
         return EMPTY
     return None
+
+
+def _ended_badly(finish_reason: str) -> str | None:
+    reason = _plain(finish_reason)
+    if REFUSAL in reason:
+        return REFUSED
+    if _FAILED.search(reason) or _FILTERED.search(reason):
+        return f"ended by {finish_reason[:40]}"
+    return TRUNCATED if _CUT.search(reason) else None
+
+
+def _plain(finish_reason: str) -> str:
+    return finish_reason.strip().lower().replace("-", "_").replace(" ", "_")

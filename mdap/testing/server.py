@@ -42,6 +42,9 @@ class Faults(BaseModel):
         missing_usage: the right answer without ``usage``.
         content_filter: a choice without content.
         huge_body: a body of `huge_bytes`, its length not announced.
+        refused: status 400 of a content filter, for this share of all prompts: the same ones each time.
+        longest_prompt: tokens of a prompt beyond which it is refused with status 400; None for any.
+        unreadable: usage, and a choice that says only that something broke.
         out_of_quota_after: answered requests after which the account is empty; None for never.
         requests_per_minute: requests let through in any 60 seconds, the others getting 429; None for any.
         tokens_per_minute: tokens let through in any 60 seconds, as above.
@@ -71,6 +74,9 @@ class Faults(BaseModel):
     missing_usage: float = Field(0.0, ge=0, le=1)
     content_filter: float = Field(0.0, ge=0, le=1)
     huge_body: float = Field(0.0, ge=0, le=1)
+    refused: float = Field(0.0, ge=0, le=1)
+    longest_prompt: int | None = Field(None, ge=1)
+    unreadable: float = Field(0.0, ge=0, le=1)
     out_of_quota_after: int | None = Field(None, ge=0)
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
@@ -105,9 +111,12 @@ _KINDS: Final = (
     "missing_usage",
     "content_filter",
     "huge_body",
+    "unreadable",
 )
 # The model did its work for these, so an endpoint bills them whether or not the answer arrives.
-_ANSWERED: Final = frozenset({"ok", "drip", "reset", "truncated", "missing_usage", "content_filter"})
+_ANSWERED: Final = frozenset(
+    {"ok", "drip", "reset", "truncated", "missing_usage", "content_filter", "unreadable"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +146,8 @@ class Served:
 
     Attributes:
         number: its place in the order of arrival, from 0.
-        outcome: ``ok``, a fault's name, ``limited``, ``out_of_quota``, ``canned`` or ``broken_answer``.
+        outcome: ``ok``, a fault's name, ``limited``, ``prompt_refused``, ``prompt_too_long``,
+            ``out_of_quota``, ``canned`` or ``broken_answer``.
         body: the request's JSON.
         headers: the request's headers, names in lower case.
         replies: choices the model wrote for it, whether or not they arrived.
@@ -306,7 +316,7 @@ class FaultyServer:
 
     def _complete(self, body: dict[str, Any], headers: dict[str, str], shape: "_Shape") -> _Response:
         number = len(self.log)
-        outcome = self._draw(number)
+        outcome = self._draw(number, body)
         if isinstance(outcome, Canned):
             self.log.append(Served(number, "canned", body, headers))
             return _Response(outcome)
@@ -331,6 +341,12 @@ class FaultyServer:
         completion["id"] = f"made-{self._random(source, 'id').randbytes(12).hex()}"
         if outcome == "missing_usage":
             del completion["usage"]
+        if outcome == "unreadable":
+            broke = {"code": 502, "message": "upstream failed"}
+            completion |= {
+                "choices": [{"index": 0, "error": broke, "finish_reason": "error"}],
+                "content": None,
+            }
         return self._deliver(number, outcome, completion)
 
     def _lets_through(self, tokens: int) -> bool:
@@ -347,9 +363,14 @@ class FaultyServer:
         told = {f"x-ratelimit-limit-{what}": str(limit) for what, limit in limits if limit is not None}
         return told if self._faults.tells_limits else {}
 
-    def _draw(self, number: int) -> str | Canned:
+    def _draw(self, number: int, body: dict[str, Any]) -> str | Canned:
         if number < len(self._script):
             return self._script[number]
+        longest = self._faults.longest_prompt
+        if longest is not None and _usage(body, ())["prompt_tokens"] > longest:
+            return "prompt_too_long"
+        if self._random("refused", json.dumps(body["messages"])).random() < self._faults.refused:
+            return "prompt_refused"
         quota = self._faults.out_of_quota_after
         if quota is not None and self._answered >= quota:
             return "out_of_quota"
@@ -432,6 +453,8 @@ _REFUSALS: Final = {
     "rate_limit_silent": (429, "rate_limit_exceeded", "slow down"),
     "server_error": (500, "server_error", "the server had an error"),
     "overloaded": (503, "overloaded", "the server is overloaded"),
+    "prompt_refused": (400, "content_filter", "the prompt was filtered by the content policy"),
+    "prompt_too_long": (400, "context_length_exceeded", "the prompt is longer than the model's context"),
     "out_of_quota": (429, "insufficient_quota", "You exceeded your current quota, check your plan"),
 }
 

@@ -1,12 +1,11 @@
 """The task: fill in a record for each document of a file."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from mdap import Ask, RedFlag, Step, UndecidedError
+from mdap import Ask, RedFlag, Step
 from mdap_extract.confidence import Pool, confidence, votes_on
 from mdap_extract.documents import Columns, Document, documents
 from mdap_extract.files import stamp
@@ -19,7 +18,6 @@ from mdap_extract.settings import Settings
 __all__ = ["Extract"]
 
 _WORKERS: Final = 512
-_HOPELESS: Final = 50
 _NO_TEXT: Final = "the document has no text"
 
 
@@ -32,15 +30,12 @@ class Extract(Settings):
         """Ask for every field of every document, and write what came of it."""
         filled: dict[str, list[Filled]] = {}
         questions = self._questions(filled)
-        decided: Counter[bool] = Counter()
 
         async def work() -> None:
             # All take from one iterator: as many questions are in memory as there are workers.
             for document, fields, step in questions:
                 found = await self._decided(ask, document, fields, step)
                 filled.setdefault(document.id, []).extend(found)
-                decided[found[0].decided] += 1
-                _stop_if_hopeless(decided)
 
         async with ask.group() as group:
             for _ in range(_WORKERS):
@@ -161,15 +156,6 @@ class Extract(Settings):
             return None
         forms = self.forms_wanted()
         return {field.name: forms.value(field, truth.get(field.name)).form for field in self.record_fields()}
-
-
-def _stop_if_hopeless(decided: Counter[bool]) -> None:
-    """Stop where not one of many questions has a winner: to go on would only cost more."""
-    if decided[False] >= _HOPELESS and not decided[True]:
-        raise UndecidedError(
-            f"none of the first {_HOPELESS} questions has a winner: the replies are not as asked for, or the "
-            "document does not say; look at the steps with `mdap show`, and try with one document"
-        )
 
 
 @lru_cache(maxsize=4)

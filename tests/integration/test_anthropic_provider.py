@@ -106,8 +106,9 @@ async def test_a_request_is_what_the_api_wants() -> None:
         (message(usage={"input_tokens": -1, "output_tokens": "9"}), {"input_tokens": None}),
         (
             message(content=[{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "5"}]),
-            {"text": "5"},
+            {"text": "5", "reasoning": "hm"},
         ),
+        (message(model="m1-2026", content=[{"type": "text", "text": "4"}]), {"served_model": "m1-2026"}),
         (message(content=[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), {"text": "ab"}),
         (message(content=[], stop_reason="refusal"), {"text": "", "finish_reason": "refusal"}),
         (message(stop_reason="max_tokens"), {"finish_reason": "max_tokens"}),
@@ -136,7 +137,7 @@ def refusal(status: int, kind: str, message: str, **headers: str) -> Canned:
         (refusal(529, "overloaded_error", "overloaded", retry_after="3"), "http_529", 3.0),
         (refusal(500, "api_error", "oh"), "http_500", None),
         (refusal(401, "authentication_error", "invalid x-api-key"), "auth", None),
-        (refusal(403, "permission_error", "no"), "auth", None),
+        (refusal(403, "permission_error", "no"), "forbidden", None),
         (refusal(404, "not_found_error", "model: m1"), "model_not_found", None),
         (refusal(400, "invalid_request_error", "Your credit balance is too low to go on"), "quota", None),
         (refusal(402, "billing_error", "pay"), "quota", None),
@@ -213,6 +214,23 @@ def test_wrong_use(
     monkeypatch.setenv("ANTHROPIC_API_KEY", CANARY)
     with pytest.raises(UsageError, match=sentence):
         create(model, options)
+
+
+async def test_a_token_opens_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As gateways hand them out; a key comes first."""
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", CANARY)
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Team: red")
+    refused = refusal(401, "authentication_error", "no")
+    async with FaultyServer(four, script=["ok", refused]) as server:
+        provider = create("m1", {"base_url": server.base_url.removesuffix("/v1"), **_carried})
+        await provider.sample(ask())
+        with pytest.raises(ProviderError, match="check ANTHROPIC_AUTH_TOKEN"):
+            await provider.sample(ask())
+        await provider.aclose()
+
+    headers = server.log[0].headers
+    assert (headers["authorization"], headers["x-team"]) == (f"Bearer {CANARY}", "red")
+    assert "x-api-key" not in headers
 
 
 def test_a_missing_key_or_sdk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,15 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 import pytest
 
@@ -26,6 +28,7 @@ from mdap.errors import (
     UsageError,
 )
 from mdap.protocols import Provider
+from mdap.providers.endpoint import Endpoint
 from mdap.providers.openai import OpenAIProvider, create, create_named
 from mdap.providers.sending import MAX_BODY
 from mdap.records import Reply, SampleRequest
@@ -115,7 +118,8 @@ async def test_a_request_and_its_reply() -> None:
     }
     assert f"Bearer {CANARY}" == served.headers["authorization"]
     expected = Reply("4", "openai/m1", "stop", served.prompt_tokens, served.completion_tokens)
-    assert [expected._replace(request_id="req-0", latency=replies[0].latency)] == replies
+    expected = expected._replace(request_id="req-0", latency=replies[0].latency, served_model="m1")
+    assert [expected] == replies
     assert replies[0].latency > 0
 
 
@@ -259,13 +263,157 @@ async def test_more_choices_than_asked_for() -> None:
 
 @pytest.mark.parametrize("reason", ["content_filter", "length", "tool_calls", "stop"])
 async def test_a_reply_without_content(reason: str) -> None:
-    """A refused or filtered reply was paid for: it comes back empty, to be flagged, not retried."""
-    refused = choice(None, finish_reason=reason)
-    refused["message"]["refusal"] = "I will not."
-
-    [reply] = await replies_to(completion(refused))
+    """A filtered reply was paid for: it comes back empty, to be flagged, not retried."""
+    [reply] = await replies_to(completion(choice(None, finish_reason=reason)))
 
     assert ("", reason) == (reply.text, reply.finish_reason)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "refusal": "I will not."},
+        {"content": "", "refusal": "I will not."},
+        {"content": [{"type": "refusal", "refusal": "I will not."}]},
+    ],
+)
+async def test_a_refusal_is_what_the_model_says(message: dict[str, Any]) -> None:
+    """Its words are the reply's text, and its finish reason says what it is."""
+    [reply] = await replies_to(completion({"message": message, "finish_reason": "stop"}))
+
+    assert (reply.text, reply.finish_reason) == ("I will not.", "refusal")
+
+
+@pytest.mark.parametrize("refusal", [None, "", " ", False])
+async def test_no_refusal(refusal: Any) -> None:
+    """Servers that always send the field leave it empty."""
+    [reply] = await replies_to(completion(choice("4") | {"message": {"content": "4", "refusal": refusal}}))
+
+    assert (reply.text, reply.finish_reason) == ("4", "stop")
+
+
+THOUGHT: list[tuple[Any, str | None]] = [
+    ({"content": "<think>\nhm\n</think>\n\n4"}, "hm"),
+    ({"content": "4", "reasoning_content": "hm"}, "hm"),
+    (
+        {"content": "4", "reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        "hm",
+    ),
+    ({"content": "4", "reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]}, "hm"),
+    ({"content": "4", "reasoning_content": None, "reasoning": ""}, None),
+    (
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                {"type": "text", "text": "4"},
+            ]
+        },
+        "hm",
+    ),
+    ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "4"}]}, "hm"),
+    (
+        {"content": [{"type": "text", "text": "<think>hm</think>"}, {"type": "output_text", "text": "4"}]},
+        "hm",
+    ),
+    ({"content": [{"type": "reference", "reference_ids": [1]}, "4"]}, None),
+    ({"content": {"type": "text", "text": "4"}}, None),
+]
+
+
+@pytest.mark.parametrize(("message", "reasoning"), THOUGHT)
+async def test_reasoning_is_no_part_of_the_reply(message: dict[str, Any], reasoning: str | None) -> None:
+    """Whichever way a server marks it; content in parts is one text."""
+    [reply] = await replies_to(completion({"message": message, "finish_reason": "stop"}))
+
+    assert ("4", reasoning) == (reply.text, reply.reasoning)
+
+
+async def test_reasoning_alone_is_no_reply() -> None:
+    """A server that puts all of it into the field of the reasoning leaves the reply empty."""
+    [reply] = await replies_to(completion(choice(None) | {"message": {"reasoning_content": "4"}}))
+
+    assert (reply.text, reply.reasoning) == ("", "4")
+
+
+async def test_who_served_it() -> None:
+    """The endpoint's own name of the model, and its fingerprint, as it says them; nonsense is nothing."""
+    [reply] = await replies_to(completion(choice(), model="m1-2026-01", system_fingerprint="fp_1"))
+    [other] = await replies_to(completion(choice(), model=7, system_fingerprint=" "))
+
+    assert (reply.served_model, reply.fingerprint) == ("m1-2026-01", "fp_1")
+    assert (other.served_model, other.fingerprint) == (None, None)
+
+
+USAGES: list[tuple[dict[str, Any], tuple[int | None, ...]]] = [
+    ({"prompt_tokens": 50.0, "completion_tokens": 10.0}, (50, 10)),
+    ({"input_tokens": 50, "output_tokens": 10}, (50, 10)),
+    # What the model thought is in the total alone.
+    ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}, (32, 103)),
+    ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 0}, (32, 9)),
+]
+
+
+@pytest.mark.parametrize(("usage", "tokens"), USAGES)
+async def test_usage_as_servers_spell_it(usage: dict[str, Any], tokens: tuple[int | None, ...]) -> None:
+    """All that is billed is counted."""
+    [reply] = await replies_to(completion(choice(), usage=usage))
+
+    assert tokens == (reply.input_tokens, reply.output_tokens)
+
+
+PAID: list[Any] = [
+    completion(choice(7)),
+    completion({"message": None, "finish_reason": "stop"}),
+    completion(),
+    {"choices": None, "base_resp": {"status_code": 1000, "status_msg": "unknown error"}},
+    completion(
+        {"error": {"code": 502, "message": "upstream"}, "finish_reason": "error", "message": {"content": ""}}
+    ),
+    completion(choice("", finish_reason="error")),
+    completion(choice("half", finish_reason="insufficient_system_resource")),
+    completion(choice("half", finish_reason="abort")),
+]
+
+
+async def test_hidden_reasoning_makes_no_reply_too_long() -> None:
+    """All of it is billed; what can be read is counted against the limit."""
+    usage = {
+        "prompt_tokens": 50,
+        "completion_tokens": 1500,
+        "completion_tokens_details": {"reasoning_tokens": 1490},
+    }
+    [reply] = await replies_to(completion(choice(finish_reason=None), usage=usage))
+
+    assert (reply.output_tokens, reply.answer_tokens, reply.finish_reason) == (1500, 10, "stop")
+    three = await replies_to(completion(*[choice()] * 3, usage=usage), n=3)
+    assert [sum(reply.output_tokens or 0 for reply in three)] == [1500]
+    assert [sum(reply.reasoning_tokens or 0 for reply in three)] == [1490]
+
+
+@pytest.mark.parametrize("body", PAID)
+async def test_what_was_paid_for_is_counted(body: dict[str, Any]) -> None:
+    """Also where the answer cannot be read, or says that it failed: a failed attempt with its tokens."""
+    error = await failure_of(Canned(200, {**body, "usage": {"prompt_tokens": 50, "completion_tokens": 10}}))
+
+    assert isinstance(error, TransientError)
+    assert (error.input_tokens, error.output_tokens) == (50, 10)
+
+
+async def test_a_router_says_why_a_choice_failed() -> None:
+    """Its code counts as the status would."""
+    limited = completion({"error": {"code": 429, "message": "slow down"}, "message": {"content": ""}})
+
+    error = await failure_of(Canned(200, limited))
+
+    assert isinstance(error, RateLimitError)
+    assert "slow down" in str(error)
+
+
+async def test_the_completion_of_an_older_api() -> None:
+    """Some servers answer in its shape."""
+    [reply] = await replies_to(completion({"text": "4", "finish_reason": "stop"}))
+
+    assert reply.text == "4"
 
 
 @pytest.mark.parametrize(("tokens", "reason"), [(99, "stop"), (100, "length"), (None, "stop")])
@@ -278,9 +426,16 @@ async def test_a_missing_finish_reason(tokens: int | None, reason: str) -> None:
     assert reason == reply.finish_reason
 
 
-@pytest.mark.parametrize("kind", ["", "application/json; charset=utf-8", "application/vnd.x+json"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("", "application/json; charset=utf-8", "application/vnd.x+json"),
+        "text/plain",
+        "application/octet-stream",
+    ],
+)
 async def test_content_types_of_json(kind: str) -> None:
-    """JSON has several names; a server that names none is believed if the body parses."""
+    """JSON has several names, and goes by wrong ones: what the body is counts."""
     [reply] = await replies_to(completion(choice()), headers={"Content-Type": kind})
 
     assert reply.text == "4"
@@ -317,7 +472,6 @@ async def test_odd_but_whole_answers(fault: str) -> None:
         completion({}),
         completion({"message": None}),
         completion(choice(7)),
-        completion(choice([{"type": "text", "text": "4"}])),
         completion(choice(), choice(7)),
     ],
 )
@@ -369,7 +523,8 @@ async def test_every_fault_has_its_error(fault: str, cls: type[ProviderError], k
         (400, "invalid_api_key", UnavailableError, "auth"),
         (401, "invalid_api_key", UnavailableError, "auth"),
         (402, None, UnavailableError, "quota"),
-        (403, None, UnavailableError, "auth"),
+        (403, None, UnavailableError, "forbidden"),
+        (403, "content_filter", RejectedError, "http_403"),
         (403, "insufficient_quota", UnavailableError, "quota"),
         (404, "model_not_found", UnavailableError, "model_not_found"),
         (404, None, UnavailableError, "model_not_found"),
@@ -405,9 +560,12 @@ async def test_quota_without_a_code() -> None:
     ("body", "kind"),
     [
         ({"error": {"message": "upstream", "code": 429}}, "rate_limit"),
-        ({"error": {"message": "upstream", "code": 403}}, "auth"),
-        ({"error": {"message": "upstream", "code": "weird"}}, "http_502"),
-        ({"error": "upstream", "choices": []}, "http_502"),
+        ({"error": {"message": "upstream", "code": 403}}, "forbidden"),
+        ({"error": {"message": 'Your input was flagged for "violence"', "code": 403}}, "http_403"),
+        ({"error": {"message": "not authorized: no policy allows it", "code": 403}}, "forbidden"),
+        ({"error": {"message": "API key not valid. Please pass a valid one", "code": 400}}, "auth"),
+        ({"error": {"message": "upstream", "code": "weird"}}, "error_body"),
+        ({"error": "upstream", "choices": []}, "error_body"),
     ],
 )
 async def test_an_error_with_status_200(body: Any, kind: str) -> None:
@@ -415,7 +573,8 @@ async def test_an_error_with_status_200(body: Any, kind: str) -> None:
     error = await failure_of(Canned(200, body))
 
     assert kind == error.kind
-    assert "upstream" in str(error)
+    told = body["error"]
+    assert (told if isinstance(told, str) else told["message"]) in str(error)
 
 
 @pytest.mark.parametrize(
@@ -498,14 +657,40 @@ async def test_a_huge_body_that_says_so() -> None:
 
 
 async def test_a_small_body_that_is_huge_when_unpacked() -> None:
-    """No compressed body is asked for, and none is unpacked: how large it is shows only afterwards."""
+    """No compressed body is asked for, and of one that comes no more is unpacked than any body may have."""
     body = gzip.compress(b" " * (MAX_BODY + 1))
     async with serving([Canned(200, body, {"Content-Encoding": "gzip"})]) as (server, provider):
         with pytest.raises(TransientError) as caught:
             await provider.sample(ask())
 
-    assert caught.value.kind == "compressed"
+    assert caught.value.kind == "huge_body"
     assert server.log[0].headers["accept-encoding"] == "identity"
+
+
+def raw_deflate(content: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(content) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("GZip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate)],
+)
+async def test_a_body_that_is_compressed_all_the_same(encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    """It is unpacked, by what it says it is."""
+    body = pack(json.dumps(completion(choice())).encode())
+
+    [reply] = await replies_to(body, headers={"Content-Encoding": encoding})
+
+    assert reply.text == "4"
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip", "zstd, gzip"])
+async def test_a_body_that_cannot_be_unpacked(encoding: str) -> None:
+    """An unknown method, or a body that is something else."""
+    error = await failure_of(Canned(200, b"{}", {"Content-Encoding": encoding}))
+
+    assert (TransientError, "compressed") == (type(error), error.kind)
 
 
 async def test_nobody_listens() -> None:
@@ -620,6 +805,12 @@ def test_it_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
         ("m1", {"extra_body": {"n": 3}}, "openai option extra_body: mdap itself sets n"),
         ("m1", {"base_url": f"http://joe:{CANARY}@h/v1"}, "openai option base_url: options are stored"),
         ("m1", {"base_url": f"http://h/v1?key={CANARY}"}, "openai option base_url: options are stored"),
+        ("m1", {"headers": {"Authorization": "Bearer x"}}, "openai option headers: options are stored"),
+        ("m1", {"headers": {"X-Api-Key": "x"}}, "openai option headers: options are stored"),
+        ("m1", {"headers": {"X Team": "x"}}, "openai option headers: a header's name is one word"),
+        ("m1", {"headers": {"X-Team": "x\r\ny"}}, "openai option headers: the value of X-Team has"),
+        ("m1", {"query": "a=1"}, "openai option query: this is no JSON object"),
+        ("m1", {"query": {"sig": "x"}}, "openai option query: options are stored"),
         ("m1", {"extra_body": {"user": CANARY}}, "options are stored with the run, so none may hold the key"),
         ("m1", {"extra_body": {"a": [{"access_token": 1}]}}, "openai option extra_body: options are"),
         ("m1", {"base_url": "localhost:80"}, "the base URL of openai must look like"),
@@ -818,6 +1009,244 @@ async def test_named_endpoints_have_keys_and_addresses_of_their_own(monkeypatch:
     assert [server.log[0].body["model"] for server in (one, two)] == ["meta/llama-3", "m"]
     keys = [server.log[0].headers["authorization"] for server in (one, two)]
     assert keys == [f"Bearer {CANARY}-GROQ", f"Bearer {CANARY}-MY_BOX"]
+
+
+STRANGERS = {
+    "OPENAI_ORG_ID": "org-stranger",
+    "OPENAI_PROJECT_ID": "proj-stranger",
+    "OPENAI_API_KEY": "sk-stranger",
+    "OPENAI_ADMIN_KEY": "sk-admin-stranger",
+    "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer stranger\nX-Gateway-Key: stranger\nUser-Agent: stranger",
+    "ANTHROPIC_CUSTOM_HEADERS": "X-Other: stranger",
+    "ANTHROPIC_AUTH_TOKEN": "stranger",
+}
+
+
+@pytest.mark.parametrize("key", [None, CANARY])
+async def test_nothing_that_is_meant_for_one_endpoint_reaches_another(
+    key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of OpenAI's variables a named endpoint sees none; it has headers of its own."""
+    for name, value in STRANGERS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GROQ_CUSTOM_HEADERS", "X-Team: red\nX-Empty:")
+    async with FaultyServer(four) as server:
+        monkeypatch.setenv("GROQ_BASE_URL", server.base_url)
+        if key:
+            monkeypatch.setenv("GROQ_API_KEY", key)
+        provider = create_named("groq/m", dict(_carried))
+        await provider.sample(ask())
+        await provider.aclose()
+    [served] = server.log
+
+    assert "stranger" not in str(served.headers)
+    assert not [name for name in served.headers if name.startswith("openai-")]
+    assert served.headers.get("authorization") == (f"Bearer {key}" if key else None)
+    assert served.headers["x-team"] == "red"
+
+
+async def test_what_is_meant_for_openai_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its SDK reads it."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: red")
+    async with serving(headers='{"X-Run": "7"}') as (server, provider):
+        await provider.sample(ask())
+    [served] = server.log
+
+    assert (served.headers["openai-organization"], served.headers["x-team"]) == ("org-1", "red")
+    assert (served.headers["x-run"], served.headers["authorization"]) == ("7", f"Bearer {CANARY}")
+
+
+TARGETS = [
+    (
+        "{base}/openai/deployments/gpt4o?api-version=2024-10-21",
+        {},
+        "/openai/deployments/gpt4o",
+        "api-version=2024-10-21",
+    ),
+    ("{base}/v1/?a=1&a=2&b=", {}, "/v1", "a=1&a=2&b="),
+    ("{base}/v1", {"query": '{"api-version": "2024 10"}'}, "/v1", "api-version=2024+10"),
+    ("{base}/v1", {}, "/v1", ""),
+]
+
+
+@pytest.mark.parametrize(("base_url", "options", "path", "query"), TARGETS)
+async def test_the_query_of_a_base_url(
+    base_url: str, options: dict[str, str], path: str, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays behind the path, whether the environment or an option names it."""
+    async with recording() as (base, heads):
+        monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+        monkeypatch.setenv("OPENAI_BASE_URL", base_url.format(base=base))
+        named: list[dict[str, Any]] = [options, {**options, "base_url": base_url.format(base=base)}]
+        for chosen in named:
+            provider = create("m", {**chosen, **_carried})
+            with suppress(ProviderError):
+                await provider.sample(ask())
+            await provider.aclose()
+    target = f"{path}/chat/completions" + (f"?{query}" if query else "")
+
+    assert [head.split()[1] for head in heads] == [target, target]
+    # Azure's deployments take the key in a header of their own.
+    assert [f"api-key: {CANARY}" in head.lower() for head in heads] == ["/deployments/" in path] * 2
+
+
+@asynccontextmanager
+async def recording() -> AsyncIterator[tuple[str, list[str]]]:
+    """A server that notes the head of each request, and knows no answer."""
+    heads: list[str] = []
+
+    async def talk(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            heads.append((await stream.receive()).decode("latin-1"))
+            await stream.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, talk)
+        yield f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}", heads
+        group.cancel_scope.cancel()
+
+
+HTML = Canned(200, "\n<!doctype html>\n<html>App</html>", {"Content-Type": "text/html"})
+ELSEWHERE: list[tuple[Canned, str]] = [
+    (HTML, "answered 200 with text/html, not JSON: <!doctype html>"),
+    (
+        Canned(200, "data: {}\n\ndata: [DONE]\n", {"Content-Type": "text/event-stream"}),
+        "event-stream, not JSON: data: {}",
+    ),
+    (
+        Canned(200, "It works!", {"Content-Type": "text/plain"}),
+        "answered 200 with text/plain, not JSON: It works!",
+    ),
+    (Canned(200, {"status": "ok"}), r'answered 200 without a choice: {"status": "ok"}'),
+    (Canned(200, {"error": "Unexpected endpoint or method. (POST /x)"}), "answered 200: Unexpected endpoint"),
+    (
+        Canned(200, {"choices": None, "base_resp": {"status_code": 7, "status_msg": "no"}}),
+        "without a choice: no",
+    ),
+    (Canned(200, b""), "broken JSON: nothing at all"),
+    (Canned(200, b"\0\1", {"Content-Encoding": "br"}), "the response is compressed .br."),
+    (Canned(498, {"error": {"message": "capacity exceeded"}}), "answered 498: capacity exceeded"),
+    (
+        Canned(400, "<h1>plain HTTP request was sent to HTTPS port</h1>", {"Content-Type": "text/html"}),
+        "answered 400: <h1>",
+    ),
+]
+
+
+@pytest.mark.parametrize(("response", "said"), ELSEWHERE)
+async def test_a_wrong_address_is_told_at_the_third_answer(response: Canned, said: str) -> None:
+    """With status, first line and what to check; whoever asks, and one by one as well as together."""
+    script: Script = [*[response] * 3]
+    async with serving(script) as (server, provider):
+        kinds = []
+        for _ in range(2):
+            with pytest.raises((TransientError, RejectedError)) as passing:
+                await provider.sample(ask())
+            kinds.append(passing.value.kind)
+        with pytest.raises(UnavailableError, match=said) as caught:
+            await provider.sample(ask())
+
+    assert len(server.log) == 3
+    assert (caught.value.kind, "wrong_address" in kinds) == ("wrong_address", False)
+    assert "Check the address in -M base_url" in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["server_error", "overloaded", "rate_limit", "reset"])
+async def test_trouble_is_no_wrong_address(fault: str) -> None:
+    """A server that loads its model, is busy, or breaks off may be asked as often as limits say."""
+    script: Script = [*[fault] * 12]
+    async with serving(script, faults=Faults(retry_after=0)) as (_, provider):
+        for _ in range(12):
+            with pytest.raises(TransientError):
+                await provider.sample(ask())
+        assert (await provider.sample(ask()))[0].text == "4"
+
+
+async def test_an_endpoint_that_is_known_may_stumble() -> None:
+    """After some good answers, three odd ones in a row are an accident; ten are not."""
+    script: Script = [*["ok"] * 5, *["wrong_type"] * 9, "ok", *["wrong_type"] * 10]
+    kinds = []
+    async with serving(script) as (_, provider):
+        for _ in script:
+            try:
+                await provider.sample(ask())
+                kinds.append("ok")
+            except ProviderError as error:
+                kinds.append(type(error).__name__)
+
+    ended = ["ok"] * 5 + ["TransientError"] * 9 + ["ok"] + ["TransientError"] * 9 + ["UnavailableError"]
+    assert kinds == ended
+
+
+HINTS = [
+    ("http://h:1234", "most servers want http://h:1234/v1"),
+    ("http://h:1234/", "most servers want http://h:1234/v1"),
+    ("http://h/api", "most servers want http://h/api/v1"),
+    ("http://h/v1/chat/completions", "leave out /chat/completions at its end"),
+    ("http://h/v1/chat", "leave out /chat at its end"),
+    ("http://h/v1", ""),
+    ("http://h/v1beta/openai", ""),
+    ("http://h/api/paas/v4", ""),
+    ("http://h/openai/deployments/m?api-version=1", ""),
+    ("http://h/openai/deployments/m", "Azure wants ?api-version=... at its end"),
+]
+
+
+@pytest.mark.parametrize(("base_url", "hint"), HINTS)
+def test_how_an_address_should_look(base_url: str, hint: str) -> None:
+    """By what is usual for this API."""
+    assert Endpoint(base_url, None, "KEY").hint("/chat/completions") == hint
+
+
+def test_how_anthropics_address_should_look() -> None:
+    """It has no version at its end: the path of the API brings it."""
+    assert Endpoint("http://h/v1", None, "KEY").hint("/v1/messages") == "leave out /v1 at its end"
+    assert Endpoint("http://h", None, "KEY").hint("/v1/messages") == ""
+
+
+async def test_a_path_that_is_not_there_is_told_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer is enough."""
+    async with FaultyServer(four) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url.removesuffix("/v1"))
+        provider = create("m", dict(_carried))
+        with pytest.raises(
+            UnavailableError, match=r"404: no POST /chat/completions here. Check .*OPENAI_BASE_URL: most"
+        ):
+            await provider.sample(ask())
+        await provider.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "cls"),
+    [
+        (
+            403,
+            "Your chosen model requires moderation and your input was flagged for violence.",
+            RejectedError,
+        ),
+        (403, "blocked by content filter", RejectedError),
+        (403, "no access to this project", UnavailableError),
+        (400, "API key not valid. Please pass a valid API key.", UnavailableError),
+        (400, "Incorrect API key provided", UnavailableError),
+        (400, "the prompt is too long", RejectedError),
+        (451, "unavailable", RejectedError),
+        (424, "model error", TransientError),
+        (420, "calm", TransientError),
+        (523, "origin is unreachable", TransientError),
+        (501, "unsupported method", UnavailableError),
+        (418, "teapot", UnavailableError),
+    ],
+)
+async def test_what_a_status_means_depends_on_its_words(
+    status: int, message: str, cls: type[ProviderError]
+) -> None:
+    """A filtered prompt is not the key's fault, and a bad key not the prompt's."""
+    error = await failure_of(Canned(status, {"error": {"message": message}}))
+
+    assert type(error) is cls
+    assert ("check OPENAI_API_KEY" in str(error)) == (error.kind in ("auth", "forbidden"))
 
 
 @pytest.mark.parametrize(

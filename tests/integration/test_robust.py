@@ -217,6 +217,12 @@ def test_what_would_draw_samples_unlike_one_another_is_refused(voting: dict[str,
         VotingSettings(robust=Robust(), **voting)
 
 
+async def test_a_model_that_is_left_out_is_refused(db: Path) -> None:
+    async with mdap.Session(["sim/a", "sim/b"], db=db, on_dead="continue") as session:
+        with pytest.raises(mdap.UsageError, match="--on-dead continue"):
+            await session.run(Hanoi(disks=2), k="robust")
+
+
 async def test_many_tasks_at_once_are_refused(db: Path) -> None:
     async with mdap.Session(db=db) as session:
         with pytest.raises(mdap.UsageError, match="for one run"):

@@ -20,7 +20,6 @@ from mdap.engine.voting import Race
 from mdap.errors import (
     FailedError,
     MdapError,
-    RejectedError,
     StoppedError,
     TransientError,
     UnavailableError,
@@ -145,7 +144,6 @@ async def test_d6_an_undecided_step_is_visible(db: Path, mode: str) -> None:
     [
         (UnavailableError("no key"), StoppedError, RunStatus.STOPPED),
         (TransientError("down", kind="connection"), StoppedError, RunStatus.STOPPED),
-        (RejectedError("bad prompt"), FailedError, RunStatus.FAILED),
         (ZeroDivisionError("a bug"), FailedError, RunStatus.FAILED),
     ],
 )

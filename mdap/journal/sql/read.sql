@@ -104,6 +104,35 @@ SELECT {sample} FROM samples s {texts} WHERE s.run = ?1 AND s.step > ?2
 -- name: open_pending
 SELECT {sample} FROM pending s {texts} WHERE s.run = ?1
 
+-- name: any_sample
+SELECT 1 FROM samples WHERE run = ?1 LIMIT 1
+
+-- name: any_vote
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT ordinal FROM tree CROSS JOIN samples s ON s.run = tree.run AND verdict = 'vote' LIMIT 1
+
+-- name: tiers_escalated_with_votes
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT DISTINCT s.ordinal / ?2 FROM tree CROSS JOIN run_events e ON e.run = tree.run AND e.kind = 'escalated'
+JOIN samples s ON s.run = e.run AND s.step = e.data->>'step' AND s.opening = e.data->>'opening'
+WHERE s.verdict = 'vote'
+
+-- name: voters
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT model, count(*) FROM tree CROSS JOIN samples s ON s.run = tree.run
+WHERE verdict = 'vote' GROUP BY model ORDER BY model
+
+-- name: left_out
+SELECT data->>'member', data->>'tier', reason FROM run_events WHERE run = ?1 AND kind = 'left_out' ORDER BY id
+
+-- name: refusals
+SELECT data->>'step', data->>'opening', data->>'member', data->>'view', data->>'model', reason FROM run_events
+WHERE run = ?1 AND kind = 'refused' AND data->>'step' > ?2 ORDER BY id
+
+-- name: escalated_to
+SELECT data->>'step', data->>'opening', max(data->>'tier') FROM run_events
+WHERE run = ?1 AND kind = 'escalated' AND data->>'step' > ?2 GROUP BY 1, 2
+
 -- name: known
 SELECT p.key, p.prompt_digest, p.step FROM decisions d
 JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHERE d.run = ?1

@@ -18,6 +18,7 @@ from mdap.records import (
     Fact,
     Reply,
     ResumePoint,
+    RunEvent,
     RunStatus,
     SampleRequest,
     SampleTaken,
@@ -239,7 +240,7 @@ class Hand:
     def __init__(self, task: Walk, *, k: int = 2, mode: str = "off", depth: int = 2, **rules: Any) -> None:
         self.log = Log()
         speculation = Speculation(mode=Speculate(mode), depth=0 if mode == "off" else depth)
-        told = Rules(1, VotingSettings(k=k), speculation, **rules)
+        told = Rules(1, VotingSettings(k=k), speculation, models=("toy",), **rules)
         self.race = ChainRace("count", task, told, self.log, Progress())
         self.flight: list[tuple[Opening, SampleRequest]] = []
 
@@ -265,7 +266,9 @@ class Hand:
             self.ask()
 
     def refuse(self, step: int) -> None:
-        self.race.take(GaveUp(*self.oldest(step), RejectedError("no such prompt")))
+        """Every request for *step* is refused."""
+        for _ in [asked for asked in self.flight if asked[0].opened.step == step and not asked[0].void]:
+            self.race.take(GaveUp(*self.oldest(step), RejectedError("no such prompt")))
         self.ask()
 
     def opened(self) -> list[tuple[int, int, str]]:
@@ -373,7 +376,7 @@ def test_a_red_flag_on_a_guessed_step_voids_nothing() -> None:
 
 
 def test_a_refused_prompt_matters_only_if_its_input_comes_true() -> None:
-    """A prompt made of a wrong guess may be nonsense: its refusal goes with it; else it fails the run."""
+    """A prompt made of a wrong guess may be nonsense: its refusal goes with it, or is the step's fate."""
     wrong = Hand(Count(steps=9), mode="vote", depth=1).begin()
     wrong.say(0, "2")
     wrong.refuse(1)
@@ -388,7 +391,9 @@ def test_a_refused_prompt_matters_only_if_its_input_comes_true() -> None:
     assert right.race.status is RunStatus.RUNNING
     right.say(0, "1")
     assert right.decided() == ["1"]
-    assert (right.race.status, right.race.reason) == (RunStatus.FAILED, "no such prompt")
+    ended = (RunStatus.UNDECIDED, "step 1 was refused by toy: no such prompt")
+    assert (right.race.status, right.race.reason) == ended
+    assert [fact.data["step"] for fact in right.log.of(RunEvent) if fact.kind == "refused"] == [1]
 
 
 @pytest.mark.parametrize("step", [0, 1])
@@ -429,8 +434,8 @@ def test_an_undecided_step_is_no_plurality() -> None:
 def test_what_comes_after_the_end_is_recorded_and_changes_nothing(mode: str) -> None:
     """A run stays what its end made it: late replies have their rows, late failures are not its reason."""
     hand = Hand(Count(steps=9), k=3, mode=mode, depth=1).begin()
-    hand.refuse(0)
-    ended = (RunStatus.FAILED, "no such prompt")
+    ended = (RunStatus.STOPPED, "no model")
+    hand.race.take(GaveUp(*hand.oldest(0), UnavailableError("no model")))
     assert (hand.race.status, hand.race.reason) == ended
     hand.race.take(Came(*hand.oldest(0), [Reply("1", "toy")], 1))
     assert len(hand.log.of(SampleTaken)) == 1

@@ -315,5 +315,8 @@ async def test_a_request_without_a_subject_is_refused() -> None:
 
 def test_what_it_says_of_itself_can_be_recorded() -> None:
     """Name and every option, so that the log says what was simulated."""
-    told = model(error_rate=0.25).describe()
-    assert told == {"model": "sim", **SimulatedSettings().model_dump(), "error_rate": 0.25}
+    told = model(error_rate=0.25, refuse_rate=0.5).describe()
+    changed = {"error_rate": 0.25, "refuse_rate": 0.5}
+    assert told == {"model": "sim", **SimulatedSettings().model_dump(), **changed}
+    # Logs of before there were refusals go on.
+    assert "refuse_rate" not in model().describe()

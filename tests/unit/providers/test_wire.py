@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import io
 import logging
+import sys
 import traceback
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -153,14 +154,15 @@ async def raw_server(talk: Callable[[anyio.abc.SocketStream], Awaitable[None]]) 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_no_redirect_is_followed(status: int, transport: Transport) -> None:
-    """Neither prompt nor key goes to whom the user did not name."""
+    """Neither prompt nor key goes to whom the user did not name; the sentence says where to."""
     async with served() as other:
         away = Canned(status, headers={"Location": f"{other.base_url}/chat/completions"})
         async with served([away]) as server, wired(server.base_url, transport) as wire:
-            with pytest.raises(UnavailableError, match=f"answered {status}") as caught:
+            with pytest.raises(UnavailableError, match=f"answered {status}, a redirect to http://") as caught:
                 await wire.post(BODY)
 
     assert caught.value.kind == f"http_{status}"
+    assert other.base_url in str(caught.value)
     assert (len(server.log), len(other.log)) == (1, 0)
 
 
@@ -176,6 +178,13 @@ async def test_headers_that_are_no_text(transport: Transport) -> None:
         response = await wire.post(BODY)
 
     assert response.headers["x-request-id"].encode().endswith(b"-id")
+
+
+class Loopback(aiohttp.ThreadedResolver):
+    """Finds every host here, by IPv4."""
+
+    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> Any:
+        return await super().resolve("127.0.0.1", port, family)
 
 
 async def test_headers_of_one_name(transport: Transport) -> None:
@@ -268,6 +277,15 @@ async def test_addresses_that_cannot_be(host: str, transport: Transport) -> None
             await wire.post(BODY)
 
     assert caught.value.kind in ("address", "connection", "disconnected")
+
+
+async def test_a_host_of_other_letters() -> None:
+    """It is asked for in the spelling that name servers know."""
+    direct = Direct(sdk_of("openai", "http://müller.example:1/v1")[0])
+    opened = await direct._open()
+    await direct.aclose()
+
+    assert str(opened.url) == "http://xn--mller-kva.example:1/v1/chat/completions"
 
 
 async def test_certificates_that_are_not_there(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,45 +390,102 @@ async def test_a_proxy_that_cannot_be_reached(transport: Transport, monkeypatch:
     assert caught.value.kind == "connection"
 
 
-EXEMPT = [
-    ("nowhere.invalid", True),
-    ("invalid", True),
-    (".invalid", True),
-    ("*", True),
-    ("elsewhere.invalid,*", True),
-    ("nowhere.invalid:8000", True),
-    ("here.invalid", False),
-    ("nowhere.invalid:9", False),
-]
-
-
-@pytest.mark.parametrize(("exempt", "direct"), EXEMPT)
-async def test_what_needs_no_proxy_is_read_as_the_sdk_reads_it(
-    exempt: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "named", ["ftp://user:s3cret-word@127.0.0.1:9", "http://u:s3cret-word@h:99999", "http://"]
+)
+async def test_a_proxy_that_cannot_be_used(
+    named: str, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A prompt goes to no proxy from which its address is exempt."""
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", exempt)
-    sdk, _ = sdk_of("openai", "http://nowhere.invalid:8000/v1")
-    pattern = await sdk.pattern()
-
-    client = sdk.module.DefaultAioHttpClient()
-    theirs = client._transport_for_url(sdk.http.URL(pattern.url)).proxy
-    await client.aclose()
-    assert pattern.proxy == (None if theirs is None else str(theirs.url))
-    if sdk.http.__name__ == "httpx2":  # others read some of these otherwise
-        assert (pattern.proxy is None) == direct
-
-
-@pytest.mark.parametrize("named", ["socks5://user:s3cret-word@127.0.0.1:9", "http://u:s3cret-word@h:99999"])
-async def test_a_proxy_that_cannot_be_used(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said once and plainly, before anything is sent."""
+    """Said once and plainly, before anything is sent; and no obstacle to a server that it is not for."""
     monkeypatch.setenv("all_proxy", named)
-    async with wired("http://nowhere.invalid/v1", "aiohttp") as wire:
-        with pytest.raises(UnavailableError, match="proxy") as caught:
+    async with wired("http://nowhere.invalid/v1", transport) as wire:
+        with pytest.raises(
+            UnavailableError, match=r"the proxy that the environment names.*NO_PROXY"
+        ) as caught:
             await wire.post(BODY)
 
     assert "s3cret" not in str(caught.value)
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.0/8,::1")
+    async with served() as server, wired(server.base_url, transport) as wire:
+        await wire.post(BODY)
+
+
+@asynccontextmanager
+async def socks_server(logins: list[bytes], names: list[bytes]) -> AsyncIterator[int]:
+    """A SOCKS5 proxy that notes who logs in, and what it is asked for."""
+
+    async def talk(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            methods = await stream.receive()
+            if 2 in methods[2:]:
+                await stream.send(b"\x05\x02")
+                logins.append(await stream.receive())
+                await stream.send(b"\x01\x00")
+            else:
+                await stream.send(b"\x05\x00")
+            asked = await stream.receive()
+            names.append(asked[3:-2])
+            port = int.from_bytes(asked[-2:], "big")
+            async with await anyio.connect_tcp("127.0.0.1", port) as there:
+                await stream.send(b"\x05\x00\x00\x01" + bytes(6))
+                await there.send(await stream.receive())
+                await stream.send(await there.receive())
+
+    async with raw_server(talk) as url:
+        yield int(url.rpartition(":")[2].partition("/")[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("socks5", b"\x01\x7f\x00\x00\x01"), ("socks5h", b"\x03\x09localhost"), ("socks", b"\x03\x09localhost")],
+)
+async def test_a_socks_proxy(kind: str, name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It carries the request, with its login, and looks the host up where its kind says so."""
+    logins: list[bytes] = []
+    names: list[bytes] = []
+    async with served() as server, socks_server(logins, names) as port:
+        monkeypatch.setenv("ALL_PROXY", f"{kind}://joe:s3cret-word@127.0.0.1:{port}")
+        # Not an address, so that somebody has to look it up.
+        monkeypatch.setattr("aiohttp.connector.DefaultResolver", Loopback)
+        async with wired(server.base_url.replace("127.0.0.1", "localhost"), "aiohttp") as wire:
+            await wire.post(BODY)
+
+    assert len(server.log) == 1
+    assert (logins, names) == ([b"\x01\x03joe\x0bs3cret-word"], [name])
+
+
+async def test_a_socks_proxy_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come back: another attempt may work."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://joe:s3cret-word@127.0.0.1:9")
+    async with wired("http://10.0.0.1/v1", "aiohttp") as wire:
+        with pytest.raises(TransientError) as caught:
+            await wire.post(BODY)
+
+    assert caught.value.kind == "connection"
+    assert "10.0.0.1 through the proxy 127.0.0.1:9, which the environment names" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_encryption_that_is_not_spoken() -> None:
+    """A local server that is asked with https is told from one that is not there."""
+
+    async def refuse(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    async with raw_server(refuse) as url, wired(url.replace("http:", "https:"), "aiohttp") as wire:
+        with pytest.raises(TransientError, match="its address may begin with http://"):
+            await wire.post(BODY)
+
+
+async def test_a_socks_proxy_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says what to install."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
+    async with wired("http://10.0.0.1/v1", "aiohttp") as wire:
+        with pytest.raises(UnavailableError, match=r"pip install 'mdap\[socks\]'"):
+            await wire.post(BODY)
 
 
 @pytest.mark.parametrize("login", ["user:s3cret-word", ":s3cret-word"])

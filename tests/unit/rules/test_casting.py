@@ -13,13 +13,13 @@ def test_one_model_and_one_view_differ_in_temperature_alone() -> None:
     """The paper's schedule: the first sample at 0, all later ones at 0.1."""
     casting = Casting()
 
-    assert [casting.part(ordinal, 1, "s") for ordinal in range(3)] == [(0, 0, 0.0), (0, 0, 0.1), (0, 0, 0.1)]
+    assert [casting.part(ordinal, 1) for ordinal in range(3)] == [(0, 0, 0.0), (0, 0, 0.1), (0, 0, 0.1)]
 
 
 def test_models_take_turns_first_and_views_second() -> None:
     """Two models and three views: after six samples each model has seen each view once."""
     casting = Casting(((0, 1),), (0.5,))
-    met = [casting.part(ordinal, 3, "s")[:2] for ordinal in range(6)]
+    met = [casting.part(ordinal, 3)[:2] for ordinal in range(6)]
 
     assert met == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
 
@@ -27,7 +27,7 @@ def test_models_take_turns_first_and_views_second() -> None:
 def test_a_model_that_stands_twice_has_twice_the_weight() -> None:
     """The lineup is the weighting."""
     casting = Casting(((0, 0, 1),))
-    members = Counter(casting.part(ordinal, 1, "s").member for ordinal in range(30))
+    members = Counter(casting.part(ordinal, 1).member for ordinal in range(30))
 
     assert members == {0: 20, 1: 10}
 
@@ -37,8 +37,8 @@ def test_the_second_tier_begins_where_the_first_one_ends() -> None:
     casting = Casting(((0,), (1,)), (0.0, 0.7), samples_per_tier=4)
 
     assert [casting.tier(ordinal) for ordinal in (0, 3, 4, 7)] == [0, 0, 1, 1]
-    assert casting.part(3, 1, "s") == (0, 0, 0.7)
-    assert casting.part(4, 1, "s") == (1, 0, 0.0)
+    assert casting.part(3, 1) == (0, 0, 0.7)
+    assert casting.part(4, 1) == (1, 0, 0.0)
 
 
 @pytest.mark.parametrize(("apart", "groups"), [(True, [(0,), (1, 3), (2,)]), (False, [(0,), (1, 2, 3)])])
@@ -48,7 +48,7 @@ def test_temperatures_that_nobody_heeds_keep_nothing_apart(
     """Samples of one model and one view share a request, and keep their own temperatures on record."""
     casting = Casting(((0, 1, 1, 1),), (0.0, 0.1, 0.5, 0.1), apart=apart)
 
-    assert [ordinals for _, ordinals in casting.groups((0, 1, 2, 3), 1, 8, "s")] == groups
+    assert [ordinals for _, ordinals in casting.groups((0, 1, 2, 3), 1, 8)] == groups
     assert [casting.temperatures[ordinal] for ordinal in range(5)] == [0.0, 0.1, 0.5, 0.1, 0.1]
 
 
@@ -71,9 +71,9 @@ def test_a_part_depends_on_nothing_but_the_ordinal(ordinal: int, views: int, mem
     fresh = Casting((tuple(range(members)),), samples_per_tier=8)
     used = Casting((tuple(range(members)),), samples_per_tier=8)
     for other in range(7, -1, -1):
-        used.part(other, views, "s")
+        used.part(other, views)
 
-    assert fresh.part(ordinal, views, "s") == used.part(ordinal, views, "s")
+    assert fresh.part(ordinal, views) == used.part(ordinal, views)
 
 
 @given(
@@ -87,9 +87,28 @@ def test_a_request_asks_for_samples_that_are_drawn_alike(
     """Every wanted sample is in one request; none mixes parts or is too large; asked again or not."""
     casting = Casting(((0, 1),), (0.0, 0.1), samples_per_tier=8)
     for ordinals in (*asked, *asked):
-        groups = casting.groups(tuple(ordinals), views, most, "s")
+        groups = casting.groups(tuple(ordinals), views, most)
 
         assert sorted(ordinal for _, group in groups for ordinal in group) == sorted(ordinals)
         assert all(1 <= len(group) <= most for _, group in groups)
-        assert all(casting.part(ordinal, views, "s") == part for part, group in groups for ordinal in group)
+        assert all(casting.part(ordinal, views) == part for part, group in groups for ordinal in group)
         assert len(groups) <= len({part for part, _ in groups}) + len(ordinals) // most
+
+
+def test_models_and_views_are_drawn_by_seed_step_and_ordinal() -> None:
+    """With a seed, each sample has its own draw, evenly among all who can be asked, whoever asks when."""
+    casting = Casting(((0, 1),), (0.1,), seed=4)
+    parts = [casting.part(ordinal, 3, key="s") for ordinal in range(150)]
+    assert parts == [casting.part(ordinal, 3, key="s") for ordinal in range(150)]
+    assert parts != [casting.part(ordinal, 3, key="t") for ordinal in range(150)]
+    assert parts != [Casting(((0, 1),), (0.1,), seed=5).part(ordinal, 3, key="s") for ordinal in range(150)]
+    counts = Counter(part[:2] for part in parts)
+    assert len(counts) == 6
+    assert all(10 < count < 45 for count in counts.values())
+
+
+def test_who_refuses_a_step_is_not_drawn_for_it() -> None:
+    casting = Casting(((0, 1),), (0.1,), seed=4)
+    refused = frozenset({(0, 0), (1, 1)})
+    drawn = {casting.part(ordinal, 2, refused, "s")[:2] for ordinal in range(100)}
+    assert drawn == {(1, 0), (0, 1)}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mdap.rules.redflags import EMPTY, MAX_CHARS_PER_TOKEN, TOO_LONG, TRUNCATED, clean, precheck
+from mdap.rules.redflags import EMPTY, MAX_CHARS_PER_TOKEN, REFUSED, TOO_LONG, TRUNCATED, clean, precheck
 
 COMPLETE = ["stop", "end_turn", "stop_sequence", "eos", "complete"]
 
@@ -41,19 +41,63 @@ def test_a_complete_reply_may_be_parsed(finish_reason: str) -> None:
     assert precheck("move = [1, 0, 2]", finish_reason, 12, 750) is None
 
 
-@pytest.mark.parametrize("finish_reason", ["length", "max_tokens"])
+@pytest.mark.parametrize(
+    "finish_reason",
+    [
+        *("length", "max_tokens", "MAX_TOKENS", "model_length", "limit", "max_output_tokens", "token_limit"),
+        *("model_context_window_exceeded", "incomplete", "Length", "FinishReason.MAX_TOKENS"),
+    ],
+)
 def test_a_reply_cut_at_its_limit_is_truncated(finish_reason: str) -> None:
     assert precheck("move = [1, 0, 2]", finish_reason, 750, 750) == TRUNCATED
 
 
-@pytest.mark.parametrize("finish_reason", ["content_filter", "tool_calls", "", "STOP!", "stop "])
-def test_a_reply_that_ended_otherwise_says_how(finish_reason: str) -> None:
-    """An unknown end is no end: it is flagged by its own word, never let through."""
+@pytest.mark.parametrize(
+    "finish_reason",
+    [
+        *("content_filter", "SAFETY", "RECITATION", "sensitive", "guardrail_intervened", "error", "abort"),
+        *(
+            "cancelled",
+            "insufficient_system_resource",
+            "content-filter",
+            "network_error",
+            "PROHIBITED_CONTENT",
+        ),
+    ],
+)
+def test_a_reply_that_was_filtered_or_broke_says_how(finish_reason: str) -> None:
     assert precheck("move = [1, 0, 2]", finish_reason, 12, 750) == f"ended by {finish_reason}"
 
 
+@pytest.mark.parametrize(
+    "finish_reason",
+    [
+        *("eos_token", "STOP", "stop ", "", "end_turn", "eos", "</s>", "tool_calls", "STOP!", "word"),
+        *(
+            "stop_sequence",
+            "COMPLETE",
+            "completed",
+            "FINISH_REASON_STOP",
+            "done",
+            "load",
+            "pause_turn",
+            "ünbekannt",
+        ),
+    ],
+)
+def test_an_unknown_end_discards_nothing(finish_reason: str) -> None:
+    """Servers have words of their own for a reply that is whole."""
+    assert precheck("move = [1, 0, 2]", finish_reason, 12, 750) is None
+
+
+@pytest.mark.parametrize("finish_reason", ["refusal", "REFUSAL", "model_refusal"])
+def test_a_refusal_is_called_one(finish_reason: str) -> None:
+    assert precheck("I can't help with that.", finish_reason, 12, 750) == REFUSED
+    assert precheck("", finish_reason, 0, 750) == REFUSED
+
+
 def test_an_endpoints_word_is_capped() -> None:
-    assert precheck("x", "y" * 1_000_000, 1, 750) == "ended by " + "y" * 40
+    assert precheck("x", "error" * 1_000, 1, 750) == "ended by " + ("error" * 8)
 
 
 def test_a_reply_over_its_tokens_is_too_long() -> None:

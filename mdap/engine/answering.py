@@ -1,0 +1,216 @@
+"""Requests under way, and what becomes of those that nobody answers: a step's fate, or the run's."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from mdap.engine.opening import Opening, Progress, lost
+from mdap.engine.purse import BUDGET
+from mdap.engine.recording import RUNNING, Recorder, Rules
+from mdap.engine.scheduler import GaveUp
+from mdap.errors import FORBIDDEN, MdapError, PluginError, ProviderError, RejectedError, UnavailableError
+from mdap.protocols import Journal
+from mdap.records import Refusal, RunEvent, RunStatus, SampleRequest, Trace, Verdict
+from mdap.rules.presence import Absence
+from mdap.rules.redflags import clean_text
+from mdap.settings import OnDead
+
+__all__ = ["Answering"]
+
+_LONGEST_REASON: Final = 500
+_CANCELLED: Final = str(Verdict.CANCELLED)
+
+
+class Answering(Recorder, ABC):
+    """Keep the requests of one run that are under way, and go on without those who do not answer.
+
+    Args:
+        rules: run number, voting settings.
+        journal: where every fact goes.
+        progress: counters to keep.
+
+    Attributes:
+        in_flight: samples asked for and not come back.
+    """
+
+    def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
+        super().__init__(rules, journal, progress)
+        self.in_flight = 0
+        self._presence = rules.presence
+        for absence in rules.absences:
+            self._casting.leave_out(absence.member, absence.tier)
+        self._heeded = 0
+        # Openings that may want more samples.
+        self._stale: list[Opening] = []
+        self._dropped: list[Trace] = []
+
+    # -- what a kind of task adds ------------------------------------------------------------------
+
+    @abstractmethod
+    def _openings(self) -> Iterable[Opening]:
+        """Return every opening that may have requests under way."""
+
+    @abstractmethod
+    def _distance(self, opening: Opening) -> int:
+        """Return how far *opening* is from mattering: the nearest has the first claim on slots."""
+
+    @abstractmethod
+    def _counted(self, opening: Opening) -> None:
+        """Draw the consequences of samples of *opening* that were counted."""
+
+    # -- who does not answer -----------------------------------------------------------------------
+
+    def _gave_up(self, outcome: GaveUp[Opening]) -> None:
+        opening, request, error = outcome.ticket, outcome.request, outcome.error
+        if self._is_refusal(request.member, error):
+            self._refused(opening, request, error)
+        elif request.member in self._casting.gone or self._can_do_without(request.member, error):
+            self._asked_in_vain(opening, request)
+            if request.member not in self._casting.gone:
+                self._presence.absences.append(Absence(request.member, None, str(error)))
+                self._heed()
+        elif opening.tentative and isinstance(error, PluginError):
+            # The prompt may be nonsense because its input is: that only matters if it is confirmed.
+            opening.error = error
+        else:
+            self._stop(error)
+
+    def _is_refusal(self, member: int, error: MdapError) -> bool:
+        """Return whether *error* is about the prompt: a denial is, of a member that has answered others."""
+        denied = isinstance(error, UnavailableError) and error.kind == FORBIDDEN
+        return isinstance(error, RejectedError) or (denied and member in self._presence.answered)
+
+    def _refused(self, opening: Opening, request: SampleRequest, error: MdapError) -> None:
+        """Ask the member no more for this step; the others take its samples."""
+        race, turn = opening.race, (request.member, request.view)
+        self._asked_in_vain(opening, request)
+        if turn not in race.refused:
+            reason = clean_text(str(error)[:_LONGEST_REASON])
+            refusal = Refusal(*turn, self._model(request), reason)
+            race.refuse(refusal)
+            self._journal.append(_refused_event(opening, refusal))
+            self._withdraw_unsent(opening, {turn[0]}, turn[1])
+        last = race.closed and race.tier + 1 >= self._casting.tiers
+        if last and not (self._presence.answered and isinstance(error, RejectedError)):
+            self._presence.refused.add(race.prompt_digest)
+        self._counted(opening)
+
+    def _asked_in_vain(self, opening: Opening, request: SampleRequest) -> None:
+        opening.race.give_back(request.ordinals)
+        self._stale.append(opening)
+
+    def _stop_as_stranger(self) -> None:
+        """Stop, since prompt after prompt is refused and none answered."""
+        last = next((one.race.refusal for one in self._openings() if one.race.refusal is not None), None)
+        about = "" if last is None else f", the last one by {last.model}: {last.reason}"
+        self._stop(
+            UnavailableError(
+                f"{len(self._presence.refused)} prompts in a row were refused and none answered{about}"
+            )
+        )
+
+    def _can_do_without(self, member: int, error: MdapError) -> bool:
+        """Return whether the run may go on without a *member* that is gone."""
+        gone = isinstance(error, ProviderError) and error.kind != BUDGET
+        others = set(range(len(self._rules.models))) - self._casting.gone - {member}
+        return gone and self._rules.on_dead is OnDead.CONTINUE and bool(others)
+
+    def _give_up_tier(self, tier: int) -> None:
+        """Go on with the next tier, since this one cannot keep to the form; stop if there is none."""
+        models = " + ".join(
+            dict.fromkeys(self._rules.models[member] for member in self._casting.lineup(tier))
+        )
+        sentence = self._presence.formless_sentence(tier, models)
+        if tier + 1 >= self._casting.tiers:
+            self._stop(UnavailableError(sentence))
+        elif tier not in self._casting.over:
+            self._presence.absences.append(Absence(None, tier, sentence))
+            self._heed()
+
+    def _heed(self) -> None:
+        """Leave out whoever this run, or one that belongs to it, has found to be gone."""
+        new, self._heeded = self._presence.absences[self._heeded :], len(self._presence.absences)
+        for member, tier, reason in new:
+            if member in self._casting.gone or tier in self._casting.over:
+                continue  # since an earlier session
+            self._casting.leave_out(member, tier)
+            lineup = [member] if member is not None else self._casting.lineup(tier or 0)
+            model = " + ".join(dict.fromkeys(self._rules.models[one] for one in lineup))
+            data = {"member": member, "tier": tier, "model": model}
+            run = self._rules.run
+            self._journal.append(RunEvent(run, "left_out", reason, data=data))
+            told = (
+                f"{model} was left out after {self._place:,} decisions, and had no vote from there: {reason}"
+            )
+            self._journal.append(RunEvent(run, "warning", told))
+        for opening in list(self._openings()):
+            if not opening.void:
+                out = set(range(len(self._rules.models))) if opening.race.closed else self._casting.gone
+                self._withdraw_unsent(opening, out)
+                self._stale.append(opening)
+                self._counted(opening)
+
+    def _stop(self, error: MdapError) -> None:
+        if self.status is not RUNNING:
+            return
+        self.status = RunStatus.FAILED if isinstance(error, PluginError) else RunStatus.STOPPED
+        self.reason = str(error)
+
+    def _fly(self, samples: int) -> None:
+        self.in_flight += samples
+        self.progress.in_flight += samples
+
+    def dropped(self) -> list[Trace]:
+        """Return the traces of requests to cancel now; nothing may be told of them afterwards."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
+    # -- requests under way that are of no use any more --------------------------------------------
+
+    def withdraw_unsent(self) -> None:
+        """Drop every request that has not been sent, since the run is over."""
+        for opening in self._openings():
+            self._withdraw_unsent(opening)
+
+    def _withdraw_unsent(
+        self, opening: Opening, members: Collection[int] | None = None, view: int | None = None
+    ) -> None:
+        """Drop what has not been sent: it costs nothing. What has been sent is paid for, and will come.
+
+        Args:
+            opening: whose requests.
+            members: only what asks one of these; None for all.
+            view: only what shows this view; None for all.
+        """
+        for request in list(opening.flying.values()):
+            asked = members is None or request.member in members
+            if asked and view in (None, request.view) and not request.trace.sent:
+                self._drop(opening, request)
+
+    def _cancel_surplus(self, opening: Opening) -> None:
+        """Give up what a decided race has still under way, which only hedging can leave it."""
+        self._withdraw_unsent(opening)
+        self._give_up_flying(opening, _CANCELLED)
+
+    def _give_up_flying(self, opening: Opening, verdict: str) -> None:
+        for request in list(opening.flying.values()):
+            self._drop(opening, request)
+            for ordinal in request.ordinals:
+                self._journal.append(lost(opening, request, ordinal, verdict, self._model(request)))
+
+    def _model(self, request: SampleRequest) -> str:
+        return self._rules.models[request.member % len(self._rules.models)]
+
+    def _drop(self, opening: Opening, request: SampleRequest) -> None:
+        del opening.flying[request.ordinals]
+        # Whoever asks for this step again draws the same samples: none may be missing from the record.
+        opening.race.give_back(request.ordinals)
+        self._fly(-len(request.ordinals))
+        self._dropped.append(request.trace)
+
+
+def _refused_event(opening: Opening, refusal: Refusal) -> RunEvent:
+    run, step, place = opening.opened[:3]
+    about = {"step": step, "opening": place, "tier": opening.race.tier, "views": len(opening.race.prompts)}
+    who = {"member": refusal.member, "view": refusal.view, "model": refusal.model}
+    return RunEvent(run, "refused", refusal.reason, data={**about, **who})

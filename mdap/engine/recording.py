@@ -1,0 +1,163 @@
+"""What chains and processes record: steps as they are opened, decided and resolved."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mdap.engine.account import Account
+from mdap.engine.opening import Opening, Progress
+from mdap.engine.voting import Race
+from mdap.protocols import Journal
+from mdap.records import Decided, RecordedOpening, RunEvent, RunStatus, StepOpened, StepResolved, record_of
+from mdap.rules.canonical import canonical
+from mdap.rules.casting import Casting, casting_of
+from mdap.rules.digests import chain_digest, sample_line
+from mdap.rules.drift import Drift
+from mdap.rules.presence import Absence, Presence, refused_sentence
+from mdap.settings import OnDead, Speculation, VotingSettings
+
+__all__ = ["RUNNING", "Recorder", "Rules", "undecided_sentence"]
+
+# Looked up once: a member of an enumeration takes longer to find than all else that is done with it.
+RUNNING: Final = RunStatus.RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a run is decided by, besides its task.
+
+    Attributes:
+        run: the run's number in the database.
+        run_id: the run's name.
+        voting: how steps are decided.
+        speculation: how far a chain works ahead.
+        max_n: the most replies that one request may ask for.
+        models: by member, whom to name for samples that never came back.
+        casting: who is asked for which sample; None for one model.
+        votes_wanted: end a chain after the step with which so many votes are decided in this session; None
+            for no such end.
+        open_steps: how many steps of a process may be open at once.
+        account: the error budget of `-k robust`; None for one k throughout.
+        drift: notices that the run does otherwise than its calibration did; None for nothing to compare.
+        presence: what has been heard of the models, in this run and all that belong to it.
+        on_dead: what to do when one of several models is gone.
+        absences: who was left out in earlier sessions.
+    """
+
+    run: int
+    voting: VotingSettings
+    speculation: Speculation = field(default_factory=Speculation)
+    max_n: int = 1
+    models: tuple[str, ...] = ("",)
+    casting: Casting | None = None
+    votes_wanted: int | None = None
+    open_steps: int = 128
+    run_id: str = ""
+    account: Account | None = None
+    drift: Drift | None = None
+    presence: Presence = field(default_factory=Presence)
+    on_dead: OnDead = OnDead.STOP
+    absences: tuple[Absence, ...] = ()
+
+
+class Recorder:
+    """Record the steps of one run.
+
+    Args:
+        rules: run number, voting settings.
+        journal: where every fact goes.
+        progress: counters to keep.
+
+    Attributes:
+        status: running, until it is finished, undecided, stopped or failed.
+        reason: why it is not running and not finished.
+        digest: head of the digest chain over the decisions.
+        progress: the counters.
+    """
+
+    def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
+        self.status: RunStatus = RUNNING
+        self.reason: str | None = None
+        self.digest = ""
+        self.progress = progress
+        self._rules = rules
+        self._casting = rules.casting or casting_of(rules.voting)
+        self._journal = journal
+        self._place = 0
+        self._votes_decided = 0
+
+    def _tell(self, votes: int, red_flags: int) -> None:
+        self.progress.votes += votes
+        self.progress.red_flags += red_flags
+
+    def _record(
+        self, opening: Opening, winner: str, author: str | None = None, reason: str | None = None
+    ) -> None:
+        """Record that *opening* is decided."""
+        tally = opening.race.tally.votes
+        votes, total = tally.get(winner, 0), sum(tally.values())
+        if votes == total > 0:
+            others, spelled = 0, f"{{{canonical(winner)}:{votes}}}"
+        else:
+            others = max((count for answer, count in tally.items() if answer != winner), default=0)
+            spelled = canonical(tally)
+        opening.lines.sort()
+        lines = [line for _, line in opening.lines]
+        self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
+        self.progress.against += total - votes
+        self._votes_decided += total
+        self._watch(opening.race, total - votes, total)
+
+    def _watch(self, race: Race, against: int, votes: int) -> None:
+        """Record whether the run drifts."""
+        if self._rules.drift is not None and race.tier == 0:
+            for kind, sentence in self._rules.drift.hear(against, votes, race.counted - votes):
+                self._journal.append(RunEvent(self._rules.run, "warning", sentence, data={"drift": kind}))
+
+    def _append_decision(
+        self,
+        opened: StepOpened,
+        lines: list[str],
+        winner: str,
+        how: tuple[str, int, int, str | None, str | None],
+    ) -> None:
+        run, step, opening = opened.run, opened.step, opened.opening
+        columns = (run, self._place, step, opening, winner, *how)
+        self.digest = chain_digest(self.digest, opened, lines, columns)
+        self._journal.append(record_of(Decided, (*columns, self.digest)))
+        self._place += 1
+        self.progress.steps += 1
+
+    def _resolve(self, opened: StepOpened, *, confirmed: bool) -> None:
+        self._journal.append(StepResolved(opened.run, opened.step, opened.opening, confirmed))
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _open_afresh(self, opened: StepOpened, state: Any, race: Race, *, tentative: bool = False) -> Opening:
+        self._journal.append(opened)
+        return Opening(opened, state, race, tentative=tentative)
+
+    def _refolded(
+        self, recorded: RecordedOpening, state: Any, race: Race, *, tentative: bool = False
+    ) -> Opening:
+        """Return a recorded opening, its samples counted again."""
+        opening = Opening(recorded.opened, state, race, tentative=tentative)
+        race.refold(recorded.samples, recorded.tier, recorded.refusals)
+        paid = None if self._rules.account is None else self._rules.account.paid(opening.opened, race.tier)
+        if paid is not None:
+            race.go_on_at(paid)
+        opening.lines = [
+            (taken.ordinal, sample_line(taken.digest_columns()))
+            for taken in recorded.samples
+            if taken.counted
+        ]
+        votes = sum(race.tally.votes.values())
+        self._tell(votes, race.counted - votes)
+        return opening
+
+
+def undecided_sentence(opening: Opening) -> str:
+    """Return why *opening* has no winner."""
+    race = opening.race
+    if race.closed and race.refusal is not None:
+        return refused_sentence(opening.opened.step, race.refusal.model, race.refusal.reason)
+    return race.tally.no_winner(opening.opened.step, race.counted)

@@ -1,0 +1,110 @@
+"""Who answers: what a run's models have said so far, and when to go on without one, or not at all."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from mdap.rules.redflags import EMPTY, TOO_LONG, TRUNCATED
+
+__all__ = ["Absence", "Presence", "refused_sentence"]
+
+# A model that keeps to the form in 1 of 5 replies is given up by chance in 1 of 7,500 runs: 0.8 ** 40.
+_REPLIES_WITHOUT_VOTE: Final = 40
+_PROMPTS_REFUSED: Final = 10
+_SHOWN: Final = 80
+
+
+class Absence(NamedTuple):
+    """Who is not asked any more, from some moment of a run on.
+
+    Attributes:
+        member: a model of the ensemble; None for a whole tier.
+        tier: a tier; None for a model.
+        reason: one sentence on why.
+    """
+
+    member: int | None
+    tier: int | None
+    reason: str
+
+
+@dataclass(slots=True)
+class _Heard:
+    flags: Counter[str]
+    flag: str
+    text: str
+
+
+class Presence:
+    """What has been heard of the models of a run and of all its parts.
+
+    Attributes:
+        answered: the members that have replied to anything.
+        voted: the tiers with a vote.
+        absences: who is left out, in order.
+        refused: prompts that nobody answers, since the last reply.
+    """
+
+    __slots__ = ("_heard", "absences", "answered", "refused", "voted")
+
+    def __init__(self) -> None:
+        self.answered: set[int] = set()
+        self.voted: set[int] = set()
+        self.absences: list[Absence] = []
+        self.refused: set[str] = set()
+        self._heard: dict[int, _Heard] = {}
+
+    def flag(self, tier: int, reason: str, text: str) -> None:
+        """Note a reply of a *tier* that was flagged for a *reason*."""
+        if tier not in self.voted:
+            heard = self._heard.setdefault(tier, _Heard(Counter(), reason, text))
+            heard.flags[reason] += 1
+
+    def formless(self, tier: int) -> bool:
+        """Return whether a *tier* has replied so often without one vote that it is not worth going on."""
+        heard = self._heard.get(tier)
+        return heard is not None and tier not in self.voted and heard.flags.total() >= _REPLIES_WITHOUT_VOTE
+
+    def formless_sentence(self, tier: int, models: str) -> str:
+        """Return why a *tier* of these *models* is given up, and what to do."""
+        heard = self._heard[tier]
+        [(flag, count)] = heard.flags.most_common(1)
+        shown = " ".join(heard.text.split())
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        return (
+            f"not one of the first {heard.flags.total()} replies of {models} could vote: {count} were "
+            f"red-flagged {flag!r}; the first one, {heard.flag!r}, begins {shown!r}; {_remedy(flag)}"
+        )
+
+    @property
+    def sure(self) -> bool:
+        """Whether there is a vote, and the last prompt was answered."""
+        return bool(self.voted) and not self.refused
+
+    def holds(self, in_flight: int) -> bool:
+        """Return whether nothing more is to be asked as long as so many samples are in flight."""
+        return self.strange or (not self.voted and in_flight >= _REPLIES_WITHOUT_VOTE)
+
+    @property
+    def strange(self) -> bool:
+        """Whether so many prompts in a row were refused that the fault is hardly the prompts'."""
+        return len(self.refused) >= _PROMPTS_REFUSED
+
+
+def _remedy(flag: str) -> str:
+    if flag in (TOO_LONG, TRUNCATED):
+        return "raise --max-tokens, or name another model"
+    if flag == EMPTY:
+        return "raise --max-tokens if the model reasons before it answers, or name another model"
+    return "look at the replies with `mdap show RUN --step N`, and name another model or change the prompt"
+
+
+def refused_sentence(step: int, model: str, reason: str) -> str:
+    """Return the sentence that says why a refused step is undecided: part of what processes see.
+
+    Args:
+        step: the step's number.
+        model: who refused it last.
+        reason: the endpoint's sentence.
+    """
+    return f"step {step} was refused by {model}: {reason}"
