@@ -1,9 +1,7 @@
 """How sure one can be of a run, as it is shown."""
 
-from fractions import Fraction
-
 from mdap.cli.output import chance, number
-from mdap.records import Guarantee, Solution
+from mdap.records import Solution
 
 __all__ = ["certified"]
 
@@ -38,22 +36,4 @@ def _promise(solution: Solution) -> str:
             f"k = {solution.k} bounds the error of a step by its own p, and of a run only if all steps are "
             "equally hard; -k robust does without that"
         )
-    return promised(solution.guarantee, solution.totals.steps)
-
-
-def promised(guarantee: Guarantee, steps: int) -> str:
-    """Return what a run of `-k robust` may say of itself: a joint statement, not how sure one is."""
-    were = "step was" if guarantee.contested == 1 else "steps were"
-    others = f", and {number(guarantee.undecided)} not decided by votes" if guarantee.undecided else ""
-    return (
-        f"{number(guarantee.contested)} of {number(steps)} {were} contested{others}. If the model is right "
-        f"in at least {guarantee.floor:g} of its valid samples on every step, a run with a wrong decision "
-        f"shows so few contested steps in at most {_percent(guarantee.bound)} of cases, however hard the "
-        "steps are."
-    )
-
-
-def _percent(share: Fraction) -> str:
-    """Return *share* rounded up: it bounds."""
-    tenths = -(-share * 1000 // 1)
-    return f"{int(tenths) / 10:.1f} %"
+    return solution.guarantee.sentence(solution.totals.steps)

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from mdap._version import __version__
 from mdap.compose.certifying import certificate_of
-from mdap.compose.promising import guarantee_of
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
+from mdap.rules.ledger import guarantee_of
 from mdap.rules.presence import Presence
 from mdap.settings import VotingSettings
 from mdap.tasks import Task

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mdap.compose.promising import ledger_after
 from mdap.engine.authored import Authored
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
@@ -17,6 +16,7 @@ from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
 from mdap.records import NOTED, Decided, RunEvent, StepOpened
 from mdap.rules.digests import CHAIN_START, chain_digest
+from mdap.rules.ledger import ledger_after
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain
 

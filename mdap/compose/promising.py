@@ -1,17 +1,16 @@
-"""What `-k robust` promises of a run: how it votes for that, and what came of it."""
+"""How a run votes by `-k robust`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 from pydantic import ValidationError
 
 from mdap.errors import UsageError
-from mdap.records import Guarantee
 from mdap.rules.ledger import Ledger
 from mdap.settings import Robust, VotingSettings, explain
 
-__all__ = ["guarantee_of", "ledger_after", "promising", "with_share"]
+__all__ = ["promising", "with_share"]
 
 _TEMPERATURES = (0.1,)
 
@@ -46,30 +45,3 @@ def with_share(voting: VotingSettings, share: Fraction, length: int | None) -> V
         UsageError: no margin keeps such a promise.
     """
     return promising(voting, {"target": float(1 - share), "length": length})
-
-
-def ledger_after(terms: Robust, paid: Iterable[Mapping[str, Any]]) -> Ledger:
-    """Return the error budget of a run after what it has *paid*; see `mdap.records.EVENTS`."""
-    ledger = Ledger(terms)
-    for data in paid:
-        ledger.spent += Fraction(data["price"])
-        ledger.payments += data["payments"]
-    return ledger
-
-
-def guarantee_of(voting: VotingSettings, paid: Iterable[Mapping[str, Any]]) -> Guarantee | None:
-    """Return what can be said of a run that has *paid* so; None if it was not by `-k robust`."""
-    terms, paid = voting.robust, list(paid)
-    if terms is None:
-        return None
-    ledger = ledger_after(terms, paid)
-    contested = {data["step"] for data in paid if data["why"] == "contested"}
-    others = {data["step"] for data in paid if data["why"] in ("undecided", "abandoned")}
-    return Guarantee(
-        floor=terms.floor,
-        target=terms.target,
-        contested=len(contested),
-        undecided=len(others - contested),
-        spent=ledger.spent,
-        bound=ledger.bound,
-    )

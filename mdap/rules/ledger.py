@@ -1,11 +1,14 @@
 """The error budget of a run with `-k robust`, in exact fractions: each step's rung, and what is spent."""
 
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from typing import Any
 
+from mdap.records import Guarantee
 from mdap.rules.rungs import Ladder, Rung, exact
-from mdap.settings import Robust
+from mdap.settings import Robust, VotingSettings
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "guarantee_of", "ledger_after"]
 
 
 class Ledger:
@@ -74,3 +77,30 @@ class Ledger:
         left = self.budget - self.spent
         further = left / 2 if self._length is not None else self.rung(0).price
         return min(self.spent + further, self.budget)
+
+
+def ledger_after(terms: Robust, paid: Iterable[Mapping[str, Any]]) -> Ledger:
+    """Return the error budget of a run after what it has *paid*; see `mdap.records.EVENTS`."""
+    ledger = Ledger(terms)
+    for data in paid:
+        ledger.spent += Fraction(data["price"])
+        ledger.payments += data["payments"]
+    return ledger
+
+
+def guarantee_of(voting: VotingSettings, paid: Iterable[Mapping[str, Any]]) -> Guarantee | None:
+    """Return what can be said of a run that has *paid* so; None if it was not by `-k robust`."""
+    terms, paid = voting.robust, list(paid)
+    if terms is None:
+        return None
+    ledger = ledger_after(terms, paid)
+    contested = {data["step"] for data in paid if data["why"] == "contested"}
+    others = {data["step"] for data in paid if data["why"] in ("undecided", "abandoned")}
+    return Guarantee(
+        floor=terms.floor,
+        target=terms.target,
+        contested=len(contested),
+        undecided=len(others - contested),
+        spent=ledger.spent,
+        bound=ledger.bound,
+    )
