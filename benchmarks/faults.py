@@ -238,7 +238,9 @@ def ledger(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     off, tokens, unread = [], 0, 0
     for number in range(arguments.mixes):
         name = f"mix{number}"
-        run = f"run hanoi -p disks=3 --model openai/m --run-id {name} --budget-tokens 10000000"
+        run = (
+            f"run hanoi -p disks=3 --model openai/m --run-id {name} --speculate off --budget-tokens 10000000"
+        )
         with serving(drip_interval=0.0, **mix(number)) as server:
             ended = mdap(folder, server.url, run, probe=True)
             met = server.end()

@@ -136,4 +136,10 @@ class UnavailableError(ProviderError):
 
 
 class RejectedError(ProviderError):
-    """Raised when the endpoint refuses this very prompt, so that trying again is pointless."""
+    """Raised when the endpoint refuses this very prompt, so that trying again is pointless.
+
+    Attributes:
+        about_options: whether it names an option of the request that every prompt is sent with.
+    """
+
+    about_options = False

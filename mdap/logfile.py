@@ -31,7 +31,7 @@ __all__ = [
 APPLICATION_ID: Final = 0x6D646170
 """Marks a SQLite file as ours: "mdap" in ASCII, shown by ``file`` and checked before anything is written."""
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """The schema that this mdap reads: the number of the newest migration."""
 
 TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE)

@@ -13,8 +13,8 @@ class Provider(Protocol):
     """A source of samples.
 
     One that asks an endpoint beyond this process may say so with an attribute *remote* that is True: then
-    the number of requests in flight is found out, unless a user sets it, and two requests on start find out
-    what the endpoint can do. It may keep what its endpoint's headers tell in *told* (see
+    the number of requests in flight is found out, unless a user sets it, and a few requests on start find out
+    what the endpoint is like. It may keep what its endpoint's headers tell in *told* (see
     `mdap.rules.headers.read_told`): then limits that no user sets are taken from there.
 
     One whose replies do not depend on the temperature may say so with an attribute *heeds_temperature* that

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = [
     "EVENTS",
+    "METERED",
     "NOTED",
     "PROPOSED",
     "SAMPLE_COLUMNS",
@@ -25,6 +26,7 @@ __all__ = [
     "Guarantee",
     "Identity",
     "Interval",
+    "ProbeTotals",
     "ProcessPoint",
     "Projection",
     "Quantiles",
@@ -123,7 +125,8 @@ class SampleRequest(NamedTuple):
         prompt_digest: digest of both messages in hexadecimal; equal prompts have equal digests.
         key: what the step is known by in its run: in a chain, its number.
         ordinals: which samples of the step these are, counted from 0; one reply is wanted for each.
-        temperature: sampling temperature; of the first sample, where the model does not heed it.
+        temperature: sampling temperature; of the first sample, where the model does not heed it; None where
+            none is sent.
         max_tokens: output tokens after which the endpoint shall cut the reply.
         schema: JSON schema of the answer, or None.
         priority: smaller goes first where requests wait for a slot.
@@ -139,7 +142,7 @@ class SampleRequest(NamedTuple):
     prompt_digest: str
     key: str
     ordinals: tuple[int, ...]
-    temperature: float
+    temperature: float | None
     max_tokens: int
     schema: dict[str, Any] | None = None
     priority: int = 0
@@ -340,7 +343,7 @@ class Decided(NamedTuple):
 class AttemptFailed(NamedTuple):
     """An attempt at some samples failed in transport: neither a vote nor a red flag.
 
-    The tokens are those that the endpoint billed for an answer that cannot be read.
+    The tokens are those that the endpoint billed for an answer of *model* that cannot be read.
     """
 
     run: int
@@ -352,6 +355,7 @@ class AttemptFailed(NamedTuple):
     message: str
     input_tokens: int | None = None
     output_tokens: int | None = None
+    model: str | None = None
 
 
 class RunEvent(NamedTuple):
@@ -384,7 +388,7 @@ EVENTS: Final = {
     "attempt_failed": (
         "an attempt at a sample failed in transport",
         "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`; "
-        "`input_tokens` and `output_tokens` where the endpoint billed an answer that cannot be read",
+        "`model`, `input_tokens` and `output_tokens` where the endpoint billed an answer that cannot be read",
     ),
     "refused": (
         "a model will not answer a step's prompt, and is not asked it again; `reason` is the endpoint's",
@@ -421,9 +425,10 @@ EVENTS: Final = {
         "`limit_after`, `reason`",
     ),
     "probe": (
-        "a model was asked what it can do, before anything else",
-        "`model`, `requests`, `input_tokens`, `output_tokens`, `repeats`, `n`, `usage`, `request_id`, "
-        "`failure`; null where it could not be found out",
+        "an endpoint was asked what it takes, before anything else; `reason` says what it does not",
+        "`model`, `options` (as of `-M`), `repeats`, `n`, `usage`, `request_id`, `failure`, null where it "
+        "could not be found out; with the first run of a session also `requests`, `samples`, "
+        "`failed_attempts`, `input_tokens`, `output_tokens`, `cached_tokens`",
     ),
     "warning": ("what a reader of the result should know", "`drift`, the kind of drift, or null"),
     "sealed": (
@@ -441,6 +446,12 @@ class Refusal(NamedTuple):
     view: int
     model: str
     reason: str
+
+
+METERED: Final = frozenset(
+    {"requests", "samples", "failed_attempts", "input_tokens", "output_tokens", "cached_tokens"}
+)
+"""What an event says of requests that were sent; whatever event it is, its tokens are in the totals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,7 +529,7 @@ class Recorded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens over all samples that a provider reported.
+    """Tokens that providers reported: of all samples, of the probe, and of answers that cannot be read.
 
     Attributes:
         input_tokens: tokens of the prompts.
@@ -527,6 +538,37 @@ class Usage:
 
     input_tokens: int = 0
     output_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return both together."""
+        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTotals:
+    """What finding out about the endpoints took.
+
+    Attributes:
+        samples: replies.
+        failed_attempts: requests that were refused, or failed otherwise.
+        usage: tokens.
+    """
+
+    samples: int = 0
+    failed_attempts: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+    def __add__(self, other: "ProbeTotals") -> "ProbeTotals":
+        """Return both together."""
+        return ProbeTotals(
+            self.samples + other.samples,
+            self.failed_attempts + other.failed_attempts,
+            self.usage + other.usage,
+        )
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the figures as JSON values."""
+        return {"samples": self.samples, "failed_attempts": self.failed_attempts, **asdict(self.usage)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,7 +582,8 @@ class Totals:
         void: samples taken on an input that turned out wrong.
         cancelled: samples given up because their step was decided without them.
         failed_attempts: attempts that failed in transport.
-        usage: tokens.
+        usage: tokens, those of the probe included.
+        probe: what finding out about the endpoints took.
     """
 
     steps: int = 0
@@ -550,6 +593,7 @@ class Totals:
     cancelled: int = 0
     failed_attempts: int = 0
     usage: Usage = field(default_factory=Usage)
+    probe: ProbeTotals = field(default_factory=ProbeTotals)
 
     @property
     def samples(self) -> int:
@@ -842,7 +886,7 @@ class Solution:
 
     @property
     def usage(self) -> Usage:
-        """Tokens over all samples."""
+        """Tokens of all samples, and of what was billed beside them."""
         return self.totals.usage
 
     def to_dict(self) -> dict[str, Any]:
@@ -861,6 +905,7 @@ class Solution:
             "void": self.totals.void,
             "cancelled": self.totals.cancelled,
             "failed_attempts": self.totals.failed_attempts,
+            "probe": self.totals.probe.to_dict(),
             "k": self.k,
             "usage": {
                 "input_tokens": self.totals.usage.input_tokens,

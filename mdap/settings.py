@@ -130,8 +130,8 @@ class Limits(BaseModel):
             corrected by what it took.
         reserve_max_tokens: count all the output tokens that a request allows, whatever it takes, as some
             endpoints do.
-        probe: whether two small requests on start find out what each endpoint can do, and whether it
-            repeats itself.
+        probe: whether a few small requests on start find out which options each endpoint takes, and whether
+            it repeats itself.
         attempt_timeout: seconds after which an attempt is abandoned and drawn again.
         max_attempts: attempts at one sample before the run stops.
         max_retry_seconds: seconds spent on one sample's attempts before the run stops.

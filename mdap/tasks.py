@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from mdap.records import encodable
 
@@ -119,12 +119,12 @@ class Task(BaseModel):
 
     Attributes:
         version: raise it whenever prompts, parser or rules change, so that a run started with other
-            rules is not silently resumed.
+            rules is not silently resumed. Any JSON value will do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[Any] = "1"
 
     def length(self) -> int | None:
         """Return the number of steps if it is known beforehand; a chain then ends after them."""
@@ -326,10 +326,24 @@ class Process(Task, Generic[R]):
         raise NotImplementedError(f"{type(self).__name__} does not render replies")
 
 
-def types_of(task: Chain[Any, Any]) -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
-    """Return adapters for a task's types of state and answer, as given to ``Chain[S, A]``."""
-    for base in type(task).__mro__:
-        arguments = getattr(base, "__pydantic_generic_metadata__", {}).get("args")
-        if arguments:
-            return TypeAdapter(arguments[0]), TypeAdapter(arguments[1])
-    return TypeAdapter(Any), TypeAdapter(Any)
+def types_of(kind: type[Chain[Any, Any]]) -> tuple[Any, Any]:
+    """Return a task's types of state and answer, as given to ``Chain[S, A]``; `Any` where none were."""
+    found: tuple[Any, ...] = ()
+    # A base of one's own may be generic, too: what it was given stands nearer to the task.
+    for base in reversed(kind.__mro__):
+        generic = getattr(base, "__pydantic_generic_metadata__", None) or {}
+        origin, given = generic.get("origin"), generic.get("args") or ()
+        if origin is Chain:
+            found = given
+        elif origin is not None and given:
+            bound = dict(zip(origin.__pydantic_generic_metadata__["parameters"], given, strict=True))
+            found = tuple(_bound(argument, bound) for argument in found)
+    return (found[0], found[1]) if found else (Any, Any)
+
+
+def _bound(argument: Any, bound: Mapping[Any, Any]) -> Any:
+    if isinstance(argument, TypeVar):
+        return bound.get(argument, argument)
+    generic = getattr(argument, "__pydantic_generic_metadata__", None) or {}
+    parameters = generic.get("parameters") or getattr(argument, "__parameters__", ())
+    return argument[tuple(bound.get(each, each) for each in parameters)] if parameters else argument

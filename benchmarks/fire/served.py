@@ -13,8 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mdap.testing import Faults, FaultyServer
-from mdap.testing.server import Served
+from mdap.testing import Faults, FaultyServer, Served
 from tests.acceptance.player import play
 
 ANSWERED = ("ok", "drip", "reset", "truncated", "missing_usage", "content_filter")

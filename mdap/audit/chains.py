@@ -20,7 +20,8 @@ from mdap.audit.runs import RunFacts
 from mdap.records import NOTED, Decided, SampleTaken, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
-from mdap.tasks import Chain, canonical_step, types_of
+from mdap.rules.values import kinds_of
+from mdap.tasks import Chain, canonical_step
 
 __all__ = ["audit_part", "audit_tail"]
 
@@ -67,7 +68,7 @@ class _Walk:
         self.task = task
         self.oracle = oracle
         self.referee = Referee(facts, facts.casting, self.part)
-        self.states, self.answers = types_of(task)
+        self.states, self.answers = kinds_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START
         self._log: sqlite3.Connection | None = None
@@ -97,7 +98,7 @@ class _Walk:
             return _LOST
 
     def _read(self, step: int, kind: Any, text: Any) -> Any:
-        return self._call(step, "reading back the record", kind.validate_json, text)
+        return self._call(step, "reading back the record", kind.read, text)
 
     def _advanced(self, step: int, state: Any, answer: Any) -> Any:
         if state is _LOST or answer is _LOST:

@@ -1,21 +1,27 @@
 """A step as the task asks it now: its prompts' digest, and what the recorded replies say to its parser."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.runs import RunFacts
 from mdap.records import SampleTaken
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import read, unreadable
+from mdap.rules.values import SpellingError, refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Step
 
 __all__ = ["Question", "check_text"]
 
 
+_UNSPELLED: Final = unreadable(SpellingError.__name__)
+
+
 class _Said(NamedTuple):
     key: str | None
     flag: str | None
+    spelled: str | None = None
+    answer: Any = None
 
 
 class Question:
@@ -31,7 +37,7 @@ class Question:
         digest: the digest of the step's prompts.
     """
 
-    __slots__ = ("_findings", "_intact", "_max_tokens", "_parsers", "_said", "answers", "digest")
+    __slots__ = ("_findings", "_intact", "_max_tokens", "_parsers", "_said", "_voted", "answers", "digest")
 
     def __init__(self, step: Step[Any], voting: VotingSettings, findings: Findings) -> None:
         self.answers: dict[str, Any] = {}
@@ -44,6 +50,7 @@ class Question:
             self.digest = views_digest([self.digest, *views])
         self._intact: set[str | None] = set()
         self._said: dict[tuple[str | None, str | None, bool, int], _Said] = {}
+        self._voted: dict[str, Any] = {}
 
     def check(self, samples: list[SampleTaken], facts: RunFacts, key: str) -> None:
         """Read every recorded reply of the step called *key* again, and compare it with what is recorded."""
@@ -55,10 +62,24 @@ class Question:
                     continue
                 self._intact.add(sample.text_digest)
             said = self._reading(sample)
+            if sample.counted is None and sample.flag_reason == _UNSPELLED:
+                continue  # whether an answer was like those before it hangs on what came before it
+            self._check_vote(sample, said)
             if said.key != sample.answer_key or said.flag != sample.flag_reason:
                 expected = said.key or said.flag
                 found = sample.answer_key or sample.flag_reason
                 self._findings.add(Kind.READING, "what the reply says", expected, found, _at(sample))
+
+    def _check_vote(self, sample: SampleTaken, said: _Said) -> None:
+        """Note a vote for an answer that is another than those it was counted with."""
+        if sample.counted is None or said.spelled is None:
+            return
+        first = self._voted.setdefault(said.spelled, said.answer)
+        if first is not said.answer:
+            try:
+                refuse_rivals(first, said.answer, said.spelled)
+            except SpellingError as error:
+                self._findings.add(Kind.COUNT, "votes for one answer", "equal answers", error, _at(sample))
 
     def _check_view(self, sample: SampleTaken, facts: RunFacts, views: int, key: str) -> None:
         if views == 1 and sample.view == 0:
@@ -93,7 +114,7 @@ class Question:
         if said.spelled is None:
             return _Said(None, said.flag)
         self.answers.setdefault(said.spelled, said.answer)
-        return _Said(answer_key(said.spelled), None)
+        return _Said(answer_key(said.spelled), None, said.spelled, said.answer)
 
 
 def _at(sample: SampleTaken) -> tuple[int, int, int]:

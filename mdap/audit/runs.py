@@ -41,6 +41,7 @@ class RunFacts:
 
     Attributes:
         number: its key in the other tables.
+        sent: temperatures by member, of those that were sent another one than the schedule's.
         decisions: how many decisions it had when the audit began.
         charges: what it paid out of its error budget; None if it has none.
         overridden: the step at which it took over another run, to decide it otherwise; None if it did not.
@@ -57,6 +58,7 @@ class RunFacts:
     params: dict[str, Any]
     voting: VotingSettings
     lineups: tuple[tuple[int, ...], ...]
+    sent: dict[int, tuple[float | None, ...]]
     k: int
     decisions: int
     charges: Charges | None = None
@@ -68,7 +70,7 @@ class RunFacts:
     @property
     def casting(self) -> Casting:
         """Who was asked for which sample, with everyone there."""
-        return casting_of(self.voting, self.lineups)
+        return casting_of(self.voting, self.lineups, sent=self.sent)
 
     def castings(self) -> Iterator[Casting]:
         """Yield who was asked for which sample, before anyone was left out and after each who was."""
@@ -173,12 +175,23 @@ def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:
     try:
         models = json.loads(provider)
         lineups = lineups_of(models["models"], models["escalate_to"])[1]
+        sent = _sent(models["about"])
         voting = VotingSettings.recorded(json.loads(settings))
         given = dict(json.loads(params))
         if k < 1:
             raise ValueError(k)
-        return RunFacts(number, run_id, kind, task, version, given, voting, lineups, k, decisions)
+        return RunFacts(number, run_id, kind, task, version, given, voting, lineups, sent, k, decisions)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise DatabaseError(
             f"the row of run {run_id} in the table runs is not as mdap wrote it: restore a copy of the log"
         ) from None
+
+
+def _sent(about: dict[str, Any]) -> dict[int, tuple[float | None, ...]]:
+    """Return the temperatures that a user had sent in place of the schedule's, by member."""
+    bodies = [member.get("extra_body", {}) for member in about.get("members", [about])]
+    return {
+        place: (float(body["temperature"]),)
+        for place, body in enumerate(bodies)
+        if isinstance(body.get("temperature"), int | float)
+    }

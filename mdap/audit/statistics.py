@@ -109,7 +109,7 @@ class Statistics:
     Attributes:
         run_id: the run, of which all parts are counted.
         models: by model.
-        temperatures: by temperature.
+        temperatures: by temperature; None where none was sent.
         ordinals: by the sample's place in its race, from 0.
         costs: USD by model, where its price is known.
         latency: seconds by model: median, 95th and 99th percentile, longest; to the millisecond.
@@ -130,7 +130,7 @@ class Statistics:
 
     run_id: str
     models: dict[str, Use] = field(default_factory=lambda: defaultdict(Use))
-    temperatures: dict[float, Use] = field(default_factory=lambda: defaultdict(Use))
+    temperatures: dict[float | None, Use] = field(default_factory=lambda: defaultdict(Use))
     ordinals: dict[int, Use] = field(default_factory=lambda: defaultdict(Use))
     costs: dict[str, float] = field(default_factory=dict)
     latency: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
@@ -157,6 +157,10 @@ class Statistics:
             found.append((votes, left / self.decided, max(expected, 0.0) / self.decided))
         return found
 
+    def by_temperature(self) -> list[tuple[float | None, Use]]:
+        """Return the samples of each temperature, those without one first."""
+        return sorted(self.temperatures.items(), key=lambda item: -1.0 if item[0] is None else item[0])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object that ``mdap audit stats --json`` prints."""
         quantiles = ("median", "p95", "p99", "longest")
@@ -181,9 +185,7 @@ class Statistics:
                 }
                 for model, use in sorted(self.models.items())
             ],
-            "temperatures": [
-                {"temperature": value, **use.to_dict()} for value, use in sorted(self.temperatures.items())
-            ],
+            "temperatures": [{"temperature": value, **use.to_dict()} for value, use in self.by_temperature()],
             "ordinals": [{"ordinal": value, **use.to_dict()} for value, use in sorted(self.ordinals.items())],
             "flags": [{"model": model, "reason": why, "samples": n} for model, why, n in self.flags],
             "wrong_pairs": [

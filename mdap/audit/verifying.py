@@ -21,6 +21,7 @@ from mdap.audit.types import check_texts, check_types
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import Ledger
+from mdap.rules.parameters import version_of
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Verification", "verify"]
@@ -229,8 +230,9 @@ class _Audit:
 
 
 def _notes(facts: RunFacts, task: Task | None, history: History) -> Iterator[str]:
-    if task is not None and task.version != facts.task_version:
-        yield f"the run was made with version {facts.task_version} of {facts.task}; this is {task.version}"
+    version = facts.task_version if task is None else version_of(task)
+    if version != facts.task_version:
+        yield f"the run was made with version {facts.task_version} of {facts.task}; this is {version}"
     if not history.sealed:
         since = "yet" if history.seal is None else "since the last one"
         yield (

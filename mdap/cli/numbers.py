@@ -25,7 +25,7 @@ def describe_statistics(found: Statistics) -> None:
         f"{number(found.failed_attempts)} failed attempts"
     )
     _models(found)
-    _uses("temperature", ((f"{value:g}", use) for value, use in sorted(found.temperatures.items())))
+    _uses("temperature", (("none" if t is None else f"{t:g}", use) for t, use in found.by_temperature()))
     _uses("ordinal", ((str(value), use) for value, use in sorted(found.ordinals.items())))
     if found.flags:
         say()

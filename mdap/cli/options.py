@@ -119,7 +119,7 @@ def limit_options(command: F) -> F:
         click.option(
             "--no-probe",
             is_flag=True,
-            help="Do not ask each endpoint two small questions first, to find out what it can do.",
+            help="Do not ask each endpoint small questions first, to find out which options it takes.",
         ),
         click.option(
             "--reserve-max-tokens",

@@ -145,6 +145,7 @@ class Batch(AsyncIterator[Solution]):
         self._shop.writer.append(
             RunEvent(number, "started" if row is None else "resumed", data=self._shop.about())
         )
+        await self._shop.inspection.pass_on(number)  # a case that must not begin is told so as well
         return number
 
     async def _one(self, batch: int, place: int, case: Case) -> None:

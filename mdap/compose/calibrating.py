@@ -150,9 +150,9 @@ async def states_of_run(reader: Reader, row: RunRow, task: Chain[Any, Any], wish
     rng = random.Random(wish.seed)
     decided = await reader.count_decisions(row.number)
     places = rng.sample(range(decided), min(wish.samples, decided))
-    states = Authored(row.task, task).types()[0]
+    states = Authored(row.task, task).states
     inputs = [await reader.input_at(row.number, place) for place in places]
-    return itertools.cycle([states.validate_json(text) for text in inputs])
+    return itertools.cycle([states.read(text) for text in inputs])
 
 
 async def _calibrate(
@@ -160,22 +160,17 @@ async def _calibrate(
 ) -> Calibration:
     """Sample, record, and return what comes of it."""
     progress = Progress()
-    rules = Rules(
-        run=number,
-        voting=subject.voting,
-        max_n=shop.crew.provider.max_n,
-        models=shop.crew.names,
-        casting=shop.crew.casting(subject.voting),
-    )
-    wanted = Wanted(wish.samples, shop.crew.most, subject.oracle)
-    work = Survey((subject.name, subject.task), states, wanted, rules, shop.writer, progress)
     shop.bulletin.running.add(number)
     shop.writer.append(RunEvent(number, "started", data=shop.about()))
     started = time.monotonic()
     status, reason = RunStatus.STOPPED, "interrupted"
     ended: dict[str, Any] = {}
     try:
-        status, reason = await _surveyed(shop, number, work)
+        refusal = await shop.inspection.pass_on(number)
+        wanted = Wanted(wish.samples, shop.crew.most, subject.oracle)
+        rules = _rules(shop, number, subject)
+        work = Survey((subject.name, subject.task), states, wanted, rules, shop.writer, progress)
+        status, reason = (RunStatus.STOPPED, refusal) if refusal else await _surveyed(shop, work)
         await shop.writer.flush()
         ended["seconds"] = round(time.monotonic() - started, 3)
         made = await _calibration(shop, number, wish, subject, work.polls)
@@ -201,12 +196,19 @@ async def _calibrate(
                 await shop.sealer.seal(number)
 
 
-async def _surveyed(shop: Workshop, number: int, work: Survey) -> tuple[RunStatus, str]:
+def _rules(shop: Workshop, number: int, subject: _Subject) -> Rules:
+    return Rules(
+        run=number,
+        voting=subject.voting,
+        max_n=shop.crew.provider.max_n,
+        models=shop.crew.names,
+        casting=shop.crew.casting(subject.voting),
+    )
+
+
+async def _surveyed(shop: Workshop, work: Survey) -> tuple[RunStatus, str]:
     """Take the samples, as far as model and budget allow; return how that ended."""
     with anyio.move_on_after(shop.budget.seconds):
-        refusal = None if shop.inspection is None else await shop.inspection.pass_on(number)
-        if refusal is not None:
-            return RunStatus.STOPPED, refusal
         await decide(work, shop.crew.provider, shop.limits, shop.writer, shop.purse)
         return work.status, work.reason or ""
     return RunStatus.STOPPED, f"the {shop.budget.seconds:g} seconds allowed are over"

@@ -121,4 +121,9 @@ class Crew:
     def casting(self, voting: VotingSettings) -> Casting:
         """Return the schedule of samples under *voting*."""
         apart = any(member.heeds_temperature for member in self.members)
-        return casting_of(voting, self.lineups, apart=apart)
+        sent = {
+            place: tuple(map(member.sent_temperature, voting.temperatures))
+            for place, member in enumerate(self.members)
+            if member.dialect is not None
+        }
+        return casting_of(voting, self.lineups, apart=apart, sent=sent)

@@ -16,6 +16,7 @@ from mdap.plugins import task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import guarantee_of
+from mdap.rules.parameters import check_parameters, version_of
 from mdap.rules.presence import Presence
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
@@ -93,13 +94,17 @@ def run_columns(task: Task, start: Start, about: Mapping[str, Any]) -> dict[str,
         task: the task with its parameters.
         start: how it is to be run.
         about: the models, see `Crew`.
+
+    Raises:
+        UsageError: the parameters do not come back from the record as what they are.
     """
+    check_parameters(task)
     return {
         "run_id": start.name,
         "kind": start.kind,
         "parent": start.parent,
         "task": task_name(task),
-        "task_version": task.version,
+        "task_version": version_of(task),
         "params": canonical(task),
         "settings": canonical(start.voting),
         "provider": canonical(about),

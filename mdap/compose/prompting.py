@@ -49,7 +49,7 @@ class TaskPrompts:
         if isinstance(chain, str):
             return chain
         try:
-            state = chain.types()[0].validate_json(text)
+            state = chain.states.read(text)
             found = chain.step(step, state)
             if found is None:
                 return f"the installed {task} asks nothing here: it has changed since the run"

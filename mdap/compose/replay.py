@@ -73,7 +73,7 @@ class Replay:
         replies: list[Reply] = []
         for ordinal in request.ordinals:
             sample = recorded.get(ordinal)
-            if sample is None or (sample.view, sample.temperature) != (request.view, request.temperature):
+            if sample is None or sample.view != request.view or not _fits(sample, request):
                 break
             replies.append(sample.reply())
         if not replies:
@@ -128,9 +128,14 @@ class Replay:
             return (
                 f"{what}: it decided on {len(recorded)}; replay it with a k that is no greater than its own"
             )
-        if sample.temperature != request.temperature:
+        if not _fits(sample, request):
             return f"{what} at temperature {request.temperature:g}: replay it with its own --temperatures"
         return f"{what} in view {request.view}: replay it with as many models as it had"
+
+
+def _fits(sample: SampleTaken, request: SampleRequest) -> bool:
+    """Return whether a recorded sample was drawn at the temperature that is asked for, or without any."""
+    return sample.temperature is None or sample.temperature == request.temperature
 
 
 def _paged(rows: Sequence[sqlite3.Row]) -> _Page:

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any, Final
@@ -59,7 +59,7 @@ class Workshop:
         speculate: how far chains are sampled ahead.
         on_dead: what to do when one of several models is gone.
         bulletin: where changes of limits are recorded from.
-        inspection: what finds out what the endpoints can do; None for nothing.
+        inspection: what finds out what the endpoints are like.
         known_spending: runs whose earlier samples are paid for out of the budget already.
     """
 
@@ -74,7 +74,7 @@ class Workshop:
     speculate: Speculate
     on_dead: OnDead
     bulletin: Bulletin
-    inspection: Inspection | None
+    inspection: Inspection
     known_spending: set[int] = field(default_factory=set)
 
     @property
@@ -188,11 +188,12 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
     status, reason = "stopped", "interrupted"
     race: Decider | None = None
     try:
-        if shop.inspection is not None and start.parent is None:
-            refusal = await shop.inspection.pass_on(rules.run)
-            if refusal is not None:
-                reason = refusal
-                return
+        refusal = await shop.inspection.pass_on(rules.run, part=start.parent is not None)
+        if refusal is not None:
+            reason = refusal
+            return
+        # Only now it is known which temperatures are sent.
+        rules = replace(rules, casting=shop.crew.casting(start.voting))
         race, beside = await _begun(shop, name, task, rules, start)
         with anyio.move_on_after(shop.budget.seconds) as clock:
             await decide(race, shop.crew.provider, shop.limits, shop.writer, shop.purse, beside)

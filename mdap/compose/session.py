@@ -121,7 +121,7 @@ class Session(AsyncContextManagerMixin):
                     speculate=self._speculate,
                     on_dead=self._on_dead,
                     bulletin=bulletin,
-                    inspection=Inspection(crew, purse, writer) if self._limits.probe else None,
+                    inspection=Inspection(crew, purse, writer, reader, ask=self._limits.probe),
                 )
                 self._group = group
                 # Raised after the group has closed, which would wrap it.

@@ -19,6 +19,7 @@ __all__ = ["Answering"]
 
 _LONGEST_REASON: Final = 500
 _CANCELLED: Final = str(Verdict.CANCELLED)
+_VOID: Final = str(Verdict.VOID)
 
 
 class Answering(Recorder, ABC):
@@ -76,9 +77,15 @@ class Answering(Recorder, ABC):
             self._stop(error)
 
     def _is_refusal(self, member: int, error: MdapError) -> bool:
-        """Return whether *error* is about the prompt: a denial is, of a member that has answered others."""
+        """Return whether *error* is about the prompt.
+
+        A denial, and a refusal of one of the request's options, is about every prompt unless the member has
+        answered others.
+        """
+        if isinstance(error, RejectedError):
+            return not error.about_options or member in self._presence.answered
         denied = isinstance(error, UnavailableError) and error.kind == FORBIDDEN
-        return isinstance(error, RejectedError) or (denied and member in self._presence.answered)
+        return denied and member in self._presence.answered
 
     def _refused(self, opening: Opening, request: SampleRequest, error: MdapError) -> None:
         """Ask the member no more for this step; the others take its samples."""
@@ -153,7 +160,9 @@ class Answering(Recorder, ABC):
     def _stop(self, error: MdapError) -> None:
         if self.status is not RUNNING:
             return
-        self.status = RunStatus.FAILED if isinstance(error, PluginError) else RunStatus.STOPPED
+        self.status = (
+            RunStatus.FAILED if isinstance(error, PluginError | RejectedError) else RunStatus.STOPPED
+        )
         self.reason = str(error)
 
     def _fly(self, samples: int) -> None:
@@ -171,6 +180,12 @@ class Answering(Recorder, ABC):
         """Drop every request that has not been sent, since the run is over."""
         for opening in self._openings():
             self._withdraw_unsent(opening)
+
+    def give_up_void(self) -> None:
+        """Record what was sent on an input that turned out wrong, and never came back: it may be billed."""
+        for opening in self._openings():
+            if opening.void:
+                self._give_up_flying(opening, _VOID)
 
     def _withdraw_unsent(
         self, opening: Opening, members: Collection[int] | None = None, view: int | None = None

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from mdap.errors import PluginError, UsageError
 from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
+from mdap.rules.values import SpellingError, difference, kinds_of
 from mdap.settings import explain
-from mdap.tasks import Chain, Decision, RedFlag, Step, Task, canonical_step, types_of
+from mdap.tasks import Chain, Decision, RedFlag, Step, Task, canonical_step
 
 __all__ = ["Authored", "Subject"]
 
@@ -47,15 +48,18 @@ class Authored:
 
     Attributes:
         has_effects: whether decisions bring anything about outside.
+        states: the declared type of its states.
+        answers: that of its answers.
     """
 
-    __slots__ = ("_has_forms", "has_effects", "name", "task")
+    __slots__ = ("_has_forms", "answers", "has_effects", "name", "states", "task")
 
     def __init__(self, name: str, task: Chain[Any, Any]) -> None:
         self.name = f"task {name}"
         self.task = task
         self.has_effects = type(task).effects is not Chain.effects
         self._has_forms = type(task).canonical is not Task.canonical
+        self.states, self.answers = kinds_of(task)
 
     def fail(self, doing: str, error: Exception) -> NoReturn:
         """Raise the `PluginError` for *error*."""
@@ -87,12 +91,75 @@ class Authored:
             self.fail(f"giving step {number}", wrong)
         return canonical_step(self.task, step) if self._has_forms else step
 
-    def advance(self, number: int, state: Any, answer: Any) -> Any:
-        """Return the state after step *number* was answered."""
+    def advance(self, number: int, state: Any, answer: Any, spelled: str | None = None) -> Any:
+        """Return the state after step *number* was answered.
+
+        Args:
+            number: the step.
+            state: the state in which it was asked.
+            answer: its answer.
+            spelled: the state's canonical JSON as it was when the step was opened; None to compare nothing.
+        """
         try:
-            return self.task.advance(state, answer)
+            after = self.task.advance(state, answer)
         except Exception as error:
             self.fail(f"advancing over step {number}", error)
+        if spelled is not None:
+            self.unchanged(number, state, spelled, "step or advance")
+        return after
+
+    def unchanged(self, number: int, state: Any, spelled: str, method: str) -> None:
+        """Refuse a *state* that one of the task's methods has changed in place.
+
+        Args:
+            number: the step that was opened on it.
+            state: the state.
+            spelled: its canonical JSON as it was then.
+            method: who may have changed it.
+        """
+        if self.spelled(number, state) != spelled:
+            what = f"{method} changed the state in place: let advance return a new {type(state).__qualname__}"
+            self.fail(f"deciding step {number}", SpellingError(what))
+
+    def check_state(self, number: int, state: Any, spelled: str) -> None:
+        """Check that a state comes back from its JSON; the first of a class, that `step` left it."""
+        try:
+            first = self.states.check(state, spelled)
+        except SpellingError as error:
+            self.unchanged(number, state, spelled, "step")
+            self.fail(f"opening step {number}", error)
+        if first:
+            self.unchanged(number, state, spelled, "step")
+
+    def check_answer(self, state: Any, before: str, answer: Any, spelled: str) -> None:
+        """Check that an answer comes back from its JSON; the first of a class, that the task goes on alike.
+
+        Args:
+            state: the state in which its step was asked.
+            before: the state's canonical JSON.
+            answer: the answer.
+            spelled: its canonical JSON.
+
+        Raises:
+            SpellingError: it does not.
+        """
+        if not self.answers.check(answer, spelled):
+            return
+        try:
+            after = self.task.advance(state, answer)
+        except Exception:
+            return  # it may be a wrong answer, which need not lead anywhere
+        if canonical(state) != before:
+            kind = type(state).__qualname__
+            raise SpellingError(f"advance changed the state in place: let it return a new {kind}")
+        if canonical(answer) != spelled:
+            raise SpellingError("advance changed the answer in place: let it work on a copy")
+        again = self.task.advance(self.states.read(before), self.answers.read(spelled))
+        if difference(after, again) is not None:
+            raise SpellingError(
+                "advance goes on otherwise from a state and an answer that were read back from their JSON: "
+                "keep all that it needs in their fields, in none that is private or excluded"
+            )
 
     async def effects(self, state: Any, decision: Decision[Any]) -> None:
         """Bring about what the *decision* in *state* calls for."""
@@ -129,16 +196,15 @@ class Authored:
 
     def read_back(self, number: int, spelled: str, winner: str) -> tuple[Any, Any]:
         """Return the recorded state and answer of step *number*."""
-        states, answers = self.types()
         try:
-            return states.validate_json(spelled), answers.validate_json(winner)
+            return self.states.read(spelled), self.answers.read(winner)
         except ValidationError as error:
             self.fail(f"reading back step {number}", error)
 
     def state(self, number: int, spelled: str) -> Any:
         """Return the recorded state in which step *number* was asked."""
         try:
-            return self.types()[0].validate_json(spelled)
+            return self.states.read(spelled)
         except ValidationError as error:
             self.fail(f"reading back step {number}", error)
 
@@ -149,7 +215,7 @@ class Authored:
             UsageError: it is no such answer.
         """
         try:
-            answer = self.task.canonical(self.types()[1].validate_json(text))
+            answer = self.task.canonical(self.answers.read(text))
             if canonical(step.parse(self.task.render(answer))) != canonical(answer):
                 raise RedFlag("it would be read as another answer")
         except NotImplementedError:
@@ -157,10 +223,6 @@ class Authored:
         except (ValidationError, RedFlag) as error:
             raise UsageError(f"{text} is no answer to this step: {_first_line(error)}") from None
         return answer
-
-    def types(self) -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
-        """Return adapters for the task's types of state and answer, as given to ``Chain[S, A]``."""
-        return types_of(self.task)
 
 
 def _first_line(error: Exception) -> str:

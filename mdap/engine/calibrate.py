@@ -109,8 +109,10 @@ class Survey(Decider):
         self._open[number] = self._open_afresh(opened, state, race)
         return self._open[number]
 
-    def _count(self, opening: Opening, view: int, reply: Reply, drawn: tuple[int, int]) -> SampleTaken:
-        sample = super()._count(opening, view, reply, drawn)
+    def _count(
+        self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]
+    ) -> SampleTaken:
+        sample = super()._count(opening, request, reply, drawn)
         self._taken += 1
         if opening.error is None:
             self._drawn[sample.step][sample.ordinal] = Drawn(

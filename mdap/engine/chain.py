@@ -14,7 +14,7 @@ import json
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from mdap.engine.account import CONTESTED, UNDECIDED
 from mdap.engine.authored import Authored, Subject
@@ -25,13 +25,11 @@ from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, Verdict, record_of
+from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, record_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
 __all__ = ["ChainRace", "Rules"]
-
-_VOID: Final = str(Verdict.VOID)
 
 
 class ChainRace(Decider):
@@ -184,7 +182,7 @@ class ChainRace(Decider):
         if self._window:
             self._confirm(self._window[0])
         else:
-            self._enter(number + 1, self._task.advance(number, head.state, head.race.answers[winner]))
+            self._enter(number + 1, self._advanced(head, head.race.answers[winner]))
         self._end_if_enough()
 
     def _end_if_enough(self) -> None:
@@ -209,9 +207,6 @@ class ChainRace(Decider):
             self._abandon(self._window.pop())
         for opened in self._leftovers.drop_all():
             self._resolve(opened, confirmed=False)
-        # What is still under way was sent and will be paid for, though nobody waits for it any more.
-        for opening in self._abandoned:
-            self._give_up_flying(opening, _VOID)
 
     # -- opening and voiding -----------------------------------------------------------------------
 
@@ -221,14 +216,23 @@ class ChainRace(Decider):
         Returns:
             False if the task ends there.
         """
+        # Before anything of the task's can change it; a last state need not have any JSON.
+        spelled: str | PluginError
+        try:
+            spelled = self._task.spelled(number, state)
+        except PluginError as error:
+            spelled = error
         step = self._task.step(number, state)
         if step is None:
             return False
+        if isinstance(spelled, PluginError):
+            raise spelled
+        self._task.check_state(number, state, spelled)
         subject = Subject(self._task.task, state)
         race = Race(
             self._task.name, number, step, self._rules.voting, subject, self._casting, self._rung(number)
         )
-        spelled = self._task.spelled(number, state)
+        race.check = partial(self._task.check_answer, state, spelled)
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
             place = self._leftovers.next_opening(number)
@@ -254,6 +258,10 @@ class ChainRace(Decider):
             self._confirm(opening)
         return opening
 
+    def _advanced(self, opening: Opening, answer: Any) -> Any:
+        number, spelled = opening.opened.step, opening.opened.input
+        return self._task.advance(number, opening.state, answer, spelled)
+
     def _speculate(self) -> None:
         while len(self._window) <= self._depth:
             last = self._window[-1]
@@ -264,7 +272,7 @@ class ChainRace(Decider):
                 basis, answer = self._best(last)
                 if basis is None:
                     return
-                state = self._task.advance(number, last.state, answer)
+                state = self._advanced(last, answer)
                 if not self._open(number + 1, state, tentative=True):
                     return
             except PluginError:

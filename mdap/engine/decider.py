@@ -137,12 +137,13 @@ class Decider(Answering):
                 str(outcome.error)[:500],
                 outcome.error.input_tokens,
                 outcome.error.output_tokens,
+                self._model(outcome.request),
             )
         )
 
     def _came(self, outcome: Came[Opening]) -> None:
         opening, request, failed = outcome.ticket, outcome.request, outcome.attempts - 1
-        race, ordinals, view = opening.race, request.ordinals, request.view
+        race, ordinals = opening.race, request.ordinals
         presence = self._presence
         presence.answered.add(request.member)
         if presence.refused:
@@ -150,7 +151,7 @@ class Decider(Answering):
         taken: list[SampleTaken] = []
         try:
             for ordinal, reply in zip(ordinals, outcome.replies, strict=False):
-                taken.append(self._count(opening, view, reply, (ordinal, failed)))
+                taken.append(self._count(opening, request, reply, (ordinal, failed)))
         finally:
             # What was paid for is on record before anything comes of it.
             self._journal.append(*taken)
@@ -170,22 +171,24 @@ class Decider(Answering):
             self._cancel_surplus(opening)
         self._counted(opening)
 
-    def _count(self, opening: Opening, view: int, reply: Reply, drawn: tuple[int, int]) -> SampleTaken:
+    def _count(
+        self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]
+    ) -> SampleTaken:
         """Judge and count a sample; return its record.
 
         Args:
             opening: the step it was drawn for.
-            view: which presentation of the step was asked.
+            request: what was asked.
             reply: the reply as it came.
             drawn: ordinal, attempts that failed.
         """
         race, progress = opening.race, self.progress
         ordinal, failed = drawn
         try:
-            judgement = race.judge(reply, view, ordinal)
+            judgement = race.judge(reply, request.view, ordinal)
         except PluginError as error:
             opening.error = error
-            return written(opening, view, unread(reply, error), reply, (ordinal, failed, _CANCELLED, None))
+            return written(opening, request, unread(reply, error), reply, (ordinal, failed, _CANCELLED, None))
         counted = None
         if opening.void:
             verdict = _VOID
@@ -202,7 +205,7 @@ class Decider(Answering):
                 verdict = _FLAG
                 progress.red_flags += 1
                 self._presence.flag(race.tier, judgement.flag_reason or "", judgement.text)
-        sample = written(opening, view, judgement, reply, (ordinal, failed, verdict, counted))
+        sample = written(opening, request, judgement, reply, (ordinal, failed, verdict, counted))
         if counted is not None:
             opening.lines.append((ordinal, sample_line(sample.digest_columns())))
         return sample

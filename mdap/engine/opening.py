@@ -74,7 +74,7 @@ class Progress:
 
 def written(
     opening: Opening,
-    view: int,
+    request: SampleRequest,
     judgement: Judgement,
     reply: Reply,
     drawn: tuple[int, int, str, int | None],
@@ -83,7 +83,7 @@ def written(
 
     Args:
         opening: the step it was drawn for.
-        view: which presentation of the step was asked.
+        request: what was asked.
         judgement: what it came to.
         reply: the reply as it came.
         drawn: ordinal, attempts that failed, verdict, place in the order of counting.
@@ -106,8 +106,8 @@ def written(
         key,
         flag,
         model,
-        view,
-        opening.race.casting.temperatures[ordinal],
+        request.view,
+        opening.race.casting.temperature(ordinal, request.member),
         given,
         made,
         cached,
@@ -144,7 +144,7 @@ def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, m
         flag_reason=None,
         model=model,
         view=request.view,
-        temperature=opening.race.casting.temperatures[ordinal],
+        temperature=opening.race.casting.temperature(ordinal, request.member),
         input_tokens=None,
         output_tokens=None,
         cached_tokens=None,

@@ -104,10 +104,13 @@ def _take(race: Decider, samplers: Samplers[Opening], arrived: list[Outcome[Open
 
 
 async def _drain(race: Decider, samplers: Samplers[Opening]) -> None:
-    """Take in what has been sent before the run stopped: it is paid for, and a resume can use it."""
+    """Take in what has been sent before the run was over: it is paid for, and a resume can use it."""
     race.withdraw_unsent()
     for trace in race.dropped():
         samplers.drop(trace)
-    with anyio.move_on_after(_DRAIN_SECONDS):
-        while race.in_flight:
-            _take(race, samplers, await samplers.arrived())
+    try:
+        with anyio.move_on_after(_DRAIN_SECONDS):
+            while race.in_flight:
+                _take(race, samplers, await samplers.arrived())
+    finally:
+        race.give_up_void()

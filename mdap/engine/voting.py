@@ -13,6 +13,7 @@ from mdap.rules.reading import read, unreadable
 from mdap.rules.redflags import clean, clean_label
 from mdap.rules.rungs import Rung
 from mdap.rules.tally import RobustTally, Tally
+from mdap.rules.values import refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Step, View
 
@@ -66,6 +67,9 @@ class Race:
         subject: what the step is about, for simulation.
         casting: who is asked for which sample; None for one model.
         rung: how `-k robust` decides the step; None for a lead of k.
+
+    Attributes:
+        check: called with the first answer of each spelling and with that; None for nothing to check.
     """
 
     __slots__ = (
@@ -75,6 +79,7 @@ class Race:
         "_next_ordinal",
         "answers",
         "casting",
+        "check",
         "counted",
         "in_flight",
         "k",
@@ -117,6 +122,7 @@ class Race:
         self.tally = self._fresh_tally()
         self.answers: dict[str, Any] = {}
         self._first: dict[str, int] = {}
+        self.check: Callable[[Any, str], None] | None = None
         self.counted = 0
         self.in_flight = 0
         self.max_tokens = settings.tokens_allowed(step.max_tokens)
@@ -278,12 +284,21 @@ class Race:
             answer, spelled, flag = read(
                 text, finish_reason, reply.answer_tokens, self.max_tokens, prompt.parse
             )
+            if spelled is not None:
+                self._compare(answer, spelled)
         except Exception as error:
             raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
         if spelled is None:
             return Judgement(text, digest, None, None, flag, model, finish_reason), None
         columns = (text, digest, spelled, answer_key(spelled), None, model, finish_reason)
         return record_of(Judgement, columns), answer
+
+    def _compare(self, answer: Any, spelled: str) -> None:
+        """Refuse an *answer* that is not the same as the others of its spelling, or does not survive it."""
+        if spelled in self.answers:
+            refuse_rivals(self.answers[spelled], answer, spelled)
+        elif self.check is not None:
+            self.check(answer, spelled)
 
     def count(self, answer: str | None) -> int:
         """Count a sample that was in flight; return its place in the order of counting, from 1.

@@ -159,9 +159,10 @@ def _voided(sample: SampleTaken) -> SampleTaken:
 
 def _event(fact: RunEvent | AttemptFailed) -> tuple[Any, ...]:
     if isinstance(fact, AttemptFailed):
-        data = {"ordinal": fact.ordinal, "attempt": fact.attempt, "kind": fact.kind}
+        data: dict[str, Any] = {"ordinal": fact.ordinal, "attempt": fact.attempt, "kind": fact.kind}
         billed = {"input_tokens": fact.input_tokens, "output_tokens": fact.output_tokens}
-        data |= {name: tokens for name, tokens in billed.items() if tokens is not None}
+        if any(tokens is not None for tokens in billed.values()):
+            data |= {"model": fact.model, **billed}
         message = clean_text(fact.message)
         return (fact.run, "attempt_failed", None, message, fact.step, fact.opening, _encode(data))
     data_json = None if fact.data is None else _encode(fact.data)

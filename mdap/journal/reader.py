@@ -15,6 +15,7 @@ from mdap.journal.database import open_reading
 from mdap.journal.statements import statements
 from mdap.logfile import translated
 from mdap.records import (
+    ProbeTotals,
     ProcessPoint,
     Recorded,
     RecordedOpening,
@@ -200,6 +201,13 @@ class Reader:
             counts[verdict] = count
             tokens_in += given
             tokens_out += made
+        probe = ProbeTotals()
+        for row in await self.rows("spent_beside", run):
+            tokens_in += row["input_tokens"]
+            tokens_out += row["output_tokens"]
+            if row["kind"] == "probe":
+                usage = Usage(row["input_tokens"], row["output_tokens"])
+                probe += ProbeTotals(row["samples"], row["failed_attempts"], usage)
         return Totals(
             steps=await self._value("count_decisions", run),
             votes=counts.get(Verdict.VOTE, 0),
@@ -208,7 +216,12 @@ class Reader:
             cancelled=counts.get(Verdict.CANCELLED, 0),
             failed_attempts=await self._value("count_failed_attempts", run),
             usage=Usage(tokens_in, tokens_out),
+            probe=probe,
         )
+
+    async def options_found(self, run: int) -> dict[str, dict[str, Any]]:
+        """Return by model the options that a probe found, for *run* or for a run of which it is a part."""
+        return {row["model"]: json.loads(row["options"]) for row in await self.rows("options_found", run)}
 
     async def votes_for_winners(self, run: int) -> int:
         """Return how many votes of *run* were for the answer that won."""
@@ -232,15 +245,15 @@ class Reader:
         return int(await self._value("count_settled", run))
 
     async def cost(self, run: int) -> float | None:
-        """Return what the samples of *run* cost in USD, at the prices of its last session.
+        """Return what *run* cost in USD with its probe, at the prices of its last session.
 
         Returns:
-            None if the price of a model that was asked is unknown, or no sample was taken.
+            None if the price of a model that was asked is unknown, or none was asked.
         """
         prices = json.loads(await self._value("prices", run) or "{}")
         if not prices:  # then the sums, which take as long as all the totals, would be for nothing
             return None
-        usage = await self.rows("usage_by_model", run)
+        usage = [*await self.rows("usage_by_model", run), *await self.rows("spent_beside", run)]
         if not usage or any(row["model"] not in prices for row in usage):
             return None
         return sum(

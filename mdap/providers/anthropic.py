@@ -7,7 +7,8 @@ counts is how the step's parser reads the reply.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from mdap.errors import UsageError
+from mdap.errors import RejectedError, UsageError
+from mdap.providers.dialect import Dialect
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
 from mdap.providers.failures import Guard, billed, count_of, first_line, foreign, json_object, mapping_of
 from mdap.providers.openai_replies import label_of
@@ -38,6 +39,7 @@ class AnthropicProvider:
         instant: False.
         remote: True.
         max_n: 1.
+        dialect: the options in force, with those that were found out.
     """
 
     instant: Final = False
@@ -47,6 +49,7 @@ class AnthropicProvider:
     def __init__(self, model: str, settings: AnthropicSettings, endpoint: Endpoint) -> None:
         self.name: Final = f"anthropic/{model}"
         self._model = model
+        self.dialect: Final = Dialect(settings)
         self._settings = settings
         self._endpoint = endpoint
         self._guard = Guard(endpoint, off=settings.allow_duplicates)
@@ -75,7 +78,12 @@ class AnthropicProvider:
             UnavailableError: key, quota or model will not do.
             RejectedError: the endpoint refuses this prompt.
         """
-        return [await self._wire.ask({**self._body(request), **self._settings.extra_body}, self._read)]
+        body = {**self._body(request), **self._settings.extra_body}
+        try:
+            return [await self._wire.ask(body, self._read)]
+        except RejectedError as error:
+            self.dialect.advise(error, body)
+            raise
 
     def describe(self) -> dict[str, Any]:
         """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
@@ -86,14 +94,16 @@ class AnthropicProvider:
         await self._wire.aclose()
 
     def _body(self, request: SampleRequest) -> dict[str, Any]:
+        settings = self.dialect.settings
+        system, user = settings.spoken(request)
         body: dict[str, Any] = {
             "model": self._model,
             "max_tokens": request.max_tokens,
-            "messages": [{"role": "user", "content": request.user}],
+            "messages": [{"role": "user", "content": user}],
         }
-        if request.system:
-            body["system"] = request.system
-        if self._settings.send_temperature:
+        if system:
+            body["system"] = system
+        if settings.send_temperature:
             body["temperature"] = request.temperature
         return body
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from mdap.errors import UsageError
 from mdap.providers.secrets import check_headers, custom_headers, secret_names, sounds_secret
+from mdap.records import SampleRequest
 
 __all__ = ["Endpoint", "EndpointSettings", "Transport", "basic", "find_endpoint", "read_settings"]
 
@@ -119,6 +120,8 @@ class EndpointSettings(BaseModel):
         allow_duplicates: whether to vote on replies of an endpoint that gives the same ones again and again,
             because of a cache or a fixed seed: such votes are one vote.
         send_temperature: whether to send the temperature; reasoning models refuse it.
+        system_role: how the system message is sent: ``system`` as one of its own, ``user`` at the start of
+            the user's message, for models without that role.
         extra_body: more fields of the request's body, as they are.
         headers: more headers, by name; those with secrets belong in the environment variable
             ``<NAME>_CUSTOM_HEADERS``.
@@ -129,10 +132,16 @@ class EndpointSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     own_fields: ClassVar[frozenset[str]] = frozenset({"messages", "model", "stream"})
+    # Options that the probe finds out unless the user sets them, each with its values, the best first.
+    negotiable: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "send_temperature": (True, False),
+        "system_role": ("system", "user"),
+    }
 
     base_url: str | None = None
     allow_duplicates: bool = False
     send_temperature: bool = True
+    system_role: Literal["system", "user"] = "system"
     extra_body: dict[str, Any] = Field(default_factory=dict)
     headers: dict[str, str] = Field(default_factory=dict)
     query: dict[str, str] = Field(default_factory=dict)
@@ -140,9 +149,33 @@ class EndpointSettings(BaseModel):
 
     def described(self) -> dict[str, Any]:
         """Return what of it makes a difference to what is asked, as JSON values."""
-        described = self.model_dump(mode="json", exclude={"base_url", "transport", "headers", "query"})
-        more = {"headers": self.headers, "query": self.query}
-        return {**described, **{name: value for name, value in more.items() if value}}
+        exclude = {"base_url", "transport"}
+        # Runs of earlier versions, which know nothing of these, can be resumed.
+        exclude |= {name for name in ("headers", "query") if not getattr(self, name)}
+        if self.system_role == "system":
+            exclude.add("system_role")
+        return self.model_dump(mode="json", exclude=exclude)
+
+    @property
+    def helpful(self) -> dict[str, str]:
+        """The value of each option, as it is typed, that asks less of an endpoint than the one in force."""
+        return {
+            name: str(values[-1] if getattr(self, name) != values[-1] else values[0]).lower()
+            for name, values in self.negotiable.items()
+        }
+
+    def sent_temperature(self, asked: float) -> float | None:
+        """Return the temperature that is sent where *asked* is wanted; None if none is."""
+        if "temperature" in self.extra_body:
+            sent = self.extra_body["temperature"]
+            return float(sent) if isinstance(sent, int | float) else None
+        return asked if self.send_temperature else None
+
+    def spoken(self, request: SampleRequest) -> tuple[str, str]:
+        """Return the system message and the user's as they are sent."""
+        if self.system_role == "system" or not request.system:
+            return request.system, request.user
+        return "", f"{request.system}\n\n{request.user}"
 
     @field_validator("base_url")
     @classmethod

@@ -74,7 +74,10 @@ def json_object(headers: Mapping[str, str], content: bytes, endpoint: Endpoint) 
     line = first_line(content, endpoint)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if not kind or kind == "application/json" or kind.endswith("+json"):
-        raise foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
+        error = foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
+        # An object without its end was cut on its way, which may pass.
+        error.foreign = not line.startswith("{")
+        raise error
     raise foreign(f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}", "wrong_type")
 
 

@@ -8,10 +8,11 @@ are true.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal
 
-from mdap.errors import UsageError
+from mdap.errors import RejectedError, UsageError
+from mdap.providers.dialect import Dialect
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
 from mdap.providers.failures import Guard, billed, json_object
 from mdap.providers.openai_replies import (
@@ -44,15 +45,26 @@ class OpenAISettings(EndpointSettings):
             its first sample; None sends none.
         token_parameter: what the endpoint calls its limit of output tokens.
         json_schema: how a step's schema is sent: ``loose`` asks for it, ``strict`` enforces it and is
-            refused for schemas beyond the endpoint's subset, ``off`` sends none.
+            refused for schemas beyond the endpoint's subset, ``object`` asks for a JSON object of any kind
+            (JSON mode), ``off`` sends none.
     """
 
     own_fields: ClassVar[frozenset[str]] = EndpointSettings.own_fields | {"n"}
+    negotiable: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "json_schema": ("loose", "object", "off"),
+        "token_parameter": ("max_completion_tokens", "max_tokens"),
+        **EndpointSettings.negotiable,
+    }
 
     n: bool = False
     seed: int | None = None
     token_parameter: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
-    json_schema: Literal["loose", "strict", "off"] = "loose"
+    json_schema: Literal["loose", "strict", "object", "off"] = "loose"
+
+    @property
+    def helpful(self) -> dict[str, str]:
+        """See `EndpointSettings.helpful`."""
+        return {**super().helpful, "n": "false"}
 
 
 class OpenAIProvider:
@@ -65,6 +77,7 @@ class OpenAIProvider:
         instant: False.
         remote: True.
         max_n: how many replies one request may ask for.
+        dialect: the options in force, with those that were found out.
     """
 
     instant: Final = False
@@ -74,6 +87,7 @@ class OpenAIProvider:
         self.name: Final = name
         self.max_n: Final = _REPLIES_PER_REQUEST if settings.n else 1
         self._model = model
+        self.dialect: Final = Dialect(settings)
         self._settings = settings
         self._endpoint = endpoint
         self._guard = Guard(endpoint, off=settings.allow_duplicates)
@@ -84,11 +98,6 @@ class OpenAIProvider:
     def allow_duplicates(self) -> bool:
         """Whether the user wants votes of an endpoint that repeats itself."""
         return self._settings.allow_duplicates
-
-    @property
-    def heeds_temperature(self) -> bool:
-        """Whether the temperature is sent at all."""
-        return self._settings.send_temperature
 
     @property
     def told(self) -> Told:
@@ -117,7 +126,11 @@ class OpenAIProvider:
             RejectedError: the endpoint refuses this prompt.
         """
         body = {**self._body(request), **self._settings.extra_body}
-        return await self._wire.ask(body, lambda response: self._read(request, response))
+        try:
+            return await self._wire.ask(body, lambda response: self._read(request, response))
+        except RejectedError as error:
+            self.dialect.advise(error, body)
+            raise
 
     def describe(self) -> dict[str, Any]:
         """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
@@ -128,9 +141,10 @@ class OpenAIProvider:
         await self._wire.aclose()
 
     def _body(self, request: SampleRequest) -> dict[str, Any]:
-        settings = self._settings
-        messages = [{"role": "system", "content": request.system}] if request.system else []
-        messages.append({"role": "user", "content": request.user})
+        settings = self.dialect.settings
+        system, user = settings.spoken(request)
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": user})
         body: dict[str, Any] = {"model": self._model, "messages": messages}
         body[settings.token_parameter] = request.max_tokens
         if settings.send_temperature:
@@ -139,10 +153,8 @@ class OpenAIProvider:
             body["n"] = n
         if settings.seed is not None:
             body["seed"] = _derived_seed(settings.seed, request)
-        if request.schema is not None and settings.json_schema != "off":
-            strict = settings.json_schema == "strict"
-            schema = {"name": "answer", "schema": request.schema, "strict": strict}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if response_format := _response_format(request, settings.json_schema):
+            body["response_format"] = response_format
         return body
 
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
@@ -215,6 +227,18 @@ def create_named(model: str, options: dict[str, Any]) -> OpenAIProvider:
     # What the SDK reads from its own vendor's variables is not meant for this endpoint.
     endpoint = find_endpoint(settings, name, name.upper().replace("-", "_"), None, own=False)
     return OpenAIProvider(f"openai-api/{model}", asked, settings, endpoint)
+
+
+def _response_format(request: SampleRequest, how: str) -> dict[str, Any] | None:
+    schema = request.schema
+    if schema is None or how == "off":
+        return None
+    if how != "object":
+        shape = {"name": "answer", "schema": schema, "strict": how == "strict"}
+        return {"type": "json_schema", "json_schema": shape}
+    # JSON mode gives nothing but objects, and endpoints refuse it for a prompt that does not speak of JSON.
+    fits = schema.get("type") == "object" and "json" in f"{request.system} {request.user}".lower()
+    return {"type": "json_object"} if fits else None
 
 
 def _derived_seed(seed: int, request: SampleRequest) -> int:

@@ -7,6 +7,7 @@ import anyio
 
 from mdap.errors import RateLimitError, TransientError
 from mdap.protocols import Provider
+from mdap.providers.dialect import Dialect
 from mdap.providers.gate import FIXED, Gate
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
@@ -29,6 +30,7 @@ class Paced:
         remote: whether an endpoint beyond this process is asked: then its limits are found out.
         allow_duplicates: whether the user wants votes of an endpoint that repeats itself.
         heeds_temperature: whether replies depend on the temperature.
+        dialect: options that the probe may find out; None where there are none.
         gate: where requests wait.
     """
 
@@ -40,6 +42,8 @@ class Paced:
         self.remote = bool(getattr(inner, "remote", False))
         self.allow_duplicates = bool(getattr(inner, "allow_duplicates", False))
         self.heeds_temperature = bool(getattr(inner, "heeds_temperature", True))
+        dialect = getattr(inner, "dialect", None)
+        self.dialect: Dialect[Any] | None = dialect if isinstance(dialect, Dialect) else None
         concurrency = limits.concurrency or (None if self.remote else FIXED)
         self.gate = Gate(concurrency, limits.requests_per_minute, limits.tokens_per_minute)
         self._estimator = Estimator()
@@ -107,6 +111,10 @@ class Paced:
         if self._limits.reserve_max_tokens:  # the endpoint gives nothing of it back
             return prompts + request.max_tokens * len(request.ordinals)
         return prompts + sum(reply.output_tokens or 0 for reply in replies)
+
+    def sent_temperature(self, asked: float) -> float | None:
+        """Return the temperature that is sent where *asked* is wanted; None if none is."""
+        return asked if self.dialect is None else self.dialect.settings.sent_temperature(asked)
 
     def describe(self) -> dict[str, Any]:
         """Return what the inner provider says of itself."""

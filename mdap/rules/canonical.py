@@ -3,10 +3,15 @@
 import dataclasses
 import json
 import re
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from enum import Enum
 from functools import cache
+from io import IOBase
 from typing import Any, Final
 
 import orjson
+from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 __all__ = ["canonical"]
@@ -46,13 +51,92 @@ def _fields(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names}
 
 
+# Each can be gone through once, or not at all: to spell it would leave nothing for the task.
+_USED_UP: Final = (Iterator, AsyncIterator, Awaitable, IOBase)
+_BARE: Final = (str, int, float, bool, type(None))
+
+
 def _plain(value: Any) -> Any:
     kind: type = type(value)
     if _names(kind):
         return _fields(value)
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=canonical)
-    return to_jsonable_python(value)
+    if isinstance(value, _USED_UP):
+        raise TypeError(
+            f"an object of class {kind.__qualname__} can be read only once: return a list of its items"
+        )
+    if isinstance(value, deque):
+        return list(value)
+    if isinstance(value, BaseModel):
+        # As Python values first: to write an iterator as JSON would use it up.
+        inside = value.__pydantic_serializer__.to_python(value, by_alias=True)
+        _refuse_used_up(inside)
+        return _in_order(to_jsonable_python(value), inside)
+    try:
+        return to_jsonable_python(value)
+    except ValueError:
+        raise TypeError(_formless(kind)) from None
+
+
+def _formless(kind: type) -> str:
+    if issubclass(kind, (bytes, bytearray)):
+        return "bytes that are no UTF-8 text have no JSON form: return their hex() or base64 text"
+    named = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    return (
+        f"an object of class {named} has no JSON form: use a dataclass, a pydantic model or plain JSON values"
+    )
+
+
+def _refuse_used_up(value: Any) -> None:
+    if isinstance(value, Mapping):
+        for each in value.values():
+            _refuse_used_up(each)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for each in value:
+            _refuse_used_up(each)
+    elif not isinstance(value, _BARE) and isinstance(value, _USED_UP):
+        _plain(value)
+
+
+def _in_order(written: Any, value: Any) -> Any:
+    """Return what pydantic has *written* for *value*, sets in their one order instead of that of hashes."""
+    if isinstance(written, dict) and isinstance(value, dict) and len(written) == len(value):
+        pairs = zip(written.items(), value.values(), strict=True)
+        return {key: _in_order(each, held) for (key, each), held in pairs}
+    if not isinstance(written, list):
+        return written
+    if isinstance(value, (list, tuple)) and len(written) == len(value):
+        return [_in_order(each, held) for each, held in zip(written, value, strict=True)]
+    if isinstance(value, (set, frozenset)):
+        # Sets inside have lost which of the members they were.
+        nested = any(isinstance(each, (frozenset, tuple)) for each in value)
+        return sorted(map(_reread, value) if nested else written, key=canonical)
+    return written
+
+
+def _reread(value: Any) -> Any:
+    return json.loads(canonical(value))
+
+
+def _keyed(value: Any) -> Any:
+    """Return *value* with the keys of its dicts as text, since encoders ask nobody about keys."""
+    if isinstance(value, dict):
+        keyed = {_key(key): _keyed(each) for key, each in value.items()}
+        if len(keyed) < len(value):
+            raise TypeError("two keys of a dict have one JSON form: write it as a list of pairs")
+        return keyed
+    if isinstance(value, (list, tuple)):
+        return [_keyed(each) for each in value]
+    return value if isinstance(value, _BARE) else _keyed(_plain(value))
+
+
+def _key(key: Any) -> Any:
+    plain = key if isinstance(key, _BARE) and not isinstance(key, Enum) else _plain(key)
+    if not isinstance(plain, _BARE):
+        kind = type(key).__qualname__
+        raise TypeError(f"a dict with keys of class {kind} has no JSON form: write it as a list of pairs")
+    return plain if isinstance(plain, str) else _readable.encode(plain)
 
 
 def _encoder(*, ascii_only: bool) -> json.JSONEncoder:
@@ -91,6 +175,12 @@ def canonical(value: Any) -> str:
     else:
         if type(value) is str or ("." not in text and "null" not in text and not _EXPONENT.search(text)):
             return text
-    text = _readable.encode(value)
+    try:
+        text = _readable.encode(value)
+    except TypeError as error:
+        if "keys must be" not in str(error) and "not supported between" not in str(error):
+            raise
+        value = _keyed(value)
+        text = _readable.encode(value)
     # A lone surrogate has no UTF-8 form: only its escape can be stored and hashed.
     return text if text.isascii() or not _SURROGATE.search(text) else _ascii.encode(value)

@@ -30,12 +30,12 @@ class Part(NamedTuple):
     Attributes:
         member: which model of the ensemble, from 0.
         view: which presentation of the step, from 0.
-        temperature: sampling temperature.
+        temperature: sampling temperature; None where none is sent.
     """
 
     member: int
     view: int
-    temperature: float
+    temperature: float | None
 
 
 Turn: TypeAlias = tuple[int, int]
@@ -45,6 +45,9 @@ NOBODY: Final[frozenset[Turn]] = frozenset()
 
 Group: TypeAlias = tuple[Part, tuple[int, ...]]
 """What one request asks for: samples, by ordinal, that are drawn alike."""
+
+Sent: TypeAlias = Mapping[int, tuple[float | None, ...]]
+"""Temperatures by member, of those to which others are sent than are scheduled."""
 
 # What steps ask for first is always the same; after failures it may be anything.
 _REMEMBERED: Final = 256
@@ -78,9 +81,10 @@ class Casting:
         apart: whether samples of different temperatures need requests of their own.
         seed: from which each sample's model and view are drawn, so that all samples of a step are drawn
             alike; None: they take turns.
+        sent: of members to which other temperatures are sent, or none: those, in place of *temperatures*.
 
     Attributes:
-        temperatures: of each sample, looked up by its ordinal; only the first are ever stored.
+        temperatures: the schedule, looked up by a sample's ordinal; only the first are ever stored.
         gone: members that have left the run.
         over: tiers that have left the run.
     """
@@ -91,6 +95,7 @@ class Casting:
         "_known",
         "_lineups",
         "_seed",
+        "_sent",
         "gone",
         "over",
         "samples_per_tier",
@@ -105,16 +110,18 @@ class Casting:
         *,
         apart: bool = True,
         seed: int | None = None,
+        sent: Sent | None = None,
     ) -> None:
         self._apart = apart
         self._seed = seed
         # With one model and one view there is nothing to draw.
         self._alone = all(len(lineup) == 1 for lineup in lineups)
         self._lineups = lineups
-        self.temperatures: Mapping[int, float] = _Schedule(temperatures, samples_per_tier)
         self.samples_per_tier = samples_per_tier
         self.gone: set[int] = set()
         self.over: set[int] = set()
+        self._sent = sent or {}
+        self.temperatures: Mapping[int, float] = _Schedule(temperatures, samples_per_tier)
         # Every step asks for the same few.
         self._known: dict[tuple[tuple[int, ...], int, int, frozenset[Turn]], list[Group]] = {}
 
@@ -165,13 +172,24 @@ class Casting:
         if self._seed is not None:
             able = self.turns(tier, views, refused) or self.turns(tier, views)
             drawn = able[_drawn(self._seed, key, ordinal) * len(able) >> 64] if able else (lineup[0], 0)
-            return Part(*drawn, self.temperatures[ordinal])
+            return Part(*drawn, self.temperature(ordinal, drawn[0]))
         turn = lineup[place % len(lineup)], place // len(lineup) % views
         if refused or self.gone:
             able = self.turns(tier, views, refused)
             if able and turn not in able:
                 turn = able[place % len(able)]
-        return Part(*turn, self.temperatures[ordinal])
+        return Part(*turn, self.temperature(ordinal, turn[0]))
+
+    def temperature(self, ordinal: int, member: int) -> float | None:
+        """Return the temperature at which sample *ordinal* is asked of *member*; None if none is sent."""
+        sent = self._sent.get(member) if self._sent else None
+        if sent is None:
+            return self.temperatures[ordinal]
+        return sent[min(ordinal % self.samples_per_tier, len(sent) - 1)]
+
+    def possible_temperatures(self, ordinal: int) -> set[float | None]:
+        """Return the temperatures at which sample *ordinal* may be asked of any member of its tier."""
+        return {self.temperature(ordinal, member) for member in self._lineups[self.tier(ordinal)]}
 
     def groups(
         self,
@@ -219,11 +237,15 @@ class Casting:
 
 
 def casting_of(
-    voting: VotingSettings, lineups: tuple[tuple[int, ...], ...] = ((0,),), *, apart: bool = True
+    voting: VotingSettings,
+    lineups: tuple[tuple[int, ...], ...] = ((0,),),
+    *,
+    apart: bool = True,
+    sent: Sent | None = None,
 ) -> Casting:
     """Return the schedule of samples under *voting*; see `Casting` for the others."""
     seed = None if voting.robust is None else voting.robust.seed
-    return Casting(lineups, voting.temperatures, voting.samples_allowed, apart=apart, seed=seed)
+    return Casting(lineups, voting.temperatures, voting.samples_allowed, apart=apart, seed=seed, sent=sent)
 
 
 def _drawn(seed: int, key: str, ordinal: int) -> int:

@@ -6,9 +6,11 @@ checks that a task keeps the promises that the engine relies on.
 """
 
 from mdap.testing.conformance import check_task
+from mdap.testing.faults import Canned, Faults, Served
 from mdap.testing.findings import Breach, Conformance, NonconformingError
+from mdap.testing.manners import Manners
 from mdap.testing.scripted import Script, ScriptedProvider
-from mdap.testing.server import Answer, Canned, Faults, FaultyServer, Served
+from mdap.testing.server import Answer, FaultyServer
 
 __all__ = [
     "Answer",
@@ -17,6 +19,7 @@ __all__ = [
     "Conformance",
     "Faults",
     "FaultyServer",
+    "Manners",
     "NonconformingError",
     "Script",
     "ScriptedProvider",

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from pydantic import ValidationError
-
-from mdap.tasks import Chain, Step, types_of
+from mdap.rules.values import SpellingError, kinds_of
+from mdap.tasks import Chain, Step
 from mdap.testing.findings import AbandonedError, Findings, words
 from mdap.testing.questions import Effort, Question, check_mistakes, defines, note_skipped
 
@@ -26,7 +25,7 @@ class ChainWalk:
         self._effort = effort
         self._first: Step[Any] | None = None
         self._length: int | None = None
-        self._states, self._answers = types_of(task)
+        self._states, self._answers = kinds_of(task)
         self._render = task.render if defines(task, "render") else None
         note_skipped(findings, task)
 
@@ -65,12 +64,11 @@ class ChainWalk:
     def _back(self, state: Any) -> Any:
         spelled = self.findings.spelled("a state", state)
         try:
-            back = self._states.validate_json(spelled)
-        except ValidationError as error:
-            self.findings.add("states survive their JSON", f"{spelled:.160} is refused: {error!s:.160}")
+            self._states.compare(state, spelled)
+        except SpellingError as error:
+            self.findings.add("states survive their JSON", str(error))
             raise AbandonedError from error
-        self.findings.same("states survive their JSON", "what is read back", state, back)
-        return back
+        return self._states.read(spelled)
 
     def _decide(self, state: Any, step: Step[Any], number: int) -> Any:
         """Look at all that hangs on *step*; return the state after the right answer."""
@@ -96,7 +94,7 @@ class ChainWalk:
 
     def _question(self, step: Step[Any], answers: list[Any], number: int) -> list[Any]:
         """Look at the step's prompts and parsers; return answers that were read from hostile texts."""
-        question = Question(self.findings, self._task, step, self._render, self._answers)
+        question = Question(self.findings, self._task, step, self._render, self._answers.compare)
         question.check_prompt()
         question.check_answers(answers)
         return question.check_texts(self._effort, number)

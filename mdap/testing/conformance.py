@@ -1,6 +1,7 @@
 """Whether a task keeps the promises that the engine relies on."""
 
 from mdap.errors import UsageError
+from mdap.rules.parameters import check_parameters
 from mdap.tasks import Chain, Process, Task
 from mdap.testing.chains import ChainWalk
 from mdap.testing.findings import Conformance, Findings, NonconformingError
@@ -39,6 +40,8 @@ def check_task(
     __tracebackhide__ = True  # pytest then shows the line of the test
     found = Findings()
     effort = Effort(steps, texts, seconds, seed)
+    if isinstance(task, Chain | Process):
+        found.usage("parameters come back from the record", check_parameters, task)
     if isinstance(task, Chain):
         walked = ChainWalk(found, task, effort).go()
     elif isinstance(task, Process):

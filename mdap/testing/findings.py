@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
 from mdap.tasks import Step
 
@@ -109,6 +110,13 @@ class Findings:
     def has(self, name: str) -> bool:
         """Return whether a breach of property *name* is noted, at whatever step."""
         return any(breach.property == name for breach in self.breaches)
+
+    def usage(self, name: str, check: Callable[[Any], None], task: Any) -> None:
+        """Note what *check* says is wrong with a task's parameters or types."""
+        try:
+            check(task)
+        except UsageError as error:
+            self.add(name, str(error))
 
     def same(self, name: str, what: str, expected: Any, found: Any) -> bool:
         """Note a breach unless two values have one canonical JSON; return whether they have."""

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from pydantic import TypeAdapter
-
 from mdap.errors import UndecidedError
 from mdap.rules.canonical import canonical
+from mdap.rules.reading import typed_answer
+from mdap.rules.values import SpellingError
 from mdap.tasks import Chain, Process, Step, Task
 from mdap.testing.chains import ChainWalk
 from mdap.testing.findings import AbandonedError, Findings, words
@@ -93,7 +93,7 @@ class ProcessWalk:
         if defines(self._task, "mistakes"):
             wrong = list(self.findings.pure("mistakes", self._task.mistakes, step, truth))
             check_mistakes(self.findings, self._task, truth, wrong)
-        question = Question(self.findings, self._task, step, self._rendering(step), _adapter(step))
+        question = Question(self.findings, self._task, step, self._rendering(step), _survives(step))
         question.check_prompt()
         question.check_answers([truth, *wrong])
         return [*wrong, *question.check_texts(self._effort, number + 1)]
@@ -149,6 +149,15 @@ def _contents(steps: Iterable[Step[Any]]) -> list[Any]:
     return sorted((words(step) for step in steps), key=canonical)
 
 
-def _adapter(step: Step[Any]) -> TypeAdapter[Any]:
-    typed = step.schema is not None and not isinstance(step.schema, dict)
-    return TypeAdapter(step.schema) if typed else TypeAdapter(Any)
+def _survives(step: Step[Any]) -> Callable[[Any, str], None]:
+    """Return what compares an answer with what its schema reads back, which a person's answer is read by."""
+
+    def compare(answer: Any, spelled: str) -> None:
+        try:
+            back = canonical(typed_answer(step, spelled))
+        except ValueError as error:
+            raise SpellingError(f"{spelled:.160} is refused by the step's schema: {error!s:.160}") from error
+        if back != spelled:
+            raise SpellingError(f"the step's schema reads {spelled:.160} back as {back:.160}")
+
+    return compare

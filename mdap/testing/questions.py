@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
-
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import precheck
+from mdap.rules.values import SpellingError, refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, RedFlag, Step, Task, canonical_step
 from mdap.testing.deadline import OverdueError, deadline
@@ -87,7 +86,7 @@ class Question:
         task: the task that asks.
         step: the step.
         render: writes a reply that gives an answer; None where the task renders none.
-        answers: reads an answer back from its JSON.
+        survives: raises `SpellingError` at an answer that does not come back from its JSON.
     """
 
     def __init__(
@@ -96,11 +95,12 @@ class Question:
         task: Task,
         step: Step[Any],
         render: Callable[[Any], str] | None,
-        answers: TypeAdapter[Any],
+        survives: Callable[[Any, str], None],
     ) -> None:
         self._findings = findings
         self._task = task
-        self._adapter = answers
+        self._survives = survives
+        self._read: dict[str, Any] = {}
         self._raw = step
         step = canonical_step(task, step)
         self.max_tokens = step.max_tokens or VotingSettings().max_tokens
@@ -148,16 +148,21 @@ class Question:
         else:
             self._findings.same("reading undoes rendering", f"for {side.name}, what is read back", form, read)
 
-    def read_back(self, answer: Any) -> Any:
-        """Return *answer* as it comes back from its JSON; note where that is not the same."""
+    def read_back(self, answer: Any) -> None:
+        """Note an *answer* that does not come back from its JSON, or shares its JSON with another."""
         spelled = self._findings.spelled("an answer", answer)
+        self._tell_apart(answer, spelled)
         try:
-            back = self._adapter.validate_json(spelled)
-        except ValidationError as error:
-            self._findings.add("answers survive their JSON", f"{spelled:.160} is refused: {error!s:.160}")
+            self._survives(answer, spelled)
+        except SpellingError as error:
+            self._findings.add("answers survive their JSON", str(error))
             raise AbandonedError from error
-        self._findings.same("answers survive their JSON", "what is read back", answer, back)
-        return back
+
+    def _tell_apart(self, answer: Any, spelled: str) -> None:
+        try:
+            refuse_rivals(self._read.setdefault(spelled, answer), answer, spelled)
+        except SpellingError as error:
+            self._findings.add("unequal answers are told apart", str(error))
 
     def check_texts(self, effort: Effort, number: int) -> list[Any]:
         """Note where a hostile text does anything but vote or raise `RedFlag`, in bounded time.
@@ -222,6 +227,7 @@ class Question:
                 f"{side.name} raised {type(error).__name__}: {error!s:.100} for {text!r:.100}",
             )
         else:
+            self._tell_apart(answer, spelled)
             if len(read) < _FOLLOWED:
                 read.setdefault(spelled, answer)
         return True

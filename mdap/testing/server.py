@@ -3,184 +3,26 @@
 import json
 import math
 import random
-import socket
-import struct
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.from_thread import start_blocking_portal
 from anyio.streams.buffered import BufferedByteReceiveStream
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Answer", "Canned", "Faults", "FaultyServer", "Served"]
+from mdap.testing.faults import ANSWERED, KINDS, Canned, Faults, Served
+from mdap.testing.http import Manner, Request, Response, read_request, send_response
+from mdap.testing.manners import Manners
+from mdap.testing.shapes import APIS, Shape, completion_of, error_of, usage_of
+
+__all__ = ["Answer", "FaultyServer"]
 
 Answer = Callable[[dict[str, Any], random.Random], str]
 """What a `FaultyServer` says: a function of the request's JSON body and a random source of its own."""
-
-
-class Faults(BaseModel):
-    """How often a `FaultyServer` misbehaves, and how; the rates are shares of all requests.
-
-    Attributes:
-        rate_limit: status 429 with ``Retry-After``.
-        rate_limit_silent: status 429 without a word on how long.
-        server_error: status 500.
-        overloaded: status 503.
-        hang: no answer until the client hangs up.
-        drip: the right answer, byte by byte.
-        reset: the connection is reset in the middle of the body.
-        truncated: half a body, ended so that only the JSON shows it.
-        wrong_type: status 200 with a page of HTML.
-        empty_choices: status 200 with an empty list of choices.
-        missing_usage: the right answer without ``usage``.
-        content_filter: a choice without content.
-        huge_body: a body of `huge_bytes`, its length not announced.
-        refused: status 400 of a content filter, for this share of all prompts: the same ones each time.
-        longest_prompt: tokens of a prompt beyond which it is refused with status 400; None for any.
-        unreadable: usage, and a choice that says only that something broke.
-        out_of_quota_after: answered requests after which the account is empty; None for never.
-        requests_per_minute: requests let through in any 60 seconds, the others getting 429; None for any.
-        tokens_per_minute: tokens let through in any 60 seconds, as above.
-        at_once: requests let through while others are being answered, as above.
-        tells_limits: whether headers tell requests and tokens per minute.
-        repeats: whether the same prompt always gets the very same response, as from a cache.
-        supports_n: whether ``n`` is honoured rather than ignored.
-        latency: median seconds until an answer.
-        sigma: spread of the latency: standard deviation of its logarithm.
-        retry_after: seconds that ``Retry-After`` asks for.
-        drip_interval: seconds between two bytes of a drip.
-        huge_bytes: bytes of a huge body.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rate_limit: float = Field(0.0, ge=0, le=1)
-    rate_limit_silent: float = Field(0.0, ge=0, le=1)
-    server_error: float = Field(0.0, ge=0, le=1)
-    overloaded: float = Field(0.0, ge=0, le=1)
-    hang: float = Field(0.0, ge=0, le=1)
-    drip: float = Field(0.0, ge=0, le=1)
-    reset: float = Field(0.0, ge=0, le=1)
-    truncated: float = Field(0.0, ge=0, le=1)
-    wrong_type: float = Field(0.0, ge=0, le=1)
-    empty_choices: float = Field(0.0, ge=0, le=1)
-    missing_usage: float = Field(0.0, ge=0, le=1)
-    content_filter: float = Field(0.0, ge=0, le=1)
-    huge_body: float = Field(0.0, ge=0, le=1)
-    refused: float = Field(0.0, ge=0, le=1)
-    longest_prompt: int | None = Field(None, ge=1)
-    unreadable: float = Field(0.0, ge=0, le=1)
-    out_of_quota_after: int | None = Field(None, ge=0)
-    requests_per_minute: int | None = Field(None, ge=1)
-    tokens_per_minute: int | None = Field(None, ge=1)
-    at_once: int | None = Field(None, ge=1)
-    tells_limits: bool = False
-    repeats: bool = False
-    supports_n: bool = True
-    latency: float = Field(0.0, ge=0)
-    sigma: float = Field(0.0, ge=0)
-    retry_after: float = Field(1.0, ge=0)
-    drip_interval: float = Field(0.01, ge=0)
-    huge_bytes: int = Field(64 * 2**20, ge=0)
-
-    @model_validator(mode="after")
-    def _rates_fit(self) -> Self:
-        if sum(getattr(self, kind) for kind in _KINDS) > 1 + 1e-9:
-            raise ValueError("the rates of all faults add up to more than 1")
-        return self
-
-
-_KINDS: Final = (
-    "rate_limit",
-    "rate_limit_silent",
-    "server_error",
-    "overloaded",
-    "hang",
-    "drip",
-    "reset",
-    "truncated",
-    "wrong_type",
-    "empty_choices",
-    "missing_usage",
-    "content_filter",
-    "huge_body",
-    "unreadable",
-)
-# The model did its work for these, so an endpoint bills them whether or not the answer arrives.
-_ANSWERED: Final = frozenset(
-    {"ok", "drip", "reset", "truncated", "missing_usage", "content_filter", "unreadable"}
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Canned:
-    """A response written by hand, for a server's script.
-
-    Attributes:
-        status: the HTTP status.
-        body: bytes or text as they are, or a JSON value.
-        headers: headers to send; ``Content-Type`` is JSON unless given, and left out where it is empty.
-    """
-
-    status: int = 200
-    body: Any = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def content(self) -> bytes:
-        """Return the body's bytes."""
-        if isinstance(self.body, bytes):
-            return self.body
-        return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One request for a completion, and what it met.
-
-    Attributes:
-        number: its place in the order of arrival, from 0.
-        outcome: ``ok``, a fault's name, ``limited``, ``prompt_refused``, ``prompt_too_long``,
-            ``out_of_quota``, ``canned`` or ``broken_answer``.
-        body: the request's JSON.
-        headers: the request's headers, names in lower case.
-        replies: choices the model wrote for it, whether or not they arrived.
-        prompt_tokens: tokens billed for the prompt.
-        completion_tokens: tokens billed for all its replies.
-        at: when it arrived, in seconds of `time.monotonic`.
-    """
-
-    number: int
-    outcome: str
-    body: dict[str, Any]
-    headers: dict[str, str]
-    replies: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    at: float = field(default_factory=time.monotonic)
-
-
-_Manner = Literal["whole", "hang", "drip", "reset", "truncated", "huge_body"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Response:
-    what: Canned
-    manner: _Manner = "whole"
-    delay: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    target: tuple[str, str]
-    headers: dict[str, str]
-    content: bytes
 
 
 class _Allowance:
@@ -220,6 +62,7 @@ class FaultyServer:
     Args:
         answer: writes one reply to a request; called once for each choice.
         faults: how often the server misbehaves.
+        manners: what it takes of a request, and how it answers.
         script: what the first requests meet, before rates apply: ``ok``, a fault's name, or a `Canned`.
         seed: of all draws.
 
@@ -233,6 +76,7 @@ class FaultyServer:
         answer: Answer,
         *,
         faults: Faults | None = None,
+        manners: Manners | None = None,
         script: Iterable[str | Canned] = (),
         seed: int = 0,
     ) -> None:
@@ -240,6 +84,8 @@ class FaultyServer:
         self.log: list[Served] = []
         self._answer = answer
         self._faults = faults or Faults()
+        self._manners = manners or Manners()
+        self._slots = anyio.Semaphore(self._manners.slots or _ANY)
         self._script = list(script)
         self._seed = seed
         self._answered = 0
@@ -247,7 +93,7 @@ class FaultyServer:
         self._requests = _Allowance(self._faults.requests_per_minute)
         self._tokens = _Allowance(self._faults.tokens_per_minute)
         self._running: AbstractAsyncContextManager[None] | None = None
-        unknown = {name for name in self._script if isinstance(name, str)} - {"ok", *_KINDS}
+        unknown = {name for name in self._script if isinstance(name, str)} - {"ok", *KINDS}
         if unknown:
             raise ValueError(f"no such faults: {', '.join(sorted(unknown))}")
 
@@ -258,11 +104,12 @@ class FaultyServer:
         answer: Answer,
         *,
         faults: Faults | None = None,
+        manners: Manners | None = None,
         script: Iterable[str | Canned] = (),
         seed: int = 0,
     ) -> Iterator[Self]:
         """Serve from a thread of its own; arguments as for the class."""
-        server = cls(answer, faults=faults, script=script, seed=seed)
+        server = cls(answer, faults=faults, manners=manners, script=script, seed=seed)
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(server):
             yield server
 
@@ -297,47 +144,66 @@ class FaultyServer:
         async with stream:
             with suppress(*gone, *unreadable):
                 reader = BufferedByteReceiveStream(stream)
-                while await self._send(stream, self._respond(await _read_request(reader))):
-                    pass
+                good = True
+                while good:
+                    response = self._respond(await read_request(reader))
+                    if response.works:
+                        await self._work(response.delay)
+                    good = await send_response(stream, response, self._faults)
 
-    def _respond(self, request: _Request) -> _Response:
+    async def _work(self, seconds: float) -> None:
+        self._busy += 1
+        try:
+            async with self._slots:
+                await anyio.sleep(seconds)
+        finally:
+            self._busy -= 1
+
+    def _respond(self, request: Request) -> Response:
         if request.target == ("GET", "/v1/models"):
             model = {"id": "faulty", "object": "model", "owned_by": "mdap"}
-            return _Response(Canned(body={"object": "list", "data": [model]}))
-        if request.target not in _APIS:
-            return _Response(_error(404, "not_found", f"no {' '.join(request.target)} here"))
+            return Response(Canned(body={"object": "list", "data": [model]}))
+        if request.target not in APIS:
+            return Response(error_of(404, "not_found", f"no {' '.join(request.target)} here"))
         try:
             body = json.loads(request.content)
         except ValueError:
             body = None
         if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
-            return _Response(_error(400, "invalid_request", "the body must be JSON with messages"))
-        return self._complete(body, request.headers, _APIS[request.target])
+            return Response(error_of(400, "invalid_request", "the body must be JSON with messages"))
+        return self._complete(body, request.headers, APIS[request.target])
 
-    def _complete(self, body: dict[str, Any], headers: dict[str, str], shape: "_Shape") -> _Response:
+    def _complete(self, body: dict[str, Any], headers: dict[str, str], shape: Shape) -> Response:
         number = len(self.log)
         outcome = self._draw(number, body)
         if isinstance(outcome, Canned):
             self.log.append(Served(number, "canned", body, headers))
-            return _Response(outcome)
-        if outcome not in _ANSWERED:
+            return Response(outcome)
+        if outcome not in ANSWERED:
             self.log.append(Served(number, outcome, body, headers))
             return self._refuse(outcome)
-        count = body.get("n") or 1 if self._faults.supports_n and shape is _completion else 1
+        refusal = self._manners.refusal(body)
+        if refusal is not None:
+            self.log.append(Served(number, "refused", body, headers))
+            return Response(refusal)
+        count = body.get("n") or 1 if self._faults.supports_n and shape is completion_of else 1
         source = json.dumps(body["messages"]) if self._faults.repeats else number
         try:
             texts = [self._answer(body, self._random(source, place)) for place in range(count)]
         except Exception as error:
             self.log.append(Served(number, "broken_answer", body, headers))
-            return _Response(_error(500, "broken_answer", f"the answer function raised {error!r}"))
-        usage = _usage(body, texts)
+            return Response(error_of(500, "broken_answer", f"the answer function raised {error!r}"))
+        texts, cut = self._manners.cut(body, texts)
+        usage = usage_of(body, texts)
         if not self._lets_through(usage["total_tokens"]):
             self.log.append(Served(number, "limited", body, headers))
-            return _Response(_error(*_REFUSALS["rate_limit_silent"], self._told()))
+            return Response(error_of(*_REFUSALS["rate_limit_silent"], self._told()))
         self._answered += 1
         tokens = usage["prompt_tokens"], usage["completion_tokens"]
         self.log.append(Served(number, outcome, body, headers, count, *tokens))
-        completion = shape(body, [None if outcome == "content_filter" else text for text in texts], usage)
+        said = [None if outcome == "content_filter" else text for text in texts]
+        completion = shape(body, said, usage)
+        self._manners.put_on(completion, cut=cut)
         completion["id"] = f"made-{self._random(source, 'id').randbytes(12).hex()}"
         if outcome == "missing_usage":
             del completion["usage"]
@@ -367,7 +233,7 @@ class FaultyServer:
         if number < len(self._script):
             return self._script[number]
         longest = self._faults.longest_prompt
-        if longest is not None and _usage(body, ())["prompt_tokens"] > longest:
+        if longest is not None and usage_of(body, ())["prompt_tokens"] > longest:
             return "prompt_too_long"
         if self._random("refused", json.dumps(body["messages"])).random() < self._faults.refused:
             return "prompt_refused"
@@ -375,7 +241,7 @@ class FaultyServer:
         if quota is not None and self._answered >= quota:
             return "out_of_quota"
         point = self._random(number).random()
-        for kind in _KINDS:
+        for kind in KINDS:
             point -= getattr(self._faults, kind)
             if point < 0:
                 return kind
@@ -384,70 +250,33 @@ class FaultyServer:
     def _random(self, *place: int | str) -> random.Random:
         return random.Random(":".join(map(str, (self._seed, *place))))
 
-    def _refuse(self, outcome: str) -> _Response:
+    def _refuse(self, outcome: str) -> Response:
         match outcome:
             case "hang" | "huge_body":
-                return _Response(Canned(), outcome)
+                return Response(Canned(), outcome)
             case "wrong_type":
                 html = Canned(200, "<html><h1>Bad gateway</h1></html>", {"Content-Type": "text/html"})
-                return _Response(html)
+                return Response(html)
             case "empty_choices":
-                return _Response(Canned(body=_completion({}, [], {})))
+                return Response(Canned(body=completion_of({}, [], {})))
             case "rate_limit":
                 pause = {"Retry-After": f"{self._faults.retry_after:g}"}
-                return _Response(_error(429, "rate_limit_exceeded", "slow down", pause))
+                return Response(error_of(429, "rate_limit_exceeded", "slow down", pause))
             case _:
-                return _Response(_error(*_REFUSALS[outcome]))
+                return Response(error_of(*_REFUSALS[outcome]))
 
-    def _deliver(self, number: int, outcome: str, completion: dict[str, Any]) -> _Response:
-        manner: _Manner = "whole"
+    def _deliver(self, number: int, outcome: str, completion: dict[str, Any]) -> Response:
+        manner: Manner = "whole"
         if outcome in ("drip", "reset", "truncated"):
             manner = outcome  # type: ignore[assignment]
         delay = self._faults.latency
         if delay and self._faults.sigma:
             delay = self._random(number, "latency").lognormvariate(math.log(delay), self._faults.sigma)
         what = Canned(body=completion, headers={**_named(number), **self._told()})
-        return _Response(what, manner, delay)
+        return Response(what, manner, delay, works=bool(delay or self._manners.slots))
 
-    async def _send(self, stream: SocketStream, response: _Response) -> bool:
-        """Send *response* in its manner; return whether the connection is still good."""
-        content = response.what.content()
-        if response.delay:
-            self._busy += 1
-            try:
-                await anyio.sleep(response.delay)
-            finally:
-                self._busy -= 1
-        match response.manner:
-            case "whole":
-                await stream.send(_head(response.what, len(content)) + content)
-                return True
-            case "drip":
-                await stream.send(_head(response.what, len(content)))
-                for byte in content:
-                    await stream.send(bytes([byte]))
-                    await anyio.sleep(self._faults.drip_interval)
-                return True
-            case "reset":
-                await stream.send(_head(response.what, len(content)) + content[: len(content) // 2])
-                # Closing a socket that lingers for no time sends RST in place of FIN.
-                linger = struct.pack("ii", 1, 0)
-                stream.extra(SocketAttribute.raw_socket).setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, linger
-                )
-            case "truncated":
-                await stream.send(_head(response.what, None) + content[: len(content) // 2])
-                await _hang_up(stream)
-            case "huge_body":
-                await stream.send(_head(response.what, None) + b'{"padding": "')
-                for _ in range(self._faults.huge_bytes // 65536 + 1):
-                    await stream.send(b"x" * 65536)
-                await stream.send(b'"}')
-                await _hang_up(stream)
-            case "hang":
-                await _wait_for_end(stream)
-        return False
 
+_ANY: Final = 1_000_000
 
 _REFUSALS: Final = {
     "rate_limit_silent": (429, "rate_limit_exceeded", "slow down"),
@@ -461,91 +290,3 @@ _REFUSALS: Final = {
 
 def _named(number: int) -> dict[str, str]:
     return {"X-Request-Id": f"req-{number}", "Request-Id": f"req-{number}"}
-
-
-def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Canned:
-    error = {"message": message, "type": code, "param": None, "code": code}
-    return Canned(status, {"error": error}, headers or {})
-
-
-_Shape = Callable[[dict[str, Any], Sequence[str | None], dict[str, int]], dict[str, Any]]
-
-
-def _completion(body: dict[str, Any], texts: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
-    """Return what the Chat Completions API answers."""
-    choices = [
-        {
-            "index": index,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": "content_filter" if text is None else "stop",
-        }
-        for index, text in enumerate(texts)
-    ]
-    return {"object": "chat.completion", "model": body.get("model"), "choices": choices, "usage": usage}
-
-
-def _message(body: dict[str, Any], texts: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
-    """Return what the Messages API answers."""
-    [text] = texts
-    return {
-        "type": "message",
-        "role": "assistant",
-        "model": body.get("model"),
-        "content": [] if text is None else [{"type": "text", "text": text}],
-        "stop_reason": "refusal" if text is None else "end_turn",
-        "usage": {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]},
-    }
-
-
-_APIS: Final[dict[tuple[str, str], _Shape]] = {
-    ("POST", "/v1/chat/completions"): _completion,
-    ("POST", "/v1/messages"): _message,
-}
-
-
-def _usage(body: dict[str, Any], texts: Sequence[str]) -> dict[str, int]:
-    # Four characters a token: near enough, and the same everywhere.
-    prompt = 1 + sum(len(str(_content(message))) for message in body["messages"]) // 4
-    completion = sum(1 + len(text) // 4 for text in texts)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
-
-
-def _content(message: Any) -> Any:
-    return message.get("content", "") if isinstance(message, dict) else ""
-
-
-async def _read_request(reader: BufferedByteReceiveStream) -> _Request:
-    head = (await reader.receive_until(b"\r\n\r\n", 65536)).decode("latin-1")
-    first, *lines = head.split("\r\n")
-    method, target, _ = first.split(" ", 2)
-    pairs = (line.partition(":") for line in lines)
-    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    content = await reader.receive_exactly(int(headers.get("content-length", "0")))
-    return _Request((method, target), headers, content)
-
-
-def _head(what: Canned, length: int | None) -> bytes:
-    """Return status line and headers; without a length, the body ends where the connection does."""
-    headers = {"Content-Type": "application/json", **what.headers}
-    headers |= {"Connection": "close"} if length is None else {"Content-Length": str(length)}
-    try:
-        phrase = HTTPStatus(what.status).phrase
-    except ValueError:
-        phrase = "Unknown"
-    lines = [f"HTTP/1.1 {what.status} {phrase}", *(f"{k}: {v}" for k, v in headers.items() if v)]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-async def _hang_up(stream: SocketStream) -> None:
-    # Closing at once would throw away what the client has not read yet.
-    await stream.send_eof()
-    await _wait_for_end(stream)
-
-
-async def _wait_for_end(stream: SocketStream) -> None:
-    async for _ in stream:
-        pass

@@ -5,15 +5,21 @@ import random
 import re
 from typing import Any
 
-__all__ = ["play"]
+__all__ = ["CHECKED", "STORY", "play"]
+
+CHECKED = '{"ok": true}'
+STORY = "They called the dog {:032x}, and on that day it rained until the river came up to the door."
 
 
 def play(body: dict[str, Any], rng: random.Random) -> str:
     """Answer a request: wrong in a tenth of all replies, unreadable in a twentieth.
 
+    What is no step gets a reply as well, as from a model: the probe asks for JSON, and for a story.
     Given a seed in the request, the same request gets the same answer.
     """
     prompt = body["messages"][-1]["content"]
+    if "Current state: " not in prompt:
+        return CHECKED if "JSON" in prompt else STORY.format(rng.getrandbits(128))
     drawn = random.Random(body["seed"]) if "seed" in body else rng
     point = drawn.random()
     if point < 0.05:

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 import mdap
 from mdap.compose.certifying import most_doubtful
 from mdap.journal.reader import open_log
-from mdap_hanoi import Answer, Hanoi, State
+from mdap.rules.values import Kind, kinds_of
+from mdap_hanoi import Hanoi
 from mdap_hanoi.strategy import right_answer
 
 
@@ -40,8 +39,8 @@ async def test_hard_prompts_are_warned_of_and_their_errors_are_doubtful(tmp_path
         state, wrong = task.start(), []
         async for decided in reader.decided(row.number):
             states, answers = mdap_types(task)
-            state = states.validate_json(decided["input"])
-            answer = answers.validate_json(decided["winner"])
+            state = states.read(decided["input"])
+            answer = answers.read(decided["winner"])
             if answer != right_answer(state, 10):
                 wrong.append(decided["step"])
     assert wrong
@@ -59,7 +58,5 @@ async def test_nothing_is_said_where_no_vote_can_disagree(tmp_path: Path) -> Non
     assert solution.to_dict()["certificate"] is None
 
 
-def mdap_types(task: Hanoi) -> tuple[TypeAdapter[State], TypeAdapter[Answer]]:
-    from mdap.engine.authored import Authored
-
-    return Authored("hanoi", task).types()
+def mdap_types(task: Hanoi) -> tuple[Kind, Kind]:
+    return kinds_of(task)

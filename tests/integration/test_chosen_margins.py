@@ -102,7 +102,7 @@ def _rename_options(db: Path, copy: Path, options: dict[str, float]) -> None:
 def mdap_state(task: Hanoi, text: str) -> Any:
     from mdap.engine.authored import Authored
 
-    return Authored("hanoi", task).types()[0].validate_json(text)
+    return Authored("hanoi", task).states.read(text)
 
 
 def task_answer(task: Hanoi, state: Any) -> Any:

@@ -736,8 +736,10 @@ async def test_a_file_that_is_no_database_is_refused_untouched(
 async def test_a_newer_database_is_refused_untouched(path: Path, opening: Callable[[Path], Any]) -> None:
     """A schema that this version does not know is left alone, and the sentence says to upgrade."""
     await write(path)
-    before = make(path, f"PRAGMA user_version = {max(migrations()) + 1}", "PRAGMA wal_checkpoint(TRUNCATE)")
-    with pytest.raises(DatabaseError, match=r"newer mdap \(schema 3, this one knows 2\): upgrade mdap"):
+    known = max(migrations())
+    before = make(path, f"PRAGMA user_version = {known + 1}", "PRAGMA wal_checkpoint(TRUNCATE)")
+    sentence = rf"newer mdap \(schema {known + 1}, this one knows {known}\): upgrade mdap"
+    with pytest.raises(DatabaseError, match=sentence):
         async with opening(path):
             pytest.fail("opened")
     assert content(path) == before

@@ -1153,7 +1153,7 @@ async def test_a_wrong_address_is_told_at_the_third_answer(response: Canned, sai
     assert "Check the address in -M base_url" in str(caught.value)
 
 
-@pytest.mark.parametrize("fault", ["server_error", "overloaded", "rate_limit", "reset"])
+@pytest.mark.parametrize("fault", ["server_error", "overloaded", "rate_limit", "reset", "truncated"])
 async def test_trouble_is_no_wrong_address(fault: str) -> None:
     """A server that loads its model, is busy, or breaks off may be asked as often as limits say."""
     script: Script = [*[fault] * 12]

@@ -17,24 +17,16 @@ from mdap_hanoi import Hanoi
 from tests.acceptance.player import play
 from tests.helpers import PROVIDED, Model, Walk
 
-STORY = "They called the dog {:032x}, and on that day it rained until the river came up to the door."
-
-
-def answer(body: dict[str, Any], rng: random.Random) -> str:
-    """Tell a story where one is wanted, and else play."""
-    prompt = body["messages"][-1]["content"]
-    return STORY.format(rng.getrandbits(128)) if "Surprise me" in prompt else play(body, rng)
-
 
 def same(body: dict[str, Any], rng: random.Random) -> str:
     """Tell one and the same story, as an engine does whose seed never changes."""
-    return answer(body, random.Random(1))
+    return play(body, random.Random(1))
 
 
 @contextmanager
 def serving(
     monkeypatch: pytest.MonkeyPatch,
-    how: Any = answer,
+    how: Any = play,
     script: list[str | Canned] | None = None,
     **faults: Any,
 ) -> Iterator[FaultyServer]:
@@ -64,8 +56,8 @@ def stories(server: FaultyServer) -> list[dict[str, Any]]:
     return [served.body for served in server.log if "Surprise me" in str(served.body)]
 
 
-async def test_an_honest_endpoint_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two small requests at temperature 1, recorded with the run, and nothing to warn of."""
+async def test_an_honest_endpoint_is_asked_thrice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One small request with all that a step may want, two at temperature 1, and nothing to warn of."""
     with serving(monkeypatch) as server:
         solution = await run(tmp_path / "a.db")
     assert (solution.result["solved"], warned(solution)) == (True, [])
@@ -73,9 +65,18 @@ async def test_an_honest_endpoint_is_asked_twice(tmp_path: Path, monkeypatch: py
     assert [(body["temperature"], body["max_completion_tokens"]) for body in asked] == [(1.0, 64)] * 2
     assert probed(tmp_path / "a.db") == {
         "model": "openai/m",
-        "requests": 2,
-        "input_tokens": sum(served.prompt_tokens for served in server.log[:2]),
-        "output_tokens": sum(served.completion_tokens for served in server.log[:2]),
+        "requests": 3,
+        "samples": 3,
+        "failed_attempts": 0,
+        "input_tokens": sum(served.prompt_tokens for served in server.log[:3]),
+        "output_tokens": sum(served.completion_tokens for served in server.log[:3]),
+        "cached_tokens": 0,
+        "options": {
+            "json_schema": "loose",
+            "token_parameter": "max_completion_tokens",
+            "send_temperature": True,
+            "system_role": "system",
+        },
         "repeats": False,
         "n": None,
         "usage": True,
@@ -84,7 +85,7 @@ async def test_an_honest_endpoint_is_asked_twice(tmp_path: Path, monkeypatch: py
     }
 
 
-@pytest.mark.parametrize(("how", "faults"), [(same, {}), (answer, {"repeats": True})])
+@pytest.mark.parametrize(("how", "faults"), [(same, {}), (play, {"repeats": True})])
 async def test_an_endpoint_that_repeats_itself_is_not_voted_on(
     how: Any, faults: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +94,7 @@ async def test_an_endpoint_that_repeats_itself_is_not_voted_on(
         stopped = await run(tmp_path / "a.db")
         assert stopped.status is RunStatus.STOPPED
         assert stopped.totals.samples == 0
-        assert len(server.log) <= 3
+        assert len(server.log) <= 4
         assert "gave the same text to each of 3 requests at temperature 1" in str(stopped.reason)
         assert "allow it with -M allow_duplicates=true" in str(stopped.reason)
     with serving(monkeypatch):
@@ -134,7 +135,7 @@ async def test_n_saves_a_request_of_the_probe(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("script", "failure"),
-    [(["server_error"], "http_500"), (["ok", "reset"], "disconnected"), (["rate_limit"], "rate_limit")],
+    [(["ok", "server_error"], "http_500"), (["reset"], "disconnected")],
 )
 async def test_a_probe_that_fails_holds_nothing_up(
     script: list[str | Canned], failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,6 +146,18 @@ async def test_a_probe_that_fails_holds_nothing_up(
     assert (solution.status, warned(solution)) == (RunStatus.FINISHED, [])
     found = probed(tmp_path / "a.db")
     assert (found["failure"], found["repeats"]) == (failure, None)
+
+
+@pytest.mark.parametrize("first", ["rate_limit", "server_error"])
+async def test_one_failure_that_passes_does_not_end_the_probe(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal for coming too soon, or a breakdown, is met by asking once more, and is counted."""
+    with serving(monkeypatch, script=[first], retry_after=0.01):
+        solution = await run(tmp_path / "a.db")
+    found = probed(tmp_path / "a.db")
+    assert (found["failure"], found["repeats"], found["failed_attempts"]) == (None, False, 1)
+    assert (solution.totals.probe.failed_attempts, solution.totals.failed_attempts) == (1, 0)
 
 
 async def test_short_texts_tell_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +197,7 @@ async def test_the_probe_is_paid_for_out_of_the_budget(
     """A budget that only just pays for a run does not pay for the probe as well."""
 
     def steady(body: dict[str, Any], rng: random.Random) -> str:
-        return answer(body, rng if "Surprise me" in str(body) else random.Random(3))
+        return play(body, rng if "Surprise me" in str(body) else random.Random(3))
 
     prices = {"openai/m": mdap.Price(input=0, output=1_000_000)}
     voting = mdap.VotingSettings(k=1, max_tokens=60)

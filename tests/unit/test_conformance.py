@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pydantic import PrivateAttr
+from pydantic import BaseModel, PrivateAttr, SecretStr
 
 import mdap
 from mdap.testing import NonconformingError, check_task
@@ -169,6 +169,79 @@ class Tuples(mdap.Chain[Any, int]):
         return f"sum={answer}"
 
 
+@dataclass(frozen=True)
+class More:
+    by: int
+
+
+@dataclass(frozen=True)
+class Less:
+    by: int
+
+
+class Alike(mdap.Chain[int, More | Less]):
+    """Its answers are of two classes that have the same JSON."""
+
+    def start(self) -> int:
+        return 0
+
+    def step(self, state: int) -> mdap.Step[More | Less] | None:
+        return mdap.Step(user=f"after {state}?", parse=self.read) if state < 3 else None
+
+    def read(self, text: str) -> More | Less:
+        if text not in ("more", "less"):
+            raise mdap.RedFlag("neither")
+        return More(1) if text == "more" else Less(1)
+
+    def advance(self, state: int, answer: More | Less) -> int:
+        return state + 1
+
+    def oracle(self, state: int) -> More | Less:
+        return More(1)
+
+    def mistakes(self, state: int, truth: More | Less) -> list[More | Less]:
+        return [More(2)]
+
+    def render(self, answer: More | Less) -> str:
+        return "more"
+
+
+class OfBase(mdap.Process[Any]):
+    """Its answers hold one of two classes where a base class is declared, and its views differ in which."""
+
+    class Held(BaseModel):
+        by: Any
+
+    def step(self) -> mdap.Step[Any]:
+        view = mdap.View(user="the other way?", parse=lambda text: self.Held(by=Less(1)), render=str)
+        return mdap.Step(user="which way?", parse=lambda text: self.Held(by=More(1)), views=(view,))
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        return await ask(self.step())
+
+    def oracle(self, step: mdap.Step[Any]) -> Any:
+        return self.Held(by=More(1))
+
+    def mistakes(self, step: mdap.Step[Any], truth: Any) -> list[Any]:
+        return [self.Held(by=More(2))]
+
+    def render(self, step: mdap.Step[Any], answer: Any) -> str:
+        return "more"
+
+
+class Secretive(Sum):
+    """It takes a secret as a parameter."""
+
+    key: SecretStr = SecretStr("hunter2")
+
+
+class UsedUp(Sum):
+    """Its answers can be read only once."""
+
+    def read(self, text: str) -> Any:
+        return (part for part in text)
+
+
 class ReadsAnyNumber(Sum):
     """Its parser lets `int` and `json` raise what they like."""
 
@@ -328,6 +401,7 @@ class Silent(Sum):
         (Remembers(), {"methods are pure"}),
         (Listing(), {"methods change no argument"}),
         (Tuples(), {"states survive their JSON"}),
+        (Secretive(), {"parameters come back from the record"}),
         (ReadsAnyNumber(), {"bad text raises RedFlag and nothing else"}),
         (ReadsNan(), {"bad text raises RedFlag and nothing else"}),
         (Backtracks(), {"any text is read in bounded time"}),
@@ -535,3 +609,30 @@ def test_what_is_no_chain_is_refused() -> None:
     """A sentence says so."""
     with pytest.raises(mdap.UsageError, match="derive it"):
         check_task(mdap.Task())
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        (
+            Tuples(),
+            "the state (0,) comes back from its JSON as [0]: derive the task from mdap.Chain[tuple, ...]",
+        ),
+        (
+            Alike(),
+            "the answer More(by=1) has the JSON that Less(by=1) has: give each class a field of its own",
+        ),
+        (
+            OfBase(),
+            'have one spelling, {"by":{"by":1}}, and would share their votes: give each class a field',
+        ),
+        (UsedUp(), "an object of class generator can be read only once: return a list of its items"),
+        (Secretive(), "parameter key of Secretive is a secret, which mdap does not record"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_it_says_of_values_what_a_run_would_say(task: mdap.Task, sentence: str) -> None:
+    """In the same sentence, before anything is paid."""
+    with pytest.raises(NonconformingError) as caught:
+        check_task(task, texts=10)
+    assert sentence in str(caught.value)

@@ -71,6 +71,23 @@ SELECT model, count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_token
        sum(input_tokens IS NULL OR output_tokens IS NULL) AS unmetered
 FROM tree JOIN samples USING (run) GROUP BY model ORDER BY model
 
+-- name: spent_beside
+-- What events say that was billed: probes, and answers that could not be read.
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT kind, data->>'model' AS model, coalesce(sum(data->>'samples'), 0) AS samples,
+       coalesce(sum(data->>'failed_attempts'), 0) AS failed_attempts,
+       coalesce(sum(data->>'input_tokens'), 0) AS input_tokens,
+       coalesce(sum(data->>'output_tokens'), 0) AS output_tokens,
+       coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens
+FROM tree JOIN run_events e ON e.run = tree.run
+WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL GROUP BY 1, 2
+
+-- name: options_found
+WITH RECURSIVE above(run) AS (SELECT ?1 UNION SELECT r.parent FROM above JOIN runs r ON r.id = above.run
+    WHERE r.parent IS NOT NULL)
+SELECT data->>'model' AS model, data->'options' AS options FROM above JOIN run_events USING (run)
+WHERE kind = 'probe' AND data->>'options' <> '{}' ORDER BY id
+
 -- name: prices
 SELECT data->>'prices' FROM run_events WHERE run = ?1 AND kind IN ('started', 'resumed')
 ORDER BY id DESC LIMIT 1

@@ -410,7 +410,8 @@ def test_a_failed_attempt_is_a_fact_and_nothing_else() -> None:
     opening, request = hand.flight[0]
     hand.race.take(Failed(opening, request, 1, TransientError("reset by peer", kind="connection")))
     assert hand.race.wanted() == []
-    assert hand.log.facts[1:] == [AttemptFailed(1, 0, 0, 0, 1, "connection", "reset by peer")]
+    failed = AttemptFailed(1, 0, 0, 0, 1, "connection", "reset by peer", model="toy")
+    assert hand.log.facts[1:] == [failed]
     assert (opening.race.counted, opening.race.in_flight) == (0, 2)
     assert (hand.race.progress.failed_attempts, hand.race.progress.in_flight) == (1, 2)
 

@@ -255,8 +255,6 @@ def judged(step: Race, text: str, finish: str = "stop", tokens: int | None = Non
         ("all fine: A", "length", 10, "truncated"),
         ("all fine: A", "max_tokens", None, "truncated"),
         ("all fine: A", "content_filter", None, "ended by content_filter"),
-        ("all fine: A", "tool_calls", None, "ended by tool_calls"),
-        ("all fine: A", "", None, "ended by "),
         ("", "stop", 0, "empty"),
         (" \n\t ", "stop", 3, "empty"),
         ("no answer", "stop", 3, "no colon"),

@@ -112,3 +112,13 @@ def test_who_refuses_a_step_is_not_drawn_for_it() -> None:
     refused = frozenset({(0, 0), (1, 1)})
     drawn = {casting.part(ordinal, 2, refused, "s")[:2] for ordinal in range(100)}
     assert drawn == {(1, 0), (0, 1)}
+
+
+def test_the_temperature_is_that_of_whoever_is_asked() -> None:
+    """A member to which others are sent, or none, keeps to that also where it stands in for another."""
+    casting = Casting(((0, 1, 2),), (0.0, 0.1), 9, sent={1: (None,), 2: (0.7,)})
+    assert [casting.part(ordinal, 1).temperature for ordinal in range(4)] == [0.0, None, 0.7, 0.1]
+    assert casting.possible_temperatures(3) == {0.1, None, 0.7}
+    refused = frozenset({(0, 0), (1, 0)})
+    parts = [casting.part(ordinal, 1, refused) for ordinal in range(4)]
+    assert [(part.member, part.temperature) for part in parts] == [(2, 0.7)] * 4

@@ -1,0 +1,110 @@
+"""Which fields of a request an endpoint takes: options that the user left open, settled by its refusals."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+from mdap.errors import RejectedError
+from mdap.providers.endpoint import EndpointSettings
+
+__all__ = ["Dialect", "options_named"]
+
+S = TypeVar("S", bound=EndpointSettings)
+
+# What servers call what an option is about. They quote names in as many ways as there are servers.
+_NAMED: Final = {
+    "json_schema": re.compile(
+        r"(?i)response.?format|json.?(schema|object|mode)|structured.?output|guided|grammar"
+    ),
+    "token_parameter": re.compile(r"(?i)max_(completion_)?tokens"),
+    "send_temperature": re.compile(r"(?i)\btemperature\b"),
+    "system_role": re.compile(
+        r"(?i)system.?(role|message|prompt|instruction)|developer.?instruction|roles?\b.{0,60}\bsystem\b"
+        r"|roles must alternate|roles are supported|\bsystem\b.{0,20}\b(not|unsupported|extra|unexpected)\b"
+    ),
+    "n": re.compile(r"""(?i)['"`]n['"`]|\bn\s*[=>]\s*1|\bn must be|\bparameter:? n\b"""),
+}
+# A limit of tokens may be refused for its size, which no other name for it would change.
+_SIZE: Final = re.compile(
+    r"(?i)context|too (large|long|high|small|low)|at (most|least)|exceed|higher|greater|less than|below"
+    r"|above|maximum|minimum|could not finish"
+)
+# The fields of a request's body that are an option's.
+_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "json_schema": ("response_format",),
+    "token_parameter": ("max_completion_tokens", "max_tokens"),
+    "send_temperature": ("temperature",),
+    "n": ("n",),
+}
+
+
+def options_named(text: str) -> list[str]:
+    """Return the options that an endpoint's refusal is about, going by its words."""
+    found = [name for name, pattern in _NAMED.items() if pattern.search(text)]
+    if "token_parameter" in found and _SIZE.search(text):
+        found.remove("token_parameter")
+    return found
+
+
+class Dialect(Generic[S]):
+    """The options with which an endpoint is asked: the user's own, and values found out for the others.
+
+    Args:
+        settings: the user's.
+
+    Attributes:
+        settings: those in force.
+        open: options that the user did not set, each with its values, the best first.
+    """
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+        self.open: Final[dict[str, tuple[Any, ...]]] = {
+            name: values
+            for name, values in settings.negotiable.items()
+            if name not in settings.model_fields_set
+            and not settings.extra_body.keys() & _FIELDS.get(name, ())
+        }
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """The values in force of the options that the user left open."""
+        return {name: getattr(self.settings, name) for name in self.open}
+
+    def adopt(self, options: Mapping[str, Any]) -> None:
+        """Use *options*, except for what the user set and for values that there are not."""
+        known = {name: value for name, value in options.items() if value in self.open.get(name, ())}
+        self.settings = self.settings.model_copy(update=known)
+
+    def next_of(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return for each open option among *names* the value to try next, where there is one."""
+        following = {}
+        for name in names:
+            values = self.open.get(name, ())
+            place = values.index(getattr(self.settings, name)) + 1 if values else 0
+            if 0 < place < len(values):
+                following[name] = values[place]
+        return following
+
+    def last(self) -> dict[str, Any]:
+        """Return for each open option the value that asks the least of an endpoint."""
+        return {name: values[-1] for name, values in self.open.items()}
+
+    def advise(self, error: RejectedError, body: Mapping[str, Any]) -> None:
+        """Add to *error* the options that may help, where it refuses a part of the request's *body*."""
+        helpful = self.settings.helpful
+        advice = [
+            f"-M {name}={helpful[name]}"
+            for name in options_named(str(error))
+            if name in helpful and _sent(name, body)
+        ]
+        if advice:
+            error.args = (f"{error}; try {' '.join(advice)}",)
+            error.about_options = True
+
+
+def _sent(name: str, body: Mapping[str, Any]) -> bool:
+    """Return whether *body* has what the option *name* is about."""
+    if name == "system_role":
+        return "system" in body or any(message.get("role") == "system" for message in body["messages"])
+    return any(field in body for field in _FIELDS[name])

@@ -1,0 +1,93 @@
+"""What the record keeps of a task itself, its parameters and version: they must come back as they were."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
+
+from mdap.errors import UsageError
+from mdap.rules.canonical import canonical
+from mdap.rules.values import difference, kinds_of
+from mdap.settings import explain
+from mdap.tasks import Chain, Task
+
+__all__ = ["check_parameters", "version_of"]
+
+
+def check_parameters(task: Task) -> None:
+    """Refuse a task whose parameters do not come back from the record as what they are.
+
+    Raises:
+        UsageError: a parameter does not; the sentence names it, and shows no value.
+    """
+    kind = type(task)
+    if isinstance(task, Chain):
+        kinds_of(task)
+    for name in kind.model_fields:
+        value = getattr(task, name)
+        if any(isinstance(each, (SecretStr, SecretBytes)) for each in _inside(value)):
+            raise UsageError(
+                f"parameter {name} of {kind.__name__} is a secret, which mdap does not record: "
+                "let the task read it from the environment"
+            )
+        _or_usage(f"parameter {name} of {kind.__name__}", canonical, value)
+    text = _or_usage(f"a parameter of {kind.__name__}", canonical, task)
+    try:
+        back = kind(**json.loads(text))
+    except ValidationError as error:
+        raise UsageError(
+            f"{explain('parameter', error)}, when the parameters of {kind.__name__} are read back from the "
+            "record: a parameter is recorded by its name, so use no computed field, `exclude` or "
+            "`serialization_alias`, and let validators accept what they return"
+        ) from None
+    except Exception as error:
+        raise UsageError(
+            f"the parameters of {kind.__name__} cannot be read back from the record ({type(error).__name__}: "
+            f"{error}): let validators accept what they return"
+        ) from None
+    differ = difference(task, back)
+    if differ is not None:
+        one, other = type(differ.one).__qualname__, type(differ.other).__qualname__
+        changed = f"as {other} instead of {one}" if one != other else "with another value"
+        raise UsageError(
+            f"parameter {differ.path.lstrip('.')} of {kind.__name__} comes back from the record {changed}: "
+            "name its class in the parameter's type, exclude no field, and let validators leave their own "
+            "result as it is"
+        )
+
+
+def _or_usage(what: str, spell: Callable[[Any], str], value: Any) -> str:
+    try:
+        return spell(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{what} cannot be recorded: {error}") from None
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """Yield *value*, and everything in it."""
+    yield value
+    if isinstance(value, dict):
+        held: Any = value.values()
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        held = value
+    elif isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        held = vars(value).values() if hasattr(value, "__dict__") else ()
+    else:
+        return
+    for each in held:
+        yield from _inside(each)
+
+
+def version_of(task: Task) -> str:
+    """Return a task's version as it is recorded: text as it is, anything else with its class.
+
+    Raises:
+        UsageError: it has no JSON form.
+    """
+    version: Any = task.version
+    if type(version) is str:
+        return version
+    kind = type(version).__name__
+    return f"{kind} {_or_usage(f'the version of {type(task).__name__}', canonical, version)}"

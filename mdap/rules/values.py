@@ -1,0 +1,308 @@
+"""Whether values come back from their canonical JSON as what they were, and the sentence where they do not.
+
+Canonical JSON leaves out the class of a value: the type that a task declares must tell it. What it does not
+tell is found at the first value of each class, before votes are merged or a resumed run goes on from
+another state.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import datetime, time
+from decimal import Decimal
+from functools import lru_cache
+from types import UnionType
+from typing import Any, Final, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from mdap.errors import UsageError
+from mdap.rules.canonical import canonical
+from mdap.tasks import Chain, types_of
+
+__all__ = ["Difference", "Kind", "SpellingError", "difference", "kinds_of", "refuse_rivals"]
+
+# So many values are looked at, whatever they are, and from then on each so many-th.
+_FIRST: Final = 8
+_EACH: Final = 64
+_SHORT: Final = 1_000
+_WRITTEN: Final = (float, Decimal, datetime, time)
+# Types that leave open which class a value has, or may change it.
+_OPEN: Final = ("any", "union", "tagged-union", "is-instance", "custom-error", "callable")
+_TELL: Final = (
+    "give each class a field of its own value, such as `kind: Literal[{name!r}] = {name!r}`, and declare the "
+    "type as the union of the classes"
+)
+
+
+class SpellingError(ValueError):
+    """Raised when a value does not come back from its JSON as it was, or shares its JSON with another."""
+
+
+class Difference(NamedTuple):
+    """Where two values are not the same.
+
+    Attributes:
+        path: the place, such as ``.shape.sides[2]``; empty for the values as a whole.
+        one: what is there in the one.
+        other: what is there in the other.
+    """
+
+    path: str
+    one: Any
+    other: Any
+
+
+def difference(one: Any, other: Any, path: str = "", *, evidence: bool = False) -> Difference | None:
+    """Return the first place where two values are not equal and of one class; None if they are the same.
+
+    An integer counts as the same as the equal float, since Python's types let it stand for one. Numbers and
+    times that are equal and written in several ways, such as ``Decimal("1")`` and ``Decimal("1.0")``, do not.
+
+    Args:
+        one: a value.
+        other: the value to compare it with.
+        path: where both stand in a larger value.
+        evidence: whether fields that pydantic excludes may differ: an answer may carry more than its vote.
+    """
+    kind = type(one)
+    if kind is not type(other):
+        alike = kind is int and type(other) is float and one == other
+        return None if alike else Difference(path, one, other)
+    if one is other:
+        return None
+    parts = _parts(one, other, path, evidence)
+    if parts is None:
+        alike = one == other and (not isinstance(one, _WRITTEN) or str(one) == str(other))
+        return None if alike else Difference(path, one, other)
+    return next(filter(None, (difference(*part, evidence=evidence) for part in parts)), None)
+
+
+def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[Any, Any, str]] | None:
+    """Return what two values of one class hold, in pairs with their places; None if it cannot be paired."""
+    if isinstance(one, BaseModel):
+        fields = type(one).model_fields.items()
+        names = (
+            *(name for name, field in fields if not (evidence and field.exclude)),
+            *(one.__pydantic_extra__ or ()),
+            *(other.__pydantic_extra__ or ()),
+        )
+        return _fields(one, other, path, names)
+    if dataclasses.is_dataclass(one):
+        return _fields(one, other, path, tuple(field.name for field in dataclasses.fields(one)))
+    if isinstance(one, (list, tuple)) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return ((mine, its, f"{path}[{place}]") for place, (mine, its) in pairs)
+    if isinstance(one, dict) and one.keys() == other.keys():
+        keys = {key: key for key in other}
+        return (
+            pair
+            for key in one
+            for pair in (
+                (key, keys[key], f"{path}[{key!r:.40}]"),
+                (one[key], other[key], f"{path}[{key!r:.40}]"),
+            )
+        )
+    if isinstance(one, (set, frozenset)) and one == other:
+        members = {each: each for each in other}
+        return ((each, members[each], f"{path}[{each!r:.40}]") for each in one)
+    return None
+
+
+_MISSING: Final = object()
+
+
+def _fields(one: Any, other: Any, path: str, names: tuple[str, ...]) -> Iterator[tuple[Any, Any, str]]:
+    for name in names:
+        yield getattr(one, name, _MISSING), getattr(other, name, _MISSING), f"{path}.{name}"
+
+
+def refuse_rivals(first: Any, answer: Any, spelled: str) -> None:
+    """Refuse two answers of one canonical JSON that are not the same: they would share their votes.
+
+    Raises:
+        SpellingError: they are not the same.
+    """
+    differ = difference(first, answer, evidence=True)
+    if differ is not None:
+        raise SpellingError(
+            f"the answers {_shown(first)} and {_shown(answer)} have one spelling, {spelled:.200}, and would "
+            f"share their votes: {_apart(differ)}"
+        )
+
+
+def _apart(differ: Difference) -> str:
+    one, other = type(differ.one), type(differ.other)
+    place = f"their {differ.path.lstrip('.')}" if differ.path else "they"
+    if one is other:
+        return f"{place} must be part of their JSON, or be equal"
+    if _structured(one) and _structured(other):
+        return _TELL.format(name=other.__name__)
+    return f"{place} must be of one class, {one.__qualname__} or {other.__qualname__}"
+
+
+def _structured(kind: type) -> bool:
+    return dataclasses.is_dataclass(kind) or issubclass(kind, BaseModel) or hasattr(kind, "_fields")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+# -- states and answers of a chain -----------------------------------------------------------------
+
+
+class Kind:
+    """The declared type of a chain's states or of its answers.
+
+    Args:
+        role: ``state`` or ``answer``.
+        adapter: the type.
+        opened: whether the type leaves open which class a value has.
+    """
+
+    __slots__ = ("_adapter", "_count", "_members", "_open", "_role", "_seen")
+
+    def __init__(self, role: str, adapter: TypeAdapter[Any], *, opened: bool) -> None:
+        self._role = role
+        self._adapter = adapter
+        self._open = opened
+        self._seen: set[type] = set()
+        self._count = 0
+        self._members = _members(adapter._type)
+
+    def read(self, text: str) -> Any:
+        """Return the value that the JSON *text* stands for.
+
+        Raises:
+            ValidationError: it stands for none.
+        """
+        return self._adapter.validate_json(text, by_alias=True, by_name=True)
+
+    def check(self, value: Any, text: str) -> bool:
+        """Check that *value* comes back from its JSON *text*; return whether it is the first of its class.
+
+        Past the first values of a class, only some are looked at, and short ones whose class is open.
+
+        Raises:
+            SpellingError: it does not come back as what it was.
+        """
+        kind = type(value)
+        first = kind not in self._seen
+        self._count += 1
+        if first or self._count <= _FIRST or not self._count % _EACH or (self._open and len(text) < _SHORT):
+            self.compare(value, text)
+            self._seen.add(kind)
+        return first
+
+    def compare(self, value: Any, text: str) -> None:
+        """Refuse a *value* that does not come back from its JSON *text*.
+
+        Raises:
+            SpellingError: it does not.
+        """
+        named = f"the {self._role} {_shown(value)}"
+        for member in self._members:
+            other = _or_nothing(member, text)
+            if type(other) is not type(value) and other is not None and canonical(other) == text:
+                advice = _TELL.format(name=type(value).__name__)
+                raise SpellingError(f"{named} has the JSON that {_shown(other)} has: {advice}")
+        try:
+            back = self.read(text)
+        except ValidationError as error:
+            raise SpellingError(
+                f"{named} cannot be read back from its JSON as {self._declared()}: {_refused(error)}"
+            ) from None
+        differ = difference(value, back, evidence=self._role == "answer")
+        if differ is not None:
+            place = f", at {differ.path.lstrip('.')}" if differ.path else ""
+            raise SpellingError(
+                f"{named} comes back from its JSON as {_shown(back)}{place}: {self._advice(differ)}"
+            )
+
+    def _declared(self) -> str:
+        kind = self._adapter._type
+        return kind.__qualname__ if isinstance(kind, type) else str(kind)
+
+    def _advice(self, differ: Difference) -> str:
+        one, other = type(differ.one), type(differ.other)
+        if self._adapter._type is Any and not differ.path:
+            pair = f"{one.__qualname__}, ..." if self._role == "state" else f"..., {one.__qualname__}"
+            return f"derive the task from mdap.Chain[{pair}], the types of its states and its answers"
+        if one is other:
+            return "a field must be written as it is read: exclude none, and let validators leave it as it is"
+        if _structured(one) and _structured(other):
+            return _TELL.format(name=one.__name__)
+        part = "this part" if differ.path else f"the {self._role}"
+        return f"name {one.__qualname__} in the type of {part}, or return a {other.__qualname__}"
+
+
+def _members(declared: Any) -> tuple[TypeAdapter[Any], ...]:
+    """Return the classes with fields in a union: two of like shape are told apart before both have come."""
+    members = get_args(declared) if get_origin(declared) in (Union, UnionType) else ()
+    kinds = [kind for kind in members if isinstance(kind, type) and _structured(kind)]
+    return tuple(TypeAdapter(kind) for kind in kinds) if len(kinds) > 1 else ()
+
+
+def _or_nothing(member: TypeAdapter[Any], text: str) -> Any:
+    try:
+        return member.validate_json(text, by_alias=True, by_name=True)
+    except ValidationError:
+        return None
+
+
+def _refused(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    advice = "name in mdap.Chain[...] the class that it has"
+    if first["type"] == "extra_forbidden":
+        advice = "make a computed field a plain property, or let the class ignore extra fields"
+    elif first["type"] == "missing":
+        advice = "let its alias be one for both reading and writing"
+    return f"{place + ': ' if place else ''}{first['msg']}; {advice}"
+
+
+def kinds_of(task: Chain[Any, Any]) -> tuple[Kind, Kind]:
+    """Return the kinds of a task's states and answers, as given to ``Chain[S, A]``.
+
+    Raises:
+        UsageError: a type has no JSON form.
+    """
+    (states, states_open), (answers, answers_open) = _adapters(type(task))
+    return Kind("state", states, opened=states_open), Kind("answer", answers, opened=answers_open)
+
+
+@lru_cache(maxsize=256)
+def _adapters(kind: type[Chain[Any, Any]]) -> tuple[tuple[TypeAdapter[Any], bool], ...]:
+    adapters = []
+    for role, declared in zip(("states", "answers"), types_of(kind), strict=True):
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(declared)
+            adapters.append((adapter, _is_open(adapter.core_schema)))
+        except Exception as error:
+            said = str(error).partition("\n")[0]
+            raise UsageError(
+                f"the type of the {role} of {kind.__name__}, {declared!r}, has no JSON form ({said}): "
+                "use a dataclass, a pydantic model or plain JSON values in mdap.Chain[...]"
+            ) from None
+    return tuple(adapters)
+
+
+def _is_open(schema: Any) -> bool:
+    """Return whether values of a pydantic core *schema* may be of classes that it does not tell."""
+    todo, seen = [schema], set()
+    while todo:
+        part = todo.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            kind, cls = part.get("type"), part.get("cls")
+            if kind in _OPEN or str(kind).startswith("function-"):
+                return True
+            if isinstance(cls, type) and cls.__subclasses__():
+                return True
+            todo += part.values()
+        elif isinstance(part, (list, tuple)):
+            todo += part
+    return False
