@@ -79,7 +79,7 @@ def test_wrong_runs_are_no_more_than_promised(mixture: str, length: bool) -> Non
     `benchmarks/robust.py` does the same at length.
     """
     chance = random.Random(f"{mixture} {length}")
-    runs, steps, wrong, excess = 300, 60, 0, 0.0
+    runs, steps, wrong, excess = 100, 60, 0, 0.0
     terms = Robust(floor=0.7, target=0.8, length=steps if length else None)
     for _ in range(runs):
 
