@@ -21,7 +21,6 @@ import mdap
 from mdap.records import TallyShape
 from mdap.rules.calibration import consensus_rate, jeffreys, rate_behind
 from mdap.rules.certificate import certify, doubts, error_upper_bound
-from mdap.rules.margins import FIRST_BLOCK, FIRST_MARGIN, keeps, next_margin
 from mdap.rules.projection import Counts, foreseen_samples
 from mdap.rules.scaling import minimal_k, run_success
 from mdap_hanoi import Hanoi
@@ -111,37 +110,15 @@ def auto(rng: Rng, rate: float, steps: int, target: float) -> tuple[bool, int, l
     return bool(wrong.any()), int(pilot.sum() + votes.sum()), shapes_of(votes, k)
 
 
-def adaptive(rng: Rng, rate: float, steps: int, target: float) -> tuple[bool, int, bool]:
-    """Margins chosen anew at each block; also whether the target is still promised at the end."""
-    step, k, failed, heard = 0, FIRST_MARGIN, False, (0, 0)
-    margins: dict[int, int] = {}
-    while step < steps:
-        after = min(steps, FIRST_BLOCK if step == 0 else 2 * step)
-        wrong, votes = races(rng, np.full(after - step, rate), k)
-        failed |= bool(wrong.any())
-        heard = heard[0] + against(votes, k), heard[1] + int(votes.sum())
-        margins[k] = margins.get(k, 0) + after - step
-        step = after
-        if step < steps:
-            k, _ = next_margin(margins, heard, steps - step, target)
-    return failed, heard[1], keeps(margins, heard, target)
-
-
 def guarantee(trials: int) -> None:
     print(f"\nRuns without a wrong decision, {trials} a row, and votes for them (a pilot's included)\n")
-    print("| 1-p | steps | target | auto | adaptive | votes, auto | votes, adaptive | saved | promise kept |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| 1-p | steps | target | auto | votes |\n|---|---|---|---|---|")
     for rate, steps, target in GOALS:
         rng = np.random.default_rng(steps)
-        one = [auto(rng, rate, steps, target) for _ in range(trials)]
-        two = [adaptive(rng, rate, steps, target) for _ in range(trials)]
-        right = [1 - float(np.mean([run[0] for run in runs])) for runs in (one, two)]
-        votes = [float(np.mean([run[1] for run in runs])) for runs in (one, two)]
-        kept = float(np.mean([run[2] for run in two]))
-        print(
-            f"| {rate} | {steps:,} | {target} | {right[0]:.4f} | {right[1]:.4f} | {votes[0]:,.0f} "
-            f"| {votes[1]:,.0f} | {1 - votes[1] / votes[0]:.1%} | {kept:.3f} |"
-        )
+        runs = [auto(rng, rate, steps, target) for _ in range(trials)]
+        right = 1 - float(np.mean([run[0] for run in runs]))
+        votes = float(np.mean([run[1] for run in runs]))
+        print(f"| {rate} | {steps:,} | {target} | {right:.4f} | {votes:,.0f} |")
 
 
 # -- 4. certificates -------------------------------------------------------------------------------
@@ -260,34 +237,27 @@ def projections(trials: int) -> None:
 
 async def engine(trials: int) -> None:
     task, steps = Hanoi(disks=7), 127
-    covered, held, right, votes = 0, 0, [0, 0], [0, 0]
+    covered = held = right = votes = 0
     claims: list[tuple[float, bool]] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(trials):
             options = {"error_rate": 0.1, "flag_rate": 0.03, "seed": seed}
             async with mdap.Session(db=Path(folder) / f"{seed}.db", options=options) as session:
                 fixed = await session.run(task, k="auto", target=0.9)
-                moving = await session.run(task, k="adaptive", target=0.9)
                 loose = await session.run(task, k=2)
                 made = await session.calibrate(task)
                 assert made.projection is not None
                 run = await session.run(task, k=made.projection.k)
             covered += made.error_rate.low <= 0.1 <= made.error_rate.high
             held += made.projection.samples.low <= run.totals.samples <= made.projection.samples.high
-            for place, solution in enumerate((fixed, moving)):
-                right[place] += solution.result["solved"]
-                votes[place] += solution.totals.votes
+            right += fixed.result["solved"]
+            votes += fixed.totals.votes
             claims.append((loose.p_zero_errors or 0.0, loose.result["solved"]))
     print(f"\nThrough the engine: Hanoi with 7 disks ({steps} steps), 1-p = 0.1, v = 0.97, {trials} cases\n")
     print(f"    interval for p covers:          {covered / trials:.1%}")
     print(f"    samples within the projection:  {held / trials:.1%}")
-    print(
-        f"    solved at target 0.9:           auto {right[0] / trials:.1%}, adaptive {right[1] / trials:.1%}"
-    )
-    taken = [count / trials for count in votes]
-    print(
-        f"    votes of the runs:              auto {taken[0]:,.0f} + 400 of a pilot, adaptive {taken[1]:,.0f}"
-    )
+    print(f"    solved at target 0.9:           {right / trials:.1%}")
+    print(f"    votes of the runs:              {votes / trials:,.0f} + 400 of a pilot")
     said, seen = (np.array(part, dtype=float) for part in zip(*claims, strict=True))
     law = run_success(0.1, 2, steps)
     print(f"    at k = 2 (law {law:.3f}):         claimed {said.mean():.3f}, solved {seen.mean():.3f}")

@@ -3,8 +3,15 @@
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from mdap.rules.certificate import error_upper_bound
+from mdap.rules.foresight import law as law_of
+from mdap.rules.ledger import Ledger
+from mdap.rules.scaling import minimal_k
+from mdap.settings import Robust
 
 IMAGES: Final = Path(__file__).parent / "images"
 COLOURS: Final = ("#00897b", "#f57c00", "#5e6bd8", "#d81b60", "#8a8a8a")
@@ -112,6 +119,77 @@ def correlated() -> str:
     return drawn("Five votes in a hundred wrong, in three ways", across, up, lines)
 
 
+SHARES: Final = [10 ** (-3 + number / 4) for number in range(9)]
+
+
+def mixed(share: float, draw: random.Random) -> list[float]:
+    """Return 1,000 steps, of which a share is right with 0.6 and the others with 0.999."""
+    return [0.6 if draw.random() < share else 0.999 for _ in range(1000)]
+
+
+def fixed_run(steps: Sequence[float], k: int, draw: random.Random) -> tuple[bool, float]:
+    return any(draw.random() < wrong(p, k) for p in steps), sum(votes(p, k) for p in steps)
+
+
+def auto_run(steps: Sequence[float], draw: random.Random) -> tuple[bool, float]:
+    """Choose k as -k auto does, by a pilot of 400 votes at a lead of 8."""
+    against = cast = 0
+    for p in steps:
+        lead = 0
+        while abs(lead) < 8:
+            right = draw.random() < p
+            lead, cast, against = lead + (1 if right else -1), cast + 1, against + (not right)
+        if cast >= 400:
+            break
+    return fixed_run(steps, minimal_k(min(error_upper_bound(against, cast), 0.499), len(steps), 0.95), draw)
+
+
+def robust_run(steps: Sequence[float], draw: random.Random) -> tuple[bool, float]:
+    ledger = Ledger(Robust(length=len(steps)))
+    failed, taken = False, 0.0
+    for place, p in enumerate(steps):
+        rung = ledger.rung(place)
+        at, drawn_at = law_of(rung, p), draw.random()
+        taken += at.votes
+        if drawn_at < at.contested:
+            ledger.pay(rung.price)
+            failed |= draw.random() < at.lost
+        else:
+            failed |= drawn_at > 1 - at.wrong
+    return failed, taken
+
+
+@lru_cache
+def mixtures() -> dict[str, list[tuple[float, float, float]]]:
+    """Return by rule, for each share of hard steps, the share of wrong runs and votes a step."""
+    rules: dict[str, Callable[[Sequence[float], random.Random], tuple[bool, float]]] = {
+        "k = 3": lambda steps, draw: fixed_run(steps, 3, draw),
+        "auto": auto_run,
+        "robust": robust_run,
+    }
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for name, rule in rules.items():
+        for share in SHARES:
+            draw = random.Random(f"{name} {share}")
+            runs = [rule(mixed(share, draw), draw) for _ in range(200)]
+            lost, taken = sum(run[0] for run in runs) / 200, sum(run[1] for run in runs) / 200_000
+            found.setdefault(name, []).append((share, lost, taken))
+    return found
+
+
+def guarantee() -> str:
+    lines = [Line(name, [(share, lost) for share, lost, _ in row], True) for name, row in mixtures().items()]
+    lines.append(Line("1 - target", [(SHARES[0], 0.05), (SHARES[-1], 0.05)]))
+    across = Axis("share of steps that are right with 0.6", 1e-3, 0.1, [1e-3, 1e-2, 0.1], True)
+    return drawn("Wrong runs", across, Axis("wrong runs", 0, 1, [0, 0.25, 0.5, 0.75, 1]), lines)
+
+
+def guarantee_votes() -> str:
+    lines = [Line(name, [(share, each) for share, _, each in row], True) for name, row in mixtures().items()]
+    across = Axis("share of steps that are right with 0.6", 1e-3, 0.1, [1e-3, 1e-2, 0.1], True)
+    return drawn("Votes a step", across, Axis("votes a step", 0, 25, [0, 5, 10, 15, 20, 25]), lines)
+
+
 def _power(value: float) -> str:
     return f"{value:g}" if 1e-3 <= value <= 1e3 else f"1e{round(math.log10(value))}"
 
@@ -168,7 +246,14 @@ def _y(axis: Axis, value: float) -> float:
     return round(HEIGHT - BOTTOM - axis.place(value) * (HEIGHT - TOP - BOTTOM), 1)
 
 
-PLOTS: Final = {"law": law, "margins": margins, "cost": cost, "correlated": correlated}
+PLOTS: Final = {
+    "law": law,
+    "margins": margins,
+    "cost": cost,
+    "correlated": correlated,
+    "guarantee": guarantee,
+    "guarantee-votes": guarantee_votes,
+}
 
 
 if __name__ == "__main__":

@@ -24,8 +24,18 @@ from mdap.errors import (
     UsageError,
 )
 from mdap.protocols import Provider
-from mdap.records import Calibration, Certificate, Reply, RunStatus, SampleRequest, Solution, Totals, Usage
-from mdap.settings import Budget, Limits, Price, Speculate, VotingSettings
+from mdap.records import (
+    Calibration,
+    Certificate,
+    Guarantee,
+    Reply,
+    RunStatus,
+    SampleRequest,
+    Solution,
+    Totals,
+    Usage,
+)
+from mdap.settings import Budget, Limits, Price, Robust, Speculate, VotingSettings
 from mdap.tasks import Ask, AskGroup, Chain, Decision, Pending, Process, RedFlag, Step, Task, View
 
 __all__ = [
@@ -38,6 +48,7 @@ __all__ = [
     "DatabaseError",
     "Decision",
     "FailedError",
+    "Guarantee",
     "Limits",
     "Log",
     "MdapError",
@@ -52,6 +63,7 @@ __all__ = [
     "RedFlag",
     "RejectedError",
     "Reply",
+    "Robust",
     "RunError",
     "RunStatus",
     "SampleRequest",

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Certificate",
     "Decided",
     "Fact",
+    "Guarantee",
     "Identity",
     "Interval",
     "ProbeTotals",
@@ -403,9 +405,15 @@ EVENTS: Final = {
     "settled": ("a person settled a step, whom `author` names", "`step`"),
     "effect": ("the effects of a decision were brought about", "`step`"),
     "margin": (
-        "a margin holds from a step on",
-        "`from`, the step, and `k`; of the first one also `target` and what it rests on (`source`, or "
-        "`against` and `votes`), of later ones `error_rate_bound`",
+        "`-k auto` chose the margin",
+        "`from`, the first step; `k`; `target`; and `source`, the run that it rests on",
+    ),
+    "paid": (
+        "with `-k robust`: a step was not smooth and was charged to the error budget",
+        "`why`: `contested`, `undecided`, `abandoned`, `lent` (a nested run its share), `returned` (what it "
+        "did not spend), `inherited` (of an overridden run); `step`; `price`, an exact fraction; `payments`, "
+        "by how many their count rises; of a step also `opening`, `tier`, `m` and `lead`; of what is "
+        "returned `before`, the first step that counts on it",
     ),
     "baseline": (
         "what the run is compared with as it goes on",
@@ -786,6 +794,43 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Guarantee:
+    """What a run of `-k robust` may say of itself.
+
+    Attributes:
+        floor: the least chance that a valid sample is right that was assumed of every step.
+        target: chance that no voted decision is wrong, if that holds.
+        contested: steps whose votes were contested.
+        undecided: steps that votes did not decide, or that nobody waited for any more.
+        spent: what those steps have spent of the error budget, which is 1 - *target*.
+        bound: the chance is at most this that a run has a wrong decision and yet spends so little, however
+            hard its steps are, if the floor holds.
+    """
+
+    floor: float
+    target: float
+    contested: int
+    undecided: int
+    spent: Fraction
+    bound: Fraction
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {**asdict(self), "spent": float(self.spent), "bound": float(self.bound)}
+
+    def sentence(self, steps: int) -> str:
+        """Return what may be said of a run of so many *steps*: a joint statement, not how sure one is."""
+        were = "step was" if self.contested == 1 else "steps were"
+        others = f", and {self.undecided:,} not decided by votes" if self.undecided else ""
+        percent = math.ceil(self.bound * 1000) / 10  # upwards, since it bounds
+        return (
+            f"{self.contested:,} of {steps:,} {were} contested{others}. If the model is right in at least "
+            f"{self.floor:g} of its valid samples on every step, a run with a wrong decision shows so few "
+            f"contested steps in at most {percent:.1f} % of cases, however hard the steps are."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
     """What a run came to.
 
@@ -796,15 +841,15 @@ class Solution:
         result: what the task made of its last state; None unless finished.
         reason: one sentence on why the run did not finish; None if it did.
         totals: steps, votes, red flags, tokens.
-        k: the margin every decision had to reach.
+        k: the margin every decision had to reach; with `-k robust`, m of the first step.
         cost_usd: price of all samples in USD; None where no price is known.
         seconds: time spent running, over all resumes.
         certificate: how sure one can be of the decisions; None where nothing can be said.
         digest: head of the digest chain over the decisions, in hexadecimal.
         warnings: what a reader of the result should know, a sentence each.
+        guarantee: what `-k robust` says of the run; None for another k.
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
             session ended in order.
-        margins: where k was chosen anew as the run went on: each first step, and its k; empty for one k.
         undecided: steps of a finished process that were asked for and found no winner.
     """
 
@@ -821,7 +866,7 @@ class Solution:
     digest: str | None
     warnings: tuple[str, ...] = ()
     seal: str | None = None
-    margins: tuple[tuple[int, int], ...] = ()
+    guarantee: Guarantee | None = None
     undecided: int = 0
 
     @property
@@ -862,7 +907,6 @@ class Solution:
             "failed_attempts": self.totals.failed_attempts,
             "probe": self.totals.probe.to_dict(),
             "k": self.k,
-            "margins": [{"from": step, "k": k} for step, k in self.margins],
             "usage": {
                 "input_tokens": self.totals.usage.input_tokens,
                 "output_tokens": self.totals.usage.output_tokens,
@@ -870,6 +914,7 @@ class Solution:
             "cost_usd": self.cost_usd,
             "seconds": round(self.seconds, 3),
             "p_zero_errors": self.p_zero_errors,
+            "guarantee": None if self.guarantee is None else self.guarantee.to_dict(),
             "certificate": None if self.certificate is None else asdict(self.certificate),
             "digest": self.digest,
             "seal": self.seal,

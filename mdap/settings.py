@@ -2,15 +2,47 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["Budget", "Limits", "OnDead", "Price", "Speculate", "Speculation", "VotingSettings", "explain"]
+__all__ = [
+    "Budget",
+    "Limits",
+    "OnDead",
+    "Price",
+    "Robust",
+    "Speculate",
+    "Speculation",
+    "VotingSettings",
+    "explain",
+]
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+
+
+class Robust(BaseModel):
+    """What `-k robust` promises, and how it draws samples.
+
+    Attributes:
+        floor: the least chance that a valid sample is right, on any step that the run comes to by right
+            decisions.
+        target: chance that no voted decision of the run is wrong, if the floor holds.
+        contested: `decide`: votes decide contested steps too, by a wider lead; `stop`: such a step goes to
+            the next models, or to a person.
+        seed: from which each sample's model and view are drawn.
+        length: the steps of the run, where that is known; mdap fills it in.
+    """
+
+    model_config = _FROZEN
+
+    floor: float = Field(0.6, gt=0, lt=1)
+    target: float = Field(0.95, gt=0, lt=1)
+    contested: Literal["decide", "stop"] = "decide"
+    seed: int = Field(0, ge=0)
+    length: int | None = Field(None, ge=0)
 
 
 class VotingSettings(BaseModel):
@@ -19,8 +51,7 @@ class VotingSettings(BaseModel):
     These settings are part of the run: a resume with others is refused, since they decide what a vote is.
 
     Attributes:
-        k: the margin by which a winner must lead every other candidate; with *adaptive_target*, of the
-            first steps.
+        k: the margin by which a winner must lead every other candidate; with *robust*, m of the first step.
         max_samples: samples of one tier of models that a step may take before it goes to the next tier,
             or is undecided; None stands for ``100 + 20 k``.
         max_tokens: output tokens a reply may have. If you set it, it holds for every step; the default of 750
@@ -31,8 +62,7 @@ class VotingSettings(BaseModel):
         hedge: samples in flight beyond those that could still matter, so that a slow one is not waited
             for. What is left when a step is decided is cancelled, recorded and paid for; and since the
             first to arrive are counted, quick answers are favoured over slow ones.
-        adaptive_target: wanted chance that no decision of the run is wrong, for which k is chosen anew as the
-            votes show the error rate; None for one k throughout.
+        robust: the promise of `-k robust`, by which each step is decided; None for one k throughout.
     """
 
     model_config = _FROZEN
@@ -43,7 +73,7 @@ class VotingSettings(BaseModel):
     max_tokens_given: bool = False
     temperatures: tuple[Temperature, ...] = Field((0.0, 0.1), min_length=1)
     hedge: int = Field(0, ge=0, le=1000)
-    adaptive_target: float | None = Field(None, gt=0, lt=1)
+    robust: Robust | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -65,6 +95,20 @@ class VotingSettings(BaseModel):
     def _enough_samples(self) -> Self:
         if self.samples_allowed < self.k:
             raise ValueError(f"max_samples={self.max_samples} can never give a lead of k={self.k}")
+        return self
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        if self.robust is not None and self.hedge:
+            raise ValueError(
+                "-k robust cannot go with hedging: samples that arrive first would count first, so a step's "
+                "samples would not be drawn alike"
+            )
+        given = "temperatures" in self.model_fields_set
+        if self.robust is not None and given and len(self.temperatures) > 1:
+            raise ValueError(
+                "-k robust draws a step's samples alike: give one temperature, such as --temperatures 0.1"
+            )
         return self
 
     @property

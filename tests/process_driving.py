@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mdap.engine.chain import ChainRace
 from mdap.engine.opening import Progress
+from mdap.engine.ordered import process_race
 from mdap.engine.process import ProcessRace, Question, identify
 from mdap.records import (
     Fact,
@@ -61,7 +62,7 @@ class ProcessDrive(Drive):
         return race.status is not RunStatus.RUNNING
 
     def solve(self, point: ProcessPoint = NEW_PROCESS) -> ProcessRace:
-        race = ProcessRace("web", Web(), self.rules, self.journal, Progress())
+        race = process_race("web", Web(), self.rules, self.journal, Progress())
         self.seams.append(len(self.journal.facts))
         race.begin(point)
         while race.status is RunStatus.RUNNING:
@@ -73,6 +74,8 @@ class ProcessDrive(Drive):
             if self.flight:
                 race.take(self.next())
                 self.give_up(race)
+            elif race.stalled:
+                race.pass_over()
             self.seams.append(len(self.journal.facts))
             self.check_bounds(race)
         return race

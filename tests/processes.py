@@ -180,3 +180,34 @@ class HanoiProcess(mdap.Process[Any]):
 
     def render(self, step: mdap.Step[Any], answer: Any) -> str:
         return self.chain.render(answer)
+
+
+class Many(Double):
+    """Ask independent questions, all of them at once."""
+
+    width: int = 60
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        return await ask.map(double(number) for number in range(self.width))
+
+
+class Impatient(Double):
+    """Wait for some answers only a moment; ask for others, for a first one again, and for nested runs."""
+
+    width: int = 20
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        async def in_a_hurry(number: int) -> None:
+            with anyio.move_on_after(0.002):
+                await ask(double(number))
+
+        async with anyio.create_task_group() as group:
+            for number in range(self.width):
+                group.start_soon(in_a_hurry, number)
+        answers = await ask.map(double(number) for number in range(100, 100 + self.width))
+        answers.append(await ask(double(1)))
+        async with ask.group() as parts:
+            for number in range(3):
+                parts.start(ask.solve, Many(width=5, number=number), f"part {number}")
+        answers.append(await ask(double(1000)))
+        return answers

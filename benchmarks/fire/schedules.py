@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.common import finish, parser, print_environment, table
 from tests.model_check import explored
 from tests.unit.engine import test_chain_race as chains
+from tests.unit.engine import test_robust_schedules as robust
 from tests.unit.engine import test_schedules as schedules
 
 Property = tuple[str, Callable[..., None], tuple[Any, ...]]
@@ -46,6 +47,10 @@ PROPERTIES: tuple[Property, ...] = (
      (chains.cases(rejecting=False), st.integers(0, 200))),
     ("a process: P1, P2, P5", schedules.check_process, (schedules.cases(),)),
     ("a process: P3", schedules.check_cut_process, (schedules.cases(most=False), schedules.cuttings)),
+    ("a chain by -k robust: P8", inner(robust.test_no_schedule_changes_what_a_chain_decides_and_pays),
+     (robust.models, robust.terms, robust.schedules, robust.cuttings)),
+    ("a process by -k robust: P8", inner(robust.test_a_process_keeps_its_budget_whatever_the_schedule),
+     (robust.models, robust.terms, st.integers(1, 8), robust.schedules, robust.cuttings)),
 )  # fmt: skip
 MODELS = ((1, 3, "guess", 2), (2, 3, "vote", 3), (2, 2, "guess", 4), (2, 2, "vote", 5))
 """Margin, steps, speculation, samples that a step may take."""

@@ -2,9 +2,10 @@
 
     python verify_log.py DATABASE RUN
 
-It recomputes the digest of every reply, the chain of digests over all decisions, and the seals; and it
-counts every race again. It does not ask whether the prompts were the right ones, nor whether the replies
-say what is recorded: that takes the task's own code, and `mdap audit verify`.
+It recomputes the digest of every reply, the chain of digests over all decisions, and the seals; it counts
+every race again, and what each step of `-k robust` has paid. It does not ask whether the prompts were the
+right ones, nor whether the replies say what is recorded: that takes the task's own code, and
+`mdap audit verify`.
 
 It ends with exit code 1 if anything is not as it must be, and says at which step.
 """
@@ -14,6 +15,8 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -38,6 +41,8 @@ UNDECIDED = """
 SELECT step, opening, key, input, prompt_digest FROM steps p WHERE run = ? AND NOT EXISTS (SELECT 1
 FROM decisions d WHERE (d.run, d.step, d.opening) = (p.run, p.step, p.opening)) ORDER BY step, opening"""
 
+PAID = "SELECT data FROM run_events WHERE run = ? AND kind = 'paid' ORDER BY id"
+
 problems: list[str] = []
 
 
@@ -54,18 +59,129 @@ def hashed(text: str, size: int) -> str:
     return blake2b(text.encode(), digest_size=size).hexdigest()
 
 
-def count(step: int, decided: list[Any], samples: list[list[Any]], k: int, tier_size: int) -> None:
+class ByLead:
+    """A step is decided by a lead of k."""
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def of(self, step: int, tier: int) -> "ByLead":
+        return self
+
+    def won(self, race: Counter[str]) -> bool:
+        return lead(race) >= self.k
+
+    def free(self, race: Counter[str]) -> bool:
+        return True
+
+
+class Rung(ByLead):
+    """A step is decided smoothly, over fewer than d other votes that count three times; or by a lead of k."""
+
+    def __init__(self, m: int, k: int, d: int, price: Fraction) -> None:
+        self.m, self.k, self.d, self.price = m, k, d, price
+
+    def won(self, race: Counter[str]) -> bool:
+        against = race.total() - max(race.values(), default=0)
+        if against < self.d:
+            return max(race.values(), default=0) >= self.m + 3 * against
+        return lead(race) >= self.k > 0
+
+    def free(self, race: Counter[str]) -> bool:
+        return self.won(race) and race.total() - max(race.values()) < self.d
+
+
+class Budget(ByLead):
+    """The rungs of a run of `-k robust`, from what it has paid."""
+
+    def __init__(self, terms: dict[str, Any], paid: list[dict[str, Any]]) -> None:
+        self.floor, self.whole = Fraction(repr(terms["floor"])), 1 - Fraction(repr(terms["target"]))
+        self.decides, self.length = terms["contested"] == "decide", terms["length"]
+        self.paid = sorted(paid, key=self.place)
+        self.due: set[tuple[int, int, int]] = set()
+        m = 2
+        while rung(self.floor, m, min(m, 6), 0, self.decides).price > self.whole / 2:
+            m += 1
+        self.rungs = [rung(self.floor, m, min(m, 6), 0, self.decides)]
+        for one in self.paid:
+            if "m" in one:
+                rule = self.of(one["step"], one["tier"])
+                said = (str(rule.price), 1, rule.m, rule.k)
+                found = (one["price"], one["payments"], one["m"], one["lead"])
+                check(f"step {one['step']}, what it paid", said, found)
+        check("spent within the budget", True, sum(Fraction(one["price"]) for one in self.paid) <= self.whole)
+
+    def place(self, one: dict[str, Any]) -> tuple[int, int, int]:
+        if one["why"] == "returned":
+            return one["before"], 0, 0
+        return one["step"], 1, one.get("tier", 0)
+
+    def of(self, step: int, tier: int) -> Rung:
+        before = [one for one in self.paid if self.place(one) < (step, 1, tier)]
+        spent = sum((Fraction(one["price"]) for one in before), Fraction(0))
+        number = sum(one["payments"] for one in before)
+        if self.length is None:
+            limit = self.whole / ((number + 1) * (number + 2))
+        else:
+            to_come = Fraction(number * max(self.length - step, 0), step) if step else 0
+            limit = (self.whole - spent) / (2 + to_come)
+        while self.rungs[-1].price > limit:
+            last = self.rungs[-1]
+            self.rungs.append(rung(self.floor, last.m + 1, last.d, last.k, self.decides))
+        return next(one for one in self.rungs if one.price <= limit) if number else self.rungs[0]
+
+    def compare(self) -> None:
+        """Compare the steps that are not smooth with those that have paid; others may have been given up."""
+        why = {(one["step"], one["opening"], one["tier"]): one["why"] for one in self.paid if "m" in one}
+        check("steps that are not smooth and have not paid", [], sorted(self.due - set(why)))
+        gone = [place for place, reason in why.items() if reason == "contested" and place not in self.due]
+        check("steps that have paid and are not contested", [], gone)
+
+
+def rung(floor: Fraction, m: int, d: int, lowest: int, decides: bool) -> Rung:
+    """Return a rung and its price: 1/c, and what a wider lead may get wrong."""
+    share = 1 / Fraction(int(ratio(Fraction(int(floor * 20), 20), m, d) * 100), 100)
+    if not decides:
+        return Rung(m, 0, d, share)
+    k, odds = max(lowest, m + 3 * (d - 1)), floor / (1 - floor)
+    while 1 / (1 + odds**k) > share / 4:
+        k += 1
+    return Rung(m, k, d, share + 1 / (1 + odds**k))
+
+
+@cache
+def ratio(p: Fraction, m: int, d: int) -> Fraction:
+    """Return how much more often a step is not smooth than smoothly wrong, vote by vote."""
+    wrong, not_smooth, open_ = Fraction(0), Fraction(0), {(0, 0): Fraction(1)}
+    while open_:
+        after: dict[tuple[int, int], Fraction] = {}
+        for (right, other), weight in open_.items():
+            for state, chance in (((right + 1, other), p), ((right, other + 1), 1 - p)):
+                if min(state) >= d:
+                    not_smooth += weight * chance
+                elif max(state) >= m + 3 * min(state):
+                    wrong += weight * chance * (state[1] > state[0])
+                else:
+                    after[state] = after.get(state, Fraction(0)) + weight * chance
+        open_ = after
+    return not_smooth / wrong
+
+
+def count(step: int, decided: list[Any], samples: list[list[Any]], rules: ByLead, tier_size: int) -> None:
     """Count a race again, in the order in which its samples were counted."""
     winner, tally, votes, margin, author, reason = decided[1:7]
     if author is None and reason == "proposal":
-        k = 1  # the first reply was taken, for others to vote on
+        rules = ByLead(1)  # the first reply was taken, for others to vote on
+    rule = rules.of(step, 0)
     check(f"step {step}, order of counting", list(range(1, len(samples) + 1)), [s[0] for s in samples])
     tier, race = 0, Counter[str]()
     for _, _, _, ordinal, verdict, key, flag, *_ in samples:
         if ordinal // tier_size > tier:
-            check(f"step {step}, votes of a tier that was left", False, lead(race) >= k)
+            check(f"step {step}, votes of a tier that was left", False, rule.won(race))
+            charge(rules, (step, decided[-1], tier))
             tier, race = ordinal // tier_size, Counter()
-        check(f"step {step}, sample {ordinal}, counted after the decision", False, lead(race) >= k)
+            rule = rules.of(step, tier)
+        check(f"step {step}, sample {ordinal}, counted after the decision", False, rule.won(race))
         check(f"step {step}, sample {ordinal}, vote or flag", ["flag", "vote"][flag is None], verdict)
         check(f"step {step}, sample {ordinal}, answer or flag", flag is None, key is not None)
         if key is not None:
@@ -74,7 +190,14 @@ def count(step: int, decided: list[Any], samples: list[list[Any]], k: int, tier_
     others = max((number for other, number in race.items() if other != key), default=0)
     check(f"step {step}, votes and margin", (race[key], race[key] - others), (votes, margin))
     check(f"step {step}, tally", dict(race), {hashed(a, 8): n for a, n in json.loads(tally).items()})
-    check(f"step {step}, margin of a vote", True, margin == k if author is None else lead(race) < k)
+    check(f"step {step}, winner of the votes", author is None, rule.won(race))
+    if samples and not rule.free(race):
+        charge(rules, (step, decided[-1], tier))
+
+
+def charge(rules: ByLead, place: tuple[int, int, int]) -> None:
+    if isinstance(rules, Budget):
+        rules.due.add(place)
 
 
 def lead(race: Counter[str]) -> int:
@@ -82,7 +205,7 @@ def lead(race: Counter[str]) -> int:
     return best[0] - best[1] if len(best) == 2 else sum(best)
 
 
-def decisions(log: sqlite3.Connection, run: int, k: int, tier_size: int) -> Iterator[str]:
+def decisions(log: sqlite3.Connection, run: int, rules: ByLead, tier_size: int) -> Iterator[str]:
     """Go along the chain; yield the digest recorded for each decision."""
     head = "0" * 64
     for number, (step, opening, digest, *covered) in enumerate(log.execute(DECISIONS, (run,))):
@@ -94,7 +217,7 @@ def decisions(log: sqlite3.Connection, run: int, k: int, tier_size: int) -> Iter
             lines.append(spelled(without_later(columns)))
         check(f"step {step}, digest", hashed("\n".join(lines), 32), digest)
         samples.sort()
-        count(step, covered[4:], samples, k, tier_size)
+        count(step, [*covered[4:], opening], samples, rules, tier_size)
         head = digest
         yield head
 
@@ -159,8 +282,15 @@ def main(path: str, run_id: str) -> None:
     if found is None:
         sys.exit(f"there is no run {run_id}")
     run, k, settings = found
-    tier_size = json.loads(settings)["max_samples"] or 100 + 20 * k
-    heads = ["0" * 64, *decisions(log, run, k, tier_size)]
+    voting = json.loads(settings)
+    tier_size = voting["max_samples"] or 100 + 20 * k
+    rules = ByLead(k)
+    if voting.get("robust") is not None:
+        rules = Budget(voting["robust"], [json.loads(data) for (data,) in log.execute(PAID, (run,))])
+        check("m of the first step", rules.rungs[0].m, k)
+    heads = ["0" * 64, *decisions(log, run, rules, tier_size)]
+    if isinstance(rules, Budget):
+        rules.compare()
     seal = seals(log, run, heads)
     for problem in problems[:100]:
         print(problem)

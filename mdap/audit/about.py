@@ -8,9 +8,10 @@ from typing import Any, Final
 from mdap.audit.along import cost_of_bin
 from mdap.audit.source import Row, Source
 from mdap.audit.summary import Bin, Doubt, Summary
-from mdap.records import Certificate
+from mdap.records import Certificate, Guarantee
 from mdap.rules.certificate import certify, doubts
-from mdap.settings import Price
+from mdap.rules.ledger import guarantee_of
+from mdap.settings import Price, VotingSettings
 
 __all__ = ["About", "Verdicts", "about", "outcome", "spent", "status_of"]
 
@@ -39,6 +40,7 @@ class About:
         prices: by model, those of its last session.
         digest: head of the digest chain.
         seal: digest over all that the log holds of it, as of the end of its last session.
+        guarantee: what `-k robust` says of it; None for another k.
         escalated: whether a step went to another tier of models.
         alive: whether a process is at work on it; None where that cannot be told.
     """
@@ -70,6 +72,7 @@ class About:
     digest: str | None
     seal: str | None
     warnings: tuple[str, ...]
+    guarantee: Guarantee | None
     escalated: bool
     failed_attempts: int
     alive: bool | None = None
@@ -133,9 +136,15 @@ async def _about(source: Source, row: Row) -> About:
         digest=last[0]["digest"] if last else None,
         seal=seals[0][0] if seals else None,
         warnings=tuple(one["reason"] for one in await source.rows("view_warnings", number)),
+        guarantee=await _guarantee(source, number, row["settings"]),
         escalated="escalated" in kinds,
         failed_attempts=kinds.get("attempt_failed", 0),
     )
+
+
+async def _guarantee(source: Source, number: int, settings: str) -> Guarantee | None:
+    voting = VotingSettings.recorded(json.loads(settings))
+    return guarantee_of(voting, [json.loads(row["data"]) for row in await source.rows("paid", number)])
 
 
 async def _prices(source: Source, number: int) -> dict[str, Price]:

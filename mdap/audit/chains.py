@@ -67,7 +67,7 @@ class _Walk:
         self.facts = facts
         self.task = task
         self.oracle = oracle
-        self.referee = Referee(facts, facts.casting, self.findings)
+        self.referee = Referee(facts, facts.casting, self.part)
         self.states, self.answers = kinds_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START
@@ -145,7 +145,7 @@ class _Walk:
         state = self.entered(opened)
         question = self.asked(opened, state)
         if question is not None:
-            question.check(samples, self.facts)
+            question.check(samples, self.facts, opened.key)
         answer = _LOST if question is None else question.answers.get(decision.winner, _LOST)
         if answer is _LOST:
             answer = self._read(step, self.answers, decision.winner)
@@ -223,7 +223,7 @@ class _Walk:
         self.referee.void(samples)
         question = self.asked(opened, self._read(opened.step, self.states, opened.input))
         if question is not None:
-            question.check(samples, self.facts)
+            question.check(samples, self.facts, opened.key)
         self.part.samples += len(samples)
 
     def _compare_with_truth(self, decision: Decided, state: Any) -> None:
@@ -315,5 +315,5 @@ def _undecided(walk: _Walk, opened: StepOpened, samples: list[SampleTaken], *, e
     walk.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
     question = walk.asked(opened, walk.entered(opened))
     if question is not None:
-        question.check(samples, walk.facts)
+        question.check(samples, walk.facts, opened.key)
     walk.part.samples += len(samples)

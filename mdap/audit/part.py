@@ -18,6 +18,7 @@ class Part:
         votes: votes among them that were counted.
         settled: step, author and reason of each decision that a person took.
         escalated: step, opening and tier of each race that went to another tier.
+        charged: step, opening and tier of each race of `-k robust` that was not smooth.
         over: whether the task ends with the last decision; None where it cannot be told.
         result: what the task comes to then, in canonical JSON.
         notes: what else a reader should know, a sentence each.
@@ -29,6 +30,7 @@ class Part:
     votes: int = 0
     settled: list[tuple[int, str, str | None]] = field(default_factory=list)
     escalated: list[tuple[int, int, int]] = field(default_factory=list)
+    charged: list[tuple[int, int, int]] = field(default_factory=list)
     over: bool | None = None
     result: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -41,5 +43,6 @@ class Part:
         self.votes += other.votes
         self.settled += other.settled
         self.escalated += other.escalated
+        self.charged += other.charged
         self.notes += other.notes
         self.over, self.result = other.over, other.result

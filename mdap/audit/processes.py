@@ -34,7 +34,6 @@ from mdap.rules.digests import (
 )
 from mdap.rules.presence import refused_sentence
 from mdap.rules.reading import typed_answer
-from mdap.rules.tally import Tally, no_winner
 from mdap.tasks import Decision, Process, Step, Task, canonical_step
 
 __all__ = ["audit_process"]
@@ -52,6 +51,8 @@ SELECT e.kind, e.reason FROM runs r JOIN run_events e ON e.run = r.id
 WHERE r.parent = ?1 AND r.run_id = ?2 AND e.kind IN
     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
 ORDER BY e.id DESC LIMIT 1"""
+
+_PATIENCE: Final = 600.0
 
 
 class _StrayError(Exception):
@@ -99,7 +100,7 @@ class _Record:
         self.oracle = oracle
         self.facts = facts
         self._connection = connection
-        self._referee = Referee(facts, facts.casting, self.findings)
+        self._referee = Referee(facts, facts.casting, self.part)
         self._known: dict[Identity, _Known] = {}
 
     # -- the record on its own ---------------------------------------------------------------------
@@ -151,9 +152,11 @@ class _Record:
 
     def _remember(self, opened: StepOpened, *, decided: bool) -> None:
         identity = (opened.key, opened.prompt_digest)
-        if identity in self._known or opened.opening:
+        given_up = self.facts.charges is not None and not decided
+        if (identity in self._known and not given_up) or opened.opening:
             self.findings.add(Kind.STEP, "steps of this content", 1, "another", (opened.step, opened.opening))
-        self._known[identity] = _Known(opened.step, decided)
+        if decided or identity not in self._known or not self._known[identity].decided:
+            self._known[identity] = _Known(opened.step, decided)
 
     def _noted(self, decision: Decided, opened: StepOpened) -> None:
         """Compare the result of a part with what that part's own record says."""
@@ -197,7 +200,7 @@ class _Record:
         if known is None:
             return None
         samples = samples_of(self._connection, self.facts.number, known.step)
-        question.check(samples, self.facts)
+        question.check(samples, self.facts, key)
         row = self._row(known)
         about = canonical(asked.user if asked.input is None else asked.input)
         if about != row[0]:
@@ -231,24 +234,31 @@ class _Record:
         self, known: _Known, samples: list[SampleTaken], question: Question
     ) -> _Found | None:
         """Return what the process was told of a step that had all of its samples; None if it had not."""
-        casting, tally = self.facts.casting, Tally(self.facts.k_at(known.step))
-        last = [sample for sample in samples if casting.tier(sample.ordinal) == casting.tiers - 1]
-        closed = self.facts.closed((known.step, 0), casting.tiers - 1)
-        if len(last) < casting.samples_per_tier and not closed:
-            if self.over:
-                self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
-                raise _StrayError
-            return None
+        casting = self.facts.casting
+        tier = casting.tiers - 1
+        tally = self._referee.tally(known.step, tier)
+        last = [sample for sample in samples if casting.tier(sample.ordinal) == tier]
+        closed = self.facts.closed((known.step, 0), tier)
         spelled = {answer_key(answer): answer for answer in question.answers}
-        counted = sorted(sample.counted for sample in samples if sample.counted is not None)
         for sample in sorted(last, key=lambda taken: taken.counted or 0):
             if sample.answer_key is not None and sample.counted is not None:
                 tally.add(spelled.get(sample.answer_key, sample.answer_key))
-        sentence = no_winner(known.step, len(counted), tally.lead, tally.k)
+        if not (closed or self._referee.is_exhausted(tally, tier, samples)):
+            if self.over and not self._given_up(known.step):
+                self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
+                raise _StrayError
+            return None
+        counted = sum(sample.counted is not None for sample in samples)
+        sentence = tally.no_winner(known.step, counted)
         refusals = self.facts.refusals.get((known.step, 0), ())
         if closed and refusals:
             sentence = refused_sentence(known.step, refusals[-1].model, refusals[-1].reason)
         return _Found(known.step, None, tally.votes, sentence)
+
+    def _given_up(self, step: int) -> bool:
+        """Return whether nobody waited for a step any more, as a timeout of the process may have it."""
+        charges = self.facts.charges
+        return charges is not None and charges.given_up(step)
 
     def failed_part(self, name: str) -> None:
         """Raise what the process was told of a part that came to nothing, if it did."""
@@ -383,10 +393,15 @@ async def _rehearse(record: _Record, task: Process[Any]) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(perform)
-        if not record.over:
+        if record.over:
+            # A process that gave up on a step does so again, in its own time; no other waits.
+            group.cancel_scope.deadline = anyio.current_time() + _PATIENCE
+        else:
             # It goes as far as its record does, and no further.
             await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
+    if record.over and group.cancel_scope.cancelled_caught:
+        record.findings.add(Kind.PLUGIN, "solving", "a result", f"none within {_PATIENCE:g} seconds")
 
 
 def _ended(record: _Record, error: BaseException) -> None:

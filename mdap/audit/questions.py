@@ -52,11 +52,11 @@ class Question:
         self._said: dict[tuple[str | None, str | None, bool, int], _Said] = {}
         self._voted: dict[str, Any] = {}
 
-    def check(self, samples: list[SampleTaken], facts: RunFacts) -> None:
-        """Read every recorded reply again, and compare what it says with what is recorded."""
+    def check(self, samples: list[SampleTaken], facts: RunFacts, key: str) -> None:
+        """Read every recorded reply of the step called *key* again, and compare it with what is recorded."""
         views = len(self._parsers)
         for sample in samples:
-            self._check_view(sample, facts, views)
+            self._check_view(sample, facts, views, key)
             if sample.text_digest not in self._intact:
                 if not check_text(sample, self._findings):
                     continue
@@ -81,13 +81,15 @@ class Question:
             except SpellingError as error:
                 self._findings.add(Kind.COUNT, "votes for one answer", "equal answers", error, _at(sample))
 
-    def _check_view(self, sample: SampleTaken, facts: RunFacts, views: int) -> None:
+    def _check_view(self, sample: SampleTaken, facts: RunFacts, views: int, key: str) -> None:
         if views == 1 and sample.view == 0:
             return
         casting = facts.casting
         if casting.tier(sample.ordinal) < casting.tiers:
-            view = casting.part(sample.ordinal, views).view
-            if sample.view != view and sample.view not in facts.views(sample[1:3], sample.ordinal, views):
+            view = casting.part(sample.ordinal, views, key=key).view
+            if sample.view != view and sample.view not in facts.views(
+                sample[1:3], key, sample.ordinal, views
+            ):
                 self._findings.add(Kind.PROMPT, "view of the step", view, sample.view, _at(sample))
 
     def _reading(self, sample: SampleTaken) -> _Said:

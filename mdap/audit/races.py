@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from mdap.audit.findings import Findings, Kind
+from mdap.audit.part import Part
 from mdap.audit.runs import Place, RunFacts
 from mdap.records import NOTED, PROPOSED, Decided, SampleTaken
 from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key
-from mdap.rules.tally import Tally
+from mdap.rules.tally import RobustTally, Tally
 
 __all__ = ["Referee"]
 
@@ -25,12 +26,23 @@ class Referee:
     Attributes:
         facts: the run.
         casting: who is asked for which sample.
-        findings: where to say it.
+        part: where to say it.
     """
 
     facts: RunFacts
     casting: Casting
-    findings: Findings
+    part: Part
+
+    @property
+    def findings(self) -> Findings:
+        """Where to say what is against the rules."""
+        return self.part.findings
+
+    def tally(self, step: int, tier: int, *, proposed: bool = False) -> Tally:
+        """Return an empty tally for a tier of a step."""
+        if proposed or self.facts.charges is None:
+            return Tally(1 if proposed else self.facts.k)
+        return RobustTally(self.facts.charges.rung(step, tier))
 
     def decided(self, decision: Decided, samples: Sequence[SampleTaken]) -> int:
         """Recount a decided race; return the tier that decided it.
@@ -41,7 +53,7 @@ class Referee:
         """
         place = (decision.step, decision.opening)
         proposed = decision.author is None and decision.reason == PROPOSED
-        tally, tier = self._fold(samples, place, 1 if proposed else self.facts.k_at(decision.step))
+        tally, tier = self._fold(samples, place, proposed=proposed)
         self._drawn(samples, place, complete=True)
         winner = answer_key(decision.winner)
         votes = tally.votes.get(winner, 0)
@@ -55,6 +67,8 @@ class Referee:
             self._same(Kind.COUNT, "samples of what was not voted on", 0, len(samples), place)
         elif samples or decision.step != self.facts.overridden:
             self._undecided(tally, tier, samples, place)
+        if samples and isinstance(tally, RobustTally) and not tally.smooth:
+            self.part.charged.append((*place, tier))
         return tier
 
     def undecided(self, place: Place, samples: Sequence[SampleTaken], *, exhausted: bool) -> int:
@@ -65,10 +79,14 @@ class Referee:
             samples: all of the opening's rows, by ordinal.
             exhausted: whether it must have had all of its samples.
         """
-        tally, tier = self._fold(samples, place, self.facts.k_at(place[0]))
+        tally, tier = self._fold(samples, place)
         self._drawn(samples, place, complete=exhausted)
-        if exhausted:
+        charges = self.facts.charges
+        paid = charges is not None and (*place, tier) in charges.undecided
+        if exhausted or paid:
             self._undecided(tally, tier, samples, place)
+            if isinstance(tally, RobustTally):
+                self.part.charged.append((*place, tier))
         else:
             self._same(Kind.COUNT, "winner of a race that goes on", None, tally.winner, place)
         return tier
@@ -83,7 +101,13 @@ class Referee:
     def _undecided(self, tally: Tally, tier: int, samples: Sequence[SampleTaken], place: Place) -> None:
         self._same(Kind.COUNT, "winner of an undecided race", None, tally.winner, place)
         self._same(Kind.COUNT, "last tier asked", self.casting.tiers - 1, tier, place)
-        self._used_up("samples of the last tier", tier, samples, place)
+        if not tally.stuck:
+            self._used_up("samples of the last tier", tier, samples, place)
+
+    def is_exhausted(self, tally: Tally, tier: int, samples: Sequence[SampleTaken]) -> bool:
+        """Return whether a race has had all of its samples, or no further one could matter."""
+        taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
+        return tier == self.casting.tiers - 1 and (tally.stuck or taken >= self.casting.samples_per_tier)
 
     def _used_up(self, what: str, tier: int, samples: Sequence[SampleTaken], place: Place) -> None:
         """Check that a tier had all of its samples, unless nobody of it could be asked any more."""
@@ -91,10 +115,12 @@ class Referee:
             taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
             self._same(Kind.COUNT, what, self.casting.samples_per_tier, taken, place)
 
-    def _fold(self, samples: Sequence[SampleTaken], place: Place, k: int) -> tuple[Tally, int]:
+    def _fold(
+        self, samples: Sequence[SampleTaken], place: Place, *, proposed: bool = False
+    ) -> tuple[Tally, int]:
         """Return the tally of the tier that a race is in, and that tier."""
         counted = self._counted(samples)
-        tally, tier = Tally(k), 0
+        tally, tier = self.tally(place[0], 0, proposed=proposed), 0
         for sample in counted:
             while tier < self.casting.tier(sample.ordinal):
                 tally, tier = self._left(tally, tier, samples, place)
@@ -114,7 +140,11 @@ class Referee:
     ) -> tuple[Tally, int]:
         """Check that a race went on to the next tier in order; return that tier, where nothing is counted."""
         self._same(Kind.COUNT, "winner of a tier that was left", None, tally.winner, place)
-        self._used_up("samples of a tier that was left", tier, samples, place)
+        if not tally.stuck:
+            self._used_up("samples of a tier that was left", tier, samples, place)
+        if isinstance(tally, RobustTally):
+            self.part.charged.append((*place, tier))
+            return self.tally(place[0], tier + 1), tier + 1
         return Tally(tally.k), tier + 1
 
     def _counted(self, samples: Sequence[SampleTaken]) -> list[SampleTaken]:

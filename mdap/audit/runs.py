@@ -2,14 +2,14 @@
 
 import json
 import sqlite3
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
+from mdap.audit.budget import Charges, charges_of
 from mdap.errors import DatabaseError, UsageError
-from mdap.rules.casting import Casting, lineups_of
+from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.rules.presence import Absence
 from mdap.settings import VotingSettings
 
@@ -43,7 +43,7 @@ class RunFacts:
         number: its key in the other tables.
         sent: temperatures by member, of those that were sent another one than the schedule's.
         decisions: how many decisions it had when the audit began.
-        margins: where margins are adaptive, each that was chosen, with the step from which it holds.
+        charges: what it paid out of its error budget; None if it has none.
         overridden: the step at which it took over another run, to decide it otherwise; None if it did not.
         refusals: by step and opening, who refused to answer it, in order.
         escalated: by step and opening, the tier to which it went.
@@ -61,21 +61,16 @@ class RunFacts:
     sent: dict[int, tuple[float | None, ...]]
     k: int
     decisions: int
-    margins: tuple[tuple[int, int], ...] = ()
+    charges: Charges | None = None
     overridden: int | None = None
     refusals: Mapping[Place, tuple[Refusal, ...]] = field(default_factory=dict)
     escalated: Mapping[Place, int] = field(default_factory=dict)
     absences: tuple[Absence, ...] = ()
 
-    def k_at(self, step: int) -> int:
-        """Return the margin of *step*."""
-        place = bisect_right(self.margins, step, key=lambda margin: margin[0])
-        return self.margins[place - 1][1] if place else self.k
-
     @property
     def casting(self) -> Casting:
         """Who was asked for which sample, with everyone there."""
-        return Casting(self.lineups, self.voting.temperatures, self.voting.samples_allowed, sent=self.sent)
+        return casting_of(self.voting, self.lineups, sent=self.sent)
 
     def castings(self) -> Iterator[Casting]:
         """Yield who was asked for which sample, before anyone was left out and after each who was."""
@@ -85,11 +80,13 @@ class RunFacts:
                 casting.leave_out(absence.member, absence.tier)
             yield casting
 
-    def views(self, place: Place, ordinal: int, views: int) -> set[int]:
+    def views(self, place: Place, key: str, ordinal: int, views: int) -> set[int]:
         """Return the views that sample *ordinal* of an opening of so many *views* may have been shown."""
         turns = [(refusal.member, refusal.view) for refusal in self.refusals.get(place, ())]
         sets = [frozenset(turns[:count]) for count in range(len(turns) + 1)]
-        return {casting.part(ordinal, views, refused).view for casting in self.castings() for refused in sets}
+        return {
+            casting.part(ordinal, views, refused, key).view for casting in self.castings() for refused in sets
+        }
 
     def closed(self, place: Place, tier: int) -> bool:
         """Return whether nobody of a *tier* could be asked for an opening any more, at the end."""
@@ -129,7 +126,7 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
     sql = "SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1"
     [decisions] = connection.execute(sql, (number,)).fetchone()
     facts = _facts(tuple(row), decisions)
-    margins = () if facts.voting.adaptive_target is None else _margins(connection, facts)
+    charges = charges_of(connection, number, facts.voting)
     refusals: dict[Place, tuple[Refusal, ...]] = {}
     for step, opening, *refusal in _events(connection, facts, "refused", _REFUSED):
         refusals[step, opening] = (*refusals.get((step, opening), ()), Refusal(*refusal))
@@ -139,7 +136,7 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
     absences = _events(connection, facts, "left_out", ("member", "tier"))
     return replace(
         facts,
-        margins=margins,
+        charges=charges,
         overridden=_overridden(connection, number),
         refusals=refusals,
         escalated=escalated,
@@ -171,17 +168,6 @@ def _overridden(connection: sqlite3.Connection, run: int) -> int | None:
         return int(about["step"]) if "overrides" in about else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None  # the audit of events says that it is not as mdap wrote it
-
-
-def _margins(connection: sqlite3.Connection, facts: RunFacts) -> tuple[tuple[int, int], ...]:
-    sql = "SELECT data FROM run_events WHERE run = ?1 AND kind = 'margin' ORDER BY id"
-    try:
-        chosen = [json.loads(data) for (data,) in connection.execute(sql, (facts.number,))]
-        return tuple(sorted((int(margin["from"]), int(margin["k"])) for margin in chosen))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise DatabaseError(
-            f"an event of run {facts.run_id} is not as mdap wrote it: restore a copy of the log"
-        ) from None
 
 
 def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from mdap.audit.budget import check_budget
 from mdap.audit.chains import audit_part, audit_tail
 from mdap.audit.events import History, check_events
 from mdap.audit.findings import Findings, Kind, Mismatch
-from mdap.audit.margins import check_margins
 from mdap.audit.parallel import Job, MakeTask, audit_parts
 from mdap.audit.part import Part
 from mdap.audit.processes import audit_process
@@ -20,6 +20,7 @@ from mdap.audit.runs import RunFacts, find_number, run_facts
 from mdap.audit.types import check_texts, check_types
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
+from mdap.rules.ledger import Ledger
 from mdap.rules.parameters import version_of
 from mdap.tasks import Chain, Process, Task
 
@@ -191,6 +192,7 @@ class _Audit:
                 whole.merge(audit_process(self._connection, facts, task, status=status, oracle=oracle))
             whole.findings.merge(events)
             _check_run(self._connection, facts, whole, history)
+            _check_terms(facts, task, whole.findings)
         finally:
             self._connection.execute("ROLLBACK")
         self._tell(self.whole.decisions + whole.decisions)
@@ -221,7 +223,6 @@ class _Audit:
         end = (whole.over, whole.result)
         whole.merge(audit_tail(self._connection, facts, task, status=status))
         whole.over, whole.result = end
-        check_margins(self._connection, facts, task.length(), whole.findings)
 
     def _tell(self, done: int) -> None:
         if self._progress is not None:
@@ -268,6 +269,8 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: Part, his
     _same(findings, Kind.RUN, "k", facts.voting.k, facts.k)
     _same(findings, Kind.EVENT, "steps settled by people", sorted(whole.settled), sorted(history.settled))
     _same(findings, Kind.EVENT, "escalations", sorted(set(whole.escalated)), sorted(set(history.escalated)))
+    if facts.charges is not None:
+        check_budget(connection, facts.number, facts.charges, whole.charged, findings)
     [decisions] = connection.execute(
         "SELECT count(*) FROM decisions WHERE run = ?1", (facts.number,)
     ).fetchone()
@@ -285,6 +288,13 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: Part, his
         else:
             place = (facts.decisions,)
             findings.add(Kind.DECISION, "next decision", "a row in decisions", None, place)
+
+
+def _check_terms(facts: RunFacts, task: Task | None, findings: Findings) -> None:
+    terms = facts.voting.robust
+    if terms is not None and task is not None and facts.kind == "run":
+        _same(findings, Kind.RUN, "length", task.length(), terms.length)
+        _same(findings, Kind.RUN, "m of the first step", Ledger(terms).ladder.first.margin, facts.k)
 
 
 def _same(

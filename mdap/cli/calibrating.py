@@ -168,7 +168,8 @@ def _worst(made: Calibration) -> str:
 
 
 def _if(made: Calibration) -> str:
-    return " if errors were independent" if made.uneven else ""
+    alike = " if all steps were equally hard, which they are not"
+    return alike if made.uneven else " if all steps are equally hard"
 
 
 def _source(made: Calibration) -> str:

@@ -1,26 +1,39 @@
-"""How a certificate is shown."""
+"""How sure one can be of a run, as it is shown."""
 
 from mdap.cli.output import chance, number
-from mdap.records import Certificate
+from mdap.records import Solution
 
 __all__ = ["certified"]
 
 
-def certified(certificate: Certificate | None) -> list[tuple[str, str]]:
-    """Return the rows that show *certificate*; none where nothing can be said."""
+def certified(solution: Solution) -> list[tuple[str, str]]:
+    """Return the rows that show what the votes of a run say of it, and what `-k robust` promises."""
+    rows = [("promise", _promise(solution))]
+    certificate = solution.certificate
     if certificate is None:
-        return []
+        return rows
     wrong = certificate.expected_errors
     errors = f"{wrong:.4f}" if wrong >= 0.0001 else "< 0.0001"
     low, high = certificate.error_rate_low, certificate.error_rate_high
     spread = "" if certificate.dispersion is None else f"; dispersion {certificate.dispersion:.2f}"
     voters = ", ".join(f"{model} {number(votes)}" for model, votes in certificate.voters.items())
     return [
+        *rows,
         *([("votes by model", voters)] if voters else []),
         (
-            "no error at all",
-            f"with a chance of {chance(certificate.p_zero_errors)}, going by how the votes agreed",
+            "P(no errors)",
+            f"{chance(certificate.p_zero_errors)} if every step is right more often than wrong: votes cannot "
+            "see the others",
         ),
         ("errors", f"{errors} wrong decisions expected"),
         ("error rate", f"{certificate.error_rate:.3%} of the votes, {low:.3%} to {high:.3%}{spread}"),
     ]
+
+
+def _promise(solution: Solution) -> str:
+    if solution.guarantee is None:
+        return (
+            f"k = {solution.k} bounds the error of a step by its own p, and of a run only if all steps are "
+            "equally hard; -k robust does without that"
+        )
+    return solution.guarantee.sentence(solution.totals.steps)

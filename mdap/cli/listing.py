@@ -127,7 +127,7 @@ async def _show(given: dict[str, Any]) -> None:
             ),
             ("failed attempts", number(totals.failed_attempts)),
             ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out"),
-            *(certified(solution.certificate) or [("no error at all", "-")]),
+            *certified(solution),
             ("digest", solution.digest or "-"),
             *([("parts", f"{number(parts)}: mdap runs --of {row.run_id}")] if parts else []),
             *(("warning", warning) for warning in solution.warnings),

@@ -36,13 +36,13 @@ class _Margin(click.ParamType[Any]):
     name = "margin"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return *value* as an integer of at least 1, or the word auto or adaptive."""
-        if value in ("auto", "adaptive") or isinstance(value, int):
+        """Return *value* as an integer of at least 1, or the word auto or robust."""
+        if value in ("auto", "robust") or isinstance(value, int):
             return value
         try:
             margin = int(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor auto or adaptive", param, ctx)
+            self.fail(f"{value!r} is neither a whole number nor auto or robust", param, ctx)
         if margin < 1:
             self.fail(f"the margin k must be at least 1, not {margin}", param, ctx)
         return margin

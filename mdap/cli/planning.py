@@ -5,13 +5,17 @@ from itertools import chain
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from mdap.cli.options import as_json
 from mdap.cli.output import fields, number, print_json, say, table
 from mdap.errors import UsageError
+from mdap.rules.foresight import Foreseen
+from mdap.rules.foresight import foreseen as robust
 from mdap.rules.planning import Bought, Each, by_margin, by_subtask, what_buys
 from mdap.rules.scaling import Plan
 from mdap.rules.scaling import plan as foresee
+from mdap.settings import Robust, explain
 
 __all__ = ["plan"]
 
@@ -36,6 +40,13 @@ _MILLION = 1e6
     "margin",
     type=click.IntRange(min=1),
     help="A margin to judge, instead of the smallest that reaches the target.",
+)
+@click.option(
+    "--floor",
+    type=float,
+    default=0.6,
+    show_default=True,
+    help="The least chance that a valid sample is right, on any step; for what -k robust would take.",
 )
 @click.option("--input-tokens", type=click.FloatRange(min=0), help="Prompt tokens of a sample.")
 @click.option("--output-tokens", type=click.FloatRange(min=0), help="Reply tokens of a sample.")
@@ -65,7 +76,7 @@ _MILLION = 1e6
 )
 @as_json
 def plan(**given: Any) -> None:
-    """Foresee margin, votes, samples, cost and time by the paper's scaling laws."""
+    """Estimate margin, votes, samples, cost and time, if all steps are equally hard; and for -k robust."""
     foreseen = foresee(
         given["steps"],
         given["error_rate"],
@@ -87,8 +98,10 @@ def plan(**given: Any) -> None:
 
 
 def _print(given: dict[str, Any], foreseen: Plan, each: Each | None, bought: Bought | None) -> None:
+    robustly = _robust(given, foreseen)
     made: dict[str, Any] = {
         **asdict(foreseen),
+        "robust": None if robustly is None else {"floor": given["floor"], **robustly._asdict()},
         "cost_usd": None if each is None else each.cost(foreseen),
         "seconds": _seconds(given, foreseen),
     }
@@ -110,8 +123,8 @@ def _show(given: dict[str, Any], foreseen: Plan, each: Each | None, bought: Boug
     cut = foreseen.steps_per_subtask
     rows = [
         ("steps", number(foreseen.steps) + (f", {cut} by a sample" if cut > 1 else "")),
-        ("k", number(foreseen.k)),
-        ("no error at all", f"with a chance of {foreseen.p_zero_errors:.6f}"),
+        ("k", f"{number(foreseen.k)}, if all steps are equally hard"),
+        ("P(no errors)", f"{foreseen.p_zero_errors:.6f}, if all steps are equally hard"),
         (
             "votes",
             f"{number(foreseen.votes)}, {foreseen.votes_per_step:.3f} a {'subtask' if cut > 1 else 'step'}",
@@ -119,6 +132,7 @@ def _show(given: dict[str, Any], foreseen: Plan, each: Each | None, bought: Boug
         ("samples", number(foreseen.samples)),
         ("cost", "unknown: give tokens and prices" if each is None else f"{_usd(each.cost(foreseen))} USD"),
         ("time", _time(given, foreseen)),
+        ("-k robust", _told(given, foreseen)),
     ]
     if bought is not None:
         rows.append((f"{given['budget_usd']:g} USD", _buys(foreseen, bought)))
@@ -129,6 +143,28 @@ def _show(given: dict[str, Any], foreseen: Plan, each: Each | None, bought: Boug
     elif given["table"] == "subtasks":
         say()
         _show_subtasks(foreseen, each)
+
+
+def _robust(given: dict[str, Any], planned: Plan) -> Foreseen | None:
+    """Return what `-k robust` would take; None for subtasks of several steps, and where no margin serves."""
+    if planned.steps_per_subtask > 1:
+        return None
+    try:
+        terms = Robust(floor=given["floor"], target=given["target"], length=planned.steps)
+    except ValidationError as error:
+        raise UsageError(explain("option", error)) from None
+    return robust(terms, planned.steps, planned.error_rate)
+
+
+def _told(given: dict[str, Any], planned: Plan) -> str:
+    made = _robust(given, planned)
+    if made is None:
+        return "for single steps"
+    return (
+        f"m = {made.m}, D = {made.dissent}, K = {made.lead} at a floor of {given['floor']:g}, however hard "
+        f"the steps are: {made.votes_per_step:.3f} votes a step at this rate, {made.contested:.3g} contested "
+        f"steps; the budget covers {made.covered} at m = {made.m}, and with more of them m rises"
+    )
 
 
 def _show_margins(foreseen: Plan, each: Each | None) -> None:

@@ -38,7 +38,7 @@ from mdap.errors import MdapError, UsageError
 from mdap.journal.reader import open_log
 from mdap.plugins import load_task, make_task, read_params, read_values
 from mdap.records import RunStatus, Solution
-from mdap.settings import Speculate, VotingSettings, explain
+from mdap.settings import Robust, Speculate, VotingSettings, explain
 from mdap.tasks import Task
 
 __all__ = ["decide", "resume", "run"]
@@ -82,16 +82,36 @@ class _Show:
     type=MARGIN,
     default="3",
     show_default=True,
-    metavar="N|auto|adaptive",
-    help="Margin by which a winner must lead; auto takes the smallest that reaches --target, by the newest "
-    "calibration that fits or else by a pilot; adaptive chooses it anew as the votes show the error rate.",
+    metavar="N|auto|robust",
+    help="Margin by which a winner must lead. auto: the smallest that reaches --target if all steps are "
+    "equally hard, by the newest calibration that fits or else by a pilot. robust: keeps --target however "
+    "hard the steps are, if --floor holds.",
 )
 @click.option(
     "--target",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Wanted chance that no decision of the run is wrong; for -k auto and adaptive.",
+    help="Wanted chance that no decision of the run is wrong; for -k auto and robust.",
+)
+@click.option(
+    "--floor",
+    type=float,
+    show_default="0.6",
+    metavar="P",
+    help="With -k robust: the least chance that a valid sample is right, on any step.",
+)
+@click.option(
+    "--contested",
+    type=click.Choice(["decide", "stop"]),
+    show_default="decide",
+    help="With -k robust: decide contested steps by a wider lead, or leave them to --escalate-to or you.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    show_default="0",
+    help="With -k robust: from which each sample's model and view are drawn.",
 )
 @click.option(
     "--max-samples", type=int, help="Samples a step may take before it is undecided. [default: 100 + 20 k]"
@@ -104,8 +124,7 @@ class _Show:
 @click.option(
     "--temperatures",
     type=NUMBERS,
-    default="0,0.1",
-    show_default=True,
+    show_default="0,0.1; with -k robust 0.1",
     metavar="T,T,...",
     help="Temperatures of a step's samples in turn; the last one serves for all later samples.",
 )
@@ -159,7 +178,13 @@ def run(**given: Any) -> int:
 
     async def act(session: Session, progress: Progress) -> Solution:
         return await session.run(
-            task, k=given["margin"], target=given["target"], voting=voting, run_id=run_id, progress=progress
+            task,
+            k=given["margin"],
+            target=given["target"],
+            floor=0.6 if given["floor"] is None else given["floor"],
+            voting=voting,
+            run_id=run_id,
+            progress=progress,
         )
 
     return anyio.run(_go, session, run_id, act, show)
@@ -181,9 +206,8 @@ def _session(given: dict[str, Any], show: _Show) -> Session:
 
 
 def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings, show: _Show) -> int:
-    margin = given["margin"]
-    if margin == "adaptive":
-        raise UsageError("-k adaptive is for one chain, not for --inputs: give k, or -k auto")
+    if given["margin"] == "robust":
+        raise UsageError("-k robust is for one run, not for --inputs: give k, or -k auto")
     load_task(given["task"])
     others = {"--inputs": given["inputs"], "--prices": given["prices"], **database_files(given["db"])}
     if given["out"] is not None:
@@ -295,13 +319,18 @@ def decide(**given: Any) -> None:
 
 def _voting(given: dict[str, Any]) -> VotingSettings:
     margin = given["margin"]
+    chosen = {name: given[name] for name in ("contested", "seed") if given[name] is not None}
+    if margin != "robust" and (chosen or given["floor"] is not None):
+        raise UsageError("--floor, --contested and --seed go with -k robust")
+    temperatures = {} if given["temperatures"] is None else {"temperatures": given["temperatures"]}
     try:
         return VotingSettings(
             k=margin if isinstance(margin, int) else 1,
             max_samples=given["max_samples"],
             **({} if given["max_tokens"] is None else {"max_tokens": given["max_tokens"]}),
-            temperatures=given["temperatures"],
             hedge=given["hedge"],
+            robust=Robust(**chosen) if margin == "robust" else None,
+            **temperatures,
         )
     except ValidationError as error:
         raise UsageError(explain("setting", error)) from None
@@ -361,7 +390,7 @@ def _describe(solution: Solution, path: Path) -> None:
     totals = solution.totals
     say(f"{solution.task}: {solution.status}{_undecided(solution)}{_headline(solution.result)}")
     rows = [
-        ("steps", f"{number(totals.steps)} decided, each by a lead of k = {_margins(solution)}"),
+        ("steps", f"{number(totals.steps)} decided, {_how(solution)}"),
         ("votes", f"{number(totals.votes)} of {number(totals.samples)} samples"),
         ("red flags", number(totals.red_flags)),
     ]
@@ -374,7 +403,7 @@ def _describe(solution: Solution, path: Path) -> None:
     )
     if solution.cost_usd is not None:
         rows.append(("cost", f"{solution.cost_usd:,.4f} USD"))
-    rows += certified(solution.certificate)
+    rows += certified(solution)
     rows += [
         ("time", f"{solution.seconds:.1f} s"),
         ("log", f"{path.absolute()}, run {solution.run_id}"),
@@ -387,11 +416,11 @@ def _describe(solution: Solution, path: Path) -> None:
     fields(rows)
 
 
-def _margins(solution: Solution) -> str:
-    if len(solution.margins) <= 1:
-        return str(solution.k)
-    changes = [f"{k} from step {step:,}" for step, k in solution.margins[1:]]
-    return ", ".join([str(solution.margins[0][1]), *changes])
+def _how(solution: Solution) -> str:
+    guarantee = solution.guarantee
+    if guarantee is None:
+        return f"each by a lead of k = {solution.k}"
+    return f"{number(guarantee.contested)} of them contested; k is robust, from m = {solution.k}"
 
 
 def _undecided(solution: Solution) -> str:

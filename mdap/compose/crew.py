@@ -13,7 +13,7 @@ from mdap.providers.ensemble import Ensemble
 from mdap.providers.gate import Gate
 from mdap.providers.paced import Paced
 from mdap.providers.prices import price_of
-from mdap.rules.casting import Casting, lineups_of
+from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.settings import Budget, Limits, Price, VotingSettings
 
 __all__ = ["Crew"]
@@ -126,4 +126,4 @@ class Crew:
             for place, member in enumerate(self.members)
             if member.dialect is not None
         }
-        return Casting(self.lineups, voting.temperatures, voting.samples_allowed, apart=apart, sent=sent)
+        return casting_of(voting, self.lineups, apart=apart, sent=sent)

@@ -1,16 +1,17 @@
 """A person settles a step: one that voting left undecided, or one that it decided."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 
 from mdap.compose.overriding import Ruling, override_step
-from mdap.compose.steering import margin_of
+from mdap.engine.account import account_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
 from mdap.engine.opening import Progress
-from mdap.engine.process import ProcessRace
+from mdap.engine.ordered import process_race
 from mdap.engine.recording import Rules
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
@@ -19,7 +20,7 @@ from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_task
 from mdap.records import Recorded, RunEvent, RunStatus, Solution, encodable
-from mdap.rules.casting import Casting, lineups_of
+from mdap.rules.casting import casting_of, lineups_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -76,10 +77,10 @@ async def settle_step(
 async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, ruling: Ruling) -> None:
     voting = VotingSettings.recorded(row.settings)
     lineups = lineups_of(row.provider["models"], row.provider["escalate_to"])[1]
-    casting = Casting(lineups, voting.temperatures, voting.samples_allowed)
-    margin = await margin_of(reader, row.number, task, voting)
+    casting = casting_of(voting, lineups)
+    account = account_of(row.number, voting.robust, await reader.paid(row.number))
     absences = await reader.absences(row.number)
-    rules = Rules(run=row.number, voting=voting, casting=casting, margin=margin, absences=absences)
+    rules = Rules(run=row.number, voting=voting, casting=casting, account=account, absences=absences)
     if isinstance(task, Chain):
         chain = ChainRace(row.task, task, rules, journal, Progress())
         chain.begin(await reader.resume_point(row.number, as_it_ended=True))
@@ -95,7 +96,7 @@ async def _settle_process(
     point = await reader.process_point(row.number, as_it_ended=True)
     if ruling.step not in {recorded.opened.step for recorded in point.openings}:
         raise UsageError(f"step {ruling.step} is not one that voting left undecided")
-    race = ProcessRace(row.task, task, rules, journal, Progress())
+    race = process_race(row.task, task, rules, journal, Progress())
     race.begin(point)
     asked = anyio.Event()
     asked.set()
@@ -109,7 +110,7 @@ async def _settle_process(
         asked.set()
         return await reader.recorded(row.number, step)
 
-    async def solve(part: Task, name: str) -> Solution:
+    async def solve(part: Task, name: str, share: Fraction | None) -> Solution:
         await anyio.sleep_forever()  # what is not decided yet cannot be decided here
         raise AssertionError
 

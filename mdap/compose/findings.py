@@ -4,10 +4,16 @@ from typing import Final
 
 from mdap.records import Calibration
 from mdap.rules.calibration import Measured
+from mdap.rules.foresight import law
+from mdap.rules.ledger import Ledger
+from mdap.settings import Robust
 
 __all__ = ["findings_of"]
 
 _MANY_FLAGS: Final = 0.2
+_HALF: Final = 0.5
+# Hard steps, as they are taken to be: anything above a half.
+_HARD: Final = (0.55, 0.65, 0.75, 0.85, 0.95)
 
 
 def findings_of(made: Calibration, found: Measured) -> tuple[str, ...]:
@@ -22,6 +28,8 @@ def findings_of(made: Calibration, found: Measured) -> tuple[str, ...]:
         for sentence in (
             _hopeless(made),
             _hard(made, found),
+            _below(found),
+            _robust(made, found),
             _collisions(made, found),
             _consensus(made),
             _length(made),
@@ -45,13 +53,36 @@ def _hopeless(made: Calibration) -> str:
 def _hard(made: Calibration, found: Measured) -> str:
     if not found.uneven:
         return "errors look independent: no step stands out as harder than others"
-    told = f"errors are not independent: about {max(found.hard_share, 1e-4):.2%} of the steps are hard"
+    told = f"steps are not equally hard: about {max(found.hard_share, 1e-4):.2%} of them are hard"
     if made.length is None:
         return f"{told}, and on a hard step voting can agree on a wrong answer"
     hard = found.hard_share * made.length
     return (
-        f"{told}, some {hard:,.0f} of {made.length:,}; on a hard step no k helps, so the target may be out "
-        "of reach: views of the step, another model beside this one, or smaller steps make errors differ"
+        f"{told}, some {hard:,.0f} of {made.length:,}; one k for all steps does not reach the target then: "
+        "use -k robust, and views of the step, another model beside this one, or smaller steps"
+    )
+
+
+def _below(found: Measured) -> str:
+    if not found.minority:
+        return ""
+    are = "step has" if found.minority == 1 else "steps have"
+    return (
+        f"{found.minority:,} of {found.steps:,} {are} more wrong votes than right ones, and may be below any "
+        "floor of -k robust: votes cannot see a step on which the model is wrong more often than right"
+    )
+
+
+def _robust(made: Calibration, found: Measured) -> str:
+    if made.length is None or made.error_rate.value >= _HALF:
+        return ""
+    rung = Ledger(Robust(target=made.target, length=made.length)).ladder.first
+    hard = sum(law(rung, p).contested for p in _HARD) / len(_HARD)
+    usual = law(rung, 1 - max(made.error_rate.value - found.hard_share / 4, 0.0)).contested
+    share = (1 - found.hard_share) * usual + found.hard_share * hard
+    return (
+        f"with -k robust and a floor of 0.6, about {share * made.length:,.1f} of {made.length:,} steps would "
+        f"be contested, from m = {rung.margin}"
     )
 
 

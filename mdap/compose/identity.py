@@ -15,6 +15,7 @@ from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
+from mdap.rules.ledger import guarantee_of
 from mdap.rules.parameters import check_parameters, version_of
 from mdap.rules.presence import Presence
 from mdap.settings import VotingSettings
@@ -200,18 +201,7 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         certificate=certificate,
         digest=await reader.head_digest(row.number),
         seal=await reader.seal(row.number),
+        guarantee=guarantee_of(VotingSettings.recorded(row.settings), await reader.paid(row.number)),
         warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
-        margins=await _margins(reader, row),
         undecided=data.get("undecided", 0) if row.status is RunStatus.FINISHED else 0,
     )
-
-
-async def _margins(reader: Reader, row: RunRow) -> tuple[tuple[int, int], ...]:
-    """Return where the margin of a run was chosen anew: of equal ones in a row, only the first."""
-    if row.settings.get("adaptive_target") is None:
-        return ()
-    found: list[tuple[int, int]] = []
-    for chosen in await reader.margins(row.number):
-        if not found or found[-1][1] != chosen["k"]:
-            found.append((chosen["from"], chosen["k"]))
-    return tuple(found)

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from mdap.compose.identity import Start, lasting
+from mdap.compose.promising import promising
 from mdap.compose.running import Workshop, run_task
 from mdap.errors import FailedError, PluginError, RunError, StoppedError, UndecidedError, UsageError
 from mdap.journal.reader import RunRow
@@ -15,14 +16,13 @@ from mdap.plugins import task_name
 from mdap.records import SURE, RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.certificate import error_upper_bound
-from mdap.rules.margins import FIRST_MARGIN, next_margin
 from mdap.rules.scaling import minimal_k
 from mdap.settings import VotingSettings, explain
-from mdap.tasks import Chain, Task
+from mdap.tasks import Task
 
 __all__ = ["ENDED", "K", "batch_margin", "matching", "pilot_of", "with_k", "with_margin"]
 
-K = int | Literal["auto", "adaptive"]
+K = int | Literal["auto", "robust"]
 Note = tuple[str, str | None, dict[str, Any]]
 
 ENDED: Final[dict[RunStatus, type[RunError]]] = {
@@ -116,7 +116,9 @@ async def pilot_of(
     return solution
 
 
-async def with_margin(shop: Workshop, task: Task, start: Start, k: K | None, target: float) -> Start:
+async def with_margin(
+    shop: Workshop, task: Task, start: Start, k: K | None, goal: tuple[float, float]
+) -> Start:
     """Return *start* with the margin that *k* stands for, and with what is to be recorded of the choice.
 
     Args:
@@ -124,14 +126,19 @@ async def with_margin(shop: Workshop, task: Task, start: Start, k: K | None, tar
         task: the task.
         start: how it is to be run otherwise.
         k: a margin; None for that of *start*; ``auto`` for the smallest that reaches *target* at the
-            error rate that a calibration or a pilot rules out; ``adaptive`` for one that follows the votes.
-        target: wanted chance that no decision of the run is wrong.
+            error rate that a calibration or a pilot rules out; ``robust`` for one that follows from how the
+            votes of the steps before fell.
+        goal: wanted chance that no decision of the run is wrong, and the floor, for ``robust``.
 
     Raises:
         UsageError: no margin reaches the target, or the run of that name was started for another one.
     """
-    if k == "adaptive":
-        _check_adaptive(shop, task)
+    target, floor = goal
+    if k == "robust":
+        terms = {"target": target, "floor": floor, "length": task.length()}
+        return await _given(shop, task, replace(start, voting=promising(start.voting, terms)), None)
+    if start.voting.robust is not None:
+        raise UsageError(f"the settings are for -k robust, not for -k {k}: give k='robust'")
     if start.row is not None and (k is None or isinstance(k, str)):
         begun = await shop.reader.margins(start.row.number)
         if begun or k != "auto":
@@ -142,8 +149,6 @@ async def with_margin(shop: Workshop, task: Task, start: Start, k: K | None, tar
     if length is None:
         raise UsageError(f"-k {k} needs a task of known length: define length(), or give k")
     known = await matching(shop, task, start.voting)
-    if k == "adaptive":
-        return _adaptive(start, known, length, target)
     return await _auto(shop, task, start, known, (length, target))
 
 
@@ -158,8 +163,7 @@ def _as_begun(
             f"run {row.run_id} was started for a target of {begun[0]['target']:g}, not {target:g}: "
             "resume it as it was started, or start another run"
         )
-    voting = with_k(start.voting, row.k)
-    return replace(start, voting=_aimed(voting, target) if k == "adaptive" else voting)
+    return replace(start, voting=with_k(start.voting, row.k))
 
 
 async def _given(shop: Workshop, task: Task, start: Start, k: int | None) -> Start:
@@ -167,18 +171,6 @@ async def _given(shop: Workshop, task: Task, start: Start, k: int | None) -> Sta
     known = None if start.row is not None else await matching(shop, task, voting)
     notes = () if known is None else (_baseline(known),)
     return replace(start, voting=voting, notes=notes)
-
-
-def _adaptive(start: Start, known: Mapping[str, Any] | None, length: int, target: float) -> Start:
-    # Agreement is no evidence before the run: its bias is not within what the proof allows.
-    sure = known if known is not None and known["truth"] == "oracle" else None
-    heard = (0, 0) if sure is None else (sure["wrong"], sure["votes"])
-    k = next_margin({}, heard, length, target)[0] if heard[1] else FIRST_MARGIN
-    began = {"from": 0, "k": k, "target": target, "against": heard[0], "votes": heard[1]}
-    notes: list[Note] = [("margin", f"k = {k} from step 0 on", began)]
-    if known is not None:
-        notes += [_baseline(known), *_doubts(known)]
-    return replace(start, voting=_aimed(with_k(start.voting, k), target), notes=tuple(notes))
 
 
 async def _auto(
@@ -248,18 +240,7 @@ def _doubts(known: Mapping[str, Any]) -> list[Note]:
     if known["p_hard"] <= SURE:
         return []
     sentence = (
-        f"about {known['hard_share']:.2%} of the steps are hard, by {known['run_id']}: no k helps there, so "
-        "the target may be out of reach"
+        f"about {known['hard_share']:.2%} of the steps are hard, by {known['run_id']}: one k for all steps "
+        "does not reach the target then; use -k robust"
     )
     return [("warning", sentence, {})]
-
-
-def _check_adaptive(shop: Workshop, task: Task) -> None:
-    if not isinstance(task, Chain):
-        raise UsageError("-k adaptive is for chains, whose steps are decided in order: give k")
-    if shop.crew.about["escalate_to"]:
-        raise UsageError("-k adaptive cannot go with --escalate-to: each model has an error rate of its own")
-
-
-def _aimed(voting: VotingSettings, target: float) -> VotingSettings:
-    return VotingSettings(**{**voting.model_dump(), "adaptive_target": target})

@@ -16,6 +16,8 @@ from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
 from mdap.records import NOTED, Decided, RunEvent, StepOpened
 from mdap.rules.digests import CHAIN_START, chain_digest
+from mdap.rules.ledger import ledger_after
+from mdap.settings import VotingSettings
 from mdap.tasks import Chain
 
 __all__ = ["Ruling", "override_step"]
@@ -59,10 +61,8 @@ async def override_step(path: Path, row: RunRow, task: Chain[Any, Any], ruling: 
         ruling: what the person decides.
 
     Raises:
-        UsageError: the answer cannot be one of the step, or the run chooses its margins as it goes on.
+        UsageError: the answer cannot be one of the step.
     """
-    if row.settings.get("adaptive_target") is not None:
-        raise UsageError(f"run {row.run_id} chooses k as it goes on, which an override would make unsound")
     async with open_log(path) as reader, open_journal(path) as journal:
         authored = Authored(row.task, task)
         winner = await _checked(reader, row, authored, ruling)
@@ -103,6 +103,12 @@ async def _take_over(
     old, new = runs
     about = {"overrides": old.run_id, "step": ruling.step}
     journal.append(RunEvent(new, "started", f"step {ruling.step} of {old.run_id} was overridden", data=about))
+    terms = VotingSettings.recorded(old.settings).robust
+    if terms is not None:
+        ledger = ledger_after(terms, await reader.paid(old.number))
+        # What came after the step was spent, too.
+        inherited = {"why": "inherited", "step": -1, "price": str(ledger.spent), "payments": ledger.payments}
+        journal.append(RunEvent(new, "paid", data=inherited))
     digest = CHAIN_START
     async for row in reader.decided(old.number):
         opened = StepOpened(new, row["step"], 0, row["key"], row["input"], row["prompt_digest"])

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any, Final
 
@@ -15,10 +16,13 @@ from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, check_same, run_columns, solution_of
 from mdap.compose.inspection import Inspection
-from mdap.compose.steering import drift_of, known_presence, margin_of
+from mdap.compose.promising import with_share
+from mdap.compose.steering import drift_of, known_presence
+from mdap.engine.account import account_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
 from mdap.engine.decider import Decider
+from mdap.engine.ordered import process_race
 from mdap.engine.process import ProcessRace
 from mdap.engine.purse import Purse
 from mdap.engine.recording import Rules
@@ -120,6 +124,11 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         DatabaseError: the database cannot be written any more.
     """
     row = start.row
+    if start.voting.robust is not None and shop.on_dead is OnDead.CONTINUE:
+        raise UsageError(
+            "-k robust cannot go with --on-dead continue: without one of its models, the later samples of a "
+            "step would not be drawn as the earlier ones were"
+        )
     columns = run_columns(task, start, shop.crew.about)
     if row is None:
         number = await shop.writer.begin_run(columns)
@@ -162,10 +171,10 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         models=shop.crew.names,
         casting=shop.crew.casting(start.voting),
         open_steps=shop.breadth,
+        account=account_of(number, start.voting.robust, await shop.reader.paid(number)),
         presence=start.presence,
         on_dead=shop.on_dead,
         absences=await known_presence(shop.reader, number, start, shop.crew),
-        margin=await margin_of(shop.reader, number, task, start.voting),
         drift=await drift_of(shop.reader, number, start.voting.k),
         votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
     )
@@ -222,7 +231,7 @@ async def _begun(
         chain.begin(await shop.reader.resume_point(rules.run))
         return chain, None
     assert isinstance(task, Process)
-    process = ProcessRace(name, task, rules, shop.writer, start.progress)
+    process = process_race(name, task, rules, shop.writer, start.progress)
     process.begin(await shop.reader.process_point(rules.run))
     around = Surroundings(
         run_id=start.name,
@@ -234,13 +243,15 @@ async def _begun(
     return process, partial(answer_process, task, process, around)
 
 
-async def _solve_part(shop: Workshop, whole: Start, parent: int, task: Task, name: str) -> Solution:
+async def _solve_part(
+    shop: Workshop, whole: Start, parent: int, task: Task, name: str, share: Fraction | None
+) -> Solution:
     """Run a task that is a part of a process, or take it up again."""
     await shop.writer.flush()
     row = await shop.reader.run(name)
     part = Start(
         name=name,
-        voting=whole.voting,
+        voting=whole.voting if share is None else with_share(whole.voting, share, task.length()),
         row=row,
         parent=parent,
         progress=whole.progress,

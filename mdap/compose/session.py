@@ -139,12 +139,13 @@ class Session(AsyncContextManagerMixin):
 
     # -- the face ----------------------------------------------------------------------------------
 
-    async def solve(
+    async def solve(  # noqa: PLR0913 - the public face: keywords, each of them optional
         self,
         task: Task,
         *,
         k: K | None = None,
         target: float = 0.95,
+        floor: float = 0.6,
         voting: VotingSettings | None = None,
         run_id: str | None = None,
         progress: Progress | None = None,
@@ -154,9 +155,10 @@ class Session(AsyncContextManagerMixin):
         Args:
             task: the task with its parameters.
             k: the margin; ``"auto"`` takes the smallest that reaches *target*, by the newest calibration that
-                fits or else by a pilot; ``"adaptive"`` chooses it anew as the votes show the error rate;
-                None takes that of *voting*.
-            target: wanted chance that the whole run has no wrong decision; for ``"auto"`` and ``"adaptive"``.
+                fits or else by a pilot, if all steps are equally hard; ``"robust"`` follows the votes and
+                keeps *target* however hard the steps are, if *floor* holds; None takes that of *voting*.
+            target: wanted chance that the whole run has no wrong decision; for ``"auto"`` and ``"robust"``.
+            floor: the least chance that a valid sample is right, on any step; for ``"robust"``.
             voting: how steps are decided.
             run_id: the run's name in the database; an unfinished run of that name is resumed, a finished
                 one is returned as it is. None makes up a new one.
@@ -169,18 +171,21 @@ class Session(AsyncContextManagerMixin):
             FailedError: the task's own code failed.
             DatabaseError: the database cannot be written any more.
         """
-        solution = await self.run(task, k=k, target=target, voting=voting, run_id=run_id, progress=progress)
+        solution = await self.run(
+            task, k=k, target=target, floor=floor, voting=voting, run_id=run_id, progress=progress
+        )
         kind = ENDED.get(solution.status)
         if kind is not None:
             raise kind(f"run {solution.run_id}: {solution.reason}", solution)
         return solution
 
-    async def run(
+    async def run(  # noqa: PLR0913 - as `solve`
         self,
         task: Task,
         *,
         k: K | None = None,
         target: float = 0.95,
+        floor: float = 0.6,
         voting: VotingSettings | None = None,
         run_id: str | None = None,
         progress: Progress | None = None,
@@ -197,7 +202,7 @@ class Session(AsyncContextManagerMixin):
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         row = await self._row(name)
         start = Start(name=name, voting=voting, row=row, progress=progress or Progress())
-        start = await with_margin(self._shop, task, start, k, target)
+        start = await with_margin(self._shop, task, start, k, (target, floor))
         return await run_task(self._shop, task, start)
 
     async def margin_for(
@@ -256,6 +261,8 @@ class Session(AsyncContextManagerMixin):
             UsageError: an argument is wrong.
         """
         voting = voting or VotingSettings()
+        if voting.robust is not None:
+            raise UsageError("-k robust is for one run, not for many: give k")
         start = Start(
             name=new_name("batch") if run_id is None else checked_run_id(run_id),
             voting=voting if k is None else with_k(voting, k),
@@ -348,7 +355,7 @@ async def solve(
     Args:
         task: the task with its parameters.
         model: ``provider`` or ``provider/model``, or several of them.
-        k: the margin, ``"auto"`` or ``"adaptive"``.
+        k: the margin, ``"auto"`` or ``"robust"``.
         db: path of the SQLite database.
         options: options of the provider.
         settings: further arguments of `Session` (*escalate_to*, *limits*, *budget*, ...) and of

@@ -1,16 +1,12 @@
-"""What watches a run as it goes on: the margins to come, and whether it does as its calibration did."""
+"""What watches a run as it goes on: who is left out, and whether it does as its calibration did."""
 
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start
-from mdap.engine.margins import AdaptiveMargin, Standing
-from mdap.errors import UsageError
 from mdap.journal.reader import Reader
 from mdap.rules.drift import Baseline, Drift
 from mdap.rules.presence import Absence
-from mdap.settings import VotingSettings
-from mdap.tasks import Task
 
-__all__ = ["drift_of", "known_presence", "margin_of"]
+__all__ = ["drift_of", "known_presence"]
 
 
 async def known_presence(reader: Reader, run: int, start: Start, crew: Crew) -> tuple[Absence, ...]:
@@ -25,29 +21,6 @@ async def known_presence(reader: Reader, run: int, start: Start, crew: Crew) -> 
     absences = await reader.absences(run)
     presence.absences += [absence for absence in absences if absence not in presence.absences]
     return absences
-
-
-async def margin_of(reader: Reader, run: int, task: Task, voting: VotingSettings) -> AdaptiveMargin | None:
-    """Return what tells the margins of *run*, from its rows; None for one margin throughout."""
-    target, length = voting.adaptive_target, task.length()
-    if target is None:
-        return None
-    if length is None:
-        raise UsageError("-k adaptive needs a task of known length: define length(), or give k")
-    chosen = await reader.margins(run)
-    began = chosen[0] if chosen else {"from": 0, "k": voting.k}
-    now = Standing(
-        start=chosen[-1]["from"] if chosen else 0,
-        k=chosen[-1]["k"] if chosen else voting.k,
-        against=began.get("against", 0),
-        votes=began.get("votes", 0),
-    )
-    for k, decisions, won, votes in await reader.heard(run):
-        if k is not None:
-            now.margins[k] = decisions
-        now.against += votes - won
-        now.votes += votes
-    return AdaptiveMargin(run, target, length, now)
 
 
 async def drift_of(reader: Reader, run: int, k: int) -> Drift | None:

@@ -5,15 +5,17 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeVar
 
 import anyio
 
+from mdap.engine.ordered import Loan, OrderedRace
 from mdap.engine.process import ProcessRace, Question, identify
 from mdap.errors import FailedError, MdapError, PluginError, RunError, StoppedError, UndecidedError
 from mdap.groups import Group, first_of, gathered
 from mdap.protocols import Journal
-from mdap.records import Recorded, RunStatus, Solution
+from mdap.records import Identity, Recorded, RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import identify_named, identify_part
 from mdap.rules.reading import typed_answer
@@ -34,14 +36,15 @@ class Surroundings:
         run_id: the run's name.
         journal: where facts go.
         recall: finds a recorded decision by the number of its step.
-        solve: runs a nested task under the name that it is given.
+        solve: runs a nested task under the name that it is given, with a share of the error budget if the
+            process has one.
         open_steps: how many steps may be open at once.
     """
 
     run_id: str
     journal: Journal
     recall: Callable[[int], Awaitable[Recorded]]
-    solve: Callable[[Task, str], Awaitable[Solution]]
+    solve: Callable[[Task, str, Fraction | None], Awaitable[Solution]]
     open_steps: int
 
 
@@ -154,18 +157,37 @@ class Asking:
         params = json.loads(canonical(task))
         kind = type(task).__name__
         identity, name = identify_part(self.run_id, kind, params, key)
+        about = {"task": kind, "params": params}
+        spent: Fraction | None = None
 
         async def run() -> tuple[str, str]:
-            solution = await self._around.solve(task, name)
+            nonlocal spent
+            solution = await self._around.solve(task, name, await self._share(identity, about))
             if solution.status is RunStatus.STOPPED:
                 self._race.stop(f"part {name}: {solution.reason}")
                 await anyio.sleep_forever()  # until the whole run is cancelled
             if solution.status is not RunStatus.FINISHED:
                 error = UndecidedError if solution.status is RunStatus.UNDECIDED else FailedError
                 raise error(f"part {name}: {solution.reason}", solution)
+            spent = None if solution.guarantee is None else solution.guarantee.spent
             return canonical(solution.result), f"run {name}, digest {solution.digest}"
 
-        return await self._noted(identity, {"task": kind, "params": params}, run)
+        result = await self._noted(identity, about, run)
+        if spent is not None and isinstance(self._race, OrderedRace):
+            self._race.repay(identity, spent)
+        return result
+
+    async def _share(self, identity: Identity, about: Any) -> Fraction | None:
+        """Return what a nested run may spend of the error budget, once it is its turn."""
+        if not isinstance(self._race, OrderedRace):
+            return None
+        loan = self._race.borrow(identity, about)
+        try:
+            await _granted(loan)
+        except BaseException:
+            self._race.withdraw(identity)
+            raise
+        return loan.share
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
         """Return what *function* returned the first time it was called under *key*."""
@@ -190,6 +212,13 @@ class Asking:
             # What is handed on is durable, whoever made it.
             await self._around.journal.flush()
             return json.loads(result if number is None else (await self._around.recall(number)).winner)
+
+
+async def _granted(loan: Loan) -> None:
+    if loan.share is None:
+        news = anyio.Event()
+        loan.granted.append(news.set)
+        await news.wait()
 
 
 async def _answered(question: Question) -> None:

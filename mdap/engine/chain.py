@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from mdap.engine.account import CONTESTED, UNDECIDED
 from mdap.engine.authored import Authored, Subject
 from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening, Progress
@@ -25,7 +26,7 @@ from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
 from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, record_of
-from mdap.settings import Speculate, VotingSettings
+from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
 __all__ = ["ChainRace", "Rules"]
@@ -58,8 +59,6 @@ class ChainRace(Decider):
         self._leftovers = Leftovers()
         self.length = self._task.length()
         self._due: list[tuple[Any, Decision[Any]]] = []
-        # By margin, where margins are adaptive: one each, since every step needs one.
-        self._votings: dict[int, VotingSettings] = {}
         # Openings that are void with requests still under way.
         self._abandoned: list[Opening] = []
 
@@ -137,11 +136,16 @@ class ChainRace(Decider):
                 self._decide(head, winner)
             elif not head.race.exhausted:
                 return
-            elif head.race.escalate():
-                self._escalated(head)
             else:
-                self.status = RunStatus.UNDECIDED
-                self.reason = undecided_sentence(head)
+                self._exhausted(head)
+
+    def _exhausted(self, head: Opening) -> None:
+        self._pay(head, CONTESTED if head.race.tally.stuck else UNDECIDED)
+        if head.race.escalate():
+            self._escalated(head)
+        else:
+            self.status = RunStatus.UNDECIDED
+            self.reason = undecided_sentence(head)
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to the step that voting left undecided.
@@ -164,6 +168,7 @@ class ChainRace(Decider):
         self._record(head, spelled, author, reason)
 
     def _decide(self, head: Opening, winner: str) -> None:
+        self._pay(head, CONTESTED)
         self._record(head, winner)
         number = head.opened.step
         if self._task.has_effects:
@@ -209,11 +214,8 @@ class ChainRace(Decider):
         """Open step *number* on *state* at the end of the window.
 
         Returns:
-            False if the task ends there, or the step's margin is not known yet.
+            False if the task ends there.
         """
-        voting = self._voting(number)
-        if voting is None:
-            return False
         # Before anything of the task's can change it; a last state need not have any JSON.
         spelled: str | PluginError
         try:
@@ -227,7 +229,9 @@ class ChainRace(Decider):
             raise spelled
         self._task.check_state(number, state, spelled)
         subject = Subject(self._task.task, state)
-        race = Race(self._task.name, number, step, voting, subject, self._casting)
+        race = Race(
+            self._task.name, number, step, self._rules.voting, subject, self._casting, self._rung(number)
+        )
         race.check = partial(self._task.check_answer, state, spelled)
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
@@ -238,15 +242,6 @@ class ChainRace(Decider):
         self._window.append(opening)
         self._stale.append(opening)
         return True
-
-    def _voting(self, number: int) -> VotingSettings | None:
-        """Return how step *number* is decided; None as long as its margin depends on steps before it."""
-        if self._rules.margin is None:
-            return self._rules.voting
-        k = self._rules.margin.at(number)
-        if k is not None and k not in self._votings:
-            self._votings[k] = self._rules.voting.model_copy(update={"k": k})
-        return None if k is None else self._votings[k]
 
     def _reopen(
         self, number: int, spelled: str, state: Any, race: Race, *, tentative: bool

@@ -25,6 +25,7 @@ from mdap.records import (
     Verdict,
 )
 from mdap.rules.digests import sample_line
+from mdap.rules.rungs import Rung
 
 __all__ = ["Decider", "Effect"]
 
@@ -63,6 +64,15 @@ class Decider(Answering):
     def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
         super().__init__(rules, journal, progress)
         self.news: Callable[[], None] = _nothing
+
+    @property
+    def stalled(self) -> bool:
+        """Whether decided steps wait for one that nobody has asked for again; see `pass_over`."""
+        return False
+
+    def pass_over(self) -> None:
+        """Let what waits go on without the step that it waits for."""
+        assert not self.stalled
 
     # -- what to ask -------------------------------------------------------------------------------
 
@@ -200,8 +210,39 @@ class Decider(Answering):
             opening.lines.append((ordinal, sample_line(sample.digest_columns())))
         return sample
 
+    # -- what a step pays --------------------------------------------------------------------------
+
+    def _rung(self, step: int) -> Rung | None:
+        """Return the rung of *step* as things stand; None without `-k robust`."""
+        return None if self._rules.account is None else self._rules.account.rung(step)
+
+    def _pay(self, opening: Opening, why: str) -> None:
+        """Charge *opening* unless it is smooth, which raises the rungs of what is open behind it.
+
+        What follows from it is recorded in the same commit, since nothing here waits.
+        """
+        account, rung = self._rules.account, opening.race.rung
+        if account is not None and rung is not None and not opening.race.smooth:
+            self._journal.append(*account.pay(opening.opened, opening.race.tier, rung, why))
+            self._raise_rungs()
+
+    def _raise_rungs(self) -> None:
+        for opening in self._openings():
+            rung = self._rung(opening.opened.step)
+            if not opening.void and rung is not None and not self._is_settled(opening):
+                opening.race.go_on_at(rung)
+                self._stale.append(opening)
+
+    def _is_settled(self, opening: Opening) -> bool:
+        """Return whether the rung of *opening* is fixed, since it has paid."""
+        account = self._rules.account
+        return account is None or account.paid(opening.opened, opening.race.tier) is not None
+
     def _escalated(self, opening: Opening) -> None:
         self._stale.append(opening)
+        rung = self._rung(opening.opened.step)
+        if rung is not None:
+            opening.race.go_on_at(rung)
         reason = f"step {opening.opened.step} undecided after {opening.race.counted} samples"
         if opening.race.refusal is not None:
             reason = f"{reason}, and refused by {opening.race.refusal.model}"

@@ -175,7 +175,8 @@ class ProcessRace(Decider):
             raise PluginError(self.name, "giving a step", wrong) from wrong
         subject = _Subject(self._task, step)
         step = canonical_step(self._task, step)
-        return Race(self.name, self._next_step, step, self._rules.voting, subject, self._casting)
+        number = self._next_step
+        return Race(self.name, number, step, self._rules.voting, subject, self._casting, self._rung(number))
 
     def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
         race.key = identity[0]
@@ -216,11 +217,15 @@ class ProcessRace(Decider):
             result: the result, in canonical JSON.
             reason: where it comes from.
         """
+        opened = self._opened_for(identity, about)
+        self._append_decision(opened, [], result, ("{}", 0, 0, NOTED, reason))
+        self._known[identity] = _Known(opened.step, False)
+
+    def _opened_for(self, identity: Identity, about: Any) -> StepOpened:
         self._warn_if_changed(identity)
         opened = self._opened(identity, canonical(about))
         self._journal.append(opened)
-        self._append_decision(opened, [], result, ("{}", 0, 0, NOTED, reason))
-        self._known[identity] = _Known(opened.step, False)
+        return opened
 
     def warn(self, sentence: str) -> None:
         """Record what a reader of the result should know."""

@@ -3,17 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mdap.engine.margins import AdaptiveMargin
+from mdap.engine.account import Account
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
 from mdap.records import Decided, RecordedOpening, RunEvent, RunStatus, StepOpened, StepResolved, record_of
 from mdap.rules.canonical import canonical
-from mdap.rules.casting import Casting
+from mdap.rules.casting import Casting, casting_of
 from mdap.rules.digests import chain_digest, sample_line
 from mdap.rules.drift import Drift
 from mdap.rules.presence import Absence, Presence, refused_sentence
-from mdap.rules.tally import no_winner
 from mdap.settings import OnDead, Speculation, VotingSettings
 
 __all__ = ["RUNNING", "Recorder", "Rules", "undecided_sentence"]
@@ -37,7 +36,7 @@ class Rules:
         votes_wanted: end a chain after the step with which so many votes are decided in this session; None
             for no such end.
         open_steps: how many steps of a process may be open at once.
-        margin: tells the margin of each step of a chain; None for that of *voting* throughout.
+        account: the error budget of `-k robust`; None for one k throughout.
         drift: notices that the run does otherwise than its calibration did; None for nothing to compare.
         presence: what has been heard of the models, in this run and all that belong to it.
         on_dead: what to do when one of several models is gone.
@@ -53,7 +52,7 @@ class Rules:
     votes_wanted: int | None = None
     open_steps: int = 128
     run_id: str = ""
-    margin: AdaptiveMargin | None = None
+    account: Account | None = None
     drift: Drift | None = None
     presence: Presence = field(default_factory=Presence)
     on_dead: OnDead = OnDead.STOP
@@ -81,9 +80,7 @@ class Recorder:
         self.digest = ""
         self.progress = progress
         self._rules = rules
-        self._casting = rules.casting or Casting(
-            temperatures=rules.voting.temperatures, samples_per_tier=rules.voting.samples_allowed
-        )
+        self._casting = rules.casting or casting_of(rules.voting)
         self._journal = journal
         self._place = 0
         self._votes_decided = 0
@@ -108,18 +105,13 @@ class Recorder:
         self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
         self.progress.against += total - votes
         self._votes_decided += total
-        self._watch(opening, total - votes, total, settled=author is not None)
+        self._watch(opening.race, total - votes, total)
 
-    def _watch(self, opening: Opening, against: int, votes: int, *, settled: bool) -> None:
-        """Record what a decision means for the margins to come, and whether the run drifts."""
-        run, step, race = self._rules.run, opening.opened.step, opening.race
+    def _watch(self, race: Race, against: int, votes: int) -> None:
+        """Record whether the run drifts."""
         if self._rules.drift is not None and race.tier == 0:
             for kind, sentence in self._rules.drift.hear(against, votes, race.counted - votes):
-                self._journal.append(RunEvent(run, "warning", sentence, data={"drift": kind}))
-        if self._rules.margin is not None:
-            k = None if settled else race.tally.k
-            for event in self._rules.margin.hear(step, k, against, votes):
-                self._journal.append(event)
+                self._journal.append(RunEvent(self._rules.run, "warning", sentence, data={"drift": kind}))
 
     def _append_decision(
         self,
@@ -150,6 +142,9 @@ class Recorder:
         """Return a recorded opening, its samples counted again."""
         opening = Opening(recorded.opened, state, race, tentative=tentative)
         race.refold(recorded.samples, recorded.tier, recorded.refusals)
+        paid = None if self._rules.account is None else self._rules.account.paid(opening.opened, race.tier)
+        if paid is not None:
+            race.go_on_at(paid)
         opening.lines = [
             (taken.ordinal, sample_line(taken.digest_columns()))
             for taken in recorded.samples
@@ -165,4 +160,4 @@ def undecided_sentence(opening: Opening) -> str:
     race = opening.race
     if race.closed and race.refusal is not None:
         return refused_sentence(opening.opened.step, race.refusal.model, race.refusal.reason)
-    return no_winner(opening.opened.step, race.counted, race.tally.lead, race.tally.k)
+    return race.tally.no_winner(opening.opened.step, race.counted)

@@ -75,7 +75,11 @@ async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -
             # Meanwhile a process may have stopped, or given up what it had asked.
             if race.status is RUNNING and opening.flying.get(request.ordinals) is request:
                 samplers.ask(opening, request)
-        _take(race, samplers, await samplers.arrived())
+        if race.stalled and not race.in_flight:
+            await anyio.wait_all_tasks_blocked()
+            race.pass_over()
+        else:
+            _take(race, samplers, await samplers.arrived())
         effects = race.effects()
         if effects:
             await _bring_about(effects, journal)

@@ -7,11 +7,12 @@ from pydantic import TypeAdapter
 
 from mdap.errors import PluginError
 from mdap.records import Refusal, Reply, SampleRequest, SampleTaken, Subject, Trace, record_of
-from mdap.rules.casting import NOBODY, Casting, Part
+from mdap.rules.casting import NOBODY, Casting, Part, casting_of
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import read, unreadable
 from mdap.rules.redflags import clean, clean_label
-from mdap.rules.tally import Tally
+from mdap.rules.rungs import Rung
+from mdap.rules.tally import RobustTally, Tally
 from mdap.rules.values import refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Step, View
@@ -65,6 +66,7 @@ class Race:
         settings: k, samples allowed, temperatures.
         subject: what the step is about, for simulation.
         casting: who is asked for which sample; None for one model.
+        rung: how `-k robust` decides the step; None for a lead of k.
 
     Attributes:
         check: called with the first answer of each spelling and with that; None for nothing to check.
@@ -89,6 +91,7 @@ class Race:
         "prompts",
         "refusal",
         "refused",
+        "rung",
         "schema",
         "settings",
         "step",
@@ -97,7 +100,7 @@ class Race:
         "tier",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a step is decided by
         self,
         name: str,
         number: int,
@@ -105,6 +108,7 @@ class Race:
         settings: VotingSettings,
         subject: Subject | None,
         casting: Casting | None = None,
+        rung: Rung | None = None,
     ) -> None:
         self.name = name
         self.number = number
@@ -114,7 +118,8 @@ class Race:
         self.subject = subject
         # A proposal is not decided here: others vote on it.
         self.k = 1 if step.proposal else settings.k
-        self.tally = Tally(self.k)
+        self.rung = None if step.proposal else rung
+        self.tally = self._fresh_tally()
         self.answers: dict[str, Any] = {}
         self._first: dict[str, int] = {}
         self.check: Callable[[Any, str], None] | None = None
@@ -122,9 +127,7 @@ class Race:
         self.in_flight = 0
         self.max_tokens = settings.tokens_allowed(step.max_tokens)
         self.schema = None if step.schema is None else json_schema(step.schema)
-        self.casting = casting or Casting(
-            temperatures=settings.temperatures, samples_per_tier=settings.samples_allowed
-        )
+        self.casting = casting or casting_of(settings)
         self.tier = 0
         columns = (step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
         own = record_of(Prompt, columns)
@@ -139,6 +142,9 @@ class Race:
         self._lost: list[int] = []
         self._judged: dict[tuple[str, str, str, bool, int], tuple[Judgement, Any]] = {}
 
+    def _fresh_tally(self) -> Tally:
+        return Tally(self.k) if self.rung is None else RobustTally(self.rung)
+
     @property
     def winner(self) -> str | None:
         """The canonical JSON of the winning answer, or None."""
@@ -146,11 +152,24 @@ class Race:
 
     @property
     def exhausted(self) -> bool:
-        """Whether all the samples that its tier may and can take have come without a winner."""
+        """Whether all samples have come without a winner that its tier may and can take, or that matter."""
         if self.in_flight or self.tally.winner is not None:
             return False
         used_up = self._next_ordinal >= (self.tier + 1) * self.casting.samples_per_tier and not self._lost
-        return used_up or self.closed
+        return used_up or self.tally.stuck or self.closed
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the step is decided and `-k robust` charges nothing for it."""
+        return isinstance(self.tally, RobustTally) and self.tally.smooth
+
+    def go_on_at(self, rung: Rung) -> bool:
+        """Go on at a higher rung, at which a winner may have to win again; return whether it is higher."""
+        if self.rung is None or not isinstance(self.tally, RobustTally) or rung == self.rung:
+            return False
+        self.rung = rung
+        self.tally.go_on_at(rung)
+        return True
 
     @property
     def closed(self) -> bool:
@@ -167,7 +186,7 @@ class Race:
         if self.tier + 1 >= self.casting.tiers:
             return False
         self.tier += 1
-        self.tally = Tally(self.k)
+        self.tally = self._fresh_tally()
         self._lost = []
         self._next_ordinal = max(self._next_ordinal, self.tier * self.casting.samples_per_tier)
         return True
@@ -186,7 +205,7 @@ class Race:
         ordinals = self._draw(short)
         self.in_flight += len(ordinals)
         requests = []
-        for part, group in self.casting.groups(ordinals, len(self.prompts), max_n, self.refused):
+        for part, group in self.casting.groups(ordinals, len(self.prompts), max_n, self.refused, self.key):
             requests.append(self._request(part, group, priority))
         return requests
 

@@ -167,6 +167,10 @@ class Reader:
         """Return the margins that were chosen for *run*: each holds *from* a step on."""
         return [json.loads(row[0]) for row in await self.rows("margins", run)]
 
+    async def paid(self, run: int) -> list[dict[str, Any]]:
+        """Return what *run* has paid out of its error budget, in order; see `mdap.records.EVENTS`."""
+        return [json.loads(row[0]) for row in await self.rows("paid", run)]
+
     async def baseline(self, run: int) -> dict[str, Any] | None:
         """Return with what *run* is compared as it goes on; None for nothing."""
         rows = await self.rows("baseline", run)

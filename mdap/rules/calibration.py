@@ -57,6 +57,7 @@ class Measured(NamedTuple):
         duplicates: share of samples whose text repeats an earlier one of the same step.
         p_hard: chance that some steps are harder than others.
         hard_share: share of hard steps that is to be expected.
+        minority: steps with more wrong votes than right ones.
         clumping: variance of the wrong votes of a step over what independent errors have; 1 where they do.
     """
 
@@ -76,6 +77,7 @@ class Measured(NamedTuple):
     duplicates: float
     p_hard: float
     hard_share: float
+    minority: int
     clumping: float
 
     @property
@@ -129,6 +131,7 @@ def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
         duplicates=_duplicates(polls),
         p_hard=belief.p_hard,
         hard_share=belief.hard_share,
+        minority=sum(2 * bad > len(answers) for bad, answers in zip(wrong_of, votes_of, strict=True)),
         clumping=clumping,
     )
 

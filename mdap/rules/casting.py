@@ -1,14 +1,18 @@
 """Which model, which view of the step and which temperature each sample of a step gets.
 
-All three follow from the sample's ordinal, so that they are the same in every session, in every order of
-arrival, and for whoever audits the run afterwards. Where a model refuses a step in some view, or has left
-the run, the others take its samples: who does follows from the ordinal and from what is on record of that.
+All three follow from the sample's ordinal, and where they are drawn from the run's seed and the step, so that
+they are the same in every session, in every order of arrival, and for whoever audits the run afterwards.
+Where a model refuses a step in some view, or has left the run, the others take its samples: who does follows
+from the ordinal and from what is on record of that.
 """
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple, TypeAlias
 
-__all__ = ["NOBODY", "Casting", "Part", "Turn", "lineups_of"]
+from mdap.settings import VotingSettings
+
+__all__ = ["NOBODY", "Casting", "Part", "Turn", "casting_of", "lineups_of"]
 
 
 def lineups_of(
@@ -75,6 +79,8 @@ class Casting:
         temperatures: by ordinal within the tier; the last one serves for all later samples.
         samples_per_tier: samples a tier may take.
         apart: whether samples of different temperatures need requests of their own.
+        seed: from which each sample's model and view are drawn, so that all samples of a step are drawn
+            alike; None: they take turns.
         sent: of members to which other temperatures are sent, or none: those, in place of *temperatures*.
 
     Attributes:
@@ -83,7 +89,18 @@ class Casting:
         over: tiers that have left the run.
     """
 
-    __slots__ = ("_apart", "_known", "_lineups", "_sent", "gone", "over", "samples_per_tier", "temperatures")
+    __slots__ = (
+        "_alone",
+        "_apart",
+        "_known",
+        "_lineups",
+        "_seed",
+        "_sent",
+        "gone",
+        "over",
+        "samples_per_tier",
+        "temperatures",
+    )
 
     def __init__(
         self,
@@ -92,9 +109,13 @@ class Casting:
         samples_per_tier: int = 160,
         *,
         apart: bool = True,
+        seed: int | None = None,
         sent: Sent | None = None,
     ) -> None:
         self._apart = apart
+        self._seed = seed
+        # With one model and one view there is nothing to draw.
+        self._alone = all(len(lineup) == 1 for lineup in lineups)
         self._lineups = lineups
         self.samples_per_tier = samples_per_tier
         self.gone: set[int] = set()
@@ -135,7 +156,7 @@ class Casting:
         reduced = refused or self.gone or self.over
         return bool(reduced) and not self.turns(tier, views, refused)
 
-    def part(self, ordinal: int, views: int, refused: frozenset[Turn] = NOBODY) -> Part:
+    def part(self, ordinal: int, views: int, refused: frozenset[Turn] = NOBODY, key: str = "") -> Part:
         """Return how sample *ordinal* of a step with so many *views* is drawn.
 
         Models take turns first and views second, so that every model meets every view.
@@ -144,9 +165,14 @@ class Casting:
             ordinal: the sample.
             views: how many presentations the step has.
             refused: who refuses to answer the step, in which view.
+            key: what the step is known by in its run, where models and views are drawn.
         """
         place, tier = ordinal % self.samples_per_tier, self.tier(ordinal)
         lineup = self._lineups[tier]
+        if self._seed is not None:
+            able = self.turns(tier, views, refused) or self.turns(tier, views)
+            drawn = able[_drawn(self._seed, key, ordinal) * len(able) >> 64] if able else (lineup[0], 0)
+            return Part(*drawn, self.temperature(ordinal, drawn[0]))
         turn = lineup[place % len(lineup)], place // len(lineup) % views
         if refused or self.gone:
             able = self.turns(tier, views, refused)
@@ -166,7 +192,12 @@ class Casting:
         return {self.temperature(ordinal, member) for member in self._lineups[self.tier(ordinal)]}
 
     def groups(
-        self, ordinals: tuple[int, ...], views: int, most: int, refused: frozenset[Turn] = NOBODY
+        self,
+        ordinals: tuple[int, ...],
+        views: int,
+        most: int,
+        refused: frozenset[Turn] = NOBODY,
+        key: str = "",
     ) -> list[Group]:
         """Return the requests for samples *ordinals* of a step with so many *views*.
 
@@ -178,21 +209,24 @@ class Casting:
             views: how many presentations the step has.
             most: the most samples that one request may ask for.
             refused: who refuses to answer the step, in which view.
+            key: what the step is known by in its run, where models and views are drawn.
         """
+        if self._seed is not None and not (self._alone and views == 1):
+            return self._grouped(ordinals, views, most, (refused, key))
         found = self._known.get((ordinals, views, most, refused))
         if found is None:
-            found = self._grouped(ordinals, views, most, refused)
+            found = self._grouped(ordinals, views, most, (refused, key))
             if len(self._known) < _REMEMBERED:
                 self._known[ordinals, views, most, refused] = found
         return found
 
     def _grouped(
-        self, ordinals: tuple[int, ...], views: int, most: int, refused: frozenset[Turn]
+        self, ordinals: tuple[int, ...], views: int, most: int, step: tuple[frozenset[Turn], str]
     ) -> list[Group]:
         groups: list[tuple[Part, list[int]]] = []
         alike: dict[tuple[int, ...] | Part, list[int]] = {}
         for ordinal in ordinals:
-            part = self.part(ordinal, views, refused)
+            part = self.part(ordinal, views, *step)
             kind = part if self._apart else part[:2]
             group = alike.get(kind)
             if group is None or len(group) == most:
@@ -200,3 +234,21 @@ class Casting:
                 groups.append((part, group))
             group.append(ordinal)
         return [(part, tuple(group)) for part, group in groups]
+
+
+def casting_of(
+    voting: VotingSettings,
+    lineups: tuple[tuple[int, ...], ...] = ((0,),),
+    *,
+    apart: bool = True,
+    sent: Sent | None = None,
+) -> Casting:
+    """Return the schedule of samples under *voting*; see `Casting` for the others."""
+    seed = None if voting.robust is None else voting.robust.seed
+    return Casting(lineups, voting.temperatures, voting.samples_allowed, apart=apart, seed=seed, sent=sent)
+
+
+def _drawn(seed: int, key: str, ordinal: int) -> int:
+    """Return a random number below 2^64, the same whenever it is asked for."""
+    named = f"{seed}/{ordinal}/{key}".encode(errors="surrogatepass")
+    return int.from_bytes(blake2b(named, digest_size=8).digest())

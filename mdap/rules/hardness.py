@@ -3,8 +3,12 @@
 Two models are weighed against each other, nine to one beforehand:
 
 - *alike*: every vote of every step is wrong with the same chance e;
-- *mixed*: a share h of the steps is *hard*; on a hard step, the chance that a vote is wrong is anything from
-  0 to 1, evenly spread, so that a majority is as likely wrong as right; on the others it is e.
+- *mixed*: a share h of the steps is *hard*; on a hard step, the chance that a vote is wrong is anything below
+  1/2, the likelier the nearer to 1/2; on the others it is e.
+
+So everything is said of runs in which each step is right more often than wrong. No vote can tell a step on
+which it is not: with right and wrong exchanged, the same tallies are as likely. Where the right answers are
+known, the chance on a hard step is anything from 0 to 1.
 
 Two wrong votes of a step that is not hard are for the same answer with a chance of c, which is counted where
 just two votes were against a winner; on a hard step they always are. So where wrong votes differ as a rule,
@@ -207,11 +211,22 @@ def _readings(
     against = shape.total - shape.votes if shape.known else shape.runner_up
     log_wrong, log_right = np.log(rates), np.log1p(-rates)
     right = shape.votes * log_right + against * log_wrong
-    hard = float(betaln(against + 1, shape.votes + 1))
     if shape.known:
+        hard = float(betaln(against + 1, shape.votes + 1))
         return (right, np.full_like(rates, -np.inf)), (hard, -np.inf)
     agreed = float(np.log(agreement)) if shape.total - shape.votes == against > 1 else 0.0
-    return (right + agreed, shape.votes * log_wrong + against * log_right + agreed), (hard, hard)
+    alike = right + agreed, shape.votes * log_wrong + against * log_right + agreed
+    return alike, (_on_hard(against, shape.votes), _on_hard(shape.votes, against))
+
+
+def _on_hard(wrong: int, right: int) -> float:
+    """Return the log likelihood of votes on a hard step: that of 24 e^(2 + wrong) (1 - e)^right up to 1/2."""
+    import numpy as np
+    from scipy.special import betainc, betaln
+
+    with np.errstate(divide="ignore"):
+        below_half = np.log(betainc(wrong + 3, right + 1, 0.5))
+    return float(np.log(24) + betaln(wrong + 3, right + 1) + below_half)
 
 
 def _blend(alike: Any, hard: float, shares: "NDArray[Any]") -> Any:

@@ -72,7 +72,6 @@ def test_what_cannot_be_is_refused_before_anything_is_spent(cli: Cli) -> None:
     """One sentence, exit code 2, and no run."""
     products(cli)
     refused = {
-        f"{RUN} -k adaptive": "for one chain",
         "run multiply --inputs none.jsonl": "cannot be read",
         "run multiply --out out.jsonl": "--out goes with --inputs",
         "run nope --inputs cases.jsonl": "there is no task",

@@ -524,15 +524,6 @@ def test_a_run_takes_the_calibration_that_was_made_for_it(cli: Cli) -> None:
     assert cli.query("SELECT kind FROM runs ORDER BY id") == [("calibration",), ("run",)]
 
 
-def test_adaptive_margins_are_shown(cli: Cli) -> None:
-    told = cli("run hanoi -p disks=8 -M error_rate=0.05 -k adaptive --run-id one")
-    ran = cli("show one --json").json
-
-    assert "each by a lead of k = 16, " in told.out
-    assert ran["margins"][0] == {"from": 0, "k": 16}
-    assert ran["p_zero_errors"] == ran["certificate"]["p_zero_errors"]
-
-
 def test_a_calibration_that_a_budget_ends_says_so(cli: Cli) -> None:
     ended = cli("calibrate hanoi -p disks=8 --samples 4000 --budget-tokens 50000")
 

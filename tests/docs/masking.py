@@ -14,7 +14,7 @@ _VARIES: Final = [
     (re.compile(r"\b\d+\.\d+ ?(s|seconds|ms)\b"), "TIME"),
     (re.compile(r'"(seconds|latency)": [\d.]+'), r'"\1": TIME'),
     # Estimates of the certificate: what they are is for its own tests to say.
-    (re.compile(r"(?m)(?<=^  )(no error at all|errors|error rate) .*$"), r"\1"),
+    (re.compile(r"(?m)(?<=^  )(P\(no errors\)|errors|error rate) .*$"), r"\1"),
     (re.compile(r"[ =─━]+"), " "),
 ]
 _NUMBER: Final = re.compile(r"\d[\d,]*(\.\d+)?%?|> 0")

@@ -81,7 +81,7 @@ async def test_hard_prompts_are_told_of_in_words(tmp_path: Path) -> None:
     options = {"hard_rate": 0.05, "hard_error_rate": 0.9}
     made = await mdap.calibrate(Hanoi(disks=10), db=tmp_path / "d", options=options, samples=1000)
     assert made.uneven
-    assert made.findings[0].startswith("errors are not independent")
+    assert made.findings[0].startswith("steps are not equally hard")
     assert made.collisions > 3 * made.collisions_expected
     fair = await mdap.calibrate(Hanoi(disks=10), db=tmp_path / "d", samples=1000)
     assert not fair.uneven

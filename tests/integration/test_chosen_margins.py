@@ -1,4 +1,4 @@
-"""Margins that nobody gives: from a calibration, from a pilot, and adaptive ones; and the drift alarm."""
+"""Margins that nobody gives: from a calibration or a pilot; and the drift alarm."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 import mdap
-from mdap.compose import settle_step
 from mdap_hanoi import Hanoi
 from tests.integration.test_session import query
 
@@ -65,96 +64,6 @@ async def test_hard_steps_in_the_calibration_are_warned_of(tmp_path: Path) -> No
     assert "of the steps are hard, by c: no k helps there" in solution.warnings[0]
 
 
-async def test_adaptive_margins_fall_as_the_votes_come_in(tmp_path: Path) -> None:
-    db = tmp_path / "mdap.db"
-    solution = await mdap.solve(Hanoi(disks=10), db=db, options=OPTIONS, k="adaptive", run_id="run")
-    assert solution.result["solved"]
-    assert solution.margins[0] == (0, 16)
-    assert solution.margins[-1][1] <= 5
-    assert solution.to_dict()["margins"][0] == {"from": 0, "k": 16}
-    chosen = {event["from"]: event["k"] for event in events(db, "margin")}
-    assert sorted(chosen) == [0, 10, 20, 40, 80, 160, 320, 640]
-    k = 0
-    for step, margin in query(db, "SELECT step, margin FROM decisions ORDER BY place"):
-        k = chosen.get(step, k)
-        assert margin == k
-
-
-async def test_a_calibration_spares_the_first_steps_their_width(tmp_path: Path) -> None:
-    async with mdap.Session(db=tmp_path / "d", options=OPTIONS) as session:
-        await session.calibrate(Hanoi(disks=8), samples=4000)
-        solution = await session.solve(Hanoi(disks=8), k="adaptive")
-    assert solution.margins[0][1] <= 5
-
-
-@pytest.mark.parametrize("speculate", ["off", "vote", "guess"])
-async def test_a_cut_adaptive_run_chooses_the_margins_of_an_uncut_one(tmp_path: Path, speculate: str) -> None:
-    """Margins, decisions and the digest do not depend on where it was cut, or on speculation."""
-    options = {**OPTIONS, "latency": 0.0005}
-
-    async def run(name: str, budget: mdap.Budget, how: str) -> mdap.Solution:
-        async with mdap.Session(
-            db=tmp_path / f"{name}.db", options=options, budget=budget, speculate=how
-        ) as session:
-            return await session.run(Hanoi(disks=7), k="adaptive", run_id="run")
-
-    whole = await run("whole", mdap.Budget(), "off")
-    tokens, cuts = 0, 0
-    while True:
-        tokens += 100_000
-        cut = await run("cut", mdap.Budget(tokens=tokens), speculate)
-        if cut.status is mdap.RunStatus.FINISHED:
-            break
-        cuts += 1
-    assert cuts >= 2
-    assert cut.margins == whole.margins
-    sql = "SELECT step, winner, tally, margin FROM decisions ORDER BY place"
-    assert query(tmp_path / "cut.db", sql) == query(tmp_path / "whole.db", sql)
-
-
-async def test_an_adaptive_run_is_resumed_by_its_name_alone(tmp_path: Path) -> None:
-    db = tmp_path / "mdap.db"
-    async with mdap.Session(db=db, options=OPTIONS, budget=mdap.Budget(tokens=300_000)) as session:
-        cut = await session.run(Hanoi(disks=8), k="adaptive", target=0.99, run_id="run")
-    assert cut.status is mdap.RunStatus.STOPPED
-    async with mdap.Session(db=db, options=OPTIONS) as session:
-        with pytest.raises(mdap.UsageError, match=r"target of 0.99, not 0.95"):
-            await session.run(Hanoi(disks=8), k="adaptive", run_id="run")
-        solution = await session.resume("run")
-    assert solution.result["solved"]
-    assert solution.margins[: len(cut.margins)] == cut.margins
-
-
-async def test_a_step_settled_by_a_person_does_not_upset_the_margins(tmp_path: Path) -> None:
-    db = tmp_path / "mdap.db"
-    task, options = Hanoi(disks=6), {"error_rate": 0.35, "seed": 1}
-    async with mdap.Session(db=db, options=options) as session:
-        run = await session.run(task, k="adaptive", run_id="run", voting=mdap.VotingSettings(max_samples=60))
-    assert run.status is mdap.RunStatus.UNDECIDED
-    step = run.totals.steps
-    [(text,)] = query(db, f"SELECT input FROM steps WHERE step = {step} AND opening = 0")
-    state = mdap_state(task, text)
-    await settle_step(
-        db, "run", step, answer=json.dumps(task_answer(task, state)), author="ada", reason="looked at it"
-    )
-    async with mdap.Session(db=db, options=options) as session:
-        after = await session.resume("run")
-    assert after.totals.steps > step
-
-
-async def test_what_adaptive_margins_cannot_do_is_refused(tmp_path: Path) -> None:
-    async with mdap.Session(db=tmp_path / "d", escalate_to="sim/b") as session:
-        with pytest.raises(mdap.UsageError, match="--escalate-to"):
-            await session.run(Hanoi(), k="adaptive")
-
-
-async def test_a_target_that_cannot_be_kept_is_warned_of(tmp_path: Path) -> None:
-    solution = await mdap.solve(
-        Hanoi(disks=4), db=tmp_path / "d", options={"error_rate": 0.3}, k="adaptive", target=0.99999
-    )
-    assert any("cannot be promised" in warning for warning in solution.warnings)
-
-
 async def test_drift_is_warned_of_once_and_not_again_after_a_resume(tmp_path: Path) -> None:
     """The calibration saw the same model, as far as its settings tell, when it still did better."""
     db = tmp_path / "mdap.db"
@@ -200,24 +109,3 @@ def task_answer(task: Hanoi, state: Any) -> Any:
     from mdap.rules.canonical import canonical
 
     return json.loads(canonical(task.oracle(state)))
-
-
-async def test_an_audit_recounts_every_margin(tmp_path: Path) -> None:
-    import sqlite3
-
-    from mdap.audit import verify
-    from mdap.plugins import make_task
-
-    db = tmp_path / "mdap.db"
-    await mdap.solve(Hanoi(disks=8), db=db, options=OPTIONS, k="adaptive", run_id="run")
-    assert verify(db, "run", make_task).mismatches == ()
-    with sqlite3.connect(db) as connection:
-        connection.execute("DROP TRIGGER run_events_no_update")
-        connection.execute(
-            "UPDATE run_events SET data = json_set(data, '$.k', 9) "
-            "WHERE kind = 'margin' AND data->>'from' = 80"
-        )
-    connection.close()
-    found = verify(db, "run", make_task).mismatches
-    [margin] = [finding for finding in found if finding.what == "margin"]
-    assert (margin.found, margin.step) == ("9", 80)

@@ -45,6 +45,9 @@ FROM decisions WHERE run = ?1 GROUP BY 1
 -- name: margins
 SELECT data FROM run_events WHERE run = ?1 AND kind = 'margin' ORDER BY id
 
+-- name: paid
+SELECT data FROM run_events WHERE run = ?1 AND kind = 'paid' ORDER BY id
+
 -- name: baseline
 SELECT data FROM run_events WHERE run = ?1 AND kind = 'baseline' ORDER BY id LIMIT 1
 

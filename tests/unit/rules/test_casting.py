@@ -95,6 +95,25 @@ def test_a_request_asks_for_samples_that_are_drawn_alike(
         assert len(groups) <= len({part for part, _ in groups}) + len(ordinals) // most
 
 
+def test_models_and_views_are_drawn_by_seed_step_and_ordinal() -> None:
+    """With a seed, each sample has its own draw, evenly among all who can be asked, whoever asks when."""
+    casting = Casting(((0, 1),), (0.1,), seed=4)
+    parts = [casting.part(ordinal, 3, key="s") for ordinal in range(150)]
+    assert parts == [casting.part(ordinal, 3, key="s") for ordinal in range(150)]
+    assert parts != [casting.part(ordinal, 3, key="t") for ordinal in range(150)]
+    assert parts != [Casting(((0, 1),), (0.1,), seed=5).part(ordinal, 3, key="s") for ordinal in range(150)]
+    counts = Counter(part[:2] for part in parts)
+    assert len(counts) == 6
+    assert all(10 < count < 45 for count in counts.values())
+
+
+def test_who_refuses_a_step_is_not_drawn_for_it() -> None:
+    casting = Casting(((0, 1),), (0.1,), seed=4)
+    refused = frozenset({(0, 0), (1, 1)})
+    drawn = {casting.part(ordinal, 2, refused, "s")[:2] for ordinal in range(100)}
+    assert drawn == {(1, 0), (0, 1)}
+
+
 def test_the_temperature_is_that_of_whoever_is_asked() -> None:
     """A member to which others are sent, or none, keeps to that also where it stands in for another."""
     casting = Casting(((0, 1, 2),), (0.0, 0.1), 9, sent={1: (None,), 2: (0.7,)})

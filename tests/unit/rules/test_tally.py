@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mdap.rules.tally import Tally
+from mdap.rules.rungs import Ladder, Rung, exact
+from mdap.rules.tally import RobustTally, Tally
 
 Outcome = str | None  # a candidate, or None for a red flag
 Outcomes = Callable[[int], Outcome]
@@ -336,3 +337,101 @@ def test_the_votes_drawn_here_are_not_right_first() -> None:
     draw = list(islice(draws(0.7, ["wrong"], seed=3), TRIALS))
     first, second = draw[: TRIALS // 2].count("right"), draw[TRIALS // 2 :].count("right")
     assert abs(first - second) < STANDARD_ERRORS * sqrt(0.21 * TRIALS)
+
+
+# --- the rule of -k robust
+
+RUNGS = [
+    Ladder(exact(floor), exact(budget), votes_decide=decides).first
+    for floor, budget, decides in [(0.6, 0.05, True), (0.7, 0.3, True), (0.8, 0.1, True), (0.6, 0.05, False)]
+]
+ladder = Ladder(exact(0.7), exact(0.3), votes_decide=True)
+
+
+def robust(rung: Rung, votes: Iterable[str]) -> RobustTally:
+    tally = RobustTally(rung)
+    for vote in votes:
+        tally.add(vote)
+    return tally
+
+
+def test_every_vote_against_the_leader_counts_three_times() -> None:
+    """m = 5: five votes decide; with one against it takes eight, with four 17; a fifth contests the step."""
+    rung = RUNGS[0]
+    assert rung[:3] == (5, 17, 5)
+    for against, needed in ((0, 5), (1, 8), (4, 17)):
+        tally = robust(rung, "B" * against + "A" * (needed - 1))
+        assert (tally.winner, tally.shortfall) == (None, 1)
+        tally.add("A")
+        assert (tally.winner, tally.smooth, tally.contested) == ("A", True, False)
+    tally = robust(rung, "BCDEF" + "A" * 17)
+    assert (tally.winner, tally.contested, tally.shortfall) == (None, True, 1)
+    tally.add("A")
+    assert (tally.winner, tally.smooth) == ("A", False)
+
+
+def test_a_contested_step_is_left_to_others_where_votes_do_not_decide_it() -> None:
+    tally = robust(RUNGS[3], "AAABBBBB")
+    assert (tally.stuck, tally.shortfall) == (False, 2)
+    tally = robust(RUNGS[3], "AAABBBBB" + "AA")
+    assert (tally.stuck, tally.winner, tally.shortfall) == (True, None, 0)
+    assert "contested" in tally.no_winner(7, 10)
+
+
+@given(st.sampled_from(RUNGS), st.lists(st.sampled_from("AAAAB"), max_size=60) | races)
+def test_no_vote_brings_the_end_nearer_than_by_one(rung: Rung, votes: list[str]) -> None:
+    """The shortfall is the fewest further votes that end the race, so in flight there is none too many."""
+    tally = RobustTally(rung)
+    for vote in votes:
+        before = tally.shortfall
+        tally.add(vote)
+        assert tally.shortfall >= before - 1
+        assert (tally.winner is not None or tally.stuck) == (tally.shortfall <= 0)
+        if tally.shortfall <= 0:
+            break
+
+
+@given(st.sampled_from(RUNGS[:3]), st.lists(st.sampled_from("AAAAAAB"), max_size=40))
+def test_the_shortfall_is_exact(rung: Rung, votes: list[str]) -> None:
+    """So many votes for the leader end the race, and no fewer votes of any kind do."""
+    tally = RobustTally(rung)
+    for vote in votes:
+        tally.add(vote)
+        if tally.winner:
+            return
+    missing = tally.shortfall
+    leader = tally.leader or "A"
+    assert robust(rung, votes + [leader] * missing).winner == leader
+    assert robust(rung, votes + [leader] * (missing - 1)).winner is None
+
+
+@given(st.sampled_from([ladder.cheapest(exact(0.3) / 3**n) for n in range(1, 5)]), st.randoms(), races)
+def test_arrival_and_the_time_of_a_raise_decide_nothing(
+    rung: Rung, chance: random.Random, votes: list[str]
+) -> None:
+    """Sampled at the first rung, in any order, raised at any time: the same samples, the same winner."""
+    votes = [*votes, *["A"] * 200]
+    in_turn = RobustTally(rung)
+    taken = 0
+    while in_turn.winner is None:
+        in_turn.add(votes[taken])
+        taken += 1
+    assert raced(ladder.first, rung, votes, chance) == (in_turn.votes, in_turn.winner, taken)
+
+
+def raced(
+    first: Rung, last: Rung, votes: list[str], chance: random.Random
+) -> tuple[dict[str, int], str | None, int]:
+    """Race with as many samples in flight as the shortfall allows, arriving at random."""
+    tally, flying, asked, raised = RobustTally(first), list[int](), 0, False
+    while True:
+        if not raised and (chance.random() < 0.1 or (tally.winner and not flying)):
+            tally.go_on_at(last)
+            raised = True
+        while len(flying) < tally.shortfall and chance.random() < 0.8:
+            flying.append(asked)
+            asked += 1
+        if flying:
+            tally.add(votes[flying.pop(chance.randrange(len(flying)))])
+        elif tally.winner is not None and raised:
+            return tally.votes, tally.winner, asked

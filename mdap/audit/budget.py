@@ -1,0 +1,166 @@
+"""The error budget of a run again: each step's rung and price must follow from the steps before it."""
+
+import json
+import sqlite3
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from mdap.audit.findings import Findings, Kind
+from mdap.errors import DatabaseError, UsageError
+from mdap.rules.ledger import Ledger
+from mdap.rules.rungs import Rung, exact
+from mdap.settings import Robust, VotingSettings
+
+__all__ = ["Charges", "charges_of", "check_budget"]
+
+Charge = tuple[int, int, int]
+"""Step, opening and tier of a race that was not smooth."""
+
+_PAID = "SELECT data FROM run_events WHERE run = ?1 AND kind = 'paid' ORDER BY id"
+_OVERRIDDEN = """
+SELECT id FROM runs WHERE run_id = (SELECT data->>'overrides' FROM run_events
+    WHERE run = ?1 AND kind = 'started' ORDER BY id LIMIT 1)"""
+_PART = """
+SELECT r.id, r.settings FROM steps p JOIN decisions d ON d.run = p.run AND d.step = p.step
+JOIN runs r ON r.parent = p.run AND d.reason LIKE 'run ' || r.run_id || ', digest %'
+WHERE p.run = ?1 AND p.step = ?2"""
+_VOTED = "SELECT 1 FROM samples WHERE run = ?1 AND step = ?2 AND verdict = 'vote' AND counted > 0 LIMIT 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """What a run has paid, in the order of its steps.
+
+    Attributes:
+        terms: what the run promised.
+        paid: the data of its events, in that order.
+        spent: what had been paid before each of them, and after all.
+        payments: how many payments that was.
+    """
+
+    terms: Robust
+    paid: Sequence[Mapping[str, Any]]
+    spent: Sequence[Fraction] = field(repr=False)
+    payments: Sequence[int] = field(repr=False)
+
+    @property
+    def undecided(self) -> set[Charge]:
+        """The races that have paid since they found no winner."""
+        paid = (data for data in self.paid if "m" in data and data["why"] != "abandoned")
+        return {(data["step"], data["opening"], data["tier"]) for data in paid}
+
+    def given_up(self, step: int) -> bool:
+        """Return whether a step has paid because nobody waited for it any more, or has never paid."""
+        whys = {data["why"] for data in self.paid if data["step"] == step}
+        return whys <= {"abandoned"}
+
+    def ledger(self, step: int, tier: int = 0) -> Ledger:
+        """Return the budget before a tier of a step."""
+        count = bisect_left(self.paid, (step, 1, tier), key=_place)
+        ledger = Ledger(self.terms)
+        ledger.spent, ledger.payments = self.spent[count], self.payments[count]
+        return ledger
+
+    def rung(self, step: int, tier: int = 0) -> Rung:
+        """Return the rung at which a tier of a step was decided."""
+        try:
+            return self.ledger(step, tier).rung(step)
+        except UsageError:
+            raise DatabaseError(f"what was paid before step {step} is more than mdap ever spends") from None
+
+
+def _place(data: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return where a payment stands in the order of steps; what is returned, before the next step."""
+    if data["why"] == "returned":
+        return data["before"], 0, 0
+    return data["step"], 1, data.get("tier", 0)
+
+
+def charges_of(connection: sqlite3.Connection, number: int, voting: VotingSettings) -> Charges | None:
+    """Return what a run has paid; None if it has no error budget.
+
+    Raises:
+        DatabaseError: an event is not as mdap wrote it.
+    """
+    if voting.robust is None:
+        return None
+    spent, payments = [Fraction(0)], [0]
+    try:
+        paid = sorted((json.loads(data) for (data,) in connection.execute(_PAID, (number,))), key=_place)
+        for data in paid:
+            spent.append(spent[-1] + Fraction(data["price"]))
+            payments.append(payments[-1] + int(data["payments"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise DatabaseError(f"an event of run {number} is not as mdap wrote it: restore a copy") from None
+    return Charges(voting.robust, paid, spent, payments)
+
+
+def check_budget(
+    connection: sqlite3.Connection,
+    number: int,
+    charges: Charges,
+    found: Sequence[Charge],
+    findings: Findings,
+) -> None:
+    """Compare what was paid with what the races and the steps before them call for.
+
+    Args:
+        connection: the log.
+        number: the run's number.
+        charges: what it has paid.
+        found: the races that were not smooth, as they were counted again.
+        findings: where to say what does not match.
+    """
+    paid = {}
+    for data in charges.paid:
+        said = (data["price"], data["payments"], data.get("m"), data.get("lead"))
+        try:
+            expected = _expected(connection, number, charges, data)
+            if "m" in data:
+                paid[data["step"], data["opening"], data["tier"]] = data["why"]
+        except KeyError:
+            findings.add(Kind.EVENT, "data of an event paid", "what it is of", dict(data), (data["step"],))
+            continue
+        if expected != said:
+            findings.add(Kind.EVENT, f"price of what is {data['why']}", expected, said, (data["step"],))
+    for charge in sorted(set(found) - set(paid)):
+        findings.add(Kind.EVENT, "payment of a step that is not smooth", "an event paid", None, charge[:2])
+    for charge in sorted(set(paid) - set(found)):
+        gone = paid[charge] == "abandoned" and connection.execute(_VOTED, (number, charge[0])).fetchone()
+        if not gone:
+            findings.add(Kind.EVENT, "payment", "none: the step is smooth", paid[charge], charge[:2])
+    if charges.spent[-1] > 1 - exact(charges.terms.target):
+        findings.add(Kind.EVENT, "spent", f"at most 1 - {charges.terms.target}", charges.spent[-1])
+
+
+def _expected(
+    connection: sqlite3.Connection, number: int, charges: Charges, data: Mapping[str, Any]
+) -> tuple[str, int, int | None, int | None]:
+    """Return the price, the payments, and m and K of a payment as they must be."""
+    why, step = data["why"], data["step"]
+    if why == "inherited":
+        old = connection.execute(_OVERRIDDEN, (number,)).fetchone()
+        spent, payments = _total(connection, old[0]) if old else (Fraction(0), 0)
+        return str(spent), payments, None, None
+    if why == "lent":
+        limit = charges.ledger(step).limit(step)
+        return str(Fraction(int(limit * 10**12), 10**12)), 1, None, None
+    if why == "returned":
+        part = connection.execute(_PART, (number, step)).fetchone()
+        if part is None:
+            return "0", 0, None, None
+        share = 1 - exact(VotingSettings(**json.loads(part[1])).robust.target)  # type: ignore[union-attr]
+        spent, _ = _total(connection, part[0])
+        return str(spent - share), -int(not spent), None, None
+    rung = charges.rung(step, data["tier"])
+    return str(rung.price), 1, rung.margin, rung.lead
+
+
+def _total(connection: sqlite3.Connection, number: int) -> tuple[Fraction, int]:
+    paid = [json.loads(data) for (data,) in connection.execute(_PAID, (number,))]
+    return sum((Fraction(data["price"]) for data in paid), Fraction(0)), sum(
+        data["payments"] for data in paid
+    )

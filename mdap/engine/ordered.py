@@ -1,0 +1,274 @@
+"""A process with an error budget: any number of open steps, whose decisions are released in their order.
+
+The rung of a step follows from what became of the steps before it, so a decision waits until each of them is
+smooth, contested or exhausted. What nobody waits for any more must not hold up the others: it pays as if it
+were contested, and is passed over. A nested run is a step, too: it is charged its share when all before it
+is settled, and what it did not spend is there again for the steps that are asked for after its end.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Final
+
+from mdap.engine.account import ABANDONED, CONTESTED, UNDECIDED, Account
+from mdap.engine.opening import Opening, Progress
+from mdap.engine.process import ProcessRace, Question
+from mdap.engine.recording import RUNNING, Rules, undecided_sentence
+from mdap.engine.voting import Race
+from mdap.protocols import Journal
+from mdap.records import Identity, ProcessPoint, RecordedOpening, StepOpened, Verdict
+from mdap.tasks import Process, Step
+
+__all__ = ["Loan", "OrderedRace", "process_race"]
+
+_VOTE: Final = str(Verdict.VOTE)
+
+
+@dataclass(slots=True, eq=False)
+class Loan:
+    """A nested run that waits for its share of the budget, or has it.
+
+    Attributes:
+        opened: as which step it was asked for.
+        share: what it may spend; None as long as it waits.
+        granted: called once it has its share.
+    """
+
+    opened: StepOpened
+    share: Fraction | None = None
+    granted: list[Callable[[], None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Credit:
+    step: int
+    before: int
+    unspent: Fraction
+    all_of_it: bool
+
+
+_Entry = Question | Loan | _Credit | RecordedOpening
+
+
+class OrderedRace(ProcessRace):
+    """Decide the steps of a process within the error budget of its rules; see `ProcessRace`."""
+
+    def __init__(
+        self, name: str, task: Process[Any], rules: Rules, journal: Journal, progress: Progress
+    ) -> None:
+        super().__init__(name, task, rules, journal, progress)
+        assert rules.account is not None
+        self._account: Account = rules.account
+        # What is not settled yet, in the order of its numbers.
+        self._line: dict[object, _Entry] = {}
+        self._loans: dict[Identity, Loan] = {}
+        self._void: list[Opening] = []
+
+    def begin(self, point: ProcessPoint) -> None:
+        """Take up what earlier sessions decided and sampled."""
+        super().begin(point)
+        self._leftovers.clear()
+        for recorded in point.openings:
+            opened = recorded.opened
+            identity = (opened.key, opened.prompt_digest)
+            share = self._account.lent.get(opened.step)
+            if share is not None:
+                self._loans[identity] = Loan(opened, share)
+            # An opening without a vote is as good as none: whoever asks for it gets a new number.
+            elif any(sample.counted and sample.verdict == _VOTE for sample in recorded.samples):
+                self._leftovers[identity] = recorded
+                if self._account.paid(opened, self._tier(recorded)) is None:
+                    self._line[opened.step] = recorded
+
+    def _tier(self, recorded: RecordedOpening) -> int:
+        return max(recorded.tier, *(self._casting.tier(sample.ordinal) for sample in recorded.samples))
+
+    def _openings(self) -> Iterable[Opening]:
+        return (*super()._openings(), *self._void)
+
+    def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
+        recorded = self._leftovers.get(identity)
+        number = self._next_step if recorded is None else recorded.opened.step
+        race.go_on_at(self._account.rung(number))
+        return super()._opening(identity, step, race)
+
+    # -- nested runs -------------------------------------------------------------------------------
+
+    def borrow(self, identity: Identity, about: Any) -> Loan:
+        """Ask for a nested run's share of the budget.
+
+        Args:
+            identity: what the nested run is known by.
+            about: what it is, as a JSON value.
+        """
+        loan = self._loans.get(identity)
+        if loan is None:
+            loan = self._loans[identity] = Loan(super()._opened_for(identity, about))
+            self._line[loan.opened.step] = loan
+            self._release()
+        return loan
+
+    def withdraw(self, identity: Identity) -> None:
+        """Nobody waits for a nested run any more; if it has no share yet, it needs none."""
+        loan = self._loans[identity]
+        if loan.share is None:
+            del self._loans[identity], self._line[loan.opened.step]
+            self._release()
+
+    def repay(self, identity: Identity, spent: Fraction) -> None:
+        """Take back what a nested run, which is over, did not spend."""
+        loan = self._loans.pop(identity)
+        assert loan.share is not None
+        step = loan.opened.step
+        credit = _Credit(step, self._next_step, loan.share - spent, not spent)
+        self._line["credit", step] = credit
+        self._release()
+
+    def _opened_for(self, identity: Identity, about: Any) -> StepOpened:
+        loan = self._loans.get(identity)
+        return super()._opened_for(identity, about) if loan is None else loan.opened
+
+    # -- who is next -------------------------------------------------------------------------------
+
+    def _settle(self, question: Question) -> None:
+        opening = question.opening
+        if self.status is not RUNNING or question.over:
+            return
+        if opening.race.rung is None:
+            super()._settle(question)  # a proposal, on which others vote
+        elif opening.error is not None:
+            self._stop(opening.error)
+        elif self._is_settled(opening):
+            self._settle_alone(question)
+        else:
+            # A step that was open when the run was cut keeps its place.
+            self._line[opening.opened.step] = question
+            self._release()
+
+    def _settle_alone(self, question: Question) -> None:
+        """Decide a step that has paid and was passed over; nothing waits for it but those who ask."""
+        race = question.opening.race
+        if race.winner is not None:
+            self._decide(question, race.winner)
+        elif race.exhausted:
+            self._without_winner(question)
+
+    def _without_winner(self, question: Question) -> None:
+        question.undecided = undecided_sentence(question.opening)
+        self._answer(question)
+
+    def _release(self) -> None:
+        """Settle what is next, as long as that can be done."""
+        while self._line and self.status is RUNNING:
+            place, entry = next(iter(self._line.items()))
+            if isinstance(entry, Question) and not self._ready(entry):
+                if not (entry.opening.idle and self._others_wait()):
+                    return
+                del self._line[place]
+                self._abandon(entry)
+            elif isinstance(entry, RecordedOpening):
+                return
+            elif self._settled(entry):
+                del self._line[place]
+
+    def _ready(self, entry: _Entry) -> bool:
+        if isinstance(entry, Question):
+            return entry.opening.race.winner is not None or entry.opening.race.exhausted
+        return isinstance(entry, Loan)
+
+    def _others_wait(self) -> bool:
+        return any(self._ready(entry) for entry in self._line.values())
+
+    def _settled(self, entry: Question | Loan | _Credit) -> bool:
+        """Draw the consequences of what is next; return False if it goes on with other models."""
+        if isinstance(entry, _Credit):
+            returned = self._account.returned(
+                entry.step, entry.before, entry.unspent, all_of_it=entry.all_of_it
+            )
+            self._journal.append(*returned)
+            return True
+        if isinstance(entry, Loan):
+            self._grant(entry)
+            return True
+        return self._decided(entry)
+
+    def _grant(self, loan: Loan) -> None:
+        step = loan.opened.step
+        self._journal.append(*self._account.lend(step))
+        loan.share = self._account.lent[step]
+        self._raise_rungs()
+        for tell in loan.granted:
+            tell()
+
+    def _decided(self, question: Question) -> bool:
+        opening = question.opening
+        race = opening.race
+        if race.winner is not None:
+            self._pay(opening, CONTESTED)
+            self._decide(question, race.winner)
+            return True
+        self._pay(opening, CONTESTED if race.tally.stuck else UNDECIDED)
+        if race.escalate():
+            self._escalated(opening)
+            return False
+        self._without_winner(question)
+        return True
+
+    # -- what nobody waits for ---------------------------------------------------------------------
+
+    def leave(self, question: Question) -> None:
+        """One who asked *question* does not wait any more; it must not hold up the others."""
+        super().leave(question)
+        self._release()
+
+    def _abandon(self, question: Question) -> None:
+        opening = question.opening
+        if opening.race.tally.votes:
+            self._pay(opening, ABANDONED)
+        else:
+            # Nothing was learned of it: whoever asks again gets a new number.
+            del self._open[question.identity]
+            opening.void = True
+            self._void = [*(other for other in self._void if other.flying), opening]
+
+    @property
+    def stalled(self) -> bool:
+        """Whether decided steps wait for one that an earlier session opened and nobody has asked for."""
+        first = next(iter(self._line.values()), None)
+        return self.status is RUNNING and isinstance(first, RecordedOpening) and self._others_wait()
+
+    def pass_over(self) -> None:
+        """Charge the step that nobody has asked for, and go on without it."""
+        if self.stalled:
+            place, entry = next(iter(self._line.items()))
+            assert isinstance(entry, RecordedOpening)
+            del self._line[place]
+            self._charge_unasked(entry)
+            self._release()
+
+    def _charge_unasked(self, recorded: RecordedOpening) -> None:
+        opened, tier = recorded.opened, self._tier(recorded)
+        rung = self._account.rung(opened.step)
+        self._journal.append(*self._account.pay(opened, tier, rung, ABANDONED))
+        self._raise_rungs()
+
+    def finish(self, result: Any) -> None:
+        """The author's function has returned *result*: nobody waits for anything any more."""
+        while self._line and self.status is RUNNING:
+            entry = self._line.pop(next(iter(self._line)))
+            if isinstance(entry, RecordedOpening):
+                self._charge_unasked(entry)
+            elif isinstance(entry, Question):
+                self._abandon(entry)
+            elif isinstance(entry, _Credit):
+                self._settled(entry)
+        super().finish(result)
+
+
+def process_race(
+    name: str, task: Process[Any], rules: Rules, journal: Journal, progress: Progress
+) -> ProcessRace:
+    """Return the race of a process: in order if it has an error budget. See `ProcessRace`."""
+    kind = ProcessRace if rules.account is None else OrderedRace
+    return kind(name, task, rules, journal, progress)
