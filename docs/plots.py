@@ -119,7 +119,7 @@ def correlated() -> str:
     return drawn("Five votes in a hundred wrong, in three ways", across, up, lines)
 
 
-SHARES: Final = [10 ** (-3 + number / 4) for number in range(9)]
+SHARES: Final = [10 ** (-3 + number / 2) for number in range(5)]
 
 
 def mixed(share: float, draw: random.Random) -> list[float]:
