@@ -244,7 +244,7 @@ def test_a_task_that_moved(task: Cli) -> None:
     )
     write(task, f"{parts}\n{whole}", "d1/t.py")
     (task.folder / "d1/base.py").write_text(BASE)
-    assert task("run d1/t.py:T --run-id r --budget-tokens 250 --display none").code == 3
+    assert task("run d1/t.py:T --run-id r --budget-tokens 130 --display none").code == 3
     (task.folder / "d1").rename(task.folder / "d2")
     assert "if the task has moved, name it with --task" in task("resume r").sentence
     assert "`mdap resume r --task NAME`" in task("run d2/t.py:T --run-id r").sentence
