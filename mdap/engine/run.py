@@ -55,6 +55,7 @@ async def decide(
         await _turns(race, samplers, journal)
         scope.cancel()
         await _drain(race, samplers)
+        await _bring_about(race.effects(), journal)
         group.cancel_scope.cancel()
 
 
