@@ -70,7 +70,10 @@ _OUT_OF_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reac
 
 
 def json_object(
-    headers: Mapping[str, str], content: bytes, endpoint: Endpoint, counted: Callable[[dict[str, Any]], Tokens]
+    headers: Mapping[str, str],
+    content: bytes,
+    endpoint: Endpoint,
+    counted: Callable[[dict[str, Any]], Tokens],
 ) -> dict[str, Any]:
     """Return the JSON object that a response begins with, whatever type it says it has.
 
@@ -99,7 +102,9 @@ def json_object(
 
 def _no_object(kind: str, text: str, line: str, endpoint: Endpoint) -> TransientError:
     if kind and kind != "application/json" and not kind.endswith("+json"):
-        return foreign(f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}", "wrong_type")
+        return foreign(
+            f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}", "wrong_type"
+        )
     error = foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
     # An object without its end was cut on its way, which may pass.
     error.foreign = not text.startswith("{") or text.rstrip().endswith("}")
@@ -116,7 +121,7 @@ def _decoded(content: bytes, parameters: str) -> str:
 
 
 def _usage_in(text: str) -> dict[str, Any]:
-    """Return the usage that *text* reports, which is no JSON, the later parts of a stream before earlier ones."""
+    """Return the usage that *text* reports, which is no JSON; of a stream, its last word."""
     usage: dict[str, Any] = {}
     place = 0
     with suppress(ValueError, RecursionError):
@@ -306,7 +311,7 @@ def _passing(status: int, headers: Mapping[str, str], told: str) -> ProviderErro
         return RateLimitError(told, retry_after=limits.wait)
     if status >= 500 and limits.retry_after is not None:
         return RateLimitError(told, kind=f"http_{status}", retry_after=limits.retry_after)
-    if status in _PASSING or (status >= 500 and status not in _LASTING):
+    if status in _PASSING or (500 <= status < 600 and status not in _LASTING):
         return TransientError(told, kind=f"http_{status}")
     if status in _KNOWN:
         return UnavailableError(told, kind=f"http_{status}")
