@@ -45,7 +45,8 @@ _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _WRONG_KEY: Final = frozenset({"invalid_api_key", "API_KEY_INVALID", "authentication_error"})
 _KEY: Final = re.compile(
     r"api[ _-]?key (is )?(invalid|not valid|expired)|(invalid|incorrect|expired|revoked) api[ _-]?key"
-    r"|^login fail|has been (revoked|suspended|deactivated|terminated)|security token .*(is|has) (invalid|expired)"
+    r"|^login fail|has been (revoked|suspended|deactivated|terminated)"
+    r"|security token .*(is|has) (invalid|expired)"
     r"|(api[ _-]?key|account|organi[sz]ation|subscription|workspace) (has been |was |is )?"
     r"(revoked|suspended|deactivated|disabled|blocked|banned|restricted|inactive)",
     re.I,
