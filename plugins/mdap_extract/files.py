@@ -17,6 +17,8 @@ __all__ = ["check_writable", "is_pipe", "local", "replaced", "stamp"]
 # What stands here may be a file that was opened before, and on some systems goes on from where that was read.
 _STREAMS: Final = (Path("/dev"), Path("/dev/fd"))
 
+_DATABASE: Final = b"SQLite format 3\0"
+
 
 def is_pipe(path: Path) -> bool:
     """Return whether *path* gives its content only once: a pipe, or standard input."""
@@ -61,15 +63,27 @@ def check_writable(path: Path) -> None:
     """Refuse a place where nothing can be written, before anything is paid for.
 
     Raises:
-        ValueError: there is no such folder, it may not be written to, or no file can stand there.
+        ValueError: there is no such folder, it may not be written to, no file can stand there, or a database
+            stands there, such as the log of a run.
     """
     place = path.resolve()
     if not place.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent}: create it, or name another file")
     if place.exists() and not place.is_file():
         raise ValueError(f"{path} is no file that can be replaced: name another one")
+    _spare(place, path)
     if not os.access(place.parent, os.W_OK | os.X_OK):
         raise ValueError(f"{path.parent} cannot be written to: change its permissions, or name another file")
+
+
+def _spare(place: Path, path: Path) -> None:
+    try:
+        with place.open("rb") as file:
+            begin = file.read(len(_DATABASE))
+    except OSError:
+        return
+    if begin == _DATABASE:
+        raise ValueError(f"{path} is a database, and stays: name another file")
 
 
 @contextmanager
@@ -86,7 +100,10 @@ def replaced(path: Path) -> Iterator[TextIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        _spare(place, path)  # a run's own log may have come since
         os.replace(beside, place)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
