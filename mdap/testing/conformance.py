@@ -1,7 +1,8 @@
 """Whether a task keeps the promises that the engine relies on."""
 
 from mdap.errors import UsageError
-from mdap.rules.parameters import check_parameters
+from mdap.rules.canonical import canonical
+from mdap.rules.parameters import check_parameters, version_of
 from mdap.tasks import Chain, Process, Task
 from mdap.testing.chains import ChainWalk
 from mdap.testing.findings import Conformance, Findings, NonconformingError
@@ -42,6 +43,7 @@ def check_task(
     effort = Effort(steps, texts, seconds, seed)
     if isinstance(task, Chain | Process):
         found.usage("parameters come back from the record", check_parameters, task)
+        found.usage("its version can be recorded", version_of, task)
     if isinstance(task, Chain):
         walked = ChainWalk(found, task, effort).go()
     elif isinstance(task, Process):
