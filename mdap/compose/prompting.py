@@ -1,6 +1,7 @@
 """The prompts of recorded steps, made anew by the code of their tasks."""
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -76,7 +77,9 @@ class TaskPrompts:
 def _in_full(name: str) -> str:
     """Return *name* as a run has it: a file by its whole path."""
     place, colon, attribute = name.rpartition(":")
-    return f"{Path(place).expanduser().resolve()}{colon}{attribute}" if place.endswith(".py") else name
+    return (
+        f"{os.path.realpath(Path(place).expanduser())}{colon}{attribute}" if place.endswith(".py") else name
+    )
 
 
 def _rendered(step: Step[Any], digest: str) -> Rendered:

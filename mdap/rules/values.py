@@ -235,8 +235,8 @@ class Kind:
             return "turn a time into UTC, by astimezone(UTC), before you return it"
         if one is other:
             return (
-                "a field must be written as it is read: exclude none, let none be private, and let validators "
-                "leave it as it is"
+                "a field must be written as it is read: exclude none, let none be private, and let "
+                "validators leave it as it is"
             )
         if _structured(one) and _structured(other):
             return _TELL.format(name=one.__name__)

@@ -1,7 +1,6 @@
 """Whether a task keeps the promises that the engine relies on."""
 
 from mdap.errors import UsageError
-from mdap.rules.canonical import canonical
 from mdap.rules.parameters import check_parameters, version_of
 from mdap.tasks import Chain, Process, Task
 from mdap.testing.chains import ChainWalk

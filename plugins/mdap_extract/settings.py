@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from mdap import Process, RedFlag
 from mdap_extract.documents import Columns, check_documents, documents
-from mdap_extract.files import check_writable, is_pipe, stamp
+from mdap_extract.files import check_writable, is_pipe, real, stamp
 from mdap_extract.forms import Forms
 from mdap_extract.schema import Field as RecordField
 from mdap_extract.schema import fields_of, read_schema
@@ -69,10 +69,12 @@ with warnings.catch_warnings():
             return self
 
         def _check_places(self) -> None:
-            output, review = (place.resolve() for place in self.places())
-            read = {Path(self.input).resolve(), *(place.resolve() for place in self._schema_files())}
+            output, review = map(real, self.places())
+            read = {real(Path(self.input)), *map(real, self._schema_files())}
             if len({output, review} - read) < 2:
-                raise ValueError("output and review must be two files, neither of them the input or the schema")
+                raise ValueError(
+                    "output and review must be two files, neither of them the input or the schema"
+                )
             for name, place in zip(("output", "review"), self.places(), strict=True):
                 try:
                     check_writable(place)

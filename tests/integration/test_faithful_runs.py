@@ -140,7 +140,7 @@ def test_a_state_changed_by_step_is_noticed(tmp_path: Path) -> None:
 
 
 class Collecting(mdap.Chain[int, int]):
-    told: list[int] = []
+    told: list[int] = Field(default_factory=list)
 
     def start(self) -> int:
         return 0

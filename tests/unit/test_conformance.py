@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import BaseModel, PrivateAttr, SecretStr
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
 import mdap
 from mdap.testing import NonconformingError, check_task
@@ -637,7 +637,7 @@ class Gathers(mdap.Chain[tuple[int, set[int]], int]):
 class Collects(Sum):
     """Keeps what it is told in a parameter."""
 
-    told: list[int] = []
+    told: list[int] = Field(default_factory=list)
 
     def advance(self, state: Place, answer: int) -> Place:
         self.told.append(answer)

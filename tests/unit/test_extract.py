@@ -260,6 +260,14 @@ def test_neither_the_schema_nor_a_database_is_overwritten(tmp_path: Path, place:
     assert log.read_bytes() == b"SQLite format 3\0 and so on"
 
 
+def test_links_in_a_circle_are_no_place_for_an_output(tmp_path: Path) -> None:
+    """One sentence says so, and names the parameter."""
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    with pytest.raises(ValidationError, match=r"output: .*circle is no file that can be replaced"):
+        Extract(input=write(tmp_path, 1), schema=SCHEMA, output=str(circle))
+
+
 def test_columns_are_found_by_their_usual_names(tmp_path: Path) -> None:
     """Without a column called text, all columns together are the text."""
     path = tmp_path / "a.csv"
