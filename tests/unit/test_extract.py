@@ -255,8 +255,8 @@ def test_neither_the_schema_nor_a_database_is_overwritten(tmp_path: Path, place:
     log.write_bytes(b"SQLite format 3\0 and so on")
     with pytest.raises(ValidationError, match="is a database, and stays"):
         Extract(input=path, schema=SCHEMA, **{place: str(log)})
-    with pytest.raises(mdap.UsageError, match="is a database, and stays"), replaced(log) as file:
-        file.write("records")
+    with pytest.raises(mdap.UsageError, match="is a database, and stays"), replaced(log) as text:
+        text.write("records")
     assert log.read_bytes() == b"SQLite format 3\0 and so on"
 
 
