@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -358,7 +359,7 @@ def _search_first(folder: str) -> None:
 
 
 def _from_file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
+    path = Path(os.path.realpath(path.expanduser()))
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     name = f"mdap_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
