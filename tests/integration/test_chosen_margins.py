@@ -109,3 +109,11 @@ def task_answer(task: Hanoi, state: Any) -> Any:
     from mdap.rules.canonical import canonical
 
     return json.loads(canonical(task.oracle(state)))
+
+
+def test_settings_of_earlier_versions_are_read() -> None:
+    """A row without a word of -k adaptive is read as it is; a run of it is refused in a sentence."""
+    earlier = {"k": 4, "max_samples": None, "max_tokens": 750, "temperatures": [0.0, 0.1], "hedge": 0}
+    assert mdap.VotingSettings.recorded({**earlier, "adaptive_target": None}).k == 4
+    with pytest.raises(mdap.UsageError, match="-k adaptive"):
+        mdap.VotingSettings.recorded({**earlier, "adaptive_target": 0.95})
