@@ -61,7 +61,7 @@ async def test_hard_steps_in_the_calibration_are_warned_of(tmp_path: Path) -> No
     async with mdap.Session(db=tmp_path / "d", options=options) as session:
         await session.calibrate(Hanoi(disks=8), samples=1000, run_id="c")
         solution = await session.run(Hanoi(disks=8), k="auto")
-    assert "of the steps are hard, by c: no k helps there" in solution.warnings[0]
+    assert "of the steps are hard, by c: one k for all steps does not reach" in solution.warnings[0]
 
 
 async def test_drift_is_warned_of_once_and_not_again_after_a_resume(tmp_path: Path) -> None:
