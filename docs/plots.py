@@ -119,8 +119,8 @@ def correlated() -> str:
     return drawn("Five votes in a hundred wrong, in three ways", across, up, lines)
 
 
-RUNS: Final = 40
-SHARES: Final = [10 ** (-3 + number / 4) for number in range(9)]
+RUNS: Final = 60
+SHARES: Final = [10 ** (-3 + number / 2) for number in range(5)]
 
 
 def mixed(share: float, draw: random.Random) -> list[float]:

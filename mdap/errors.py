@@ -5,6 +5,7 @@
     MdapError
     ├── UsageError             the call is wrong: change it and call again
     ├── DatabaseError          the database file cannot be used as it is
+    │   └── LockedError        another program has locked it: end that program, and resume
     ├── PluginError            a task's or provider's own code raised; names it and the step
     ├── RunError               a run ended without a result; carries the `solution` so far
     │   ├── UndecidedError     a step found no winner within its allowed samples, or was refused
@@ -19,11 +20,13 @@
 Nothing here imports anything of mdap, so every floor may raise these.
 """
 
+import traceback
 from typing import Any, Final
 
 __all__ = [
     "DatabaseError",
     "FailedError",
+    "LockedError",
     "MdapError",
     "PluginError",
     "ProviderError",
@@ -40,6 +43,13 @@ __all__ = [
 
 FORBIDDEN: Final = "forbidden"
 """The kind of an `UnavailableError` that is about the key or about the prompt: the endpoint does not say."""
+
+RAISED: Final = (Exception, SystemExit)
+"""What other people's code may raise. `sys.exit` in a task must not end the process without a word."""
+
+_OURS: Final = __file__.replace("\\", "/").removesuffix("errors.py")
+_STDLIB: Final = traceback.__file__.replace("\\", "/").removesuffix("traceback.py")
+_LIBRARIES: Final = frozenset(("aiosqlite", "anyio", "click", "pydantic", "rich", "structlog"))
 
 
 def _again(kind: type["MdapError"], args: tuple[Any, ...]) -> "MdapError":
@@ -62,11 +72,15 @@ class DatabaseError(MdapError):
     """Raised when the database file is foreign, damaged, newer than this mdap, locked or not writable."""
 
 
+class LockedError(DatabaseError):
+    """Raised when another program holds the database's write lock for too long; `mdap resume` goes on."""
+
+
 class PluginError(MdapError):
     """Raised when a task's or a provider's own code raises; the original error is its cause."""
 
     def __init__(self, plugin: str, doing: str, cause: BaseException) -> None:
-        super().__init__(f"{plugin} failed while {doing}: {type(cause).__name__}: {cause}")
+        super().__init__(f"{plugin} failed while {doing}: {told(cause)}")
         self.plugin = plugin
         self.doing = doing
         self.cause_name = type(cause).__name__
@@ -143,3 +157,49 @@ class RejectedError(ProviderError):
     """
 
     about_options = False
+
+
+def told(error: BaseException) -> str:
+    """Return what *error* says and where in its author's code: ``file.py:41 in parse: KeyError: 'x'``."""
+    place = author_line(error)
+    said = _said(error)
+    if isinstance(error, SystemExit) and place is not None and place.endswith("<module>"):
+        said += ': put it under `if __name__ == "__main__":`'
+    return f"{place}: {said}" if place else said
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({error.code!r})"
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def author_line(error: BaseException) -> str | None:
+    """Return the last line of its author's own code that *error* passed: ``file.py:41 in parse``.
+
+    Returns:
+        None if it passed none: it comes from mdap, or from a library.
+    """
+    found: str | None = None
+    home: str | None = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename.replace("\\", "/")
+        if _is_library(file):
+            continue
+        folder, _, name = file.rpartition("/")
+        home = folder if home is None else home
+        # What the author's code calls of other people's is none of its lines.
+        if folder.startswith(home):
+            found = f"{name}:{line} in {frame.f_code.co_name}"
+    return found
+
+
+def _is_library(file: str) -> bool:
+    if file.startswith((_OURS, "<frozen")):
+        return True
+    _, installed, path = file.partition("/site-packages/")
+    return path.partition("/")[0] in _LIBRARIES if installed else file.startswith(_STDLIB)

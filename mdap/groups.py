@@ -51,7 +51,10 @@ class Group:
         pending: Pending[T] = Pending()
 
         async def run() -> None:
-            pending._value.append(await function(*args))
+            try:
+                pending._value.append(await function(*args))
+            except SystemExit as error:  # which would end the event loop, and everybody's work with it
+                raise RuntimeError(f"it calls sys.exit({error.code!r})") from error
 
         self._tasks.start_soon(run)
         return pending

@@ -1,32 +1,41 @@
 """The log's file: whether it is ours, what its errors mean, and opening it to read without an event loop."""
 
 import errno
+import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from mdap.errors import DatabaseError, UsageError
+from mdap.errors import DatabaseError, LockedError, UsageError
 from mdap.records import SAMPLE_COLUMNS
 
 __all__ = [
     "APPLICATION_ID",
     "CONNECTION",
+    "PATIENCE",
     "RAISE_FILES",
     "SAMPLE",
     "SCHEMA",
     "TEXTS",
     "TOO_MANY_FILES",
+    "TRY_SECONDS",
     "Numbered",
+    "be_patient",
     "check_readable",
+    "is_locked",
     "owner_version",
     "read_uri",
     "reading",
     "translated",
+    "waited_out",
 ]
+
+T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x6D646170
 """Marks a SQLite file as ours: "mdap" in ASCII, shown by ``file`` and checked before anything is written."""
@@ -40,10 +49,18 @@ TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE)
 RAISE_FILES: Final = "raise the limit with `ulimit -n`, or lower --concurrency"
 """What to do then."""
 
-_BUSY_SECONDS: Final = 10.0
+PATIENCE: Final = 60.0
+"""Seconds for which a lock that another program holds is waited out."""
+
+TRY_SECONDS: Final = 2.0
+"""Seconds after which it is said that a lock is waited for."""
+
+_LOG: Final = logging.getLogger("mdap")
+_BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _FILES_OF_A_LOG: Final = 4  # SQLite opens as many for one connection, and closes them where it fails
 _PRIMARY: Final = 0xFF
 _UNWRITABLE: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+_PAUSE: Final = 0.05
 _WAL_MARK: Final = 18  # where a SQLite file's header says how it is written
 
 
@@ -82,7 +99,39 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise DatabaseError(_explain(path, error)) from error
+        raise (LockedError if is_locked(error) else DatabaseError)(_explain(path, error)) from error
+
+
+def is_locked(error: sqlite3.Error) -> bool:
+    """Return whether another program's lock is what stands behind *error*."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _BUSY
+
+
+def waited_out(connection: sqlite3.Connection, act: Callable[[], T]) -> T:
+    """Return what *act* returns, called again as long as another program's lock keeps it from that.
+
+    Args:
+        connection: what it uses; waits itself for `TRY_SECONDS`.
+        act: does nothing where it fails.
+    """
+    since, said = time.monotonic(), False
+    while True:
+        try:
+            return act()
+        except sqlite3.OperationalError as error:
+            if not is_locked(error) or time.monotonic() - since >= PATIENCE:
+                raise
+        if not said:
+            said = True
+            [(_, _, file), *_] = connection.execute("PRAGMA database_list")
+            name = os.path.basename(file)
+            _LOG.warning(f"{name} is locked by another program; waiting {PATIENCE:g} seconds for it at most")
+        time.sleep(_PAUSE)
+
+
+def be_patient(connection: sqlite3.Connection) -> None:
+    """Let each statement of *connection* wait for a lock by itself, without a word."""
+    connection.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
 
 
 def _explain(path: Path, error: sqlite3.Error) -> str:
@@ -90,7 +139,10 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
     if "not a database" in text:
         return f"{path} is not an mdap database: name another file with --db"
     if "locked" in text or "busy" in text:
-        return f"{path} is locked by another program: close that program, or wait, and try again"
+        return (
+            f"{path} is locked by another program: close that program, such as a backup or a browser, "
+            "and give the command again, or `mdap resume` the run"
+        )
     if "full" in text:
         return f"the disk that holds {path} is full: make room and resume the run"
     if "unable to open" in text or "disk I/O error" in text:
@@ -242,9 +294,10 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     with (
         translated(path),
         closing(
-            sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, factory=CONNECTION)
+            sqlite3.connect(uri, uri=True, timeout=TRY_SECONDS, isolation_level=None, factory=CONNECTION)
         ) as connection,
     ):
-        check_readable(owner_version(connection, path), path)
+        check_readable(waited_out(connection, lambda: owner_version(connection, path)), path)
+        be_patient(connection)
         connection.row_factory = sqlite3.Row
         yield connection

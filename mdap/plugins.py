@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -15,35 +15,45 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from mdap.errors import PluginError, UsageError
+from mdap.errors import RAISED, MdapError, PluginError, UsageError
 from mdap.protocols import Provider
+from mdap.rules.methods import check_methods
 from mdap.settings import explain
-from mdap.tasks import Chain, Process, Task
+from mdap.tasks import Task
 
 __all__ = [
+    "PROVIDERS",
     "TASKS",
+    "former_name",
+    "in_full",
     "installed",
+    "load_plugin",
     "load_provider",
     "load_task",
+    "make_moved",
+    "make_recorded",
     "make_task",
     "read_params",
     "read_values",
     "task_name",
+    "unfindable",
 ]
 
 TASKS: Final = "mdap.tasks"
 PROVIDERS: Final = "mdap.providers"
-_OTHER: Final = ("literal_error", "enum")
-_REQUIRED: Final[tuple[tuple[type[Task], tuple[str, ...]], ...]] = (
-    (Chain, ("start", "step", "advance")),
-    (Process, ("solve",)),
-)
+_SCRIPT: Final = "__main__"
 
 
 @cache
-def installed(group: str) -> dict[str, EntryPoint]:
-    """Return the installed plugins of *group* by name, sorted; what is installed later is not seen."""
-    return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
+def installed(group: str) -> dict[str, list[EntryPoint]]:
+    """Return the installed plugins of *group* by name, sorted; what is installed later is not seen.
+
+    Packages may give the same name to different plugins: then there are several of it.
+    """
+    found: dict[str, dict[str, EntryPoint]] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
+        found.setdefault(point.name, {})[point.value] = point
+    return {name: list(points.values()) for name, points in found.items()}
 
 
 def load_task(name: str) -> type[Task]:
@@ -70,22 +80,53 @@ def make_task(name: str, values: Mapping[str, Any]) -> Task:
         UsageError: see `load_task`; or a parameter is unknown or has a bad value.
     """
     kind = load_task(name)
-    missing = getattr(kind, "__abstractmethods__", frozenset()) | _left_open(kind)
-    if missing:
-        raise UsageError(f"{name} does not define {', '.join(sorted(missing))}, which every such task must")
+    check_methods(kind, name)
     try:
         return kind(**values)
     except ValidationError as error:
         known = ", ".join(kind.model_fields) or "none"
         raise UsageError(f"{explain('parameter', error)}; {name} has: {known}") from None
+    except MdapError:
+        raise
+    except RAISED as error:
+        raise PluginError(f"task {name}", "checking its parameters", error) from error
 
 
-def _left_open(kind: type[Task]) -> frozenset[str]:
-    """Return the methods a task must define and does not: pydantic's metaclass does not refuse them."""
-    for base, required in _REQUIRED:
-        if issubclass(kind, base):
-            return frozenset(name for name in required if getattr(kind, name) is getattr(base, name))
-    return frozenset()
+def in_full(name: str) -> str:
+    """Return the *name* of a task as runs have it: a file by its whole path."""
+    place, colon, attribute = name.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}{colon}{attribute}" if place.endswith(".py") else name
+
+
+def make_recorded(name: str, values: Mapping[str, Any]) -> Task:
+    """Return the task that a run records as *name*, with its parameters.
+
+    Raises:
+        UsageError: it is not there any more, or its parameters do not fit it any more.
+    """
+    try:
+        load_task(name)
+    except UsageError as error:
+        raise UsageError(f"{error}; if the task has moved, name it with --task") from None
+    return make_task(name, values)
+
+
+def make_moved(old: str, new: str, name: str, values: Mapping[str, Any]) -> Task:
+    """Return the task that a run records as *name*, where task *old* is now to be had as *new*.
+
+    What else was in the same file or module as *old* is taken from where *new* is.
+    """
+    place, colon, attribute = name.rpartition(":")
+    if name == old:
+        return make_task(new, values)
+    if colon and place == _place(old):
+        return make_task(f"{_place(new)}:{attribute}", values)
+    return make_recorded(name, values)
+
+
+def _place(name: str) -> str:
+    points = installed(TASKS).get(name)
+    return points[0].value.partition(":")[0] if points else name.rpartition(":")[0]
 
 
 def load_provider(spec: str, options: Mapping[str, Any]) -> Provider:
@@ -104,7 +145,12 @@ def load_provider(spec: str, options: Mapping[str, Any]) -> Provider:
     name, model = _parted(place)
     factory = _load(name, PROVIDERS, "model provider")
     own = read_values(tuple(part for part in query.split("&") if part), f"--model {place}")
-    provider: Provider = factory(model, {**options, **own})
+    try:
+        provider: Provider = factory(model, {**options, **own})
+    except MdapError:
+        raise
+    except RAISED as error:
+        raise PluginError(f"model provider {name}", "being made", error) from error
     return provider
 
 
@@ -116,18 +162,65 @@ def _parted(place: str) -> tuple[str, str]:
 
 
 def task_name(task: Task) -> str:
-    """Return the name by which `load_task` finds the class of *task* again."""
+    """Return the name by which `load_task` finds the class of *task* again, as far as there is one."""
     kind = type(task)
-    for name, point in installed(TASKS).items():
-        if point.value == f"{kind.__module__}:{kind.__qualname__}" or _same(point, kind):
+    for name, points in installed(TASKS).items():
+        if len(points) == 1 and _same(points[0], kind):
             return name
-    source = getattr(sys.modules.get(kind.__module__), "__mdap_file__", None)
-    return f"{source or kind.__module__}:{kind.__qualname__}"
+    return f"{_home(kind)}:{_attribute_of(kind) or kind.__qualname__}"
+
+
+def former_name(task: Task) -> str:
+    """Return the name that earlier versions recorded for a class of a script, or in a function."""
+    return f"{type(task).__module__}:{type(task).__qualname__}"
+
+
+def unfindable(task: Task) -> str | None:
+    """Return why `load_task` cannot find the class of *task* again; None where it can."""
+    kind = type(task)
+    name = task_name(task)
+    if name in installed(TASKS):
+        return None
+    if name.startswith(f"{_SCRIPT}:"):
+        return "is not in a file, but in a notebook or a console"
+    if _attribute_of(kind) is None:
+        return "is defined in a function" if "<locals>" in kind.__qualname__ else "has no name in its module"
+    return None
+
+
+def _home(kind: type) -> str:
+    """Return the file or module of a class, as `load_task` takes it."""
+    module = sys.modules.get(kind.__module__)
+    source: str | None = getattr(module, "__mdap_file__", None)
+    if source is not None or kind.__module__ != _SCRIPT:
+        return source or kind.__module__
+    spec = getattr(module, "__spec__", None)
+    if spec is not None:  # python -m
+        return str(spec.name)
+    file: str = getattr(module, "__file__", None) or ""
+    return str(Path(file).resolve()) if file.endswith(".py") and Path(file).is_file() else _SCRIPT
+
+
+def _attribute_of(kind: type) -> str | None:
+    """Return by which name a class is to be had from its module; None for no such name."""
+    module = sys.modules.get(kind.__module__)
+    if module is None:
+        return None
+    qualname: str = kind.__qualname__
+    if _attribute(module, qualname) is kind:
+        return qualname
+    if kind.__module__ == _SCRIPT:  # of whose names some are not there when it is imported
+        return None
+    return next((name for name, value in vars(module).items() if value is kind), None)
 
 
 def _same(point: EntryPoint, kind: type) -> bool:
     # Only compare what is imported anyway: naming one plugin must not import all others.
-    return getattr(sys.modules.get(point.module), point.attr, None) is kind
+    module, _, attribute = point.value.partition(":")
+    if (module, attribute) == (kind.__module__, kind.__qualname__):
+        return True
+    there = sys.modules.get(module)
+    return there is not None and _attribute(there, attribute) is kind
 
 
 def read_params(task: str, pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -177,7 +270,10 @@ def _value(text: str, what: str, field: FieldInfo | None) -> Any:
 
 def _is_text(field: FieldInfo, bracket: str) -> bool:
     """Return whether a parameter takes text, and nothing that JSON in brackets stands for."""
-    adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or Any)
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or Any)
+    except Exception:  # a type that only the task's own settings allow
+        return False
     return _may_take(adapter, "") and not _may_take(adapter, [] if bracket == "[" else {})
 
 
@@ -190,42 +286,75 @@ def _may_take(adapter: TypeAdapter[Any], value: Any) -> bool:
         return not any(
             kind.endswith(("_type", "_parsing")) or kind in ("literal_error", "enum") for kind in kinds
         )
+    except RAISED:  # its own check does not cope with this one
+        return True
     return True
 
 
+def load_plugin(point: EntryPoint) -> Any:
+    """Return what an installed plugin names.
+
+    Raises:
+        PluginError: importing it failed.
+    """
+    return _imported(point.name, point.load)
+
+
 def _load(name: str, group: str, what: str) -> Any:
-    point = installed(group).get(name)
-    if point is None and ":" not in name:
+    points = installed(group).get(name, [])
+    if not points and ":" not in name:
         known = ", ".join(installed(group)) or "none"
         raise UsageError(f"there is no {what} {name!r}; installed: {known}")
+    if len(points) > 1:
+        named = " or ".join(point.value for point in points)
+        raise UsageError(f"several packages call a {what} {name!r}: name the one you want as {named}")
+    return _imported(name, points[0].load if points else lambda: _named(name, what))
+
+
+def _imported(name: str, load: Callable[[], Any]) -> Any:
     try:
-        return point.load() if point is not None else _attribute(name, what)
+        return load()
     except (UsageError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except RAISED as error:
         raise PluginError(name, "being imported", error) from error
 
 
-def _attribute(name: str, what: str) -> Any:
+def _named(name: str, what: str) -> Any:
     place, _, attribute = name.rpartition(":")
     module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place, what)
-    found: Any = module
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
+    found = _attribute(module, attribute)
     if found is None:
         raise UsageError(f"{place} has no {attribute!r}")
+    return found
+
+
+def _attribute(module: ModuleType, path: str) -> Any:
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part, None)
     return found
 
 
 def _from_module(place: str, what: str) -> ModuleType:
     if not all(part.isidentifier() for part in place.split(".")):
         raise UsageError(f"there is no module {place!r} to take a {what} from")
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            raise
-        raise UsageError(f"there is no module {place!r} to take a {what} from") from None
+    for folder in (None, str(Path.cwd())):
+        if folder is not None:  # as with `python -m`
+            _search_first(folder)
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+                raise
+    raise UsageError(f"there is no module {place!r} to take a {what} from")
+
+
+def _search_first(folder: str) -> None:
+    """Let what stands in *folder* be imported, as with ``python FILE`` there."""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+        importlib.invalidate_caches()
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -242,6 +371,7 @@ def _from_file(path: Path) -> ModuleType:
     module.__dict__["__mdap_file__"] = str(path)
     # Registered before it runs, so that its classes can be found by their module's name.
     sys.modules[name] = module
+    _search_first(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -62,6 +62,10 @@ class Provider(Protocol):
 class Journal(Protocol):
     """The append-only record of runs."""
 
+    @property
+    def behind(self) -> bool:
+        """Whether facts come faster than they can be written: then nothing more should be asked for."""
+
     def append(self, *facts: Fact) -> None:
         """Take *facts* for the next commit; returns at once."""
 

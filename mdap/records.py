@@ -518,13 +518,15 @@ class Recorded(NamedTuple):
     """A decision as it is recorded, with a reply that voted for it.
 
     `winner` is the answer's canonical JSON, `tally` a JSON object of each candidate's votes; `text` and
-    `view` are of the first vote for the winner, None if there is none: settled by hand, or not voted on.
+    `view` are of the first vote for the winner, None if there is none: settled by hand, or not voted on. Then
+    `votes` are the texts and views of some votes for other answers.
     """
 
     winner: str
     tally: str
     text: str | None
     view: int | None
+    votes: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,7 @@ class Limits(BaseModel):
         max_attempts: attempts at one sample before the run stops.
         max_retry_seconds: seconds spent on one sample's attempts before the run stops.
         max_silence: seconds without any answer from the provider before the run stops.
+        max_nesting: how deep tasks may ask for tasks, before one that never ends is stopped.
     """
 
     model_config = _FROZEN
@@ -158,6 +159,7 @@ class Limits(BaseModel):
     max_attempts: int = Field(20, ge=1)
     max_retry_seconds: float = Field(600.0, gt=0)
     max_silence: float = Field(300.0, gt=0)
+    max_nesting: int = Field(32, ge=1, le=1000)
 
 
 class Price(BaseModel):

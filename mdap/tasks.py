@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import update_wrapper
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -50,11 +51,23 @@ class RedFlag(Exception):
 
 
 def _encode(asked: Any, *names: str) -> None:
-    """Replace what cannot be sent or stored in the texts of a frozen object."""
+    """Replace what cannot be sent or stored in the texts of a frozen object; refuse what is no text.
+
+    Raises:
+        TypeError: one of them is no text, or *parse* cannot be called.
+    """
     for name in names:
         text = getattr(asked, name)
-        if text is not None and not text.isascii():
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be a str, not {_kind(text)}")
+        if not text.isascii():
             object.__setattr__(asked, name, encodable(text))
+    if not callable(asked.parse):
+        raise TypeError(f"parse must be a function of a reply's text, not {_kind(asked.parse)}")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"of class {type(value).__qualname__}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +124,12 @@ class Step(Generic[A]):
     proposal: bool = False
 
     def __post_init__(self) -> None:
-        _encode(self, "user", "system", "key")
+        _encode(self, "user", "system") if self.key is None else _encode(self, "user", "system", "key")
+        tokens = self.max_tokens
+        if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
+            raise ValueError(f"max_tokens={tokens!r} allows no reply")
+        if self.views and not all(isinstance(view, View) for view in self.views):
+            raise TypeError("views must be a tuple of mdap.View")
 
 
 class Task(BaseModel):
@@ -153,7 +171,7 @@ def _canonically(task: Task, parse: Callable[[str], A]) -> Callable[[str], A]:
         form: A = task.canonical(parse(text))
         return form
 
-    return read
+    return update_wrapper(read, parse)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ class Log:
     def __init__(self, facts: Iterable[Fact] = ()) -> None:
         self.facts: list[Fact] = list(facts)
         self.settled = 0
+        self.behind = False
 
     def append(self, *facts: Fact) -> None:
         self.facts += facts

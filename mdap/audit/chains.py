@@ -17,6 +17,7 @@ from mdap.audit.questions import Question
 from mdap.audit.races import Referee
 from mdap.audit.rows import Page, pages
 from mdap.audit.runs import RunFacts
+from mdap.errors import RAISED
 from mdap.records import NOTED, Decided, SampleTaken, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
@@ -93,7 +94,7 @@ class _Walk:
         """Call the task's own code; what it raises is a finding, and its result is lost."""
         try:
             return method(*args)
-        except Exception as error:
+        except RAISED as error:
             self.findings.add(Kind.PLUGIN, doing, "no error", f"{type(error).__name__}: {error}", (step,))
             return _LOST
 

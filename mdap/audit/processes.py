@@ -20,18 +20,19 @@ from mdap.audit.questions import Question, check_text
 from mdap.audit.races import Referee
 from mdap.audit.rows import decided, samples_of, undecided
 from mdap.audit.runs import RunFacts
-from mdap.errors import FailedError, UndecidedError
+from mdap.errors import RAISED, FailedError, UndecidedError
 from mdap.groups import Group, first_of, gathered
 from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened
+from mdap.rules import parts as naming
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import (
     CHAIN_START,
     answer_key,
     chain_digest,
     identify_named,
-    identify_part,
     sample_line,
 )
+from mdap.rules.parts import Parts, could_be, part_ended
 from mdap.rules.presence import refused_sentence
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Decision, Process, Step, Task, canonical_step
@@ -53,6 +54,7 @@ WHERE r.parent = ?1 AND r.run_id = ?2 AND e.kind IN
 ORDER BY e.id DESC LIMIT 1"""
 
 _PATIENCE: Final = 600.0
+_TASK_OF_PART: Final = "SELECT task FROM runs WHERE parent = ?1 AND run_id = ?2"
 
 
 class _StrayError(Exception):
@@ -213,7 +215,7 @@ class _Record:
             self.findings.add(Kind.DECISION, "what was asked for", expected, found, (known.step,))
         self._compare_with_truth(task, asked, known, row[1])
         read = row[1] in question.answers
-        answer = question.answers[row[1]] if read else typed_answer(asked, row[1])
+        answer = question.answers[row[1]] if read else typed_answer(asked, row[1], question.answers.values())
         return _Found(known.step, answer, json.loads(row[2]))
 
     def _compare_with_truth(self, task: Process[Any], asked: Step[Any], known: _Known, winner: str) -> None:
@@ -265,7 +267,15 @@ class _Record:
         row = self._connection.execute(_END_OF_PART, (self.facts.number, name)).fetchone()
         if row is not None and row[0] in ("undecided", "failed"):
             error = UndecidedError if row[0] == "undecided" else FailedError
-            raise error(f"part {name}: {row[1]}")
+            raise error(part_ended(name, row[1]))
+
+    def part_of(self, parts: Parts, task: Task, key: str | None) -> naming.Part:
+        """Return what a nested task is known by, as its session knew it."""
+        part, former = parts.of(task, key)
+        row = self._connection.execute(_TASK_OF_PART, (self.facts.number, former.name)).fetchone()
+        if part.identity in self._known or row is None or not could_be(row[0], type(task)):
+            return part
+        return former if former.identity in self._known else part._replace(name=former.name)
 
     def noted(self, identity: Identity, about: Any, part: str | None) -> tuple[bool, Any]:
         """Return whether a part, or something done once, has a result; and the result.
@@ -296,6 +306,7 @@ class _Rehearsal:
     def __init__(self, record: _Record, task: Process[Any]) -> None:
         self._record = record
         self._task = task
+        self._parts = Parts(record.facts.run_id, task)
 
     @property
     def run_id(self) -> str:
@@ -344,9 +355,8 @@ class _Rehearsal:
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
         """Return the recorded result of a part."""
-        kind, params = type(task).__name__, json.loads(canonical(task))
-        identity, part = identify_part(self.run_id, kind, params, key)
-        return await self._noted(identity, {"task": kind, "params": params}, part)
+        part = self._record.part_of(self._parts, task, key)
+        return await self._noted(part.identity, part.about, part.name)
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
         """Return the recorded result of what was done once."""
@@ -388,7 +398,7 @@ async def _rehearse(record: _Record, task: Process[Any]) -> None:
         try:
             result = await task.solve(_Rehearsal(record, task))
             record.part.over, record.part.result = True, canonical(result)
-        except Exception as error:
+        except RAISED as error:
             _ended(record, error)
 
     async with anyio.create_task_group() as group:

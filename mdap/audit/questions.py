@@ -4,6 +4,7 @@ from typing import Any, Final, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.runs import RunFacts
+from mdap.errors import RAISED
 from mdap.records import SampleTaken
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import read, unreadable
@@ -108,7 +109,7 @@ class Question:
         parse = self._parsers[sample.view]
         try:
             said = read(sample.text or "", finish, sample.answer_tokens, self._max_tokens, parse)
-        except Exception as error:
+        except RAISED as error:
             # A reply at which the parser fails is recorded as such.
             return _Said(None, unreadable(type(error).__name__))
         if said.spelled is None:

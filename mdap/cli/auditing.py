@@ -4,27 +4,31 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mdap.audit import Verification, open_log, verify
 from mdap.audit.export import FORMATS, export, is_binary
+from mdap.audit.parallel import MakeTask
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
 from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.numbers import describe_statistics
-from mdap.cli.options import as_json, database
+from mdap.cli.options import as_json, database, moved_task
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.places import at_home
 from mdap.cli.reporting import report
 from mdap.cli.reviewing import describe_doubtful
 from mdap.cli.streams import binary_output
 from mdap.errors import UsageError
-from mdap.plugins import make_task
+from mdap.journal.reader import open_log as open_records
+from mdap.plugins import make_moved, make_recorded
 
 __all__ = ["audit"]
 
@@ -50,6 +54,7 @@ def audit() -> None:
     metavar="N",
     help="Processes to use.",
 )
+@moved_task
 @database
 @as_json
 def verify_(**given: Any) -> Exit:
@@ -60,18 +65,21 @@ def verify_(**given: Any) -> Exit:
     """
 
     def check(db: Path) -> Verification:
+        make: MakeTask = make_recorded
+        if given["task"] is not None:
+            make = partial(make_moved, anyio.run(_task_of, db, given["run_id"]), given["task"])
         with _bar(given["json"]) as progress:
             return verify(
                 db,
                 given["run_id"],
-                make_task,
+                make,
                 oracle=given["oracle"],
                 expect=given["expect"],
                 jobs=given["jobs"],
                 progress=progress,
             )
 
-    came = at_home(given["db"], given["run_id"], check)
+    came = at_home(given["db"], given["run_id"], given["task"], check)
     if given["json"]:
         print_json(came.to_dict())
     else:
@@ -80,6 +88,11 @@ def verify_(**given: Any) -> Exit:
         return Exit.FINISHED
     complain(_sentence(came))
     return Exit.FAILED
+
+
+async def _task_of(db: Path, run_id: str) -> str:
+    async with open_records(db) as reader:
+        return (await reader.find(run_id)).task
 
 
 @audit.command("stats")

@@ -9,6 +9,7 @@ import click
 
 from mdap.cli.options import as_json, budget_of, budget_options, database, limit_options, limits_of
 from mdap.cli.output import Exit, complain, fields, number, print_json, say, table
+from mdap.cli.stopping import interruptible
 from mdap.compose import Session
 from mdap.errors import UsageError
 from mdap.plugins import make_task, read_params, read_values
@@ -71,8 +72,14 @@ def calibrate(**given: Any) -> int:
     # Once, for all models: it may come through a pipe.
     prices = None if given["prices"] is None else read_prices(Path(given["prices"]))
 
-    async def act() -> list[Calibration]:
-        made = []
+    made: list[Calibration] = []
+
+    async def act() -> bool:
+        with interruptible(as_json=given["json"]) as scope, scope:
+            await calibrate_all()
+        return scope.cancel_called
+
+    async def calibrate_all() -> None:
         for model in models:
             session = Session(
                 model,
@@ -92,9 +99,13 @@ def calibrate(**given: Any) -> int:
                         seed=given["seed"],
                     )
                 )
-        return made
 
-    return _report(sorted(anyio.run(act), key=_cost), as_json=given["json"])
+    interrupted = anyio.run(act)
+    code = _report(sorted(made, key=_cost), as_json=given["json"])
+    if interrupted:
+        complain("interrupted; what was sampled is on record, and a new calibration samples again")
+        return Exit.INTERRUPTED
+    return code
 
 
 def _cost(made: Calibration) -> tuple[float, float]:

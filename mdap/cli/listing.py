@@ -1,6 +1,5 @@
-"""``mdap runs``, ``show``, ``tasks`` and ``models``: what there is."""
+"""``mdap runs`` and ``show``: what there is on record."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +13,9 @@ from mdap.cli.output import fields, number, print_json, say, table
 from mdap.compose import solution_of
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, open_log
-from mdap.plugins import PROVIDERS, TASKS, installed, load_task
 from mdap.records import RunStatus
 
-__all__ = ["models", "runs", "show", "tasks"]
+__all__ = ["runs", "show"]
 
 _TEXT_SHOWN: Final = 400
 
@@ -201,64 +199,3 @@ def _opening(opening: Any, samples: Any) -> dict[str, Any]:
 def _sample(sample: Any) -> dict[str, Any]:
     dropped = ("run", "step", "opening", "text_digest", "reasoning_digest")
     return {name: sample[name] for name in sample.keys() if name not in dropped}  # noqa: SIM118 - a sqlite3.Row iterates over values
-
-
-@click.command()
-@as_json
-def tasks(**given: Any) -> None:
-    """List the installed tasks and their parameters."""
-    found: list[dict[str, Any]] = []
-    for name in installed(TASKS):
-        kind = load_task(name)
-        found.append(
-            {
-                "name": name,
-                "summary": (inspect.getdoc(kind) or "").partition("\n")[0],
-                "params": {
-                    field: {
-                        "default": None
-                        if info.is_required()
-                        else info.get_default(call_default_factory=True),
-                        "required": info.is_required(),
-                        "description": info.description,
-                    }
-                    for field, info in kind.model_fields.items()
-                },
-            }
-        )
-    if given["json"]:
-        print_json({"tasks": found})
-        return
-    for task in found:
-        say(f"{task['name']}: {task['summary']}")
-        for field, about in task["params"].items():
-            default = "..." if about["required"] else about["default"]
-            say(f"    -p {field}={default}  {about['description'] or ''}")
-
-
-@click.command()
-@as_json
-def models(**given: Any) -> None:
-    """List the installed providers of models and their options."""
-    found: list[dict[str, Any]] = []
-    for name, point in installed(PROVIDERS).items():
-        factory = point.load()
-        module = inspect.getmodule(factory)
-        settings = getattr(factory, "settings", None)
-        found.append(
-            {
-                "name": name,
-                "summary": (inspect.getdoc(module) or "").partition("\n")[0],
-                "options": {
-                    field: info.get_default(call_default_factory=True)
-                    for field, info in getattr(settings, "model_fields", {}).items()
-                },
-            }
-        )
-    if given["json"]:
-        print_json({"models": found})
-        return
-    for provider in found:
-        say(f"{provider['name']}: {provider['summary']}")
-        if provider["options"]:
-            say("    " + " ".join(f"-M {field}={default}" for field, default in provider["options"].items()))

@@ -4,20 +4,23 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import click
 
 from mdap._version import __version__
 from mdap.cli.auditing import audit
 from mdap.cli.calibrating import calibrate
-from mdap.cli.listing import models, runs, show, tasks
-from mdap.cli.output import Exit, complain, exit_code_of, print_json
+from mdap.cli.installed import models, tasks
+from mdap.cli.listing import runs, show
+from mdap.cli.output import Exit, complain, complaints, exit_code_of, print_json
 from mdap.cli.planning import plan
 from mdap.cli.running import decide, resume, run
 from mdap.cli.scaffolding import new
 from mdap.cli.serving import serve
-from mdap.cli.streams import Steady, steady
-from mdap.errors import MdapError
+from mdap.cli.stopping import terminable
+from mdap.cli.streams import Steady, apart, steady
+from mdap.errors import RAISED, MdapError, author_line, told
 from mdap.logfile import RAISE_FILES, TOO_MANY_FILES
 
 __all__ = ["cli", "main"]
@@ -46,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with steady() as out:
-        code = _written(out, _run(arguments))
+        with terminable(), complaints(), ExitStack() as stack:
+            if "--json" in arguments:
+                stack.enter_context(apart(out))
+            code = _run(arguments)
+        code = _written(out, code)
     sys.exit(int(code))
 
 
@@ -66,16 +73,22 @@ def _run(arguments: list[str]) -> int:
     except click.Abort:
         return _refuse("interrupted", Exit.INTERRUPTED, arguments)
     except KeyboardInterrupt:
-        return _refuse("interrupted twice: what was recorded is safe", Exit.INTERRUPTED, arguments)
+        return _refuse("interrupted: what was recorded is safe", Exit.INTERRUPTED, arguments)
     except MdapError as error:
         return _refuse(str(error), exit_code_of(error), arguments)
-    except Exception as error:
+    except RAISED as error:
         if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
             return _refuse(f"{error.strerror}: {RAISE_FILES}", Exit.STOPPED, arguments)
         if os.environ.get("MDAP_TRACEBACK"):
             raise
-        sentence = f"unexpected {type(error).__name__}: {error}; this is a bug: MDAP_TRACEBACK=1 shows where"
-        return _refuse(sentence, Exit.FAILED, arguments)
+        return _refuse(_unexpected(error), Exit.FAILED, arguments)
+
+
+def _unexpected(error: BaseException) -> str:
+    """Return the sentence for an error that mdap did not foresee: its own, or that of a task's author."""
+    if isinstance(error, SystemExit) or author_line(error) is not None:
+        return f"the task's code failed: {told(error)}; MDAP_TRACEBACK=1 shows more"
+    return f"unexpected {told(error)}; this is a bug: MDAP_TRACEBACK=1 shows where"
 
 
 def _written(out: Steady, code: int) -> int:

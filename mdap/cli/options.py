@@ -15,6 +15,7 @@ from mdap.cli.output import complain
 from mdap.errors import MdapError, UsageError
 from mdap.journal.database import migrate
 from mdap.logfile import SCHEMA
+from mdap.plugins import in_full
 from mdap.settings import Budget, Limits, OnDead, explain
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "database",
     "limit_options",
     "limits_of",
+    "moved_task",
     "on_dead",
 ]
 
@@ -97,6 +99,16 @@ def as_json(command: F) -> F:
     return click.option("--json", is_flag=True, help="Print one JSON object on standard output.")(command)
 
 
+def moved_task(command: F) -> F:
+    """Add ``--task``."""
+    return click.option(
+        "--task",
+        metavar="TASK",
+        callback=lambda context, option, name: None if name is None else in_full(name),
+        help="The task of RUN, where it has moved to another file, module or name.",
+    )(command)
+
+
 def limit_options(command: F) -> F:
     """Add the options that make up `Limits`."""
     default = Limits()
@@ -107,6 +119,14 @@ def limit_options(command: F) -> F:
             default=default.max_attempts,
             show_default=True,
             help="Attempts at one sample before the run stops.",
+        ),
+        click.option(
+            "--max-nesting",
+            type=int,
+            default=default.max_nesting,
+            show_default=True,
+            metavar="N",
+            help="How deep tasks may ask for tasks.",
         ),
         click.option(
             "--timeout",
@@ -188,6 +208,7 @@ def limits_of(given: dict[str, Any]) -> Limits:
             probe=not given["no_probe"],
             attempt_timeout=given["timeout"],
             max_attempts=given["max_attempts"],
+            max_nesting=given["max_nesting"],
         )
     except ValidationError as error:
         raise UsageError(explain("limit", error)) from None

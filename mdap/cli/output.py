@@ -1,19 +1,30 @@
 """What the command line prints, and with which exit code it ends."""
 
 import json
+import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, Final
 
-from mdap.errors import DatabaseError, MdapError, StoppedError, UnavailableError, UsageError
+from mdap.cli.streams import answer_stream
+from mdap.errors import (
+    DatabaseError,
+    LockedError,
+    MdapError,
+    StoppedError,
+    UnavailableError,
+    UsageError,
+)
 from mdap.records import RunStatus, Solution
 
 __all__ = [
     "Exit",
     "chance",
     "complain",
+    "complaints",
     "exit_code_of",
     "fields",
     "finish_code",
@@ -36,7 +47,8 @@ class Exit(IntEnum):
             does not match.
         USAGE: wrong use: a bad option, parameter, task, file or run id; or a database or output that cannot
             be used.
-        STOPPED: stopped: the provider is gone or out of quota, or the budget is spent; it can be resumed.
+        STOPPED: stopped: the provider is gone or out of quota, the budget is spent, or another program keeps
+            the database locked; it can be resumed.
         INTERRUPTED: interrupted with Ctrl-C or SIGTERM; it can be resumed.
     """
 
@@ -56,7 +68,7 @@ def finish_code(solution: Solution) -> Exit:
 
 def exit_code_of(error: MdapError) -> Exit:
     """Return the exit code for *error*."""
-    if isinstance(error, StoppedError | UnavailableError):
+    if isinstance(error, StoppedError | UnavailableError | LockedError):
         return Exit.STOPPED
     if isinstance(error, UsageError | DatabaseError):
         return Exit.USAGE
@@ -78,9 +90,27 @@ def complain(text: str) -> None:
     sys.stderr.write(f"mdap: {safe(text)}\n".replace("\n", " ").rstrip() + "\n")
 
 
+class _Complaints(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
+
+
+@contextmanager
+def complaints() -> Iterator[None]:
+    """Print what mdap warns of within the block on standard error, as the command's own sentences."""
+    log, handler = logging.getLogger("mdap"), _Complaints()
+    log.addHandler(handler)
+    log.propagate, before = False, log.propagate
+    try:
+        yield
+    finally:
+        log.propagate = before
+        log.removeHandler(handler)
+
+
 def print_json(value: Any) -> None:
     """Print *value* as the one JSON object on standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
+    answer_stream().write(json.dumps(value, ensure_ascii=True) + "\n")
 
 
 def number(value: float | None, digits: int = 0) -> str:

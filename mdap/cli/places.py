@@ -23,12 +23,13 @@ class _Home(NamedTuple):
     problem: str
 
 
-def at_home(db: str, run_id: str, act: Callable[[Path], T]) -> T:
+def at_home(db: str, run_id: str, task: str | None, act: Callable[[Path], T]) -> T:
     """Return what *act* returns, called again in the run's own folder where its task cannot be made here.
 
     Args:
         db: the database.
         run_id: the run, as it is named on the command line.
+        task: its task, where that has moved; None where it has not.
         act: called with the database's path.
 
     Raises:
@@ -38,7 +39,7 @@ def at_home(db: str, run_id: str, act: Callable[[Path], T]) -> T:
     try:
         return act(path)
     except UsageError:
-        home = anyio.run(_home, path, run_id)
+        home = anyio.run(_home, path, run_id, task)
         if home is None:
             raise
         path = path.absolute()
@@ -55,7 +56,7 @@ def _enter(home: _Home) -> None:
         raise UsageError(sentence) from None
 
 
-async def _home(path: Path, run_id: str) -> _Home | None:
+async def _home(path: Path, run_id: str, task: str | None) -> _Home | None:
     """Return where a run was last taken up if that is elsewhere, and its task cannot be made here."""
     folder = None
     with suppress(MdapError, ValueError):
@@ -64,7 +65,7 @@ async def _home(path: Path, run_id: str) -> _Home | None:
             folder = await reader.folder(row.number)
         if row.kind == "run" and folder is not None and Path(folder) != Path.cwd():
             try:
-                make_task(row.task, row.params)
+                make_task(task or row.task, row.params)
             except UsageError as error:
                 return _Home(folder, str(error))
     return None

@@ -25,6 +25,7 @@ from mdap.cli.options import (
     database,
     limit_options,
     limits_of,
+    moved_task,
     on_dead,
 )
 from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
@@ -255,6 +256,7 @@ def _run_cases(
     help="See `mdap run`.",
 )
 @on_dead
+@moved_task
 @limit_options
 @budget_options
 @database
@@ -266,7 +268,9 @@ def resume(**given: Any) -> int:
     Task, parameters, models and voting stay as they were; limits, budget and speculation may change.
     """
     show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
-    return at_home(given["db"], given["run_id"], lambda db: anyio.run(_resume, db, given, show))
+    return at_home(
+        given["db"], given["run_id"], given["task"], lambda db: anyio.run(_resume, db, given, show)
+    )
 
 
 async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
@@ -274,7 +278,7 @@ async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
         row = await reader.find(given["run_id"])
 
     async def act(session: Session, progress: Progress) -> Solution:
-        return await session.resume(row.run_id, progress=progress)
+        return await session.resume(row.run_id, task=given["task"], progress=progress)
 
     session = Session(
         row.provider["models"],
@@ -297,6 +301,7 @@ async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
 @click.option("--answer", required=True, metavar="JSON", help="The answer, as JSON.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why so; recorded.")
 @click.option("--author", default=getpass.getuser, show_default="you", help="Who decides; recorded.")
+@moved_task
 @database
 @as_json
 def decide(**given: Any) -> None:
@@ -307,9 +312,18 @@ def decide(**given: Any) -> None:
     """
     if not given["reason"].strip():
         raise UsageError("--reason must say why: it is what the record has to show for the decision")
-    settle = partial(settle_step, answer=given["answer"], author=given["author"], reason=given["reason"])
+    settle = partial(
+        settle_step,
+        answer=given["answer"],
+        author=given["author"],
+        reason=given["reason"],
+        moved=given["task"],
+    )
     run_id = at_home(
-        given["db"], given["run_id"], lambda db: anyio.run(settle, db, given["run_id"], given["step"])
+        given["db"],
+        given["run_id"],
+        given["task"],
+        lambda db: anyio.run(settle, db, given["run_id"], given["step"]),
     )
     if given["json"]:
         print_json({"run_id": run_id, "step": given["step"], "author": given["author"]})

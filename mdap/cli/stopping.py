@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -12,8 +13,9 @@ from typing import Final
 import anyio
 
 from mdap.cli.output import Exit
+from mdap.cli.streams import answer_stream
 
-__all__ = ["interruptible"]
+__all__ = ["interruptible", "terminable"]
 
 _SENTENCE: Final = "interrupted twice: what was recorded is safe"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -32,10 +34,11 @@ def interruptible(*, as_json: bool) -> Iterator[anyio.CancelScope]:
     """
     scope = anyio.CancelScope()
     loop = asyncio.get_running_loop()
+    answer = _descriptor() if as_json else None
 
     def told(number: int, frame: FrameType | None) -> None:
         for each in _SIGNALS:
-            signal.signal(each, lambda number, frame: _end(as_json))
+            signal.signal(each, lambda number, frame: _end(answer))
         loop.call_soon_threadsafe(scope.cancel)
 
     before = {number: signal.signal(number, told) for number in _SIGNALS}
@@ -47,13 +50,46 @@ def interruptible(*, as_json: bool) -> Iterator[anyio.CancelScope]:
                 signal.signal(number, handler)
 
 
-def _end(as_json: bool) -> None:
-    """End the process from within a signal handler: no lock, no buffer, no exception."""
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM do within the block what Ctrl-C does, whatever the command is at."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):  # Ctrl-C is ignored, as in the background of a shell
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _descriptor() -> int | None:
+    """Return the descriptor of what the command prints as JSON; None if it has none."""
+    try:
+        descriptor: int = answer_stream().fileno()
+    except (OSError, ValueError):
+        return None
+    return descriptor
+
+
+def _end(answer: int | None) -> None:
+    """End the process from within a signal handler: no lock, no buffer, no exception.
+
+    Args:
+        answer: the descriptor to print JSON to, if any.
+    """
     cursor = _SHOW_CURSOR if os.isatty(2) else b""
     _tell(2, cursor + f"mdap: {_SENTENCE}\n".encode())
-    if as_json:
+    if answer is not None:
         told = {"error": _SENTENCE, "exit_code": int(Exit.INTERRUPTED)}
-        _tell(1, json.dumps(told).encode() + b"\n")
+        _tell(answer, json.dumps(told).encode() + b"\n")
     os._exit(int(Exit.INTERRUPTED))
 
 

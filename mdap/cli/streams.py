@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any, Final, cast
 
-__all__ = ["Steady", "binary_output", "steady"]
+__all__ = ["Aside", "Steady", "answer_stream", "apart", "binary_output", "steady"]
 
 _NO_READER: Final = {errno.EPIPE, errno.ECONNRESET, errno.EINVAL, errno.EBADF}
 """What the system says where nobody reads any more (EINVAL on Windows), or where the stream was closed."""
@@ -76,6 +76,19 @@ class Steady:
         return self.failure is not None and (self.is_terminal or self.failure.errno in _NO_READER)
 
 
+class Aside(Steady):
+    """Standard output while it is kept for one JSON object: what a task prints goes to standard error.
+
+    Args:
+        stream: standard error.
+        answer: where the JSON object goes.
+    """
+
+    def __init__(self, stream: IO[Any], answer: Steady) -> None:
+        super().__init__(stream)
+        self.answer = answer
+
+
 class _Closed:
     """A stream that was closed before the command began."""
 
@@ -113,6 +126,32 @@ def steady() -> Iterator[Steady]:
         yield out
         out.flush()
         sys.stderr.flush()
+
+
+@contextmanager
+def apart(out: Steady) -> Iterator[None]:
+    """Keep *out*, standard output, for one JSON object within the block; see `answer_stream`.
+
+    The descriptor itself leads to standard error, so that what child processes and C code print does too.
+    """
+    sys.stdout.flush()
+    with ExitStack() as stack:
+        answer = out
+        with suppress(OSError, ValueError):  # it has no descriptor
+            if out.fileno() == 1:
+                kept = os.dup(1)
+                answer = Steady(stack.enter_context(os.fdopen(kept, "w", encoding=out.encoding)), out)
+                stack.callback(os.dup2, kept, 1)
+                os.dup2(2, 1)
+        stack.callback(answer.flush)
+        stack.callback(setattr, sys, "stdout", sys.stdout)
+        sys.stdout = cast(Any, Aside(cast(Any, sys.stderr), answer))
+        yield
+
+
+def answer_stream() -> Any:
+    """Return where the one JSON object of ``--json`` goes."""
+    return sys.stdout.answer if isinstance(sys.stdout, Aside) else sys.stdout
 
 
 @contextmanager

@@ -15,17 +15,19 @@ from mdap.compose.findings import findings_of
 from mdap.compose.identity import Start, run_columns
 from mdap.compose.margins import pilot_of
 from mdap.compose.running import Workshop
-from mdap.engine.authored import Authored
+from mdap.engine.authored import Authored, length_of
 from mdap.engine.calibrate import Survey, Wanted
 from mdap.engine.opening import Progress
 from mdap.engine.recording import Rules
 from mdap.engine.run import decide
-from mdap.errors import DatabaseError, PluginError, UsageError
+from mdap.errors import RAISED, DatabaseError, PluginError, UsageError
 from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import task_name
 from mdap.records import Calibration, Projection, RunEvent, RunStatus
 from mdap.rules.calibration import Measured, Poll, measure, spread_of
 from mdap.rules.canonical import canonical
+from mdap.rules.methods import check_methods
+from mdap.rules.parameters import check_parameters
 from mdap.rules.projection import Counts, foreseen_samples, foreseen_seconds, scaled
 from mdap.rules.scaling import minimal_k, run_success
 from mdap.settings import VotingSettings
@@ -74,6 +76,8 @@ async def calibrate_task(shop: Workshop, task: Task, wish: Wish, voting: VotingS
         raise UsageError(
             f"{type(task).__name__} is no chain: only the steps of a mdap.Chain can be calibrated"
         )
+    check_methods(type(task), type(task).__qualname__)
+    check_parameters(task)
     await shop.writer.flush()
     if await shop.reader.run(wish.name) is not None:
         raise UsageError(f"there is a run {wish.name} already: give the calibration another name")
@@ -122,7 +126,7 @@ def has_oracle(name: str, task: Chain[Any, Any]) -> bool:
         task.oracle(task.start())
     except NotImplementedError:
         return False
-    except Exception as error:
+    except RAISED as error:
         raise PluginError(f"task {name}", "giving its first right answer", error) from error
     return True
 
@@ -138,7 +142,7 @@ def states_of_task(name: str, task: Chain[Any, Any], seed: int) -> Iterator[Any]
     def sampled() -> Any:
         try:
             return task.sample_state(rng)
-        except Exception as error:
+        except RAISED as error:
             raise PluginError(f"task {name}", "sampling a state", error) from error
 
     first = sampled()
@@ -218,7 +222,7 @@ async def _calibration(
     shop: Workshop, number: int, wish: Wish, subject: _Subject, polls: Sequence[Poll]
 ) -> Calibration:
     found = measure(polls, None if subject.oracle else CONSENSUS_MARGIN)
-    length = subject.task.length()
+    length = length_of(f"task {subject.name}", subject.task)
     made = _counted(shop, wish, subject, found)
     if not found.votes:
         return replace(made, length=length, findings=("no valid sample came: there is nothing to tell",))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdap.compose.replay import is_replay
-from mdap.errors import UsageError
+from mdap.errors import PluginError, UsageError
 from mdap.plugins import load_provider
 from mdap.protocols import Provider
 from mdap.providers.ensemble import Ensemble
@@ -22,7 +22,11 @@ _MOST_MODELS: Final = 100
 
 
 def _load(spec: str, options: Mapping[str, Any], path: Path) -> Provider:
-    return load_provider(spec, {"db": str(path), **options} if is_replay(spec) else options)
+    provider: Any = load_provider(spec, {"db": str(path), **options} if is_replay(spec) else options)
+    if not isinstance(provider, Provider):
+        what = TypeError(f"it must have all attributes and methods of mdap.Provider: {provider!r:.60}")
+        raise PluginError(f"model provider {spec}", "being made", what)
+    return provider
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
-from mdap.plugins import make_task
+from mdap.plugins import make_recorded, make_task
 from mdap.records import Recorded, RunEvent, RunStatus, Solution, encodable
 from mdap.rules.casting import casting_of, lineups_of
+from mdap.rules.parts import could_be
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -30,8 +31,8 @@ __all__ = ["settle_step"]
 _PATIENCE: Final = 10.0
 
 
-async def settle_step(
-    db: str | Path, run_id: str, step: int, *, answer: str, author: str, reason: str
+async def settle_step(  # noqa: PLR0913 - the public face: keywords, each of them named
+    db: str | Path, run_id: str, step: int, *, answer: str, author: str, reason: str, moved: str | None = None
 ) -> str:
     """Record a person's decision of a step; resuming the run goes on from there.
 
@@ -45,6 +46,7 @@ async def settle_step(
         answer: the answer, as JSON.
         author: who decides.
         reason: why so.
+        moved: the run's task, where that has moved to another file, module or name.
 
     Returns:
         The full id of the run to resume.
@@ -57,7 +59,7 @@ async def settle_step(
         row = await reader.find(run_id)
         if row.kind != "run":
             raise UsageError(f"{row.run_id} is a {row.kind}, which has no steps of its own to settle")
-        task = make_task(row.task, row.params)
+        task = make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
         ruling = Ruling(step, answer, encodable(author), encodable(reason))
         if isinstance(task, Chain) and 0 <= step < await reader.count_decisions(row.number):
             return await override_step(path, row, task, ruling)
@@ -114,8 +116,21 @@ async def _settle_process(
         await anyio.sleep_forever()  # what is not decided yet cannot be decided here
         raise AssertionError
 
+    async def begun(name: str, part: Task) -> bool:
+        found = await reader.run(name)
+        return found is not None and could_be(found.task, type(part))
+
+    async def withhold(key: str) -> None:
+        await anyio.sleep_forever()  # deciding brings nothing about: resuming does
+
     around = Surroundings(
-        run_id=row.run_id, journal=journal, recall=recall, solve=solve, open_steps=rules.open_steps
+        run_id=row.run_id,
+        journal=journal,
+        recall=recall,
+        solve=solve,
+        open_steps=rules.open_steps,
+        begun=begun,
+        withhold=withhold,
     )
     async with anyio.create_task_group() as group:
         group.start_soon(answer_process, task, race, around)

@@ -5,18 +5,19 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from mdap._version import __version__
 from mdap.compose.certifying import certificate_of
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
-from mdap.plugins import task_name
+from mdap.plugins import former_name, task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import guarantee_of
 from mdap.rules.parameters import check_parameters, version_of
+from mdap.rules.parts import LONGEST_ID
 from mdap.rules.presence import Presence
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
@@ -32,8 +33,6 @@ __all__ = [
     "solution_of",
 ]
 
-_LONGEST_ID: Final = 100
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
@@ -45,6 +44,9 @@ class Start:
         row: the run's row if it exists already.
         kind: run or pilot.
         parent: the run of which it is a part.
+        depth: how many tasks it is nested in.
+        moved: whether its class has another name than on record.
+        effects: whether it may bring anything about outside.
         votes_wanted: for a pilot: how many decided votes it shall come to.
         progress: counters to keep.
         presence: what is heard of the models, in the run and all that belong to it.
@@ -56,6 +58,9 @@ class Start:
     row: RunRow | None = None
     kind: str = "run"
     parent: int | None = None
+    depth: int = 0
+    moved: bool = False
+    effects: bool = True
     votes_wanted: int | None = None
     progress: Progress = field(default_factory=Progress)
     presence: Presence = field(default_factory=Presence)
@@ -78,10 +83,10 @@ def checked_run_id(run_id: str) -> str:
     Raises:
         UsageError: it cannot.
     """
-    fits = run_id.isprintable() and run_id.strip() == run_id and 0 < len(run_id) <= _LONGEST_ID
+    fits = run_id.isprintable() and run_id.strip() == run_id and 0 < len(run_id) <= LONGEST_ID
     if run_id == "latest" or run_id.startswith("-") or not fits:
         raise UsageError(
-            f"{run_id!r:.120} cannot name a run: use 1 to {_LONGEST_ID} printable characters, no blank or "
+            f"{run_id!r:.120} cannot name a run: use 1 to {LONGEST_ID} printable characters, no blank or "
             "dash in front, and not the word latest"
         )
     return run_id
@@ -103,7 +108,7 @@ def run_columns(task: Task, start: Start, about: Mapping[str, Any]) -> dict[str,
         "run_id": start.name,
         "kind": start.kind,
         "parent": start.parent,
-        "task": task_name(task),
+        "task": _recorded_name(task, start),
         "task_version": version_of(task),
         "params": canonical(task),
         "settings": canonical(start.voting),
@@ -111,6 +116,13 @@ def run_columns(task: Task, start: Start, about: Mapping[str, Any]) -> dict[str,
         "k": start.voting.k,
         "mdap_version": __version__,
     }
+
+
+def _recorded_name(task: Task, start: Start) -> str:
+    """Return by which name the record knows the class of *task*."""
+    if start.row is not None and (start.moved or start.row.task == former_name(task)):
+        return start.row.task
+    return task_name(task)
 
 
 def batch_columns(start: Start, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +164,11 @@ def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
         "model options": (lasting(row.provider["about"]), lasting(provider["about"])),
     }
     for name, (was, now) in compared.items():
+        if was != now and name == "task":
+            raise UsageError(
+                f"run {row.run_id} was started with task {was}, not {now}: start another run, or if the task "
+                f"has moved, `mdap resume {row.run_id} --task NAME`"
+            )
         if was != now:
             if isinstance(was, dict) and isinstance(now, dict):
                 was, now = _different(was, now), _different(now, was)

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from mdap.compose.identity import Start, lasting
 from mdap.compose.promising import promising
-from mdap.compose.running import Workshop, run_task
-from mdap.errors import FailedError, PluginError, RunError, StoppedError, UndecidedError, UsageError
+from mdap.compose.running import WITHHELD, Workshop, run_task
+from mdap.engine.authored import length_of
+from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError
 from mdap.journal.reader import RunRow
 from mdap.plugins import task_name
 from mdap.records import SURE, RunStatus, Solution
@@ -74,10 +75,7 @@ async def batch_margin(
 
 
 def _length(task: Task) -> int | None:
-    try:
-        return task.length()
-    except Exception as error:
-        raise PluginError(f"task {task_name(task)}", "giving its length", error) from error
+    return length_of(f"task {task_name(task)}", task)
 
 
 async def _won(shop: Workshop, pilot: Solution) -> int:
@@ -105,8 +103,10 @@ async def pilot_of(
     name = f"{name}-pilot"
     await shop.writer.flush()
     row = await shop.reader.run(name)
-    start = Start(name=name, voting=pilot, row=row, kind="pilot", votes_wanted=votes)
+    start = Start(name=name, voting=pilot, row=row, kind="pilot", votes_wanted=votes, effects=False)
     solution = await run_task(shop, task, start)
+    if solution.status is RunStatus.FAILED and WITHHELD in (solution.reason or ""):
+        raise UsageError(f"-k auto cannot try out {solution.task}: {solution.reason}; give k")
     if solution.status is RunStatus.UNDECIDED:
         raise UsageError(
             f"no k can be chosen: in the pilot {solution.reason}; the model is right too seldom to vote"
@@ -145,7 +145,7 @@ async def with_margin(
             return _as_begun(start, start.row, k, target, begun)
     if not isinstance(k, str):
         return await _given(shop, task, start, k)
-    length = task.length()
+    length = _length(task)
     if length is None:
         raise UsageError(f"-k {k} needs a task of known length: define length(), or give k")
     known = await matching(shop, task, start.voting)

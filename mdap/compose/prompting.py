@@ -3,15 +3,14 @@
 import json
 from collections.abc import Collection, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from mdap.audit.source import Rendered
 from mdap.engine.authored import Authored
-from mdap.errors import MdapError
-from mdap.plugins import TASKS, installed, make_task
+from mdap.errors import RAISED, MdapError
+from mdap.plugins import TASKS, in_full, installed, make_task
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, text_digest
 from mdap.tasks import Chain, Step
@@ -30,7 +29,7 @@ class TaskPrompts:
     """
 
     def __init__(self, trusted: Collection[str] = ()) -> None:
-        self._trusted = frozenset(map(_in_full, trusted))
+        self._trusted = frozenset(map(in_full, trusted))
         self._chain = lru_cache(maxsize=64)(self._made)
 
     def length(self, task: str, params: Mapping[str, Any]) -> int | None:
@@ -56,7 +55,7 @@ class TaskPrompts:
             return _rendered(found, digest)
         except ValidationError:
             return f"the installed {task} cannot read this input: it has changed since the run"
-        except Exception as error:  # it is somebody else's code, and a page must not end with it
+        except RAISED as error:  # it is somebody else's code, and a page must not end with it
             return str(error) if isinstance(error, MdapError) else f"{task}: {type(error).__name__}: {error}"
 
     def _made(self, task: str, params: str) -> Authored | str:
@@ -71,12 +70,6 @@ class TaskPrompts:
             if isinstance(made, Chain)
             else f"{task} is a process, which makes its prompts as it runs"
         )
-
-
-def _in_full(name: str) -> str:
-    """Return *name* as a run has it: a file by its whole path."""
-    place, colon, attribute = name.rpartition(":")
-    return f"{Path(place).expanduser().resolve()}{colon}{attribute}" if place.endswith(".py") else name
 
 
 def _rendered(step: Step[Any], digest: str) -> Rendered:

@@ -1,6 +1,7 @@
 """One run from its row to its end: claimed, begun or resumed, decided, and its ending recorded."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -27,18 +28,25 @@ from mdap.engine.process import ProcessRace
 from mdap.engine.purse import Purse
 from mdap.engine.recording import Rules
 from mdap.engine.run import decide
-from mdap.errors import DatabaseError, PluginError, UsageError
+from mdap.errors import RAISED, DatabaseError, PluginError, UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer
+from mdap.plugins import unfindable
 from mdap.records import RunEvent, RunStatus, Solution
 from mdap.rules.canonical import canonical
+from mdap.rules.methods import check_methods
+from mdap.rules.parts import could_be
 from mdap.settings import Budget, Limits, OnDead, Speculate, Speculation
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["Workshop", "run_task"]
+__all__ = ["WITHHELD", "Workshop", "run_task"]
 
+WITHHELD: Final = "which a pilot must not bring about"
+"""In the reason of a pilot that cannot go on."""
+
+_LOG: Final = logging.getLogger("mdap")
 _VOTE_DEPTH: Final = 16
 _LEAST_OPEN: Final = 64
 
@@ -60,6 +68,7 @@ class Workshop:
         on_dead: what to do when one of several models is gone.
         bulletin: where changes of limits are recorded from.
         inspection: what finds out what the endpoints are like.
+        unfindable: classes of which was said already that `mdap resume` cannot find them.
         known_spending: runs whose earlier samples are paid for out of the budget already.
     """
 
@@ -76,6 +85,7 @@ class Workshop:
     bulletin: Bulletin
     inspection: Inspection
     known_spending: set[int] = field(default_factory=set)
+    unfindable: set[type] = field(default_factory=set)
 
     @property
     def breadth(self) -> int:
@@ -129,6 +139,7 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
             "-k robust cannot go with --on-dead continue: without one of its models, the later samples of a "
             "step would not be drawn as the earlier ones were"
         )
+    check_methods(type(task), type(task).__qualname__)
     columns = run_columns(task, start, shop.crew.about)
     if row is None:
         number = await shop.writer.begin_run(columns)
@@ -146,6 +157,8 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
     try:
         await shop.count_earlier_spending(number)
         shop.writer.append(RunEvent(number, "started" if row is None else "resumed", data=shop.about()))
+        if row is None:
+            _tell_if_unfindable(shop, number, task, start)
         for kind, reason, data in start.notes:
             shop.writer.append(RunEvent(number, kind, reason, data=data))
         if start.notes:
@@ -158,6 +171,20 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
             await shop.writer.flush()
         shop.claims.drop(number)
+
+
+def _tell_if_unfindable(shop: Workshop, number: int, task: Task, start: Start) -> None:
+    """Say at the start, on standard error and on record, if nobody else can resume the run."""
+    why = unfindable(task)
+    if why is None or type(task) in shop.unfindable:
+        return
+    shop.unfindable.add(type(task))
+    sentence = (
+        f"class {type(task).__qualname__} {why}, where mdap cannot find it: only this program can resume "
+        f"{start.name}, and none can verify it; define the class at the top level of a file"
+    )
+    shop.writer.append(RunEvent(number, "warning", sentence))
+    _LOG.warning(sentence)
 
 
 async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules:
@@ -175,6 +202,7 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         presence=start.presence,
         on_dead=shop.on_dead,
         absences=await known_presence(shop.reader, number, start, shop.crew),
+        effects=start.effects,
         drift=await drift_of(shop.reader, number, start.voting.k),
         votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
     )
@@ -239,21 +267,42 @@ async def _begun(
         recall=partial(shop.reader.recorded, rules.run),
         solve=partial(_solve_part, shop, start, rules.run),
         open_steps=rules.open_steps,
+        begun=None if start.row is None else partial(_begun_before, shop),
+        withhold=None if start.effects else partial(_withheld, process),
     )
     return process, partial(answer_process, task, process, around)
+
+
+async def _begun_before(shop: Workshop, name: str, task: Task) -> bool:
+    row = await shop.reader.run(name)
+    return row is not None and could_be(row.task, type(task))
+
+
+async def _withheld(process: ProcessRace, key: str) -> None:
+    process.fail(f"it calls ask.once with the key {key!r}, {WITHHELD}")
+    await anyio.sleep_forever()  # until the run is over
 
 
 async def _solve_part(
     shop: Workshop, whole: Start, parent: int, task: Task, name: str, share: Fraction | None
 ) -> Solution:
     """Run a task that is a part of a process, or take it up again."""
+    if whole.depth >= shop.limits.max_nesting:
+        raise UsageError(
+            f"part {name}: tasks are nested more than {shop.limits.max_nesting} deep: let each ask for a "
+            "smaller problem than its own, or raise --max-nesting"
+        )
     await shop.writer.flush()
     row = await shop.reader.run(name)
     part = Start(
         name=name,
         voting=whole.voting if share is None else with_share(whole.voting, share, task.length()),
         row=row,
+        kind=whole.kind if row is None else row.kind,
         parent=parent,
+        depth=whole.depth + 1,
+        moved=whole.moved,
+        effects=whole.effects,
         progress=whole.progress,
         presence=whole.presence,
     )
@@ -267,5 +316,5 @@ def _result(race: Decider, task: Task) -> Any:
     assert isinstance(task, Chain)
     try:
         return json.loads(canonical(task.result(race.state)))
-    except Exception as error:
+    except RAISED as error:
         raise PluginError(f"task {type(task).__name__}", "giving its result", error) from error

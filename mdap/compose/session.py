@@ -26,9 +26,10 @@ from mdap.journal.reader import RunRow, open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import open_journal
 from mdap.observe import watch
-from mdap.plugins import make_task
+from mdap.plugins import make_recorded, make_task
 from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Fact, Solution
+from mdap.rules.parameters import check_parameters
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -198,6 +199,7 @@ class Session(AsyncContextManagerMixin):
             raise UsageError(
                 f"{type(task).__name__} is no task that can be run: derive it from mdap.Chain or mdap.Process"
             )
+        check_parameters(task)
         voting = voting or VotingSettings()
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         row = await self._row(name)
@@ -309,11 +311,14 @@ class Session(AsyncContextManagerMixin):
         wish = Wish(name, samples, target, seed)
         return await calibrate_task(self._shop, task, wish, voting or VotingSettings())
 
-    async def resume(self, run_id: str, *, progress: Progress | None = None) -> Solution:
+    async def resume(
+        self, run_id: str, *, task: str | None = None, progress: Progress | None = None
+    ) -> Solution:
         """Go on with the run called *run_id*, with the settings it was started with.
 
         Args:
             run_id: its id, a unique beginning of it, or ``latest``.
+            task: its task's name, where that has moved to another file, module or name.
             progress: counters that are kept while the run goes on.
 
         Returns:
@@ -327,8 +332,15 @@ class Session(AsyncContextManagerMixin):
         if row.kind != "run":
             raise UsageError(f"{row.run_id} is a {row.kind}: to go on, give the command of its run again")
         voting = VotingSettings.recorded(row.settings)
-        start = Start(name=row.run_id, voting=voting, row=row, progress=progress or Progress())
-        return await run_task(self._shop, make_task(row.task, row.params), start)
+        made = make_recorded(row.task, row.params) if task is None else make_task(task, row.params)
+        start = Start(
+            name=row.run_id,
+            voting=voting,
+            row=row,
+            moved=task is not None,
+            progress=progress or Progress(),
+        )
+        return await run_task(self._shop, made, start)
 
     async def find(self, run_id: str) -> Solution | None:
         """Return what the run whose id is exactly *run_id* came to so far, or None if there is none."""

@@ -12,12 +12,13 @@ import anyio
 
 from mdap.engine.ordered import Loan, OrderedRace
 from mdap.engine.process import ProcessRace, Question, identify
-from mdap.errors import FailedError, MdapError, PluginError, RunError, StoppedError, UndecidedError
+from mdap.errors import RAISED, FailedError, MdapError, PluginError, RunError, StoppedError, UndecidedError
 from mdap.groups import Group, first_of, gathered
 from mdap.protocols import Journal
 from mdap.records import Identity, Recorded, RunStatus, Solution
 from mdap.rules.canonical import canonical
-from mdap.rules.digests import identify_named, identify_part
+from mdap.rules.digests import identify_named
+from mdap.rules.parts import Part, Parts, part_ended, used_already
 from mdap.rules.reading import typed_answer
 from mdap.rules.redflags import clean
 from mdap.tasks import Decision, Process, RedFlag, Step, Task
@@ -39,6 +40,9 @@ class Surroundings:
         solve: runs a nested task under the name that it is given, with a share of the error budget if the
             process has one.
         open_steps: how many steps may be open at once.
+        begun: tells whether an earlier session began a nested task under a name; None where there was none.
+        withhold: called with its key before anything is done `once`, which it may keep from being done; None
+            to do it.
     """
 
     run_id: str
@@ -46,14 +50,17 @@ class Surroundings:
     recall: Callable[[int], Awaitable[Recorded]]
     solve: Callable[[Task, str, Fraction | None], Awaitable[Solution]]
     open_steps: int
+    begun: Callable[[str, Task], Awaitable[bool]] | None = None
+    withhold: Callable[[str], Awaitable[None]] | None = None
 
 
 class Asking:
     """The `mdap.Ask` of one run. See there for what each method does."""
 
-    def __init__(self, race: ProcessRace, around: Surroundings) -> None:
+    def __init__(self, task: Process[Any], race: ProcessRace, around: Surroundings) -> None:
         self._race = race
         self._around = around
+        self._parts = Parts(around.run_id, task)
         self._room = anyio.Semaphore(around.open_steps)
         # Two that ask for the same nested task, or the same result, must not both set about it.
         self._under_way: dict[tuple[str, str], anyio.Lock] = {}
@@ -114,7 +121,8 @@ class Asking:
         await self._around.journal.flush()
         recorded = await self._around.recall(number)
         if recorded.text is None:
-            answer: A = typed_answer(step, recorded.winner)
+            alike = [race.prompts[view].parse(text) for text, view in recorded.votes]
+            answer: A = typed_answer(step, recorded.winner, alike)
             return answer, recorded.tally
         read = race.prompts[recorded.view or 0].parse
         try:
@@ -154,27 +162,25 @@ class Asking:
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
         """Return the result of *task*, run as a part of this process."""
-        params = json.loads(canonical(task))
-        kind = type(task).__name__
-        identity, name = identify_part(self.run_id, kind, params, key)
-        about = {"task": kind, "params": params}
+        part = await self._part(task, key)
+        name = part.name
         spent: Fraction | None = None
 
         async def run() -> tuple[str, str]:
             nonlocal spent
-            solution = await self._around.solve(task, name, await self._share(identity, about))
+            solution = await self._around.solve(task, name, await self._share(part.identity, part.about))
             if solution.status is RunStatus.STOPPED:
-                self._race.stop(f"part {name}: {solution.reason}")
+                self._race.stop(part_ended(name, solution.reason))
                 await anyio.sleep_forever()  # until the whole run is cancelled
             if solution.status is not RunStatus.FINISHED:
                 error = UndecidedError if solution.status is RunStatus.UNDECIDED else FailedError
-                raise error(f"part {name}: {solution.reason}", solution)
+                raise error(part_ended(name, solution.reason), solution)
             spent = None if solution.guarantee is None else solution.guarantee.spent
             return canonical(solution.result), f"run {name}, digest {solution.digest}"
 
-        result = await self._noted(identity, about, run)
+        result = await self._noted(part.identity, part.about, run)
         if spent is not None and isinstance(self._race, OrderedRace):
-            self._race.repay(identity, spent)
+            self._race.repay(part.identity, spent)
         return result
 
     async def _share(self, identity: Identity, about: Any) -> Fraction | None:
@@ -189,11 +195,25 @@ class Asking:
             raise
         return loan.share
 
+    async def _part(self, task: Task, key: str | None) -> Part:
+        """Return what a nested task is known by, as earlier sessions knew it."""
+        part, former = self._parts.of(task, key)
+        knows, begun = self._race.knows, self._around.begun
+        if key and self._race.known_by(part.identity[0]) - {part.identity, former.identity}:
+            raise used_already(key)
+        if begun is None or knows(part.identity) or not await begun(former.name, task):
+            return part
+        return former if knows(former.identity) else part._replace(name=former.name)
+
     async def once(self, function: Callable[[], Any], key: str) -> Any:
         """Return what *function* returned the first time it was called under *key*."""
+        if not (callable(function) and isinstance(key, str)):
+            raise TypeError("ask.once takes a function and a key, which is a str")
         identity = identify_named("once", key)
 
         async def call() -> tuple[str, str]:
+            if self._around.withhold is not None:
+                await self._around.withhold(key)
             # Whatever it does outside may rest on what was decided before.
             await self._around.journal.flush()
             result = function()
@@ -234,8 +254,11 @@ async def _answered(question: Question) -> None:
 async def answer_process(task: Process[Any], race: ProcessRace, around: Surroundings) -> None:
     """Run the author's function to its end; how it ended is told to *race*, and nothing is raised."""
     try:
-        race.finish(json.loads(canonical(await task.solve(Asking(race, around)))))
-    except Exception as raised:
+        under_way: Any = task.solve(Asking(task, race, around))
+        if not inspect.isawaitable(under_way):
+            raise TypeError("it is not async: write `async def solve(self, ask)`")
+        race.finish(json.loads(canonical(await under_way)))
+    except RAISED as raised:
         error = first_of(raised)
         if isinstance(error, UndecidedError):
             race.undecided(str(error))

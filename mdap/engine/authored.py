@@ -1,18 +1,19 @@
 """The author's code of a chain, called so that whatever it raises names the task and what it was doing."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from mdap.errors import PluginError, UsageError
+from mdap.errors import RAISED, PluginError, UsageError
 from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
 from mdap.rules.values import SpellingError, difference, kinds_of
 from mdap.settings import explain
 from mdap.tasks import Chain, Decision, RedFlag, Step, Task, canonical_step
 
-__all__ = ["Authored", "Subject"]
+__all__ = ["Authored", "Subject", "length_of", "not_a_step", "simulated"]
 
 T = TypeVar("T")
 
@@ -28,15 +29,61 @@ class Subject:
 
     def truth(self) -> Any:
         """Return the oracle's answer."""
-        return self._task.oracle(self._state)
+        return simulated(self._task, "oracle", self._task.oracle, self._state)
 
     def mistakes(self, truth: Any) -> list[Any]:
         """Return plausible wrong answers."""
-        return self._task.mistakes(self._state, truth)
+        found: list[Any] = simulated(self._task, "mistakes", self._task.mistakes, self._state, truth)
+        return found
 
     def render(self, answer: Any) -> str:
         """Return a reply that gives *answer*."""
-        return self._task.render(answer)
+        text: str = simulated(self._task, "render", self._task.render, answer)
+        return text
+
+
+def simulated(task: Task, name: str, method: Callable[..., Any], *args: Any) -> Any:
+    """Return what a *method* returns by which a task has its replies simulated.
+
+    Raises:
+        NotImplementedError: the task does not have it.
+        PluginError: it fails, or returns something else than it must.
+    """
+    try:
+        found = method(*args)
+        if name == "mistakes" and not (isinstance(found, list | tuple) and found):
+            raise TypeError(f"mistakes must return a list of at least one answer, not {found!r:.60}")
+        if name == "render" and not isinstance(found, str):
+            raise TypeError(f"render must return a str, not {found!r:.60}")
+    except NotImplementedError:
+        raise
+    except RAISED as error:
+        raise PluginError(f"task {type(task).__qualname__}", f"calling {name}", error) from error
+    return found
+
+
+def not_a_step(found: Any) -> TypeError:
+    """Return the error for what stands where an `mdap.Step` must, and close it where nobody awaits it."""
+    if inspect.iscoroutine(found):
+        found.close()
+    return TypeError(
+        f"an mdap.Step is needed, not {found!r:.80}, which is of class {type(found).__qualname__}"
+    )
+
+
+def length_of(name: str, task: Task) -> int | None:
+    """Return the number of steps of *task* if it knows it.
+
+    Raises:
+        PluginError: it fails, or is no number of steps.
+    """
+    try:
+        length: Any = task.length()
+        if length is not None and (not isinstance(length, int) or length < 0):
+            raise TypeError(f"length must return a whole number of at least 0 or None, not {length!r:.60}")
+    except RAISED as error:
+        raise PluginError(name, "giving its length", error) from error
+    return None if length is None else int(length)
 
 
 class Authored:
@@ -61,31 +108,31 @@ class Authored:
         self._has_forms = type(task).canonical is not Task.canonical
         self.states, self.answers = kinds_of(task)
 
-    def fail(self, doing: str, error: Exception) -> NoReturn:
+    def fail(self, doing: str, error: BaseException) -> NoReturn:
         """Raise the `PluginError` for *error*."""
         raise PluginError(self.name, doing, error) from error
 
     def _call(self, doing: str, number: int, method: Callable[..., T], *args: Any) -> T:
         try:
             return method(*args)
-        except Exception as error:
+        except RAISED as error:
             self.fail(doing.format(number), error)
 
     def length(self) -> int | None:
         """Return the number of steps, or None."""
-        return self._call("giving its length", 0, self.task.length)
+        return length_of(self.name, self.task)
 
     def step(self, number: int, state: Any) -> Step[Any] | None:
         """Return step *number*, or None at the end."""
         # Not by `_call`, as `advance` and `spelled` are not: they are called for every step.
         try:
             step = self.task.step(state)
-        except Exception as error:
+        except RAISED as error:
             self.fail(f"giving step {number}", error)
         if step is None:
             return None
-        if step.max_tokens is not None and step.max_tokens < 1:
-            self.fail(f"giving step {number}", ValueError(f"max_tokens={step.max_tokens} allows no reply"))
+        if not isinstance(step, Step):
+            self.fail(f"giving step {number}", not_a_step(step))
         if step.proposal:
             wrong = ValueError("each step of a chain is a decision, not a proposal")
             self.fail(f"giving step {number}", wrong)
@@ -102,7 +149,7 @@ class Authored:
         """
         try:
             after = self.task.advance(state, answer)
-        except Exception as error:
+        except RAISED as error:
             self.fail(f"advancing over step {number}", error)
         if spelled is not None:
             self.unchanged(number, state, spelled, "step or advance")
@@ -164,8 +211,11 @@ class Authored:
     async def effects(self, state: Any, decision: Decision[Any]) -> None:
         """Bring about what the *decision* in *state* calls for."""
         try:
-            await self.task.effects(state, decision)
-        except Exception as error:
+            under_way: Any = self.task.effects(state, decision)
+            if not inspect.isawaitable(under_way):
+                raise TypeError("it is not async: write `async def effects(self, state, decision)`")
+            await under_way
+        except RAISED as error:
             self.fail(f"bringing about the effects of step {decision.step}", error)
 
     def guess(self, number: int, state: Any) -> Any:
@@ -184,7 +234,7 @@ class Authored:
         """Return the canonical JSON of a state or an answer of step *number*."""
         try:
             return canonical(value)
-        except Exception as error:
+        except RAISED as error:
             self.fail(f"spelling step {number} as JSON", error)
 
     def first_state(self, point: ResumePoint) -> Any:
@@ -222,6 +272,8 @@ class Authored:
             return answer  # a task that renders no replies cannot check it further
         except (ValidationError, RedFlag) as error:
             raise UsageError(f"{text} is no answer to this step: {_first_line(error)}") from None
+        except RAISED as error:
+            self.fail("checking the answer", error)
         return answer
 
 

@@ -90,7 +90,7 @@ class ChainRace(Decider):
     @property
     def has_effects(self) -> bool:
         """Whether decisions bring anything about outside."""
-        return self._task.has_effects
+        return self._task.has_effects and self._rules.effects
 
     def owe(self, decided: Iterable[tuple[int, str, str, str]]) -> None:
         """Take up decisions of earlier sessions whose effects are not recorded as done.
@@ -171,7 +171,7 @@ class ChainRace(Decider):
         self._pay(head, CONTESTED)
         self._record(head, winner)
         number = head.opened.step
-        if self._task.has_effects:
+        if self.has_effects:
             answer, votes = head.race.answers[winner], dict(head.race.tally.votes)
             self._due.append((head.state, self._decision(number, answer, votes)))
         for opened in self._leftovers.drop(number):

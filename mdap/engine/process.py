@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from mdap.engine.authored import not_a_step, simulated
 from mdap.engine.decider import Decider
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.voting import Race
-from mdap.errors import PluginError, UsageError
+from mdap.errors import RAISED, UsageError, told
 from mdap.protocols import Journal
 from mdap.records import (
     NOTED,
@@ -47,15 +48,17 @@ class _Subject:
 
     def truth(self) -> Any:
         """Return the oracle's answer."""
-        return self._task.oracle(self._step)
+        return simulated(self._task, "oracle", self._task.oracle, self._step)
 
     def mistakes(self, truth: Any) -> list[Any]:
         """Return plausible wrong answers."""
-        return self._task.mistakes(self._step, truth)
+        found: list[Any] = simulated(self._task, "mistakes", self._task.mistakes, self._step, truth)
+        return found
 
     def render(self, answer: Any) -> str:
         """Return a reply that gives *answer*."""
-        return self._task.render(self._step, answer)
+        text: str = simulated(self._task, "render", self._task.render, self._step, answer)
+        return text
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +117,9 @@ class ProcessRace(Decider):
         # In the order in which they were opened; what was decided leaves it.
         self._open: dict[Identity, Question] = {}
         self._known: dict[Identity, _Known] = {}
-        self._prompt_of: dict[str, str] = {}
+        # By key, what was decided or begun under it: many steps may share one.
+        self._by_key: dict[str, set[Identity]] = {}
+        self._new_keys: set[str] = set()
         self._asked: set[Identity] = set()
         self._leftovers: dict[Identity, RecordedOpening] = {}
         self._next_step = 0
@@ -128,8 +133,8 @@ class ProcessRace(Decider):
         self._known = {identity: _Known(step, True) for identity, step in point.known.items()}
         for recorded in point.openings:
             self._leftovers[recorded.opened.key, recorded.opened.prompt_digest] = recorded
-        for key, prompt in (*self._known, *self._leftovers):
-            self._prompt_of[key] = prompt
+        for identity in (*self._known, *self._leftovers):
+            self._by_key.setdefault(identity[0], set()).add(identity)
         self.end_if_enough()
 
     # -- what is asked -----------------------------------------------------------------------------
@@ -142,6 +147,14 @@ class ProcessRace(Decider):
         if known.earlier:
             self._asked.add(identity)
         return known.step
+
+    def knows(self, identity: Identity) -> bool:
+        """Return whether the step of this *identity* is decided."""
+        return identity in self._known
+
+    def known_by(self, key: str) -> set[Identity]:
+        """Return what earlier sessions decided or began under *key*."""
+        return self._by_key.get(key, set())
 
     def open(self, identity: Identity, step: Step[Any], race: Race) -> Question:
         """Return the question for *step*: the one that is open already, one taken up again, or a new one.
@@ -168,11 +181,11 @@ class ProcessRace(Decider):
         """Return a race for *step*, which has no number before it is opened.
 
         Raises:
-            PluginError: the step allows no reply.
+            TypeError: *step* is none.
+            PluginError: its schema is none.
         """
-        if step.max_tokens is not None and step.max_tokens < 1:
-            wrong = ValueError(f"max_tokens={step.max_tokens} allows no reply")
-            raise PluginError(self.name, "giving a step", wrong) from wrong
+        if not isinstance(step, Step):
+            raise not_a_step(step)
         subject = _Subject(self._task, step)
         step = canonical_step(self._task, step)
         number = self._next_step
@@ -184,19 +197,14 @@ class ProcessRace(Decider):
         if recorded is not None:
             race.number = recorded.opened.step
             return self._refolded(recorded, step, race)
-        self._warn_if_changed(identity)
         race.number = self._next_step
         about = canonical(step.user if step.input is None else step.input)
         return self._open_afresh(self._opened(identity, about), step, race)
 
     def _opened(self, identity: Identity, about: str) -> StepOpened:
         number, self._next_step = self._next_step, self._next_step + 1
+        self._new_keys.add(identity[0])
         return StepOpened(self._rules.run, number, 0, identity[0], about, identity[1])
-
-    def _warn_if_changed(self, identity: Identity) -> None:
-        key, prompt = identity
-        if self._prompt_of.get(key, prompt) != prompt:
-            self.warn(f"step {key!r} is asked otherwise than recorded: its prompt changed; decided anew")
 
     def leave(self, question: Question) -> None:
         """One who asked *question* does not wait any more; without any, nothing more is sampled for it."""
@@ -222,7 +230,6 @@ class ProcessRace(Decider):
         self._known[identity] = _Known(opened.step, False)
 
     def _opened_for(self, identity: Identity, about: Any) -> StepOpened:
-        self._warn_if_changed(identity)
         opened = self._opened(identity, canonical(about))
         self._journal.append(opened)
         return opened
@@ -249,6 +256,10 @@ class ProcessRace(Decider):
     def _warn_of_forgotten(self) -> None:
         earlier = (identity for identity, known in self._known.items() if known.earlier)
         forgotten = [identity[0] for identity in earlier if identity not in self._asked]
+        # Only now can be told which prompts of a key are not asked any more: many steps may share it.
+        for key in dict.fromkeys((*forgotten, *(key for key, _ in self._leftovers))):
+            if key in self._new_keys:
+                self.warn(f"step {key!r} is asked otherwise than recorded: its prompt changed; decided anew")
         if forgotten:
             named = ", ".join(repr(key) for key in forgotten[:_MOST_NAMED])
             more = f" and {len(forgotten) - _MOST_NAMED} more" if len(forgotten) > _MOST_NAMED else ""
@@ -331,7 +342,8 @@ class ProcessRace(Decider):
         question = self._undecided(number)
         if question is None:
             raise UsageError(f"step {number} is not one that voting left undecided")
-        answered = checked_answer(self._task, question.opening.race.step, answer)
+        race = question.opening.race
+        answered = checked_answer(self._task, race.step, answer, race.answers.values())
         self._record(question.opening, answered, author, reason)
 
     def is_asked(self, number: int) -> bool:
@@ -345,14 +357,14 @@ class ProcessRace(Decider):
         return None
 
 
-def checked_answer(task: Process[Any], step: Step[Any], text: str) -> str:
+def checked_answer(task: Process[Any], step: Step[Any], text: str, alike: Iterable[Any] = ()) -> str:
     """Return the answer that *text* is as JSON, spelled canonically; refuse one that no reply could give.
 
     Raises:
         UsageError: it is no such answer.
     """
     try:
-        answer = task.canonical(typed_answer(step, text))
+        answer = task.canonical(typed_answer(step, text, alike))
         spelled = canonical(answer)
         if canonical(step.parse(task.render(step, answer))) != spelled:
             raise RedFlag("it would be read as another answer")
@@ -361,6 +373,11 @@ def checked_answer(task: Process[Any], step: Step[Any], text: str) -> str:
     except (ValueError, RedFlag) as error:
         first = str(error).partition("\n")[0]
         raise UsageError(f"{text} is no answer to this step: {first}") from None
+    except RAISED as error:
+        raise UsageError(
+            f"{text} cannot be checked: {told(error)}; annotate what the step's parser returns, so that mdap "
+            "knows the class of an answer"
+        ) from None
     return spelled
 
 

@@ -37,6 +37,7 @@ class Rules:
             for no such end.
         open_steps: how many steps of a process may be open at once.
         account: the error budget of `-k robust`; None for one k throughout.
+        effects: whether what is decided may bring anything about outside.
         drift: notices that the run does otherwise than its calibration did; None for nothing to compare.
         presence: what has been heard of the models, in this run and all that belong to it.
         on_dead: what to do when one of several models is gone.
@@ -54,6 +55,7 @@ class Rules:
     run_id: str = ""
     account: Account | None = None
     drift: Drift | None = None
+    effects: bool = True
     presence: Presence = field(default_factory=Presence)
     on_dead: OnDead = OnDead.STOP
     absences: tuple[Absence, ...] = ()

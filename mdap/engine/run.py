@@ -86,6 +86,7 @@ async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -
         turn += 1
         if turn % _TURNS_WITHOUT_YIELDING == 0:
             await anyio.lowlevel.checkpoint()
+        if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
             await journal.settle()
 
 

@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mdap.engine.purse import BUDGET, Purse
-from mdap.errors import MdapError, PluginError, ProviderError, RateLimitError, TransientError
+from mdap.errors import RAISED, MdapError, PluginError, ProviderError, RateLimitError, TransientError
 from mdap.protocols import Provider
 from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.pacing import backoff
@@ -61,6 +61,13 @@ class GaveUp(Generic[K]):
 
 
 Outcome = Came[K] | Failed[K] | GaveUp[K]
+
+
+def _check(replies: Sequence[Reply]) -> None:
+    """Refuse what is no sequence of replies: a provider may be anybody's."""
+    for reply in replies:
+        if not (isinstance(reply, Reply) and isinstance(reply.text, str)):
+            raise TypeError(f"sample must return mdap.Reply objects with a text, not {reply!r:.80}")
 
 
 @asynccontextmanager
@@ -193,6 +200,7 @@ class Samplers(Generic[K]):
                 replies = await self._attempt(request)
                 if not replies:
                     raise TransientError("the provider returned no reply at all", kind="no_reply")
+                _check(replies)
             except ProviderError as error:
                 if error.kind != BUDGET:  # then nothing was attempted
                     self._post(Failed(ticket, request, attempt, error))
@@ -201,7 +209,10 @@ class Samplers(Generic[K]):
                     self._post(GaveUp(ticket, request, error))
                     return
                 await anyio.sleep(wait)
-            except Exception as error:
+            except PluginError as error:  # of the task that the reply is simulated for
+                self._post(GaveUp(ticket, request, error))
+                return
+            except RAISED as error:
                 failure = PluginError(f"provider {self._provider.name}", "sampling", error)
                 failure.__cause__ = error
                 self._post(GaveUp(ticket, request, failure))

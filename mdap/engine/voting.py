@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
 
-from mdap.errors import PluginError
+from mdap.errors import RAISED, PluginError
 from mdap.records import Refusal, Reply, SampleRequest, SampleTaken, Subject, Trace, record_of
 from mdap.rules.casting import NOBODY, Casting, Part, casting_of
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
@@ -126,7 +126,7 @@ class Race:
         self.counted = 0
         self.in_flight = 0
         self.max_tokens = settings.tokens_allowed(step.max_tokens)
-        self.schema = None if step.schema is None else json_schema(step.schema)
+        self.schema = None if step.schema is None else self._schema(step.schema)
         self.casting = casting or casting_of(settings)
         self.tier = 0
         columns = (step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
@@ -144,6 +144,13 @@ class Race:
 
     def _fresh_tally(self) -> Tally:
         return Tally(self.k) if self.rung is None else RobustTally(self.rung)
+
+    def _schema(self, schema: Any) -> dict[str, Any] | None:
+        try:
+            return json_schema(schema)
+        except Exception as error:
+            what = f"schema={schema!r:.80} is neither a type nor a JSON schema"
+            raise PluginError(self.name, f"giving step {self.number}", TypeError(what)) from error
 
     @property
     def winner(self) -> str | None:
@@ -286,7 +293,7 @@ class Race:
             )
             if spelled is not None:
                 self._compare(answer, spelled)
-        except Exception as error:
+        except RAISED as error:
             raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
         if spelled is None:
             return Judgement(text, digest, None, None, flag, model, finish_reason), None

@@ -15,18 +15,19 @@ from mdap.journal.statements import KEPT, migrations
 from mdap.logfile import (
     APPLICATION_ID,
     CONNECTION,
+    TRY_SECONDS,
+    be_patient,
     check_readable,
     owner_version,
     read_uri,
     translated,
+    waited_out,
 )
 
 __all__ = ["Connection", "migrate", "open_reading", "open_writing", "transaction"]
 
 T = TypeVar("T")
 
-_BUSY_SECONDS: Final = 10.0
-_WAL_TRIES: Final = 100
 _OLDEST_SQLITE: Final = (3, 38, 0)
 _ROWS_AT_A_TIME: Final = 64
 
@@ -76,27 +77,16 @@ def _check_place(path: Path) -> None:
 
 
 async def _prepare(connection: Connection, path: Path) -> None:
-    version = await connection.visit(lambda plain: _check(plain, path))
+    version = await connection.visit(lambda plain: waited_out(plain, lambda: _check(plain, path)))
     if version == 0:
         # Only before the first table: larger pages keep long replies out of overflow chains.
         await connection.visit(lambda plain: plain.execute("PRAGMA page_size = 16384").close())
-    await _use_wal(connection)
     await connection.visit(lambda plain: _set_up(plain, path, version))
 
 
-async def _use_wal(connection: Connection) -> None:
-    """Switch to the write-ahead log, which SQLite refuses at once where it would else wait for a lock."""
-    for tries in range(_WAL_TRIES, -1, -1):
-        try:
-            await connection.visit(lambda plain: plain.execute("PRAGMA journal_mode = WAL").close())
-            return
-        except sqlite3.OperationalError:
-            if not tries:
-                raise
-            await anyio.sleep(_BUSY_SECONDS / _WAL_TRIES)
-
-
 def _set_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    # SQLite refuses this at once where it would else wait for a lock.
+    waited_out(connection, lambda: connection.execute("PRAGMA journal_mode = WAL").close())
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -65536")
     connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -124,7 +114,7 @@ def migrate(path: Path) -> int | None:
         return None
     with (
         translated(path),
-        closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)) as connection,
+        closing(sqlite3.connect(path, isolation_level=None, timeout=TRY_SECONDS)) as connection,
         transaction(connection),
     ):
         _migrate(connection, path)
@@ -148,9 +138,11 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
     alone = not connection.in_transaction
     if alone:
         connection.execute("BEGIN")
-    version = owner_version(connection, path)
-    if alone:
-        connection.execute("COMMIT")
+    try:
+        version = owner_version(connection, path)
+    finally:
+        if alone:
+            connection.execute("COMMIT")
     newest = max(migrations())
     if version > newest:
         check_readable(version, path, newest)
@@ -160,7 +152,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Hold the write lock, commit what is done meanwhile, or roll all of it back."""
-    connection.execute("BEGIN IMMEDIATE")
+    waited_out(connection, lambda: connection.execute("BEGIN IMMEDIATE"))
     try:
         yield
         connection.execute("COMMIT")
@@ -183,7 +175,8 @@ async def open_reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     with translated(path):
         connection = await _connect(uri, uri=True)
         try:
-            version = await connection.visit(lambda plain: _check(plain, path))
+            version = await connection.visit(lambda plain: waited_out(plain, lambda: _check(plain, path)))
+            await connection.visit(be_patient)
             check_readable(version, path, max(migrations()))
             connection.row_factory = sqlite3.Row
             yield connection
@@ -202,7 +195,7 @@ async def _connect(place: str, *, uri: bool = False) -> Connection:
                 place,
                 uri=uri,
                 isolation_level=None,
-                timeout=_BUSY_SECONDS,
+                timeout=TRY_SECONDS,
                 cached_statements=KEPT,
                 factory=CONNECTION,
             ),

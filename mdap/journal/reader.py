@@ -384,8 +384,10 @@ class Reader:
         [decided] = await self.rows("winner", run, step)
         winner, tally = decided["winner"], decided["tally"]
         rows = await self.rows("winning_sample", run, step, answer_key(winner))
-        text, view = (rows[0]["body"], rows[0]["view"]) if rows else (None, None)
-        return Recorded(winner, tally, text, view)
+        if rows:
+            return Recorded(winner, tally, rows[0]["body"], rows[0]["view"])
+        votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", run, step))
+        return Recorded(winner, tally, None, None, votes)
 
     async def without_effect(self, run: int) -> list[tuple[int, str, str, str]]:
         """Return step, input, winner and tally of each decision whose effects are not recorded as done."""

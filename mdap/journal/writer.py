@@ -1,6 +1,7 @@
 """The one writer of the database: facts come in without waiting, commits go out in groups."""
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.database import Connection, open_writing, transaction
 from mdap.journal.files import Files
 from mdap.journal.statements import statements
-from mdap.logfile import translated
+from mdap.logfile import TRY_SECONDS, translated
 from mdap.records import Fact
 
 __all__ = ["Writer", "open_journal"]
@@ -52,6 +53,7 @@ class Writer:
         self._done = anyio.Event()
         self._error: DatabaseError | None = None
         self._closing = False
+        self._committing_since: float | None = None
 
     def append(self, *facts: Fact) -> None:
         """Take *facts* for the next commit.
@@ -76,9 +78,16 @@ class Writer:
         """Whether commits still work."""
         return self._error is None
 
+    @property
+    def behind(self) -> bool:
+        """Whether a commit waits for another program's lock, or more is pending than one should hold."""
+        since = self._committing_since
+        waits = since is not None and time.monotonic() - since > TRY_SECONDS
+        return waits or self._batch.size > _MOST_PENDING
+
     async def settle(self) -> None:
-        """Wait while more facts are pending than one commit should hold."""
-        while self._batch.size > _MOST_PENDING:
+        """Wait while the journal is `behind`."""
+        while self.behind:
             self._hurry.set()
             await self._next_commit()
 
@@ -108,11 +117,8 @@ class Writer:
         names = ", ".join(columns)
         marks = ", ".join("?" * len(columns))
         with translated(self.path), anyio.CancelScope(shield=True):
-            cursor = await self._connection.execute(
-                f"INSERT INTO runs({names}) VALUES ({marks})", tuple(columns.values())
-            )
-            number = cursor.lastrowid
-            await cursor.close()
+            sql = f"INSERT INTO runs({names}) VALUES ({marks})"
+            number = await self._connection.visit(lambda connection: _insert(connection, sql, columns))
         if number is None:
             raise DatabaseError(f"{self.path} gave the new run no number")
         return number
@@ -147,6 +153,7 @@ class Writer:
         self._hurry.set()
 
     async def _commit_or_fail(self, batch: Batch, facts: list[Fact]) -> None:
+        self._committing_since = time.monotonic()
         try:
             with translated(self.path), anyio.CancelScope(shield=True):
                 await self._connection.visit(lambda connection: _commit(connection, batch))
@@ -158,10 +165,17 @@ class Writer:
             # Whatever it is, those who wait for this commit must not wait for ever.
             self._error = DatabaseError(f"{self.path} cannot take what was to be recorded ({error})")
             return
+        finally:
+            self._committing_since = None
         self._committed += batch.size
         if self._watch is not None:
             for fact in facts:
                 self._watch(fact)
+
+
+def _insert(connection: sqlite3.Connection, sql: str, columns: dict[str, Any]) -> int | None:
+    with transaction(connection):
+        return connection.execute(sql, tuple(columns.values())).lastrowid
 
 
 def _commit(connection: sqlite3.Connection, batch: Batch) -> None:

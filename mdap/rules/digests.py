@@ -20,7 +20,6 @@ __all__ = [
     "answer_key",
     "chain_digest",
     "identify_named",
-    "identify_part",
     "prompt_digest",
     "sample_line",
     "text_digest",
@@ -83,19 +82,6 @@ def answer_key(answer: str) -> str:
 def identify_named(kind: str, key: str, about: Any = None) -> Identity:
     """Return what a result is known by that is not voted on."""
     return (encodable(f"{kind}:{key}"), text_digest(canonical([kind, key, about])))
-
-
-def identify_part(run_id: str, kind: str, params: Any, key: str | None) -> tuple[Identity, str]:
-    """Return what the result of a nested task is known by, and the name of its own run.
-
-    Args:
-        run_id: the name of the run that it is a part of.
-        kind: the name of the task's class.
-        params: its parameters, as JSON values.
-        key: what its author calls it, if anything.
-    """
-    identity = identify_named("solve", key or kind, [kind, params])
-    return identity, encodable(f"{run_id}/{key or f'{kind.lower()}-{identity[1][:8]}'}")
 
 
 def sample_line(columns: tuple[Any, ...]) -> str:

@@ -1,10 +1,12 @@
 """What a reply says, read with the task's own parser: the same for who runs a step and who audits it."""
 
 import json
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple, get_type_hints
 
-from pydantic import TypeAdapter
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from mdap.records import record_of
 from mdap.rules.canonical import canonical
@@ -63,12 +65,43 @@ def unreadable(cause: str) -> str:
     return f"parser error: {cause}"[:200]
 
 
-def typed_answer(step: Step[Any], text: str) -> Any:
-    """Return the answer that the JSON *text* stands for, as the step's schema would have it if it is a type.
+def typed_answer(step: Step[Any], text: str, alike: Iterable[Any] = ()) -> Any:
+    """Return the answer that the JSON *text* stands for.
+
+    Its class is told by the step's schema if that is a type, or else by what its parser is annotated to
+    return, or else by the answers that were voted for.
+
+    Args:
+        step: the step.
+        text: the answer as JSON.
+        alike: other answers to the step.
 
     Raises:
-        ValueError: it is not JSON, or not of that type.
+        ValueError: it is not JSON, or not of such a class.
     """
-    if step.schema is None or isinstance(step.schema, dict):
-        return json.loads(text)
-    return TypeAdapter(step.schema).validate_json(text)
+    if step.schema is not None and not isinstance(step.schema, dict):
+        return TypeAdapter(step.schema).validate_json(text)
+    plain = json.loads(text)
+    kinds = [kind for kind in (_returned(step.parse), *dict.fromkeys(map(type, alike))) if kind is not Any]
+    refused: ValidationError | None = None
+    # Strictly first: 1 is not meant to be True, as long as it can be 1.
+    for strict, kind in product((True, False), kinds):
+        try:
+            return TypeAdapter(kind).validate_json(text, strict=strict)
+        except ValidationError as error:
+            refused = refused or error
+        except PydanticUserError:  # it is no type that JSON can be read as
+            continue
+    if refused is not None:
+        raise refused
+    return plain
+
+
+def _returned(parse: Callable[[str], Any]) -> Any:
+    """Return what a parser is annotated to return; Any where it is not."""
+    while isinstance(parse, partial):
+        parse = parse.func
+    try:
+        return get_type_hints(parse, include_extras=True).get("return", Any)
+    except Exception:  # it has no annotations, or some that cannot be read from here
+        return Any

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mdap.errors import RAISED
 from mdap.rules.values import SpellingError, kinds_of
 from mdap.tasks import Chain, Step
 from mdap.testing.findings import AbandonedError, Findings, words
@@ -108,7 +109,7 @@ class ChainWalk:
             step = None if last else self._task.step(after)
             if step is not None and defines(self._task, "oracle"):
                 self._task.oracle(after)
-        except Exception as error:
+        except RAISED as error:
             what = f"after {answer!r:.100}: {type(error).__name__}: {error!s:.100}"
             self.findings.add("a wrong decision does not end the run", what)
 

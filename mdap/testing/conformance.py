@@ -1,6 +1,7 @@
 """Whether a task keeps the promises that the engine relies on."""
 
 from mdap.errors import UsageError
+from mdap.rules.methods import check_methods
 from mdap.rules.parameters import check_parameters
 from mdap.tasks import Chain, Process, Task
 from mdap.testing.chains import ChainWalk
@@ -9,6 +10,10 @@ from mdap.testing.processes import ProcessWalk
 from mdap.testing.questions import Effort
 
 __all__ = ["check_task"]
+
+
+def _check_methods(task: Task) -> None:
+    check_methods(type(task), type(task).__name__)
 
 
 def check_task(
@@ -41,8 +46,11 @@ def check_task(
     found = Findings()
     effort = Effort(steps, texts, seconds, seed)
     if isinstance(task, Chain | Process):
+        found.usage("methods are called as mdap calls them", _check_methods, task)
         found.usage("parameters come back from the record", check_parameters, task)
-    if isinstance(task, Chain):
+    if found.breaches:
+        walked = 0
+    elif isinstance(task, Chain):
         walked = ChainWalk(found, task, effort).go()
     elif isinstance(task, Process):
         walked = ProcessWalk(found, task, effort).go()

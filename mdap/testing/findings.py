@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from mdap.errors import UsageError
+from mdap.errors import RAISED, UsageError
 from mdap.rules.canonical import canonical
 from mdap.tasks import Step
 
@@ -129,7 +129,7 @@ class Findings:
         """Return the canonical JSON of *value*."""
         try:
             return canonical(value)
-        except Exception as error:
+        except RAISED as error:
             self.add("states and answers are JSON values", f"{what} {_short(repr(value))}: {_said(error)}")
             raise AbandonedError from error
 
@@ -137,7 +137,7 @@ class Findings:
         """Call the author's code; whatever it raises is a breach, and the end of this step."""
         try:
             return function(*args)
-        except Exception as error:
+        except RAISED as error:
             self.add("methods raise nothing", f"{name} raised {_said(error)}")
             raise AbandonedError from error
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from mdap.errors import UndecidedError
+from mdap.errors import RAISED, UndecidedError
 from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
 from mdap.rules.values import SpellingError
@@ -60,7 +60,7 @@ class ProcessWalk:
                 f"it asks for more than {self._effort.steps} steps: check a smaller instance, or raise steps"
             )
             self.findings.add("its oracle brings it to an end", what)
-        except Exception as error:
+        except RAISED as error:
             self.findings.add("methods raise nothing", f"solve raised {type(error).__name__}: {error!s:.160}")
         raise AbandonedError
 
@@ -124,7 +124,7 @@ class ProcessWalk:
             self.findings.add(
                 "a wrong decision does not make it endless", f"at step {place}: {answer!r:.100}"
             )
-        except Exception as error:
+        except RAISED as error:
             what = f"after {answer!r:.100} at step {place}: {type(error).__name__}: {error!s:.100}"
             self.findings.add("a wrong decision does not end the run", what)
 

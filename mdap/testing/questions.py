@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mdap.errors import RAISED
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import precheck
 from mdap.rules.values import SpellingError, refuse_rivals
@@ -221,7 +222,7 @@ class Question:
                 f"{side.name} took more than {seconds:g} s for {len(text)} characters: {text!r:.80}",
             )
             return False
-        except Exception as error:
+        except RAISED as error:
             self._findings.add(
                 "bad text raises RedFlag and nothing else",
                 f"{side.name} raised {type(error).__name__}: {error!s:.100} for {text!r:.100}",

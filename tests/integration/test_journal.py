@@ -18,7 +18,7 @@ import anyio.lowlevel
 import pytest
 
 from mdap.engine.chain import Rules
-from mdap.errors import DatabaseError, UsageError
+from mdap.errors import DatabaseError, LockedError, UsageError
 from mdap.journal import writer as writing
 from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.claims import Claims
@@ -885,13 +885,14 @@ async def test_a_file_locked_by_another_program_is_a_sentence(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the busy time, the writer says who is in the way; nothing is lost that was committed."""
-    monkeypatch.setattr("mdap.journal.database._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("mdap.logfile.PATIENCE", 0.0)
+    monkeypatch.setattr("mdap.journal.database.TRY_SECONDS", 0.01)
     await write(path, [opened(0)])
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         async with open_journal(path) as writer:
             other.execute("BEGIN IMMEDIATE")
             writer.append(opened(1))
-            with pytest.raises(DatabaseError, match="is locked by another program"):
+            with pytest.raises(LockedError, match="is locked by another program"):
                 await writer.flush()
             other.execute("ROLLBACK")
     assert query(path, "SELECT count(*) FROM steps") == [(1,)]

@@ -217,8 +217,8 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path, source: str, 
 def test_an_installed_plugin_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """So is one that is installed; looking for others does not import it."""
     points = {
-        "broken": EntryPoint("broken", "mdap_no_such_plugin:Task", "mdap.tasks"),
-        "hanoi": EntryPoint("hanoi", "mdap_hanoi:Hanoi", "mdap.tasks"),
+        "broken": [EntryPoint("broken", "mdap_no_such_plugin:Task", "mdap.tasks")],
+        "hanoi": [EntryPoint("hanoi", "mdap_hanoi:Hanoi", "mdap.tasks")],
     }
     monkeypatch.setattr("mdap.plugins.installed", lambda group: points)
     with pytest.raises(PluginError, match="broken failed while being imported: ModuleNotFoundError"):

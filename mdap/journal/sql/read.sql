@@ -164,6 +164,10 @@ SELECT winner, tally FROM decisions WHERE run = ?1 AND step = ?2
 SELECT s.view, t.body FROM samples s JOIN texts t ON t.id = s.text
 WHERE s.run = ?1 AND s.step = ?2 AND s.verdict = 'vote' AND s.answer_key = ?3 ORDER BY s.ordinal LIMIT 1
 
+-- name: votes_of_step
+SELECT DISTINCT s.view, t.body FROM samples s JOIN texts t ON t.id = s.text
+WHERE s.run = ?1 AND s.step = ?2 AND s.verdict = 'vote' LIMIT 8
+
 -- name: undecided_steps
 SELECT step, opening, key, input, prompt_digest FROM steps p WHERE run = ?1 AND step > ?2 AND NOT EXISTS
     (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening) ORDER BY step

@@ -1,0 +1,124 @@
+"""What the nested tasks of a process are known by, and what their own runs are called."""
+
+import json
+import sys
+from typing import Any, Final, NamedTuple
+
+from mdap.records import Identity, encodable
+from mdap.rules.canonical import canonical
+from mdap.rules.digests import identify_named, text_digest
+from mdap.rules.parameters import version_of
+from mdap.tasks import Task
+
+__all__ = ["LONGEST_ID", "Part", "Parts", "could_be", "part_ended", "used_already"]
+
+LONGEST_ID: Final = 100
+"""The most characters of a run's id."""
+
+_DIGITS: Final = 16
+
+
+class Part(NamedTuple):
+    """A nested task.
+
+    Attributes:
+        identity: what its result is known by.
+        name: the name of its own run.
+        about: what is recorded as the input of its result.
+    """
+
+    identity: Identity
+    name: str
+    about: dict[str, Any]
+
+
+class Parts:
+    """Tell the nested tasks of one process apart: by class, version, parameters and key.
+
+    Args:
+        run_id: the name of the process's run.
+        whole: the process.
+    """
+
+    def __init__(self, run_id: str, whole: Task) -> None:
+        self._run_id = run_id
+        self._whole = whole
+        self._classes: dict[Identity, type] = {}
+        self._keys: dict[str, Identity] = {}
+
+    def of(self, task: Task, key: str | None) -> tuple[Part, Part]:
+        """Return *task* as a part, and as the part that earlier versions of mdap took it for.
+
+        Args:
+            task: the nested task.
+            key: what its author calls it, if anything.
+
+        Raises:
+            TypeError: *task* or *key* is none.
+            ValueError: the key, or the name of the class, stands for another nested task already.
+        """
+        if not isinstance(task, Task):
+            raise TypeError(f"ask.solve takes a task, not {task!r:.60}")
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f"key must be a str, not {key!r:.60}")
+        kind, bare = self._kind(type(task)), type(task).__name__
+        version = version_of(task)
+        params = json.loads(canonical(task))
+        identity = identify_named("solve", key or kind, [kind, version, params])
+        former = identify_named("solve", key or bare, [bare, params])
+        about = {"task": kind, "version": version, "params": params}
+        self._check(identity, type(task), key)
+        return (
+            Part(identity, self._name(key or f"{bare.lower()}-{identity[1][:8]}"), about),
+            Part(
+                former,
+                encodable(f"{self._run_id}/{key or f'{bare.lower()}-{former[1][:8]}'}"),
+                {"task": bare, "params": params},
+            ),
+        )
+
+    def _kind(self, kind: type) -> str:
+        """Return a class's full name; beside the process, its file or module may move with it."""
+        if kind.__module__ == type(self._whole).__module__:
+            return kind.__qualname__
+        return f"{_place(kind)}:{kind.__qualname__}"
+
+    def _check(self, identity: Identity, kind: type, key: str | None) -> None:
+        if self._classes.setdefault(identity, kind) is not kind:
+            raise ValueError(f"two classes are called {kind.__qualname__}: give each task a key of its own")
+        if key and self._keys.setdefault(key, identity) != identity:
+            raise used_already(key)
+
+    def _name(self, last: str) -> str:
+        name = encodable(f"{self._run_id}/{last}")
+        if len(name) <= LONGEST_ID and name.isprintable():
+            return name
+        shown = "".join(each if each.isprintable() else "?" for each in name)
+        return f"{shown[: LONGEST_ID - _DIGITS - 1]}~{text_digest(name)[:_DIGITS]}"
+
+
+def used_already(key: str) -> ValueError:
+    """Return the error for a *key* that is given to two nested tasks."""
+    return ValueError(
+        f"key {key!r} stands for a nested task of another class, version or parameters already: give each "
+        "task a key of its own"
+    )
+
+
+def could_be(recorded: str, kind: type) -> bool:
+    """Return whether a run's task as it is *recorded* may be of this class; files may have moved."""
+    place, colon, attribute = recorded.rpartition(":")
+    if not colon:  # the name of an installed plugin
+        return True
+    moved = place.endswith(".py") or place == "__main__"
+    return attribute == kind.__qualname__ and (moved or place == _place(kind))
+
+
+def part_ended(name: str, reason: str | None) -> str:
+    """Return what is said of a part without a result; of the innermost, where parts are nested."""
+    return str(reason) if str(reason).startswith("part ") else f"part {name}: {reason}"
+
+
+def _place(kind: type) -> str:
+    file: str | None = getattr(sys.modules.get(kind.__module__), "__mdap_file__", None)
+    return file or kind.__module__
