@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mdap.errors import UsageError
+
 __all__ = [
     "Budget",
     "Limits",
@@ -84,8 +86,15 @@ class VotingSettings(BaseModel):
 
     @classmethod
     def recorded(cls, settings: Mapping[str, Any]) -> Self:
-        """Return the settings that a run's row holds; earlier versions did not note what was given."""
-        return cls(**{"max_tokens_given": False, **settings})
+        """Return the settings that a run's row holds; earlier versions did not note what was given.
+
+        Raises:
+            UsageError: the run was started with ``-k adaptive``.
+        """
+        known = {name: value for name, value in settings.items() if name != "adaptive_target"}
+        if settings.get("adaptive_target") is not None:
+            raise UsageError("a run of -k adaptive can only be read by the version that made it")
+        return cls(**{"max_tokens_given": False, **known})
 
     def tokens_allowed(self, own: int | None) -> int:
         """Return the output tokens a reply may have, for a step with *own* or no limit of its own."""

@@ -114,7 +114,6 @@ class Casting:
     ) -> None:
         self._apart = apart
         self._seed = seed
-        # With one model and one view there is nothing to draw.
         self._alone = all(len(lineup) == 1 for lineup in lineups)
         self._lineups = lineups
         self.samples_per_tier = samples_per_tier
@@ -169,9 +168,9 @@ class Casting:
         """
         place, tier = ordinal % self.samples_per_tier, self.tier(ordinal)
         lineup = self._lineups[tier]
-        if self._seed is not None:
+        if self._draws(views):
             able = self.turns(tier, views, refused) or self.turns(tier, views)
-            drawn = able[_drawn(self._seed, key, ordinal) * len(able) >> 64] if able else (lineup[0], 0)
+            drawn = able[_drawn(self._seed or 0, key, ordinal) * len(able) >> 64] if able else (lineup[0], 0)
             return Part(*drawn, self.temperature(ordinal, drawn[0]))
         turn = lineup[place % len(lineup)], place // len(lineup) % views
         if refused or self.gone:
@@ -179,6 +178,10 @@ class Casting:
             if able and turn not in able:
                 turn = able[place % len(able)]
         return Part(*turn, self.temperature(ordinal, turn[0]))
+
+    def _draws(self, views: int) -> bool:
+        """Return whether models and views are drawn: there must be several."""
+        return self._seed is not None and not (self._alone and views == 1)
 
     def temperature(self, ordinal: int, member: int) -> float | None:
         """Return the temperature at which sample *ordinal* is asked of *member*; None if none is sent."""
@@ -211,7 +214,7 @@ class Casting:
             refused: who refuses to answer the step, in which view.
             key: what the step is known by in its run, where models and views are drawn.
         """
-        if self._seed is not None and not (self._alone and views == 1):
+        if self._draws(views):
             return self._grouped(ordinals, views, most, (refused, key))
         found = self._known.get((ordinals, views, most, refused))
         if found is None:

@@ -69,9 +69,14 @@ def foreseen(terms: Robust, steps: int, error_rate: float) -> Foreseen:
     )
 
 
-@lru_cache(maxsize=100_000)
 def law(rung: Rung, p: float) -> Law:
     """Return how a step ends: vote by vote until it is contested, and by the gambler's ruin from there."""
+    # Without the price, which takes long to hash and does not matter.
+    return _law(rung.margin, rung.lead, rung.dissent, p)
+
+
+@lru_cache(maxsize=100_000)
+def _law(margin: int, lead: int, dissent: int, p: float) -> Law:
     wrong = contested = lost = votes = 0.0
     layer = {(0, 0): 1.0}
     while layer:
@@ -80,12 +85,12 @@ def law(rung: Rung, p: float) -> Law:
             votes += weight
             for state, chance in (((right + 1, other), p), ((right, other + 1), 1 - p)):
                 most, against = max(state), min(state)
-                if against >= rung.dissent:
-                    loses, further = _ruin(state[0] - state[1], rung.lead, p)
+                if against >= dissent:
+                    loses, further = _ruin(state[0] - state[1], lead, p)
                     contested += weight * chance
                     lost += weight * chance * loses
                     votes += weight * chance * further
-                elif most >= rung.margin + 3 * against:
+                elif most >= margin + 3 * against:
                     wrong += weight * chance * (state[1] > state[0])
                 else:
                     after[state] = after.get(state, 0.0) + weight * chance

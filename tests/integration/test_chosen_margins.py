@@ -61,7 +61,7 @@ async def test_hard_steps_in_the_calibration_are_warned_of(tmp_path: Path) -> No
     async with mdap.Session(db=tmp_path / "d", options=options) as session:
         await session.calibrate(Hanoi(disks=8), samples=1000, run_id="c")
         solution = await session.run(Hanoi(disks=8), k="auto")
-    assert "of the steps are hard, by c: no k helps there" in solution.warnings[0]
+    assert "of the steps are hard, by c: one k for all steps does not reach" in solution.warnings[0]
 
 
 async def test_drift_is_warned_of_once_and_not_again_after_a_resume(tmp_path: Path) -> None:
@@ -109,3 +109,11 @@ def task_answer(task: Hanoi, state: Any) -> Any:
     from mdap.rules.canonical import canonical
 
     return json.loads(canonical(task.oracle(state)))
+
+
+def test_settings_of_earlier_versions_are_read() -> None:
+    """A row without a word of -k adaptive is read as it is; a run of it is refused in a sentence."""
+    earlier = {"k": 4, "max_samples": None, "max_tokens": 750, "temperatures": [0.0, 0.1], "hedge": 0}
+    assert mdap.VotingSettings.recorded({**earlier, "adaptive_target": None}).k == 4
+    with pytest.raises(mdap.UsageError, match="-k adaptive"):
+        mdap.VotingSettings.recorded({**earlier, "adaptive_target": 0.95})
