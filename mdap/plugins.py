@@ -96,7 +96,10 @@ def make_task(name: str, values: Mapping[str, Any]) -> Task:
 def in_full(name: str) -> str:
     """Return the *name* of a task as runs have it: a file by its whole path."""
     place, colon, attribute = name.rpartition(":")
-    return f"{Path(place).expanduser().resolve()}{colon}{attribute}" if place.endswith(".py") else name
+    if not place.endswith(".py"):
+        return name
+    # Not Path.resolve, which raises at links that lead in a circle.
+    return f"{os.path.realpath(Path(place).expanduser())}{colon}{attribute}"
 
 
 def make_recorded(name: str, values: Mapping[str, Any]) -> Task:
