@@ -473,7 +473,7 @@ async def test_without_a_number_an_endpoint_is_asked_ever_more_at_once(clock: Cl
     assert paced.gate.changes() == []
 
 
-async def test_refusals_bring_the_number_down() -> None:
+async def test_refusals_bring_the_number_down(clock: Clock) -> None:
     """An endpoint that serves 40 is not asked for hundreds at once."""
     paced = Paced(Remote(40), Limits())
     await demand(paced, 2_000)
