@@ -89,8 +89,11 @@ class VotingSettings(BaseModel):
         """Return the settings that a run's row holds; earlier versions did not note what was given.
 
         Raises:
+            TypeError: they are no mapping.
             UsageError: the run was started with ``-k adaptive``.
         """
+        if not isinstance(settings, Mapping):
+            raise TypeError(settings)
         known = {name: value for name, value in settings.items() if name != "adaptive_target"}
         if settings.get("adaptive_target") is not None:
             raise UsageError("a run of -k adaptive can only be read by the version that made it")

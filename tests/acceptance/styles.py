@@ -161,7 +161,8 @@ class Typed(Counting[Form, Form]):
         return {"at": number, "parts": {number: "a", number % 10: "b"}}
 
     def advance(self, state: Form, answer: Form) -> Form:
-        return {"at": answer["at"], "parts": {**state["parts"], **answer["parts"]}}
+        # In one order: JSON keeps none, and the test compares what is printed.
+        return {"at": answer["at"], "parts": dict(sorted({**state["parts"], **answer["parts"]}.items()))}
 
 
 class Light(Enum):

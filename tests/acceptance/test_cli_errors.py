@@ -258,7 +258,10 @@ def test_a_parser_that_fails_is_named_with_its_step(place: Cli) -> None:
     ended = place("run tasks.py:Broken --db broken.db -M flag_rate=0 --json")
 
     assert ended.code == 1
-    assert re.search(r"tasks\.py:Broken .* step 0: ValueError: this parser is broken", ended.sentence)
+    assert re.search(
+        r"tasks\.py:Broken .* step 0: tasks\.py:\d+ in read: ValueError: this parser is broken",
+        ended.sentence,
+    )
     printed = ended.json
     assert (printed["status"], printed["steps"], printed["votes"]) == ("failed", 0, 0)
     assert printed["reason"] in ended.sentence

@@ -242,7 +242,7 @@ async def test_tokens_from_the_cache() -> None:
         None,
         3,
         {},
-        {"prompt_tokens": "9"},
+        {"prompt_tokens": "nine"},
         {"prompt_tokens": -1, "completion_tokens": True},
         {"prompt_tokens": 2**80},
     ],

@@ -65,8 +65,10 @@ def test_a_task_that_has_changed_is_told_apart(task: str) -> None:
     assert "cannot read this input: it has changed" in str(prompts.render(task, {}, 2, '"two"', ""))
     assert "asks nothing here: it has changed" in str(prompts.render(task, {}, 9, "9", ""))
     assert "there is no parameter 'from'" in str(prompts.render(task, {"from": 1}, 0, "0", ""))
-    assert "giving step 3: ZeroDivisionError" in str(prompts.render(task, {}, 3, "3", ""))
-    assert "AttributeError" in str(prompts.render(task, {}, 4, "4", ""))
+    assert "giving step 3: count.py:16 in step: ZeroDivisionError" in str(
+        prompts.render(task, {}, 3, "3", "")
+    )
+    assert "an mdap.Step is needed" in str(prompts.render(task, {}, 4, "4", ""))
 
 
 def test_views_are_made_anew_too() -> None:
