@@ -8,6 +8,9 @@ killed with SIGKILL at seeded moments, and the same command resumes the run, unt
 
 Every document is then accounted for: right, wrong, or in the review queue with a reason. The endpoint knows
 which prompts it refused, and how many requests it answered.
+
+`--way inputs` reads each document as a case of its own, with `--inputs`; `--way chain` reads one after the
+other in a single chain, in which a person settles what no reply decides.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -37,6 +41,45 @@ SCHEMA: dict[str, Any] = {
     "required": ["vendor", "total", "unit", "end"],
 }
 CONTEXT = 2_000  # tokens of a prompt
+# A domain as a user writes it: the documents of a file, from one to another, a step each.
+DOMAIN = """
+import json
+from pathlib import Path
+
+import mdap
+from mdap import canonical
+
+ROWS = [json.loads(line) for line in Path("in.jsonl").read_text("utf-8").splitlines()]
+
+
+class Read(mdap.Chain[list[str], str]):
+    first: int = 0
+    last: int = len(ROWS) - 1
+
+    def start(self) -> list[str]:
+        return []
+
+    def step(self, state: list[str]) -> mdap.Step[str] | None:
+        place = self.first + len(state)
+        if place > self.last:
+            return None
+        return mdap.Step(user=f"{ROWS[place]['text']}\\n\\nReply with the record.", parse=self.read)
+
+    def read(self, reply: str) -> str:
+        record = canonical.json_value(reply)
+        if not isinstance(record, dict) or record.keys() != {"vendor", "total", "unit", "end"}:
+            raise mdap.RedFlag("no record")
+        return json.dumps({**record, "total": canonical.number(record["total"])}, sort_keys=True)
+
+    def advance(self, state: list[str], answer: str) -> list[str]:
+        return [*state, answer]
+
+    def result(self, state: list[str]) -> list[str]:
+        return state
+
+    def render(self, answer: str) -> str:
+        return answer
+"""
 HOSTILE = (
     "cut \ud83d emoji",
     "\x00\x01\x07\x1b[31m\x1b]0;title\x07 control",
@@ -54,6 +97,7 @@ def main() -> None:
     cli.add_argument("--kills", type=int, default=5)
     cli.add_argument("--error-rate", type=float, default=0.02)
     cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--way", choices=("extract", "inputs", "chain"), default="extract")
     arguments = cli.parse_args()
     environment = print_environment()
     rows = [invented(number, arguments) for number in range(arguments.documents)]
@@ -61,16 +105,29 @@ def main() -> None:
     with scratch() as folder, FaultyServer.in_thread(Model(rows, arguments).answer, faults=faults) as server:
         (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
         (folder / "schema.json").write_text(json.dumps(SCHEMA), "utf-8")
+        (folder / "domain.py").write_text(DOMAIN, "utf-8")
+        cases = [{"first": number, "last": number} for number in range(len(rows))]
+        (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases), "utf-8")
         started = time.monotonic()
         code, printed, kills = run_and_kill(folder, server, arguments)
-        results = accounted(folder, rows, server, printed)
+        if arguments.way == "extract":
+            results = accounted(folder, rows, server, printed)
+        else:
+            settled = 0
+            while arguments.way == "chain" and json.loads(printed)["status"] == "undecided":
+                settle(folder, rows, server, printed)
+                settled += 1
+                code, printed, _ = run_and_kill(folder, server, arguments, kills)
+            results = counted(folder, rows, server, arguments.way) | {"settled by a person": settled}
         results |= {"exit_code": code, "kills": kills, "seconds": time.monotonic() - started}
         results["audit"] = subprocess.run(
             [*mdap_command("audit", "verify", "hard"), "--json"], cwd=folder, check=False, capture_output=True
         ).returncode
     listing(f"{len(rows):,} documents", [(name, f"{value}") for name, value in results.items()])
     finish(arguments, environment, results)
-    if code or results["wrong"] or results["unexplained"] or results["missing"] or results["audit"]:
+    # A batch with cases that nobody could answer says so.
+    failed = code not in ((1,) if arguments.way == "inputs" else (0,))
+    if failed or results["wrong"] or results["unexplained"] or results["missing"] or results["audit"]:
         sys.exit(1)
 
 
@@ -78,18 +135,24 @@ def mdap_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "mdap", *arguments]
 
 
+def task_of(way: str) -> list[str]:
+    if way == "extract":
+        parameters = ("input=in.jsonl", "schema=schema.json", "vote=record", "review_share=0")
+        return ["extract", *[word for each in parameters for word in ("-p", each)]]
+    return ["domain.py:Read", *(["--inputs", "cases.jsonl", "--out", "out.jsonl"] if way == "inputs" else [])]
+
+
 def run_and_kill(
-    folder: Path, server: FaultyServer, arguments: argparse.Namespace
+    folder: Path, server: FaultyServer, arguments: argparse.Namespace, before: list[int] | None = None
 ) -> tuple[int, str, list[int]]:
     """Run until the end; return exit code, output, and after how many requests each kill came."""
-    parameters = ("input=in.jsonl", "schema=schema.json", "vote=record", "review_share=0")
-    command = mdap_command("run", "extract", *[word for each in parameters for word in ("-p", each)])
+    command = mdap_command("run", *task_of(arguments.way))
     command += ["--model", "openai/hard", "--run-id", "hard", "-k", "3", "--display", "none", "--json"]
     expected = 3 * arguments.documents
     draw = random.Random(f"{arguments.seed} kills")
     moments = sorted(draw.sample(range(expected // 20, expected * 9 // 10), arguments.kills))
     environment = {**os.environ, "OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "none"}
-    kills: list[int] = []
+    kills = [] if before is None else before
     while True:
         with (folder / "printed").open("w+", encoding="utf-8") as printed:
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed)
@@ -141,6 +204,47 @@ def accounted(folder: Path, rows: list[dict[str, Any]], server: FaultyServer, pr
         "samples on record": report["samples"],
         "requests answered": server.counts()["ok"],
     }
+
+
+def settle(folder: Path, rows: list[dict[str, Any]], server: FaultyServer, printed: str) -> None:
+    """Settle the step that the chain waits for, as a person who can read the document."""
+    step = json.loads(printed)["steps"]
+    gold = rows[step]["gold"] or {"vendor": "", "total": 0, "unit": "kW", "end": ""}
+    answer = json.dumps(json.dumps(gold, sort_keys=True))
+    words = ("decide", "hard", str(step), "--answer", answer, "--reason", "read by a person")
+    subprocess.run(mdap_command(*words), cwd=folder, check=True, capture_output=True)
+
+
+def counted(folder: Path, rows: list[dict[str, Any]], server: FaultyServer, way: str) -> dict[str, Any]:
+    """Say what became of each document, from the log."""
+    log = sqlite3.connect(folder / "mdap.db")
+    records = dict(log.execute(RECORDS[way]))
+    told = dict(log.execute(UNDECIDED)) if way == "inputs" else {}
+    refused = {reference(served.body) for served in server.log if served.outcome.startswith("prompt_")}
+    right = wrong = unexplained = 0
+    for number, row in enumerate(rows):
+        if number not in records:
+            unexplained += not told.get(number) or (row["gold"] is not None and row["id"] not in refused)
+        elif row["gold"] is not None:
+            matches = json.loads(json.loads(records[number])) == row["gold"]
+            right, wrong = right + matches, wrong + (not matches)
+    return {
+        "decided right": right,
+        "wrong": wrong,
+        "undecided with a reason": len(told),
+        "missing": len(rows) - len(records) - len(told),
+        "unexplained": unexplained,
+        "requests answered": server.counts()["ok"],
+    }
+
+
+RECORDS = {
+    "chain": "SELECT step, winner FROM decisions",
+    "inputs": "SELECT r.params->>'first', d.winner FROM decisions d JOIN runs r ON r.id = d.run",
+}
+UNDECIDED = """
+SELECT r.params->>'first', e.reason FROM run_events e JOIN runs r ON r.id = e.run
+WHERE e.kind = 'undecided' AND r.kind = 'run' AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = r.id)"""
 
 
 def reference(body: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -95,7 +96,10 @@ def make_task(name: str, values: Mapping[str, Any]) -> Task:
 def in_full(name: str) -> str:
     """Return the *name* of a task as runs have it: a file by its whole path."""
     place, colon, attribute = name.rpartition(":")
-    return f"{Path(place).expanduser().resolve()}{colon}{attribute}" if place.endswith(".py") else name
+    if not place.endswith(".py"):
+        return name
+    # Not Path.resolve, which raises at links that lead in a circle.
+    return f"{os.path.realpath(Path(place).expanduser())}{colon}{attribute}"
 
 
 def make_recorded(name: str, values: Mapping[str, Any]) -> Task:
@@ -358,7 +362,7 @@ def _search_first(folder: str) -> None:
 
 
 def _from_file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
+    path = Path(os.path.realpath(path.expanduser()))
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     name = f"mdap_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

@@ -108,12 +108,14 @@ class Trace:
 
     Attributes:
         sent: whether an attempt has left for the endpoint.
+        withdrawn: whether nobody wants it any more: its cancellation is on its way, and nothing may be sent.
     """
 
-    __slots__ = ("sent",)
+    __slots__ = ("sent", "withdrawn")
 
     def __init__(self) -> None:
         self.sent = False
+        self.withdrawn = False
 
 
 class SampleRequest(NamedTuple):

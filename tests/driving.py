@@ -61,6 +61,10 @@ class Drive:
                 self.drop(trace)
             self.seams.append(len(self.journal.facts))
             self.check(race)
+        race.give_up_void()  # as if nothing of what is still under way came in time
+        for trace in race.dropped():
+            self.drop(trace)
+        self.seams.append(len(self.journal.facts))
         return race
 
     def kept(self, cut: int) -> list[Fact]:

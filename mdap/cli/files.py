@@ -45,7 +45,7 @@ class Written:
         self.kept = False
         self._option = option
         self._special = _is_descriptor(path) or (path.exists() and not path.is_file())
-        self._path = path if self._special or not path.is_symlink() else path.resolve()
+        self._path = path if self._special or not path.is_symlink() else _real(path)
         self.beside = self._path if self._special else self._path.with_name(f"{self._path.name}.part")
         with self.explained():
             if path.is_dir():
@@ -113,6 +113,10 @@ def written(option: str, path: Path) -> Iterator[IO[bytes]]:
             out.drop()
 
 
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `resolve` fails where links lead in a circle
+
+
 def _extends(new: Path, old: Path, head: str) -> bool:
     with old.open("rb") as file:
         begun = file.read(len(head.encode())) in (b"", head.encode())
@@ -148,7 +152,7 @@ def database_files(db: str | Path) -> dict[str, Path]:
 def _same(one: Path, other: Path) -> bool:
     with suppress(OSError):
         return one.samefile(other) and not _is_device(one)
-    return one.absolute() == other.absolute() or one.resolve() == other.resolve()
+    return one.absolute() == other.absolute() or _real(one) == _real(other)
 
 
 def _is_device(path: Path) -> bool:

@@ -221,6 +221,7 @@ class Answering(Recorder, ABC):
         # Whoever asks for this step again draws the same samples: none may be missing from the record.
         opening.race.give_back(request.ordinals)
         self._fly(-len(request.ordinals))
+        request.trace.withdrawn = True
         self._dropped.append(request.trace)
 
 

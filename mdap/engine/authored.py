@@ -192,10 +192,13 @@ class Authored:
         """
         if not self.answers.check(answer, spelled):
             return
+        parameters = canonical(self.task)
         try:
             after = self.task.advance(state, answer)
         except Exception:
             return  # it may be a wrong answer, which need not lead anywhere
+        if canonical(self.task) != parameters:
+            raise SpellingError("advance changed the task's parameters: keep in the state what changes")
         if canonical(state) != before:
             kind = type(state).__qualname__
             raise SpellingError(f"advance changed the state in place: let it return a new {kind}")

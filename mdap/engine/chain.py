@@ -127,14 +127,16 @@ class ChainRace(Decider):
             self._speculate()
 
     def _settle_head(self) -> None:
-        while self.status is RUNNING:
+        while self._window:
             head = self._window[0]
             winner = head.race.winner
             if head.error is not None:
                 self._stop(head.error)
-            elif winner is not None:
+                return
+            if winner is not None:
+                # Also in a run that is over, whose last replies are still to come: they were paid for.
                 self._decide(head, winner)
-            elif not head.race.exhausted:
+            elif self.status is not RUNNING or not head.race.exhausted:
                 return
             else:
                 self._exhausted(head)
@@ -202,7 +204,7 @@ class ChainRace(Decider):
             self._finish()
 
     def _finish(self) -> None:
-        self.status = RunStatus.FINISHED
+        self.status, self.reason = RunStatus.FINISHED, None
         while self._window:
             self._abandon(self._window.pop())
         for opened in self._leftovers.drop_all():

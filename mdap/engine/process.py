@@ -302,12 +302,15 @@ class ProcessRace(Decider):
 
     def _settle(self, question: Question) -> None:
         opening = question.opening
-        if self.status is not RUNNING or question.over:
+        if question.over:
             return
         if opening.error is not None:
             self._stop(opening.error)
         elif opening.race.winner is not None:
+            # Also of a run that is over, whose last replies are still to come: they were paid for.
             self._decide(question, opening.race.winner)
+        elif self.status is not RUNNING:
+            return
         elif opening.race.exhausted and opening.race.escalate():
             self._escalated(opening)
         elif opening.race.exhausted:

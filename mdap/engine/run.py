@@ -55,6 +55,7 @@ async def decide(
         await _turns(race, samplers, journal)
         scope.cancel()
         await _drain(race, samplers)
+        await _bring_about(race.effects(), journal)
         group.cancel_scope.cancel()
 
 
@@ -67,7 +68,9 @@ async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -
     turn = 0
     await _bring_about(race.effects(), journal)
     while race.status is RUNNING:
-        for place, (opening, request) in enumerate(race.wanted()):
+        wanted = race.wanted()
+        _drop(race, samplers)
+        for place, (opening, request) in enumerate(wanted):
             if place and not samplers.instant:
                 # A client may put what it has to send on the wire a turn of the loop later: let the one
                 # before leave first, or it would wait until the last of them is put together.
@@ -100,6 +103,10 @@ async def _bring_about(effects: list[Effect], journal: Journal) -> None:
 def _take(race: Decider, samplers: Samplers[Opening], arrived: list[Outcome[Opening]]) -> None:
     for outcome in arrived:
         race.take(outcome)
+    _drop(race, samplers)
+
+
+def _drop(race: Decider, samplers: Samplers[Opening]) -> None:
     for trace in race.dropped():
         samplers.drop(trace)
 
@@ -107,8 +114,7 @@ def _take(race: Decider, samplers: Samplers[Opening], arrived: list[Outcome[Open
 async def _drain(race: Decider, samplers: Samplers[Opening]) -> None:
     """Take in what has been sent before the run was over: it is paid for, and a resume can use it."""
     race.withdraw_unsent()
-    for trace in race.dropped():
-        samplers.drop(trace)
+    _drop(race, samplers)
     try:
         with anyio.move_on_after(_DRAIN_SECONDS):
             while race.in_flight:

@@ -109,8 +109,8 @@ class AnthropicProvider:
 
     def _read(self, response: Response) -> Reply:
         endpoint = self._endpoint
-        body = json_object(response.headers, response.content, endpoint)
-        given, made, cached = _read_usage(mapping_of(body.get("usage")))
+        body = json_object(response.headers, response.content, endpoint, lambda body: _read_usage(body)[:2])
+        given, made, cached = _read_usage(body)
         with billed(given, made):
             blocks = body.get("content")
             if not isinstance(blocks, list):
@@ -138,8 +138,9 @@ def _joined(blocks: list[Any], kind: str) -> str:
     return "".join(block[kind] for block in map(mapping_of, blocks) if isinstance(block.get(kind), str))
 
 
-def _read_usage(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
+def _read_usage(body: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
     """Return prompt, output and cached tokens; the API counts what is fresh in the prompt apart."""
+    usage = mapping_of(body.get("usage"))
     fresh, made = count_of(usage.get("input_tokens")), count_of(usage.get("output_tokens"))
     read = count_of(usage.get("cache_read_input_tokens"))
     written = count_of(usage.get("cache_creation_input_tokens"))

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from types import ModuleType
@@ -37,10 +37,18 @@ __all__ = [
     "mapping_of",
 ]
 
+Tokens = tuple[int | None, int | None]
+"""Those of a prompt and of its reply; None where unknown."""
+
 _MAX_TOKENS: Final = 2**53
+_DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _WRONG_KEY: Final = frozenset({"invalid_api_key", "API_KEY_INVALID", "authentication_error"})
 _KEY: Final = re.compile(
-    r"api[ _-]?key (is )?(invalid|not valid|expired)|(invalid|incorrect|expired) api[ _-]?key|^login fail",
+    r"api[ _-]?key (is )?(invalid|not valid|expired)|(invalid|incorrect|expired|revoked) api[ _-]?key"
+    r"|^login fail|has been (revoked|suspended|deactivated|terminated)"
+    r"|security token .*(is|has) (invalid|expired)"
+    r"|(api[ _-]?key|account|organi[sz]ation|subscription|workspace) (has been |was |is )?"
+    r"(revoked|suspended|deactivated|disabled|blocked|banned|restricted|inactive)",
     re.I,
 )
 # How endpoints say that a filter, not the key, is why they deny a request.
@@ -52,6 +60,9 @@ _FILTERED: Final = re.compile(
 _FLAGGED: Final = "flagged_input"
 _DENIED: Final = re.compile(r"authoriz|authoris|permission|access|credential|account|region|countr", re.I)
 _SOCKS_LIBRARIES: Final = ("aiohttp_socks", "python_socks")
+_JSON: Final = json.JSONDecoder()
+# In a text of the model, which is a string of JSON, the quotes would be escaped.
+_USAGE: Final = re.compile(r'"usage"\s*:\s*(?=\{)')
 _READ_BYTES: Final = 4096
 _LINE_CHARS: Final = 160
 _MESSAGES: Final = ("message", "detail", "msg", "status_msg", "error_msg", "errmsg", "error_message", "title")
@@ -62,23 +73,66 @@ _KNOWN: Final = frozenset(HTTPStatus)
 _OUT_OF_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
-def json_object(headers: Mapping[str, str], content: bytes, endpoint: Endpoint) -> dict[str, Any]:
-    """Return the JSON object that a response is, whatever type it says it has.
+def json_object(
+    headers: Mapping[str, str],
+    content: bytes,
+    endpoint: Endpoint,
+    counted: Callable[[dict[str, Any]], Tokens],
+) -> dict[str, Any]:
+    """Return the JSON object that a response begins with, whatever type it says it has.
+
+    Args:
+        headers: the response's.
+        content: the body as it came.
+        endpoint: who answered.
+        counted: reads from a body with ``usage`` the tokens of prompt and reply.
 
     Raises:
-        TransientError: it is none.
+        TransientError: it is none; with the tokens that it reports all the same, as the end of a stream does.
     """
     body = json_or_none(content)
     if isinstance(body, dict):
         return body
-    line = first_line(content, endpoint)
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not kind or kind == "application/json" or kind.endswith("+json"):
-        error = foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
-        # An object without its end was cut on its way, which may pass.
-        error.foreign = not line.startswith("{")
-        raise error
-    raise foreign(f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}", "wrong_type")
+    kind, _, parameters = headers.get("content-type", "").lower().partition(";")
+    text = _decoded(content, parameters)
+    # Of a body that is whole, what a gateway adds behind it says nothing.
+    with suppress(ValueError, RecursionError):
+        body = _JSON.raw_decode(text)[0]
+    if isinstance(body, dict):
+        return body
+    with billed(*counted({"usage": _usage_in(text)})):
+        raise _no_object(kind.strip(), text, first_line(content, endpoint), endpoint)
+
+
+def _no_object(kind: str, text: str, line: str, endpoint: Endpoint) -> TransientError:
+    if kind and kind != "application/json" and not kind.endswith("+json"):
+        return foreign(
+            f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}", "wrong_type"
+        )
+    error = foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
+    # An object without its end was cut on its way, which may pass.
+    error.foreign = not text.startswith("{") or text.rstrip().endswith("}")
+    return error
+
+
+def _decoded(content: bytes, parameters: str) -> str:
+    """Return *content* as text, a byte that is none replaced."""
+    # Gateways that name Latin-1 often send UTF-8.
+    with suppress(UnicodeDecodeError):
+        return content.decode("utf-8-sig").lstrip()
+    latin = any(name in parameters for name in ("8859-1", "latin1", "windows-1252"))
+    return content.decode("cp1252" if latin else "utf-8-sig", "replace").lstrip()
+
+
+def _usage_in(text: str) -> dict[str, Any]:
+    """Return the usage that *text* reports, which is no JSON; of a stream, its last word."""
+    usage: dict[str, Any] = {}
+    place = 0
+    with suppress(ValueError, RecursionError):
+        while (found := _USAGE.search(text, place)) is not None:
+            part, place = _JSON.raw_decode(text, found.end())
+            usage |= part
+    return usage
 
 
 def foreign(message: str, kind: str) -> TransientError:
@@ -135,6 +189,8 @@ def mapping_of(value: Any) -> dict[str, Any]:
 
 def count_of(value: Any) -> int | None:
     """Return *value* if it can be a number of tokens, else None."""
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)  # as gateways write it whose own numbers are texts
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     sound = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_TOKENS
@@ -178,12 +234,18 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
         return UnavailableError(
             f"the proxy on the way to {endpoint.host} answered {refusal.status}", kind="proxy"
         )
-    detail = next((told for cause in reversed(causes) if (told := endpoint.tell(str(cause)))), "no details")
+    detail = next((told for cause in reversed(causes) if (told := endpoint.tell(_said(cause)))), "no details")
     # Of a connection that broke the SDK may say that there never was one; again only the cause tells.
     if socks or any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
         way = f"{endpoint.host}{_way(endpoint)}"
         return TransientError(f"the connection to {way} failed: {detail}{_hint(detail)}", kind="connection")
     return TransientError(f"the connection to {endpoint.host} broke: {detail}", kind="disconnected")
+
+
+def _said(cause: BaseException) -> str:
+    # Those of aiohttp's parser begin with a status that no server sent.
+    message = getattr(cause, "message", None)
+    return message if isinstance(message, str) and message else str(cause)
 
 
 def _way(endpoint: Endpoint) -> str:
@@ -253,7 +315,7 @@ def _passing(status: int, headers: Mapping[str, str], told: str) -> ProviderErro
         return RateLimitError(told, retry_after=limits.wait)
     if status >= 500 and limits.retry_after is not None:
         return RateLimitError(told, kind=f"http_{status}", retry_after=limits.retry_after)
-    if status in _PASSING or (status >= 500 and status not in _LASTING):
+    if status in _PASSING or (500 <= status < 600 and status not in _LASTING):
         return TransientError(told, kind=f"http_{status}")
     if status in _KNOWN:
         return UnavailableError(told, kind=f"http_{status}")

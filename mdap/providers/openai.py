@@ -159,7 +159,7 @@ class OpenAIProvider:
 
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
         headers, endpoint = response.headers, self._endpoint
-        body = json_object(headers, response.content, endpoint)
+        body = json_object(headers, response.content, endpoint, lambda body: read_usage(body)[:2])
         told = read_usage(body)
         with billed(told.given, told.made):
             found = choices_of(body, headers, response.content, endpoint)

@@ -67,6 +67,9 @@ class Paced:
         if self.instant:
             return await self._inner.sample(request)
         async with self.gate.slot(request.priority, lambda: self._likely_tokens(request)) as turn:
+            if request.trace.withdrawn:
+                # It got its slot before it was cancelled: sent now, it would be billed, unknown to all.
+                await anyio.sleep_forever()
             request.trace.sent = True
             try:
                 replies = await self._in_time(request)

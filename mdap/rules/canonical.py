@@ -182,5 +182,11 @@ def canonical(value: Any) -> str:
             raise
         value = _keyed(value)
         text = _readable.encode(value)
+    except ValueError as error:
+        if "Out of range" not in str(error):
+            raise
+        raise ValueError(
+            "NaN and infinity have no JSON form: return None, or let the parser refuse them"
+        ) from None
     # A lone surrogate has no UTF-8 form: only its escape can be stored and hashed.
     return text if text.isascii() or not _SURROGATE.search(text) else _ascii.encode(value)

@@ -87,7 +87,7 @@ class ConcurrencyLimit:
         """Count an attempt as sent."""
         self.in_flight, self._began = self.in_flight + 1, min(self._began, now)
         self._pause = self._pause / 2 if self._pause > 0.01 else 0.0
-        each = self._latency / self.limit / (1.1 if self.limit >= 2 else 1.0) if self._ceiling else 0.0
+        each = self._latency / self.limit / (1.25 if self.limit >= 2 else 1.0) if self._ceiling else 0.0
         self._until = max(now + self._pause, max(self._until, now - each) + each)
         return Attempt(now, self.in_flight)
 
@@ -184,7 +184,7 @@ class ConcurrencyLimit:
             return max((1 + self._step) * self.limit, int(self.limit) + 1)
         if self.limit < _BELOW * self._ceiling:
             return min(1.1 * self.limit, _BELOW * self._ceiling)
-        if now < self._changed + _WAIT * (4 if self._calm < 0 else 1 if self._step == _GENTLE else 0.5):
+        if now < self._changed + _WAIT * (6 if self._calm < 0 else 1 if self._step == _GENTLE else 0.5):
             return self.limit
         self._ceiling, self._changed = (1 + self._step) * self.limit / _BELOW, now
         self._step = min(1.0, 2 * self._step)

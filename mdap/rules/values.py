@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
-from mdap.tasks import Chain, types_of
+from mdap.tasks import Chain, Task, types_of
 
 __all__ = ["Difference", "Kind", "SpellingError", "difference", "kinds_of", "refuse_rivals"]
 
@@ -57,6 +57,7 @@ def difference(one: Any, other: Any, path: str = "", *, evidence: bool = False) 
 
     An integer counts as the same as the equal float, since Python's types let it stand for one. Numbers and
     times that are equal and written in several ways, such as ``Decimal("1")`` and ``Decimal("1.0")``, do not.
+    Private attributes count as fields do, but for those of a task, which may remember what it has worked out.
 
     Args:
         one: a value.
@@ -85,6 +86,7 @@ def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[An
             *(name for name, field in fields if not (evidence and field.exclude)),
             *(one.__pydantic_extra__ or ()),
             *(other.__pydantic_extra__ or ()),
+            *(() if evidence or isinstance(one, Task) else one.__pydantic_private__ or ()),
         )
         return _fields(one, other, path, names)
     if dataclasses.is_dataclass(one):
@@ -229,8 +231,13 @@ class Kind:
         if self._adapter._type is Any and not differ.path:
             pair = f"{one.__qualname__}, ..." if self._role == "state" else f"..., {one.__qualname__}"
             return f"derive the task from mdap.Chain[{pair}], the types of its states and its answers"
+        if one is other and issubclass(one, datetime):
+            return "turn a time into UTC, by astimezone(UTC), before you return it"
         if one is other:
-            return "a field must be written as it is read: exclude none, and let validators leave it as it is"
+            return (
+                "a field must be written as it is read: exclude none, let none be private, and let "
+                "validators leave it as it is"
+            )
         if _structured(one) and _structured(other):
             return _TELL.format(name=one.__name__)
         part = "this part" if differ.path else f"the {self._role}"

@@ -78,10 +78,17 @@ class ChainWalk:
         guess = self.findings.pure("guess", self._task.guess, state)
         answers = [truth, *wrong] if guess is None else [truth, *wrong, guess]
         read = self._question(step, answers, number)
+        before = self.findings.spelled("a state", state)
         for answer in [*wrong, *read]:
             self._go_astray(state, answer, last=number == self._length)
+        if self.findings.spelled("a state", state) != before:
+            self.findings.add("methods change no argument", "advance changed what it was given")
+            raise AbandonedError  # what comes after would rest on wrong decisions, too
         form = self.findings.call("canonical", self._task.canonical, truth)
+        parameters = self.findings.spelled("a parameter", self._task)
         after = self.findings.pure("advance", self._task.advance, state, form)
+        if self.findings.spelled("a parameter", self._task) != parameters:
+            self.findings.add("methods change no argument", "advance changed the task's parameters")
         stored = self.findings.call("advance", self._task.advance, self._back(state), form)
         self.findings.same("states survive their JSON", "the state after a stored state", after, stored)
         return after

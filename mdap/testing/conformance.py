@@ -2,7 +2,7 @@
 
 from mdap.errors import UsageError
 from mdap.rules.methods import check_methods
-from mdap.rules.parameters import check_parameters
+from mdap.rules.parameters import check_parameters, version_of
 from mdap.tasks import Chain, Process, Task
 from mdap.testing.chains import ChainWalk
 from mdap.testing.findings import Conformance, Findings, NonconformingError
@@ -48,6 +48,7 @@ def check_task(
     if isinstance(task, Chain | Process):
         found.usage("methods are called as mdap calls them", _check_methods, task)
         found.usage("parameters come back from the record", check_parameters, task)
+        found.usage("its version can be recorded", version_of, task)
     if found.breaches:
         walked = 0
     elif isinstance(task, Chain):

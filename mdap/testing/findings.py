@@ -111,7 +111,7 @@ class Findings:
         """Return whether a breach of property *name* is noted, at whatever step."""
         return any(breach.property == name for breach in self.breaches)
 
-    def usage(self, name: str, check: Callable[[Any], None], task: Any) -> None:
+    def usage(self, name: str, check: Callable[[Any], object], task: Any) -> None:
         """Note what *check* says is wrong with a task's parameters or types."""
         try:
             check(task)

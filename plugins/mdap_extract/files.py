@@ -12,10 +12,12 @@ from typing import Any, Final, TextIO
 
 from mdap import UsageError
 
-__all__ = ["check_writable", "is_pipe", "local", "replaced", "stamp"]
+__all__ = ["check_writable", "is_pipe", "local", "real", "replaced", "stamp"]
 
 # What stands here may be a file that was opened before, and on some systems goes on from where that was read.
 _STREAMS: Final = (Path("/dev"), Path("/dev/fd"))
+
+_DATABASE: Final = b"SQLite format 3\0"
 
 
 def is_pipe(path: Path) -> bool:
@@ -24,6 +26,11 @@ def is_pipe(path: Path) -> bool:
         return path.parent in _STREAMS or not stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return False
+
+
+def real(path: Path) -> Path:
+    """Return *path* with its links followed; where they lead in a circle, a link."""
+    return Path(os.path.realpath(path))
 
 
 def local(path: Path) -> Path:
@@ -61,15 +68,27 @@ def check_writable(path: Path) -> None:
     """Refuse a place where nothing can be written, before anything is paid for.
 
     Raises:
-        ValueError: there is no such folder, it may not be written to, or no file can stand there.
+        ValueError: there is no such folder, it may not be written to, no file can stand there, or a database
+            stands there, such as the log of a run.
     """
-    place = path.resolve()
+    place = real(path)
     if not place.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent}: create it, or name another file")
-    if place.exists() and not place.is_file():
+    if place.is_symlink() or (place.exists() and not place.is_file()):
         raise ValueError(f"{path} is no file that can be replaced: name another one")
+    _spare(place, path)
     if not os.access(place.parent, os.W_OK | os.X_OK):
         raise ValueError(f"{path.parent} cannot be written to: change its permissions, or name another file")
+
+
+def _spare(place: Path, path: Path) -> None:
+    try:
+        with place.open("rb") as file:
+            begin = file.read(len(_DATABASE))
+    except OSError:
+        return
+    if begin == _DATABASE:
+        raise ValueError(f"{path} is a database, and stays: name another file")
 
 
 @contextmanager
@@ -79,14 +98,17 @@ def replaced(path: Path) -> Iterator[TextIO]:
     Raises:
         UsageError: it cannot be written.
     """
-    place = path.resolve()  # a link stays one
+    place = real(path)  # a link stays one
     beside = place.with_name(f".{place.name[:200]}.{os.getpid()}.part")
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        _spare(place, path)  # a run's own log may have come since
         os.replace(beside, place)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:

@@ -116,7 +116,9 @@ def read_schema(source: str | Mapping[str, Any]) -> dict[str, Any]:
         found = gathered(found)
         Draft202012Validator.check_schema(found)
     except SchemaError as error:
-        raise ValueError(f"it is no JSON Schema: {error.message:.200}") from None
+        where = error.json_path.removeprefix("$").lstrip(".")
+        place = f", at {where:.200}" if where else ""
+        raise ValueError(f"it is no JSON Schema of 2020-12{place}: {error.message:.200}") from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if not fields_of(found):
@@ -131,10 +133,17 @@ def fields_of(schema: Mapping[str, Any]) -> tuple[Field, ...]:
         schema: as `read_schema` returns it.
 
     Raises:
-        ValueError: a field is required that no record may have.
+        ValueError: a field is required that no record may have, or that is not listed.
     """
     known = schema.get("$defs", {})
-    return tuple(_members(tuple(_parts(schema, known, alternatives=False)), known))
+    parts = tuple(_parts(schema, known, alternatives=False))
+    fields = tuple(_members(parts, known))
+    listed = {field.name for field in fields}
+    required = (name for part in parts for name in part.get("required", ()))
+    unlisted = next((name for name in required if name not in listed), None)
+    if fields and unlisted is not None:
+        raise ValueError(f'its field {unlisted!r:.80} is required, and not listed under "properties"')
+    return fields
 
 
 def _members(found: tuple[Mapping[str, Any], ...], known: Mapping[str, Any]) -> Iterator[Field]:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from mdap import Process, RedFlag
 from mdap_extract.documents import Columns, check_documents, documents
-from mdap_extract.files import check_writable, is_pipe, stamp
+from mdap_extract.files import check_writable, is_pipe, real, stamp
 from mdap_extract.forms import Forms
 from mdap_extract.schema import Field as RecordField
 from mdap_extract.schema import fields_of, read_schema
@@ -69,14 +69,22 @@ with warnings.catch_warnings():
             return self
 
         def _check_places(self) -> None:
-            output, review = self.places()
-            if len({place.resolve() for place in (Path(self.input), output, review)}) < 3:
-                raise ValueError("input, output and review must be three files")
-            for name, place in (("output", output), ("review", review)):
+            output, review = map(real, self.places())
+            read = {real(Path(self.input)), *map(real, self._schema_files())}
+            if len({output, review} - read) < 2:
+                raise ValueError(
+                    "output and review must be two files, neither of them the input or the schema"
+                )
+            for name, place in zip(("output", "review"), self.places(), strict=True):
                 try:
                     check_writable(place)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
+
+        def _schema_files(self) -> tuple[Path, ...]:
+            """Return the files that the schema may come from: as named, and with a class left out."""
+            named = self.schema if isinstance(self.schema, str) else ""
+            return tuple(Path(name).expanduser() for name in (named, named.rpartition(":")[0]) if name)
 
         def record_fields(self) -> tuple[RecordField, ...]:
             """Return the fields of the record.
@@ -84,9 +92,9 @@ with warnings.catch_warnings():
             Raises:
                 ValueError: the schema cannot be used.
             """
-            place = self.schema.rpartition(":")[0] or self.schema if isinstance(self.schema, str) else ""
+            place = self._schema_files()[-1:] or (Path(),)
             try:
-                return _fields(json.dumps(self.schema), stamp(Path(place)))
+                return _fields(json.dumps(self.schema), stamp(*place))
             except ValueError as error:
                 raise ValueError(f"schema: {error}") from None
             except RecursionError:

@@ -113,7 +113,7 @@ def test_several_replies_to_one_request(cli: Cli, supported: bool) -> None:
 
 
 def test_without_a_temperature_a_step_is_one_request(cli: Cli) -> None:
-    """Where none is sent, the first sample needs no request of its own; its temperature is on record."""
+    """Where none is sent, the first sample needs no request of its own; none is on record."""
     with FaultyServer.in_thread(play) as server:
         options = "-M n=true -M send_temperature=false --speculate off"
         ended = cli(f"{TOWER} {options} --json", env=environment(server))
@@ -122,7 +122,7 @@ def test_without_a_temperature_a_step_is_one_request(cli: Cli) -> None:
     assert [served.body.get("n", 1) for served in server.log][:2] == [4, 4]
     with sqlite3.connect(cli.folder / "mdap.db") as log:
         found = log.execute("SELECT DISTINCT min(ordinal, 1), temperature FROM samples ORDER BY 1")
-        assert list(found) == [(0, 0.0), (1, 0.1)]
+        assert list(found) == [(0, None), (1, None)]
 
 
 def test_an_empty_account_stops_the_run_until_it_is_filled(cli: Cli) -> None:

@@ -139,6 +139,29 @@ def test_a_state_changed_by_step_is_noticed(tmp_path: Path) -> None:
         solve(InPlace(by_step=True, since=3), tmp_path / "b.db", ["1"])
 
 
+class Collecting(mdap.Chain[int, int]):
+    told: list[int] = Field(default_factory=list)
+
+    def start(self) -> int:
+        return 0
+
+    def step(self, state: int) -> mdap.Step[int] | None:
+        return mdap.Step(user=f"{state}", parse=int) if state < 3 else None
+
+    def advance(self, state: int, answer: int) -> int:
+        self.told.append(answer)
+        return state + 1
+
+    def result(self, state: int) -> list[int]:
+        return self.told
+
+
+def test_a_parameter_changed_in_place_is_noticed(tmp_path: Path) -> None:
+    """At the first answer: a resumed run would begin with the parameters as they are on record."""
+    with pytest.raises(FailedError, match="step 0: SpellingError: advance changed the task's parameters"):
+        solve(Collecting(), tmp_path / "a.db", ["1"])
+
+
 @dataclass
 class Memo:
     at: int

@@ -346,6 +346,8 @@ async def test_who_served_it() -> None:
 
 USAGES: list[tuple[dict[str, Any], tuple[int | None, ...]]] = [
     ({"prompt_tokens": 50.0, "completion_tokens": 10.0}, (50, 10)),
+    ({"prompt_tokens": "50", "completion_tokens": "10", "total_tokens": "60"}, (50, 10)),
+    ({"prompt_tokens": "-5", "completion_tokens": "many"}, (None, None)),
     ({"input_tokens": 50, "output_tokens": 10}, (50, 10)),
     # What the model thought is in the total alone.
     ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}, (32, 103)),
@@ -388,6 +390,39 @@ async def test_hidden_reasoning_makes_no_reply_too_long() -> None:
     three = await replies_to(completion(*[choice()] * 3, usage=usage), n=3)
     assert [sum(reply.output_tokens or 0 for reply in three)] == [1500]
     assert [sum(reply.reasoning_tokens or 0 for reply in three)] == [1490]
+
+
+FOUR = json.dumps(completion(choice(), usage={"prompt_tokens": 50, "completion_tokens": 10}, of="é"))
+GATEWAYS: list[tuple[bytes, str]] = [
+    (FOUR.encode() + b"\n<!-- served by a gateway -->", "application/json"),
+    (FOUR.encode() + b"}", "application/json; charset=utf-8"),
+    (b"\xef\xbb\xbf \n" + FOUR.encode() + b"\0", "text/html"),
+    (FOUR.replace(r"\u00e9", "é").encode("latin-1"), "application/json; charset=ISO-8859-1"),
+    (FOUR.replace(r"\u00e9", "é").encode("latin-1"), "application/json"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind"), GATEWAYS)
+async def test_what_a_gateway_does_to_a_whole_answer(body: bytes, kind: str) -> None:
+    """It adds something behind it, or spells it otherwise: the answer is whole, and paid for."""
+    [reply] = await replies_to(body, headers={"Content-Type": kind})
+
+    assert (reply.text, reply.input_tokens, reply.output_tokens) == ("4", 50, 10)
+
+
+STREAM = [
+    {"choices": [{"delta": {"content": '"usage": {"prompt_tokens": 9}'}}], "usage": None},
+    {"choices": [{"delta": {"content": "4"}}], "usage": {"prompt_tokens": 50, "completion_tokens": 1}},
+    {"choices": [], "usage": {"completion_tokens": 10}},
+]
+
+
+async def test_a_stream_that_nobody_asked_for_is_counted() -> None:
+    """It cannot be read, but says what it cost; the last word counts, and no text of the model."""
+    told = "".join(f"data: {json.dumps(part)}\n\n" for part in STREAM) + "data: [DONE]\n\n"
+    error = await failure_of(Canned(200, told, {"Content-Type": "text/event-stream"}))
+
+    assert (error.kind, error.input_tokens, error.output_tokens) == ("wrong_type", 50, 10)
 
 
 @pytest.mark.parametrize("body", PAID)
@@ -1127,6 +1162,8 @@ ELSEWHERE: list[tuple[Canned, str]] = [
     ),
     (Canned(200, b""), "broken JSON: nothing at all"),
     (Canned(200, b"\0\1", {"Content-Encoding": "br"}), "the response is compressed .br."),
+    (Canned(200, "{'choices': []}", {"Content-Type": "application/json"}), "broken JSON: {'choices'"),
+    (Canned(999, "denied"), "answered 999: denied"),
     (Canned(498, {"error": {"message": "capacity exceeded"}}), "answered 498: capacity exceeded"),
     (
         Canned(400, "<h1>plain HTTP request was sent to HTTPS port</h1>", {"Content-Type": "text/html"}),
@@ -1247,6 +1284,24 @@ async def test_what_a_status_means_depends_on_its_words(
 
     assert type(error) is cls
     assert ("check OPENAI_API_KEY" in str(error)) == (error.kind in ("auth", "forbidden"))
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Your API key has been revoked by the admin", "auth"),
+        ("Permission denied: Consumer 'projects/7' has been suspended.", "auth"),
+        ("This organization has been disabled.", "auth"),
+        ("The security token included in the request is expired", "auth"),
+        ("Forbidden", "forbidden"),
+        ("Access denied", "forbidden"),
+    ],
+)
+async def test_a_key_that_is_gone_is_told_from_a_prompt_that_is_denied(message: str, kind: str) -> None:
+    """A bare denial may be for this prompt alone; one that speaks of the key or the account is for all."""
+    error = await failure_of(Canned(403, {"message": message}))
+
+    assert (type(error), error.kind) == (UnavailableError, kind)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import mdap
@@ -220,6 +221,91 @@ async def test_a_refused_step_of_a_chain_is_settled_by_a_person(db: Path, step: 
     async with mdap.Session(model, db=db, speculate=speculate) as session:
         solution = await session.resume("r")
     assert (solution.status, solution.steps) == (RunStatus.FINISHED, 4)
+    verified(db, "r")
+
+
+# -- what comes after the end
+
+
+class Late:
+    """A provider whose replies to *slow* prompts come once another prompt has met its *error*."""
+
+    instant, max_n = False, 1
+
+    def __init__(self, says: Says, slow: Callable[[SampleRequest], bool]) -> None:
+        self.name, self._says, self._slow = "late", says, slow
+        self._over = anyio.Event()
+
+    async def sample(self, request: SampleRequest) -> list[Reply]:
+        said = self._says(request, request.ordinals[0])
+        if isinstance(said, Exception):
+            self._over.set()
+            raise said
+        if self._slow(request):
+            await self._over.wait()
+            await anyio.lowlevel.checkpoint()
+        return [said if isinstance(said, Reply) else Reply(said, self.name)]
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+async def test_a_chain_that_stops_decides_what_its_last_replies_decide(db: Path) -> None:
+    """The step behind it was denied meanwhile; the audit finds nothing amiss, and a resume goes on."""
+    walk = Walk(steps=4)
+    denied = [UnavailableError("the key was revoked", kind="auth")]
+
+    def says(request: SampleRequest, ordinal: int) -> Any:
+        _, number, place = map(int, request.user.split())
+        if number == 1 and denied:
+            return denied[0]
+        return str(walk.oracle((number, place)))
+
+    PROVIDED["m"] = Late(says, lambda request: " 0 " in request.user and request.ordinals != (0,))
+    async with mdap.Session("tests.helpers:provided/m", db=db) as session:
+        solution = await session.run(walk, run_id="r")
+        assert (solution.status, solution.steps) == (RunStatus.STOPPED, 1)
+        verified(db, "r")
+        denied.clear()
+        solution = await session.resume("r")
+    assert (solution.status, solution.steps) == (RunStatus.FINISHED, 4)
+    verified(db, "r")
+
+
+async def test_a_chain_whose_last_replies_decide_its_last_step_is_finished(db: Path) -> None:
+    """Though one request too many met an error."""
+    walk = Walk(steps=1)
+
+    def says(request: SampleRequest, ordinal: int) -> Any:
+        return QUOTA if ordinal == 3 else str(walk.oracle((0, 0)))
+
+    PROVIDED["m"] = Late(says, lambda request: True)
+    voting = mdap.VotingSettings(hedge=1)
+    async with mdap.Session("tests.helpers:provided/m", db=db) as session:
+        solution = await session.run(walk, run_id="r", voting=voting)
+    assert (solution.status, solution.reason, solution.steps) == (RunStatus.FINISHED, None, 1)
+    verified(db, "r")
+
+
+class Uncaught(Double):
+    """Double the numbers below *number* side by side, and go on without none."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        return await ask.map(double(number) for number in range(self.number))
+
+
+@pytest.mark.parametrize(("error", "status"), [(FILTERED, "undecided"), (QUOTA, "stopped")])
+async def test_a_process_that_ends_decides_what_its_last_replies_decide(
+    db: Path, error: Exception, status: str
+) -> None:
+    """Whatever ended it; the steps beside were paid for."""
+    PROVIDED["m"] = Late(but(3, error=error), lambda request: True)
+    async with mdap.Session("tests.helpers:provided/m", db=db) as session:
+        solution = await session.run(Uncaught(number=4), run_id="r")
+    assert (str(solution.status), solution.steps) == (status, 3)
     verified(db, "r")
 
 

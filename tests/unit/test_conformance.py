@@ -4,10 +4,10 @@ import itertools
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from pydantic import BaseModel, PrivateAttr, SecretStr
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
 import mdap
 from mdap.testing import NonconformingError, check_task
@@ -611,9 +611,49 @@ def test_what_is_no_chain_is_refused() -> None:
         check_task(mdap.Task())
 
 
+class Gathers(mdap.Chain[tuple[int, set[int]], int]):
+    """Changes its state in place, which shows only after an answer that the oracle does not give."""
+
+    def start(self) -> tuple[int, set[int]]:
+        return 0, {0}
+
+    def step(self, state: tuple[int, set[int]]) -> mdap.Step[int] | None:
+        return None if state[0] == 3 else mdap.Step(user=f"{state[0]}", parse=Sum().read)
+
+    def advance(self, state: tuple[int, set[int]], answer: int) -> tuple[int, set[int]]:
+        state[1].add(answer)
+        return state[0] + 1, set(state[1])
+
+    def oracle(self, state: tuple[int, set[int]]) -> int:
+        return 0
+
+    def mistakes(self, state: tuple[int, set[int]], truth: int) -> list[int]:
+        return [1]
+
+    def render(self, answer: int) -> str:
+        return f"sum={answer}"
+
+
+class Collects(Sum):
+    """Keeps what it is told in a parameter."""
+
+    told: list[int] = Field(default_factory=list)
+
+    def advance(self, state: Place, answer: int) -> Place:
+        self.told.append(answer)
+        return super().advance(state, answer)
+
+
+class Versioned(Sum):
+    version: ClassVar[Any] = object()
+
+
 @pytest.mark.parametrize(
     ("task", "sentence"),
     [
+        (Gathers(), "step 0, methods change no argument: advance changed what it was given"),
+        (Collects(), "methods change no argument: advance changed the task's parameters"),
+        (Versioned(), "the version of Versioned cannot be recorded: an object of class object has no JSON"),
         (
             Tuples(),
             "the state (0,) comes back from its JSON as [0]: derive the task from mdap.Chain[tuple, ...]",

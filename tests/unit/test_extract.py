@@ -13,6 +13,7 @@ from mdap.testing import ScriptedProvider, check_task
 from mdap_extract import Extract
 from mdap_extract.confidence import Pool, confidence, votes_on
 from mdap_extract.documents import Columns, Document, documents
+from mdap_extract.files import replaced
 from mdap_extract.forms import Forms
 from mdap_extract.output import Filled, queue
 from mdap_extract.reading import Asking
@@ -219,7 +220,8 @@ def test_documents_that_cannot_be_read_are_refused_before_anything_is_spent(
     [
         ({"type": "object"}, "properties"),
         ({"properties": {}}, "properties"),
-        ({"properties": {"a": {"type": "strin"}}}, "no JSON Schema"),
+        ({"properties": {"a": {"type": "strin"}}}, r"no JSON Schema of 2020-12, at properties\.a\.type"),
+        ({"properties": {"a": {}}, "required": ["a", "b"]}, "field 'b' is required, and not listed"),
         ({"properties": {"a": {"$ref": "https://example.com/a.json"}}}, "refers to"),
         ("nowhere.json", "cannot be read"),
         ("no.such.module:Model", "cannot be imported"),
@@ -236,8 +238,34 @@ def test_a_schema_that_cannot_be_used_is_refused(tmp_path: Path, schema: Any, wh
 def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
     """An output in its place is refused."""
     path = write(tmp_path, 1)
-    with pytest.raises(ValidationError, match="three files"):
+    with pytest.raises(ValidationError, match="neither of them the input or the schema"):
         Extract(input=path, schema=SCHEMA, output=f"{tmp_path}/../{tmp_path.name}/docs.jsonl")
+
+
+@pytest.mark.parametrize("place", ["output", "review"])
+def test_neither_the_schema_nor_a_database_is_overwritten(tmp_path: Path, place: str) -> None:
+    """Whether the schema is a file of JSON or of Python, and whether the database was there before or not."""
+    path, schema, model = write(tmp_path, 1), tmp_path / "schema.json", tmp_path / "models.py"
+    schema.write_text(json.dumps(SCHEMA), "utf-8")
+    model.write_text("import pydantic\nclass Model(pydantic.BaseModel):\n    a: int\n", "utf-8")
+    for named, file in ((str(schema), schema), (f"{model}:Model", model)):
+        with pytest.raises(ValidationError, match="neither of them the input or the schema"):
+            Extract(input=path, schema=named, **{place: str(file)})
+    log = tmp_path / "log.db"
+    log.write_bytes(b"SQLite format 3\0 and so on")
+    with pytest.raises(ValidationError, match="is a database, and stays"):
+        Extract(input=path, schema=SCHEMA, **{place: str(log)})
+    with pytest.raises(mdap.UsageError, match="is a database, and stays"), replaced(log) as text:
+        text.write("records")
+    assert log.read_bytes() == b"SQLite format 3\0 and so on"
+
+
+def test_links_in_a_circle_are_no_place_for_an_output(tmp_path: Path) -> None:
+    """One sentence says so, and names the parameter."""
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    with pytest.raises(ValidationError, match=r"output: .*circle is no file that can be replaced"):
+        Extract(input=write(tmp_path, 1), schema=SCHEMA, output=str(circle))
 
 
 def test_columns_are_found_by_their_usual_names(tmp_path: Path) -> None:

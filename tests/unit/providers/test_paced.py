@@ -473,7 +473,7 @@ async def test_without_a_number_an_endpoint_is_asked_ever_more_at_once(clock: Cl
     assert paced.gate.changes() == []
 
 
-async def test_refusals_bring_the_number_down() -> None:
+async def test_refusals_bring_the_number_down(clock: Clock) -> None:
     """An endpoint that serves 40 is not asked for hundreds at once."""
     paced = Paced(Remote(40), Limits())
     await demand(paced, 2_000)
@@ -563,3 +563,22 @@ async def test_trouble_holds_growth_back() -> None:
 async def _try(paced: Paced) -> None:
     with suppress(TransientError):
         await paced.sample(request())
+
+
+async def test_what_was_withdrawn_while_it_waited_is_not_sent() -> None:
+    """It would be billed, and nobody would take it in; its slot is free once its cancellation arrives."""
+    inner = Asked(5)
+    paced = Paced(inner, Limits(concurrency=1))
+    withdrawn = request()
+    withdrawn.trace.withdrawn = True
+    async with anyio.create_task_group() as group:
+        group.start_soon(paced.gate.serve)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as asking:
+                asking.start_soon(paced.sample, withdrawn)
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        assert (inner.at, withdrawn.trace.sent) == ([], False)
+        await paced.sample(request())
+        group.cancel_scope.cancel()
+    assert len(inner.at) == 1

@@ -6,14 +6,16 @@ import random
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, SecretStr, TypeAdapter, computed_field, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr, TypeAdapter, computed_field, field_validator
 
 import mdap
 from mdap.errors import UsageError
@@ -200,6 +202,30 @@ def test_an_answer_may_carry_what_is_excluded_from_its_vote() -> None:
     kind_of(Hidden).compare(one, canonical(one))
     with pytest.raises(SpellingError, match="at hidden: a field must be written as it is read: exclude none"):
         Kind("state", TypeAdapter(Hidden), opened=False).compare(one, canonical(one))
+
+
+class Carrying(BaseModel):
+    n: int
+    _sum: int = PrivateAttr(default=0)
+
+
+def test_a_state_keeps_nothing_in_private() -> None:
+    """A resumed run would lose it; an answer may, as it may have what is excluded from its vote."""
+    value = Carrying(n=1)
+    kind = Kind("state", TypeAdapter(list[Carrying]), opened=False)
+    kind.compare([value], canonical([value]))
+    value._sum = 5
+    kind_of(Carrying).compare(value, canonical(value))
+    with pytest.raises(SpellingError, match=r"at \[0\]._sum: .*let none be private"):
+        kind.compare([value], canonical([value]))
+
+
+def test_a_time_that_comes_back_otherwise_is_to_be_in_utc() -> None:
+    """An hour that is there twice is not equal to itself in another zone."""
+    night = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    with pytest.raises(SpellingError, match=r"turn a time into UTC, by astimezone\(UTC\)"):
+        kind_of(datetime).compare(night, canonical(night))
+    kind_of(datetime).compare(night.astimezone(UTC), canonical(night.astimezone(UTC)))
 
 
 def test_numbers_written_in_several_ways_are_several_answers() -> None:
