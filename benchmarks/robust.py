@@ -55,10 +55,11 @@ class Laws:
         self.prices = np.empty(0)
         self._of: dict[float, NDArray[np.float64]] = {}
 
-    def reach(self, limit: Fraction) -> None:
+    def reach(self, limit: float) -> None:
         """Know the rungs as far as one that costs *limit* at most."""
-        self.ladder.cheapest(limit)
-        self.prices = np.array([float(rung.price) for rung in self.ladder._rungs])
+        if not self.prices.size or self.prices[-1] > limit:
+            self.ladder.cheapest(Fraction(limit))
+            self.prices = np.array([float(rung.price) for rung in self.ladder._rungs])
 
     def of(self, p: float) -> NDArray[np.float64]:
         known = self._of.get(p, np.empty((0, 4)))
@@ -76,16 +77,22 @@ def laws_of(terms: Robust) -> Laws:
 def simulated(terms: Robust, p: Chances, rng: Rng, after: float | None = None) -> Run:
     """Run steps of chances *p*; once one was contested, all others have the chance *after*, if given.
 
-    Between two payments the rungs only fall, so what happens next is looked up for many steps at once.
+    Between two payments the rungs only fall, so what happens next is looked up for many steps at once. The
+    budget is kept in floating point, which thousands of payments make necessary; the engine's is exact.
     """
-    ledger, laws, steps = Ledger(terms), laws_of(terms), p.size
-    ledger.ladder = laws.ladder
+    laws, steps, budget = laws_of(terms), p.size, 1 - terms.target
     start, wrong, votes, window = 0, 0, 0.0, 64
+    spent, payments = 0.0, 0
     kinds, kind = np.unique(p, return_inverse=True)
     while start < steps:
         stop = min(start + window, steps)
-        laws.reach(ledger.limit(start) if ledger.payments else laws.ladder.first.price)
-        places = rungs_from(ledger, laws, start, stop)
+        done = np.arange(start, stop)
+        if terms.length is None:
+            limits = np.full(stop - start, budget / ((payments + 1) * (payments + 2)))
+        else:
+            limits = (budget - spent) / (2 + payments * (terms.length - done) / np.maximum(done, 1))
+        laws.reach(float(limits.min()) if payments else float(laws.ladder.first.price))
+        places = rungs_at(limits, laws) if payments else np.zeros(stop - start, dtype=int)
         here = np.stack([laws.of(float(one)) for one in kinds])[kind[start:stop], places]
         draw = rng.random(stop - start)
         paying = draw >= 1 - here[:, 1]
@@ -94,27 +101,18 @@ def simulated(terms: Robust, p: Chances, rng: Rng, after: float | None = None) -
         votes += float(here[: first + 1, 3].sum())
         if first < stop - start:
             wrong += bool(rng.random() < here[first, 2])
-            ledger.pay(laws.ladder._rungs[places[first]].price)
+            spent, payments = spent + laws.prices[places[first]], payments + 1
             window = max(16, 4 * first)
-            if after is not None and ledger.payments == 1:
+            if after is not None and payments == 1:
                 kinds, kind = np.array([after]), np.zeros(steps, dtype=int)
         else:
             window *= 4
         start += first + 1 if first < stop - start else stop - start
-    return Run(wrong, float(ledger.spent), ledger.payments, votes)
+    return Run(wrong, spent, payments, votes)
 
 
-def rungs_from(ledger: Ledger, laws: Laws, start: int, stop: int) -> NDArray[Any]:
-    """Return which rung each step from *start* to *stop* has if none of them pays."""
-    if not ledger.payments:
-        return np.zeros(stop - start, dtype=int)
-    if ledger._length is None:
-        limits = np.full(stop - start, float(ledger.limit(start)))
-    else:
-        done = np.arange(start, stop)
-        to_come = ledger.payments * (ledger._length - done) / np.maximum(done, 1)
-        limits = float(ledger.budget - ledger.spent) / (2 + to_come)
-    # Prices fall: the first that is at most the limit.
+def rungs_at(limits: NDArray[Any], laws: Laws) -> NDArray[Any]:
+    """Return by limit the lowest rung that costs no more: prices fall."""
     return np.minimum(np.searchsorted(-laws.prices, -limits * (1 + 1e-12)), len(laws.prices) - 1)
 
 
