@@ -150,9 +150,10 @@ def _expected(
         return str(Fraction(int(limit * 10**12), 10**12)), 1, None, None
     if why == "returned":
         part = connection.execute(_PART, (number, step)).fetchone()
-        if part is None:
+        robust = None if part is None else VotingSettings.recorded(json.loads(part[1])).robust
+        if robust is None:
             return "0", 0, None, None
-        share = 1 - exact(VotingSettings(**json.loads(part[1])).robust.target)  # type: ignore[union-attr]
+        share = 1 - exact(robust.target)
         spent, _ = _total(connection, part[0])
         return str(spent - share), -int(not spent), None, None
     rung = charges.rung(step, data["tier"])
