@@ -4,7 +4,7 @@
   html      a web application, which answers everything with its page
   json      another API, with status 200
   text      a server that says in plain text that it works
-  stream    a server that streams whatever it is asked
+  stream    a server that streams every answer
   gzip      compressed in a way that nobody asked for
   moved     a redirect to another address
   status    a status that no standard knows
