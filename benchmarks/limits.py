@@ -212,7 +212,7 @@ def apart(arguments: argparse.Namespace, way: str, rpm: int) -> dict[str, Any]:
 
 
 def manners() -> dict[str, tuple[Callable[[], Server], dict[str, Any], int | float]]:
-    """Return servers, how they are asked, and what the right setting is: a concurrency, or a rate in requests a second."""
+    """Return servers, how they are asked, and the right setting: concurrency, or requests a second."""
     halved: dict[str, Any] = {"halve_at": 300.0}
     long = {"lengths": 10.0, "sigma": 0.5}
     return {
