@@ -119,9 +119,11 @@ def waited_out(connection: sqlite3.Connection, act: Callable[[], T]) -> T:
         try:
             return act()
         except sqlite3.OperationalError as error:
-            if not is_locked(error) or time.monotonic() - since >= PATIENCE:
+            waited = time.monotonic() - since
+            if not is_locked(error) or waited >= PATIENCE:
                 raise
-        if not said:
+        # SQLite refuses at once, without waiting, where two programs make a file's log at the same moment.
+        if not said and waited >= TRY_SECONDS:
             said = True
             [(_, _, file), *_] = connection.execute("PRAGMA database_list")
             name = os.path.basename(file)
