@@ -7,8 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from inspect import isabstract
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -61,17 +63,37 @@ def load_task(name: str) -> type[Task]:
     """Return the task class called *name*.
 
     Args:
-        name: an installed plugin's name, ``package.module:Class``, or ``path/file.py:Class``. Naming a
-            file runs it: name only files that you trust.
+        name: an installed plugin's name, ``package.module:Class``, ``path/file.py:Class``, or
+            ``path/file.py`` if it holds one task. Naming a file runs it: name only files that you trust.
 
     Raises:
         UsageError: there is no such plugin, module, file or class, or it is no task.
         PluginError: importing it raised.
     """
-    found = _load(name, TASKS, "task")
+    found = _imported(name, lambda: _only_task(name)) if name.endswith(".py") else _load(name, TASKS, "task")
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise UsageError(f"{name} is not a task: it must be a class derived from mdap.Chain or mdap.Process")
     return found
+
+
+def _only_task(file: str) -> type[Task]:
+    """Return the task class that *file* defines."""
+    module = _from_file(Path(file))
+    found = [
+        attribute
+        for attribute, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
+        if not attribute.startswith("_") and not isabstract(value)
+    ]
+    if len(found) != 1:
+        one = " or ".join(f"{file}:{attribute}" for attribute in found)
+        raise UsageError(
+            f"{file} defines {len(found)} tasks: name one, as {one}"
+            if found
+            else f"{file} defines no task: it needs a class derived from mdap.Chain or mdap.Process"
+        )
+    task: type[Task] = getattr(module, found[0])
+    return task
 
 
 def make_task(name: str, values: Mapping[str, Any]) -> Task:
@@ -95,7 +117,7 @@ def make_task(name: str, values: Mapping[str, Any]) -> Task:
 
 def in_full(name: str) -> str:
     """Return the *name* of a task as runs have it: a file by its whole path."""
-    place, colon, attribute = name.rpartition(":")
+    place, colon, attribute = (name, "", "") if name.endswith(".py") else name.rpartition(":")
     if not place.endswith(".py"):
         return name
     # Not Path.resolve, which raises at links that lead in a circle.
@@ -308,11 +330,30 @@ def _load(name: str, group: str, what: str) -> Any:
     points = installed(group).get(name, [])
     if not points and ":" not in name:
         known = ", ".join(installed(group)) or "none"
-        raise UsageError(f"there is no {what} {name!r}; installed: {known}")
+        raise UsageError(f"there is no {what} {name!r}{_meant(name, group)}; installed: {known}")
     if len(points) > 1:
         named = " or ".join(point.value for point in points)
         raise UsageError(f"several packages call a {what} {name!r}: name the one you want as {named}")
     return _imported(name, points[0].load if points else lambda: _named(name, what))
+
+
+def _meant(name: str, group: str) -> str:
+    """Return what to say of the plugin that *name* may have been meant for."""
+    near = get_close_matches(name, installed(group), 1)
+    vendor = _vendor_of(name) if group == PROVIDERS else None
+    meant = f"{vendor}/{name}" if vendor else (near[0] if near else None)
+    return "" if meant is None else f": did you mean {meant}?"
+
+
+def _vendor_of(model: str) -> str | None:
+    """Return the installed provider whose model *model* is, by the price list."""
+    from genai_prices import Usage, calc_price  # slow to import, and hardly ever needed
+
+    try:
+        vendor = calc_price(Usage(), model_ref=model).provider.id
+    except (LookupError, ValueError):
+        return None
+    return vendor if vendor in installed(PROVIDERS) else None
 
 
 def _imported(name: str, load: Callable[[], Any]) -> Any:

@@ -18,6 +18,7 @@ from mdap.audit.export import FORMATS, export, is_binary
 from mdap.audit.parallel import MakeTask
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
+from mdap.cli import completing
 from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.numbers import describe_statistics
 from mdap.cli.options import as_json, database, moved_task
@@ -41,7 +42,7 @@ def audit() -> None:
 
 
 @audit.command("verify")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @click.option("--oracle", is_flag=True, help="Compare each decision with the task's own truth, too.")
 @click.option(
     "--expect", metavar="DIGEST", help="A digest or seal that was noted elsewhere when the run ended."
@@ -96,7 +97,7 @@ async def _task_of(db: Path, run_id: str) -> str:
 
 
 @audit.command("stats")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @database
 @as_json
 def stats_(**given: Any) -> None:
@@ -109,7 +110,7 @@ def stats_(**given: Any) -> None:
 
 
 @audit.command("review")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @click.option(
     "--most", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Decisions to show."
 )
@@ -125,7 +126,7 @@ def review_(**given: Any) -> None:
 
 
 @audit.command("export")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @click.option(
     "--format",
     "fmt",

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import click
 
+from mdap.cli import completing
 from mdap.cli.options import as_json, budget_of, budget_options, database, limit_options, limits_of
 from mdap.cli.output import Exit, complain, fields, number, print_json, say, table
 from mdap.cli.stopping import interruptible
@@ -21,9 +22,15 @@ __all__ = ["calibrate"]
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", shell_complete=completing.tasks)
 @click.option(
-    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the task."
+    "-p",
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    shell_complete=completing.params,
+    help="Set a parameter of the task.",
 )
 @click.option(
     "--model",
@@ -32,6 +39,7 @@ __all__ = ["calibrate"]
     default=("sim",),
     show_default="sim",
     metavar="PROVIDER[/MODEL]",
+    shell_complete=completing.models,
     help="Where samples come from; several are calibrated one after the other and compared.",
 )
 @click.option(

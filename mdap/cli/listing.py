@@ -7,6 +7,7 @@ from typing import Any, Final
 import anyio
 import click
 
+from mdap.cli import completing
 from mdap.cli.certifying import certified
 from mdap.cli.options import as_json, database
 from mdap.cli.output import fields, number, print_json, say, table
@@ -22,7 +23,12 @@ _TEXT_SHOWN: Final = 400
 
 @click.command()
 @click.option("--most", type=click.IntRange(min=1), default=50, show_default=True, help="Runs to list.")
-@click.option("--of", metavar="RUN", help="List the parts of RUN: cases of a batch, tasks of a process.")
+@click.option(
+    "--of",
+    metavar="RUN",
+    shell_complete=completing.runs,
+    help="List the parts of RUN: cases of a batch, tasks of a process.",
+)
 @database
 @as_json
 def runs(**given: Any) -> None:
@@ -75,7 +81,7 @@ async def _runs(given: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @click.option("--step", type=click.IntRange(min=0), help="Show how this step was decided, sample by sample.")
 @database
 @as_json

@@ -11,6 +11,7 @@ import click
 from mdap._version import __version__
 from mdap.cli.auditing import audit
 from mdap.cli.calibrating import calibrate
+from mdap.cli.completing import COMPLETE
 from mdap.cli.installed import models, tasks
 from mdap.cli.listing import runs, show
 from mdap.cli.output import Exit, complain, complaints, exit_code_of, print_json
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the arguments; None for those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if COMPLETE in os.environ:  # a shell asks, in words of click's own
+        cli.main(args=arguments, prog_name="mdap", complete_var=COMPLETE)
     with steady() as out:
         with terminable(), complaints(), ExitStack() as stack:
             if "--json" in arguments:

@@ -11,6 +11,7 @@ import click
 from pydantic import ValidationError
 
 from mdap.audit.types import check_log
+from mdap.cli import completing
 from mdap.cli.output import complain
 from mdap.errors import MdapError, UsageError
 from mdap.journal.database import migrate
@@ -104,6 +105,7 @@ def moved_task(command: F) -> F:
     return click.option(
         "--task",
         metavar="TASK",
+        shell_complete=completing.tasks,
         callback=lambda context, option, name: None if name is None else in_full(name),
         help="The task of RUN, where it has moved to another file, module or name.",
     )(command)

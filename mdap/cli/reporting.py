@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import click
 
+from mdap.cli import completing
 from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.options import as_json, database
 from mdap.cli.output import print_json, say
@@ -19,7 +20,7 @@ __all__ = ["report"]
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where to write it, such as report.html.")
 @click.option(
     "--task",

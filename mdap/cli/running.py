@@ -12,6 +12,7 @@ import anyio
 import click
 from pydantic import ValidationError
 
+from mdap.cli import completing
 from mdap.cli.batching import cases_of, run_inputs
 from mdap.cli.certifying import certified
 from mdap.cli.display import DISPLAYS, configure_log, default_display, shown
@@ -54,9 +55,15 @@ class _Show:
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", shell_complete=completing.tasks)
 @click.option(
-    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the task."
+    "-p",
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    shell_complete=completing.params,
+    help="Set a parameter of the task.",
 )
 @click.option(
     "--model",
@@ -65,6 +72,7 @@ class _Show:
     default=("sim",),
     show_default="sim",
     metavar="PROVIDER[/MODEL]",
+    shell_complete=completing.models,
     help="Where samples come from, such as openai/gpt-4.1-mini; `mdap models` lists providers. Several take "
     "turns; options of one follow it, as in 'sim/a?seed=1'.",
 )
@@ -72,6 +80,7 @@ class _Show:
     "--escalate-to",
     multiple=True,
     metavar="PROVIDER[/MODEL]",
+    shell_complete=completing.models,
     help="Where a step goes that is undecided after --max-samples.",
 )
 @click.option(
@@ -247,7 +256,7 @@ def _run_cases(
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @click.option(
     "--speculate",
     type=click.Choice([str(mode) for mode in Speculate]),
@@ -296,7 +305,7 @@ async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @click.argument("step", type=click.IntRange(min=0))
 @click.option("--answer", required=True, metavar="JSON", help="The answer, as JSON.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why so; recorded.")

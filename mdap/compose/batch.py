@@ -140,6 +140,7 @@ class Batch(AsyncIterator[Solution]):
         else:
             check_same(row, columns)
             number = row.number
+            self._start.progress.add(await self._shop.reader.totals(number))
             tiers = await self._shop.reader.tiers_with_votes(number, self._start.voting.samples_allowed)
             self._start.presence.voted.update(tiers)
         self._shop.writer.append(

@@ -118,8 +118,7 @@ class Crew:
         unknown = [name for name, price in zip(self.names, self.prices, strict=True) if price is None]
         if budget.usd is not None and unknown:
             raise UsageError(
-                f"no price is known for {', '.join(unknown)}: give prices in a file with --prices, "
-                "or a budget in tokens"
+                f"no price is known for {', '.join(unknown)}: pass --prices FILE, or --budget-tokens instead"
             )
 
     def casting(self, voting: VotingSettings) -> Casting:

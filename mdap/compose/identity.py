@@ -170,11 +170,10 @@ def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
                 f"has moved, `mdap resume {row.run_id} --task NAME`"
             )
         if was != now:
-            if isinstance(was, dict) and isinstance(now, dict):
-                was, now = _different(was, now), _different(now, was)
             raise UsageError(
-                f"run {row.run_id} was started with {name} {_shown(was)}, not {_shown(now)}: "
-                "resume it as it was started, or start another run"
+                f"run {row.run_id} was started with {_changes(name, was, now)}: "
+                f"give --run-id another name to start another run, or go on as it was started with "
+                f"`mdap resume {row.run_id}`"
             )
 
 
@@ -189,12 +188,19 @@ def lasting(about: Any) -> Any:
     return [lasting(value) for value in about] if isinstance(about, list) else about
 
 
-def _different(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in one.items() if name not in other or other[name] != value}
+def _changes(name: str, was: Any, now: Any) -> str:
+    """Return what differs, as in ``k = 3, not 5``."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return f"{name} {_shown(was)}, not {_shown(now)}"
+    return "; ".join(
+        f"{each} = {_shown(was.get(each))}, not {_shown(now.get(each))}"
+        for each in {**was, **now}
+        if was.get(each) != now.get(each)
+    )
 
 
 def _shown(value: Any) -> str:
-    text = canonical(value)
+    text = "none" if value is None else canonical(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

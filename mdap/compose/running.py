@@ -156,6 +156,8 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
     shop.claims.take(number, start.name)
     try:
         await shop.count_earlier_spending(number)
+        if start.row is not None and start.parent is None:
+            start.progress.add(await shop.reader.totals(number))
         shop.writer.append(RunEvent(number, "started" if row is None else "resumed", data=shop.about()))
         if row is None:
             _tell_if_unfindable(shop, number, task, start)

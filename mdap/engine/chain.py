@@ -69,7 +69,6 @@ class ChainRace(Decider):
             PluginError: the task's code raised, or reads its own record otherwise than when it wrote it.
         """
         self._place = point.decisions
-        self.progress.steps += point.decisions
         self.digest = point.digest
         self._leftovers = Leftovers(point.openings)
         self._enter(point.step + 1, self._task.first_state(point))

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from mdap.engine.voting import Judgement, Race
 from mdap.errors import MdapError
-from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened, record_of
+from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened, Totals, record_of
 from mdap.rules.digests import text_digest
 from mdap.rules.redflags import clean, clean_label
 
@@ -51,13 +51,14 @@ class Opening:
 class Progress:
     """How far a run has come, for a display: counters only, cheap to read at any time.
 
+    Earlier sessions of a resumed run count too.
+
     Attributes:
-        steps: decided steps, those of earlier sessions included.
-        votes: votes counted in this session.
-        red_flags: samples discarded in this session.
-        void: samples of this session taken on an input that turned out wrong.
-        failed_attempts: attempts that failed in this session.
-        against: votes of this session that were not for the winner of their step.
+        steps: decided steps.
+        votes: counted votes.
+        red_flags: discarded samples.
+        void: samples taken on an input that turned out wrong.
+        failed_attempts: attempts that failed.
         in_flight: samples asked for and not come back.
         length: steps of the whole task; None where unknown.
     """
@@ -67,9 +68,16 @@ class Progress:
     red_flags: int = 0
     void: int = 0
     failed_attempts: int = 0
-    against: int = 0
     in_flight: int = 0
     length: int | None = None
+
+    def add(self, totals: Totals) -> None:
+        """Count what earlier sessions recorded."""
+        self.steps += totals.steps
+        self.votes += totals.votes
+        self.red_flags += totals.red_flags
+        self.void += totals.void
+        self.failed_attempts += totals.failed_attempts
 
 
 def written(

@@ -127,7 +127,6 @@ class ProcessRace(Decider):
     def begin(self, point: ProcessPoint) -> None:
         """Take up what earlier sessions decided and sampled."""
         self._place = point.decisions
-        self.progress.steps += point.decisions
         self.digest = point.digest
         self._next_step = point.next_step
         self._known = {identity: _Known(step, True) for identity, step in point.known.items()}

@@ -105,7 +105,6 @@ class Recorder:
         opening.lines.sort()
         lines = [line for _, line in opening.lines]
         self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
-        self.progress.against += total - votes
         self._votes_decided += total
         self._watch(opening.race, total - votes, total)
 

@@ -1,4 +1,4 @@
-"""What models cost: the user's file first, then a maintained price list if installed, else unknown."""
+"""What models cost: the user's file first, then the price list of `genai-prices`, else unknown."""
 
 import json
 from collections.abc import Mapping
@@ -49,10 +49,8 @@ def price_of(model: str, own: Mapping[str, Price]) -> Price | None:
 
 
 def _listed(model: str) -> Price | None:
-    try:
-        from genai_prices import Usage, calc_price
-    except ImportError:
-        return None
+    from genai_prices import Usage, calc_price  # a quarter of a second that most commands need not wait
+
     provider, _, name = model.partition("/")
 
     def per_million(usage: Any) -> float:

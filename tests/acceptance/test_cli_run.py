@@ -334,10 +334,10 @@ def test_the_same_name_with_other_settings_is_refused(cli: Cli) -> None:
     count = "SELECT count(*), (SELECT count(*) FROM run_events) FROM samples"
     rows = cli.query(count)
     differing = {
-        '"disks":4': "-p disks=4",
-        '"k":4': "-p disks=3 -k 4",
-        '"max_tokens":500': "-p disks=3 --max-tokens 500",
-        '"error_rate":0.2': "-p disks=3 -M error_rate=0.2",
+        "disks = 3, not 4": "-p disks=4",
+        "k = 3, not 4": "-p disks=3 -k 4",
+        "max_tokens = 750, not 500": "-p disks=3 --max-tokens 500",
+        "error_rate": "-p disks=3 -M error_rate=0.2",
         "openai/other": "-p disks=3 --model openai/other -M base_url=http://127.0.0.1:9/v1",
     }
     refused = [cli.here(f"run hanoi {options} {named}") for options in differing.values()]

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 import mdap
 from mdap.compose import settle_step
+from mdap.providers.prices import price_of
 from mdap.rules.canonical import canonical
 from mdap_hanoi import Hanoi, State
 from mdap_hanoi.turning import turned_answer, turned_state
@@ -291,3 +292,13 @@ async def test_a_good_guess_is_not_given_up_for_a_single_vote(tmp_path: Path) ->
     )
     assert split > solution.steps, "some steps had votes for several answers"
     assert solution.totals.void == 0
+
+
+def test_public_prices_ship_with_mdap() -> None:
+    """The tutorial's model has a price without any file; a file of one's own comes first."""
+    listed = price_of("openai/gpt-4.1-mini", {})
+    assert listed is not None
+    assert 0 < listed.input < listed.output
+    own = mdap.Price(input=1, output=2)
+    assert price_of("openai/gpt-4.1-mini", {"openai/gpt-4.1-mini": own}) is own
+    assert price_of("sim", {}) is None

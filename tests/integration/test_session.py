@@ -302,7 +302,9 @@ async def test_a_session_closes_its_provider(db: Path) -> None:
 async def cut(session: mdap.Session, task: Walk, rng: random.Random, **settings: Any) -> bool:
     """Run *task*, cancelled at some turn of the loop after some votes; return whether it was."""
     progress = mdap.Progress()
-    votes, turns = rng.randrange(40), rng.randrange(40)
+    begun = await session.find(settings.get("run_id", "-"))
+    votes = rng.randrange(40) + (begun.totals.votes if begun is not None else 0)
+    turns = rng.randrange(40)
 
     async def cancel(scope: anyio.CancelScope) -> None:
         while progress.votes < votes:
@@ -454,9 +456,9 @@ class Renewed(Walk):
 @pytest.mark.parametrize(
     ("task", "settings", "options", "what"),
     [
-        (Walk(steps=5), {"k": 2}, {}, "parameters"),
-        (Walk(steps=4), {"k": 3}, {}, "settings"),
-        (Walk(steps=4), {"k": 2, "voting": VotingSettings(temperatures=(0.5,))}, {}, "settings"),
+        (Walk(steps=5), {"k": 2}, {}, "steps = 4, not 5"),
+        (Walk(steps=4), {"k": 3}, {}, "k = 2, not 3"),
+        (Walk(steps=4), {"k": 2, "voting": VotingSettings(temperatures=(0.5,))}, {}, "temperatures = "),
         (Walk(steps=4), {"k": 2}, {"seed": 1}, "model options"),
         (Renewed(steps=4), {"k": 2}, {}, "task"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 import mdap
 from mdap.errors import PluginError, UsageError
-from mdap.plugins import installed, load_provider, load_task, make_task, read_values, task_name
+from mdap.plugins import in_full, installed, load_provider, load_task, make_task, read_values, task_name
 from mdap.providers.simulated import Simulated
 from mdap.testing import ScriptedProvider
 from mdap_hanoi import Hanoi
@@ -89,6 +89,47 @@ def test_a_task_by_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coin = load_task(f"{file}:Coin")
     assert load_task("my tasks.py:Coin") is load_task("./my tasks.py:Coin") is coin
     assert make_task("my tasks.py:Coin", {"flips": 2}).model_dump() == {"flips": 2}
+
+
+def test_a_file_alone_names_its_only_task(tmp_path: Path) -> None:
+    """With one task, a file needs no class; with several or none, the sentence says what to write."""
+    two = tmp_path / "two.py"
+    two.write_text(f"{SOURCE}\nclass Tail(Coin): pass\n")
+    with pytest.raises(
+        UsageError, match=r"two.py defines 2 tasks: name one, as .*two.py:Coin or .*two.py:Tail$"
+    ):
+        load_task(str(two))
+    # Neither what is imported, nor what lacks a method, nor what is private is one of them.
+    alone = tmp_path / "alone.py"
+    alone.write_text(f"{SOURCE}\nfrom mdap_hanoi import Hanoi\n_Again = Coin\n")
+    assert load_task(str(alone)) is load_task(f"{alone}:Coin")
+    assert in_full(f"{alone}") == str(alone)
+    empty = tmp_path / "empty.py"
+    empty.write_text("import mdap\n")
+    with pytest.raises(UsageError, match="defines no task: it needs a class derived from"):
+        load_task(str(empty))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("gpt-4.1-mini", "openai/gpt-4.1-mini"),
+        ("claude-haiku-4-5", "anthropic/claude-haiku-4-5"),
+        ("opnai/gpt-4.1-mini", "openai"),
+    ],
+)
+def test_a_model_without_its_provider_is_told_which_one(given: str, meant: str) -> None:
+    """The price list knows whose model it is; a slip of the pen is told as well."""
+    with pytest.raises(
+        UsageError, match=rf"there is no model provider .*: did you mean {meant}\?; installed"
+    ):
+        load_provider(given, {})
+
+
+def test_a_task_that_is_misspelled_is_told_what_was_meant() -> None:
+    """Names that are close."""
+    with pytest.raises(UsageError, match=r"there is no task 'hanoy': did you mean hanoi\?; installed: "):
+        load_task("hanoy")
 
 
 def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
