@@ -435,8 +435,10 @@ EVENTS: Final = {
     "warning": ("what a reader of the result should know", "`drift`, the kind of drift, or null"),
     "sealed": (
         "a session ended in order",
-        "`decisions`, `digest`, `events`, `rest` and `seal`, which covers all before it",
+        "`decisions`, `digest`, `events`, `rest` and `seal`, which covers all before it; of a run with parts "
+        "also `parts` and `until`, the event up to which their seals are covered",
     ),
+    "signed": ("somebody signed the last seal", "`seal`, and `signature` as `ssh-keygen` writes it"),
 }
 """The kinds of events of a run, each with what happened and what the event's data hold."""
 

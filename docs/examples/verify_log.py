@@ -3,9 +3,10 @@
     python verify_log.py DATABASE RUN
 
 It recomputes the digest of every reply, the chain of digests over all decisions, and the seals; it counts
-every race again, and what each step of `-k robust` has paid. It does not ask whether the prompts were the
-right ones, nor whether the replies say what is recorded: that takes the task's own code, and
-`mdap audit verify`.
+every race again, and what each step of `-k robust` has paid; it looks for rows of no run, and for missing
+runs and events. The parts of a run have seals of their own: check them by their own names. It does
+not ask whether the prompts were the right ones, nor whether the replies say what is recorded: that takes the
+task's own code, and `mdap audit verify`.
 
 It ends with exit code 1 if anything is not as it must be, and says at which step.
 """
@@ -21,6 +22,7 @@ from hashlib import blake2b
 from typing import Any
 
 RUN = "run_id, kind, parent, task, task_version, params, settings, provider, k, mdap_version, created_at"
+STATUS = ("started", "resumed", "finished", "undecided", "stopped", "failed")
 EVENTS = "SELECT kind, at, author, reason, step, opening, data FROM run_events WHERE run = ? ORDER BY id"
 DECISIONS = """
 SELECT d.step, d.opening, d.digest, p.step, p.key, p.input, p.prompt_digest,
@@ -41,6 +43,10 @@ UNDECIDED = """
 SELECT step, opening, key, input, prompt_digest FROM steps p WHERE run = ? AND NOT EXISTS (SELECT 1
 FROM decisions d WHERE (d.run, d.step, d.opening) = (p.run, p.step, p.opening)) ORDER BY step, opening"""
 
+# The newest seal of each part, among the events up to one.
+PARTS = """
+SELECT r.run_id, e.data ->> 'seal' FROM runs r JOIN run_events e ON e.id = (SELECT max(x.id) FROM run_events x
+WHERE x.run = r.id AND x.kind = 'sealed' AND x.id <= ?2) WHERE r.parent = ?1 ORDER BY r.id"""
 PAID = "SELECT data FROM run_events WHERE run = ? AND kind = 'paid' ORDER BY id"
 
 problems: list[str] = []
@@ -233,6 +239,21 @@ def without_later(columns: list[Any]) -> list[Any]:
     return columns[:-LATER] if columns[-LATER:] == [None] * LATER else columns
 
 
+def strays(log: sqlite3.Connection) -> None:
+    """Find rows of runs that are not in the log, and gaps in the numbers of runs and events."""
+    for table in ("run_events", "steps", "samples", "pending", "decisions"):
+        for (run,) in log.execute(f"SELECT DISTINCT run FROM {table} WHERE run NOT IN (SELECT id FROM runs)"):
+            check(f"run {run} of some rows in {table}", "a row in runs", None)
+    for table in ("runs", "run_events"):
+        check(
+            f"rows missing from {table}",
+            (0,),
+            log.execute(f"SELECT max(id) - count(*) FROM {table}").fetchone(),
+        )
+    orphans = "SELECT run_id FROM runs WHERE parent NOT IN (SELECT id FROM runs)"
+    check("runs without the run that they are part of", [], log.execute(orphans).fetchall())
+
+
 def rest(log: sqlite3.Connection, run: int) -> str:
     """Return the digest over what the chain does not cover."""
     undecided = log.execute(UNDECIDED, (run,)).fetchall()
@@ -256,19 +277,27 @@ def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
     row = log.execute(f"SELECT {RUN} FROM runs WHERE id = ?", (run,)).fetchone()
     lines = f"{spelled(row)}\n"
     last: dict[str, Any] | None = None
-    kind = None
+    sealed_now, status = False, None
     for kind, *event in log.execute(EVENTS, (run,)):
+        sealed_now = kind == "sealed" or (kind == "signed" and sealed_now)
+        status = kind if kind in STATUS else status
         if kind == "sealed":
             last = json.loads(event[-1])
-            parts = [last["decisions"], last["digest"], last["events"], last["rest"]]
-            check("seal", hashed(f"{spelled(parts)}\n", 32), last["seal"])
-            check("seal", (4 * [None], 5), (event[1:5], len(last)))
+            names = ["decisions", "digest", "events", "rest"] + ["parts", "until"] * ("parts" in last)
+            held = [last[name] for name in names]
+            check("seal", hashed(f"{spelled(held)}\n", 32), last["seal"])
+            check("seal", (4 * [None], len(names) + 1), (event[1:5], len(last)))
+            if "parts" in last:
+                of_parts = "".join(f"{spelled(row)}\n" for row in log.execute(PARTS, (run, last["until"])))
+                check("seals of the parts", last["parts"], hashed(of_parts, 32))
             check("run and events before a seal", last["events"], hashed(lines, 32))
             sealed = last["decisions"]
             check("decisions that were sealed", [last["digest"]], heads[sealed : sealed + 1])
         lines += f"{spelled([kind, *event])}\n"
     found = rest(log, run)
-    if kind == "sealed" and last is not None:
+    check("what happened to the run", True, status is not None)
+    check("seal of a run that has ended", True, sealed_now or status in ("started", "resumed"))
+    if sealed_now and last is not None:
         check("samples that were not counted", last["rest"], found)
         check("number of decisions", last["decisions"], len(heads) - 1)
         return str(last["seal"])
@@ -292,6 +321,7 @@ def main(path: str, run_id: str) -> None:
     if isinstance(rules, Budget):
         rules.compare()
     seal = seals(log, run, heads)
+    strays(log)
     for problem in problems[:100]:
         print(problem)
     if problems:

@@ -8,9 +8,19 @@ from typing import Any, Final
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.runs import RunFacts
 from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import EVENT_COLUMNS, OPEN_STEPS, REST, RUN_COLUMNS, SEALED, Lines, Seal
+from mdap.rules.seals import (
+    EVENT_COLUMNS,
+    OPEN_STEPS,
+    PARTS,
+    REST,
+    RUN_COLUMNS,
+    SEALED,
+    SIGNED,
+    Lines,
+    Seal,
+)
 
-__all__ = ["History", "check_events"]
+__all__ = ["History", "check_events", "object_of"]
 
 _DATA: Final = {
     "settled": ("step",),
@@ -32,6 +42,7 @@ class History:
         escalated: step, opening and tier of each race that went to another tier.
         seal: the last seal; None if there is none.
         sealed: whether nothing has happened since.
+        events: how many events there are.
         digest: the head of the digest chain; None before the first decision.
     """
 
@@ -41,6 +52,7 @@ class History:
     escalated: list[tuple[int, int, int]] = field(default_factory=list)
     seal: str | None = None
     sealed: bool = False
+    events: int = 0
     digest: str | None = None
 
 
@@ -62,8 +74,10 @@ def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Find
     )
     last: Seal | None = None
     for event in events:
-        history.sealed = event[0] == SEALED
-        if history.sealed:
+        history.events += 1
+        # A signature comes after the seal that it covers.
+        history.sealed = event[0] == SEALED or (history.sealed and event[0] == SIGNED)
+        if event[0] == SEALED:
             last = _sealed(connection, facts, event, lines.digest, findings)
             history.seal = None if last is None else last.seal
         else:
@@ -78,7 +92,7 @@ def _note(history: History, event: tuple[Any, ...], findings: Findings) -> None:
     kind, _, author, reason, _, _, text = event
     if kind not in (*_STATUS, *_DATA):
         return
-    data = _object(text)
+    data = object_of(text)
     try:
         if kind in _STATUS:
             history.status, history.result = kind, data.get("result")
@@ -100,16 +114,22 @@ def _sealed(
     findings: Findings,
 ) -> Seal | None:
     """Check all of a seal that does not change with what is sampled afterwards."""
-    data = _object(event[-1])
+    data = object_of(event[-1])
     try:
-        seal = Seal(data["decisions"], data["digest"], data["events"], data["rest"])
-    except KeyError:
-        findings.add(Kind.SEAL, "seal", "its four parts", event[-1])
+        seal = Seal(**{name: value for name, value in data.items() if name != "seal"})
+    except TypeError:
+        findings.add(Kind.SEAL, "seal", "its parts", event[-1])
         return None
     if seal.to_dict() != data or event[2:6] != (None,) * 4:
         findings.add(Kind.SEAL, "seal", seal.to_dict(), event[2:])
     if seal.events != events:
         findings.add(Kind.SEAL, "run and events up to its seal", seal.events, events)
+    if seal.parts is not None:
+        parts = Lines()
+        for part in connection.execute(PARTS, (facts.number, seal.until)):
+            parts.add(part)
+        if seal.parts != parts.digest:
+            findings.add(Kind.SEAL, "seals of the parts", seal.parts, parts.digest)
     sql = "SELECT digest FROM decisions WHERE run = ?1 AND place = ?2 - 1"
     row = connection.execute(sql, (facts.number, seal.decisions)).fetchone()
     found = CHAIN_START if seal.decisions == 0 else None if row is None else row[0]
@@ -133,7 +153,8 @@ def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, fin
         findings.add(Kind.SEAL, "samples that were not counted", seal.rest, rest.digest)
 
 
-def _object(text: Any) -> dict[str, Any]:
+def object_of(text: Any) -> dict[str, Any]:
+    """Return the JSON object that *text* is; an empty one where it is none."""
     try:
         data = json.loads(text or "{}")
     except (ValueError, TypeError, RecursionError):

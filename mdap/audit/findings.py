@@ -33,6 +33,7 @@ class Kind(StrEnum):
     EVENT = "event"
     RUN = "run"
     SEAL = "seal"
+    STRAY = "stray"
     TRUTH = "truth"
 
     @property
@@ -124,6 +125,11 @@ class Findings:
     def total(self) -> int:
         """How many there are."""
         return self.counts.total()
+
+    @property
+    def only_of_truth(self) -> bool:
+        """Whether the record is as it was made, and only the decisions are wrong."""
+        return set(self.counts) == {Kind.TRUTH}
 
     @property
     def only_of_plugin(self) -> bool:

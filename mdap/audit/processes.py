@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio
 
+from mdap.audit.events import object_of
 from mdap.audit.findings import Kind
 from mdap.audit.part import Part
 from mdap.audit.questions import Question, check_text
@@ -172,7 +173,7 @@ class _Record:
             return
         row = self._connection.execute(_OF_PART, (self.facts.number, named[1])).fetchone()
         digest, data = row or (None, None)
-        result = None if data is None else canonical(json.loads(data).get("result"))
+        result = None if data is None else canonical(object_of(data).get("result"))
         if (str(digest), result) != (named[2], decision.winner):
             found = f"{named[2]}, {decision.winner}"
             self.findings.add(Kind.DECISION, f"part {named[1]}", f"{digest}, {result}", found, place)
@@ -288,6 +289,9 @@ class _Record:
         if known is None and part is not None:
             self.failed_part(part)
         known = self.find(identity, repr(identity[0][:60]))
+        if known is not None and not known.decided and self.over and not self._given_up(known.step):
+            self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
+            raise _StrayError
         if known is None or not known.decided:
             return False, None
         row = self._row(known)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mdap.audit.budget import check_budget
 from mdap.audit.chains import audit_part, audit_tail
@@ -17,6 +17,8 @@ from mdap.audit.part import Part
 from mdap.audit.processes import audit_process
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import RunFacts, find_number, run_facts
+from mdap.audit.signatures import Signature, signatures_of
+from mdap.audit.strays import check_strays
 from mdap.audit.types import check_texts, check_types
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
@@ -27,6 +29,7 @@ from mdap.tasks import Chain, Process, Task
 __all__ = ["Verification", "verify"]
 
 _MOST_NOTES: Final = 100
+_UNDER_WAY: Final = ("started", "resumed")
 _ONLY_OF_PLUGIN: Final = (
     "the record agrees with itself: the task's code asks, reads or goes on otherwise than when the run was "
     "made, or the log was forged as a whole: compare the digest with one noted elsewhere"
@@ -49,13 +52,17 @@ class Verification:
         run_id: the run's id.
         task: its task.
         status: how the run stands.
-        verdict: ``verified``; ``mismatch``: the record is not what it must be; or ``plugin changed``: the
-            record agrees with itself, but the task's code now asks or reads otherwise.
+        verdict: ``verified``; ``mismatch``: the record is not what it must be; ``plugin changed``: the
+            record agrees with itself, but the task's code now asks or reads otherwise; ``wrong decisions``:
+            the record is as it was made, but the task's oracle decides otherwise; ``empty``: the record
+            holds nothing of the run; ``not sealed``: the run has ended, and its end or its seal is gone; or
+            ``not signed``: no allowed signer has signed its seal.
         decisions: decisions checked.
         samples: samples read again.
         votes: votes counted again.
         digest: the head of the digest chain; None before the first decision.
         seal: the last seal; None if no session ended in order.
+        signatures: who signed it; see `Signature`.
         mismatches: the first hundred.
         counts: how many mismatches there are, by kind.
         notes: what else a reader should know, a sentence each.
@@ -70,6 +77,7 @@ class Verification:
     votes: int
     digest: str | None
     seal: str | None
+    signatures: tuple[Signature, ...]
     mismatches: tuple[Mismatch, ...]
     counts: Mapping[str, int]
     notes: tuple[str, ...]
@@ -91,6 +99,7 @@ class Verification:
             "votes": self.votes,
             "digest": self.digest,
             "seal": self.seal,
+            "signatures": [signature._asdict() for signature in self.signatures],
             "counts": dict(self.counts),
             "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
             "notes": list(self.notes),
@@ -104,6 +113,8 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
     *,
     oracle: bool = False,
     expect: str | None = None,
+    allow_unsealed: bool = False,
+    signers: str | Path | None = None,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
@@ -115,6 +126,8 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
         make_task: makes the task from its name and parameters; with several jobs, a function of a module.
         oracle: whether to compare each decision with the task's own truth, too.
         expect: a digest or seal that was noted elsewhere when the run ended.
+        allow_unsealed: whether a run that has ended may lack its seal.
+        signers: a file of allowed signers, as ``ssh-keygen`` reads it, of whom one must have signed the seal.
         jobs: processes to use; with more than one, the calling script must be importable.
         progress: called with the decisions checked so far, and all.
 
@@ -126,22 +139,32 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
         DatabaseError: the log cannot be read, or holds what mdap never writes.
     """
     job = Job(Path(db), make_task, oracle, jobs)
+    wanted = _Wanted(expect, allow_unsealed, None if signers is None else Path(signers))
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _verified(job, run_id, expect, progress)
+        return _verified(job, run_id, wanted, progress)
     # A process is run to be verified, in an event loop of its own, and a thread has but one.
     with ThreadPoolExecutor(1) as apart:
-        return apart.submit(_verified, job, run_id, expect, progress).result()
+        return apart.submit(_verified, job, run_id, wanted, progress).result()
+
+
+class _Wanted(NamedTuple):
+    """What else must hold."""
+
+    expect: str | None
+    allow_unsealed: bool
+    signers: Path | None
 
 
 def _verified(
-    job: Job, run_id: str, expect: str | None, progress: Callable[[int, int], None] | None
+    job: Job, run_id: str, wanted: _Wanted, progress: Callable[[int, int], None] | None
 ) -> Verification:
     with plain_reading(job.path) as connection:
         audit = _Audit(connection, job, progress)
         facts, history = audit.tree(find_number(connection, run_id))
-        return _concluded(facts, history, audit.whole, expect)
+        signatures = signatures_of(connection, facts.number, facts.run_id, wanted.signers)
+        return _concluded(facts, history, audit, wanted, tuple(signatures))
 
 
 class _Audit:
@@ -157,6 +180,7 @@ class _Audit:
         self, connection: sqlite3.Connection, job: Job, progress: Callable[[int, int], None] | None
     ) -> None:
         self.whole = Part()
+        self.unsealed: list[str] = []
         self._connection = connection
         self._job = job
         self._progress = progress
@@ -165,6 +189,7 @@ class _Audit:
     def tree(self, number: int) -> tuple[RunFacts, History]:
         """Check a run and its parts, and return the run itself and what happened to it."""
         check_texts(self._connection, self._job.path)
+        check_strays(self._connection, self.whole.findings)
         [self._all] = self._connection.execute(_DECISIONS_OF_TREE, (number,)).fetchone()
         facts, history, part = self._run(number)
         self.whole.merge(part)
@@ -197,6 +222,8 @@ class _Audit:
             self._connection.execute("ROLLBACK")
         self._tell(self.whole.decisions + whole.decisions)
         whole.notes += _notes(facts, task, history)
+        if not history.sealed and (history.status not in _UNDER_WAY or whole.over):
+            self.unsealed.append(facts.run_id)
         return facts, history, whole
 
     def _task(self, facts: RunFacts) -> Task | None:
@@ -241,23 +268,29 @@ def _notes(facts: RunFacts, task: Task | None, history: History) -> Iterator[str
         )
 
 
-def _concluded(facts: RunFacts, history: History, whole: Part, expect: str | None) -> Verification:
+def _concluded(
+    facts: RunFacts, history: History, audit: _Audit, wanted: _Wanted, signatures: tuple[Signature, ...]
+) -> Verification:
+    whole = audit.whole
     findings = whole.findings
-    if expect is not None and expect not in (history.digest, history.seal):
+    if wanted.expect is not None and wanted.expect not in (history.digest, history.seal):
         found = f"{history.digest} or {history.seal}"
-        findings.add(Kind.SEAL, "digest or seal noted elsewhere", expect, found)
+        findings.add(Kind.SEAL, "digest or seal noted elsewhere", wanted.expect, found)
+    if any(signature.key is None for signature in signatures):
+        findings.add(Kind.SEAL, "signature of a seal", "a valid one", "one that is not")
     if findings.total and findings.only_of_plugin:
         whole.notes.append(_ONLY_OF_PLUGIN)
     return Verification(
         run_id=facts.run_id,
         task=facts.task,
-        status="running" if history.status in ("started", "resumed") else history.status,
-        verdict=_verdict(findings),
+        status="running" if history.status in _UNDER_WAY else history.status,
+        verdict=_verdict(findings, history, audit.unsealed, wanted, signatures),
         decisions=whole.decisions,
         samples=whole.samples,
         votes=whole.votes,
         digest=history.digest,
         seal=history.seal,
+        signatures=signatures,
         mismatches=tuple(findings.listed),
         counts=findings.counts,
         notes=tuple(whole.notes[:_MOST_NOTES]),
@@ -309,7 +342,23 @@ def _same(
         findings.add(kind, what, expected, found, place)
 
 
-def _verdict(findings: Findings) -> str:
-    if not findings.total:
-        return "verified"
-    return "plugin changed" if findings.only_of_plugin else "mismatch"
+def _verdict(
+    findings: Findings,
+    history: History,
+    unsealed: list[str],
+    wanted: _Wanted,
+    signatures: tuple[Signature, ...],
+) -> str:
+    if findings.total:
+        if findings.only_of_truth:
+            return "wrong decisions"
+        return "plugin changed" if findings.only_of_plugin else "mismatch"
+    if not history.events:
+        return "empty"
+    if unsealed and not wanted.allow_unsealed:
+        return "not sealed"
+    if wanted.signers is not None and not any(
+        signature.allowed and signature.seal == history.seal for signature in signatures
+    ):
+        return "not signed"
+    return "verified"

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mdap.audit import Verification, open_log, verify
+from mdap.audit import Signature, Verification, open_log, verify
 from mdap.audit.export import FORMATS, export, is_binary
 from mdap.audit.parallel import MakeTask
 from mdap.audit.review import review
@@ -26,6 +26,7 @@ from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.places import at_home
 from mdap.cli.reporting import report
 from mdap.cli.reviewing import describe_doubtful
+from mdap.cli.sealing import seal
 from mdap.cli.streams import binary_output
 from mdap.errors import UsageError
 from mdap.journal.reader import open_log as open_records
@@ -46,6 +47,12 @@ def audit() -> None:
 @click.option("--oracle", is_flag=True, help="Compare each decision with the task's own truth, too.")
 @click.option(
     "--expect", metavar="DIGEST", help="A digest or seal that was noted elsewhere when the run ended."
+)
+@click.option("--allow-unsealed", is_flag=True, help="Accept a run that has ended and lacks its seal.")
+@click.option(
+    "--signers",
+    metavar="FILE",
+    help="Require that one of these allowed signers, as ssh-keygen reads them, signed the seal.",
 )
 @click.option(
     "--jobs",
@@ -76,6 +83,8 @@ def verify_(**given: Any) -> Exit:
                 make,
                 oracle=given["oracle"],
                 expect=given["expect"],
+                allow_unsealed=given["allow_unsealed"],
+                signers=given["signers"],
                 jobs=given["jobs"],
                 progress=progress,
             )
@@ -87,7 +96,7 @@ def verify_(**given: Any) -> Exit:
         _describe(came)
     if came.ok:
         return Exit.FINISHED
-    complain(_sentence(came))
+    complain(_sentence(came, given))
     return Exit.FAILED
 
 
@@ -173,6 +182,7 @@ def _describe(came: Verification) -> None:
         ("samples", f"{number(came.samples)} read again, {number(came.votes)} votes"),
         ("digest", came.digest or "-"),
         ("seal", came.seal or "-"),
+        *[("signed by", _signer(signature)) for signature in came.signatures],
         *[("note", note) for note in came.notes],
     ]
     fields(rows)
@@ -183,8 +193,28 @@ def _describe(came: Verification) -> None:
         say(f"  ... {number(total)} in all; the first {len(came.mismatches)} with --json")
 
 
-def _sentence(came: Verification) -> str:
+def _signer(signature: Signature) -> str:
+    if signature.key is None:
+        return "nobody: the signature is not valid"
+    return f"{signature.key}{', an allowed signer' if signature.allowed else ''}"
+
+
+_SENTENCES: Final = {
+    "empty": "{run} holds nothing to verify: its row is there, and no event",
+    "not sealed": "{run} has ended and its last seal is missing: events, and samples that were not counted, "
+    "may have been changed or deleted; accept that with --allow-unsealed",
+    "not signed": "no signer in {signers} has signed the last seal of {run}: sign it with "
+    "`mdap audit seal {run} --sign KEY`",
+}
+
+
+def _sentence(came: Verification, given: dict[str, Any]) -> str:
+    if came.verdict in _SENTENCES:
+        return _SENTENCES[came.verdict].format(run=came.run_id, signers=given["signers"])
     total = sum(came.counts.values())
+    if came.verdict == "wrong decisions":
+        are = "1 decision is" if total == 1 else f"{number(total)} decisions are"
+        return f"{are} wrong by the task's oracle; the record itself is as it was made"
     things = "1 thing does" if total == 1 else f"{number(total)} things do"
     if came.verdict == "plugin changed":
         return f"{came.verdict}: {things} not match, and the record agrees with itself; see the notes"
@@ -192,3 +222,4 @@ def _sentence(came: Verification) -> str:
 
 
 audit.add_command(report)
+audit.add_command(seal)

@@ -6,7 +6,17 @@ from mdap.journal.reader import Reader
 from mdap.journal.writer import Writer
 from mdap.records import RunEvent
 from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import EVENT_COLUMNS, OPEN_STEPS, REST, RUN_COLUMNS, SEALED, Lines, Seal
+from mdap.rules.seals import (
+    EVENT_COLUMNS,
+    NEWEST,
+    OPEN_STEPS,
+    PARTS,
+    REST,
+    RUN_COLUMNS,
+    SEALED,
+    Lines,
+    Seal,
+)
 
 __all__ = ["Sealer"]
 
@@ -25,8 +35,8 @@ class Sealer:
         self._reader = reader
         self._lock = anyio.Lock()
 
-    async def seal(self, run: int) -> None:
-        """Make everything appended durable, and append a seal over what there is of *run*.
+    async def seal(self, run: int) -> str:
+        """Make everything appended durable, append a seal over what there is of *run*, and return it.
 
         Raises:
             DatabaseError: the database cannot be written any more.
@@ -36,6 +46,7 @@ class Sealer:
                 await self._writer.flush()
                 seal = await _seal(self._reader, run)
             self._writer.append(RunEvent(run, SEALED, data=seal.to_dict()))
+        return seal.seal
 
 
 async def _seal(reader: Reader, run: int) -> Seal:
@@ -51,4 +62,11 @@ async def _seal(reader: Reader, run: int) -> Seal:
             rest.add_sample(sample)
     last = await reader.rows("last_decision", run)
     decisions, head = (last[0]["place"] + 1, last[0]["digest"]) if last else (0, CHAIN_START)
-    return Seal(decisions, head, events.digest, rest.digest)
+    [(newest,)] = await reader.select(NEWEST)
+    parts = await reader.select(PARTS, run, newest)
+    if not parts:
+        return Seal(decisions, head, events.digest, rest.digest)
+    lines = Lines()
+    for part in parts:
+        lines.add(part)
+    return Seal(decisions, head, events.digest, rest.digest, lines.digest, newest)

@@ -1,7 +1,8 @@
 """The seal of a run: a digest over what the digest chain leaves out, taken whenever a session ends.
 
 The chain covers decisions, their inputs and the samples that were counted. The seal covers the rest: the
-run's own row, everything that happened to it, and whatever was sampled without being counted.
+run's own row, everything that happened to it, whatever was sampled without being counted, and the seals of
+its parts.
 """
 
 import json
@@ -12,10 +13,25 @@ from typing import Any, Final
 
 from mdap.records import SAMPLE_COLUMNS, without_later
 
-__all__ = ["EVENT_COLUMNS", "OPEN_STEPS", "REST", "RUN_COLUMNS", "SEALED", "Lines", "Seal"]
+__all__ = [
+    "EVENT_COLUMNS",
+    "NEWEST",
+    "OPEN_STEPS",
+    "PARTS",
+    "REST",
+    "RUN_COLUMNS",
+    "SEALED",
+    "SIGNED",
+    "Lines",
+    "Seal",
+    "message",
+]
 
 SEALED: Final = "sealed"
 """The kind of the event that holds a seal."""
+
+SIGNED: Final = "signed"
+"""The kind of the event that holds somebody's signature of the seal before it."""
 
 RUN_COLUMNS: Final = (
     "run_id, kind, parent, task, task_version, params, settings, provider, k, mdap_version, created_at"
@@ -45,6 +61,15 @@ REST: Final = (
 )
 """Samples that neither the chain nor the events cover, as SQL: those that were not counted, those counted
 where nothing is decided yet, and those on an input that is still a guess."""
+
+NEWEST: Final = "SELECT max(id) FROM run_events"
+"""The newest event of the log, as SQL."""
+
+PARTS: Final = """SELECT r.run_id, iif(json_valid(e.data), e.data ->> 'seal', e.data)
+    FROM runs r JOIN run_events e ON e.id = (SELECT max(x.id) FROM run_events x
+        WHERE x.run = r.id AND x.kind = 'sealed' AND x.id <= ?2)
+    WHERE r.parent = ?1 ORDER BY r.id"""
+"""The parts of a run, each with its newest seal among the events up to one, as SQL."""
 
 _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
@@ -78,20 +103,31 @@ class Seal:
         digest: the head of their chain.
         events: digest of the run's row and of every event before the seal.
         rest: digest of the rows of `OPEN_STEPS` and `REST`, one statement after the other.
+        parts: digest of the rows of `PARTS`; None if the run has no part that is sealed.
+        until: the newest event whose seal may be among them; None with no parts.
     """
 
     decisions: int
     digest: str
     events: str
     rest: str
+    parts: str | None = None
+    until: int | None = None
 
     @property
     def seal(self) -> str:
         """The one digest that stands for all of them."""
         lines = Lines()
-        lines.add((self.decisions, self.digest, self.events, self.rest))
+        of_parts = () if self.parts is None else (self.parts, self.until)
+        lines.add((self.decisions, self.digest, self.events, self.rest, *of_parts))
         return lines.digest
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event's data."""
-        return {**asdict(self), "seal": self.seal}
+        held = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**held, "seal": self.seal}
+
+
+def message(run_id: str, seal: str) -> str:
+    """Return the text that a signature or a timestamp of a run's seal covers."""
+    return f"mdap run {run_id}\nseal {seal}\n"

@@ -19,6 +19,7 @@ from mdap.audit import Verification, verify
 from mdap.compose import settle_step
 from mdap.plugins import make_task
 from mdap.records import SAMPLE_COLUMNS
+from mdap_arithmetic import Multiply
 from mdap_hanoi import Hanoi
 
 ALONE = Path(mdap.__file__).parents[1] / "docs" / "examples" / "verify_log.py"
@@ -379,7 +380,131 @@ def test_a_cut_off_end_is_found_by_what_was_noted_elsewhere(log: Path, tmp_path:
     noted = proven(log, "lively")
     truncate_with_events(copy)
     came = proven(copy, "lively")
+    # Without the runs after it, whose events have higher numbers.
+    assert (came.verdict, dict(came.counts)) == ("mismatch", {"stray": 1})
+    change(copy, "DELETE FROM run_events WHERE id > (SELECT max(id) FROM run_events WHERE run = 1)")
+    change(copy, "DELETE FROM runs WHERE id > 1")
+    for table in ("decisions", "samples", "steps"):
+        change(copy, f"DELETE FROM {table} WHERE run > 1")
+    came = proven(copy, "lively")
     assert (came.verdict, came.status, len(came.notes)) == ("verified", "running", 1)
     for digest in (noted.digest, noted.seal):
         assert verify(copy, "lively", make_task, expect=digest).verdict == "mismatch"
         assert verify(log, "lively", make_task, expect=digest).ok
+
+
+# --- a process with parts, and a batch
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log with a process, a process that solves a task, and a batch."""
+    path = tmp_path_factory.mktemp("nested") / "a.db"
+    options = {"error_rate": 0.2, "flag_rate": 0.1, "seed": 3}
+    mdap.solve_sync(Multiply(a=12, b=34), db=path, run_id="process", k=2, options=options)
+    mdap.solve_sync(Outer(), db=path, run_id="outer", k=2, options=options)
+    asyncio.run(batch(path, options))
+    with closing(sqlite3.connect(path)) as connection:
+        for [name] in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("PRAGMA journal_mode = DELETE")
+    return path
+
+
+async def batch(path: Path, options: dict[str, Any]) -> None:
+    async with mdap.Session(db=path, options=options) as session:
+        async for _ in session.solve_all((Hanoi(disks=disks) for disks in (1, 2)), k=2, run_id="batch"):
+            pass
+
+
+class Outer(mdap.Process[Any]):
+    """Solves a tower as a part of itself."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        """Return what the tower came to."""
+        return await ask.solve(Hanoi(disks=2), key="tower")
+
+
+NAMES = ("process", "outer", "batch")
+
+
+def stays_unseen(copy: Path) -> bool:
+    """Whether every run of the log is verified all the same."""
+    return all(is_ok(copy, name) for name in NAMES)
+
+
+def is_ok(copy: Path, name: str) -> bool:
+    try:
+        return verify(copy, name, make_task).ok
+    except (mdap.UsageError, mdap.DatabaseError):
+        return False
+
+
+def test_an_honest_log_of_processes_is_verified(nested: Path) -> None:
+    """So that what follows can fail."""
+    assert stays_unseen(nested)
+    assert [alone(nested, name).returncode for name in NAMES] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("table", "column"), CASES)
+def test_a_changed_value_is_found_in_processes_and_batches(
+    nested: Path, tmp_path: Path, table: str, column: str
+) -> None:
+    """Each column of each table, in the first row of each run that has one, parts included."""
+    copy = tmp_path / "copy.db"
+    where = " AND ".join(f"{key} = ?" for key in keys(table))
+    run = {"runs": "id", "texts": "(SELECT min(run) FROM samples WHERE text = texts.id)"}.get(table, "run")
+    used = {"run_events": "kind <> 'sealed'"}.get(table, f"{run} IS NOT NULL")
+    sql = f"SELECT {', '.join(keys(table))}, min({run}) FROM {table} WHERE {used} GROUP BY {run}"
+    for *rowid, _ in ask(nested, sql):
+        [(value,)] = ask(nested, f"SELECT {column} FROM {table} WHERE {where}", *rowid)
+        shutil.copy(nested, copy)
+        other = f"{value}x" if column == "run_id" else other_than(value)
+        change(copy, f"UPDATE {table} SET {column} = ? WHERE {where}", other, *rowid)
+        assert not stays_unseen(copy), f"{table}.{column} of {rowid}: {value!r}"
+
+
+TABLES = ("runs", "run_events", "texts", "steps", "samples", "decisions")
+WHOLE = {
+    **{f"{table} emptied": f"DELETE FROM {table}" for table in TABLES},
+    "first run": "DELETE FROM runs WHERE id = 1",
+    "first event": "DELETE FROM run_events WHERE id = 1",
+    "run renumbered": "UPDATE runs SET id = 99 WHERE id = 1",
+    "event moved": "UPDATE run_events SET run = 2 WHERE id = (SELECT max(id) FROM run_events WHERE run = 1)",
+    "end moved": "UPDATE run_events SET run = 2 WHERE run = 1 AND kind IN ('finished', 'sealed')",
+    "events reordered": "UPDATE run_events SET id = -id WHERE run = 1 AND kind = 'finished'",
+    "event doubled": "INSERT INTO run_events(run, kind, at, data) SELECT run, kind, at, data FROM run_events "
+    "WHERE run = 1 AND kind = 'finished'",
+    "case taken out": "UPDATE runs SET parent = NULL WHERE run_id = 'batch/0'",
+    "part taken out": "UPDATE runs SET parent = NULL WHERE run_id LIKE 'outer/%'",
+    "case of another batch": "UPDATE runs SET parent = 1 WHERE run_id = 'batch/1'",
+    "step doubled": "INSERT INTO steps SELECT run, step + 100, opening, key, input, prompt_digest FROM steps "
+    "WHERE run = 1 LIMIT 1",
+    "decision moved": "UPDATE decisions SET run = 4 WHERE run = 1 AND place = 0",
+    "sample of no run": "INSERT INTO samples(run, step, opening, ordinal, verdict, model, view, attempts) "
+    "VALUES (77, 0, 0, 0, 'void', 'sim', 0, 1)",
+    "run without a row": "INSERT INTO run_events(run, kind) VALUES (88, 'started')",
+}
+
+
+@pytest.mark.parametrize("what", list(WHOLE))
+def test_rows_that_vanish_move_or_appear_are_found_in_processes_and_batches(
+    nested: Path, tmp_path: Path, what: str
+) -> None:
+    """By mdap and by the verifier without it, in the run that it concerns or in any."""
+    copy = tmp_path / "copy.db"
+    shutil.copy(nested, copy)
+    change(copy, WHOLE[what])
+    assert not stays_unseen(copy)
+    assert any(alone(copy, name).returncode == 1 for name in NAMES)
+
+
+def test_a_run_from_another_log_is_found_by_what_was_noted_elsewhere(nested: Path, tmp_path: Path) -> None:
+    """A whole run of another seed in the place of this one agrees with itself; its seal is another."""
+    noted = verify(nested, "process", make_task)
+    other = tmp_path / "other.db"
+    mdap.solve_sync(
+        Multiply(a=12, b=34), db=other, run_id="process", k=2, options={"error_rate": 0.2, "seed": 9}
+    )
+    assert verify(other, "process", make_task).ok
+    assert verify(other, "process", make_task, expect=noted.seal).verdict == "mismatch"

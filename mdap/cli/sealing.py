@@ -1,0 +1,44 @@
+"""``mdap audit seal``: a run's seal, for somebody else to keep."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+
+from mdap.cli import completing
+from mdap.cli.files import check_apart, database_files, written
+from mdap.cli.options import as_json, database
+from mdap.cli.output import print_json, say
+from mdap.compose.signing import seal_run
+
+__all__ = ["seal"]
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@click.option("--sign", metavar="KEY", help="Sign the seal with this SSH key, and record the signature.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Write the text that a signature or a timestamp covers, and the signature beside it as FILE.sig.",
+)
+@database
+@as_json
+def seal(**given: Any) -> None:
+    """Print the seal of RUN to keep it elsewhere; take one if the run ended without, and sign it."""
+    place = None if given["output"] is None else Path(given["output"])
+    if place is not None:
+        check_apart("-o", place, {**database_files(given["db"]), "--sign": given["sign"]})
+    sealed = anyio.run(seal_run, given["db"], given["run_id"], given["sign"])
+    if place is not None:
+        texts = {place: sealed.message, Path(f"{place}.sig"): sealed.signature}
+        for path, text in texts.items():
+            if text is not None:
+                with written("-o", path) as out:
+                    out.write(text.encode())
+    if given["json"]:
+        print_json(sealed._asdict())
+        return
+    say(sealed.seal)

@@ -1,0 +1,88 @@
+"""Sealing a run by hand, and signing its seal."""
+
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, NamedTuple
+
+import anyio
+
+from mdap.errors import UsageError
+from mdap.journal.claims import Claims
+from mdap.journal.reader import Reader, open_log
+from mdap.journal.sealing import Sealer
+from mdap.journal.writer import open_journal
+from mdap.records import RunEvent
+from mdap.rules.seals import SEALED, SIGNED, message
+
+__all__ = ["Sealed", "seal_run"]
+
+_LAST: Final = "SELECT kind FROM run_events WHERE run = ?1 AND kind <> ?2 ORDER BY id DESC LIMIT 1"
+
+
+class Sealed(NamedTuple):
+    """A run's seal.
+
+    Attributes:
+        run_id: the run.
+        seal: its seal.
+        message: the text that stands for both, to sign or to have timestamped.
+        signature: a signature of that text, as ``ssh-keygen`` writes it; None if nobody signed it now.
+    """
+
+    run_id: str
+    seal: str
+    message: str
+    signature: str | None
+
+
+async def seal_run(db: str | Path, run_id: str, key: str | Path | None = None) -> Sealed:
+    """Seal a run if anything has happened to it since its last seal, and sign its seal.
+
+    Args:
+        db: path of the database.
+        run_id: the run's id, a unique beginning of it, or ``latest``.
+        key: an SSH key to sign with; ``ssh-keygen`` reads it, or asks the agent. None for no signature.
+
+    Raises:
+        UsageError: there is no such run, another process is at work on it, or the key cannot sign.
+        DatabaseError: the database cannot be written.
+    """
+    path = Path(db)
+    async with open_log(path) as reader:
+        row = await reader.find(run_id)
+        with closing(Claims(path)) as claims:
+            claims.take(row.number, row.run_id)
+            async with open_journal(path) as journal:
+                seal = await _newest(reader, row.number)
+                if seal is None:
+                    seal = await Sealer(journal, reader).seal(row.number)
+                text = message(row.run_id, seal)
+                signature = None if key is None else await _signed(text, Path(key))
+                if signature is not None:
+                    data = {"seal": seal, "signature": signature}
+                    journal.append(RunEvent(row.number, SIGNED, data=data))
+                await journal.flush()
+    return Sealed(row.run_id, seal, text, signature)
+
+
+async def _newest(reader: Reader, run: int) -> str | None:
+    """Return the last seal of a run; None if something has happened since."""
+    last = await reader.select(_LAST, run, SIGNED)
+    return await reader.seal(run) if last and last[0][0] == SEALED else None
+
+
+async def _signed(text: str, key: Path) -> str:
+    with TemporaryDirectory() as folder:
+        file = anyio.Path(folder) / "seal"
+        await file.write_text(text)
+        command = ["ssh-keygen", "-q", "-Y", "sign", "-n", "mdap", "-f", str(key), str(file)]
+        try:
+            # It asks for a passphrase on the terminal by itself.
+            done = await anyio.run_process(command, stdin=None, check=False)
+        except FileNotFoundError:
+            raise UsageError("ssh-keygen is not installed: install OpenSSH to sign a seal") from None
+        if done.returncode != 0:
+            why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise UsageError(f"ssh-keygen cannot sign with {key}: {why}")
+        return await anyio.Path(f"{file}.sig").read_text()
