@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Generic, NamedTuple, Protocol
+
+from typing_extensions import TypeVar  # `default` is part of typing from Python 3.13
 
 __all__ = [
     "EVENTS",
@@ -63,6 +65,7 @@ SURE: Final = 0.65
 Where errors are independent, it is that likely in one of a hundred runs.
 """
 
+_SHOWN: Final = 200
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -698,7 +701,7 @@ class Projection:
     seconds: Interval
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Calibration:
     """What samples of random steps say of a model at a task.
 
@@ -775,6 +778,23 @@ class Calibration:
     seconds: float = 0.0
     findings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return _told(
+            self,
+            run_id=self.run_id,
+            task=self.task,
+            models=self.models,
+            status=str(self.status),
+            reason=self.reason,
+            samples=self.samples,
+            error_rate=round(self.error_rate.value, 6),
+            error_bound=round(self.error_bound, 6),
+            valid_rate=round(self.valid_rate.value, 6),
+            k=self.k,
+            target=self.target,
+            cost_usd=self.cost_usd,
+        )
+
     @property
     def uneven(self) -> bool:
         """Whether some steps are harder than others, as far as can be told."""
@@ -789,6 +809,16 @@ class Calibration:
         """Return the JSON object that ``mdap calibrate --json`` prints for each model."""
         plain = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
         return {**plain, "k": self.k}
+
+
+def _told(value: Any, **shown: Any) -> str:
+    """Return the *repr* of a large value: what a reader looks for, on one line; None is left out."""
+    parts = []
+    for name, item in shown.items():
+        text = repr(item)
+        if item is not None:
+            parts.append(f"{name}={text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'}")
+    return f"{type(value).__name__}({', '.join(parts)})"
 
 
 def _plain(value: Any) -> Any:
@@ -836,8 +866,11 @@ class Guarantee:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Solution:
+R_co = TypeVar("R_co", covariant=True, default=Any)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Solution(Generic[R_co]):
     """What a run came to.
 
     Attributes:
@@ -862,7 +895,7 @@ class Solution:
     run_id: str
     task: str
     status: RunStatus
-    result: Any
+    result: R_co
     reason: str | None
     totals: Totals
     k: int
@@ -874,6 +907,21 @@ class Solution:
     seal: str | None = None
     guarantee: Guarantee | None = None
     undecided: int = 0
+
+    def __repr__(self) -> str:
+        return _told(
+            self,
+            run_id=self.run_id,
+            task=self.task,
+            status=str(self.status),
+            result=self.result,
+            reason=self.reason,
+            steps=self.steps,
+            samples=self.totals.samples,
+            k=self.k,
+            p_zero_errors=self.p_zero_errors and round(self.p_zero_errors, 6),
+            cost_usd=self.cost_usd,
+        )
 
     @property
     def mostly_undecided(self) -> bool:

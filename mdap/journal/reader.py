@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import aiosqlite
 
-from mdap.errors import UsageError
+from mdap.errors import RunNotFoundError, UsageError
 from mdap.journal.database import open_reading
 from mdap.journal.statements import statements
 from mdap.logfile import translated
@@ -103,7 +103,8 @@ class Reader:
         """Return the run called *name*: its id, a unique beginning of it, or ``latest``.
 
         Raises:
-            UsageError: there is no such run, or several.
+            RunNotFoundError: there is no such run.
+            UsageError: there are several.
         """
         wanted = name
         if name == "latest":
@@ -115,7 +116,9 @@ class Reader:
             wanted = matches[0][0] if matches else name
         row = await self.run(wanted)
         if row is None:
-            raise UsageError(f"there is no run {name!r} in {self.path}: `mdap runs` lists those there are")
+            raise RunNotFoundError(
+                f"there is no run {name!r} in {self.path}: `mdap runs` lists those there are"
+            )
         return row
 
     async def run(self, run_id: str) -> RunRow | None:

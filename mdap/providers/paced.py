@@ -29,6 +29,7 @@ class Paced:
         inner: the provider to ask.
         limits: concurrency, requests and tokens per minute, seconds an attempt may take.
         models: how many share the files that the process may open.
+        owned: whether closing this one closes *inner*.
 
     Attributes:
         remote: whether an endpoint beyond this process is asked: then its limits are found out.
@@ -38,8 +39,9 @@ class Paced:
         gate: where requests wait.
     """
 
-    def __init__(self, inner: Provider, limits: Limits, models: int = 1) -> None:
+    def __init__(self, inner: Provider, limits: Limits, models: int = 1, *, owned: bool = True) -> None:
         self._inner = inner
+        self._owned = owned
         self._limits = limits
         self.name = inner.name
         self.max_n = inner.max_n
@@ -130,5 +132,6 @@ class Paced:
         return self._inner.describe()
 
     async def aclose(self) -> None:
-        """Close the inner provider."""
-        await self._inner.aclose()
+        """Close the inner provider, if it is owned."""
+        if self._owned:
+            await self._inner.aclose()
