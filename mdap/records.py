@@ -877,7 +877,8 @@ class Solution(Generic[R_co]):
         run_id: the run's id in the database.
         task: the task's name.
         status: finished, undecided, stopped or failed.
-        result: what the task made of its last state; None unless finished.
+        result: what the task returned, as a value of the type that it declares in ``Process[R]`` or for
+            `Chain.result` if that comes back from its JSON, else as its JSON value; None unless finished.
         reason: one sentence on why the run did not finish; None if it did.
         totals: steps, votes, red flags, tokens.
         k: the margin every decision had to reach; with `-k robust`, m of the first step.
@@ -907,6 +908,7 @@ class Solution(Generic[R_co]):
     seal: str | None = None
     guarantee: Guarantee | None = None
     undecided: int = 0
+    _json: Any = field(default=None, compare=False)  # the result as it is on record
 
     def __repr__(self) -> str:
         return _told(
@@ -949,7 +951,7 @@ class Solution(Generic[R_co]):
             "run_id": self.run_id,
             "task": self.task,
             "status": str(self.status),
-            "result": self.result,
+            "result": self.result if self._json is None else self._json,
             "reason": self.reason,
             "steps": self.totals.steps,
             "undecided": self.undecided,

@@ -9,6 +9,7 @@ import anyio
 
 from mdap.compose.arguments import checked_task
 from mdap.compose.identity import Start, batch_columns, check_same
+from mdap.compose.results import with_typed_result
 from mdap.compose.running import Workshop, begin_or_find, run_task
 from mdap.errors import DatabaseError, MdapError, StoppedError
 from mdap.plugins import task_name
@@ -172,7 +173,7 @@ class Batch(AsyncIterator[Solution]):
             task = checked_task(case)
             row = await self._shop.reader.run(name)
             start = replace(self._start, name=name, row=row, parent=batch)
-            solution = await run_task(self._shop, task, start)
+            solution = with_typed_result(task, await run_task(self._shop, task, start))
         except DatabaseError:
             raise
         except MdapError as error:

@@ -29,6 +29,7 @@ __all__ = [
     "checked_run_id",
     "lasting",
     "new_run_id",
+    "not_alone",
     "run_columns",
     "solution_of",
 ]
@@ -202,6 +203,14 @@ def _changes(name: str, was: Any, now: Any) -> str:
 def _shown(value: Any) -> str:
     text = "none" if value is None else canonical(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def not_alone(row: RunRow) -> str:
+    """Return why *row*, which is no run by itself, cannot be resumed by its name alone."""
+    if row.kind == "batch":
+        again = f"solve its tasks again under its name, `mdap run --inputs ... --run-id {row.run_id}`"
+        return f"{row.run_id} is a batch: to go on, {again}"
+    return f"{row.run_id} is a {row.kind}: to go on, give the command of its run again"
 
 
 async def solution_of(reader: Reader, row: RunRow) -> Solution:

@@ -11,6 +11,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, Unpack, overload
 
@@ -23,16 +24,17 @@ from mdap.compose.bulletin import Bulletin
 from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
 from mdap.compose.hosting import Host
-from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
+from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, not_alone, solution_of
 from mdap.compose.inspection import Inspection
 from mdap.compose.margins import ENDED, K, batch_margin, with_k, with_margin
 from mdap.compose.replay import as_recorded
+from mdap.compose.results import with_typed_result
 from mdap.compose.roster import roster_of
 from mdap.compose.running import Workshop, run_task
 from mdap.compose.signatures import Model, Resulting, RunSettings
 from mdap.engine.opening import Progress
 from mdap.engine.purse import Purse
-from mdap.errors import UsageError
+from mdap.errors import PluginError, UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import RunRow, open_log
 from mdap.journal.sealing import Sealer
@@ -291,7 +293,7 @@ class Session:
             row = await _row(shop, name)
             start = Start(name=name, voting=voting, row=row, progress=progress or Progress())
             start = await with_margin(shop, task, start, k, (target, floor))
-            return await run_task(shop, task, start)
+            return with_typed_result(task, await run_task(shop, task, start))
 
         return await self._driven(name, drive)
 
@@ -444,7 +446,7 @@ class Session:
             await shop.writer.flush()
             row = await shop.reader.find(run_id)
         if row.kind != "run":
-            raise UsageError(f"{row.run_id} is a {row.kind}: to go on, give the command of its run again")
+            raise UsageError(not_alone(row))
         voting = VotingSettings.recorded(row.settings)
         made = make_recorded(row.task, row.params) if task is None else make_task(task, row.params)
         start = Start(
@@ -454,7 +456,38 @@ class Session:
             moved=task is not None,
             progress=progress or Progress(),
         )
-        return await self._driven(row.run_id, lambda shop: run_task(shop, made, start))
+
+        async def drive(shop: Workshop) -> Solution[Any]:
+            return with_typed_result(made, await run_task(shop, made, start))
+
+        return await self._driven(row.run_id, drive)
+
+    async def resume_all(self, *, progress: Progress | None = None) -> AsyncIterator[Solution[Any]]:
+        """Resume every run of the database that was cut or stopped, one after another, the oldest first.
+
+        Each keeps the settings it was started with. One that cannot be resumed here stays as it is, and its
+        solution's *reason* says why: its task or its models are others, it is a batch, or another process is
+        working on it.
+
+        Args:
+            progress: counters that are kept while the runs go on.
+
+        Yields:
+            The solution of each run, however it ended: see its status and reason.
+
+        Raises:
+            DatabaseError: the database cannot be written any more.
+        """
+        with self._visit() as shop:
+            await shop.writer.flush()
+            rows = await shop.reader.unfinished()
+        for row in rows:
+            try:
+                yield await self.resume(row.run_id, progress=progress)
+            except (UsageError, PluginError) as error:
+                found = await self.find(row.run_id)
+                if found is not None:
+                    yield replace(found, reason=str(error))
 
     async def find(self, run_id: str) -> Solution[Any] | None:
         """Return the solution so far of the run whose id is exactly *run_id*, or None if there is none."""

@@ -130,6 +130,10 @@ class Reader:
         """Return the newest runs that are no parts of others, each with its number of decided steps."""
         return [(_run_row(row), int(row["steps"])) for row in await self.rows("runs", most)]
 
+    async def unfinished(self) -> list[RunRow]:
+        """Return the runs and batches that were cut, stopped, or settled since, the oldest first."""
+        return [_run_row(row) for row in await self.rows("unfinished")]
+
     async def parts(self, run: int, most: int) -> list[tuple[RunRow, int]]:
         """Return the first runs that are parts of *run*, each with its number of decided steps."""
         return [(_run_row(row), int(row["steps"])) for row in await self.rows("parts", most, run)]
