@@ -18,8 +18,8 @@ from mdap.tasks import Task
 
 __all__ = ["Batch", "Case"]
 
-# A case is a task, or why there is none.
 Case = Task | MdapError
+"""What a batch solves: a task, or the error that says why there is none."""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ __all__ = ["with_typed_result"]
 
 
 def with_typed_result(task: Task, solution: Solution[Any]) -> Solution[Any]:
-    """Return *solution* with its result read back as the type that *task* declares, where that loses nothing."""
+    """Return *solution* with its result as the type that *task* declares, where that loses nothing."""
     adapter = _adapter_of(type(task))
     if adapter is None or solution.status is not RunStatus.FINISHED:
         return solution
