@@ -499,6 +499,40 @@ async def test_an_object_cannot_be_made_from_its_name(db: Path) -> None:
             pass
 
 
+class Odd(Gated):
+    """Returns what it is given to return."""
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        found: Sequence[Reply] = self._about["found"]
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize("instant", [True, False])
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (["text"], "must return a list of mdap.Reply with a text each, not 'text'"),
+        ("text", "must return a list of mdap.Reply, not 'text'"),
+        (Reply("text", "odd"), "must return a list of mdap.Reply, not Reply"),
+        (None, "must return a list of mdap.Reply, not None"),
+        ([Reply("text", "odd", input_tokens="5")], "tokens of an mdap.Reply are whole numbers or None"),  # type: ignore[arg-type]
+    ],
+)
+async def test_an_object_that_returns_no_replies_is_told_what_it_must_return(
+    db: Path, instant: bool, found: Any, sentence: str
+) -> None:
+    """Not what went wrong inside mdap because of it."""
+    model = Odd(TASK, about={"found": found})
+    model.instant = instant
+    async with mdap.Session(model, db=db) as session:
+        solution = await session.run(TASK)
+    assert solution.status is RunStatus.FAILED
+    assert sentence in str(solution.reason)
+
+
 class Broken(Gated):
     def describe(self) -> dict[str, Any]:
         return {"at": object()}
