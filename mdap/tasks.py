@@ -352,14 +352,17 @@ def types_of(kind: type[Chain[Any, Any]]) -> tuple[Any, Any]:
 
 
 def result_type_of(kind: type[Task]) -> Any:
-    """Return the type that a task declares for its result: R of ``Process[R]``, or what `result` returns."""
-    if issubclass(kind, Process):
-        return (*_given_to(Process, kind), Any)[0]
-    method = getattr(kind, "result", None)
+    """Return the type that a task declares for its result; `Any` where it declares none.
+
+    It is what `Process.solve` or `Chain.result` is said to return, or else the R of ``Process[R]``.
+    """
+    method = getattr(kind, "solve" if issubclass(kind, Process) else "result", None)
     try:
-        return get_type_hints(method).get("return", Any)
+        declared = get_type_hints(method).get("return", R)
     except Exception:  # a name that is there for type checkers only, or no function
         return Any
+    given = (*_given_to(Process, kind), Any)[0]
+    return given if isinstance(declared, TypeVar) else declared
 
 
 def _given_to(generic_base: type[Task], kind: type[Task]) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ from mdap.compose.replay import as_recorded
 from mdap.compose.results import with_typed_result
 from mdap.compose.roster import roster_of
 from mdap.compose.running import Workshop, run_task
-from mdap.compose.signatures import Model, Resulting, RunSettings
+from mdap.compose.signatures import Model, Resulting, RunSettings, Solving
 from mdap.engine.opening import Progress
 from mdap.engine.purse import Purse
 from mdap.errors import PluginError, UsageError
@@ -45,7 +45,7 @@ from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Fact, Solution
 from mdap.rules.parameters import check_parameters
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
-from mdap.tasks import Process, Task
+from mdap.tasks import Task
 
 __all__ = ["Session"]
 
@@ -218,7 +218,7 @@ class Session:
     # -- the face ----------------------------------------------------------------------------------
 
     @overload
-    async def solve(self, task: Process[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    async def solve(self, task: Solving[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
     @overload
     async def solve(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
     @overload
@@ -246,7 +246,7 @@ class Session:
         return solution
 
     @overload
-    async def run(self, task: Process[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    async def run(self, task: Solving[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
     @overload
     async def run(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
     @overload

@@ -8,6 +8,7 @@ from mdap.compose.margins import K
 from mdap.engine.opening import Progress
 from mdap.protocols import Provider
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.tasks import Ask
 
 __all__ = [
     "CalibrateSettings",
@@ -17,12 +18,20 @@ __all__ = [
     "RunSettings",
     "SessionSettings",
     "SolveSettings",
+    "Solving",
 ]
 
 Model = str | Provider
 """A model by its name, ``provider`` or ``provider/model``, or as an object that is an `mdap.Provider`."""
 
 R_co = TypeVar("R_co", covariant=True)
+
+
+class Solving(Protocol[R_co]):
+    """A process that says which type its result has."""
+
+    async def solve(self, ask: Ask, /) -> R_co:
+        """See `mdap.Process.solve`."""
 
 
 class Resulting(Protocol[R_co]):

@@ -6,10 +6,10 @@ from typing import Any, Final, TypeVar, Unpack, overload
 import anyio
 
 from mdap.compose.session import Session
-from mdap.compose.signatures import CalibrateSettings, Resulting, SessionSettings, SolveSettings
+from mdap.compose.signatures import CalibrateSettings, Resulting, SessionSettings, SolveSettings, Solving
 from mdap.errors import UsageError
 from mdap.records import Calibration, Solution
-from mdap.tasks import Process, Task
+from mdap.tasks import Task
 
 __all__ = ["calibrate", "solve", "solve_sync"]
 
@@ -19,7 +19,7 @@ _OF_SESSION: Final = frozenset(("model", *SessionSettings.__annotations__))
 
 
 @overload
-async def solve(task: Process[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
+async def solve(task: Solving[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
 @overload
 async def solve(task: Resulting[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
 @overload
@@ -59,7 +59,7 @@ async def calibrate(task: Task, **settings: Unpack[CalibrateSettings]) -> Calibr
 
 
 @overload
-def solve_sync(task: Process[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
+def solve_sync(task: Solving[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
 @overload
 def solve_sync(task: Resulting[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
 @overload
