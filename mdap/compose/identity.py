@@ -12,7 +12,7 @@ from mdap.compose.certifying import certificate_of
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
-from mdap.plugins import former_name, task_name
+from mdap.plugins import OBJECT, former_name, task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import guarantee_of
@@ -173,9 +173,15 @@ def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
         if was != now:
             raise UsageError(
                 f"run {row.run_id} was started with {_changes(name, was, now)}: "
-                f"give --run-id another name to start another run, or go on as it was started with "
-                f"`mdap resume {row.run_id}`"
+                f"give --run-id another name to start another run, or go on as it was started {_how(row)}"
             )
+
+
+def _how(row: RunRow) -> str:
+    models = (*row.provider["models"], *row.provider["escalate_to"])
+    if any(f"{OBJECT}/" in model for model in models):
+        return "in its own program, with the same model object"
+    return f"with `mdap resume {row.run_id}`"
 
 
 def _voting(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ async def test_other_parameters_and_other_processes_are_no_internal_errors(app: 
         status, body = await post(app, "tower", 4)
         group.cancel_scope.cancel()
     assert status == 409
-    assert "was started with parameters" in body["detail"]
+    assert "was started with disks = 6, not 4" in body["detail"]
     claims = Claims(app.state.session.path)  # on Linux, another one counts as another process
     claims.take(1, "tower")
     status, body = await post(app, "tower", 6)
