@@ -458,7 +458,7 @@ class Renewed(Walk):
         (Walk(steps=5), {"k": 2}, {}, "steps = 4, not 5"),
         (Walk(steps=4), {"k": 3}, {}, "k = 2, not 3"),
         (Walk(steps=4), {"k": 2, "voting": VotingSettings(temperatures=(0.5,))}, {}, "temperatures = "),
-        (Walk(steps=4), {"k": 2}, {"seed": 1}, "model options"),
+        (Walk(steps=4), {"k": 2}, {"seed": 1}, "seed = 0, not 1"),
         (Renewed(steps=4), {"k": 2}, {}, "task"),
     ],
 )
