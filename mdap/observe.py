@@ -4,7 +4,16 @@ from contextlib import suppress
 
 import structlog
 
-from mdap.records import AttemptFailed, Decided, Fact, RunEvent, SampleTaken, StepOpened, StepResolved
+from mdap.records import (
+    AttemptFailed,
+    Decided,
+    Fact,
+    PromptSent,
+    RunEvent,
+    SampleTaken,
+    StepOpened,
+    StepResolved,
+)
 
 __all__ = ["watch"]
 
@@ -14,7 +23,7 @@ _LONGEST = 500
 
 
 def watch(fact: Fact) -> None:
-    """Emit the event that *fact* is: flat, dotted, without model text.
+    """Emit the event that *fact* is: flat, dotted, without the text of prompts and replies.
 
     A log that cannot be written does not end the run: the fact is durable.
     """
@@ -50,6 +59,8 @@ def _emit(fact: Fact) -> None:
         )
     elif isinstance(fact, StepOpened):
         _log.debug("step.opened", run=fact.run, step=fact.step, opening=fact.opening)
+    elif isinstance(fact, PromptSent):
+        _log.debug("prompt.recorded", run=fact.run, step=fact.step, opening=fact.opening, view=fact.view)
     elif isinstance(fact, StepResolved):
         _log.debug("step.resolved", run=fact.run, step=fact.step, confirmed=fact.confirmed)
     else:

@@ -77,6 +77,9 @@ class Session:
         speculate: whether a chain's next step is sampled before the one before it is decided.
         on_dead: whether to stop when one of several models is gone (out of quota, or without an answer), or
             to continue without it.
+        record_prompts: whether the log keeps the text of every prompt, in runs of which *voting* does not say
+            so; None keeps those of processes, and not those of chains, which are made again from their
+            inputs. A resumed run goes on as it began.
         log: whether every recorded fact is also a structlog event.
 
     Raises:
@@ -96,6 +99,7 @@ class Session:
         prices: Mapping[str, Price] | str | Path | None = None,
         speculate: Speculate | str = Speculate.VOTE,
         on_dead: OnDead | str = OnDead.STOP,
+        record_prompts: bool | None = None,
         log: bool = False,
     ) -> None:
         check_session(
@@ -115,6 +119,7 @@ class Session:
         self._prices = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
         self._speculate = Speculate(speculate)
         self._on_dead = OnDead(on_dead)
+        self._record_prompts = record_prompts
         self._watch: Callable[[Fact], None] | None = watch if log else None
         self._host: Host[tuple[Workshop, TaskGroup]] | None = None
 
@@ -286,16 +291,24 @@ class Session:
         check_run(k, voting, run_id, progress)
         check_share(target=target, floor=floor)
         check_parameters(task)
-        voting = voting or VotingSettings()
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
 
         async def drive(shop: Workshop) -> Solution[Any]:
             row = await _row(shop, name)
-            start = Start(name=name, voting=voting, row=row, progress=progress or Progress())
+            how = self._voting(voting, row)
+            start = Start(name=name, voting=how, row=row, progress=progress or Progress())
             start = await with_margin(shop, task, start, k, (target, floor))
             return with_typed_result(task, await run_task(shop, task, start))
 
         return await self._driven(name, drive)
+
+    def _voting(self, voting: VotingSettings | None, row: RunRow | None = None) -> VotingSettings:
+        """Return how steps are decided; where nobody says whether to record prompts, as the run began."""
+        voting = voting or VotingSettings()
+        wanted = self._record_prompts if voting.record_prompts is None else voting.record_prompts
+        if wanted is None and row is not None:
+            wanted = row.settings.get("record_prompts")
+        return voting if wanted is None else voting.model_copy(update={"record_prompts": wanted})
 
     async def _driven(
         self, name: str, drive: Callable[[Workshop], Awaitable[Solution[Any]]]
@@ -336,7 +349,7 @@ class Session:
         check_share(target=target)
         name = checked_run_id(run_id)
         with self._visit() as shop:
-            return await batch_margin(shop, tasks, name, voting or VotingSettings(), target)
+            return await batch_margin(shop, tasks, name, self._voting(voting), target)
 
     def solve_all(
         self,
@@ -370,7 +383,7 @@ class Session:
         """
         check_run(k, voting, run_id, progress)
         check_cases(tasks, k)
-        voting = voting or VotingSettings()
+        voting = self._voting(voting)
         if voting.robust is not None:
             raise UsageError("-k robust is for one run, not for many: give k")
         start = Start(
@@ -421,7 +434,7 @@ class Session:
         name = f"{new_run_id(task)}-calibration" if run_id is None else checked_run_id(run_id)
         wish = Wish(name, samples, target, seed)
         with self._visit() as shop:
-            return await calibrate_task(shop, task, wish, voting or VotingSettings())
+            return await calibrate_task(shop, task, wish, self._voting(voting))
 
     async def resume(
         self, run_id: str, *, task: str | None = None, progress: Progress | None = None
