@@ -61,7 +61,7 @@ def test_the_first_prompt_of_a_chain_is_printed_and_nothing_else_happens(place: 
     assert "Towers of Hanoi" in view["system"]
     assert "[[3, 2, 1], [], []]" in view["user"]
     printed = place.here("prompts hanoi -p disks=3").out
-    assert all(f"    | {line}\n" in printed for line in view["system"].splitlines())
+    assert all(f"    | {line}".rstrip() + "\n" in printed for line in view["system"].splitlines())
     assert "  at most 750 output tokens\n" in printed
     assert not list(place.folder.glob("*.db"))
 

@@ -303,7 +303,7 @@ def swap_decisions(copy: Path) -> int | None:
 
 def truncate(copy: Path) -> int | None:
     """The last decisions go with all that led to them."""
-    for table in ("decisions", "samples", "steps"):
+    for table in ("decisions", "samples", "prompts", "steps"):
         change(copy, f"DELETE FROM {table} WHERE run = 1 AND step >= 28")
     return 28
 
@@ -386,7 +386,7 @@ def test_a_cut_off_end_is_found_by_what_was_noted_elsewhere(log: Path, tmp_path:
     assert (came.verdict, dict(came.counts)) == ("mismatch", {"stray": 1})
     change(copy, "DELETE FROM run_events WHERE id > (SELECT max(id) FROM run_events WHERE run = 1)")
     change(copy, "DELETE FROM runs WHERE id > 1")
-    for table in ("decisions", "samples", "steps"):
+    for table in ("decisions", "samples", "prompts", "steps"):
         change(copy, f"DELETE FROM {table} WHERE run > 1")
     came = proven(copy, "lively")
     assert (came.verdict, came.status, len(came.notes)) == ("verified", "running", 1)
