@@ -24,7 +24,15 @@ from mdap.compose.bulletin import Bulletin
 from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
 from mdap.compose.hosting import Host
-from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, not_alone, solution_of
+from mdap.compose.identity import (
+    Start,
+    as_begun,
+    checked_run_id,
+    new_name,
+    new_run_id,
+    not_alone,
+    solution_of,
+)
 from mdap.compose.inspection import Inspection
 from mdap.compose.margins import ENDED, K, batch_margin, with_k, with_margin
 from mdap.compose.replay import as_recorded
@@ -305,10 +313,9 @@ class Session:
     def _voting(self, voting: VotingSettings | None, row: RunRow | None = None) -> VotingSettings:
         """Return how steps are decided; where nobody says whether to record prompts, as the run began."""
         voting = voting or VotingSettings()
-        wanted = self._record_prompts if voting.record_prompts is None else voting.record_prompts
-        if wanted is None and row is not None:
-            wanted = row.settings.get("record_prompts")
-        return voting if wanted is None else voting.model_copy(update={"record_prompts": wanted})
+        if voting.record_prompts is None:
+            voting = voting.model_copy(update={"record_prompts": self._record_prompts})
+        return as_begun(voting, row)
 
     async def _driven(
         self, name: str, drive: Callable[[Workshop], Awaitable[Solution[Any]]]

@@ -167,6 +167,17 @@ async def test_a_resumed_run_records_as_it_began(tmp_path: Path, record: bool | 
     assert proven(db, "one").ok
 
 
+async def test_a_resumed_batch_records_as_it_began(tmp_path: Path) -> None:
+    """Its cases, too: those that are left when the same call is made again."""
+    db = tmp_path / "a.db"
+    for record in (False, None):
+        tasks = [Rows(rows=1)] * (2 if record is None else 1)
+        async with mdap.Session(db=db, record_prompts=record) as session:
+            async for solution in session.solve_all(tasks, run_id="batch"):
+                assert solution.status == "finished"
+    assert rows(db, "SELECT count(*), (SELECT count(*) FROM prompts) FROM runs") == [(3, 0)]
+
+
 async def test_a_run_does_not_change_whether_it_records(tmp_path: Path) -> None:
     """To say otherwise at a resume is refused in words, so that no document is stored unnoticed."""
     db = tmp_path / "a.db"
