@@ -10,9 +10,8 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -38,89 +37,90 @@ Chances = NDArray[np.float64]
 # -- runs by their law ------------------------------------------------------------------------------
 
 
-class Run(NamedTuple):
-    """What a run came to: wrong decisions, what it spent, payments, and mean votes."""
+class Terms(NamedTuple):
+    """What all runs of a cell share.
 
-    wrong: int
-    spent: float
-    payments: int
-    votes: float
+    Attributes:
+        robust: floor, target, and whether the length is known.
+        kinds: the chances that steps may have.
+        after: where in *kinds* the chance of every step is once the run has paid; None to leave it.
+    """
+
+    robust: Robust
+    kinds: Sequence[float]
+    after: int | None = None
 
 
-class Laws:
-    """The rungs of all runs with the same terms, and how steps of some chances end at each of them."""
+class Rungs:
+    """The rungs of runs with the same terms, and how a step of each kind ends at each of them."""
 
-    def __init__(self, terms: Robust) -> None:
-        self.ladder = Ledger(terms).ladder
+    def __init__(self, terms: Terms) -> None:
+        self._kinds = terms.kinds
+        self._ladder = Ledger(terms.robust).ladder
         self.prices = np.empty(0)
-        self._of: dict[float, NDArray[np.float64]] = {}
+        self.laws = np.empty((len(terms.kinds), 0, 4))
+        self.reach(float(self._ladder.first.price))
 
     def reach(self, limit: float) -> None:
         """Know the rungs as far as one that costs *limit* at most."""
-        if not self.prices.size or self.prices[-1] > limit:
-            self.ladder.cheapest(Fraction(limit))
-            self.prices = np.array([float(rung.price) for rung in self.ladder._rungs])
+        if self.prices.size and self.prices[-1] <= limit:
+            return
+        self._ladder.cheapest(Fraction(limit))
+        further = self._ladder._rungs[len(self.prices) :]
+        fresh = np.array([[law(rung, p) for rung in further] for p in self._kinds])
+        self.laws = np.concatenate([self.laws, fresh], axis=1)
+        self.prices = np.append(self.prices, [float(rung.price) for rung in further])
 
-    def of(self, p: float) -> NDArray[np.float64]:
-        known = self._of.get(p, np.empty((0, 4)))
-        if len(known) < len(self.prices):
-            fresh = [law(rung, p) for rung in self.ladder._rungs[len(known) :]]
-            known = self._of[p] = np.concatenate([known, np.array(fresh)])
-        return known
-
-
-@lru_cache
-def laws_of(terms: Robust) -> Laws:
-    return Laws(terms)
+    def cheapest(self, limits: NDArray[Any]) -> NDArray[Any]:
+        """Return by limit the lowest rung that costs no more: prices fall."""
+        self.reach(float(limits.min()))
+        return np.searchsorted(-self.prices, -limits * (1 + 1e-12))
 
 
-def simulated(terms: Robust, p: Chances, rng: Rng, after: float | None = None) -> Run:
-    """Run steps of chances *p*; once one was contested, all others have the chance *after*, if given.
+class Runs(NamedTuple):
+    """By run: wrong decisions, what it spent, payments, and mean votes."""
 
-    Between two payments the rungs only fall, so what happens next is looked up for many steps at once. The
-    budget is kept in floating point, which thousands of payments make necessary; the engine's is exact.
+    wrong: NDArray[Any]
+    spent: Chances
+    payments: NDArray[Any]
+    votes: Chances
+
+
+def simulated(terms: Terms, kind: NDArray[Any], rng: Rng) -> Runs:
+    """Run many runs side by side, step by step, each step by its law.
+
+    The budget is kept in floating point; the engine's is exact.
+
+    Args:
+        terms: what they share.
+        kind: of each step (row) in each run (column), the place of its chance in `Terms.kinds`.
+        rng: where all else is drawn from.
     """
-    laws, steps, budget = laws_of(terms), p.size, 1 - terms.target
-    start, wrong, votes, window = 0, 0, 0.0, 64
-    spent, payments = 0.0, 0
-    kinds, kind = np.unique(p, return_inverse=True)
-    while start < steps:
-        stop = min(start + window, steps)
-        done = np.arange(start, stop)
-        if terms.length is None:
-            limits = np.full(stop - start, budget / ((payments + 1) * (payments + 2)))
+    rungs, budget, length = Rungs(terms), 1 - terms.robust.target, terms.robust.length
+    many = kind.shape[1]
+    made = Runs(np.zeros(many, int), np.zeros(many), np.zeros(many, int), np.zeros(many))
+    wrong, spent, payments, votes = made
+    place = np.zeros(many, int)
+    for done, here in enumerate(kind):
+        if length is None:
+            limits = budget / ((payments + 1) * (payments + 2))
         else:
-            limits = (budget - spent) / (2 + payments * (terms.length - done) / np.maximum(done, 1))
-        laws.reach(float(limits.min()) if payments else float(laws.ladder.first.price))
-        places = rungs_at(limits, laws) if payments else np.zeros(stop - start, dtype=int)
-        here = np.stack([laws.of(float(one)) for one in kinds])[kind[start:stop], places]
-        draw = rng.random(stop - start)
-        paying = draw >= 1 - here[:, 1]
-        first = int(np.argmax(paying)) if paying.any() else stop - start
-        wrong += int((draw[:first] < here[:first, 0]).sum())
-        votes += float(here[: first + 1, 3].sum())
-        if first < stop - start:
-            wrong += bool(rng.random() < here[first, 2])
-            spent, payments = spent + laws.prices[places[first]], payments + 1
-            window = max(16, 4 * first)
-            if after is not None and payments == 1:
-                kinds, kind = np.array([after]), np.zeros(steps, dtype=int)
-        else:
-            window *= 4
-        start += first + 1 if first < stop - start else stop - start
-    return Run(wrong, spent, payments, votes)
-
-
-def rungs_at(limits: NDArray[Any], laws: Laws) -> NDArray[Any]:
-    """Return by limit the lowest rung that costs no more: prices fall."""
-    return np.minimum(np.searchsorted(-laws.prices, -limits * (1 + 1e-12)), len(laws.prices) - 1)
-
-
-def mixture(rng: Rng, steps: int, hard: float, ps: tuple[float, float]) -> Chances:
-    return np.where(rng.random(steps) < hard, ps[0], ps[1])
+            limits = (budget - spent) / (2 + payments * (length - done) / max(done, 1))
+        paid = payments > 0
+        place[paid] = rungs.cheapest(limits)[paid]
+        chances = rungs.laws[np.where(paid, terms.after, here) if terms.after is not None else here, place]
+        draw = rng.random(many)
+        contested = draw >= 1 - chances[:, 1]
+        wrong += (draw < chances[:, 0]) | (draw >= 1 - chances[:, 1] * chances[:, 2])
+        spent += contested * rungs.prices[place]
+        payments += contested
+        votes += chances[:, 3]
+    return made
 
 
 class Figures(NamedTuple):
+    """Over runs: the share that is wrong, wrong - spent and its standard error, contested, votes a step."""
+
     wrong: float
     excess: float
     error: float
@@ -128,14 +128,14 @@ class Figures(NamedTuple):
     votes: float
 
 
-def figures(runs: list[Run], steps: int) -> Figures:
-    excess = np.array([run.wrong - run.spent for run in runs])
+def figures(made: Runs, steps: int) -> Figures:
+    excess = made.wrong - made.spent
     return Figures(
-        float(np.mean([run.wrong > 0 for run in runs])),
+        float((made.wrong > 0).mean()),
         float(excess.mean()),
-        float(excess.std() / len(runs) ** 0.5),
-        float(np.mean([run.payments for run in runs])),
-        float(np.mean([run.votes for run in runs])) / steps,
+        float(excess.std() / excess.size**0.5),
+        float(made.payments.mean()),
+        float(made.votes.mean()) / steps,
     )
 
 
@@ -151,59 +151,78 @@ MIXTURES: Final = [
 
 
 def mixtures(trials: int) -> None:
-    """Wrong runs at target .95: k = 3, auto, and robust at floors .6 and .7; then adversaries."""
-    print(f"Wrong runs at target .95, {trials} a cell, and votes a step\n")
+    """Wrong runs at target .95: k = 3, auto, and robust at floors .6 and .7; then more mixtures."""
+    print(f"Wrong runs at target .95, {trials} a cell (auto: a tenth of them), and votes a step\n")
     print("| steps | number | k = 3 | auto | votes | robust .6 | votes | contested | robust .7 | votes |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, steps, share, hard, easy in MIXTURES:
         rng = np.random.default_rng(steps)
-        fewer = trials // 10
-        fixed = [classic(rng, mixture(rng, steps, share, (hard, easy)), 3) for _ in range(trials)]
-        auto = [chosen(rng, mixture(rng, steps, share, (hard, easy))) for _ in range(fewer)]
-        cells = [f"{np.mean([one[0] for one in fixed]):.3f}"]
-        cells += [f"{np.mean([one[0] for one in auto]):.3f}", f"{np.mean([one[1] for one in auto]):.2f}"]
+        kind = (rng.random((steps, trials)) >= share).astype(np.int8)
+        p = np.array([hard, easy])
+        fixed = [classic(rng, p[one], 3)[0] for one in kind.T]
+        auto = np.array([chosen(rng, p[one]) for one in kind.T[: trials // 10]])
+        cells = [f"{np.mean(fixed):.3f}", *(f"{mean:.3g}" for mean in auto.mean(axis=0))]
         for floor in (0.6, 0.7):
             if floor > hard and share:
                 cells += ["-", "-"]
                 continue
-            terms = Robust(floor=floor, length=steps)
-            found = figures(
-                [simulated(terms, mixture(rng, steps, share, (hard, easy)), rng) for _ in range(trials)],
-                steps,
-            )
+            terms = Terms(Robust(floor=floor, length=steps), (hard, easy))
+            found = figures(simulated(terms, kind, rng), steps)
             cells += [checked(found, trials, 0.05), f"{found.votes:.2f}"]
             if floor == 0.6:
                 cells.append(f"{found.contested:.1f}")
         print(f"| {name} | {steps:,} | " + " | ".join(cells) + " |", flush=True)
-    print(f"\nAdversaries at floor .6, target .95, {trials} runs a row: wrong runs, mean of wrong - spent\n")
+    at_the_floor(trials)
+    adversaries(trials)
+
+
+def at_the_floor(trials: int) -> None:
+    """A share of the steps exactly at the floor, the others typical."""
+    print(f"\nSteps at the floor, 1,000 steps, target .95, {trials} runs a cell: wrong runs\n")
+    shares = (0.001, 0.01, 0.1, 0.5, 1.0)
+    print("| floor | others | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
+    print("|---" * (len(shares) + 2) + "|")
+    for floor, easy in product((0.6, 0.7, 0.8), (0.9, 0.99, 0.999)):
+        terms, cells = Terms(Robust(floor=floor, length=1000), (floor, easy)), []
+        for share in shares:
+            rng = np.random.default_rng(int(1000 * share))
+            kind = (rng.random((1000, trials)) >= share).astype(np.int8)
+            cells.append(checked(figures(simulated(terms, kind, rng), 1000), trials, 0.05))
+        print(f"| {floor} | {easy} | " + " | ".join(cells) + " |", flush=True)
+
+
+class Adversary(NamedTuple):
+    """Steps from *since* to *until* have the first chance; after a payment all have that at *after*."""
+
+    name: str
+    kinds: tuple[float, ...]
+    since: int = 0
+    until: int = 1000
+    after: int | None = None
+
+
+ADVERSARIES: Final = (
+    Adversary("hard steps last", (0.6, 0.999), since=950),
+    Adversary("the first 128 hard", (0.6, 0.99), until=128),
+    Adversary(".6 until the first contested step, then .999", (0.6, 0.999), after=1),
+    Adversary(".99 until then, after it .6", (0.99, 0.6), after=1),
+    Adversary("all at the floor", (0.6,)),
+)
+
+
+def adversaries(trials: int) -> None:
+    print(f"\nAdversaries at floor .6, target .95, 1,000 steps, {trials} runs a row\n")
     print("| adversary | length known | wrong runs | wrong - spent | standard error |\n|---|---|---|---|---|")
-    for (name, make, after), known in product(ADVERSARIES, (True, False)):
-        rng = np.random.default_rng(7)
-        steps = 1000
-        terms = Robust(length=steps if known else None)
-        found = figures([simulated(terms, make(rng, steps), rng, after) for _ in range(trials)], steps)
+    for one, known in product(ADVERSARIES, (True, False)):
+        rng, place = np.random.default_rng(7), np.arange(1000)
+        kind = np.where((place >= one.since) & (place < one.until), 0, 1)
+        terms = Terms(Robust(length=1000 if known else None), one.kinds, one.after)
+        found = figures(simulated(terms, np.tile(kind[:, None], trials), rng), 1000)
         print(
-            f"| {name} | {'yes' if known else 'no'} | {checked(found, trials, 0.05)} | {found.excess:+.5f} "
-            f"| {found.error:.5f} |",
+            f"| {one.name} | {'yes' if known else 'no'} | {checked(found, trials, 0.05)} "
+            f"| {found.excess:+.5f} | {found.error:.5f} |",
             flush=True,
         )
-
-
-def hard_last(rng: Rng, steps: int) -> Chances:
-    return np.where(np.arange(steps) >= steps * 0.95, 0.6, 0.999)
-
-
-def hard_first(rng: Rng, steps: int) -> Chances:
-    return np.where(np.arange(steps) < 128, 0.6, 0.99)
-
-
-ADVERSARIES: Final[list[tuple[str, Callable[[Rng, int], Chances], float | None]]] = [
-    ("hard steps last", hard_last, None),
-    ("the first 128 hard", hard_first, None),
-    (".6 until the first contested step, then .999", lambda rng, steps: np.full(steps, 0.6), 0.999),
-    (".999 until then, after it .6", lambda rng, steps: np.full(steps, 0.99), 0.6),
-    ("all at the floor", lambda rng, steps: np.full(steps, 0.6), None),
-]
 
 
 def checked(found: Figures, trials: int, budget: float) -> str:
@@ -247,9 +266,9 @@ def random_mixtures(mixtures_tried: int, trials: int) -> None:
         kinds[0] = floor if rng.random() < 0.5 else kinds[0]
         shares = rng.dirichlet(np.full(kinds.size, 0.4))
         known = bool(rng.random() < 0.7)
-        terms = Robust(floor=floor, target=target, length=steps if known else None)
-        runs = [simulated(terms, rng.choice(kinds, steps, p=shares), rng) for _ in range(trials)]
-        one = figures(runs, steps)
+        terms = Terms(Robust(floor=floor, target=target, length=steps if known else None), tuple(kinds))
+        kind = rng.choice(kinds.size, (steps, trials), p=shares).astype(np.int8)
+        one = figures(simulated(terms, kind, rng), steps)
         budget = 1 - target
         ratio = one.wrong / budget
         told = ", ".join(f"{share:.2%} at {kind:.4f}" for share, kind in zip(shares, kinds, strict=True))

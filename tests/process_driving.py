@@ -71,11 +71,12 @@ class ProcessDrive(Drive):
             if self.over(race):
                 break
             self.send(race)
-            if self.flight:
+            if race.stalled:
+                race.pass_over()
+                self.give_up(race)
+            elif self.flight:
                 race.take(self.next())
                 self.give_up(race)
-            elif race.stalled:
-                race.pass_over()
             self.seams.append(len(self.journal.facts))
             self.check_bounds(race)
         return race

@@ -9,6 +9,7 @@ must verify, and no task may be left behind.
 It is cancelled in both ways there are: by anyio, as the scope around it, and by asyncio, as its task.
 """
 
+import argparse
 import asyncio
 import json
 import random
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 
@@ -35,18 +36,19 @@ from mdap_hanoi import Hanoi
 SIM = {"latency": 0.001, "error_rate": 0.15, "flag_rate": 0.05}
 WAYS = ("scope", "task")
 
-Work = Callable[[mdap.Session], Awaitable[object]]
+Margin = int | Literal["robust"] | None
+Work = Callable[[mdap.Session, Margin], Awaitable[object]]
 
 
-async def chain(session: mdap.Session) -> None:
-    await session.solve(Hanoi(disks=3), k=3, run_id="r")
+async def chain(session: mdap.Session, k: Margin) -> None:
+    await session.solve(Hanoi(disks=3), k=k or 3, run_id="r")
 
 
-async def process(session: mdap.Session) -> None:
-    await session.solve(Crowd(width=4, height=2), k=2, run_id="r")
+async def process(session: mdap.Session, k: Margin) -> None:
+    await session.solve(Crowd(width=4, height=2), k=k or 2, run_id="r")
 
 
-async def batch(session: mdap.Session) -> None:
+async def batch(session: mdap.Session, k: Margin) -> None:
     solutions = session.solve_all([Hanoi(disks=1), Hanoi(disks=2), Hanoi(disks=1)], k=2, run_id="r")
     assert [solution.status async for solution in solutions] == ["finished"] * 3
 
@@ -112,13 +114,14 @@ class Storm:
         kind: one of `KINDS`.
         place: a folder for its databases.
         server: where it asks, for HTTP.
-        seed: of the second cuts.
+        arguments: *k* of the runs, and the *seed* of the second cuts.
     """
 
-    def __init__(self, kind: str, place: Path, server: Served | None, seed: int) -> None:
+    def __init__(self, kind: str, place: Path, server: Served | None, arguments: argparse.Namespace) -> None:
         self._work, self._speculate = KINDS[kind]
+        self._k = arguments.k
         self._place = place
-        self._rng = random.Random(seed)
+        self._rng = random.Random(arguments.seed)
         self._model = "sim" if server is None else "openai/m"
         self._options: dict[str, Any] = SIM if server is None else {"seed": 7, "base_url": server.url}
         self.cuts: Counter[str] = Counter()
@@ -140,7 +143,7 @@ class Storm:
             limits=mdap.Limits(probe=False),
             speculate=self._speculate,
         ) as session:
-            await self._work(session)
+            await self._work(session, self._k)
 
     async def cut_at(self, turn: int, way: str) -> bool:
         """Cut it after so many turns, look what comes of it, and return whether it was over before."""
@@ -172,9 +175,11 @@ class Storm:
         self.wrong.append(f"cut after turn {turn} by {way}: {what}")
 
 
-async def storm(kind: str, place: Path, server: Served | None, every: int, seed: int) -> dict[str, Any]:
+async def storm(
+    kind: str, place: Path, server: Served | None, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Cut one kind of run at every so many turns, in both ways."""
-    found = Storm(kind, place, server, seed)
+    found = Storm(kind, place, server, arguments)
 
     def told(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         found.wrong.append(context["message"])  # such as of connections that nobody closed
@@ -184,8 +189,12 @@ async def storm(kind: str, place: Path, server: Served | None, every: int, seed:
     for way in WAYS:
         turn = 0
         while not await found.cut_at(turn, way) and turn < 20 * turns:
-            turn += every
+            turn += arguments.every
     return {"turns": turns, "cuts": dict(found.cuts), "wrong": found.wrong}
+
+
+def margin(written: str) -> Margin:
+    return "robust" if written == "robust" else int(written)
 
 
 def main() -> None:
@@ -193,14 +202,17 @@ def main() -> None:
     cli.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="what is cut")
     cli.add_argument("--every", type=int, default=1, help="turns from one cut to the next")
     cli.add_argument("--seed", type=int, default=1, help="of the second cuts")
+    cli.add_argument("-k", type=margin, help="of every run; with robust there are no batches")
     arguments = cli.parse_args()
+    if arguments.k == "robust":
+        arguments.kinds = [kind for kind in arguments.kinds if kind != "batch"]
     environment = print_environment("openai")
     results = {}
     with scratch() as folder, serving() as server:
         for kind in arguments.kinds:
             place = folder / kind.replace(", ", "-")
             place.mkdir()
-            asked = (kind, place, server if kind == "HTTP" else None, arguments.every, arguments.seed)
+            asked = (kind, place, server if kind == "HTTP" else None, arguments)
             with asyncio.Runner(loop_factory=Counted) as runner:
                 results[kind] = runner.run(storm(*asked))
             print(kind, json.dumps(results[kind]), flush=True)

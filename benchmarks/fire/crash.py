@@ -41,7 +41,7 @@ from benchmarks.common import finish, parser, print_environment, scratch, table
 from benchmarks.fire.forked import Child, Served, asked_twice, run, serving, verified
 
 TOYS = Path(__file__).with_name("toys.py")
-SIM = "-M latency=0.003 -M error_rate=0.15 -M flag_rate=0.05 -M seed={seed} -k 4"
+SIM = "-M latency=0.003 -M error_rate=0.15 -M flag_rate=0.05 -M seed={seed} -k {k}"
 CHAIN = f"run hanoi -p disks=6 {SIM}"
 LINES = {
     "chain, off": f"{CHAIN} --speculate off",
@@ -49,7 +49,7 @@ LINES = {
     "chain, guess": f"{CHAIN} --speculate guess",
     "process": f"run {TOYS}:Crowd {SIM}",
     "batch": f"run hanoi --inputs cases.jsonl {SIM}",
-    "HTTP": "run hanoi -p disks=5 --model openai/m -M seed={seed} -k 4 --no-probe --speculate off",
+    "HTTP": "run hanoi -p disks=5 --model openai/m -M seed={seed} -k {k} --no-probe --speculate off",
 }
 CASES = [{"disks": disks} for disks in (2, 3, 4, 3, 2)]
 MOST_KILLS = 9
@@ -67,6 +67,7 @@ class Storm:
     lost: list[int] = field(default_factory=list)
     ages: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    k: str = "4"
     power: Counter[str] = field(default_factory=Counter)
     torn: int = 0
     seeds: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -102,7 +103,7 @@ class Cut:
 def prepared(storm: Storm, kind: str, folder: Path, server: Served | None) -> Cut:
     """Do the whole run, and return what the cut one will be held against."""
     storm.seeds[kind] += 1
-    line = [*LINES[kind].format(seed=storm.seeds[kind]).split(), "--run-id", "r"]
+    line = [*LINES[kind].format(seed=storm.seeds[kind], k=storm.k).split(), "--run-id", "r"]
     place = folder / f"{kind}-{storm.seeds[kind]}".replace(", ", "-")
     for name in ("whole", "cut"):
         (place / name).mkdir(parents=True)
@@ -142,7 +143,7 @@ def check_end(storm: Storm, cut: Cut, folder: Path, ended: dict[str, Any], how: 
     names = [run_id for (run_id,) in query(folder / "mdap.db", "SELECT run_id FROM runs ORDER BY id")]
     for name in names:
         wrong += verified(folder, name)
-    same = ("status", "result", "steps", "votes", "red_flags", "finished", "k")
+    same = ("status", "result", "steps", "votes", "red_flags", "finished", "k", "guarantee")
     for name in same:
         if ended.get(name) != cut.whole.get(name):
             wrong.append(f"{name} is {ended.get(name)}, not {cut.whole.get(name)}: {ended['said']}")
@@ -337,15 +338,17 @@ def main() -> None:
     cli.add_argument("--kills", type=int, default=500, help="in all")
     cli.add_argument("--copies", type=int, default=120, help="of running databases, in all")
     cli.add_argument("--seed", type=int, default=8, help="of where to kill")
+    cli.add_argument("-k", default="4", help="of every run; with robust there are no batches")
     cli.add_argument("--quick", action="store_true", help="a tenth of it")
     arguments = cli.parse_args()
     environment = print_environment("openai")
     scale = 10 if arguments.quick else 1
-    storm = Storm(random.Random(arguments.seed))
-    share = -(-arguments.kills // scale // len(LINES))
-    copies = -(-arguments.copies // scale // len(LINES))
+    storm = Storm(random.Random(arguments.seed), k=arguments.k)
+    kinds = [kind for kind in LINES if (kind, arguments.k) != ("batch", "robust")]
+    share = -(-arguments.kills // scale // len(kinds))
+    copies = -(-arguments.copies // scale // len(kinds))
     with scratch() as folder, serving(latency=0.005) as server:
-        for kind in LINES:
+        for kind in kinds:
             there = server if kind == "HTTP" else None
             while sum(number for (which, _), number in storm.kills.items() if which == kind) < share:
                 storm_one(storm, prepared(storm, kind, folder, there))

@@ -162,25 +162,17 @@ class OrderedRace(ProcessRace):
         """Settle what is next, as long as that can be done."""
         while self._line and self.status is RUNNING:
             place, entry = next(iter(self._line.items()))
-            if isinstance(entry, Question) and not self._ready(entry):
-                if not (entry.opening.idle and self._others_wait()):
-                    return
-                del self._line[place]
-                self._abandon(entry)
-            elif isinstance(entry, RecordedOpening):
+            if not self._ready(entry):
                 return
-            elif self._settled(entry):
+            if self._settled(entry):
                 del self._line[place]
 
     def _ready(self, entry: _Entry) -> bool:
         if isinstance(entry, Question):
             return entry.opening.race.winner is not None or entry.opening.race.exhausted
-        return isinstance(entry, Loan)
+        return not isinstance(entry, RecordedOpening)
 
-    def _others_wait(self) -> bool:
-        return any(self._ready(entry) for entry in self._line.values())
-
-    def _settled(self, entry: Question | Loan | _Credit) -> bool:
+    def _settled(self, entry: _Entry) -> bool:
         """Draw the consequences of what is next; return False if it goes on with other models."""
         if isinstance(entry, _Credit):
             returned = self._account.returned(
@@ -191,6 +183,7 @@ class OrderedRace(ProcessRace):
         if isinstance(entry, Loan):
             self._grant(entry)
             return True
+        assert isinstance(entry, Question)
         return self._decided(entry)
 
     def _grant(self, loan: Loan) -> None:
@@ -217,10 +210,33 @@ class OrderedRace(ProcessRace):
 
     # -- what nobody waits for ---------------------------------------------------------------------
 
-    def leave(self, question: Question) -> None:
-        """One who asked *question* does not wait any more; it must not hold up the others."""
-        super().leave(question)
-        self._release()
+    @property
+    def stalled(self) -> bool:
+        """Whether decided steps wait for one that nobody waits for, or that nobody has asked for again."""
+        first = next(iter(self._line.values()), None)
+        if isinstance(first, Question):
+            given_up = first.opening.idle and not self._ready(first)
+        else:
+            given_up = isinstance(first, RecordedOpening) and not self.in_flight
+        return self.status is RUNNING and given_up and any(map(self._waits, self._line.values()))
+
+    def _waits(self, entry: _Entry) -> bool:
+        return not isinstance(entry, _Credit) and self._ready(entry)
+
+    def pass_over(self) -> None:
+        """Charge the step that nobody waits for, and go on without it."""
+        if self.stalled:
+            self._give_up(self._line.pop(next(iter(self._line))))
+            self._release()
+
+    def _give_up(self, entry: _Entry) -> None:
+        if isinstance(entry, RecordedOpening):
+            opened, tier = entry.opened, self._tier(entry)
+            rung = self._account.rung(opened.step)
+            self._journal.append(*self._account.pay(opened, tier, rung, ABANDONED))
+            self._raise_rungs()
+        elif isinstance(entry, Question):
+            self._abandon(entry)
 
     def _abandon(self, question: Question) -> None:
         opening = question.opening
@@ -232,37 +248,14 @@ class OrderedRace(ProcessRace):
             opening.void = True
             self._void = [*(other for other in self._void if other.flying), opening]
 
-    @property
-    def stalled(self) -> bool:
-        """Whether decided steps wait for one that an earlier session opened and nobody has asked for."""
-        first = next(iter(self._line.values()), None)
-        return self.status is RUNNING and isinstance(first, RecordedOpening) and self._others_wait()
-
-    def pass_over(self) -> None:
-        """Charge the step that nobody has asked for, and go on without it."""
-        if self.stalled:
-            place, entry = next(iter(self._line.items()))
-            assert isinstance(entry, RecordedOpening)
-            del self._line[place]
-            self._charge_unasked(entry)
-            self._release()
-
-    def _charge_unasked(self, recorded: RecordedOpening) -> None:
-        opened, tier = recorded.opened, self._tier(recorded)
-        rung = self._account.rung(opened.step)
-        self._journal.append(*self._account.pay(opened, tier, rung, ABANDONED))
-        self._raise_rungs()
-
     def finish(self, result: Any) -> None:
         """The author's function has returned *result*: nobody waits for anything any more."""
         while self._line and self.status is RUNNING:
             entry = self._line.pop(next(iter(self._line)))
-            if isinstance(entry, RecordedOpening):
-                self._charge_unasked(entry)
-            elif isinstance(entry, Question):
-                self._abandon(entry)
-            elif isinstance(entry, _Credit):
+            if isinstance(entry, _Credit):
                 self._settled(entry)
+            else:
+                self._give_up(entry)
         super().finish(result)
 
 

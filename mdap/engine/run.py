@@ -78,8 +78,9 @@ async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -
             # Meanwhile a process may have stopped, or given up what it had asked.
             if race.status is RUNNING and opening.flying.get(request.ordinals) is request:
                 samplers.ask(opening, request)
-        if race.stalled and not race.in_flight:
-            await anyio.wait_all_tasks_blocked()
+        if race.stalled:
+            # A run that is cancelled ends here, or it would take the cancelled askers for ones that gave up.
+            await (anyio.lowlevel.checkpoint if race.in_flight else anyio.wait_all_tasks_blocked)()
             race.pass_over()
         else:
             _take(race, samplers, await samplers.arrived())
