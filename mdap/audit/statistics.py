@@ -115,7 +115,7 @@ class Statistics:
         latency: seconds by model: median, 95th and 99th percentile, longest; to the millisecond.
         flags: model, reason and number of red flags, most first.
         decided: steps decided by vote.
-        contested: those with a vote against the winner.
+        divided: those with a vote against the winner.
         settled: decisions that a person took.
         noted: results of parts and of what a process does once, which nobody votes on.
         escalated: times that a step went to another tier.
@@ -136,7 +136,7 @@ class Statistics:
     latency: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
     flags: list[tuple[str, str, int]] = field(default_factory=list)
     decided: int = 0
-    contested: int = 0
+    divided: int = 0
     settled: int = 0
     noted: int = 0
     escalated: int = 0
@@ -168,7 +168,7 @@ class Statistics:
             "run_id": self.run_id,
             "steps": {
                 "decided": self.decided,
-                "contested": self.contested,
+                "divided": self.divided,
                 "settled": self.settled,
                 "noted": self.noted,
                 "escalated": self.escalated,
@@ -226,7 +226,7 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
         counts = connection.execute(_COUNTS, (run,)).fetchone()
         found.settled, found.noted, found.escalated, found.failed_attempts = counts
         _tallies(connection, run, found)
-        _contested(connection, run, found)
+        _divided(connection, run, found)
     return found
 
 
@@ -293,7 +293,7 @@ def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> Non
         taken = sum(counts)
         lengths[taken] += steps
         races[margin, taken - votes] += steps
-        found.contested += steps * (taken > votes)
+        found.divided += steps * (taken > votes)
         bits -= steps * sum(count / taken * math.log2(count / taken) for count in counts if count < taken)
     found.decided = races.total()
     if not found.decided:
@@ -315,7 +315,7 @@ def _expect(found: Statistics, races: Counter[tuple[int, int]]) -> None:
                 found.theory[votes] = found.theory.get(votes, 0.0) + steps * chance
 
 
-def _contested(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
+def _divided(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
     """Look at the votes of races that were not unanimous, one by one."""
     pairs: Counter[tuple[str, str]] = Counter()
     same: Counter[tuple[str, str]] = Counter()

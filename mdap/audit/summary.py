@@ -47,14 +47,14 @@ class Bin:
     """A stretch of a run: some decisions in a row, and the samples of the steps of the same numbers.
 
     Attributes:
-        contested: races in which some vote was not for the winner.
+        divided: races in which some vote was not for the winner.
         votes: votes of the races.
         against: those that were not for the winner.
         models: what each model was asked for.
     """
 
     decisions: int = 0
-    contested: int = 0
+    divided: int = 0
     votes: int = 0
     against: int = 0
     models: dict[str, ModelUse] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Bin:
     def add(self, other: "Bin") -> None:
         """Add what *other* counts."""
         self.decisions += other.decisions
-        self.contested += other.contested
+        self.divided += other.divided
         self.votes += other.votes
         self.against += other.against
         for model, use in other.models.items():
@@ -71,7 +71,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A decision that was contested, or made by a person.
+    """A decision that was divided, or made by a person.
 
     Attributes:
         run: the number of the run.
@@ -138,7 +138,7 @@ class Summary:
         return sum((total - votes) * count for (total, votes, _), count in self.races.items())
 
     @property
-    def contested(self) -> int:
+    def divided(self) -> int:
         """Races in which some vote was not for the winner."""
         return sum(count for (total, votes, _), count in self.races.items() if total > votes)
 
@@ -251,7 +251,7 @@ class Summary:
         self.races[total, votes, row["margin"]] += count
         part.votes += total * count
         part.against += (total - votes) * count
-        part.contested += count if total > votes else 0
+        part.divided += count if total > votes else 0
 
     def _samples(self, row: Row, part: Bin) -> None:
         count, verdict = row["samples"], row["verdict"]

@@ -16,8 +16,8 @@ def describe_statistics(found: Statistics) -> None:
     """Print *found* as tables."""
     entropy = number(found.entropy, 3)
     say(
-        f"{found.run_id}: {number(found.decided)} steps decided by vote, {number(found.contested)} of them "
-        f"contested, {number(found.collisions)} with two wrong votes first; {entropy} bits of entropy a step"
+        f"{found.run_id}: {number(found.decided)} steps decided by vote, {number(found.divided)} of them "
+        f"divided, {number(found.collisions)} with two wrong votes first; {entropy} bits of entropy a step"
     )
     say(
         f"  {number(found.settled)} settled by a person, {number(found.noted)} results without a vote, "

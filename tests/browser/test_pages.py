@@ -27,7 +27,7 @@ PAGES = (
     "/runs/3",
     "/runs/4",
     "/runs/6",
-    "/runs/1/steps?show=contested",
+    "/runs/1/steps?show=divided",
     "/runs/6/steps?show=undecided",
     "/runs/2/steps?show=overridden",
     "/runs/3/steps/0",
@@ -133,7 +133,7 @@ def test_all_can_be_read_without_scripts(browser: Browser, site: Site) -> None:
     page.goto(f"{site.url}/runs/1")
     assert page.locator("svg.plot").count() == 5
     page.get_by_role("link", name="Steps", exact=True).click()
-    page.get_by_role("link", name="Contested").click()
+    page.get_by_role("link", name="Divided").click()
     page.locator("table a").first.click()
     assert page.get_by_role("heading", name="Decided").is_visible()
     assert page.locator("details.sample[open] pre").first.is_visible()

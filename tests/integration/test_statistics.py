@@ -89,16 +89,16 @@ def test_flags_and_latencies_equal_those_of_pandas(found: Statistics, frame: pan
 
 
 def test_races_equal_those_of_pandas(found: Statistics, frame: pandas.DataFrame) -> None:
-    """Lengths, contested steps, entropy, collisions, and how alike the wrong answers of two models are."""
+    """Lengths, divided steps, entropy, collisions, and how alike the wrong answers of two models are."""
     votes = frame[(frame["verdict"] == "vote") & frame["right"].notna()].sort_values(["step", "ordinal"])
     lengths: dict[int, int] = {}
-    contested = collisions = 0
+    divided = collisions = 0
     bits = []
     pairs: dict[tuple[str, str], list[bool]] = {}
     for _, race in votes.groupby("step"):
         lengths[len(race)] = lengths.get(len(race), 0) + 1
         wrong = race[race["answer_key"] != race["right"]]
-        contested += len(wrong) > 0
+        divided += len(wrong) > 0
         collisions += (race["answer_key"] != race["right"]).head(2).all()
         shares = race["answer_key"].value_counts(normalize=True)
         bits.append(-sum(share * math.log2(share) for share in shares))
@@ -106,8 +106,8 @@ def test_races_equal_those_of_pandas(found: Statistics, frame: pandas.DataFrame)
             models = (min(one.model, other.model), max(one.model, other.model))
             pairs.setdefault(models, []).append(one.answer_key == other.answer_key)
     assert found.lengths == dict(sorted(lengths.items()))
-    assert (found.decided, found.contested, found.collisions) == (127, contested, collisions)
-    assert contested > 20
+    assert (found.decided, found.divided, found.collisions) == (127, divided, collisions)
+    assert divided > 20
     assert found.entropy == pytest.approx(sum(bits) / len(bits))
     assert found.pairs == {models: (len(same), sum(same)) for models, same in pairs.items()}
     assert len(found.pairs) == 3

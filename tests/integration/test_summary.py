@@ -55,7 +55,7 @@ async def test_a_count_is_what_the_rows_say(database: Path) -> None:
     assert (summary.races, summary.verdicts, summary.flags) == (races, verdicts, flags)
     assert summary.votes == sum(total * count for (total, *_), count in races.items())
     assert summary.against == sum((total - votes) * count for (total, votes, _), count in races.items())
-    assert summary.contested == sum(count for (total, votes, _), count in races.items() if total > votes)
+    assert summary.divided == sum(count for (total, votes, _), count in races.items() if total > votes)
     (use,) = summary.models.values()
     assert (use.input_tokens, use.output_tokens, use.samples) == (*tokens, verdicts.total())
     assert summary.latencies.total() == verdicts.total()

@@ -235,7 +235,7 @@ def test_every_answer_carries_the_headers(site: Site, path: str) -> None:
         (
             "/runs/1/steps?show=%3Cb%3E",
             400,
-            "show must be one of all, undecided, contested, flagged, overridden.",
+            "show must be one of all, undecided, divided, flagged, overridden.",
         ),
         ("/runs/1/search?q=" + "x" * 201, 400, "Search for 200 characters at most."),
         ("/runs/99999999999999999999", 404, "There is no such page."),
@@ -272,7 +272,7 @@ def test_an_error_of_ours_is_a_page_with_the_headers(site: Site, monkeypatch: py
 def test_the_database_is_not_touched(database: Path, site: Site) -> None:
     """Looking changes no byte, and leaves no transaction open that would hold up a checkpoint."""
     before = database.read_bytes()
-    for path in ("/", "/runs/1", "/runs/1/steps?show=contested", "/runs/1/search?q=disk", "/runs/3/steps/7"):
+    for path in ("/", "/runs/1", "/runs/1/steps?show=divided", "/runs/1/search?q=disk", "/runs/3/steps/7"):
         site.page(path)
     assert database.read_bytes() == before
     with closing(sqlite3.connect(database)) as writer:
@@ -290,7 +290,7 @@ def test_the_numbers_are_those_of_the_log(database: Path, site: Site) -> None:
         against = connection.execute(
             "SELECT sum((SELECT sum(value) FROM json_each(tally)) - votes) FROM decisions WHERE run = 1"
         ).fetchone()[0]
-        contested = connection.execute(
+        divided = connection.execute(
             "SELECT count(*) FROM decisions WHERE run = 1 AND (SELECT count(*) FROM json_each(tally)) > 1"
         ).fetchone()[0]
     expected = {
@@ -299,7 +299,7 @@ def test_the_numbers_are_those_of_the_log(database: Path, site: Site) -> None:
         "Votes": totals["votes"],
         "Red flags": totals["red_flags"],
         "Votes against the winner": against,
-        "Contested steps": contested,
+        "Divided steps": divided,
         "Tokens": totals["input_tokens"] + totals["output_tokens"],
     }
     assert against > 0
@@ -333,7 +333,7 @@ def listed(site: Site, run: int, kind: str) -> list[int]:
     ("run", "kind", "sql"),
     [
         (PLAIN, "all", "SELECT DISTINCT step FROM steps WHERE run = ?"),
-        (PLAIN, "contested", "SELECT step FROM decisions WHERE run = ? AND votes > margin"),
+        (PLAIN, "divided", "SELECT step FROM decisions WHERE run = ? AND votes > margin"),
         (PLAIN, "flagged", "SELECT DISTINCT step FROM samples WHERE run = ? AND verdict = 'flag'"),
         (HARD, "overridden", "SELECT step FROM decisions WHERE run = ? AND author IS NOT NULL"),
         (

@@ -38,7 +38,7 @@ _COUNTING: Final = 0.08
 FILTERS: Final = {
     "all": "All",
     "undecided": "Undecided",
-    "contested": "Contested",
+    "divided": "Divided",
     "flagged": "Flagged",
     "overridden": "Overridden",
 }
@@ -142,7 +142,7 @@ async def steps(visit: Visit) -> Shown:
 
 
 def _last_key(run: About, kind: str) -> int:
-    return run.decided if kind in ("contested", "overridden") else run.opened
+    return run.decided if kind in ("divided", "overridden") else run.opened
 
 
 async def _found(visit: Visit, kind: str, start: int) -> Found:

@@ -80,7 +80,7 @@ def outcome_of(opening: Row) -> str:
         return "overridden"
     if not opening["votes"]:
         return "noted"
-    return "contested" if opening["votes"] > opening["margin"] else "unanimous"
+    return "divided" if opening["votes"] > opening["margin"] else "unanimous"
 
 
 def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) -> Race:

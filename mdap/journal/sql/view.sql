@@ -103,7 +103,7 @@ FROM json_each(?2) j CROSS JOIN steps p ON p.run = ?1 AND p.step = j.value
 LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
 ORDER BY p.step, p.opening
 
--- name: walk_contested
+-- name: walk_divided
 SELECT place AS at, step FROM decisions
 WHERE run = ?1 AND place >= ?2 AND place < ?3 AND votes > margin ORDER BY place LIMIT ?4
 
