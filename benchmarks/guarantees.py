@@ -9,7 +9,8 @@ import itertools
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -212,6 +213,86 @@ def spread_races(rng: Rng, steps: int, rates: tuple[float, float], k: int) -> tu
     return errors, [TallyShape(*shape, count) for shape, count in sorted(found.items())]
 
 
+CHANCES: Final = (0.4, 0.51, 0.55, 0.6, 0.7, 0.8)
+
+
+def certificates(trials: int) -> None:
+    """Claim and truth of P(no errors) where some steps are right with p only, below and above 1/2."""
+    print("\nMean claim / true P(no errors): hard steps are right with p, the others with the chance given")
+    print(
+        f"\n{trials} runs a cell\n\n| k | others | steps | hard | {' | '.join(map(str, CHANCES))} | excess |"
+    )
+    print("|---" * (len(CHANCES) + 5) + "|")
+    worst: dict[str, float] = {}
+    for k, others, steps in itertools.product((3, 4, 6), (0.99, 0.999), (10, 100, 1000, 10_000)):
+        for name, share in (("one", 0.0), ("1 %", 0.01), ("2 %", 0.02), ("5 %", 0.05)):
+            rng = np.random.default_rng([k, int(1000 * others), steps, int(100 * share)])
+            if share:
+                cells = [_shared(rng, (p, others, share), steps, k, trials) for p in CHANCES]
+            else:
+                cells = _one_hidden(rng, others, steps, k, trials)
+            told = " | ".join(f"{claim:.3f} / {true:.3f}" for claim, true in cells)
+            excess = max(claim - true for claim, true in cells[1:])
+            print(f"| {k} | {others} | {steps:,} | {name} | {told} | {excess:+.3f} |", flush=True)
+            worst[f"k = {k}, {name}"] = max(excess, worst.get(f"k = {k}, {name}", -1.0))
+    print("\nThe most by which a mean claim exceeds the truth, p above 1/2:", worst)
+
+
+def _shared(
+    rng: Rng, chances: tuple[float, float, float], steps: int, k: int, trials: int
+) -> tuple[float, float]:
+    p, others, share = chances
+    claims, true = [], []
+    for _ in range(trials):
+        rates = 1 - np.where(rng.random(steps) < share, p, others)
+        _, votes = races(rng, rates, k)
+        claims.append(_claimed(votes, k))
+        true.append(np.exp(-np.log1p((rates / (1 - rates)) ** k).sum()))
+    return float(np.mean(claims)), float(np.mean(true))
+
+
+def _one_hidden(rng: Rng, others: float, steps: int, k: int, trials: int) -> list[tuple[float, float]]:
+    """Draw the other steps, and take the hard one's votes with their chances: each claim serves all p."""
+    lengths = k + 2 * np.arange(12 * k)
+    drawn = {p: _lengths(p, k, lengths.size) for p in CHANCES}
+    found = np.zeros(len(CHANCES))
+    for _ in range(trials):
+        _, votes = races(rng, np.full(steps - 1, 1 - others), k)
+        claims = np.zeros(lengths.size)
+        for place, length in enumerate(lengths):
+            claims[place:] = _claimed(np.append(votes, length), k)
+            if place > k and claims[place] < 1e-3:
+                break
+        found += [chances @ claims for chances in drawn.values()]
+    easy = run_success(1 - others, k, steps - 1)
+    true = [run_success(1 - p, k, 1) * easy for p in CHANCES]
+    return list(zip((found / trials).tolist(), true, strict=True))
+
+
+def _lengths(p: float, k: int, most: int) -> NDArray[Any]:
+    """Return how likely a race ends with 0, 1, ... votes against its winner; the last with more, too."""
+    lead, ended = np.zeros(2 * k + 1), np.zeros(k + 2 * most)
+    lead[k] = 1.0
+    for votes in range(1, ended.size):
+        lead[1:-1], lead[0], lead[-1] = p * lead[:-2] + (1 - p) * lead[2:], (1 - p) * lead[1], p * lead[-2]
+        ended[votes] = lead[0] + lead[-1]
+        lead[[0, -1]] = 0.0
+    found = ended[k::2]
+    found[-1] += 1 - found.sum()
+    return found
+
+
+@lru_cache(maxsize=100_000)
+def _certified(shapes: tuple[TallyShape, ...]) -> float:
+    made = certify(shapes)
+    assert made is not None
+    return made.p_zero_errors
+
+
+def _claimed(votes: NDArray[Any], k: int) -> float:
+    return _certified(tuple(shapes_of(votes, k)))
+
+
 # -- 5. projections --------------------------------------------------------------------------------
 
 
@@ -263,23 +344,26 @@ async def engine(trials: int) -> None:
     print(f"    at k = 2 (law {law:.3f}):         claimed {said.mean():.3f}, solved {seen.mean():.3f}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__)
     reader.add_argument("--quick", action="store_true", help="a tenth of the trials")
-    few = 10 if reader.parse_args(arguments).quick else 1
-    parts: list[Callable[[], None]] = [
-        lambda: coverage(4000 // few),
-        consensus,
-        lambda: guarantee(2000 // few),
-        lambda: reliability(4000 // few),
-        lambda: hard(200 // few),
-        lambda: spread(40 // few),
-        lambda: projections(100),
-        lambda: anyio.run(engine, 200 // few),
-    ]
-    for part in parts:
+    reader.add_argument("--only", metavar="PART", help="one of the parts")
+    given = reader.parse_args()
+    few = 10 if given.quick else 1
+    parts: dict[str, Callable[[], None]] = {
+        "coverage": lambda: coverage(4000 // few),
+        "consensus": consensus,
+        "guarantee": lambda: guarantee(2000 // few),
+        "reliability": lambda: reliability(4000 // few),
+        "hard": lambda: hard(200 // few),
+        "spread": lambda: spread(40 // few),
+        "certificates": lambda: certificates(20 // few),
+        "projections": lambda: projections(100),
+        "engine": lambda: anyio.run(engine, 200 // few),
+    }
+    for name in [given.only] if given.only else parts:
         began = time.perf_counter()
-        part()
+        parts[name]()
         print(f"\n({time.perf_counter() - began:.0f} s)", flush=True)
 
 

@@ -11,6 +11,8 @@ from mdap.rules.scaling import race_length
 __all__ = ["certify", "doubts", "error_upper_bound", "jeffreys"]
 
 _MUCH_DISSENT: Final = 0.4
+_SELDOM: Final = 0.1
+_COIN: Final = 0.55
 
 
 def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
@@ -66,9 +68,11 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
     clouds = (belief.alike, belief.mixed)
     log_zero = [np.zeros_like(cloud.rates) for cloud in clouds]
     expected = 0.0
+    steps = sum(shape.steps for shape in shapes)
     for shape in shapes:
+        most = _most(shape, belief, steps)
         for place, (right, wrong) in enumerate(belief.log_right_and_wrong(shape)):
-            log_zero[place] += shape.steps * right
+            log_zero[place] += shape.steps * np.minimum(right, most)
             expected += shape.steps * float(clouds[place].weights @ np.exp(wrong))
     p_zero = sum(float(cloud.weights @ np.exp(log)) for cloud, log in zip(clouds, log_zero, strict=True))
     rate = _error_rate(shapes, belief)
@@ -83,6 +87,28 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
         dispersion=_dispersion(shapes, belief),
         warnings=_warnings(belief, rate),
     )
+
+
+def _most(shape: TallyShape, belief: Belief, steps: int) -> float:
+    """Return the logarithm of the most that a step with this tally may add to the chance of no error.
+
+    At p just above 1/2, half of the decisions are wrong, and some of them look like any other. So that the
+    claim is not too high on average, those that stand out must pay for those that do not: a step that is
+    more divided than one at p = 1/2 is in a little more than half of all cases adds nothing.
+    """
+    import numpy as np
+
+    k, lost = shape.margin, np.arange(shape.runner_up + 1)
+    angle = np.arange(1, 2 * k, 2)[:, None] * np.pi / (2 * k)
+    # How many votes a race of two takes at p = 1/2 (Feller, volume 1, XIV.5).
+    coin = (np.cos(angle) ** (k + 2 * lost - 1) * np.sin(angle) * np.sin(k * angle)).sum(axis=0) / k
+    most = (_COIN - coin[:-1].sum()) / coin[-1]
+    if most >= 1:
+        return 0.0
+    orders = coin[-1] * 2.0 ** (k + 2 * shape.runner_up - 1)
+    if steps * orders * belief.chance_without(shape) > _SELDOM:
+        return 0.0  # as is to be expected somewhere in such a run
+    return float(np.log(max(most, 1e-300)))
 
 
 def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:

@@ -3,12 +3,11 @@
 Two models are weighed against each other, nine to one beforehand:
 
 - *alike*: every vote of every step is wrong with the same chance e;
-- *mixed*: a share h of the steps is *hard*; on a hard step, the chance that a vote is wrong is anything below
-  1/2, the likelier the nearer to 1/2; on the others it is e.
+- *mixed*: a share h of the steps is *hard*: there, the chance that a vote is wrong is u, which is 0.3,
+  0.4 or 1/2, each as likely beforehand; on the others it is e.
 
 So everything is said of runs in which each step is right more often than wrong. No vote can tell a step on
-which it is not: with right and wrong exchanged, the same tallies are as likely. Where the right answers are
-known, the chance on a hard step is anything from 0 to 1.
+which it is not: with right and wrong exchanged, the same tallies are as likely.
 
 Two wrong votes of a step that is not hard are for the same answer with a chance of c, which is counted where
 just two votes were against a winner; on a hard step they always are. So where wrong votes differ as a rule,
@@ -32,23 +31,26 @@ __all__ = ["Belief", "Weighed", "posterior"]
 
 _LOWEST: Final = -30.0
 _SEEN: Final = 20.0  # what is so many nats below the best does not matter
-_RATES: Final = 61
-_SHARES: Final = 41
+_RATES: Final = 41
+_SHARES: Final = 31
+_HARD: Final = (0.3, 0.4, 0.5)
 _MIXED: Final = 0.1
 _PRIOR: Final = (0.5, 5.0)
 
 
 class Weighed(NamedTuple):
-    """One cloud of points (e, h) with their weights.
+    """One cloud of points (e, h, u) with their weights.
 
     Attributes:
         rates: chance of a wrong vote on a step that is not hard, by point.
         shares: share of hard steps, by point.
+        hard: chance of a wrong vote on a hard step, by point.
         weights: how likely each point is, given the tallies; all clouds together sum to 1.
     """
 
     rates: "NDArray[Any]"
     shares: "NDArray[Any]"
+    hard: "NDArray[Any]"
     weights: "NDArray[Any]"
 
 
@@ -101,11 +103,22 @@ class Belief(NamedTuple):
 
         found = []
         for cloud in (self.alike, self.mixed):
-            readings = _readings(shape, cloud.rates, self.agreement)
-            right, wrong = (_mixed(term, hard, cloud) for term, hard in zip(*readings, strict=True))
+            right, wrong = _readings(shape, cloud, self.agreement)
             both = np.logaddexp(right, wrong)
             found.append((right - both, wrong - both))
         return found
+
+    def chance_without(self, shape: TallyShape) -> float:
+        """Return how likely one order of the votes of *shape* is on a step that is not hard.
+
+        All other tallies say so: *shape* is taken out of what they know of e.
+        """
+        import numpy as np
+
+        itself = np.logaddexp(*_readings(shape, self.mixed, self.agreement))
+        weights = self.mixed.weights * np.exp(itself.min() - itself)
+        order = np.exp(np.logaddexp(*_votes(shape, self.mixed.rates)))
+        return float(weights @ order / max(weights.sum(), 1e-300))
 
 
 def posterior(shapes: Sequence[TallyShape]) -> Belief:
@@ -117,8 +130,8 @@ def posterior(shapes: Sequence[TallyShape]) -> Belief:
     import numpy as np
 
     agreement = agreement_of(shapes)
-    alike, evidence_alike = _refined((shapes, agreement), np.array([-np.inf]))
-    mixed, evidence_mixed = _refined((shapes, agreement), np.linspace(_LOWEST, 5.0, _SHARES))
+    alike, evidence_alike = _refined((shapes, agreement), np.array([-np.inf]), np.array([0.5]))
+    mixed, evidence_mixed = _refined((shapes, agreement), np.linspace(_LOWEST, 5.0, _SHARES), np.array(_HARD))
     top = max(evidence_alike, evidence_mixed)
     odds = (1 - _MIXED) * np.exp(evidence_alike - top), _MIXED * np.exp(evidence_mixed - top)
     total = sum(odds)
@@ -146,25 +159,29 @@ def agreement_of(shapes: Sequence[TallyShape]) -> float:
 _Evidence = tuple[Sequence[TallyShape], float]
 
 
-def _refined(evidence: _Evidence, share_logits: "NDArray[Any]") -> tuple[Weighed, float]:
+def _refined(
+    evidence: _Evidence, share_logits: "NDArray[Any]", hard: "NDArray[Any]"
+) -> tuple[Weighed, float]:
     """Return one model's points, with weights that sum to 1, and the logarithm of its evidence."""
     import numpy as np
+    from scipy.special import expit
 
     rate_logits = np.linspace(_LOWEST, 0.0, _RATES)
-    for _ in range(2):
-        height = _height(evidence, rate_logits, share_logits)
-        seen = height > height.max() - _SEEN
-        rate_logits = _narrowed(rate_logits, seen.any(axis=1))
-        share_logits = _narrowed(share_logits, seen.any(axis=0))
-    height = _height(evidence, rate_logits, share_logits)
+    for stage in range(3):
+        axes = np.meshgrid(expit(rate_logits), expit(share_logits), hard, indexing="ij")
+        rates, shares, hards = (axis.ravel() for axis in axes)
+        cloud = Weighed(rates, shares, hards, rates)
+        height = _height(evidence, cloud)
+        if stage < 2:
+            seen = (height > height.max() - _SEEN).reshape(axes[0].shape)
+            rate_logits = _narrowed(rate_logits, seen.any(axis=(1, 2)))
+            share_logits = _narrowed(share_logits, seen.any(axis=(0, 2)))
     top = height.max()
     weights = np.exp(height - top)
     cell = (rate_logits[1] - rate_logits[0]) * (
         share_logits[1] - share_logits[0] if share_logits.size > 1 else 1.0
     )
-    rates, shares = np.meshgrid(_expit(rate_logits), _expit(share_logits), indexing="ij")
-    cloud = Weighed(rates.ravel(), shares.ravel(), (weights / weights.sum()).ravel())
-    return cloud, float(top + np.log(weights.sum() * cell))
+    return cloud._replace(weights=weights / weights.sum()), float(top + np.log(weights.sum() * cell))
 
 
 def _narrowed(logits: "NDArray[Any]", seen: "NDArray[Any]") -> "NDArray[Any]":
@@ -178,75 +195,52 @@ def _narrowed(logits: "NDArray[Any]", seen: "NDArray[Any]") -> "NDArray[Any]":
     return finer
 
 
-def _height(evidence: _Evidence, rate_logits: "NDArray[Any]", share_logits: "NDArray[Any]") -> "NDArray[Any]":
-    """Return the logarithm of prior times likelihood, by rate and share."""
+def _height(evidence: _Evidence, cloud: Weighed) -> "NDArray[Any]":
+    """Return the logarithm of prior times likelihood, by point."""
     import numpy as np
     from scipy.special import betaln
 
     shapes, agreement = evidence
-    rates = _expit(rate_logits)[:, None]
-    shares = _expit(share_logits)[None, :]
-    height: NDArray[Any] = (np.log(rates) + np.log1p(-rates)) / 2 + np.zeros_like(shares)
-    if share_logits.size > 1:
-        height = height + _PRIOR[0] * np.log(shares) + _PRIOR[1] * np.log1p(-shares) - betaln(*_PRIOR)
+    height: NDArray[Any] = (np.log(cloud.rates) + np.log1p(-cloud.rates)) / 2
+    if cloud.shares.any():
+        height += _PRIOR[0] * np.log(cloud.shares) + _PRIOR[1] * np.log1p(-cloud.shares)
+        height -= betaln(*_PRIOR) + np.log(len(_HARD))
     for shape in shapes:
-        terms, hard = _readings(shape, rates, agreement)
-        alike = np.logaddexp(*terms)
-        height = height + shape.steps * _blend(alike, float(np.logaddexp(*hard)), shares)
+        height += shape.steps * np.logaddexp(*_readings(shape, cloud, agreement))
     return height
 
 
-def _readings(
-    shape: TallyShape, rates: "NDArray[Any]", agreement: float
-) -> tuple[tuple[Any, Any], tuple[float, float]]:
-    """Return the log likelihoods of a tally if its winner is right and if it is wrong, alike and hard.
+def _readings(shape: TallyShape, cloud: Weighed, agreement: float) -> list["NDArray[Any]"]:
+    """Return by point the log likelihoods of a tally if its winner is right, and if it is wrong.
 
-    If it is wrong, the runner-up is taken to be right. Votes for third answers weigh the same either way and
-    are left out, as is the number of orders in which the votes can have come. Of a tally whose right answer
-    is known, all votes for others count.
+    The number of orders in which the votes can have come is left out.
     """
     import numpy as np
-    from scipy.special import betaln
+
+    agreed = not shape.known and shape.total - shape.votes == shape.runner_up > 1
+    alike, hard = _votes(shape, cloud.rates), _votes(shape, cloud.hard)
+    with np.errstate(divide="ignore"):
+        usual = np.log1p(-cloud.shares) + (np.log(agreement) if agreed else 0.0)
+        rare = np.log(cloud.shares)
+    return [np.logaddexp(usual + one, rare + other) for one, other in zip(alike, hard, strict=True)]
+
+
+def _votes(shape: TallyShape, rates: "NDArray[Any]") -> tuple["NDArray[Any]", "NDArray[Any]"]:
+    """Return the log likelihoods of a tally if its winner is right, and if it is wrong, at these rates.
+
+    If it is wrong, the runner-up is taken to be right. Votes for third answers weigh the same either way and
+    are left out. Of a tally whose right answer is known, all votes for others count.
+    """
+    import numpy as np
 
     against = shape.total - shape.votes if shape.known else shape.runner_up
     log_wrong, log_right = np.log(rates), np.log1p(-rates)
     right = shape.votes * log_right + against * log_wrong
     if shape.known:
-        hard = float(betaln(against + 1, shape.votes + 1))
-        return (right, np.full_like(rates, -np.inf)), (hard, -np.inf)
-    agreed = float(np.log(agreement)) if shape.total - shape.votes == against > 1 else 0.0
-    alike = right + agreed, shape.votes * log_wrong + against * log_right + agreed
-    return alike, (_on_hard(against, shape.votes), _on_hard(shape.votes, against))
-
-
-def _on_hard(wrong: int, right: int) -> float:
-    """Return the log likelihood of votes on a hard step: that of 24 e^(2 + wrong) (1 - e)^right up to 1/2."""
-    import numpy as np
-    from scipy.special import betainc, betaln
-
-    with np.errstate(divide="ignore"):
-        below_half = np.log(betainc(wrong + 3, right + 1, 0.5))
-    return float(np.log(24) + betaln(wrong + 3, right + 1) + below_half)
-
-
-def _blend(alike: Any, hard: float, shares: "NDArray[Any]") -> Any:
-    import numpy as np
-
-    with np.errstate(divide="ignore"):
-        return np.logaddexp(np.log1p(-shares) + alike, np.log(shares) + hard)
-
-
-def _mixed(alike: Any, hard: float, cloud: Weighed) -> Any:
-    return _blend(alike, hard, cloud.shares)
+        return right, np.full_like(rates, -np.inf)
+    return right, shape.votes * log_wrong + against * log_right
 
 
 def _overall(cloud: Weighed) -> "NDArray[Any]":
-    overall: NDArray[Any] = cloud.rates * (1 - cloud.shares) + cloud.shares / 2
+    overall: NDArray[Any] = cloud.rates * (1 - cloud.shares) + cloud.shares * cloud.hard
     return overall
-
-
-def _expit(logits: "NDArray[Any]") -> "NDArray[Any]":
-    from scipy.special import expit
-
-    rates: NDArray[Any] = expit(logits)
-    return rates
