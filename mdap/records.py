@@ -662,7 +662,7 @@ class Certificate:
     case), and that on a hard step a majority is as likely wrong as right.
 
     Attributes:
-        p_zero_errors: chance that every decision is right.
+        p_zero_errors: chance that every decision is right, if each step is right with a chance above *floor*.
         expected_errors: how many decisions are wrong on average.
         error_rate: chance that a vote is wrong, 1 - p, over all steps.
         error_rate_low: that chance is above this with 97.5 %.
@@ -671,6 +671,8 @@ class Certificate:
         hard_share: share of hard steps that is to be expected.
         dispersion: variance of the votes for runners-up, over what it would be if all steps were alike:
             about 1 if errors are independent; None where it cannot be told.
+        floor: the least chance that a valid sample is right, on every step, that *p_zero_errors* assumes;
+            above 1/2 where a harder step would look like the others.
         warnings: what a reader should know, a sentence each.
         voters: where several models were asked, the votes of each; empty for one.
     """
@@ -683,8 +685,16 @@ class Certificate:
     p_hard: float
     hard_share: float
     dispersion: float | None
+    floor: float = 0.5
     warnings: tuple[str, ...] = ()
     voters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def condition(self) -> str:
+        """What must hold for *p_zero_errors*, as a clause."""
+        if self.floor <= 0.5:
+            return "if every step is right more often than wrong"
+        return f"if every step is right in at least {self.floor:.2f} of its valid samples"
 
 
 class Interval(NamedTuple):

@@ -22,8 +22,7 @@ def certified(solution: Solution) -> list[tuple[str, str]]:
         *([("votes by model", voters)] if voters else []),
         (
             "P(no errors)",
-            f"{chance(certificate.p_zero_errors)} if every step is right more often than wrong: votes cannot "
-            "see the others",
+            f"{chance(certificate.p_zero_errors)} {certificate.condition}: votes cannot see the others",
         ),
         ("errors", f"{errors} wrong decisions expected"),
         ("error rate", f"{certificate.error_rate:.3%} of the votes, {low:.3%} to {high:.3%}{spread}"),

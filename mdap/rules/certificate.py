@@ -6,13 +6,12 @@ from typing import Final
 
 from mdap.records import SURE, Certificate, Interval, TallyShape
 from mdap.rules.hardness import Belief, posterior
+from mdap.rules.outliers import contribution, floor_of
 from mdap.rules.scaling import race_length
 
 __all__ = ["certify", "doubts", "error_upper_bound", "jeffreys"]
 
 _MUCH_DISSENT: Final = 0.4
-_SELDOM: Final = 0.1
-_COIN: Final = 0.55
 
 
 def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
@@ -68,11 +67,10 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
     clouds = (belief.alike, belief.mixed)
     log_zero = [np.zeros_like(cloud.rates) for cloud in clouds]
     expected = 0.0
-    steps = sum(shape.steps for shape in shapes)
-    for shape in shapes:
-        most = _most(shape, belief, steps)
+    most = [contribution(shape, belief, sum(one.steps for one in shapes)) for shape in shapes]
+    for shape, at_most in zip(shapes, most, strict=True):
         for place, (right, wrong) in enumerate(belief.log_right_and_wrong(shape)):
-            log_zero[place] += shape.steps * np.minimum(right, most)
+            log_zero[place] += shape.steps * np.minimum(right, np.log(at_most))
             expected += shape.steps * float(clouds[place].weights @ np.exp(wrong))
     p_zero = sum(float(cloud.weights @ np.exp(log)) for cloud, log in zip(clouds, log_zero, strict=True))
     rate = _error_rate(shapes, belief)
@@ -85,30 +83,12 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
         p_hard=belief.p_hard,
         hard_share=belief.hard_share,
         dispersion=_dispersion(shapes, belief),
-        warnings=_warnings(belief, rate),
+        floor=floor_of(shapes, belief),
+        warnings=(
+            *_warnings(belief, rate),
+            *_standing_out(sum(one.steps for one, top in zip(shapes, most, strict=True) if top < 1)),
+        ),
     )
-
-
-def _most(shape: TallyShape, belief: Belief, steps: int) -> float:
-    """Return the logarithm of the most that a step with this tally may add to the chance of no error.
-
-    At p just above 1/2, half of the decisions are wrong, and some of them look like any other. So that the
-    claim is not too high on average, those that stand out must pay for those that do not: a step that is
-    more divided than one at p = 1/2 is in a little more than half of all cases adds nothing.
-    """
-    import numpy as np
-
-    k, lost = shape.margin, np.arange(shape.runner_up + 1)
-    angle = np.arange(1, 2 * k, 2)[:, None] * np.pi / (2 * k)
-    # How many votes a race of two takes at p = 1/2 (Feller, volume 1, XIV.5).
-    coin = (np.cos(angle) ** (k + 2 * lost - 1) * np.sin(angle) * np.sin(k * angle)).sum(axis=0) / k
-    most = (_COIN - coin[:-1].sum()) / coin[-1]
-    if most >= 1:
-        return 0.0
-    orders = coin[-1] * 2.0 ** (k + 2 * shape.runner_up - 1)
-    if steps * orders * belief.chance_without(shape) > _SELDOM:
-        return 0.0  # as is to be expected somewhere in such a run
-    return float(np.log(max(most, 1e-300)))
 
 
 def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
@@ -117,23 +97,11 @@ def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
     Args:
         shapes: the tallies of all voted decisions of a run.
     """
-    import numpy as np
-
     shapes = _decisions(shapes)
     if not shapes:
         return []
     belief = posterior(shapes)
-    clouds = (belief.alike, belief.mixed)
-    found = [
-        (
-            shape,
-            sum(
-                float(cloud.weights @ np.exp(wrong))
-                for cloud, (_, wrong) in zip(clouds, belief.log_right_and_wrong(shape), strict=True)
-            ),
-        )
-        for shape in shapes
-    ]
+    found = [(shape, belief.p_wrong(shape)) for shape in shapes]
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
 
@@ -164,6 +132,16 @@ def _error_rate(shapes: Sequence[TallyShape], belief: Belief) -> Interval:
     if against > sum(shape.steps * shape.runner_up for shape in shapes):
         return jeffreys(against, sum(shape.steps * shape.total for shape in shapes))
     return Interval(belief.mean_error_rate, *belief.error_rate(0.025, 0.975))
+
+
+def _standing_out(steps: int) -> list[str]:
+    if not steps:
+        return []
+    are, each = ("step is", "it") if steps == 1 else ("steps are", "each")
+    return [
+        f"{steps:,} {are} far more divided than the others: P(no errors) counts {each} as wrong, wholly or "
+        "in part; check the most doubtful ones"
+    ]
 
 
 def _warnings(belief: Belief, rate: Interval) -> tuple[str, ...]:

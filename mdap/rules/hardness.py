@@ -108,17 +108,26 @@ class Belief(NamedTuple):
             found.append((right - both, wrong - both))
         return found
 
-    def chance_without(self, shape: TallyShape) -> float:
-        """Return how likely one order of the votes of *shape* is on a step that is not hard.
+    def p_wrong(self, shape: TallyShape) -> float:
+        """Return the chance that a winner with this tally is wrong."""
+        import numpy as np
 
-        All other tallies say so: *shape* is taken out of what they know of e.
+        readings = zip((self.alike, self.mixed), self.log_right_and_wrong(shape), strict=True)
+        return sum(float(cloud.weights @ np.exp(wrong)) for cloud, (_, wrong) in readings)
+
+    def log_chance(self, shape: TallyShape, *, seen: bool) -> float:
+        """Return the logarithm of how likely one order of these votes is on any step, where some are hard.
+
+        Args:
+            shape: a tally.
+            seen: whether it is one of the tallies; then only the others say how likely it is.
         """
         import numpy as np
 
-        itself = np.logaddexp(*_readings(shape, self.mixed, self.agreement))
-        weights = self.mixed.weights * np.exp(itself.min() - itself)
-        order = np.exp(np.logaddexp(*_votes(shape, self.mixed.rates)))
-        return float(weights @ order / max(weights.sum(), 1e-300))
+        sign = -1 if seen else 1
+        here = sign * np.logaddexp(*_readings(shape, self.mixed, self.agreement))
+        mean = self.mixed.weights @ np.exp(here - here.max()) / max(self.p_hard, 1e-300)
+        return sign * float(here.max() + np.log(mean))
 
 
 def posterior(shapes: Sequence[TallyShape]) -> Belief:

@@ -1,0 +1,80 @@
+"""Steps that stand out from the others of their run by how divided they are, and what that costs a claim."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from mdap.records import TallyShape
+from mdap.rules.hardness import Belief
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["contribution", "floor_of"]
+
+# A step stands out if a run is expected to have fewer than so many with its tally.
+_SELDOM: Final = 0.3
+# By so much, on average, a claim may exceed the truth.
+_SLACK: Final = 0.05
+
+
+def contribution(shape: TallyShape, belief: Belief, steps: int) -> float:
+    """Return the most that a step with this tally may contribute to the chance of no error, above 0.
+
+    At p just above 1/2 half of the decisions are wrong, and some of those steps look like any other. For the
+    claim not to be too high on average, the steps that stand out must answer for those that do not: one that
+    is more divided than half of all steps at p = 1/2 contributes nothing.
+    """
+    coin = _coin(shape.margin, shape.runner_up)
+    most = float(_contributions(coin)[-1])
+    expected = steps * math.exp(_log_orders(coin, shape) + belief.log_chance(shape, seen=True))
+    return max(most, 1e-300) if most < 1 and expected < _SELDOM else 1.0
+
+
+def _coin(k: int, most: int) -> "NDArray[Any]":
+    """Return how likely a race at p = 1/2 ends with 0, 1, ..., *most* votes against its winner.
+
+    It is a random walk from the middle of 2k + 1 places to one of the ends (Feller, volume 1, XIV.5).
+    """
+    import numpy as np
+
+    angle = np.arange(1, 2 * k, 2)[:, None] * np.pi / (2 * k)
+    votes = k + 2 * np.arange(most + 1)
+    ends = np.cos(angle) ** (votes - 1) * np.sin(angle) * np.sin(k * angle)
+    found: NDArray[Any] = np.maximum(ends.sum(axis=0) / k, 1e-300)
+    return found
+
+
+def _contributions(coin: "NDArray[Any]") -> "NDArray[Any]":
+    import numpy as np
+
+    most: NDArray[Any] = np.clip((0.5 + _SLACK - (np.cumsum(coin) - coin)) / coin, 0, 1)
+    return most
+
+
+def _log_orders(coin: "NDArray[Any]", shape: TallyShape) -> float:
+    """Return the logarithm of in how many orders the votes of two answers end with this tally."""
+    return math.log(coin[shape.runner_up]) + (shape.margin + 2 * shape.runner_up - 1) * math.log(2)
+
+
+def floor_of(shapes: Sequence[TallyShape], belief: Belief) -> float:
+    """Return the least p of a step, in hundredths, at which the claim is not too high on average.
+
+    It is 1/2 unless a step at p = 1/2 is likely to look like the others, among so many steps and at so small
+    a margin.
+    """
+    import numpy as np
+
+    k, steps = min(shape.margin for shape in shapes), sum(shape.steps for shape in shapes)
+    coin = _coin(k, 10 * k * k)
+    contributed = _contributions(coin)
+    for lost in range(coin.size):
+        shape = TallyShape(k + lost, lost, k + 2 * lost, 1)
+        if steps * math.exp(_log_orders(coin, shape) + belief.log_chance(shape, seen=False)) < _SELDOM:
+            break
+        contributed[lost] = 1 - belief.p_wrong(shape)
+    p = np.arange(51, 100)[:, None] / 100
+    law = coin * (4 * p * (1 - p)) ** np.arange(coin.size) * (p**k + (1 - p) ** k) * 2 ** (k - 1)
+    excess = law @ contributed - 1 / (1 + ((1 - p[:, 0]) / p[:, 0]) ** k)
+    too_high = np.flatnonzero(excess > _SLACK)
+    return 0.5 if too_high.size == 0 else float(p[too_high[-1], 0] + 0.01)
