@@ -227,9 +227,7 @@ class Claim(NamedTuple):
 def certificates(trials: int) -> None:
     """Claim and truth of P(no errors) where some steps are right with p only, below and above 1/2."""
     print("\nMean claim / true P(no errors): hard steps are right with p, the others with the chance given;")
-    print(
-        f"{trials} runs a cell, more of short ones; the excess is that at a p above 1/2 and the floor stated\n"
-    )
+    print(f"{trials} runs a cell, more of short ones; excess: at a p above 1/2 and the floor stated\n")
     print(f"| k | others | steps | hard | {' | '.join(map(str, CHANCES))} | floor | excess |")
     print("|---" * (len(CHANCES) + 6) + "|")
     worst: dict[str, float] = {}

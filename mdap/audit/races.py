@@ -181,7 +181,8 @@ class Referee:
             # An endpoint may take none; that was found out, and is no part of the schedule.
             temperatures = self.casting.possible_temperatures(sample.ordinal)
             if sample.temperature is not None and sample.temperature not in temperatures:
-                temperature = self.casting.temperatures[sample.ordinal]
+                member = self.casting.lineup(self.casting.tier(sample.ordinal))[0]
+                temperature = self.casting.temperature(sample.ordinal, member)
                 found = sample.temperature
                 self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))
 

@@ -2,8 +2,8 @@
 
 import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -114,12 +114,23 @@ class Asking:
                 self._race.leave(question)
         return question
 
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Let the race know that this asker waits for something else than a decision, and may ask soon."""
+        self._race.busy += 1
+        try:
+            yield
+        finally:
+            self._race.busy -= 1
+            self._race.news()
+
     async def _recalled(self, number: int, step: Step[A]) -> tuple[A, str]:
         """Return the recorded answer of *step*, and its tally."""
         race = self._race.race(step)
-        # It may have been decided a moment ago.
-        await self._around.journal.flush()
-        recorded = await self._around.recall(number)
+        with self._busy():
+            # It may have been decided a moment ago.
+            await self._around.journal.flush()
+            recorded = await self._around.recall(number)
         if recorded.text is None:
             alike = [race.prompts[view].parse(text) for text, view in recorded.votes]
             answer: A = typed_answer(step, recorded.winner, alike)
@@ -168,7 +179,9 @@ class Asking:
 
         async def run() -> tuple[str, str]:
             nonlocal spent
-            solution = await self._around.solve(task, name, await self._share(part.identity, part.about))
+            share = await self._share(part.identity, part.about)
+            with self._busy():
+                solution = await self._around.solve(task, name, share)
             if solution.status is RunStatus.STOPPED:
                 self._race.stop(part_ended(name, solution.reason))
                 await anyio.sleep_forever()  # until the whole run is cancelled
@@ -201,8 +214,11 @@ class Asking:
         knows, begun = self._race.knows, self._around.begun
         if key and self._race.known_by(part.identity[0]) - {part.identity, former.identity}:
             raise used_already(key)
-        if begun is None or knows(part.identity) or not await begun(former.name, task):
+        if begun is None or knows(part.identity):
             return part
+        with self._busy():
+            if not await begun(former.name, task):
+                return part
         return former if knows(former.identity) else part._replace(name=former.name)
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
@@ -212,12 +228,13 @@ class Asking:
         identity = identify_named("once", key)
 
         async def call() -> tuple[str, str]:
-            if self._around.withhold is not None:
-                await self._around.withhold(key)
-            # Whatever it does outside may rest on what was decided before.
-            await self._around.journal.flush()
-            result = function()
-            return canonical(await result if inspect.isawaitable(result) else result), "once"
+            with self._busy():
+                if self._around.withhold is not None:
+                    await self._around.withhold(key)
+                # Whatever it does outside may rest on what was decided before.
+                await self._around.journal.flush()
+                result = function()
+                return canonical(await result if inspect.isawaitable(result) else result), "once"
 
         return await self._noted(identity, key, call)
 
@@ -229,9 +246,10 @@ class Asking:
             if number is None:
                 result, reason = await make()
                 self._race.note(identity, about, result, reason)
-            # What is handed on is durable, whoever made it.
-            await self._around.journal.flush()
-            return json.loads(result if number is None else (await self._around.recall(number)).winner)
+            with self._busy():
+                # What is handed on is durable, whoever made it.
+                await self._around.journal.flush()
+                return json.loads(result if number is None else (await self._around.recall(number)).winner)
 
 
 async def _granted(loan: Loan) -> None:

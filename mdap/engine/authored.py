@@ -11,7 +11,7 @@ from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
 from mdap.rules.values import SpellingError, difference, kinds_of
 from mdap.settings import explain
-from mdap.tasks import Chain, Decision, RedFlag, Step, Task, canonical_step
+from mdap.tasks import Chain, Decision, Process, RedFlag, Step, Task, canonical_step
 
 __all__ = ["Authored", "Subject", "length_of", "not_a_step", "simulated"]
 
@@ -19,26 +19,33 @@ T = TypeVar("T")
 
 
 class Subject:
-    """What a chain's step is about: the task in a state. See `mdap.records.Subject`."""
+    """What a step is about, for simulation. See `mdap.records.Subject`.
 
-    __slots__ = ("_state", "_task")
+    Args:
+        task: the chain or process.
+        about: a chain's state, or a process's step.
+        rendered: what else `render` is given before the answer.
+    """
 
-    def __init__(self, task: Chain[Any, Any], state: Any) -> None:
+    __slots__ = ("_about", "_rendered", "_task")
+
+    def __init__(self, task: Chain[Any, Any] | Process[Any], about: Any, *rendered: Any) -> None:
         self._task = task
-        self._state = state
+        self._about = about
+        self._rendered = rendered
 
     def truth(self) -> Any:
         """Return the oracle's answer."""
-        return simulated(self._task, "oracle", self._task.oracle, self._state)
+        return simulated(self._task, "oracle", self._task.oracle, self._about)
 
     def mistakes(self, truth: Any) -> list[Any]:
         """Return plausible wrong answers."""
-        found: list[Any] = simulated(self._task, "mistakes", self._task.mistakes, self._state, truth)
+        found: list[Any] = simulated(self._task, "mistakes", self._task.mistakes, self._about, truth)
         return found
 
     def render(self, answer: Any) -> str:
         """Return a reply that gives *answer*."""
-        text: str = simulated(self._task, "render", self._task.render, answer)
+        text: str = simulated(self._task, "render", self._task.render, *self._rendered, answer)
         return text
 
 

@@ -217,7 +217,7 @@ class OrderedRace(ProcessRace):
         if isinstance(first, Question):
             given_up = first.opening.idle and not self._ready(first)
         else:
-            given_up = isinstance(first, RecordedOpening) and not self.in_flight
+            given_up = isinstance(first, RecordedOpening) and not (self.in_flight or self.busy)
         return self.status is RUNNING and given_up and any(map(self._waits, self._line.values()))
 
     def _waits(self, entry: _Entry) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from mdap.engine.authored import not_a_step, simulated
+from mdap.engine.authored import Subject, not_a_step
 from mdap.engine.decider import Decider
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recording import RUNNING, Rules, undecided_sentence
@@ -35,30 +35,6 @@ from mdap.tasks import Process, RedFlag, Step, canonical_step
 __all__ = ["ProcessRace", "Question", "identify"]
 
 _MOST_NAMED: Final = 5
-
-
-class _Subject:
-    """What a process's step is about. See `mdap.records.Subject`."""
-
-    __slots__ = ("_step", "_task")
-
-    def __init__(self, task: Process[Any], step: Step[Any]) -> None:
-        self._task = task
-        self._step = step
-
-    def truth(self) -> Any:
-        """Return the oracle's answer."""
-        return simulated(self._task, "oracle", self._task.oracle, self._step)
-
-    def mistakes(self, truth: Any) -> list[Any]:
-        """Return plausible wrong answers."""
-        found: list[Any] = simulated(self._task, "mistakes", self._task.mistakes, self._step, truth)
-        return found
-
-    def render(self, answer: Any) -> str:
-        """Return a reply that gives *answer*."""
-        text: str = simulated(self._task, "render", self._task.render, self._step, answer)
-        return text
 
 
 @dataclass(slots=True, eq=False)
@@ -105,6 +81,7 @@ class ProcessRace(Decider):
 
     Attributes:
         result: what the author's function returned, as a JSON value, once finished.
+        busy: how many askers wait for something that no decision of this run holds up.
     """
 
     def __init__(
@@ -113,6 +90,7 @@ class ProcessRace(Decider):
         super().__init__(rules, journal, progress)
         self.name = f"task {name}"
         self.result: Any = None
+        self.busy = 0
         self._task = task
         # In the order in which they were opened; what was decided leaves it.
         self._open: dict[Identity, Question] = {}
@@ -185,7 +163,7 @@ class ProcessRace(Decider):
         """
         if not isinstance(step, Step):
             raise not_a_step(step)
-        subject = _Subject(self._task, step)
+        subject = Subject(self._task, step, step)
         step = canonical_step(self._task, step)
         number = self._next_step
         return Race(self.name, number, step, self._rules.voting, subject, self._casting, self._rung(number))

@@ -53,23 +53,6 @@ Sent: TypeAlias = Mapping[int, tuple[float | None, ...]]
 _REMEMBERED: Final = 256
 
 
-class _Schedule(dict[int, float]):
-    """Temperatures by ordinal, looked up for every sample."""
-
-    __slots__ = ("_per_tier", "_temperatures")
-
-    def __init__(self, temperatures: tuple[float, ...], per_tier: int) -> None:
-        self._temperatures = temperatures
-        self._per_tier = per_tier
-
-    def __missing__(self, ordinal: int) -> float:
-        place = min(ordinal % self._per_tier, len(self._temperatures) - 1)
-        temperature = self._temperatures[place]
-        if len(self) < _REMEMBERED:
-            self[ordinal] = temperature
-        return temperature
-
-
 class Casting:
     """The schedule of a run's samples.
 
@@ -84,7 +67,6 @@ class Casting:
         sent: of members to which other temperatures are sent, or none: those, in place of *temperatures*.
 
     Attributes:
-        temperatures: the schedule, looked up by a sample's ordinal; only the first are ever stored.
         gone: members that have left the run.
         over: tiers that have left the run.
     """
@@ -96,10 +78,10 @@ class Casting:
         "_lineups",
         "_seed",
         "_sent",
+        "_temperatures",
         "gone",
         "over",
         "samples_per_tier",
-        "temperatures",
     )
 
     def __init__(
@@ -120,7 +102,7 @@ class Casting:
         self.gone: set[int] = set()
         self.over: set[int] = set()
         self._sent = sent or {}
-        self.temperatures: Mapping[int, float] = _Schedule(temperatures, samples_per_tier)
+        self._temperatures: tuple[float | None, ...] = temperatures
         # Every step asks for the same few.
         self._known: dict[tuple[tuple[int, ...], int, int, frozenset[Turn]], list[Group]] = {}
 
@@ -185,9 +167,7 @@ class Casting:
 
     def temperature(self, ordinal: int, member: int) -> float | None:
         """Return the temperature at which sample *ordinal* is asked of *member*; None if none is sent."""
-        sent = self._sent.get(member) if self._sent else None
-        if sent is None:
-            return self.temperatures[ordinal]
+        sent = self._sent.get(member, self._temperatures)
         return sent[min(ordinal % self.samples_per_tier, len(sent) - 1)]
 
     def possible_temperatures(self, ordinal: int) -> set[float | None]:

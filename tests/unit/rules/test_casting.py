@@ -49,18 +49,18 @@ def test_temperatures_that_nobody_heeds_keep_nothing_apart(
     casting = Casting(((0, 1, 1, 1),), (0.0, 0.1, 0.5, 0.1), apart=apart)
 
     assert [ordinals for _, ordinals in casting.groups((0, 1, 2, 3), 1, 8)] == groups
-    assert [casting.temperatures[ordinal] for ordinal in range(5)] == [0.0, 0.1, 0.5, 0.1, 0.1]
+    assert [casting.temperature(ordinal, 0) for ordinal in range(5)] == [0.0, 0.1, 0.5, 0.1, 0.1]
 
 
 @pytest.mark.parametrize("temperatures", [(0.3,), (0.0, 0.1), (0.0, 0.1, 0.5, 0.7)])
 @pytest.mark.parametrize("per_tier", [1, 3, 160])
 def test_each_sample_has_the_temperature_of_its_place(temperatures: tuple[float, ...], per_tier: int) -> None:
-    """Also beyond those that are remembered, in later tiers, and where a tier ends before the schedule."""
+    """Also in later tiers, and where a tier ends before the schedule."""
     casting = Casting(((0,),) * 4, temperatures, per_tier)
     ordinals = [*range(4 * 160), *range(10)]
     schedule = [*temperatures, *[temperatures[-1]] * 160]
 
-    assert [casting.temperatures[ordinal] for ordinal in ordinals] == [
+    assert [casting.temperature(ordinal, 0) for ordinal in ordinals] == [
         schedule[ordinal % per_tier] for ordinal in ordinals
     ]
 
