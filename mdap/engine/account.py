@@ -26,7 +26,7 @@ class Account:
         paid: what earlier sessions recorded, see `mdap.records.EVENTS`.
 
     Attributes:
-        lent: what each nested run was charged, by the step as which it was asked for.
+        lent: what each nested run was charged and has not returned, by the step as which it was asked for.
     """
 
     def __init__(self, run: int, ledger: Ledger, paid: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -46,6 +46,8 @@ class Account:
             self._paid[data["step"], data["opening"], data["tier"]] = rung
         elif data["why"] == "lent":
             self.lent[data["step"]] = price
+        elif data["why"] == "returned":
+            del self.lent[data["step"]]
 
     def rung(self, step: int) -> Rung:
         """Return the rung of *step* if all that is open before it turns out smooth."""

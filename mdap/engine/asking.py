@@ -175,10 +175,10 @@ class Asking:
         """Return the result of *task*, run as a part of this process."""
         part = await self._part(task, key)
         name = part.name
-        spent: Fraction | None = None
+        ended: Solution | None = None
 
         async def run() -> tuple[str, str]:
-            nonlocal spent
+            nonlocal ended
             share = await self._share(part.identity, part.about)
             with self._busy():
                 solution = await self._around.solve(task, name, share)
@@ -188,13 +188,24 @@ class Asking:
             if solution.status is not RunStatus.FINISHED:
                 error = UndecidedError if solution.status is RunStatus.UNDECIDED else FailedError
                 raise error(part_ended(name, solution.reason), solution)
-            spent = None if solution.guarantee is None else solution.guarantee.spent
+            ended = solution
             return canonical(solution.result), f"run {name}, digest {solution.digest}"
 
         result = await self._noted(part.identity, part.about, run)
-        if spent is not None and isinstance(self._race, OrderedRace):
-            self._race.repay(part.identity, spent)
+        if isinstance(self._race, OrderedRace):
+            await self._settle_loan(part, task, ended)
         return result
+
+    async def _settle_loan(self, part: Part, task: Task, ended: Solution | None) -> None:
+        """Take back what a nested run did not spend, also where an earlier session was cut before it did."""
+        assert isinstance(self._race, OrderedRace)
+        share = self._race.outstanding(part.identity)
+        if ended is None and share is not None:
+            with self._busy():
+                ended = await self._around.solve(task, part.name, share)
+        again = self._race.outstanding(part.identity)
+        if ended is not None and ended.guarantee is not None and again is not None:
+            self._race.repay(part.identity, ended.guarantee.spent)
 
     async def _share(self, identity: Identity, about: Any) -> Fraction | None:
         """Return what a nested run may spend of the error budget, once it is its turn."""

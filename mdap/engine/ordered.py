@@ -69,6 +69,10 @@ class OrderedRace(ProcessRace):
         """Take up what earlier sessions decided and sampled."""
         super().begin(point)
         self._leftovers.clear()
+        for identity, step in point.known.items():
+            if step in self._account.lent:
+                opened = StepOpened(self._rules.run, step, 0, identity[0], "", identity[1])
+                self._loans[identity] = Loan(opened, self._account.lent[step])
         for recorded in point.openings:
             opened = recorded.opened
             identity = (opened.key, opened.prompt_digest)
@@ -115,6 +119,11 @@ class OrderedRace(ProcessRace):
         if loan.share is None:
             del self._loans[identity], self._line[loan.opened.step]
             self._release()
+
+    def outstanding(self, identity: Identity) -> Fraction | None:
+        """Return what a nested run was charged and has not returned; None if there is nothing."""
+        loan = self._loans.get(identity)
+        return None if loan is None else loan.share
 
     def repay(self, identity: Identity, spent: Fraction) -> None:
         """Take back what a nested run, which is over, did not spend."""
