@@ -108,6 +108,64 @@ def test_it_claims_no_more_than_is_so_where_each_step_is_right_more_often_than_w
     assert np.mean(claimed) < np.mean(true) + 0.05
 
 
+def hidden(easy: list[TallyShape], k: int, p: float) -> float:
+    """The mean claim where one more step is right with *p* only, over how its votes may fall."""
+    lead, lengths = np.zeros(2 * k + 1), []
+    lead[k] = 1.0
+    for votes in range(1, 200 * k):
+        lead[1:-1], lead[0], lead[-1] = p * lead[:-2] + (1 - p) * lead[2:], (1 - p) * lead[1], p * lead[-2]
+        if (ended := lead[0] + lead[-1]) > 1e-4:
+            lengths.append((votes, ended))
+        lead[[0, -1]] = 0.0
+    claims = 0.0
+    for votes, chance in lengths:
+        made = certify([*easy, *shapes_of(np.array([votes]), k)])
+        assert made is not None
+        claims += chance * made.p_zero_errors
+    return claims
+
+
+@pytest.mark.parametrize("p", [0.51, 0.6, 0.8])
+@pytest.mark.parametrize(
+    ("easy", "k"),
+    [
+        ([TallyShape(3, 0, 3, 9)], 3),
+        ([TallyShape(3, 0, 3, 970), TallyShape(4, 1, 5, 28), TallyShape(5, 2, 7, 1)], 3),
+        ([TallyShape(4, 0, 4, 95), TallyShape(5, 1, 6, 4)], 4),
+    ],
+)
+def test_a_single_hard_step_is_not_claimed_too_much_for(easy: list[TallyShape], k: int, p: float) -> None:
+    """However hard it is above 1/2, and though it often looks like the others."""
+    assert hidden(easy, k, p) < 1 / (1 + ((1 - p) / p) ** k) + 0.05
+
+
+def test_a_step_that_stands_out_takes_the_claim_with_it() -> None:
+    """Three votes against the winner at k = 3, where the others have none; a long uneven run expects them."""
+    easy = [TallyShape(3, 0, 3, 299)]
+    calm, divided = certify(easy), certify([*easy, TallyShape(6, 3, 9, 1)])
+    assert calm is not None
+    assert divided is not None
+    assert calm.p_zero_errors > 0.99
+    assert divided.p_zero_errors < 0.01
+    assert "1 step is far more divided than the others" in divided.warnings[-1]
+    _, votes = races(np.random.default_rng(1), np.full(1000, 0.1), 3)
+    uneven = certify(shapes_of(votes, 3))
+    assert uneven is not None
+    assert uneven.warnings == ()
+    assert uneven.p_zero_errors == pytest.approx(run_success(0.1, 3, 1000), abs=0.1)
+
+
+@pytest.mark.parametrize(("steps", "k", "floor"), [(300, 3, 0.5), (10_000, 3, 0.55), (10_000, 6, 0.5)])
+def test_it_says_from_which_p_on_it_claims_not_too_much(steps: int, k: int, floor: float) -> None:
+    """Above 1/2 where a step at p = 1/2 can hide: in a long run, at a small k."""
+    _, votes = races(np.random.default_rng(1), np.full(steps, 0.01), k)
+    made = certify(shapes_of(votes, k))
+    assert made is not None
+    assert made.floor == pytest.approx(floor)
+    if floor > 0.5:
+        assert made.condition == "if every step is right in at least 0.55 of its valid samples"
+
+
 def test_it_cannot_see_a_step_that_is_wrong_more_often_than_right() -> None:
     """What its warning says: with right and wrong exchanged, the same tallies are as likely."""
     shapes = [TallyShape(3, 0, 3, 990), TallyShape(4, 1, 5, 10)]
