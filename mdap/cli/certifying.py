@@ -32,7 +32,7 @@ def certified(solution: Solution) -> list[tuple[str, str]]:
 def _promise(solution: Solution) -> str:
     if solution.guarantee is None:
         return (
-            f"k = {solution.k} bounds each step's error by its own p, and the run's error only if all steps are "
-            "equally hard; -k robust needs no such condition"
+            f"k = {solution.k} bounds each step's error by its own p, and the run's error only if all steps "
+            "are equally hard; -k robust needs no such condition"
         )
     return solution.guarantee.sentence(solution.totals.steps)
