@@ -115,19 +115,21 @@ class Belief(NamedTuple):
         readings = zip((self.alike, self.mixed), self.log_right_and_wrong(shape), strict=True)
         return sum(float(cloud.weights @ np.exp(wrong)) for cloud, (_, wrong) in readings)
 
-    def log_chance(self, shape: TallyShape, *, seen: bool) -> float:
-        """Return the logarithm of how likely one order of these votes is on any step, where some are hard.
+    def log_chance(self, shape: TallyShape, *, seen: bool, hard: bool) -> float:
+        """Return the logarithm of how likely one order of these votes is on a step.
 
         Args:
             shape: a tally.
             seen: whether it is one of the tallies; then only the others say how likely it is.
+            hard: whether the step may be hard.
         """
         import numpy as np
 
-        sign = -1 if seen else 1
-        here = sign * np.logaddexp(*_readings(shape, self.mixed, self.agreement))
-        mean = self.mixed.weights @ np.exp(here - here.max()) / max(self.p_hard, 1e-300)
-        return sign * float(here.max() + np.log(mean))
+        any_step = np.logaddexp(*_readings(shape, self.mixed, self.agreement))
+        chance = any_step if hard else np.logaddexp(*_votes(shape, self.mixed.rates))
+        weights = self.mixed.weights * (np.exp(any_step.min() - any_step) if seen else 1.0)
+        top = chance.max()
+        return float(top + np.log(max(weights @ np.exp(chance - top), 1e-300) / max(weights.sum(), 1e-300)))
 
 
 def posterior(shapes: Sequence[TallyShape]) -> Belief:

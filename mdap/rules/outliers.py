@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["contribution", "floor_of"]
 
-# A step stands out if a run is expected to have fewer than so many with its tally.
-_SELDOM: Final = 0.3
+# A step stands out if a run is expected to have fewer than so many with its tally: of the steps that are not
+# hard, and of all.
+_FEW_EASY: Final = 0.1
+_FEW: Final = 0.5
 # By so much, on average, a claim may exceed the truth.
 _SLACK: Final = 0.05
 
@@ -27,8 +29,15 @@ def contribution(shape: TallyShape, belief: Belief, steps: int) -> float:
     """
     coin = _coin(shape.margin, shape.runner_up)
     most = float(_contributions(coin)[-1])
-    expected = steps * math.exp(_log_orders(coin, shape) + belief.log_chance(shape, seen=True))
-    return max(most, 1e-300) if most < 1 and expected < _SELDOM else 1.0
+    return max(most, 1e-300) if most < 1 and _stands_out(shape, coin, belief, steps, seen=True) else 1.0
+
+
+def _stands_out(shape: TallyShape, coin: "NDArray[Any]", belief: Belief, steps: int, *, seen: bool) -> bool:
+    orders = math.log(coin[shape.runner_up]) + (shape.margin + 2 * shape.runner_up - 1) * math.log(2)
+    easy, every = (
+        steps * math.exp(orders + belief.log_chance(shape, seen=seen, hard=hard)) for hard in (False, True)
+    )
+    return easy < _FEW_EASY and every < _FEW
 
 
 def _coin(k: int, most: int) -> "NDArray[Any]":
@@ -52,11 +61,6 @@ def _contributions(coin: "NDArray[Any]") -> "NDArray[Any]":
     return most
 
 
-def _log_orders(coin: "NDArray[Any]", shape: TallyShape) -> float:
-    """Return the logarithm of in how many orders the votes of two answers end with this tally."""
-    return math.log(coin[shape.runner_up]) + (shape.margin + 2 * shape.runner_up - 1) * math.log(2)
-
-
 def floor_of(shapes: Sequence[TallyShape], belief: Belief) -> float:
     """Return the least p of a step, in hundredths, at which the claim is not too high on average.
 
@@ -70,7 +74,7 @@ def floor_of(shapes: Sequence[TallyShape], belief: Belief) -> float:
     contributed = _contributions(coin)
     for lost in range(coin.size):
         shape = TallyShape(k + lost, lost, k + 2 * lost, 1)
-        if steps * math.exp(_log_orders(coin, shape) + belief.log_chance(shape, seen=False)) < _SELDOM:
+        if _stands_out(shape, coin, belief, steps, seen=False):
             break
         contributed[lost] = 1 - belief.p_wrong(shape)
     p = np.arange(51, 100)[:, None] / 100
