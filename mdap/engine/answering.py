@@ -25,11 +25,6 @@ _VOID: Final = str(Verdict.VOID)
 class Answering(Recorder, ABC):
     """Keep the requests of one run that are under way, and go on without those who do not answer.
 
-    Args:
-        rules: run number, voting settings.
-        journal: where every fact goes.
-        progress: counters to keep.
-
     Attributes:
         in_flight: samples asked for and not come back.
     """

@@ -149,17 +149,7 @@ class ChainRace(Decider):
             self.reason = undecided_sentence(head)
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
-        """Record a person's answer to the step that voting left undecided.
-
-        Args:
-            number: the step.
-            answer: the answer as JSON.
-            author: who decides.
-            reason: why so.
-
-        Raises:
-            UsageError: that step is not the undecided one, or the answer is none that it could have.
-        """
+        """Record a person's answer to the step that voting left undecided."""
         head = self._window[0] if self._window else None
         if head is None or head.opened.step != number or self.status is not RunStatus.UNDECIDED:
             raise UsageError(f"step {number} is not one that voting left undecided")

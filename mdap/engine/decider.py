@@ -3,6 +3,7 @@
 Everything here is synchronous: no await can come between a decision and its consequences.
 """
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -12,24 +13,14 @@ from mdap.engine.opening import Opening, Progress, written
 from mdap.engine.recording import Rules
 from mdap.engine.scheduler import Came, Failed, Outcome
 from mdap.engine.voting import unread
-from mdap.errors import (
-    PluginError,
-)
+from mdap.errors import PluginError
 from mdap.protocols import Journal
-from mdap.records import (
-    AttemptFailed,
-    Reply,
-    RunEvent,
-    SampleRequest,
-    SampleTaken,
-    Verdict,
-)
+from mdap.records import AttemptFailed, Reply, RunEvent, SampleRequest, SampleTaken, Verdict
 from mdap.rules.digests import sample_line
 from mdap.rules.rungs import Rung
 
 __all__ = ["Decider", "Effect"]
 
-_LONGEST_REASON: Final = 500
 _VOTE: Final = str(Verdict.VOTE)
 _FLAG: Final = str(Verdict.FLAG)
 _VOID: Final = str(Verdict.VOID)
@@ -52,18 +43,13 @@ class Effect:
 class Decider(Answering):
     """Keep the open steps of one run: what they want sampled, what came, and what was decided.
 
-    Args:
-        rules: run number, voting settings.
-        journal: where every fact goes.
-        progress: counters to keep.
-
     Attributes:
         news: called when there is more to ask for than what came gave rise to.
     """
 
     def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
         super().__init__(rules, journal, progress)
-        self.news: Callable[[], None] = _nothing
+        self.news: Callable[[], None] = lambda: None
 
     @property
     def stalled(self) -> bool:
@@ -73,6 +59,20 @@ class Decider(Answering):
     def pass_over(self) -> None:
         """Let what waits go on without the step that it waits for."""
         assert not self.stalled
+
+    @abstractmethod
+    def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
+        """Record a person's answer to a step that voting left undecided.
+
+        Args:
+            number: the step.
+            answer: the answer as JSON.
+            author: who decides.
+            reason: why so.
+
+        Raises:
+            UsageError: that step is not undecided, or the answer is none that it could have.
+        """
 
     # -- what to ask -------------------------------------------------------------------------------
 
@@ -248,7 +248,3 @@ class Decider(Answering):
             reason = f"{reason}, and refused by {opening.race.refusal.model}"
         data = {"step": opening.opened.step, "opening": opening.opened.opening, "tier": opening.race.tier}
         self._journal.append(RunEvent(self._rules.run, "escalated", reason, data=data))
-
-
-def _nothing() -> None:
-    """Do nothing."""

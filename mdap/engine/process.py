@@ -309,17 +309,7 @@ class ProcessRace(Decider):
             tell()
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
-        """Record a person's answer to a step that voting left undecided.
-
-        Args:
-            number: the step.
-            answer: the answer as JSON.
-            author: who decides.
-            reason: why so.
-
-        Raises:
-            UsageError: that step is not undecided, or the answer is none that it could have.
-        """
+        """Record a person's answer to a step that voting left undecided."""
         question = self._undecided(number)
         if question is None:
             raise UsageError(f"step {number} is not one that voting left undecided")

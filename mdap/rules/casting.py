@@ -189,10 +189,8 @@ class Casting:
 
         Args:
             ordinals: the samples.
-            views: how many presentations the step has.
+            views, refused, key: as for `part`.
             most: the most samples that one request may ask for.
-            refused: who refuses to answer the step, in which view.
-            key: what the step is known by in its run, where models and views are drawn.
         """
         if self._draws(views):
             return self._grouped(ordinals, views, most, (refused, key))

@@ -2,8 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["likely_error_rate", "race_lengths"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["likely_error_rate", "lost_votes", "race_lengths"]
 
 
 def race_lengths(error_rate: float, k: int, most: int) -> list[float]:
@@ -15,15 +19,31 @@ def race_lengths(error_rate: float, k: int, most: int) -> list[float]:
         most: the largest number of votes of interest.
     """
     ends = [0.0] * (most + 1)
-    leads = {0: 1.0}
-    for votes in range(1, most + 1):
-        moved: dict[int, float] = {}
-        for lead, chance in leads.items():
-            moved[lead + 1] = moved.get(lead + 1, 0.0) + chance * (1 - error_rate)
-            moved[lead - 1] = moved.get(lead - 1, 0.0) + chance * error_rate
-        ends[votes] = moved.pop(k, 0.0) + moved.pop(-k, 0.0)
-        leads = moved
+    if most >= k:
+        ends[k::2] = lost_votes(error_rate, k, (most - k) // 2).tolist()
     return ends
+
+
+def lost_votes(error_rate: Any, k: int, most: int) -> "NDArray[Any]":
+    """Return the chance that a race has exactly 0, 1, ... *most* votes against its winner.
+
+    At p = 1/2 it is a random walk to one of two ends, k places away (Feller, volume 1, XIV.5). Each way that
+    ends with l votes against the winner has the chance ``(e (1 - e))^l ((1 - e)^k + e^k)`` at any p.
+
+    Args:
+        error_rate: chance that a valid sample is wrong; a column for a row of chances each.
+        k: the margin, at least 1.
+        most: the largest number of votes against the winner.
+    """
+    import numpy as np
+
+    lost = np.arange(most + 1)
+    angle = np.arange(1, 2 * k, 2)[:, None] * np.pi / (2 * k)
+    even = (np.cos(angle) ** (k + 2 * lost - 1) * np.sin(angle) * np.sin(k * angle)).sum(axis=0) / k
+    right = 1 - error_rate
+    law: NDArray[Any] = np.maximum(even, 0) * (4 * error_rate * right) ** lost * 2.0 ** (k - 1)
+    law *= right**k + error_rate**k
+    return law
 
 
 def likely_error_rate(races: Mapping[tuple[int, int], int]) -> float:

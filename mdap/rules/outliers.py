@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mdap.records import TallyShape
 from mdap.rules.hardness import Belief
+from mdap.rules.lengths import lost_votes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,17 +42,11 @@ def _stands_out(shape: TallyShape, coin: "NDArray[Any]", belief: Belief, steps: 
 
 
 def _coin(k: int, most: int) -> "NDArray[Any]":
-    """Return how likely a race at p = 1/2 ends with 0, 1, ..., *most* votes against its winner.
-
-    It is a random walk from the middle of 2k + 1 places to one of the ends (Feller, volume 1, XIV.5).
-    """
+    """Return how likely a step at p = 1/2 has 0, 1, ..., *most* votes against its winner; above 0."""
     import numpy as np
 
-    angle = np.arange(1, 2 * k, 2)[:, None] * np.pi / (2 * k)
-    votes = k + 2 * np.arange(most + 1)
-    ends = np.cos(angle) ** (votes - 1) * np.sin(angle) * np.sin(k * angle)
-    found: NDArray[Any] = np.maximum(ends.sum(axis=0) / k, 1e-300)
-    return found
+    coin: NDArray[Any] = np.maximum(lost_votes(0.5, k, most), 1e-300)
+    return coin
 
 
 def _contributions(coin: "NDArray[Any]") -> "NDArray[Any]":
@@ -78,7 +73,6 @@ def floor_of(shapes: Sequence[TallyShape], belief: Belief) -> float:
             break
         contributed[lost] = 1 - belief.p_wrong(shape)
     p = np.arange(51, 100)[:, None] / 100
-    law = coin * (4 * p * (1 - p)) ** np.arange(coin.size) * (p**k + (1 - p) ** k) * 2 ** (k - 1)
-    excess = law @ contributed - 1 / (1 + ((1 - p[:, 0]) / p[:, 0]) ** k)
+    excess = lost_votes(1 - p, k, coin.size - 1) @ contributed - 1 / (1 + ((1 - p[:, 0]) / p[:, 0]) ** k)
     too_high = np.flatnonzero(excess > _SLACK)
     return 0.5 if too_high.size == 0 else float(p[too_high[-1], 0] + 0.01)
