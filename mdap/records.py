@@ -42,6 +42,7 @@ __all__ = [
     "Solution",
     "StepOpened",
     "StepResolved",
+    "StopCause",
     "Subject",
     "TallyShape",
     "Totals",
@@ -88,6 +89,34 @@ class RunStatus(StrEnum):
     UNDECIDED = "undecided"
     STOPPED = "stopped"
     FAILED = "failed"
+
+
+class StopCause(StrEnum):
+    """Why a run ended without a result.
+
+    Attributes:
+        BUDGET: its budget in USD or tokens is spent.
+        DEADLINE: the seconds that it may take are over.
+        QUOTA: the account has no quota left at a provider.
+        PROVIDER: an endpoint does not answer, denies access, or refuses how it is asked.
+        REFUSED: the models will not answer a prompt.
+        FORM: not one of a model's first replies kept to the form.
+        SAMPLES: a step found no winner within its allowed samples.
+        INTERRUPTED: it was cancelled, or Ctrl-C was pressed.
+        ERROR: the code of the task, of a provider or of `on_event` failed.
+        OVERRIDE: it takes over from a run of which a person decided a step, and waits to be resumed.
+    """
+
+    BUDGET = "budget"
+    DEADLINE = "deadline"
+    QUOTA = "quota"
+    PROVIDER = "provider"
+    REFUSED = "refused"
+    FORM = "form"
+    SAMPLES = "samples"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+    OVERRIDE = "override"
 
 
 class Subject(Protocol):
@@ -384,9 +413,15 @@ EVENTS: Final = {
         "the task is done",
         "`result`; `seconds` of the session; `in_flight`; `undecided`, steps of a process without a winner",
     ),
-    "undecided": ("a step has no winner within its allowed samples", "`seconds`, `in_flight`"),
-    "stopped": ("the session ended before the task; it can be resumed", "`seconds`, `in_flight`"),
-    "failed": ("the run cannot go on", "`seconds`, `in_flight`"),
+    "undecided": (
+        "a step has no winner within its allowed samples",
+        "`stop_cause`, a word of `mdap.StopCause`; `seconds`, `in_flight`",
+    ),
+    "stopped": (
+        "the session ended before the task; it can be resumed",
+        "as for `undecided`; `traceback` where code of your own failed",
+    ),
+    "failed": ("the run cannot go on", "as for `stopped`"),
     "attempt_failed": (
         "an attempt at a sample failed in transport",
         "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`; "
@@ -857,6 +892,9 @@ class Solution:
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
             session ended in order.
         undecided: steps of a finished process that were asked for and found no winner.
+        stop_cause: the same as one word; None if it did finish, or where nobody recorded it.
+        traceback: where code of the task or of a provider failed, as Python prints it; None if none did.
+        error: the error that ended the run, with its cause; None for a run that was read from the log.
     """
 
     run_id: str
@@ -874,6 +912,9 @@ class Solution:
     seal: str | None = None
     guarantee: Guarantee | None = None
     undecided: int = 0
+    stop_cause: StopCause | None = None
+    traceback: str | None = None
+    error: Exception | None = field(default=None, compare=False, repr=False)
 
     @property
     def mostly_undecided(self) -> bool:
@@ -903,6 +944,7 @@ class Solution:
             "status": str(self.status),
             "result": self.result,
             "reason": self.reason,
+            "stop_cause": self.stop_cause,
             "steps": self.totals.steps,
             "undecided": self.undecided,
             "votes": self.totals.votes,
@@ -925,4 +967,5 @@ class Solution:
             "digest": self.digest,
             "seal": self.seal,
             "warnings": list(self.warnings),
+            "traceback": self.traceback,
         }

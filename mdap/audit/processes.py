@@ -21,7 +21,7 @@ from mdap.audit.questions import Question, check_text
 from mdap.audit.races import Referee
 from mdap.audit.rows import decided, samples_of, undecided
 from mdap.audit.runs import RunFacts
-from mdap.errors import RAISED, FailedError, UndecidedError
+from mdap.errors import RAISED, FailedError, UndecidedError, told
 from mdap.groups import Group, first_of, gathered
 from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened
 from mdap.rules import parts as naming
@@ -423,5 +423,4 @@ def _ended(record: _Record, error: BaseException) -> None:
     if isinstance(error, _StrayError) or (isinstance(error, UndecidedError) and not record.over):
         return
     if record.over:
-        found = f"{type(error).__name__}: {error}"
-        record.findings.add(Kind.PLUGIN, "solving", "a result", found)
+        record.findings.add(Kind.PLUGIN, "solving", "a result", told(error))

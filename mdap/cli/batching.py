@@ -10,7 +10,7 @@ import anyio
 
 from mdap.cli.display import configure_log, shown
 from mdap.cli.files import Written, lines_of
-from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
+from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, reveal, say
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session
 from mdap.compose.batch import Batch, Case
@@ -55,7 +55,9 @@ def _case(task: str, common: dict[str, Any], line: str | None, where: str) -> Ca
     except (ValueError, RecursionError) as error:
         return UsageError(f"{where} is not a JSON object of parameters: {error}")
     except (UsageError, PluginError) as error:
-        return UsageError(f"{where}: {error}")
+        told = UsageError(f"{where}: {error}")
+        told.__cause__ = error
+        return told
 
 
 async def run_inputs(
@@ -82,6 +84,7 @@ async def run_inputs(
     progress = Progress()
     worst = Exit.FINISHED
     summary: Solution | None = None
+    first: Solution | None = None
     async with AsyncExitStack() as stack:
         scope = stack.enter_context(interruptible(as_json=as_json))
         file = None if out is None else stack.enter_context(_kept(out, name))
@@ -92,6 +95,8 @@ async def run_inputs(
                 batch = await batch_of(progress)
                 async for solution in batch:
                     worst = _worse(worst, solution)
+                    if solution.status in (RunStatus.FAILED, RunStatus.UNDECIDED):
+                        first = first or solution
                     if file is not None:
                         file.write(json.dumps(solution.to_dict(), ensure_ascii=True) + "\n")
                 if file is not None and worst is not Exit.STOPPED:
@@ -102,7 +107,7 @@ async def run_inputs(
                 with anyio.CancelScope(shield=True):
                     await batch.aclose()
         summary = await session.find(name)
-    return _report(summary, name, worst, as_json=as_json)
+    return _report(summary, name, (worst, first), as_json=as_json)
 
 
 @contextmanager
@@ -124,7 +129,10 @@ def _worse(worst: Exit, solution: Solution) -> Exit:
     return worst if worst is Exit.STOPPED else max(worst, finish_code(solution))
 
 
-def _report(summary: Solution | None, run_id: str, worst: Exit, *, as_json: bool) -> int:
+def _report(
+    summary: Solution | None, run_id: str, ended: tuple[Exit, Solution | None], *, as_json: bool
+) -> int:
+    worst, first = ended
     result = (summary.result if summary is not None else None) or {"cases": 0, "finished": 0}
     if as_json and summary is not None:
         print_json(summary.to_dict())
@@ -150,5 +158,8 @@ def _report(summary: Solution | None, run_id: str, worst: Exit, *, as_json: bool
         parts = [f"{failed:,} cases did not finish"] if failed else []
         parts += [f"{doubtful:,} left most of their steps undecided"] if doubtful else []
         told = " and ".join(parts)
-        complain(f"{told}: --out says why, `mdap runs --of {run_id}` lists all")
+        if first is not None:
+            reveal(first.traceback)
+            told += f"; the first, {first.run_id}, {first.status}: {first.reason}"
+        complain(f"{told}; --out says why, `mdap runs --of {run_id}` lists all")
     return worst

@@ -10,11 +10,11 @@ import click
 from mdap.cli import completing
 from mdap.cli.certifying import certified
 from mdap.cli.options import as_json, database
-from mdap.cli.output import fields, number, print_json, say, table
+from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
 from mdap.compose import solution_of
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, open_log
-from mdap.records import RunStatus
+from mdap.records import RunStatus, Solution
 
 __all__ = ["runs", "show"]
 
@@ -54,6 +54,7 @@ async def _runs(given: dict[str, Any]) -> None:
                         "models": row.provider["models"],
                         "k": row.k,
                         "status": str(row.status),
+                        "stop_cause": row.stop_cause,
                         "steps": steps,
                         "created_at": row.created_at,
                     }
@@ -71,7 +72,7 @@ async def _runs(given: dict[str, Any]) -> None:
                 row.task,
                 " + ".join(row.provider["models"]),
                 str(row.k),
-                str(row.status),
+                f"{row.status}: {row.stop_cause}" if row.stop_cause else str(row.status),
                 number(steps),
                 row.created_at[:19],
             )
@@ -112,6 +113,7 @@ async def _show(given: dict[str, Any]) -> None:
             }
         )
         return
+    reveal(solution.traceback)
     totals = solution.totals
     status = "running, or killed" if row.status is RunStatus.RUNNING else str(row.status)
     fields(
@@ -120,7 +122,7 @@ async def _show(given: dict[str, Any]) -> None:
             ("task", f"{row.task} {json.dumps(row.params)}"),
             ("model", " + ".join(row.provider["models"])),
             ("status", status),
-            ("reason", solution.reason or "-"),
+            ("reason", _reason(solution)),
             ("result", json.dumps(solution.result)[:_TEXT_SHOWN]),
             ("k", str(row.k)),
             ("steps", number(totals.steps)),
@@ -140,6 +142,12 @@ async def _show(given: dict[str, Any]) -> None:
     say()
     for event in events:
         say(f"  {event['at'][:19]}  {event['kind']}{': ' + event['reason'] if event['reason'] else ''}")
+
+
+def _reason(solution: Solution) -> str:
+    why = solution.reason or "-"
+    why = f"{solution.stop_cause}: {why}" if solution.stop_cause else why
+    return hinted(why) if solution.traceback else why
 
 
 def _event(event: Any) -> dict[str, Any]:

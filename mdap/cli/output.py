@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,10 @@ __all__ = [
     "exit_code_of",
     "fields",
     "finish_code",
+    "hinted",
     "number",
     "print_json",
+    "reveal",
     "safe",
     "say",
     "table",
@@ -88,6 +91,21 @@ def say(text: str = "") -> None:
 def complain(text: str) -> None:
     """Print one sentence on standard error."""
     sys.stderr.write(f"mdap: {safe(text)}\n".replace("\n", " ").rstrip() + "\n")
+
+
+def hinted(sentence: str) -> str:
+    """Return *sentence* with how to see the traceback behind it, unless that is shown already."""
+    return sentence if _reveals() else f"{sentence}; MDAP_TRACEBACK=1 shows the traceback"
+
+
+def reveal(trace: str | None) -> None:
+    """Print a traceback on standard error if the user asks for such."""
+    if trace and _reveals():
+        sys.stderr.write(safe(trace) + "\n")
+
+
+def _reveals() -> bool:
+    return bool(os.environ.get("MDAP_TRACEBACK"))
 
 
 class _Complaints(logging.Handler):

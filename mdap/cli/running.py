@@ -29,7 +29,7 @@ from mdap.cli.options import (
     moved_task,
     on_dead,
 )
-from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
+from mdap.cli.output import Exit, complain, fields, finish_code, hinted, number, print_json, reveal, say
 from mdap.cli.places import at_home
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session, new_run_id, settle_step
@@ -402,10 +402,12 @@ def _report(solution: Solution | None, path: Path, show: _Show, run_id: str, *, 
     if interrupted:
         complain(f"interrupted; resume with: {again}")
         return Exit.INTERRUPTED
+    reveal(solution.traceback)
     if solution.status is RunStatus.STOPPED:
         complain(f"stopped: {solution.reason}; resume with: {again}")
     elif solution.status is not RunStatus.FINISHED:
-        complain(f"{solution.status}: {solution.reason}")
+        sentence = f"{solution.status}: {solution.reason}"
+        complain(hinted(sentence) if solution.traceback else sentence)
     return finish_code(solution)
 
 

@@ -10,9 +10,9 @@ from anyio.abc import TaskGroup
 
 from mdap.compose.identity import Start, batch_columns, check_same
 from mdap.compose.running import Workshop, run_task
-from mdap.errors import DatabaseError, MdapError
+from mdap.errors import DatabaseError, MdapError, reraise, traceback_of
 from mdap.plugins import task_name
-from mdap.records import RunEvent, RunStatus, Solution, Totals
+from mdap.records import RunEvent, RunStatus, Solution, StopCause, Totals
 from mdap.tasks import Task
 
 __all__ = ["Batch", "Case"]
@@ -29,12 +29,15 @@ class _Counts:
     finished: int = 0
     stopped: int = 0
     mostly_undecided: int = 0
+    stop_cause: StopCause | None = None
 
     def add(self, solution: Solution) -> None:
         self.cases += 1
         self.finished += solution.status is RunStatus.FINISHED
         self.stopped += solution.status is RunStatus.STOPPED
         self.mostly_undecided += solution.mostly_undecided
+        if solution.status is RunStatus.STOPPED and self.stop_cause is None:
+            self.stop_cause = solution.stop_cause
 
     def result(self) -> dict[str, Any]:
         counts = {"cases": self.cases, "finished": self.finished}
@@ -121,12 +124,15 @@ class Batch(AsyncIterator[Solution]):
                     runs.start_soon(self._one, number, place, case)
             stopped = bool(self.counts.stopped)
         except BaseExceptionGroup as raised:
-            raise raised.exceptions[0] from None
+            reraise(raised.exceptions[0])
         finally:
             # Unless every case was looked at, the batch can be taken up again.
             kind = "stopped" if stopped else "finished"
+            data: dict[str, Any] = {"result": self.counts.result()}
+            if stopped:
+                data["stop_cause"] = str(self.counts.stop_cause or StopCause.INTERRUPTED)
             if self._shop.writer.usable:
-                self._shop.writer.append(RunEvent(number, kind, data={"result": self.counts.result()}))
+                self._shop.writer.append(RunEvent(number, kind, data=data))
                 # Whether this could be written, the next flush tells.
                 with suppress(DatabaseError):
                     await self._shop.sealer.seal(number)
@@ -160,19 +166,22 @@ class Batch(AsyncIterator[Solution]):
         except DatabaseError:
             raise
         except MdapError as error:
-            solution = _not_run(name, case, str(error), self._start.voting.k)
+            solution = _not_run(name, case, error, self._start.voting.k)
         self.counts.add(solution)
         self._ready[place] = solution
         self._news.set()
 
 
-def _not_run(name: str, case: Case, reason: str, k: int) -> Solution:
+def _not_run(name: str, case: Case, error: MdapError, k: int) -> Solution:
     return Solution(
         run_id=name,
         task=task_name(case) if isinstance(case, Task) else "-",
         status=RunStatus.FAILED,
         result=None,
-        reason=reason,
+        reason=str(error),
+        stop_cause=StopCause.ERROR,
+        traceback=traceback_of(error),
+        error=error,
         totals=Totals(),
         k=k,
         cost_usd=None,

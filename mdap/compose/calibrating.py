@@ -3,7 +3,6 @@
 import itertools
 import random
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
+from mdap.compose.ending import Ending
 from mdap.compose.findings import findings_of
 from mdap.compose.identity import Start, run_columns
 from mdap.compose.margins import pilot_of
@@ -23,7 +23,7 @@ from mdap.engine.run import decide
 from mdap.errors import RAISED, DatabaseError, PluginError, UsageError
 from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import task_name
-from mdap.records import Calibration, Projection, RunEvent, RunStatus
+from mdap.records import Calibration, Projection, RunEvent, StopCause
 from mdap.rules.calibration import Measured, Poll, measure, spread_of
 from mdap.rules.canonical import canonical
 from mdap.rules.methods import check_methods
@@ -166,36 +166,39 @@ async def _calibrate(
     progress = Progress()
     shop.bulletin.running.add(number)
     shop.writer.append(RunEvent(number, "started", data=shop.about()))
-    started = time.monotonic()
-    status, reason = RunStatus.STOPPED, "interrupted"
-    ended: dict[str, Any] = {}
+    ended = Ending()
     try:
         refusal = await shop.inspection.pass_on(number)
         wanted = Wanted(wish.samples, shop.crew.most, subject.oracle)
         rules = _rules(shop, number, subject)
         work = Survey((subject.name, subject.task), states, wanted, rules, shop.writer, progress)
-        status, reason = (RunStatus.STOPPED, refusal) if refusal else await _surveyed(shop, work)
+        if refusal is not None:
+            ended.stop(refusal, StopCause.PROVIDER)
+        else:
+            await _surveyed(shop, work, ended)
         await shop.writer.flush()
-        ended["seconds"] = round(time.monotonic() - started, 3)
+        seconds = ended.data["seconds"] = ended.seconds
         made = await _calibration(shop, number, wish, subject, work.polls)
         made = replace(
             made,
-            status=status,
-            reason=reason or None,
+            status=ended.status,
+            reason=ended.reason,
             failed_attempts=progress.failed_attempts,
-            seconds=ended["seconds"],
+            seconds=seconds,
         )
-        ended["result"] = made.to_dict()
+        ended.data["result"] = made.to_dict()
         return made
     except PluginError as error:
-        status, reason = RunStatus.FAILED, str(error)
+        ended.fail(error)
+        raise
+    except Exception as error:
+        ended.crash(error)
         raise
     finally:
         shop.bulletin.tell()
         shop.bulletin.running.discard(number)
-        ended.setdefault("seconds", round(time.monotonic() - started, 3))
         if shop.writer.usable:
-            shop.writer.append(RunEvent(number, str(status), reason or None, data=ended))
+            shop.writer.append(ended.event(number))
             with suppress(DatabaseError):
                 await shop.sealer.seal(number)
 
@@ -210,12 +213,13 @@ def _rules(shop: Workshop, number: int, subject: _Subject) -> Rules:
     )
 
 
-async def _surveyed(shop: Workshop, work: Survey) -> tuple[RunStatus, str]:
-    """Take the samples, as far as model and budget allow; return how that ended."""
+async def _surveyed(shop: Workshop, work: Survey, ended: Ending) -> None:
+    """Take the samples, as far as model and budget allow, and note how that ended."""
     with anyio.move_on_after(shop.budget.seconds):
         await decide(work, shop.crew.provider, shop.limits, shop.writer, shop.purse)
-        return work.status, work.reason or ""
-    return RunStatus.STOPPED, f"the {shop.budget.seconds:g} seconds allowed are over"
+        ended.take(work)
+        return
+    ended.stop(f"the {shop.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
 
 
 async def _calibration(

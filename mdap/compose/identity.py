@@ -217,6 +217,8 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         status=row.status,
         result=data.get("result") if row.status is RunStatus.FINISHED else None,
         reason=reason,
+        stop_cause=row.stop_cause,
+        traceback=None if row.stop_cause is None else data.get("traceback"),
         totals=totals,
         k=row.k,
         cost_usd=await reader.cost(row.number),

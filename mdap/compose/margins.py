@@ -11,7 +11,7 @@ from mdap.compose.identity import Start, lasting
 from mdap.compose.promising import promising
 from mdap.compose.running import WITHHELD, Workshop, run_task
 from mdap.engine.authored import length_of
-from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError
+from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError, own_cause
 from mdap.journal.reader import RunRow
 from mdap.plugins import task_name
 from mdap.records import SURE, RunStatus, Solution
@@ -21,12 +21,12 @@ from mdap.rules.scaling import minimal_k
 from mdap.settings import VotingSettings, explain
 from mdap.tasks import Task
 
-__all__ = ["ENDED", "K", "batch_margin", "matching", "pilot_of", "with_k", "with_margin"]
+__all__ = ["K", "batch_margin", "ended_without_result", "matching", "pilot_of", "with_k", "with_margin"]
 
 K = int | Literal["auto", "robust"]
 Note = tuple[str, str | None, dict[str, Any]]
 
-ENDED: Final[dict[RunStatus, type[RunError]]] = {
+_ENDED: Final[dict[RunStatus, type[RunError]]] = {
     RunStatus.UNDECIDED: UndecidedError,
     RunStatus.STOPPED: StoppedError,
     RunStatus.FAILED: FailedError,
@@ -83,6 +83,21 @@ async def _won(shop: Workshop, pilot: Solution) -> int:
     return await shop.reader.votes_for_winners(number)
 
 
+def ended_without_result(solution: Solution, run: str) -> RunError:
+    """Return the error for a run without a result; what ended it is its cause.
+
+    Args:
+        solution: what the run came to; not finished.
+        run: how the sentence names the run.
+    """
+    error = _ENDED.get(solution.status, StoppedError)(f"{run}: {solution.reason}", solution)
+    if solution.error is not None:
+        inner = own_cause(solution.error)
+        # One of the same sentence would say nothing more.
+        error.__cause__ = None if isinstance(inner, RunError) else inner
+    return error
+
+
 async def pilot_of(
     shop: Workshop, task: Task, name: str, voting: VotingSettings, votes: int = _PILOT_VOTES
 ) -> Solution:
@@ -112,7 +127,7 @@ async def pilot_of(
             f"no k can be chosen: in the pilot {solution.reason}; the model is right too seldom to vote"
         )
     if solution.status is not RunStatus.FINISHED:
-        raise ENDED[solution.status](f"the pilot {name}: {solution.reason}", solution)
+        raise ended_without_result(solution, f"the pilot {name}")
     return solution
 
 

@@ -14,7 +14,7 @@ from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
-from mdap.records import NOTED, Decided, RunEvent, StepOpened
+from mdap.records import NOTED, Decided, RunEvent, StepOpened, StopCause
 from mdap.rules.digests import CHAIN_START, chain_digest
 from mdap.rules.ledger import ledger_after
 from mdap.settings import VotingSettings
@@ -125,4 +125,5 @@ async def _take_over(
     journal.append(RunEvent(new, "settled", ruling.reason, ruling.author, {"step": ruling.step}))
     # The old run has brought about what its decisions called for, but not what this one does.
     journal.append(RunEvent(new, "effect", data={"step": ruling.step - 1}))
-    journal.append(RunEvent(new, "stopped", "waits to be resumed after an override", data={"seconds": 0.0}))
+    waiting = {"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)}
+    journal.append(RunEvent(new, "stopped", "waits to be resumed after an override", data=waiting))

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ import anyio
 
 from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
+from mdap.compose.ending import Ending
 from mdap.compose.identity import Start, check_same, run_columns, solution_of
 from mdap.compose.inspection import Inspection
 from mdap.compose.promising import with_share
@@ -34,7 +34,7 @@ from mdap.journal.reader import Reader
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer
 from mdap.plugins import unfindable
-from mdap.records import RunEvent, RunStatus, Solution
+from mdap.records import RunEvent, RunStatus, Solution, StopCause
 from mdap.rules.canonical import canonical
 from mdap.rules.methods import check_methods
 from mdap.rules.parts import could_be
@@ -165,9 +165,10 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
             shop.writer.append(RunEvent(number, kind, reason, data=data))
         if start.notes:
             await shop.writer.flush()  # what follows reads them back
-        await _drive(shop, columns["task"], task, await _rules(shop, number, task, start), start)
+        error = await _drive(shop, columns["task"], task, await _rules(shop, number, task, start), start)
         await shop.writer.flush()
-        return await solution_of(shop.reader, await shop.reader.find(start.name))
+        solution = await solution_of(shop.reader, await shop.reader.find(start.name))
+        return solution if error is None else replace(solution, error=error)
     finally:
         # Whoever takes the run up next must find all of it.
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
@@ -210,42 +211,43 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
     )
 
 
-async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Start) -> None:
-    """Decide *task*, and record how it ended, whatever ends it."""
-    started = time.monotonic()
+async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Start) -> Exception | None:
+    """Decide *task*, and record how it ended, whatever ends it; return the error that ended it, if any."""
     shop.bulletin.running.add(rules.run)
-    ended: dict[str, Any] = {}
-    status, reason = "stopped", "interrupted"
+    ended = Ending()
     race: Decider | None = None
     try:
         refusal = await shop.inspection.pass_on(rules.run, part=start.parent is not None)
         if refusal is not None:
-            reason = refusal
-            return
+            ended.stop(refusal, StopCause.PROVIDER)
+            return None
         # Only now it is known which temperatures are sent.
         rules = replace(rules, casting=shop.crew.casting(start.voting))
         race, beside = await _begun(shop, name, task, rules, start)
         with anyio.move_on_after(shop.budget.seconds) as clock:
             await decide(race, shop.crew.provider, shop.limits, shop.writer, shop.purse, beside)
-        status, reason = str(race.status), race.reason or ""
+        ended.take(race)
         if clock.cancelled_caught:
-            status, reason = "stopped", f"the {shop.budget.seconds:g} seconds allowed are over"
+            ended.stop(f"the {shop.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
         if race.status is RunStatus.FINISHED:
-            ended["result"] = _result(race, task)
+            ended.data["result"] = _result(race, task)
             if isinstance(race, ProcessRace):
-                ended["undecided"] = race.undecided_steps
+                ended.data["undecided"] = race.undecided_steps
     except PluginError as error:
-        status, reason = "failed", str(error)
+        ended.fail(error)
+    except Exception as error:
+        ended.crash(error)
+        raise
     finally:
         shop.bulletin.tell()
         shop.bulletin.running.discard(rules.run)
-        ended["seconds"] = round(time.monotonic() - started, 3)
-        ended["in_flight"] = 0 if race is None else race.in_flight
+        ended.data["in_flight"] = 0 if race is None else race.in_flight
         if shop.writer.usable:
-            shop.writer.append(RunEvent(rules.run, status, reason or None, data=ended))
+            shop.writer.append(ended.event(rules.run))
             # Whether this could be written, the next flush tells.
             with suppress(DatabaseError):
                 await shop.sealer.seal(rules.run)
+    return ended.error
 
 
 async def _begun(
@@ -281,7 +283,8 @@ async def _begun_before(shop: Workshop, name: str, task: Task) -> bool:
 
 
 async def _withheld(process: ProcessRace, key: str) -> None:
-    process.fail(f"it calls ask.once with the key {key!r}, {WITHHELD}")
+    refused = UsageError(f"it calls ask.once with the key {key!r}, {WITHHELD}")
+    process.end(RunStatus.FAILED, refused)
     await anyio.sleep_forever()  # until the run is over
 
 

@@ -15,7 +15,7 @@ from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
 from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
 from mdap.compose.inspection import Inspection
-from mdap.compose.margins import ENDED, K, batch_margin, with_k, with_margin
+from mdap.compose.margins import K, batch_margin, ended_without_result, with_k, with_margin
 from mdap.compose.replay import as_recorded
 from mdap.compose.running import Workshop, run_task
 from mdap.engine.opening import Progress
@@ -28,7 +28,7 @@ from mdap.journal.writer import open_journal
 from mdap.observe import watch
 from mdap.plugins import make_recorded, make_task
 from mdap.providers.prices import read_prices
-from mdap.records import Calibration, Fact, Solution
+from mdap.records import Calibration, Fact, RunStatus, Solution
 from mdap.rules.parameters import check_parameters
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Chain, Process, Task
@@ -175,9 +175,8 @@ class Session(AsyncContextManagerMixin):
         solution = await self.run(
             task, k=k, target=target, floor=floor, voting=voting, run_id=run_id, progress=progress
         )
-        kind = ENDED.get(solution.status)
-        if kind is not None:
-            raise kind(f"run {solution.run_id}: {solution.reason}", solution)
+        if solution.status is not RunStatus.FINISHED:
+            raise ended_without_result(solution, f"run {solution.run_id}")
         return solution
 
     async def run(  # noqa: PLR0913 - as `solve`

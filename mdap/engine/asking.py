@@ -12,7 +12,8 @@ import anyio
 
 from mdap.engine.ordered import Loan, OrderedRace
 from mdap.engine.process import ProcessRace, Question, identify
-from mdap.errors import RAISED, FailedError, MdapError, PluginError, RunError, StoppedError, UndecidedError
+from mdap.engine.recording import undecided_cause
+from mdap.errors import RAISED, FailedError, MdapError, PluginError, StoppedError, UndecidedError
 from mdap.groups import Group, first_of, gathered
 from mdap.protocols import Journal
 from mdap.records import Identity, Recorded, RunStatus, Solution
@@ -75,7 +76,7 @@ class Asking:
         found = await self._asked(step)
         if isinstance(found, Question):
             if found.undecided is not None:
-                raise UndecidedError(found.undecided)
+                raise UndecidedError(found.undecided, stop_cause=undecided_cause(found.opening))
             answer: A = found.answer
             return answer
         answer, _ = await self._recalled(found, step)
@@ -170,11 +171,13 @@ class Asking:
             nonlocal spent
             solution = await self._around.solve(task, name, await self._share(part.identity, part.about))
             if solution.status is RunStatus.STOPPED:
-                self._race.stop(part_ended(name, solution.reason))
+                stopped = StoppedError(part_ended(name, solution.reason), solution)
+                stopped.__cause__ = solution.error
+                self._race.end(RunStatus.STOPPED, stopped)
                 await anyio.sleep_forever()  # until the whole run is cancelled
             if solution.status is not RunStatus.FINISHED:
                 error = UndecidedError if solution.status is RunStatus.UNDECIDED else FailedError
-                raise error(part_ended(name, solution.reason), solution)
+                raise error(part_ended(name, solution.reason), solution) from solution.error
             spent = None if solution.guarantee is None else solution.guarantee.spent
             return canonical(solution.result), f"run {name}, digest {solution.digest}"
 
@@ -261,10 +264,9 @@ async def answer_process(task: Process[Any], race: ProcessRace, around: Surround
     except RAISED as raised:
         error = first_of(raised)
         if isinstance(error, UndecidedError):
-            race.undecided(str(error))
+            race.end(RunStatus.UNDECIDED, error)
         elif isinstance(error, StoppedError):
-            race.stop(str(error))
-        elif isinstance(error, RunError | MdapError):
-            race.fail(str(error))
+            race.end(RunStatus.STOPPED, error)
         else:
-            race.fail(str(PluginError(race.name, "solving", error)))
+            own = error if isinstance(error, MdapError) else PluginError(race.name, "solving", error)
+            race.end(RunStatus.FAILED, own)

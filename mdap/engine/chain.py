@@ -21,7 +21,7 @@ from mdap.engine.authored import Authored, Subject
 from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recorded import Leftovers
-from mdap.engine.recording import RUNNING, Rules, undecided_sentence
+from mdap.engine.recording import RUNNING, Rules, undecided_cause, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
@@ -146,7 +146,7 @@ class ChainRace(Decider):
             self._escalated(head)
         else:
             self.status = RunStatus.UNDECIDED
-            self.reason = undecided_sentence(head)
+            self.reason, self.stop_cause = undecided_sentence(head), undecided_cause(head)
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to the step that voting left undecided.

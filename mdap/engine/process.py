@@ -16,7 +16,7 @@ from mdap.engine.decider import Decider
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.voting import Race
-from mdap.errors import RAISED, UsageError, told
+from mdap.errors import RAISED, MdapError, RunError, UsageError, told
 from mdap.protocols import Journal
 from mdap.records import (
     NOTED,
@@ -27,6 +27,7 @@ from mdap.records import (
     RunEvent,
     RunStatus,
     StepOpened,
+    StopCause,
 )
 from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
@@ -264,17 +265,13 @@ class ProcessRace(Decider):
             more = f" and {len(forgotten) - _MOST_NAMED} more" if len(forgotten) > _MOST_NAMED else ""
             self.warn(f"decided in an earlier session, but not asked for when it was resumed: {named}{more}")
 
-    def undecided(self, reason: str) -> None:
-        """The author's function did not go on without a winner."""
-        self._end(RunStatus.UNDECIDED, reason)
-
-    def fail(self, reason: str) -> None:
-        """The author's function failed."""
-        self._end(RunStatus.FAILED, reason)
-
-    def stop(self, reason: str) -> None:
-        """The run cannot go on for now."""
-        self._end(RunStatus.STOPPED, reason)
+    def end(self, status: RunStatus, error: MdapError) -> None:
+        """The author's function did not go on, or a part of it could not, because of *error*."""
+        if self.status is RUNNING:
+            known = error.stop_cause if isinstance(error, RunError) else None
+            guess = StopCause.SAMPLES if status is RunStatus.UNDECIDED else StopCause.ERROR
+            self.stop_cause, self.error = StopCause(known or guess), error
+        self._end(status, str(error))
 
     def _end(self, status: RunStatus, reason: str | None) -> None:
         if self.status is RUNNING:
@@ -374,12 +371,12 @@ def checked_answer(task: Process[Any], step: Step[Any], text: str, alike: Iterab
         return spelled  # a task that renders no replies cannot check it further
     except (ValueError, RedFlag) as error:
         first = str(error).partition("\n")[0]
-        raise UsageError(f"{text} is no answer to this step: {first}") from None
+        raise UsageError(f"{text} is no answer to this step: {first}") from error
     except RAISED as error:
         raise UsageError(
             f"{text} cannot be checked: {told(error)}; annotate what the step's parser returns, so that mdap "
             "knows the class of an answer"
-        ) from None
+        ) from error
     return spelled
 
 

@@ -6,8 +6,18 @@ from typing import Any, Final
 from mdap.engine.account import Account
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.voting import Race
+from mdap.errors import MdapError
 from mdap.protocols import Journal
-from mdap.records import Decided, RecordedOpening, RunEvent, RunStatus, StepOpened, StepResolved, record_of
+from mdap.records import (
+    Decided,
+    RecordedOpening,
+    RunEvent,
+    RunStatus,
+    StepOpened,
+    StepResolved,
+    StopCause,
+    record_of,
+)
 from mdap.rules.canonical import canonical
 from mdap.rules.casting import Casting, casting_of
 from mdap.rules.digests import chain_digest, sample_line
@@ -15,7 +25,7 @@ from mdap.rules.drift import Drift
 from mdap.rules.presence import Absence, Presence, refused_sentence
 from mdap.settings import OnDead, Speculation, VotingSettings
 
-__all__ = ["RUNNING", "Recorder", "Rules", "undecided_sentence"]
+__all__ = ["RUNNING", "Recorder", "Rules", "undecided_cause", "undecided_sentence"]
 
 # Looked up once: a member of an enumeration takes longer to find than all else that is done with it.
 RUNNING: Final = RunStatus.RUNNING
@@ -72,6 +82,8 @@ class Recorder:
     Attributes:
         status: running, until it is finished, undecided, stopped or failed.
         reason: why it is not running and not finished.
+        stop_cause: the same as one word.
+        error: the error that ended it; None for none.
         digest: head of the digest chain over the decisions.
         progress: the counters.
     """
@@ -79,6 +91,8 @@ class Recorder:
     def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
         self.status: RunStatus = RUNNING
         self.reason: str | None = None
+        self.stop_cause: StopCause | None = None
+        self.error: MdapError | None = None
         self.digest = ""
         self.progress = progress
         self._rules = rules
@@ -154,6 +168,12 @@ class Recorder:
         votes = sum(race.tally.votes.values())
         self._tell(votes, race.counted - votes)
         return opening
+
+
+def undecided_cause(opening: Opening) -> StopCause:
+    """Return why *opening* has no winner, as one word."""
+    race = opening.race
+    return StopCause.REFUSED if race.closed and race.refusal is not None else StopCause.SAMPLES
 
 
 def undecided_sentence(opening: Opening) -> str:

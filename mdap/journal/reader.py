@@ -24,6 +24,7 @@ from mdap.records import (
     RunStatus,
     SampleTaken,
     StepOpened,
+    StopCause,
     TallyShape,
     Totals,
     Usage,
@@ -43,6 +44,7 @@ _STATUS: Final = {
     "stopped": RunStatus.STOPPED,
     "failed": RunStatus.FAILED,
 }
+_STOP_CAUSES: Final = {str(cause): cause for cause in StopCause}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class RunRow:
         settings: how its steps are decided.
         provider: where its samples come from.
         status: `running` also stands for a run whose process was killed.
+        stop_cause: why it ended without a result, as recorded; None where nothing is.
     """
 
     number: int
@@ -68,6 +71,7 @@ class RunRow:
     k: int
     created_at: str
     status: RunStatus
+    stop_cause: StopCause | None = None
 
 
 class Reader:
@@ -419,6 +423,7 @@ def _run_row(row: sqlite3.Row) -> RunRow:
         k=row["k"],
         created_at=row["created_at"],
         status=_STATUS.get(row["last_event"], RunStatus.RUNNING),
+        stop_cause=_STOP_CAUSES.get(row["stop_cause"]),
     )
 
 

@@ -66,7 +66,9 @@ class Maker(Process[dict[str, Any]]):
         try:
             place: int = await ask(words.choose_plan(self.problem, plans))
         except UndecidedError as error:
-            raise UndecidedError(f"no agreement on a plan for: {self.problem:.200}: {error}") from None
+            raise UndecidedError(
+                f"no agreement on a plan for: {self.problem:.200}: {error}", stop_cause=error.stop_cause
+            ) from error
         return plans[place]
 
     async def _answered(self, ask: Ask, problem: str) -> dict[str, Any]:
@@ -83,7 +85,9 @@ class Maker(Process[dict[str, Any]]):
         try:
             place: int = await ask(words.choose_solution(problem, answers))
         except UndecidedError as error:
-            raise UndecidedError(f"no agreement on an answer to: {problem:.200}: {error}") from None
+            raise UndecidedError(
+                f"no agreement on an answer to: {problem:.200}: {error}", stop_cause=error.stop_cause
+            ) from error
         return {"answer": answers[place]}
 
     async def _proposed(self, ask: Ask, steps: list[Step[Any]]) -> list[Any]:

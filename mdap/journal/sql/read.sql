@@ -1,17 +1,23 @@
 -- name: run
 SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+    (SELECT CASE WHEN json_valid(data) THEN data->>'stop_cause' END FROM run_events e WHERE e.run = r.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS stop_cause
 FROM runs r WHERE r.run_id = ?1
 
 -- name: runs
 SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+    (SELECT CASE WHEN json_valid(data) THEN data->>'stop_cause' END FROM run_events e WHERE e.run = r.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS stop_cause,
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
 FROM runs r WHERE r.parent IS NULL ORDER BY r.id DESC LIMIT ?1
 
 -- name: parts
 SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+    (SELECT CASE WHEN json_valid(data) THEN data->>'stop_cause' END FROM run_events e WHERE e.run = r.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS stop_cause,
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
 FROM runs r WHERE r.parent = ?2 ORDER BY r.id LIMIT ?1
 
@@ -25,7 +31,7 @@ SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL AND su
 SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL ORDER BY id DESC LIMIT 1
 
 -- name: calibrations
-SELECT r.*, 'finished' AS last_event, e.data->'result' AS result
+SELECT r.*, 'finished' AS last_event, NULL AS stop_cause, e.data->'result' AS result
 FROM runs r JOIN run_events e ON e.run = r.id AND e.kind = 'finished'
 WHERE r.kind = 'calibration' AND r.task = ?1 AND r.params = ?2 ORDER BY r.id DESC LIMIT 50
 
