@@ -32,6 +32,7 @@ from mdap.records import (
     RunStatus,
     SampleRequest,
     Solution,
+    StopCause,
     Totals,
     Usage,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "Solution",
     "Speculate",
     "Step",
+    "StopCause",
     "StoppedError",
     "Task",
     "Totals",
