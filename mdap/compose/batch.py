@@ -114,6 +114,7 @@ class Batch(AsyncIterator[Solution]):
 
     async def _all(self) -> None:
         number = await self._open()
+        self._shop.named[number] = self.run_id
         stopped = True
         try:
             async with anyio.create_task_group() as runs:

@@ -87,12 +87,14 @@ async def calibrate_task(shop: Workshop, task: Task, wish: Wish, voting: VotingS
     start = Start(name=wish.name, voting=subject.voting, kind="calibration")
     number = await shop.writer.begin_run(run_columns(task, start, shop.crew.about))
     shop.claims.take(number, wish.name)
+    shop.named[number] = wish.name
     try:
         return await _calibrate(shop, number, wish, subject, states)
     finally:
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
             await shop.writer.flush()
         shop.claims.drop(number)
+        del shop.named[number]
 
 
 def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:

@@ -68,6 +68,7 @@ class Workshop:
         on_dead: what to do when one of several models is gone.
         bulletin: where changes of limits are recorded from.
         inspection: what finds out what the endpoints are like.
+        named: the ids of the runs that are going on, by number.
         unfindable: classes of which was said already that `mdap resume` cannot find them.
         known_spending: runs whose earlier samples are paid for out of the budget already.
     """
@@ -84,6 +85,7 @@ class Workshop:
     on_dead: OnDead
     bulletin: Bulletin
     inspection: Inspection
+    named: dict[int, str]
     known_spending: set[int] = field(default_factory=set)
     unfindable: set[type] = field(default_factory=set)
 
@@ -154,6 +156,7 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
                 "resume the run that it names"
             )
     shop.claims.take(number, start.name)
+    shop.named[number] = start.name
     try:
         await shop.count_earlier_spending(number)
         if start.row is not None and start.parent is None:
@@ -174,6 +177,7 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
             await shop.writer.flush()
         shop.claims.drop(number)
+        del shop.named[number]
 
 
 def _tell_if_unfindable(shop: Workshop, number: int, task: Task, start: Start) -> None:

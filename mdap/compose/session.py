@@ -1,6 +1,6 @@
 """The session: one set of models, one database and one set of limits for any number of runs."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +25,10 @@ from mdap.journal.claims import Claims
 from mdap.journal.reader import RunRow, open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import open_journal
-from mdap.observe import watch
+from mdap.observe import Watch
 from mdap.plugins import make_recorded, make_task
 from mdap.providers.prices import read_prices
-from mdap.records import Calibration, Fact, RunStatus, Solution
+from mdap.records import Calibration, RunStatus, Solution
 from mdap.rules.parameters import check_parameters
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Chain, Process, Task
@@ -57,7 +57,8 @@ class Session(AsyncContextManagerMixin):
         speculate: whether a chain's next step is sampled before the one before it is decided.
         on_dead: whether to stop when one of several models is gone (out of quota, or without an answer), or
             to continue without it.
-        log: whether every recorded fact is also a structlog event.
+        log: whether recorded facts are events of structlog, as the program has configured it, instead of
+            records of the standard library's logger ``mdap.run``.
 
     Raises:
         UsageError: an argument is wrong.
@@ -87,7 +88,7 @@ class Session(AsyncContextManagerMixin):
         self._prices = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
         self._speculate = Speculate(speculate)
         self._on_dead = OnDead(on_dead)
-        self._watch: Callable[[Fact], None] | None = watch if log else None
+        self._log = log
         self._shop: Workshop
         self._group: TaskGroup
 
@@ -97,10 +98,12 @@ class Session(AsyncContextManagerMixin):
         crew = Crew.hire(*names, self._options, self._limits, self._prices, self.path)
         crew.check_budget(self._budget)
         claims = Claims(self.path)
+        named: dict[int, str] = {}
+        watch = Watch(named, configured=self._log)
         failure: BaseException | None = None
         try:
             async with (
-                open_journal(self.path, self._watch) as writer,
+                open_journal(self.path, watch, watch.every) as writer,
                 open_log(self.path) as reader,
                 open_log(self.path) as scanner,
                 anyio.create_task_group() as group,
@@ -123,6 +126,7 @@ class Session(AsyncContextManagerMixin):
                     on_dead=self._on_dead,
                     bulletin=bulletin,
                     inspection=Inspection(crew, purse, writer, reader, ask=self._limits.probe),
+                    named=named,
                 )
                 self._group = group
                 # Raised after the group has closed, which would wrap it.

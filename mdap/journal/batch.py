@@ -44,16 +44,17 @@ class Batch:
 
     Attributes:
         size: how many facts were taken.
+        events: those that are events of a run, or failed attempts.
     """
 
     __slots__ = (
         "_decisions",
-        "_events",
         "_resolved",
         "_samples",
         "_steps",
         "_tentative",
         "_texts",
+        "events",
         "size",
     )
 
@@ -66,7 +67,7 @@ class Batch:
         self._decisions: list[Any] = []
         self._tentative: dict[_Key, list[SampleTaken]] = {}
         self._resolved: dict[_Key, bool] = {}
-        self._events: list[RunEvent | AttemptFailed] = []
+        self.events: list[RunEvent | AttemptFailed] = []
 
     def take(self, fact: Fact) -> None:
         """Take *fact* in; facts come in the order in which they happened."""
@@ -87,7 +88,7 @@ class Batch:
         elif isinstance(fact, StepResolved):
             self._resolved[fact.run, fact.step, fact.opening] = fact.confirmed
         else:
-            self._events.append(fact)
+            self.events.append(fact)
 
     def statements(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield the name of each statement to execute, and its parameters: one row after the other."""
@@ -109,7 +110,7 @@ class Batch:
         yield "void", _flat(key for key, right in resolved.items() if not right)
         yield "resolved", _flat(resolved)
         yield "decisions", self._decisions
-        yield "events", _flat(map(_event, self._events))
+        yield "events", _flat(map(_event, self.events))
 
 
 def _flat(rows: Iterable[Sequence[Any]]) -> list[Any]:

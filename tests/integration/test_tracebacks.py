@@ -232,7 +232,7 @@ class Sampled(Slip):
 
 @pytest.mark.parametrize(("task", "run"), [(Slip(where="parse"), "c-pilot"), (Sampled(where="parse"), "c")])
 async def test_a_calibration_that_fails_records_it(db: Path, task: mdap.Task, run: str) -> None:
-    """In its pilot or by itself: the error raised has the original as its cause, and the log the traceback."""
+    """In its pilot or by itself: the error raised has the original as its cause, the log the traceback."""
     with pytest.raises((mdap.PluginError, mdap.FailedError)) as raised:
         await mdap.calibrate(task, db=db, run_id="c", samples=8)
     assert isinstance(raised.value.__cause__, KeyError)
