@@ -22,6 +22,7 @@ __all__ = [
     "Calibration",
     "Certificate",
     "Decided",
+    "Event",
     "Fact",
     "Guarantee",
     "Identity",
@@ -400,6 +401,18 @@ class RunEvent(NamedTuple):
 
 
 Fact = StepOpened | SampleTaken | StepResolved | Decided | AttemptFailed | RunEvent
+
+
+class Event(NamedTuple):
+    """A recorded fact of a run, and where to go on after it.
+
+    Attributes:
+        cursor: what to pass as *after* to go on behind this fact.
+        fact: what was recorded.
+    """
+
+    cursor: str
+    fact: Fact
 
 
 EVENTS: Final = {

@@ -74,6 +74,7 @@ class Batch(AsyncIterator[Solution]):
         self._begun = False
         self._over = False
         self._failure: BaseException | None = None
+        self._number = 0
         self._news = anyio.Event()
         self._scope = anyio.CancelScope()
         self.counts = _Counts()
@@ -109,12 +110,15 @@ class Batch(AsyncIterator[Solution]):
         except Exception as error:
             self._failure = error
         finally:
+            with anyio.CancelScope(shield=True), suppress(DatabaseError):
+                await self._shop.writer.flush()
+            self._shop.named.pop(self._number, None)
             self._over = True
             self._news.set()
 
     async def _all(self) -> None:
         number = await self._open()
-        self._shop.named[number] = self.run_id
+        self._number, self._shop.named[number] = number, self.run_id
         stopped = True
         try:
             async with anyio.create_task_group() as runs:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mdap._version import __version__
 from mdap.compose.certifying import certificate_of
+from mdap.compose.listening import Listener
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
@@ -51,6 +52,7 @@ class Start:
         progress: counters to keep.
         presence: what is heard of the models, in the run and all that belong to it.
         notes: what is to be recorded when the run is taken up: kind of event, reason, data.
+        listener: what is told of every fact; None for nobody.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Start:
     progress: Progress = field(default_factory=Progress)
     presence: Presence = field(default_factory=Presence)
     notes: tuple[tuple[str, str | None, dict[str, Any]], ...] = ()
+    listener: Listener | None = None
 
 
 def new_run_id(task: Task) -> str:

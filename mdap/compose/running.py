@@ -161,6 +161,8 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         await shop.count_earlier_spending(number)
         if start.row is not None and start.parent is None:
             start.progress.add(await shop.reader.totals(number))
+        if row is not None and start.listener is not None:
+            await start.listener.begin((shop.reader, shop.writer), number)
         shop.writer.append(RunEvent(number, "started" if row is None else "resumed", data=shop.about()))
         if row is None:
             _tell_if_unfindable(shop, number, task, start)
@@ -170,6 +172,8 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
             await shop.writer.flush()  # what follows reads them back
         error = await _drive(shop, columns["task"], task, await _rules(shop, number, task, start), start)
         await shop.writer.flush()
+        if start.listener is not None:
+            await start.listener.end((shop.reader, shop.writer), number, error)
         solution = await solution_of(shop.reader, await shop.reader.find(start.name))
         return solution if error is None else replace(solution, error=error)
     finally:
@@ -228,6 +232,9 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
         # Only now it is known which temperatures are sent.
         rules = replace(rules, casting=shop.crew.casting(start.voting))
         race, beside = await _begun(shop, name, task, rules, start)
+        if start.listener is not None:
+            listen = partial(start.listener.listen, (shop.reader, shop.writer), rules.run, race)
+            beside = _together(listen, beside)
         with anyio.move_on_after(shop.budget.seconds) as clock:
             await decide(race, shop.crew.provider, shop.limits, shop.writer, shop.purse, beside)
         ended.take(race)
@@ -252,6 +259,22 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
             with suppress(DatabaseError):
                 await shop.sealer.seal(rules.run)
     return ended.error
+
+
+def _together(
+    listen: Callable[[], Awaitable[None]], beside: Callable[[], Awaitable[None]] | None
+) -> Callable[[], Awaitable[None]]:
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            if beside is not None:
+                group.start_soon(_awaited, beside)
+            await listen()
+
+    return both
+
+
+async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
 
 
 async def _begun(

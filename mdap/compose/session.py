@@ -1,6 +1,6 @@
 """The session: one set of models, one database and one set of limits for any number of runs."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +13,10 @@ from mdap.compose.batch import Batch, Case
 from mdap.compose.bulletin import Bulletin
 from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
+from mdap.compose.following import follow
 from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
 from mdap.compose.inspection import Inspection
+from mdap.compose.listening import Listener
 from mdap.compose.margins import K, batch_margin, ended_without_result, with_k, with_margin
 from mdap.compose.replay import as_recorded
 from mdap.compose.running import Workshop, run_task
@@ -28,7 +30,7 @@ from mdap.journal.writer import open_journal
 from mdap.observe import Watch
 from mdap.plugins import make_recorded, make_task
 from mdap.providers.prices import read_prices
-from mdap.records import Calibration, RunStatus, Solution
+from mdap.records import Calibration, Event, RunStatus, Solution
 from mdap.rules.parameters import check_parameters
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Chain, Process, Task
@@ -154,6 +156,7 @@ class Session(AsyncContextManagerMixin):
         voting: VotingSettings | None = None,
         run_id: str | None = None,
         progress: Progress | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> Solution:
         """Run *task* to its end and return what it came to.
 
@@ -168,16 +171,26 @@ class Session(AsyncContextManagerMixin):
             run_id: the run's name in the database; an unfinished run of that name is resumed, a finished
                 one is returned as it is. None makes up a new one.
             progress: counters that are kept while the run goes on.
+            on_event: called with every fact that this call adds to the record, in order, once it is durable;
+                see `events`. If it raises, the run stops, resumably.
 
         Raises:
             UsageError: an argument is wrong, or the run of that name was started with other settings.
             UndecidedError: a step found no winner within its allowed samples, or all models refused it.
             StoppedError: the provider is gone, or a limit was reached; solve it again to resume.
             FailedError: the task's own code failed.
+            PluginError: *on_event* failed when the run was over already.
             DatabaseError: the database cannot be written any more.
         """
         solution = await self.run(
-            task, k=k, target=target, floor=floor, voting=voting, run_id=run_id, progress=progress
+            task,
+            k=k,
+            target=target,
+            floor=floor,
+            voting=voting,
+            run_id=run_id,
+            progress=progress,
+            on_event=on_event,
         )
         if solution.status is not RunStatus.FINISHED:
             raise ended_without_result(solution, f"run {solution.run_id}")
@@ -193,10 +206,11 @@ class Session(AsyncContextManagerMixin):
         voting: VotingSettings | None = None,
         run_id: str | None = None,
         progress: Progress | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> Solution:
         """Run *task*, and return however it ended: see the solution's status and reason.
 
-        The arguments are those of `solve`; of its errors only `UsageError` and `DatabaseError` are raised.
+        The arguments are those of `solve`; of its errors those that tell of the run are not raised.
         """
         if not isinstance(task, Chain | Process):
             raise UsageError(
@@ -206,7 +220,8 @@ class Session(AsyncContextManagerMixin):
         voting = voting or VotingSettings()
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         row = await self._row(name)
-        start = Start(name=name, voting=voting, row=row, progress=progress or Progress())
+        listener = None if on_event is None else Listener(on_event)
+        start = Start(name=name, voting=voting, row=row, progress=progress or Progress(), listener=listener)
         start = await with_margin(self._shop, task, start, k, (target, floor))
         return await run_task(self._shop, task, start)
 
@@ -349,6 +364,22 @@ class Session(AsyncContextManagerMixin):
         """Return what the run whose id is exactly *run_id* came to so far, or None if there is none."""
         row = await self._row(run_id)
         return None if row is None else await solution_of(self._shop.reader, row)
+
+    def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
+        """Follow a run: ``async for event in session.events(run_id)`` yields every recorded fact of it.
+
+        Facts are read from the log, so a slow reader delays nothing. A step's samples come with its decision;
+        those of a step without a decision come when the run ends, and that ends the iteration, too. The runs
+        of cases and of nested tasks are followed by their own ids.
+
+        Args:
+            run_id: the run's id, exactly; it may be about to begin.
+            after: the `cursor` of the last event that was read, to go on behind it; None for the beginning.
+
+        Raises:
+            UsageError: there is no such run, and none begins within 5 seconds; or *after* is no cursor.
+        """
+        return follow(self._shop, run_id, after)
 
     async def _row(self, run_id: str) -> RunRow | None:
         # What a cancelled run of this session appended may not be committed yet.

@@ -9,7 +9,7 @@ from typing import Final
 
 from mdap.engine.answering import Answering
 from mdap.engine.opening import Opening, Progress, written
-from mdap.engine.recording import Rules
+from mdap.engine.recording import RUNNING, Rules
 from mdap.engine.scheduler import Came, Failed, Outcome
 from mdap.engine.voting import unread
 from mdap.errors import (
@@ -20,6 +20,7 @@ from mdap.records import (
     AttemptFailed,
     Reply,
     RunEvent,
+    RunStatus,
     SampleRequest,
     SampleTaken,
     Verdict,
@@ -73,6 +74,13 @@ class Decider(Answering):
     def pass_over(self) -> None:
         """Let what waits go on without the step that it waits for."""
         assert not self.stalled
+
+    def halt(self, error: PluginError) -> None:
+        """Stop the run, resumably, since code that runs beside it failed."""
+        if self.status is RUNNING:
+            self._stop(error)
+            self.status = RunStatus.STOPPED
+            self.news()
 
     # -- what to ask -------------------------------------------------------------------------------
 

@@ -96,18 +96,19 @@ class Writer:
         """Wait while the journal is `behind`."""
         while self.behind:
             self._hurry.set()
-            await self._next_commit()
+            await self.next_commit()
 
     async def flush(self) -> None:
         """Wait until every fact appended so far is durable."""
         target = self._taken + self._batch.size
         while self._committed < target:
             self._hurry.set()
-            await self._next_commit()
+            await self.next_commit()
         if self._error is not None:
             raise self._error
 
-    async def _next_commit(self) -> None:
+    async def next_commit(self) -> None:
+        """Wait until the commit that is under way, or else the next one, is done."""
         if self._error is not None:
             raise self._error
         await self._done.wait()

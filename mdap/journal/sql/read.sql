@@ -271,3 +271,40 @@ JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
 {texts}
 LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
 WHERE s.text IS NOT NULL AND p.key = ?2 AND p.prompt_digest = ?3 ORDER BY d.place IS NULL, p.run, p.step, p.opening
+
+-- name: events_after
+SELECT id, kind, author, reason, step, opening, data FROM run_events WHERE run = ?1 AND id > ?2 ORDER BY id LIMIT ?3
+
+-- name: standing
+-- The last event that says how a run stands, and the seal after it.
+SELECT e.id, e.kind, (SELECT min(s.id) FROM run_events s WHERE s.run = ?1 AND s.kind = 'sealed' AND s.id > e.id) AS sealed
+FROM run_events e WHERE e.run = ?1 AND e.kind IN ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
+ORDER BY e.id DESC LIMIT 1
+
+-- name: decided_at
+SELECT CASE WHEN json_valid(data) THEN data->>'decisions' END FROM run_events
+WHERE run = ?1 AND kind = 'sealed' AND id > ?2 ORDER BY id LIMIT 1
+
+-- name: decisions_after
+SELECT d.run, d.place, d.step, d.opening, d.winner, d.tally, d.votes, d.margin, d.author, d.reason, d.digest,
+       p.key, p.input, p.prompt_digest
+FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3
+
+-- name: samples_of_opening
+SELECT {sample} FROM samples s {texts}
+WHERE s.run = ?1 AND s.step = ?2 AND s.opening = ?3 ORDER BY s.counted IS NULL, s.counted, s.ordinal
+
+-- name: first_open
+SELECT min(step) FROM steps p WHERE run = ?1 AND step > ?2
+AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
+
+-- name: openings_without_decision
+SELECT p.run, p.step, p.opening, p.key, p.input, p.prompt_digest FROM steps p
+WHERE p.run = ?1 AND (p.step, p.opening) > (?2, ?3)
+AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening)
+ORDER BY p.step, p.opening LIMIT ?4
+
+-- name: recorded_by_now
+SELECT coalesce((SELECT max(id) FROM run_events WHERE run = ?1), 0),
+       coalesce((SELECT max(place) + 1 FROM decisions WHERE run = ?1), 0)
