@@ -21,7 +21,6 @@ Nothing here imports anything of mdap, so every floor may raise these.
 """
 
 import linecache
-import os
 import traceback
 from typing import Any, Final, NoReturn
 
@@ -228,7 +227,7 @@ def author_line(error: BaseException) -> str | None:
         None if it passed none: it comes from mdap, or from a library.
     """
     if isinstance(error, SyntaxError) and (error.filename or "").endswith(".py"):
-        return f"{os.path.basename(error.filename or '')}:{error.lineno}"
+        return f"{_name_of(error.filename or '')}:{error.lineno}"
     found: str | None = None
     home: str | None = None
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -241,6 +240,10 @@ def author_line(error: BaseException) -> str | None:
         if folder.startswith(home):
             found = f"{name}:{line} in {frame.f_code.co_name}"
     return found
+
+
+def _name_of(file: str) -> str:
+    return file.replace("\\", "/").rpartition("/")[2]
 
 
 def slipped_at(error: BaseException) -> str | None:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -34,12 +34,14 @@ from mdap.journal.reader import Reader
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer
 from mdap.plugins import unfindable
+from mdap.protocols import Journal, Provider
 from mdap.records import RunEvent, RunStatus, Solution, StopCause
 from mdap.rules.canonical import canonical
 from mdap.rules.methods import check_methods
 from mdap.rules.parts import could_be
 from mdap.settings import Budget, Limits, OnDead, Speculate, Speculation
 from mdap.tasks import Chain, Process, Task
+from mdap.tracing import RunTrace, Tracing
 
 __all__ = ["WITHHELD", "Workshop", "run_task"]
 
@@ -69,6 +71,7 @@ class Workshop:
         bulletin: where changes of limits are recorded from.
         inspection: what finds out what the endpoints are like.
         named: the ids of the runs that are going on, by number.
+        tracing: what makes spans of runs; None for nothing.
         unfindable: classes of which was said already that `mdap resume` cannot find them.
         known_spending: runs whose earlier samples are paid for out of the budget already.
     """
@@ -86,6 +89,7 @@ class Workshop:
     bulletin: Bulletin
     inspection: Inspection
     named: dict[int, str]
+    tracing: Tracing | None = None
     known_spending: set[int] = field(default_factory=set)
     unfindable: set[type] = field(default_factory=set)
 
@@ -170,7 +174,9 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
             shop.writer.append(RunEvent(number, kind, reason, data=data))
         if start.notes:
             await shop.writer.flush()  # what follows reads them back
-        error = await _drive(shop, columns["task"], task, await _rules(shop, number, task, start), start)
+        rules = await _rules(shop, number, task, start)
+        with _traced(shop, task, start) as trace:
+            error = await _drive(shop, columns["task"], task, rules, start, trace)
         await shop.writer.flush()
         if start.listener is not None:
             await start.listener.end((shop.reader, shop.writer), number, error)
@@ -219,7 +225,15 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
     )
 
 
-async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Start) -> Exception | None:
+def _traced(shop: Workshop, task: Task, start: Start) -> AbstractContextManager[RunTrace | None]:
+    if shop.tracing is None:
+        return nullcontext()
+    return shop.tracing.run(start.name, type(task).__qualname__, start.voting.k)
+
+
+async def _drive(
+    shop: Workshop, name: str, task: Task, rules: Rules, start: Start, trace: RunTrace | None
+) -> Exception | None:
     """Decide *task*, and record how it ended, whatever ends it; return the error that ended it, if any."""
     shop.bulletin.running.add(rules.run)
     ended = Ending()
@@ -231,12 +245,15 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
             return None
         # Only now it is known which temperatures are sent.
         rules = replace(rules, casting=shop.crew.casting(start.voting))
-        race, beside = await _begun(shop, name, task, rules, start)
+        race, beside = await _begun(shop, name, task, rules, start, trace)
         if start.listener is not None:
             listen = partial(start.listener.listen, (shop.reader, shop.writer), rules.run, race)
             beside = _together(listen, beside)
+        provider: Provider = shop.crew.provider
+        if trace is not None:
+            provider = trace.provider(provider, shop.crew.names)
         with anyio.move_on_after(shop.budget.seconds) as clock:
-            await decide(race, shop.crew.provider, shop.limits, shop.writer, shop.purse, beside)
+            await decide(race, provider, shop.limits, shop.writer, shop.purse, beside)
         ended.take(race)
         if clock.cancelled_caught:
             ended.stop(f"the {shop.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
@@ -252,6 +269,8 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
     finally:
         shop.bulletin.tell()
         shop.bulletin.running.discard(rules.run)
+        if trace is not None:
+            trace.ended(ended.status, ended.cause)
         ended.data["in_flight"] = 0 if race is None else race.in_flight
         if shop.writer.usable:
             shop.writer.append(ended.event(rules.run))
@@ -278,20 +297,27 @@ async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _begun(
-    shop: Workshop, name: str, task: Task, rules: Rules, start: Start
+    shop: Workshop, name: str, task: Task, rules: Rules, start: Start, trace: RunTrace | None
 ) -> tuple[Decider, Callable[[], Awaitable[None]] | None]:
     """Return the race of *task*, begun where its rows end, and what runs beside it."""
+    journal: Journal = shop.writer if trace is None else trace.journal(shop.writer)
     if isinstance(task, Chain):
-        chain = ChainRace(name, task, rules, shop.writer, start.progress)
+        chain = ChainRace(name, task, rules, journal, start.progress)
         if start.parent is None:
             start.progress.length = chain.length
         if chain.has_effects:
             chain.owe(await shop.reader.without_effect(rules.run))
-        chain.begin(await shop.reader.resume_point(rules.run))
+        left = await shop.reader.resume_point(rules.run)
+        if trace is not None:
+            trace.reopened(left.openings)
+        chain.begin(left)
         return chain, None
     assert isinstance(task, Process)
-    process = process_race(name, task, rules, shop.writer, start.progress)
-    process.begin(await shop.reader.process_point(rules.run))
+    process = process_race(name, task, rules, journal, start.progress)
+    point = await shop.reader.process_point(rules.run)
+    if trace is not None:
+        trace.reopened(point.openings)
+    process.begin(point)
     around = Surroundings(
         run_id=start.name,
         journal=shop.writer,

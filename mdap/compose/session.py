@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from anyio import AsyncContextManagerMixin
@@ -34,11 +34,24 @@ from mdap.records import Calibration, Event, RunStatus, Solution
 from mdap.rules.parameters import check_parameters
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Chain, Process, Task
+from mdap.tracing import tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 __all__ = ["Session", "calibrate", "solve", "solve_sync"]
 
 
-_OF_SESSION: Final = ("escalate_to", "limits", "budget", "prices", "speculate", "on_dead", "log")
+_OF_SESSION: Final = (
+    "escalate_to",
+    "limits",
+    "budget",
+    "prices",
+    "speculate",
+    "on_dead",
+    "log",
+    "tracer_provider",
+)
 
 
 class Session(AsyncContextManagerMixin):
@@ -61,6 +74,8 @@ class Session(AsyncContextManagerMixin):
             to continue without it.
         log: whether recorded facts are events of structlog, as the program has configured it, instead of
             records of the standard library's logger ``mdap.run``.
+        tracer_provider: makes OpenTelemetry spans of runs, steps and attempts; None for the one that the
+            program has set, if any.
 
     Raises:
         UsageError: an argument is wrong.
@@ -80,6 +95,7 @@ class Session(AsyncContextManagerMixin):
         speculate: Speculate | str = Speculate.VOTE,
         on_dead: OnDead | str = OnDead.STOP,
         log: bool = False,
+        tracer_provider: "TracerProvider | None" = None,
     ) -> None:
         self.path = Path(db)
         self._models = (model,) if isinstance(model, str) else tuple(model)
@@ -91,6 +107,7 @@ class Session(AsyncContextManagerMixin):
         self._speculate = Speculate(speculate)
         self._on_dead = OnDead(on_dead)
         self._log = log
+        self._tracer_provider = tracer_provider
         self._shop: Workshop
         self._group: TaskGroup
 
@@ -129,6 +146,7 @@ class Session(AsyncContextManagerMixin):
                     bulletin=bulletin,
                     inspection=Inspection(crew, purse, writer, reader, ask=self._limits.probe),
                     named=named,
+                    tracing=tracing(self._tracer_provider),
                 )
                 self._group = group
                 # Raised after the group has closed, which would wrap it.
