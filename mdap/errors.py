@@ -20,7 +20,7 @@
 Nothing here imports anything of mdap, so every floor may raise these.
 """
 
-import linecache
+import opcode
 import traceback
 from typing import Any, Final, NoReturn
 
@@ -50,6 +50,7 @@ RAISED: Final = (Exception, SystemExit)
 
 _OURS: Final = __file__.replace("\\", "/").removesuffix("errors.py")
 _STDLIB: Final = traceback.__file__.replace("\\", "/").removesuffix("traceback.py")
+_RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 _MOST_TRACEBACK: Final = 16_000
 _HEAD: Final = 4_000
 _LIBRARIES: Final = frozenset(("aiosqlite", "anyio", "click", "pydantic", "rich", "structlog"))
@@ -257,8 +258,7 @@ def slipped_at(error: BaseException) -> str | None:
         last = last.tb_next
     if place is None or last is None:
         return None
-    line = linecache.getline(last.tb_frame.f_code.co_filename, last.tb_lineno).strip()
-    return None if line.startswith(("raise ", "assert ")) else place
+    return None if last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE else place
 
 
 def _is_library(file: str) -> bool:
