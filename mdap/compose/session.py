@@ -348,7 +348,12 @@ class Session(AsyncContextManagerMixin):
         return await calibrate_task(self._shop, task, wish, voting or VotingSettings())
 
     async def resume(
-        self, run_id: str, *, task: str | None = None, progress: Progress | None = None
+        self,
+        run_id: str,
+        *,
+        task: str | None = None,
+        progress: Progress | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> Solution:
         """Go on with the run called *run_id*, with the settings it was started with.
 
@@ -356,6 +361,7 @@ class Session(AsyncContextManagerMixin):
             run_id: its id, a unique beginning of it, or ``latest``.
             task: its task's name, where that has moved to another file, module or name.
             progress: counters that are kept while the run goes on.
+            on_event: see `solve`.
 
         Returns:
             However it ended: see the solution's status and reason.
@@ -375,6 +381,7 @@ class Session(AsyncContextManagerMixin):
             row=row,
             moved=task is not None,
             progress=progress or Progress(),
+            listener=None if on_event is None else Listener(on_event),
         )
         return await run_task(self._shop, made, start)
 
