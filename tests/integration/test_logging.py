@@ -103,7 +103,7 @@ async def test_batches_and_calibrations_have_ids(caplog: pytest.LogCaptureFixtur
             async for _ in session.solve_all([Walk(steps=1), Walk(steps=2)], run_id="b"):
                 pass
             await session.calibrate(Walk(steps=2), samples=4, run_id="c")
-    found = {record.run_id for record in caplog.records if record.name == "mdap.run"}
+    found = {record.__dict__["run_id"] for record in caplog.records if record.name == "mdap.run"}
     assert found == {"b", "b/0", "b/1", "c"}
 
 
