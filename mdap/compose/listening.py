@@ -1,12 +1,13 @@
 """A program's own function that is called with every fact of a run."""
 
+import inspect
 from collections.abc import Callable
 from typing import Final
 
 import anyio
 
 from mdap.engine.decider import Decider
-from mdap.errors import RAISED, DatabaseError, PluginError
+from mdap.errors import RAISED, DatabaseError, PluginError, UsageError
 from mdap.journal.facts import Cursor, Facts
 from mdap.journal.reader import Reader
 from mdap.journal.writer import Writer
@@ -25,9 +26,16 @@ class Listener:
 
     Args:
         call: the function, which is somebody else's.
+
+    Raises:
+        UsageError: it would have to be awaited.
     """
 
     def __init__(self, call: Callable[[Event], object]) -> None:
+        if not callable(call) or inspect.iscoroutinefunction(call):
+            raise UsageError(
+                "on_event takes a plain function of an event: to await something, iterate over session.events"
+            )
         self._call = call
         self._cursor = Cursor()
         self._failure: PluginError | None = None

@@ -255,6 +255,18 @@ async def test_an_on_event_that_fails_at_the_end_is_raised(db: Path) -> None:
         assert (await session.solve(Walk(steps=2), run_id="one")).status is RunStatus.FINISHED
 
 
+async def test_an_on_event_that_must_be_awaited(db: Path) -> None:
+    """Is refused before anything is asked."""
+
+    async def show(event: mdap.Event) -> None:
+        raise AssertionError
+
+    async with mdap.Session(db=db) as session:
+        with pytest.raises(mdap.UsageError, match=r"on_event takes a plain function .* session\.events"):
+            await session.solve(Walk(steps=1), run_id="one", on_event=show)
+        assert await session.find("one") is None
+
+
 def test_kinds_are_documented() -> None:
     """Whatever kind an event has, the table says what it means."""
     assert {"started", "sealed", "finished"} <= set(EVENTS)

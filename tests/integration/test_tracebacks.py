@@ -375,3 +375,18 @@ def test_reraise_changes_nothing_of_an_error() -> None:
 def test_the_events_that_end_a_run_document_the_word() -> None:
     """Whoever reads the table of events finds it."""
     assert "stop_cause" in EVENTS["undecided"][1]
+
+
+async def test_an_error_that_nobody_foresaw_is_recorded(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that mdap itself fails to decide was not interrupted: the log says what happened, and where."""
+
+    async def fails(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("mdap.compose.running.decide", fails)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await mdap.solve(Walk(steps=1), db=db, run_id="one")
+    kind, reason, data = recorded(db, "one")
+    assert (kind, data["stop_cause"]) == ("stopped", "error")
+    assert reason.endswith("RuntimeError: a bug")
+    assert data["traceback"].endswith("RuntimeError: a bug")
