@@ -26,13 +26,16 @@ Name = Annotated[str, Path(pattern="^[a-z0-9-]{1,40}$")]
 
 @app.post("/towers/{name}")
 async def solve(name: Name, disks: Annotated[int, Query(ge=1, le=10)] = 5) -> dict[str, Any]:
-    """Solve a tower, or return what was solved under that name before."""
+    """Solve a tower, wait for the request that is solving it, or return what was solved before."""
+    session: mdap.Session = app.state.session
     try:
-        solution = await app.state.session.solve(Hanoi(disks=disks), run_id=name)
+        solution = await session.solve(Hanoi(disks=disks), run_id=name)
+    except (mdap.RunBusyError, mdap.StoppedError) as error:
+        raise HTTPException(503, str(error), {"Retry-After": "60"}) from None
     except mdap.UsageError as error:
         raise HTTPException(409, str(error)) from None
-    except mdap.StoppedError as error:
-        raise HTTPException(503, str(error)) from None
+    except mdap.RunError as error:
+        raise HTTPException(502, str(error)) from None
     return {"run": solution.run_id, "result": solution.result, "votes": solution.totals.votes}
 
 

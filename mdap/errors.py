@@ -4,6 +4,8 @@
 
     MdapError
     ├── UsageError             the call is wrong: change it and call again
+    │   ├── RunBusyError       another process is working on the run: wait until it ends
+    │   └── RunNotFoundError   the database holds no run of that name
     ├── DatabaseError          the database file cannot be used as it is
     │   └── LockedError        another program has locked it: end that program, and resume
     ├── PluginError            a task's or provider's own code raised; names it and the step
@@ -33,7 +35,9 @@ __all__ = [
     "ProviderError",
     "RateLimitError",
     "RejectedError",
+    "RunBusyError",
     "RunError",
+    "RunNotFoundError",
     "StoppedError",
     "TransientError",
     "UnavailableError",
@@ -70,6 +74,14 @@ class MdapError(Exception):
 
 class UsageError(MdapError):
     """Raised when the call itself is wrong: a parameter, a name, a file that does not exist."""
+
+
+class RunBusyError(UsageError):
+    """Raised when another process is working on the run; wait until it ends, or stop it."""
+
+
+class RunNotFoundError(UsageError):
+    """Raised when the database holds no run of that name; `mdap runs` lists those it holds."""
 
 
 class DatabaseError(MdapError):

@@ -25,6 +25,7 @@ from mdap.settings import complaint, explain
 from mdap.tasks import Task
 
 __all__ = [
+    "OBJECT",
     "PROVIDERS",
     "TASKS",
     "former_name",
@@ -44,6 +45,8 @@ __all__ = [
 
 TASKS: Final = "mdap.tasks"
 PROVIDERS: Final = "mdap.providers"
+OBJECT: Final = "()"
+"""Stands behind the class of a provider that was given to a session as an object: it has no name to load."""
 _SCRIPT: Final = "__main__"
 
 
@@ -169,6 +172,11 @@ def load_provider(spec: str, options: Mapping[str, Any]) -> Provider:
     """
     place, _, query = spec.partition("?")
     name, model = _parted(place)
+    if name.endswith(OBJECT):
+        raise UsageError(
+            f"model {spec} is an object of the program that began the run: resume it there, in a session "
+            "with model=that object"
+        )
     factory = _load(name, PROVIDERS, "model provider")
     own = read_values(tuple(part for part in query.split("&") if part), f"--model {place}")
     try:

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Generic, NamedTuple, Protocol
+
+from typing_extensions import TypeVar  # `default` is part of typing from Python 3.13
 
 __all__ = [
     "EVENTS",
@@ -65,6 +67,7 @@ SURE: Final = 0.65
 Where errors are independent, it is that likely in one of a hundred runs.
 """
 
+_SHOWN: Final = 200
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -746,7 +749,7 @@ class Projection:
     seconds: Interval
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Calibration:
     """What samples of random steps say of a model at a task.
 
@@ -823,6 +826,23 @@ class Calibration:
     seconds: float = 0.0
     findings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return _told(
+            self,
+            run_id=self.run_id,
+            task=self.task,
+            models=self.models,
+            status=str(self.status),
+            reason=self.reason,
+            samples=self.samples,
+            error_rate=round(self.error_rate.value, 6),
+            error_bound=round(self.error_bound, 6),
+            valid_rate=round(self.valid_rate.value, 6),
+            k=self.k,
+            target=self.target,
+            cost_usd=self.cost_usd,
+        )
+
     @property
     def uneven(self) -> bool:
         """Whether some steps are harder than others, as far as can be told."""
@@ -837,6 +857,16 @@ class Calibration:
         """Return the JSON object that ``mdap calibrate --json`` prints for each model."""
         plain = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
         return {**plain, "k": self.k}
+
+
+def _told(value: Any, **shown: Any) -> str:
+    """Return the *repr* of a large value: what a reader looks for, on one line; None is left out."""
+    parts = []
+    for name, item in shown.items():
+        text = repr(item)
+        if item is not None:
+            parts.append(f"{name}={text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'}")
+    return f"{type(value).__name__}({', '.join(parts)})"
 
 
 def _plain(value: Any) -> Any:
@@ -884,15 +914,19 @@ class Guarantee:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Solution:
+R_co = TypeVar("R_co", covariant=True, default=Any)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Solution(Generic[R_co]):
     """What a run came to.
 
     Attributes:
         run_id: the run's id in the database.
         task: the task's name.
         status: finished, undecided, stopped or failed.
-        result: what the task made of its last state; None unless finished.
+        result: what the task returned, as a value of the type that it declares in ``Process[R]`` or for
+            `Chain.result` if that comes back from its JSON, else as its JSON value; None unless finished.
         reason: one sentence on why the run did not finish; None if it did.
         totals: steps, votes, red flags, tokens.
         k: the margin every decision had to reach; with `-k robust`, m of the first step.
@@ -913,7 +947,7 @@ class Solution:
     run_id: str
     task: str
     status: RunStatus
-    result: Any
+    result: R_co
     reason: str | None
     totals: Totals
     k: int
@@ -928,6 +962,22 @@ class Solution:
     stop_cause: StopCause | None = None
     traceback: str | None = None
     error: Exception | None = field(default=None, compare=False, repr=False)
+    _json: Any = field(default=None, compare=False)  # the result as it is on record
+
+    def __repr__(self) -> str:
+        return _told(
+            self,
+            run_id=self.run_id,
+            task=self.task,
+            status=str(self.status),
+            result=self.result,
+            reason=self.reason,
+            steps=self.steps,
+            samples=self.totals.samples,
+            k=self.k,
+            p_zero_errors=self.p_zero_errors and round(self.p_zero_errors, 6),
+            cost_usd=self.cost_usd,
+        )
 
     @property
     def mostly_undecided(self) -> bool:
@@ -955,7 +1005,7 @@ class Solution:
             "run_id": self.run_id,
             "task": self.task,
             "status": str(self.status),
-            "result": self.result,
+            "result": self.result if self._json is None else self._json,
             "reason": self.reason,
             "stop_cause": self.stop_cause,
             "steps": self.totals.steps,

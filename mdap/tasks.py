@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import update_wrapper
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,7 @@ __all__ = [
     "Task",
     "View",
     "canonical_step",
+    "result_type_of",
     "types_of",
 ]
 
@@ -346,17 +347,37 @@ class Process(Task, Generic[R]):
 
 def types_of(kind: type[Chain[Any, Any]]) -> tuple[Any, Any]:
     """Return a task's types of state and answer, as given to ``Chain[S, A]``; `Any` where none were."""
+    found = _given_to(Chain, kind)
+    return (found[0], found[1]) if found else (Any, Any)
+
+
+def result_type_of(kind: type[Task]) -> Any:
+    """Return the type that a task declares for its result; `Any` where it declares none.
+
+    It is what `Process.solve` or `Chain.result` is said to return, or else the R of ``Process[R]``.
+    """
+    method = getattr(kind, "solve" if issubclass(kind, Process) else "result", None)
+    try:
+        declared = get_type_hints(method).get("return", R)
+    except Exception:  # a name that is there for type checkers only, or no function
+        return Any
+    given = (*_given_to(Process, kind), Any)[0]
+    return given if isinstance(declared, TypeVar) else declared
+
+
+def _given_to(generic_base: type[Task], kind: type[Task]) -> tuple[Any, ...]:
+    """Return what *kind* or its bases gave to *generic_base* in square brackets; nothing where none did."""
     found: tuple[Any, ...] = ()
     # A base of one's own may be generic, too: what it was given stands nearer to the task.
     for base in reversed(kind.__mro__):
         generic = getattr(base, "__pydantic_generic_metadata__", None) or {}
         origin, given = generic.get("origin"), generic.get("args") or ()
-        if origin is Chain:
+        if origin is generic_base:
             found = given
         elif origin is not None and given:
             bound = dict(zip(origin.__pydantic_generic_metadata__["parameters"], given, strict=True))
             found = tuple(_bound(argument, bound) for argument in found)
-    return (found[0], found[1]) if found else (Any, Any)
+    return found
 
 
 def _bound(argument: Any, bound: Mapping[Any, Any]) -> Any:

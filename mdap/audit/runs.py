@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from mdap.audit.budget import Charges, charges_of
-from mdap.errors import DatabaseError, UsageError
+from mdap.errors import DatabaseError, RunNotFoundError, UsageError
 from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.rules.presence import Absence
 from mdap.settings import VotingSettings
@@ -100,7 +100,8 @@ def find_number(connection: sqlite3.Connection, name: str) -> int:
     """Return the number of the run called *name*: its id, a unique beginning of it, or ``latest``.
 
     Raises:
-        UsageError: there is no such run, or several.
+        RunNotFoundError: there is no such run.
+        UsageError: there are several.
     """
     rows = connection.execute("SELECT id FROM runs WHERE run_id = ?1", (name,)).fetchall()
     whole = "kind IN ('run', 'batch') AND parent IS NULL"
@@ -112,7 +113,7 @@ def find_number(connection: sqlite3.Connection, name: str) -> int:
     if len(rows) > 1:
         raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
     if not rows:
-        raise UsageError(f"there is no run {name!r} in this log: `mdap runs` lists those there are")
+        raise RunNotFoundError(f"there is no run {name!r} in this log: `mdap runs` lists those there are")
     return int(rows[0][0])
 
 

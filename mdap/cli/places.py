@@ -13,14 +13,33 @@ from mdap.errors import MdapError, UsageError
 from mdap.journal.reader import open_log
 from mdap.plugins import make_task
 
-__all__ = ["at_home"]
+__all__ = ["Home", "at_home", "home_of"]
 
 T = TypeVar("T")
 
 
-class _Home(NamedTuple):
+class Home(NamedTuple):
+    """Where a run was started.
+
+    Attributes:
+        folder: the folder.
+        problem: why its task cannot be made here.
+    """
+
     folder: str
     problem: str
+
+    def enter(self) -> None:
+        """Change to the folder.
+
+        Raises:
+            UsageError: it is not there.
+        """
+        try:
+            os.chdir(self.folder)
+        except OSError:
+            sentence = f"{self.problem}; the run was started in {self.folder}, which is not there"
+            raise UsageError(sentence) from None
 
 
 def at_home(db: str, run_id: str, task: str | None, act: Callable[[Path], T]) -> T:
@@ -39,24 +58,16 @@ def at_home(db: str, run_id: str, task: str | None, act: Callable[[Path], T]) ->
     try:
         return act(path)
     except UsageError:
-        home = anyio.run(_home, path, run_id, task)
+        home = anyio.run(home_of, path, run_id, task)
         if home is None:
             raise
         path = path.absolute()
-        _enter(home)
+        home.enter()
     complain(f"going on in {home.folder}, where the run was started: its files are not in this folder")
     return act(path)
 
 
-def _enter(home: _Home) -> None:
-    try:
-        os.chdir(home.folder)
-    except OSError:
-        sentence = f"{home.problem}; the run was started in {home.folder}, which is not there"
-        raise UsageError(sentence) from None
-
-
-async def _home(path: Path, run_id: str, task: str | None) -> _Home | None:
+async def home_of(path: Path, run_id: str, task: str | None) -> Home | None:
     """Return where a run was last taken up if that is elsewhere, and its task cannot be made here."""
     folder = None
     with suppress(MdapError, ValueError):
@@ -67,5 +78,5 @@ async def _home(path: Path, run_id: str, task: str | None) -> _Home | None:
             try:
                 make_task(task or row.task, row.params)
             except UsageError as error:
-                return _Home(folder, str(error))
+                return Home(folder, str(error))
     return None

@@ -31,13 +31,14 @@ from mdap.cli.options import (
 )
 from mdap.cli.output import Exit, complain, fields, finish_code, hinted, number, print_json, reveal, say
 from mdap.cli.places import at_home
+from mdap.cli.resuming import resume_all
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session, new_run_id, settle_step
 from mdap.compose.batch import Batch, Case
 from mdap.compose.identity import new_name
 from mdap.engine.opening import Progress
 from mdap.errors import MdapError, UsageError
-from mdap.journal.reader import open_log
+from mdap.journal.reader import RunRow, open_log
 from mdap.plugins import load_task, make_task, read_params, read_values
 from mdap.records import RunStatus, Solution
 from mdap.settings import Robust, Speculate, VotingSettings, explain
@@ -256,7 +257,10 @@ def _run_cases(
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@click.argument("run_id", metavar="RUN", required=False, shell_complete=completing.runs)
+@click.option(
+    "--all", "every", is_flag=True, help="Resume every run that was interrupted or stopped, in turn."
+)
 @click.option(
     "--speculate",
     type=click.Choice([str(mode) for mode in Speculate]),
@@ -272,14 +276,34 @@ def _run_cases(
 @click.option("--display", type=click.Choice(DISPLAYS), help="How progress is shown. [default: by terminal]")
 @as_json
 def resume(**given: Any) -> int:
-    """Go on with RUN: its id, a unique beginning of it, or `latest`.
+    """Go on with RUN: its id, a unique beginning of it, or `latest`; or with all by --all.
 
     Task, parameters, models and voting stay as they were; limits, budget and speculation may change.
     """
     show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
+    if given["every"]:
+        return _resume_all(given, show)
+    if given["run_id"] is None:
+        raise UsageError("name the RUN to resume, such as latest, or give --all")
     return at_home(
         given["db"], given["run_id"], given["task"], lambda db: anyio.run(_resume, db, given, show)
     )
+
+
+def _resume_all(given: dict[str, Any], show: _Show) -> int:
+    if given["run_id"] is not None or given["task"] is not None:
+        raise UsageError("--all resumes each run by its own task: give neither RUN nor --task with it")
+    path = Path(given["db"]).absolute()
+    budget = budget_of(given)
+    act = partial(
+        resume_all,
+        path,
+        lambda row: _session_again(path, row, given, show),
+        show.display,
+        as_json=show.as_json,
+        limited=budget.usd is not None or budget.tokens is not None,
+    )
+    return anyio.run(act)
 
 
 async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
@@ -289,7 +313,12 @@ async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
     async def act(session: Session, progress: Progress) -> Solution:
         return await session.resume(row.run_id, task=given["task"], progress=progress)
 
-    session = Session(
+    return await _go(_session_again(path, row, given, show), row.run_id, act, show)
+
+
+def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: _Show) -> Session:
+    """Return a session with the models of *row*."""
+    return Session(
         row.provider["models"],
         escalate_to=row.provider["escalate_to"],
         db=path,
@@ -301,7 +330,6 @@ async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
         on_dead=given["on_dead"],
         log=show.display == "log",
     )
-    return await _go(session, row.run_id, act, show)
 
 
 @click.command()

@@ -1,24 +1,25 @@
 """Many tasks at once: they share a session's models, limits, budget and database."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
+from mdap.compose.arguments import checked_task
 from mdap.compose.identity import Start, batch_columns, check_same
-from mdap.compose.running import Workshop, run_task
-from mdap.errors import DatabaseError, MdapError, reraise, traceback_of
+from mdap.compose.results import with_typed_result
+from mdap.compose.running import Workshop, begin_or_find, run_task
+from mdap.errors import DatabaseError, MdapError, StoppedError, reraise, traceback_of
 from mdap.plugins import task_name
 from mdap.records import RunEvent, RunStatus, Solution, StopCause, Totals
 from mdap.tasks import Task
 
 __all__ = ["Batch", "Case"]
 
-# A case is a task, or why there is none.
 Case = Task | MdapError
+"""What a batch solves: a task, or the error that says why there is none."""
 
 
 @dataclass(slots=True)
@@ -53,18 +54,24 @@ class Batch(AsyncIterator[Solution]):
 
     Args:
         shop: what the session's runs share.
-        group: where the runs are driven.
+        begin: has a function called in a task of the session, where the runs are driven.
         cases: the tasks.
         start: the batch's name and how steps are decided.
         in_order: whether solutions come in the order of the tasks, or as they are there.
     """
 
     def __init__(
-        self, shop: Workshop, group: TaskGroup, cases: Iterable[Case], start: Start, *, in_order: bool = True
+        self,
+        shop: Workshop,
+        begin: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        cases: Iterable[Case],
+        start: Start,
+        *,
+        in_order: bool = True,
     ) -> None:
         self.run_id = start.name
         self._shop = shop
-        self._group = group
+        self._begin = begin
         self._cases: Iterator[Case] = iter(cases)
         self._start = start
         self._in_order = in_order
@@ -79,10 +86,14 @@ class Batch(AsyncIterator[Solution]):
         self._scope = anyio.CancelScope()
         self.counts = _Counts()
 
+    def __repr__(self) -> str:
+        state = "over" if self._over else "under way" if self._begun else "not begun"
+        return f"<mdap.Batch {self.run_id}, {state}, {self.counts.cases} cases so far>"
+
     async def __anext__(self) -> Solution:
         if not self._begun:
+            self._begin(self._produce)
             self._begun = True
-            self._group.start_soon(self._produce)
         while True:
             place = self._next if self._in_order else next(iter(self._ready), -1)
             if place in self._ready:
@@ -107,6 +118,11 @@ class Batch(AsyncIterator[Solution]):
         try:
             with self._scope:
                 await self._all()
+        except anyio.get_cancelled_exc_class():
+            self._failure = StoppedError(
+                f"batch {self.run_id}: the session was closed; solve it again to resume"
+            )
+            raise
         except Exception as error:
             self._failure = error
         finally:
@@ -147,8 +163,8 @@ class Batch(AsyncIterator[Solution]):
         columns = batch_columns(self._start, self._shop.crew.about)
         row = await self._shop.reader.run(self.run_id)
         if row is None:
-            number = await self._shop.writer.begin_run(columns)
-        else:
+            number, row = await begin_or_find(self._shop, columns)
+        if row is not None:
             check_same(row, columns)
             number = row.number
             self._start.progress.add(await self._shop.reader.totals(number))
@@ -165,9 +181,10 @@ class Batch(AsyncIterator[Solution]):
         try:
             if isinstance(case, MdapError):
                 raise case
+            task = checked_task(case)
             row = await self._shop.reader.run(name)
             start = replace(self._start, name=name, row=row, parent=batch)
-            solution = await run_task(self._shop, case, start)
+            solution = with_typed_result(task, await run_task(self._shop, task, start))
         except DatabaseError:
             raise
         except MdapError as error:

@@ -14,7 +14,7 @@ from mdap.compose.ending import Ending
 from mdap.compose.findings import findings_of
 from mdap.compose.identity import Start, run_columns
 from mdap.compose.margins import pilot_of
-from mdap.compose.running import Workshop
+from mdap.compose.running import Workshop, begin_or_find
 from mdap.engine.authored import Authored, length_of
 from mdap.engine.calibrate import Survey, Wanted
 from mdap.engine.opening import Progress
@@ -79,13 +79,16 @@ async def calibrate_task(shop: Workshop, task: Task, wish: Wish, voting: VotingS
     check_methods(type(task), type(task).__qualname__)
     check_parameters(task)
     await shop.writer.flush()
+    taken = UsageError(f"there is a run {wish.name} already: give the calibration another name")
     if await shop.reader.run(wish.name) is not None:
-        raise UsageError(f"there is a run {wish.name} already: give the calibration another name")
+        raise taken
     oracle = has_oracle(task_name(task), task)
     states, source = await _states(shop, task, wish, voting)
     subject = _Subject(task_name(task), task, _sampled(voting, oracle=oracle), oracle, source)
     start = Start(name=wish.name, voting=subject.voting, kind="calibration")
-    number = await shop.writer.begin_run(run_columns(task, start, shop.crew.about))
+    number, other = await begin_or_find(shop, run_columns(task, start, shop.crew.about))
+    if other is not None:
+        raise taken
     shop.claims.take(number, wish.name)
     shop.named[number] = wish.name
     try:

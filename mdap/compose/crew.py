@@ -1,18 +1,20 @@
 """Who votes: the providers behind a session's models, and the turns they take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from mdap.compose.replay import is_replay
-from mdap.errors import PluginError, UsageError
+from mdap.compose.roster import Roster
+from mdap.errors import RAISED, PluginError, UsageError
 from mdap.plugins import load_provider
 from mdap.protocols import Provider
 from mdap.providers.ensemble import Ensemble
 from mdap.providers.gate import Gate
 from mdap.providers.paced import Paced
 from mdap.providers.prices import price_of
+from mdap.rules.canonical import canonical
 from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.settings import Budget, Limits, Price, VotingSettings
 
@@ -27,6 +29,16 @@ def _load(spec: str, options: Mapping[str, Any], path: Path) -> Provider:
         what = TypeError(f"it must have all attributes and methods of mdap.Provider: {provider!r:.60}")
         raise PluginError(f"model provider {spec}", "being made", what)
     return provider
+
+
+def _check_described(spec: str, provider: Provider) -> None:
+    try:
+        about = provider.describe()
+        if not isinstance(about, dict):
+            raise TypeError(f"describe must return a dict, not {about!r:.60}")
+        canonical(about)
+    except RAISED as error:
+        raise PluginError(f"model provider {spec}", "describing itself", error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +64,7 @@ class Crew:
     @classmethod
     def hire(
         cls,
-        models: Sequence[str],
-        escalate_to: Sequence[str],
+        roster: Roster,
         options: Mapping[str, Any],
         limits: Limits,
         prices: Mapping[str, Price],
@@ -62,9 +73,8 @@ class Crew:
         """Build the providers.
 
         Args:
-            models: those that vote first; one that is named twice has twice the weight.
-            escalate_to: those to which an undecided step goes, one after the other.
-            options: options of all providers.
+            roster: the models.
+            options: options of all providers that are named.
             limits: limits of each provider.
             prices: the user's own, by model.
             path: the database of the session, which recorded runs are taken from.
@@ -72,12 +82,22 @@ class Crew:
         Raises:
             UsageError: there is no model, or one of them is not to be had.
         """
+        models, escalate_to, objects = roster
         if not models or len(models) + len(escalate_to) > _MOST_MODELS:
             raise UsageError(
                 f"a session takes 1 to {_MOST_MODELS} models, not {len(models) + len(escalate_to)}"
             )
         specs, lineups = lineups_of(models, escalate_to)
-        members = [Paced(_load(spec, options, path), limits, len(specs)) for spec in specs]
+        if options and objects.keys() >= set(specs):
+            raise UsageError("options are for models given by name: set those of an object where you make it")
+        members = [
+            Paced(objects[spec], limits, len(specs), owned=False)
+            if spec in objects
+            else Paced(_load(spec, options, path), limits, len(specs))
+            for spec in specs
+        ]
+        for spec, member in zip(specs, members, strict=True):
+            _check_described(spec, member)
         provider = members[0] if len(members) == 1 else Ensemble(members)
         about = {
             "models": list(models),

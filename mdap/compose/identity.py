@@ -13,7 +13,7 @@ from mdap.compose.listening import Listener
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
-from mdap.plugins import former_name, task_name
+from mdap.plugins import OBJECT, former_name, task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import guarantee_of
@@ -30,6 +30,7 @@ __all__ = [
     "checked_run_id",
     "lasting",
     "new_run_id",
+    "not_alone",
     "run_columns",
     "solution_of",
 ]
@@ -175,9 +176,15 @@ def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
         if was != now:
             raise UsageError(
                 f"run {row.run_id} was started with {_changes(name, was, now)}: "
-                f"give --run-id another name to start another run, or go on as it was started with "
-                f"`mdap resume {row.run_id}`"
+                f"give --run-id another name to start another run, or go on as it was started {_how(row)}"
             )
+
+
+def _how(row: RunRow) -> str:
+    models = (*row.provider["models"], *row.provider["escalate_to"])
+    if any(f"{OBJECT}/" in model for model in models):
+        return "in its own program, with the same model object"
+    return f"with `mdap resume {row.run_id}`"
 
 
 def _voting(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,6 +212,14 @@ def _changes(name: str, was: Any, now: Any) -> str:
 def _shown(value: Any) -> str:
     text = "none" if value is None else canonical(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def not_alone(row: RunRow) -> str:
+    """Return why *row*, which is no run by itself, cannot be resumed by its name alone."""
+    if row.kind == "batch":
+        again = f"solve its tasks again under its name, `mdap run --inputs ... --run-id {row.run_id}`"
+        return f"{row.run_id} is a batch: to go on, {again}"
+    return f"{row.run_id} is a {row.kind}: to go on, give the command of its run again"
 
 
 async def solution_of(reader: Reader, row: RunRow) -> Solution:

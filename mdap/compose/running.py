@@ -19,6 +19,7 @@ from mdap.compose.identity import Start, check_same, run_columns, solution_of
 from mdap.compose.inspection import Inspection
 from mdap.compose.promising import with_share
 from mdap.compose.steering import drift_of, known_presence
+from mdap.compose.turns import Turn, driving, take_turn
 from mdap.engine.account import account_of
 from mdap.engine.asking import Surroundings, answer_process
 from mdap.engine.chain import ChainRace
@@ -30,7 +31,7 @@ from mdap.engine.recording import Rules
 from mdap.engine.run import decide
 from mdap.errors import RAISED, DatabaseError, PluginError, UsageError
 from mdap.journal.claims import Claims
-from mdap.journal.reader import Reader
+from mdap.journal.reader import Reader, RunRow
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer
 from mdap.plugins import unfindable
@@ -43,7 +44,7 @@ from mdap.settings import Budget, Limits, OnDead, Speculate, Speculation
 from mdap.tasks import Chain, Process, Task
 from mdap.tracing import RunTrace, Tracing
 
-__all__ = ["WITHHELD", "Workshop", "run_task"]
+__all__ = ["WITHHELD", "Workshop", "begin_or_find", "run_task"]
 
 WITHHELD: Final = "which a pilot must not bring about"
 """In the reason of a pilot that cannot go on."""
@@ -133,13 +134,16 @@ def _here() -> str | None:
 
 
 async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
-    """Run *task* until it is finished, undecided, stopped or failed, and return what it came to.
+    """Run *task* until it is finished, undecided, stopped or failed, and return its solution.
+
+    If another caller in this process is driving the run, wait for it and return its solution. If that caller
+    is cancelled, drive the run on.
 
     Raises:
-        UsageError: the run exists and was started otherwise, or another process has taken it.
+        UsageError: the run exists and was started otherwise.
+        RunBusyError: another process is working on it.
         DatabaseError: the database cannot be written any more.
     """
-    row = start.row
     if start.voting.robust is not None and shop.on_dead is OnDead.CONTINUE:
         raise UsageError(
             "-k robust cannot go with --on-dead continue: without one of its models, the later samples of a "
@@ -147,9 +151,44 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         )
     check_methods(type(task), type(task).__qualname__)
     columns = run_columns(task, start, shop.crew.about)
+    row, turn = start.row, None
+    while True:
+        if row is not None:
+            check_same(row, columns)
+            if turn is not None and turn.ended:
+                return replace(await solution_of(shop.reader, row), error=turn.error)
+        turn, mine = take_turn(shop.writer.path, start.name)
+        if mine:
+            break
+        await turn.news()
+        row = await shop.reader.run(start.name)
+    with driving(turn):
+        # Somebody else may have driven it since it was looked up.
+        row = await shop.reader.run(start.name)
+        solution = await _run_in_turn(shop, task, replace(start, row=row), columns, turn)
+        turn.ended, turn.error = True, solution.error
+    return solution
+
+
+async def begin_or_find(shop: Workshop, columns: dict[str, Any]) -> tuple[int, RunRow | None]:
+    """Begin a run; return its number, and its row if somebody else began it at the same moment."""
+    try:
+        return await shop.writer.begin_run(columns), None
+    except DatabaseError:
+        row = await shop.reader.run(columns["run_id"])
+        if row is None:
+            raise
+        return row.number, row
+
+
+async def _run_in_turn(
+    shop: Workshop, task: Task, start: Start, columns: dict[str, Any], turn: Turn
+) -> Solution:
+    row = start.row
     if row is None:
-        number = await shop.writer.begin_run(columns)
-    else:
+        number, row = await begin_or_find(shop, columns)
+        turn.tell()
+    if row is not None:
         number = row.number
         check_same(row, columns)
         if row.status is RunStatus.FINISHED:

@@ -1,28 +1,42 @@
 """The session: one set of models, one database and one set of limits for any number of runs."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, overload
 
 import anyio
-from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskGroup
 
+from mdap.compose.arguments import check_cases, check_run, check_session, check_share, checked_task
 from mdap.compose.batch import Batch, Case
 from mdap.compose.bulletin import Bulletin
 from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
 from mdap.compose.following import follow
-from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, solution_of
+from mdap.compose.hosting import Host
+from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, not_alone, solution_of
 from mdap.compose.inspection import Inspection
 from mdap.compose.listening import Listener
 from mdap.compose.margins import K, batch_margin, ended_without_result, with_k, with_margin
 from mdap.compose.replay import as_recorded
+from mdap.compose.results import with_typed_result
+from mdap.compose.roster import roster_of
 from mdap.compose.running import Workshop, run_task
+from mdap.compose.signatures import Model, Resulting, RunSettings, Solving
 from mdap.engine.opening import Progress
 from mdap.engine.purse import Purse
-from mdap.errors import UsageError
+from mdap.errors import PluginError, UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import RunRow, open_log
 from mdap.journal.sealing import Sealer
@@ -33,38 +47,35 @@ from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Event, RunStatus, Solution
 from mdap.rules.parameters import check_parameters
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
-from mdap.tasks import Chain, Process, Task
+from mdap.tasks import Task
 from mdap.tracing import tracing
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-__all__ = ["Session", "calibrate", "solve", "solve_sync"]
+__all__ = ["Session"]
 
+R = TypeVar("R")
 
-_OF_SESSION: Final = (
-    "escalate_to",
-    "limits",
-    "budget",
-    "prices",
-    "speculate",
-    "on_dead",
-    "log",
-    "tracer_provider",
+_NOT_OPEN: Final = (
+    "this session is not open: write `async with mdap.Session(...) as session:`, and use it in that block"
 )
+_CLOSED: Final = "this session is closed: use it within its `async with` block, or open another one"
 
 
-class Session(AsyncContextManagerMixin):
+class Session:
     """Decide tasks with one model, one database and one set of limits, which all its runs share.
 
-    Use it as ``async with mdap.Session(...) as session``.
+    Use it as ``async with mdap.Session(...) as session``, or call `open` and `close`. Any task of the same
+    event loop may open, use and close it.
 
     Args:
         model: ``provider`` or ``provider/model``, such as ``openai/gpt-4.1-mini``; ``sim`` needs no key.
-            Several vote together, taking turns; one that is named twice has twice the weight.
+            Several vote together, taking turns; one that is named twice has twice the weight. A model may
+            also be an object that is an `mdap.Provider`; you close it, not the session.
         escalate_to: models to which a step goes that is undecided after its allowed samples.
         db: path of the SQLite database; created if it does not exist.
-        options: options of the provider, such as ``{"error_rate": 0.05}`` for ``sim``.
+        options: options of the models given by name, such as ``{"error_rate": 0.05}`` for ``sim``.
         limits: concurrency, rates, deadlines and attempts.
         budget: what may be spent before runs stop, resumably.
         prices: prices by model, or a JSON file of them; the first of this and of the installed price list
@@ -84,9 +95,9 @@ class Session(AsyncContextManagerMixin):
 
     def __init__(  # noqa: PLR0913 - the public face: keywords, each of them optional
         self,
-        model: str | Sequence[str] = "sim",
+        model: Model | Sequence[Model] = "sim",
         *,
-        escalate_to: str | Sequence[str] = (),
+        escalate_to: Model | Sequence[Model] = (),
         db: str | Path = "mdap.db",
         options: Mapping[str, Any] | None = None,
         limits: Limits | None = None,
@@ -97,9 +108,17 @@ class Session(AsyncContextManagerMixin):
         log: bool = False,
         tracer_provider: "TracerProvider | None" = None,
     ) -> None:
+        check_session(
+            db=db,
+            options=options,
+            limits=limits,
+            budget=budget,
+            prices=prices,
+            speculate=speculate,
+            on_dead=on_dead,
+        )
         self.path = Path(db)
-        self._models = (model,) if isinstance(model, str) else tuple(model)
-        self._escalate_to = (escalate_to,) if isinstance(escalate_to, str) else tuple(escalate_to)
+        self._roster = roster_of(model, escalate_to)
         self._options = dict(options or {})
         self._limits = limits or Limits()
         self._budget = budget or Budget()
@@ -108,18 +127,50 @@ class Session(AsyncContextManagerMixin):
         self._on_dead = OnDead(on_dead)
         self._log = log
         self._tracer_provider = tracer_provider
-        self._shop: Workshop
-        self._group: TaskGroup
+        self._host: Host[tuple[Workshop, TaskGroup]] | None = None
+
+    def __repr__(self) -> str:
+        models = ", ".join((*self._roster.models, *(f"then {model}" for model in self._roster.escalate_to)))
+        state = "not open" if self._host is None else "closed" if self._host.closing else "open"
+        return f"<mdap.Session of {models} on {self.path}, {state}>"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Open the database and the models; `async with` does it for you.
+
+        Raises:
+            UsageError: the session is open already, or a model is not available.
+            DatabaseError: the file is not an mdap database, or cannot be written.
+        """
+        if self._host is not None and not self._host.closing:
+            raise UsageError("this session is open already: open it once, and share it")
+        self._host = Host(self._resources)
+        await self._host.open()
+
+    async def close(self) -> None:
+        """Stop the runs of the session, resumably, and close its connections; `async with` does it for you.
+
+        A model that was given as an object stays open.
+        """
+        if self._host is not None:
+            await self._host.close()
 
     @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncIterator["Session"]:
-        names = await as_recorded(self._models, self._escalate_to, self._options, self.path)
-        crew = Crew.hire(*names, self._options, self._limits, self._prices, self.path)
+    async def _resources(self) -> AsyncIterator[tuple[Workshop, TaskGroup]]:
+        roster = self._roster
+        models, escalate_to = await as_recorded(roster.models, roster.escalate_to, self._options, self.path)
+        roster = roster._replace(models=models, escalate_to=escalate_to)
+        crew = Crew.hire(roster, self._options, self._limits, self._prices, self.path)
         crew.check_budget(self._budget)
         claims = Claims(self.path)
         named: dict[int, str] = {}
         watch = Watch(named, configured=self._log)
-        failure: BaseException | None = None
         try:
             async with (
                 open_journal(self.path, watch, watch.every) as writer,
@@ -132,7 +183,7 @@ class Session(AsyncContextManagerMixin):
                     group.start_soon(gate.serve)
                     group.start_soon(bulletin.follow, place)
                 purse = Purse(self._budget, crew.prices)
-                self._shop = Workshop(
+                shop = Workshop(
                     crew=crew,
                     purse=purse,
                     writer=writer,
@@ -148,25 +199,76 @@ class Session(AsyncContextManagerMixin):
                     named=named,
                     tracing=tracing(self._tracer_provider),
                 )
-                self._group = group
-                # Raised after the group has closed, which would wrap it.
-                try:
-                    yield self
-                except BaseException as error:
-                    failure = error
+                yield shop, group
                 group.cancel_scope.cancel()
         finally:
             claims.close()
             with anyio.CancelScope(shield=True):
                 await crew.provider.aclose()
-        if failure is not None:
-            raise failure
+
+    @property
+    def _shop(self) -> Workshop:
+        return self._opened.value[0]
+
+    @property
+    def _opened(self) -> Host[tuple[Workshop, TaskGroup]]:
+        if self._host is None:
+            raise UsageError(_NOT_OPEN)
+        if self._host.closing:
+            raise UsageError(_CLOSED)
+        return self._host
+
+    def _begin(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._opened.value[1].start_soon(act)
+
+    @contextmanager
+    def _visit(self) -> Iterator[Workshop]:
+        """Use the session within the block; refuse what it does if the session is closed meanwhile."""
+        scope = anyio.CancelScope()
+        with self._opened.visit(scope) as (shop, _), scope:
+            yield shop
+        if scope.cancelled_caught:
+            raise UsageError(_CLOSED)
 
     # -- the face ----------------------------------------------------------------------------------
 
-    async def solve(  # noqa: PLR0913 - the public face: keywords, each of them optional
+    @overload
+    async def solve(self, task: Solving[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    @overload
+    async def solve(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    @overload
+    async def solve(self, task: Task, **settings: Unpack[RunSettings]) -> Solution[Any]: ...
+    async def solve(self, task: Any, **settings: Unpack[RunSettings]) -> Solution[Any]:
+        """Run *task* to its end and return its solution; a run that does not finish raises an error.
+
+        Args:
+            task: the task with its parameters.
+            settings: the arguments of `run`.
+
+        Raises:
+            UsageError: an argument is wrong, or the run of that name was started with other settings.
+            RunBusyError: another process is working on the run of that name.
+            UndecidedError: a step found no winner within its allowed samples, or all models refused it.
+            StoppedError: the provider is gone, a limit was reached, or the session was closed; solve it
+                again to resume.
+            FailedError: the task's own code failed, whose exception is the cause.
+            PluginError: *on_event* failed when the run was over already.
+            DatabaseError: the database cannot be written any more.
+        """
+        solution: Solution[Any] = await self.run(task, **settings)
+        if solution.status is not RunStatus.FINISHED:
+            raise ended_without_result(solution, f"run {solution.run_id}")
+        return solution
+
+    @overload
+    async def run(self, task: Solving[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    @overload
+    async def run(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    @overload
+    async def run(self, task: Task, **settings: Unpack[RunSettings]) -> Solution[Any]: ...
+    async def run(  # noqa: PLR0913 - the public face: keywords, each of them optional
         self,
-        task: Task,
+        task: Any,
         *,
         k: K | None = None,
         target: float = 0.95,
@@ -175,8 +277,8 @@ class Session(AsyncContextManagerMixin):
         run_id: str | None = None,
         progress: Progress | None = None,
         on_event: Callable[[Event], object] | None = None,
-    ) -> Solution:
-        """Run *task* to its end and return what it came to.
+    ) -> Solution[Any]:
+        """Run *task*, and return its solution however it ended: see the solution's status and reason.
 
         Args:
             task: the task with its parameters.
@@ -187,61 +289,47 @@ class Session(AsyncContextManagerMixin):
             floor: the least chance that a valid sample is right, on any step; for ``"robust"``.
             voting: how steps are decided.
             run_id: the run's name in the database; an unfinished run of that name is resumed, a finished
-                one is returned as it is. None makes up a new one.
-            progress: counters that are kept while the run goes on.
+                one is returned as it is, and one that this process is working on is waited for. None makes
+                up a new name.
+            progress: counters that are kept while this call drives the run.
             on_event: called with every fact that this call adds to the record, in order, once it is durable;
                 see `events`. If it raises, the run stops, resumably.
 
         Raises:
             UsageError: an argument is wrong, or the run of that name was started with other settings.
-            UndecidedError: a step found no winner within its allowed samples, or all models refused it.
-            StoppedError: the provider is gone, or a limit was reached; solve it again to resume.
-            FailedError: the task's own code failed.
+            RunBusyError: another process is working on the run of that name.
             PluginError: *on_event* failed when the run was over already.
             DatabaseError: the database cannot be written any more.
         """
-        solution = await self.run(
-            task,
-            k=k,
-            target=target,
-            floor=floor,
-            voting=voting,
-            run_id=run_id,
-            progress=progress,
-            on_event=on_event,
-        )
-        if solution.status is not RunStatus.FINISHED:
-            raise ended_without_result(solution, f"run {solution.run_id}")
-        return solution
-
-    async def run(  # noqa: PLR0913 - as `solve`
-        self,
-        task: Task,
-        *,
-        k: K | None = None,
-        target: float = 0.95,
-        floor: float = 0.6,
-        voting: VotingSettings | None = None,
-        run_id: str | None = None,
-        progress: Progress | None = None,
-        on_event: Callable[[Event], object] | None = None,
-    ) -> Solution:
-        """Run *task*, and return however it ended: see the solution's status and reason.
-
-        The arguments are those of `solve`; of its errors those that tell of the run are not raised.
-        """
-        if not isinstance(task, Chain | Process):
-            raise UsageError(
-                f"{type(task).__name__} is no task that can be run: derive it from mdap.Chain or mdap.Process"
-            )
+        task = checked_task(task)
+        check_run(k, voting, run_id, progress)
+        check_share(target=target, floor=floor)
         check_parameters(task)
         voting = voting or VotingSettings()
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
-        row = await self._row(name)
         listener = None if on_event is None else Listener(on_event)
-        start = Start(name=name, voting=voting, row=row, progress=progress or Progress(), listener=listener)
-        start = await with_margin(self._shop, task, start, k, (target, floor))
-        return await run_task(self._shop, task, start)
+
+        async def drive(shop: Workshop) -> Solution[Any]:
+            row = await _row(shop, name)
+            begun = progress or Progress()
+            start = Start(name=name, voting=voting, row=row, progress=begun, listener=listener)
+            start = await with_margin(shop, task, start, k, (target, floor))
+            return with_typed_result(task, await run_task(shop, task, start))
+
+        return await self._driven(name, drive)
+
+    async def _driven(
+        self, name: str, drive: Callable[[Workshop], Awaitable[Solution[Any]]]
+    ) -> Solution[Any]:
+        """Return the solution of a run, also if the session is closed while it goes on."""
+        scope = anyio.CancelScope()
+        with self._opened.visit(scope) as (shop, _):
+            with scope:
+                return await drive(shop)
+            row = await _row(shop, name)
+            if row is None:
+                raise UsageError(_CLOSED)
+            return await solution_of(shop.reader, row)
 
     async def margin_for(
         self,
@@ -265,8 +353,11 @@ class Session(AsyncContextManagerMixin):
         Raises:
             UsageError: a task does not know its length, or no k reaches the target.
         """
+        check_run(None, voting, run_id, None)
+        check_share(target=target)
         name = checked_run_id(run_id)
-        return await batch_margin(self._shop, tasks, name, voting or VotingSettings(), target)
+        with self._visit() as shop:
+            return await batch_margin(shop, tasks, name, voting or VotingSettings(), target)
 
     def solve_all(
         self,
@@ -298,6 +389,8 @@ class Session(AsyncContextManagerMixin):
         Raises:
             UsageError: an argument is wrong.
         """
+        check_run(k, voting, run_id, progress)
+        check_cases(tasks, k)
         voting = voting or VotingSettings()
         if voting.robust is not None:
             raise UsageError("-k robust is for one run, not for many: give k")
@@ -306,7 +399,7 @@ class Session(AsyncContextManagerMixin):
             voting=voting if k is None else with_k(voting, k),
             progress=progress or Progress(),
         )
-        return Batch(self._shop, self._group, tasks, start, in_order=in_order)
+        return Batch(self._shop, self._begin, tasks, start, in_order=in_order)
 
     async def calibrate(
         self,
@@ -341,11 +434,15 @@ class Session(AsyncContextManagerMixin):
             PluginError: the task's own code failed.
             DatabaseError: the database cannot be written any more.
         """
-        if samples < 1 or not 0 < target < 1:
-            raise UsageError("a calibration takes 1 sample at least, and a target above 0 and below 1")
+        task = checked_task(task)
+        check_run(None, voting, run_id, None)
+        check_share(target=target)
+        if not isinstance(samples, int) or samples < 1:
+            raise UsageError(f"samples takes a whole number of at least 1, not {samples!r:.60}")
         name = f"{new_run_id(task)}-calibration" if run_id is None else checked_run_id(run_id)
         wish = Wish(name, samples, target, seed)
-        return await calibrate_task(self._shop, task, wish, voting or VotingSettings())
+        with self._visit() as shop:
+            return await calibrate_task(shop, task, wish, voting or VotingSettings())
 
     async def resume(
         self,
@@ -354,25 +451,29 @@ class Session(AsyncContextManagerMixin):
         task: str | None = None,
         progress: Progress | None = None,
         on_event: Callable[[Event], object] | None = None,
-    ) -> Solution:
+    ) -> Solution[Any]:
         """Go on with the run called *run_id*, with the settings it was started with.
 
         Args:
             run_id: its id, a unique beginning of it, or ``latest``.
             task: its task's name, where that has moved to another file, module or name.
             progress: counters that are kept while the run goes on.
-            on_event: see `solve`.
+            on_event: see `run`.
 
         Returns:
             However it ended: see the solution's status and reason.
 
         Raises:
-            UsageError: there is no such run, or its task or model is not to be had any more.
+            RunNotFoundError: there is no such run.
+            RunBusyError: another process is working on it.
+            UsageError: its task or model is no longer available.
         """
-        await self._shop.writer.flush()
-        row = await self._shop.reader.find(run_id)
+        check_run(None, None, run_id, progress)
+        with self._visit() as shop:
+            await shop.writer.flush()
+            row = await shop.reader.find(run_id)
         if row.kind != "run":
-            raise UsageError(f"{row.run_id} is a {row.kind}: to go on, give the command of its run again")
+            raise UsageError(not_alone(row))
         voting = VotingSettings.recorded(row.settings)
         made = make_recorded(row.task, row.params) if task is None else make_task(task, row.params)
         start = Start(
@@ -383,12 +484,11 @@ class Session(AsyncContextManagerMixin):
             progress=progress or Progress(),
             listener=None if on_event is None else Listener(on_event),
         )
-        return await run_task(self._shop, made, start)
 
-    async def find(self, run_id: str) -> Solution | None:
-        """Return what the run whose id is exactly *run_id* came to so far, or None if there is none."""
-        row = await self._row(run_id)
-        return None if row is None else await solution_of(self._shop.reader, row)
+        async def drive(shop: Workshop) -> Solution[Any]:
+            return with_typed_result(made, await run_task(shop, made, start))
+
+        return await self._driven(row.run_id, drive)
 
     def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """Follow a run: ``async for event in session.events(run_id)`` yields every recorded fact of it.
@@ -402,78 +502,47 @@ class Session(AsyncContextManagerMixin):
             after: the `cursor` of the last event that was read, to go on behind it; None for the beginning.
 
         Raises:
-            UsageError: there is no such run, and none begins within 5 seconds; or *after* is no cursor.
+            RunNotFoundError: there is no such run, and none begins within 5 seconds.
+            UsageError: *after* is no cursor.
         """
-        return follow(self._shop, run_id, after)
+        host = self._opened
+        return follow(host.value[0], run_id, after, lambda: not host.closing)
 
-    async def _row(self, run_id: str) -> RunRow | None:
-        # What a cancelled run of this session appended may not be committed yet.
-        await self._shop.writer.flush()
-        return await self._shop.reader.run(run_id)
+    async def resume_all(self, *, progress: Progress | None = None) -> AsyncIterator[Solution[Any]]:
+        """Resume every run of the database that was cut or stopped, one after another, the oldest first.
 
+        Each keeps the settings it was started with. One that cannot be resumed here stays as it is, and its
+        solution's *reason* says why: its task or its models are others, it is a batch, or another process is
+        working on it.
 
-async def solve(
-    task: Task,
-    *,
-    model: str | Sequence[str] = "sim",
-    k: K | None = None,
-    db: str | Path = "mdap.db",
-    options: Mapping[str, Any] | None = None,
-    **settings: Any,
-) -> Solution:
-    """Run one task in a session of its own; see `Session` and `Session.solve`.
+        Args:
+            progress: counters that are kept while the runs go on.
 
-    Args:
-        task: the task with its parameters.
-        model: ``provider`` or ``provider/model``, or several of them.
-        k: the margin, ``"auto"`` or ``"robust"``.
-        db: path of the SQLite database.
-        options: options of the provider.
-        settings: further arguments of `Session` (*escalate_to*, *limits*, *budget*, ...) and of
-            `Session.solve` (*target*, *voting*, *run_id*, *progress*).
+        Yields:
+            The solution of each run, however it ended: see its status and reason.
 
-    Returns:
-        What the task came to.
-    """
-    session_settings = {name: settings.pop(name) for name in _OF_SESSION if name in settings}
-    async with Session(model, db=db, options=options, **session_settings) as session:
-        return await session.solve(task, k=k, **settings)
+        Raises:
+            DatabaseError: the database cannot be written any more.
+        """
+        with self._visit() as shop:
+            await shop.writer.flush()
+            rows = await shop.reader.unfinished()
+        for row in rows:
+            try:
+                yield await self.resume(row.run_id, progress=progress)
+            except (UsageError, PluginError) as error:
+                found = await self.find(row.run_id)
+                if found is not None:
+                    yield replace(found, reason=str(error))
 
-
-async def calibrate(
-    task: Task,
-    *,
-    model: str | Sequence[str] = "sim",
-    db: str | Path = "mdap.db",
-    options: Mapping[str, Any] | None = None,
-    **settings: Any,
-) -> Calibration:
-    """Calibrate one task in a session of its own; see `Session` and `Session.calibrate`.
-
-    Args:
-        task: the chain with its parameters.
-        model: ``provider`` or ``provider/model``; several are calibrated as one that takes turns.
-        db: path of the SQLite database.
-        options: options of the provider.
-        settings: further arguments of `Session` (*limits*, *budget*, ...) and of `Session.calibrate`
-            (*samples*, *target*, *voting*, *seed*, *run_id*).
-
-    Returns:
-        What the samples tell.
-    """
-    session_settings = {name: settings.pop(name) for name in _OF_SESSION if name in settings}
-    async with Session(model, db=db, options=options, **session_settings) as session:
-        return await session.calibrate(task, **settings)
+    async def find(self, run_id: str) -> Solution[Any] | None:
+        """Return the solution so far of the run whose id is exactly *run_id*, or None if there is none."""
+        with self._visit() as shop:
+            row = await _row(shop, run_id)
+            return None if row is None else await solution_of(shop.reader, row)
 
 
-def solve_sync(task: Task, **settings: Any) -> Solution:
-    """Run one task to its end without an event loop of your own; the arguments are those of `solve`.
-
-    Returns:
-        What the task came to.
-    """
-
-    async def call() -> Solution:
-        return await solve(task, **settings)
-
-    return anyio.run(call)
+async def _row(shop: Workshop, run_id: str) -> RunRow | None:
+    # What a cancelled run of this session appended may not be committed yet.
+    await shop.writer.flush()
+    return await shop.reader.run(run_id)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from mdap.errors import DatabaseError, UsageError
+from mdap.errors import DatabaseError, RunBusyError
 
 __all__ = ["Claims", "is_claimed"]
 
@@ -91,7 +91,7 @@ class Claims:
         """Claim *run* for this process.
 
         Raises:
-            UsageError: another process, or another task of this one, is at it.
+            RunBusyError: another process, or another task of this one, is at it.
             DatabaseError: the file beside the database cannot be written.
         """
         if self._file is None:
@@ -101,7 +101,7 @@ class Claims:
                 sentence = f"{self._path} cannot be written ({error.strerror}): check its permissions"
                 raise DatabaseError(sentence) from None
         if run in self._held or not _lock(self._file, run):
-            raise UsageError(f"run {run_id} is being worked on already: wait for that to end, or stop it")
+            raise RunBusyError(f"run {run_id} is being worked on already: wait for that to end, or stop it")
         self._held.add(run)
 
     def drop(self, run: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import aiosqlite
 
-from mdap.errors import UsageError
+from mdap.errors import RunNotFoundError, UsageError
 from mdap.journal.database import open_reading
 from mdap.journal.statements import statements
 from mdap.logfile import translated
@@ -107,7 +107,8 @@ class Reader:
         """Return the run called *name*: its id, a unique beginning of it, or ``latest``.
 
         Raises:
-            UsageError: there is no such run, or several.
+            RunNotFoundError: there is no such run.
+            UsageError: there are several.
         """
         wanted = name
         if name == "latest":
@@ -119,7 +120,9 @@ class Reader:
             wanted = matches[0][0] if matches else name
         row = await self.run(wanted)
         if row is None:
-            raise UsageError(f"there is no run {name!r} in {self.path}: `mdap runs` lists those there are")
+            raise RunNotFoundError(
+                f"there is no run {name!r} in {self.path}: `mdap runs` lists those there are"
+            )
         return row
 
     async def run(self, run_id: str) -> RunRow | None:
@@ -130,6 +133,10 @@ class Reader:
     async def runs(self, most: int) -> list[tuple[RunRow, int]]:
         """Return the newest runs that are no parts of others, each with its number of decided steps."""
         return [(_run_row(row), int(row["steps"])) for row in await self.rows("runs", most)]
+
+    async def unfinished(self) -> list[RunRow]:
+        """Return the runs and batches that were cut, stopped, or settled since, the oldest first."""
+        return [_run_row(row) for row in await self.rows("unfinished")]
 
     async def parts(self, run: int, most: int) -> list[tuple[RunRow, int]]:
         """Return the first runs that are parts of *run*, each with its number of decided steps."""

@@ -29,6 +29,7 @@ class Paced:
         inner: the provider to ask.
         limits: concurrency, requests and tokens per minute, seconds an attempt may take.
         models: how many share the files that the process may open.
+        owned: whether closing this one closes *inner*.
 
     Attributes:
         remote: whether an endpoint beyond this process is asked: then its limits are found out.
@@ -38,8 +39,9 @@ class Paced:
         gate: where requests wait.
     """
 
-    def __init__(self, inner: Provider, limits: Limits, models: int = 1) -> None:
+    def __init__(self, inner: Provider, limits: Limits, models: int = 1, *, owned: bool = True) -> None:
         self._inner = inner
+        self._owned = owned
         self._limits = limits
         self.name = inner.name
         self.max_n = inner.max_n
@@ -65,7 +67,7 @@ class Paced:
             ProviderError: it failed.
         """
         if self.instant:
-            return await self._inner.sample(request)
+            return self._told(await self._inner.sample(request))
         async with self.gate.slot(request.priority, lambda: self._likely_tokens(request)) as turn:
             if request.trace.withdrawn:
                 # It got its slot before it was cancelled: sent now, it would be billed, unknown to all.
@@ -91,10 +93,14 @@ class Paced:
     async def _in_time(self, request: SampleRequest) -> Sequence[Reply]:
         timeout = self._limits.attempt_timeout
         with anyio.move_on_after(timeout) as scope:
-            return await self._inner.sample(request)
+            return self._told(await self._inner.sample(request))
         if scope.cancelled_caught:
             raise TransientError(f"no reply within {timeout:g} seconds", kind="timeout")
         raise AssertionError("unreachable: the scope either returned or was cancelled")
+
+    def _told(self, replies: Sequence[Reply]) -> Sequence[Reply]:
+        """Return *replies*; those of somebody's object under its name, by which prices and figures go."""
+        return replies if self._owned else _under(self.name, replies)
 
     def _listen(self) -> None:
         """Hand on what the endpoint tells of its limits, if this provider passes it on."""
@@ -130,5 +136,26 @@ class Paced:
         return self._inner.describe()
 
     async def aclose(self) -> None:
-        """Close the inner provider."""
-        await self._inner.aclose()
+        """Close the inner provider, if it is owned."""
+        if self._owned:
+            await self._inner.aclose()
+
+
+def _under(name: str, replies: Any) -> list[Reply]:
+    """Return *replies* with the model called *name*; what they call it stands as the model that was served.
+
+    Raises:
+        TypeError: they are no replies.
+    """
+    if not isinstance(replies, list | tuple) or isinstance(replies, Reply):
+        raise TypeError(f"sample must return a list of mdap.Reply, not {replies!r:.80}")
+    named = []
+    for reply in replies:
+        if not (isinstance(reply, Reply) and isinstance(reply.text, str)):
+            raise TypeError(f"sample must return a list of mdap.Reply with a text each, not {reply!r:.80}")
+        tokens = (reply.input_tokens, reply.output_tokens, reply.cached_tokens, reply.reasoning_tokens)
+        if not all(isinstance(count, int | None) for count in tokens):
+            raise TypeError(f"the tokens of an mdap.Reply are whole numbers or None, not {tokens}")
+        own = reply.served_model or (None if reply.model == name else reply.model)
+        named.append(reply._replace(model=name, served_model=own))
+    return named

@@ -207,7 +207,7 @@ class Odd(Hanoi):
 
 async def test_wrong_uses_are_refused(tmp_path: Path) -> None:
     async with mdap.Session(db=tmp_path / "d") as session:
-        with pytest.raises(mdap.UsageError, match="1 sample at least"):
+        with pytest.raises(mdap.UsageError, match="samples takes a whole number of at least 1, not 0"):
             await session.calibrate(Hanoi(), samples=0)
         await session.calibrate(Hanoi(), samples=8, run_id="taken")
         with pytest.raises(mdap.UsageError, match="there is a run taken already"):

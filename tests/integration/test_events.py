@@ -171,6 +171,29 @@ async def test_what_cannot_be_followed(db: Path, monkeypatch: pytest.MonkeyPatch
                 await read(session, "none", wrong)
 
 
+async def test_a_session_that_is_closed_meanwhile(db: Path) -> None:
+    """Its reader is told so, in a sentence; another session goes on where it was."""
+    got: list[mdap.Event] = []
+
+    async def follow(session: mdap.Session) -> None:
+        with pytest.raises(mdap.UsageError, match="the session was closed while run one was followed"):
+            async for event in session.events("one"):
+                got.append(event)
+                reading.set()
+                await closed.wait()
+
+    reading, closed = anyio.Event(), anyio.Event()
+    async with anyio.create_task_group() as group:
+        async with mdap.Session(db=db) as session:
+            await session.run(Walk(steps=300), run_id="one")
+            group.start_soon(follow, session)
+            await reading.wait()
+        closed.set()
+    async with mdap.Session(db=db) as session:
+        got += await read(session, "one", got[-1].cursor)
+    assert len(got) == rows(db, "one")
+
+
 async def test_a_killed_run_is_over(db: Path) -> None:
     """If nobody works on a run that has no end on record, its reader does not wait for ever."""
     async with mdap.Session(db=db) as session:

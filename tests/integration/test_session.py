@@ -19,7 +19,6 @@ from mdap.engine.opening import Opening
 from mdap.engine.voting import Race
 from mdap.errors import (
     FailedError,
-    MdapError,
     StoppedError,
     TransientError,
     UnavailableError,
@@ -459,7 +458,7 @@ class Renewed(Walk):
         (Walk(steps=5), {"k": 2}, {}, "steps = 4, not 5"),
         (Walk(steps=4), {"k": 3}, {}, "k = 2, not 3"),
         (Walk(steps=4), {"k": 2, "voting": VotingSettings(temperatures=(0.5,))}, {}, "temperatures = "),
-        (Walk(steps=4), {"k": 2}, {"seed": 1}, "model options"),
+        (Walk(steps=4), {"k": 2}, {"seed": 1}, "seed = 0, not 1"),
         (Renewed(steps=4), {"k": 2}, {}, "task"),
     ],
 )
@@ -552,26 +551,6 @@ async def test_a_run_that_fails_leaves_the_others_alone(db: Path) -> None:
             group.start_soon(run, Walk(steps=20), "good")
             group.start_soon(cut, session, Walk(steps=20), random.Random(1))
     assert ended == {"broken": RunStatus.FAILED, "good": RunStatus.FINISHED}
-
-
-async def test_a_run_is_worked_on_once_at_a_time(db: Path) -> None:
-    """Of two who start or resume the same run, one is refused, and the run ends as ever."""
-    outcomes: list[str] = []
-
-    async def run(session: mdap.Session) -> None:
-        try:
-            outcomes.append(str((await session.solve(Walk(steps=5), k=2, run_id="one")).status))
-        except MdapError:
-            outcomes.append("refused")
-
-    async with (
-        mdap.Session(db=db, options={"latency": 0.0005}) as session,
-        anyio.create_task_group() as group,
-    ):
-        group.start_soon(run, session)
-        group.start_soon(run, session)
-    assert sorted(outcomes) == ["finished", "refused"]
-    assert [row[0] for row in decisions(db, "one")] == [0, 1, 2, 3, 4]
 
 
 # --- what it costs

@@ -13,6 +13,15 @@ SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
 FROM runs r WHERE r.parent IS NULL ORDER BY r.id DESC LIMIT ?1
 
+-- name: unfinished
+SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+FROM runs r WHERE r.parent IS NULL AND r.kind IN ('run', 'batch') AND coalesce(
+    (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled') ORDER BY e.id DESC LIMIT 1),
+    'started') IN ('started', 'resumed', 'stopped', 'settled')
+ORDER BY r.id
+
 -- name: parts
 SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,

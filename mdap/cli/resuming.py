@@ -1,0 +1,145 @@
+"""``mdap resume --all``: every run of a database that was cut or stopped."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+
+from mdap.cli.display import configure_log, shown
+from mdap.cli.output import Exit, complain, exit_code_of, finish_code, print_json, say
+from mdap.cli.places import home_of
+from mdap.cli.stopping import interruptible
+from mdap.compose import Session
+from mdap.compose.identity import not_alone
+from mdap.engine.opening import Progress
+from mdap.errors import DatabaseError, MdapError, RunBusyError, UsageError
+from mdap.journal.reader import RunRow, open_log
+from mdap.records import RunStatus, Solution
+
+__all__ = ["resume_all"]
+
+_SHOWN: Final = 200
+
+
+async def resume_all(
+    path: Path, session_of: Callable[[RunRow], Session], display: str, *, as_json: bool, limited: bool
+) -> int:
+    """Resume all runs in turn, those of the same models in one session; print a line for each.
+
+    Args:
+        path: the database, as an absolute path.
+        session_of: makes a session with the models of a run.
+        display: how progress is shown.
+        as_json: whether to print one JSON object instead.
+        limited: whether a budget is given.
+
+    Returns:
+        The worst of the exit codes.
+    """
+    if display == "log":
+        configure_log()
+    async with open_log(path) as reader:
+        rows = await reader.unfinished()
+    groups: dict[str, list[RunRow]] = {}
+    for row in rows:
+        groups.setdefault(_models(row), []).append(row)
+    if limited and len(groups) > 1:
+        raise UsageError(
+            f"the runs to resume have {len(groups)} different sets of models, and a budget is that of one "
+            "session: resume them one by one, or give no budget"
+        )
+    work = _Resuming(display, as_json=as_json)
+    with interruptible(as_json=as_json) as scope, scope:
+        for group in groups.values():
+            await work.resume(group, session_of)
+    if scope.cancel_called:
+        work.codes.append(Exit.INTERRUPTED)
+    return work.report(path)
+
+
+def _models(row: RunRow) -> str:
+    return json.dumps([row.provider[name] for name in ("models", "escalate_to", "options")], sort_keys=True)
+
+
+class _Resuming:
+    """What became of the runs so far."""
+
+    def __init__(self, display: str, *, as_json: bool) -> None:
+        self.codes: list[Exit] = []
+        self._display = display
+        self._as_json = as_json
+        self._results: list[dict[str, Any]] = []
+
+    async def resume(self, rows: list[RunRow], session_of: Callable[[RunRow], Session]) -> None:
+        """Resume runs of the same models."""
+        todo = list(rows)
+        try:
+            async with session_of(rows[0]) as session:
+                while todo:
+                    await self._resume_one(session, todo[0])
+                    del todo[0]
+        except DatabaseError:
+            raise
+        except MdapError as error:  # the models are not available
+            for row in todo:
+                self._skipped(row, error)
+
+    async def _resume_one(self, session: Session, row: RunRow) -> None:
+        try:
+            if row.kind != "run":
+                raise UsageError(not_alone(row))
+            self._ended(await self._resumed(session, row))
+        except DatabaseError:
+            raise
+        except anyio.get_cancelled_exc_class():
+            self._tell(f"{row.run_id}: interrupted")
+            raise
+        except MdapError as error:
+            self._skipped(row, error)
+
+    async def _resumed(self, session: Session, row: RunRow) -> Solution[Any]:
+        progress = Progress()
+        async with shown(self._display, row.run_id, progress):
+            try:
+                return await session.resume(row.run_id, progress=progress)
+            except UsageError:
+                home = await home_of(session.path, row.run_id, None)
+                if home is None:
+                    raise
+                here = os.getcwd()
+                home.enter()
+                try:
+                    return await session.resume(row.run_id, progress=progress)
+                finally:
+                    os.chdir(here)
+
+    def _ended(self, solution: Solution[Any]) -> None:
+        self.codes.append(finish_code(solution))
+        self._results.append(solution.to_dict())
+        finished = solution.status is RunStatus.FINISHED
+        told = f"result {json.dumps(solution.result)}" if finished else str(solution.reason)
+        self._tell(f"{solution.run_id}: {solution.status}, {told:.{_SHOWN}}")
+
+    def _skipped(self, row: RunRow, error: MdapError) -> None:
+        # Whoever is working on it will bring it to its end.
+        self.codes.append(Exit.FINISHED if isinstance(error, RunBusyError) else exit_code_of(error))
+        self._results.append({"run_id": row.run_id, "error": str(error)})
+        self._tell(f"{row.run_id}: skipped, {error}")
+
+    def _tell(self, line: str) -> None:
+        if not self._as_json:
+            say(line)
+
+    def report(self, path: Path) -> int:
+        """Print what is left to say; return the worst exit code."""
+        worst = max(self.codes, default=Exit.FINISHED)
+        if self._as_json:
+            print_json({"runs": self._results, "exit_code": int(worst)})
+        elif not self.codes:
+            say(f"no run in {path} is to be resumed")
+        if worst is Exit.INTERRUPTED:
+            complain("interrupted; go on with the same command")
+        return worst
