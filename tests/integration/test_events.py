@@ -176,17 +176,20 @@ async def test_a_session_that_is_closed_meanwhile(db: Path) -> None:
     got: list[mdap.Event] = []
 
     async def follow(session: mdap.Session) -> None:
+        async for event in session.events("one"):
+            got.append(event)
+            reading.set()
+            await closed.wait()
+
+    async def refused(session: mdap.Session) -> None:
         with pytest.raises(mdap.UsageError, match="the session was closed while run one was followed"):
-            async for event in session.events("one"):
-                got.append(event)
-                reading.set()
-                await closed.wait()
+            await follow(session)
 
     reading, closed = anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as group:
         async with mdap.Session(db=db) as session:
             await session.run(Walk(steps=300), run_id="one")
-            group.start_soon(follow, session)
+            group.start_soon(refused, session)
             await reading.wait()
         closed.set()
     async with mdap.Session(db=db) as session:
