@@ -415,7 +415,7 @@ class Event(NamedTuple):
     """
 
     cursor: str
-    fact: Fact
+    fact: StepOpened | SampleTaken | AttemptFailed | Decided | RunEvent
 
 
 EVENTS: Final = {

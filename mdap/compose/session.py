@@ -13,7 +13,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, overload
+from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 import anyio
 from anyio.abc import TaskGroup
@@ -50,9 +50,6 @@ from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettin
 from mdap.tasks import Task
 from mdap.tracing import tracing
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import TracerProvider
-
 __all__ = ["Session"]
 
 R = TypeVar("R")
@@ -85,8 +82,8 @@ class Session:
             to continue without it.
         log: whether recorded facts are events of structlog, as the program has configured it, instead of
             records of the standard library's logger ``mdap.run``.
-        tracer_provider: makes OpenTelemetry spans of runs, steps and attempts; None for the one that the
-            program has set, if any.
+        tracer_provider: an OpenTelemetry `TracerProvider`, for spans of runs, steps and attempts; None for
+            the one that the program has set, if any.
 
     Raises:
         UsageError: an argument is wrong.
@@ -106,7 +103,7 @@ class Session:
         speculate: Speculate | str = Speculate.VOTE,
         on_dead: OnDead | str = OnDead.STOP,
         log: bool = False,
-        tracer_provider: "TracerProvider | None" = None,
+        tracer_provider: Any = None,
     ) -> None:
         check_session(
             db=db,

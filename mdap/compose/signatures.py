@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from mdap.compose.margins import K
 from mdap.engine.opening import Progress
@@ -10,9 +10,6 @@ from mdap.protocols import Provider
 from mdap.records import Event
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Ask
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import TracerProvider
 
 __all__ = [
     "CalibrateSettings",
@@ -57,7 +54,7 @@ class SessionSettings(TypedDict, total=False):
     speculate: Speculate | str
     on_dead: OnDead | str
     log: bool
-    tracer_provider: "TracerProvider | None"
+    tracer_provider: Any
 
 
 class RunSettings(TypedDict, total=False):

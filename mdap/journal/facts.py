@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader
-from mdap.records import AttemptFailed, Decided, Event, Fact, RunEvent, SampleTaken, StepOpened
+from mdap.records import AttemptFailed, Decided, Event, RunEvent, SampleTaken, StepOpened
 
 __all__ = ["Cursor", "Facts"]
 
@@ -19,6 +19,7 @@ _PAGE: Final = 200
 _ENDED: Final = ("finished", "undecided", "stopped", "failed")
 
 _Place = tuple[int, int]
+_Row = StepOpened | SampleTaken | AttemptFailed | Decided | RunEvent
 
 
 @dataclass(slots=True)
@@ -118,7 +119,7 @@ class Facts:
         last = rows[0]["sealed"]
         return quiet if last is None else bool(last <= self._cursor.event)
 
-    def _event(self, fact: Fact) -> Event:
+    def _event(self, fact: _Row) -> Event:
         return Event(str(self._cursor), fact)
 
     async def _is_ended(self) -> bool:
@@ -154,7 +155,7 @@ class Facts:
             if not rows:
                 return
 
-    async def _unread(self, opened: StepOpened) -> list[Fact]:
+    async def _unread(self, opened: StepOpened) -> list[_Row]:
         """Return a step as it was opened, and its samples, but for what was read while it was open."""
         read = self._cursor.open.get((opened.step, opened.opening))
         rows = await self._reader.rows("samples_of_opening", *opened[:3])

@@ -390,3 +390,18 @@ async def test_an_error_that_nobody_foresaw_is_recorded(db: Path, monkeypatch: p
     assert (kind, data["stop_cause"]) == ("stopped", "error")
     assert reason.endswith("RuntimeError: a bug")
     assert data["traceback"].endswith("RuntimeError: a bug")
+
+
+async def test_those_who_wait_for_a_run_get_its_cause(db: Path) -> None:
+    """Two calls with one run id: both raise from the original exception."""
+    causes: list[BaseException | None] = []
+
+    async def call(session: mdap.Session) -> None:
+        with pytest.raises(mdap.FailedError) as raised:
+            await session.solve(Slip(where="parse"), run_id="one")
+        causes.append(raised.value.__cause__)
+
+    async with mdap.Session(db=db, options={"latency": 0.01}) as session, anyio.create_task_group() as group:
+        group.start_soon(call, session)
+        group.start_soon(call, session)
+    assert [type(cause) for cause in causes] == [KeyError, KeyError]

@@ -1,21 +1,14 @@
 -- name: run
-SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
-    (SELECT CASE WHEN json_valid(data) THEN data->>'stop_cause' END FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS stop_cause
+SELECT r.*, {standing}
 FROM runs r WHERE r.run_id = ?1
 
 -- name: runs
-SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
-    (SELECT CASE WHEN json_valid(data) THEN data->>'stop_cause' END FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS stop_cause,
+SELECT r.*, {standing},
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
 FROM runs r WHERE r.parent IS NULL ORDER BY r.id DESC LIMIT ?1
 
 -- name: unfinished
-SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+SELECT r.*, {standing}
 FROM runs r WHERE r.parent IS NULL AND r.kind IN ('run', 'batch') AND coalesce(
     (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled') ORDER BY e.id DESC LIMIT 1),
@@ -23,10 +16,7 @@ FROM runs r WHERE r.parent IS NULL AND r.kind IN ('run', 'batch') AND coalesce(
 ORDER BY r.id
 
 -- name: parts
-SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
-    (SELECT CASE WHEN json_valid(data) THEN data->>'stop_cause' END FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS stop_cause,
+SELECT r.*, {standing},
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
 FROM runs r WHERE r.parent = ?2 ORDER BY r.id LIMIT ?1
 
