@@ -498,6 +498,9 @@ class Session:
             run_id: the run's id, exactly; it may be about to begin.
             after: the `cursor` of the last event that was read, to go on behind it; None for the beginning.
 
+        Returns:
+            What to iterate over; see `mdap.Event`.
+
         Raises:
             RunNotFoundError: there is no such run, and none begins within 5 seconds.
             UsageError: *after* is no cursor.
