@@ -18,6 +18,7 @@ __all__ = [
     "APPLICATION_ID",
     "CONNECTION",
     "PATIENCE",
+    "PROMPTS",
     "RAISE_FILES",
     "SAMPLE",
     "SCHEMA",
@@ -40,7 +41,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x6D646170
 """Marks a SQLite file as ours: "mdap" in ASCII, shown by ``file`` and checked before anything is written."""
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """The schema that this mdap reads: the number of the newest migration."""
 
 TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE)
@@ -91,6 +92,12 @@ SAMPLE: Final = ", ".join(
 
 TEXTS: Final = "LEFT JOIN texts t ON t.id = s.text LEFT JOIN texts h ON h.id = s.reasoning"
 """Joins samples *s* with the texts that `SAMPLE` needs."""
+
+PROMPTS: Final = """p.run, p.step, p.opening, p.view, s.digest AS system_digest, u.digest AS user_digest,
+    j.digest AS schema_digest, p.max_tokens, s.body AS system, u.body AS user, j.body AS schema
+FROM prompts p LEFT JOIN texts s ON s.id = p.system LEFT JOIN texts u ON u.id = p.user
+LEFT JOIN texts j ON j.id = p.schema"""
+"""What to select of recorded prompts *p*, and from where: the fields of `mdap.records.PromptSent`."""
 
 
 @contextmanager

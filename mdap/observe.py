@@ -7,15 +7,23 @@ from typing import Any, Final
 
 import structlog
 
-from mdap.records import AttemptFailed, Decided, Fact, RunEvent, SampleTaken, StepOpened, StepResolved
+from mdap.records import (
+    AttemptFailed,
+    Decided,
+    Fact,
+    PromptSent,
+    RunEvent,
+    SampleTaken,
+    StepOpened,
+    StepResolved,
+)
 
 __all__ = ["Watch"]
 
 _LONGEST: Final = 500
 _STANDARD: Final = logging.getLogger("mdap.run")
-_STANDARD.addHandler(
-    logging.NullHandler()
-)  # else Python prints warnings of a program that configures nothing
+# Else Python prints warnings of a program that configures nothing.
+_STANDARD.addHandler(logging.NullHandler())
 _LEVELS: Final = {
     "failed": logging.ERROR,
     "undecided": logging.WARNING,
@@ -27,7 +35,7 @@ _LEVELS: Final = {
 
 
 class Watch:
-    """Emit the event that a fact is: flat, dotted, without model text.
+    """Emit the event that a fact is: flat, dotted, without the text of prompts and replies.
 
     Args:
         named: the ids of the runs that are going on, by number.
@@ -93,6 +101,12 @@ def _described(fact: Fact) -> tuple[int, str, dict[str, Any]]:
         return logging.WARNING, "attempt.failed", {**fields, "error": fact.message[:_LONGEST]}
     if isinstance(fact, StepOpened):
         return logging.DEBUG, "step.opened", {"step": fact.step, "opening": fact.opening}
+    if isinstance(fact, PromptSent):
+        return (
+            logging.DEBUG,
+            "prompt.recorded",
+            {"step": fact.step, "opening": fact.opening, "view": fact.view},
+        )
     if isinstance(fact, StepResolved):
         return logging.DEBUG, "step.resolved", {"step": fact.step, "confirmed": fact.confirmed}
     return _of_run(fact)

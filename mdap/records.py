@@ -32,6 +32,7 @@ __all__ = [
     "ProbeTotals",
     "ProcessPoint",
     "Projection",
+    "PromptSent",
     "Quantiles",
     "Recorded",
     "RecordedOpening",
@@ -247,6 +248,26 @@ class StepOpened(NamedTuple):
     prompt_digest: str
 
 
+class PromptSent(NamedTuple):
+    """An opened step asks this in one of its views, from 0, where the run records its prompts.
+
+    `system` and `schema`, JSON text, are None where there is none. `max_tokens` are the output tokens that a
+    reply may have.
+    """
+
+    run: int
+    step: int
+    opening: int
+    view: int
+    system_digest: str | None
+    user_digest: str
+    schema_digest: str | None
+    max_tokens: int
+    system: str | None
+    user: str
+    schema: str | None
+
+
 class SampleTaken(NamedTuple):
     """A sample came back and was judged.
 
@@ -403,7 +424,7 @@ class RunEvent(NamedTuple):
     data: dict[str, Any] | None = None
 
 
-Fact = StepOpened | SampleTaken | StepResolved | Decided | AttemptFailed | RunEvent
+Fact = StepOpened | PromptSent | SampleTaken | StepResolved | Decided | AttemptFailed | RunEvent
 
 
 class Event(NamedTuple):
@@ -415,7 +436,7 @@ class Event(NamedTuple):
     """
 
     cursor: str
-    fact: StepOpened | SampleTaken | AttemptFailed | Decided | RunEvent
+    fact: StepOpened | PromptSent | SampleTaken | AttemptFailed | Decided | RunEvent
 
 
 EVENTS: Final = {

@@ -66,6 +66,8 @@ class VotingSettings(BaseModel):
             for. What is left when a step is decided is cancelled, recorded and paid for; and since the
             first to arrive are counted, quick answers are favoured over slow ones.
         robust: the promise of `-k robust`, by which each step is decided; None for one k throughout.
+        record_prompts: whether the log keeps the text of every prompt; None keeps those of processes, and not
+            those of chains, which are made again from their inputs. It decides nothing about votes.
     """
 
     model_config = _FROZEN
@@ -77,6 +79,7 @@ class VotingSettings(BaseModel):
     temperatures: tuple[Temperature, ...] = Field((0.0, 0.1), min_length=1)
     hedge: int = Field(0, ge=0, le=1000)
     robust: Robust | None = None
+    record_prompts: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -103,6 +106,10 @@ class VotingSettings(BaseModel):
     def tokens_allowed(self, own: int | None) -> int:
         """Return the output tokens a reply may have, for a step with *own* or no limit of its own."""
         return self.max_tokens if self.max_tokens_given or own is None else own
+
+    def records_prompts(self, *, process: bool) -> bool:
+        """Return whether the prompts of a run are recorded: of a *process*, or else of a chain."""
+        return process if self.record_prompts is None else self.record_prompts
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:

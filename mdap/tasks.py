@@ -106,8 +106,9 @@ class Step(Generic[A]):
         schema: a type or JSON schema of the answer, sent to endpoints that support it.
         max_tokens: output tokens a reply may have; None for the run's setting.
         views: further presentations of the step; samples rotate over them and the step's own.
-        input: what the step is about, as a JSON value: recorded, and there for the oracle of a process. A
-            chain's steps are about their state, and need none.
+        input: what the step is about, as a JSON value: recorded, and there for the oracle of a process; None
+            records the user message in its place, unless the run records no prompts. A chain's steps are
+            about their state, and need none.
         key: what a step of a process is known by; None for its prompt alone. Two steps of the same prompt
             and key are one step.
         proposal: whether the first reply that passes is taken as it is, for later steps of a process to vote

@@ -2,11 +2,11 @@
 
     python verify_log.py DATABASE RUN
 
-It recomputes the digest of every reply, the chain of digests over all decisions, and the seals; it counts
-every race again, and what each step of `-k robust` has paid; it looks for rows of no run, and for missing
-runs and events. The parts of a run have seals of their own: check them by their own names. It does
-not ask whether the prompts were the right ones, nor whether the replies say what is recorded: that takes the
-task's own code, and `mdap audit verify`.
+It recomputes the digest of every reply and of every recorded prompt, the chain of digests over all decisions,
+and the seals; it counts every race again, and what each step of `-k robust` has paid; it looks for rows of no
+run, and for missing runs and events. The parts of a run have seals of their own: check them by their own
+names. It does not ask whether the prompts were the right ones, nor whether the replies say what is recorded:
+that takes the task's own code, and `mdap audit verify`.
 
 It ends with exit code 1 if anything is not as it must be, and says at which step.
 """
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import cache
 from hashlib import blake2b
+from itertools import groupby
 from typing import Any
 
 RUN = "run_id, kind, parent, task, task_version, params, settings, provider, k, mdap_version, created_at"
@@ -42,6 +43,12 @@ FROM %s s {TEXTS} WHERE s.run = ? AND %s ORDER BY s.step, s.opening, s.ordinal""
 UNDECIDED = """
 SELECT step, opening, key, input, prompt_digest FROM steps p WHERE run = ? AND NOT EXISTS (SELECT 1
 FROM decisions d WHERE (d.run, d.step, d.opening) = (p.run, p.step, p.opening)) ORDER BY step, opening"""
+PROMPTS = """
+SELECT p.step, p.opening, p.view, s.digest, u.digest, j.digest, p.max_tokens,
+       s.body, u.body, j.body, o.prompt_digest
+FROM prompts p LEFT JOIN steps o USING (run, step, opening) LEFT JOIN texts s ON s.id = p.system
+LEFT JOIN texts u ON u.id = p.user LEFT JOIN texts j ON j.id = p.schema
+WHERE p.run = ? ORDER BY p.step, p.opening, p.view"""
 
 # The newest seal of each part, among the events up to one.
 PARTS = """
@@ -241,7 +248,7 @@ def without_later(columns: list[Any]) -> list[Any]:
 
 def strays(log: sqlite3.Connection) -> None:
     """Find rows of runs that are not in the log, and gaps in the numbers of runs and events."""
-    for table in ("run_events", "steps", "samples", "pending", "decisions"):
+    for table in ("run_events", "steps", "prompts", "samples", "pending", "decisions"):
         for (run,) in log.execute(f"SELECT DISTINCT run FROM {table} WHERE run NOT IN (SELECT id FROM runs)"):
             check(f"run {run} of some rows in {table}", "a row in runs", None)
     for table in ("runs", "run_events"):
@@ -263,6 +270,7 @@ def rest(log: sqlite3.Connection, run: int) -> str:
         which = f"s.step = {step:d} AND s.opening = {opening:d} AND s.counted IS NOT NULL"
         rows += not_counted(log, "samples", which, run)
     rows += not_counted(log, "pending", "true", run)
+    rows += prompts(log, run)
     return hashed("".join(f"{spelled(row)}\n" for row in rows), 32)
 
 
@@ -270,6 +278,19 @@ def not_counted(log: sqlite3.Connection, table: str, which: str, run: int) -> It
     for body, reasoning, *row in log.execute(NOT_COUNTED % (table, which), (run,)):
         check_texts(f"step {row[0]}, opening {row[1]}, sample {row[3]}", body, reasoning, row)
         yield without_later(row)
+
+
+def prompts(log: sqlite3.Connection, run: int) -> Iterator[list[Any]]:
+    """Check the recorded prompts against the digests of their steps, which the chain covers."""
+    for (step, opening), rows in groupby(log.execute(PROMPTS, (run,)), lambda row: row[:2]):
+        views, digest = [], None
+        for *row, system, user, schema, digest in rows:  # noqa: B007
+            for part, body in zip(row[3:6], (system, user, schema), strict=True):
+                check(f"step {step}, digest of a prompt", part, None if body is None else hashed(body, 16))
+            yield row
+            views.append(hashed(f"{len((system or '').encode())}\n{system or ''}{user}", 16))
+        found = views[0] if len(views) == 1 else hashed(" ".join(views), 16)
+        check(f"step {step}, opening {opening}, digest of its prompt", digest, found)
 
 
 def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
@@ -298,7 +319,7 @@ def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
     check("what happened to the run", True, status is not None)
     check("seal of a run that has ended", True, sealed_now or status in ("started", "resumed"))
     if sealed_now and last is not None:
-        check("samples that were not counted", last["rest"], found)
+        check("samples that were not counted, and prompts", last["rest"], found)
         check("number of decisions", last["decisions"], len(heads) - 1)
         return str(last["seal"])
     return None

@@ -7,12 +7,13 @@ it, which the part before it checks. If all parts agree, the whole does.
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from mdap.audit.findings import Kind
 from mdap.audit.part import Part
+from mdap.audit.prompts import Sent, check_sent, compare
 from mdap.audit.questions import Question
 from mdap.audit.races import Referee
 from mdap.audit.rows import Page, pages
@@ -72,6 +73,7 @@ class _Walk:
         self.states, self.answers = kinds_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START
+        self.sent: Mapping[tuple[int, int], Sent] = {}
         self._log: sqlite3.Connection | None = None
 
     # -- where it starts ---------------------------------------------------------------------------
@@ -115,6 +117,7 @@ class _Walk:
         for opened in page.openings:
             openings[opened.step].append(opened)
         samples = _Samples(page.samples)
+        self.sent = page.sent
         for step in range(page.first, page.last):
             self._step(step, decisions.get(step), openings.get(step, []), samples)
 
@@ -144,7 +147,7 @@ class _Walk:
         self._count(decision, samples)
         self._chain(decision, opened, samples)
         state = self.entered(opened)
-        question = self.asked(opened, state)
+        question = self.asked(opened, state, samples)
         if question is not None:
             question.check(samples, self.facts, opened.key)
         answer = _LOST if question is None else question.answers.get(decision.winner, _LOST)
@@ -196,8 +199,10 @@ class _Walk:
                 self.findings.add(Kind.STATE, "input", spelled, opened.input, (opened.step, opened.opening))
         return self._read(opened.step, self.states, opened.input)
 
-    def asked(self, opened: StepOpened, state: Any) -> Question | None:
+    def asked(self, opened: StepOpened, state: Any, samples: Sequence[SampleTaken]) -> Question | None:
         """Return the step asked anew in *state*, if that can be done; compare its prompt."""
+        sent = self.sent.get((opened.step, opened.opening), ())
+        intact = check_sent(opened, sent, self.findings, due=bool(samples and self.facts.prompts))
         if state is _LOST:
             return None
         step = self._call(opened.step, "giving the step", self.task.step, state)
@@ -212,7 +217,9 @@ class _Walk:
         )
         if not isinstance(question, Question):
             return None
-        if question.digest != opened.prompt_digest:
+        if intact:
+            self._call(opened.step, "giving the step", compare, question, sent, self.findings)
+        elif question.digest != opened.prompt_digest:
             found = opened.prompt_digest
             self.findings.add(
                 Kind.PROMPT, "digest of the prompt", question.digest, found, (opened.step, opened.opening)
@@ -222,7 +229,7 @@ class _Walk:
     def guess(self, opened: StepOpened, samples: list[SampleTaken]) -> None:
         """Check an opening on a guess that was wrong: it decides nothing, but was asked and paid for."""
         self.referee.void(samples)
-        question = self.asked(opened, self._read(opened.step, self.states, opened.input))
+        question = self.asked(opened, self._read(opened.step, self.states, opened.input), samples)
         if question is not None:
             question.check(samples, self.facts, opened.key)
         self.part.samples += len(samples)
@@ -301,6 +308,7 @@ def audit_tail(
     ).fetchone()
     for page in pages(connection, facts.number, last, max(beyond, last + 1)):
         samples = _Samples(page.samples)
+        walk.sent = page.sent
         for opened in page.openings:
             rows = samples.of(opened.step, opened.opening)
             counted = any(row.counted is not None for row in rows)
@@ -314,7 +322,7 @@ def audit_tail(
 def _undecided(walk: _Walk, opened: StepOpened, samples: list[SampleTaken], *, exhausted: bool) -> None:
     tier = walk.referee.undecided((opened.step, opened.opening), samples, exhausted=exhausted)
     walk.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
-    question = walk.asked(opened, walk.entered(opened))
+    question = walk.asked(opened, walk.entered(opened), samples)
     if question is not None:
         question.check(samples, walk.facts, opened.key)
     walk.part.samples += len(samples)

@@ -12,6 +12,7 @@ from mdap.rules.seals import (
     EVENT_COLUMNS,
     OPEN_STEPS,
     PARTS,
+    PROMPTS,
     REST,
     RUN_COLUMNS,
     SEALED,
@@ -149,8 +150,10 @@ def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, fin
     for statement in REST:
         for row in connection.execute(statement, (facts.number,)):
             rest.add_sample(row)
+    for row in connection.execute(PROMPTS, (facts.number,)):
+        rest.add(row)
     if rest.digest != seal.rest:
-        findings.add(Kind.SEAL, "samples that were not counted", seal.rest, rest.digest)
+        findings.add(Kind.SEAL, "samples that were not counted, and prompts", seal.rest, rest.digest)
 
 
 def object_of(text: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio
@@ -17,6 +18,7 @@ import anyio
 from mdap.audit.events import object_of
 from mdap.audit.findings import Kind
 from mdap.audit.part import Part
+from mdap.audit.prompts import Sent, check_sent, compare, likeness, sent_between
 from mdap.audit.questions import Question, check_text
 from mdap.audit.races import Referee
 from mdap.audit.rows import decided, samples_of, undecided
@@ -55,11 +57,29 @@ WHERE r.parent = ?1 AND r.run_id = ?2 AND e.kind IN
 ORDER BY e.id DESC LIMIT 1"""
 
 _PATIENCE: Final = 600.0
+# How many recorded steps a changed one is compared with, and for how many changes.
+_MOST_COMPARED: Final = 32
+_MOST_EXPLAINED: Final = 100
+_ALIKE: Final = 0.6
 _TASK_OF_PART: Final = "SELECT task FROM runs WHERE parent = ?1 AND run_id = ?2"
 
 
 class _StrayError(Exception):
     """The process asks for something that its finished run never decided."""
+
+
+class _Stray(NamedTuple):
+    """Something that the process asks for and its finished run never decided.
+
+    Attributes:
+        what: in a few words.
+        key: the key that the author gave a step; None for none.
+        question: the step; None if it is none.
+    """
+
+    what: str
+    key: str | None = None
+    question: Question | None = None
 
 
 @dataclass(slots=True)
@@ -69,11 +89,13 @@ class _Known:
     Attributes:
         step: its number.
         decided: whether there is a decision.
+        intact: whether its prompts are recorded, and as they were sent.
         asked: whether the process has asked for it.
     """
 
     step: int
     decided: bool
+    intact: bool
     asked: bool = False
 
 
@@ -105,6 +127,8 @@ class _Record:
         self._connection = connection
         self._referee = Referee(facts, facts.casting, self.part)
         self._known: dict[Identity, _Known] = {}
+        self.strays: list[_Stray] = []
+        self.strayed: Callable[[], None] | None = None
 
     # -- the record on its own ---------------------------------------------------------------------
 
@@ -130,6 +154,14 @@ class _Record:
             check_text(sample, self.findings)
         return samples
 
+    def _sent(self, step: int) -> Sent:
+        found = sent_between(self._connection, self.facts.number, step, step + 1)
+        return found.get((step, 0), ())
+
+    def _are_intact(self, opened: StepOpened, samples: list[SampleTaken]) -> bool:
+        due = bool(samples) and self.facts.prompts is not False
+        return check_sent(opened, self._sent(opened.step), self.findings, due=due)
+
     def _decision(self, before: str, decision: Decided, opened: StepOpened) -> None:
         samples = self._samples(opened)
         place = (decision.step, decision.opening)
@@ -145,21 +177,21 @@ class _Record:
             self._noted(decision, opened)
         elif decision.author is not None:
             self.part.settled.append((decision.step, decision.author, decision.reason))
-        self._remember(opened, decided=True)
+        self._remember(opened, _Known(opened.step, True, self._are_intact(opened, samples)))
 
     def _undecided(self, opened: StepOpened) -> None:
         samples = self._samples(opened)
         tier = self._referee.undecided((opened.step, opened.opening), samples, exhausted=False)
         self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
-        self._remember(opened, decided=False)
+        self._remember(opened, _Known(opened.step, False, self._are_intact(opened, samples)))
 
-    def _remember(self, opened: StepOpened, *, decided: bool) -> None:
+    def _remember(self, opened: StepOpened, known: _Known) -> None:
         identity = (opened.key, opened.prompt_digest)
-        given_up = self.facts.charges is not None and not decided
+        given_up = self.facts.charges is not None and not known.decided
         if (identity in self._known and not given_up) or opened.opening:
             self.findings.add(Kind.STEP, "steps of this content", 1, "another", (opened.step, opened.opening))
-        if decided or identity not in self._known or not self._known[identity].decided:
-            self._known[identity] = _Known(opened.step, decided)
+        if known.decided or identity not in self._known or not self._known[identity].decided:
+            self._known[identity] = known
 
     def _noted(self, decision: Decided, opened: StepOpened) -> None:
         """Compare the result of a part with what that part's own record says."""
@@ -180,32 +212,81 @@ class _Record:
 
     # -- what the process asks for -----------------------------------------------------------------
 
-    def find(self, identity: Identity, what: str) -> _Known | None:
-        """Return the decision that is asked for; None if there is none yet.
+    def find(self, identity: Identity, stray: _Stray) -> _Known | None:
+        """Return the decision that is asked for; None if there is none.
 
-        Raises:
-            _StrayError: there is none, and the run is over.
+        Args:
+            identity: what it is known by.
+            stray: what it is if there is none although the run is over.
         """
         known = self._known.get(identity)
         if known is not None:
             known.asked = True
-        if known is None and self.over:
-            self.findings.add(Kind.PLUGIN, f"asking for {what}", "something that was decided", None)
-            raise _StrayError
+        elif self.over:
+            self.strays.append(stray)
+            if self.strayed is not None:
+                self.strayed()
         return known
+
+    def is_asked(self, identity: Identity) -> bool:
+        """Return whether the process has asked for a step."""
+        known = self._known.get(identity)
+        return known is not None and known.asked
+
+    def explain_strays(self) -> None:
+        """Say what of all that was never decided is a recorded step whose prompt or key changed."""
+        left = {identity: known for identity, known in self._known.items() if not known.asked}
+        for stray in self.strays:
+            match = self._match(stray, left)
+            if match is None or stray.question is None:
+                what = f"asking for {stray.what}"
+                self.findings.add(Kind.PLUGIN, what, "something that was decided", None)
+                continue
+            step = left.pop(match).step
+            if match[1] == stray.question.digest:
+                key = stray.key or stray.question.digest
+                self.findings.add(Kind.PROMPT, "its key changed", key, match[0], (step,))
+            else:
+                compare(stray.question, self._sent(step), self.findings)
+
+    def _match(self, stray: _Stray, left: dict[Identity, _Known]) -> Identity | None:
+        """Return which of the steps that nobody asked for is the one that changed, if one is."""
+        question = stray.question
+        if question is None or len(self.findings.listed) >= _MOST_EXPLAINED:
+            return None
+        same = next((identity for identity in left if identity[1] == question.digest), None)
+        if same is not None:
+            return same
+        keyed = stray.key is not None
+        alike = (
+            identity
+            for identity, known in left.items()
+            if known.intact and (identity[0] == stray.key if keyed else identity[0] == identity[1])
+        )
+        likely = [
+            (likeness(question, self._sent(left[identity].step)), -left[identity].step, identity)
+            for identity in islice(alike, _MOST_COMPARED)
+        ]
+        best = max(likely, default=None)
+        return None if best is None or (best[0] < _ALIKE and not keyed) else best[2]
 
     def answer(self, task: Process[Any], asked: Step[Any]) -> _Found | None:
         """Return how the vote on *asked* went; None if it is not over yet."""
         step = canonical_step(task, asked)
         question = Question(step, self.facts.voting, self.findings)
         key = asked.key or question.digest
-        known = self.find((key, question.digest), f"step {key[:60]!r}")
+        first = not self.is_asked((key, question.digest))
+        known = self.find((key, question.digest), _Stray(f"step {key[:60]!r}", asked.key, question))
         if known is None:
             return None
+        if known.intact and first:
+            compare(question, self._sent(known.step), self.findings)
         samples = samples_of(self._connection, self.facts.number, known.step)
         question.check(samples, self.facts, key)
         row = self._row(known)
-        about = canonical(asked.user if asked.input is None else asked.input)
+        # Of a prompt that must not be stored, the message does not stand in for the input either.
+        own = None if self.facts.voting.record_prompts is False else asked.user
+        about = canonical(own if asked.input is None else asked.input)
         if about != row[0]:
             self.findings.add(Kind.STATE, "input", about, row[0], (known.step,))
         if not known.decided:
@@ -288,7 +369,7 @@ class _Record:
         known = self._known.get(identity)
         if known is None and part is not None:
             self.failed_part(part)
-        known = self.find(identity, repr(identity[0][:60]))
+        known = self.find(identity, _Stray(repr(identity[0][:60])))
         if known is not None and not known.decided and self.over and not self._given_up(known.step):
             self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
             raise _StrayError
@@ -389,6 +470,7 @@ def audit_process(
     record = _Record(connection, facts, over=over, oracle=oracle)
     record.check()
     anyio.run(_rehearse, record, task)
+    record.explain_strays()
     if over and record.part.over and record.forgotten():
         record.part.notes.append(
             f"the process came to its end without asking for {record.forgotten()} of its decisions: their "
@@ -398,23 +480,29 @@ def audit_process(
 
 
 async def _rehearse(record: _Record, task: Process[Any]) -> None:
+    strayed, watching = anyio.Event(), anyio.CancelScope()
+    record.strayed = strayed.set
+
     async def perform() -> None:
         try:
             result = await task.solve(_Rehearsal(record, task))
             record.part.over, record.part.result = True, canonical(result)
         except RAISED as error:
             _ended(record, error)
+        finally:
+            watching.cancel()
 
     async with anyio.create_task_group() as group:
         group.start_soon(perform)
-        if record.over:
-            # A process that gave up on a step does so again, in its own time; no other waits.
-            group.cancel_scope.deadline = anyio.current_time() + _PATIENCE
-        else:
+        with watching:
+            if record.over:
+                # A process that gave up on a step does so again, in its own time; no other waits.
+                group.cancel_scope.deadline = anyio.current_time() + _PATIENCE
+                await strayed.wait()
             # It goes as far as its record does, and no further.
             await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
-    if record.over and group.cancel_scope.cancelled_caught:
+    if record.over and not record.strays and group.cancel_scope.cancelled_caught:
         record.findings.add(Kind.PLUGIN, "solving", "a result", f"none within {_PATIENCE:g} seconds")
 
 

@@ -7,7 +7,7 @@ from mdap.audit.runs import RunFacts
 from mdap.errors import RAISED, told
 from mdap.records import SampleTaken
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
-from mdap.rules.reading import read, unreadable
+from mdap.rules.reading import json_schema, read, unreadable
 from mdap.rules.values import SpellingError, refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Step
@@ -37,22 +37,39 @@ class Question:
     Attributes:
         answers: the answers that were read, by their canonical JSON.
         digest: the digest of the step's prompts.
+        max_tokens: output tokens that a reply may have.
+        prompts: system and user message of each view.
     """
 
-    __slots__ = ("_findings", "_intact", "_max_tokens", "_parsers", "_said", "_voted", "answers", "digest")
+    __slots__ = (
+        "_findings",
+        "_intact",
+        "_parsers",
+        "_said",
+        "_schema",
+        "_voted",
+        "answers",
+        "digest",
+        "max_tokens",
+        "prompts",
+    )
 
     def __init__(self, step: Step[Any], voting: VotingSettings, findings: Findings) -> None:
         self.answers: dict[str, Any] = {}
         self._findings = findings
-        self._max_tokens = voting.tokens_allowed(step.max_tokens)
+        self.max_tokens = voting.tokens_allowed(step.max_tokens)
+        self._schema = step.schema
         self._parsers = [step.parse, *[view.parse for view in step.views]]
-        self.digest = prompt_digest(step.system, step.user)
-        if step.views:
-            views = [prompt_digest(view.system, view.user) for view in step.views]
-            self.digest = views_digest([self.digest, *views])
+        self.prompts = [(step.system, step.user), *((view.system, view.user) for view in step.views)]
+        self.digest = views_digest([prompt_digest(*prompt) for prompt in self.prompts])
         self._intact: set[str | None] = set()
         self._said: dict[tuple[str | None, str | None, bool, int], _Said] = {}
         self._voted: dict[str, Any] = {}
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema of an answer; None for none."""
+        return json_schema(self._schema)
 
     def check(self, samples: list[SampleTaken], facts: RunFacts, key: str) -> None:
         """Read every recorded reply of the step called *key* again, and compare it with what is recorded."""
@@ -96,7 +113,7 @@ class Question:
 
     def _reading(self, sample: SampleTaken) -> _Said:
         tokens = sample.answer_tokens
-        over = tokens is not None and tokens > self._max_tokens
+        over = tokens is not None and tokens > self.max_tokens
         same = (sample.text_digest, sample.finish_reason, over, sample.view)
         said = self._said.get(same)
         if said is None:
@@ -109,7 +126,7 @@ class Question:
         finish = "stop" if sample.finish_reason is None else sample.finish_reason
         parse = self._parsers[sample.view]
         try:
-            said = read(sample.text or "", finish, sample.answer_tokens, self._max_tokens, parse)
+            said = read(sample.text or "", finish, sample.answer_tokens, self.max_tokens, parse)
         except RAISED as error:
             # A reply at which the parser fails is recorded as such.
             return _Said(None, unreadable(type(error).__name__), failed=told(error))

@@ -1,13 +1,14 @@
 """The rows of the log as an audit reads them: by the key of their table, a page at a time."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import starmap
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from mdap.audit.prompts import Sent, sent_between
 from mdap.logfile import SAMPLE, TEXTS, reading
 from mdap.records import Decided, SampleTaken, StepOpened
 
@@ -44,6 +45,7 @@ class Page(NamedTuple):
         decisions: their decisions.
         openings: their openings.
         samples: their samples, yet to be read.
+        sent: their recorded prompts, by step and opening.
     """
 
     first: int
@@ -51,6 +53,7 @@ class Page(NamedTuple):
     decisions: list[Decided]
     openings: list[StepOpened]
     samples: Iterator[SampleTaken]
+    sent: Mapping[tuple[int, int], Sent]
 
 
 @contextmanager
@@ -71,7 +74,8 @@ def pages(connection: sqlite3.Connection, run: int, first: int, last: int) -> It
         decisions = [Decided._make(row) for row in connection.execute(_DECISIONS, bounds)]
         openings = [StepOpened._make(row) for row in connection.execute(_OPENINGS, bounds)]
         samples = connection.execute(_SAMPLES, bounds)
-        yield Page(bounds[1], bounds[2], decisions, openings, starmap(SampleTaken, samples))
+        sent = sent_between(connection, *bounds)
+        yield Page(bounds[1], bounds[2], decisions, openings, starmap(SampleTaken, samples), sent)
 
 
 def decided(connection: sqlite3.Connection, run: int) -> Iterator[tuple[Decided, StepOpened | None]]:

@@ -48,6 +48,8 @@ class RunFacts:
         refusals: by step and opening, who refused to answer it, in order.
         escalated: by step and opening, the tier to which it went.
         absences: who was left out as the run went on, in order.
+        prompts: whether the run records its prompts; None: those of a process. False for a run that an
+            earlier version began.
     """
 
     number: int
@@ -66,6 +68,7 @@ class RunFacts:
     refusals: Mapping[Place, tuple[Refusal, ...]] = field(default_factory=dict)
     escalated: Mapping[Place, int] = field(default_factory=dict)
     absences: tuple[Absence, ...] = ()
+    prompts: bool | None = False
 
     @property
     def casting(self) -> Casting:
@@ -177,11 +180,15 @@ def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:
         models = json.loads(provider)
         lineups = lineups_of(models["models"], models["escalate_to"])[1]
         sent = _sent(models["about"])
-        voting = VotingSettings.recorded(json.loads(settings))
+        given_settings = json.loads(settings)
+        voting = VotingSettings.recorded(given_settings)
+        prompts = voting.record_prompts if "record_prompts" in given_settings else False
         given = dict(json.loads(params))
         if k < 1:
             raise ValueError(k)
-        return RunFacts(number, run_id, kind, task, version, given, voting, lineups, sent, k, decisions)
+        return RunFacts(
+            number, run_id, kind, task, version, given, voting, lineups, sent, k, decisions, prompts=prompts
+        )
     except (ValueError, TypeError, KeyError, RecursionError):
         raise DatabaseError(
             f"the row of run {run_id} in the table runs is not as mdap wrote it: restore a copy of the log"

@@ -31,19 +31,25 @@ class Opener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The prompts of a step, made anew from its input.
+    """The prompts of a step, as they are recorded or made again from its input.
 
     Attributes:
-        views: system and user message of each presentation.
-        same: whether their digest is the recorded one.
+        views: system and user message of each view.
+        same: whether their digest is the one in the digest chain.
+        max_tokens: output tokens that a reply may have; None for the run's setting.
+        schema: JSON schema of the answer; None for none.
+        recorded: whether they were read from the log.
     """
 
     views: tuple[tuple[str, str], ...]
     same: bool
+    max_tokens: int | None = None
+    schema: Any = None
+    recorded: bool = False
 
 
 class Prompts(Protocol):
-    """Makes the prompts of recorded steps anew, where the task's code is at hand."""
+    """Makes the prompts of recorded steps again, where the task's code is at hand."""
 
     def length(self, task: str, params: Mapping[str, Any]) -> int | None:
         """Return the number of steps of a task; None where unknown."""

@@ -7,7 +7,7 @@ from mdap.audit.findings import Findings, Kind
 
 __all__ = ["check_strays"]
 
-_OF_RUNS: Final = ("run_events", "steps", "samples", "pending", "decisions")
+_OF_RUNS: Final = ("run_events", "steps", "prompts", "samples", "pending", "decisions")
 # mdap numbers these rows one by one and deletes none.
 _NUMBERED: Final = ("runs", "run_events")
 # From one run to the next in the table's index, without reading its rows.

@@ -19,6 +19,7 @@ _TABLES: Final = {
     "runs": "id",
     "run_events": "run",
     "steps": "run",
+    "prompts": "run",
     "samples": "run",
     "pending": "run",
     "decisions": "run",

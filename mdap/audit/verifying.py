@@ -40,6 +40,9 @@ _PARTS_OF_TREE: Final = f"{_TREE} SELECT run FROM tree WHERE run <> ?1 ORDER BY 
 _ORPHANS: Final = """
 SELECT step, opening, ordinal FROM samples s WHERE run = ?1 AND NOT EXISTS
     (SELECT 1 FROM steps p WHERE p.run = s.run AND p.step = s.step AND p.opening = s.opening) LIMIT 100"""
+_ORPHANED_PROMPTS: Final = """
+SELECT DISTINCT step, opening FROM prompts s WHERE run = ?1 AND NOT EXISTS
+    (SELECT 1 FROM steps p WHERE p.run = s.run AND p.step = s.step AND p.opening = s.opening) LIMIT 100"""
 _DECISIONS_OF_TREE: Final = f"""{_TREE} SELECT coalesce(sum((SELECT max(place) + 1 FROM decisions d
     WHERE d.run = tree.run)), 0) FROM tree"""
 
@@ -310,6 +313,8 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: Part, his
     _same(findings, Kind.RUN, "decisions", facts.decisions, decisions)
     for place in connection.execute(_ORPHANS, (facts.number,)):
         findings.add(Kind.STEP, "opening of the sample", "a row in steps", None, place)
+    for place in connection.execute(_ORPHANED_PROMPTS, (facts.number,)):
+        findings.add(Kind.STEP, "opening of the recorded prompt", "a row in steps", None, place)
     sql = "SELECT step, opening, ordinal FROM pending WHERE run = ?1 AND step < ?2"
     for place in connection.execute(sql, (facts.number, facts.decisions)):
         findings.add(Kind.SAMPLE, "sample on a guess", "none at a decided step", "one", place)

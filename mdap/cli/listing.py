@@ -7,13 +7,17 @@ from typing import Any, Final
 import anyio
 import click
 
+from mdap.audit.asked import Asker, merged_by, prompts_of
 from mdap.cli import completing
 from mdap.cli.certifying import certified
 from mdap.cli.options import as_json, database
 from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
+from mdap.cli.prompting import prompt_json, show_prompt, show_text
 from mdap.compose import solution_of
+from mdap.compose.prompting import TaskPrompts
 from mdap.errors import UsageError
-from mdap.journal.reader import Reader, open_log
+from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.plugins import in_full
 from mdap.records import RunStatus, Solution
 
 __all__ = ["runs", "show"]
@@ -83,7 +87,17 @@ async def _runs(given: dict[str, Any]) -> None:
 
 @click.command()
 @click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
-@click.option("--step", type=click.IntRange(min=0), help="Show how this step was decided, sample by sample.")
+@click.option(
+    "--step",
+    type=click.IntRange(min=0),
+    help="Show what this step asked, and how it was decided, sample by sample.",
+)
+@click.option(
+    "--task",
+    metavar="TASK",
+    callback=lambda context, option, name: None if name is None else in_full(name),
+    help="With --step: load the task of RUN, which runs its code, to make prompts that are not recorded.",
+)
 @database
 @as_json
 def show(**given: Any) -> None:
@@ -95,7 +109,7 @@ async def _show(given: dict[str, Any]) -> None:
     async with open_log(Path(given["db"])) as reader:
         row = await reader.find(given["run_id"])
         if given["step"] is not None:
-            await _show_step(reader, row.number, given["step"], as_json=given["json"])
+            await _show_step(reader, row, given)
             return
         solution = await solution_of(reader, row)
         events = await reader.events(row.number)
@@ -161,15 +175,24 @@ def _event(event: Any) -> dict[str, Any]:
     }
 
 
-async def _show_step(reader: Reader, run: int, step: int, *, as_json: bool) -> None:
+async def _show_step(reader: Reader, row: RunRow, given: dict[str, Any]) -> None:
+    run, step = row.number, given["step"]
     openings = await reader.rows("openings_of_step", run, step)
     samples = await reader.rows("samples_of_step", run, step)
     if not openings:
         raise UsageError(f"the run has no step {step} yet")
-    if as_json:
-        print_json({"step": step, "openings": [_opening(opening, samples) for opening in openings]})
+    asker = Asker(run, given["task"] or row.task, row.params, row.settings, row.provider)
+    made_by = TaskPrompts([asker.task] if given["task"] else [])
+    prompts = [await prompts_of(reader, made_by, asker, opening) for opening in openings]
+    merged = await merged_by(reader, asker)
+    if given["json"]:
+        shown = [
+            {**_opening(opening, samples), "prompt": prompt_json(prompt, merged)}
+            for opening, prompt in zip(openings, prompts, strict=True)
+        ]
+        print_json({"step": step, "openings": shown})
         return
-    for opening in openings:
+    for opening, prompt in zip(openings, prompts, strict=True):
         fields(
             [
                 ("step", f"{step}" + (f", opening {opening['opening']}" if opening["opening"] else "")),
@@ -179,6 +202,7 @@ async def _show_step(reader: Reader, run: int, step: int, *, as_json: bool) -> N
                 ("margin", str(opening["margin"] or "-")),
             ]
         )
+        show_prompt(prompt, merged)
         for sample in samples:
             if sample["opening"] == opening["opening"]:
                 _show_sample(sample)
@@ -190,11 +214,7 @@ def _show_sample(sample: Any) -> None:
     sent = sample["temperature"]
     how = sample["model"] + ("" if sent is None else f", T = {sent:g}")
     say(f"  sample {sample['ordinal']}: {sample['verdict']}{why}, {how}")
-    text = sample["text"] or ""
-    for line in text[:_TEXT_SHOWN].splitlines():
-        say(f"    | {line}")
-    if len(text) > _TEXT_SHOWN:
-        say(f"    | ... ({len(text):,} characters; all of them with --json)")
+    show_text(sample["text"] or "", _TEXT_SHOWN)
 
 
 def _opening(opening: Any, samples: Any) -> dict[str, Any]:

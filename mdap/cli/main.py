@@ -16,6 +16,7 @@ from mdap.cli.installed import models, tasks
 from mdap.cli.listing import runs, show
 from mdap.cli.output import Exit, complain, complaints, exit_code_of, hinted, print_json, reveal
 from mdap.cli.planning import plan
+from mdap.cli.prompting import prompts
 from mdap.cli.running import decide, resume, run
 from mdap.cli.scaffolding import new
 from mdap.cli.serving import serve
@@ -38,7 +39,7 @@ def cli() -> None:
     """
 
 
-for command in (run, resume, decide, calibrate, runs, show, audit, serve, plan, tasks, models, new):
+for command in (run, resume, decide, calibrate, runs, show, audit, serve, plan, prompts, tasks, models, new):
     cli.add_command(command)
 
 

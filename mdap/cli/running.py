@@ -169,6 +169,12 @@ class _Show:
     show_default=True,
     help="Sample the next steps before a step is decided: on its leading answer, or on the task's guess.",
 )
+@click.option(
+    "--record-prompts/--no-record-prompts",
+    default=None,
+    show_default="of processes",
+    help="Whether the log keeps the text of every prompt; not for documents that must not be stored.",
+)
 @on_dead
 @limit_options
 @budget_options
@@ -212,6 +218,7 @@ def _session(given: dict[str, Any], show: _Show) -> Session:
         prices=given["prices"],
         speculate=given["speculate"],
         on_dead=given["on_dead"],
+        record_prompts=given["record_prompts"],
         log=show.display == "log",
     )
 

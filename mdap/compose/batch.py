@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from mdap.compose.arguments import checked_task
-from mdap.compose.identity import Start, batch_columns, check_same
+from mdap.compose.identity import Start, as_begun, batch_columns, check_same
 from mdap.compose.results import with_typed_result
 from mdap.compose.running import Workshop, begin_or_find, run_task
 from mdap.errors import DatabaseError, MdapError, StoppedError, reraise, traceback_of
@@ -160,8 +160,9 @@ class Batch(AsyncIterator[Solution]):
 
     async def _open(self) -> int:
         """Return the number of the batch's own row."""
-        columns = batch_columns(self._start, self._shop.crew.about)
         row = await self._shop.reader.run(self.run_id)
+        self._start = replace(self._start, voting=as_begun(self._start.voting, row))
+        columns = batch_columns(self._start, self._shop.crew.about)
         if row is None:
             number, row = await begin_or_find(self._shop, columns)
         if row is not None:

@@ -215,6 +215,7 @@ def _rules(shop: Workshop, number: int, subject: _Subject) -> Rules:
         max_n=shop.crew.provider.max_n,
         models=shop.crew.names,
         casting=shop.crew.casting(subject.voting),
+        record_prompts=subject.voting.records_prompts(process=False),
     )
 
 

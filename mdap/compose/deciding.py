@@ -82,7 +82,14 @@ async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, ruli
     casting = casting_of(voting, lineups)
     account = account_of(row.number, voting.robust, await reader.paid(row.number))
     absences = await reader.absences(row.number)
-    rules = Rules(run=row.number, voting=voting, casting=casting, account=account, absences=absences)
+    rules = Rules(
+        run=row.number,
+        voting=voting,
+        casting=casting,
+        account=account,
+        absences=absences,
+        record_prompts=voting.records_prompts(process=isinstance(task, Process)),
+    )
     if isinstance(task, Chain):
         chain = ChainRace(row.task, task, rules, journal, Progress())
         chain.begin(await reader.resume_point(row.number, as_it_ended=True))

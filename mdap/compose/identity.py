@@ -25,6 +25,7 @@ from mdap.tasks import Task
 
 __all__ = [
     "Start",
+    "as_begun",
     "batch_columns",
     "check_same",
     "checked_run_id",
@@ -185,6 +186,13 @@ def _how(row: RunRow) -> str:
     if any(f"{OBJECT}/" in model for model in models):
         return "in its own program, with the same model object"
     return f"with `mdap resume {row.run_id}`"
+
+
+def as_begun(voting: VotingSettings, row: RunRow | None) -> VotingSettings:
+    """Return *voting*; where it leaves open whether to record prompts, as the run in *row* began."""
+    if row is None or voting.record_prompts is not None:
+        return voting
+    return voting.model_copy(update={"record_prompts": row.settings.get("record_prompts")})
 
 
 def _voting(settings: Mapping[str, Any]) -> dict[str, Any]:

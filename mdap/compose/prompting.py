@@ -1,4 +1,4 @@
-"""The prompts of recorded steps, made anew by the code of their tasks."""
+"""The prompts of recorded steps, made again by the code of their tasks."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -12,7 +12,8 @@ from mdap.engine.authored import Authored
 from mdap.errors import RAISED, MdapError, told
 from mdap.plugins import TASKS, in_full, installed, make_task
 from mdap.rules.canonical import canonical
-from mdap.rules.digests import prompt_digest, text_digest
+from mdap.rules.digests import prompt_digest, views_digest
+from mdap.rules.reading import json_schema
 from mdap.tasks import Chain, Step
 
 __all__ = ["TaskPrompts"]
@@ -60,7 +61,7 @@ class TaskPrompts:
 
     def _made(self, task: str, params: str) -> Authored | str:
         if task not in installed(TASKS) and task not in self._trusted:
-            return f"{task} is not installed; to load it, start with --task {task}"
+            return f"{task} is not installed; to load it, add --task {task}"
         try:
             made = make_task(task, json.loads(params))
         except MdapError as error:
@@ -68,12 +69,11 @@ class TaskPrompts:
         return (
             Authored(task, made)
             if isinstance(made, Chain)
-            else f"{task} is a process, which makes its prompts as it runs"
+            else f"{task} is a process, and this run recorded no prompts"
         )
 
 
 def _rendered(step: Step[Any], digest: str) -> Rendered:
     views = ((step.system, step.user), *((view.system, view.user) for view in step.views))
-    digests = [prompt_digest(*view) for view in views]
-    found = digests[0] if len(digests) == 1 else text_digest(" ".join(digests))
-    return Rendered(views, found == digest)
+    found = views_digest([prompt_digest(*view) for view in views])
+    return Rendered(views, found == digest, step.max_tokens, json_schema(step.schema))

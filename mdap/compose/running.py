@@ -260,6 +260,7 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         absences=await known_presence(shop.reader, number, start, shop.crew),
         effects=start.effects,
         drift=await drift_of(shop.reader, number, start.voting.k),
+        record_prompts=start.voting.records_prompts(process=isinstance(task, Process)),
         votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
     )
 

@@ -25,7 +25,15 @@ from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
 from mdap.compose.following import follow
 from mdap.compose.hosting import Host
-from mdap.compose.identity import Start, checked_run_id, new_name, new_run_id, not_alone, solution_of
+from mdap.compose.identity import (
+    Start,
+    as_begun,
+    checked_run_id,
+    new_name,
+    new_run_id,
+    not_alone,
+    solution_of,
+)
 from mdap.compose.inspection import Inspection
 from mdap.compose.listening import Listener
 from mdap.compose.margins import K, batch_margin, ended_without_result, with_k, with_margin
@@ -80,6 +88,9 @@ class Session:
         speculate: whether a chain's next step is sampled before the one before it is decided.
         on_dead: whether to stop when one of several models is gone (out of quota, or without an answer), or
             to continue without it.
+        record_prompts: whether the log keeps the text of every prompt, in runs of which *voting* does not say
+            so; None keeps those of processes, and not those of chains, which are made again from their
+            inputs. A resumed run goes on as it began.
         log: whether recorded facts are events of structlog, as the program has configured it, instead of
             records of the standard library's logger ``mdap.run``.
         tracer_provider: an OpenTelemetry `TracerProvider`, for spans of runs, steps and attempts; None for
@@ -102,6 +113,7 @@ class Session:
         prices: Mapping[str, Price] | str | Path | None = None,
         speculate: Speculate | str = Speculate.VOTE,
         on_dead: OnDead | str = OnDead.STOP,
+        record_prompts: bool | None = None,
         log: bool = False,
         tracer_provider: Any = None,
     ) -> None:
@@ -122,6 +134,7 @@ class Session:
         self._prices = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
         self._speculate = Speculate(speculate)
         self._on_dead = OnDead(on_dead)
+        self._record_prompts = record_prompts
         self._log = log
         self._tracer_provider = tracer_provider
         self._host: Host[tuple[Workshop, TaskGroup]] | None = None
@@ -302,18 +315,24 @@ class Session:
         check_run(k, voting, run_id, progress)
         check_share(target=target, floor=floor)
         check_parameters(task)
-        voting = voting or VotingSettings()
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         listener = None if on_event is None else Listener(on_event)
 
         async def drive(shop: Workshop) -> Solution[Any]:
             row = await _row(shop, name)
-            begun = progress or Progress()
-            start = Start(name=name, voting=voting, row=row, progress=begun, listener=listener)
+            how, begun = self._voting(voting, row), progress or Progress()
+            start = Start(name=name, voting=how, row=row, progress=begun, listener=listener)
             start = await with_margin(shop, task, start, k, (target, floor))
             return with_typed_result(task, await run_task(shop, task, start))
 
         return await self._driven(name, drive)
+
+    def _voting(self, voting: VotingSettings | None, row: RunRow | None = None) -> VotingSettings:
+        """Return how steps are decided; where nobody says whether to record prompts, as the run began."""
+        voting = voting or VotingSettings()
+        if voting.record_prompts is None:
+            voting = voting.model_copy(update={"record_prompts": self._record_prompts})
+        return as_begun(voting, row)
 
     async def _driven(
         self, name: str, drive: Callable[[Workshop], Awaitable[Solution[Any]]]
@@ -354,7 +373,7 @@ class Session:
         check_share(target=target)
         name = checked_run_id(run_id)
         with self._visit() as shop:
-            return await batch_margin(shop, tasks, name, voting or VotingSettings(), target)
+            return await batch_margin(shop, tasks, name, self._voting(voting), target)
 
     def solve_all(
         self,
@@ -388,7 +407,7 @@ class Session:
         """
         check_run(k, voting, run_id, progress)
         check_cases(tasks, k)
-        voting = voting or VotingSettings()
+        voting = self._voting(voting)
         if voting.robust is not None:
             raise UsageError("-k robust is for one run, not for many: give k")
         start = Start(
@@ -439,7 +458,7 @@ class Session:
         name = f"{new_run_id(task)}-calibration" if run_id is None else checked_run_id(run_id)
         wish = Wish(name, samples, target, seed)
         with self._visit() as shop:
-            return await calibrate_task(shop, task, wish, voting or VotingSettings())
+            return await calibrate_task(shop, task, wish, self._voting(voting))
 
     async def resume(
         self,

@@ -53,6 +53,7 @@ class SessionSettings(TypedDict, total=False):
     prices: Mapping[str, Price] | str | Path | None
     speculate: Speculate | str
     on_dead: OnDead | str
+    record_prompts: bool | None
     log: bool
     tracer_provider: Any
 

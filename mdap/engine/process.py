@@ -198,7 +198,8 @@ class ProcessRace(Decider):
             race.number = recorded.opened.step
             return self._refolded(recorded, step, race)
         race.number = self._next_step
-        about = canonical(step.user if step.input is None else step.input)
+        own = step.user if self._rules.record_prompts else None
+        about = canonical(own if step.input is None else step.input)
         return self._open_afresh(self._opened(identity, about), step, race)
 
     def _opened(self, identity: Identity, about: str) -> StepOpened:

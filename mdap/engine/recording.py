@@ -52,6 +52,7 @@ class Rules:
         presence: what has been heard of the models, in this run and all that belong to it.
         on_dead: what to do when one of several models is gone.
         absences: who was left out in earlier sessions.
+        record_prompts: whether the text of every prompt is recorded.
     """
 
     run: int
@@ -69,6 +70,7 @@ class Rules:
     presence: Presence = field(default_factory=Presence)
     on_dead: OnDead = OnDead.STOP
     absences: tuple[Absence, ...] = ()
+    record_prompts: bool = False
 
 
 class Recorder:
@@ -149,6 +151,8 @@ class Recorder:
 
     def _open_afresh(self, opened: StepOpened, state: Any, race: Race, *, tentative: bool = False) -> Opening:
         self._journal.append(opened)
+        if self._rules.record_prompts:
+            self._journal.append(*race.sent(opened))
         return Opening(opened, state, race, tentative=tentative)
 
     def _refolded(

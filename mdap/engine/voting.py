@@ -3,13 +3,23 @@
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from pydantic import TypeAdapter
-
 from mdap.errors import RAISED, PluginError
-from mdap.records import Refusal, Reply, SampleRequest, SampleTaken, Subject, Trace, record_of
+from mdap.records import (
+    PromptSent,
+    Refusal,
+    Reply,
+    SampleRequest,
+    SampleTaken,
+    StepOpened,
+    Subject,
+    Trace,
+    encodable,
+    record_of,
+)
+from mdap.rules.canonical import canonical
 from mdap.rules.casting import NOBODY, Casting, Part, casting_of
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
-from mdap.rules.reading import read, unreadable
+from mdap.rules.reading import json_schema, read, unreadable
 from mdap.rules.redflags import clean, clean_label
 from mdap.rules.rungs import Rung
 from mdap.rules.tally import RobustTally, Tally
@@ -17,7 +27,7 @@ from mdap.rules.values import refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Step, View
 
-__all__ = ["Judgement", "Race", "json_schema", "unread"]
+__all__ = ["Judgement", "Race", "unread"]
 
 # A step sees few different texts in a race that is going well; beyond this many nothing is remembered.
 _REMEMBERED: Final = 64
@@ -33,13 +43,6 @@ class Judgement(NamedTuple):
     flag_reason: str | None
     model: str
     finish_reason: str
-
-
-def json_schema(schema: Any) -> dict[str, Any] | None:
-    """Return the JSON schema of a step's *schema*: a type, a schema already, or None."""
-    if schema is None or isinstance(schema, dict):
-        return schema
-    return TypeAdapter(schema).json_schema()
 
 
 class Prompt(NamedTuple):
@@ -152,6 +155,12 @@ class Race:
             what = f"schema={schema!r:.80} is neither a type nor a JSON schema"
             raise PluginError(self.name, f"giving step {self.number}", TypeError(what)) from error
 
+    def _spelled_schema(self) -> str:
+        try:
+            return encodable(canonical(self.schema))
+        except RAISED as error:
+            raise PluginError(self.name, f"giving the schema of step {self.number}", error) from error
+
     @property
     def winner(self) -> str | None:
         """The canonical JSON of the winning answer, or None."""
@@ -244,6 +253,19 @@ class Race:
             self.prompt_digest,
         )
         return record_of(SampleRequest, columns)
+
+    def sent(self, opened: StepOpened) -> list[PromptSent]:
+        """Return what the step asks, as *opened*, in each of its views."""
+        schema = None if self.schema is None else self._spelled_schema()
+        shape = None if schema is None else text_digest(schema)
+        found = []
+        for view, prompt in enumerate(self.prompts):
+            system = prompt.system or None
+            digests = (None if system is None else text_digest(system), text_digest(prompt.user), shape)
+            texts = (system, prompt.user, schema)
+            place = (opened.run, opened.step, opened.opening, view)
+            found.append(PromptSent._make((*place, *digests, self.max_tokens, *texts)))
+        return found
 
     def give_back(self, ordinals: tuple[int, ...]) -> None:
         """Return samples that were in flight and will not come, to be drawn again."""

@@ -12,6 +12,7 @@ from mdap.records import (
     AttemptFailed,
     Decided,
     Fact,
+    PromptSent,
     RunEvent,
     SampleTaken,
     StepOpened,
@@ -49,6 +50,7 @@ class Batch:
 
     __slots__ = (
         "_decisions",
+        "_prompts",
         "_resolved",
         "_samples",
         "_steps",
@@ -63,6 +65,7 @@ class Batch:
         self._texts: dict[str, str] = {}
         # Parameters: one row after the other.
         self._steps: list[Any] = []
+        self._prompts: list[Any] = []
         self._samples: list[Any] = []
         self._decisions: list[Any] = []
         self._tentative: dict[_Key, list[SampleTaken]] = {}
@@ -85,10 +88,18 @@ class Batch:
             self._decisions += fact
         elif isinstance(fact, StepOpened):
             self._steps += fact
+        elif isinstance(fact, PromptSent):
+            self._take_prompt(fact)
         elif isinstance(fact, StepResolved):
             self._resolved[fact.run, fact.step, fact.opening] = fact.confirmed
         else:
             self.events.append(fact)
+
+    def _take_prompt(self, fact: PromptSent) -> None:
+        for digest, text in zip(fact[4:7], fact[8:], strict=True):
+            if digest is not None and text is not None:
+                self._texts[digest] = text
+        self._prompts += fact[:8]
 
     def statements(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield the name of each statement to execute, and its parameters: one row after the other."""
@@ -104,6 +115,7 @@ class Batch:
                     known += (sample if confirmed else _voided(sample)).row()
         yield "texts", _flat(self._texts.items())
         yield "steps", self._steps
+        yield "prompts", self._prompts
         yield "samples", self._samples + known if known else self._samples
         yield "pending", pending
         yield "confirm", _flat(key for key, right in resolved.items() if right)

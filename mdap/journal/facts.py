@@ -11,15 +11,16 @@ from typing import Any, Final
 
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader
-from mdap.records import AttemptFailed, Decided, Event, RunEvent, SampleTaken, StepOpened
+from mdap.records import AttemptFailed, Decided, Event, PromptSent, RunEvent, SampleTaken, StepOpened
 
 __all__ = ["Cursor", "Facts"]
 
 _PAGE: Final = 200
+_MOST_NUMBERS: Final = 1_000_000
 _ENDED: Final = ("finished", "undecided", "stopped", "failed")
 
 _Place = tuple[int, int]
-_Row = StepOpened | SampleTaken | AttemptFailed | Decided | RunEvent
+_Row = StepOpened | PromptSent | SampleTaken | AttemptFailed | Decided | RunEvent
 
 
 @dataclass(slots=True)
@@ -31,7 +32,7 @@ class Cursor:
         place: the first decision that has not been read to its end.
         at: how many facts of the step in hand have been read.
         void: of steps that decided nothing and never will, the last one that has been read.
-        open: of other steps that decided nothing so far, the ordinals of the samples that have been read.
+        open: of other steps that decided nothing so far, which facts have been read: see `_number`.
     """
 
     event: int = 0
@@ -49,7 +50,7 @@ class Cursor:
         """
         try:
             event, place, at, void, opened = json.loads(text or "[0,0,0,[-1,-1],[]]")
-            known = {(step, opening): _ordinals(read) for step, opening, read in opened}
+            known = {(step, opening): _numbers(read) for step, opening, read in opened}
             return cls(int(event), int(place), int(at), (int(void[0]), int(void[1])), known)
         except (ValueError, TypeError, IndexError):
             raise UsageError(
@@ -61,13 +62,26 @@ class Cursor:
         return json.dumps([self.event, self.place, self.at, self.void, opened], separators=(",", ":"))
 
 
-def _shortly(ordinals: list[int]) -> list[int] | int:
-    ordinals = sorted(ordinals)
-    return len(ordinals) if ordinals == list(range(len(ordinals))) else ordinals
+def _shortly(numbers: list[int]) -> list[int] | str:
+    numbers = sorted(numbers)
+    low, high = numbers[0], numbers[-1]
+    return f"{low}:{high}" if numbers == list(range(low, high + 1)) else numbers
 
 
-def _ordinals(read: list[int] | int) -> list[int]:
-    return list(range(read)) if isinstance(read, int) else [int(ordinal) for ordinal in read]
+def _numbers(read: list[int] | str) -> list[int]:
+    if isinstance(read, str):
+        low, high = map(int, read.split(":"))
+        if high - low > _MOST_NUMBERS:  # a client may have made it up
+            raise ValueError(read)
+        return list(range(low, high + 1))
+    return [int(number) for number in read]
+
+
+def _number(fact: _Row) -> int:
+    """Return the number of a step's *fact*: a sample's ordinal, or a negative one."""
+    if isinstance(fact, SampleTaken):
+        return fact.ordinal
+    return -2 - fact.view if isinstance(fact, PromptSent) else -1
 
 
 class Facts:
@@ -156,13 +170,14 @@ class Facts:
                 return
 
     async def _unread(self, opened: StepOpened) -> list[_Row]:
-        """Return a step as it was opened, and its samples, but for what was read while it was open."""
-        read = self._cursor.open.get((opened.step, opened.opening))
-        rows = await self._reader.rows("samples_of_opening", *opened[:3])
-        samples = [
-            sample for sample in (SampleTaken(*row) for row in rows) if sample.ordinal not in (read or ())
-        ]
-        return [*([opened] if read is None else []), *samples]
+        """Return a step as it was opened, its prompts and samples, less what was read while it was open."""
+        read = self._cursor.open.get((opened.step, opened.opening), ())
+        prompts = await self._reader.rows("prompts_of_step", *opened[:3])
+        samples = await self._reader.rows("samples_of_opening", *opened[:3])
+        facts: list[_Row] = [opened]
+        facts += map(PromptSent._make, prompts)
+        facts += (SampleTaken(*row) for row in samples)
+        return [fact for fact in facts if _number(fact) not in read]
 
     async def _undecided(self) -> AsyncIterator[Event]:
         """Yield steps that decided nothing, of which those before the first open one never will."""
@@ -181,10 +196,8 @@ class Facts:
                     cursor.void, cursor.at = place, 0
                     cursor.open.pop(place, None)
                 else:
-                    read = cursor.open.setdefault(place, [])
                     for fact in facts:
-                        if isinstance(fact, SampleTaken):
-                            read.append(fact.ordinal)
+                        cursor.open.setdefault(place, []).append(_number(fact))
                         yield self._event(fact)
 
 

@@ -11,6 +11,7 @@ from mdap.rules.seals import (
     NEWEST,
     OPEN_STEPS,
     PARTS,
+    PROMPTS,
     REST,
     RUN_COLUMNS,
     SEALED,
@@ -60,6 +61,8 @@ async def _seal(reader: Reader, run: int) -> Seal:
     for statement in REST:
         async for sample in reader.scan(statement, run):
             rest.add_sample(sample)
+    async for prompt in reader.scan(PROMPTS, run):
+        rest.add(prompt)
     last = await reader.rows("last_decision", run)
     decisions, head = (last[0]["place"] + 1, last[0]["digest"]) if last else (0, CHAIN_START)
     [(newest,)] = await reader.select(NEWEST)

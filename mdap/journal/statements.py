@@ -4,12 +4,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from mdap.logfile import SAMPLE, TEXTS
+from mdap.logfile import PROMPTS, SAMPLE, TEXTS
 from mdap.records import SAMPLE_COLUMNS
 
 __all__ = ["KEPT", "migrations", "statements"]
 
-KEPT: Final = 64
+KEPT: Final = 80
 """How many prepared statements are kept: all that a writer has, in all their sizes."""
 
 _MARK: Final = "-- name:"
@@ -48,6 +48,7 @@ _WORDS: Final = {
     ),
     "{sample}": SAMPLE,
     "{texts}": TEXTS,
+    "{prompts}": PROMPTS,
 }
 
 

@@ -13,7 +13,7 @@ from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean_label, precheck
 from mdap.tasks import RedFlag, Step
 
-__all__ = ["Reading", "read", "typed_answer", "unreadable"]
+__all__ = ["Reading", "json_schema", "read", "typed_answer", "unreadable"]
 
 
 class Reading(NamedTuple):
@@ -54,6 +54,13 @@ def read(
         except RedFlag as raised:
             flag = raised.reason
     return Reading(None, None, clean_label(flag))
+
+
+def json_schema(schema: Any) -> dict[str, Any] | None:
+    """Return the JSON schema of a step's *schema*: a type, a schema already, or None."""
+    if schema is None or isinstance(schema, dict):
+        return schema
+    return TypeAdapter(schema).json_schema()
 
 
 def unreadable(cause: str) -> str:

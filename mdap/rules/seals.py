@@ -1,8 +1,8 @@
 """The seal of a run: a digest over what the digest chain leaves out, taken whenever a session ends.
 
 The chain covers decisions, their inputs and the samples that were counted. The seal covers the rest: the
-run's own row, everything that happened to it, whatever was sampled without being counted, and the seals of
-its parts.
+run's own row, everything that happened to it, whatever was sampled without being counted, the prompts that
+are recorded, and the seals of its parts.
 """
 
 import json
@@ -18,6 +18,7 @@ __all__ = [
     "NEWEST",
     "OPEN_STEPS",
     "PARTS",
+    "PROMPTS",
     "REST",
     "RUN_COLUMNS",
     "SEALED",
@@ -62,6 +63,11 @@ REST: Final = (
 """Samples that neither the chain nor the events cover, as SQL: those that were not counted, those counted
 where nothing is decided yet, and those on an input that is still a guess."""
 
+PROMPTS: Final = """SELECT step, opening, view, (SELECT digest FROM texts t WHERE t.id = p.system),
+    (SELECT digest FROM texts t WHERE t.id = p.user), (SELECT digest FROM texts t WHERE t.id = p.schema),
+    max_tokens FROM prompts p WHERE run = ?1 ORDER BY step, opening, view"""
+"""Recorded prompts, as SQL. A run that records none has the seal that earlier versions gave it."""
+
 NEWEST: Final = "SELECT max(id) FROM run_events"
 """The newest event of the log, as SQL."""
 
@@ -102,7 +108,7 @@ class Seal:
         decisions: decisions so far.
         digest: the head of their chain.
         events: digest of the run's row and of every event before the seal.
-        rest: digest of the rows of `OPEN_STEPS` and `REST`, one statement after the other.
+        rest: digest of the rows of `OPEN_STEPS`, `REST` and `PROMPTS`, one statement after the other.
         parts: digest of the rows of `PARTS`; None if the run has no part that is sealed.
         until: the newest event whose seal may be among them; None with no parts.
     """

@@ -14,6 +14,7 @@ from mdap.records import EVENTS, RunStatus, StopCause
 from mdap.testing import ScriptedProvider
 from tests.helpers import PROVIDED, Model, Walk
 
+HUGE = '[0,0,0,[-1,-1],[[0,0,"0:999999999999"]]]'
 FIELDS: dict[str, int] = {}
 SLOW = {"error_rate": 0.3, "flag_rate": 0.1, "latency": 0.0005, "fault_rate": 0.05, "seed": 2}
 
@@ -71,7 +72,7 @@ def rows(db: Path, run_id: str) -> int:
     """How many rows the log has of a run: each is one fact."""
     with mdap.open_log(db) as log:
         sql = "SELECT count(*) FROM {} WHERE run = (SELECT id FROM runs WHERE run_id = ?1)"
-        tables = ("run_events", "steps", "samples", "decisions")
+        tables = ("run_events", "steps", "prompts", "samples", "decisions")
         return sum(log._rows(sql.format(table), run_id)[0][0] for table in tables)
 
 
@@ -108,7 +109,7 @@ async def test_a_reader_goes_on_where_it_left_off(db: Path, task: mdap.Task) -> 
     async with mdap.Session(db=db, options=SLOW) as session:
         await session.run(task, run_id="one", k=4, voting=mdap.VotingSettings(max_samples=6))
         whole = await read(session, "one")
-        for place in range(0, len(whole), 7):
+        for place in (*range(0, len(whole), 7), *range(len(whole) - 9, len(whole))):
             assert await read(session, "one", whole[place].cursor) == whole[place + 1 :]
 
 
@@ -164,7 +165,7 @@ async def test_what_cannot_be_followed(db: Path, monkeypatch: pytest.MonkeyPatch
     async with mdap.Session(db=db) as session:
         with pytest.raises(mdap.UsageError, match=r"there is no run 'none' to follow in .*: start it first"):
             await read(session, "none")
-        for wrong in ("7", "x", "[]", '{"a": 1}', "[0,0,0,0,0]"):
+        for wrong in ("7", "x", "[]", '{"a": 1}', "[0,0,0,0,0]", HUGE):
             with pytest.raises(
                 mdap.UsageError, match="is no cursor: pass the `cursor` of an event that you got"
             ):

@@ -32,6 +32,7 @@ from mdap.records import (
     AttemptFailed,
     Decided,
     Fact,
+    PromptSent,
     RunEvent,
     SampleTaken,
     StepOpened,
@@ -44,7 +45,7 @@ from mdap.settings import Speculate, Speculation, VotingSettings
 from tests.driving import Choices, Drive
 from tests.helpers import Log, Model, Walk, resume_point, rows_of
 
-RECORD = ["runs", "run_events", "texts", "steps", "samples", "decisions"]
+RECORD = ["runs", "run_events", "texts", "steps", "prompts", "samples", "decisions"]
 
 
 @pytest.fixture
@@ -108,8 +109,11 @@ async def write(path: Path, *batches: Iterable[Fact], run_id: str = "one") -> No
             await writer.flush()
 
 
+PROMPT = PromptSent(1, 0, 0, 0, None, text_digest("q?"), None, 750, None, "q?", None)
+
 EACH: list[Fact] = [
     opened(),
+    PROMPT,
     sample(0, 0),
     AttemptFailed(1, 0, 0, 1, 2, "timeout", "no reply"),
     decided(),
@@ -127,8 +131,12 @@ async def test_every_fact_is_a_row(path: Path) -> None:
     row = sample(0, 0)
     [stored] = query(path, "SELECT * FROM samples")
     named = dict(zip(SAMPLE_COLUMNS, stored, strict=True))
-    assert named == {**dict(zip(SAMPLE_COLUMNS, row.row(), strict=True)), "text": 1}
-    assert query(path, "SELECT id, digest, body FROM texts") == [(1, row.text_digest, "1")]
+    assert named == {**dict(zip(SAMPLE_COLUMNS, row.row(), strict=True)), "text": 2}
+    assert query(path, "SELECT id, digest, body FROM texts") == [
+        (1, text_digest("q?"), "q?"),
+        (2, row.text_digest, "1"),
+    ]
+    assert query(path, "SELECT * FROM prompts") == [(1, 0, 0, 0, None, 1, None, 750)]
     assert query(path, "SELECT * FROM decisions") == [tuple(decided())]
     failed, started = query(path, "SELECT kind, author, reason, step, opening, data FROM run_events")
     assert failed[:5] == ("attempt_failed", None, "no reply", 0, 0)

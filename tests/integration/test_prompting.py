@@ -42,7 +42,7 @@ def test_what_nobody_trusts_is_not_run(task: str, tmp_path: Path) -> None:
     prompts = TaskPrompts()
     for name in (task, "antigravity:Nothing", "no-such-plugin"):
         said = prompts.render(name, {}, 0, "0", "")
-        assert said == f"{name} is not installed; to load it, start with --task {name}"
+        assert said == f"{name} is not installed; to load it, add --task {name}"
         assert prompts.length(name, {}) is None
     assert not (tmp_path / "ran").exists()
 

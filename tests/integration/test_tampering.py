@@ -28,9 +28,9 @@ LIVELY = {"error_rate": 0.25, "flag_rate": 0.1, "fault_rate": 0.1, "latency": 0.
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log with a run of everything: void, cancelled, flagged, escalated, settled, failed attempts."""
+    """A log with all there is: void, cancelled, flagged, escalated, settled, failed attempts, prompts."""
     path = tmp_path_factory.mktemp("log") / "a.db"
-    voting = mdap.VotingSettings(hedge=1)
+    voting = mdap.VotingSettings(hedge=1, record_prompts=True)
     mdap.solve_sync(Hanoi(disks=5, views=2), options=LIVELY, db=path, run_id="lively", k=3, voting=voting)
     settled(path)
     mdap.solve_sync(Hanoi(disks=2), db=path, run_id="other")
@@ -43,7 +43,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settled(path: Path) -> None:
     """Run a task whose models often agree on nothing, so that a person settles what they leave."""
-    voting = mdap.VotingSettings(k=3, max_samples=4)
+    voting = mdap.VotingSettings(k=3, max_samples=4, record_prompts=True)
     models: dict[str, Any] = {"model": "sim/a?error_rate=0.4", "escalate_to": ["sim/b?error_rate=0.3"]}
     task = Hanoi(disks=4)
     for _ in range(15):
@@ -107,6 +107,7 @@ COLUMNS = {
     "run_events": "run kind at author reason step opening data",
     "texts": "digest body",
     "steps": "step opening key input prompt_digest run",
+    "prompts": "run step opening view system user schema max_tokens",
     "samples": "run step opening counted ordinal verdict answer_key flag_reason model view temperature "
     "input_tokens output_tokens cached_tokens latency attempts request_id finish_reason text",
     "decisions": "run place step opening winner tally votes margin author reason digest",
@@ -133,6 +134,7 @@ class Row:
 def keys(table: str) -> list[str]:
     return {
         "steps": ["run", "step", "opening"],
+        "prompts": ["run", "step", "opening", "view"],
         "samples": ["run", "step", "opening", "ordinal"],
         "decisions": ["run", "place"],
     }.get(table, ["id"])
@@ -301,7 +303,7 @@ def swap_decisions(copy: Path) -> int | None:
 
 def truncate(copy: Path) -> int | None:
     """The last decisions go with all that led to them."""
-    for table in ("decisions", "samples", "steps"):
+    for table in ("decisions", "samples", "prompts", "steps"):
         change(copy, f"DELETE FROM {table} WHERE run = 1 AND step >= 28")
     return 28
 
@@ -384,7 +386,7 @@ def test_a_cut_off_end_is_found_by_what_was_noted_elsewhere(log: Path, tmp_path:
     assert (came.verdict, dict(came.counts)) == ("mismatch", {"stray": 1})
     change(copy, "DELETE FROM run_events WHERE id > (SELECT max(id) FROM run_events WHERE run = 1)")
     change(copy, "DELETE FROM runs WHERE id > 1")
-    for table in ("decisions", "samples", "steps"):
+    for table in ("decisions", "samples", "prompts", "steps"):
         change(copy, f"DELETE FROM {table} WHERE run > 1")
     came = proven(copy, "lively")
     assert (came.verdict, came.status, len(came.notes)) == ("verified", "running", 1)

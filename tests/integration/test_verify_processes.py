@@ -56,7 +56,7 @@ async def test_a_process_is_verified_from_within_an_event_loop(log: Path) -> Non
     [
         ("UPDATE samples SET latency = 9.5 WHERE run = 1 AND step = 5 AND ordinal = 1", {"chain"}, None),
         ("UPDATE steps SET input = '77' WHERE run = 1 AND step = 5", {"chain", "state"}, None),
-        ("UPDATE steps SET key = 'x' WHERE run = 1 AND step = 5", {"chain", "plugin"}, None),
+        ("UPDATE steps SET key = 'x' WHERE run = 1 AND step = 5", {"chain", "prompt"}, None),
         ("UPDATE texts SET body = '77' WHERE id = (SELECT text FROM samples WHERE run = 1 AND step = 5)",
          {"text", "reading"}, None),
         ("UPDATE decisions SET winner = '77' WHERE run = 1 AND author = 'mdap' AND reason = 'once'",
@@ -86,8 +86,9 @@ def test_a_process_that_asks_otherwise_has_changed(log: Path, monkeypatch: pytes
     assert proven(log, "c").ok
     monkeypatch.setattr(Changing, "wording", "twice")
     came = proven(log, "c")
-    assert (came.verdict, set(came.counts)) == ("plugin changed", {"plugin"})
-    assert "step 'n2'" in came.mismatches[0].what
+    assert (came.verdict, set(came.counts)) == ("plugin changed", {"prompt"})
+    [found] = came.mismatches
+    assert (found.step, found.expected, found.found) == (1, "'twice 2'", "'double 2'")
 
 
 def test_a_process_that_fails_today_has_changed(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

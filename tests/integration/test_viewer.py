@@ -15,7 +15,20 @@ import pytest
 import mdap
 from mdap.journal.claims import Claims
 from mdap_hanoi import Hanoi
-from tests.viewing import ANSI, ECHO, HOSTILE_ID, LONG, SCRIPT, TEXTS, TURNED, Site, make_database, serving
+from tests.viewing import (
+    ANSI,
+    ECHO,
+    HOSTILE_ID,
+    LONG,
+    SCRIPT,
+    TEXTS,
+    TOY,
+    TURNED,
+    Echo,
+    Site,
+    make_database,
+    serving,
+)
 
 PLAIN, HARD, HOSTILE, PAIR, PART, POOR = range(1, 7)
 
@@ -376,11 +389,37 @@ def test_the_prompt_is_made_anew_and_compared(site: Site) -> None:
     assert f"0: {SCRIPT}" in html.unescape(site.page(f"/runs/{HOSTILE}/steps/0"))
 
 
+def test_the_recorded_prompts_of_a_process_are_shown(site: Site) -> None:
+    """Without its task's code, since they are in the log; what was not voted on asked nothing."""
+    page = site.page(f"/runs/{PAIR}/steps/1")
+    assert "As it was sent; its digest matches." in page
+    assert "question 1" in page
+    assert "At most 750 output tokens." in page
+    assert "no model was asked" in site.page(f"/runs/{PAIR}/steps/2")
+
+
+def test_a_recorded_prompt_is_text_and_a_changed_one_is_called_changed(tmp_path: Path) -> None:
+    """Markup and hidden characters in it stay text; and its digest is looked at."""
+    db = tmp_path / "a.db"
+    mdap.solve_sync(Echo(steps=1), model=TOY, db=db, record_prompts=True)
+    with serving(db) as running:
+        page = running.page("/runs/1/steps/0")
+    assert "As it was sent; its digest matches." in page
+    assert f"0: {SCRIPT}" in html.unescape(page)
+    assert SCRIPT not in page
+    assert TURNED not in page
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("DROP TRIGGER texts_no_update")
+        connection.execute("UPDATE texts SET body = 'no' WHERE body LIKE '0: %'")
+    with serving(db) as running:
+        assert "The recorded prompt does not match its digest" in running.page("/runs/1/steps/0")
+
+
 def test_a_stranger_s_task_is_not_loaded(database: Path) -> None:
     """A database names its tasks, and loading one runs it: nobody has asked for that."""
     with serving(database) as running:
         page = running.page(f"/runs/{HOSTILE}/steps/0")
-    assert "is not installed; to load it, start with --task tests.viewing:Echo" in page
+    assert "is not installed; to load it, add --task tests.viewing:Echo" in page
 
 
 def test_a_part_leads_to_the_whole_and_back(site: Site) -> None:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from mdap.audit.about import About, outcome
+from mdap.audit.asked import Asker, merged_by, prompts_of
 from mdap.audit.counting import Counts
 from mdap.audit.figures import figures
 from mdap.audit.source import Prompts, Row, Source
@@ -177,14 +178,13 @@ async def step(visit: Visit) -> Shown:
         taken = await visit.source.rows("view_samples", *where)
         waiting = [] if taken else await visit.source.rows("view_pending", *where)
         races.append(race_of(opening, taken or waiting, _SAMPLES, tentative=bool(waiting)))
-    first = openings[0]
-    prompts = await anyio.to_thread.run_sync(
-        visit.prompts.render, run.task, run.params, number, first["input"], first["prompt_digest"]
-    )
+    asker = Asker(run.number, run.task, run.params, run.settings, run.provider)
+    prompts = await prompts_of(visit.source, visit.prompts, asker, openings[0])
     return "step.html", {
         "number": number,
         "races": races,
         "prompts": prompts,
+        "merged_by": await merged_by(visit.source, asker),
         "last": run.opened - 1,
         "characters": _CHARACTERS,
         "tab": "steps",

@@ -18,6 +18,15 @@ SELECT * FROM (
 VALUES (?, ?, ?, ?, ?, ?)
 ) WHERE column1 IS NOT 0
 
+-- name: prompts
+INSERT INTO prompts(run, step, opening, view, system, user, schema, max_tokens)
+SELECT column1, column2, column3, column4, (SELECT id FROM texts WHERE digest = nullif(column5, 0)),
+       (SELECT id FROM texts WHERE digest = column6), (SELECT id FROM texts WHERE digest = nullif(column7, 0)),
+       column8
+FROM (
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+) WHERE column1 IS NOT 0
+
 -- name: samples
 INSERT INTO samples({columns})
 SELECT {values}

@@ -245,13 +245,17 @@ SELECT 1 FROM run_events s WHERE s.run = ?1 AND s.kind = 'started' AND s.data->>
 AND NOT EXISTS (SELECT 1 FROM run_events e WHERE e.run = ?1 AND e.kind = 'settled')
 
 -- name: openings_of_step
-SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.winner, d.tally, d.margin, d.author, d.reason
+SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.winner, d.tally, d.margin, d.author, d.reason,
+    d.author IS 'mdap' AS noted
 FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
 WHERE p.run = ?1 AND p.step = ?2 ORDER BY p.opening
 
 -- name: samples_of_step
 SELECT {sample} FROM samples s {texts}
 WHERE s.run = ?1 AND s.step = ?2 ORDER BY s.opening, s.ordinal
+
+-- name: prompts_of_step
+SELECT {prompts} WHERE p.run = ?1 AND p.step = ?2 AND p.opening = ?3 ORDER BY p.view
 
 -- name: replay_steps
 SELECT p.key, p.prompt_digest, {sample}

@@ -129,7 +129,7 @@ GROUP BY s.step ORDER BY s.step LIMIT ?4
 
 -- name: view_openings
 SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.place, d.winner, d.tally, d.votes, d.margin,
-    nullif(d.author, 'mdap') AS author, d.reason, d.digest
+    nullif(d.author, 'mdap') AS author, d.reason, d.digest, d.author IS 'mdap' AS noted
 FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
 WHERE p.run = ?1 AND p.step = ?2 ORDER BY d.place IS NULL, p.opening DESC LIMIT ?3
 

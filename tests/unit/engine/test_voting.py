@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdap.engine.voting import Judgement, Race, json_schema
+from mdap.engine.voting import Judgement, Race
 from mdap.errors import PluginError
 from mdap.records import Reply, SampleRequest, SampleTaken
 from mdap.rules.canonical import canonical
+from mdap.rules.reading import json_schema
 from mdap.settings import VotingSettings
 from mdap.tasks import RedFlag, Step, View
 

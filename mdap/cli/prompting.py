@@ -1,0 +1,129 @@
+"""``mdap prompts``: what a task will ask, before anything is paid; and how prompts are printed."""
+
+import json
+from typing import Any, Final
+
+import anyio
+import click
+
+from mdap.audit.source import Rendered
+from mdap.cli import completing
+from mdap.cli.options import as_json
+from mdap.cli.output import complain, print_json, say
+from mdap.compose.preview import Asked, preview
+from mdap.plugins import make_task, read_params
+
+__all__ = ["prompt_json", "prompts", "show_prompt", "show_text"]
+
+_SHOWN: Final = 2_000
+_ALL: Final = 10**9
+_SOURCES: Final = {
+    (True, True): "recorded",
+    (True, False): "recorded, but its digest does not match: something has changed the log",
+    (False, True): "made again by the task, as recorded",
+    (False, False): "made again by the task, but NOT as recorded: the task has changed since the run",
+}
+
+
+@click.command()
+@click.argument("task", shell_complete=completing.tasks)
+@click.option(
+    "-p",
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    shell_complete=completing.params,
+    help="Set a parameter of the task.",
+)
+@click.option(
+    "--step",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Print the prompt of step N; the task's oracle answers the steps before it.",
+)
+@as_json
+def prompts(**given: Any) -> None:
+    """Print the prompts of TASK; no model is asked, and nothing is recorded.
+
+    Of a chain, that is the first step; of a process, all that it asks before it needs an answer.
+    """
+    task = make_task(given["task"], read_params(given["task"], given["params"]))
+    found = anyio.run(preview, given["task"], task, given["step"])
+    if given["json"]:
+        asked = [_asked_json(one) for one in found.asked]
+        print_json({"task": given["task"], "prompts": asked, "notes": list(found.notes)})
+        return
+    for one in found.asked:
+        part = "" if one.part is None else f"part {one.part}, "
+        key = "" if one.key is None else f", key {one.key!r}"
+        say(f"{part}step {one.step}{key}")
+        show_rendered(one.prompt, (), _ALL)
+        say()
+    for note in found.notes:
+        complain(note)
+
+
+def _asked_json(one: Asked) -> dict[str, Any]:
+    return {"part": one.part, "step": one.step, "key": one.key, **_rendered_json(one.prompt)}
+
+
+def _rendered_json(prompt: Rendered) -> dict[str, Any]:
+    views = [{"system": system, "user": user} for system, user in prompt.views]
+    return {"max_tokens": prompt.max_tokens, "schema": prompt.schema, "views": views}
+
+
+def prompt_json(prompt: Rendered | str, merged: tuple[str, ...]) -> dict[str, Any]:
+    """Return the prompt of a recorded step, or why there is none, as JSON values.
+
+    Args:
+        prompt: the prompt, or the sentence.
+        merged: the models that take no system message.
+    """
+    if isinstance(prompt, str):
+        return {"source": None, "reason": prompt}
+    source = "recorded" if prompt.recorded else "made again"
+    about = {"source": source, "as_recorded": prompt.same, "system_in_user_for": list(merged)}
+    return {**about, **_rendered_json(prompt)}
+
+
+def show_prompt(prompt: Rendered | str, merged: tuple[str, ...]) -> None:
+    """Print the prompt of a recorded step, or why there is none; see `prompt_json`."""
+    if isinstance(prompt, str):
+        say(f"  prompt: not shown: {prompt}")
+        return
+    say(f"  prompt: {_SOURCES[prompt.recorded, prompt.same]}")
+    show_rendered(prompt, merged, _SHOWN)
+
+
+def show_rendered(prompt: Rendered, merged: tuple[str, ...], most: int) -> None:
+    """Print a prompt: the messages of each view, limit of output tokens, schema.
+
+    Args:
+        prompt: the prompt.
+        merged: the models that take no system message.
+        most: of each message, how many characters.
+    """
+    for view, (system, user) in enumerate(prompt.views):
+        if len(prompt.views) > 1:
+            say(f"  view {view + 1} of {len(prompt.views)}")
+        if system:
+            say(
+                "  system message"
+                + (f", sent to {', '.join(merged)} in front of the user's" if merged else "")
+            )
+            show_text(system, most)
+        say("  user message")
+        show_text(user, most)
+    say(f"  at most {prompt.max_tokens:,} output tokens")
+    if prompt.schema is not None:
+        say("  schema of the answer")
+        show_text(json.dumps(prompt.schema, ensure_ascii=False), most)
+
+
+def show_text(text: str, most: int) -> None:
+    """Print the beginning of a text that is not ours, its lines marked."""
+    for line in text[:most].splitlines():
+        say(f"    | {line}" if line else "    |")
+    if len(text) > most:
+        say(f"    | ... ({len(text):,} characters; all of them with --json)")
