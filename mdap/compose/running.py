@@ -229,7 +229,6 @@ def _tell_if_unfindable(shop: Workshop, number: int, task: Task, start: Start) -
 
 
 async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules:
-    wanted = start.votes_wanted
     return Rules(
         run=number,
         run_id=start.name,
@@ -245,7 +244,7 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         absences=await known_presence(shop.reader, number, start, shop.crew),
         effects=start.effects,
         drift=await drift_of(shop.reader, number, start.voting.k),
-        votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
+        pilot=start.pilot,
     )
 
 
@@ -269,7 +268,7 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
         status, reason = str(race.status), race.reason or ""
         if clock.cancelled_caught:
             status, reason = "stopped", f"the {shop.budget.seconds:g} seconds allowed are over"
-        if race.status is RunStatus.FINISHED:
+        if race.status is RunStatus.FINISHED and not (start.pilot is not None and start.pilot.full):
             ended["result"] = _result(race, task)
             if isinstance(race, ProcessRace):
                 ended["undecided"] = race.undecided_steps
@@ -278,6 +277,8 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
     finally:
         shop.bulletin.tell()
         shop.bulletin.running.discard(rules.run)
+        if start.pilot is not None:
+            start.pilot.forget(rules.run)
         ended["seconds"] = round(time.monotonic() - started, 3)
         ended["in_flight"] = 0 if race is None else race.in_flight
         if shop.writer.usable:
@@ -344,10 +345,14 @@ async def _solve_part(
         depth=whole.depth + 1,
         moved=whole.moved,
         effects=whole.effects,
+        pilot=whole.pilot,
         progress=whole.progress,
         presence=whole.presence,
     )
-    return await run_task(shop, task, part)
+    solution = await run_task(shop, task, part)
+    if whole.pilot is not None and whole.pilot.full:
+        await anyio.sleep_forever()  # it may have ended early: until the whole pilot is over
+    return solution
 
 
 def _result(race: Decider, task: Task) -> Any:

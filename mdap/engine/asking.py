@@ -107,6 +107,8 @@ class Asking:
             number = self._race.decided(identity)
             if number is not None:
                 return number
+            if not self._race.admits(identity):
+                await anyio.sleep_forever()  # until the pilot has finished the steps it opened
             question = self._race.open(identity, step, race)
             try:
                 await _answered(question)

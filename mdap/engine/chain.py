@@ -72,7 +72,6 @@ class ChainRace(Decider):
         self.digest = point.digest
         self._leftovers = Leftovers(point.openings)
         self._enter(point.step + 1, self._task.first_state(point))
-        self._end_if_enough()
         self._go_on()
 
     def _openings(self) -> Iterable[Opening]:
@@ -129,6 +128,8 @@ class ChainRace(Decider):
         while self._window:
             head = self._window[0]
             winner = head.race.winner
+            if self._rules.pilot is not None and self.status is RUNNING:
+                self._rules.pilot.opened(self._rules.run, head.opened.step, head.race)
             if head.error is not None:
                 self._stop(head.error)
                 return
@@ -180,15 +181,17 @@ class ChainRace(Decider):
         if head.basis != winner:
             self._void_after(head)
         self._window.popleft()
-        if self._window:
+        if self._rules.pilot is not None:
+            self._rules.pilot.closed(self._rules.run, number)
+        if self._window and self._admits():
             self._confirm(self._window[0])
+        elif self._window:
+            self._finish()
         else:
             self._enter(number + 1, self._advanced(head, head.race.answers[winner]))
-        self._end_if_enough()
 
-    def _end_if_enough(self) -> None:
-        if self._rules.votes_wanted is not None and self._votes_decided >= self._rules.votes_wanted:
-            self._finish()
+    def _admits(self) -> bool:
+        return self._rules.pilot is None or self._rules.pilot.admit()
 
     def _confirm(self, opening: Opening) -> None:
         opening.tentative = False
@@ -199,7 +202,7 @@ class ChainRace(Decider):
         """Make step *number*, whose input *state* is certain, the head; or finish."""
         self.state = state
         over = self.length is not None and number >= self.length
-        if over or not self._open(number, state, tentative=False):
+        if over or not self._admits() or not self._open(number, state, tentative=False):
             self._finish()
 
     def _finish(self) -> None:

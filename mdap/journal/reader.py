@@ -230,9 +230,11 @@ class Reader:
         """Return by model the options that a probe found, for *run* or for a run of which it is a part."""
         return {row["model"]: json.loads(row["options"]) for row in await self.rows("options_found", run)}
 
-    async def votes_for_winners(self, run: int) -> int:
-        """Return how many votes of *run* were for the answer that won."""
-        return int(await self._value("votes_for_winners", run))
+    async def polled(self, run: int) -> tuple[int, int]:
+        """Return the votes of *run* and its parts, and how many of them were not for the best answer."""
+        rows = await self.rows("polled", run)
+        votes = sum(row["votes"] for row in rows)
+        return votes, votes - sum(row["best"] for row in rows)
 
     async def tallies(self, run: int) -> list[TallyShape]:
         """Return the tallies of the voted decisions of *run* and its parts, each once, counted."""
@@ -273,10 +275,6 @@ class Reader:
     async def escalations(self, run: int) -> int:
         """Return how many steps of *run* were handed to another tier of models."""
         return int(await self._value("count_escalations", run))
-
-    async def votes_decided(self, run: int) -> int:
-        """Return how many votes were cast in the decided steps of *run*."""
-        return int(await self._value("votes_decided", run))
 
     async def seconds(self, run: int) -> float:
         """Return how long *run* was running, in seconds, over all its sessions that ended in order."""

@@ -230,13 +230,19 @@ ORDER BY run, place LIMIT ?5
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT count(*) FROM tree JOIN decisions USING (run) WHERE author <> 'mdap'
 
--- name: votes_decided
-SELECT count(*) FROM samples WHERE run = ?1 AND verdict = 'vote'
-AND step <= (SELECT max(step) FROM decisions WHERE run = ?1)
-
--- name: votes_for_winners
+-- name: polled
+-- By step: its votes, and those of its winner; of a step without a winner, those of its best answer. On a proposal
+-- others vote.
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
-SELECT coalesce(sum(votes), 0) FROM tree JOIN decisions USING (run)
+SELECT CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS votes, votes AS best
+FROM tree JOIN decisions USING (run) WHERE author IS NULL AND reason IS NOT 'proposal'
+UNION ALL
+SELECT sum(alike), max(alike) FROM (
+    SELECT run, step, opening, count(*) AS alike FROM tree JOIN samples s USING (run)
+    WHERE verdict = 'vote' AND NOT EXISTS (SELECT 1 FROM decisions d
+        WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
+    GROUP BY run, step, opening, answer_key)
+GROUP BY run, step, opening
 
 -- name: decided
 SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
