@@ -526,7 +526,7 @@ class Recorded(NamedTuple):
 
     `winner` is the answer's canonical JSON, `tally` a JSON object of each candidate's votes; `text` and
     `view` are of the first vote for the winner, None if there is none: settled by hand, or not voted on. Then
-    `votes` are the texts and views of some votes for other answers.
+    `votes` are the texts and views of some votes for other answers. `voted` tells whether votes decided it.
     """
 
     winner: str
@@ -534,6 +534,7 @@ class Recorded(NamedTuple):
     text: str | None
     view: int | None
     votes: tuple[tuple[str, int], ...] = ()
+    voted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,10 @@ from mdap.audit.rows import decided, samples_of, undecided
 from mdap.audit.runs import RunFacts
 from mdap.errors import RAISED, FailedError, UndecidedError
 from mdap.groups import Group, first_of, gathered
-from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened
+from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened, TallyShape
 from mdap.rules import parts as naming
 from mdap.rules.canonical import canonical
+from mdap.rules.confidence import confident, shape_of
 from mdap.rules.digests import (
     CHAIN_START,
     answer_key,
@@ -85,12 +86,14 @@ class _Found(NamedTuple):
         answer: the winning answer; None if there is none.
         votes: the votes of each candidate, by its canonical JSON.
         undecided: why it has no winner; None if it has one.
+        shape: how the votes fell; None where no vote decided.
     """
 
     step: int
     answer: Any
     votes: dict[str, int]
     undecided: str | None = None
+    shape: TallyShape | None = None
 
 
 class _Record:
@@ -217,7 +220,8 @@ class _Record:
         self._compare_with_truth(task, asked, known, row[1])
         read = row[1] in question.answers
         answer = question.answers[row[1]] if read else typed_answer(asked, row[1], question.answers.values())
-        return _Found(known.step, answer, json.loads(row[2]))
+        votes = json.loads(row[2])
+        return _Found(known.step, answer, votes, shape=None if row[4] else shape_of(row[1], votes))
 
     def _compare_with_truth(self, task: Process[Any], asked: Step[Any], known: _Known, winner: str) -> None:
         if self.oracle:
@@ -225,12 +229,12 @@ class _Record:
             if truth != winner:
                 self.findings.add(Kind.TRUTH, "answer", truth, winner, (known.step,))
 
-    def _row(self, known: _Known) -> tuple[str, str, str, str | None]:
-        sql = """SELECT p.input, d.winner, d.tally, d.reason FROM steps p
+    def _row(self, known: _Known) -> tuple[str, str, str, str | None, str | None]:
+        sql = """SELECT p.input, d.winner, d.tally, d.reason, d.author FROM steps p
             LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
             WHERE p.run = ?1 AND p.step = ?2 AND p.opening = 0"""
         found = self._connection.execute(sql, (self.facts.number, known.step)).fetchone()
-        row: tuple[str, str, str, str | None] = found
+        row: tuple[str, str, str, str | None, str | None] = found
         return row
 
     def _undecided_answer(
@@ -319,7 +323,7 @@ class _Rehearsal:
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the recorded answer to *step*; wait for ever where there is none yet."""
-        found = await self._found(step)
+        [found] = await self._there([self._record.answer(self._task, step)])
         if found.undecided is not None:
             raise UndecidedError(found.undecided)
         answer: A = found.answer
@@ -327,29 +331,32 @@ class _Rehearsal:
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:
         """Return how the vote on *step* went."""
-        found = await self._found(step)
-        key = f"{self.run_id}/{found.step}"
-        reason = found.undecided
+        [decision] = await self.decisions([step])
+        return decision
+
+    async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
+        """Return how the vote on each of *steps* went."""
+        found = await self._there([self._record.answer(self._task, step) for step in steps])
+        return confident([self._decision(one) for one in found], [one.shape for one in found])
+
+    def _decision(self, found: _Found) -> Decision[Any]:
+        key, reason = f"{self.run_id}/{found.step}", found.undecided
         told = {"step": found.step, "answer": found.answer, "votes": found.votes}
         return Decision(**told, decided=reason is None, key=key, reason=reason)
 
-    async def _found(self, step: Step[Any]) -> _Found:
-        found = self._record.answer(self._task, step)
-        if found is None:
-            await anyio.sleep_forever()
-            raise AssertionError
-        return found
-
-    async def map(self, steps: Iterable[Step[A]]) -> list[A]:
-        """Return the recorded answers to *steps*."""
-        found = [self._record.answer(self._task, step) for step in steps]
-        sentence = next((one.undecided for one in found if one is not None and one.undecided), None)
-        if sentence is not None:
-            raise UndecidedError(sentence)
-        there = [one.answer for one in found if one is not None]
+    async def _there(self, found: list[_Found | None]) -> list[_Found]:
+        there = [one for one in found if one is not None]
         if len(there) < len(found):
             await anyio.sleep_forever()
         return there
+
+    async def map(self, steps: Iterable[Step[A]]) -> list[A]:
+        """Return the recorded answers to *steps*."""
+        asked = [self._record.answer(self._task, step) for step in steps]
+        sentence = next((one.undecided for one in asked if one is not None and one.undecided), None)
+        if sentence is not None:
+            raise UndecidedError(sentence)
+        return [one.answer for one in await self._there(asked)]
 
     @asynccontextmanager
     async def group(self) -> AsyncIterator[Group]:

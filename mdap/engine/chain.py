@@ -25,7 +25,8 @@ from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, record_of
+from mdap.records import Recorded, ResumePoint, RunEvent, RunStatus, StepOpened, TallyShape, record_of
+from mdap.rules.confidence import confident, shape_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
@@ -90,15 +91,17 @@ class ChainRace(Decider):
         """Whether decisions bring anything about outside."""
         return self._task.has_effects and self._rules.effects
 
-    def owe(self, decided: Iterable[tuple[int, str, str, str]]) -> None:
+    def owe(self, decided: Iterable[tuple[int, str, Recorded]]) -> None:
         """Take up decisions of earlier sessions whose effects are not recorded as done.
 
         Args:
-            decided: step, input, winner and tally of each, in order, as JSON.
+            decided: step, input and decision of each, in order.
         """
-        for number, spelled, winner, tally in decided:
-            state, answer = self._task.read_back(number, spelled, winner)
-            self._due.append((state, self._decision(number, answer, json.loads(tally))))
+        for number, spelled, recorded in decided:
+            state, answer = self._task.read_back(number, spelled, recorded.winner)
+            votes = json.loads(recorded.tally)
+            shape = shape_of(recorded.winner, votes) if recorded.voted else None
+            self._due.append((state, self._decision(number, answer, votes, shape)))
 
     def effects(self) -> list[Effect]:
         """Return what decisions call for outside; see `Chain.effects`."""
@@ -113,9 +116,12 @@ class ChainRace(Decider):
             for state, decision in due
         ]
 
-    def _decision(self, number: int, answer: Any, votes: dict[str, int]) -> Decision[Any]:
+    def _decision(
+        self, number: int, answer: Any, votes: dict[str, int], shape: TallyShape | None
+    ) -> Decision[Any]:
         key = f"{self._rules.run_id}/{number}"
-        return Decision(step=number, answer=answer, decided=True, votes=votes, key=key)
+        decision = Decision(step=number, answer=answer, decided=True, votes=votes, key=key)
+        return confident([decision], [shape])[0]
 
     # -- deciding ----------------------------------------------------------------------------------
 
@@ -175,7 +181,8 @@ class ChainRace(Decider):
         number = head.opened.step
         if self.has_effects:
             answer, votes = head.race.answers[winner], dict(head.race.tally.votes)
-            self._due.append((head.state, self._decision(number, answer, votes)))
+            decision = self._decision(number, answer, votes, shape_of(winner, votes))
+            self._due.append((head.state, decision))
         for opened in self._leftovers.drop(number):
             self._resolve(opened, confirmed=False)
         if head.basis != winner:

@@ -387,16 +387,17 @@ class Reader:
     async def recorded(self, run: int, step: int) -> Recorded:
         """Return the decision of *step* of *run*, a process."""
         [decided] = await self.rows("winner", run, step)
-        winner, tally = decided["winner"], decided["tally"]
+        winner, tally, voted = decided["winner"], decided["tally"], decided["author"] is None
         rows = await self.rows("winning_sample", run, step, answer_key(winner))
         if rows:
-            return Recorded(winner, tally, rows[0]["body"], rows[0]["view"])
+            return Recorded(winner, tally, rows[0]["body"], rows[0]["view"], voted=voted)
         votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", run, step))
-        return Recorded(winner, tally, None, None, votes)
+        return Recorded(winner, tally, None, None, votes, voted)
 
-    async def without_effect(self, run: int) -> list[tuple[int, str, str, str]]:
-        """Return step, input, winner and tally of each decision whose effects are not recorded as done."""
-        return [(row[0], row[1], row[2], row[3]) for row in await self.rows("without_effect", run)]
+    async def without_effect(self, run: int) -> list[tuple[int, str, Recorded]]:
+        """Return step, input and decision of each step whose effects are not recorded as done."""
+        rows = await self.rows("without_effect", run)
+        return [(row[0], row[1], Recorded(row[2], row[3], None, None, voted=bool(row[4]))) for row in rows]
 
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
         """Return what happened to *run* as a whole, in order."""

@@ -167,7 +167,7 @@ JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHER
 SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = ?1
 
 -- name: winner
-SELECT winner, tally FROM decisions WHERE run = ?1 AND step = ?2
+SELECT winner, tally, author, reason FROM decisions WHERE run = ?1 AND step = ?2
 
 -- name: winning_sample
 SELECT s.view, t.body FROM samples s JOIN texts t ON t.id = s.text
@@ -187,7 +187,7 @@ WHERE s.run = ?1 AND s.step > ?2 AND NOT EXISTS
     (SELECT 1 FROM decisions d WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
 
 -- name: without_effect
-SELECT d.step, p.input, d.winner, d.tally FROM decisions d
+SELECT d.step, p.input, d.winner, d.tally, d.author IS NULL FROM decisions d
 JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 WHERE d.run = ?1 AND d.step > coalesce((SELECT max(data->>'step') FROM run_events
     WHERE run = ?1 AND kind = 'effect'), -1) ORDER BY d.place
