@@ -20,7 +20,7 @@ from mdap.audit.part import Part
 from mdap.audit.questions import Question, check_text
 from mdap.audit.races import Referee
 from mdap.audit.rows import decided, samples_of, undecided
-from mdap.audit.runs import RunFacts
+from mdap.audit.runs import RunFacts, run_facts
 from mdap.errors import RAISED, FailedError, UndecidedError
 from mdap.groups import Group, first_of, gathered
 from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened, TallyShape
@@ -56,7 +56,12 @@ WHERE r.parent = ?1 AND r.run_id = ?2 AND e.kind IN
 ORDER BY e.id DESC LIMIT 1"""
 
 _PATIENCE: Final = 600.0
+_THERE: Final = "SELECT winner, digest FROM decisions WHERE run = ?1 AND step = ?2"
 _TASK_OF_PART: Final = "SELECT task FROM runs WHERE parent = ?1 AND run_id = ?2"
+
+
+_Row = tuple[str, str, str, str | None, str | None]
+"""Input, winner, tally, reason and author of a step."""
 
 
 class _StrayError(Exception):
@@ -108,6 +113,7 @@ class _Record:
         self._connection = connection
         self._referee = Referee(facts, facts.casting, self.part)
         self._known: dict[Identity, _Known] = {}
+        self._source = None if facts.source is None else run_facts(connection, facts.source)
 
     # -- the record on its own ---------------------------------------------------------------------
 
@@ -168,6 +174,12 @@ class _Record:
         """Compare the result of a part with what that part's own record says."""
         place = (decision.step, decision.opening)
         named = _PART.fullmatch(decision.reason or "")
+        if self._source is not None and named is not None and named[1] == self._source.run_id:
+            there = self._connection.execute(_THERE, (self._source.number, decision.step)).fetchone()
+            if there != (decision.winner, named[2]):
+                expected, found = "a decision of another run", decision.reason
+                self.findings.add(Kind.DECISION, "where the decision is from", expected, found, place)
+            return
         if named is None:
             once = opened.key.startswith("once:") and decision.reason == "once"
             if not once:
@@ -205,9 +217,8 @@ class _Record:
         known = self.find((key, question.digest), f"step {key[:60]!r}")
         if known is None:
             return None
-        samples = samples_of(self._connection, self.facts.number, known.step)
-        question.check(samples, self.facts, key)
-        row = self._row(known)
+        row, samples, facts = self._behind(known)
+        question.check(samples, facts, key)
         about = canonical(asked.user if asked.input is None else asked.input)
         if about != row[0]:
             self.findings.add(Kind.STATE, "input", about, row[0], (known.step,))
@@ -229,13 +240,24 @@ class _Record:
             if truth != winner:
                 self.findings.add(Kind.TRUTH, "answer", truth, winner, (known.step,))
 
-    def _row(self, known: _Known) -> tuple[str, str, str, str | None, str | None]:
+    def _behind(self, known: _Known) -> tuple[_Row, list[SampleTaken], RunFacts]:
+        """Return a step's row and samples, and the run that sampled it: one that was taken over, or this."""
+        row, facts, run = self._row(known), self.facts, self._source
+        samples = samples_of(self._connection, facts.number, known.step)
+        while run is not None and not samples and row[4] is not None:
+            there = self._row(known, run.number)
+            if there is None:
+                break
+            samples = samples_of(self._connection, run.number, known.step)
+            row, facts = there if row[4] == NOTED else row, run
+            run = None if run.source is None else run_facts(self._connection, run.source)
+        return row, samples, facts
+
+    def _row(self, known: _Known, run: int | None = None) -> Any:
         sql = """SELECT p.input, d.winner, d.tally, d.reason, d.author FROM steps p
             LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
             WHERE p.run = ?1 AND p.step = ?2 AND p.opening = 0"""
-        found = self._connection.execute(sql, (self.facts.number, known.step)).fetchone()
-        row: tuple[str, str, str, str | None, str | None] = found
-        return row
+        return self._connection.execute(sql, (run or self.facts.number, known.step)).fetchone()
 
     def _undecided_answer(
         self, known: _Known, samples: list[SampleTaken], question: Question

@@ -15,6 +15,7 @@ from mdap.journal.database import open_reading
 from mdap.journal.statements import statements
 from mdap.logfile import translated
 from mdap.records import (
+    NOTED,
     ProbeTotals,
     ProcessPoint,
     Recorded,
@@ -385,14 +386,52 @@ class Reader:
         return ProcessPoint(len(known), digest, following, known, openings)
 
     async def recorded(self, run: int, step: int) -> Recorded:
-        """Return the decision of *step* of *run*, a process."""
+        """Return the decision of *step* of *run*, a process; one that was taken over, as it was made."""
+        if await self.taken_over(run, step):
+            return await self.recorded(await self._source(run), step)
         [decided] = await self.rows("winner", run, step)
         winner, tally, voted = decided["winner"], decided["tally"], decided["author"] is None
-        rows = await self.rows("winning_sample", run, step, answer_key(winner))
+        # If anybody voted for the answer by which a person overrides another, it was in the run overridden.
+        where = run
+        while not await self.rows("votes_of_step", where, step) and not voted:
+            above = await self._value("source", where)
+            if above is None:
+                break
+            where = int(above)
+        rows = await self.rows("winning_sample", where, step, answer_key(winner))
         if rows:
             return Recorded(winner, tally, rows[0]["body"], rows[0]["view"], voted=voted)
-        votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", run, step))
+        votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", where, step))
         return Recorded(winner, tally, None, None, votes, voted)
+
+    async def _source(self, run: int) -> int:
+        return int(await self._value("source", run))
+
+    async def is_decided(self, run: int, step: int) -> bool:
+        """Return whether *step* of *run* is decided."""
+        return bool(await self.rows("winner", run, step))
+
+    async def taken_over(self, run: int, step: int) -> bool:
+        """Return whether *run* has its decision of *step* from a run that it overrides."""
+        [decided] = await self.rows("winner", run, step)
+        if decided["author"] != NOTED:
+            return False
+        source = await self._value("source", run)
+        return source is not None and bool(await self.rows("winner", source, step))
+
+    async def whole_of(self, run: int) -> RunRow | None:
+        """Return the run of a process in which *run* is nested; None if it is not."""
+        whole = await self._value("whole", run)
+        return None if whole is None else await self.run(whole)
+
+    async def step_of_part(self, run: int, part: str) -> int | None:
+        """Return as which step *run* has the result of its nested run *part*; None before it has it."""
+        step = await self._value("step_of_part", run, part)
+        return None if step is None else int(step)
+
+    async def steps_called(self, run: int, key: str) -> list[int]:
+        """Return the steps of *run* with that *key*."""
+        return [int(row[0]) for row in await self.rows("steps_called", run, key)]
 
     async def without_effect(self, run: int) -> list[tuple[int, str, Recorded]]:
         """Return step, input and decision of each step whose effects are not recorded as done."""

@@ -251,8 +251,23 @@ FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening
 WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3
 
 -- name: half_override
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT 1 FROM run_events s WHERE s.run = ?1 AND s.kind = 'started' AND s.data->>'overrides' IS NOT NULL
-AND NOT EXISTS (SELECT 1 FROM run_events e WHERE e.run = ?1 AND e.kind = 'settled')
+AND NOT EXISTS (SELECT 1 FROM tree JOIN run_events e USING (run) WHERE e.kind = 'settled')
+
+-- name: source
+SELECT r.id FROM run_events e JOIN runs r ON r.run_id = e.data->>'overrides'
+WHERE e.run = ?1 AND e.kind = 'started' AND r.id < ?1 ORDER BY e.id LIMIT 1
+
+-- name: whole
+SELECT p.run_id FROM runs r JOIN runs p ON p.id = r.parent WHERE r.id = ?1 AND p.kind <> 'batch'
+
+-- name: step_of_part
+SELECT step FROM decisions WHERE run = ?1 AND author = 'mdap'
+AND substr(reason, 1, length(?2) + 13) = 'run ' || ?2 || ', digest '
+
+-- name: steps_called
+SELECT DISTINCT step FROM steps WHERE run = ?1 AND key = ?2 ORDER BY step
 
 -- name: openings_of_step
 SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.winner, d.tally, d.margin, d.author, d.reason
