@@ -526,7 +526,7 @@ class Recorded(NamedTuple):
 
     `winner` is the answer's canonical JSON, `tally` a JSON object of each candidate's votes; `text` and
     `view` are of the first vote for the winner, None if there is none: settled by hand, or not voted on. Then
-    `votes` are the texts and views of some votes for other answers. `voted` tells whether votes decided it.
+    `votes` are the texts and views of some votes for other answers. `author` is who decided it; None: a vote.
     """
 
     winner: str
@@ -534,7 +534,7 @@ class Recorded(NamedTuple):
     text: str | None
     view: int | None
     votes: tuple[tuple[str, int], ...] = ()
-    voted: bool = True
+    author: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

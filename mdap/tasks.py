@@ -189,6 +189,7 @@ class Decision(Generic[A]):
         confidence: the chance that the answer is right, going by how the votes fell on this step and on those
             asked with it in one call of `Ask.decisions`, if on every step a vote is right more often than
             wrong. None where no vote tells: without a winner, after a person's decision, with a lead of one.
+        author: the person who settled the step by hand; None for a vote.
     """
 
     step: int
@@ -198,6 +199,7 @@ class Decision(Generic[A]):
     key: str
     reason: str | None = None
     confidence: float | None = None
+    author: str | None = None
 
 
 class Chain(Task, Generic[S, A]):

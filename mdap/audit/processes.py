@@ -92,6 +92,7 @@ class _Found(NamedTuple):
         votes: the votes of each candidate, by its canonical JSON.
         undecided: why it has no winner; None if it has one.
         shape: how the votes fell; None where no vote decided.
+        author: who settled it; None for a vote.
     """
 
     step: int
@@ -99,6 +100,7 @@ class _Found(NamedTuple):
     votes: dict[str, int]
     undecided: str | None = None
     shape: TallyShape | None = None
+    author: str | None = None
 
 
 class _Record:
@@ -232,7 +234,8 @@ class _Record:
         read = row[1] in question.answers
         answer = question.answers[row[1]] if read else typed_answer(asked, row[1], question.answers.values())
         votes = json.loads(row[2])
-        return _Found(known.step, answer, votes, shape=None if row[4] else shape_of(row[1], votes))
+        shape = None if row[4] else shape_of(row[1], votes)
+        return _Found(known.step, answer, votes, shape=shape, author=row[4])
 
     def _compare_with_truth(self, task: Process[Any], asked: Step[Any], known: _Known, winner: str) -> None:
         if self.oracle:
@@ -363,7 +366,7 @@ class _Rehearsal:
 
     def _decision(self, found: _Found) -> Decision[Any]:
         key, reason = f"{self.run_id}/{found.step}", found.undecided
-        told = {"step": found.step, "answer": found.answer, "votes": found.votes}
+        told = {"step": found.step, "answer": found.answer, "votes": found.votes, "author": found.author}
         return Decision(**told, decided=reason is None, key=key, reason=reason)
 
     async def _there(self, found: list[_Found | None]) -> list[_Found]:

@@ -98,15 +98,21 @@ class Asking:
         if isinstance(found, Question):
             race, reason = found.opening.race, found.undecided
             number, votes = found.opening.opened.step, dict(race.tally.votes)
-            answer, winner = found.answer, race.winner
+            answer, winner, author = found.answer, race.winner, None
         else:
             recorded = await self._recorded(found)
             answer, reason = self._read_back(found, recorded, step), None
             number, votes = found, json.loads(recorded.tally)
-            winner = recorded.winner if recorded.voted else None
-        key = f"{self.run_id}/{number}"
-        decided = reason is None
-        decision = Decision(step=number, answer=answer, decided=decided, votes=votes, key=key, reason=reason)
+            winner, author = None if recorded.author else recorded.winner, recorded.author
+        decision: Decision[A | None] = Decision(
+            step=number,
+            answer=answer,
+            decided=reason is None,
+            votes=votes,
+            key=f"{self.run_id}/{number}",
+            reason=reason,
+            author=author,
+        )
         return decision, None if winner is None else shape_of(winner, votes)
 
     async def _asked(self, step: Step[A]) -> Question | int:

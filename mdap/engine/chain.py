@@ -13,6 +13,7 @@ Everything here is synchronous: no await can come between a decision and its con
 import json
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -100,8 +101,9 @@ class ChainRace(Decider):
         for number, spelled, recorded in decided:
             state, answer = self._task.read_back(number, spelled, recorded.winner)
             votes = json.loads(recorded.tally)
-            shape = shape_of(recorded.winner, votes) if recorded.voted else None
-            self._due.append((state, self._decision(number, answer, votes, shape)))
+            shape = None if recorded.author else shape_of(recorded.winner, votes)
+            decision = self._decision(number, answer, votes, shape)
+            self._due.append((state, replace(decision, author=recorded.author)))
 
     def effects(self) -> list[Effect]:
         """Return what decisions call for outside; see `Chain.effects`."""

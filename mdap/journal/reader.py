@@ -390,19 +390,19 @@ class Reader:
         if await self.taken_over(run, step):
             return await self.recorded(await self._source(run), step)
         [decided] = await self.rows("winner", run, step)
-        winner, tally, voted = decided["winner"], decided["tally"], decided["author"] is None
+        winner, tally, author = decided["winner"], decided["tally"], decided["author"]
         # If anybody voted for the answer by which a person overrides another, it was in the run overridden.
         where = run
-        while not await self.rows("votes_of_step", where, step) and not voted:
+        while not await self.rows("votes_of_step", where, step) and author is not None:
             above = await self._value("source", where)
             if above is None:
                 break
             where = int(above)
         rows = await self.rows("winning_sample", where, step, answer_key(winner))
         if rows:
-            return Recorded(winner, tally, rows[0]["body"], rows[0]["view"], voted=voted)
+            return Recorded(winner, tally, rows[0]["body"], rows[0]["view"], author=author)
         votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", where, step))
-        return Recorded(winner, tally, None, None, votes, voted)
+        return Recorded(winner, tally, None, None, votes, author)
 
     async def _source(self, run: int) -> int:
         return int(await self._value("source", run))
@@ -436,7 +436,7 @@ class Reader:
     async def without_effect(self, run: int) -> list[tuple[int, str, Recorded]]:
         """Return step, input and decision of each step whose effects are not recorded as done."""
         rows = await self.rows("without_effect", run)
-        return [(row[0], row[1], Recorded(row[2], row[3], None, None, voted=bool(row[4]))) for row in rows]
+        return [(row[0], row[1], Recorded(row[2], row[3], None, None, author=row[4])) for row in rows]
 
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
         """Return what happened to *run* as a whole, in order."""

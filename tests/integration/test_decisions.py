@@ -26,7 +26,7 @@ class Table(Double):
 
     async def solve(self, ask: mdap.Ask) -> Any:
         found = await ask.decisions(double(number, key=f"row/c{number}") for number in range(self.width))
-        return [[one.answer, one.decided, one.reason, one.confidence] for one in found]
+        return [[one.answer, one.decided, one.reason, one.confidence, one.author] for one in found]
 
 
 def says(request: mdap.SampleRequest, ordinal: int) -> str | Exception:

@@ -79,7 +79,7 @@ async def test_an_undecided_row_of_a_finished_run_reaches_its_result(tmp_path: P
     assert verify(db, "r", make_task).verdict == "verified"
     solution = await resumed(db, "r")
     assert [row[0] for row in solution.result] == [2 * number for number in range(10)]
-    assert [row[1:] for row in solution.result if row[0] in (6, 10, 14)] == [[True, None, None]] * 3
+    assert [row[1:] for row in solution.result if row[0] in (6, 10, 14)] == [[True, None, None, "ada"]] * 3
     assert solution.result[0][3] == before[0][3]
     assert samples(db) == bought
     assert solution.undecided == 0
@@ -95,7 +95,7 @@ async def test_a_decided_row_is_overridden_by_a_run_that_takes_over(tmp_path: Pa
     name = await settle_step(db, "r", "row/c4", answer="88", **BY_ADA)
     assert name == "r-override-1"
     new = await resumed(db, name, model=model)
-    assert new.result[4] == [88, True, None, None]
+    assert new.result[4] == [88, True, None, None, "ada"]
     assert [row[:3] for row in new.result if row[0] != 88] == [row[:3] for row in old.result if row[0] != 8]
     assert new.result[0][3] == pytest.approx(old.result[0][3], abs=0.01)
     assert query(db, "SELECT * FROM decisions WHERE run = 1") == decisions

@@ -187,7 +187,7 @@ WHERE s.run = ?1 AND s.step > ?2 AND NOT EXISTS
     (SELECT 1 FROM decisions d WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
 
 -- name: without_effect
-SELECT d.step, p.input, d.winner, d.tally, d.author IS NULL FROM decisions d
+SELECT d.step, p.input, d.winner, d.tally, d.author FROM decisions d
 JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 WHERE d.run = ?1 AND d.step > coalesce((SELECT max(data->>'step') FROM run_events
     WHERE run = ?1 AND kind = 'effect'), -1) ORDER BY d.place
