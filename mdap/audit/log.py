@@ -2,12 +2,13 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
+from mdap.audit.doubts import doubts_of
 from mdap.audit.runs import find_number
 from mdap.errors import DatabaseError, UsageError
 from mdap.logfile import TEXTS, reading
@@ -190,6 +191,27 @@ class Log(AbstractContextManager["Log"]):
                     values[name] = json.loads(values.pop(column) or "null")
                 yield StepEntry(**values)
             place = rows[-1]["place"]
+
+    def doubts(self, run_id: str) -> Callable[[StepEntry], float | None]:
+        """Return what tells the chance that the winner of a step is wrong, going by all votes of the run.
+
+        It is that of `mdap audit review`; None for a step that no vote decided, or by a lead of one.
+
+        Args:
+            run_id: the run's id, a unique beginning of it, or ``latest``.
+
+        Raises:
+            UsageError: there is no such run.
+        """
+        known = doubts_of(self._connection, find_number(self._connection, run_id))
+
+        def doubt(step: StepEntry) -> float | None:
+            if step.author is not None:
+                return None
+            won = max(step.votes.values(), default=0)
+            return known.get((won, won - step.margin, sum(step.votes.values())))
+
+        return doubt
 
     def samples(self, run_id: str) -> Iterator[SampleEntry]:
         """Yield all samples of a run, by step, opening and ordinal.

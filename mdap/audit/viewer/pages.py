@@ -16,6 +16,7 @@ from mdap.audit.source import Prompts, Row, Source
 from mdap.audit.viewer.listing import list_runs
 from mdap.audit.viewer.race import outcome_of, race_of
 from mdap.audit.viewer.walking import Found, walk
+from mdap.rules.certificate import doubts
 
 __all__ = ["FILTERS", "Visit", "events", "key", "live", "overview", "runs", "search", "step", "steps"]
 
@@ -131,12 +132,22 @@ async def steps(visit: Visit) -> Shown:
     rows = await visit.source.rows("view_steps", run.number, str(numbers))
     return "steps.html", {
         "listed": _one_a_step(rows),
+        "doubts": await _doubts(visit),
         "found": found,
         "kind": kind,
         "kinds": FILTERS,
         "end": _last_key(run, kind),
         "size": _STEPS,
         "tab": "steps",
+    }
+
+
+async def _doubts(visit: Visit) -> dict[tuple[int, int, int], float]:
+    """Return by a winner's votes, its lead and all votes the chance that it is wrong, as far as is counted."""
+    count = visit.counts.of(visit.run)
+    await count.go_on(visit.source, visit.run, _COUNTING)
+    return {
+        (shape.votes, shape.margin, shape.total): doubt for shape, doubt in doubts(count.summary.shapes())
     }
 
 
@@ -184,6 +195,7 @@ async def step(visit: Visit) -> Shown:
     return "step.html", {
         "number": number,
         "races": races,
+        "doubts": await _doubts(visit),
         "prompts": prompts,
         "last": run.opened - 1,
         "characters": _CHARACTERS,
