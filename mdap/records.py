@@ -715,7 +715,8 @@ class Calibration:
         truth: ``oracle``: the task knows the right answers; ``consensus``: the winners of races by a lead of
             *consensus_k* stand for them.
         consensus_k: that lead; None for ``oracle``.
-        source: where the steps come from: ``sample_state`` of the task, ``run ID``, or ``pilot ID``.
+        source: where the steps come from: ``sample_state`` of the task, its ``oracle``, ``run ID``, or
+            ``pilot ID``.
         steps: steps that were sampled, and whose right answer is known or agreed on.
         undecided: steps on which no answer was agreed.
         samples: samples taken.

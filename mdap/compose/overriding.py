@@ -10,7 +10,7 @@ Where the step is of a nested run, the runs that it is nested in are taken over,
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Row
 from typing import Any, Final, NamedTuple
@@ -122,7 +122,7 @@ async def _checked(reader: Reader, row: RunRow, task: Task, ruling: Ruling) -> s
     assert isinstance(task, Process)
     opened = await _opened(reader, row, ruling.step)
     identity = (opened["key"], opened["prompt_digest"])
-    race = Sought(row.task, task, replace(await rules_of(reader, row), account=None), identity)
+    race = Sought(row.task, task, await rules_of(reader, row), identity)
     race.begin(await reader.process_point(row.number, as_it_ended=True))
     await ask_again(reader, row, task, race, lambda: race.found is not None)
     if race.found is None:

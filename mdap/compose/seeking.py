@@ -1,6 +1,7 @@
 """A process asks again for all that its run decided, until it comes to a step that a person settles."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final
 
@@ -20,10 +21,8 @@ from mdap.rules.parts import could_be
 from mdap.settings import VotingSettings
 from mdap.tasks import Process, Step, Task
 
-__all__ = ["Muted", "Sought", "ask_again", "rules_of"]
+__all__ = ["Gathered", "Muted", "Sought", "ask_again", "rules_of"]
 
-# How long a process may ask nothing on its way to the step, with everything before it decided.
-_PATIENCE: Final = 10.0
 _OPEN: Final = 4_096
 
 
@@ -69,7 +68,7 @@ class Sought(ProcessRace):
     """
 
     def __init__(self, name: str, task: Process[Any], rules: Rules, identity: Identity) -> None:
-        super().__init__(name, task, rules, Muted(), Progress())
+        super().__init__(name, task, replace(rules, account=None), Muted(), Progress())
         self.found: Race | None = None
         self._identity = identity
 
@@ -78,6 +77,29 @@ class Sought(ProcessRace):
         race = super().race(step)
         if identify(step, race) == self._identity:
             self.found = race
+        return race
+
+
+class Gathered(ProcessRace):
+    """Keep every step that a process asks for.
+
+    Args:
+        name: the task's name, for errors.
+        task: the process.
+        rules: run number, voting settings.
+
+    Attributes:
+        steps: by what they are known by.
+    """
+
+    def __init__(self, name: str, task: Process[Any], rules: Rules) -> None:
+        super().__init__(name, task, replace(rules, account=None), Muted(), Progress())
+        self.steps: dict[Identity, Step[Any]] = {}
+
+    def race(self, step: Step[Any]) -> Race:
+        """Return a race for *step*, and keep the step."""
+        race = super().race(step)
+        self.steps[identify(step, race)] = step
         return race
 
 
@@ -95,7 +117,12 @@ async def rules_of(reader: Reader, row: RunRow) -> Rules:
 
 
 async def ask_again(
-    reader: Reader, row: RunRow, task: Process[Any], race: ProcessRace, there: Callable[[], bool]
+    reader: Reader,
+    row: RunRow,
+    task: Process[Any],
+    race: ProcessRace,
+    there: Callable[[], bool],
+    patience: float = 10.0,
 ) -> None:
     """Run the function of a process on what is recorded, until *there* is true, or it goes no further.
 
@@ -105,6 +132,7 @@ async def ask_again(
         task: the process.
         race: its race, begun where the rows end.
         there: whether the process has come to what is looked for.
+        patience: how long, in seconds, it may ask nothing on its way, with everything before it decided.
     """
     asked = anyio.Event()
     asked.set()
@@ -142,6 +170,6 @@ async def ask_again(
         group.start_soon(answer_process, task, race, around)
         while asked.is_set() and not there() and race.status is RunStatus.RUNNING:
             asked = anyio.Event()
-            with anyio.move_on_after(_PATIENCE):
+            with anyio.move_on_after(patience):
                 await asked.wait()
         group.cancel_scope.cancel()

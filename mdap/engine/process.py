@@ -33,12 +33,12 @@ from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, RedFlag, Step, canonical_step
 
-__all__ = ["ProcessRace", "Question", "identify"]
+__all__ = ["ProcessRace", "Question", "StepSubject", "identify"]
 
 _MOST_NAMED: Final = 5
 
 
-class _Subject:
+class StepSubject:
     """What a process's step is about. See `mdap.records.Subject`."""
 
     __slots__ = ("_step", "_task")
@@ -198,7 +198,7 @@ class ProcessRace(Decider):
         """
         if not isinstance(step, Step):
             raise not_a_step(step)
-        subject = _Subject(self._task, step)
+        subject = StepSubject(self._task, step)
         step = canonical_step(self._task, step)
         number = self._next_step
         return Race(self.name, number, step, self._rules.voting, subject, self._casting, self._rung(number))

@@ -143,7 +143,7 @@ async def steps(visit: Visit) -> Shown:
 
 
 async def _doubts(visit: Visit) -> dict[tuple[int, int, int], float]:
-    """Return by a winner's votes, its lead and all votes the chance that it is wrong, as far as is counted."""
+    """Return the chance that a winner is wrong, by its votes, lead and all votes, as far as it is counted."""
     count = visit.counts.of(visit.run)
     await count.go_on(visit.source, visit.run, _COUNTING)
     return {
