@@ -14,7 +14,7 @@ from tests.integration.test_pilots import Wide
 from tests.integration.test_session import provide, query
 from tests.processes import double
 
-OPTIONS = {"error_rate": 0.1, "flag_rate": 0.2}
+OPTIONS = {"error_rate": 0.1, "flag_rate": 0.0}
 
 
 class Blind(Wide):
@@ -44,7 +44,6 @@ async def test_the_rates_of_a_process_are_measured(tmp_path: Path) -> None:
     made = await mdap.calibrate(Wide(width=3000), db=db, options=OPTIONS, samples=2000, run_id="c")
     assert (made.samples, made.steps, made.truth, made.source) == (2000, 500, "oracle", "oracle")
     assert made.error_rate.low < 0.1 < made.error_rate.high
-    assert made.valid_rate.low < 0.8 < made.valid_rate.high
     assert made.k == minimal_k(made.error_bound, 3000, 0.95)
     inputs = [int(row[0]) for row in query(db, "SELECT DISTINCT input FROM steps")]
     assert len(inputs) == 500

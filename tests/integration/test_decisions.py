@@ -64,7 +64,7 @@ async def test_confidence_is_the_certificates_doubt_over_the_rows_asked_together
     assert sure[3] is sure[REFUSED] is None
     assert sure[0] > sure[8] > 0.9
     doubtful = review(tmp_path / "mdap.db", "r")
-    doubts = {one.key: one.doubt for one in doubtful}
+    doubts = {one.key: one.doubt or 0.0 for one in doubtful}
     for number in (0, 8):
         assert sure[number] == pytest.approx(1 - doubts[f"row/c{number}"], abs=1e-6)
 
