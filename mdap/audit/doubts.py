@@ -3,6 +3,7 @@
 import sqlite3
 from typing import Final
 
+from mdap.audit.runs import source_of
 from mdap.records import TallyShape
 from mdap.rules.certificate import doubts
 
@@ -33,5 +34,11 @@ def ranked(connection: sqlite3.Connection, run: int) -> list[tuple[TallyShape, f
 
 
 def doubts_of(connection: sqlite3.Connection, run: int) -> dict[tuple[int, int, int], float]:
-    """Return the chance that a winner is wrong, by its votes, those for the runner-up, and all votes."""
-    return {(shape.votes, shape.runner_up, shape.total): doubt for shape, doubt in ranked(connection, run)}
+    """Return the chance that a winner is wrong, by its votes, those for the runner-up, and all votes.
+
+    What a run took over from one that it overrides is as doubtful as it was there.
+    """
+    source = source_of(connection, run)
+    known = {} if source is None else doubts_of(connection, source)
+    own = {(shape.votes, shape.runner_up, shape.total): doubt for shape, doubt in ranked(connection, run)}
+    return {**known, **own}

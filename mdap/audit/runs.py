@@ -13,7 +13,7 @@ from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.rules.presence import Absence
 from mdap.settings import VotingSettings
 
-__all__ = ["Place", "Refusal", "RunFacts", "find_number", "run_facts"]
+__all__ = ["Place", "Refusal", "RunFacts", "find_number", "run_facts", "source_of"]
 
 Place = tuple[int, int]
 """A step, and which opening of it."""
@@ -163,6 +163,11 @@ def _events(
             data = {**json.loads(text), "reason": reason}
             found.append(tuple(data[name] for name in names))
     return found
+
+
+def source_of(connection: sqlite3.Connection, run: int) -> int | None:
+    """Return the number of the run that *run* took over, to decide a step otherwise; None if it did not."""
+    return _overridden(connection, run)[0]
 
 
 def _overridden(connection: sqlite3.Connection, run: int) -> tuple[int | None, int | None]:
