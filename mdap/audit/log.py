@@ -228,7 +228,8 @@ class Log(AbstractContextManager["Log"]):
             if step.author is not None:
                 return None
             won = max(step.votes.values(), default=0)
-            return known.get((won, won - step.margin, sum(step.votes.values())))
+            found = known.get((won, won - step.margin, sum(step.votes.values())))
+            return None if found is None else float(f"{found:.6g}")
 
         return doubt
 

@@ -98,7 +98,7 @@ def test_jsonl_is_one_object_a_decided_step(log: Path, run_id: str) -> None:
     assert list(found[0]) == [
         "step", "key", "input", "answer", "votes", "samples", "red_flags", "doubt", "author",
     ]  # fmt: skip
-    doubts = {one.step: one.doubt for one in review(log, run_id, 100)}
+    doubts = {one.step: float(f"{one.doubt:.6g}") for one in review(log, run_id, 100)}
     assert found == [
         {**row, "doubt": doubts[row["step"]], "author": None} for row in spelled(steps(log, run_id))
     ]
