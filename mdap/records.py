@@ -595,7 +595,7 @@ class Recorded(NamedTuple):
 
     `winner` is the answer's canonical JSON, `tally` a JSON object of each candidate's votes; `text` and
     `view` are of the first vote for the winner, None if there is none: settled by hand, or not voted on. Then
-    `votes` are the texts and views of some votes for other answers.
+    `votes` are the texts and views of some votes for other answers. `author` is who decided it; None: a vote.
     """
 
     winner: str
@@ -603,6 +603,7 @@ class Recorded(NamedTuple):
     text: str | None
     view: int | None
     votes: tuple[tuple[str, int], ...] = ()
+    author: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -783,7 +784,8 @@ class Calibration:
         truth: ``oracle``: the task knows the right answers; ``consensus``: the winners of races by a lead of
             *consensus_k* stand for them.
         consensus_k: that lead; None for ``oracle``.
-        source: where the steps come from: ``sample_state`` of the task, ``run ID``, or ``pilot ID``.
+        source: where the steps come from: ``sample_state`` of the task, its ``oracle``, ``run ID``, or
+            ``pilot ID``.
         steps: steps that were sampled, and whose right answer is known or agreed on.
         undecided: steps on which no answer was agreed.
         samples: samples taken.

@@ -341,7 +341,7 @@ def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: _Show) 
 
 @click.command()
 @click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
-@click.argument("step", type=click.IntRange(min=0))
+@click.argument("step")
 @click.option("--answer", required=True, metavar="JSON", help="The answer, as JSON.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why so; recorded.")
 @click.option("--author", default=getpass.getuser, show_default="you", help="Who decides; recorded.")
@@ -349,10 +349,10 @@ def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: _Show) 
 @database
 @as_json
 def decide(**given: Any) -> None:
-    """Settle STEP of RUN; `mdap resume` goes on from there.
+    """Settle STEP of RUN, by its number or its key; `mdap resume` goes on from there.
 
-    If voting left the step undecided, RUN itself goes on. If it was decided, a new run takes over what came
-    before it, with your answer to the step; nothing on record is changed.
+    If voting left the step undecided, RUN itself goes on, even if it was finished. If the step was decided, a
+    new run takes over what else was decided, with your answer to the step; nothing on record is changed.
     """
     if not given["reason"].strip():
         raise UsageError("--reason must say why: it is what the record has to show for the decision")
@@ -370,7 +370,8 @@ def decide(**given: Any) -> None:
         lambda db: anyio.run(settle, db, given["run_id"], given["step"]),
     )
     if given["json"]:
-        print_json({"run_id": run_id, "step": given["step"], "author": given["author"]})
+        step = int(given["step"]) if given["step"].isdecimal() else given["step"]
+        print_json({"run_id": run_id, "step": step, "author": given["author"]})
     else:
         say(f"step {given['step']} is settled; go on with: mdap resume {run_id} --db {given['db']}")
 

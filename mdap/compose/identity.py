@@ -11,6 +11,7 @@ from mdap._version import __version__
 from mdap.compose.certifying import certificate_of
 from mdap.compose.listening import Listener
 from mdap.engine.opening import Progress
+from mdap.engine.pilot import Pilot
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import OBJECT, former_name, task_name
@@ -50,7 +51,7 @@ class Start:
         depth: how many tasks it is nested in.
         moved: whether its class has another name than on record.
         effects: whether it may bring anything about outside.
-        votes_wanted: for a pilot: how many decided votes it shall come to.
+        pilot: how far the pilot is that it is, or is nested in; None if it is none.
         progress: counters to keep.
         presence: what is heard of the models, in the run and all that belong to it.
         notes: what is to be recorded when the run is taken up: kind of event, reason, data.
@@ -65,7 +66,7 @@ class Start:
     depth: int = 0
     moved: bool = False
     effects: bool = True
-    votes_wanted: int | None = None
+    pilot: Pilot | None = None
     progress: Progress = field(default_factory=Progress)
     presence: Presence = field(default_factory=Presence)
     notes: tuple[tuple[str, str | None, dict[str, Any]], ...] = ()

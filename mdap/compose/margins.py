@@ -11,6 +11,7 @@ from mdap.compose.identity import Start, lasting
 from mdap.compose.promising import promising
 from mdap.compose.running import WITHHELD, Workshop, run_task
 from mdap.engine.authored import length_of
+from mdap.engine.pilot import Pilot
 from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError, own_cause
 from mdap.journal.reader import RunRow
 from mdap.plugins import task_name
@@ -61,26 +62,29 @@ async def batch_margin(
         return begun.k
     length = against = votes = 0
     for place, task in enumerate(tasks):
-        own = _length(task)
-        if own is None:
-            raise UsageError("-k auto needs tasks of known length: define length(), or give k")
-        length += own
+        length += _length(task, "give k")
         if votes < _PILOT_VOTES:
             pilot = await pilot_of(shop, task, f"{name}/{place}", voting, _PILOT_VOTES - votes)
-            votes += pilot.totals.votes
-            against += pilot.totals.votes - await _won(shop, pilot)
+            own = await _polled(shop, pilot)
+            votes, against = votes + own[0], against + own[1]
     if not votes:
         raise UsageError("-k auto has nothing to go by: there is no task, or no step in any of them")
     return minimal_k(error_upper_bound(against, votes), length, target)
 
 
-def _length(task: Task) -> int | None:
-    return length_of(f"task {task_name(task)}", task)
+def _length(task: Task, instead: str) -> int:
+    name = task_name(task)
+    length = length_of(f"task {name}", task)
+    if length is None:
+        raise UsageError(
+            f"-k auto needs the number of steps, which {name} does not tell: define length(), or {instead}"
+        )
+    return length
 
 
-async def _won(shop: Workshop, pilot: Solution) -> int:
-    number = (await shop.reader.find(pilot.run_id)).number
-    return await shop.reader.votes_for_winners(number)
+async def _polled(shop: Workshop, pilot: Solution) -> tuple[int, int]:
+    """Return the votes of a pilot, and how many of them were against the winners of their steps."""
+    return await shop.reader.polled((await shop.reader.find(pilot.run_id)).number)
 
 
 def ended_without_result(solution: Solution, run: str) -> RunError:
@@ -118,7 +122,9 @@ async def pilot_of(
     name = f"{name}-pilot"
     await shop.writer.flush()
     row = await shop.reader.run(name)
-    start = Start(name=name, voting=pilot, row=row, kind="pilot", votes_wanted=votes, effects=False)
+    counted = 0 if row is None else (await shop.reader.polled(row.number))[0]
+    begun = Pilot(votes - counted)
+    start = Start(name=name, voting=pilot, row=row, kind="pilot", pilot=begun, effects=False)
     solution = await run_task(shop, task, start)
     if solution.status is RunStatus.FAILED and WITHHELD in (solution.reason or ""):
         raise UsageError(f"-k auto cannot try out {solution.task}: {solution.reason}; give k")
@@ -160,9 +166,7 @@ async def with_margin(
             return _as_begun(start, start.row, k, target, begun)
     if not isinstance(k, str):
         return await _given(shop, task, start, k)
-    length = _length(task)
-    if length is None:
-        raise UsageError(f"-k {k} needs a task of known length: define length(), or give k")
+    length = _length(task, "use -k robust")
     known = await matching(shop, task, start.voting)
     return await _auto(shop, task, start, known, (length, target))
 
@@ -203,8 +207,9 @@ async def _auto(
 async def _measured_by_pilot(shop: Workshop, task: Task, start: Start) -> dict[str, Any]:
     """Return what a pilot counted. Votes against its winners count as wrong."""
     solution = await pilot_of(shop, task, start.name, start.voting)
-    votes = solution.totals.votes
-    against = votes - await _won(shop, solution)
+    votes, against = await _polled(shop, solution)
+    if not votes:
+        raise UsageError(f"-k auto has nothing to go by: no step of {solution.task} was voted on; give k")
     return {
         "run_id": solution.run_id,
         "wrong": against,

@@ -244,7 +244,6 @@ def _tell_if_unfindable(shop: Workshop, number: int, task: Task, start: Start) -
 
 
 async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules:
-    wanted = start.votes_wanted
     return Rules(
         run=number,
         run_id=start.name,
@@ -261,7 +260,7 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         effects=start.effects,
         drift=await drift_of(shop.reader, number, start.voting.k),
         record_prompts=start.voting.records_prompts(process=isinstance(task, Process)),
-        votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
+        pilot=start.pilot,
     )
 
 
@@ -297,7 +296,7 @@ async def _drive(
         ended.take(race)
         if clock.cancelled_caught:
             ended.stop(f"the {shop.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
-        if race.status is RunStatus.FINISHED:
+        if race.status is RunStatus.FINISHED and not (start.pilot is not None and start.pilot.full):
             ended.data["result"] = _result(race, task)
             if isinstance(race, ProcessRace):
                 ended.data["undecided"] = race.undecided_steps
@@ -309,6 +308,8 @@ async def _drive(
     finally:
         shop.bulletin.tell()
         shop.bulletin.running.discard(rules.run)
+        if start.pilot is not None:
+            start.pilot.forget(rules.run)
         if trace is not None:
             trace.ended(ended.status, ended.cause)
         ended.data["in_flight"] = 0 if race is None else race.in_flight
@@ -401,10 +402,14 @@ async def _solve_part(
         depth=whole.depth + 1,
         moved=whole.moved,
         effects=whole.effects,
+        pilot=whole.pilot,
         progress=whole.progress,
         presence=whole.presence,
     )
-    return await run_task(shop, task, part)
+    solution = await run_task(shop, task, part)
+    if whole.pilot is not None and whole.pilot.full:
+        await anyio.sleep_forever()  # it may have ended early: until the whole pilot is over
+    return solution
 
 
 def _result(race: Decider, task: Task) -> Any:

@@ -429,12 +429,12 @@ class Session:
     ) -> Calibration:
         """Sample random steps of *task*, and tell p, v, the smallest k for *target*, and what a run takes.
 
-        The steps are those of the task's own `sample_state`, or else of the newest run of the same task and
-        parameters, or else of a pilot. The task's oracle says what is right; where there is none, the
-        winners of races do.
+        The steps of a chain are those of the task's own `sample_state`, those of a process what it asks for
+        on its oracle's answers; or else those of the newest run of the same task and parameters, or else of a
+        pilot. The task's oracle says what is right; where there is none, the winners of races do.
 
         Args:
-            task: the chain with its parameters.
+            task: the task with its parameters.
             samples: about how many samples to take.
             target: wanted chance that a run of the task has no wrong decision.
             voting: how long a reply may be, and at which temperatures; the rest does not matter here.

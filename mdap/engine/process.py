@@ -9,6 +9,7 @@ Everything here is synchronous: no await can come between a decision and its con
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from mdap.engine.authored import not_a_step, simulated
@@ -33,12 +34,12 @@ from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, RedFlag, Step, canonical_step
 
-__all__ = ["ProcessRace", "Question", "identify"]
+__all__ = ["ProcessRace", "Question", "StepSubject", "identify"]
 
 _MOST_NAMED: Final = 5
 
 
-class _Subject:
+class StepSubject:
     """What a process's step is about. See `mdap.records.Subject`."""
 
     __slots__ = ("_step", "_task")
@@ -124,6 +125,10 @@ class ProcessRace(Decider):
         self._asked: set[Identity] = set()
         self._leftovers: dict[Identity, RecordedOpening] = {}
         self._next_step = 0
+        self._returned: Callable[[], None] | None = None
+        pilot = rules.pilot
+        if pilot is not None and pilot.when_over is None:  # nothing that it is nested in is a process
+            pilot.when_over = self._pilot_over
 
     def begin(self, point: ProcessPoint) -> None:
         """Take up what earlier sessions decided and sampled."""
@@ -135,7 +140,8 @@ class ProcessRace(Decider):
             self._leftovers[recorded.opened.key, recorded.opened.prompt_digest] = recorded
         for identity in (*self._known, *self._leftovers):
             self._by_key.setdefault(identity[0], set()).add(identity)
-        self.end_if_enough()
+        if self._rules.pilot is not None:
+            self._rules.pilot.admit()  # an earlier session may have got all that it wants
 
     # -- what is asked -----------------------------------------------------------------------------
 
@@ -156,6 +162,11 @@ class ProcessRace(Decider):
         """Return what earlier sessions decided or began under *key*."""
         return self._by_key.get(key, set())
 
+    def admits(self, identity: Identity) -> bool:
+        """Return whether the step of this *identity* may be opened: a pilot ends once it has enough."""
+        pilot = self._rules.pilot
+        return pilot is None or identity in self._open or identity in self._leftovers or pilot.admit()
+
     def open(self, identity: Identity, step: Step[Any], race: Race) -> Question:
         """Return the question for *step*: the one that is open already, one taken up again, or a new one.
 
@@ -170,6 +181,8 @@ class ProcessRace(Decider):
         question = self._open.get(identity)
         if question is None:
             question = self._open[identity] = Question(identity, self._opening(identity, step, race))
+            if self._rules.pilot is not None:
+                self._rules.pilot.opened(self._rules.run, race.number, race)
         question.askers += 1
         question.opening.idle = False
         self._stale.append(question.opening)
@@ -186,7 +199,7 @@ class ProcessRace(Decider):
         """
         if not isinstance(step, Step):
             raise not_a_step(step)
-        subject = _Subject(self._task, step)
+        subject = StepSubject(self._task, step)
         step = canonical_step(self._task, step)
         number = self._next_step
         return Race(self.name, number, step, self._rules.voting, subject, self._casting, self._rung(number))
@@ -210,7 +223,7 @@ class ProcessRace(Decider):
     def leave(self, question: Question) -> None:
         """One who asked *question* does not wait any more; without any, nothing more is sampled for it."""
         question.askers -= 1
-        if question.askers == 0 and not question.over:
+        if question.askers == 0 and not question.over and self._rules.pilot is None:
             question.opening.idle = True
             self._withdraw_unsent(question.opening)
             self.news()
@@ -245,8 +258,14 @@ class ProcessRace(Decider):
         """The author's function has returned *result*."""
         if self.status is not RUNNING:
             return
+        if self._rules.pilot is not None and self._rules.pilot.busy:
+            self._returned = partial(self.finish, result)  # it finishes what it opened
+            return
         self.result = result
         self._warn_of_forgotten()
+        self._end(RunStatus.FINISHED, None)
+
+    def _pilot_over(self) -> None:
         self._end(RunStatus.FINISHED, None)
 
     @property
@@ -278,11 +297,6 @@ class ProcessRace(Decider):
         if self.status is RUNNING:
             self.status, self.reason = status, reason
         self.news()
-
-    def end_if_enough(self) -> None:
-        """Finish a pilot that has decided enough votes."""
-        if self._rules.votes_wanted is not None and self._votes_decided >= self._rules.votes_wanted:
-            self._end(RunStatus.FINISHED, None)
 
     # -- deciding ----------------------------------------------------------------------------------
 
@@ -320,12 +334,16 @@ class ProcessRace(Decider):
         del self._open[question.identity]
         self._known[question.identity] = _Known(question.opening.opened.step, False)
         self._answer(question)
-        self.end_if_enough()
 
     def _answer(self, question: Question) -> None:
         question.over = True
         for tell in question.answered:
             tell()
+        pilot = self._rules.pilot
+        if pilot is not None:
+            pilot.closed(self._rules.run, question.opening.opened.step)
+            if self._returned is not None and not pilot.busy:
+                self._returned()
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to a step that voting left undecided.

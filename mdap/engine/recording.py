@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from mdap.engine.account import Account
 from mdap.engine.opening import Opening, Progress
+from mdap.engine.pilot import Pilot
 from mdap.engine.voting import Race
 from mdap.errors import MdapError
 from mdap.protocols import Journal
@@ -43,8 +44,7 @@ class Rules:
         max_n: the most replies that one request may ask for.
         models: by member, whom to name for samples that never came back.
         casting: who is asked for which sample; None for one model.
-        votes_wanted: end a chain after the step with which so many votes are decided in this session; None
-            for no such end.
+        pilot: how far the pilot is that the run is, or is nested in; None if it is none.
         open_steps: how many steps of a process may be open at once.
         account: the error budget of `-k robust`; None for one k throughout.
         effects: whether what is decided may bring anything about outside.
@@ -61,7 +61,7 @@ class Rules:
     max_n: int = 1
     models: tuple[str, ...] = ("",)
     casting: Casting | None = None
-    votes_wanted: int | None = None
+    pilot: Pilot | None = None
     open_steps: int = 128
     run_id: str = ""
     account: Account | None = None
@@ -101,7 +101,6 @@ class Recorder:
         self._casting = rules.casting or casting_of(rules.voting)
         self._journal = journal
         self._place = 0
-        self._votes_decided = 0
 
     def _tell(self, votes: int, red_flags: int) -> None:
         self.progress.votes += votes
@@ -121,7 +120,6 @@ class Recorder:
         opening.lines.sort()
         lines = [line for _, line in opening.lines]
         self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
-        self._votes_decided += total
         self._watch(opening.race, total - votes, total)
 
     def _watch(self, race: Race, against: int, votes: int) -> None:

@@ -86,6 +86,7 @@ class Extract(Settings):
                 quote=answer.quotes.get(field.name),
                 votes=votes_on(field.name, vote.votes),
                 reason=vote.reason,
+                settled=vote.author is not None,
             )
             for field in fields
         ]

@@ -163,7 +163,7 @@ JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHER
 SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = ?1
 
 -- name: winner
-SELECT winner, tally FROM decisions WHERE run = ?1 AND step = ?2
+SELECT winner, tally, author, reason FROM decisions WHERE run = ?1 AND step = ?2
 
 -- name: winning_sample
 SELECT s.view, t.body FROM samples s JOIN texts t ON t.id = s.text
@@ -183,7 +183,7 @@ WHERE s.run = ?1 AND s.step > ?2 AND NOT EXISTS
     (SELECT 1 FROM decisions d WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
 
 -- name: without_effect
-SELECT d.step, p.input, d.winner, d.tally FROM decisions d
+SELECT d.step, p.input, d.winner, d.tally, d.author FROM decisions d
 JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 WHERE d.run = ?1 AND d.step > coalesce((SELECT max(data->>'step') FROM run_events
     WHERE run = ?1 AND kind = 'effect'), -1) ORDER BY d.place
@@ -226,13 +226,19 @@ ORDER BY run, place LIMIT ?5
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT count(*) FROM tree JOIN decisions USING (run) WHERE author <> 'mdap'
 
--- name: votes_decided
-SELECT count(*) FROM samples WHERE run = ?1 AND verdict = 'vote'
-AND step <= (SELECT max(step) FROM decisions WHERE run = ?1)
-
--- name: votes_for_winners
+-- name: polled
+-- By step: its votes, and those of its winner; of a step without a winner, those of its best answer. On a proposal
+-- others vote.
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
-SELECT coalesce(sum(votes), 0) FROM tree JOIN decisions USING (run)
+SELECT CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS votes, votes AS best
+FROM tree JOIN decisions USING (run) WHERE author IS NULL AND reason IS NOT 'proposal'
+UNION ALL
+SELECT sum(alike), max(alike) FROM (
+    SELECT run, step, opening, count(*) AS alike FROM tree JOIN samples s USING (run)
+    WHERE verdict = 'vote' AND NOT EXISTS (SELECT 1 FROM decisions d
+        WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
+    GROUP BY run, step, opening, answer_key)
+GROUP BY run, step, opening
 
 -- name: decided
 SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
@@ -241,8 +247,23 @@ FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening
 WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3
 
 -- name: half_override
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT 1 FROM run_events s WHERE s.run = ?1 AND s.kind = 'started' AND s.data->>'overrides' IS NOT NULL
-AND NOT EXISTS (SELECT 1 FROM run_events e WHERE e.run = ?1 AND e.kind = 'settled')
+AND NOT EXISTS (SELECT 1 FROM tree JOIN run_events e USING (run) WHERE e.kind = 'settled')
+
+-- name: source
+SELECT r.id FROM run_events e JOIN runs r ON r.run_id = e.data->>'overrides'
+WHERE e.run = ?1 AND e.kind = 'started' AND r.id < ?1 ORDER BY e.id LIMIT 1
+
+-- name: whole
+SELECT p.run_id FROM runs r JOIN runs p ON p.id = r.parent WHERE r.id = ?1 AND p.kind <> 'batch'
+
+-- name: step_of_part
+SELECT step FROM decisions WHERE run = ?1 AND author = 'mdap'
+AND substr(reason, 1, length(?2) + 13) = 'run ' || ?2 || ', digest '
+
+-- name: steps_called
+SELECT DISTINCT step FROM steps WHERE run = ?1 AND key = ?2 ORDER BY step
 
 -- name: openings_of_step
 SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.winner, d.tally, d.margin, d.author, d.reason,

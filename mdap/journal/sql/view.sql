@@ -95,6 +95,7 @@ FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value AND step >= ?2 AND 
 -- name: view_steps
 SELECT p.step, p.opening, substr(p.key, 1, 200) AS key, substr(p.input, 1, 400) AS input, d.place, d.votes,
     d.margin, nullif(d.author, 'mdap') AS author, substr(d.winner, 1, 400) AS winner,
+    CASE d.margin WHEN d.votes THEN d.votes ELSE (SELECT sum(value) FROM json_each(d.tally)) END AS total,
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening) AS samples,
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening
      AND s.verdict = 'flag') AS red_flags
