@@ -28,6 +28,7 @@ __all__ = [
     "Guarantee",
     "Identity",
     "Interval",
+    "Outcome",
     "ProbeTotals",
     "ProcessPoint",
     "Projection",
@@ -92,6 +93,20 @@ class RunStatus(StrEnum):
     UNDECIDED = "undecided"
     STOPPED = "stopped"
     FAILED = "failed"
+
+
+class Outcome(StrEnum):
+    """Whether a finished run's result is good.
+
+    Attributes:
+        SOLVED: the task says that it is.
+        UNSOLVED: the task says that it is not.
+        DOUBTFUL: the task does not say, and steps are undecided or P(no errors) is below 0.5.
+    """
+
+    SOLVED = "solved"
+    UNSOLVED = "not solved"
+    DOUBTFUL = "doubtful"
 
 
 class Subject(Protocol):
@@ -406,7 +421,8 @@ EVENTS: Final = {
     "resumed": ("a later session took the run up", "as for `started`"),
     "finished": (
         "the task is done",
-        "`result`; `seconds` of the session; `in_flight`; `undecided`, steps of a process without a winner",
+        "`result`; `outcome`, `solved`, `unsolved` or null where the task does not say; `seconds` of the "
+        "session; `in_flight`; `undecided`, steps of a process without a winner",
     ),
     "undecided": ("a step has no winner within its allowed samples", "`seconds`, `in_flight`"),
     "stopped": ("the session ended before the task; it can be resumed", "`seconds`, `in_flight`"),
@@ -912,6 +928,7 @@ class Solution(Generic[R_co]):
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
             session ended in order.
         undecided: steps of a finished process that were asked for and found no winner.
+        outcome: whether the result of a finished run is good; None where neither the task nor the votes say.
     """
 
     run_id: str
@@ -929,6 +946,7 @@ class Solution(Generic[R_co]):
     seal: str | None = None
     guarantee: Guarantee | None = None
     undecided: int = 0
+    outcome: Outcome | None = None
     _json: Any = field(default=None, compare=False)  # the result as it is on record
 
     def __repr__(self) -> str:
@@ -937,6 +955,7 @@ class Solution(Generic[R_co]):
             run_id=self.run_id,
             task=self.task,
             status=str(self.status),
+            outcome=self.outcome and str(self.outcome),
             result=self.result,
             reason=self.reason,
             steps=self.steps,
@@ -972,6 +991,7 @@ class Solution(Generic[R_co]):
             "run_id": self.run_id,
             "task": self.task,
             "status": str(self.status),
+            "outcome": self.outcome,
             "result": self.result if self._json is None else self._json,
             "reason": self.reason,
             "steps": self.totals.steps,

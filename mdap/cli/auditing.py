@@ -177,7 +177,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
 def _describe(came: Verification) -> None:
     say(f"{came.run_id}: {came.verdict}")
     rows = [
-        ("run", f"{came.task}, {came.status}"),
+        ("run", f"{came.task}, {came.status}" + (f", {came.outcome}" if came.outcome else "")),
         ("decisions", f"{number(came.decisions)} recounted"),
         ("samples", f"{number(came.samples)} read again, {number(came.votes)} votes"),
         ("digest", came.digest or "-"),

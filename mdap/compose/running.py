@@ -38,6 +38,7 @@ from mdap.plugins import unfindable
 from mdap.records import RunEvent, RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.methods import check_methods
+from mdap.rules.outcomes import recorded, said_by
 from mdap.rules.parts import could_be
 from mdap.settings import Budget, Limits, OnDead, Speculate, Speculation
 from mdap.tasks import Chain, Process, Task
@@ -274,6 +275,8 @@ async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Sta
             ended["result"] = _result(race, task)
             if isinstance(race, ProcessRace):
                 ended["undecided"] = race.undecided_steps
+            if start.kind == "run":  # a pilot ends before its task does
+                ended["outcome"] = _outcome(shop, rules.run, name, task, ended["result"])
     except PluginError as error:
         status, reason = "failed", str(error)
     finally:
@@ -349,6 +352,15 @@ async def _solve_part(
         presence=whole.presence,
     )
     return await run_task(shop, task, part)
+
+
+def _outcome(shop: Workshop, run: int, name: str, task: Task, result: Any) -> str | None:
+    """Return what *task* says of its result, as it is recorded; that it fails takes nothing from the run."""
+    try:
+        return recorded(said_by(name, task, result))
+    except PluginError as error:
+        shop.writer.append(RunEvent(run, "warning", str(error)))
+        return None
 
 
 def _result(race: Decider, task: Task) -> Any:

@@ -55,6 +55,7 @@ class RunRow:
         settings: how its steps are decided.
         provider: where its samples come from.
         status: `running` also stands for a run whose process was killed.
+        outcome: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
     """
 
     number: int
@@ -68,6 +69,7 @@ class RunRow:
     k: int
     created_at: str
     status: RunStatus
+    outcome: str | None = None
 
 
 class Reader:
@@ -426,6 +428,7 @@ def _run_row(row: sqlite3.Row) -> RunRow:
         k=row["k"],
         created_at=row["created_at"],
         status=_STATUS.get(row["last_event"], RunStatus.RUNNING),
+        outcome=row["outcome"],
     )
 
 

@@ -103,7 +103,7 @@ def test_the_log_has_everything_in_it(log: Path) -> None:
 # --- one value of each column
 
 COLUMNS = {
-    "runs": "run_id kind parent task_version params settings provider k mdap_version created_at",
+    "runs": "run_id kind parent task_version params settings provider k mdap_version created_at outcome",
     "run_events": "run kind at author reason step opening data",
     "texts": "digest body",
     "steps": "step opening key input prompt_digest run",
@@ -156,7 +156,13 @@ def chosen(log: Path, table: str) -> Iterator[Row]:
             yield Row(row[:-4], row[-4], row[-3], bool(row[-2]))
 
 
-OTHER_VERDICTS = {"vote": "flag", "flag": "vote", "void": "cancelled", "cancelled": "void"}
+OTHER_VERDICTS = {
+    "vote": "flag",
+    "flag": "vote",
+    "void": "cancelled",
+    "cancelled": "void",
+    "solved": "unsolved",
+}
 
 
 def other_than(value: Any) -> Any:
