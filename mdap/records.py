@@ -68,6 +68,7 @@ Where errors are independent, it is that likely in one of a hundred runs.
 """
 
 _SHOWN: Final = 200
+_NEGLIGIBLE: Final = 1e-4
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -701,6 +702,16 @@ class Certificate:
     dispersion: float | None
     warnings: tuple[str, ...] = ()
     voters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def errors_if_any(self) -> float | None:
+        """How many decisions are wrong on average in a run that has an error; None if errors are negligible.
+
+        Errors come together: where some steps are hard, several are. So this is more than 1, and
+        *expected_errors* is (1 - *p_zero_errors*) times as many.
+        """
+        share = 1 - self.p_zero_errors
+        return None if share < _NEGLIGIBLE else self.expected_errors / share
 
 
 class Interval(NamedTuple):

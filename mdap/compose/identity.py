@@ -16,7 +16,7 @@ from mdap.plugins import OBJECT, former_name, task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import guarantee_of
-from mdap.rules.outcomes import outcome_of
+from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.rules.parameters import check_parameters, version_of
 from mdap.rules.parts import LONGEST_ID
 from mdap.rules.presence import Presence
@@ -237,11 +237,12 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         certificate = replace(certificate, voters=await reader.voters(row.number))
     finished = row.status is RunStatus.FINISHED
     undecided = data.get("undecided", 0) if finished else 0
+    judged = finished and row.kind in JUDGED
     return Solution(
         run_id=row.run_id,
         task=row.task,
         status=row.status,
-        outcome=outcome_of(row.outcome, certificate, undecided) if finished else None,
+        outcome=outcome_of(row.outcome, certificate, undecided) if judged else None,
         result=data.get("result") if finished else None,
         reason=reason,
         totals=totals,

@@ -95,7 +95,12 @@ class Batch:
             self._resolved[fact.run, fact.step, fact.opening] = fact.confirmed
         else:
             self._events.append(fact)
-            if isinstance(fact, RunEvent) and fact.kind == "finished" and "outcome" in (fact.data or {}):
+            if (
+                isinstance(fact, RunEvent)
+                and fact.kind == "finished"
+                and fact.data
+                and "outcome" in fact.data
+            ):
                 self._outcomes[fact.run] = fact.data["outcome"]
 
     def _take_prompt(self, fact: PromptSent) -> None:

@@ -8,10 +8,13 @@ from mdap.errors import RAISED, PluginError
 from mdap.records import Certificate, Outcome
 from mdap.tasks import Task
 
-__all__ = ["DOUBTFUL_BELOW", "outcome_of", "recorded", "said_by"]
+__all__ = ["DOUBTFUL_BELOW", "JUDGED", "outcome_of", "recorded", "said_by"]
 
 DOUBTFUL_BELOW: Final = 0.5
 """A result is doubtful if P(no errors) is below this: more likely than not, some decision is wrong."""
+
+JUDGED: Final = ("run", "batch")
+"""The kinds of runs that have an outcome: a pilot ends before its task does."""
 
 _RECORDED: Final = {True: "solved", False: "unsolved", None: None}
 
