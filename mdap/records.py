@@ -1002,7 +1002,7 @@ class Solution(Generic[R_co]):
             "run_id": self.run_id,
             "task": self.task,
             "status": str(self.status),
-            "outcome": self.outcome,
+            "outcome": None if self.outcome is None else str(self.outcome),
             "result": self.result if self._json is None else self._json,
             "reason": self.reason,
             "steps": self.totals.steps,

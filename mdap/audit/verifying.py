@@ -101,7 +101,7 @@ class Verification:
             "run_id": self.run_id,
             "task": self.task,
             "status": self.status,
-            "outcome": self.outcome,
+            "outcome": None if self.outcome is None else str(self.outcome),
             "verdict": self.verdict,
             "decisions": self.decisions,
             "samples": self.samples,

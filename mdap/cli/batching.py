@@ -147,7 +147,8 @@ def _report(summary: Solution | None, path: Path, run_id: str, worst: Exit, show
         parts = [f"{failed:,} cases did not finish"] if failed else []
         parts += [f"{undecided:,} left most of their steps undecided"] if undecided else []
         if show.fail_unsolved:
-            parts += [f"{result[name.name.lower()]:,} are {name}" for name in _outcomes(result, good=False)]
+            counts = [(result[name.name.lower()], name) for name in _outcomes(result, good=False)]
+            parts += [f"{count:,} came out {name}" for count, name in counts]
         told = " and ".join(parts)
         complain(f"{told}: --out says why, `mdap runs --of {run_id}` lists all")
     return worst

@@ -40,6 +40,9 @@ def how_sure(solution: Solution) -> Rows:
     """Return the rows on how sure one can be, and what the run cost."""
     rows = [] if solution.guarantee is None else [("promise", solution.guarantee.sentence(solution.steps))]
     rows.append(("P(no errors)", _no_errors(solution)))
+    if solution.certificate is not None and solution.certificate.voters:
+        voters = solution.certificate.voters.items()
+        rows.append(("votes by model", ", ".join(f"{model} {number(votes)}" for model, votes in voters)))
     tokens = solution.totals.usage
     if solution.cost_usd is not None:
         rows.append(("cost", f"{solution.cost_usd:,.4f} USD"))
@@ -77,23 +80,23 @@ def rest(solution: Solution) -> Rows:
 
 def _estimates(certificate: Certificate) -> Rows:
     low, high = certificate.error_rate_low, certificate.error_rate_high
-    voters = ", ".join(f"{model} {number(votes)}" for model, votes in certificate.voters.items())
     rows = [
         ("errors", _errors(certificate)),
         ("error rate", f"{certificate.error_rate:.3%} of the votes, {low:.3%} to {high:.3%}"),
     ]
     if certificate.dispersion is not None:
         rows.append(("dispersion", f"{certificate.dispersion:.2f}; about 1 if errors are independent"))
-    return [*rows, ("votes by model", voters)] if voters else rows
+    return rows
 
 
 def _errors(certificate: Certificate) -> str:
     """Return how many wrong decisions to expect, such that it can be compared with P(no errors)."""
     if certificate.errors_if_any is None:
         return "< 0.0001 wrong decisions expected"
-    share = 1 - certificate.p_zero_errors
+    expected, share = certificate.expected_errors, 1 - certificate.p_zero_errors
+    wrong = f"{expected:.4f}" if expected < 1 else f"{expected:,.1f}"
     return (
-        f"{certificate.expected_errors:.4f} wrong decisions expected: {share:.2%} of such runs have any, "
+        f"{wrong} wrong decisions expected: {share:.2%} of such runs have any, "
         f"{certificate.errors_if_any:.1f} on average"
     )
 

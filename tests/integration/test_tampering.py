@@ -318,6 +318,7 @@ def truncate_with_events(copy: Path) -> int | None:
     """The end event and its seal go too: only a digest noted elsewhere can tell this from a killed run."""
     truncate(copy)
     change(copy, "DELETE FROM run_events WHERE run = 1 AND kind IN ('finished', 'sealed')")
+    change(copy, "UPDATE runs SET outcome = NULL WHERE id = 1")
     return None
 
 
