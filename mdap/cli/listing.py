@@ -37,7 +37,7 @@ _TEXT_SHOWN: Final = 400
 @database
 @as_json
 def runs(**given: Any) -> None:
-    """List the runs in the database, newest first."""
+    """List the recorded runs and their outcomes, newest first."""
     anyio.run(_runs, given)
 
 
@@ -105,7 +105,10 @@ async def _runs(given: dict[str, Any]) -> None:
 @database
 @as_json
 def show(**given: Any) -> None:
-    """Show RUN: its id, a unique beginning of it, or `latest`."""
+    """Show a run, or how one of its steps was decided.
+
+    RUN is its id, a unique beginning of it, or `latest`.
+    """
     anyio.run(_show, given)
 
 

@@ -177,7 +177,10 @@ __all__ = ["decide", "resume", "run"]
 @verbose
 @as_json
 def run(**given: Any) -> int:
-    """Run TASK: a plugin's name, package.module:Class, or path/file.py:Class."""
+    """Run a task: vote on each step, and record everything.
+
+    TASK is a plugin's name, package.module:Class, or path/file.py:Class.
+    """
     voting = _voting(given)
     show = Show.of(given)
     session = _session(given, show)
@@ -279,9 +282,10 @@ def _run_cases(
 @verbose
 @as_json
 def resume(**given: Any) -> int:
-    """Go on with RUN: its id, a unique beginning of it, or `latest`; or with all by --all.
+    """Continue a run that was stopped, interrupted or settled.
 
-    Task, parameters, models and voting stay as they were; limits, budget and speculation may change.
+    RUN is its id, a unique beginning of it, or `latest`; --all continues all. Task, parameters, models and
+    voting stay as they were; limits, budget and speculation may change.
     """
     show = Show.of(given)
     if given["every"]:
@@ -344,10 +348,11 @@ def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: Show) -
 @database
 @as_json
 def decide(**given: Any) -> None:
-    """Settle STEP of RUN; `mdap resume` goes on from there.
+    """Settle a step yourself: one undecided, or decided wrongly.
 
-    If voting left the step undecided, RUN itself goes on. If it was decided, a new run takes over what came
-    before it, with your answer to the step; nothing on record is changed.
+    `mdap resume` goes on from there. If voting left the step undecided, RUN itself goes on. If it was
+    decided, a new run takes over what came before it, with your answer to the step; nothing on record is
+    changed.
     """
     if not given["reason"].strip():
         raise UsageError("--reason must say why: it is what the record has to show for the decision")

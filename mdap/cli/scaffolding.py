@@ -42,7 +42,10 @@ _FILES: Final = {
 @click.argument("name")
 @as_json
 def new(**given: Any) -> None:
-    """Begin a domain called NAME, in a new folder here: a package with a task, its tests and a README."""
+    """Create a domain package NAME to build on.
+
+    The new folder holds a package with a task, its tests and a README.
+    """
     name = _checked(given["name"])
     folder = Path(name)
     written = _write(folder, _words(name))
