@@ -4,6 +4,7 @@ import inspect
 import re
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def source(name: str) -> str:
     """Return the path of the file that defines *name*, from the root of the checkout."""
     module, _, attribute = name.rpartition(".")
     try:
-        defined = import_module(name)
+        defined: Any = import_module(name)
     except ModuleNotFoundError:
         defined = getattr(import_module(module), attribute)
     # An alias of a type knows no file of its own.

@@ -149,7 +149,9 @@ def test_an_outcome_that_cannot_be_called_is_refused_before_anything_is_paid(
 
 
 def certificate(p_zero_errors: float) -> Certificate:
-    rates = dict.fromkeys(("error_rate", "error_rate_low", "error_rate_high", "p_hard", "hard_share"), 0.1)
+    rates: dict[str, Any] = dict.fromkeys(
+        ("error_rate", "error_rate_low", "error_rate_high", "p_hard", "hard_share"), 0.1
+    )
     return Certificate(p_zero_errors=p_zero_errors, expected_errors=1.0, dispersion=None, **rates)
 
 
