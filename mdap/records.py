@@ -29,6 +29,7 @@ __all__ = [
     "Guarantee",
     "Identity",
     "Interval",
+    "Outcome",
     "ProbeTotals",
     "ProcessPoint",
     "Projection",
@@ -69,6 +70,7 @@ Where errors are independent, it is that likely in one of a hundred runs.
 """
 
 _SHOWN: Final = 200
+_NEGLIGIBLE: Final = 1e-4
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -122,6 +124,20 @@ class StopCause(StrEnum):
     INTERRUPTED = "interrupted"
     ERROR = "error"
     OVERRIDE = "override"
+
+
+class Outcome(StrEnum):
+    """Whether a finished run's result is good.
+
+    Attributes:
+        SOLVED: the task says that it is.
+        UNSOLVED: the task says that it is not.
+        DOUBTFUL: the task does not say, and steps are undecided or P(no errors) is below 0.5.
+    """
+
+    SOLVED = "solved"
+    UNSOLVED = "not solved"
+    DOUBTFUL = "doubtful"
 
 
 class Subject(Protocol):
@@ -448,7 +464,8 @@ EVENTS: Final = {
     "resumed": ("a later session took the run up", "as for `started`"),
     "finished": (
         "the task is done",
-        "`result`; `seconds` of the session; `in_flight`; `undecided`, steps of a process without a winner",
+        "`result`; `outcome`, `solved`, `unsolved` or null where the task does not say; `seconds` of the "
+        "session; `in_flight`; `undecided`, steps of a process without a winner",
     ),
     "undecided": (
         "a step has no winner within its allowed samples",
@@ -735,6 +752,16 @@ class Certificate:
     warnings: tuple[str, ...] = ()
     voters: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def errors_if_any(self) -> float | None:
+        """How many decisions are wrong on average in a run that has an error; None if errors are negligible.
+
+        Errors come together: where some steps are hard, several are. So this is more than 1, and
+        *expected_errors* is (1 - *p_zero_errors*) times as many.
+        """
+        share = 1 - self.p_zero_errors
+        return None if share < _NEGLIGIBLE else self.expected_errors / share
+
 
 class Interval(NamedTuple):
     """An estimate, with the bounds of its 95 % interval."""
@@ -965,6 +992,7 @@ class Solution(Generic[R_co]):
         stop_cause: the same as one word; None if it did finish, or where nobody recorded it.
         traceback: where code of the task or of a provider failed, as Python prints it; None if none did.
         error: the error that ended the run, with its cause; None for a run that was read from the log.
+        outcome: whether the result of a finished run is good; None where neither the task nor the votes say.
     """
 
     run_id: str
@@ -985,6 +1013,7 @@ class Solution(Generic[R_co]):
     stop_cause: StopCause | None = None
     traceback: str | None = None
     error: Exception | None = field(default=None, compare=False, repr=False)
+    outcome: Outcome | None = None
     _json: Any = field(default=None, compare=False)  # the result as it is on record
 
     def __repr__(self) -> str:
@@ -993,6 +1022,7 @@ class Solution(Generic[R_co]):
             run_id=self.run_id,
             task=self.task,
             status=str(self.status),
+            outcome=self.outcome and str(self.outcome),
             result=self.result,
             reason=self.reason,
             steps=self.steps,
@@ -1028,6 +1058,7 @@ class Solution(Generic[R_co]):
             "run_id": self.run_id,
             "task": self.task,
             "status": str(self.status),
+            "outcome": None if self.outcome is None else str(self.outcome),
             "result": self.result if self._json is None else self._json,
             "reason": self.reason,
             "stop_cause": self.stop_cause,

@@ -159,6 +159,16 @@ class Task(BaseModel):
         """
         return answer
 
+    def outcome(self, result: Any) -> bool | None:
+        """Return whether *result* is good: True if it is, False if not, None if the task cannot tell.
+
+        mdap records it when a run finishes, and `mdap audit verify` asks for it again, so it must be pure.
+
+        Args:
+            result: what the task came to, as the JSON value on record.
+        """
+        return None
+
 
 def canonical_step(task: Task, step: "Step[A]") -> "Step[A]":
     """Return *step* with parsers that read replies into the canonical form of *task*'s answers."""

@@ -12,7 +12,8 @@ from mdap.audit.doubts import doubts_of
 from mdap.audit.runs import find_number, source_of
 from mdap.errors import DatabaseError, UsageError
 from mdap.logfile import TEXTS, reading
-from mdap.records import NOTED
+from mdap.records import NOTED, Outcome
+from mdap.rules.outcomes import outcome_of
 
 __all__ = ["Log", "RunEntry", "SampleEntry", "StepEntry", "open_log"]
 
@@ -20,7 +21,7 @@ _PAGE: Final = 1_000
 
 _RUNS: Final = """
 SELECT run_id, kind, (SELECT run_id FROM runs p WHERE p.id = r.parent) AS parent, task, task_version,
-       params, settings, provider, k, mdap_version, created_at,
+       params, settings, provider, k, mdap_version, created_at, outcome,
        (SELECT kind FROM run_events e WHERE e.run = r.id
         AND e.kind IN ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
         ORDER BY e.id DESC LIMIT 1) AS status
@@ -51,6 +52,7 @@ class RunEntry:
         settings: how its steps are decided.
         provider: where its samples come from.
         status: running, finished, undecided, stopped or failed; a killed run is *running*, too.
+        outcome: what its task said of its result: solved or not solved; None if nothing.
     """
 
     run_id: str
@@ -65,6 +67,7 @@ class RunEntry:
     mdap_version: str
     created_at: str
     status: str
+    outcome: Outcome | None
 
 
 class StepEntry(NamedTuple):
@@ -288,6 +291,8 @@ def _run_entry(row: sqlite3.Row) -> RunEntry:
         values[name] = json.loads(values[name])
     if values["status"] in (None, "started", "resumed"):
         values["status"] = "running"
+    if values["outcome"] is not None:
+        values["outcome"] = outcome_of(values["outcome"], None, 0)
     return RunEntry(**values)
 
 

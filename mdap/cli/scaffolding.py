@@ -50,7 +50,10 @@ _PROCESS: Final = {
 @click.option("--process", is_flag=True, help="A table of rows, decided side by side, instead of a chain.")
 @as_json
 def new(**given: Any) -> None:
-    """Create a domain package NAME in a new folder here, with a task, its tests and a README."""
+    """Create a domain package NAME to build on.
+
+    The new folder holds a package with a task, its tests and a README.
+    """
     name = _checked(given["name"])
     folder = Path(name)
     written = _write(folder, _words(name), _COMMON | (_PROCESS if given["process"] else _CHAIN))

@@ -1,8 +1,9 @@
 """Many tasks at once: they share a session's models, limits, budget and database."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -13,7 +14,8 @@ from mdap.compose.results import with_typed_result
 from mdap.compose.running import Workshop, begin_or_find, run_task
 from mdap.errors import DatabaseError, MdapError, StoppedError, reraise, traceback_of
 from mdap.plugins import task_name
-from mdap.records import RunEvent, RunStatus, Solution, StopCause, Totals
+from mdap.records import Outcome, RunEvent, RunStatus, Solution, StopCause, Totals
+from mdap.rules.outcomes import recorded
 from mdap.tasks import Task
 
 __all__ = ["Batch", "Case"]
@@ -24,13 +26,14 @@ Case = Task | MdapError
 
 @dataclass(slots=True)
 class _Counts:
-    """How the cases of a batch ended."""
+    """How the cases of a batch ended, and how many came to each outcome."""
 
     cases: int = 0
     finished: int = 0
     stopped: int = 0
     mostly_undecided: int = 0
     stop_cause: StopCause | None = None
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
 
     def add(self, solution: Solution) -> None:
         self.cases += 1
@@ -39,10 +42,20 @@ class _Counts:
         self.mostly_undecided += solution.mostly_undecided
         if solution.status is RunStatus.STOPPED and self.stop_cause is None:
             self.stop_cause = solution.stop_cause
+        if solution.outcome is not None:
+            self.outcomes[solution.outcome] += 1
 
     def result(self) -> dict[str, Any]:
+        rest = {"mostly_undecided": self.mostly_undecided}
+        rest |= {outcome.name.lower(): self.outcomes[outcome] for outcome in Outcome}
         counts = {"cases": self.cases, "finished": self.finished}
-        return counts | ({"mostly_undecided": self.mostly_undecided} if self.mostly_undecided else {})
+        return counts | {name: count for name, count in rest.items() if count}
+
+    def outcome(self) -> str | None:
+        """Return the batch's outcome as it is recorded: that of all cases, or of one that is not solved."""
+        if self.outcomes[Outcome.UNSOLVED]:
+            return recorded(False)
+        return recorded(True) if 0 < self.cases == self.outcomes[Outcome.SOLVED] else None
 
 
 class Batch(AsyncIterator[Solution]):

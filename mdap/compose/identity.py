@@ -18,6 +18,7 @@ from mdap.plugins import OBJECT, former_name, task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import guarantee_of
+from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.rules.parameters import check_parameters, version_of
 from mdap.rules.parts import LONGEST_ID
 from mdap.rules.presence import Presence
@@ -238,11 +239,15 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
     certificate = await certificate_of(reader, row.number)
     if certificate is not None and len(set(row.provider["models"])) > 1:
         certificate = replace(certificate, voters=await reader.voters(row.number))
+    finished = row.status is RunStatus.FINISHED
+    undecided = data.get("undecided", 0) if finished else 0
+    judged = finished and row.kind in JUDGED
     return Solution(
         run_id=row.run_id,
         task=row.task,
         status=row.status,
-        result=data.get("result") if row.status is RunStatus.FINISHED else None,
+        outcome=outcome_of(row.outcome, certificate, undecided) if judged else None,
+        result=data.get("result") if finished else None,
         reason=reason,
         stop_cause=row.stop_cause,
         traceback=None if row.stop_cause is None else data.get("traceback"),
@@ -255,5 +260,5 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         seal=await reader.seal(row.number),
         guarantee=guarantee_of(VotingSettings.recorded(row.settings), await reader.paid(row.number)),
         warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
-        undecided=data.get("undecided", 0) if row.status is RunStatus.FINISHED else 0,
+        undecided=undecided,
     )

@@ -34,11 +34,12 @@ from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer
-from mdap.plugins import unfindable
+from mdap.plugins import task_name, unfindable
 from mdap.protocols import Journal, Provider
 from mdap.records import RunEvent, RunStatus, Solution, StopCause
 from mdap.rules.canonical import canonical
 from mdap.rules.methods import check_methods
+from mdap.rules.outcomes import recorded, said_by
 from mdap.rules.parts import could_be
 from mdap.settings import Budget, Limits, OnDead, Speculate, Speculation
 from mdap.tasks import Chain, Process, Task
@@ -192,6 +193,7 @@ async def _run_in_turn(
         number = row.number
         check_same(row, columns)
         if row.status is RunStatus.FINISHED:
+            await shop.sealer.sealed(number)  # its process may have been killed between its end and its seal
             return await solution_of(shop.reader, row)
         if await shop.reader.rows("half_override", number):
             raise UsageError(
@@ -297,9 +299,7 @@ async def _drive(
         if clock.cancelled_caught:
             ended.stop(f"the {shop.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
         if race.status is RunStatus.FINISHED and not (start.pilot is not None and start.pilot.full):
-            ended.data["result"] = _result(race, task)
-            if isinstance(race, ProcessRace):
-                ended.data["undecided"] = race.undecided_steps
+            ended.data |= _came_to(shop, race, rules.run, task, judged=start.kind == "run")
     except PluginError as error:
         ended.fail(error)
     except Exception as error:
@@ -410,6 +410,25 @@ async def _solve_part(
     if whole.pilot is not None and whole.pilot.full:
         await anyio.sleep_forever()  # it may have ended early: until the whole pilot is over
     return solution
+
+
+def _came_to(shop: Workshop, race: Decider, run: int, task: Task, *, judged: bool) -> dict[str, Any]:
+    """Return what is recorded of a finished race; a pilot ends before its task, and is not *judged*."""
+    found: dict[str, Any] = {"result": _result(race, task)}
+    if isinstance(race, ProcessRace):
+        found["undecided"] = race.undecided_steps
+    if judged:
+        found["outcome"] = _outcome(shop, run, task, found["result"])
+    return found
+
+
+def _outcome(shop: Workshop, run: int, task: Task, result: Any) -> str | None:
+    """Return what *task* says of its result, as it is recorded; that it fails takes nothing from the run."""
+    try:
+        return recorded(said_by(task_name(task), task, result))
+    except PluginError as error:
+        shop.writer.append(RunEvent(run, "warning", str(error)))
+        return None
 
 
 def _result(race: Decider, task: Task) -> Any:

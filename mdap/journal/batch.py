@@ -50,6 +50,7 @@ class Batch:
 
     __slots__ = (
         "_decisions",
+        "_outcomes",
         "_prompts",
         "_resolved",
         "_samples",
@@ -71,6 +72,7 @@ class Batch:
         self._tentative: dict[_Key, list[SampleTaken]] = {}
         self._resolved: dict[_Key, bool] = {}
         self.events: list[RunEvent | AttemptFailed] = []
+        self._outcomes: dict[int, str | None] = {}
 
     def take(self, fact: Fact) -> None:
         """Take *fact* in; facts come in the order in which they happened."""
@@ -94,6 +96,13 @@ class Batch:
             self._resolved[fact.run, fact.step, fact.opening] = fact.confirmed
         else:
             self.events.append(fact)
+            if (
+                isinstance(fact, RunEvent)
+                and fact.kind == "finished"
+                and fact.data
+                and "outcome" in fact.data
+            ):
+                self._outcomes[fact.run] = fact.data["outcome"]
 
     def _take_prompt(self, fact: PromptSent) -> None:
         for digest, text in zip(fact[4:7], fact[8:], strict=True):
@@ -123,6 +132,7 @@ class Batch:
         yield "resolved", _flat(resolved)
         yield "decisions", self._decisions
         yield "events", _flat(map(_event, self.events))
+        yield "outcomes", _flat(self._outcomes.items())
 
 
 def _flat(rows: Iterable[Sequence[Any]]) -> list[Any]:

@@ -59,6 +59,7 @@ class RunRow:
         provider: where its samples come from.
         status: `running` also stands for a run whose process was killed.
         stop_cause: why it ended without a result, as recorded; None where nothing is.
+        outcome: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
     """
 
     number: int
@@ -73,6 +74,7 @@ class RunRow:
     created_at: str
     status: RunStatus
     stop_cause: StopCause | None = None
+    outcome: str | None = None
 
 
 class Reader:
@@ -469,6 +471,7 @@ def _run_row(row: sqlite3.Row) -> RunRow:
         created_at=row["created_at"],
         status=_STATUS.get(row["last_event"], RunStatus.RUNNING),
         stop_cause=_STOP_CAUSES.get(row["stop_cause"]),
+        outcome=row["outcome"],
     )
 
 

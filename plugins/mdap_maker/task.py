@@ -47,6 +47,11 @@ class Maker(Process[dict[str, Any]]):
         node = await self._answered(ask, whole)
         return {"problem": self.problem, "compose": plan["compose"], "parts": [first, second], **node}
 
+    def outcome(self, result: dict[str, Any]) -> bool | None:
+        """Return whether the answer is right, where the problem is a product of whole numbers."""
+        right = arithmetic.answer_to(_last(self.problem))
+        return None if right is None else bool(result["answer"] == right)
+
     async def _part(self, ask: Ask, problem: str, key: str) -> Any:
         part = self.model_copy(update={"problem": problem, "ancestors": (*self.ancestors, self.problem)})
         return await ask.solve(part, key)

@@ -258,7 +258,7 @@ def test_an_error_of_ours_is_a_page_with_the_headers(site: Site, monkeypatch: py
     def fails(run: object, summary: object) -> None:
         raise ZeroDivisionError("<b>nothing</b>")
 
-    monkeypatch.setattr("mdap.audit.viewer.pages.outcome", fails)
+    monkeypatch.setattr("mdap.audit.viewer.pages.verdicts", fails)
     answer = site.ask("/runs/1")
     assert answer.status == 500
     assert "Unexpected ZeroDivisionError: <b>nothing</b>. This is a bug of mdap." in html.unescape(
@@ -503,7 +503,7 @@ def test_a_run_is_running_as_long_as_a_process_is_at_work_on_it(tmp_path: Path) 
         page = site.page("/runs/2")
         assert "pill-killed" in page
         assert "live.js" not in page
-        assert "pill-finished" in site.page("/runs/1")
+        assert "pill-solved" in site.page("/runs/1")
 
 
 def test_runs_that_are_parts_of_each_other_end_no_page(tmp_path: Path) -> None:
@@ -517,4 +517,4 @@ def test_runs_that_are_parts_of_each_other_end_no_page(tmp_path: Path) -> None:
         tampering.commit()
     with serving(path) as site:
         assert "There are no runs here." in site.page("/")
-        assert "pill-finished" in site.page("/runs/1")
+        assert "pill-solved" in site.page("/runs/1")

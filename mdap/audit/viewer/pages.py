@@ -9,7 +9,7 @@ import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from mdap.audit.about import About, outcome
+from mdap.audit.about import About, verdicts
 from mdap.audit.asked import Asker, merged_by, prompts_of
 from mdap.audit.counting import Counts
 from mdap.audit.figures import figures
@@ -114,7 +114,7 @@ async def _counted(visit: Visit) -> dict[str, Any]:
         "summary": count.summary,
         "whole": count.whole,
         "parts_counted": count.parts,
-        "outcome": outcome(run, count.summary),
+        "verdicts": verdicts(run, count.summary),
         "figures": figures(count.summary, run.k, run.prices),
         "length": length,
         "pace": count.pace(run),

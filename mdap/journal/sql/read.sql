@@ -117,6 +117,10 @@ WHERE d.run = ?1 ORDER BY d.place DESC LIMIT 1
 -- name: last_seal
 SELECT data->>'seal' FROM run_events WHERE run = ?1 AND kind = 'sealed' ORDER BY id DESC LIMIT 1
 
+-- name: first_undecided
+SELECT DISTINCT step FROM steps p WHERE run = ?1 AND NOT EXISTS
+    (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step) ORDER BY step LIMIT ?2
+
 -- name: open_steps
 SELECT step, opening, key, input, prompt_digest FROM steps WHERE run = ?1 AND step > ?2 ORDER BY step, opening
 

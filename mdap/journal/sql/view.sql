@@ -2,7 +2,7 @@
 -- transaction, so that whoever looks never holds up the writer.
 
 -- name: view_runs
-SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.parent,
+SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.parent, r.outcome,
     (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
      ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
     (SELECT max(id) FROM run_events e WHERE e.run = r.id AND e.kind IN
@@ -40,10 +40,10 @@ WHERE e.id > ?2 AND e.kind IN ('finished', 'undecided', 'stopped', 'failed') AND
 ORDER BY e.id LIMIT ?3
 
 -- name: view_parts_by_status
-SELECT coalesce((SELECT kind FROM run_events e WHERE e.run = p.id AND e.kind IN
+SELECT coalesce(iif(p.outcome = 'unsolved', 'not solved', p.outcome), (SELECT kind FROM run_events e WHERE e.run = p.id AND e.kind IN
     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1), 'started') AS last_event,
     count(*) AS runs
-FROM (SELECT id FROM runs WHERE parent = ?1 ORDER BY id LIMIT ?2) p GROUP BY 1 ORDER BY runs DESC
+FROM (SELECT id, outcome FROM runs WHERE parent = ?1 ORDER BY id LIMIT ?2) p GROUP BY 1 ORDER BY runs DESC
 
 -- name: view_event_kinds
 SELECT kind, count(*) AS events FROM run_events WHERE run = ?1 GROUP BY kind ORDER BY kind
