@@ -22,8 +22,9 @@
 Nothing here imports anything of mdap, so every floor may raise these.
 """
 
+import opcode
 import traceback
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 __all__ = [
     "DatabaseError",
@@ -53,6 +54,9 @@ RAISED: Final = (Exception, SystemExit)
 
 _OURS: Final = __file__.replace("\\", "/").removesuffix("errors.py")
 _STDLIB: Final = traceback.__file__.replace("\\", "/").removesuffix("traceback.py")
+_RAISE: Final = opcode.opmap["RAISE_VARARGS"]
+_MOST_TRACEBACK: Final = 16_000
+_HEAD: Final = 4_000
 _LIBRARIES: Final = frozenset(("aiosqlite", "anyio", "click", "pydantic", "rich", "structlog"))
 
 
@@ -93,21 +97,24 @@ class PluginError(MdapError):
 
     def __init__(self, plugin: str, doing: str, cause: BaseException) -> None:
         super().__init__(f"{plugin} failed while {doing}: {told(cause)}")
+        self.__cause__ = cause  # also where it is kept as a value and never raised
         self.plugin = plugin
         self.doing = doing
         self.cause_name = type(cause).__name__
 
 
 class RunError(MdapError):
-    """Raised when a run ended without a result.
+    """Raised when a run ended without a result; an error that ended it is its cause.
 
     Attributes:
         solution: the `Solution` with status, totals and run id, as far as the run came.
+        stop_cause: why it ended, as of `Solution.stop_cause`; None where nobody says.
     """
 
-    def __init__(self, message: str, solution: Any = None) -> None:
+    def __init__(self, message: str, solution: Any = None, stop_cause: str | None = None) -> None:
         super().__init__(message)
         self.solution = solution
+        self.stop_cause: str | None = getattr(solution, "stop_cause", stop_cause)
 
 
 class UndecidedError(RunError):
@@ -180,9 +187,45 @@ def told(error: BaseException) -> str:
     return f"{place}: {said}" if place else said
 
 
+def reraise(error: BaseException) -> NoReturn:
+    """Raise *error* once more, with the cause and the context that it has."""
+    context, suppressed = error.__context__, error.__suppress_context__
+    try:
+        raise error
+    finally:
+        error.__context__, error.__suppress_context__ = context, suppressed
+
+
+def own_cause(error: BaseException) -> BaseException:
+    """Return the error of somebody else's code that *error* tells of; *error* itself where there is none."""
+    inner = error.__cause__
+    return own_cause(inner) if isinstance(error, MdapError) and inner is not None else error
+
+
+def traceback_of(error: BaseException) -> str | None:
+    """Return what Python prints of *error*, with what it tells of and its causes; None if it passed no code.
+
+    Returns:
+        At most 16,000 characters: of a longer one the beginning and the end.
+    """
+    error = own_cause(error)
+    try:
+        text = "".join(traceback.format_exception(error)).rstrip()
+    except Exception:  # such as one whose text cannot be made
+        text = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+    if "Traceback (" not in text and not isinstance(error, SyntaxError):
+        return None
+    left_out = len(text) - _MOST_TRACEBACK
+    if left_out <= 0:
+        return text
+    return f"{text[:_HEAD]}\n... {left_out:,} characters left out ...\n{text[_HEAD - _MOST_TRACEBACK :]}"
+
+
 def _said(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"it calls sys.exit({error.code!r})"
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg}"
     try:
         text = " ".join(str(error).split())
     except Exception:
@@ -196,6 +239,8 @@ def author_line(error: BaseException) -> str | None:
     Returns:
         None if it passed none: it comes from mdap, or from a library.
     """
+    if isinstance(error, SyntaxError) and (error.filename or "").endswith(".py"):
+        return f"{_name_of(error.filename or '')}:{error.lineno}"
     found: str | None = None
     home: str | None = None
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -208,6 +253,24 @@ def author_line(error: BaseException) -> str | None:
         if folder.startswith(home):
             found = f"{name}:{line} in {frame.f_code.co_name}"
     return found
+
+
+def _name_of(file: str) -> str:
+    return file.replace("\\", "/").rpartition("/")[2]
+
+
+def slipped_at(error: BaseException) -> str | None:
+    """Return the line of its author's code at which *error* came about unforeseen.
+
+    Returns:
+        None where a statement of that code raises it: then its text is meant for whoever reads it.
+    """
+    place, last = author_line(error), error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if place is None or last is None:
+        return None
+    return None if last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE else place
 
 
 def _is_library(file: str) -> bool:

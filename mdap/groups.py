@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from mdap.errors import reraise
 from mdap.tasks import Step
 
 __all__ = ["Group", "Pending", "first_of", "gathered"]
@@ -67,7 +68,7 @@ async def gathered() -> AsyncIterator[TaskGroup]:
         async with anyio.create_task_group() as group:
             yield group
     except BaseExceptionGroup as raised:
-        raise first_of(raised) from None
+        reraise(first_of(raised))
 
 
 def first_of(raised: BaseException) -> BaseException:

@@ -1,6 +1,9 @@
-"""Each recorded fact is one structlog event, emitted once it is durable."""
+"""Each recorded fact is one log event, emitted once it is durable."""
 
+import logging
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from typing import Any, Final
 
 import structlog
 
@@ -15,57 +18,103 @@ from mdap.records import (
     StepResolved,
 )
 
-__all__ = ["watch"]
+__all__ = ["Watch"]
 
-_log = structlog.get_logger("mdap")
+_LONGEST: Final = 500
+_STANDARD: Final = logging.getLogger("mdap.run")
+# Else Python prints warnings of a program that configures nothing.
+_STANDARD.addHandler(logging.NullHandler())
+_LEVELS: Final = {
+    "failed": logging.ERROR,
+    "undecided": logging.WARNING,
+    "stopped": logging.WARNING,
+    "refused": logging.WARNING,
+    "left_out": logging.WARNING,
+    "warning": logging.WARNING,
+}
 
-_LONGEST = 500
 
+class Watch:
+    """Emit the event that a fact is: flat, dotted, without the text of prompts and replies.
 
-def watch(fact: Fact) -> None:
-    """Emit the event that *fact* is: flat, dotted, without the text of prompts and replies.
-
-    A log that cannot be written does not end the run: the fact is durable.
+    Args:
+        named: the ids of the runs that are going on, by number.
+        configured: whether events go to structlog as the program has configured it, instead of to the
+            logger ``mdap.run`` of the standard library.
     """
-    with suppress(OSError):
-        _emit(fact)
+
+    def __init__(self, named: Mapping[int, str], *, configured: bool = False) -> None:
+        self._named = named
+        self._configured = configured
+        self._log: Any = structlog.get_logger("mdap") if configured else _standard()
+
+    def every(self) -> bool:
+        """Return whether anybody wants to know of steps and samples, not only of what happens to runs."""
+        return self._configured or _STANDARD.isEnabledFor(logging.INFO)
+
+    def __call__(self, fact: Fact) -> None:
+        """Emit *fact*; a log that cannot be written does not end the run: the fact is durable."""
+        level, event, fields = _described(fact)
+        with suppress(Exception):
+            self._log.log(level, event, run_id=self._named.get(fact.run), run=fact.run, **fields)
 
 
-def _emit(fact: Fact) -> None:
+def _standard() -> Any:
+    return structlog.wrap_logger(
+        _STANDARD,
+        processors=[structlog.stdlib.filter_by_level, _as_record],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+
+def _as_record(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return the arguments of the standard library's logger: a text, and the fields as attributes."""
+    name = event.pop("event")
+    trace = event.get("traceback")
+    shown = (f"{key}={_worded(value)}" for key, value in event.items() if key != "traceback")
+    text = " ".join((name, *(one for one in shown if not one.endswith("=None"))))
+    return {"msg": f"{text}\n{trace}" if trace else text, "extra": {"event": name, **event}}
+
+
+def _worded(value: Any) -> str:
+    return repr(value) if isinstance(value, str) and not value.replace("-", "").isalnum() else str(value)
+
+
+def _described(fact: Fact) -> tuple[int, str, dict[str, Any]]:
+    """Return the level, the name and the fields of the event that *fact* is."""
     if isinstance(fact, SampleTaken):
-        _log.debug(
-            "sample.taken",
-            run=fact.run,
-            step=fact.step,
-            ordinal=fact.ordinal,
-            verdict=fact.verdict,
-            flag_reason=fact.flag_reason,
-            answer_key=fact.answer_key,
-            latency=fact.latency,
-            attempts=fact.attempts,
-            tentative=fact.tentative,
+        names = (
+            "step",
+            "ordinal",
+            "verdict",
+            "flag_reason",
+            "answer_key",
+            "latency",
+            "attempts",
+            "tentative",
         )
-    elif isinstance(fact, Decided):
-        _log.info("step.decided", run=fact.run, step=fact.step, votes=fact.votes, margin=fact.margin)
-    elif isinstance(fact, AttemptFailed):
-        _log.warning(
-            "attempt.failed",
-            run=fact.run,
-            step=fact.step,
-            ordinal=fact.ordinal,
-            attempt=fact.attempt,
-            kind=fact.kind,
-            message=fact.message[:_LONGEST],
+        return logging.DEBUG, "sample.taken", {name: getattr(fact, name) for name in names}
+    if isinstance(fact, Decided):
+        return logging.INFO, "step.decided", {"step": fact.step, "votes": fact.votes, "margin": fact.margin}
+    if isinstance(fact, AttemptFailed):
+        fields = {name: getattr(fact, name) for name in ("step", "ordinal", "attempt", "kind")}
+        return logging.WARNING, "attempt.failed", {**fields, "error": fact.message[:_LONGEST]}
+    if isinstance(fact, StepOpened):
+        return logging.DEBUG, "step.opened", {"step": fact.step, "opening": fact.opening}
+    if isinstance(fact, PromptSent):
+        return (
+            logging.DEBUG,
+            "prompt.recorded",
+            {"step": fact.step, "opening": fact.opening, "view": fact.view},
         )
-    elif isinstance(fact, StepOpened):
-        _log.debug("step.opened", run=fact.run, step=fact.step, opening=fact.opening)
-    elif isinstance(fact, PromptSent):
-        _log.debug("prompt.recorded", run=fact.run, step=fact.step, opening=fact.opening, view=fact.view)
-    elif isinstance(fact, StepResolved):
-        _log.debug("step.resolved", run=fact.run, step=fact.step, confirmed=fact.confirmed)
-    else:
-        _event(fact)
+    if isinstance(fact, StepResolved):
+        return logging.DEBUG, "step.resolved", {"step": fact.step, "confirmed": fact.confirmed}
+    return _of_run(fact)
 
 
-def _event(fact: RunEvent) -> None:
-    _log.info(f"run.{fact.kind}", run=fact.run, reason=fact.reason, author=fact.author)
+def _of_run(fact: RunEvent) -> tuple[int, str, dict[str, Any]]:
+    fields: dict[str, Any] = {"reason": fact.reason, "author": fact.author}
+    for name in ("stop_cause", "traceback"):
+        if fact.data is not None and name in fact.data:
+            fields[name] = fact.data[name]
+    return _LEVELS.get(fact.kind, logging.INFO), f"run.{fact.kind}", fields

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from mdap.errors import RAISED, MdapError, PluginError, UsageError
 from mdap.protocols import Provider
 from mdap.rules.methods import check_methods
-from mdap.settings import explain
+from mdap.settings import complaint, explain
 from mdap.tasks import Task
 
 __all__ = [
@@ -111,7 +111,7 @@ def make_task(name: str, values: Mapping[str, Any]) -> Task:
         return kind(**values)
     except ValidationError as error:
         known = ", ".join(kind.model_fields) or "none"
-        raise UsageError(f"{explain('parameter', error)}; {name} has: {known}") from None
+        raise UsageError(f"{explain('parameter', error)}; {name} has: {known}") from complaint(error)
     except MdapError:
         raise
     except RAISED as error:
@@ -136,7 +136,7 @@ def make_recorded(name: str, values: Mapping[str, Any]) -> Task:
     try:
         load_task(name)
     except UsageError as error:
-        raise UsageError(f"{error}; if the task has moved, name it with --task") from None
+        raise UsageError(f"{error}; if the task has moved, name it with --task") from error
     return make_task(name, values)
 
 

@@ -24,10 +24,12 @@ __all__ = [
     "Calibration",
     "Certificate",
     "Decided",
+    "Event",
     "Fact",
     "Guarantee",
     "Identity",
     "Interval",
+    "Outcome",
     "ProbeTotals",
     "ProcessPoint",
     "Projection",
@@ -45,6 +47,7 @@ __all__ = [
     "Solution",
     "StepOpened",
     "StepResolved",
+    "StopCause",
     "Subject",
     "TallyShape",
     "Totals",
@@ -67,6 +70,7 @@ Where errors are independent, it is that likely in one of a hundred runs.
 """
 
 _SHOWN: Final = 200
+_NEGLIGIBLE: Final = 1e-4
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -92,6 +96,48 @@ class RunStatus(StrEnum):
     UNDECIDED = "undecided"
     STOPPED = "stopped"
     FAILED = "failed"
+
+
+class StopCause(StrEnum):
+    """Why a run ended without a result.
+
+    Attributes:
+        BUDGET: its budget in USD or tokens is spent.
+        DEADLINE: the seconds that it may take are over.
+        QUOTA: the account has no quota left at a provider.
+        PROVIDER: an endpoint does not answer, denies access, or refuses how it is asked.
+        REFUSED: the models will not answer a prompt.
+        FORM: not one of a model's first replies kept to the form.
+        SAMPLES: a step found no winner within its allowed samples.
+        INTERRUPTED: it was cancelled, or Ctrl-C was pressed.
+        ERROR: the code of the task, of a provider or of `on_event` failed.
+        OVERRIDE: it takes over from a run of which a person decided a step, and waits to be resumed.
+    """
+
+    BUDGET = "budget"
+    DEADLINE = "deadline"
+    QUOTA = "quota"
+    PROVIDER = "provider"
+    REFUSED = "refused"
+    FORM = "form"
+    SAMPLES = "samples"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+    OVERRIDE = "override"
+
+
+class Outcome(StrEnum):
+    """Whether a finished run's result is good.
+
+    Attributes:
+        SOLVED: the task says that it is.
+        UNSOLVED: the task says that it is not.
+        DOUBTFUL: the task does not say, and steps are undecided or P(no errors) is below 0.5.
+    """
+
+    SOLVED = "solved"
+    UNSOLVED = "not solved"
+    DOUBTFUL = "doubtful"
 
 
 class Subject(Protocol):
@@ -397,6 +443,18 @@ class RunEvent(NamedTuple):
 Fact = StepOpened | PromptSent | SampleTaken | StepResolved | Decided | AttemptFailed | RunEvent
 
 
+class Event(NamedTuple):
+    """A recorded fact of a run, and where to go on after it.
+
+    Attributes:
+        cursor: what to pass as *after* to go on behind this fact.
+        fact: what was recorded.
+    """
+
+    cursor: str
+    fact: StepOpened | PromptSent | SampleTaken | AttemptFailed | Decided | RunEvent
+
+
 EVENTS: Final = {
     "started": (
         "the run began",
@@ -406,11 +464,18 @@ EVENTS: Final = {
     "resumed": ("a later session took the run up", "as for `started`"),
     "finished": (
         "the task is done",
-        "`result`; `seconds` of the session; `in_flight`; `undecided`, steps of a process without a winner",
+        "`result`; `outcome`, `solved`, `unsolved` or null where the task does not say; `seconds` of the "
+        "session; `in_flight`; `undecided`, steps of a process without a winner",
     ),
-    "undecided": ("a step has no winner within its allowed samples", "`seconds`, `in_flight`"),
-    "stopped": ("the session ended before the task; it can be resumed", "`seconds`, `in_flight`"),
-    "failed": ("the run cannot go on", "`seconds`, `in_flight`"),
+    "undecided": (
+        "a step has no winner within its allowed samples",
+        "`stop_cause`, a word of `mdap.StopCause`; `seconds`, `in_flight`",
+    ),
+    "stopped": (
+        "the session ended before the task; it can be resumed",
+        "as for `undecided`; `traceback` where code of your own failed",
+    ),
+    "failed": ("the run cannot go on", "as for `stopped`"),
     "attempt_failed": (
         "an attempt at a sample failed in transport",
         "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`; "
@@ -547,7 +612,7 @@ class Recorded(NamedTuple):
 
     `winner` is the answer's canonical JSON, `tally` a JSON object of each candidate's votes; `text` and
     `view` are of the first vote for the winner, None if there is none: settled by hand, or not voted on. Then
-    `votes` are the texts and views of some votes for other answers.
+    `votes` are the texts and views of some votes for other answers. `author` is who decided it; None: a vote.
     """
 
     winner: str
@@ -555,6 +620,7 @@ class Recorded(NamedTuple):
     text: str | None
     view: int | None
     votes: tuple[tuple[str, int], ...] = ()
+    author: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -696,6 +762,15 @@ class Certificate:
             return "if every step is right more often than wrong"
         return f"if every step is right in at least {self.floor:.2f} of its valid samples"
 
+    @property
+    def errors_if_any(self) -> float | None:
+        """How many decisions are wrong on average in a run that has an error; None if errors are negligible.
+
+        Errors come together: where some steps are hard, several are. So this is 1 or more.
+        """
+        share = 1 - self.p_zero_errors
+        return None if share < _NEGLIGIBLE else max(self.expected_errors / share, 1.0)
+
 
 class Interval(NamedTuple):
     """An estimate, with the bounds of its 95 % interval."""
@@ -745,7 +820,8 @@ class Calibration:
         truth: ``oracle``: the task knows the right answers; ``consensus``: the winners of races by a lead of
             *consensus_k* stand for them.
         consensus_k: that lead; None for ``oracle``.
-        source: where the steps come from: ``sample_state`` of the task, ``run ID``, or ``pilot ID``.
+        source: where the steps come from: ``sample_state`` of the task, its ``oracle``, ``run ID``, or
+            ``pilot ID``.
         steps: steps that were sampled, and whose right answer is known or agreed on.
         undecided: steps on which no answer was agreed.
         samples: samples taken.
@@ -922,6 +998,10 @@ class Solution(Generic[R_co]):
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
             session ended in order.
         undecided: steps of a finished process that were asked for and found no winner.
+        stop_cause: the same as one word; None if it did finish, or where nobody recorded it.
+        traceback: where code of the task or of a provider failed, as Python prints it; None if none did.
+        error: the error that ended the run, with its cause; None for a run that was read from the log.
+        outcome: whether the result of a finished run is good; None where neither the task nor the votes say.
     """
 
     run_id: str
@@ -939,6 +1019,10 @@ class Solution(Generic[R_co]):
     seal: str | None = None
     guarantee: Guarantee | None = None
     undecided: int = 0
+    stop_cause: StopCause | None = None
+    traceback: str | None = None
+    error: Exception | None = field(default=None, compare=False, repr=False)
+    outcome: Outcome | None = None
     _json: Any = field(default=None, compare=False)  # the result as it is on record
 
     def __repr__(self) -> str:
@@ -947,6 +1031,7 @@ class Solution(Generic[R_co]):
             run_id=self.run_id,
             task=self.task,
             status=str(self.status),
+            outcome=self.outcome and str(self.outcome),
             result=self.result,
             reason=self.reason,
             steps=self.steps,
@@ -982,8 +1067,10 @@ class Solution(Generic[R_co]):
             "run_id": self.run_id,
             "task": self.task,
             "status": str(self.status),
+            "outcome": None if self.outcome is None else str(self.outcome),
             "result": self.result if self._json is None else self._json,
             "reason": self.reason,
+            "stop_cause": self.stop_cause,
             "steps": self.totals.steps,
             "undecided": self.undecided,
             "votes": self.totals.votes,
@@ -1006,4 +1093,5 @@ class Solution(Generic[R_co]):
             "digest": self.digest,
             "seal": self.seal,
             "warnings": list(self.warnings),
+            "traceback": self.traceback,
         }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mdap.errors import UsageError
+from mdap.errors import UsageError, slipped_at
 
 __all__ = [
     "Budget",
@@ -17,6 +17,7 @@ __all__ = [
     "Speculate",
     "Speculation",
     "VotingSettings",
+    "complaint",
     "explain",
 ]
 
@@ -233,6 +234,12 @@ class Speculation(BaseModel):
     depth: int = Field(0, ge=0)
 
 
+def complaint(error: ValidationError) -> Exception:
+    """Return what a validator of somebody's raised first; *error* itself where none did."""
+    raised = error.errors(include_url=False, include_input=False)[0].get("ctx", {}).get("error")
+    return raised if isinstance(raised, Exception) else error
+
+
 def explain(what: str, error: ValidationError) -> str:
     """Return the first of pydantic's complaints as one sentence.
 
@@ -240,10 +247,12 @@ def explain(what: str, error: ValidationError) -> str:
         what: what the fields are to the user: "parameter", "sim option".
         error: pydantic's complaints.
     """
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"there is no {what} {name!r}"
     message = first["msg"].removeprefix("Value error, ")
+    place = slipped_at(complaint(error))
+    message = f"{place}: {message}" if place else message
     given = "" if first["type"] == "missing" else f" (given {first['input']!r:.60})"
     return f"{what} {name}: {message}{given}" if name else message

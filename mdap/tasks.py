@@ -159,6 +159,16 @@ class Task(BaseModel):
         """
         return answer
 
+    def outcome(self, result: Any) -> bool | None:
+        """Return whether *result* is good: True if it is, False if not, None if the task cannot tell.
+
+        mdap records it when a run finishes, and `mdap audit verify` asks for it again, so it must be pure.
+
+        Args:
+            result: what the task came to, as the JSON value on record.
+        """
+        return None
+
 
 def canonical_step(task: Task, step: "Step[A]") -> "Step[A]":
     """Return *step* with parsers that read replies into the canonical form of *task*'s answers."""
@@ -187,6 +197,10 @@ class Decision(Generic[A]):
         votes: each candidate's votes, by its canonical JSON.
         key: the same whenever this step of this run is meant, and no other: an idempotency key.
         reason: one sentence on why there is no winner, such as an endpoint's refusal; None if there is one.
+        confidence: the chance that the answer is right, going by how the votes fell on this step and on those
+            asked with it in one call of `Ask.decisions`, if on every step a vote is right more often than
+            wrong. None where no vote tells: without a winner, after a person's decision, with a lead of one.
+        author: the person who settled the step by hand; None for a vote.
     """
 
     step: int
@@ -195,6 +209,8 @@ class Decision(Generic[A]):
     votes: Mapping[str, int]
     key: str
     reason: str | None = None
+    confidence: float | None = None
+    author: str | None = None
 
 
 class Chain(Task, Generic[S, A]):
@@ -288,6 +304,12 @@ class Ask(Protocol):
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:
         """Return how the vote on *step* went, also where it has no winner within its allowed samples."""
+
+    async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
+        """Return how the vote on each of *steps* went, in their order; they are asked side by side.
+
+        One without a winner keeps no other from being decided: see `Decision.decided` and `Decision.reason`.
+        """
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
         """Return the winning answers of *steps* in their order, asked side by side.

@@ -9,6 +9,7 @@ from mdap.engine.chain import ChainRace
 from mdap.engine.opening import Progress
 from mdap.engine.ordered import process_race
 from mdap.engine.process import ProcessRace, Question, identify
+from mdap.errors import UndecidedError
 from mdap.records import (
     Fact,
     Identity,
@@ -106,7 +107,7 @@ class ProcessDrive(Drive):
             if question.over:
                 race.leave(self.asked.pop(node))
                 if question.undecided is not None:
-                    race.undecided(question.undecided)
+                    race.end(RunStatus.UNDECIDED, UndecidedError(question.undecided))
                     return
                 self.answers[node] = question.answer
         if len(self.answers) == self.plan.nodes:

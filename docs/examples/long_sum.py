@@ -50,9 +50,11 @@ class LongSum(mdap.Chain[State, Answer]):
     def advance(self, state: State, answer: Answer) -> State:
         return State(answer.carry, f"{answer.digit}{state.found}")
 
-    def result(self, state: State) -> dict[str, object]:
-        total = f"{state.carry or ''}{state.found}"
-        return {"solved": int(total) == int(self.a) + int(self.b), "sum": total}
+    def result(self, state: State) -> dict[str, str]:
+        return {"sum": f"{state.carry or ''}{state.found}"}
+
+    def outcome(self, result: dict[str, str]) -> bool:
+        return int(result["sum"]) == int(self.a) + int(self.b)
 
     def length(self) -> int:
         return max(len(self.a), len(self.b))

@@ -299,6 +299,7 @@ def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
     lines = f"{spelled(row)}\n"
     last: dict[str, Any] | None = None
     sealed_now, status = False, None
+    outcome = None
     for kind, *event in log.execute(EVENTS, (run,)):
         sealed_now = kind == "sealed" or (kind == "signed" and sealed_now)
         status = kind if kind in STATUS else status
@@ -314,7 +315,10 @@ def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
             check("run and events before a seal", last["events"], hashed(lines, 32))
             sealed = last["decisions"]
             check("decisions that were sealed", [last["digest"]], heads[sealed : sealed + 1])
+        elif kind == "finished":
+            outcome = json.loads(event[-1]).get("outcome")
         lines += f"{spelled([kind, *event])}\n"
+    check("outcome", [(outcome,)], log.execute("SELECT outcome FROM runs WHERE id = ?", (run,)).fetchall())
     found = rest(log, run)
     check("what happened to the run", True, status is not None)
     check("seal of a run that has ended", True, sealed_now or status in ("started", "resumed"))

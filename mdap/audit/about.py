@@ -8,12 +8,13 @@ from typing import Any, Final
 from mdap.audit.along import cost_of_bin
 from mdap.audit.source import Row, Source
 from mdap.audit.summary import Bin, Doubt, Summary
-from mdap.records import Certificate, Guarantee
+from mdap.records import Certificate, Guarantee, Outcome
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.ledger import guarantee_of
+from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
 
-__all__ = ["About", "Verdicts", "about", "outcome", "spent", "status_of"]
+__all__ = ["About", "Verdicts", "about", "spent", "status_of", "verdicts"]
 
 _ENDED: Final = ("finished", "undecided", "stopped", "failed")
 
@@ -42,6 +43,8 @@ class About:
         seal: digest over all that the log holds of it, as of the end of its last session.
         guarantee: what `-k robust` says of it; None for another k.
         escalated: whether a step went to another tier of models.
+        said: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
+        undecided: steps of a finished process that found no winner.
         alive: whether a process is at work on it; None where that cannot be told.
     """
 
@@ -75,6 +78,8 @@ class About:
     guarantee: Guarantee | None
     escalated: bool
     failed_attempts: int
+    said: str | None
+    undecided: int
     alive: bool | None = None
 
     @property
@@ -86,6 +91,12 @@ class About:
     def end(self) -> int:
         """Where counting its rows ends: what is still being decided is left out."""
         return self.decided if self.running else max(self.decided, self.opened)
+
+    def outcome(self, certificate: Certificate | None = None) -> Outcome | None:
+        """Return whether its result is good, as far as its *certificate* is known; None if nothing tells."""
+        if self.status != "finished" or self.kind not in JUDGED:
+            return None
+        return outcome_of(self.said, certificate, self.undecided)
 
     @property
     def models(self) -> str:
@@ -138,6 +149,8 @@ async def _about(source: Source, row: Row) -> About:
         warnings=tuple(one["reason"] for one in await source.rows("view_warnings", number)),
         guarantee=await _guarantee(source, number, row["settings"]),
         escalated="escalated" in kinds,
+        said=row["outcome"],
+        undecided=data.get("undecided", 0),
         failed_attempts=kinds.get("attempt_failed", 0),
     )
 
@@ -158,12 +171,14 @@ class Verdicts:
     """What the samples of a run came to.
 
     Attributes:
+        outcome: whether its result is good; None if neither its task nor its votes tell.
         certificate: how sure one can be of the decisions; None where nothing can be said.
         doubts: the most doubtful decisions, each with the chance that it is wrong; None for one that was
             not voted, and where nothing can be said.
         cost_usd: price of all samples; None where a model has none.
     """
 
+    outcome: Outcome | None
     samples: int
     votes: int
     red_flags: int
@@ -181,12 +196,13 @@ class Verdicts:
         return None if self.certificate is None else self.certificate.p_zero_errors
 
 
-def outcome(run: About, summary: Summary) -> Verdicts:
-    """Return what *run* came to, as far as it is counted."""
+def verdicts(run: About, summary: Summary) -> Verdicts:
+    """Return what the samples of *run* came to, as far as they are counted."""
     models = summary.models
     # Votes of a tier that could not decide say nothing of the one that did.
     certificate = None if run.escalated else certify(summary.shapes())
     return Verdicts(
+        outcome=run.outcome(certificate),
         samples=summary.samples,
         votes=summary.verdicts["vote"],
         red_flags=summary.verdicts["flag"],

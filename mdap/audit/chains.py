@@ -18,7 +18,7 @@ from mdap.audit.questions import Question
 from mdap.audit.races import Referee
 from mdap.audit.rows import Page, pages
 from mdap.audit.runs import RunFacts
-from mdap.errors import RAISED
+from mdap.errors import RAISED, told
 from mdap.records import NOTED, Decided, SampleTaken, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
@@ -97,7 +97,7 @@ class _Walk:
         try:
             return method(*args)
         except RAISED as error:
-            self.findings.add(Kind.PLUGIN, doing, "no error", f"{type(error).__name__}: {error}", (step,))
+            self.findings.add(Kind.PLUGIN, doing, "no error", told(error), (step,))
             return _LOST
 
     def _read(self, step: int, kind: Any, text: Any) -> Any:

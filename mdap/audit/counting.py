@@ -10,12 +10,13 @@ import anyio
 from mdap.audit.about import About
 from mdap.audit.source import Row, Source
 from mdap.audit.summary import Summary
+from mdap.records import Outcome
 
 __all__ = ["Count", "Counts"]
 
 T = TypeVar("T")
-Sums = tuple[int, float | None]
-"""Votes, and cost in USD."""
+Sums = tuple[int, float | None, Outcome | None]
+"""Votes, cost in USD, and the outcome."""
 
 _KEPT: Final = 200
 _SUMS_KEPT: Final = 10_000
@@ -154,7 +155,7 @@ class Counts:
         return noted[1] if noted is not None and noted[0] == turn else None
 
     def note(self, run: int, turn: int, sums: Sums) -> None:
-        """Keep the votes and the cost of a run that has ended."""
+        """Keep the votes, the cost and the outcome of a run that has ended."""
         _keep(self._known, run, (turn, sums), _SUMS_KEPT)
 
 

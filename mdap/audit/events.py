@@ -39,6 +39,8 @@ class History:
     Attributes:
         status: how the run stands: the last event that says so.
         result: the recorded result; None if the run is not finished.
+        outcome: what its task said of that when the run finished last; None if it said nothing.
+        asked: whether the task was asked; not in logs of an earlier mdap.
         settled: step, author and reason of each decision that a person took.
         escalated: step, opening and tier of each race that went to another tier.
         seal: the last seal; None if there is none.
@@ -49,6 +51,8 @@ class History:
 
     status: str = "started"
     result: Any = None
+    outcome: str | None = None
+    asked: bool = False
     settled: list[tuple[int, str, str | None]] = field(default_factory=list)
     escalated: list[tuple[int, int, int]] = field(default_factory=list)
     seal: str | None = None
@@ -97,6 +101,8 @@ def _note(history: History, event: tuple[Any, ...], findings: Findings) -> None:
     try:
         if kind in _STATUS:
             history.status, history.result = kind, data.get("result")
+            if kind == "finished":
+                history.outcome, history.asked = data.get("outcome"), "outcome" in data
         elif kind == "settled":
             history.settled.append((data["step"], author, reason))
         else:

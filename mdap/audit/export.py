@@ -4,11 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any, Final
 
+from mdap.audit.columns import Columns
 from mdap.audit.log import Log, SampleEntry
 from mdap.errors import UsageError
+from mdap.rules.canonical import canonical
 
 __all__ = ["FORMATS", "export", "is_binary"]
 
@@ -21,13 +24,17 @@ _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "'")
 _MARK: Final = "'"
 
-_STEP_COLUMNS: Final = ("step", "key", "input", "answer", "votes", "samples", "red_flags")
-_JSON_COLUMNS: Final = frozenset({"input", "answer", "votes"})
+_LAST: Final = ("samples", "red_flags", "doubt", "author")
+
+_STEP_NAMES: Final = ("step", "key", "input", "answer", "votes", "samples", "red_flags")
 _NUMBERS: Final = {
     "step": "int64",
     "opening": "int64",
     "ordinal": "int64",
     "counted": "int64",
+    "votes": "int64",
+    "against": "int64",
+    "candidates": "int64",
     "samples": "int64",
     "red_flags": "int64",
     "view": "int64",
@@ -37,75 +44,107 @@ _NUMBERS: Final = {
     "attempts": "int64",
     "temperature": "float64",
     "latency": "float64",
+    "doubt": "float64",
 }
 
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Rows, each gone through as often as it takes, with the types of their columns by name."""
+
+    types: dict[str, str]
+    rows: Callable[[], Iterator[Row]]
+
+
 def _steps(log: Log, run_id: str) -> Iterator[Row]:
+    doubts = log.doubts(run_id)
     for entry in log.steps(run_id):
-        yield {name: getattr(entry, name) for name in _STEP_COLUMNS}
+        row = {name: getattr(entry, name) for name in _STEP_NAMES}
+        yield {**row, "doubt": doubts(entry), "author": entry.author}
+
+
+def _table_of_steps(log: Log, run_id: str) -> _Table:
+    """Return the decided steps as a table: input and answer become columns, and so does the vote."""
+    nested = {"input": Columns("input"), "answer": Columns("answer")}
+    count = 0  # the run may go on meanwhile
+    for entry in log.steps(run_id):
+        nested["input"].see(entry.input)
+        nested["answer"].see(entry.answer)
+        count += 1
+    types: dict[str, str] = {}
+    for name in ("step", "key", "input", "answer", "votes", "against", "candidates", *_LAST):
+        types |= nested[name].types() if name in nested else {name: _NUMBERS.get(name, "string")}
+
+    def rows() -> Iterator[Row]:
+        for row in islice(_steps(log, run_id), count):
+            votes = row["votes"]
+            won = votes.get(canonical(row["answer"]), 0)
+            cells = [row["step"], row["key"], *nested["input"].cells(row["input"])]
+            cells += [*nested["answer"].cells(row["answer"]), won, sum(votes.values()) - won, len(votes)]
+            yield dict(zip(types, [*cells, *(row[name] for name in _LAST)], strict=True))
+
+    return _Table(types, rows)
+
+
+def _table_of_samples(log: Log, run_id: str) -> _Table:
+    types = {name: _NUMBERS.get(name, "string") for name in SampleEntry._fields}
+    return _Table(types, lambda: _samples(log, run_id))
 
 
 def _samples(log: Log, run_id: str) -> Iterator[Row]:
     return (entry._asdict() for entry in log.samples(run_id))
 
 
-def _flat(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows in which JSON values are JSON text."""
-    for row in rows:
-        yield {name: _line(value) if name in _JSON_COLUMNS else value for name, value in row.items()}
-
-
 # -- formats ---------------------------------------------------------------------------------------
 
 
-def _write_jsonl(rows: Iterable[Row], columns: tuple[str, ...], out: IO[bytes]) -> None:
+def _write_jsonl(rows: Iterable[Row], out: IO[bytes]) -> None:
     for row in rows:
         out.write(f"{_line(row)}\n".encode())
 
 
-def _write_csv(rows: Iterable[Row], columns: tuple[str, ...], out: IO[bytes]) -> None:
+def _write_csv(table: _Table, out: IO[bytes]) -> None:
     # Bare carriage returns are text of a model: the end of a line must be one that readers agree on.
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\r\n")
-    writer.writerow(columns)
-    for row in _flat(rows):
-        writer.writerow([_harmless(row[name]) for name in columns])
+    writer.writerow(map(_harmless, table.types))
+    for row in table.rows():
+        writer.writerow(map(_harmless, row.values()))
     text.detach()
 
 
 def _harmless(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula."""
+    """Return a cell that no spreadsheet takes for a formula; true and false as JSON has them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, str) and value.startswith(_FORMULAS):
         return f"{_MARK}{value}"
     return value
 
 
-def _write_parquet(rows: Iterable[Row], columns: tuple[str, ...], out: IO[bytes]) -> None:
+def _write_parquet(table: _Table, out: IO[bytes]) -> None:
     try:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError:
         raise UsageError("Parquet needs pyarrow: install it with `pip install 'mdap[parquet]'`") from None
-    types = {"int64": pyarrow.int64(), "float64": pyarrow.float64()}
-    schema = pyarrow.schema(
-        [(name, types[_NUMBERS[name]] if name in _NUMBERS else pyarrow.string()) for name in columns]
-    )
-    flat = _flat(rows)
+    makers = {"bool": pyarrow.bool_, "int64": pyarrow.int64, "float64": pyarrow.float64}
+    columns = [(name, makers.get(kind, pyarrow.string)()) for name, kind in table.types.items()]
+    schema, rows = pyarrow.schema(columns), table.rows()
     with parquet.ParquetWriter(out, schema) as writer:
-        while batch := list(islice(flat, _BATCH)):
+        while batch := list(islice(rows, _BATCH)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
 
 
-_WRITERS: Final[dict[str, Callable[[Iterable[Row], tuple[str, ...], IO[bytes]], None]]] = {
-    "jsonl": _write_jsonl,
+_WRITERS: Final[dict[str, Callable[[_Table, IO[bytes]], None]]] = {
     "csv": _write_csv,
     "parquet": _write_parquet,
 }
 _PREFIX: Final = "samples-"
 
-FORMATS: Final = (*_WRITERS, *[f"{_PREFIX}{name}" for name in _WRITERS])
+FORMATS: Final = ("jsonl", *_WRITERS, f"{_PREFIX}jsonl", *[f"{_PREFIX}{name}" for name in _WRITERS])
 """What `export` can write: decided steps, or samples."""
 
 
@@ -131,7 +170,8 @@ def export(log: Log, run_id: str, out: IO[bytes], fmt: str = "jsonl") -> None:
         raise UsageError(
             f"{run.run_id} is a batch, without steps of its own: export its cases, such as {run.run_id}/0"
         )
-    if fmt.startswith(_PREFIX):
-        _WRITERS[fmt.removeprefix(_PREFIX)](_samples(log, run_id), SampleEntry._fields, out)
+    of_samples, written = fmt.startswith(_PREFIX), fmt.removeprefix(_PREFIX)
+    if written == "jsonl":
+        _write_jsonl(_samples(log, run_id) if of_samples else _steps(log, run_id), out)
     else:
-        _WRITERS[fmt](_steps(log, run_id), _STEP_COLUMNS, out)
+        _WRITERS[written]((_table_of_samples if of_samples else _table_of_steps)(log, run_id), out)

@@ -2,15 +2,18 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
-from mdap.audit.runs import find_number
+from mdap.audit.doubts import doubts_of
+from mdap.audit.runs import find_number, source_of
 from mdap.errors import DatabaseError, UsageError
 from mdap.logfile import TEXTS, reading
+from mdap.records import NOTED, Outcome
+from mdap.rules.outcomes import outcome_of
 
 __all__ = ["Log", "RunEntry", "SampleEntry", "StepEntry", "open_log"]
 
@@ -18,18 +21,23 @@ _PAGE: Final = 1_000
 
 _RUNS: Final = """
 SELECT run_id, kind, (SELECT run_id FROM runs p WHERE p.id = r.parent) AS parent, task, task_version,
-       params, settings, provider, k, mdap_version, created_at,
+       params, settings, provider, k, mdap_version, created_at, outcome,
        (SELECT kind FROM run_events e WHERE e.run = r.id
         AND e.kind IN ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
         ORDER BY e.id DESC LIMIT 1) AS status
 FROM runs r WHERE ?1 IS NULL OR r.id = ?1 ORDER BY id"""
-_STEPS: Final = f"""
+_COLUMNS: Final = """
 SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
-       count(s.ordinal) AS samples, coalesce(sum(s.verdict = 'flag'), 0) AS red_flags
-FROM (SELECT * FROM decisions WHERE run = ?1 AND place > ?2 ORDER BY place LIMIT {_PAGE}) d
+       count(s.ordinal) AS samples, coalesce(sum(s.verdict = 'flag'), 0) AS red_flags"""
+_JOINED: Final = """
 LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 LEFT JOIN samples s ON s.run = d.run AND s.step = d.step AND s.opening = d.opening
 GROUP BY d.place ORDER BY d.place"""
+_STEPS: Final = f"""{_COLUMNS}
+FROM (SELECT * FROM decisions WHERE run = ?1 AND place > ?2 ORDER BY place LIMIT {_PAGE}) d {_JOINED}"""
+_STEP: Final = f"{_COLUMNS} FROM (SELECT * FROM decisions WHERE run = ?1 AND step = ?2) d {_JOINED}"
+# How a decision was made that was taken over from a run that was overridden.
+_MADE: Final = ("tally", "margin", "author", "reason", "samples", "red_flags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class RunEntry:
         settings: how its steps are decided.
         provider: where its samples come from.
         status: running, finished, undecided, stopped or failed; a killed run is *running*, too.
+        outcome: what its task said of its result: solved or not solved; None if nothing.
     """
 
     run_id: str
@@ -58,6 +67,7 @@ class RunEntry:
     mdap_version: str
     created_at: str
     status: str
+    outcome: Outcome | None
 
 
 class StepEntry(NamedTuple):
@@ -176,6 +186,8 @@ class Log(AbstractContextManager["Log"]):
     def steps(self, run_id: str) -> Iterator[StepEntry]:
         """Yield the decided steps of a run, in the order of their decisions.
 
+        A decision that it took over from a run that it overrides is told as it was made there.
+
         Args:
             run_id: the run's id, a unique beginning of it, or ``latest``.
 
@@ -183,13 +195,46 @@ class Log(AbstractContextManager["Log"]):
             UsageError: there is no such run.
         """
         run, place = find_number(self._connection, run_id), -1
+        source = source_of(self._connection, run)
         while rows := self._rows(_STEPS, run, place):
             for row in rows:
-                values = dict(row)
+                values = self._as_made(dict(row), source)
                 for name, column in (("input", "input"), ("answer", "winner"), ("votes", "tally")):
                     values[name] = json.loads(values.pop(column) or "null")
                 yield StepEntry(**values)
             place = rows[-1]["place"]
+
+    def _as_made(self, values: dict[str, Any], source: int | None) -> dict[str, Any]:
+        """Return the columns of a decision as it was made, if it was taken over from *source*."""
+        while source is not None and values["author"] == NOTED:
+            there = self._rows(_STEP, source, values["step"])
+            if not there:
+                break
+            values |= {name: there[0][name] for name in _MADE}
+            source = source_of(self._connection, source)
+        return values
+
+    def doubts(self, run_id: str) -> Callable[[StepEntry], float | None]:
+        """Return what tells the chance that the winner of a step is wrong, going by all votes of the run.
+
+        It is that of `mdap audit review`; None for a step that no vote decided, or by a lead of one.
+
+        Args:
+            run_id: the run's id, a unique beginning of it, or ``latest``.
+
+        Raises:
+            UsageError: there is no such run.
+        """
+        known = doubts_of(self._connection, find_number(self._connection, run_id))
+
+        def doubt(step: StepEntry) -> float | None:
+            if step.author is not None:
+                return None
+            won = max(step.votes.values(), default=0)
+            found = known.get((won, won - step.margin, sum(step.votes.values())))
+            return None if found is None else float(f"{found:.6g}")
+
+        return doubt
 
     def samples(self, run_id: str) -> Iterator[SampleEntry]:
         """Yield all samples of a run, by step, opening and ordinal.
@@ -246,6 +291,8 @@ def _run_entry(row: sqlite3.Row) -> RunEntry:
         values[name] = json.loads(values[name])
     if values["status"] in (None, "started", "resumed"):
         values["status"] = "running"
+    if values["outcome"] is not None:
+        values["outcome"] = outcome_of(values["outcome"], None, 0)
     return RunEntry(**values)
 
 

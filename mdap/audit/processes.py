@@ -22,12 +22,13 @@ from mdap.audit.prompts import Sent, check_sent, compare, likeness, sent_between
 from mdap.audit.questions import Question, check_text
 from mdap.audit.races import Referee
 from mdap.audit.rows import decided, samples_of, undecided
-from mdap.audit.runs import RunFacts
-from mdap.errors import RAISED, FailedError, UndecidedError
+from mdap.audit.runs import RunFacts, run_facts
+from mdap.errors import RAISED, FailedError, UndecidedError, told
 from mdap.groups import Group, first_of, gathered
-from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened
+from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened, TallyShape
 from mdap.rules import parts as naming
 from mdap.rules.canonical import canonical
+from mdap.rules.confidence import confident, shape_of
 from mdap.rules.digests import (
     CHAIN_START,
     answer_key,
@@ -61,7 +62,12 @@ _PATIENCE: Final = 600.0
 _MOST_COMPARED: Final = 32
 _MOST_EXPLAINED: Final = 100
 _ALIKE: Final = 0.6
+_THERE: Final = "SELECT winner, digest FROM decisions WHERE run = ?1 AND step = ?2"
 _TASK_OF_PART: Final = "SELECT task FROM runs WHERE parent = ?1 AND run_id = ?2"
+
+
+_Row = tuple[str, str, str, str | None, str | None]
+"""Input, winner, tally, reason and author of a step."""
 
 
 class _StrayError(Exception):
@@ -107,12 +113,16 @@ class _Found(NamedTuple):
         answer: the winning answer; None if there is none.
         votes: the votes of each candidate, by its canonical JSON.
         undecided: why it has no winner; None if it has one.
+        shape: how the votes fell; None where no vote decided.
+        author: who settled it; None for a vote.
     """
 
     step: int
     answer: Any
     votes: dict[str, int]
     undecided: str | None = None
+    shape: TallyShape | None = None
+    author: str | None = None
 
 
 class _Record:
@@ -129,6 +139,7 @@ class _Record:
         self._known: dict[Identity, _Known] = {}
         self.strays: list[_Stray] = []
         self.strayed: Callable[[], None] | None = None
+        self._source = None if facts.source is None else run_facts(connection, facts.source)
 
     # -- the record on its own ---------------------------------------------------------------------
 
@@ -197,6 +208,12 @@ class _Record:
         """Compare the result of a part with what that part's own record says."""
         place = (decision.step, decision.opening)
         named = _PART.fullmatch(decision.reason or "")
+        if self._source is not None and named is not None and named[1] == self._source.run_id:
+            there = self._connection.execute(_THERE, (self._source.number, decision.step)).fetchone()
+            if there != (decision.winner, named[2]):
+                expected, found = "a decision of another run", decision.reason
+                self.findings.add(Kind.DECISION, "where the decision is from", expected, found, place)
+            return
         if named is None:
             once = opened.key.startswith("once:") and decision.reason == "once"
             if not once:
@@ -281,9 +298,8 @@ class _Record:
             return None
         if known.intact and first:
             compare(question, self._sent(known.step), self.findings)
-        samples = samples_of(self._connection, self.facts.number, known.step)
-        question.check(samples, self.facts, key)
-        row = self._row(known)
+        row, samples, facts = self._behind(known)
+        question.check(samples, facts, key)
         # Of a prompt that must not be stored, the message does not stand in for the input either.
         own = None if self.facts.voting.record_prompts is False else asked.user
         about = canonical(own if asked.input is None else asked.input)
@@ -298,7 +314,9 @@ class _Record:
         self._compare_with_truth(task, asked, known, row[1])
         read = row[1] in question.answers
         answer = question.answers[row[1]] if read else typed_answer(asked, row[1], question.answers.values())
-        return _Found(known.step, answer, json.loads(row[2]))
+        votes = json.loads(row[2])
+        shape = None if row[4] else shape_of(row[1], votes)
+        return _Found(known.step, answer, votes, shape=shape, author=row[4])
 
     def _compare_with_truth(self, task: Process[Any], asked: Step[Any], known: _Known, winner: str) -> None:
         if self.oracle:
@@ -306,13 +324,24 @@ class _Record:
             if truth != winner:
                 self.findings.add(Kind.TRUTH, "answer", truth, winner, (known.step,))
 
-    def _row(self, known: _Known) -> tuple[str, str, str, str | None]:
-        sql = """SELECT p.input, d.winner, d.tally, d.reason FROM steps p
+    def _behind(self, known: _Known) -> tuple[_Row, list[SampleTaken], RunFacts]:
+        """Return a step's row and samples, and the run that sampled it: one that was taken over, or this."""
+        row, facts, run = self._row(known), self.facts, self._source
+        samples = samples_of(self._connection, facts.number, known.step)
+        while run is not None and not samples and row[4] is not None:
+            there = self._row(known, run.number)
+            if there is None:
+                break
+            samples = samples_of(self._connection, run.number, known.step)
+            row, facts = there if row[4] == NOTED else row, run
+            run = None if run.source is None else run_facts(self._connection, run.source)
+        return row, samples, facts
+
+    def _row(self, known: _Known, run: int | None = None) -> Any:
+        sql = """SELECT p.input, d.winner, d.tally, d.reason, d.author FROM steps p
             LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
             WHERE p.run = ?1 AND p.step = ?2 AND p.opening = 0"""
-        found = self._connection.execute(sql, (self.facts.number, known.step)).fetchone()
-        row: tuple[str, str, str, str | None] = found
-        return row
+        return self._connection.execute(sql, (run or self.facts.number, known.step)).fetchone()
 
     def _undecided_answer(
         self, known: _Known, samples: list[SampleTaken], question: Question
@@ -400,7 +429,7 @@ class _Rehearsal:
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the recorded answer to *step*; wait for ever where there is none yet."""
-        found = await self._found(step)
+        [found] = await self._there([self._record.answer(self._task, step)])
         if found.undecided is not None:
             raise UndecidedError(found.undecided)
         answer: A = found.answer
@@ -408,29 +437,32 @@ class _Rehearsal:
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:
         """Return how the vote on *step* went."""
-        found = await self._found(step)
-        key = f"{self.run_id}/{found.step}"
-        reason = found.undecided
-        told = {"step": found.step, "answer": found.answer, "votes": found.votes}
+        [decision] = await self.decisions([step])
+        return decision
+
+    async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
+        """Return how the vote on each of *steps* went."""
+        found = await self._there([self._record.answer(self._task, step) for step in steps])
+        return confident([self._decision(one) for one in found], [one.shape for one in found])
+
+    def _decision(self, found: _Found) -> Decision[Any]:
+        key, reason = f"{self.run_id}/{found.step}", found.undecided
+        told = {"step": found.step, "answer": found.answer, "votes": found.votes, "author": found.author}
         return Decision(**told, decided=reason is None, key=key, reason=reason)
 
-    async def _found(self, step: Step[Any]) -> _Found:
-        found = self._record.answer(self._task, step)
-        if found is None:
-            await anyio.sleep_forever()
-            raise AssertionError
-        return found
-
-    async def map(self, steps: Iterable[Step[A]]) -> list[A]:
-        """Return the recorded answers to *steps*."""
-        found = [self._record.answer(self._task, step) for step in steps]
-        sentence = next((one.undecided for one in found if one is not None and one.undecided), None)
-        if sentence is not None:
-            raise UndecidedError(sentence)
-        there = [one.answer for one in found if one is not None]
+    async def _there(self, found: list[_Found | None]) -> list[_Found]:
+        there = [one for one in found if one is not None]
         if len(there) < len(found):
             await anyio.sleep_forever()
         return there
+
+    async def map(self, steps: Iterable[Step[A]]) -> list[A]:
+        """Return the recorded answers to *steps*."""
+        asked = [self._record.answer(self._task, step) for step in steps]
+        sentence = next((one.undecided for one in asked if one is not None and one.undecided), None)
+        if sentence is not None:
+            raise UndecidedError(sentence)
+        return [one.answer for one in await self._there(asked)]
 
     @asynccontextmanager
     async def group(self) -> AsyncIterator[Group]:
@@ -511,5 +543,4 @@ def _ended(record: _Record, error: BaseException) -> None:
     if isinstance(error, _StrayError) or (isinstance(error, UndecidedError) and not record.over):
         return
     if record.over:
-        found = f"{type(error).__name__}: {error}"
-        record.findings.add(Kind.PLUGIN, "solving", "a result", found)
+        record.findings.add(Kind.PLUGIN, "solving", "a result", told(error))

@@ -4,7 +4,7 @@ from typing import Any, Final, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.runs import RunFacts
-from mdap.errors import RAISED
+from mdap.errors import RAISED, told
 from mdap.records import SampleTaken
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import json_schema, read, unreadable
@@ -23,6 +23,7 @@ class _Said(NamedTuple):
     flag: str | None
     spelled: str | None = None
     answer: Any = None
+    failed: str | None = None
 
 
 class Question:
@@ -84,7 +85,7 @@ class Question:
                 continue  # whether an answer was like those before it hangs on what came before it
             self._check_vote(sample, said)
             if said.key != sample.answer_key or said.flag != sample.flag_reason:
-                expected = said.key or said.flag
+                expected = said.key or said.failed or said.flag
                 found = sample.answer_key or sample.flag_reason
                 self._findings.add(Kind.READING, "what the reply says", expected, found, _at(sample))
 
@@ -128,7 +129,7 @@ class Question:
             said = read(sample.text or "", finish, sample.answer_tokens, self.max_tokens, parse)
         except RAISED as error:
             # A reply at which the parser fails is recorded as such.
-            return _Said(None, unreadable(type(error).__name__))
+            return _Said(None, unreadable(type(error).__name__), failed=told(error))
         if said.spelled is None:
             return _Said(None, said.flag)
         self.answers.setdefault(said.spelled, said.answer)

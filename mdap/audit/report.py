@@ -4,7 +4,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from mdap.audit.about import About, outcome
+from mdap.audit.about import About, verdicts
 from mdap.audit.counting import Count
 from mdap.audit.figures import figures
 from mdap.audit.looks import environment, static
@@ -37,7 +37,7 @@ async def report(source: Source, run: About, length: int | None, made_at: str) -
         .render(
             run=run,
             summary=summary,
-            outcome=outcome(run, summary),
+            verdicts=verdicts(run, summary),
             figures=figures(summary, run.k, run.prices),
             events=happened,
             parts=parts,

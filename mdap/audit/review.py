@@ -2,32 +2,37 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from mdap.audit.doubts import TOTAL, TREE, ranked
 from mdap.audit.rows import plain_reading, samples_of
 from mdap.audit.runs import find_number
 from mdap.records import SampleTaken, TallyShape
-from mdap.rules.certificate import doubts
 from mdap.rules.digests import answer_key
 
 __all__ = ["Candidate", "Doubtful", "review"]
 
-_TREE: Final = """
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
-# Where the margin is the winner's votes, nobody else has any.
-_TOTAL: Final = """
-CASE d.margin WHEN d.votes THEN d.votes ELSE (SELECT sum(value) FROM json_each(d.tally)) END"""
-_SHAPES: Final = f"""{_TREE}
-SELECT d.votes, d.votes - d.margin, {_TOTAL}, count(*)
-FROM tree CROSS JOIN decisions d ON d.run = tree.run WHERE d.author IS NULL GROUP BY 1, 2, 3"""
-_ALIKE: Final = f"""{_TREE}
+_UNDECIDED: Final = f"""{TREE}
+SELECT r.run_id, p.run, p.step, p.opening, p.key, p.input,
+    (SELECT max(e.id) FROM run_events e WHERE e.run = p.run AND e.kind = 'refused'
+        AND e.data->>'step' = p.step AND e.data->>'opening' = p.opening) AS refused
+FROM tree CROSS JOIN steps p ON p.run = tree.run JOIN runs r ON r.id = p.run
+WHERE (SELECT e.kind FROM run_events e WHERE e.run = p.run AND e.kind IN
+        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
+        ORDER BY e.id DESC LIMIT 1) IN ('finished', 'undecided')
+    AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
+    AND (refused IS NOT NULL OR EXISTS (SELECT 1 FROM samples s
+        WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening AND s.counted IS NOT NULL))
+ORDER BY p.run, p.step LIMIT ?2"""
+_ALIKE: Final = f"""{TREE}
 SELECT r.run_id, d.run, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin
 FROM tree CROSS JOIN decisions d ON d.run = tree.run JOIN runs r ON r.id = d.run
 LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
-WHERE d.author IS NULL AND d.votes = ?2 AND d.margin = ?3 AND {_TOTAL} = ?4
+WHERE d.author IS NULL AND d.votes = ?2 AND d.margin = ?3 AND {TOTAL} = ?4
 ORDER BY d.run, d.place LIMIT ?5"""
 
 
@@ -36,7 +41,7 @@ class Candidate:
     """An answer that somebody voted for.
 
     Attributes:
-        answer: the answer, as JSON values.
+        answer: the answer, as JSON values; None in a step without a winner: only replies are on record there.
         votes: its votes.
         won: whether it was decided.
         replies: model and text of each vote for it, in the order of the samples.
@@ -57,20 +62,22 @@ class Doubtful:
         step: its step.
         key: the step's name in its run.
         input: what the step was about, as JSON values.
-        doubt: the chance that its winner is wrong, going by all votes of the run.
-        margin: the winner's lead.
+        doubt: the chance that its winner is wrong, going by all votes of the run; None if it has no winner.
+        margin: the winner's lead, or that of the best answer.
         candidates: the winner first.
         flags: model, reason and text of each reply that was discarded.
+        reason: why it has no winner; None if it has one.
     """
 
     run_id: str
     step: int
     key: str
     input: Any
-    doubt: float
+    doubt: float | None
     margin: int
     candidates: tuple[Candidate, ...]
     flags: tuple[tuple[str, str, str], ...]
+    reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -80,6 +87,7 @@ class Doubtful:
             "key": self.key,
             "input": self.input,
             "doubt": self.doubt,
+            "reason": self.reason,
             "margin": self.margin,
             "candidates": [
                 {
@@ -95,7 +103,7 @@ class Doubtful:
 
 
 def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
-    """Return the decisions of a run, and of its parts, that are the most likely to be wrong.
+    """Return the steps of a run and its parts to look at: those without a winner, then the most doubtful.
 
     Args:
         db: path of the log.
@@ -108,9 +116,8 @@ def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
     """
     with plain_reading(Path(db)) as connection:
         run = find_number(connection, run_id)
-        shapes = [TallyShape(*row) for row in connection.execute(_SHAPES, (run,))]
-        found: list[Doubtful] = []
-        for shape, doubt in doubts(shapes) if shapes else ():
+        found: list[Doubtful] = list(_undecided(connection, run, most))
+        for shape, doubt in ranked(connection, run):
             if len(found) >= most:
                 break
             found += _alike(connection, run, shape, (doubt, most - len(found)))
@@ -132,10 +139,45 @@ def _alike(
             doubt=doubt,
             margin=margin,
             candidates=tuple(_candidates(winner, json.loads(tally), samples)),
-            flags=tuple(
-                (row.model, row.flag_reason or "", row.text or "") for row in samples if row.verdict == "flag"
-            ),
+            flags=_flags(samples),
         )
+
+
+def _undecided(connection: sqlite3.Connection, run: int, most: int) -> Iterator[Doubtful]:
+    rows = connection.execute(_UNDECIDED, (run, most)).fetchall()
+    for run_id, number, step, opening, key, text, refused in rows:
+        samples = [row for row in samples_of(connection, number, step) if row.opening == opening]
+        candidates = tuple(_unwon(samples))
+        votes = [one.votes for one in candidates] + [0, 0]
+        counted = sum(sample.counted is not None for sample in samples)
+        reason = f"{counted} samples, none of which leads far enough"
+        if refused is not None:
+            [reason] = connection.execute(
+                "SELECT reason FROM run_events WHERE id = ?1", (refused,)
+            ).fetchone()
+        yield Doubtful(
+            run_id=run_id,
+            step=step,
+            key=key or str(step),
+            input=json.loads(text or "null"),
+            doubt=None,
+            margin=votes[0] - votes[1],
+            candidates=candidates,
+            flags=_flags(samples),
+            reason=reason,
+        )
+
+
+def _flags(samples: list[SampleTaken]) -> tuple[tuple[str, str, str], ...]:
+    flags = [row for row in samples if row.verdict == "flag"]
+    return tuple((row.model, row.flag_reason or "", row.text or "") for row in flags)
+
+
+def _unwon(samples: list[SampleTaken]) -> Iterator[Candidate]:
+    voted = [row for row in samples if row.verdict == "vote"]
+    for key, votes in Counter(row.answer_key for row in voted).most_common():
+        replies = tuple((row.model, row.text or "") for row in voted if row.answer_key == key)
+        yield Candidate(None, votes, won=False, replies=replies)
 
 
 def _candidates(winner: str, tally: dict[str, int], samples: list[SampleTaken]) -> Iterator[Candidate]:

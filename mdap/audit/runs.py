@@ -13,7 +13,7 @@ from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.rules.presence import Absence
 from mdap.settings import VotingSettings
 
-__all__ = ["Place", "Refusal", "RunFacts", "find_number", "run_facts"]
+__all__ = ["Place", "Refusal", "RunFacts", "find_number", "run_facts", "source_of"]
 
 Place = tuple[int, int]
 """A step, and which opening of it."""
@@ -44,7 +44,8 @@ class RunFacts:
         sent: temperatures by member, of those that were sent another one than the schedule's.
         decisions: how many decisions it had when the audit began.
         charges: what it paid out of its error budget; None if it has none.
-        overridden: the step at which it took over another run, to decide it otherwise; None if it did not.
+        source: the run that it took over, to decide a step otherwise; None if it did not.
+        overridden: that step; None if it did not, or the step is of a nested run that it has no result of.
         refusals: by step and opening, who refused to answer it, in order.
         escalated: by step and opening, the tier to which it went.
         absences: who was left out as the run went on, in order.
@@ -64,6 +65,7 @@ class RunFacts:
     k: int
     decisions: int
     charges: Charges | None = None
+    source: int | None = None
     overridden: int | None = None
     refusals: Mapping[Place, tuple[Refusal, ...]] = field(default_factory=dict)
     escalated: Mapping[Place, int] = field(default_factory=dict)
@@ -138,10 +140,12 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
     for step, opening, tier in _events(connection, facts, "escalated", ("step", "opening", "tier")):
         escalated[step, opening] = max(tier, escalated.get((step, opening), 0))
     absences = _events(connection, facts, "left_out", ("member", "tier"))
+    source, overridden = _overridden(connection, number)
     return replace(
         facts,
         charges=charges,
-        overridden=_overridden(connection, number),
+        source=source,
+        overridden=overridden,
         refusals=refusals,
         escalated=escalated,
         absences=tuple(Absence(member, tier, "") for member, tier in absences),
@@ -164,14 +168,23 @@ def _events(
     return found
 
 
-def _overridden(connection: sqlite3.Connection, run: int) -> int | None:
+def source_of(connection: sqlite3.Connection, run: int) -> int | None:
+    """Return the number of the run that *run* took over, to decide a step otherwise; None if it did not."""
+    return _overridden(connection, run)[0]
+
+
+def _overridden(connection: sqlite3.Connection, run: int) -> tuple[int | None, int | None]:
     sql = "SELECT data FROM run_events WHERE run = ?1 AND kind = 'started' ORDER BY id LIMIT 1"
     row = connection.execute(sql, (run,)).fetchone()
     try:
         about = json.loads(row[0]) if row is not None and row[0] else {}
-        return int(about["step"]) if "overrides" in about else None
+        if "overrides" not in about:
+            return None, None
+        sql = "SELECT id FROM runs WHERE run_id = ?1 AND id < ?2"
+        source = connection.execute(sql, (str(about["overrides"]), run)).fetchone()
+        return None if source is None else source[0], None if about["step"] is None else int(about["step"])
     except (ValueError, TypeError, KeyError, RecursionError):
-        return None  # the audit of events says that it is not as mdap wrote it
+        return None, None  # the audit of events says that it is not as mdap wrote it
 
 
 def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:

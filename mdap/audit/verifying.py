@@ -1,6 +1,7 @@
 """Proving a run from its log: everything is asked, read, counted and chained again, offline."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,11 @@ from mdap.audit.runs import RunFacts, find_number, run_facts
 from mdap.audit.signatures import Signature, signatures_of
 from mdap.audit.strays import check_strays
 from mdap.audit.types import check_texts, check_types
-from mdap.errors import UsageError
+from mdap.errors import PluginError, UsageError
+from mdap.records import Outcome
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import Ledger
+from mdap.rules.outcomes import outcome_of, recorded, said_by
 from mdap.rules.parameters import version_of
 from mdap.tasks import Chain, Process, Task
 
@@ -55,6 +58,7 @@ class Verification:
         run_id: the run's id.
         task: its task.
         status: how the run stands.
+        outcome: what its task says of its result, solved or not solved; None if nothing.
         verdict: ``verified``; ``mismatch``: the record is not what it must be; ``plugin changed``: the
             record agrees with itself, but the task's code now asks or reads otherwise; ``wrong decisions``:
             the record is as it was made, but the task's oracle decides otherwise; ``empty``: the record
@@ -74,6 +78,7 @@ class Verification:
     run_id: str
     task: str
     status: str
+    outcome: Outcome | None
     verdict: str
     decisions: int
     samples: int
@@ -96,6 +101,7 @@ class Verification:
             "run_id": self.run_id,
             "task": self.task,
             "status": self.status,
+            "outcome": None if self.outcome is None else str(self.outcome),
             "verdict": self.verdict,
             "decisions": self.decisions,
             "samples": self.samples,
@@ -220,6 +226,7 @@ class _Audit:
                 whole.merge(audit_process(self._connection, facts, task, status=status, oracle=oracle))
             whole.findings.merge(events)
             _check_run(self._connection, facts, whole, history)
+            _check_outcome(self._connection, facts, task, whole, history)
             _check_terms(facts, task, whole.findings)
         finally:
             self._connection.execute("ROLLBACK")
@@ -287,6 +294,7 @@ def _concluded(
         run_id=facts.run_id,
         task=facts.task,
         status="running" if history.status in _UNDER_WAY else history.status,
+        outcome=outcome_of(history.outcome, None, 0) if history.status == "finished" else None,
         verdict=_verdict(findings, history, audit.unsealed, wanted, signatures),
         decisions=whole.decisions,
         samples=whole.samples,
@@ -326,6 +334,24 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: Part, his
         else:
             place = (facts.decisions,)
             findings.add(Kind.DECISION, "next decision", "a row in decisions", None, place)
+
+
+def _check_outcome(
+    connection: sqlite3.Connection, facts: RunFacts, task: Task | None, whole: Part, history: History
+) -> None:
+    """Compare what the row and the event say of the result with what the task says of it now."""
+    findings = whole.findings
+    [outcome] = connection.execute("SELECT outcome FROM runs WHERE id = ?1", (facts.number,)).fetchone()
+    _same(findings, Kind.RUN, "outcome", history.outcome, outcome)
+    if task is None or not history.asked or not whole.over or whole.result is None:
+        return
+    try:
+        said = recorded(said_by(facts.task, task, json.loads(whole.result)))
+    except PluginError as error:
+        if history.outcome is not None:
+            findings.add(Kind.PLUGIN, "giving its outcome", history.outcome, error)
+    else:
+        _same(findings, Kind.RESULT, "outcome", said, history.outcome)
 
 
 def _check_terms(facts: RunFacts, task: Task | None, findings: Findings) -> None:

@@ -39,7 +39,7 @@ _SHOWN: Final = 20
 
 @click.group()
 def audit() -> None:
-    """Prove a run, or look into it, from its log alone."""
+    """Verify, review, export or report a run from its log."""
 
 
 @audit.command("verify")
@@ -66,10 +66,10 @@ def audit() -> None:
 @database
 @as_json
 def verify_(**given: Any) -> Exit:
-    """Check all of RUN: ask, read, count and chain everything again, offline.
+    """Check that the record of a run is complete and unchanged.
 
-    Each prompt is made anew, each reply read anew, each race counted anew and each state derived anew, and
-    the digests over them computed anew. Exits with 1 if anything is not as it must be.
+    It makes each prompt, reads each reply, counts each race, derives each state and computes the digests over
+    them again, offline, and asks the task for the outcome again. Exits with 1 if anything is not as recorded.
     """
 
     def check(db: Path) -> Verification:
@@ -110,7 +110,10 @@ async def _task_of(db: Path, run_id: str) -> str:
 @database
 @as_json
 def stats_(**given: Any) -> None:
-    """Tell how the models of RUN did: agreement, red flags, latency, cost, and votes beside theory."""
+    """Compare the models of a run: agreement, latency, cost.
+
+    It also counts red flags by reason, and compares the votes that steps took with the theory.
+    """
     found = statistics(given["db"], given["run_id"])
     if given["json"]:
         print_json(found.to_dict())
@@ -126,7 +129,7 @@ def stats_(**given: Any) -> None:
 @database
 @as_json
 def review_(**given: Any) -> None:
-    """Show the most doubtful decisions of RUN: what was voted for, and what the models wrote."""
+    """Show the most doubtful decisions, with every reply."""
     found = review(given["db"], given["run_id"], given["most"])
     if given["json"]:
         print_json({"decisions": [one.to_dict() for one in found]})
@@ -147,7 +150,7 @@ def review_(**given: Any) -> None:
 @click.option("-o", "--output", metavar="FILE", help="Where to write; standard output if not given.")
 @database
 def export_(**given: Any) -> None:
-    """Write out what RUN decided, or all of its samples."""
+    """Export the decided steps of a run, or all its samples."""
     with open_log(given["db"]) as log:
         if given["output"] is None:
             if is_binary(given["fmt"]) and sys.stdout.isatty():
@@ -177,7 +180,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
 def _describe(came: Verification) -> None:
     say(f"{came.run_id}: {came.verdict}")
     rows = [
-        ("run", f"{came.task}, {came.status}"),
+        ("run", f"{came.task}, {came.status}" + (f", {came.outcome}" if came.outcome else "")),
         ("decisions", f"{number(came.decisions)} recounted"),
         ("samples", f"{number(came.samples)} read again, {number(came.votes)} votes"),
         ("digest", came.digest or "-"),

@@ -1,6 +1,7 @@
 """``mdap run TASK --inputs FILE``: one task, many sets of parameters."""
 
 import json
+import shlex
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -8,16 +9,27 @@ from typing import Any
 
 import anyio
 
-from mdap.cli.display import configure_log, shown
+from mdap.cli.display import Show, configure_log, shown
 from mdap.cli.files import Written, lines_of
-from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
+from mdap.cli.output import (
+    NOT_GOOD,
+    Exit,
+    complain,
+    fields,
+    finish_code,
+    number,
+    print_json,
+    reveal,
+    say,
+)
 from mdap.cli.stopping import interruptible
+from mdap.cli.summary import how_sure
 from mdap.compose import Session
 from mdap.compose.batch import Batch, Case
 from mdap.engine.opening import Progress
 from mdap.errors import PluginError, UsageError
 from mdap.plugins import make_task
-from mdap.records import RunStatus, Solution
+from mdap.records import Outcome, RunStatus, Solution
 
 __all__ = ["cases_of", "run_inputs"]
 
@@ -55,7 +67,9 @@ def _case(task: str, common: dict[str, Any], line: str | None, where: str) -> Ca
     except (ValueError, RecursionError) as error:
         return UsageError(f"{where} is not a JSON object of parameters: {error}")
     except (UsageError, PluginError) as error:
-        return UsageError(f"{where}: {error}")
+        told = UsageError(f"{where}: {error}")
+        told.__cause__ = error
+        return told
 
 
 async def run_inputs(
@@ -63,9 +77,7 @@ async def run_inputs(
     batch_of: Callable[[Progress], Awaitable[Batch]],
     name: str,
     out: Path | None,
-    display: str,
-    *,
-    as_json: bool,
+    show: Show,
 ) -> int:
     """Solve every case, write each solution as a line of *out*, and report.
 
@@ -74,24 +86,26 @@ async def run_inputs(
         batch_of: makes the batch, once the session is entered.
         name: the batch's name.
         out: where solutions go, one JSON object a line in the order of the cases; None for nowhere.
-        display: how progress is shown.
-        as_json: whether to print one JSON object.
+        show: how it is shown, and whether a case that is not solved is a failure.
     """
-    if display == "log":
+    if show.display == "log":
         configure_log()
     progress = Progress()
     worst = Exit.FINISHED
     summary: Solution | None = None
+    first: Solution | None = None
     async with AsyncExitStack() as stack:
-        scope = stack.enter_context(interruptible(as_json=as_json))
+        scope = stack.enter_context(interruptible(as_json=show.as_json))
         file = None if out is None else stack.enter_context(_kept(out, name))
         await stack.enter_async_context(session)
         batch: Batch | None = None
         with scope:
-            async with shown(display, name, progress):
+            async with shown(show.display, name, progress):
                 batch = await batch_of(progress)
                 async for solution in batch:
-                    worst = _worse(worst, solution)
+                    worst = _worse(worst, finish_code(solution, fail_unsolved=show.fail_unsolved))
+                    if solution.status in (RunStatus.FAILED, RunStatus.UNDECIDED):
+                        first = first or solution
                     if file is not None:
                         file.write(json.dumps(solution.to_dict(), ensure_ascii=True) + "\n")
                 if file is not None and worst is not Exit.STOPPED:
@@ -102,7 +116,7 @@ async def run_inputs(
                 with anyio.CancelScope(shield=True):
                     await batch.aclose()
         summary = await session.find(name)
-    return _report(summary, name, worst, as_json=as_json)
+    return _report(summary, session.path, name, (worst, first), show)
 
 
 @contextmanager
@@ -118,27 +132,28 @@ def _kept(out: Path, name: str) -> Iterator[Written]:
             complain(f"{out} stays as it was: what this command solved is in {file.beside}")
 
 
-def _worse(worst: Exit, solution: Solution) -> Exit:
-    if solution.status is RunStatus.STOPPED:
-        return Exit.STOPPED
-    return worst if worst is Exit.STOPPED else max(worst, finish_code(solution))
+def _worse(worst: Exit, code: Exit) -> Exit:
+    return Exit.STOPPED if Exit.STOPPED in (worst, code) else max(worst, code)
 
 
-def _report(summary: Solution | None, run_id: str, worst: Exit, *, as_json: bool) -> int:
+def _report(
+    summary: Solution | None, path: Path, run_id: str, ended: tuple[Exit, Solution | None], show: Show
+) -> int:
+    worst, first = ended
     result = (summary.result if summary is not None else None) or {"cases": 0, "finished": 0}
-    if as_json and summary is not None:
+    if show.as_json and summary is not None:
         print_json(summary.to_dict())
     elif summary is not None:
         totals = summary.totals
-        say(f"{result['finished']:,} of {result['cases']:,} cases finished")
+        came = [f"{result[outcome.name.lower()]:,} {outcome}" for outcome in _outcomes(result)]
+        say(", ".join([f"{result['finished']:,} of {result['cases']:,} cases finished", *came]))
         rows = [
+            *how_sure(summary),
+            ("look at", f"mdap runs --of {run_id} --db {shlex.quote(str(path))}"),
             ("steps", number(totals.steps)),
             ("votes", f"{number(totals.votes)} of {number(totals.samples)} samples"),
             ("red flags", number(totals.red_flags)),
-            ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out"),
         ]
-        if summary.cost_usd is not None:
-            rows.append(("cost", f"{summary.cost_usd:,.4f} USD"))
         fields([*rows, ("run", run_id), *(("warning", warning) for warning in summary.warnings)])
     again = f"to go on, give the same command again with --run-id {run_id}"
     if worst is Exit.INTERRUPTED:
@@ -146,9 +161,21 @@ def _report(summary: Solution | None, run_id: str, worst: Exit, *, as_json: bool
     elif worst is Exit.STOPPED:
         complain(f"stopped; {again}")
     elif worst is Exit.FAILED:
-        failed, doubtful = result["cases"] - result["finished"], result.get("mostly_undecided", 0)
+        failed, undecided = result["cases"] - result["finished"], result.get("mostly_undecided", 0)
         parts = [f"{failed:,} cases did not finish"] if failed else []
-        parts += [f"{doubtful:,} left most of their steps undecided"] if doubtful else []
+        parts += [f"{undecided:,} left most of their steps undecided"] if undecided else []
+        if show.fail_unsolved:
+            counts = [(result[name.name.lower()], name) for name in _outcomes(result, good=False)]
+            parts += [f"{count:,} came out {name}" for count, name in counts]
         told = " and ".join(parts)
-        complain(f"{told}: --out says why, `mdap runs --of {run_id}` lists all")
+        if first is not None:
+            reveal(first.traceback)
+            told += f"; the first, {first.run_id}, {first.status}: {first.reason}"
+        complain(f"{told}; --out says why, `mdap runs --of {run_id}` lists all")
     return worst
+
+
+def _outcomes(result: dict[str, Any], *, good: bool = True) -> list[Outcome]:
+    """Return the outcomes that any case of a batch came to; those that are *good* only if wanted."""
+    wanted = tuple(Outcome) if good else NOT_GOOD
+    return [outcome for outcome in wanted if outcome.name.lower() in result]

@@ -66,10 +66,11 @@ __all__ = ["calibrate"]
 @database
 @as_json
 def calibrate(**given: Any) -> int:
-    """Sample random steps of TASK, and tell p, v, k, and what a run will take.
+    """Measure a model on a task: its error rate, and the k it needs.
 
     The steps are drawn by the task itself, or from the newest run of it in the database, or from a short
-    pilot. What is right, the task's oracle says, or else the winners of races by a lead of 8.
+    pilot; of a process with an oracle, they are what it asks for on the oracle's answers. What is right, the
+    task's oracle says, or else the winners of races by a lead of 8.
     """
     task = make_task(given["task"], read_params(given["task"], given["params"]))
     options = read_values(given["options"], "-M")

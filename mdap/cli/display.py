@@ -1,9 +1,10 @@
 """Progress while a run goes on: on standard error, at most four times a second."""
 
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -21,7 +22,7 @@ from rich.progress import (
 from mdap.cli.output import safe
 from mdap.engine.opening import Progress as Counters
 
-__all__ = ["DISPLAYS", "configure_log", "default_display", "shown"]
+__all__ = ["DISPLAYS", "Show", "configure_log", "shown"]
 
 DISPLAYS: Final = ("rich", "plain", "log", "none")
 
@@ -29,7 +30,23 @@ _RICH_SECONDS: Final = 0.25
 _PLAIN_SECONDS: Final = 2.0
 
 
-def default_display(*, as_json: bool) -> str:
+@dataclass(frozen=True, slots=True)
+class Show:
+    """How a run is shown, and whether one that is not solved fails."""
+
+    display: str
+    as_json: bool
+    verbose: bool
+    fail_unsolved: bool
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Show":
+        """Return what the options of a command say."""
+        display = given["display"] or _default_display(as_json=given["json"])
+        return cls(display, given["json"], given["verbose"], given["fail_unsolved"])
+
+
+def _default_display(*, as_json: bool) -> str:
     """Return the display for this terminal: rich on one, plain lines elsewhere, none with JSON."""
     if as_json:
         return "none"

@@ -37,7 +37,7 @@ def tasks(**given: Any) -> None:
 @click.command()
 @as_json
 def models(**given: Any) -> None:
-    """List the installed providers of models and their options."""
+    """List the installed model providers and their options."""
     found = list(_listed(PROVIDERS, _provider))
     if given["json"]:
         print_json({"models": found})

@@ -9,16 +9,17 @@ import click
 
 from mdap.audit.asked import Asker, merged_by, prompts_of
 from mdap.cli import completing
-from mdap.cli.certifying import certified
-from mdap.cli.options import as_json, database
-from mdap.cli.output import fields, number, print_json, say, table
+from mdap.cli.options import as_json, database, verbose
+from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
 from mdap.cli.prompting import prompt_json, show_prompt, show_text
+from mdap.cli.summary import how_sure, rest, standing, where_to_look
 from mdap.compose import solution_of
+from mdap.compose.certifying import outcome_in
 from mdap.compose.prompting import TaskPrompts
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.plugins import in_full
-from mdap.records import RunStatus
+from mdap.records import RunStatus, Solution
 
 __all__ = ["runs", "show"]
 
@@ -36,7 +37,7 @@ _TEXT_SHOWN: Final = 400
 @database
 @as_json
 def runs(**given: Any) -> None:
-    """List the runs in the database, newest first."""
+    """List the recorded runs and their outcomes, newest first."""
     anyio.run(_runs, given)
 
 
@@ -46,6 +47,7 @@ async def _runs(given: dict[str, Any]) -> None:
             found = await reader.runs(given["most"])
         else:
             found = await reader.parts((await reader.find(given["of"])).number, given["most"])
+        outcomes = [await outcome_in(reader, row) for row, _ in found]
     if given["json"]:
         print_json(
             {
@@ -58,16 +60,18 @@ async def _runs(given: dict[str, Any]) -> None:
                         "models": row.provider["models"],
                         "k": row.k,
                         "status": str(row.status),
+                        "stop_cause": row.stop_cause,
+                        "outcome": outcome,
                         "steps": steps,
                         "created_at": row.created_at,
                     }
-                    for row, steps in found
+                    for (row, steps), outcome in zip(found, outcomes, strict=True)
                 ]
             }
         )
         return
     table(
-        ("run", "kind", "task", "model", "k", "status", "steps", "created"),
+        ("run", "kind", "task", "model", "k", "status", "outcome", "steps", "created"),
         [
             (
                 row.run_id,
@@ -75,11 +79,12 @@ async def _runs(given: dict[str, Any]) -> None:
                 row.task,
                 " + ".join(row.provider["models"]),
                 str(row.k),
-                str(row.status),
+                f"{row.status}: {row.stop_cause}" if row.stop_cause else str(row.status),
+                outcome or "-",
                 number(steps),
                 row.created_at[:19],
             )
-            for row, steps in found
+            for (row, steps), outcome in zip(found, outcomes, strict=True)
         ],
     )
 
@@ -97,10 +102,14 @@ async def _runs(given: dict[str, Any]) -> None:
     callback=lambda context, option, name: None if name is None else in_full(name),
     help="With --step: load the task of RUN, which runs its code, to make prompts that are not recorded.",
 )
+@verbose
 @database
 @as_json
 def show(**given: Any) -> None:
-    """Show RUN: its id, a unique beginning of it, or `latest`."""
+    """Show a run, or how one of its steps was decided.
+
+    RUN is its id, a unique beginning of it, or `latest`.
+    """
     anyio.run(_show, given)
 
 
@@ -113,6 +122,7 @@ async def _show(given: dict[str, Any]) -> None:
         solution = await solution_of(reader, row)
         events = await reader.events(row.number)
         parts = await reader.count_parts(row.number)
+        places = [] if given["json"] else await where_to_look(reader.path, solution)
     if given["json"]:
         print_json(
             {
@@ -126,16 +136,19 @@ async def _show(given: dict[str, Any]) -> None:
             }
         )
         return
+    reveal(solution.traceback)
     totals = solution.totals
-    status = "running, or killed" if row.status is RunStatus.RUNNING else str(row.status)
+    status = "running, or killed" if row.status is RunStatus.RUNNING else standing(solution)
     fields(
         [
             ("run", row.run_id),
             ("task", f"{row.task} {json.dumps(row.params)}"),
             ("model", " + ".join(row.provider["models"])),
             ("status", status),
-            ("reason", solution.reason or "-"),
+            ("reason", _reason(solution)),
             ("result", json.dumps(solution.result)[:_TEXT_SHOWN]),
+            *how_sure(solution),
+            *places,
             ("k", str(row.k)),
             ("steps", number(totals.steps)),
             (
@@ -144,9 +157,7 @@ async def _show(given: dict[str, Any]) -> None:
                 f"{number(totals.void)} void, {number(totals.cancelled)} cancelled",
             ),
             ("failed attempts", number(totals.failed_attempts)),
-            ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out"),
-            *certified(solution),
-            ("digest", solution.digest or "-"),
+            *(rest(solution) if given["verbose"] else ()),
             *([("parts", f"{number(parts)}: mdap runs --of {row.run_id}")] if parts else []),
             *(("warning", warning) for warning in solution.warnings),
         ]
@@ -154,6 +165,12 @@ async def _show(given: dict[str, Any]) -> None:
     say()
     for event in events:
         say(f"  {event['at'][:19]}  {event['kind']}{': ' + event['reason'] if event['reason'] else ''}")
+
+
+def _reason(solution: Solution) -> str:
+    why = solution.reason or "-"
+    why = f"{solution.stop_cause}: {why}" if solution.stop_cause else why
+    return hinted(why) if solution.traceback else why
 
 
 def _event(event: Any) -> dict[str, Any]:

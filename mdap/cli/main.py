@@ -14,7 +14,7 @@ from mdap.cli.calibrating import calibrate
 from mdap.cli.completing import COMPLETE
 from mdap.cli.installed import models, tasks
 from mdap.cli.listing import runs, show
-from mdap.cli.output import Exit, complain, complaints, exit_code_of, print_json
+from mdap.cli.output import Exit, complain, complaints, exit_code_of, hinted, print_json, reveal
 from mdap.cli.planning import plan
 from mdap.cli.prompting import prompts
 from mdap.cli.running import decide, resume, run
@@ -22,7 +22,7 @@ from mdap.cli.scaffolding import new
 from mdap.cli.serving import serve
 from mdap.cli.stopping import terminable
 from mdap.cli.streams import Steady, apart, steady
-from mdap.errors import RAISED, MdapError, author_line, told
+from mdap.errors import RAISED, MdapError, PluginError, author_line, told, traceback_of
 from mdap.logfile import RAISE_FILES, TOO_MANY_FILES
 
 __all__ = ["cli", "main"]
@@ -79,20 +79,21 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _refuse("interrupted: what was recorded is safe", Exit.INTERRUPTED, arguments)
     except MdapError as error:
-        return _refuse(str(error), exit_code_of(error), arguments)
+        reveal(traceback_of(error))
+        sentence = hinted(str(error)) if isinstance(error, PluginError) else str(error)
+        return _refuse(sentence, exit_code_of(error), arguments)
     except RAISED as error:
         if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
             return _refuse(f"{error.strerror}: {RAISE_FILES}", Exit.STOPPED, arguments)
-        if os.environ.get("MDAP_TRACEBACK"):
-            raise
-        return _refuse(_unexpected(error), Exit.FAILED, arguments)
+        reveal(traceback_of(error))
+        return _refuse(hinted(_unexpected(error)), Exit.FAILED, arguments)
 
 
 def _unexpected(error: BaseException) -> str:
     """Return the sentence for an error that mdap did not foresee: its own, or that of a task's author."""
     if isinstance(error, SystemExit) or author_line(error) is not None:
-        return f"the task's code failed: {told(error)}; MDAP_TRACEBACK=1 shows more"
-    return f"unexpected {told(error)}; this is a bug: MDAP_TRACEBACK=1 shows where"
+        return f"the task's code failed: {told(error)}"
+    return f"unexpected {told(error)}; this is a bug"
 
 
 def _written(out: Steady, code: int) -> int:

@@ -100,6 +100,19 @@ def as_json(command: F) -> F:
     return click.option("--json", is_flag=True, help="Print one JSON object on standard output.")(command)
 
 
+def verbose(command: F) -> F:
+    """Add ``-v``."""
+    shown = "Also show the estimates behind P(no errors), what k promises, digest and seal."
+    return click.option("-v", "--verbose", is_flag=True, help=shown)(command)
+
+
+def fail_unsolved(command: F) -> F:
+    """Add ``--fail-unsolved``."""
+    return click.option(
+        "--fail-unsolved", is_flag=True, help="Exit with 1 if the outcome is not solved or doubtful."
+    )(command)
+
+
 def moved_task(command: F) -> F:
     """Add ``--task``."""
     return click.option(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,10 @@ from mdap.errors import (
     UnavailableError,
     UsageError,
 )
-from mdap.records import RunStatus, Solution
+from mdap.records import Outcome, RunStatus, Solution
 
 __all__ = [
+    "NOT_GOOD",
     "Exit",
     "chance",
     "complain",
@@ -28,12 +30,17 @@ __all__ = [
     "exit_code_of",
     "fields",
     "finish_code",
+    "hinted",
     "number",
     "print_json",
+    "reveal",
     "safe",
     "say",
     "table",
 ]
+
+NOT_GOOD: Final = (Outcome.UNSOLVED, Outcome.DOUBTFUL)
+"""The outcomes with which ``--fail-unsolved`` exits with 1."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -42,9 +49,9 @@ class Exit(IntEnum):
     """The exit codes, as the documentation promises them.
 
     Attributes:
-        FINISHED: finished. The result may still be a wrong one: look at it.
-        FAILED: undecided, also if a finished run left most of its steps so; failed; or an audit found what
-            does not match.
+        FINISHED: finished. The result may still be a wrong one: see the outcome, or give --fail-unsolved.
+        FAILED: undecided, also if a finished run left most of its steps so; failed; with --fail-unsolved, not
+            solved or doubtful; or an audit found what does not match.
         USAGE: wrong use: a bad option, parameter, task, file or run id; or a database or output that cannot
             be used.
         STOPPED: stopped: the provider is gone or out of quota, the budget is spent, or another program keeps
@@ -59,9 +66,15 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-def finish_code(solution: Solution) -> Exit:
-    """Return the exit code for a run that came to *solution*."""
-    if solution.status is RunStatus.FINISHED and not solution.mostly_undecided:
+def finish_code(solution: Solution, *, fail_unsolved: bool) -> Exit:
+    """Return the exit code for a run that came to *solution*.
+
+    Args:
+        solution: the run.
+        fail_unsolved: whether an outcome that is not solved, or doubtful, is a failure.
+    """
+    failed = solution.mostly_undecided or (fail_unsolved and solution.outcome in NOT_GOOD)
+    if solution.status is RunStatus.FINISHED and not failed:
         return Exit.FINISHED
     return Exit.STOPPED if solution.status is RunStatus.STOPPED else Exit.FAILED
 
@@ -90,9 +103,25 @@ def complain(text: str) -> None:
     sys.stderr.write(f"mdap: {safe(text)}\n".replace("\n", " ").rstrip() + "\n")
 
 
+def hinted(sentence: str) -> str:
+    """Return *sentence* with how to see the traceback behind it, unless that is shown already."""
+    return sentence if _reveals() else f"{sentence}; MDAP_TRACEBACK=1 shows the traceback"
+
+
+def reveal(trace: str | None) -> None:
+    """Print a traceback on standard error if the user asks for such."""
+    if trace and _reveals():
+        sys.stderr.write(safe(trace) + "\n")
+
+
+def _reveals() -> bool:
+    return bool(os.environ.get("MDAP_TRACEBACK"))
+
+
 class _Complaints(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())
+        if record.name == "mdap":  # what is below it are facts of runs, which the record has anyway
+            complain(record.getMessage())
 
 
 @contextmanager

@@ -76,7 +76,10 @@ _MILLION = 1e6
 )
 @as_json
 def plan(**given: Any) -> None:
-    """Estimate margin, votes, samples, cost and time, if all steps are equally hard; and for -k robust."""
+    """Estimate k, votes, samples, cost and time of a run.
+
+    The estimates hold if all steps are equally hard; those of -k robust hold without that.
+    """
     foreseen = foresee(
         given["steps"],
         given["error_rate"],

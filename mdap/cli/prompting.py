@@ -44,9 +44,10 @@ _SOURCES: Final = {
 )
 @as_json
 def prompts(**given: Any) -> None:
-    """Print the prompts of TASK; no model is asked, and nothing is recorded.
+    """Print what a task will ask, before anything is paid.
 
-    Of a chain, that is the first step; of a process, all that it asks before it needs an answer.
+    No model is asked, and nothing is recorded. Of a chain, that is the first step; of a process, all that it
+    asks before it needs an answer.
     """
     task = make_task(given["task"], read_params(given["task"], given["params"]))
     found = anyio.run(preview, given["task"], task, given["step"])

@@ -32,7 +32,7 @@ __all__ = ["report"]
 @database
 @as_json
 def report(**given: Any) -> None:
-    """Write a report of RUN, one HTML file that needs nothing else and holds no scripts."""
+    """Write a report of a run: one HTML file, without scripts."""
     anyio.run(_report, given)
 
 

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import anyio
 
-from mdap.cli.display import configure_log, shown
+from mdap.cli.display import Show, configure_log, shown
 from mdap.cli.output import Exit, complain, exit_code_of, finish_code, print_json, say
 from mdap.cli.places import home_of
 from mdap.cli.stopping import interruptible
+from mdap.cli.summary import standing
 from mdap.compose import Session
 from mdap.compose.identity import not_alone
 from mdap.engine.opening import Progress
@@ -25,21 +26,20 @@ _SHOWN: Final = 200
 
 
 async def resume_all(
-    path: Path, session_of: Callable[[RunRow], Session], display: str, *, as_json: bool, limited: bool
+    path: Path, session_of: Callable[[RunRow], Session], show: Show, *, limited: bool
 ) -> int:
     """Resume all runs in turn, those of the same models in one session; print a line for each.
 
     Args:
         path: the database, as an absolute path.
         session_of: makes a session with the models of a run.
-        display: how progress is shown.
-        as_json: whether to print one JSON object instead.
+        show: how they are shown, and whether one that is not solved fails.
         limited: whether a budget is given.
 
     Returns:
         The worst of the exit codes.
     """
-    if display == "log":
+    if show.display == "log":
         configure_log()
     async with open_log(path) as reader:
         rows = await reader.unfinished()
@@ -51,8 +51,8 @@ async def resume_all(
             f"the runs to resume have {len(groups)} different sets of models, and a budget is that of one "
             "session: resume them one by one, or give no budget"
         )
-    work = _Resuming(display, as_json=as_json)
-    with interruptible(as_json=as_json) as scope, scope:
+    work = _Resuming(show)
+    with interruptible(as_json=show.as_json) as scope, scope:
         for group in groups.values():
             await work.resume(group, session_of)
     if scope.cancel_called:
@@ -67,10 +67,9 @@ def _models(row: RunRow) -> str:
 class _Resuming:
     """What became of the runs so far."""
 
-    def __init__(self, display: str, *, as_json: bool) -> None:
+    def __init__(self, show: Show) -> None:
         self.codes: list[Exit] = []
-        self._display = display
-        self._as_json = as_json
+        self._show = show
         self._results: list[dict[str, Any]] = []
 
     async def resume(self, rows: list[RunRow], session_of: Callable[[RunRow], Session]) -> None:
@@ -102,7 +101,7 @@ class _Resuming:
 
     async def _resumed(self, session: Session, row: RunRow) -> Solution[Any]:
         progress = Progress()
-        async with shown(self._display, row.run_id, progress):
+        async with shown(self._show.display, row.run_id, progress):
             try:
                 return await session.resume(row.run_id, progress=progress)
             except UsageError:
@@ -117,11 +116,11 @@ class _Resuming:
                     os.chdir(here)
 
     def _ended(self, solution: Solution[Any]) -> None:
-        self.codes.append(finish_code(solution))
+        self.codes.append(finish_code(solution, fail_unsolved=self._show.fail_unsolved))
         self._results.append(solution.to_dict())
         finished = solution.status is RunStatus.FINISHED
         told = f"result {json.dumps(solution.result)}" if finished else str(solution.reason)
-        self._tell(f"{solution.run_id}: {solution.status}, {told:.{_SHOWN}}")
+        self._tell(f"{solution.run_id}: {standing(solution)}, {told:.{_SHOWN}}")
 
     def _skipped(self, row: RunRow, error: MdapError) -> None:
         # Whoever is working on it will bring it to its end.
@@ -130,13 +129,13 @@ class _Resuming:
         self._tell(f"{row.run_id}: skipped, {error}")
 
     def _tell(self, line: str) -> None:
-        if not self._as_json:
+        if not self._show.as_json:
             say(line)
 
     def report(self, path: Path) -> int:
         """Print what is left to say; return the worst exit code."""
         worst = max(self.codes, default=Exit.FINISHED)
-        if self._as_json:
+        if self._show.as_json:
             print_json({"runs": self._results, "exit_code": int(worst)})
         elif not self.codes:
             say(f"no run in {path} is to be resumed")

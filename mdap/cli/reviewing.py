@@ -1,6 +1,7 @@
 """``mdap audit review``: doubtful decisions on a terminal, their candidates side by side."""
 
 import json
+import re
 from collections import Counter
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ __all__ = ["describe_doubtful"]
 _INPUT_SHOWN: Final = 500
 _TEXT_SHOWN: Final = 1_200
 _MOST_SHOWN: Final = 4
+_DIGEST: Final = re.compile("[0-9a-f]{32}")
 
 
 def describe_doubtful(found: list[Doubtful]) -> None:
@@ -24,7 +26,7 @@ def describe_doubtful(found: list[Doubtful]) -> None:
         say("no step was decided by vote yet")
     console = Console()
     for one in found:
-        say(f"{one.run_id}, step {one.step}: wrong with a chance of {_small(one.doubt)}")
+        say(f"{one.run_id}, step {one.step}{_called(one)}: {_told(one)}")
         say(f"  input   {_short(one.input, _INPUT_SHOWN)}")
         shown = one.candidates[:_MOST_SHOWN]
         table = Table(show_lines=True, expand=True)
@@ -32,14 +34,27 @@ def describe_doubtful(found: list[Doubtful]) -> None:
             mark = ", decided" if candidate.won else ""
             votes = "1 vote" if candidate.votes == 1 else f"{number(candidate.votes)} votes"
             table.add_column(Text(f"{votes}{mark}"), ratio=1, overflow="fold")
-        table.add_row(*[Text(safe(_short(candidate.answer, _INPUT_SHOWN))) for candidate in shown])
+        if one.doubt is not None:
+            table.add_row(*[Text(safe(_short(candidate.answer, _INPUT_SHOWN))) for candidate in shown])
         table.add_row(*[Text(safe(_replies(candidate))) for candidate in shown])
-        console.print(table)
+        if shown:
+            console.print(table)
         if len(one.candidates) > len(shown):
             say(f"  {number(len(one.candidates) - len(shown))} more candidates with --json")
         for (model, why), count in Counter((model, why) for model, why, _ in one.flags).items():
             say(f"  {count} red flags: {why} ({model})")
         say()
+
+
+def _called(one: Doubtful) -> str:
+    """Return the step's key, where its author gave it one: by it, too, `mdap decide` finds the step."""
+    return "" if one.key == str(one.step) or _DIGEST.fullmatch(one.key) else f" ({safe(one.key)})"
+
+
+def _told(one: Doubtful) -> str:
+    if one.doubt is None:
+        return f"UNDECIDED, {safe(one.reason or 'without a winner')}"
+    return f"wrong with a chance of {_small(one.doubt)}"
 
 
 def _replies(candidate: Candidate) -> str:

@@ -3,7 +3,6 @@
 import getpass
 import shlex
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from pydantic import ValidationError
 
 from mdap.cli import completing
 from mdap.cli.batching import cases_of, run_inputs
-from mdap.cli.certifying import certified
-from mdap.cli.display import DISPLAYS, configure_log, default_display, shown
+from mdap.cli.display import DISPLAYS, Show, configure_log, shown
 from mdap.cli.files import check_apart, database_files, readable
 from mdap.cli.options import (
     MARGIN,
@@ -24,15 +22,29 @@ from mdap.cli.options import (
     budget_of,
     budget_options,
     database,
+    fail_unsolved,
     limit_options,
     limits_of,
     moved_task,
     on_dead,
+    verbose,
 )
-from mdap.cli.output import Exit, complain, fields, finish_code, number, print_json, say
+from mdap.cli.output import (
+    NOT_GOOD,
+    Exit,
+    complain,
+    fields,
+    finish_code,
+    hinted,
+    number,
+    print_json,
+    reveal,
+    say,
+)
 from mdap.cli.places import at_home
 from mdap.cli.resuming import resume_all
 from mdap.cli.stopping import interruptible
+from mdap.cli.summary import Rows, first, how_sure, rest, where_to_look
 from mdap.compose import Session, new_run_id, settle_step
 from mdap.compose.batch import Batch, Case
 from mdap.compose.identity import new_name
@@ -45,14 +57,6 @@ from mdap.settings import Robust, Speculate, VotingSettings, explain
 from mdap.tasks import Task
 
 __all__ = ["decide", "resume", "run"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Show:
-    """How the run is shown."""
-
-    display: str
-    as_json: bool
 
 
 @click.command()
@@ -180,11 +184,16 @@ class _Show:
 @budget_options
 @database
 @click.option("--display", type=click.Choice(DISPLAYS), help="How progress is shown. [default: by terminal]")
+@fail_unsolved
+@verbose
 @as_json
 def run(**given: Any) -> int:
-    """Run TASK: a plugin's name, package.module:Class, or path/file.py:Class."""
+    """Run a task: vote on each step, and record everything.
+
+    TASK is a plugin's name, package.module:Class, or path/file.py:Class.
+    """
     voting = _voting(given)
-    show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
+    show = Show.of(given)
     session = _session(given, show)
     if given["inputs"] is not None:
         return _run_inputs(given, session, voting, show)
@@ -207,7 +216,7 @@ def run(**given: Any) -> int:
     return anyio.run(_go, session, run_id, act, show)
 
 
-def _session(given: dict[str, Any], show: _Show) -> Session:
+def _session(given: dict[str, Any], show: Show) -> Session:
     return Session(
         given["models"],
         escalate_to=given["escalate_to"],
@@ -223,7 +232,7 @@ def _session(given: dict[str, Any], show: _Show) -> Session:
     )
 
 
-def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings, show: _Show) -> int:
+def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings, show: Show) -> int:
     if given["margin"] == "robust":
         raise UsageError("-k robust is for one run, not for --inputs: give k, or -k auto")
     load_task(given["task"])
@@ -241,7 +250,7 @@ def _run_cases(
     given: dict[str, Any],
     session: Session,
     voting: VotingSettings,
-    show: _Show,
+    show: Show,
     cases: Callable[[], Iterator[Case]],
 ) -> int:
     margin = given["margin"]
@@ -259,8 +268,7 @@ def _run_cases(
             k = await session.margin_for(tasks, name, target=given["target"], voting=voting)
         return session.solve_all(cases(), k=k, voting=voting, run_id=name, progress=progress)
 
-    run = partial(run_inputs, as_json=show.as_json)
-    return anyio.run(run, session, batch_of, name, given["out"], show.display)
+    return anyio.run(run_inputs, session, batch_of, name, given["out"], show)
 
 
 @click.command()
@@ -281,13 +289,16 @@ def _run_cases(
 @budget_options
 @database
 @click.option("--display", type=click.Choice(DISPLAYS), help="How progress is shown. [default: by terminal]")
+@fail_unsolved
+@verbose
 @as_json
 def resume(**given: Any) -> int:
-    """Go on with RUN: its id, a unique beginning of it, or `latest`; or with all by --all.
+    """Continue a run that was stopped, interrupted or settled.
 
-    Task, parameters, models and voting stay as they were; limits, budget and speculation may change.
+    RUN is its id, a unique beginning of it, or `latest`; --all continues all. Task, parameters, models and
+    voting stay as they were; limits, budget and speculation may change.
     """
-    show = _Show(given["display"] or default_display(as_json=given["json"]), given["json"])
+    show = Show.of(given)
     if given["every"]:
         return _resume_all(given, show)
     if given["run_id"] is None:
@@ -297,7 +308,7 @@ def resume(**given: Any) -> int:
     )
 
 
-def _resume_all(given: dict[str, Any], show: _Show) -> int:
+def _resume_all(given: dict[str, Any], show: Show) -> int:
     if given["run_id"] is not None or given["task"] is not None:
         raise UsageError("--all resumes each run by its own task: give neither RUN nor --task with it")
     path = Path(given["db"]).absolute()
@@ -306,14 +317,13 @@ def _resume_all(given: dict[str, Any], show: _Show) -> int:
         resume_all,
         path,
         lambda row: _session_again(path, row, given, show),
-        show.display,
-        as_json=show.as_json,
+        show,
         limited=budget.usd is not None or budget.tokens is not None,
     )
     return anyio.run(act)
 
 
-async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
+async def _resume(path: Path, given: dict[str, Any], show: Show) -> int:
     async with open_log(path) as reader:
         row = await reader.find(given["run_id"])
 
@@ -323,7 +333,7 @@ async def _resume(path: Path, given: dict[str, Any], show: _Show) -> int:
     return await _go(_session_again(path, row, given, show), row.run_id, act, show)
 
 
-def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: _Show) -> Session:
+def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: Show) -> Session:
     """Return a session with the models of *row*."""
     return Session(
         row.provider["models"],
@@ -341,7 +351,7 @@ def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: _Show) 
 
 @click.command()
 @click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
-@click.argument("step", type=click.IntRange(min=0))
+@click.argument("step")
 @click.option("--answer", required=True, metavar="JSON", help="The answer, as JSON.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why so; recorded.")
 @click.option("--author", default=getpass.getuser, show_default="you", help="Who decides; recorded.")
@@ -349,10 +359,11 @@ def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: _Show) 
 @database
 @as_json
 def decide(**given: Any) -> None:
-    """Settle STEP of RUN; `mdap resume` goes on from there.
+    """Settle a step yourself: one undecided, or decided wrongly.
 
-    If voting left the step undecided, RUN itself goes on. If it was decided, a new run takes over what came
-    before it, with your answer to the step; nothing on record is changed.
+    STEP is its number or its key; `mdap resume` goes on from there. If voting left the step undecided, RUN
+    itself goes on, even if it was finished. If the step was decided, a new run takes over what else was
+    decided, with your answer to the step; nothing on record is changed.
     """
     if not given["reason"].strip():
         raise UsageError("--reason must say why: it is what the record has to show for the decision")
@@ -370,7 +381,8 @@ def decide(**given: Any) -> None:
         lambda db: anyio.run(settle, db, given["run_id"], given["step"]),
     )
     if given["json"]:
-        print_json({"run_id": run_id, "step": given["step"], "author": given["author"]})
+        step = int(given["step"]) if given["step"].isdecimal() else given["step"]
+        print_json({"run_id": run_id, "step": step, "author": given["author"]})
     else:
         say(f"step {given['step']} is settled; go on with: mdap resume {run_id} --db {given['db']}")
 
@@ -395,7 +407,7 @@ def _voting(given: dict[str, Any]) -> VotingSettings:
 
 
 async def _go(
-    session: Session, run_id: str, act: Callable[[Session, Progress], Awaitable[Solution]], show: _Show
+    session: Session, run_id: str, act: Callable[[Session, Progress], Awaitable[Solution]], show: Show
 ) -> int:
     if show.display == "log":
         configure_log()
@@ -407,7 +419,7 @@ async def _done(
     session: Session,
     run_id: str,
     act: Callable[[Session, Progress], Awaitable[Solution]],
-    show: _Show,
+    show: Show,
     scope: anyio.CancelScope,
 ) -> int:
     progress = Progress()
@@ -419,10 +431,12 @@ async def _done(
         if solution is None or scope.cancel_called:
             solution = await session.find(run_id)
     interrupted = scope.cancel_called and (solution is None or solution.status is not RunStatus.FINISHED)
-    return _report(solution, session.path, show, run_id, interrupted=interrupted)
+    return await _report(solution, session.path, show, run_id, interrupted=interrupted)
 
 
-def _report(solution: Solution | None, path: Path, show: _Show, run_id: str, *, interrupted: bool) -> Exit:
+async def _report(
+    solution: Solution | None, path: Path, show: Show, run_id: str, *, interrupted: bool
+) -> Exit:
     if solution is None:
         sentence = f"interrupted before the run began: give the same command again, with --run-id {run_id}"
         if show.as_json:
@@ -432,46 +446,42 @@ def _report(solution: Solution | None, path: Path, show: _Show, run_id: str, *, 
     if show.as_json:
         print_json(solution.to_dict())
     else:
-        _describe(solution, path)
+        _describe(solution, path, await where_to_look(path, solution), verbose=show.verbose)
     again = f"mdap resume {shlex.quote(solution.run_id)} --db {shlex.quote(str(path))}"
     if interrupted:
         complain(f"interrupted; resume with: {again}")
         return Exit.INTERRUPTED
+    reveal(solution.traceback)
     if solution.status is RunStatus.STOPPED:
         complain(f"stopped: {solution.reason}; resume with: {again}")
     elif solution.status is not RunStatus.FINISHED:
-        complain(f"{solution.status}: {solution.reason}")
-    return finish_code(solution)
+        sentence = f"{solution.status}: {solution.reason}"
+        complain(hinted(sentence) if solution.traceback else sentence)
+    elif show.fail_unsolved and solution.outcome in NOT_GOOD:
+        complain(f"{solution.outcome}: --fail-unsolved makes that a failure")
+    return finish_code(solution, fail_unsolved=show.fail_unsolved)
 
 
-def _describe(solution: Solution, path: Path) -> None:
+def _describe(solution: Solution, path: Path, places: Rows, *, verbose: bool) -> None:
     totals = solution.totals
-    say(f"{solution.task}: {solution.status}{_undecided(solution)}{_headline(solution.result)}")
+    left = f" and {number(solution.undecided)} undecided" if solution.undecided else ""
+    say(first(solution))
     rows = [
-        ("steps", f"{number(totals.steps)} decided, {_how(solution)}"),
+        *how_sure(solution),
+        *places,
+        ("steps", f"{number(totals.steps)} decided{left}, {_how(solution)}"),
         ("votes", f"{number(totals.votes)} of {number(totals.samples)} samples"),
         ("red flags", number(totals.red_flags)),
     ]
-    if totals.void:
-        rows.append(("void", f"{number(totals.void)} sampled ahead on an answer that did not win"))
     if totals.failed_attempts:
         rows.append(("failed attempts", number(totals.failed_attempts)))
-    rows.append(
-        ("tokens", f"{number(totals.usage.input_tokens)} in, {number(totals.usage.output_tokens)} out")
-    )
-    if solution.cost_usd is not None:
-        rows.append(("cost", f"{solution.cost_usd:,.4f} USD"))
-    rows += certified(solution)
+    if verbose:
+        rows += rest(solution)
     rows += [
         ("time", f"{solution.seconds:.1f} s"),
         ("log", f"{path.absolute()}, run {solution.run_id}"),
-        ("digest", solution.digest or "-"),
-        ("seal", solution.seal or "-"),
     ]
-    if solution.totals.steps:
-        rows.append(("try next", f"mdap show {solution.run_id} --step 0 --db {shlex.quote(str(path))}"))
-    rows += [("warning", warning) for warning in solution.warnings]
-    fields(rows)
+    fields([*rows, *(("warning", warning) for warning in solution.warnings)])
 
 
 def _how(solution: Solution) -> str:
@@ -479,20 +489,3 @@ def _how(solution: Solution) -> str:
     if guarantee is None:
         return f"each by a lead of k = {solution.k}"
     return f"{number(guarantee.contested)} of them contested; k is robust, from m = {solution.k}"
-
-
-def _undecided(solution: Solution) -> str:
-    if not solution.mostly_undecided:
-        return ""
-    return f", but {solution.undecided:,} of {solution.undecided + solution.steps:,} steps are UNDECIDED"
-
-
-def _headline(result: Any) -> str:
-    if isinstance(result, dict) and isinstance(result.get("solved"), bool):
-        rest = ", ".join(
-            f"{value:,} {name}" if type(value) is int else f"{name} {value}"
-            for name, value in result.items()
-            if name != "solved"
-        )
-        return f", {'solved' if result['solved'] else 'NOT SOLVED: a wrong answer won a vote'}; {rest}"
-    return "" if result is None else f", result {result}"[:500]

@@ -23,33 +23,45 @@ __all__ = ["new"]
 _NAME: Final = re.compile("[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _LONGEST: Final = 50
 
-_TAKEN: Final = {"Answer", "Any", "Field", "Path", "State"}
+_TAKEN: Final = {"Answer", "Any", "ClassVar", "Field", "Path", "Row", "State"}
 """Names that the templates use for something else."""
 
-_FILES: Final = {
-    "pyproject.toml.in": "pyproject.toml",
-    "README.md.in": "README.md",
-    "gitignore.in": ".gitignore",
-    "init.py.in": "src/{package}/__init__.py",
-    "task.py.in": "src/{package}/task.py",
-    "reading.py.in": "src/{package}/reading.py",
-    "test.py.in": "tests/test_{package}.py",
+_COMMON: Final = {"pyproject.toml.in": "pyproject.toml", "gitignore.in": ".gitignore"}
+_CHAIN: Final = {
+    "chain/README.md.in": "README.md",
+    "chain/init.py.in": "src/{package}/__init__.py",
+    "chain/task.py.in": "src/{package}/task.py",
+    "chain/reading.py.in": "src/{package}/reading.py",
+    "chain/test.py.in": "tests/test_{package}.py",
+}
+_PROCESS: Final = {
+    "process/README.md.in": "README.md",
+    "process/init.py.in": "src/{package}/__init__.py",
+    "process/task.py.in": "src/{package}/task.py",
+    "process/rows.py.in": "src/{package}/rows.py",
+    "process/sample.csv.in": "src/{package}/sample.csv",
+    "process/test.py.in": "tests/test_{package}.py",
 }
 """Where each template goes."""
 
 
 @click.command()
 @click.argument("name")
+@click.option("--process", is_flag=True, help="A table of rows, decided side by side, instead of a chain.")
 @as_json
 def new(**given: Any) -> None:
-    """Begin a domain called NAME, in a new folder here: a package with a task, its tests and a README."""
+    """Create a domain package NAME to build on.
+
+    The new folder holds a package with a task, its tests and a README.
+    """
     name = _checked(given["name"])
     folder = Path(name)
-    written = _write(folder, _words(name))
+    written = _write(folder, _words(name), _COMMON | (_PROCESS if given["process"] else _CHAIN))
     if given["json"]:
         print_json({"folder": str(folder.absolute()), "files": written})
         return
-    say(f"{folder}/ holds a domain that adds up numbers; make it yours. Next:")
+    does = "reads the rows of a table" if given["process"] else "adds up numbers"
+    say(f"{folder}/ holds a domain that {does}; make it yours. Next:")
     say(f"  pip install -e './{folder}[test]'")
     say(f"  mdap run {name}")
     say(f"  pytest {folder}")
@@ -88,17 +100,17 @@ def _words(name: str) -> dict[str, str]:
     }
 
 
-def _write(folder: Path, words: Mapping[str, str]) -> list[str]:
+def _write(folder: Path, words: Mapping[str, str], templates: Mapping[str, str]) -> list[str]:
     """Write every file under the new *folder*; return their paths in it."""
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder} is here already: choose another name, or move it away")
-    templates = files("mdap.cli") / "scaffold"
+    home = files("mdap.cli") / "scaffold"
     written = []
     try:
-        for source, target in _FILES.items():
+        for source, target in templates.items():
             path = folder / target.format(**words)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(Template((templates / source).read_text("utf-8")).substitute(words), "utf-8")
+            path.write_text(Template((home / source).read_text("utf-8")).substitute(words), "utf-8")
             written.append(path.relative_to(folder).as_posix())
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror or error}") from None

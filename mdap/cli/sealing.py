@@ -27,7 +27,10 @@ __all__ = ["seal"]
 @database
 @as_json
 def seal(**given: Any) -> None:
-    """Print the seal of RUN to keep it elsewhere; take one if the run ended without, and sign it."""
+    """Print or sign the seal of a run, to keep it elsewhere.
+
+    If the run ended without a seal, it takes one.
+    """
     place = None if given["output"] is None else Path(given["output"])
     if place is not None:
         check_apart("-o", place, {**database_files(given["db"]), "--sign": given["sign"]})

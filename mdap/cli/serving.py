@@ -39,9 +39,9 @@ _PORT: Final = 6327  # "mdap" on a telephone
     help="Also load this task, named as in its runs, to show its prompts; loading runs its code.",
 )
 def serve(**given: Any) -> None:
-    """Show the database in a browser, on this machine only, until Ctrl-C.
+    """Browse the runs in a web browser, until Ctrl-C.
 
-    Nothing can be changed there, and a run that goes on can be watched.
+    It serves this machine only. Nothing can be changed there, and a run that goes on can be watched.
     """
     with suppress(KeyboardInterrupt):  # how one ends it
         anyio.run(_serve, Path(given["db"]), given["port"], given["tasks"])

@@ -1,8 +1,9 @@
 """Many tasks at once: they share a session's models, limits, budget and database."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -11,9 +12,10 @@ from mdap.compose.arguments import checked_task
 from mdap.compose.identity import Start, as_begun, batch_columns, check_same
 from mdap.compose.results import with_typed_result
 from mdap.compose.running import Workshop, begin_or_find, run_task
-from mdap.errors import DatabaseError, MdapError, StoppedError
+from mdap.errors import DatabaseError, MdapError, StoppedError, reraise, traceback_of
 from mdap.plugins import task_name
-from mdap.records import RunEvent, RunStatus, Solution, Totals
+from mdap.records import Outcome, RunEvent, RunStatus, Solution, StopCause, Totals
+from mdap.rules.outcomes import recorded
 from mdap.tasks import Task
 
 __all__ = ["Batch", "Case"]
@@ -24,22 +26,36 @@ Case = Task | MdapError
 
 @dataclass(slots=True)
 class _Counts:
-    """How the cases of a batch ended."""
+    """How the cases of a batch ended, and how many came to each outcome."""
 
     cases: int = 0
     finished: int = 0
     stopped: int = 0
     mostly_undecided: int = 0
+    stop_cause: StopCause | None = None
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
 
     def add(self, solution: Solution) -> None:
         self.cases += 1
         self.finished += solution.status is RunStatus.FINISHED
         self.stopped += solution.status is RunStatus.STOPPED
         self.mostly_undecided += solution.mostly_undecided
+        if solution.status is RunStatus.STOPPED and self.stop_cause is None:
+            self.stop_cause = solution.stop_cause
+        if solution.outcome is not None:
+            self.outcomes[solution.outcome] += 1
 
     def result(self) -> dict[str, Any]:
+        rest = {"mostly_undecided": self.mostly_undecided}
+        rest |= {outcome.name.lower(): self.outcomes[outcome] for outcome in Outcome}
         counts = {"cases": self.cases, "finished": self.finished}
-        return counts | ({"mostly_undecided": self.mostly_undecided} if self.mostly_undecided else {})
+        return counts | {name: count for name, count in rest.items() if count}
+
+    def outcome(self) -> str | None:
+        """Return the batch's outcome as it is recorded: that of all cases, or of one that is not solved."""
+        if self.outcomes[Outcome.UNSOLVED]:
+            return recorded(False)
+        return recorded(True) if 0 < self.cases == self.outcomes[Outcome.SOLVED] else None
 
 
 class Batch(AsyncIterator[Solution]):
@@ -78,6 +94,7 @@ class Batch(AsyncIterator[Solution]):
         self._begun = False
         self._over = False
         self._failure: BaseException | None = None
+        self._number = 0
         self._news = anyio.Event()
         self._scope = anyio.CancelScope()
         self.counts = _Counts()
@@ -122,11 +139,15 @@ class Batch(AsyncIterator[Solution]):
         except Exception as error:
             self._failure = error
         finally:
+            with anyio.CancelScope(shield=True), suppress(DatabaseError):
+                await self._shop.writer.flush()
+            self._shop.named.pop(self._number, None)
             self._over = True
             self._news.set()
 
     async def _all(self) -> None:
         number = await self._open()
+        self._number, self._shop.named[number] = number, self.run_id
         stopped = True
         try:
             async with anyio.create_task_group() as runs:
@@ -137,12 +158,15 @@ class Batch(AsyncIterator[Solution]):
                     runs.start_soon(self._one, number, place, case)
             stopped = bool(self.counts.stopped)
         except BaseExceptionGroup as raised:
-            raise raised.exceptions[0] from None
+            reraise(raised.exceptions[0])
         finally:
             # Unless every case was looked at, the batch can be taken up again.
             kind = "stopped" if stopped else "finished"
+            data: dict[str, Any] = {"result": self.counts.result()}
+            if stopped:
+                data["stop_cause"] = str(self.counts.stop_cause or StopCause.INTERRUPTED)
             if self._shop.writer.usable:
-                self._shop.writer.append(RunEvent(number, kind, data={"result": self.counts.result()}))
+                self._shop.writer.append(RunEvent(number, kind, data=data))
                 # Whether this could be written, the next flush tells.
                 with suppress(DatabaseError):
                     await self._shop.sealer.seal(number)
@@ -178,19 +202,22 @@ class Batch(AsyncIterator[Solution]):
         except DatabaseError:
             raise
         except MdapError as error:
-            solution = _not_run(name, case, str(error), self._start.voting.k)
+            solution = _not_run(name, case, error, self._start.voting.k)
         self.counts.add(solution)
         self._ready[place] = solution
         self._news.set()
 
 
-def _not_run(name: str, case: Case, reason: str, k: int) -> Solution:
+def _not_run(name: str, case: Case, error: MdapError, k: int) -> Solution:
     return Solution(
         run_id=name,
         task=task_name(case) if isinstance(case, Task) else "-",
         status=RunStatus.FAILED,
         result=None,
-        reason=reason,
+        reason=str(error),
+        stop_cause=StopCause.ERROR,
+        traceback=traceback_of(error),
+        error=error,
         totals=Totals(),
         k=k,
         cost_usd=None,

@@ -1,39 +1,34 @@
 """Calibration: choose the steps, sample them, and say what the samples tell."""
 
-import itertools
-import random
 import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import anyio
 
+from mdap.compose.ending import Ending
 from mdap.compose.findings import findings_of
 from mdap.compose.identity import Start, run_columns
-from mdap.compose.margins import pilot_of
 from mdap.compose.running import Workshop, begin_or_find
-from mdap.engine.authored import Authored, length_of
-from mdap.engine.calibrate import Survey, Wanted
+from mdap.engine.authored import length_of
+from mdap.engine.calibrate import Subjects, Survey, Wanted
 from mdap.engine.opening import Progress
 from mdap.engine.recording import Rules
 from mdap.engine.run import decide
-from mdap.errors import RAISED, DatabaseError, PluginError, UsageError
-from mdap.journal.reader import Reader, RunRow
+from mdap.errors import DatabaseError, PluginError, UsageError
 from mdap.plugins import task_name
-from mdap.records import Calibration, Projection, RunEvent, RunStatus
+from mdap.records import Calibration, Projection, RunEvent, StopCause
 from mdap.rules.calibration import Measured, Poll, measure, spread_of
-from mdap.rules.canonical import canonical
 from mdap.rules.methods import check_methods
 from mdap.rules.parameters import check_parameters
 from mdap.rules.projection import Counts, foreseen_samples, foreseen_seconds, scaled
 from mdap.rules.scaling import minimal_k, run_success
 from mdap.settings import VotingSettings
-from mdap.tasks import Chain, Task
+from mdap.tasks import Chain, Process, Task
 
-__all__ = ["Wish", "calibrate_task", "has_oracle", "states_of_run", "states_of_task"]
+__all__ = ["Wish", "calibrate_task"]
 
 CONSENSUS_MARGIN: Final = 8
 """The lead by which a race must be won for its winner to stand for the truth."""
@@ -64,7 +59,7 @@ class _Subject:
     """What is calibrated: a task, how its steps are sampled, whether it has an oracle, and their source."""
 
     name: str
-    task: Chain[Any, Any]
+    task: Task
     voting: VotingSettings
     oracle: bool
     source: str
@@ -72,30 +67,31 @@ class _Subject:
 
 async def calibrate_task(shop: Workshop, task: Task, wish: Wish, voting: VotingSettings) -> Calibration:
     """Calibrate *task* under *voting*; see `Session.calibrate`."""
-    if not isinstance(task, Chain):
-        raise UsageError(
-            f"{type(task).__name__} is no chain: only the steps of a mdap.Chain can be calibrated"
-        )
+    if not isinstance(task, Chain | Process):
+        raise UsageError(f"{type(task).__name__} is no task: derive it from mdap.Chain or mdap.Process")
     check_methods(type(task), type(task).__qualname__)
     check_parameters(task)
     await shop.writer.flush()
     taken = UsageError(f"there is a run {wish.name} already: give the calibration another name")
     if await shop.reader.run(wish.name) is not None:
         raise taken
-    oracle = has_oracle(task_name(task), task)
-    states, source = await _states(shop, task, wish, voting)
+    from mdap.compose.surveying import subjects_of  # what it walks a process with takes a while to import
+
+    steps, source, oracle = await subjects_of(shop, task, (wish.name, wish.samples, wish.seed), voting)
     subject = _Subject(task_name(task), task, _sampled(voting, oracle=oracle), oracle, source)
     start = Start(name=wish.name, voting=subject.voting, kind="calibration")
     number, other = await begin_or_find(shop, run_columns(task, start, shop.crew.about))
     if other is not None:
         raise taken
     shop.claims.take(number, wish.name)
+    shop.named[number] = wish.name
     try:
-        return await _calibrate(shop, number, wish, subject, states)
+        return await _calibrate(shop, number, wish, subject, steps)
     finally:
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
             await shop.writer.flush()
         shop.claims.drop(number)
+        del shop.named[number]
 
 
 def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
@@ -105,100 +101,46 @@ def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
     return voting.model_copy(update={"k": CONSENSUS_MARGIN, "max_samples": None})
 
 
-async def _states(
-    shop: Workshop, task: Chain[Any, Any], wish: Wish, voting: VotingSettings
-) -> tuple[Iterator[Any], str]:
-    """Return the inputs of the steps to sample, and where they come from."""
-    own = states_of_task(task_name(task), task, wish.seed)
-    if own is not None:
-        return own, "sample_state"
-    found = await shop.reader.latest_of(task_name(task), canonical(task))
-    if found is None:
-        found = (await pilot_of(shop, task, wish.name, voting)).run_id
-    row = await shop.reader.find(found)
-    return await states_of_run(shop.reader, row, task, wish), f"{row.kind} {found}"
-
-
-def has_oracle(name: str, task: Chain[Any, Any]) -> bool:
-    """Return whether *task* knows its right answers.
-
-    Raises:
-        PluginError: its oracle fails.
-    """
-    try:
-        task.oracle(task.start())
-    except NotImplementedError:
-        return False
-    except RAISED as error:
-        raise PluginError(f"task {name}", "giving its first right answer", error) from error
-    return True
-
-
-def states_of_task(name: str, task: Chain[Any, Any], seed: int) -> Iterator[Any] | None:
-    """Return states that the task samples itself; None if it does not.
-
-    Raises:
-        PluginError: the task's code failed.
-    """
-    rng = random.Random(seed)
-
-    def sampled() -> Any:
-        try:
-            return task.sample_state(rng)
-        except RAISED as error:
-            raise PluginError(f"task {name}", "sampling a state", error) from error
-
-    first = sampled()
-    return None if first is None else itertools.chain([first], iter(sampled, None))
-
-
-async def states_of_run(reader: Reader, row: RunRow, task: Chain[Any, Any], wish: Wish) -> Iterator[Any]:
-    """Return the inputs of random decided steps of an earlier run, and then the same again."""
-    rng = random.Random(wish.seed)
-    decided = await reader.count_decisions(row.number)
-    places = rng.sample(range(decided), min(wish.samples, decided))
-    states = Authored(row.task, task).states
-    inputs = [await reader.input_at(row.number, place) for place in places]
-    return itertools.cycle([states.read(text) for text in inputs])
-
-
 async def _calibrate(
-    shop: Workshop, number: int, wish: Wish, subject: _Subject, states: Iterator[Any]
+    shop: Workshop, number: int, wish: Wish, subject: _Subject, steps: Subjects
 ) -> Calibration:
     """Sample, record, and return what comes of it."""
     progress = Progress()
     shop.bulletin.running.add(number)
     shop.writer.append(RunEvent(number, "started", data=shop.about()))
-    started = time.monotonic()
-    status, reason = RunStatus.STOPPED, "interrupted"
-    ended: dict[str, Any] = {}
+    ended = Ending()
     try:
         refusal = await shop.inspection.pass_on(number)
         wanted = Wanted(wish.samples, shop.crew.most, subject.oracle)
         rules = _rules(shop, number, subject)
-        work = Survey((subject.name, subject.task), states, wanted, rules, shop.writer, progress)
-        status, reason = (RunStatus.STOPPED, refusal) if refusal else await _surveyed(shop, work)
+        work = Survey(subject.name, steps, wanted, rules, shop.writer, progress)
+        if refusal is not None:
+            ended.stop(refusal, StopCause.PROVIDER)
+        else:
+            await _surveyed(shop, work, ended)
         await shop.writer.flush()
-        ended["seconds"] = round(time.monotonic() - started, 3)
+        seconds = ended.data["seconds"] = ended.seconds
         made = await _calibration(shop, number, wish, subject, work.polls)
         made = replace(
             made,
-            status=status,
-            reason=reason or None,
+            status=ended.status,
+            reason=ended.reason,
             failed_attempts=progress.failed_attempts,
-            seconds=ended["seconds"],
+            seconds=seconds,
         )
-        ended["result"] = made.to_dict()
+        ended.data["result"] = made.to_dict()
         return made
     except PluginError as error:
-        status, reason = RunStatus.FAILED, str(error)
+        ended.fail(error)
+        raise
+    except Exception as error:
+        ended.crash(error)
         raise
     finally:
         shop.bulletin.tell()
         shop.bulletin.running.discard(number)
-        ended.setdefault("seconds", round(time.monotonic() - started, 3))
         if shop.writer.usable:
-            shop.writer.append(RunEvent(number, str(status), reason or None, data=ended))
+            shop.writer.append(ended.event(number))
             with suppress(DatabaseError):
                 await shop.sealer.seal(number)
 
@@ -214,12 +156,13 @@ def _rules(shop: Workshop, number: int, subject: _Subject) -> Rules:
     )
 
 
-async def _surveyed(shop: Workshop, work: Survey) -> tuple[RunStatus, str]:
-    """Take the samples, as far as model and budget allow; return how that ended."""
+async def _surveyed(shop: Workshop, work: Survey, ended: Ending) -> None:
+    """Take the samples, as far as model and budget allow, and note how that ended."""
     with anyio.move_on_after(shop.budget.seconds):
         await decide(work, shop.crew.provider, shop.limits, shop.writer, shop.purse)
-        return work.status, work.reason or ""
-    return RunStatus.STOPPED, f"the {shop.budget.seconds:g} seconds allowed are over"
+        ended.take(work)
+        return
+    ended.stop(f"the {shop.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
 
 
 async def _calibration(

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from mdap.journal.reader import Reader
-from mdap.records import Certificate
+from mdap.journal.reader import Reader, RunRow
+from mdap.records import Certificate, Outcome, RunStatus
 from mdap.rules.certificate import certify, doubts
+from mdap.rules.outcomes import JUDGED, outcome_of
 
-__all__ = ["Doubt", "certificate_of", "most_doubtful"]
+__all__ = ["Doubt", "certificate_of", "most_doubtful", "outcome_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,17 @@ async def certificate_of(reader: Reader, run: int) -> Certificate | None:
     steps = "1 step was" if settled == 1 else f"{settled:,} steps were"
     sentence = f"{steps} settled by a person; the chance of no error at all is that of the others"
     return replace(certificate, warnings=(*certificate.warnings, sentence))
+
+
+async def outcome_in(reader: Reader, row: RunRow) -> Outcome | None:
+    """Return the outcome of a run; its votes are looked at only where its task says nothing."""
+    if row.status is not RunStatus.FINISHED or row.kind not in JUDGED:
+        return None
+    _, data = await reader.ending(row.number)
+    undecided = data.get("undecided", 0)
+    told = row.outcome is not None or undecided
+    certificate = None if told else await certificate_of(reader, row.number)
+    return outcome_of(row.outcome, certificate, undecided)
 
 
 async def most_doubtful(reader: Reader, run: int, most: int = 20) -> list[Doubt]:

@@ -121,4 +121,4 @@ def _flags(made: Calibration) -> str:
 def _first_steps(made: Calibration) -> str:
     if not made.source.startswith("pilot"):
         return ""
-    return "only the first steps were seen: define sample_state, or calibrate after a run"
+    return "only the first steps were seen: calibrate after a run, or define sample_state for a chain"

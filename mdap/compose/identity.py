@@ -9,13 +9,16 @@ from typing import Any
 
 from mdap._version import __version__
 from mdap.compose.certifying import certificate_of
+from mdap.compose.listening import Listener
 from mdap.engine.opening import Progress
+from mdap.engine.pilot import Pilot
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import OBJECT, former_name, task_name
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import guarantee_of
+from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.rules.parameters import check_parameters, version_of
 from mdap.rules.parts import LONGEST_ID
 from mdap.rules.presence import Presence
@@ -49,10 +52,11 @@ class Start:
         depth: how many tasks it is nested in.
         moved: whether its class has another name than on record.
         effects: whether it may bring anything about outside.
-        votes_wanted: for a pilot: how many decided votes it shall come to.
+        pilot: how far the pilot is that it is, or is nested in; None if it is none.
         progress: counters to keep.
         presence: what is heard of the models, in the run and all that belong to it.
         notes: what is to be recorded when the run is taken up: kind of event, reason, data.
+        listener: what is told of every fact; None for nobody.
     """
 
     name: str
@@ -63,10 +67,11 @@ class Start:
     depth: int = 0
     moved: bool = False
     effects: bool = True
-    votes_wanted: int | None = None
+    pilot: Pilot | None = None
     progress: Progress = field(default_factory=Progress)
     presence: Presence = field(default_factory=Presence)
     notes: tuple[tuple[str, str | None, dict[str, Any]], ...] = ()
+    listener: Listener | None = None
 
 
 def new_run_id(task: Task) -> str:
@@ -234,12 +239,18 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
     certificate = await certificate_of(reader, row.number)
     if certificate is not None and len(set(row.provider["models"])) > 1:
         certificate = replace(certificate, voters=await reader.voters(row.number))
+    finished = row.status is RunStatus.FINISHED
+    undecided = data.get("undecided", 0) if finished else 0
+    judged = finished and row.kind in JUDGED
     return Solution(
         run_id=row.run_id,
         task=row.task,
         status=row.status,
-        result=data.get("result") if row.status is RunStatus.FINISHED else None,
+        outcome=outcome_of(row.outcome, certificate, undecided) if judged else None,
+        result=data.get("result") if finished else None,
         reason=reason,
+        stop_cause=row.stop_cause,
+        traceback=None if row.stop_cause is None else data.get("traceback"),
         totals=totals,
         k=row.k,
         cost_usd=await reader.cost(row.number),
@@ -249,5 +260,5 @@ async def solution_of(reader: Reader, row: RunRow) -> Solution:
         seal=await reader.seal(row.number),
         guarantee=guarantee_of(VotingSettings.recorded(row.settings), await reader.paid(row.number)),
         warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
-        undecided=data.get("undecided", 0) if row.status is RunStatus.FINISHED else 0,
+        undecided=undecided,
     )

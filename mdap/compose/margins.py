@@ -11,7 +11,8 @@ from mdap.compose.identity import Start, lasting
 from mdap.compose.promising import promising
 from mdap.compose.running import WITHHELD, Workshop, run_task
 from mdap.engine.authored import length_of
-from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError
+from mdap.engine.pilot import Pilot
+from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError, own_cause
 from mdap.journal.reader import RunRow
 from mdap.plugins import task_name
 from mdap.records import SURE, RunStatus, Solution
@@ -21,12 +22,12 @@ from mdap.rules.scaling import minimal_k
 from mdap.settings import VotingSettings, explain
 from mdap.tasks import Task
 
-__all__ = ["ENDED", "K", "batch_margin", "matching", "pilot_of", "with_k", "with_margin"]
+__all__ = ["K", "batch_margin", "ended_without_result", "matching", "pilot_of", "with_k", "with_margin"]
 
 K = int | Literal["auto", "robust"]
 Note = tuple[str, str | None, dict[str, Any]]
 
-ENDED: Final[dict[RunStatus, type[RunError]]] = {
+_ENDED: Final[dict[RunStatus, type[RunError]]] = {
     RunStatus.UNDECIDED: UndecidedError,
     RunStatus.STOPPED: StoppedError,
     RunStatus.FAILED: FailedError,
@@ -61,26 +62,44 @@ async def batch_margin(
         return begun.k
     length = against = votes = 0
     for place, task in enumerate(tasks):
-        own = _length(task)
-        if own is None:
-            raise UsageError("-k auto needs tasks of known length: define length(), or give k")
-        length += own
+        length += _length(task, "give k")
         if votes < _PILOT_VOTES:
             pilot = await pilot_of(shop, task, f"{name}/{place}", voting, _PILOT_VOTES - votes)
-            votes += pilot.totals.votes
-            against += pilot.totals.votes - await _won(shop, pilot)
+            own = await _polled(shop, pilot)
+            votes, against = votes + own[0], against + own[1]
     if not votes:
         raise UsageError("-k auto has nothing to go by: there is no task, or no step in any of them")
     return minimal_k(error_upper_bound(against, votes), length, target)
 
 
-def _length(task: Task) -> int | None:
-    return length_of(f"task {task_name(task)}", task)
+def _length(task: Task, instead: str) -> int:
+    name = task_name(task)
+    length = length_of(f"task {name}", task)
+    if length is None:
+        raise UsageError(
+            f"-k auto needs the number of steps, which {name} does not tell: define length(), or {instead}"
+        )
+    return length
 
 
-async def _won(shop: Workshop, pilot: Solution) -> int:
-    number = (await shop.reader.find(pilot.run_id)).number
-    return await shop.reader.votes_for_winners(number)
+async def _polled(shop: Workshop, pilot: Solution) -> tuple[int, int]:
+    """Return the votes of a pilot, and how many of them were against the winners of their steps."""
+    return await shop.reader.polled((await shop.reader.find(pilot.run_id)).number)
+
+
+def ended_without_result(solution: Solution, run: str) -> RunError:
+    """Return the error for a run without a result; what ended it is its cause.
+
+    Args:
+        solution: what the run came to; not finished.
+        run: how the sentence names the run.
+    """
+    error = _ENDED.get(solution.status, StoppedError)(f"{run}: {solution.reason}", solution)
+    if solution.error is not None:
+        inner = own_cause(solution.error)
+        # One of the same sentence would say nothing more.
+        error.__cause__ = None if isinstance(inner, RunError) else inner
+    return error
 
 
 async def pilot_of(
@@ -103,7 +122,9 @@ async def pilot_of(
     name = f"{name}-pilot"
     await shop.writer.flush()
     row = await shop.reader.run(name)
-    start = Start(name=name, voting=pilot, row=row, kind="pilot", votes_wanted=votes, effects=False)
+    counted = 0 if row is None else (await shop.reader.polled(row.number))[0]
+    begun = Pilot(votes - counted)
+    start = Start(name=name, voting=pilot, row=row, kind="pilot", pilot=begun, effects=False)
     solution = await run_task(shop, task, start)
     if solution.status is RunStatus.FAILED and WITHHELD in (solution.reason or ""):
         raise UsageError(f"-k auto cannot try out {solution.task}: {solution.reason}; give k")
@@ -112,7 +133,7 @@ async def pilot_of(
             f"no k can be chosen: in the pilot {solution.reason}; the model is right too seldom to vote"
         )
     if solution.status is not RunStatus.FINISHED:
-        raise ENDED[solution.status](f"the pilot {name}: {solution.reason}", solution)
+        raise ended_without_result(solution, f"the pilot {name}")
     return solution
 
 
@@ -145,9 +166,7 @@ async def with_margin(
             return _as_begun(start, start.row, k, target, begun)
     if not isinstance(k, str):
         return await _given(shop, task, start, k)
-    length = _length(task)
-    if length is None:
-        raise UsageError(f"-k {k} needs a task of known length: define length(), or give k")
+    length = _length(task, "use -k robust")
     known = await matching(shop, task, start.voting)
     return await _auto(shop, task, start, known, (length, target))
 
@@ -188,8 +207,9 @@ async def _auto(
 async def _measured_by_pilot(shop: Workshop, task: Task, start: Start) -> dict[str, Any]:
     """Return what a pilot counted. Votes against its winners count as wrong."""
     solution = await pilot_of(shop, task, start.name, start.voting)
-    votes = solution.totals.votes
-    against = votes - await _won(shop, solution)
+    votes, against = await _polled(shop, solution)
+    if not votes:
+        raise UsageError(f"-k auto has nothing to go by: no step of {solution.task} was voted on; give k")
     return {
         "run_id": solution.run_id,
         "wrong": against,

@@ -1,27 +1,40 @@
-"""A person overrides a decided step: a new run takes over what came before it, and goes on from there.
+"""A person overrides a decided step: a new run takes over what was decided, and goes on from there.
 
-Nothing on record is changed. The new run notes each decision before the step as one that it took from the
-old run, with its digest, and the person's decision of the step; resumed, it votes on all that follows.
+Nothing on record is changed. The new run notes each decision that it takes over, with its digest in the old
+run, and the person's decision of the step; resumed, it votes on what is not decided. A chain takes over what
+came before the step. A process knows its steps by their content, so it takes over all that was voted on, and
+makes again what is not voted on and was made later: the results of `once` and of nested runs.
+
+Where the step is of a nested run, the runs that it is nested in are taken over, too, without its result.
 """
 
+import re
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from sqlite3 import Row
+from typing import Any, Final, NamedTuple
 
+from mdap.compose.seeking import Sought, ask_again, rules_of
 from mdap.engine.authored import Authored
+from mdap.engine.process import checked_answer
+from mdap.engine.voting import Race
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer, open_journal
-from mdap.records import NOTED, Decided, RunEvent, StepOpened
+from mdap.records import NOTED, Decided, RunEvent, StepOpened, StopCause
 from mdap.rules.digests import CHAIN_START, chain_digest
 from mdap.rules.ledger import ledger_after
+from mdap.rules.parts import LONGEST_ID
 from mdap.settings import VotingSettings
-from mdap.tasks import Chain
+from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Ruling", "override_step"]
 
+_NUMBERED: Final = re.compile(r"-override-\d+$")
+_SHORTENED: Final = re.compile(r"~[0-9a-f]{16}$")
 _COPIED: Final = (
     "kind",
     "task",
@@ -51,7 +64,22 @@ class Ruling:
     reason: str
 
 
-async def override_step(path: Path, row: RunRow, task: Chain[Any, Any], ruling: Ruling) -> str:
+class _Taken(NamedTuple):
+    """A run that is taken over.
+
+    Attributes:
+        row: the run.
+        step: its step that is not: the one overridden, or that of the nested run in which it is; None if that
+            has no result yet.
+        chain: whether it is of a chain.
+    """
+
+    row: RunRow
+    step: int | None
+    chain: bool
+
+
+async def override_step(path: Path, row: RunRow, task: Task, ruling: Ruling) -> str:
     """Begin a run that goes on from a decided step with a person's answer; return its id.
 
     Args:
@@ -64,24 +92,59 @@ async def override_step(path: Path, row: RunRow, task: Chain[Any, Any], ruling: 
         UsageError: the answer cannot be one of the step.
     """
     async with open_log(path) as reader, open_journal(path) as journal:
-        authored = Authored(row.task, task)
-        winner = await _checked(reader, row, authored, ruling)
-        name = await _free_name(reader, row.run_id)
-        columns = {**await reader.run_columns(row.number, _COPIED), "run_id": name, "parent": None}
+        winner = await _checked(reader, row, task, ruling)
+        line = await _lineage(reader, row, task, ruling.step)
+        names = await _new_names(reader, [taken.row.run_id for taken in line])
         claims = Claims(path)
-        number = await journal.begin_run(columns)
-        claims.take(number, name)
+        numbers: list[int] = []
         try:
-            await _take_over(reader, journal, (row, number), ruling, winner)
-            await Sealer(journal, reader).seal(number)
+            for taken, own in zip(line, names, strict=True):
+                columns = await reader.run_columns(taken.row.number, _COPIED)
+                parent = numbers[-1] if numbers else None
+                numbers.append(await journal.begin_run({**columns, "run_id": own, "parent": parent}))
+                claims.take(numbers[-1], own)
+            for taken, number in zip(line, numbers, strict=True):
+                over = None if taken is not line[-1] else (ruling, winner)
+                await _TakeOver(reader, journal, taken, number).run(over)
+            await journal.flush()
+            for number in numbers:
+                await Sealer(journal, reader).seal(number)
             await journal.flush()
         finally:
             claims.close()
-    return name
+    return names[0]
 
 
-async def _checked(reader: Reader, row: RunRow, authored: Authored, ruling: Ruling) -> str:
+async def _checked(reader: Reader, row: RunRow, task: Task, ruling: Ruling) -> str:
     """Return the person's answer in canonical JSON."""
+    if isinstance(task, Chain):
+        return await _checked_of_chain(reader, row, Authored(row.task, task), ruling)
+    assert isinstance(task, Process)
+    opened = await _opened(reader, row, ruling.step)
+    identity = (opened["key"], opened["prompt_digest"])
+    race = Sought(row.task, task, await rules_of(reader, row, task), identity)
+    race.begin(await reader.process_point(row.number, as_it_ended=True))
+    await ask_again(reader, row, task, race, lambda: race.found is not None)
+    if race.found is None:
+        raise UsageError(
+            f"{row.task} does not ask for step {ruling.step} any more: its code has changed, or it was led "
+            "elsewhere"
+        )
+    alike = await _voted_for(reader, row.number, ruling.step, race.found)
+    return checked_answer(task, race.found.step, ruling.answer, alike)
+
+
+async def _voted_for(reader: Reader, run: int, step: int, race: Race) -> list[Any]:
+    """Return answers that were voted for: they tell the class of an answer."""
+    if await reader.is_decided(run, step):
+        recorded = await reader.recorded(run, step)
+        replies = recorded.votes if recorded.text is None else ((recorded.text, recorded.view or 0),)
+    else:
+        replies = tuple((row["body"], row["view"]) for row in await reader.rows("votes_of_step", run, step))
+    return [race.prompts[view].parse(text) for text, view in replies]
+
+
+async def _checked_of_chain(reader: Reader, row: RunRow, authored: Authored, ruling: Ruling) -> str:
     spelled = await reader.input_at(row.number, ruling.step)
     state = authored.state(ruling.step, spelled)
     step = authored.step(ruling.step, state)
@@ -90,39 +153,105 @@ async def _checked(reader: Reader, row: RunRow, authored: Authored, ruling: Ruli
     return authored.spelled(ruling.step, authored.checked_answer(step, ruling.answer))
 
 
-async def _free_name(reader: Reader, run_id: str) -> str:
-    number = 1
-    while await reader.run(f"{run_id}-override-{number}") is not None:
+async def _opened(reader: Reader, row: RunRow, step: int) -> Row:
+    [opened] = await reader.rows("openings_of_step", row.number, step)
+    noted = opened["author"] == NOTED and not await reader.taken_over(row.number, step)
+    if noted:
+        made = "a nested run: settle a step of that run" if opened["key"].startswith("solve:") else "`once`"
+        raise UsageError(f"step {step} was not voted on: its result is that of {made}")
+    return opened
+
+
+async def _lineage(reader: Reader, row: RunRow, task: Task, step: int) -> list[_Taken]:
+    """Return the run and those that it is nested in, the outermost first."""
+    line = [_Taken(row, step, chain=isinstance(task, Chain))]
+    while (above := await reader.whole_of(line[0].row.number)) is not None:
+        if line[0].row.settings.get("robust"):
+            raise UsageError(
+                f"{row.run_id} is nested, and got a share of the error budget of -k robust: its decisions "
+                "cannot be overridden"
+            )
+        part = await reader.step_of_part(above.number, line[0].row.run_id)
+        line.insert(0, _Taken(above, part, chain=False))
+    return line
+
+
+async def _new_names(reader: Reader, names: Sequence[str]) -> list[str]:
+    """Return what runs are called that take over those of these *names*, the outermost first."""
+    stem, number = _NUMBERED.sub("", names[0]), 1
+    while await reader.run(f"{stem}-override-{number}") is not None:
         number += 1
-    return f"{run_id}-override-{number}"
+    found = [f"{stem}-override-{number}{name.removeprefix(names[0])}" for name in names]
+    # The process makes such a name shorter, as it did with the old one, from which it cannot be told.
+    if any(len(name) > LONGEST_ID or _SHORTENED.search(name) for name in found):
+        raise UsageError(
+            f"the name of {names[-1]} is too long to override a step of it: name its run briefly"
+        )
+    return found
 
 
-async def _take_over(
-    reader: Reader, journal: Writer, runs: tuple[RunRow, int], ruling: Ruling, winner: str
-) -> None:
-    old, new = runs
-    about = {"overrides": old.run_id, "step": ruling.step}
-    journal.append(RunEvent(new, "started", f"step {ruling.step} of {old.run_id} was overridden", data=about))
-    terms = VotingSettings.recorded(old.settings).robust
-    if terms is not None:
-        ledger = ledger_after(terms, await reader.paid(old.number))
-        # What came after the step was spent, too.
-        inherited = {"why": "inherited", "step": -1, "price": str(ledger.spent), "payments": ledger.payments}
-        journal.append(RunEvent(new, "paid", data=inherited))
-    digest = CHAIN_START
-    async for row in reader.decided(old.number):
-        opened = StepOpened(new, row["step"], 0, row["key"], row["input"], row["prompt_digest"])
-        reason = f"run {old.run_id}, digest {row['digest']}"
-        draft = Decided(new, row["place"], row["step"], 0, row["winner"], "{}", 0, 0, NOTED, reason, "")
-        if row["step"] == ruling.step:
-            draft = draft._replace(winner=winner, author=ruling.author, reason=ruling.reason)
-        digest = chain_digest(digest, opened, [], draft)
-        journal.append(opened)
-        journal.append(draft._replace(digest=digest))
-        await journal.settle()
-        if row["step"] == ruling.step:
-            break
-    journal.append(RunEvent(new, "settled", ruling.reason, ruling.author, {"step": ruling.step}))
-    # The old run has brought about what its decisions called for, but not what this one does.
-    journal.append(RunEvent(new, "effect", data={"step": ruling.step - 1}))
-    journal.append(RunEvent(new, "stopped", "waits to be resumed after an override", data={"seconds": 0.0}))
+class _TakeOver:
+    """Take a run over into a new one."""
+
+    def __init__(self, reader: Reader, journal: Writer, taken: _Taken, new: int) -> None:
+        self._reader = reader
+        self._journal = journal
+        self._old = taken.row
+        self._step = taken.step
+        self._chain = taken.chain
+        self._new = new
+        self._place = 0
+        self._digest = CHAIN_START
+
+    async def run(self, over: tuple[Ruling, str] | None) -> None:
+        """Record what is taken over, and the person's decision if it is of this run."""
+        journal, new, old = self._journal, self._new, self._old
+        about = {"overrides": old.run_id, "step": self._step}
+        reason = f"step {self._step} of {old.run_id} was overridden"
+        journal.append(RunEvent(new, "started", reason, data=about))
+        await self._inherit()
+        async for row in self._decisions():
+            if row["step"] != self._step:
+                why = f"run {old.run_id}, digest {row['digest']}"
+                self._note(row, row["winner"], NOTED, why)
+            elif over is not None:
+                self._note(row, over[1], over[0].author, over[0].reason)
+            await journal.settle()
+        if over is not None:
+            journal.append(RunEvent(new, "settled", over[0].reason, over[0].author, {"step": over[0].step}))
+        if self._chain and self._step is not None:
+            # The old run has brought about what its decisions called for, but not what this one does.
+            journal.append(RunEvent(new, "effect", data={"step": self._step - 1}))
+        waits = "waits to be resumed after an override"
+        waiting = {"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)}
+        journal.append(RunEvent(new, "stopped", waits, data=waiting))
+
+    async def _inherit(self) -> None:
+        terms = VotingSettings.recorded(self._old.settings).robust
+        if terms is not None:
+            ledger = ledger_after(terms, await self._reader.paid(self._old.number))
+            # What came after the step was spent, too.
+            spent = {"price": str(ledger.spent), "payments": ledger.payments}
+            inherited = {"why": "inherited", "step": -1, **spent}
+            self._journal.append(RunEvent(self._new, "paid", data=inherited))
+
+    async def _decisions(self) -> AsyncIterator[Row]:
+        """Yield the decisions to take over, and the step that is decided otherwise."""
+        after = False
+        async for row in self._reader.decided(self._old.number):
+            made = row["author"] == NOTED and row["key"].startswith(("once:", "solve:"))
+            if not (after and made):
+                yield row
+            after = after or row["step"] == self._step
+            if after and self._chain:
+                return
+        if not after and self._step is not None:  # voting left it undecided
+            for row in await self._reader.rows("openings_of_step", self._old.number, self._step):
+                yield row
+
+    def _note(self, row: Row, winner: str, author: str, reason: str) -> None:
+        opened = StepOpened(self._new, row["step"], 0, row["key"], row["input"], row["prompt_digest"])
+        draft = Decided(self._new, self._place, row["step"], 0, winner, "{}", 0, 0, author, reason, "")
+        self._digest = chain_digest(self._digest, opened, [], draft)
+        self._journal.append(opened, draft._replace(digest=self._digest))
+        self._place += 1

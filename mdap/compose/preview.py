@@ -5,7 +5,7 @@ The oracle of the task answers where later steps depend on the answers to earlie
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -214,11 +214,17 @@ class _Asking:
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
         """Return the oracle's answers to *steps*."""
-        found: list[Any] = []
+        return await self._each(steps, self)
+
+    async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
+        """Return the oracle's answers to *steps* as decisions."""
+        return await self._each(steps, self.decision)
+
+    async def _each(self, steps: Iterable[Step[A]], ask: Callable[[Step[A]], Awaitable[T]]) -> list[T]:
         async with gathered() as tasks:
             group = Group(tasks, self)
             # One more than can be shown, so that it is said that there are more.
-            found = [group.ask(step) for step in islice(steps, _MOST + 1)]
+            found = [group.start(ask, step) for step in islice(steps, _MOST + 1)]
         return [pending.value for pending in found]
 
     @asynccontextmanager

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from mdap.audit.source import Rendered
 from mdap.engine.authored import Authored
-from mdap.errors import RAISED, MdapError
+from mdap.errors import RAISED, MdapError, told
 from mdap.plugins import TASKS, in_full, installed, make_task
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, views_digest
@@ -57,7 +57,7 @@ class TaskPrompts:
         except ValidationError:
             return f"the installed {task} cannot read this input: it has changed since the run"
         except RAISED as error:  # it is somebody else's code, and a page must not end with it
-            return str(error) if isinstance(error, MdapError) else f"{task}: {type(error).__name__}: {error}"
+            return str(error) if isinstance(error, MdapError) else f"{task}: {told(error)}"
 
     def _made(self, task: str, params: str) -> Authored | str:
         if task not in installed(TASKS) and task not in self._trusted:

@@ -3,9 +3,8 @@
 import json
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -15,6 +14,7 @@ import anyio
 
 from mdap.compose.bulletin import Bulletin
 from mdap.compose.crew import Crew
+from mdap.compose.ending import Ending
 from mdap.compose.identity import Start, check_same, run_columns, solution_of
 from mdap.compose.inspection import Inspection
 from mdap.compose.promising import with_share
@@ -34,13 +34,16 @@ from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import Writer
-from mdap.plugins import unfindable
-from mdap.records import RunEvent, RunStatus, Solution
+from mdap.plugins import task_name, unfindable
+from mdap.protocols import Journal, Provider
+from mdap.records import RunEvent, RunStatus, Solution, StopCause
 from mdap.rules.canonical import canonical
 from mdap.rules.methods import check_methods
+from mdap.rules.outcomes import recorded, said_by
 from mdap.rules.parts import could_be
 from mdap.settings import Budget, Limits, OnDead, Speculate, Speculation
 from mdap.tasks import Chain, Process, Task
+from mdap.tracing import RunTrace, Tracing
 
 __all__ = ["WITHHELD", "Workshop", "begin_or_find", "run_task"]
 
@@ -69,6 +72,8 @@ class Workshop:
         on_dead: what to do when one of several models is gone.
         bulletin: where changes of limits are recorded from.
         inspection: what finds out what the endpoints are like.
+        named: the ids of the runs that are going on, by number.
+        tracing: what makes spans of runs; None for nothing.
         unfindable: classes of which was said already that `mdap resume` cannot find them.
         known_spending: runs whose earlier samples are paid for out of the budget already.
     """
@@ -85,6 +90,8 @@ class Workshop:
     on_dead: OnDead
     bulletin: Bulletin
     inspection: Inspection
+    named: dict[int, str]
+    tracing: Tracing | None = None
     known_spending: set[int] = field(default_factory=set)
     unfindable: set[type] = field(default_factory=set)
 
@@ -150,7 +157,7 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         if row is not None:
             check_same(row, columns)
             if turn is not None and turn.ended:
-                return await solution_of(shop.reader, row)
+                return replace(await solution_of(shop.reader, row), error=turn.error)
         turn, mine = take_turn(shop.writer.path, start.name)
         if mine:
             break
@@ -160,7 +167,7 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
         # Somebody else may have driven it since it was looked up.
         row = await shop.reader.run(start.name)
         solution = await _run_in_turn(shop, task, replace(start, row=row), columns, turn)
-        turn.ended = True
+        turn.ended, turn.error = True, solution.error
     return solution
 
 
@@ -186,6 +193,7 @@ async def _run_in_turn(
         number = row.number
         check_same(row, columns)
         if row.status is RunStatus.FINISHED:
+            await shop.sealer.sealed(number)  # its process may have been killed between its end and its seal
             return await solution_of(shop.reader, row)
         if await shop.reader.rows("half_override", number):
             raise UsageError(
@@ -193,10 +201,13 @@ async def _run_in_turn(
                 "resume the run that it names"
             )
     shop.claims.take(number, start.name)
+    shop.named[number] = start.name
     try:
         await shop.count_earlier_spending(number)
         if start.row is not None and start.parent is None:
             start.progress.add(await shop.reader.totals(number))
+        if row is not None and start.listener is not None:
+            await start.listener.begin((shop.reader, shop.writer), number)
         shop.writer.append(RunEvent(number, "started" if row is None else "resumed", data=shop.about()))
         if row is None:
             _tell_if_unfindable(shop, number, task, start)
@@ -204,14 +215,20 @@ async def _run_in_turn(
             shop.writer.append(RunEvent(number, kind, reason, data=data))
         if start.notes:
             await shop.writer.flush()  # what follows reads them back
-        await _drive(shop, columns["task"], task, await _rules(shop, number, task, start), start)
+        rules = await _rules(shop, number, task, start)
+        with _traced(shop, task, start) as trace:
+            error = await _drive(shop, columns["task"], task, rules, start, trace)
         await shop.writer.flush()
-        return await solution_of(shop.reader, await shop.reader.find(start.name))
+        if start.listener is not None:
+            await start.listener.end((shop.reader, shop.writer), number, error)
+        solution = await solution_of(shop.reader, await shop.reader.find(start.name))
+        return solution if error is None else replace(solution, error=error)
     finally:
         # Whoever takes the run up next must find all of it.
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
             await shop.writer.flush()
         shop.claims.drop(number)
+        del shop.named[number]
 
 
 def _tell_if_unfindable(shop: Workshop, number: int, task: Task, start: Start) -> None:
@@ -229,7 +246,6 @@ def _tell_if_unfindable(shop: Workshop, number: int, task: Task, start: Start) -
 
 
 async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules:
-    wanted = start.votes_wanted
     return Rules(
         run=number,
         run_id=start.name,
@@ -246,63 +262,103 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         effects=start.effects,
         drift=await drift_of(shop.reader, number, start.voting.k),
         record_prompts=start.voting.records_prompts(process=isinstance(task, Process)),
-        votes_wanted=None if wanted is None else wanted - await shop.reader.votes_decided(number),
+        pilot=start.pilot,
     )
 
 
-async def _drive(shop: Workshop, name: str, task: Task, rules: Rules, start: Start) -> None:
-    """Decide *task*, and record how it ended, whatever ends it."""
-    started = time.monotonic()
+def _traced(shop: Workshop, task: Task, start: Start) -> AbstractContextManager[RunTrace | None]:
+    if shop.tracing is None:
+        return nullcontext()
+    return shop.tracing.run(start.name, type(task).__qualname__, start.voting.k)
+
+
+async def _drive(
+    shop: Workshop, name: str, task: Task, rules: Rules, start: Start, trace: RunTrace | None
+) -> Exception | None:
+    """Decide *task*, and record how it ended, whatever ends it; return the error that ended it, if any."""
     shop.bulletin.running.add(rules.run)
-    ended: dict[str, Any] = {}
-    status, reason = "stopped", "interrupted"
+    ended = Ending()
     race: Decider | None = None
     try:
         refusal = await shop.inspection.pass_on(rules.run, part=start.parent is not None)
         if refusal is not None:
-            reason = refusal
-            return
+            ended.stop(refusal, StopCause.PROVIDER)
+            return None
         # Only now it is known which temperatures are sent.
         rules = replace(rules, casting=shop.crew.casting(start.voting))
-        race, beside = await _begun(shop, name, task, rules, start)
+        race, beside = await _begun(shop, name, task, rules, start, trace)
+        if start.listener is not None:
+            listen = partial(start.listener.listen, (shop.reader, shop.writer), rules.run, race)
+            beside = _together(listen, beside)
+        provider: Provider = shop.crew.provider
+        if trace is not None:
+            provider = trace.provider(provider, shop.crew.names)
         with anyio.move_on_after(shop.budget.seconds) as clock:
-            await decide(race, shop.crew.provider, shop.limits, shop.writer, shop.purse, beside)
-        status, reason = str(race.status), race.reason or ""
+            await decide(race, provider, shop.limits, shop.writer, shop.purse, beside)
+        ended.take(race)
         if clock.cancelled_caught:
-            status, reason = "stopped", f"the {shop.budget.seconds:g} seconds allowed are over"
-        if race.status is RunStatus.FINISHED:
-            ended["result"] = _result(race, task)
-            if isinstance(race, ProcessRace):
-                ended["undecided"] = race.undecided_steps
+            ended.stop(f"the {shop.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
+        if race.status is RunStatus.FINISHED and not (start.pilot is not None and start.pilot.full):
+            ended.data |= _came_to(shop, race, rules.run, task, judged=start.kind == "run")
     except PluginError as error:
-        status, reason = "failed", str(error)
+        ended.fail(error)
+    except Exception as error:
+        ended.crash(error)
+        raise
     finally:
         shop.bulletin.tell()
         shop.bulletin.running.discard(rules.run)
-        ended["seconds"] = round(time.monotonic() - started, 3)
-        ended["in_flight"] = 0 if race is None else race.in_flight
+        if start.pilot is not None:
+            start.pilot.forget(rules.run)
+        if trace is not None:
+            trace.ended(ended.status, ended.cause)
+        ended.data["in_flight"] = 0 if race is None else race.in_flight
         if shop.writer.usable:
-            shop.writer.append(RunEvent(rules.run, status, reason or None, data=ended))
+            shop.writer.append(ended.event(rules.run))
             # Whether this could be written, the next flush tells.
             with suppress(DatabaseError):
                 await shop.sealer.seal(rules.run)
+    return ended.error
+
+
+def _together(
+    listen: Callable[[], Awaitable[None]], beside: Callable[[], Awaitable[None]] | None
+) -> Callable[[], Awaitable[None]]:
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            if beside is not None:
+                group.start_soon(_awaited, beside)
+            await listen()
+
+    return both
+
+
+async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
 
 
 async def _begun(
-    shop: Workshop, name: str, task: Task, rules: Rules, start: Start
+    shop: Workshop, name: str, task: Task, rules: Rules, start: Start, trace: RunTrace | None
 ) -> tuple[Decider, Callable[[], Awaitable[None]] | None]:
     """Return the race of *task*, begun where its rows end, and what runs beside it."""
+    journal: Journal = shop.writer if trace is None else trace.journal(shop.writer)
     if isinstance(task, Chain):
-        chain = ChainRace(name, task, rules, shop.writer, start.progress)
+        chain = ChainRace(name, task, rules, journal, start.progress)
         if start.parent is None:
             start.progress.length = chain.length
         if chain.has_effects:
             chain.owe(await shop.reader.without_effect(rules.run))
-        chain.begin(await shop.reader.resume_point(rules.run))
+        left = await shop.reader.resume_point(rules.run)
+        if trace is not None:
+            trace.reopened(left.openings)
+        chain.begin(left)
         return chain, None
     assert isinstance(task, Process)
-    process = process_race(name, task, rules, shop.writer, start.progress)
-    process.begin(await shop.reader.process_point(rules.run))
+    process = process_race(name, task, rules, journal, start.progress)
+    point = await shop.reader.process_point(rules.run)
+    if trace is not None:
+        trace.reopened(point.openings)
+    process.begin(point)
     around = Surroundings(
         run_id=start.name,
         journal=shop.writer,
@@ -321,7 +377,8 @@ async def _begun_before(shop: Workshop, name: str, task: Task) -> bool:
 
 
 async def _withheld(process: ProcessRace, key: str) -> None:
-    process.fail(f"it calls ask.once with the key {key!r}, {WITHHELD}")
+    refused = UsageError(f"it calls ask.once with the key {key!r}, {WITHHELD}")
+    process.end(RunStatus.FAILED, refused)
     await anyio.sleep_forever()  # until the run is over
 
 
@@ -345,10 +402,33 @@ async def _solve_part(
         depth=whole.depth + 1,
         moved=whole.moved,
         effects=whole.effects,
+        pilot=whole.pilot,
         progress=whole.progress,
         presence=whole.presence,
     )
-    return await run_task(shop, task, part)
+    solution = await run_task(shop, task, part)
+    if whole.pilot is not None and whole.pilot.full:
+        await anyio.sleep_forever()  # it may have ended early: until the whole pilot is over
+    return solution
+
+
+def _came_to(shop: Workshop, race: Decider, run: int, task: Task, *, judged: bool) -> dict[str, Any]:
+    """Return what is recorded of a finished race; a pilot ends before its task, and is not *judged*."""
+    found: dict[str, Any] = {"result": _result(race, task)}
+    if isinstance(race, ProcessRace):
+        found["undecided"] = race.undecided_steps
+    if judged:
+        found["outcome"] = _outcome(shop, run, task, found["result"])
+    return found
+
+
+def _outcome(shop: Workshop, run: int, task: Task, result: Any) -> str | None:
+    """Return what *task* says of its result, as it is recorded; that it fails takes nothing from the run."""
+    try:
+        return recorded(said_by(task_name(task), task, result))
+    except PluginError as error:
+        shop.writer.append(RunEvent(run, "warning", str(error)))
+        return None
 
 
 def _result(race: Decider, task: Task) -> Any:

@@ -23,6 +23,7 @@ from mdap.compose.batch import Batch, Case
 from mdap.compose.bulletin import Bulletin
 from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
+from mdap.compose.following import follow
 from mdap.compose.hosting import Host
 from mdap.compose.identity import (
     Start,
@@ -34,7 +35,8 @@ from mdap.compose.identity import (
     solution_of,
 )
 from mdap.compose.inspection import Inspection
-from mdap.compose.margins import ENDED, K, batch_margin, with_k, with_margin
+from mdap.compose.listening import Listener
+from mdap.compose.margins import K, batch_margin, ended_without_result, with_k, with_margin
 from mdap.compose.replay import as_recorded
 from mdap.compose.results import with_typed_result
 from mdap.compose.roster import roster_of
@@ -47,13 +49,14 @@ from mdap.journal.claims import Claims
 from mdap.journal.reader import RunRow, open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import open_journal
-from mdap.observe import watch
+from mdap.observe import Watch
 from mdap.plugins import make_recorded, make_task
 from mdap.providers.prices import read_prices
-from mdap.records import Calibration, Fact, Solution
+from mdap.records import Calibration, Event, RunStatus, Solution
 from mdap.rules.parameters import check_parameters
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Task
+from mdap.tracing import tracing
 
 __all__ = ["Session"]
 
@@ -88,7 +91,10 @@ class Session:
         record_prompts: whether the log keeps the text of every prompt, in runs of which *voting* does not say
             so; None keeps those of processes, and not those of chains, which are made again from their
             inputs. A resumed run goes on as it began.
-        log: whether every recorded fact is also a structlog event.
+        log: whether recorded facts are events of structlog, as the program has configured it, instead of
+            records of the standard library's logger ``mdap.run``.
+        tracer_provider: an OpenTelemetry `TracerProvider`, for spans of runs, steps and attempts; None for
+            the one that the program has set, if any.
 
     Raises:
         UsageError: an argument is wrong.
@@ -109,6 +115,7 @@ class Session:
         on_dead: OnDead | str = OnDead.STOP,
         record_prompts: bool | None = None,
         log: bool = False,
+        tracer_provider: Any = None,
     ) -> None:
         check_session(
             db=db,
@@ -128,7 +135,8 @@ class Session:
         self._speculate = Speculate(speculate)
         self._on_dead = OnDead(on_dead)
         self._record_prompts = record_prompts
-        self._watch: Callable[[Fact], None] | None = watch if log else None
+        self._log = log
+        self._tracer_provider = tracer_provider
         self._host: Host[tuple[Workshop, TaskGroup]] | None = None
 
     def __repr__(self) -> str:
@@ -171,9 +179,11 @@ class Session:
         crew = Crew.hire(roster, self._options, self._limits, self._prices, self.path)
         crew.check_budget(self._budget)
         claims = Claims(self.path)
+        named: dict[int, str] = {}
+        watch = Watch(named, configured=self._log)
         try:
             async with (
-                open_journal(self.path, self._watch) as writer,
+                open_journal(self.path, watch, watch.every) as writer,
                 open_log(self.path) as reader,
                 open_log(self.path) as scanner,
                 anyio.create_task_group() as group,
@@ -196,6 +206,8 @@ class Session:
                     on_dead=self._on_dead,
                     bulletin=bulletin,
                     inspection=Inspection(crew, purse, writer, reader, ask=self._limits.probe),
+                    named=named,
+                    tracing=tracing(self._tracer_provider),
                 )
                 yield shop, group
                 group.cancel_scope.cancel()
@@ -249,13 +261,13 @@ class Session:
             UndecidedError: a step found no winner within its allowed samples, or all models refused it.
             StoppedError: the provider is gone, a limit was reached, or the session was closed; solve it
                 again to resume.
-            FailedError: the task's own code failed.
+            FailedError: the task's own code failed, whose exception is the cause.
+            PluginError: *on_event* failed when the run was over already.
             DatabaseError: the database cannot be written any more.
         """
         solution: Solution[Any] = await self.run(task, **settings)
-        kind = ENDED.get(solution.status)
-        if kind is not None:
-            raise kind(f"run {solution.run_id}: {solution.reason}", solution)
+        if solution.status is not RunStatus.FINISHED:
+            raise ended_without_result(solution, f"run {solution.run_id}")
         return solution
 
     @overload
@@ -274,6 +286,7 @@ class Session:
         voting: VotingSettings | None = None,
         run_id: str | None = None,
         progress: Progress | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> Solution[Any]:
         """Run *task*, and return its solution however it ended: see the solution's status and reason.
 
@@ -289,10 +302,13 @@ class Session:
                 one is returned as it is, and one that this process is working on is waited for. None makes
                 up a new name.
             progress: counters that are kept while this call drives the run.
+            on_event: called with every fact that this call adds to the record, in order, once it is durable;
+                see `events`. If it raises, the run stops, resumably.
 
         Raises:
             UsageError: an argument is wrong, or the run of that name was started with other settings.
             RunBusyError: another process is working on the run of that name.
+            PluginError: *on_event* failed when the run was over already.
             DatabaseError: the database cannot be written any more.
         """
         task = checked_task(task)
@@ -300,11 +316,12 @@ class Session:
         check_share(target=target, floor=floor)
         check_parameters(task)
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
+        listener = None if on_event is None else Listener(on_event)
 
         async def drive(shop: Workshop) -> Solution[Any]:
             row = await _row(shop, name)
-            how = self._voting(voting, row)
-            start = Start(name=name, voting=how, row=row, progress=progress or Progress())
+            how, begun = self._voting(voting, row), progress or Progress()
+            start = Start(name=name, voting=how, row=row, progress=begun, listener=listener)
             start = await with_margin(shop, task, start, k, (target, floor))
             return with_typed_result(task, await run_task(shop, task, start))
 
@@ -412,12 +429,12 @@ class Session:
     ) -> Calibration:
         """Sample random steps of *task*, and tell p, v, the smallest k for *target*, and what a run takes.
 
-        The steps are those of the task's own `sample_state`, or else of the newest run of the same task and
-        parameters, or else of a pilot. The task's oracle says what is right; where there is none, the
-        winners of races do.
+        The steps of a chain are those of the task's own `sample_state`, those of a process what it asks for
+        on its oracle's answers; or else those of the newest run of the same task and parameters, or else of a
+        pilot. The task's oracle says what is right; where there is none, the winners of races do.
 
         Args:
-            task: the chain with its parameters.
+            task: the task with its parameters.
             samples: about how many samples to take.
             target: wanted chance that a run of the task has no wrong decision.
             voting: how long a reply may be, and at which temperatures; the rest does not matter here.
@@ -444,7 +461,12 @@ class Session:
             return await calibrate_task(shop, task, wish, self._voting(voting))
 
     async def resume(
-        self, run_id: str, *, task: str | None = None, progress: Progress | None = None
+        self,
+        run_id: str,
+        *,
+        task: str | None = None,
+        progress: Progress | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> Solution[Any]:
         """Go on with the run called *run_id*, with the settings it was started with.
 
@@ -452,6 +474,7 @@ class Session:
             run_id: its id, a unique beginning of it, or ``latest``.
             task: its task's name, where that has moved to another file, module or name.
             progress: counters that are kept while the run goes on.
+            on_event: see `run`.
 
         Returns:
             However it ended: see the solution's status and reason.
@@ -475,12 +498,34 @@ class Session:
             row=row,
             moved=task is not None,
             progress=progress or Progress(),
+            listener=None if on_event is None else Listener(on_event),
         )
 
         async def drive(shop: Workshop) -> Solution[Any]:
             return with_typed_result(made, await run_task(shop, made, start))
 
         return await self._driven(row.run_id, drive)
+
+    def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
+        """Follow a run: ``async for event in session.events(run_id)`` yields every recorded fact of it.
+
+        Facts are read from the log, so a slow reader delays nothing. A step's samples come with its decision;
+        those of a step without a decision come when the run ends, and that ends the iteration, too. The runs
+        of cases and of nested tasks are followed by their own ids.
+
+        Args:
+            run_id: the run's id, exactly; it may be about to begin.
+            after: the `cursor` of the last event that was read, to go on behind it; None for the beginning.
+
+        Returns:
+            What to iterate over; see `mdap.Event`.
+
+        Raises:
+            RunNotFoundError: there is no such run, and none begins within 5 seconds.
+            UsageError: *after* is no cursor.
+        """
+        host = self._opened
+        return follow(host.value[0], run_id, after, lambda: not host.closing)
 
     async def resume_all(self, *, progress: Progress | None = None) -> AsyncIterator[Solution[Any]]:
         """Resume every run of the database that was cut or stopped, one after another, the oldest first.

@@ -1,12 +1,13 @@
 """The keyword arguments that several public functions share, each with its type, for editors and checkers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, TypeVar
 
 from mdap.compose.margins import K
 from mdap.engine.opening import Progress
 from mdap.protocols import Provider
+from mdap.records import Event
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Ask
 
@@ -54,6 +55,7 @@ class SessionSettings(TypedDict, total=False):
     on_dead: OnDead | str
     record_prompts: bool | None
     log: bool
+    tracer_provider: Any
 
 
 class RunSettings(TypedDict, total=False):
@@ -65,6 +67,7 @@ class RunSettings(TypedDict, total=False):
     voting: VotingSettings | None
     run_id: str | None
     progress: Progress | None
+    on_event: Callable[[Event], object] | None
 
 
 class CalibrationSettings(TypedDict, total=False):

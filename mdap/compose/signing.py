@@ -3,21 +3,19 @@
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import anyio
 
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
-from mdap.journal.reader import Reader, open_log
+from mdap.journal.reader import open_log
 from mdap.journal.sealing import Sealer
 from mdap.journal.writer import open_journal
 from mdap.records import RunEvent
-from mdap.rules.seals import SEALED, SIGNED, message
+from mdap.rules.seals import SIGNED, message
 
 __all__ = ["Sealed", "seal_run"]
-
-_LAST: Final = "SELECT kind FROM run_events WHERE run = ?1 AND kind <> ?2 ORDER BY id DESC LIMIT 1"
 
 
 class Sealed(NamedTuple):
@@ -54,9 +52,7 @@ async def seal_run(db: str | Path, run_id: str, key: str | Path | None = None) -
         with closing(Claims(path)) as claims:
             claims.take(row.number, row.run_id)
             async with open_journal(path) as journal:
-                seal = await _newest(reader, row.number)
-                if seal is None:
-                    seal = await Sealer(journal, reader).seal(row.number)
+                seal = await Sealer(journal, reader).sealed(row.number)
                 text = message(row.run_id, seal)
                 signature = None if key is None else await _signed(text, Path(key))
                 if signature is not None:
@@ -64,12 +60,6 @@ async def seal_run(db: str | Path, run_id: str, key: str | Path | None = None) -
                     journal.append(RunEvent(row.number, SIGNED, data=data))
                 await journal.flush()
     return Sealed(row.run_id, seal, text, signature)
-
-
-async def _newest(reader: Reader, run: int) -> str | None:
-    """Return the last seal of a run; None if something has happened since."""
-    last = await reader.select(_LAST, run, SIGNED)
-    return await reader.seal(run) if last and last[0][0] == SEALED else None
 
 
 async def _signed(text: str, key: Path) -> str:

@@ -31,10 +31,12 @@ class Turn:
 
     Attributes:
         ended: whether the run has ended under this turn, rather than been cut.
+        error: what ended it; None for nothing that was raised.
     """
 
     def __init__(self, key: _Key) -> None:
         self.ended = False
+        self.error: Exception | None = None
         self._key = key
         self._waiting: list[tuple[asyncio.AbstractEventLoop, anyio.Event]] = []
 

@@ -10,7 +10,7 @@ from mdap.engine.recording import RUNNING, Recorder, Rules
 from mdap.engine.scheduler import GaveUp
 from mdap.errors import FORBIDDEN, MdapError, PluginError, ProviderError, RejectedError, UnavailableError
 from mdap.protocols import Journal
-from mdap.records import Refusal, RunEvent, RunStatus, SampleRequest, Trace, Verdict
+from mdap.records import Refusal, RunEvent, RunStatus, SampleRequest, StopCause, Trace, Verdict
 from mdap.rules.presence import Absence
 from mdap.rules.redflags import clean_text
 from mdap.settings import OnDead
@@ -20,6 +20,14 @@ __all__ = ["Answering"]
 _LONGEST_REASON: Final = 500
 _CANCELLED: Final = str(Verdict.CANCELLED)
 _VOID: Final = str(Verdict.VOID)
+_STRANGE: Final = "refused"
+_FORMLESS: Final = "form"
+_CAUSES: Final = {
+    BUDGET: StopCause.BUDGET,
+    "quota": StopCause.QUOTA,
+    _STRANGE: StopCause.REFUSED,
+    _FORMLESS: StopCause.FORM,
+}
 
 
 class Answering(Recorder, ABC):
@@ -107,7 +115,8 @@ class Answering(Recorder, ABC):
         about = "" if last is None else f", the last one by {last.model}: {last.reason}"
         self._stop(
             UnavailableError(
-                f"{len(self._presence.refused)} prompts in a row were refused and none answered{about}"
+                f"{len(self._presence.refused)} prompts in a row were refused and none answered{about}",
+                kind=_STRANGE,
             )
         )
 
@@ -124,7 +133,7 @@ class Answering(Recorder, ABC):
         )
         sentence = self._presence.formless_sentence(tier, models)
         if tier + 1 >= self._casting.tiers:
-            self._stop(UnavailableError(sentence))
+            self._stop(UnavailableError(sentence, kind=_FORMLESS))
         elif tier not in self._casting.over:
             self._presence.absences.append(Absence(None, tier, sentence))
             self._heed()
@@ -158,7 +167,11 @@ class Answering(Recorder, ABC):
         self.status = (
             RunStatus.FAILED if isinstance(error, PluginError | RejectedError) else RunStatus.STOPPED
         )
-        self.reason = str(error)
+        self.reason, self.error = str(error), error
+        if isinstance(error, ProviderError):
+            self.stop_cause = _CAUSES.get(error.kind, StopCause.PROVIDER)
+        else:
+            self.stop_cause = StopCause.ERROR
 
     def _fly(self, samples: int) -> None:
         self.in_flight += samples

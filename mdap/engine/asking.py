@@ -12,11 +12,13 @@ import anyio
 
 from mdap.engine.ordered import Loan, OrderedRace
 from mdap.engine.process import ProcessRace, Question, identify
-from mdap.errors import RAISED, FailedError, MdapError, PluginError, RunError, StoppedError, UndecidedError
+from mdap.engine.recording import undecided_cause
+from mdap.errors import RAISED, FailedError, MdapError, PluginError, StoppedError, UndecidedError
 from mdap.groups import Group, first_of, gathered
 from mdap.protocols import Journal
-from mdap.records import Identity, Recorded, RunStatus, Solution
+from mdap.records import Identity, Recorded, RunStatus, Solution, TallyShape
 from mdap.rules.canonical import canonical
+from mdap.rules.confidence import confident, shape_of
 from mdap.rules.digests import identify_named
 from mdap.rules.parts import Part, Parts, part_ended, used_already
 from mdap.rules.reading import typed_answer
@@ -75,25 +77,44 @@ class Asking:
         found = await self._asked(step)
         if isinstance(found, Question):
             if found.undecided is not None:
-                raise UndecidedError(found.undecided)
+                raise UndecidedError(found.undecided, stop_cause=undecided_cause(found.opening))
             answer: A = found.answer
             return answer
-        answer, _ = await self._recalled(found, step)
-        return answer
+        recalled: A = self._read_back(found, await self._recorded(found), step)
+        return recalled
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:
         """Return how the vote on *step* went."""
+        [decision] = await self.decisions([step])
+        return decision
+
+    async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
+        """Return how the vote on each of *steps* went, all of them asked at once."""
+        found = await self._each(steps, self._decided)
+        return confident([decision for decision, _ in found], [shape for _, shape in found])
+
+    async def _decided(self, step: Step[A]) -> tuple[Decision[A | None], TallyShape | None]:
+        """Return how the vote on *step* went, and how the votes fell; None where no vote decided."""
         found = await self._asked(step)
         if isinstance(found, Question):
-            number, votes = found.opening.opened.step, dict(found.opening.race.tally.votes)
-            return self._decision(number, found.answer, votes, found.undecided)
-        answer, tally = await self._recalled(found, step)
-        return self._decision(found, answer, json.loads(tally), None)
-
-    def _decision(self, number: int, answer: A, votes: dict[str, int], reason: str | None) -> Decision[A]:
-        key = f"{self.run_id}/{number}"
-        decided = reason is None
-        return Decision(step=number, answer=answer, decided=decided, votes=votes, key=key, reason=reason)
+            race, reason = found.opening.race, found.undecided
+            number, votes = found.opening.opened.step, dict(race.tally.votes)
+            answer, winner, author = found.answer, race.winner, None
+        else:
+            recorded = await self._recorded(found)
+            answer, reason = self._read_back(found, recorded, step), None
+            number, votes = found, json.loads(recorded.tally)
+            winner, author = None if recorded.author else recorded.winner, recorded.author
+        decision: Decision[A | None] = Decision(
+            step=number,
+            answer=answer,
+            decided=reason is None,
+            votes=votes,
+            key=f"{self.run_id}/{number}",
+            reason=reason,
+            author=author,
+        )
+        return decision, None if winner is None else shape_of(winner, votes)
 
     async def _asked(self, step: Step[A]) -> Question | int:
         """Return the question for *step* once it is over, or its number if it was decided before."""
@@ -107,6 +128,8 @@ class Asking:
             number = self._race.decided(identity)
             if number is not None:
                 return number
+            if not self._race.admits(identity):
+                await anyio.sleep_forever()  # until the pilot has finished the steps it opened
             question = self._race.open(identity, step, race)
             try:
                 await _answered(question)
@@ -124,17 +147,19 @@ class Asking:
             self._race.busy -= 1
             self._race.news()
 
-    async def _recalled(self, number: int, step: Step[A]) -> tuple[A, str]:
-        """Return the recorded answer of *step*, and its tally."""
-        race = self._race.race(step)
+    async def _recorded(self, number: int) -> Recorded:
         with self._busy():
             # It may have been decided a moment ago.
             await self._around.journal.flush()
-            recorded = await self._around.recall(number)
+            return await self._around.recall(number)
+
+    def _read_back(self, number: int, recorded: Recorded, step: Step[A]) -> A:
+        """Return the recorded answer of *step*."""
+        race = self._race.race(step)
         if recorded.text is None:
             alike = [race.prompts[view].parse(text) for text, view in recorded.votes]
             answer: A = typed_answer(step, recorded.winner, alike)
-            return answer, recorded.tally
+            return answer
         read = race.prompts[recorded.view or 0].parse
         try:
             answer = read(clean(recorded.text, race.max_tokens))
@@ -144,15 +169,18 @@ class Asking:
         if spelled != recorded.winner:
             changed = ValueError("the parser now says otherwise; start a new run, or restore the old parser")
             raise PluginError(self._race.name, f"reading the recorded step {number} again", changed)
-        return answer, recorded.tally
+        return answer
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
         """Return the winning answers of *steps*, all of them asked at once."""
+        return await self._each(steps, self)
+
+    async def _each(self, steps: Iterable[Step[A]], asked: Callable[[Step[A]], Awaitable[T]]) -> list[T]:
         answers: list[Any] = []
 
         async def put(place: int, step: Step[A], room: anyio.Semaphore) -> None:
             try:
-                answers[place] = await self(step)
+                answers[place] = await asked(step)
             finally:
                 room.release()
 
@@ -183,11 +211,13 @@ class Asking:
             with self._busy():
                 solution = await self._around.solve(task, name, share)
             if solution.status is RunStatus.STOPPED:
-                self._race.stop(part_ended(name, solution.reason))
+                stopped = StoppedError(part_ended(name, solution.reason), solution)
+                stopped.__cause__ = solution.error
+                self._race.end(RunStatus.STOPPED, stopped)
                 await anyio.sleep_forever()  # until the whole run is cancelled
             if solution.status is not RunStatus.FINISHED:
                 error = UndecidedError if solution.status is RunStatus.UNDECIDED else FailedError
-                raise error(part_ended(name, solution.reason), solution)
+                raise error(part_ended(name, solution.reason), solution) from solution.error
             ended = solution
             return canonical(solution.result), f"run {name}, digest {solution.digest}"
 
@@ -290,10 +320,9 @@ async def answer_process(task: Process[Any], race: ProcessRace, around: Surround
     except RAISED as raised:
         error = first_of(raised)
         if isinstance(error, UndecidedError):
-            race.undecided(str(error))
+            race.end(RunStatus.UNDECIDED, error)
         elif isinstance(error, StoppedError):
-            race.stop(str(error))
-        elif isinstance(error, RunError | MdapError):
-            race.fail(str(error))
+            race.end(RunStatus.STOPPED, error)
         else:
-            race.fail(str(PluginError(race.name, "solving", error)))
+            own = error if isinstance(error, MdapError) else PluginError(race.name, "solving", error)
+            race.end(RunStatus.FAILED, own)

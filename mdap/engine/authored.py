@@ -281,7 +281,7 @@ class Authored:
         except NotImplementedError:
             return answer  # a task that renders no replies cannot check it further
         except (ValidationError, RedFlag) as error:
-            raise UsageError(f"{text} is no answer to this step: {_first_line(error)}") from None
+            raise UsageError(f"{text} is no answer to this step: {_first_line(error)}") from error
         except RAISED as error:
             self.fail("checking the answer", error)
         return answer

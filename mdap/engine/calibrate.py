@@ -4,22 +4,61 @@ With an oracle, every step gets the same number of samples, all of them asked fo
 every step is raced to a wide margin, and its winner stands for the truth.
 """
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from mdap.engine.authored import Authored, Subject
+from mdap.engine.authored import Authored
+from mdap.engine.authored import Subject as OfChain
 from mdap.engine.decider import Decider
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recording import RUNNING, Rules
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
-from mdap.records import Reply, RunStatus, SampleRequest, SampleTaken, StepOpened
+from mdap.records import Reply, RunStatus, SampleRequest, SampleTaken, StepOpened, Subject
 from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
-from mdap.tasks import Chain
+from mdap.tasks import Step
 
-__all__ = ["Survey", "Wanted"]
+__all__ = ["Subjects", "Survey", "Surveyed", "Wanted", "steps_in"]
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """A step to sample.
+
+    Attributes:
+        step: its prompt and parser.
+        subject: what it is about, for simulation.
+        input: its input, in canonical JSON.
+        truth: returns the right answer, in canonical JSON.
+    """
+
+    step: Step[Any]
+    subject: Subject
+    input: str
+    truth: Callable[[], str]
+
+
+Subjects = Iterator[Surveyed]
+
+
+def steps_in(task: Authored, states: Iterator[Any]) -> Subjects:
+    """Yield the steps of a chain in these *states*, of which there must be enough."""
+    for number, state in zip(itertools.count(), states, strict=False):
+        step = task.step(number, state)
+        if step is None:
+            over = ValueError("the task is over in a state to be sampled")
+            task.fail(f"giving step {number}", over)
+        yield Surveyed(
+            step, OfChain(task.task, state), task.spelled(number, state), partial(_truth, task, number, state)
+        )
+
+
+def _truth(task: Authored, number: int, state: Any) -> str:
+    return task.spelled(number, task.oracle(number, state))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +83,8 @@ class Survey(Decider):
     asked for at once, and no more.
 
     Args:
-        task: the chain, with its name.
-        states: the inputs of the steps, one after the other; there must be enough.
+        name: the task's name, for errors.
+        subjects: the steps, one after the other; there must be enough.
         wanted: how much to sample.
         rules: run number, voting settings, casting.
         journal: where every fact goes.
@@ -54,8 +93,8 @@ class Survey(Decider):
 
     def __init__(
         self,
-        task: tuple[str, Chain[Any, Any]],
-        states: Iterator[Any],
+        name: str,
+        subjects: Subjects,
         wanted: Wanted,
         rules: Rules,
         journal: Journal,
@@ -63,10 +102,11 @@ class Survey(Decider):
     ) -> None:
         super().__init__(rules, journal, progress)
         self.digest = CHAIN_START
-        self._task = Authored(*task)
-        self._states = states
+        self._name = f"task {name}"
+        self._subjects = subjects
         self._wanted = wanted
         self._open: dict[int, Opening] = {}
+        self._truths: dict[int, Callable[[], str]] = {}
         self._drawn: dict[int, dict[int, Drawn]] = {}
         self._polls: dict[int, Poll] = {}
         self._opened = 0
@@ -96,17 +136,14 @@ class Survey(Decider):
         return opening.opened.step
 
     def _begin(self) -> Opening:
-        number, state = self._opened, next(self._states)
-        step = self._task.step(number, state)
-        if step is None:
-            self._task.fail(f"giving step {number}", ValueError("the task is over in a state to be sampled"))
-        subject = Subject(self._task.task, state)
-        race = Race(self._task.name, number, step, self._rules.voting, subject, self._casting)
-        spelled = self._task.spelled(number, state)
-        opened = StepOpened(self._rules.run, number, 0, str(number), spelled, race.prompt_digest)
+        number, surveyed = self._opened, next(self._subjects)
+        subject = surveyed.subject
+        race = Race(self._name, number, surveyed.step, self._rules.voting, subject, self._casting)
+        opened = StepOpened(self._rules.run, number, 0, str(number), surveyed.input, race.prompt_digest)
         self._opened += 1
         self._drawn[number] = {}
-        self._open[number] = self._open_afresh(opened, state, race)
+        self._truths[number] = surveyed.truth
+        self._open[number] = self._open_afresh(opened, None, race)
         return self._open[number]
 
     def _count(
@@ -135,18 +172,19 @@ class Survey(Decider):
     def _finish(self, opening: Opening) -> None:
         number = opening.opened.step
         del self._open[number]
+        truth_of = self._truths.pop(number)
         drawn = self._drawn.pop(number)
         if not drawn:
             return  # refused
-        truth = self._truth(opening)
+        truth = self._truth(opening, truth_of)
         self._polls[number] = Poll(truth, tuple(drawn[ordinal] for ordinal in sorted(drawn)))
 
-    def _truth(self, opening: Opening) -> str | None:
+    def _truth(self, opening: Opening, truth_of: Callable[[], str]) -> str | None:
         """Return the key of the right answer; None if no answer was agreed on."""
-        number, winner = opening.opened.step, opening.race.winner
+        winner = opening.race.winner
         if self._wanted.oracle:
             self.progress.steps += 1
-            return answer_key(self._task.spelled(number, self._task.oracle(number, opening.state)))
+            return answer_key(truth_of())
         if winner is None:
             return None
         self._record(opening, winner)

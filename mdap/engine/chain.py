@@ -13,6 +13,7 @@ Everything here is synchronous: no await can come between a decision and its con
 import json
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,11 +22,12 @@ from mdap.engine.authored import Authored, Subject
 from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recorded import Leftovers
-from mdap.engine.recording import RUNNING, Rules, undecided_sentence
+from mdap.engine.recording import RUNNING, Rules, undecided_cause, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import ResumePoint, RunEvent, RunStatus, StepOpened, record_of
+from mdap.records import Recorded, ResumePoint, RunEvent, RunStatus, StepOpened, TallyShape, record_of
+from mdap.rules.confidence import confident, shape_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
@@ -72,7 +74,6 @@ class ChainRace(Decider):
         self.digest = point.digest
         self._leftovers = Leftovers(point.openings)
         self._enter(point.step + 1, self._task.first_state(point))
-        self._end_if_enough()
         self._go_on()
 
     def _openings(self) -> Iterable[Opening]:
@@ -91,15 +92,18 @@ class ChainRace(Decider):
         """Whether decisions bring anything about outside."""
         return self._task.has_effects and self._rules.effects
 
-    def owe(self, decided: Iterable[tuple[int, str, str, str]]) -> None:
+    def owe(self, decided: Iterable[tuple[int, str, Recorded]]) -> None:
         """Take up decisions of earlier sessions whose effects are not recorded as done.
 
         Args:
-            decided: step, input, winner and tally of each, in order, as JSON.
+            decided: step, input and decision of each, in order.
         """
-        for number, spelled, winner, tally in decided:
-            state, answer = self._task.read_back(number, spelled, winner)
-            self._due.append((state, self._decision(number, answer, json.loads(tally))))
+        for number, spelled, recorded in decided:
+            state, answer = self._task.read_back(number, spelled, recorded.winner)
+            votes = json.loads(recorded.tally)
+            shape = None if recorded.author else shape_of(recorded.winner, votes)
+            decision = self._decision(number, answer, votes, shape)
+            self._due.append((state, replace(decision, author=recorded.author)))
 
     def effects(self) -> list[Effect]:
         """Return what decisions call for outside; see `Chain.effects`."""
@@ -114,9 +118,12 @@ class ChainRace(Decider):
             for state, decision in due
         ]
 
-    def _decision(self, number: int, answer: Any, votes: dict[str, int]) -> Decision[Any]:
+    def _decision(
+        self, number: int, answer: Any, votes: dict[str, int], shape: TallyShape | None
+    ) -> Decision[Any]:
         key = f"{self._rules.run_id}/{number}"
-        return Decision(step=number, answer=answer, decided=True, votes=votes, key=key)
+        decision = Decision(step=number, answer=answer, decided=True, votes=votes, key=key)
+        return confident([decision], [shape])[0]
 
     # -- deciding ----------------------------------------------------------------------------------
 
@@ -129,6 +136,8 @@ class ChainRace(Decider):
         while self._window:
             head = self._window[0]
             winner = head.race.winner
+            if self._rules.pilot is not None and self.status is RUNNING:
+                self._rules.pilot.opened(self._rules.run, head.opened.step, head.race)
             if head.error is not None:
                 self._stop(head.error)
                 return
@@ -146,7 +155,7 @@ class ChainRace(Decider):
             self._escalated(head)
         else:
             self.status = RunStatus.UNDECIDED
-            self.reason = undecided_sentence(head)
+            self.reason, self.stop_cause = undecided_sentence(head), undecided_cause(head)
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to the step that voting left undecided."""
@@ -164,21 +173,24 @@ class ChainRace(Decider):
         number = head.opened.step
         if self.has_effects:
             answer, votes = head.race.answers[winner], dict(head.race.tally.votes)
-            self._due.append((head.state, self._decision(number, answer, votes)))
+            decision = self._decision(number, answer, votes, shape_of(winner, votes))
+            self._due.append((head.state, decision))
         for opened in self._leftovers.drop(number):
             self._resolve(opened, confirmed=False)
         if head.basis != winner:
             self._void_after(head)
         self._window.popleft()
-        if self._window:
+        if self._rules.pilot is not None:
+            self._rules.pilot.closed(self._rules.run, number)
+        if self._window and self._admits():
             self._confirm(self._window[0])
+        elif self._window:
+            self._finish()
         else:
             self._enter(number + 1, self._advanced(head, head.race.answers[winner]))
-        self._end_if_enough()
 
-    def _end_if_enough(self) -> None:
-        if self._rules.votes_wanted is not None and self._votes_decided >= self._rules.votes_wanted:
-            self._finish()
+    def _admits(self) -> bool:
+        return self._rules.pilot is None or self._rules.pilot.admit()
 
     def _confirm(self, opening: Opening) -> None:
         opening.tentative = False
@@ -189,7 +201,7 @@ class ChainRace(Decider):
         """Make step *number*, whose input *state* is certain, the head; or finish."""
         self.state = state
         over = self.length is not None and number >= self.length
-        if over or not self._open(number, state, tentative=False):
+        if over or not self._admits() or not self._open(number, state, tentative=False):
             self._finish()
 
     def _finish(self) -> None:

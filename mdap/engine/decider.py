@@ -3,19 +3,18 @@
 Everything here is synchronous: no await can come between a decision and its consequences.
 """
 
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from mdap.engine.answering import Answering
 from mdap.engine.opening import Opening, Progress, written
-from mdap.engine.recording import Rules
+from mdap.engine.recording import RUNNING, Rules
 from mdap.engine.scheduler import Came, Failed, Outcome
 from mdap.engine.voting import unread
-from mdap.errors import PluginError
+from mdap.errors import PluginError, UsageError
 from mdap.protocols import Journal
-from mdap.records import AttemptFailed, Reply, RunEvent, SampleRequest, SampleTaken, Verdict
+from mdap.records import AttemptFailed, Reply, RunEvent, RunStatus, SampleRequest, SampleTaken, Verdict
 from mdap.rules.digests import sample_line
 from mdap.rules.rungs import Rung
 
@@ -60,7 +59,6 @@ class Decider(Answering):
         """Let what waits go on without the step that it waits for."""
         assert not self.stalled
 
-    @abstractmethod
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to a step that voting left undecided.
 
@@ -73,6 +71,14 @@ class Decider(Answering):
         Raises:
             UsageError: that step is not undecided, or the answer is none that it could have.
         """
+        raise UsageError(f"step {number} is not one that voting left undecided")
+
+    def halt(self, error: PluginError) -> None:
+        """Stop the run, resumably, since code that runs beside it failed."""
+        if self.status is RUNNING:
+            self._stop(error)
+            self.status = RunStatus.STOPPED
+            self.news()
 
     # -- what to ask -------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ Everything here is synchronous: no await can come between a decision and its con
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from mdap.engine.authored import Subject, not_a_step
@@ -16,7 +17,7 @@ from mdap.engine.decider import Decider
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.voting import Race
-from mdap.errors import RAISED, UsageError, told
+from mdap.errors import RAISED, MdapError, RunError, UsageError, told
 from mdap.protocols import Journal
 from mdap.records import (
     NOTED,
@@ -27,6 +28,7 @@ from mdap.records import (
     RunEvent,
     RunStatus,
     StepOpened,
+    StopCause,
 )
 from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
@@ -101,6 +103,10 @@ class ProcessRace(Decider):
         self._asked: set[Identity] = set()
         self._leftovers: dict[Identity, RecordedOpening] = {}
         self._next_step = 0
+        self._returned: Callable[[], None] | None = None
+        pilot = rules.pilot
+        if pilot is not None and pilot.when_over is None:  # nothing that it is nested in is a process
+            pilot.when_over = self._pilot_over
 
     def begin(self, point: ProcessPoint) -> None:
         """Take up what earlier sessions decided and sampled."""
@@ -112,7 +118,8 @@ class ProcessRace(Decider):
             self._leftovers[recorded.opened.key, recorded.opened.prompt_digest] = recorded
         for identity in (*self._known, *self._leftovers):
             self._by_key.setdefault(identity[0], set()).add(identity)
-        self.end_if_enough()
+        if self._rules.pilot is not None:
+            self._rules.pilot.admit()  # an earlier session may have got all that it wants
 
     # -- what is asked -----------------------------------------------------------------------------
 
@@ -133,6 +140,11 @@ class ProcessRace(Decider):
         """Return what earlier sessions decided or began under *key*."""
         return self._by_key.get(key, set())
 
+    def admits(self, identity: Identity) -> bool:
+        """Return whether the step of this *identity* may be opened: a pilot ends once it has enough."""
+        pilot = self._rules.pilot
+        return pilot is None or identity in self._open or identity in self._leftovers or pilot.admit()
+
     def open(self, identity: Identity, step: Step[Any], race: Race) -> Question:
         """Return the question for *step*: the one that is open already, one taken up again, or a new one.
 
@@ -147,6 +159,8 @@ class ProcessRace(Decider):
         question = self._open.get(identity)
         if question is None:
             question = self._open[identity] = Question(identity, self._opening(identity, step, race))
+            if self._rules.pilot is not None:
+                self._rules.pilot.opened(self._rules.run, race.number, race)
         question.askers += 1
         question.opening.idle = False
         self._stale.append(question.opening)
@@ -187,7 +201,7 @@ class ProcessRace(Decider):
     def leave(self, question: Question) -> None:
         """One who asked *question* does not wait any more; without any, nothing more is sampled for it."""
         question.askers -= 1
-        if question.askers == 0 and not question.over:
+        if question.askers == 0 and not question.over and self._rules.pilot is None:
             question.opening.idle = True
             self._withdraw_unsent(question.opening)
             self.news()
@@ -222,8 +236,14 @@ class ProcessRace(Decider):
         """The author's function has returned *result*."""
         if self.status is not RUNNING:
             return
+        if self._rules.pilot is not None and self._rules.pilot.busy:
+            self._returned = partial(self.finish, result)  # it finishes what it opened
+            return
         self.result = result
         self._warn_of_forgotten()
+        self._end(RunStatus.FINISHED, None)
+
+    def _pilot_over(self) -> None:
         self._end(RunStatus.FINISHED, None)
 
     @property
@@ -243,27 +263,18 @@ class ProcessRace(Decider):
             more = f" and {len(forgotten) - _MOST_NAMED} more" if len(forgotten) > _MOST_NAMED else ""
             self.warn(f"decided in an earlier session, but not asked for when it was resumed: {named}{more}")
 
-    def undecided(self, reason: str) -> None:
-        """The author's function did not go on without a winner."""
-        self._end(RunStatus.UNDECIDED, reason)
-
-    def fail(self, reason: str) -> None:
-        """The author's function failed."""
-        self._end(RunStatus.FAILED, reason)
-
-    def stop(self, reason: str) -> None:
-        """The run cannot go on for now."""
-        self._end(RunStatus.STOPPED, reason)
+    def end(self, status: RunStatus, error: MdapError) -> None:
+        """The author's function did not go on, or a part of it could not, because of *error*."""
+        if self.status is RUNNING:
+            known = error.stop_cause if isinstance(error, RunError) else None
+            guess = StopCause.SAMPLES if status is RunStatus.UNDECIDED else StopCause.ERROR
+            self.stop_cause, self.error = StopCause(known or guess), error
+        self._end(status, str(error))
 
     def _end(self, status: RunStatus, reason: str | None) -> None:
         if self.status is RUNNING:
             self.status, self.reason = status, reason
         self.news()
-
-    def end_if_enough(self) -> None:
-        """Finish a pilot that has decided enough votes."""
-        if self._rules.votes_wanted is not None and self._votes_decided >= self._rules.votes_wanted:
-            self._end(RunStatus.FINISHED, None)
 
     # -- deciding ----------------------------------------------------------------------------------
 
@@ -301,12 +312,16 @@ class ProcessRace(Decider):
         del self._open[question.identity]
         self._known[question.identity] = _Known(question.opening.opened.step, False)
         self._answer(question)
-        self.end_if_enough()
 
     def _answer(self, question: Question) -> None:
         question.over = True
         for tell in question.answered:
             tell()
+        pilot = self._rules.pilot
+        if pilot is not None:
+            pilot.closed(self._rules.run, question.opening.opened.step)
+            if self._returned is not None and not pilot.busy:
+                self._returned()
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to a step that voting left undecided."""
@@ -343,12 +358,12 @@ def checked_answer(task: Process[Any], step: Step[Any], text: str, alike: Iterab
         return spelled  # a task that renders no replies cannot check it further
     except (ValueError, RedFlag) as error:
         first = str(error).partition("\n")[0]
-        raise UsageError(f"{text} is no answer to this step: {first}") from None
+        raise UsageError(f"{text} is no answer to this step: {first}") from error
     except RAISED as error:
         raise UsageError(
             f"{text} cannot be checked: {told(error)}; annotate what the step's parser returns, so that mdap "
             "knows the class of an answer"
-        ) from None
+        ) from error
     return spelled
 
 

@@ -5,9 +5,20 @@ from typing import Any, Final
 
 from mdap.engine.account import Account
 from mdap.engine.opening import Opening, Progress
+from mdap.engine.pilot import Pilot
 from mdap.engine.voting import Race
+from mdap.errors import MdapError
 from mdap.protocols import Journal
-from mdap.records import Decided, RecordedOpening, RunEvent, RunStatus, StepOpened, StepResolved, record_of
+from mdap.records import (
+    Decided,
+    RecordedOpening,
+    RunEvent,
+    RunStatus,
+    StepOpened,
+    StepResolved,
+    StopCause,
+    record_of,
+)
 from mdap.rules.canonical import canonical
 from mdap.rules.casting import Casting, casting_of
 from mdap.rules.digests import chain_digest, sample_line
@@ -15,7 +26,7 @@ from mdap.rules.drift import Drift
 from mdap.rules.presence import Absence, Presence, refused_sentence
 from mdap.settings import OnDead, Speculation, VotingSettings
 
-__all__ = ["RUNNING", "Recorder", "Rules", "undecided_sentence"]
+__all__ = ["RUNNING", "Recorder", "Rules", "undecided_cause", "undecided_sentence"]
 
 # Looked up once: a member of an enumeration takes longer to find than all else that is done with it.
 RUNNING: Final = RunStatus.RUNNING
@@ -33,8 +44,7 @@ class Rules:
         max_n: the most replies that one request may ask for.
         models: by member, whom to name for samples that never came back.
         casting: who is asked for which sample; None for one model.
-        votes_wanted: end a chain after the step with which so many votes are decided in this session; None
-            for no such end.
+        pilot: how far the pilot is that the run is, or is nested in; None if it is none.
         open_steps: how many steps of a process may be open at once.
         account: the error budget of `-k robust`; None for one k throughout.
         effects: whether what is decided may bring anything about outside.
@@ -51,7 +61,7 @@ class Rules:
     max_n: int = 1
     models: tuple[str, ...] = ("",)
     casting: Casting | None = None
-    votes_wanted: int | None = None
+    pilot: Pilot | None = None
     open_steps: int = 128
     run_id: str = ""
     account: Account | None = None
@@ -74,6 +84,8 @@ class Recorder:
     Attributes:
         status: running, until it is finished, undecided, stopped or failed.
         reason: why it is not running and not finished.
+        stop_cause: the same as one word.
+        error: the error that ended it; None for none.
         digest: head of the digest chain over the decisions.
         progress: the counters.
     """
@@ -81,13 +93,14 @@ class Recorder:
     def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
         self.status: RunStatus = RUNNING
         self.reason: str | None = None
+        self.stop_cause: StopCause | None = None
+        self.error: MdapError | None = None
         self.digest = ""
         self.progress = progress
         self._rules = rules
         self._casting = rules.casting or casting_of(rules.voting)
         self._journal = journal
         self._place = 0
-        self._votes_decided = 0
 
     def _tell(self, votes: int, red_flags: int) -> None:
         self.progress.votes += votes
@@ -107,7 +120,6 @@ class Recorder:
         opening.lines.sort()
         lines = [line for _, line in opening.lines]
         self._append_decision(opening.opened, lines, winner, (spelled, votes, votes - others, author, reason))
-        self._votes_decided += total
         self._watch(opening.race, total - votes, total)
 
     def _watch(self, race: Race, against: int, votes: int) -> None:
@@ -158,6 +170,12 @@ class Recorder:
         votes = sum(race.tally.votes.values())
         self._tell(votes, race.counted - votes)
         return opening
+
+
+def undecided_cause(opening: Opening) -> StopCause:
+    """Return why *opening* has no winner, as one word."""
+    race = opening.race
+    return StopCause.REFUSED if race.closed and race.refusal is not None else StopCause.SAMPLES
 
 
 def undecided_sentence(opening: Opening) -> str:

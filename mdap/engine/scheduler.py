@@ -12,7 +12,15 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mdap.engine.purse import BUDGET, Purse
-from mdap.errors import RAISED, MdapError, PluginError, ProviderError, RateLimitError, TransientError
+from mdap.errors import (
+    RAISED,
+    MdapError,
+    PluginError,
+    ProviderError,
+    RateLimitError,
+    TransientError,
+    reraise,
+)
 from mdap.protocols import Provider
 from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.pacing import backoff
@@ -81,7 +89,7 @@ async def nursery() -> AsyncIterator[TaskGroup]:
             yield group
     except BaseExceptionGroup as raised:
         if len(raised.exceptions) == 1:
-            raise raised.exceptions[0] from raised.exceptions[0].__cause__
+            reraise(raised.exceptions[0])
         raise
 
 
@@ -214,7 +222,6 @@ class Samplers(Generic[K]):
                 return
             except RAISED as error:
                 failure = PluginError(f"provider {self._provider.name}", "sampling", error)
-                failure.__cause__ = error
                 self._post(GaveUp(ticket, request, failure))
                 return
             else:

@@ -45,17 +45,19 @@ class Batch:
 
     Attributes:
         size: how many facts were taken.
+        events: those that are events of a run, or failed attempts.
     """
 
     __slots__ = (
         "_decisions",
-        "_events",
+        "_outcomes",
         "_prompts",
         "_resolved",
         "_samples",
         "_steps",
         "_tentative",
         "_texts",
+        "events",
         "size",
     )
 
@@ -69,7 +71,8 @@ class Batch:
         self._decisions: list[Any] = []
         self._tentative: dict[_Key, list[SampleTaken]] = {}
         self._resolved: dict[_Key, bool] = {}
-        self._events: list[RunEvent | AttemptFailed] = []
+        self.events: list[RunEvent | AttemptFailed] = []
+        self._outcomes: dict[int, str | None] = {}
 
     def take(self, fact: Fact) -> None:
         """Take *fact* in; facts come in the order in which they happened."""
@@ -92,7 +95,14 @@ class Batch:
         elif isinstance(fact, StepResolved):
             self._resolved[fact.run, fact.step, fact.opening] = fact.confirmed
         else:
-            self._events.append(fact)
+            self.events.append(fact)
+            if (
+                isinstance(fact, RunEvent)
+                and fact.kind == "finished"
+                and fact.data
+                and "outcome" in fact.data
+            ):
+                self._outcomes[fact.run] = fact.data["outcome"]
 
     def _take_prompt(self, fact: PromptSent) -> None:
         for digest, text in zip(fact[4:7], fact[8:], strict=True):
@@ -121,7 +131,8 @@ class Batch:
         yield "void", _flat(key for key, right in resolved.items() if not right)
         yield "resolved", _flat(resolved)
         yield "decisions", self._decisions
-        yield "events", _flat(map(_event, self._events))
+        yield "events", _flat(map(_event, self.events))
+        yield "outcomes", _flat(self._outcomes.items())
 
 
 def _flat(rows: Iterable[Sequence[Any]]) -> list[Any]:

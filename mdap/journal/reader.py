@@ -15,6 +15,7 @@ from mdap.journal.database import open_reading
 from mdap.journal.statements import statements
 from mdap.logfile import translated
 from mdap.records import (
+    NOTED,
     ProbeTotals,
     ProcessPoint,
     Recorded,
@@ -24,6 +25,7 @@ from mdap.records import (
     RunStatus,
     SampleTaken,
     StepOpened,
+    StopCause,
     TallyShape,
     Totals,
     Usage,
@@ -43,6 +45,7 @@ _STATUS: Final = {
     "stopped": RunStatus.STOPPED,
     "failed": RunStatus.FAILED,
 }
+_STOP_CAUSES: Final = {str(cause): cause for cause in StopCause}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class RunRow:
         settings: how its steps are decided.
         provider: where its samples come from.
         status: `running` also stands for a run whose process was killed.
+        stop_cause: why it ended without a result, as recorded; None where nothing is.
+        outcome: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
     """
 
     number: int
@@ -68,6 +73,8 @@ class RunRow:
     k: int
     created_at: str
     status: RunStatus
+    stop_cause: StopCause | None = None
+    outcome: str | None = None
 
 
 class Reader:
@@ -230,9 +237,11 @@ class Reader:
         """Return by model the options that a probe found, for *run* or for a run of which it is a part."""
         return {row["model"]: json.loads(row["options"]) for row in await self.rows("options_found", run)}
 
-    async def votes_for_winners(self, run: int) -> int:
-        """Return how many votes of *run* were for the answer that won."""
-        return int(await self._value("votes_for_winners", run))
+    async def polled(self, run: int) -> tuple[int, int]:
+        """Return the votes of *run* and its parts, and how many of them were not for the best answer."""
+        rows = await self.rows("polled", run)
+        votes = sum(row["votes"] for row in rows)
+        return votes, votes - sum(row["best"] for row in rows)
 
     async def tallies(self, run: int) -> list[TallyShape]:
         """Return the tallies of the voted decisions of *run* and its parts, each once, counted."""
@@ -273,10 +282,6 @@ class Reader:
     async def escalations(self, run: int) -> int:
         """Return how many steps of *run* were handed to another tier of models."""
         return int(await self._value("count_escalations", run))
-
-    async def votes_decided(self, run: int) -> int:
-        """Return how many votes were cast in the decided steps of *run*."""
-        return int(await self._value("votes_decided", run))
 
     async def seconds(self, run: int) -> float:
         """Return how long *run* was running, in seconds, over all its sessions that ended in order."""
@@ -387,18 +392,57 @@ class Reader:
         return ProcessPoint(len(known), digest, following, known, openings)
 
     async def recorded(self, run: int, step: int) -> Recorded:
-        """Return the decision of *step* of *run*, a process."""
+        """Return the decision of *step* of *run*, a process; one that was taken over, as it was made."""
+        if await self.taken_over(run, step):
+            return await self.recorded(await self._source(run), step)
         [decided] = await self.rows("winner", run, step)
-        winner, tally = decided["winner"], decided["tally"]
-        rows = await self.rows("winning_sample", run, step, answer_key(winner))
+        winner, tally, author = decided["winner"], decided["tally"], decided["author"]
+        # If anybody voted for the answer by which a person overrides another, it was in the run overridden.
+        where = run
+        while not await self.rows("votes_of_step", where, step) and author is not None:
+            above = await self._value("source", where)
+            if above is None:
+                break
+            where = int(above)
+        rows = await self.rows("winning_sample", where, step, answer_key(winner))
         if rows:
-            return Recorded(winner, tally, rows[0]["body"], rows[0]["view"])
-        votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", run, step))
-        return Recorded(winner, tally, None, None, votes)
+            return Recorded(winner, tally, rows[0]["body"], rows[0]["view"], author=author)
+        votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", where, step))
+        return Recorded(winner, tally, None, None, votes, author)
 
-    async def without_effect(self, run: int) -> list[tuple[int, str, str, str]]:
-        """Return step, input, winner and tally of each decision whose effects are not recorded as done."""
-        return [(row[0], row[1], row[2], row[3]) for row in await self.rows("without_effect", run)]
+    async def _source(self, run: int) -> int:
+        return int(await self._value("source", run))
+
+    async def is_decided(self, run: int, step: int) -> bool:
+        """Return whether *step* of *run* is decided."""
+        return bool(await self.rows("winner", run, step))
+
+    async def taken_over(self, run: int, step: int) -> bool:
+        """Return whether *run* has its decision of *step* from a run that it overrides."""
+        [decided] = await self.rows("winner", run, step)
+        if decided["author"] != NOTED:
+            return False
+        source = await self._value("source", run)
+        return source is not None and bool(await self.rows("winner", source, step))
+
+    async def whole_of(self, run: int) -> RunRow | None:
+        """Return the run of a process in which *run* is nested; None if it is not."""
+        whole = await self._value("whole", run)
+        return None if whole is None else await self.run(whole)
+
+    async def step_of_part(self, run: int, part: str) -> int | None:
+        """Return as which step *run* has the result of its nested run *part*; None before it has it."""
+        step = await self._value("step_of_part", run, part)
+        return None if step is None else int(step)
+
+    async def steps_called(self, run: int, key: str) -> list[int]:
+        """Return the steps of *run* with that *key*."""
+        return [int(row[0]) for row in await self.rows("steps_called", run, key)]
+
+    async def without_effect(self, run: int) -> list[tuple[int, str, Recorded]]:
+        """Return step, input and decision of each step whose effects are not recorded as done."""
+        rows = await self.rows("without_effect", run)
+        return [(row[0], row[1], Recorded(row[2], row[3], None, None, author=row[4])) for row in rows]
 
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
         """Return what happened to *run* as a whole, in order."""
@@ -426,6 +470,8 @@ def _run_row(row: sqlite3.Row) -> RunRow:
         k=row["k"],
         created_at=row["created_at"],
         status=_STATUS.get(row["last_event"], RunStatus.RUNNING),
+        stop_cause=_STOP_CAUSES.get(row["stop_cause"]),
+        outcome=row["outcome"],
     )
 
 

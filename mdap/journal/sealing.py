@@ -1,5 +1,7 @@
 """Taking the seal of a run at the end of a session, from the rows that are durable."""
 
+from typing import Final
+
 import anyio
 
 from mdap.journal.reader import Reader
@@ -15,11 +17,14 @@ from mdap.rules.seals import (
     REST,
     RUN_COLUMNS,
     SEALED,
+    SIGNED,
     Lines,
     Seal,
 )
 
 __all__ = ["Sealer"]
+
+_LAST: Final = "SELECT kind FROM run_events WHERE run = ?1 AND kind <> ?2 ORDER BY id DESC LIMIT 1"
 
 
 class Sealer:
@@ -35,6 +40,19 @@ class Sealer:
         self._writer = writer
         self._reader = reader
         self._lock = anyio.Lock()
+
+    async def sealed(self, run: int) -> str:
+        """Return the last seal of *run*, after taking one if something has happened since.
+
+        Raises:
+            DatabaseError: the database cannot be written any more.
+        """
+        last = await self._reader.select(_LAST, run, SIGNED)
+        found = await self._reader.seal(run) if last and last[0][0] == SEALED else None
+        if found is None:
+            found = await self.seal(run)
+            await self._writer.flush()
+        return found
 
     async def seal(self, run: int) -> str:
         """Make everything appended durable, append a seal over what there is of *run*, and return it.

@@ -33,7 +33,13 @@ def _value(place: int, name: str) -> str:
     return f"(SELECT id FROM texts WHERE digest = {column})" if name in ("text", "reasoning") else column
 
 
+_LAST: Final = (
+    "(SELECT {} FROM run_events e WHERE e.run = r.id AND e.kind IN "
+    "('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS {}"
+)
+_CAUSE: Final = "CASE WHEN json_valid(data) THEN data->>'stop_cause' END"
 _WORDS: Final = {
+    "{standing}": f"{_LAST.format('kind', 'last_event')}, {_LAST.format(_CAUSE, 'stop_cause')}",
     "{columns}": ", ".join(SAMPLE_COLUMNS),
     "{values}": ", ".join(_value(place, name) for place, name in enumerate(SAMPLE_COLUMNS, start=1)),
     "{marks}": ", ".join("?" for _ in SAMPLE_COLUMNS),

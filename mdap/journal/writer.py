@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -34,15 +34,22 @@ class Writer:
     Args:
         path: the database file.
         connection: opened for writing; used by nobody else.
-        watch: called with every fact once it is durable, or None.
+        watch: called with facts once they are durable, or None.
+        every: tells before each commit whether it wants them all, or only what happens to runs.
     """
 
     def __init__(
-        self, path: Path, connection: Connection, watch: Callable[[Fact], None] | None = None
+        self,
+        path: Path,
+        connection: Connection,
+        watch: Callable[[Fact], None] | None = None,
+        every: Callable[[], bool] = lambda: True,
     ) -> None:
         self.path = path
         self._connection = connection
         self._watch = watch
+        self._every = every
+        self._keeps = watch is not None and every()
         self._files = Files(path)
         self._batch = Batch()
         self._untold: list[Fact] = []  # kept only for whoever watches
@@ -70,7 +77,7 @@ class Writer:
             batch.take(fact)
         if batch.size - len(facts) < _SOON <= batch.size:
             self._hurry.set()
-        if self._watch is not None:
+        if self._keeps:
             self._untold += facts
 
     @property
@@ -89,18 +96,19 @@ class Writer:
         """Wait while the journal is `behind`."""
         while self.behind:
             self._hurry.set()
-            await self._next_commit()
+            await self.next_commit()
 
     async def flush(self) -> None:
         """Wait until every fact appended so far is durable."""
         target = self._taken + self._batch.size
         while self._committed < target:
             self._hurry.set()
-            await self._next_commit()
+            await self.next_commit()
         if self._error is not None:
             raise self._error
 
-    async def _next_commit(self) -> None:
+    async def next_commit(self) -> None:
+        """Wait until the commit that is under way, or else the next one, is done."""
         if self._error is not None:
             raise self._error
         await self._done.wait()
@@ -133,7 +141,9 @@ class Writer:
                 await self._gather()
                 self._wake, self._hurry = anyio.Event(), anyio.Event()
                 batch, self._batch = self._batch, Batch()
-                untold, self._untold = self._untold, []
+                untold: Sequence[Fact] = self._untold if self._keeps else batch.events
+                self._untold = []
+                self._keeps = self._watch is not None and self._every()
                 self._taken += batch.size
                 if batch.size:
                     await self._commit_or_fail(batch, untold)
@@ -152,7 +162,7 @@ class Writer:
         self._wake.set()
         self._hurry.set()
 
-    async def _commit_or_fail(self, batch: Batch, facts: list[Fact]) -> None:
+    async def _commit_or_fail(self, batch: Batch, facts: Sequence[Fact]) -> None:
         self._committing_since = time.monotonic()
         try:
             with translated(self.path), anyio.CancelScope(shield=True):
@@ -188,10 +198,12 @@ def _commit(connection: sqlite3.Connection, batch: Batch) -> None:
 
 
 @asynccontextmanager
-async def open_journal(path: Path, watch: Callable[[Fact], None] | None = None) -> AsyncIterator[Writer]:
+async def open_journal(
+    path: Path, watch: Callable[[Fact], None] | None = None, every: Callable[[], bool] = lambda: True
+) -> AsyncIterator[Writer]:
     """Open the journal at *path*; on leaving, whatever was appended is committed first."""
     async with open_writing(path) as connection:
-        writer = Writer(path, connection, watch)
+        writer = Writer(path, connection, watch, every)
         failure: BaseException | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(writer.serve)

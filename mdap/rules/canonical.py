@@ -75,8 +75,8 @@ def _plain(value: Any) -> Any:
         return _in_order(to_jsonable_python(value), inside)
     try:
         return to_jsonable_python(value)
-    except ValueError:
-        raise TypeError(_formless(kind)) from None
+    except ValueError as error:
+        raise TypeError(_formless(kind)) from error
 
 
 def _formless(kind: type) -> str:

@@ -9,7 +9,7 @@ from mdap.tasks import Chain, Process, Task
 
 __all__ = ["check_methods"]
 
-_OF_ALL: Final = {"length": "self", "canonical": "self, answer"}
+_OF_ALL: Final = {"length": "self", "canonical": "self, answer", "outcome": "self, result"}
 _OF_CHAINS: Final = {
     "start": "self",
     "step": "self, state",

@@ -10,7 +10,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
 from mdap.rules.values import difference, kinds_of
-from mdap.settings import explain
+from mdap.settings import complaint, explain
 from mdap.tasks import Chain, Task
 
 __all__ = ["check_parameters", "version_of"]
@@ -41,12 +41,12 @@ def check_parameters(task: Task) -> None:
             f"{explain('parameter', error)}, when the parameters of {kind.__name__} are read back from the "
             "record: a parameter is recorded by its name, so use no computed field, `exclude` or "
             "`serialization_alias`, and let validators accept what they return"
-        ) from None
+        ) from complaint(error)
     except Exception as error:
         raise UsageError(
             f"the parameters of {kind.__name__} cannot be read back from the record ({type(error).__name__}: "
             f"{error}): let validators accept what they return"
-        ) from None
+        ) from error
     differ = difference(task, back)
     if differ is not None:
         one, other = type(differ.one).__qualname__, type(differ.other).__qualname__
@@ -62,7 +62,7 @@ def _or_usage(what: str, spell: Callable[[Any], str], value: Any) -> str:
     try:
         return spell(value)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{what} cannot be recorded: {error}") from None
+        raise UsageError(f"{what} cannot be recorded: {error}") from error
 
 
 def _inside(value: Any) -> Iterator[Any]:

@@ -214,7 +214,7 @@ class Kind:
         except ValidationError as error:
             raise SpellingError(
                 f"{named} cannot be read back from its JSON as {self._declared()}: {_refused(error)}"
-            ) from None
+            ) from error
         differ = difference(value, back, evidence=self._role == "answer")
         if differ is not None:
             place = f", at {differ.path.lstrip('.')}" if differ.path else ""
@@ -291,7 +291,7 @@ def _adapters(kind: type[Chain[Any, Any]]) -> tuple[tuple[TypeAdapter[Any], bool
             raise UsageError(
                 f"the type of the {role} of {kind.__name__}, {declared!r}, has no JSON form ({said}): "
                 "use a dataclass, a pydantic model or plain JSON values in mdap.Chain[...]"
-            ) from None
+            ) from error
     return tuple(adapters)
 
 

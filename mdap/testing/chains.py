@@ -6,7 +6,7 @@ from mdap.errors import RAISED
 from mdap.rules.values import SpellingError, kinds_of
 from mdap.tasks import Chain, Step
 from mdap.testing.findings import AbandonedError, Findings, words
-from mdap.testing.questions import Effort, Question, check_mistakes, defines, note_skipped
+from mdap.testing.questions import Effort, Question, check_mistakes, check_outcome, defines, note_skipped
 
 __all__ = ["ChainWalk"]
 
@@ -133,6 +133,4 @@ class ChainWalk:
             self.findings.add("its oracle brings it to an end", what)
             return
         result = self.findings.pure("result", self._task.result, state)
-        self.findings.spelled("the result", result)
-        if isinstance(result, dict) and result.get("solved") is False:
-            self.findings.add("its oracle solves it", f"the result is {result!r:.160}")
+        check_outcome(self.findings, self._task, result)

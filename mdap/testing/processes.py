@@ -10,7 +10,7 @@ from mdap.rules.values import SpellingError
 from mdap.tasks import Chain, Process, Step, Task
 from mdap.testing.chains import ChainWalk
 from mdap.testing.findings import AbandonedError, Findings, words
-from mdap.testing.questions import Effort, Question, check_mistakes, defines, note_skipped
+from mdap.testing.questions import Effort, Question, check_mistakes, check_outcome, defines, note_skipped
 from mdap.testing.walking import OracleAsk, TooManyError, solved
 
 __all__ = ["ProcessWalk"]
@@ -41,7 +41,6 @@ class ProcessWalk:
         ask = OracleAsk(self._task, self._effort.steps)
         try:
             result = self._solve(ask)
-            self.findings.spelled("the result", result)
             self._check_result(result, ask)
             self._check_order(result, ask)
             self._check_keys(ask.asked)
@@ -65,8 +64,7 @@ class ProcessWalk:
         raise AbandonedError
 
     def _check_result(self, result: Any, ask: OracleAsk) -> None:
-        if isinstance(result, dict) and result.get("solved") is False:
-            self.findings.add("its oracle solves it", f"the result is {result!r:.160}")
+        check_outcome(self.findings, self._task, result)
         length = self.findings.pure("length", self._task.length)
         if length is not None and length < len(ask.asked):
             what = f"it says {length}, and {len(ask.asked)} were asked for"

@@ -1,5 +1,6 @@
 """One step of a task under examination: its prompts, its parsers, and what they make of any text."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +15,7 @@ from mdap.testing.deadline import OverdueError, deadline
 from mdap.testing.findings import AbandonedError, Findings
 from mdap.testing.hostile import corpus, fuzzed
 
-__all__ = ["OVERDUE", "Effort", "Question", "check_mistakes", "defines", "note_skipped"]
+__all__ = ["OVERDUE", "Effort", "Question", "check_mistakes", "check_outcome", "defines", "note_skipped"]
 
 OVERDUE: Final = "any text is read in bounded time"
 
@@ -77,6 +78,15 @@ def check_mistakes(findings: Findings, task: Task, truth: Any, wrong: Iterable[A
         findings.add("there are mistakes", "mistakes returned none")
     if forms[0] in forms[1:]:
         findings.add("mistakes are wrong", f"{forms[0]:.160} is right, and among the mistakes")
+
+
+def check_outcome(findings: Findings, task: Task, result: Any) -> None:
+    """Note if the task says of what its oracle came to that it is not good, or no yes, no or None."""
+    said: object = findings.pure("outcome", task.outcome, json.loads(findings.spelled("the result", result)))
+    if said is not None and not isinstance(said, bool):
+        findings.add("outcome is True, False or None", f"it is {said!r:.160}")
+    elif said is False:
+        findings.add("its oracle solves it", f"the result is {result!r:.160}")
 
 
 class Question:

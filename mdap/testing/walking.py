@@ -5,15 +5,20 @@ import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
 from mdap.errors import UndecidedError
 from mdap.rules.canonical import canonical
+from mdap.rules.confidence import confident, shape_of
 from mdap.tasks import Decision, Process, Step, Task
 
 __all__ = ["OracleAsk", "TooManyError", "solved"]
+
+
+_VOTES: Final = 3
+"""For the right answer to each step that an oracle decides."""
 
 
 class TooManyError(BaseException):
@@ -71,14 +76,23 @@ class OracleAsk:
         """Return the answer to *step* as the outcome of a vote."""
         try:
             answer = await self(step)
-        except UndecidedError:
-            return _decision(len(self.asked) - 1, None, {}, decided=False)
-        return _decision(len(self.asked) - 1, answer, {canonical(answer): 1}, decided=True)
+        except UndecidedError as error:
+            return _decision(len(self.asked) - 1, None, {}, str(error))
+        return _decision(len(self.asked) - 1, answer, {canonical(answer): _VOTES})
+
+    async def decisions(self, steps: Iterable[Step[Any]]) -> list[Decision[Any]]:
+        """Return the answers to *steps* as the outcomes of votes."""
+        return await self._each(steps, self.decision)
 
     async def map(self, steps: Iterable[Step[Any]]) -> list[Any]:
         """Return the answers to *steps*."""
+        return await self._each(steps, self)
+
+    async def _each(
+        self, steps: Iterable[Step[Any]], asked: Callable[[Step[Any]], Awaitable[Any]]
+    ) -> list[Any]:
         todo = list(enumerate(steps))
-        found = [(place, await self(step)) for place, step in (reversed(todo) if self._backwards else todo)]
+        found = [(place, await asked(step)) for place, step in (reversed(todo) if self._backwards else todo)]
         return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
 
     @asynccontextmanager
@@ -167,5 +181,9 @@ def solved(task: Process[Any], ask: OracleAsk) -> Any:
     return came[0]
 
 
-def _decision(step: int, answer: Any, votes: dict[str, int], *, decided: bool) -> Decision[Any]:
-    return Decision(step=step, answer=answer, decided=decided, votes=votes, key=f"walk/{step}")
+def _decision(step: int, answer: Any, votes: dict[str, int], reason: str | None = None) -> Decision[Any]:
+    decided = reason is None
+    decision = Decision(
+        step=step, answer=answer, decided=decided, votes=votes, key=f"walk/{step}", reason=reason
+    )
+    return confident([decision], [shape_of(next(iter(votes)), votes) if votes else None])[0]

@@ -52,6 +52,10 @@ class Multiply(Process[dict[str, Any]]):
         # Two strings of 400 digits multiply in no time: what the vote is worth can be seen at once.
         return {"solved": product == str(int(self.a) * int(self.b)), "product": product}
 
+    def outcome(self, result: dict[str, Any]) -> bool:
+        """Return whether the product is right."""
+        return bool(result["solved"])
+
     def length(self) -> int:
         """Return how many steps there are at most; equal questions are decided once."""
         return len(self.a) * len(self.b) + (len(self.b) - 1) * (len(self.a) + len(self.b))

@@ -44,6 +44,10 @@ class Sort(Process[dict[str, Any]]):
         found = await self._sorted(ask, self.numbers)
         return {"solved": found == sorted(self.numbers), "sorted": found}
 
+    def outcome(self, result: dict[str, Any]) -> bool:
+        """Return whether the numbers are sorted, and none is lost."""
+        return bool(result["solved"])
+
     async def _sorted(self, ask: Ask, numbers: Sequence[int]) -> list[int]:
         if len(set(numbers)) <= 1:
             return list(numbers)  # nothing to decide

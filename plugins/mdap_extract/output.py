@@ -35,6 +35,7 @@ class Filled:
         votes: each candidate's votes.
         confidence: the chance that it is right.
         reason: why there is no winner; None if there is one, or no more to say.
+        settled: whether a person decided it.
     """
 
     document: str
@@ -47,16 +48,19 @@ class Filled:
     votes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     confidence: float = 0.0
     reason: str | None = None
+    settled: bool = False
 
 
 def queue(filled: Iterable[Filled], share: float) -> list[Filled]:
-    """Return what a person should look at: all that is undecided, then the least sure.
+    """Return what a person should look at: all that is undecided, then the least sure that nobody settled.
 
     Args:
         filled: all fields of all documents.
         share: how much of it to return at most, as a share of all; what is undecided always is.
     """
-    everything = sorted(filled, key=lambda each: (each.decided, each.confidence))
+    everything = sorted(
+        (each for each in filled if not each.settled), key=lambda each: (each.decided, each.confidence)
+    )
     undecided = sum(not each.decided for each in everything)
     return everything[: max(undecided, math.ceil(share * len(everything)))]
 
@@ -87,9 +91,9 @@ def write_queue(path: Path, filled: Iterable[Filled]) -> None:
             file.write(_line(row | ({"quote": each.quote} if each.quote else {})))
 
 
-def _sure(filled: Filled) -> float:
-    """Return the confidence as it is shown, which never says that something is certain."""
-    return min(round(filled.confidence, 4), 0.9999)
+def _sure(filled: Filled) -> float | None:
+    """Return the confidence as it is shown, which is never certainty; None of what a person decided."""
+    return None if filled.settled else min(round(filled.confidence, 4), 0.9999)
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -113,7 +117,7 @@ def _write_csv(file: TextIO, names: Sequence[str], documents: Iterable[Sequence[
     writer.writerow([_harmless(cell) for cell in (document, *names, *sures, left)])
     for filled in documents:
         values = [_cell(each.value) for each in filled]
-        sure = [str(_sure(each)) for each in filled]
+        sure = [_cell(_sure(each)) for each in filled]
         undecided = " ".join(each.field for each in filled if not each.decided)
         writer.writerow([_harmless(filled[0].document), *values, *sure, _harmless(undecided)])
 

@@ -210,7 +210,7 @@ def _of_model(source: str, place: str, name: str) -> dict[str, Any]:
             else getattr(importlib.import_module(place), name, None)
         )
     except Exception as error:
-        raise ValueError(f"{place} cannot be imported: {type(error).__name__}: {error!s:.200}") from None
+        raise ValueError(f"{place} cannot be imported: {type(error).__name__}: {error!s:.200}") from error
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise ValueError(f"{source} is no pydantic model")
     return found.model_json_schema()

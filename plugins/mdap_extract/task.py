@@ -47,6 +47,15 @@ class Extract(Settings):
         count = _count(self.input, stamp(Path(self.input)), self.columns())
         return count * (len(self.record_fields()) if self.vote == "field" else 1)
 
+    def outcome(self, result: dict[str, Any]) -> bool | None:
+        """Return whether every field is right; None unless the right record of every document is known."""
+        if result.get("wrong"):
+            return False
+        known = "wrong" in result and all(
+            document.truth is not None for document in documents(Path(self.input), self.columns())
+        )
+        return True if known else None
+
     # -- what is asked -------------------------------------------------------------------------
 
     def _questions(
@@ -86,6 +95,7 @@ class Extract(Settings):
                 quote=answer.quotes.get(field.name),
                 votes=votes_on(field.name, vote.votes),
                 reason=vote.reason,
+                settled=vote.author is not None,
             )
             for field in fields
         ]

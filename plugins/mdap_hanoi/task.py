@@ -36,6 +36,10 @@ class Hanoi(Chain[State, Answer]):
         """Return whether the whole tower stands on the third peg, and the moves made."""
         return {"solved": state.pegs == ((), (), self._tower()), "moves": self.length()}
 
+    def outcome(self, result: dict[str, Any]) -> bool:
+        """Return whether the whole tower stands on the third peg."""
+        return bool(result["solved"])
+
     def length(self) -> int:
         """Return the fewest moves that can solve the puzzle, which the strategy needs exactly."""
         return (1 << self.disks) - 1

@@ -47,6 +47,11 @@ class Maker(Process[dict[str, Any]]):
         node = await self._answered(ask, whole)
         return {"problem": self.problem, "compose": plan["compose"], "parts": [first, second], **node}
 
+    def outcome(self, result: dict[str, Any]) -> bool | None:
+        """Return whether the answer is right, where the problem is a product of whole numbers."""
+        right = arithmetic.answer_to(_last(self.problem))
+        return None if right is None else bool(result["answer"] == right)
+
     async def _part(self, ask: Ask, problem: str, key: str) -> Any:
         part = self.model_copy(update={"problem": problem, "ancestors": (*self.ancestors, self.problem)})
         return await ask.solve(part, key)
@@ -66,7 +71,9 @@ class Maker(Process[dict[str, Any]]):
         try:
             place: int = await ask(words.choose_plan(self.problem, plans))
         except UndecidedError as error:
-            raise UndecidedError(f"no agreement on a plan for: {self.problem:.200}: {error}") from None
+            raise UndecidedError(
+                f"no agreement on a plan for: {self.problem:.200}: {error}", stop_cause=error.stop_cause
+            ) from error
         return plans[place]
 
     async def _answered(self, ask: Ask, problem: str) -> dict[str, Any]:
@@ -83,7 +90,9 @@ class Maker(Process[dict[str, Any]]):
         try:
             place: int = await ask(words.choose_solution(problem, answers))
         except UndecidedError as error:
-            raise UndecidedError(f"no agreement on an answer to: {problem:.200}: {error}") from None
+            raise UndecidedError(
+                f"no agreement on an answer to: {problem:.200}: {error}", stop_cause=error.stop_cause
+            ) from error
         return {"answer": answers[place]}
 
     async def _proposed(self, ask: Ask, steps: list[Step[Any]]) -> list[Any]:

@@ -184,8 +184,9 @@ def test_a_validator_that_fails(task: Cli) -> None:
     checked = "@field_validator('kind')\n    @classmethod\n    def _known(cls, v): return {'a': 1}[v]"
     write(task, f"class T(B):\n    kind: str = 'a'\n    {checked}")
     ended = task.here("run t.py:T -p kind=q")
-    assert (
-        ended.sentence == "task t.py:T failed while checking its parameters: t.py:6 in _known: KeyError: 'q'"
+    assert ended.sentence == (
+        "task t.py:T failed while checking its parameters: t.py:6 in _known: KeyError: 'q'; "
+        "MDAP_TRACEBACK=1 shows the traceback"
     )
     (task.folder / "cases.jsonl").write_text('{"kind": "q"}\n')
     assert (

@@ -31,7 +31,7 @@ def test_each_line_is_a_case(cli: Cli) -> None:
     products(cli)
     for _ in range(2):
         ended = cli.here(f"{RUN} -k 5 --json")
-        assert (ended.code, ended.json["result"]) == (0, {"cases": 4, "finished": 4})
+        assert (ended.code, ended.json["result"]) == (0, {"cases": 4, "finished": 4, "solved": 4})
         found = results(cli)
         assert [int(one["result"]["product"]) for one in found] == [a * b for a, b in PRODUCTS]
         assert [one["run_id"] for one in found] == [f"all/{place}" for place in range(4)]
@@ -90,4 +90,4 @@ def test_a_file_that_breaks_off_leaves_a_batch_that_can_go_on(cli: Cli) -> None:
     broken = cli.here(f"{RUN} -k 5")
     assert (broken.code, "is not UTF-8 text" in broken.sentence) == (2, True)
     products(cli)
-    assert cli.here(f"{RUN} -k 5 --json").json["result"] == {"cases": 4, "finished": 4}
+    assert cli.here(f"{RUN} -k 5 --json").json["result"] == {"cases": 4, "finished": 4, "solved": 4}

@@ -21,6 +21,7 @@ DOCUMENTED: dict[str, type | tuple[type, ...]] = {
     "votes": int,
     "samples": int,
     "red_flags": int,
+    "outcome": str,
     "void": int,
     "cancelled": int,
     "failed_attempts": int,
@@ -78,10 +79,10 @@ def test_people_are_told_the_outcome_the_log_and_a_next_command_that_works(cli: 
     assert said["votes"] == f"{votes} of {samples} samples"
     assert said["red flags"] == str(flags)
     assert said["log"] == f"{cli.folder / 'mdap.db'}, run {run_id}"
-    assert said["try next"].startswith("mdap show ")
-    shown = cli(said["try next"].removeprefix("mdap "))
+    assert said["look at"].startswith("mdap show ")
+    shown = cli(said["look at"].removeprefix("mdap ").partition("#")[0])
     assert shown.code == 0
-    assert "sample 0: vote" in shown.out
+    assert ": vote for " in shown.out
 
 
 # That runs come out right
@@ -121,6 +122,7 @@ def test_too_small_a_margin_ends_unsolved_and_says_so(cli: Cli) -> None:
     assert (wrong.json["status"], wrong.json["steps"]) == ("finished", 1023)
     assert wrong.json["result"]["solved"] is False
     assert right.json["result"]["solved"] is True
+    assert (wrong.json["outcome"], right.json["outcome"]) == ("not solved", "solved")
     assert told.out.startswith("hanoi: finished, NOT SOLVED")
     differing = cli.query(
         "SELECT count(*) FROM decided_steps a JOIN decided_steps b USING (step, input) "
@@ -247,10 +249,10 @@ def test_runs_lists_them_newest_first(cli: Cli) -> None:
 
     assert (told.code, told.err, printed.err) == (0, "", "")
     heads, *rows = [line.split() for line in told.out.splitlines()]
-    assert heads == ["run", "kind", "task", "model", "k", "status", "steps", "created"]
-    assert [row[:7] for row in rows] == [
-        ["tower-3", "run", "hanoi", "sim", "3", "finished", "7"],
-        ["tower-2", "run", "hanoi", "sim", "3", "finished", "3"],
+    assert heads == ["run", "kind", "task", "model", "k", "status", "outcome", "steps", "created"]
+    assert [row[:8] for row in rows] == [
+        ["tower-3", "run", "hanoi", "sim", "3", "finished", "solved", "7"],
+        ["tower-2", "run", "hanoi", "sim", "3", "finished", "solved", "3"],
     ]
     listed = printed.json["runs"]
     assert [(run["run_id"], run["params"]["disks"], run["steps"]) for run in listed] == [

@@ -100,7 +100,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_case(cli: Cli, encoding: str)
     write(cli, "cases.jsonl", CASES.encode(encoding))
     write(cli, "prices.json", '{"sim": {"input": 1, "output": 1}}'.encode(encoding))
     ended = cli.here(f"{RUN} --prices prices.json --json")
-    assert (ended.code, ended.json["result"]) == (0, {"cases": 2, "finished": 2})
+    assert (ended.code, ended.json["result"]) == (0, {"cases": 2, "finished": 2, "solved": 2})
     assert ended.json["cost_usd"] > 0
 
 

@@ -69,15 +69,35 @@ def test_a_new_domain_installs_runs_and_passes_its_tests(
     assert installed.code == 0, installed.err
     assert name in environment.tasks(tmp_path)
     ran = environment.run(tmp_path, "-m", "mdap", "run", name, "-p", "numbers=[3, -1, 40]", "--json")
-    assert (ran.code, json.loads(ran.out)["result"]) == (0, {"solved": True, "total": 42})
+    assert (ran.code, json.loads(ran.out)["result"]) == (0, {"total": 42})
     tested = environment.run(tmp_path / name, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
     assert tested.code == 0, tested.out
     assert "8 passed" in tested.out
 
 
-def test_what_it_writes_is_clean(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["customers", "row"])
+def test_a_new_process_installs_runs_and_passes_its_tests(
+    cli: Cli, tmp_path: Path, environment: Environment, name: str
+) -> None:
+    """A table of rows: its own file is read, the sample of the package where none is given."""
+    assert cli(f"new {name} --process").code == 0
+    installed = environment.install(tmp_path, f"./{name}")
+    assert installed.code == 0, installed.err
+    ran = environment.run(tmp_path, "-m", "mdap", "run", name, "--json")
+    assert (ran.code, json.loads(ran.out)["result"]["rows"]) == (0, 12)
+    (tmp_path / "own.csv").write_text("id,note,name,country,phone\n7,Bob in Oslo,Bob,NO,\n", "utf-8")
+    ran = environment.run(tmp_path, "-m", "mdap", "run", name, "-p", "input=own.csv", "--json")
+    [value] = json.loads(ran.out)["result"]["values"]
+    assert (value["id"], value["name"], value["country"], value["phone"]) == ("7", "Bob", "NO", None)
+    tested = environment.run(tmp_path / name, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
+    assert tested.code == 0, tested.out
+    assert "11 passed" in tested.out
+
+
+@pytest.mark.parametrize("more", ["", " --process"])
+def test_what_it_writes_is_clean(cli: Cli, tmp_path: Path, more: str) -> None:
     """The house's own lint and types find nothing in it."""
-    assert cli("new long-division").code == 0
+    assert cli(f"new long-division{more}").code == 0
     ruff = [sys.executable, "-m", "ruff"]
     for command in (
         ["check", "--isolated", "--select", "E,F,B,D1,UP"],

@@ -42,6 +42,14 @@ class Endless(mdap.Process[str]):
                 number += 1
                 yield mdap.Step(user=f"number {number}?", parse=str.strip)
         return await ask.map(steps())
+
+class Rows(mdap.Process[list]):
+    """A process that takes rows as they come."""
+    async def solve(self, ask):
+        found = await ask.decisions(mdap.Step(user=f"row {n}?", parse=int) for n in range(3))
+        return [one.answer for one in found if one.decided]
+    def oracle(self, step):
+        return int(step.user[4])
 '''
 
 
@@ -213,3 +221,9 @@ def test_prompts_of_a_log_in_another_folder_are_made_by_a_task_that_is_named(pla
         "prompt: made again by the task, as recorded"
         in place.here("show plain --step 0 --task own.py:Blind").out
     )
+
+
+def test_decisions_are_previewed_like_answers(place: Cli) -> None:
+    """What is asked for as decisions is asked side by side, and answered by the oracle."""
+    told = place.here("prompts own.py:Rows --json").json
+    assert [prompt["views"][0]["user"] for prompt in told["prompts"]] == ["row 0?", "row 1?", "row 2?"]

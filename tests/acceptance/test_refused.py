@@ -85,7 +85,7 @@ def test_a_run_that_left_most_steps_undecided_says_so_first(cli: Cli) -> None:
         ended = cli(f"{EXTRACT} --run-id r --display none", env=environment(server))
     first = ended.out.splitlines()[0]
     assert ended.code == 1
-    assert re.match(rf"extract: finished, but \d+ of {DOCUMENTS} steps are UNDECIDED", first), first
+    assert re.match(rf"extract: finished, DOUBTFUL: \d+ of {DOCUMENTS} steps are undecided", first), first
 
 
 def test_cases_that_are_refused_do_not_end_a_batch(cli: Cli) -> None:

@@ -30,9 +30,9 @@ def test_each_run_is_resumed_or_skipped_with_its_reason(cli: Cli) -> None:
     mine.unlink()
     ended = cli.here("resume --all --display none")
     lines = ended.out.splitlines()
-    assert lines[0] == 'one: finished, result {"moves": 63, "solved": true}'
+    assert lines[0] == 'one: finished, solved, result {"moves": 63, "solved": true}'
     assert lines[1].startswith("gone: skipped, there is no file ")
-    assert lines[2] == 'two: finished, result {"moves": 63, "solved": true}'
+    assert lines[2] == 'two: finished, solved, result {"moves": 63, "solved": true}'
     assert (len(lines), ended.code) == (3, 2)
     assert statuses(cli) == {"one": "finished", "two": "finished", "gone": "stopped"}
 

@@ -169,7 +169,7 @@ def test_the_page_of_a_running_run_moves(browser: Browser, tmp_path: Path) -> No
         page.get_by_role("button", name="Pause updates").click()
         assert page.get_by_role("button", name="Pause updates").get_attribute("aria-pressed") == "true"
         page.get_by_role("button", name="Pause updates").click()
-        page.locator(".pill-finished").wait_for(timeout=60_000)
+        page.locator(".pill-solved").wait_for(timeout=60_000)
     assert cli.end(writer).code == 0
     assert said == []
 

@@ -29,7 +29,7 @@ def follow(page: Path, folder: Path, commands: Commands) -> list[tuple[Block, st
             if block.language == "text":
                 if last is not None and last[0].section == block.section:
                     shown = True
-                    if not shows(last[2], block.text, numbers="varies" in block.said):
+                    if not shows(last[2], block.text, varies=block.said.get("varies", "")):
                         wrong.append((block, f"is not what {last[0].where} printed", last[2]))
                 continue
             _complain(last, wrong, shown=shown)

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pandas
@@ -15,12 +15,15 @@ import pytest
 from pyarrow import parquet
 
 import mdap
+from mdap.audit.columns import Columns
 from mdap.audit.export import FORMATS, export
 from mdap.audit.log import SampleEntry
+from mdap.audit.review import review
 from mdap.cli.main import main
 from mdap.testing import ScriptedProvider
 from mdap_hanoi import Hanoi
 from tests.helpers import PROVIDED, Walk
+from tests.processes import Double
 
 HOSTILE = [
     "=1+1",
@@ -92,8 +95,13 @@ def test_jsonl_is_one_object_a_decided_step(log: Path, run_id: str) -> None:
     """In order, with just the promised names, and plain ASCII."""
     lines = exported(log, run_id, "jsonl").decode("ascii").splitlines()
     found = [json.loads(line) for line in lines]
-    assert list(found[0]) == ["step", "key", "input", "answer", "votes", "samples", "red_flags"]
-    assert found == spelled(steps(log, run_id))
+    assert list(found[0]) == [
+        "step", "key", "input", "answer", "votes", "samples", "red_flags", "doubt", "author",
+    ]  # fmt: skip
+    doubts = {one.step: float(f"{one.doubt:.6g}") for one in review(log, run_id, 100)}
+    assert found == [
+        {**row, "doubt": doubts[row["step"]], "author": None} for row in spelled(steps(log, run_id))
+    ]
     assert [row["step"] for row in found] == list(range(len(found)))
 
 
@@ -118,7 +126,12 @@ def test_csv_reads_back_equal(log: Path, run_id: str) -> None:
     """Once the mark before would-be formulas is taken off."""
     assert from_csv(exported(log, run_id, "samples-csv")) == as_text(samples(log, run_id))
     found = from_csv(exported(log, run_id, "csv"))
-    assert spelled([dict(row) for row in found]) == spelled(as_text(steps(log, run_id)))
+    told = [json.loads(line) for line in exported(log, run_id, "jsonl").splitlines()]
+    for row, cells in zip(told, found, strict=True):
+        names = ("step", "key", "samples", "red_flags", "doubt")
+        assert [cells[name] for name in names] == [str(row[name]) for name in names]
+        assert int(cells["votes"]) + int(cells["against"]) == sum(row["votes"].values())
+        assert (int(cells["candidates"]), cells["author"]) == (len(row["votes"]), "")
 
 
 def test_no_cell_is_a_formula(log: Path) -> None:
@@ -140,7 +153,100 @@ def test_parquet_reads_back_equal(log: Path, run_id: str) -> None:
         "string",
     ]
     table = parquet.read_table(io.BytesIO(exported(log, run_id, "parquet")))
-    assert spelled(table.to_pylist()) == spelled(steps(log, run_id))
+    assert [str(table.schema.field(name).type) for name in ("step", "key", "votes", "doubt")] == [
+        "int64", "string", "int64", "double",
+    ]  # fmt: skip
+    assert table.column("key").to_pylist() == [row["key"] for row in steps(log, run_id)]
+
+
+# --- nested answers as columns
+
+
+class Nested(Double):
+    """Rows whose answers are objects, lists, texts, numbers, and nothing."""
+
+    ANSWERS: ClassVar[list[Any]] = [
+        {"name": "=Ada", "born": {"year": 1815, "known": True}, "tags": ["a", "b"], "ratio": 1},
+        {"name": "Bob", "born": {"year": None, "known": False}, "tags": [], "ratio": 0.5, "a.b": "dot"},
+        {"name": None, "born": None, "tags": ["-c"], "ratio": -2, "note": 7},
+        {"note": "seven"},
+        None,
+        "plain",
+    ]
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        return await ask.map(
+            mdap.Step(user=f"row {number}", parse=json.loads, input={"place": number}, key=f"row/{number}")
+            for number in range(len(self.ANSWERS))
+        )
+
+    def oracle(self, step: mdap.Step[Any]) -> Any:
+        return self.ANSWERS[step.input["place"]]
+
+    def mistakes(self, step: mdap.Step[Any], truth: Any) -> list[Any]:
+        return ["wrong"]
+
+    def render(self, step: mdap.Step[Any], answer: Any) -> str:
+        return json.dumps(answer)
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("nested") / "a.db"
+    mdap.solve_sync(Nested(), options={"error_rate": 0, "flag_rate": 0}, db=path, run_id="n")
+    return path
+
+
+def test_a_nested_answer_becomes_typed_columns(nested: Path) -> None:
+    """A column for each field and place, numbers as numbers, mixed ones as text; nothing is JSON."""
+    table = parquet.read_table(io.BytesIO(exported(nested, "n", "parquet")))
+    types = {
+        field.name: str(field.type) for field in table.schema if field.name.startswith(("answer", "input"))
+    }
+    assert types == {
+        "input.place": "int64",
+        "answer": "string",
+        'answer["a.b"]': "string",
+        "answer.born.known": "bool",
+        "answer.born.year": "int64",
+        "answer.name": "string",
+        "answer.note": "string",
+        "answer.ratio": "double",
+        "answer.tags.0": "string",
+        "answer.tags.1": "string",
+    }
+    rows = {row["key"]: row for row in table.to_pylist()}
+    assert [rows[f"row/{n}"]["answer.ratio"] for n in range(6)] == [1.0, 0.5, -2.0, None, None, None]
+    assert [rows[f"row/{n}"]["answer.note"] for n in range(6)] == [None, None, "7", "seven", None, None]
+    assert [rows[f"row/{n}"]["answer.born.known"] for n in range(3)] == [True, False, None]
+    assert rows["row/5"]["answer"] == "plain"
+
+
+def test_no_csv_cell_of_a_nested_answer_is_json_or_a_formula(nested: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(exported(nested, "n", "csv").decode(), newline="")))
+    cells = [cell for row in rows for cell in row.values()]
+    assert not [cell for cell in cells if cell.startswith(("{", "[", '"'))]
+    by_key = {row["key"]: row for row in rows}
+    assert by_key["row/0"]["answer.name"] == "'=Ada"
+    assert by_key["row/2"]["answer.tags.0"] == "'-c"
+    assert by_key["row/2"]["answer.ratio"] == "-2.0"
+    assert by_key["row/1"]["answer.born.known"] == "false"
+
+
+def test_too_many_columns_are_refused() -> None:
+    """An answer that is a long list is for jsonl."""
+    columns = Columns("answer")
+    with pytest.raises(mdap.UsageError, match=r"answer would become more than 1,000 columns: .*jsonl"):
+        columns.see(list(range(1001)))
+
+
+def test_deep_nesting_is_no_problem() -> None:
+    value: Any = 1
+    for _ in range(5000):
+        value = [value]
+    columns = Columns("answer")
+    columns.see(value)
+    assert columns.cells(value) == [1]
 
 
 def test_large_exports_come_in_pages(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,10 @@ def test_a_run_without_a_seal_can_be_sealed(tmp_path: Path) -> None:
         connection.execute("DELETE FROM run_events WHERE kind = 'sealed'")
     assert came(path).verdict == "not sealed"
     assert came(path, allow_unsealed=True).verdict == "verified"
+    # A finished run whose process was killed before its seal is sealed by whoever resumes it.
+    killed = shutil.copy(path, tmp_path / "killed.db")
+    mdap.solve_sync(Hanoi(disks=2), db=killed, run_id="tower", k=2)
+    assert came(Path(killed)).verdict == "verified"
     sealed = asyncio.run(seal_run(path, "tower"))
     assert (came(path).verdict, came(path).seal) == ("verified", sealed.seal)
     # Nothing has happened since: it stays as it is.

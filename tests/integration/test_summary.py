@@ -11,7 +11,7 @@ import pytest
 
 import mdap
 from mdap.audit import summary as counting
-from mdap.audit.about import about, outcome
+from mdap.audit.about import about, verdicts
 from mdap.audit.counting import Count
 from mdap.audit.figures import figures
 from mdap.audit.summary import Summary
@@ -96,7 +96,7 @@ async def test_the_chance_and_the_plots_are_those_of_the_whole_run(database: Pat
         run = await about(reader, 1)
         assert run is not None
         summary = await summed(database, run.end)
-    sure = outcome(run, summary)
+    sure = verdicts(run, summary)
     assert sure.samples == summary.samples
     assert sure.p_zero_errors is not None
     found = {figure.title: figure for figure in figures(summary, run.k, run.prices)}

@@ -103,7 +103,7 @@ def test_the_log_has_everything_in_it(log: Path) -> None:
 # --- one value of each column
 
 COLUMNS = {
-    "runs": "run_id kind parent task_version params settings provider k mdap_version created_at",
+    "runs": "run_id kind parent task_version params settings provider k mdap_version created_at outcome",
     "run_events": "run kind at author reason step opening data",
     "texts": "digest body",
     "steps": "step opening key input prompt_digest run",
@@ -156,7 +156,14 @@ def chosen(log: Path, table: str) -> Iterator[Row]:
             yield Row(row[:-4], row[-4], row[-3], bool(row[-2]))
 
 
-OTHER_VERDICTS = {"vote": "flag", "flag": "vote", "void": "cancelled", "cancelled": "void"}
+OTHER_VERDICTS = {
+    "vote": "flag",
+    "flag": "vote",
+    "void": "cancelled",
+    "cancelled": "void",
+    "solved": "unsolved",
+    "unsolved": "solved",
+}
 
 
 def other_than(value: Any) -> Any:
@@ -312,6 +319,7 @@ def truncate_with_events(copy: Path) -> int | None:
     """The end event and its seal go too: only a digest noted elsewhere can tell this from a killed run."""
     truncate(copy)
     change(copy, "DELETE FROM run_events WHERE run = 1 AND kind IN ('finished', 'sealed')")
+    change(copy, "UPDATE runs SET outcome = NULL WHERE id = 1")
     return None
 
 
@@ -462,6 +470,8 @@ def test_a_changed_value_is_found_in_processes_and_batches(
         [(value,)] = ask(nested, f"SELECT {column} FROM {table} WHERE {where}", *rowid)
         shutil.copy(nested, copy)
         other = f"{value}x" if column == "run_id" else other_than(value)
+        if column == "outcome" and value is None:
+            other = "solved"
         change(copy, f"UPDATE {table} SET {column} = ? WHERE {where}", other, *rowid)
         assert not stays_unseen(copy), f"{table}.{column} of {rowid}: {value!r}"
 

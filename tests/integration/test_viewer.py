@@ -13,6 +13,8 @@ from urllib.parse import urljoin, urlsplit
 import pytest
 
 import mdap
+from mdap.audit.review import review
+from mdap.audit.wording import few
 from mdap.journal.claims import Claims
 from mdap_hanoi import Hanoi
 from tests.viewing import (
@@ -256,7 +258,7 @@ def test_an_error_of_ours_is_a_page_with_the_headers(site: Site, monkeypatch: py
     def fails(run: object, summary: object) -> None:
         raise ZeroDivisionError("<b>nothing</b>")
 
-    monkeypatch.setattr("mdap.audit.viewer.pages.outcome", fails)
+    monkeypatch.setattr("mdap.audit.viewer.pages.verdicts", fails)
     answer = site.ask("/runs/1")
     assert answer.status == 500
     assert "Unexpected ZeroDivisionError: <b>nothing</b>. This is a bug of mdap." in html.unescape(
@@ -371,6 +373,17 @@ def test_words_searched_for_are_shown_as_text(site: Site) -> None:
     page = site.page("/runs/1/search?q=%22%3E%3Cscript%3Ealert(9)%3C/script%3E")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(9)" in page
+
+
+def test_a_step_says_how_doubtful_it_is(database: Path, site: Site) -> None:
+    """As `mdap audit review` has it, in the list and on its own page; none where a person decided."""
+    found = {one.step: one.doubt for one in review(database, "plain", 1000)}
+    step, doubt = max(found.items(), key=lambda pair: (pair[1] or 0, -pair[0]))
+    assert doubt is not None
+    assert f"Wrong with a chance of {few(doubt)}" in html.unescape(site.page(f"/runs/{PLAIN}/steps/{step}"))
+    listed = html.unescape(site.page(f"/runs/{PLAIN}/steps?from={step}"))
+    assert f'<td class="nowrap">{few(doubt)}</td>' in listed
+    assert "Wrong with a chance" not in site.page(f"/runs/{HARD}/steps/0")
 
 
 def test_a_settled_step_names_the_person_and_the_reason(site: Site) -> None:
@@ -490,7 +503,7 @@ def test_a_run_is_running_as_long_as_a_process_is_at_work_on_it(tmp_path: Path) 
         page = site.page("/runs/2")
         assert "pill-killed" in page
         assert "live.js" not in page
-        assert "pill-finished" in site.page("/runs/1")
+        assert "pill-solved" in site.page("/runs/1")
 
 
 def test_runs_that_are_parts_of_each_other_end_no_page(tmp_path: Path) -> None:
@@ -504,4 +517,4 @@ def test_runs_that_are_parts_of_each_other_end_no_page(tmp_path: Path) -> None:
         tampering.commit()
     with serving(path) as site:
         assert "There are no runs here." in site.page("/")
-        assert "pill-finished" in site.page("/runs/1")
+        assert "pill-solved" in site.page("/runs/1")

@@ -44,6 +44,9 @@ class Sum(mdap.Chain[Place, int]):
     def result(self, state: Place) -> Any:
         return {"solved": state.total == sum(range(self.numbers + 1)), "total": state.total}
 
+    def outcome(self, result: Any) -> bool | None:
+        return bool(result["solved"])
+
     def oracle(self, state: Place) -> int:
         return state.total + state.at + 1
 
@@ -334,6 +337,16 @@ class Infallible(Sum):
         return []
 
 
+class Vague(Sum):
+    def outcome(self, result: Any) -> Any:
+        return "rather good"
+
+
+class Hasty(Sum):
+    def outcome(self, result: Any) -> bool | None:
+        return bool(result["product"])
+
+
 class WrongOracle(Sum):
     """Its oracle does not solve it."""
 
@@ -412,6 +425,8 @@ class Silent(Sum):
         (RightMistake(), {"mistakes are wrong"}),
         (Infallible(), {"there are mistakes"}),
         (WrongOracle(), {"its oracle solves it"}),
+        (Vague(), {"outcome is True, False or None"}),
+        (Hasty(), {"methods raise nothing"}),
         (TooLong(), {"length is the number of steps"}),
         (Brittle(), {"a wrong decision does not end the run"}),
         (Wordy(), {"a rendered reply may vote"}),
@@ -470,6 +485,10 @@ class Tree(mdap.Process[dict[str, Any]]):
         while len(sums) > 1:
             sums = list(await ask.map(self.pair(*sums[at : at + 2]) for at in range(0, len(sums), 2)))
         return {"solved": sums == [sum(self.numbers)], "sum": sums[0]}
+
+    def outcome(self, result: Any) -> bool | None:
+        solved: bool | None = result.get("solved")
+        return solved
 
     def pair(self, one: int, two: int) -> mdap.Step[Any]:
         return mdap.Step(user=f"{one} + {two}", parse=Sum().read, input=[one, two])

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import mdap
+from mdap.compose import settle_step
 from mdap.testing import ScriptedProvider, check_task
 from mdap_extract import Extract
 from mdap_extract.confidence import Pool, confidence, votes_on
@@ -429,3 +430,38 @@ def test_the_queue_begins_with_what_nobody_decided() -> None:
     filled[4].decided = False
     assert [each.field for each in queue(filled, 0.1)] == ["4", "19"]
     assert [each.field for each in queue(filled, 0)] == ["4"]
+
+
+# --- settled by hand
+
+
+async def test_a_settled_field_reaches_the_output_of_a_finished_run(tmp_path: Path) -> None:
+    """Undecided or decided before; nobody is asked to look at it again, and no vote makes it sure."""
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps(SCHEMA))
+    task = Extract(input=write(tmp_path, 6), schema=str(schema), truth="gold")
+    options = {"error_rate": 0.4, "flag_rate": 0.0, "seed": 3}
+    voting = mdap.VotingSettings(k=3, max_samples=4)
+    async with mdap.Session(db=tmp_path / "a.db", options=options) as session:
+        result = (await session.solve(task, voting=voting, run_id="r")).result
+    left = next(each for each in lines(result["queue"]) if each["field"] == "total")
+    by = {"author": "ada", "reason": "I looked"}
+    assert await settle_step(tmp_path / "a.db", "r", left["step"], answer='{"total": 7}', **by) == "r"
+    async with mdap.Session(db=tmp_path / "a.db", options=options) as session:
+        once = (await session.resume("r")).result
+        assert once["undecided"] == result["undecided"] - 1
+        other = next(
+            record["id"] for record in lines(once["output"]) if "total" not in record["undecided"]
+            and record["id"] != left["id"]
+        )  # fmt: skip
+        before = lines(once["output"])
+        name = await settle_step(tmp_path / "a.db", "r", f"{other}/total", answer='{"total": 8}', **by)
+        again = (await session.resume(name)).result
+    records = {record["id"]: record for record in lines(again["output"])}
+    assert [records[each]["record"]["total"] for each in (left["id"], other)] == [7, 8]
+    assert [records[each]["confidence"]["total"] for each in (left["id"], other)] == [None, None]
+    assert not [each for each in lines(again["queue"]) if (each["id"], each["field"]) == (other, "total")]
+    # What was decided otherwise is as it was, with the values as they were written.
+    for record in before:
+        for field in set(NAMES) - {"total"} - set(record["undecided"]):
+            assert records[record["id"]]["record"][field] == record["record"][field]

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from mdap.audit.about import about, spent, status_of
+from mdap.audit.about import about, status_of, verdicts
 from mdap.audit.counting import Counts
 from mdap.audit.source import Row, Source
+from mdap.rules.outcomes import outcome_of
 
 __all__ = ["Listed", "list_runs"]
 
@@ -17,7 +18,7 @@ class Listed:
     """A run in the list.
 
     Attributes:
-        counted: whether *votes* and *cost_usd* are known.
+        counted: whether *votes* and *cost_usd* are known, and whether the votes make the outcome doubtful.
     """
 
     number: int
@@ -28,6 +29,7 @@ class Listed:
     models: str
     k: int
     status: str
+    outcome: str | None
     decided: int
     children: int
     created_at: str
@@ -47,6 +49,7 @@ def _listed(row: Row) -> Listed:
         models=" + ".join(json.loads(row["provider"]).get("models", ())),
         k=row["k"],
         status=status_of(row["last_event"]),
+        outcome=None if row["outcome"] is None else outcome_of(row["outcome"], None, 0),
         decided=row["steps"],
         children=row["children"],
         created_at=row["created_at"],
@@ -66,9 +69,10 @@ async def list_runs(source: Source, counts: Counts, rows: list[Row], seconds: fl
                 count = counts.of(run)
                 await count.go_on(source, run, deadline - monotonic())
                 if count.whole:
-                    known = (count.summary.verdicts["vote"], spent(run, count.summary))
+                    found_out = verdicts(run, count.summary)
+                    known = (found_out.votes, found_out.cost_usd, found_out.outcome)
                     if one.status != "running":
                         counts.note(one.number, one.turn, known)
         if known is not None:
-            one.counted, (one.votes, one.cost_usd) = True, known
+            one.counted, (one.votes, one.cost_usd, one.outcome) = True, known
     return found

@@ -9,7 +9,7 @@ import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from mdap.audit.about import About, outcome
+from mdap.audit.about import About, verdicts
 from mdap.audit.asked import Asker, merged_by, prompts_of
 from mdap.audit.counting import Counts
 from mdap.audit.figures import figures
@@ -17,6 +17,7 @@ from mdap.audit.source import Prompts, Row, Source
 from mdap.audit.viewer.listing import list_runs
 from mdap.audit.viewer.race import outcome_of, race_of
 from mdap.audit.viewer.walking import Found, walk
+from mdap.rules.certificate import doubts
 
 __all__ = ["FILTERS", "Visit", "events", "key", "live", "overview", "runs", "search", "step", "steps"]
 
@@ -113,7 +114,7 @@ async def _counted(visit: Visit) -> dict[str, Any]:
         "summary": count.summary,
         "whole": count.whole,
         "parts_counted": count.parts,
-        "outcome": outcome(run, count.summary),
+        "verdicts": verdicts(run, count.summary),
         "figures": figures(count.summary, run.k, run.prices),
         "length": length,
         "pace": count.pace(run),
@@ -132,12 +133,22 @@ async def steps(visit: Visit) -> Shown:
     rows = await visit.source.rows("view_steps", run.number, str(numbers))
     return "steps.html", {
         "listed": _one_a_step(rows),
+        "doubts": await _doubts(visit),
         "found": found,
         "kind": kind,
         "kinds": FILTERS,
         "end": _last_key(run, kind),
         "size": _STEPS,
         "tab": "steps",
+    }
+
+
+async def _doubts(visit: Visit) -> dict[tuple[int, int, int], float]:
+    """Return the chance that a winner is wrong, by its votes, lead and all votes, as far as it is counted."""
+    count = visit.counts.of(visit.run)
+    await count.go_on(visit.source, visit.run, _COUNTING)
+    return {
+        (shape.votes, shape.margin, shape.total): doubt for shape, doubt in doubts(count.summary.shapes())
     }
 
 
@@ -183,6 +194,7 @@ async def step(visit: Visit) -> Shown:
     return "step.html", {
         "number": number,
         "races": races,
+        "doubts": await _doubts(visit),
         "prompts": prompts,
         "merged_by": await merged_by(visit.source, asker),
         "last": run.opened - 1,

@@ -67,6 +67,14 @@ class Race:
     cut: bool
 
     @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """The winner's votes, its lead and all votes, where votes decided."""
+        opening = self.opening
+        if opening["place"] is None or opening["author"] is not None:
+            return None
+        return opening["votes"], opening["margin"], sum(json.loads(opening["tally"]).values())
+
+    @property
     def outcome(self) -> str:
         """What became of the step, in a word."""
         return outcome_of(self.opening)

@@ -73,3 +73,8 @@ INSERT INTO run_events(run, kind, author, reason, step, opening, data)
 SELECT * FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?)
 ) WHERE column1 IS NOT 0
+
+-- name: outcomes
+UPDATE runs SET outcome = said.column2 FROM (
+VALUES (?, ?)
+) AS said WHERE runs.id = said.column1 AND runs.outcome IS NOT said.column2

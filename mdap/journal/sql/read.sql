@@ -1,17 +1,14 @@
 -- name: run
-SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+SELECT r.*, {standing}
 FROM runs r WHERE r.run_id = ?1
 
 -- name: runs
-SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+SELECT r.*, {standing},
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
 FROM runs r WHERE r.parent IS NULL ORDER BY r.id DESC LIMIT ?1
 
 -- name: unfinished
-SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+SELECT r.*, {standing}
 FROM runs r WHERE r.parent IS NULL AND r.kind IN ('run', 'batch') AND coalesce(
     (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled') ORDER BY e.id DESC LIMIT 1),
@@ -19,8 +16,7 @@ FROM runs r WHERE r.parent IS NULL AND r.kind IN ('run', 'batch') AND coalesce(
 ORDER BY r.id
 
 -- name: parts
-SELECT r.*, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+SELECT r.*, {standing},
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
 FROM runs r WHERE r.parent = ?2 ORDER BY r.id LIMIT ?1
 
@@ -34,7 +30,7 @@ SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL AND su
 SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL ORDER BY id DESC LIMIT 1
 
 -- name: calibrations
-SELECT r.*, 'finished' AS last_event, e.data->'result' AS result
+SELECT r.*, 'finished' AS last_event, NULL AS stop_cause, e.data->'result' AS result
 FROM runs r JOIN run_events e ON e.run = r.id AND e.kind = 'finished'
 WHERE r.kind = 'calibration' AND r.task = ?1 AND r.params = ?2 ORDER BY r.id DESC LIMIT 50
 
@@ -121,6 +117,10 @@ WHERE d.run = ?1 ORDER BY d.place DESC LIMIT 1
 -- name: last_seal
 SELECT data->>'seal' FROM run_events WHERE run = ?1 AND kind = 'sealed' ORDER BY id DESC LIMIT 1
 
+-- name: first_undecided
+SELECT DISTINCT step FROM steps p WHERE run = ?1 AND NOT EXISTS
+    (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step) ORDER BY step LIMIT ?2
+
 -- name: open_steps
 SELECT step, opening, key, input, prompt_digest FROM steps WHERE run = ?1 AND step > ?2 ORDER BY step, opening
 
@@ -167,7 +167,7 @@ JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHER
 SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = ?1
 
 -- name: winner
-SELECT winner, tally FROM decisions WHERE run = ?1 AND step = ?2
+SELECT winner, tally, author, reason FROM decisions WHERE run = ?1 AND step = ?2
 
 -- name: winning_sample
 SELECT s.view, t.body FROM samples s JOIN texts t ON t.id = s.text
@@ -187,7 +187,7 @@ WHERE s.run = ?1 AND s.step > ?2 AND NOT EXISTS
     (SELECT 1 FROM decisions d WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
 
 -- name: without_effect
-SELECT d.step, p.input, d.winner, d.tally FROM decisions d
+SELECT d.step, p.input, d.winner, d.tally, d.author FROM decisions d
 JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 WHERE d.run = ?1 AND d.step > coalesce((SELECT max(data->>'step') FROM run_events
     WHERE run = ?1 AND kind = 'effect'), -1) ORDER BY d.place
@@ -230,13 +230,19 @@ ORDER BY run, place LIMIT ?5
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT count(*) FROM tree JOIN decisions USING (run) WHERE author <> 'mdap'
 
--- name: votes_decided
-SELECT count(*) FROM samples WHERE run = ?1 AND verdict = 'vote'
-AND step <= (SELECT max(step) FROM decisions WHERE run = ?1)
-
--- name: votes_for_winners
+-- name: polled
+-- By step: its votes, and those of its winner; of a step without a winner, those of its best answer. On a proposal
+-- others vote.
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
-SELECT coalesce(sum(votes), 0) FROM tree JOIN decisions USING (run)
+SELECT CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS votes, votes AS best
+FROM tree JOIN decisions USING (run) WHERE author IS NULL AND reason IS NOT 'proposal'
+UNION ALL
+SELECT sum(alike), max(alike) FROM (
+    SELECT run, step, opening, count(*) AS alike FROM tree JOIN samples s USING (run)
+    WHERE verdict = 'vote' AND NOT EXISTS (SELECT 1 FROM decisions d
+        WHERE d.run = s.run AND d.step = s.step AND d.opening = s.opening)
+    GROUP BY run, step, opening, answer_key)
+GROUP BY run, step, opening
 
 -- name: decided
 SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
@@ -245,8 +251,23 @@ FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening
 WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3
 
 -- name: half_override
+WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 SELECT 1 FROM run_events s WHERE s.run = ?1 AND s.kind = 'started' AND s.data->>'overrides' IS NOT NULL
-AND NOT EXISTS (SELECT 1 FROM run_events e WHERE e.run = ?1 AND e.kind = 'settled')
+AND NOT EXISTS (SELECT 1 FROM tree JOIN run_events e USING (run) WHERE e.kind = 'settled')
+
+-- name: source
+SELECT r.id FROM run_events e JOIN runs r ON r.run_id = e.data->>'overrides'
+WHERE e.run = ?1 AND e.kind = 'started' AND r.id < ?1 ORDER BY e.id LIMIT 1
+
+-- name: whole
+SELECT p.run_id FROM runs r JOIN runs p ON p.id = r.parent WHERE r.id = ?1 AND p.kind <> 'batch'
+
+-- name: step_of_part
+SELECT step FROM decisions WHERE run = ?1 AND author = 'mdap'
+AND substr(reason, 1, length(?2) + 13) = 'run ' || ?2 || ', digest '
+
+-- name: steps_called
+SELECT DISTINCT step FROM steps WHERE run = ?1 AND key = ?2 ORDER BY step
 
 -- name: openings_of_step
 SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.winner, d.tally, d.margin, d.author, d.reason,
@@ -278,3 +299,40 @@ JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
 {texts}
 LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
 WHERE s.text IS NOT NULL AND p.key = ?2 AND p.prompt_digest = ?3 ORDER BY d.place IS NULL, p.run, p.step, p.opening
+
+-- name: events_after
+SELECT id, kind, author, reason, step, opening, data FROM run_events WHERE run = ?1 AND id > ?2 ORDER BY id LIMIT ?3
+
+-- name: standing
+-- The last event that says how a run stands, and the seal after it.
+SELECT e.id, e.kind, (SELECT min(s.id) FROM run_events s WHERE s.run = ?1 AND s.kind = 'sealed' AND s.id > e.id) AS sealed
+FROM run_events e WHERE e.run = ?1 AND e.kind IN ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
+ORDER BY e.id DESC LIMIT 1
+
+-- name: decided_at
+SELECT CASE WHEN json_valid(data) THEN data->>'decisions' END FROM run_events
+WHERE run = ?1 AND kind = 'sealed' AND id > ?2 ORDER BY id LIMIT 1
+
+-- name: decisions_after
+SELECT d.run, d.place, d.step, d.opening, d.winner, d.tally, d.votes, d.margin, d.author, d.reason, d.digest,
+       p.key, p.input, p.prompt_digest
+FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3
+
+-- name: samples_of_opening
+SELECT {sample} FROM samples s {texts}
+WHERE s.run = ?1 AND s.step = ?2 AND s.opening = ?3 ORDER BY s.counted IS NULL, s.counted, s.ordinal
+
+-- name: first_open
+SELECT min(step) FROM steps p WHERE run = ?1 AND step > ?2
+AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
+
+-- name: openings_without_decision
+SELECT p.run, p.step, p.opening, p.key, p.input, p.prompt_digest FROM steps p
+WHERE p.run = ?1 AND (p.step, p.opening) > (?2, ?3)
+AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening)
+ORDER BY p.step, p.opening LIMIT ?4
+
+-- name: recorded_by_now
+SELECT coalesce((SELECT max(id) FROM run_events WHERE run = ?1), 0),
+       coalesce((SELECT max(place) + 1 FROM decisions WHERE run = ?1), 0)

@@ -2,7 +2,7 @@
 -- transaction, so that whoever looks never holds up the writer.
 
 -- name: view_runs
-SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.parent,
+SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.parent, r.outcome,
     (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
      ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
     (SELECT max(id) FROM run_events e WHERE e.run = r.id AND e.kind IN
@@ -40,10 +40,10 @@ WHERE e.id > ?2 AND e.kind IN ('finished', 'undecided', 'stopped', 'failed') AND
 ORDER BY e.id LIMIT ?3
 
 -- name: view_parts_by_status
-SELECT coalesce((SELECT kind FROM run_events e WHERE e.run = p.id AND e.kind IN
+SELECT coalesce(iif(p.outcome = 'unsolved', 'not solved', p.outcome), (SELECT kind FROM run_events e WHERE e.run = p.id AND e.kind IN
     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1), 'started') AS last_event,
     count(*) AS runs
-FROM (SELECT id FROM runs WHERE parent = ?1 ORDER BY id LIMIT ?2) p GROUP BY 1 ORDER BY runs DESC
+FROM (SELECT id, outcome FROM runs WHERE parent = ?1 ORDER BY id LIMIT ?2) p GROUP BY 1 ORDER BY runs DESC
 
 -- name: view_event_kinds
 SELECT kind, count(*) AS events FROM run_events WHERE run = ?1 GROUP BY kind ORDER BY kind
@@ -95,6 +95,7 @@ FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value AND step >= ?2 AND 
 -- name: view_steps
 SELECT p.step, p.opening, substr(p.key, 1, 200) AS key, substr(p.input, 1, 400) AS input, d.place, d.votes,
     d.margin, nullif(d.author, 'mdap') AS author, substr(d.winner, 1, 400) AS winner,
+    CASE d.margin WHEN d.votes THEN d.votes ELSE (SELECT sum(value) FROM json_each(d.tally)) END AS total,
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening) AS samples,
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening
      AND s.verdict = 'flag') AS red_flags

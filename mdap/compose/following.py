@@ -1,0 +1,72 @@
+"""Following a run: what is recorded of it, read from the log at the reader's own pace."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import anyio
+
+from mdap.compose.listening import LOOK
+from mdap.compose.running import Workshop
+from mdap.errors import RunNotFoundError, UsageError
+from mdap.journal.claims import is_claimed
+from mdap.journal.facts import Cursor, Facts
+from mdap.records import Event
+
+__all__ = ["follow"]
+
+# After how many looks at a run on which nobody works it is taken to be over: killed, or not sealed.
+_SILENT: Final = 3
+# How long to wait for a run to begin: whoever starts it and whoever follows it may do so side by side.
+_BEGIN: Final = 5.0
+
+
+async def follow(
+    shop: Workshop, run_id: str, after: str | None, is_open: Callable[[], bool]
+) -> AsyncIterator[Event]:
+    """Yield what is recorded of a run behind a cursor until the run ends; see `Session.events`.
+
+    Args:
+        shop: what the session's runs share.
+        run_id: the run's id.
+        after: the cursor; None for the beginning.
+        is_open: whether the session is still open.
+
+    Raises:
+        UsageError: *after* is no cursor, there is no such run, or the session was closed meanwhile.
+    """
+    try:
+        async for event in _followed(shop, run_id, after):
+            yield event
+    except ValueError:  # of a connection that is closed
+        if is_open():
+            raise
+        raise UsageError(f"the session was closed while run {run_id} was followed: keep it open") from None
+
+
+async def _followed(shop: Workshop, run_id: str, after: str | None) -> AsyncIterator[Event]:
+    cursor = Cursor.read(after)
+    run = await _begun(shop, run_id)
+    facts = Facts(shop.reader, run, cursor)
+    silent = 0
+    while True:
+        silent = 0 if _is_going_on(shop, run) else silent + 1
+        async for event in facts.fresh():
+            yield event
+        if await facts.is_over(quiet=silent >= _SILENT):
+            return
+        with anyio.move_on_after(LOOK):
+            await shop.writer.next_commit()
+
+
+async def _begun(shop: Workshop, run_id: str) -> int:
+    with anyio.move_on_after(_BEGIN):
+        while (row := await shop.reader.run(run_id)) is None:
+            with anyio.move_on_after(LOOK):
+                await shop.writer.next_commit()
+        return row.number
+    raise RunNotFoundError(f"there is no run {run_id!r} to follow in {shop.reader.path}: start it first")
+
+
+def _is_going_on(shop: Workshop, run: int) -> bool:
+    """Return whether somebody works on *run*, as far as can be told."""
+    return run in shop.named or is_claimed(shop.reader.path, run) is not False

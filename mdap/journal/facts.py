@@ -1,0 +1,210 @@
+"""The facts of a run, read from its rows again in the order in which they took effect.
+
+Events have an order of their own, and so have decisions. A step's samples come before its decision; those of
+steps that decided nothing come before the event that ends the run. A `Cursor` says how far one has read.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mdap.errors import UsageError
+from mdap.journal.reader import Reader
+from mdap.records import AttemptFailed, Decided, Event, PromptSent, RunEvent, SampleTaken, StepOpened
+
+__all__ = ["Cursor", "Facts"]
+
+_PAGE: Final = 200
+_MOST_NUMBERS: Final = 1_000_000
+_ENDED: Final = ("finished", "undecided", "stopped", "failed")
+
+_Place = tuple[int, int]
+_Row = StepOpened | PromptSent | SampleTaken | AttemptFailed | Decided | RunEvent
+
+
+@dataclass(slots=True)
+class Cursor:
+    """How far the facts of a run have been read.
+
+    Attributes:
+        event: the last event.
+        place: the first decision that has not been read to its end.
+        at: how many facts of the step in hand have been read.
+        void: of steps that decided nothing and never will, the last one that has been read.
+        open: of other steps that decided nothing so far, which facts have been read: see `_number`.
+    """
+
+    event: int = 0
+    place: int = 0
+    at: int = 0
+    void: _Place = (-1, -1)
+    open: dict[_Place, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: str | None) -> "Cursor":
+        """Return the cursor that *text* is; one at the beginning for None.
+
+        Raises:
+            UsageError: it is none.
+        """
+        try:
+            event, place, at, void, opened = json.loads(text or "[0,0,0,[-1,-1],[]]")
+            known = {(step, opening): _numbers(read) for step, opening, read in opened}
+            return cls(int(event), int(place), int(at), (int(void[0]), int(void[1])), known)
+        except (ValueError, TypeError, IndexError):
+            raise UsageError(
+                f"{text!r:.60} is no cursor: pass the `cursor` of an event that you got"
+            ) from None
+
+    def __str__(self) -> str:
+        opened = [[*place, _shortly(read)] for place, read in self.open.items()]
+        return json.dumps([self.event, self.place, self.at, self.void, opened], separators=(",", ":"))
+
+
+def _shortly(numbers: list[int]) -> list[int] | str:
+    numbers = sorted(numbers)
+    low, high = numbers[0], numbers[-1]
+    return f"{low}:{high}" if numbers == list(range(low, high + 1)) else numbers
+
+
+def _numbers(read: list[int] | str) -> list[int]:
+    if isinstance(read, str):
+        low, high = map(int, read.split(":"))
+        if high - low > _MOST_NUMBERS:  # a client may have made it up
+            raise ValueError(read)
+        return list(range(low, high + 1))
+    return [int(number) for number in read]
+
+
+def _number(fact: _Row) -> int:
+    """Return the number of a step's *fact*: a sample's ordinal, or a negative one."""
+    if isinstance(fact, SampleTaken):
+        return fact.ordinal
+    return -2 - fact.view if isinstance(fact, PromptSent) else -1
+
+
+class Facts:
+    """The facts of one run behind a cursor, page by page; no query stays open in between.
+
+    Args:
+        reader: the log.
+        run: the run's number.
+        cursor: moved as facts are read.
+    """
+
+    def __init__(self, reader: Reader, run: int, cursor: Cursor) -> None:
+        self._reader = reader
+        self._run = run
+        self._cursor = cursor
+
+    async def skip(self) -> None:
+        """Move the cursor behind all that is recorded by now, but for the samples of steps that are open."""
+        [[event, place]] = await self._reader.rows("recorded_by_now", self._run)
+        [[first]] = await self._reader.rows("first_open", self._run, -1)
+        self._cursor.event, self._cursor.place = event, place
+        self._cursor.void = (place if first is None else first - 1, _PAGE)
+
+    async def fresh(self) -> AsyncIterator[Event]:
+        """Yield what is recorded by now."""
+        while True:
+            rows = await self._reader.rows("events_after", self._run, self._cursor.event, _PAGE)
+            for row in rows:
+                if row["kind"] in _ENDED:
+                    async for event in self._session(row["id"]):
+                        yield event
+                self._cursor.event = row["id"]
+                yield self._event(_fact(self._run, row))
+            if len(rows) < _PAGE:
+                break
+        if not await self._is_ended():
+            async for event in self._decided(None):
+                yield event
+
+    async def is_over(self, *, quiet: bool) -> bool:
+        """Return whether the run has ended, and all of it has been read.
+
+        Args:
+            quiet: whether nobody works on the run: then not even its seal is waited for.
+        """
+        rows = await self._reader.rows("standing", self._run)
+        if not rows or rows[0]["kind"] not in _ENDED:
+            return quiet
+        last = rows[0]["sealed"]
+        return quiet if last is None else bool(last <= self._cursor.event)
+
+    def _event(self, fact: _Row) -> Event:
+        return Event(str(self._cursor), fact)
+
+    async def _is_ended(self) -> bool:
+        rows = await self._reader.rows("standing", self._run)
+        return bool(rows) and rows[0]["kind"] in _ENDED
+
+    async def _session(self, ended: int) -> AsyncIterator[Event]:
+        """Yield what a session decided that the event *ended* ends; at the end of all, what is left open."""
+        rows = await self._reader.rows("decided_at", self._run, ended)
+        async for event in self._decided(rows[0][0] if rows else None):
+            yield event
+        [last] = await self._reader.rows("standing", self._run)
+        if last["id"] == ended:
+            async for event in self._undecided():
+                yield event
+
+    async def _decided(self, end: int | None) -> AsyncIterator[Event]:
+        cursor = self._cursor
+        while end is None or cursor.place < end:
+            rows = await self._reader.rows("decisions_after", self._run, cursor.place, _PAGE)
+            for row in rows:
+                decided = Decided(*tuple(row)[:11])
+                if end is not None and decided.place >= end:
+                    return
+                opened = StepOpened(self._run, decided.step, decided.opening, *tuple(row)[11:])
+                facts = [*await self._unread(opened), decided]
+                for fact in facts[cursor.at :]:
+                    cursor.at += 1
+                    if fact is decided:
+                        cursor.open.pop((opened.step, opened.opening), None)
+                        cursor.place, cursor.at = decided.place + 1, 0
+                    yield self._event(fact)
+            if not rows:
+                return
+
+    async def _unread(self, opened: StepOpened) -> list[_Row]:
+        """Return a step as it was opened, its prompts and samples, less what was read while it was open."""
+        read = self._cursor.open.get((opened.step, opened.opening), ())
+        prompts = await self._reader.rows("prompts_of_step", *opened[:3])
+        samples = await self._reader.rows("samples_of_opening", *opened[:3])
+        facts: list[_Row] = [opened]
+        facts += map(PromptSent._make, prompts)
+        facts += (SampleTaken(*row) for row in samples)
+        return [fact for fact in facts if _number(fact) not in read]
+
+    async def _undecided(self) -> AsyncIterator[Event]:
+        """Yield steps that decided nothing, of which those before the first open one never will."""
+        cursor = self._cursor
+        [[first]] = await self._reader.rows("first_open", self._run, cursor.void[0])
+        place = cursor.void
+        while rows := await self._reader.rows("openings_without_decision", self._run, *place, _PAGE):
+            for row in rows:
+                opened = StepOpened(*row)
+                place = (opened.step, opened.opening)
+                facts = await self._unread(opened)
+                if first is None or opened.step < first:
+                    for fact in facts[cursor.at :]:
+                        cursor.at += 1
+                        yield self._event(fact)
+                    cursor.void, cursor.at = place, 0
+                    cursor.open.pop(place, None)
+                else:
+                    for fact in facts:
+                        cursor.open.setdefault(place, []).append(_number(fact))
+                        yield self._event(fact)
+
+
+def _fact(run: int, row: Any) -> RunEvent | AttemptFailed:
+    data: dict[str, Any] = json.loads(row["data"] or "{}")
+    if row["kind"] != "attempt_failed":
+        return RunEvent(run, row["kind"], row["reason"], row["author"], data or None)
+    billed = (data.get(name) for name in ("input_tokens", "output_tokens", "model"))
+    about = (data["ordinal"], data["attempt"], data["kind"], row["reason"])
+    return AttemptFailed(run, row["step"], row["opening"], *about, *billed)
