@@ -246,7 +246,8 @@ class Reply(NamedTuple):
     @property
     def answer_tokens(self) -> int | None:
         """Tokens of the reply without its reasoning; None where unknown."""
-        return _answer_tokens(self.output_tokens, self.reasoning_tokens)
+        thought = self.reasoning_tokens
+        return self.output_tokens if thought is None else _answer_tokens(self.output_tokens, thought)
 
 
 def _answer_tokens(output: int | None, reasoning: int | None) -> int | None:
@@ -352,12 +353,13 @@ class SampleTaken(NamedTuple):
 
     def digest_columns(self) -> tuple[Any, ...]:
         """Return what the digest chain covers: the columns from *ordinal* on, see `without_later`."""
-        return without_later(self[_ORDINAL:_ROW])
+        return self[_ORDINAL : _SINCE if self[_SINCE:_ROW] == _NOTHING_LATER else _ROW]
 
 
 _ORDINAL: Final = SampleTaken._fields.index("ordinal")
 _ROW: Final = SampleTaken._fields.index("text")
-_LATER: Final = _ROW - SampleTaken._fields.index("served_model")
+_SINCE: Final = SampleTaken._fields.index("served_model")
+_LATER: Final = _ROW - _SINCE
 _NOTHING_LATER: Final = (None,) * _LATER
 _TEXTS: Final = {"text_digest": "text", "reasoning_digest": "reasoning"}
 

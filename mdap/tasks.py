@@ -126,7 +126,10 @@ class Step(Generic[A]):
     proposal: bool = False
 
     def __post_init__(self) -> None:
-        _encode(self, "user", "system") if self.key is None else _encode(self, "user", "system", "key")
+        user, system = self.user, self.system
+        plain = type(user) is type(system) is str and user.isascii() and system.isascii()
+        if not (plain and self.key is None and callable(self.parse)):
+            _encode(self, "user", "system", *(() if self.key is None else ("key",)))
         tokens = self.max_tokens
         if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
             raise ValueError(f"max_tokens={tokens!r} allows no reply")
@@ -211,6 +214,10 @@ class Decision(Generic[A]):
     reason: str | None = None
     confidence: float | None = None
     author: str | None = None
+
+    def __post_init__(self) -> None:
+        # In the order of the record: not all sessions see votes come.
+        object.__setattr__(self, "votes", dict(sorted(self.votes.items())))
 
 
 class Chain(Task, Generic[S, A]):

@@ -162,7 +162,7 @@ def spelled(kind: Kind, value: Any) -> str | None:
 
 
 def kind_of(declared: Any) -> Kind:
-    return Kind("answer", TypeAdapter(declared), opened=True)
+    return Kind("answer", TypeAdapter(declared))
 
 
 def main(seed: int, count: int) -> None:

@@ -103,6 +103,9 @@ class _Walk:
     def _read(self, step: int, kind: Any, text: Any) -> Any:
         return self._call(step, "reading back the record", kind.read, text)
 
+    def _settled(self, step: int, kind: Any, value: Any, text: str) -> Any:
+        return self._call(step, "reading back the record", kind.settled, value, text)
+
     def _advanced(self, step: int, state: Any, answer: Any) -> Any:
         if state is _LOST or answer is _LOST:
             return _LOST
@@ -153,6 +156,8 @@ class _Walk:
         answer = _LOST if question is None else question.answers.get(decision.winner, _LOST)
         if answer is _LOST:
             answer = self._read(step, self.answers, decision.winner)
+        else:
+            answer = self._settled(step, self.answers, answer, decision.winner)
         if self.oracle and state is not _LOST:
             self._compare_with_truth(decision, state)
         self.state = self._advanced(step, state, answer)
@@ -194,7 +199,7 @@ class _Walk:
         if self.state is not _LOST:
             spelled = self._call(opened.step, "spelling its state", canonical, self.state)
             if spelled == opened.input:
-                return self.state
+                return self._settled(opened.step, self.states, self.state, opened.input)
             if spelled is not _LOST:
                 self.findings.add(Kind.STATE, "input", spelled, opened.input, (opened.step, opened.opening))
         return self._read(opened.step, self.states, opened.input)

@@ -35,7 +35,7 @@ class Question:
         findings: where to say what does not match.
 
     Attributes:
-        answers: the answers that were read, by their canonical JSON.
+        answers: the answers that were voted for, by their canonical JSON; the first sample's of each.
         digest: the digest of the step's prompts.
         max_tokens: output tokens that a reply may have.
         prompts: system and user message of each view.
@@ -47,7 +47,6 @@ class Question:
         "_parsers",
         "_said",
         "_schema",
-        "_voted",
         "answers",
         "digest",
         "max_tokens",
@@ -64,7 +63,6 @@ class Question:
         self.digest = views_digest([prompt_digest(*prompt) for prompt in self.prompts])
         self._intact: set[str | None] = set()
         self._said: dict[tuple[str | None, str | None, bool, int], _Said] = {}
-        self._voted: dict[str, Any] = {}
 
     @property
     def schema(self) -> dict[str, Any] | None:
@@ -93,7 +91,7 @@ class Question:
         """Note a vote for an answer that is another than those it was counted with."""
         if sample.counted is None or said.spelled is None:
             return
-        first = self._voted.setdefault(said.spelled, said.answer)
+        first = self.answers.setdefault(said.spelled, said.answer)
         if first is not said.answer:
             try:
                 refuse_rivals(first, said.answer, said.spelled)
@@ -132,7 +130,6 @@ class Question:
             return _Said(None, unreadable(type(error).__name__), failed=told(error))
         if said.spelled is None:
             return _Said(None, said.flag)
-        self.answers.setdefault(said.spelled, said.answer)
         return _Said(answer_key(said.spelled), None, said.spelled, said.answer)
 
 

@@ -22,7 +22,7 @@ from mdap.plugins import task_name
 from mdap.records import Calibration, Projection, RunEvent, StopCause
 from mdap.rules.calibration import Measured, Poll, measure, spread_of
 from mdap.rules.methods import check_methods
-from mdap.rules.parameters import check_parameters
+from mdap.rules.parameters import as_resumed
 from mdap.rules.projection import Counts, foreseen_samples, foreseen_seconds, scaled
 from mdap.rules.scaling import minimal_k, run_success
 from mdap.settings import VotingSettings
@@ -70,7 +70,7 @@ async def calibrate_task(shop: Workshop, task: Task, wish: Wish, voting: VotingS
     if not isinstance(task, Chain | Process):
         raise UsageError(f"{type(task).__name__} is no task: derive it from mdap.Chain or mdap.Process")
     check_methods(type(task), type(task).__qualname__)
-    check_parameters(task)
+    task = as_resumed(task)
     await shop.writer.flush()
     taken = UsageError(f"there is a run {wish.name} already: give the calibration another name")
     if await shop.reader.run(wish.name) is not None:

@@ -19,7 +19,7 @@ from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import guarantee_of
 from mdap.rules.outcomes import JUDGED, outcome_of
-from mdap.rules.parameters import check_parameters, version_of
+from mdap.rules.parameters import version_of
 from mdap.rules.parts import LONGEST_ID
 from mdap.rules.presence import Presence
 from mdap.settings import VotingSettings
@@ -108,9 +108,8 @@ def run_columns(task: Task, start: Start, about: Mapping[str, Any]) -> dict[str,
         about: the models, see `Crew`.
 
     Raises:
-        UsageError: the parameters do not come back from the record as what they are.
+        UsageError: the task's version has no JSON form.
     """
-    check_parameters(task)
     return {
         "run_id": start.name,
         "kind": start.kind,

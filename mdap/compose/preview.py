@@ -22,7 +22,7 @@ from mdap.records import Identity, ResumePoint
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START
 from mdap.rules.methods import check_methods
-from mdap.rules.parameters import check_parameters
+from mdap.rules.parameters import as_resumed
 from mdap.rules.parts import Parts
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Decision, Process, Step, Task
@@ -83,7 +83,7 @@ async def preview(name: str, task: Task, wanted: int | None = None) -> Preview:
         PluginError: the task's own code failed.
     """
     check_methods(type(task), type(task).__qualname__)
-    check_parameters(task)
+    task = as_resumed(task)
     if isinstance(task, Chain):
         return _of_chain(name, task, wanted or 0)
     if not isinstance(task, Process):
@@ -125,12 +125,14 @@ def _of_chain(name: str, task: Chain[Any, Any], wanted: int) -> Preview:
     authored, length = Authored(name, task), task.length()
     state = authored.first_state(ResumePoint(0, CHAIN_START))
     for number in range(wanted + 1):
-        step = None if length is not None and number >= length else authored.step(number, state)
-        if step is None:
+        opened = None if length is not None and number >= length else authored.opened(number, state)
+        if opened is None:
             raise UsageError(f"there is no step {wanted}: {name} ends after {number} steps")
+        state, _, step = opened
         if number == wanted:
             return Preview((_asked(name, None, number, step)[1],))
-        state = authored.advance(number, state, _oracle(name, wanted, authored.oracle, number, state))
+        answer = _oracle(name, wanted, authored.oracle, number, state)
+        state = authored.advance(number, state, answer, authored.spelled(number, answer))
     raise AssertionError
 
 
@@ -242,12 +244,14 @@ class _Asking:
         authored, length, number = Authored(name, task), task.length(), 0
         state = authored.first_state(ResumePoint(0, CHAIN_START))
         while length is None or number < length:
-            step = authored.step(number, state)
-            if step is None:
+            opened = authored.opened(number, state)
+            if opened is None:
                 break
+            state, _, step = opened
             at = (number, state)
             _, answer = await self._collector.ask(name, step, lambda at=at: authored.oracle(*at))  # type: ignore[misc]
-            state, number = authored.advance(number, state, answer), number + 1
+            winner = authored.spelled(number, answer)
+            state, number = authored.advance(number, state, answer, winner), number + 1
         return task.result(state)
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:

@@ -40,6 +40,7 @@ from mdap.records import RunEvent, RunStatus, Solution, StopCause
 from mdap.rules.canonical import canonical
 from mdap.rules.methods import check_methods
 from mdap.rules.outcomes import recorded, said_by
+from mdap.rules.parameters import as_resumed
 from mdap.rules.parts import could_be
 from mdap.settings import Budget, Limits, OnDead, Speculate, Speculation
 from mdap.tasks import Chain, Process, Task
@@ -141,7 +142,7 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
     is cancelled, drive the run on.
 
     Raises:
-        UsageError: the run exists and was started otherwise.
+        UsageError: the run exists and was started otherwise, or parameters do not come back from the record.
         RunBusyError: another process is working on it.
         DatabaseError: the database cannot be written any more.
     """
@@ -151,6 +152,7 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
             "step would not be drawn as the earlier ones were"
         )
     check_methods(type(task), type(task).__qualname__)
+    task = as_resumed(task)
     columns = run_columns(task, start, shop.crew.about)
     row, turn = start.row, None
     while True:

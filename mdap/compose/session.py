@@ -53,7 +53,7 @@ from mdap.observe import Watch
 from mdap.plugins import make_recorded, make_task
 from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Event, RunStatus, Solution
-from mdap.rules.parameters import check_parameters
+from mdap.rules.parameters import as_resumed
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Task
 from mdap.tracing import tracing
@@ -311,10 +311,9 @@ class Session:
             PluginError: *on_event* failed when the run was over already.
             DatabaseError: the database cannot be written any more.
         """
-        task = checked_task(task)
+        task = as_resumed(checked_task(task))
         check_run(k, voting, run_id, progress)
         check_share(target=target, floor=floor)
-        check_parameters(task)
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         listener = None if on_event is None else Listener(on_event)
 

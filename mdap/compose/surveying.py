@@ -186,8 +186,8 @@ async def states_of_run(
     rng = random.Random(seed)
     decided = await reader.count_decisions(row.number)
     places = rng.sample(range(decided), min(most, decided))
-    states = Authored(row.task, task).states
-    return [states.read(await reader.input_at(row.number, place)) for place in places]
+    authored = Authored(row.task, task)
+    return [authored.state(place, await reader.input_at(row.number, place)) for place in places]
 
 
 # -- of a chain ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
+from mdap.rules.orders import FOLLOWED, SHOWN, follows_order, shows_order
 from mdap.rules.values import SpellingError, difference, kinds_of
 from mdap.settings import explain
 from mdap.tasks import Chain, Decision, Process, RedFlag, Step, Task, canonical_step
@@ -129,6 +130,34 @@ class Authored:
         """Return the number of steps, or None."""
         return length_of(self.name, self.task)
 
+    def opened(self, number: int, state: Any) -> tuple[Any, str, Step[Any]] | None:
+        """Return *state* as every session has it, its canonical JSON, and the step in it; None at the end.
+
+        A last state need not have any JSON. Others are checked: they must come back from theirs, and `step`
+        must leave them as they are.
+        """
+        spelled, looked = "", False
+        doing, refused = "spelling step {} as JSON", None
+        try:
+            spelled = canonical(state)
+            doing = "opening step {}"
+            looked = self.states.due(state, spelled)
+            if looked:
+                self.states.compare(state, spelled)
+            state = self.states.settled(state, spelled)
+        except RAISED as error:
+            refused = error
+        step = self.step(number, state)
+        if step is None:
+            return None
+        if refused is not None:
+            self.fail(doing.format(number), refused)
+        if looked:
+            self.unchanged(number, state, spelled, "step")
+            if shows_order(self.task, state, step):
+                self.fail(f"giving step {number}", SpellingError(SHOWN))
+        return state, spelled, step
+
     def step(self, number: int, state: Any) -> Step[Any] | None:
         """Return step *number*, or None at the end."""
         # Not by `_call`, as `advance` and `spelled` are not: they are called for every step.
@@ -145,20 +174,21 @@ class Authored:
             self.fail(f"giving step {number}", wrong)
         return canonical_step(self.task, step) if self._has_forms else step
 
-    def advance(self, number: int, state: Any, answer: Any, spelled: str | None = None) -> Any:
+    def advance(self, number: int, state: Any, answer: Any, winner: str, spelled: str | None = None) -> Any:
         """Return the state after step *number* was answered.
 
         Args:
             number: the step.
             state: the state in which it was asked.
             answer: its answer.
+            winner: the answer's canonical JSON.
             spelled: the state's canonical JSON as it was when the step was opened; None to compare nothing.
         """
         try:
-            after = self.task.advance(state, answer)
+            after = self.task.advance(state, self.answers.settled(answer, winner))
         except RAISED as error:
             self.fail(f"advancing over step {number}", error)
-        if spelled is not None:
+        if spelled is not None and self.states.mutable:
             self.unchanged(number, state, spelled, "step or advance")
         return after
 
@@ -171,45 +201,43 @@ class Authored:
             spelled: its canonical JSON as it was then.
             method: who may have changed it.
         """
-        if self.spelled(number, state) != spelled:
+        if self._changed(number, state, spelled):
             what = f"{method} changed the state in place: let advance return a new {type(state).__qualname__}"
             self.fail(f"deciding step {number}", SpellingError(what))
 
-    def check_state(self, number: int, state: Any, spelled: str) -> None:
-        """Check that a state comes back from its JSON; the first of a class, that `step` left it."""
-        try:
-            first = self.states.check(state, spelled)
-        except SpellingError as error:
-            self.unchanged(number, state, spelled, "step")
-            self.fail(f"opening step {number}", error)
-        if first:
-            self.unchanged(number, state, spelled, "step")
+    def _changed(self, number: int, state: Any, spelled: str) -> bool:
+        now = self.spelled(number, state)
+        # An integer may have become the float that it stood for.
+        return now != spelled and now != self.spelled(number, self.state(number, spelled))
 
-    def check_answer(self, state: Any, before: str, answer: Any, spelled: str) -> None:
+    def check_answer(self, number: int, asked: tuple[Any, str], answer: Any, spelled: str) -> None:
         """Check that an answer comes back from its JSON; the first of a class, that the task goes on alike.
 
         Args:
-            state: the state in which its step was asked.
-            before: the state's canonical JSON.
+            number: its step.
+            asked: the state in which the step was asked, and its canonical JSON.
             answer: the answer.
             spelled: its canonical JSON.
 
         Raises:
             SpellingError: it does not.
         """
-        if not self.answers.check(answer, spelled):
+        if not (self.answers.due(answer, spelled) and self.answers.compare(answer, spelled)):
             return
+        state, before = asked
         parameters = canonical(self.task)
+        answer = self.answers.settled(answer, spelled)
+        form = canonical(answer)
         try:
             after = self.task.advance(state, answer)
         except Exception:
             return  # it may be a wrong answer, which need not lead anywhere
         if canonical(self.task) != parameters:
             raise SpellingError("advance changed the task's parameters: keep in the state what changes")
-        if canonical(state) != before:
+        if self._changed(number, state, before):
             kind = type(state).__qualname__
             raise SpellingError(f"advance changed the state in place: let it return a new {kind}")
-        if canonical(answer) != spelled:
+        if canonical(answer) != form:
             raise SpellingError("advance changed the answer in place: let it work on a copy")
         again = self.task.advance(self.states.read(before), self.answers.read(spelled))
         if difference(after, again) is not None:
@@ -217,6 +245,8 @@ class Authored:
                 "advance goes on otherwise from a state and an answer that were read back from their JSON: "
                 "keep all that it needs in their fields, in none that is private or excluded"
             )
+        if follows_order(self.task, state, answer, after):
+            raise SpellingError(FOLLOWED)
 
     async def effects(self, state: Any, decision: Decision[Any]) -> None:
         """Bring about what the *decision* in *state* calls for."""
@@ -252,20 +282,20 @@ class Authored:
         if point.input is None or point.winner is None:
             return self._call("giving its first state", 0, self.task.start)
         state, answer = self.read_back(point.step, point.input, point.winner)
-        return self.advance(point.step, state, answer)
+        return self.advance(point.step, state, answer, point.winner)
 
     def read_back(self, number: int, spelled: str, winner: str) -> tuple[Any, Any]:
         """Return the recorded state and answer of step *number*."""
         try:
             return self.states.read(spelled), self.answers.read(winner)
-        except ValidationError as error:
+        except RAISED as error:
             self.fail(f"reading back step {number}", error)
 
     def state(self, number: int, spelled: str) -> Any:
         """Return the recorded state in which step *number* was asked."""
         try:
             return self.states.read(spelled)
-        except ValidationError as error:
+        except RAISED as error:
             self.fail(f"reading back step {number}", error)
 
     def checked_answer(self, step: Step[Any], text: str) -> Any:

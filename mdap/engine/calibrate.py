@@ -48,13 +48,13 @@ Subjects = Iterator[Surveyed]
 def steps_in(task: Authored, states: Iterator[Any]) -> Subjects:
     """Yield the steps of a chain in these *states*, of which there must be enough."""
     for number, state in zip(itertools.count(), states, strict=False):
-        step = task.step(number, state)
-        if step is None:
+        opened = task.opened(number, state)
+        if opened is None:
             over = ValueError("the task is over in a state to be sampled")
             task.fail(f"giving step {number}", over)
-        yield Surveyed(
-            step, OfChain(task.task, state), task.spelled(number, state), partial(_truth, task, number, state)
-        )
+        settled, spelled, step = opened
+        subject = OfChain(task.task, settled)
+        yield Surveyed(step, subject, spelled, partial(_truth, task, number, settled))
 
 
 def _truth(task: Authored, number: int, state: Any) -> str:

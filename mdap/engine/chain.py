@@ -187,7 +187,9 @@ class ChainRace(Decider):
         elif self._window:
             self._finish()
         else:
-            self._enter(number + 1, self._advanced(head, head.race.answers[winner]))
+            answer = head.race.answers[winner]
+            after = self._task.advance(number, head.state, answer, winner, head.opened.input)
+            self._enter(number + 1, after)
 
     def _admits(self) -> bool:
         return self._rules.pilot is None or self._rules.pilot.admit()
@@ -219,29 +221,20 @@ class ChainRace(Decider):
         Returns:
             False if the task ends there.
         """
-        # Before anything of the task's can change it; a last state need not have any JSON.
-        spelled: str | PluginError
-        try:
-            spelled = self._task.spelled(number, state)
-        except PluginError as error:
-            spelled = error
-        step = self._task.step(number, state)
-        if step is None:
+        opened = self._task.opened(number, state)
+        if opened is None:
             return False
-        if isinstance(spelled, PluginError):
-            raise spelled
-        self._task.check_state(number, state, spelled)
+        state, spelled, step = opened
         subject = Subject(self._task.task, state)
         race = Race(
             self._task.name, number, step, self._rules.voting, subject, self._casting, self._rung(number)
         )
-        race.check = partial(self._task.check_answer, state, spelled)
+        race.check = partial(self._task.check_answer, number, (state, spelled))
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
             place = self._leftovers.next_opening(number)
             columns = (self._rules.run, number, place, race.key, spelled, race.prompt_digest)
-            opened = record_of(StepOpened, columns)
-            opening = self._open_afresh(opened, state, race, tentative=tentative)
+            opening = self._open_afresh(record_of(StepOpened, columns), state, race, tentative=tentative)
         self._window.append(opening)
         self._stale.append(opening)
         return True
@@ -261,10 +254,6 @@ class ChainRace(Decider):
             self._confirm(opening)
         return opening
 
-    def _advanced(self, opening: Opening, answer: Any) -> Any:
-        number, spelled = opening.opened.step, opening.opened.input
-        return self._task.advance(number, opening.state, answer, spelled)
-
     def _speculate(self) -> None:
         while len(self._window) <= self._depth:
             last = self._window[-1]
@@ -275,7 +264,7 @@ class ChainRace(Decider):
                 basis, answer = self._best(last)
                 if basis is None:
                     return
-                state = self._advanced(last, answer)
+                state = self._task.advance(number, last.state, answer, basis, last.opened.input)
                 if not self._open(number + 1, state, tentative=True):
                     return
             except PluginError:

@@ -74,7 +74,7 @@ Outcome = Came[K] | Failed[K] | GaveUp[K]
 def _check(replies: Sequence[Reply]) -> None:
     """Refuse what is no sequence of replies: a provider may be anybody's."""
     for reply in replies:
-        if not (isinstance(reply, Reply) and isinstance(reply.text, str)):
+        if not (isinstance(reply, Reply) and isinstance(reply[0], str)):
             raise TypeError(f"sample must return mdap.Reply objects with a text, not {reply!r:.80}")
 
 

@@ -31,6 +31,8 @@ __all__ = ["Judgement", "Race", "unread"]
 
 # A step sees few different texts in a race that is going well; beyond this many nothing is remembered.
 _REMEMBERED: Final = 64
+# What of a reply tells its judgement: text, model and finish reason.
+_TOLD: Final = Reply._fields.index("finish_reason") + 1
 
 
 class Judgement(NamedTuple):
@@ -143,7 +145,7 @@ class Race:
         self.refusal: Refusal | None = None
         self._next_ordinal = 0
         self._lost: list[int] = []
-        self._judged: dict[tuple[str, str, str, bool, int], tuple[Judgement, Any]] = {}
+        self._judged: dict[tuple[tuple[Any, ...], bool, int], tuple[Judgement, Any]] = {}
 
     def _fresh_tally(self) -> Tally:
         return Tally(self.k) if self.rung is None else RobustTally(self.rung)
@@ -190,7 +192,9 @@ class Race:
     @property
     def closed(self) -> bool:
         """Whether nobody of its tier can be asked: all refuse the step, or have left the run."""
-        return self.casting.closed(self.tier, len(self.prompts), self.refused)
+        casting = self.casting
+        reduced = self.refused or casting.gone or casting.over
+        return bool(reduced) and not casting.turns(self.tier, len(self.prompts), self.refused)
 
     def refuse(self, refusal: Refusal) -> None:
         """Ask a member no more in a view, since it refuses the step."""
@@ -283,27 +287,24 @@ class Race:
         Raises:
             PluginError: the parser raised something other than `RedFlag`.
         """
-        tokens = reply.answer_tokens
-        over = tokens is not None and tokens > self.max_tokens
-        same = (reply.text, reply.model, reply.finish_reason, over, view)
+        tokens = reply.output_tokens
+        over = (
+            tokens is not None and tokens > self.max_tokens and (reply.answer_tokens or 0) > self.max_tokens
+        )
+        same = (reply[:_TOLD], over, view)
         known = self._judged.get(same)
         if known is None:
             known = self._judge(reply, self.prompts[view])
             if len(self._judged) < _REMEMBERED:
                 self._judged[same] = known
         judgement, answer = known
-        if judgement.answer is not None and self.tally.winner is None:
-            self._stand(judgement.answer, answer, ordinal)
-        return judgement
-
-    def _stand(self, spelled: str, answer: Any, ordinal: int) -> None:
-        """Have the answer of the first sample stand for all equal ones, whichever came first.
-
-        A resume and an audit take that one too: whatever goes along with an answer is the same for them.
-        """
-        if ordinal < self._first.get(spelled, ordinal + 1):
-            self._first[spelled] = ordinal
+        spelled, first = judgement.answer, self._first
+        # The answer of the first sample stands for all equal ones, whichever came first, in a resume and an
+        # audit too: whatever goes along with an answer is the same for them.
+        if spelled is not None and first.get(spelled, ordinal + 1) > ordinal and self.tally.winner is None:
+            first[spelled] = ordinal
             self.answers[spelled] = answer
+        return judgement
 
     def _judge(self, reply: Reply, prompt: "Prompt") -> tuple[Judgement, Any]:
         text = clean(reply.text, self.max_tokens)

@@ -89,8 +89,9 @@ class Writer:
     def behind(self) -> bool:
         """Whether a commit waits for another program's lock, or more is pending than one should hold."""
         since = self._committing_since
-        waits = since is not None and time.monotonic() - since > TRY_SECONDS
-        return waits or self._batch.size > _MOST_PENDING
+        if since is not None and time.monotonic() - since > TRY_SECONDS:
+            return True
+        return self._batch.size > _MOST_PENDING
 
     async def settle(self) -> None:
         """Wait while the journal is `behind`."""

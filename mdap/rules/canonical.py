@@ -4,10 +4,11 @@ import dataclasses
 import json
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from io import IOBase
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
@@ -41,6 +42,13 @@ def _names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
+@cache
+def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what takes the fields out of a dataclass."""
+    names = _names(kind)
+    return attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+
+
 def _fields(value: Any) -> dict[str, Any]:
     """Return a dataclass's fields; refuse anything else."""
     kind: type = type(value)
@@ -48,7 +56,7 @@ def _fields(value: Any) -> dict[str, Any]:
     if not names:
         raise TypeError
     # What is inside comes back here if need be: quicker than to convert it all beforehand.
-    return {name: getattr(value, name) for name in names}
+    return dict(zip(names, _reader(kind)(value), strict=True))
 
 
 # Each can be gone through once, or not at all: to spell it would leave nothing for the task.

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
@@ -13,11 +13,13 @@ from mdap.rules.values import difference, kinds_of
 from mdap.settings import complaint, explain
 from mdap.tasks import Chain, Task
 
-__all__ = ["check_parameters", "version_of"]
+__all__ = ["as_resumed", "version_of"]
+
+T = TypeVar("T", bound=Task)
 
 
-def check_parameters(task: Task) -> None:
-    """Refuse a task whose parameters do not come back from the record as what they are.
+def as_resumed(task: T) -> T:
+    """Return *task* as a resume makes it from its record: the same, unless a dict or set has another order.
 
     Raises:
         UsageError: a parameter does not; the sentence names it, and shows no value.
@@ -56,6 +58,7 @@ def check_parameters(task: Task) -> None:
             "name its class in the parameter's type, exclude no field, and let validators leave their own "
             "result as it is"
         )
+    return task if task.model_dump_json() == back.model_dump_json() else back
 
 
 def _or_usage(what: str, spell: Callable[[Any], str], value: Any) -> str:

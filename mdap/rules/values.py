@@ -6,16 +6,19 @@ another state.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
 from datetime import datetime, time
 from decimal import Decimal
 from functools import lru_cache
+from operator import attrgetter
 from types import UnionType
 from typing import Any, Final, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from mdap.errors import UsageError
+from mdap.errors import RAISED, UsageError, told
 from mdap.rules.canonical import canonical
 from mdap.tasks import Chain, Task, types_of
 
@@ -23,11 +26,22 @@ __all__ = ["Difference", "Kind", "SpellingError", "difference", "kinds_of", "ref
 
 # So many values are looked at, whatever they are, and from then on each so many-th.
 _FIRST: Final = 8
-_EACH: Final = 64
+_EACH: Final = 256
 _SHORT: Final = 1_000
+# What a collection has beside its items, and what to write instead.
+_BESIDE: Final[dict[type, tuple[str, Callable[[Any], Any], str]]] = {
+    deque: ("maxlen", attrgetter("maxlen"), "a list, and cut it where you add to it"),
+    OrderedDict: ("order", list, "a list of pairs"),
+    defaultdict: ("default_factory", attrgetter("default_factory"), "a dict, and read it by get"),
+}
 _WRITTEN: Final = (float, Decimal, datetime, time)
 # Types that leave open which class a value has, or may change it.
-_OPEN: Final = ("any", "union", "tagged-union", "is-instance", "custom-error", "callable")
+_OPEN: Final = frozenset({"any", "union", "tagged-union", "is-instance", "custom-error", "callable"})
+# In the names of types whose values may come back equal and yet not alike: dicts and sets in another order,
+# a float where an integer stood for one, a time with another object for its zone.
+_LOOSE: Final = re.compile("any|dict|counter|set|instance|custom|callable|float|time")
+# In the names of types whose values can be changed in place.
+_MUTABLE: Final = re.compile("any|dict|counter|^set|list|deque|generator|instance|custom|callable|mutable")
 _TELL: Final = (
     "give each class a field of its own value, such as `kind: Literal[{name!r}] = {name!r}`, and declare the "
     "type as the union of the classes"
@@ -71,11 +85,19 @@ def difference(one: Any, other: Any, path: str = "", *, evidence: bool = False) 
         return None if alike else Difference(path, one, other)
     if one is other:
         return None
+    if kind in _BESIDE and _BESIDE[kind][1](one) != _BESIDE[kind][1](other):
+        return Difference(path, one, other)
     parts = _parts(one, other, path, evidence)
     if parts is None:
-        alike = one == other and (not isinstance(one, _WRITTEN) or str(one) == str(other))
+        alike = one == other and (not isinstance(one, _WRITTEN) or _written(one) == _written(other))
         return None if alike else Difference(path, one, other)
     return next(filter(None, (difference(*part, evidence=evidence) for part in parts)), None)
+
+
+def _written(value: Any) -> tuple[str, Any]:
+    """Return what tells equal numbers and times apart: their digits, and a zone with summer time."""
+    zone = getattr(value, "tzinfo", None)
+    return str(value), None if zone is None else zone.utcoffset(None)
 
 
 def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[Any, Any, str]] | None:
@@ -91,7 +113,7 @@ def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[An
         return _fields(one, other, path, names)
     if dataclasses.is_dataclass(one):
         return _fields(one, other, path, tuple(field.name for field in dataclasses.fields(one)))
-    if isinstance(one, (list, tuple)) and len(one) == len(other):
+    if isinstance(one, (list, tuple, deque)) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
         return ((mine, its, f"{path}[{place}]") for place, (mine, its) in pairs)
     if isinstance(one, dict) and one.keys() == other.keys():
@@ -160,17 +182,22 @@ class Kind:
     Args:
         role: ``state`` or ``answer``.
         adapter: the type.
-        opened: whether the type leaves open which class a value has.
+
+    Attributes:
+        mutable: whether a value can be changed in place.
     """
 
-    __slots__ = ("_adapter", "_count", "_members", "_open", "_role", "_seen")
+    __slots__ = ("_adapter", "_loose", "_members", "_open", "_role", "_seen", "_turn", "mutable")
 
-    def __init__(self, role: str, adapter: TypeAdapter[Any], *, opened: bool) -> None:
+    def __init__(self, role: str, adapter: TypeAdapter[Any]) -> None:
         self._role = role
         self._adapter = adapter
-        self._open = opened
+        held = _types_in(adapter)
+        self._open = not held.isdisjoint(_OPEN)
+        self._loose = any(map(_LOOSE.search, held))
+        self.mutable = any(map(_MUTABLE.search, held))
         self._seen: set[type] = set()
-        self._count = 0
+        self._turn = -_FIRST
         self._members = _members(adapter._type)
 
     def read(self, text: str) -> Any:
@@ -181,24 +208,29 @@ class Kind:
         """
         return self._adapter.validate_json(text, by_alias=True, by_name=True)
 
-    def check(self, value: Any, text: str) -> bool:
-        """Check that *value* comes back from its JSON *text*; return whether it is the first of its class.
+    def settled(self, value: Any, text: str) -> Any:
+        """Return *value* as every later session reads it from its JSON *text*.
 
-        Past the first values of a class, only some are looked at, and short ones whose class is open.
+        JSON keeps no order of a dict, and a prompt that goes through one must not change on a resume.
 
         Raises:
-            SpellingError: it does not come back as what it was.
+            ValidationError: it cannot be read back; the task's own validators may raise others.
         """
-        kind = type(value)
-        first = kind not in self._seen
-        self._count += 1
-        if first or self._count <= _FIRST or not self._count % _EACH or (self._open and len(text) < _SHORT):
-            self.compare(value, text)
-            self._seen.add(kind)
-        return first
+        return self.read(text) if self._loose else value
 
-    def compare(self, value: Any, text: str) -> None:
-        """Refuse a *value* that does not come back from its JSON *text*.
+    def due(self, value: Any, text: str) -> bool:
+        """Return whether to `compare` a *value* with what its JSON *text* stands for.
+
+        Past the first values of a class, only some are, and short ones whose class is open.
+        """
+        self._turn += 1
+        if 0 < self._turn < _EACH and type(value) in self._seen:
+            return self._open and len(text) < _SHORT
+        self._turn = min(self._turn, 0)
+        return True
+
+    def compare(self, value: Any, text: str) -> bool:
+        """Refuse a *value* that does not come back from its JSON *text*; return whether its class is new.
 
         Raises:
             SpellingError: it does not.
@@ -215,12 +247,19 @@ class Kind:
             raise SpellingError(
                 f"{named} cannot be read back from its JSON as {self._declared()}: {_refused(error)}"
             ) from error
+        except RAISED as error:
+            raise SpellingError(
+                f"{named} cannot be read back from its JSON as {self._declared()}: {told(error)}"
+            ) from error
         differ = difference(value, back, evidence=self._role == "answer")
         if differ is not None:
             place = f", at {differ.path.lstrip('.')}" if differ.path else ""
             raise SpellingError(
                 f"{named} comes back from its JSON as {_shown(back)}{place}: {self._advice(differ)}"
             )
+        new = type(value) not in self._seen
+        self._seen.add(type(value))
+        return new
 
     def _declared(self) -> str:
         kind = self._adapter._type
@@ -233,6 +272,9 @@ class Kind:
             return f"derive the task from mdap.Chain[{pair}], the types of its states and its answers"
         if one is other and issubclass(one, datetime):
             return "turn a time into UTC, by astimezone(UTC), before you return it"
+        if one is other and one in _BESIDE:
+            what, _, instead = _BESIDE[one]
+            return f"JSON does not keep the {what} of a {one.__qualname__}: return {instead}"
         if one is other:
             return (
                 "a field must be written as it is read: exclude none, let none be private, and let "
@@ -275,17 +317,18 @@ def kinds_of(task: Chain[Any, Any]) -> tuple[Kind, Kind]:
     Raises:
         UsageError: a type has no JSON form.
     """
-    (states, states_open), (answers, answers_open) = _adapters(type(task))
-    return Kind("state", states, opened=states_open), Kind("answer", answers, opened=answers_open)
+    states, answers = _adapters(type(task))
+    return Kind("state", states), Kind("answer", answers)
 
 
 @lru_cache(maxsize=256)
-def _adapters(kind: type[Chain[Any, Any]]) -> tuple[tuple[TypeAdapter[Any], bool], ...]:
+def _adapters(kind: type[Chain[Any, Any]]) -> tuple[TypeAdapter[Any], ...]:
     adapters = []
     for role, declared in zip(("states", "answers"), types_of(kind), strict=True):
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(declared)
-            adapters.append((adapter, _is_open(adapter.core_schema)))
+            _types_in(adapter)
+            adapters.append(adapter)
         except Exception as error:
             said = str(error).partition("\n")[0]
             raise UsageError(
@@ -295,21 +338,45 @@ def _adapters(kind: type[Chain[Any, Any]]) -> tuple[tuple[TypeAdapter[Any], bool
     return tuple(adapters)
 
 
-def _is_open(schema: Any) -> bool:
-    """Return whether values of a pydantic core *schema* may be of classes that it does not tell."""
-    todo, seen = [schema], set()
+@lru_cache(maxsize=512)
+def _types_in(adapter: TypeAdapter[Any]) -> frozenset[str]:
+    """Return the names of pydantic's types in the core schema of *adapter*, however deep.
+
+    What may return a value of any class counts as ``any``: functions, and classes that have subclasses.
+    """
+    todo: list[Any] = [adapter.core_schema]
+    seen: set[int] = set()
+    held: set[str] = set()
     while todo:
         part = todo.pop()
         if id(part) in seen:
             continue
         seen.add(id(part))
         if isinstance(part, dict):
-            kind, cls = part.get("type"), part.get("cls")
-            if kind in _OPEN or str(kind).startswith("function-"):
-                return True
-            if isinstance(cls, type) and cls.__subclasses__():
-                return True
+            held |= _type_of(part)
             todo += part.values()
         elif isinstance(part, (list, tuple)):
             todo += part
-    return False
+    return frozenset(held)
+
+
+def _type_of(part: dict[str, Any]) -> set[str]:
+    """Return the name of the type that a *part* of a core schema describes, if it does."""
+    kind, cls = part.get("type"), part.get("cls")
+    held = {kind} if isinstance(kind, str) else set()
+    if any(name.startswith("function-") for name in held):
+        held.add("any")
+    if isinstance(cls, type) and cls.__subclasses__():
+        held.add("any")
+    if isinstance(cls, type) and kind in ("dataclass", "model") and not _is_frozen(cls):
+        held.add("mutable")
+    if "allow" in (part.get("extra_behavior"), part.get("extra_fields_behavior")):
+        held.add("dict")
+    return held
+
+
+def _is_frozen(cls: type) -> bool:
+    if issubclass(cls, BaseModel):
+        return bool(cls.model_config.get("frozen"))
+    parameters: Any = vars(cls)["__dataclass_params__"]
+    return bool(parameters.frozen)

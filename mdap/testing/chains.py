@@ -3,7 +3,8 @@
 from typing import Any
 
 from mdap.errors import RAISED
-from mdap.rules.values import SpellingError, kinds_of
+from mdap.rules.orders import SHOWN, shows_order
+from mdap.rules.values import Kind, SpellingError, kinds_of
 from mdap.tasks import Chain, Step
 from mdap.testing.findings import AbandonedError, Findings, words
 from mdap.testing.questions import Effort, Question, check_mistakes, check_outcome, defines, note_skipped
@@ -38,7 +39,7 @@ class ChainWalk:
             state = self.findings.pure("start", self._task.start)
             while number < steps and (length is None or number < length):
                 self.findings.step = f"step {number}"
-                step = self._step(state)
+                state, step = self._step(state)
                 if step is None:
                     break
                 number += 1
@@ -51,16 +52,23 @@ class ChainWalk:
             pass  # what made it impossible to go on is noted
         return number
 
-    def _step(self, state: Any) -> Step[Any] | None:
-        """Return the step in *state*, which must be that of the state as it comes back from its JSON."""
+    def _step(self, state: Any) -> tuple[Any, Step[Any] | None]:
+        """Return *state* as a run has it, and the step in it, which must be that of the stored state."""
+        back = self._back(state)
+        state = self._settled(self._states, state)
         step = self.findings.pure("step", self._task.step, state)
         self._first = self._first or step
-        back = self._back(state)
+        if step is not None and shows_order(self._task, state, step):
+            self.findings.add("methods are pure", SHOWN)
         again = self.findings.call("step", self._task.step, back)
         self.findings.same(
             "states survive their JSON", "the step in a stored state", words(step), words(again)
         )
-        return step
+        return state, step
+
+    def _settled(self, kind: Kind, value: Any) -> Any:
+        spelled = self.findings.spelled("a state or an answer", value)
+        return self.findings.call("a validator", kind.settled, value, spelled)
 
     def _back(self, state: Any) -> Any:
         spelled = self.findings.spelled("a state", state)
@@ -84,7 +92,7 @@ class ChainWalk:
         if self.findings.spelled("a state", state) != before:
             self.findings.add("methods change no argument", "advance changed what it was given")
             raise AbandonedError  # what comes after would rest on wrong decisions, too
-        form = self.findings.call("canonical", self._task.canonical, truth)
+        form = self._settled(self._answers, self.findings.call("canonical", self._task.canonical, truth))
         parameters = self.findings.spelled("a parameter", self._task)
         after = self.findings.pure("advance", self._task.advance, state, form)
         if self.findings.spelled("a parameter", self._task) != parameters:
@@ -123,7 +131,8 @@ class ChainWalk:
     def _end(self, state: Any, number: int, length: int | None, most: int) -> None:
         self.findings.step = ""
         if self._first is not None:
-            again = self.findings.call("step", self._task.step, self._task.start())
+            state_again = self._settled(self._states, self._task.start())
+            again = self.findings.call("step", self._task.step, state_again)
             what = "the first step, asked for again at the end,"
             self.findings.same("methods are pure", what, words(self._first), words(again))
         if length is not None and number < min(length, most):

@@ -2,7 +2,7 @@
 
 from mdap.errors import UsageError
 from mdap.rules.methods import check_methods
-from mdap.rules.parameters import check_parameters, version_of
+from mdap.rules.parameters import as_resumed, version_of
 from mdap.tasks import Chain, Process, Task
 from mdap.testing.chains import ChainWalk
 from mdap.testing.findings import Conformance, Findings, NonconformingError
@@ -47,14 +47,14 @@ def check_task(
     effort = Effort(steps, texts, seconds, seed)
     if isinstance(task, Chain | Process):
         found.usage("methods are called as mdap calls them", _check_methods, task)
-        found.usage("parameters come back from the record", check_parameters, task)
+        found.usage("parameters come back from the record", as_resumed, task)
         found.usage("its version can be recorded", version_of, task)
     if found.breaches:
         walked = 0
     elif isinstance(task, Chain):
-        walked = ChainWalk(found, task, effort).go()
+        walked = ChainWalk(found, as_resumed(task), effort).go()
     elif isinstance(task, Process):
-        walked = ProcessWalk(found, task, effort).go()
+        walked = ProcessWalk(found, as_resumed(task), effort).go()
     else:
         name = type(task).__name__
         raise UsageError(f"{name} cannot be checked: derive it from mdap.Chain or mdap.Process")

@@ -106,7 +106,7 @@ class Question:
         task: Task,
         step: Step[Any],
         render: Callable[[Any], str] | None,
-        survives: Callable[[Any, str], None],
+        survives: Callable[[Any, str], object],
     ) -> None:
         self._findings = findings
         self._task = task

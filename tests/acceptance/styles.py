@@ -1,7 +1,8 @@
-"""One chain of thirty steps, with states and answers written in ten styles, and six that mdap refuses."""
+"""One task of thirty steps, with states and answers written in many styles, and some that mdap refuses."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -161,8 +162,7 @@ class Typed(Counting[Form, Form]):
         return {"at": number, "parts": {number: "a", number % 10: "b"}}
 
     def advance(self, state: Form, answer: Form) -> Form:
-        # In one order: JSON keeps none, and the test compares what is printed.
-        return {"at": answer["at"], "parts": dict(sorted({**state["parts"], **answer["parts"]}.items()))}
+        return {"at": answer["at"], "parts": {**state["parts"], **answer["parts"]}}
 
 
 class Light(Enum):
@@ -287,6 +287,83 @@ class Numpy(Counting[list[float], float]):
 
     def advance(self, state: list[float], answer: float) -> list[float]:
         return [*state, float(np.mean([answer, answer]))]
+
+
+Words = dict[str, int]
+
+
+class Insertion(Counting[Words, Words]):
+    """Prompts that show the order of dicts: of the state, the answers before, and a parameter."""
+
+    weights: Words = Field(default_factory=lambda: {"z": 1, "a": 2})
+
+    def start(self) -> Words:
+        return {"start": 0}
+
+    def at(self, state: Words) -> int:
+        return max(state.values())
+
+    def put(self, number: int) -> Words:
+        return {f"word {7 * number % 31}": number, "about": number}
+
+    def step(self, state: Words) -> mdap.Step[Words] | None:
+        step = super().step(state)
+        return None if step is None else replace(step, user=f"{self.weights} {state}: {step.user}")
+
+    def advance(self, state: Words, answer: Words) -> Words:
+        return {**answer, **state, "about": answer["about"]}
+
+
+class Asked(mdap.Process[list[str]]):
+    """A process whose prompts show the order of dicts: of answers, votes, and a parameter."""
+
+    weights: Words = Field(default_factory=lambda: {"z": 1, "a": 2})
+
+    async def solve(self, ask: mdap.Ask) -> list[str]:
+        asked: list[str] = []
+        votes: Mapping[str, int] = {}
+        answer: Words = {}
+        for number in range(STEPS):
+            asked.append(f"{number}: {self.weights} {answer} {list(votes)}")
+            step = mdap.Step(user=asked[-1], parse=json.loads, input=number, max_tokens=60)
+            decision = await ask.decision(step)
+            answer, votes = decision.answer or {}, decision.votes
+        return asked
+
+    def oracle(self, step: mdap.Step[Any]) -> Words:
+        return {f"word {7 * step.input % 31}": 1, "about": step.input}
+
+    def mistakes(self, step: mdap.Step[Any], truth: Words) -> list[Words]:
+        return [{"wrong": 1}, {"about": 0}]
+
+    def render(self, step: mdap.Step[Any], answer: Words) -> str:
+        return json.dumps(answer)
+
+
+@dataclass
+class Sum:
+    total: float
+    parts: list[float]
+
+
+class Floats(Counting[Sum, float]):
+    """Integers where floats are declared, which comparisons and type checkers let pass."""
+
+    def start(self) -> Sum:
+        return Sum(0, [])
+
+    def at(self, state: Sum) -> int:
+        return int(state.total)
+
+    def put(self, number: int) -> float:
+        return number
+
+    def step(self, state: Sum) -> mdap.Step[float] | None:
+        step = super().step(state)
+        return None if step is None else replace(step, user=f"{state}: {step.user}")
+
+    def advance(self, state: Sum, answer: float) -> Sum:
+        return Sum(answer, [*state.parts[-3:], answer])
 
 
 # --- refused at step 0

@@ -23,6 +23,9 @@ _WORKS = (
     "Inheritance",
     "Union",
     "Numpy",
+    "Insertion",
+    "Asked",
+    "Floats",
 )
 _REFUSED = {
     "NumpyScalars": "name float64 in the type of the answer, or return a float",

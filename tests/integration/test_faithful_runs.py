@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 import mdap
 from mdap.audit import verify
@@ -227,3 +227,64 @@ def test_parameters_are_looked_at_before_anything_is_recorded(tmp_path: Path) ->
         solve(Tagged(key="b"), db, ["1"])
     with sqlite3.connect(db) as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+
+
+class Words(mdap.Chain[frozenset[str], str]):
+    """Goes through its set of words in some order."""
+
+    known: frozenset[str] = frozenset({"x", "y"})
+    by: str = ""
+
+    def start(self) -> frozenset[str]:
+        return frozenset("ab")
+
+    def step(self, state: frozenset[str]) -> mdap.Step[str] | None:
+        known = self.known if self.by == "parameter" else sorted(self.known)
+        words = state if self.by == "step" else sorted(state)
+        prompt = f"{' '.join(known)}: {' '.join(words)}"
+        return mdap.Step(user=prompt, parse=str) if len(state) < 5 else None
+
+    def advance(self, state: frozenset[str], answer: str) -> frozenset[str]:
+        first = next(iter(state)) if self.by == "advance" else min(state)
+        return state | {f"{first} {answer} {len(state)}"}
+
+
+@pytest.mark.parametrize("by", ["step", "parameter", "advance"])
+def test_the_order_of_a_set_of_words_decides_nothing(tmp_path: Path, by: str) -> None:
+    """It is another one in each process: neither a resume nor an audit would find what was asked."""
+    who = "advance goes" if by == "advance" else "the prompt shows a set"
+    with pytest.raises(FailedError, match=f"{who} .*go through sorted") as caught:
+        solve(Words(by=by), tmp_path / "a.db", ["1"])
+    assert caught.value.solution.steps == 0
+    assert len(solve(Words(), tmp_path / "b.db", ["1"]).result) == 5
+
+
+class Checked(BaseModel):
+    n: int
+
+    @model_validator(mode="after")
+    def _within(self) -> "Checked":
+        assert _LIMITS[self.n] == self.n
+        return self
+
+
+_LIMITS = {n: n for n in range(3)}
+
+
+class Limited(mdap.Chain[Checked, int]):
+    """A validator of its own fails at what advance has made past it."""
+
+    def start(self) -> Checked:
+        return Checked(n=0)
+
+    def step(self, state: Checked) -> mdap.Step[int] | None:
+        return mdap.Step(user=f"{state.n}", parse=int) if state.n < 5 else None
+
+    def advance(self, state: Checked, answer: int) -> Checked:
+        return Checked.model_construct(n=state.n + 1)
+
+
+def test_an_error_of_the_authors_is_theirs_when_values_are_read_back(tmp_path: Path) -> None:
+    """In one sentence that has the line."""
+    with pytest.raises(FailedError, match=r"opening step 3: .*test_faithful_runs.py:\d+ in .*: KeyError: 3"):
+        solve(Limited(), tmp_path / "a.db", ["1"])

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,7 +21,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SecretStr, TypeAdapter, comp
 import mdap
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
-from mdap.rules.parameters import check_parameters, version_of
+from mdap.rules.parameters import as_resumed, version_of
 from mdap.rules.values import (
     Kind,
     SpellingError,
@@ -192,7 +193,7 @@ class Doubled(BaseModel, extra="forbid"):
 def test_what_does_not_come_back_is_refused(declared: Any, value: Any, sentence: str) -> None:
     """In one sentence that has the value, the place, and what to write."""
     with pytest.raises(SpellingError, match=sentence):
-        Kind("answer", TypeAdapter(declared), opened=True).check(value, canonical(value))
+        Kind("answer", TypeAdapter(declared)).compare(value, canonical(value))
 
 
 def test_an_answer_may_carry_what_is_excluded_from_its_vote() -> None:
@@ -201,7 +202,7 @@ def test_an_answer_may_carry_what_is_excluded_from_its_vote() -> None:
     refuse_rivals(one, other, canonical(one))
     kind_of(Hidden).compare(one, canonical(one))
     with pytest.raises(SpellingError, match="at hidden: a field must be written as it is read: exclude none"):
-        Kind("state", TypeAdapter(Hidden), opened=False).compare(one, canonical(one))
+        Kind("state", TypeAdapter(Hidden)).compare(one, canonical(one))
 
 
 class Carrying(BaseModel):
@@ -212,7 +213,7 @@ class Carrying(BaseModel):
 def test_a_state_keeps_nothing_in_private() -> None:
     """A resumed run would lose it; an answer may, as it may have what is excluded from its vote."""
     value = Carrying(n=1)
-    kind = Kind("state", TypeAdapter(list[Carrying]), opened=False)
+    kind = Kind("state", TypeAdapter(list[Carrying]))
     kind.compare([value], canonical([value]))
     value._sum = 5
     kind_of(Carrying).compare(value, canonical(value))
@@ -234,6 +235,65 @@ def test_numbers_written_in_several_ways_are_several_answers() -> None:
     assert difference({Decimal("1.0")}, {Decimal("1.00")}) is not None
     assert difference(1, True) is not None
     assert difference(0.0, -0.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "sentence"),
+    [
+        (deque[int], deque([1], maxlen=2), "JSON does not keep the maxlen of a deque: return a list"),
+        (OrderedDict[str, int], OrderedDict(b=1, a=2), "the order of a OrderedDict: return a list of pairs"),
+        (defaultdict[str, int], defaultdict(lambda: 5), "default_factory of a defaultdict: return a dict"),
+    ],
+    ids=["deque", "OrderedDict", "defaultdict"],
+)
+def test_what_a_collection_has_beside_its_items_is_not_lost(declared: Any, value: Any, sentence: str) -> None:
+    """A resumed run would go on without it."""
+    with pytest.raises(SpellingError, match=sentence):
+        kind_of(declared).compare(value, canonical(value))
+    assert difference(value, value.copy()) is None
+
+
+def test_a_zone_with_summer_time_is_refused() -> None:
+    """It comes back as the offset of that moment: hours later would be another time of day."""
+    moment = datetime(2026, 3, 1, tzinfo=ZoneInfo("Europe/Berlin"))
+    with pytest.raises(SpellingError, match=r"turn a time into UTC, by astimezone\(UTC\)"):
+        kind_of(datetime).compare(moment, canonical(moment))
+    assert difference(moment, moment) is None
+    kind_of(datetime).compare(moment.astimezone(), canonical(moment.astimezone()))
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "shown"),
+    [
+        (dict[str, int], {"b": 1, "a": 2}, "{'a': 2, 'b': 1}"),
+        (
+            list[Point | dict[str, Any]],
+            [{"y": 1, "x": {"b": 1, "a": 1}}],
+            "[{'x': {'a': 1, 'b': 1}, 'y': 1}]",
+        ),
+        (Any, {"b": 1, "a": 2}, "{'a': 2, 'b': 1}"),
+        (float, 1, "1.0"),
+        (set[int], {8, 0}, repr({0, 8})),
+        (Counter[str], Counter(b=1, a=1), "Counter({'a': 1, 'b': 1})"),
+    ],
+    ids=str,
+)
+def test_a_run_has_the_values_of_its_resume(declared: Any, value: Any, shown: str) -> None:
+    """In the order, and with the numbers, that their JSON has."""
+    assert repr(kind_of(declared).settled(value, canonical(value))) == shown
+
+
+def test_most_values_need_not_be_read_back() -> None:
+    """What holds neither dicts nor sets, floats nor times stays the object that it is."""
+    kept: list[tuple[Any, Any]] = [
+        (Reject, Reject(1)),
+        (Point, Point(1, "a")),
+        (tuple[int, str], (1, "a")),
+        (list[Colour], [Colour.RED]),
+        (Decimal, Decimal("1.0")),
+    ]
+    for declared, value in kept:
+        assert kind_of(declared).settled(value, canonical(value)) is value
 
 
 @dataclass
@@ -369,7 +429,7 @@ class Bytes(Params):
 def test_parameters_that_do_not_come_back_are_refused(task: mdap.Task, sentence: str) -> None:
     """By name and without their values, before anything is sampled."""
     with pytest.raises(UsageError, match=sentence) as caught:
-        check_parameters(task)
+        as_resumed(task)
     assert "hunter2" not in str(caught.value)
     assert "secret" not in str(caught.value).replace("is a secret", "")
 
@@ -382,7 +442,24 @@ class Fine(Params):
 
 def test_other_parameters_are_fine() -> None:
     """Sets have one order, and an integer may stand for a float."""
-    check_parameters(Fine())
+    assert as_resumed(Fine()) == Fine()
+
+
+class Ordered(Params):
+    weights: dict[str, int] = Field(default_factory=lambda: {"b": 1, "a": 2})
+    rate: float = 1
+    _names: list[str] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, context: Any) -> None:
+        self._names += self.weights
+
+
+def test_a_run_has_the_parameters_of_its_resume() -> None:
+    """Dicts in the order of their JSON, floats as floats, and what the task has made of both."""
+    task = as_resumed(Ordered())
+    assert repr(task) == "Ordered(weights={'a': 2, 'b': 1}, rate=1.0)"
+    assert task._names == ["a", "b"]
+    assert as_resumed(task) is task
 
 
 @pytest.mark.parametrize(
