@@ -238,11 +238,9 @@ def ledger(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     off, tokens, unread = [], 0, 0
     for number in range(arguments.mixes):
         name = f"mix{number}"
-        run = (
-            f"run hanoi -p disks=3 --model openai/m --run-id {name} --speculate off --budget-tokens 10000000"
-        )
+        run = f"run hanoi -p disks=3 --model openai/m --run-id {name} --budget-tokens 10000000"
         with serving(drip_interval=0.0, **mix(number)) as server:
-            ended = mdap(folder, server.url, run, probe=True)
+            ended = mdap(folder, server.url, f"{run} --speculate {arguments.speculate}", probe=True)
             met = server.end()
         whole = [tuple(one[1:]) for one in server.log if one[0] in TOLD]
         billed = tuple(map(sum, zip(*whole, strict=True))) if whole else (0, 0)
@@ -250,6 +248,8 @@ def ledger(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         tokens, unread = tokens + sum(billed), unread + met["unreadable"]
         if counted != billed:
             off.append((name, counted, billed))
+        progress = f"{name} of {arguments.mixes}: {sum(counted):,} tokens counted, {sum(billed):,} billed"
+        print(f"{progress}; {len(off)} off so far", file=sys.stderr, flush=True)
     return {"mixes": arguments.mixes, "tokens": tokens, "unreadable_answers": unread, "off": off}
 
 

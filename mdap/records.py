@@ -159,11 +159,13 @@ class Trace:
     Attributes:
         sent: whether an attempt has left for the endpoint.
         withdrawn: whether nobody wants it any more: its cancellation is on its way, and nothing may be sent.
+        heard: how many replies its model had given when it was asked.
     """
 
-    __slots__ = ("sent", "withdrawn")
+    __slots__ = ("heard", "sent", "withdrawn")
 
     def __init__(self) -> None:
+        self.heard = 0
         self.sent = False
         self.withdrawn = False
 

@@ -4,17 +4,18 @@ The limit grows while more requests bring more replies. *Queueing* ends that: by
 answers N times the requests after N times the latency. The limit falls to what the server then works on,
 ``n * latency_before / latency``, plus headroom: the gradient of Netflix's concurrency-limits, measured
 against the last smaller load instead of an idle server, so that a server that batches is used to the full.
-*Refusals* end it too: each takes one request off the limit, or a tenth; then a higher one is tried rarely.
-A limit below one is a pause between requests: 600 a minute at a latency of 50 ms are half a request.
+*Refusals* end it too: more than usual of them take one request off the limit, or a twentieth; a higher
+limit is then tried rarely. If as many are in flight at replies as at refusals, the endpoint limits a rate:
+mdap then spaces requests evenly. A limit below one is a pause: 600 a minute at 50 ms are half a request.
 Moments are seconds of one monotonic clock, brought by the caller.
 """
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from mdap.rules.limiter import Attempt, Change, Window
+from mdap.rules.strays import Strays
 
 __all__ = ["ConcurrencyLimit"]
 
@@ -22,8 +23,8 @@ _MINUTE: Final = 60.0
 _HEADROOM, _QUEUEING = 1.2, 0.7  # latency that grows by more than this power of the load is queueing
 _LONG, _QUEUEING_IF_LONG = 4.0, 0.3  # times the least latency: clients that share a queue each see part of it
 _LOOK_EVERY, _FEWER = 8, 0.7  # rounds with a queue until fewer requests are tried
-_BELOW, _GENTLE, _WAIT, _ANSWERS = 0.97, 0.05, 30.0, 150  # after refusals: how far below, how growth goes on
-_PAUSE, _LONGEST_PAUSE, _SIGN = 0.25, 5.0, 4.5  # seconds; CUSUM: at most one false alarm in 100 answers
+_BELOW, _GENTLE, _WAIT, _ANSWERS = 0.97, 0.05, 30.0, 250  # after refusals: how far below, how growth goes on
+_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds
 
 
 class _Work:
@@ -42,27 +43,6 @@ class _Work:
         return max(0.01, 1 + share * (tokens * n / x - 1))
 
 
-class _Strays:
-    """Refusals that come whatever mdap does, told from those of a limit by Page's CUSUM."""
-
-    def __init__(self) -> None:
-        self._usual, self._score, self._answers, self._refused = 0.005, 0.0, 0, 0
-        self._shares: deque[float] = deque(maxlen=4)
-
-    def count(self, refused: bool, learn: bool) -> bool:
-        """Count an answer, and learn from it what is usual; return whether it shows a limit."""
-        excess = max(0.05, 2.5 * self._usual)
-        up, down = math.log(excess / self._usual), math.log((1 - self._usual) / (1 - excess))
-        self._score = min(_SIGN + up, max(0.0, self._score + (up if refused else -down)))
-        self._answers, self._refused = self._answers + learn, self._refused + (refused and learn)
-        if self._answers == (300 if len(self._shares) == 4 else 100):
-            self._shares.append(self._refused / self._answers)
-            self._answers = self._refused = 0
-            if len(self._shares) == 4:  # A limit is not exceeded all the time: the least share is strays.
-                self._usual = min(0.1, max(0.005, 1.75 * min(self._shares)))
-        return refused and self._score >= _SIGN
-
-
 class ConcurrencyLimit:
     """Limit the requests in flight to *most* or fewer; if the user has *given* it, only refusals lower it."""
 
@@ -72,22 +52,30 @@ class ConcurrencyLimit:
         self._began = self._least = math.inf
         self._until = self._cut = self._changed = self._since = -math.inf
         self._latency = self._pause = self._share = self._spent = self._done = 0.0
+        self._mean = self._apart = 0.0  # requests in flight at a reply; share of refusals with no more
         self._replies = self._failures = self._load = self._peak = 0  # with _spent and _done, of this round
         self._step = 1.0
         self._ceiling: float | None = None  # where requests were refused
         self._smaller: tuple[float, float] | None = None  # a smaller load, and its latency
-        self._served, self._work, self._strays = Window(_MINUTE), _Work(), _Strays()
+        self._served, self._work, self._strays = Window(_MINUTE), _Work(), Strays()
 
     def ready_at(self, now: float) -> float:
         """Return when the next attempt may begin; infinity while none may until another ends."""
-        most = math.ceil(self.limit) if self._ceiling else max(1, int(self.limit))
-        return max(now, self._until) if self.in_flight < most else math.inf
+        most = math.ceil(self.limit * (3 - 1.6 * self._burst)) if self._ceiling else max(1, int(self.limit))
+        return max(now, self._until) if self.in_flight < min(most, self._most) else math.inf
+
+    @property
+    def _burst(self) -> float:
+        """How much faster than the limit requests may follow each other."""
+        return 1.25 - min(0.25, 0.75 * self._apart)
 
     def begin(self, now: float) -> Attempt:
         """Count an attempt as sent."""
         self.in_flight, self._began = self.in_flight + 1, min(self._began, now)
         self._pause = self._pause / 2 if self._pause > 0.01 else 0.0
-        each = self._latency / self.limit / (1.25 if self.limit >= 2 else 1.0) if self._ceiling else 0.0
+        each = self._latency / self.limit / self._burst if self._ceiling else 0.0
+        if each and now < self._until + each / 2:  # A pause held it back, as a full number does.
+            self._peak = max(self._peak, int(self.limit))
         self._until = max(now + self._pause, max(self._until, now - each) + each)
         return Attempt(now, self.in_flight)
 
@@ -98,7 +86,10 @@ class ConcurrencyLimit:
         seconds, work = now - attempt.at, self._work.of(tokens, now - attempt.at)
         self._latency += (seconds - self._latency) / (16 if self._latency else 1)
         self._served.add(round(1000 * seconds), now, now)
-        self._strays.count(False, now > self._began + _MINUTE)
+        self._mean += (attempt.in_flight - self._mean) / (32 if self._mean else 1)
+        usual, _ = self._strays.usual, self._strays.count(False, attempt.at > self._cut)
+        if self._strays.usual > usual:  # What was refused was no limit: discover it again.
+            self._calm, self._ceiling, self._step, self._smaller = 0, None, 1.0, None
         self._calm, self._share = self._calm + 1, self._share * 15 / 16
         if attempt.at > self._cut:
             self._row, self._pause = 0, 0.0
@@ -115,10 +106,17 @@ class ConcurrencyLimit:
         if not self.troubled(attempt, now, retry_after):
             return None
         self._share, settled = self._share + (1 - self._share) / 16, now > self._began + _MINUTE
-        sign = self._strays.count(True, settled)
+        volley = attempt.at <= self._cut
+        sign = self._strays.count(True, not volley) or volley or (load == 1 and self._row > 0)
+        if self._strays.suspected and not self._strays.trying:
+            self._cut = now
+            self._strays.try_fewer()
+            return self._set(_FEWER * self.limit, now, "refusals persist: do they with fewer in flight")
         if not (sign if settled or self._ceiling else self._share > 0.2):  # What doubled is exceeded by far.
             return None
-        if attempt.at > self._cut:
+        self._strays.score = 0.0
+        if not volley:
+            self._apart += ((load <= self._mean + 0.25) - self._apart) / 8
             self._cut, self._row = now, self._row + 1
             first = min(_PAUSE, max(0.01, self._latency))
             self._pause = min(_LONGEST_PAUSE, first * 2 ** min(self._row - 1, 9))
@@ -127,9 +125,10 @@ class ConcurrencyLimit:
         if load == 1 and self._row > 2:  # Nothing goes through: no minute takes less than the last one did.
             limit = served or self.limit
         else:
-            self._calm = max(-500, self._calm - _ANSWERS)
-            limit = self.limit - min(1.0, 0.1 * self.limit) * (1 if self._ceiling else 2)
-            limit = max(min(limit, load - 1) if load > 1 else limit, 0.9 * served)
+            self._calm = max(-1000, self._calm - _ANSWERS)
+            limit = self.limit - min(1.0, 0.05 * self.limit) * (1 if self._ceiling else 2)
+            limit = min(limit, load - 1) if load > max(1, self._mean) else limit
+            limit = max(limit, 0.9 * served / self._burst)
         self._ceiling, self._changed, self._step = min(limit, self.limit), now, _GENTLE
         return self._set(self._ceiling, now, f"refused with {load} in flight")
 
@@ -159,9 +158,10 @@ class ConcurrencyLimit:
         if self._smaller is None or load < self._smaller[0] / 1.1:
             self._smaller = load, latency
         elif not self._given and self._queueing(load, latency, *self._smaller):
-            self._step, self._queues = 0.2, self._queues + 1
+            self._step, self._queues = min(0.2, self._step), self._queues + 1
             limit = load * (_HEADROOM * self._smaller[1] / latency if self._queues % _LOOK_EVERY else _FEWER)
-            return self._set(max(1.0, limit), now, f"latency grew as the load did, with {load:.0f} in flight")
+            limit = max(1.0, min(limit, self.limit) if self._ceiling else limit)
+            return self._set(limit, now, f"latency grew as the load did, with {load:.0f} in flight")
         if self._peak >= 0.8 * int(limit):
             limit = self._grown(now)
         return self._set(limit, now, "neither a queue nor a refusal")
@@ -180,15 +180,17 @@ class ConcurrencyLimit:
         return False
 
     def _grown(self, now: float) -> float:
+        if self._strays.trying:
+            return self.limit
         if self._ceiling is None:
             return max((1 + self._step) * self.limit, int(self.limit) + 1)
         if self.limit < _BELOW * self._ceiling:
             return min(1.1 * self.limit, _BELOW * self._ceiling)
-        if now < self._changed + _WAIT * (6 if self._calm < 0 else 1 if self._step == _GENTLE else 0.5):
+        if self._calm < 0 or now < self._changed + _WAIT:
             return self.limit
-        self._ceiling, self._changed = (1 + self._step) * self.limit / _BELOW, now
-        self._step = min(1.0, 2 * self._step)
-        return _BELOW * self._ceiling
+        limit, self._step = (1 + self._step) * self.limit, min(1.0, 2 * self._step)
+        self._ceiling, self._changed = limit / _BELOW, now
+        return limit
 
     def _set(self, limit: float, now: float, reason: str) -> Change | None:
         before, self.limit = self.limit, min(float(self._most), max(limit, 0.001))
