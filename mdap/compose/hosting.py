@@ -52,8 +52,15 @@ class Host(Generic[T]):
         """End all visits, and close the resources."""
         self._check_loop()
         self._leave.set()
+        cancelled: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
-            await asyncio.wait([self._task])  # which, unlike await, does not cancel it
+            while not self._task.done():
+                try:
+                    await asyncio.wait([self._task])  # which, unlike await, does not cancel it
+                except asyncio.CancelledError as error:  # by asyncio itself, from which no scope shields
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
         self._task.result()
 
     async def _keep(self) -> None:
