@@ -60,7 +60,7 @@ _LOG: Final = logging.getLogger("mdap")
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _FILES_OF_A_LOG: Final = 4  # SQLite opens as many for one connection, and closes them where it fails
 _PRIMARY: Final = 0xFF
-_UNWRITABLE: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+_UNWRITABLE: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL)
 _PAUSE: Final = 0.05
 _WAL_MARK: Final = 18  # where a SQLite file's header says how it is written
 

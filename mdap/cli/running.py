@@ -430,12 +430,14 @@ async def _done(
                 solution = await act(session, progress)
         if solution is None or scope.cancel_called:
             solution = await session.find(run_id)
+        # While the session has the log open: whoever only reads it last leaves files of SQLite's beside it.
+        places = [] if solution is None or show.as_json else await where_to_look(session.path, solution)
     interrupted = scope.cancel_called and (solution is None or solution.status is not RunStatus.FINISHED)
-    return await _report(solution, session.path, show, run_id, interrupted=interrupted)
+    return _report(solution, places, session.path, show, run_id, interrupted=interrupted)
 
 
-async def _report(
-    solution: Solution | None, path: Path, show: Show, run_id: str, *, interrupted: bool
+def _report(
+    solution: Solution | None, places: Rows, path: Path, show: Show, run_id: str, *, interrupted: bool
 ) -> Exit:
     if solution is None:
         sentence = f"interrupted before the run began: give the same command again, with --run-id {run_id}"
@@ -446,7 +448,7 @@ async def _report(
     if show.as_json:
         print_json(solution.to_dict())
     else:
-        _describe(solution, path, await where_to_look(path, solution), verbose=show.verbose)
+        _describe(solution, path, places, verbose=show.verbose)
     again = f"mdap resume {shlex.quote(solution.run_id)} --db {shlex.quote(str(path))}"
     if interrupted:
         complain(f"interrupted; resume with: {again}")

@@ -101,9 +101,9 @@ def test_any_encoding_of_standard_output_will_do(place: Cli, encoding: str) -> N
 def test_what_the_encoding_lacks_is_escaped(place: Cli) -> None:
     """Western letters stand as they are in a Western encoding; a snowman is an escape."""
     _, out = printed(place, COMMANDS[0], "cp1252")
-    assert "result {'word': 'Zürich \\u2603 \\u65e5\\u672c'}" in out
+    assert "word Zürich \\u2603 \\u65e5\\u672c" in out
     _, out = printed(place, COMMANDS[0], "ascii")
-    assert "result {'word': 'Z\\xfcrich \\u2603" in out
+    assert "word Z\\xfcrich \\u2603" in out
 
 
 @pytest.mark.parametrize("columns", ["1", "7"])
