@@ -6,6 +6,7 @@ decided by first-to-ahead-by-k voting among independent samples; suspicious samp
 
 from mdap._version import __version__
 from mdap.audit.log import Log, RunEntry, SampleEntry, StepEntry, open_log
+from mdap.audit.queue import Settled, Waiting
 from mdap.compose import Session, calibrate, solve, solve_sync
 from mdap.compose.batch import Batch, Case
 from mdap.compose.signatures import (
@@ -18,6 +19,7 @@ from mdap.compose.signatures import (
 )
 from mdap.engine.opening import Progress
 from mdap.errors import (
+    ClaimedError,
     DatabaseError,
     FailedError,
     LockedError,
@@ -77,6 +79,7 @@ __all__ = [
     "Case",
     "Certificate",
     "Chain",
+    "ClaimedError",
     "DatabaseError",
     "Decided",
     "Decision",
@@ -119,6 +122,7 @@ __all__ = [
     "SampleTaken",
     "Session",
     "SessionSettings",
+    "Settled",
     "Solution",
     "SolveSettings",
     "Speculate",
@@ -138,6 +142,7 @@ __all__ = [
     "UsageError",
     "View",
     "VotingSettings",
+    "Waiting",
     "__version__",
     "calibrate",
     "open_log",
