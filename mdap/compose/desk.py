@@ -109,18 +109,32 @@ class Desk:
             elif ruling.override:
                 raise UsageError(f"{place.name} is not decided, so there is nothing to override")
             waits = not decided and bool(await reader.rows("waits_for_person", *place[:2]))
-        claim = await self._rulings.claim(place, ruling.author, ruling.claim)
+        if ruling.claim is not None:
+            await self._rulings.check(place, ruling.author, ruling.claim)
+            return await self._done(row, place, ruling, (moved, waits))
+        claim = await self._rulings.claim(place, ruling.author)
         try:
-            try:
-                return await self._record(row, place, ruling, moved)
-            except RunBusyError:
-                if not waits:
-                    raise
-                return await self._leave(row, place, ruling)
+            return await self._done(row, place, ruling, (moved, waits))
         except MdapError:
-            if ruling.claim is None:
-                await self._rulings.release(place, ruling.author, claim.number)
+            await self._rulings.release(place, ruling.author, claim.number)
             raise
+
+    async def _done(self, row: RunRow, place: Place, ruling: Ruling, how: tuple[str | None, bool]) -> Settled:
+        """Settle a step, here or in the process that waits for it.
+
+        Args:
+            row: the step's run.
+            place: the step.
+            ruling: what a person says of it.
+            how: the run's task, where that has moved; and whether the run waits for the step.
+        """
+        moved, waits = how
+        try:
+            return await self._record(row, place, ruling, moved)
+        except RunBusyError:
+            if not waits:
+                raise
+            return await self._leave(row, place, ruling)
 
     async def _record(self, row: RunRow, place: Place, ruling: Ruling, moved: str | None) -> Settled:
         """Settle a step of a run that no process works on, or override one."""
@@ -186,4 +200,6 @@ def _checked(what: str, text: str, most: int) -> str:
         raise UsageError(f"give your {what}: it goes on record with the decision")
     if len(text) > most:
         raise UsageError(f"the {what} may have {most:,} characters, not {len(text):,}")
+    if what == "name" and not text.strip().isprintable():
+        raise UsageError("the name may have no hidden characters: it goes on record with the decision")
     return text.strip()

@@ -96,6 +96,15 @@ class Rulings:
 
         return await self._write(work)
 
+    async def check(self, place: Place, author: str, claim: int) -> None:
+        """Check that *author* has a step by a claim, even one that has ended, if nobody took the step since.
+
+        Raises:
+            ClaimedError: somebody else has it.
+        """
+        name = encodable(author)
+        await self._write(lambda connection: _check_free(connection, place, name, claim))
+
     async def release(self, place: Place, author: str, claim: int | None = None) -> None:
         """Give a claimed step back.
 
@@ -152,7 +161,8 @@ def _check_free(connection: sqlite3.Connection, place: Place, author: str, claim
         return
     number, kind, holder, until, live = row
     if kind == "claimed":
-        free = number == claim if claim is not None else not live or holder == author
+        mine = holder == author
+        free = mine and number == claim if claim is not None else mine or not live
         if not free:
             raise ClaimedError(
                 f"{holder} has {place.name} until {until}: wait, or ask {holder} to give it back"
