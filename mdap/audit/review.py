@@ -26,9 +26,9 @@ SELECT r.run_id, p.run, p.step, p.opening, p.key, p.input,
     (SELECT max(e.id) FROM run_events e WHERE e.run = p.run AND e.kind = 'refused'
         AND e.data->>'step' = p.step AND e.data->>'opening' = p.opening) AS refused
 FROM behind CROSS JOIN steps p ON p.run = behind.run AND p.step >= behind.first JOIN runs r ON r.id = p.run
-WHERE ((SELECT e.kind FROM run_events e WHERE e.run = p.run AND e.kind IN
-        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
-        ORDER BY e.id DESC LIMIT 1) IN ('finished', 'undecided')
+WHERE ((SELECT e.kind = 'finished' OR e.kind = 'undecided' OR e.data->>'stop_cause' = 'override'
+        FROM run_events e WHERE e.run = p.run AND e.kind IN
+        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1)
     OR EXISTS (SELECT 1 FROM run_events e
         WHERE e.run = p.run AND e.kind = 'waiting' AND e.data->>'step' = p.step))
     AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)

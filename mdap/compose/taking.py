@@ -1,6 +1,7 @@
 """A run that is under way takes up what people rule on its steps that wait for them."""
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from mdap.compose.running import Workshop
 
 __all__ = ["take_rulings", "waits_for_people"]
+
+_LOG: Final = logging.getLogger("mdap")
 
 
 async def waits_for_people(shop: "Workshop", run: int) -> bool:
@@ -28,16 +31,31 @@ async def take_rulings(shop: "Workshop", run: int, race: Decider) -> None:
     since: dict[int, float] = {}
     try:
         while True:
-            if race.waits:
-                await _take(shop, run, race)
-                _give_up(race, since, shop.limits.wait_for_person)
+            if not race.waits:
+                await shop.writer.next_commit()  # before a step waits, that it does is committed
+                continue
+            await _tell(shop, run, race, since)
+            await _take(shop, run, race)
+            _give_up(race, since, shop.limits.wait_for_person)
             if race.waits:
                 await anyio.sleep(LOOK)
-            else:
-                # Before a step waits, that it does is committed.
-                await shop.writer.next_commit()
     except DatabaseError:
         pass  # which the run itself meets
+
+
+async def _tell(shop: "Workshop", run: int, race: Decider, since: dict[int, float]) -> None:
+    """Say which steps have begun to wait, once that is durable."""
+    new = sorted(race.waits - since.keys())
+    if new:
+        await shop.writer.flush()
+    patience = shop.limits.wait_for_person
+    for step in new:
+        since[step] = anyio.current_time()
+        if patience:
+            _LOG.warning(
+                f"step {step} of {shop.named[run]} waits {patience:g} seconds for a person: settle it with "
+                "`mdap serve --allow-decide` or `mdap decide`"
+            )
 
 
 async def _take(shop: "Workshop", run: int, race: Decider) -> None:
@@ -60,6 +78,6 @@ async def _take(shop: "Workshop", run: int, race: Decider) -> None:
 
 def _give_up(race: Decider, since: dict[int, float], patience: float) -> None:
     now = anyio.current_time()
-    for step in sorted(race.waits):
-        if now - since.setdefault(step, now) >= patience:
+    for step in sorted(race.waits & since.keys()):
+        if now - since[step] >= patience:
             race.stop_waiting(step)

@@ -111,6 +111,8 @@ def test_three_steps_are_settled_by_two_people(site: Site, path: Path) -> None:
     queue = ada.page("/waiting")
     assert [int(step) for step in re.findall(r"/steps/(\d+)/settle", queue)] == [3, 5, 7]
     hers, his = ada.claim(3, "Ada <b>"), bob.claim(5, "Bob")
+    offered = re.findall(r'name="choice" value="(\w+)"', ada.page(hers))
+    assert offered == [answer_key("6"), answer_key("7"), "other"]
     page = bob.page(hers.partition("?")[0])
     assert "<strong>Ada &lt;b&gt; has this step</strong> until 20" in page
     assert 'name="do" value="settle"' not in page
@@ -127,6 +129,7 @@ def test_three_steps_are_settled_by_two_people(site: Site, path: Path) -> None:
     assert bob.settle(his, choice="other", answer="10", reason="the model would not").status == 303
     again = ada.settle(hers, choice=answer_key("7"), reason="twice")
     assert again.status == 400  # the form is gone, and with it the claim's number
+    assert [int(step) for step in re.findall(r"/steps/(\d+)/settle", ada.page("/waiting"))] == [7]
     page = html.unescape(ada.page("/runs/1/steps/3/settle"))
     assert "<strong>Settled by Ada <b></strong>" in page
     assert "mdap resume r --db" in page

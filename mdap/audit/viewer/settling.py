@@ -227,7 +227,15 @@ def _choices(race: Race) -> list[_Choice]:
     ]
     winner = race.opening["winner"]
     return [
-        _Choice(one.key, one.letter, one.style, one.votes, said, answer is not None, one.answer == winner)
+        _Choice(
+            one.key,
+            one.letter,
+            one.style,
+            one.votes,
+            said,
+            answer is not None,
+            winner is not None and one.answer == winner,
+        )
         for one, answer, said in zip(race.candidates, answers, compared(texts), strict=True)
     ]
 
