@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from mdap.audit.doubts import TREE
 from mdap.audit.review import Doubtful, doubtful, undecided
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import find_number
@@ -20,13 +21,13 @@ _EACH: Final = 10
 _LONGEST: Final = 50_000
 """Of a longer run, doubtful decisions are only looked for where that run is asked for: it takes a while."""
 
-# How a run stands, and whether steps of it, or of its parts, may be undecided.
 _RUNS: Final = """
 SELECT r.id, (SELECT e.kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1),
-    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0)
-FROM runs r WHERE r.parent IS NULL AND r.kind IN ('run', 'batch') AND r.id = coalesce(?1, r.id)
+        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1)
+FROM runs r WHERE r.id = ?1 OR ?1 IS NULL AND r.parent IS NULL AND r.kind IN ('run', 'batch')
 ORDER BY r.id DESC LIMIT ?2"""
+_DECIDED: Final = f"""{TREE}
+SELECT total((SELECT max(place) + 1 FROM decisions d WHERE d.run = tree.run)) FROM tree"""
 _CLAIM: Final = """
 SELECT id, kind, author, until, until > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') FROM rulings
 WHERE run = ?1 AND step = ?2 AND kind IN ('claimed', 'released', 'settled') ORDER BY id DESC LIMIT 1"""
@@ -35,8 +36,8 @@ SELECT author FROM rulings r WHERE run = ?1 AND step = ?2 AND kind = 'ruled'
 AND NOT EXISTS (SELECT 1 FROM rulings o WHERE o.run = r.run AND o.step = r.step AND o.about = r.id)
 ORDER BY id DESC LIMIT 1"""
 _OVERRIDDEN: Final = """
-SELECT DISTINCT data->>'overrides', data->>'step' FROM run_events
-WHERE kind = 'started' AND json_valid(data) AND data->>'overrides' IS NOT NULL"""
+SELECT DISTINCT e.data->>'overrides', e.data->>'step' FROM runs r CROSS JOIN run_events e
+WHERE e.run = r.id AND e.kind = 'started' AND json_valid(e.data) AND e.data->>'overrides' IS NOT NULL"""
 _WAITS: Final = """
 SELECT 1 FROM run_events WHERE run = ?1 AND kind = 'waiting' AND data->>'step' = ?2 AND id > coalesce((
     SELECT max(id) FROM run_events WHERE run = ?1 AND kind IN
@@ -139,19 +140,22 @@ def waiting(db: str | Path, run_id: str | None = None, most: int = 50) -> list[W
         DatabaseError: the log cannot be read.
     """
     with plain_reading(Path(db)) as connection:
-        number = None if run_id is None else find_number(connection, run_id)
-        runs = connection.execute(_RUNS, (number, _RUNS_SHOWN)).fetchall()
-        if number is not None and not runs:
-            runs = [(number, "finished", 0)]  # a part
+        only = None if run_id is None else find_number(connection, run_id)
+        runs = connection.execute(_RUNS, (only, _RUNS_SHOWN)).fetchall()
         overridden = {(run, step) for run, step in connection.execute(_OVERRIDDEN)}
         found: list[Waiting] = []
-        for run, _, _ in runs:
+        for run, _ in runs:
             found += _waiting(connection, list(undecided(connection, run, most - len(found))))
-        for run, status, decided in runs:
-            if status == "finished" and (decided <= _LONGEST or number is not None):
+        for run, status in runs:
+            if status == "finished" and (run_id is not None or _is_short(connection, run)):
                 each = min(_EACH, most - len(found))
                 found += _waiting(connection, list(doubtful(connection, run, each, _DOUBT)))
     return [one for one in found if (one.run_id, one.step) not in overridden]
+
+
+def _is_short(connection: sqlite3.Connection, run: int) -> bool:
+    [(decided,)] = connection.execute(_DECIDED, (run,)).fetchall()
+    return bool(decided <= _LONGEST)
 
 
 def _waiting(connection: sqlite3.Connection, found: list[Doubtful]) -> list[Waiting]:

@@ -16,6 +16,7 @@ import anyio.to_thread
 from mdap.audit.queue import Claim, Ruling, Settled, Waiting, waiting
 from mdap.compose.deciding import settle_step, step_number
 from mdap.errors import ClaimedError, MdapError, RunBusyError, UsageError
+from mdap.journal.claims import is_claimed
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.rulings import Place, Rulings
 from mdap.records import CANDIDATE
@@ -47,7 +48,12 @@ class Desk:
 
     async def waiting(self, run_id: str | None = None, most: int = 50) -> list[Waiting]:
         """Return the steps that wait for a person; see `mdap.audit.queue.waiting`."""
-        return await anyio.to_thread.run_sync(partial(waiting, self._path, run_id, most))
+        found = await anyio.to_thread.run_sync(partial(waiting, self._path, run_id, most))
+        return [replace(one, state="undecided") if self._was_left(one) else one for one in found]
+
+    def _was_left(self, one: Waiting) -> bool:
+        """Return whether the process that waited for a step is gone."""
+        return one.state == "waiting" and is_claimed(self._path, one.run) is False
 
     async def claim(self, run_id: str, step: int, author: str, claim: int | None = None) -> Claim:
         """Claim a step for some minutes, or renew a claim.
@@ -129,6 +135,8 @@ class Desk:
             how: the run's task, where that has moved; and whether the run waits for the step.
         """
         moved, waits = how
+        if waits and is_claimed(self._path, row.number) is None:
+            return await self._leave(row, place, ruling)  # the process may be there, and may hold no lock
         try:
             return await self._record(row, place, ruling, moved)
         except RunBusyError:

@@ -167,7 +167,7 @@ class Counter:
         return "settle.html", {
             "number": number,
             "race": race,
-            "state": await _state(source, run.number, opening),
+            "state": await self._state(source, run.number, opening),
             "choices": _choices(race),
             "prompts": await prompts_of(source, visit.prompts, asker, opening),
             "form": self.key.form,
@@ -207,12 +207,12 @@ class Counter:
         command = resume_command(run_id, self.viewer.shown.name)
         return {"number": rows[0]["id"], "run_id": run_id, "state": state, "command": command}
 
-
-async def _state(source: Source, run: int, opening: Row) -> str:
-    """Return how a step stands, in a word: one that its run waits for is not just undecided."""
-    outcome = outcome_of(opening)
-    waits = outcome == "undecided" and await source.rows("waits_for_person", run, opening["step"])
-    return "waiting" if waits else outcome
+    async def _state(self, source: Source, run: int, opening: Row) -> str:
+        """Return how a step stands, in a word: one that a process waits for is not just undecided."""
+        outcome = outcome_of(opening)
+        if outcome != "undecided" or self.viewer.shown.is_claimed(run) is False:
+            return outcome
+        return "waiting" if await source.rows("waits_for_person", run, opening["step"]) else outcome
 
 
 def _choices(race: Race) -> list[_Choice]:
