@@ -11,7 +11,7 @@ Piece = tuple[str, bool]
 """Some text, and whether it differs."""
 
 _WORDS: Final = re.compile(r"\w+|\s+|[^\w\s]")
-_MOST: Final = 600
+_MOST: Final = 400
 """Texts of more words are not compared: the time grows with the square of their number."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -35,8 +36,9 @@ __all__ = ["Counter"]
 _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
 _QUEUED: Final = 50
+_OFFERED: Final = 8
+"""Candidates that are compared: a step can have hundreds, each with words of somebody else's choice."""
 _OTHER: Final = "other"
-_LARGEST: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class Counter:
             "number": number,
             "race": race,
             "state": await self._state(source, run.number, opening),
-            "choices": _choices(race),
+            "choices": await anyio.to_thread.run_sync(_choices, race),
             "prompts": await prompts_of(source, visit.prompts, asker, opening),
             "form": self.key.form,
             "name": draft.fields.get("author") or self.key.named(visit.request.headers),
@@ -216,14 +218,15 @@ class Counter:
 
 
 def _choices(race: Race) -> list[_Choice]:
+    offered = race.candidates[:_OFFERED]
     first: dict[str, str] = {}
     for entry in race.entries:
         if entry.candidate is not None:
             first.setdefault(entry.candidate.key, entry.row["body"] or "")
-    answers = [one.answer or _answer_in(first.get(one.key, ""), one.key) for one in race.candidates]
+    answers = [one.answer or _answer_in(first.get(one.key, ""), one.key) for one in offered]
     texts = [
         first.get(one.key, "") if answer is None else pretty(answer)
-        for one, answer in zip(race.candidates, answers, strict=True)
+        for one, answer in zip(offered, answers, strict=True)
     ]
     winner = race.opening["winner"]
     return [
@@ -236,7 +239,7 @@ def _choices(race: Race) -> list[_Choice]:
             answer is not None,
             winner is not None and one.answer == winner,
         )
-        for one, answer, said in zip(race.candidates, answers, compared(texts), strict=True)
+        for one, answer, said in zip(offered, answers, compared(texts), strict=True)
     ]
 
 
