@@ -6,7 +6,8 @@ decided by first-to-ahead-by-k voting among independent samples; suspicious samp
 
 from mdap._version import __version__
 from mdap.audit.log import Log, RunEntry, SampleEntry, StepEntry, open_log
-from mdap.audit.queue import Settled, Waiting
+from mdap.audit.queue import Claim, Settled, Waiting
+from mdap.audit.review import Candidate
 from mdap.compose import Session, calibrate, solve, solve_sync
 from mdap.compose.batch import Batch, Case
 from mdap.compose.signatures import (
@@ -76,9 +77,11 @@ __all__ = [
     "CalibrateSettings",
     "Calibration",
     "CalibrationSettings",
+    "Candidate",
     "Case",
     "Certificate",
     "Chain",
+    "Claim",
     "ClaimedError",
     "DatabaseError",
     "Decided",

@@ -61,20 +61,6 @@ class Decider(Answering):
         """Let what waits go on without the step that it waits for."""
         assert not self.stalled
 
-    def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
-        """Record a person's answer to a step that voting left undecided.
-
-        Args:
-            number: the step.
-            answer: the answer as JSON.
-            author: who decides.
-            reason: why so.
-
-        Raises:
-            UsageError: that step is not undecided, or the answer is none that it could have.
-        """
-        raise UsageError(f"step {number} is not one that voting left undecided")
-
     def halt(self, error: PluginError) -> None:
         """Stop the run, resumably, since code that runs beside it failed."""
         if self.status is RUNNING:
@@ -104,11 +90,11 @@ class Decider(Answering):
             UsageError: that step is not undecided, or the answer is none that it could have.
             PluginError: the task's own code fails on that answer.
         """
-        raise NotImplementedError
+        raise UsageError(f"step {number} is not one that voting left undecided")
 
     def stop_waiting(self, number: int) -> None:
         """End the wait of a step for a person: it stays undecided."""
-        raise NotImplementedError
+        assert number not in self.waits
 
     def rule(self, number: int, answer: str, author: str, reason: str) -> None:
         """Settle a step of the run that is under way, and let the run go on; see `settle_by_hand`."""
