@@ -6,6 +6,8 @@ decided by first-to-ahead-by-k voting among independent samples; suspicious samp
 
 from mdap._version import __version__
 from mdap.audit.log import Log, RunEntry, SampleEntry, StepEntry, open_log
+from mdap.audit.queue import Claim, Settled, Waiting
+from mdap.audit.review import Candidate
 from mdap.compose import Session, calibrate, solve, solve_sync
 from mdap.compose.batch import Batch, Case
 from mdap.compose.signatures import (
@@ -18,6 +20,7 @@ from mdap.compose.signatures import (
 )
 from mdap.engine.opening import Progress
 from mdap.errors import (
+    ClaimedError,
     DatabaseError,
     FailedError,
     LockedError,
@@ -74,9 +77,12 @@ __all__ = [
     "CalibrateSettings",
     "Calibration",
     "CalibrationSettings",
+    "Candidate",
     "Case",
     "Certificate",
     "Chain",
+    "Claim",
+    "ClaimedError",
     "DatabaseError",
     "Decided",
     "Decision",
@@ -119,6 +125,7 @@ __all__ = [
     "SampleTaken",
     "Session",
     "SessionSettings",
+    "Settled",
     "Solution",
     "SolveSettings",
     "Speculate",
@@ -138,6 +145,7 @@ __all__ = [
     "UsageError",
     "View",
     "VotingSettings",
+    "Waiting",
     "__version__",
     "calibrate",
     "open_log",

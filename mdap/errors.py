@@ -4,6 +4,7 @@
 
     MdapError
     ├── UsageError             the call is wrong: change it and call again
+    │   ├── ClaimedError       another person has the step, or settled it meanwhile: look at it again
     │   ├── RunBusyError       another process is working on the run: wait until it ends
     │   └── RunNotFoundError   the database holds no run of that name
     ├── DatabaseError          the database file cannot be used as it is
@@ -27,6 +28,7 @@ import traceback
 from typing import Any, Final, NoReturn
 
 __all__ = [
+    "ClaimedError",
     "DatabaseError",
     "FailedError",
     "LockedError",
@@ -74,6 +76,10 @@ class MdapError(Exception):
 
 class UsageError(MdapError):
     """Raised when the call itself is wrong: a parameter, a name, a file that does not exist."""
+
+
+class ClaimedError(UsageError):
+    """Raised when another person has the step, or settled it meanwhile; look at it again."""
 
 
 class RunBusyError(UsageError):

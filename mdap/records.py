@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol
 from typing_extensions import TypeVar  # `default` is part of typing from Python 3.13
 
 __all__ = [
+    "CANDIDATE",
     "EVENTS",
     "METERED",
     "NOTED",
@@ -387,6 +388,9 @@ class StepResolved(NamedTuple):
     confirmed: bool
 
 
+CANDIDATE: Final = "candidate:"
+"""What stands before the key of an answer that was voted for, where a person gives no JSON."""
+
 NOTED: Final = "mdap"
 """The author of what was not voted on: results of parts, of code that runs once, and what was taken over."""
 
@@ -496,6 +500,10 @@ EVENTS: Final = {
     "escalated": (
         "a step went to the next models",
         "`step`, `opening`, and `tier`, from 1, to which it went",
+    ),
+    "waiting": (
+        "a step that voting left undecided waits for a person, in a session with `--wait-for-person`",
+        "`step`, `opening`",
     ),
     "settled": ("a person settled a step, whom `author` names", "`step`"),
     "effect": ("the effects of a decision were brought about", "`step`"),

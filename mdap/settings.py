@@ -157,6 +157,8 @@ class Limits(BaseModel):
         max_retry_seconds: seconds spent on one sample's attempts before the run stops.
         max_silence: seconds without any answer from the provider before the run stops.
         max_nesting: how deep tasks may ask for tasks, before one that never ends is stopped.
+        wait_for_person: seconds that a step which voting left undecided waits for a person to settle it,
+            before it is undecided for good.
     """
 
     model_config = _FROZEN
@@ -171,6 +173,7 @@ class Limits(BaseModel):
     max_retry_seconds: float = Field(600.0, gt=0)
     max_silence: float = Field(300.0, gt=0)
     max_nesting: int = Field(32, ge=1, le=1000)
+    wait_for_person: float = Field(0.0, ge=0)
 
 
 class Price(BaseModel):

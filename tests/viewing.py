@@ -16,7 +16,7 @@ import pytest
 from pydantic import TypeAdapter
 
 import mdap
-from mdap.audit.viewer import create_app, server
+from mdap.audit.viewer import Key, create_app, server
 from mdap.compose import settle_step
 from mdap.compose.viewing import shown
 from mdap.rules.canonical import canonical
@@ -151,19 +151,23 @@ class Site:
 
     path: Path
     port: int
+    token: str | None = None
 
     @property
     def url(self) -> str:
         """Where it is."""
         return f"http://127.0.0.1:{self.port}"
 
-    def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        """Send one request, with *path* as it is."""
+    def ask(self, path: str, method: str = "GET", body: str | bytes = b"", **headers: str) -> Answer:
+        """Send one request, with *path* as it is; ``_`` in names of *headers* stands for ``-``."""
+        sent = body.encode() if isinstance(body, str) else body
+        if method == "POST":
+            headers.setdefault("Content_Length", str(len(sent)))
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
             connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
             for name, value in headers.items():
-                connection.putheader(name, value)
-            connection.endheaders()
+                connection.putheader(name.replace("_", "-"), value)
+            connection.endheaders(sent)
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
 
@@ -175,16 +179,17 @@ class Site:
 
 
 @contextmanager
-def serving(path: Path, tasks: tuple[str, ...] = ()) -> Iterator[Site]:
-    """Serve the database at *path* by a real server, in a thread."""
+def serving(path: Path, tasks: tuple[str, ...] = (), token: str | None = None) -> Iterator[Site]:
+    """Serve the database at *path* by a real server, in a thread; with a *token*, steps can be settled."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         hosts = [f"127.0.0.1:{port}", f"localhost:{port}"]
-        running = server(create_app(shown(path, tasks), hosts))
+        key = None if token is None else Key(token, port)
+        running = server(create_app(shown(path, tasks, decide=token is not None), hosts, key))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield Site(path, port)
+            yield Site(path, port, token)
         finally:
             running.should_exit = True
             thread.join(30)

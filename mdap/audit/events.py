@@ -25,6 +25,7 @@ __all__ = ["History", "check_events", "object_of"]
 
 _DATA: Final = {
     "settled": ("step",),
+    "waiting": ("step", "opening"),
     "escalated": ("step", "opening", "tier"),
     "refused": ("step", "opening", "tier", "member", "view", "views", "model"),
     "left_out": ("member", "tier", "model"),

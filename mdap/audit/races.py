@@ -65,9 +65,11 @@ class Referee:
             self._same(Kind.COUNT, "winner", tally.winner, winner, place)
         elif decision.author == NOTED:
             self._same(Kind.COUNT, "samples of what was not voted on", 0, len(samples), place)
-        elif samples or decision.step != self.facts.overridden:
+        # Of a step that is decided otherwise than in another run, the samples are there.
+        voted_on = bool(samples) or (decision.author != NOTED and decision.step != self.facts.overridden)
+        if decision.author not in (None, NOTED) and voted_on:
             self._undecided(tally, tier, samples, place)
-        if samples and isinstance(tally, RobustTally) and not tally.smooth:
+        if voted_on and isinstance(tally, RobustTally) and not tally.smooth:
             self.part.charged.append((*place, tier))
         return tier
 

@@ -14,16 +14,23 @@ from mdap.audit.runs import find_number
 from mdap.records import SampleTaken, TallyShape
 from mdap.rules.digests import answer_key
 
-__all__ = ["Candidate", "Doubtful", "review"]
+__all__ = ["Candidate", "Doubtful", "doubtful", "review", "undecided"]
 
-_UNDECIDED: Final = f"""{TREE}
+# Of a chain, only the step behind the decided ones can be: a long one is not gone through.
+_UNDECIDED: Final = f"""{TREE},
+behind(run, first) AS MATERIALIZED (SELECT run, CASE WHEN
+    (SELECT max(place) FROM decisions d WHERE d.run = tree.run) =
+    (SELECT max(step) FROM decisions d WHERE d.run = tree.run)
+    THEN (SELECT max(step) + 1 FROM decisions d WHERE d.run = tree.run) ELSE 0 END FROM tree)
 SELECT r.run_id, p.run, p.step, p.opening, p.key, p.input,
     (SELECT max(e.id) FROM run_events e WHERE e.run = p.run AND e.kind = 'refused'
         AND e.data->>'step' = p.step AND e.data->>'opening' = p.opening) AS refused
-FROM tree CROSS JOIN steps p ON p.run = tree.run JOIN runs r ON r.id = p.run
-WHERE (SELECT e.kind FROM run_events e WHERE e.run = p.run AND e.kind IN
-        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
-        ORDER BY e.id DESC LIMIT 1) IN ('finished', 'undecided')
+FROM behind CROSS JOIN steps p ON p.run = behind.run AND p.step >= behind.first JOIN runs r ON r.id = p.run
+WHERE ((SELECT e.kind = 'finished' OR e.kind = 'undecided' OR e.data->>'stop_cause' = 'override'
+        FROM run_events e WHERE e.run = p.run AND e.kind IN
+        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1)
+    OR EXISTS (SELECT 1 FROM run_events e
+        WHERE e.run = p.run AND e.kind = 'waiting' AND e.data->>'step' = p.step))
     AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
     AND (refused IS NOT NULL OR EXISTS (SELECT 1 FROM samples s
         WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening AND s.counted IS NOT NULL))
@@ -45,12 +52,14 @@ class Candidate:
         votes: its votes.
         won: whether it was decided.
         replies: model and text of each vote for it, in the order of the samples.
+        key: the answer's key in the log.
     """
 
     answer: Any
     votes: int
     won: bool
     replies: tuple[tuple[str, str], ...]
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,7 @@ class Doubtful:
             "candidates": [
                 {
                     "answer": one.answer,
+                    "key": one.key,
                     "votes": one.votes,
                     "won": one.won,
                     "replies": [{"model": model, "text": text} for model, text in one.replies],
@@ -116,12 +126,25 @@ def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
     """
     with plain_reading(Path(db)) as connection:
         run = find_number(connection, run_id)
-        found: list[Doubtful] = list(_undecided(connection, run, most))
-        for shape, doubt in ranked(connection, run):
-            if len(found) >= most:
-                break
-            found += _alike(connection, run, shape, (doubt, most - len(found)))
-    return found
+        found = list(undecided(connection, run, most))
+        return found + list(doubtful(connection, run, most - len(found)))
+
+
+def doubtful(connection: sqlite3.Connection, run: int, most: int, least: float = 0.0) -> Iterator[Doubtful]:
+    """Yield the most doubtful decisions of a run and its parts.
+
+    Args:
+        connection: the log.
+        run: the run's number.
+        most: how many at most.
+        least: the least chance of being wrong.
+    """
+    for shape, doubt in ranked(connection, run):
+        if most <= 0 or doubt < least:
+            return
+        for one in _alike(connection, run, shape, (doubt, most)):
+            most -= 1
+            yield one
 
 
 def _alike(
@@ -143,7 +166,8 @@ def _alike(
         )
 
 
-def _undecided(connection: sqlite3.Connection, run: int, most: int) -> Iterator[Doubtful]:
+def undecided(connection: sqlite3.Connection, run: int, most: int) -> Iterator[Doubtful]:
+    """Yield the steps of a run and its parts that voting left undecided, at most *most*."""
     rows = connection.execute(_UNDECIDED, (run, most)).fetchall()
     for run_id, number, step, opening, key, text, refused in rows:
         samples = [row for row in samples_of(connection, number, step) if row.opening == opening]
@@ -177,7 +201,7 @@ def _unwon(samples: list[SampleTaken]) -> Iterator[Candidate]:
     voted = [row for row in samples if row.verdict == "vote"]
     for key, votes in Counter(row.answer_key for row in voted).most_common():
         replies = tuple((row.model, row.text or "") for row in voted if row.answer_key == key)
-        yield Candidate(None, votes, won=False, replies=replies)
+        yield Candidate(None, votes, won=False, replies=replies, key=key or "")
 
 
 def _candidates(winner: str, tally: dict[str, int], samples: list[SampleTaken]) -> Iterator[Candidate]:
@@ -185,4 +209,4 @@ def _candidates(winner: str, tally: dict[str, int], samples: list[SampleTaken]) 
         key = answer_key(answer)
         voters = [row for row in samples if row.verdict == "vote" and row.answer_key == key]
         replies = tuple((row.model, row.text or "") for row in voters)
-        yield Candidate(json.loads(answer), votes, answer == winner, replies)
+        yield Candidate(json.loads(answer), votes, answer == winner, replies, key)

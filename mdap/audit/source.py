@@ -5,7 +5,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Opener", "Prompts", "Rendered", "Row", "Shown", "Source"]
+from mdap.audit.queue import Claim, Ruling, Settled, Waiting
+
+__all__ = ["Desk", "Opener", "Prompts", "Rendered", "Row", "Shown", "Source"]
 
 
 class Row(Protocol):
@@ -71,6 +73,22 @@ class Prompts(Protocol):
         """
 
 
+class Desk(Protocol):
+    """Where people settle steps."""
+
+    async def waiting(self, run_id: str | None = None, most: int = 50) -> list[Waiting]:
+        """Return the steps that wait for a person."""
+
+    async def claim(self, run_id: str, step: int, author: str, claim: int | None = None) -> Claim:
+        """Claim a step, or renew a claim on it."""
+
+    async def release(self, run_id: str, step: int, author: str, claim: int | None = None) -> None:
+        """Give a claimed step back."""
+
+    async def settle(self, run_id: str, step: int, ruling: Ruling) -> Settled:
+        """Settle a step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """A database that is to be looked at.
@@ -80,9 +98,11 @@ class Shown:
         open: opens it for one page.
         prompts: makes prompts anew.
         is_claimed: says whether a process is at work on the run with a number; None where nobody can tell.
+        desk: where people settle steps from the pages; None where they cannot.
     """
 
     name: str
     open: Opener
     prompts: Prompts
     is_claimed: Callable[[int], bool | None]
+    desk: Desk | None = None

@@ -30,6 +30,7 @@ __all__ = [
     "limits_of",
     "moved_task",
     "on_dead",
+    "waiting",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -192,6 +193,17 @@ def on_dead(command: F) -> F:
     )(command)
 
 
+def waiting(command: F) -> F:
+    """Add ``--wait-for-person``."""
+    return click.option(
+        "--wait-for-person",
+        type=float,
+        default=Limits().wait_for_person,
+        metavar="SECONDS",
+        help="How long an undecided step waits for a person to settle it, before the run ends without.",
+    )(command)
+
+
 def budget_options(command: F) -> F:
     """Add the options that make up `Budget`, and prices."""
     for option in (
@@ -224,6 +236,7 @@ def limits_of(given: dict[str, Any]) -> Limits:
             attempt_timeout=given["timeout"],
             max_attempts=given["max_attempts"],
             max_nesting=given["max_nesting"],
+            wait_for_person=given.get("wait_for_person", 0.0),
         )
     except ValidationError as error:
         raise UsageError(explain("limit", error)) from None

@@ -11,6 +11,7 @@ import anyio
 import click
 from pydantic import ValidationError
 
+from mdap.audit.queue import Ruling
 from mdap.cli import completing
 from mdap.cli.batching import cases_of, run_inputs
 from mdap.cli.display import DISPLAYS, Show, configure_log, shown
@@ -28,6 +29,7 @@ from mdap.cli.options import (
     moved_task,
     on_dead,
     verbose,
+    waiting,
 )
 from mdap.cli.output import (
     NOT_GOOD,
@@ -45,8 +47,9 @@ from mdap.cli.places import at_home
 from mdap.cli.resuming import resume_all
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import Rows, first, how_sure, rest, where_to_look
-from mdap.compose import Session, new_run_id, settle_step
+from mdap.compose import Session, new_run_id
 from mdap.compose.batch import Batch, Case
+from mdap.compose.desk import Desk
 from mdap.compose.identity import new_name
 from mdap.engine.opening import Progress
 from mdap.errors import MdapError, UsageError
@@ -180,6 +183,7 @@ __all__ = ["decide", "resume", "run"]
     help="Whether the log keeps the text of every prompt; not for documents that must not be stored.",
 )
 @on_dead
+@waiting
 @limit_options
 @budget_options
 @database
@@ -284,6 +288,7 @@ def _run_cases(
     help="See `mdap run`.",
 )
 @on_dead
+@waiting
 @moved_task
 @limit_options
 @budget_options
@@ -352,7 +357,12 @@ def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: Show) -
 @click.command()
 @click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @click.argument("step")
-@click.option("--answer", required=True, metavar="JSON", help="The answer, as JSON.")
+@click.option(
+    "--answer",
+    required=True,
+    metavar="JSON",
+    help="The answer, as JSON, or candidate:KEY for one that was voted for.",
+)
 @click.option("--reason", required=True, metavar="TEXT", help="Why so; recorded.")
 @click.option("--author", default=getpass.getuser, show_default="you", help="Who decides; recorded.")
 @moved_task
@@ -367,24 +377,20 @@ def decide(**given: Any) -> None:
     """
     if not given["reason"].strip():
         raise UsageError("--reason must say why: it is what the record has to show for the decision")
-    settle = partial(
-        settle_step,
-        answer=given["answer"],
-        author=given["author"],
-        reason=given["reason"],
-        moved=given["task"],
-    )
-    run_id = at_home(
+    ruling = Ruling(given["answer"], given["author"], given["reason"])
+    settled = at_home(
         given["db"],
         given["run_id"],
         given["task"],
-        lambda db: anyio.run(settle, db, given["run_id"], given["step"]),
+        lambda db: anyio.run(Desk(db).settle, given["run_id"], given["step"], ruling, given["task"]),
     )
     if given["json"]:
         step = int(given["step"]) if given["step"].isdecimal() else given["step"]
-        print_json({"run_id": run_id, "step": step, "author": given["author"]})
+        print_json({"run_id": settled.run_id, "step": step, "author": given["author"]})
+    elif settled.goes_on:
+        say(f"step {given['step']} is settled; {settled.run_id} goes on with it")
     else:
-        say(f"step {given['step']} is settled; go on with: mdap resume {run_id} --db {given['db']}")
+        say(f"step {given['step']} is settled; go on with: mdap resume {settled.run_id} --db {given['db']}")
 
 
 def _voting(given: dict[str, Any]) -> VotingSettings:

@@ -1,9 +1,11 @@
 """``mdap serve``: the log in a browser."""
 
 import os
+import secrets
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,13 +40,20 @@ _PORT: Final = 6327  # "mdap" on a telephone
     metavar="TASK",
     help="Also load this task, named as in its runs, to show its prompts; loading runs its code.",
 )
+@click.option(
+    "--allow-decide",
+    is_flag=True,
+    help="Let people settle steps on the pages; the address then has a secret token.",
+)
 def serve(**given: Any) -> None:
     """Browse the runs in a web browser, until Ctrl-C.
 
-    It serves this machine only. Nothing can be changed there, and a run that goes on can be watched.
+    It serves this machine only, and a run that goes on can be watched. Nothing can be changed there unless
+    you pass --allow-decide.
     """
+    decide = partial(_serve, Path(given["db"]), given["port"], given["tasks"], decide=given["allow_decide"])
     with suppress(KeyboardInterrupt):  # how one ends it
-        anyio.run(_serve, Path(given["db"]), given["port"], given["tasks"])
+        anyio.run(decide)
 
 
 def needs_viewer(what: str) -> UsageError:
@@ -52,9 +61,9 @@ def needs_viewer(what: str) -> UsageError:
     return UsageError(f"{what} needs more packages: pip install 'mdap[viewer]'")
 
 
-async def _serve(path: Path, port: int, tasks: tuple[str, ...]) -> None:
+async def _serve(path: Path, port: int, tasks: tuple[str, ...], *, decide: bool) -> None:
     try:
-        from mdap.audit.viewer import create_app, server
+        from mdap.audit.viewer import Key, create_app, server
     except ModuleNotFoundError as error:
         raise needs_viewer("mdap serve") from error
     async with open_log(path):
@@ -62,8 +71,12 @@ async def _serve(path: Path, port: int, tasks: tuple[str, ...]) -> None:
     with _listening(port) as listener:
         port = listener.getsockname()[1]
         hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-        app = create_app(shown(path, tasks), hosts)
-        say(f"{path} is shown at http://127.0.0.1:{port}/ until Ctrl-C")
+        token = secrets.token_urlsafe(32) if decide else None
+        app = create_app(
+            shown(path, tasks, decide=decide), hosts, None if token is None else Key(token, port)
+        )
+        address = f"http://127.0.0.1:{port}/" if token is None else f"http://127.0.0.1:{port}/?token={token}"
+        say(f"{path} is shown at {address} until Ctrl-C")
         sys.stdout.flush()
         await server(app).serve(sockets=[listener])
 

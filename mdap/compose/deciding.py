@@ -18,7 +18,7 @@ from mdap.plugins import make_recorded, make_task
 from mdap.records import RunEvent, RunStatus, StopCause, encodable
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["settle_step"]
+__all__ = ["settle_step", "step_number"]
 
 _BY_KEY: Final = "key:"
 _BY_NUMBER: Final = "step:"
@@ -60,14 +60,14 @@ async def settle_step(  # noqa: PLR0913 - the public face: keywords, each of the
         if row.kind != "run":
             raise UsageError(f"{row.run_id} is a {row.kind}, which has no steps of its own to settle")
         task = make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
-        number = await _number(reader, row, step)
+        number = await step_number(reader, row, step)
         ruling = Ruling(number, answer, encodable(author), encodable(reason))
         nested = row.status is RunStatus.FINISHED and await reader.whole_of(row.number) is not None
         if nested or await reader.is_decided(row.number, number):
             return await override_step(path, row, task, ruling)
         claims = Claims(path)
-        claims.take(row.number, row.run_id)
         try:
+            claims.take(row.number, row.run_id)
             async with open_journal(path) as journal:
                 await _settle(reader, journal, row, task, ruling)
                 journal.append(*_settled(row, ruling))
@@ -88,7 +88,7 @@ def _settled(row: RunRow, ruling: Ruling) -> list[RunEvent]:
     return [settled, RunEvent(row.number, "stopped", why, data=waiting)]
 
 
-async def _number(reader: Reader, row: RunRow, step: int | str) -> int:
+async def step_number(reader: Reader, row: RunRow, step: int | str) -> int:
     """Return the number of a step that is given by its number or its key."""
     if isinstance(step, int):
         return step

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from mdap.audit.source import Rendered
 from mdap.engine.authored import Authored
-from mdap.errors import RAISED, MdapError, told
+from mdap.errors import RAISED, MdapError, UsageError, told
 from mdap.plugins import TASKS, in_full, installed, make_task
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, views_digest
@@ -59,10 +59,18 @@ class TaskPrompts:
         except RAISED as error:  # it is somebody else's code, and a page must not end with it
             return str(error) if isinstance(error, MdapError) else f"{task}: {told(error)}"
 
-    def _made(self, task: str, params: str) -> Authored | str:
+    def check_trusted(self, task: str) -> None:
+        """Refuse a task whose code must not be loaded.
+
+        Raises:
+            UsageError: it is neither installed nor named by whoever looks.
+        """
         if task not in installed(TASKS) and task not in self._trusted:
-            return f"{task} is not installed; to load it, add --task {task}"
+            raise UsageError(f"{task} is not installed; to load it, add --task {task}")
+
+    def _made(self, task: str, params: str) -> Authored | str:
         try:
+            self.check_trusted(task)
             made = make_task(task, json.loads(params))
         except MdapError as error:
             return str(error)

@@ -19,6 +19,7 @@ from mdap.compose.identity import Start, check_same, run_columns, solution_of
 from mdap.compose.inspection import Inspection
 from mdap.compose.promising import with_share
 from mdap.compose.steering import drift_of, known_presence
+from mdap.compose.taking import take_rulings, waits_for_people
 from mdap.compose.turns import Turn, driving, take_turn
 from mdap.engine.account import account_of
 from mdap.engine.asking import Surroundings, answer_process
@@ -265,6 +266,7 @@ async def _rules(shop: Workshop, number: int, task: Task, start: Start) -> Rules
         drift=await drift_of(shop.reader, number, start.voting.k),
         record_prompts=start.voting.records_prompts(process=isinstance(task, Process)),
         pilot=start.pilot,
+        patient=start.pilot is None and await waits_for_people(shop, number),
     )
 
 
@@ -292,6 +294,8 @@ async def _drive(
         if start.listener is not None:
             listen = partial(start.listener.listen, (shop.reader, shop.writer), rules.run, race)
             beside = _together(listen, beside)
+        if rules.patient:
+            beside = _together(partial(take_rulings, shop, rules.run, race), beside)
         provider: Provider = shop.crew.provider
         if trace is not None:
             provider = trace.provider(provider, shop.crew.names)

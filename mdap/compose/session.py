@@ -18,11 +18,13 @@ from typing import Any, Final, Self, TypeVar, Unpack, overload
 import anyio
 from anyio.abc import TaskGroup
 
+from mdap.audit.queue import Ruling, Settled, Waiting
 from mdap.compose.arguments import check_cases, check_run, check_session, check_share, checked_task
 from mdap.compose.batch import Batch, Case
 from mdap.compose.bulletin import Bulletin
 from mdap.compose.calibrating import Wish, calibrate_task
 from mdap.compose.crew import Crew
+from mdap.compose.desk import Desk
 from mdap.compose.following import follow
 from mdap.compose.hosting import Host
 from mdap.compose.identity import (
@@ -53,6 +55,7 @@ from mdap.observe import Watch
 from mdap.plugins import make_recorded, make_task
 from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Event, RunStatus, Solution
+from mdap.rules.canonical import canonical
 from mdap.rules.parameters import as_resumed
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Task
@@ -525,6 +528,47 @@ class Session:
         """
         host = self._opened
         return follow(host.value[0], run_id, after, lambda: not host.closing)
+
+    async def waiting(self, run_id: str | None = None, *, most: int = 50) -> list[Waiting]:
+        """Return the steps that wait for a person: undecided ones, then the most doubtful decisions.
+
+        Args:
+            run_id: only those of this run and its parts; None for the newest runs of the database.
+            most: how many at most.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        with self._visit() as shop:
+            await shop.writer.flush()
+            return await Desk(self.path).waiting(run_id, most)
+
+    async def settle(
+        self, run_id: str, step: int, *, answer: Any, author: str, reason: str, override: bool = False
+    ) -> Settled:
+        """Settle a step as a person decides, in any run of the database.
+
+        If a process waits for the step, this one or another (see `Limits.wait_for_person`), its run goes on
+        by itself; if not, `resume` the run that is returned.
+
+        Args:
+            run_id: the step's run: its id, a unique beginning of it, or ``latest``.
+            step: its number.
+            answer: the answer, as a JSON value.
+            author: who decides.
+            reason: why so.
+            override: settle a step that votes decided: a new run takes over from the step's own.
+
+        Raises:
+            ClaimedError: another person has the step, or has settled it meanwhile.
+            RunBusyError: a process is working on the run, and does not wait for the step.
+            UsageError: there is no such run or step, or the answer cannot be one of it.
+        """
+        spelled = canonical(answer)
+        with self._visit() as shop:
+            await shop.writer.flush()
+            ruling = Ruling(spelled, author, reason, override)
+            return await Desk(self.path).settle(run_id, step, ruling)
 
     async def resume_all(self, *, progress: Progress | None = None) -> AsyncIterator[Solution[Any]]:
         """Resume every run of the database that was cut or stopped, one after another, the oldest first.

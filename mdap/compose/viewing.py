@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from mdap.audit.source import Shown
+from mdap.compose.desk import Desk
 from mdap.compose.prompting import TaskPrompts
 from mdap.journal.claims import is_claimed
 from mdap.journal.reader import open_log
@@ -12,11 +13,14 @@ from mdap.journal.reader import open_log
 __all__ = ["shown"]
 
 
-def shown(path: Path, tasks: Collection[str] = ()) -> Shown:
+def shown(path: Path, tasks: Collection[str] = (), *, decide: bool = False) -> Shown:
     """Return the database at *path* to be looked at.
 
     Args:
         path: the database file.
         tasks: tasks that may be loaded beside those that are installed.
+        decide: whether people may settle steps there.
     """
-    return Shown(str(path), partial(open_log, path), TaskPrompts(tasks), partial(is_claimed, path))
+    prompts = TaskPrompts(tasks)
+    desk = Desk(path, prompts.check_trusted) if decide else None
+    return Shown(str(path), partial(open_log, path), prompts, partial(is_claimed, path), desk)

@@ -135,7 +135,8 @@ class Asking:
                 await _answered(question)
             finally:
                 self._race.leave(question)
-        return question
+        # What a person said is read back as in any later session.
+        return question.opening.opened.step if question.settled else question
 
     @contextmanager
     def _busy(self) -> Iterator[None]:

@@ -129,7 +129,7 @@ class ChainRace(Decider):
 
     def _go_on(self) -> None:
         self._settle_head()
-        if self._depth and self.status is RUNNING:
+        if self._depth and self.status is RUNNING and not self.waits:
             self._speculate()
 
     def _settle_head(self) -> None:
@@ -144,7 +144,7 @@ class ChainRace(Decider):
             if winner is not None:
                 # Also in a run that is over, whose last replies are still to come: they were paid for.
                 self._decide(head, winner)
-            elif self.status is not RUNNING or not head.race.exhausted:
+            elif self.status is not RUNNING or self.waits or not head.race.exhausted:
                 return
             else:
                 self._exhausted(head)
@@ -153,19 +153,39 @@ class ChainRace(Decider):
         self._pay(head, CONTESTED if head.race.tally.stuck else UNDECIDED)
         if head.race.escalate():
             self._escalated(head)
+        elif self._rules.patient:
+            # A guess at what a person will say is not worth a sample.
+            self._void_after(head)
+            self._await_person(head)
         else:
-            self.status = RunStatus.UNDECIDED
-            self.reason, self.stop_cause = undecided_sentence(head), undecided_cause(head)
+            self._end_undecided(head)
+
+    def _end_undecided(self, head: Opening) -> None:
+        self.status = RunStatus.UNDECIDED
+        self.reason, self.stop_cause = undecided_sentence(head), undecided_cause(head)
+
+    def stop_waiting(self, number: int) -> None:
+        """End the wait of the head for a person; see `Decider.stop_waiting`."""
+        self.waits.discard(number)
+        if self.status is RUNNING:
+            self._end_undecided(self._window[0])
+            self.news()
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to the step that voting left undecided."""
         head = self._window[0] if self._window else None
-        if head is None or head.opened.step != number or self.status is not RunStatus.UNDECIDED:
+        undecided = self.status is RunStatus.UNDECIDED or number in self.waits
+        if head is None or head.opened.step != number or not undecided:
             raise UsageError(f"step {number} is not one that voting left undecided")
-        value = self._task.checked_answer(head.race.step, answer)
+        value = self._task.checked_answer(head.race.step, head.race.named(answer))
         spelled = self._task.spelled(number, value)
         self._void_after(head)
-        self._record(head, spelled, author, reason)
+        if self._ruled(head, spelled, author, reason) and self.status is RUNNING:
+            if self.has_effects:
+                decision = self._decision(number, value, dict(head.race.tally.votes), None)
+                self._due.append((head.state, replace(decision, author=author)))
+            self._pass(head, value, spelled)
+            self._go_on()
 
     def _decide(self, head: Opening, winner: str) -> None:
         self._pay(head, CONTESTED)
@@ -175,10 +195,15 @@ class ChainRace(Decider):
             answer, votes = head.race.answers[winner], dict(head.race.tally.votes)
             decision = self._decision(number, answer, votes, shape_of(winner, votes))
             self._due.append((head.state, decision))
-        for opened in self._leftovers.drop(number):
-            self._resolve(opened, confirmed=False)
         if head.basis != winner:
             self._void_after(head)
+        self._pass(head, head.race.answers[winner], winner)
+
+    def _pass(self, head: Opening, answer: Any, spelled: str) -> None:
+        """Go on to the step after *head*, which is decided: by *answer*, or canonically *spelled*."""
+        number = head.opened.step
+        for opened in self._leftovers.drop(number):
+            self._resolve(opened, confirmed=False)
         self._window.popleft()
         if self._rules.pilot is not None:
             self._rules.pilot.closed(self._rules.run, number)
@@ -187,8 +212,7 @@ class ChainRace(Decider):
         elif self._window:
             self._finish()
         else:
-            answer = head.race.answers[winner]
-            after = self._task.advance(number, head.state, answer, winner, head.opened.input)
+            after = self._task.advance(number, head.state, answer, spelled, head.opened.input)
             self._enter(number + 1, after)
 
     def _admits(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 
 from mdap.engine.answering import Answering
 from mdap.engine.opening import Opening, Progress, written
-from mdap.engine.recording import RUNNING, Rules
+from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.scheduler import Came, Failed, Outcome
 from mdap.engine.voting import unread
 from mdap.errors import PluginError, UsageError
@@ -44,11 +44,13 @@ class Decider(Answering):
 
     Attributes:
         news: called when there is more to ask for than what came gave rise to.
+        waits: the numbers of the steps that voting left undecided and that wait for a person.
     """
 
     def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
         super().__init__(rules, journal, progress)
         self.news: Callable[[], None] = lambda: None
+        self.waits: set[int] = set()
 
     @property
     def stalled(self) -> bool:
@@ -59,26 +61,60 @@ class Decider(Answering):
         """Let what waits go on without the step that it waits for."""
         assert not self.stalled
 
-    def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
-        """Record a person's answer to a step that voting left undecided.
-
-        Args:
-            number: the step.
-            answer: the answer as JSON.
-            author: who decides.
-            reason: why so.
-
-        Raises:
-            UsageError: that step is not undecided, or the answer is none that it could have.
-        """
-        raise UsageError(f"step {number} is not one that voting left undecided")
-
     def halt(self, error: PluginError) -> None:
         """Stop the run, resumably, since code that runs beside it failed."""
         if self.status is RUNNING:
             self._stop(error)
             self.status = RunStatus.STOPPED
             self.news()
+
+    # -- who waits for a person --------------------------------------------------------------------
+
+    def _await_person(self, opening: Opening) -> None:
+        """Record that *opening*, which voting left undecided, waits for a person."""
+        step, place = opening.opened.step, opening.opened.opening
+        self.waits.add(step)
+        data = {"step": step, "opening": place}
+        self._journal.append(RunEvent(self._rules.run, "waiting", undecided_sentence(opening), data=data))
+
+    def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
+        """Record a person's answer to a step that voting left undecided; a step that waits goes on from it.
+
+        Args:
+            number: the step.
+            answer: the answer as JSON, or ``candidate:`` and the key of an answer that was voted for.
+            author: who decides.
+            reason: why so.
+
+        Raises:
+            UsageError: that step is not undecided, or the answer is none that it could have.
+            PluginError: the task's own code fails on that answer.
+        """
+        raise UsageError(f"step {number} is not one that voting left undecided")
+
+    def stop_waiting(self, number: int) -> None:
+        """End the wait of a step for a person: it stays undecided."""
+        assert number not in self.waits
+
+    def rule(self, number: int, answer: str, author: str, reason: str) -> None:
+        """Settle a step of the run that is under way, and let the run go on; see `settle_by_hand`."""
+        try:
+            self.settle_by_hand(number, answer, author, reason)
+        except PluginError as error:
+            if number in self.waits:  # nothing is recorded, and somebody's slip must not end the run
+                raise UsageError(f"{answer} cannot be checked: {error}") from error
+            self._stop(error)
+        self.news()
+
+    def _ruled(self, opening: Opening, spelled: str, author: str, reason: str) -> bool:
+        """Record a person's decision of *opening*; return whether the run waited for it."""
+        step = opening.opened.step
+        self._record(opening, spelled, author, reason)
+        if step not in self.waits:
+            return False
+        self.waits.remove(step)
+        self._journal.append(RunEvent(self._rules.run, "settled", reason, author, {"step": step}))
+        return True
 
     # -- what to ask -------------------------------------------------------------------------------
 

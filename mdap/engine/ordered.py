@@ -14,7 +14,7 @@ from typing import Any, Final
 from mdap.engine.account import ABANDONED, CONTESTED, UNDECIDED, Account
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.process import ProcessRace, Question
-from mdap.engine.recording import RUNNING, Rules, undecided_sentence
+from mdap.engine.recording import RUNNING, Rules
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, StepOpened, Verdict
@@ -162,10 +162,6 @@ class OrderedRace(ProcessRace):
             self._decide(question, race.winner)
         elif race.exhausted:
             self._without_winner(question)
-
-    def _without_winner(self, question: Question) -> None:
-        question.undecided = undecided_sentence(question.opening)
-        self._answer(question)
 
     def _release(self) -> None:
         """Settle what is next, as long as that can be done."""

@@ -50,6 +50,7 @@ class Question:
         askers: how many wait for it.
         over: whether it is decided or cannot be.
         undecided: why it has no winner; None while it may have one.
+        settled: whether a person settled it while it was waited for.
     """
 
     identity: Identity
@@ -58,6 +59,7 @@ class Question:
     askers: int = 0
     over: bool = False
     undecided: str | None = None
+    settled: bool = False
 
     @property
     def answer(self) -> Any:
@@ -303,7 +305,15 @@ class ProcessRace(Decider):
         elif opening.race.exhausted and opening.race.escalate():
             self._escalated(opening)
         elif opening.race.exhausted:
-            question.undecided = undecided_sentence(opening)
+            self._without_winner(question)
+
+    def _without_winner(self, question: Question) -> None:
+        if question.undecided is not None:
+            return  # it waits already
+        question.undecided = undecided_sentence(question.opening)
+        if self._rules.patient:
+            self._await_person(question.opening)
+        else:
             self._answer(question)
 
     def _decide(self, question: Question, winner: str) -> None:
@@ -329,8 +339,20 @@ class ProcessRace(Decider):
         if question is None:
             raise UsageError(f"step {number} is not one that voting left undecided")
         race = question.opening.race
-        answered = checked_answer(self._task, race.step, answer, race.answers.values())
-        self._record(question.opening, answered, author, reason)
+        spelled = checked_answer(self._task, race.step, race.named(answer), race.answers.values())
+        if self._ruled(question.opening, spelled, author, reason):
+            del self._open[question.identity]
+            self._known[question.identity] = _Known(number, False)
+            question.settled = True
+            self._answer(question)
+
+    def stop_waiting(self, number: int) -> None:
+        """End the wait of a step for a person; see `Decider.stop_waiting`."""
+        self.waits.discard(number)
+        question = self._undecided(number)
+        if question is not None and not question.over:
+            self._answer(question)
+            self.news()
 
     def is_asked(self, number: int) -> bool:
         """Return whether step *number* has been asked for and is not decided."""

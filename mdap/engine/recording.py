@@ -53,6 +53,7 @@ class Rules:
         on_dead: what to do when one of several models is gone.
         absences: who was left out in earlier sessions.
         record_prompts: whether the text of every prompt is recorded.
+        patient: whether a step that voting leaves undecided waits for a person, instead of ending.
     """
 
     run: int
@@ -71,6 +72,7 @@ class Rules:
     on_dead: OnDead = OnDead.STOP
     absences: tuple[Absence, ...] = ()
     record_prompts: bool = False
+    patient: bool = False
 
 
 class Recorder:

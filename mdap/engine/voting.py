@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from mdap.errors import RAISED, PluginError
+from mdap.errors import RAISED, PluginError, UsageError
 from mdap.records import (
+    CANDIDATE,
     PromptSent,
     Refusal,
     Reply,
@@ -167,6 +168,19 @@ class Race:
     def winner(self) -> str | None:
         """The canonical JSON of the winning answer, or None."""
         return self.tally.winner
+
+    def named(self, answer: str) -> str:
+        """Return the answer that a person means, as JSON: *answer*, or the candidate whose key it names.
+
+        Raises:
+            UsageError: nobody voted for an answer with that key.
+        """
+        if not answer.startswith(CANDIDATE):
+            return answer
+        for spelled in self.answers:
+            if answer_key(spelled) == answer.removeprefix(CANDIDATE):
+                return spelled
+        raise UsageError(f"nobody voted for an answer with the key {answer.removeprefix(CANDIDATE)!r:.80}")
 
     @property
     def exhausted(self) -> bool:

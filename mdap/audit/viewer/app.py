@@ -17,6 +17,9 @@ from mdap.audit.looks import environment, static
 from mdap.audit.source import Shown, Source
 from mdap.audit.viewer import pages
 from mdap.audit.viewer.guard import Guard
+from mdap.audit.viewer.interface import Interface
+from mdap.audit.viewer.key import Key
+from mdap.audit.viewer.settling import Counter
 from mdap.errors import MdapError
 from mdap.records import TallyShape
 from mdap.rules.certificate import certify
@@ -34,7 +37,14 @@ Page = Callable[[pages.Visit], Awaitable[tuple[str, dict[str, Any]]]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Viewer:
+class Viewer:
+    """What all pages share.
+
+    Attributes:
+        shown: the database.
+        counts: what is counted of its runs so far.
+    """
+
     shown: Shown
     counts: Counts
 
@@ -42,12 +52,16 @@ class _Viewer:
         """Return the endpoint of a page about one run."""
 
         async def endpoint(request: Request) -> Response:
-            async with self.shown.open() as source:
-                run = await self._run(source, request.path_params["run"])
-                template, values = await page(self._visit(source, run, request))
-            return self.answer(template, {"run": run, **values})
+            return await self.show(request, page)
 
         return endpoint
+
+    async def show(self, request: Request, page: Page, status: int = 200) -> Response:
+        """Return a page about the run that is asked for."""
+        async with self.shown.open() as source:
+            run = await self._run(source, request.path_params["run"])
+            template, values = await page(self._visit(source, run, request))
+        return self.answer(template, {"run": run, **values}, status)
 
     async def _run(self, source: Source, number: int) -> About:
         run = await about(source, number)
@@ -81,7 +95,10 @@ class _Viewer:
     def answer(self, template: str, values: dict[str, Any], status: int = 200) -> HTMLResponse:
         """Return a page."""
         return HTMLResponse(
-            environment().get_template(template).render(database=self.shown.name, **values), status
+            environment()
+            .get_template(template)
+            .render(database=self.shown.name, deciding=self.shown.desk is not None, **values),
+            status,
         )
 
     async def refused(self, request: Request, error: Exception) -> Response:
@@ -104,15 +121,16 @@ async def _static(request: Request) -> Response:
     return Response(static(name), media_type=_FILES[name], headers={"Cache-Control": "max-age=3600"})
 
 
-def create_app(shown: Shown, hosts: Collection[str]) -> ASGIApp:
+def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> ASGIApp:
     """Return the viewer as an ASGI application.
 
     Args:
         shown: the database.
         hosts: values of the Host header that are ours, with the port.
+        key: what requests must show; needed where the database has a desk at which steps are settled.
     """
     _warm_up()
-    viewer = _Viewer(shown, Counts())
+    viewer = Viewer(shown, Counts())
     about_run: dict[str, Page] = {
         "": pages.overview,
         "/live": pages.live,
@@ -127,11 +145,15 @@ def create_app(shown: Shown, hosts: Collection[str]) -> ASGIApp:
         Route("/texts/{text:int}", viewer.text),
         Route("/static/{name}", _static),
     ]
+    if shown.desk is not None:
+        assert key is not None
+        counter = Counter(viewer, shown.desk, key)
+        routes += [*counter.routes(), *Interface(shown.desk, key, shown.name).routes()]
     handlers: dict[Any, Any] = dict.fromkeys(
         (HTTPException, MdapError, OverflowError, Exception), viewer.refused
     )
     # Outermost, so that even the answer to an error of ours carries its headers.
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), hosts)
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), hosts, key)
 
 
 def _warm_up() -> None:

@@ -333,6 +333,22 @@ WHERE p.run = ?1 AND (p.step, p.opening) > (?2, ?3)
 AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening)
 ORDER BY p.step, p.opening LIMIT ?4
 
+-- name: open_rulings
+SELECT id, step, author, answer, reason FROM rulings r WHERE run = ?1 AND kind = 'ruled'
+AND NOT EXISTS (SELECT 1 FROM rulings o WHERE o.run = r.run AND o.step = r.step AND o.about = r.id)
+AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = r.run AND d.step = r.step) ORDER BY id
+
+-- name: waits_for_person
+SELECT 1 FROM run_events WHERE run = ?1 AND kind = 'waiting' AND data->>'step' = ?2 AND id >
+    (SELECT max(id) FROM run_events WHERE run = ?1 AND kind IN ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed'))
+LIMIT 1
+
+-- name: settled_by
+SELECT nullif(author, 'mdap') AS author FROM decisions WHERE run = ?1 AND step = ?2 LIMIT 1
+
+-- name: tally_of
+SELECT j.key AS answer FROM decisions d, json_each(d.tally) j WHERE d.run = ?1 AND d.step = ?2
+
 -- name: recorded_by_now
 SELECT coalesce((SELECT max(id) FROM run_events WHERE run = ?1), 0),
        coalesce((SELECT max(place) + 1 FROM decisions WHERE run = ?1), 0)

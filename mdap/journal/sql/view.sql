@@ -146,5 +146,14 @@ SELECT s.*, t.digest AS text_digest, substr(t.body, 1, ?5) AS body, length(t.bod
 FROM pending s {texts}
 WHERE s.run = ?1 AND s.step = ?2 AND s.opening = ?3 ORDER BY s.counted IS NULL, s.counted, s.ordinal LIMIT ?4
 
+-- name: view_rulings
+SELECT id, kind, at, author, until, until > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') AS live, answer, reason, about, goes_on
+FROM rulings WHERE run = ?1 AND step = ?2 ORDER BY id DESC LIMIT 100
+
+-- name: view_run_called
+SELECT r.id, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+FROM runs r WHERE r.run_id = ?1
+
 -- name: view_text
 SELECT body FROM texts WHERE id = ?1

@@ -1,0 +1,172 @@
+"""What people do at steps that wait for them: they claim a step, give it back, and rule.
+
+Rows of `rulings` are written in short transactions of their own, whoever works on the run meanwhile: they are
+no part of a run's record. A process that works on a run finds the rulings of its steps here.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+from mdap.errors import ClaimedError
+from mdap.journal.database import open_writing, transaction
+from mdap.records import encodable
+
+__all__ = ["CLAIM_SECONDS", "Claimed", "Place", "Rulings"]
+
+T = TypeVar("T")
+
+CLAIM_SECONDS: Final = 600.0
+"""How long a claim lasts by default: long enough to read a step, short enough for whoever waits behind it."""
+
+_NOW: Final = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now'{})"
+_LATEST: Final = f"""
+SELECT id, kind, author, until, until > {_NOW.format("")} AS live FROM rulings
+WHERE run = ?1 AND step = ?2 AND kind IN ('claimed', 'released', 'settled') ORDER BY id DESC LIMIT 1"""
+_CLAIM: Final = f"""
+INSERT INTO rulings(run, step, kind, author, until)
+VALUES (?1, ?2, 'claimed', ?3, {_NOW.format(", ?4")}) RETURNING id, author, until"""
+_INSERT: Final = """
+INSERT INTO rulings(run, step, kind, author, answer, reason, about, goes_on)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id"""
+_OUTCOME: Final = (
+    "SELECT kind, reason, goes_on FROM rulings WHERE run = ?1 AND step = ?2 AND about = ?3 LIMIT 1"
+)
+
+
+class Place(NamedTuple):
+    """A step that a person is at.
+
+    Attributes:
+        run: the run's number.
+        step: the step's number.
+        name: what both are called in a sentence.
+    """
+
+    run: int
+    step: int
+    name: str
+
+
+class Claimed(NamedTuple):
+    """A claim.
+
+    Attributes:
+        number: by which whoever took it shows that it is theirs.
+        author: who has the step.
+        until: when the claim ends by itself, in UTC.
+    """
+
+    number: int
+    author: str
+    until: str
+
+
+class Rulings:
+    """The table of one database.
+
+    Args:
+        path: the database file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def claim(
+        self, place: Place, author: str, claim: int | None = None, seconds: float = CLAIM_SECONDS
+    ) -> Claimed:
+        """Claim a step, or renew a claim on it.
+
+        Args:
+            place: the step.
+            author: who claims it.
+            claim: the number of the claim that *author* has; without it, that it is the same name counts.
+            seconds: how long it lasts.
+
+        Raises:
+            ClaimedError: somebody else has it.
+        """
+        name = encodable(author)
+
+        def work(connection: sqlite3.Connection) -> Claimed:
+            _check_free(connection, place, name, claim)
+            row = connection.execute(_CLAIM, (*place[:2], name, f"+{seconds} seconds")).fetchone()
+            return Claimed(*row)
+
+        return await self._write(work)
+
+    async def check(self, place: Place, author: str, claim: int) -> None:
+        """Check that *author* has a step by a claim, even one that has ended, if nobody took the step since.
+
+        Raises:
+            ClaimedError: somebody else has it.
+        """
+        name = encodable(author)
+        await self._write(lambda connection: _check_free(connection, place, name, claim))
+
+    async def release(self, place: Place, author: str, claim: int | None = None) -> None:
+        """Give a claimed step back.
+
+        Raises:
+            ClaimedError: somebody else has it.
+        """
+        name = encodable(author)
+
+        def work(connection: sqlite3.Connection) -> None:
+            _check_free(connection, place, name, claim)
+            connection.execute(_INSERT, (*place[:2], "released", name, *[None] * 4)).fetchone()
+
+        await self._write(work)
+
+    async def add(self, place: Place, kind: str, author: str, **columns: Any) -> int:
+        """Add a row: that somebody ruled, or what became of a ruling; return its number.
+
+        Args:
+            place: the step.
+            kind: ``ruled``, ``settled`` or ``refused``.
+            author: who ruled.
+            columns: *answer*, *reason*, *about* and *goes_on*, where there is something to say.
+        """
+        given = (columns.get(name) for name in ("answer", "reason", "about", "goes_on"))
+        values = [encodable(value) if isinstance(value, str) else value for value in (author, *given)]
+
+        def work(connection: sqlite3.Connection) -> int:
+            number: int = connection.execute(_INSERT, (*place[:2], kind, *values)).fetchone()[0]
+            return number
+
+        return await self._write(work)
+
+    async def outcome(self, place: Place, ruling: int) -> tuple[str, str | None, str | None] | None:
+        """Return what became of a ruling: kind, reason, and the run that goes on; None for nothing yet."""
+
+        def work(connection: sqlite3.Connection) -> Any:
+            return connection.execute(_OUTCOME, (*place[:2], ruling)).fetchone()
+
+        row = await self._write(work)
+        return None if row is None else (row[0], row[1], row[2])
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def within(connection: sqlite3.Connection) -> T:
+            with transaction(connection):
+                return work(connection)
+
+        async with open_writing(self._path) as connection:
+            return await connection.visit(within)
+
+
+def _check_free(connection: sqlite3.Connection, place: Place, author: str, claim: int | None) -> None:
+    row = connection.execute(_LATEST, place[:2]).fetchone()
+    if row is None:
+        return
+    number, kind, holder, until, live = row
+    if kind == "claimed":
+        mine = holder == author
+        free = mine and number == claim if claim is not None else mine or not live
+        if not free:
+            raise ClaimedError(
+                f"{holder} has {place.name} until {until}: wait, or ask {holder} to give it back"
+            )
+    elif claim is not None:
+        what = "settled by" if kind == "settled" else "given back by"
+        raise ClaimedError(f"{place.name} was {what} {holder} meanwhile: look at it again")

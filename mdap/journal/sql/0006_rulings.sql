@@ -1,0 +1,25 @@
+-- What people do at steps that wait for them, from a page, a program or a tool. Not part of the record: here
+-- people find out who is at a step, and a process that works on a run finds what they say. What is settled
+-- has its author and reason in decisions.
+CREATE TABLE rulings (
+    id     INTEGER PRIMARY KEY,
+    run    INTEGER NOT NULL REFERENCES runs(id),
+    step   INTEGER NOT NULL,
+    kind   TEXT NOT NULL CHECK (kind = 'claimed' OR kind = 'released' OR kind = 'ruled' OR kind = 'settled' OR kind = 'refused'),
+    at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    author TEXT NOT NULL,                       -- who does it
+    until  TEXT,                                -- claimed: when the claim ends by itself
+    answer TEXT,                                -- ruled: the answer as JSON, or candidate: and an answer's key
+    reason TEXT,                                -- ruled, settled: why so; refused: what is wrong with the answer
+    about  INTEGER REFERENCES rulings(id),      -- settled, refused: the row with the answer; NULL: none was needed
+    goes_on TEXT                                -- settled: the run_id that goes on from there
+)
+;
+CREATE INDEX rulings_by_step ON rulings(run, step)
+;
+CREATE TRIGGER rulings_no_update BEFORE UPDATE ON rulings
+BEGIN SELECT RAISE(ABORT, 'rulings is append-only'); END
+;
+CREATE TRIGGER rulings_no_delete BEFORE DELETE ON rulings
+BEGIN SELECT RAISE(ABORT, 'rulings is append-only'); END
+;
