@@ -212,3 +212,13 @@ def test_no_other_page_can_settle_a_step(browser: Browser, site: Site) -> None:
     answer = stranger.goto(f"{site.url}/waiting")
     assert answer is not None
     assert answer.status == 401
+
+
+def test_a_link_that_somebody_sent_opens_the_pages(browser: Browser, site: Site) -> None:
+    """Also from a page of another site, as of a chat; the address then shows no token any more."""
+    page = browser.new_context().new_page()
+    with serving(site.path) as chat:
+        page.goto(f"http://localhost:{chat.port}/")
+        page.evaluate("there => { location.href = there; }", f"{site.url}/waiting?token={site.token}")
+        page.get_by_role("heading", name="Waiting for you").wait_for()
+    assert page.url == f"{site.url}/waiting"

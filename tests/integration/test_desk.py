@@ -189,6 +189,9 @@ def test_the_token_becomes_a_cookie_of_this_server_only(site: Site) -> None:
     assert TOKEN not in cookie
     away = site.ask(f"//evil.example/x?token={TOKEN}")
     assert away.headers["Location"] == "/evil.example/x"
+    sent = site.ask(f'/runs/1?q="><b>&token={TOKEN}'.replace(">", "%3E"), **{"Sec-Fetch-Site": "cross-site"})
+    assert (sent.status, sent.headers["Set-Cookie"] is None) == (200, False)
+    assert 'content="0; url=/runs/1?q=%22%3E%3Cb%3E"' in sent.text
     assert entered.headers["Referrer-Policy"] == "same-origin"
     assert entered.headers["Cache-Control"] == "no-store"
 

@@ -78,7 +78,7 @@ class Guard:
         if key is None or key.by_token(headers):
             return None
         reads = scope["method"] != "POST"
-        if reads and (entry := key.entry(scope["path"], scope["query_string"])) is not None:
+        if reads and (entry := key.entry(scope["path"], scope["query_string"], headers)) is not None:
             return entry
         if not key.by_cookie(headers):
             return PlainTextResponse("Open the address that mdap serve printed: it has the token.\n", 401)

@@ -1,18 +1,23 @@
 """The secret of one server on whose pages steps can be settled: who has it may read and settle."""
 
 import hmac
+from html import escape
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 __all__ = ["Key"]
 
 _TOKEN: Final = "token"
 _BEARER: Final = "bearer "
 _LONGEST_NAME: Final = 100
+_ONWARD: Final = (
+    '<!doctype html><html lang="en"><title>mdap</title><meta http-equiv="refresh" content="0; url={0}">'
+    '<p><a href="{0}">Continue</a></p></html>'
+)
 
 
 class Key:
@@ -35,7 +40,7 @@ class Key:
     def _derived(self, use: str) -> str:
         return hmac.new(self._token.encode(), use.encode(), "sha256").hexdigest()
 
-    def entry(self, path: str, query: bytes) -> Response | None:
+    def entry(self, path: str, query: bytes, headers: Headers) -> Response | None:
         """Return the answer to an address with a token: the same without it, and the cookie if it is ours."""
         given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
         tokens = [value for name, value in given if name == _TOKEN]
@@ -43,7 +48,11 @@ class Key:
             return None
         rest = urlencode([pair for pair in given if pair[0] != _TOKEN])
         # One slash: a path that begins with two would lead to another host.
-        answer = RedirectResponse(f"/{quote(path.lstrip('/'))}{'?' if rest else ''}{rest}", 303)
+        there = f"/{quote(path.lstrip('/'))}{'?' if rest else ''}{rest}"
+        answer: Response = RedirectResponse(there, 303)
+        if headers.get("sec-fetch-site") == "cross-site":
+            # A link in somebody's chat: a browser would not send the cookie behind a redirect from there.
+            answer = HTMLResponse(_ONWARD.format(escape(there)))
         self._keep(answer, self._name, self._cookie)
         return answer
 
