@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from mdap.audit.queue import Claim, Ruling, Settled, Waiting, waiting
 from mdap.compose.deciding import settle_step, step_number
-from mdap.errors import ClaimedError, MdapError, RunBusyError, UsageError
+from mdap.errors import ClaimedError, MdapError, UsageError
 from mdap.journal.claims import is_claimed
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.rulings import Place, Rulings
@@ -135,14 +135,10 @@ class Desk:
             how: the run's task, where that has moved; and whether the run waits for the step.
         """
         moved, waits = how
-        if waits and is_claimed(self._path, row.number) is None:
-            return await self._leave(row, place, ruling)  # the process may be there, and may hold no lock
-        try:
-            return await self._record(row, place, ruling, moved)
-        except RunBusyError:
-            if not waits:
-                raise
+        # Where locks cannot be looked at, the process may be there.
+        if waits and is_claimed(self._path, row.number) is not False:
             return await self._leave(row, place, ruling)
+        return await self._record(row, place, ruling, moved)
 
     async def _record(self, row: RunRow, place: Place, ruling: Ruling, moved: str | None) -> Settled:
         """Settle a step of a run that no process works on, or override one."""

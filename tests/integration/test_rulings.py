@@ -124,7 +124,8 @@ async def test_rows_of_a_process_wait_side_by_side(tmp_path: Path, robust: bool)
                 ruling = Ruling(str(2 * one.step), "ada", "I looked")
                 if one.candidates:
                     ruling = Ruling(f"candidate:{answer_key(str(2 * one.step))}", "ada", "I looked")
-                assert (await Desk(db).settle("r", one.step, ruling)).goes_on
+                # The process that waits has the task: nobody else needs its code.
+                assert (await Desk(db, pytest.fail).settle("r", one.step, ruling)).goes_on
         [solution] = solutions
     assert [row[0] for row in solution.result] == [2 * number for number in range(10)]
     assert [row[4] for row in solution.result] == ["ada" if n in (*DIVIDED, 5) else None for n in range(10)]
