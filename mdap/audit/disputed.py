@@ -1,4 +1,4 @@
-"""Steps to look at, each with its candidates: settled by a person, contested, or without a winner."""
+"""Steps to look at, each with its candidates: settled by a person, divided, or without a winner."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Final
 from mdap.audit.about import About
 from mdap.audit.source import Row, Source
 
-__all__ = ["Disputed", "contested", "undecided"]
+__all__ = ["Disputed", "doubtful", "undecided"]
 
 _CANDIDATES: Final = 6
 _SAMPLES: Final = 300
@@ -39,7 +39,7 @@ class Disputed:
     more: int
 
 
-async def contested(
+async def doubtful(
     source: Source, run: About, chances: Mapping[tuple[int, int, int], float], most: int
 ) -> list[Disputed]:
     """Return decisions of a run and its parts: those that a person took, then the most doubtful ones.

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from mdap.audit.about import About, verdicts
 from mdap.audit.counting import Count
-from mdap.audit.disputed import contested, undecided
+from mdap.audit.disputed import doubtful, undecided
 from mdap.audit.figures import figures
 from mdap.audit.looks import environment, static
 from mdap.audit.seals import seals_of
@@ -37,7 +37,7 @@ async def report(source: Source, run: About, length: int | None, made_at: str) -
     parts = await source.rows("view_runs", run.number, _LARGEST, _PARTS) if run.children else []
     found = verdicts(run, summary)
     chances = {(shape.votes, shape.runner_up, shape.total): p for shape, p in doubts(summary.shapes())}
-    disputed = await contested(source, run, {} if found.certificate is None else chances, _DISPUTED)
+    disputed = await doubtful(source, run, {} if found.certificate is None else chances, _DISPUTED)
     return (
         environment()
         .get_template("report.html")

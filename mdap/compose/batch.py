@@ -162,7 +162,7 @@ class Batch(AsyncIterator[Solution]):
         finally:
             # Unless every case was looked at, the batch can be taken up again.
             kind = "stopped" if stopped else "finished"
-            data: dict[str, Any] = {"result": self.counts.result()}
+            data: dict[str, Any] = {"result": self.counts.result(), "outcome": self.counts.outcome()}
             if stopped:
                 data["stop_cause"] = str(self.counts.stop_cause or StopCause.INTERRUPTED)
             if self._shop.writer.usable:

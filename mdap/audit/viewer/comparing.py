@@ -47,7 +47,7 @@ _ROWS: Final[dict[str, Callable[[Side], str]]] = {
     "Votes": lambda side: number(side.verdicts.votes),
     "Votes per step": lambda side: number(_ratio(side.summary.votes, side.summary.races.total()), 3),
     "Votes against the winner": lambda side: _of(side.summary.against, side.summary.votes),
-    "Contested steps": lambda side: _of(side.summary.contested, side.summary.decisions),
+    "Divided steps": lambda side: _of(side.summary.divided, side.summary.decisions),
     "Red flags": lambda side: _of(side.verdicts.red_flags, side.verdicts.samples),
     "Settled by a person": lambda side: number(side.summary.settled),
     "Failed attempts": lambda side: number(side.run.failed_attempts),

@@ -22,7 +22,7 @@ class Branch:
         start: its first step.
         stop: the step after its last.
         open: whether what is in it is shown.
-        counts: steps, decided, contested and settled ones; None where they are not counted.
+        counts: steps, decided, divided and settled ones; None where they are not counted.
         branches: the ranges in it, if it is open.
     """
 

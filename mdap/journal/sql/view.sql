@@ -130,7 +130,7 @@ SELECT id FROM runs WHERE task = ?1 AND id <> ?2 AND kind IN ('run', 'batch') OR
 -- name: view_branches
 -- The steps of a run by ranges of their numbers, each with what became of them.
 SELECT p.step / ?2 AS branch, count(DISTINCT p.step) AS steps, count(d.place) AS decided,
-    coalesce(sum(d.author IS NULL AND d.votes > d.margin), 0) AS contested,
+    coalesce(sum(d.author IS NULL AND d.votes > d.margin), 0) AS divided,
     coalesce(sum(d.author <> 'mdap'), 0) AS settled
 FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
 WHERE p.run = ?1 AND p.step >= ?3 AND p.step < ?4 GROUP BY 1 ORDER BY 1
