@@ -44,7 +44,8 @@ PAGES = (
     "/nothing",
 )
 WIDE = """[...document.querySelectorAll('main .scroll, main .timeline, main .facts')]
-    .filter(one => one.checkVisibility() && one.scrollWidth > one.clientWidth + 1).map(one => one.ariaLabel)"""
+    .filter(one => one.checkVisibility() && one.scrollWidth > one.clientWidth + 1)
+    .map(one => one.ariaLabel)"""
 """What has to be scrolled sideways."""
 SIZES = {"desk": (1280, 900), "phone": (360, 740)}
 
