@@ -59,7 +59,7 @@ RUNS: Final = (
     "hanoi -p disks=6 -M error_rate=0.1 -M flag_rate=0.05 -M latency=0.1 -M fault_rate=0.3 --run-id faulty",
     "hanoi -p disks=6 -k 1 -M error_rate=0.1 -M latency=0.01 --run-id one-vote",
 )
-STEP: Final = 398  # decided by 4 votes to 1, with a red flag
+STEP: Final = 332  # decided by 4 votes to 1, with a red flag
 PAGES: Final = {
     # name: path, width, height, colours
     "viewer-run": ("/runs/1", 1180, 1010, "light"),

@@ -14,8 +14,8 @@ from mdap.audit.statistics import statistics
 from mdap.compose.signing import seal_run
 from mdap.testing import Faults, FaultyServer
 from mdap_hanoi import Hanoi
+from tests.acceptance.player import play
 from tests.acceptance.processes import Cli
-from tests.integration.test_paid_tokens import play
 from tests.viewing import make_database, serving
 
 
@@ -76,7 +76,7 @@ def test_seals_and_who_signed_them(tmp_path: Path) -> None:
         pytest.skip("ssh-keygen is not installed")
     cli = Cli(tmp_path)
     solution = mdap.solve_sync(Hanoi(disks=3), db=cli.folder / "mdap.db", run_id="tower")
-    assert solution.seal in report(cli, "tower")
+    assert str(solution.seal) in report(cli, "tower")
     assert "signed" not in text_of(report(cli, "tower")).partition("Proof")[2].partition("mdap audit")[0]
     key = tmp_path / "key"
     subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)

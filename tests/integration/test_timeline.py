@@ -23,12 +23,12 @@ def ask(path: Path, sql: str) -> list[tuple[Any, ...]]:
         return log.execute(sql).fetchall()
 
 
-def sample(ordinal: int, began: Any, latency: float | None, **more: Any) -> dict[str, Any]:
+def sample(ordinal: int, began: Any, latency: float | None, **more: Any) -> Any:
     row = {"step": 0, "opening": 0, "ordinal": ordinal, "counted": ordinal + 1, "verdict": "vote"}
     return row | {"flag_reason": None, "began": began, "latency": latency} | more
 
 
-def failure(ordinal: int, began: Any, ended: Any) -> dict[str, Any]:
+def failure(ordinal: int, began: Any, ended: Any) -> Any:
     kind = {"kind": "timeout", "reason": "no reply"}
     return {"step": 0, "opening": 0, "ordinal": ordinal, "began": began, "ended": ended, **kind}
 

@@ -385,7 +385,7 @@ def test_a_step_says_how_doubtful_it_is(database: Path, site: Site) -> None:
     assert doubt is not None
     assert f"Wrong with a chance of {few(doubt)}" in html.unescape(site.page(f"/runs/{PLAIN}/steps/{step}"))
     listed = html.unescape(site.page(f"/runs/{PLAIN}/steps?from={step}"))
-    assert f'<td class="nowrap">{few(doubt)}</td>' in listed
+    assert f'<td class="nowrap" data-label="Doubt">{few(doubt)}</td>' in listed
     assert "Wrong with a chance" not in site.page(f"/runs/{HARD}/steps/0")
 
 

@@ -156,7 +156,7 @@ class Catalog:
 
     async def _look(self, source: Source) -> None:
         """Take in what is new, and what took a turn."""
-        [(event,)] = await source.rows("newest_event")
+        event = (await source.rows("newest_event"))[0][0]
         turned = await source.rows("view_turned", self._event, _MOST) if self._runs else []
         fresh = await source.rows("view_roots", self._newest, _MOST)
         numbers = sorted({row["id"] for row in (*turned, *fresh)})
