@@ -34,7 +34,7 @@ _PAGES = {
     "runs": "/",
     "steps, all": "/runs/1/steps",
     "steps, from the middle": "/runs/1/steps?from={middle}",
-    "steps, contested": "/runs/1/steps?show=contested",
+    "steps, divided": "/runs/1/steps?show=divided",
     "steps, flagged": "/runs/1/steps?show=flagged",
     "steps, undecided (none)": "/runs/1/steps?show=undecided",
     "steps, overridden (none)": "/runs/1/steps?show=overridden",
@@ -42,6 +42,12 @@ _PAGES = {
     "search, found at once": "/runs/1/search?q=disk",
     "search, not there": "/runs/1/search?q=nowhere",
     "events": "/runs/1/events",
+    "timeline": "/runs/1/timeline",
+    "timeline, from the middle": "/runs/1/timeline?from={middle}",
+    "tree": "/runs/1/tree",
+    "tree, open in the middle": "/runs/1/tree?step={middle}",
+    "compared with itself": "/compare?a=1&b=1",
+    "runs by cost": "/?sort=-cost",
 }
 
 

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar  # `default` is part of typing from Python
 
 __all__ = [
     "CANDIDATE",
+    "CHAINED_COLUMNS",
     "EVENTS",
     "METERED",
     "NOTED",
@@ -159,15 +160,17 @@ class Trace:
 
     Attributes:
         sent: whether an attempt has left for the endpoint.
+        began: when the latest attempt left, in milliseconds of Unix time; None where nobody noted it.
         withdrawn: whether nobody wants it any more: its cancellation is on its way, and nothing may be sent.
         heard: how many replies its model had given when it was asked.
     """
 
-    __slots__ = ("heard", "sent", "withdrawn")
+    __slots__ = ("began", "heard", "sent", "withdrawn")
 
     def __init__(self) -> None:
         self.heard = 0
         self.sent = False
+        self.began: int | None = None
         self.withdrawn = False
 
 
@@ -293,11 +296,13 @@ class SampleTaken(NamedTuple):
 
     `counted` is its place in the order of counting, from 1; None for one that was never counted.
     `tentative` says that the step's input is still a guess: the verdict holds only once a
-    `StepResolved` confirms the input. `temperature` is None where none was sent.
+    `StepResolved` confirms the input. `temperature` is None where none was sent. `began` is when its request
+    left, in milliseconds of Unix time; it ended `latency` seconds later.
 
     This class is where a column of the table *samples* is named: `SAMPLE_COLUMNS`, `row` and
     `digest_columns` follow from it, and all SQL from those. A new column goes in front of `text`, is None by
-    default, and needs a migration.
+    default, and needs a migration. The digest chain covers the columns in front of `began`: equal samples
+    have equal digests, whenever they were taken.
     """
 
     run: int
@@ -323,6 +328,7 @@ class SampleTaken(NamedTuple):
     fingerprint: str | None = None
     reasoning_tokens: int | None = None
     reasoning_digest: str | None = None
+    began: int | None = None
     text: str | None = None
     reasoning: str | None = None
     tentative: bool = False
@@ -356,18 +362,22 @@ class SampleTaken(NamedTuple):
 
     def digest_columns(self) -> tuple[Any, ...]:
         """Return what the digest chain covers: the columns from *ordinal* on, see `without_later`."""
-        return self[_ORDINAL : _SINCE if self[_SINCE:_ROW] == _NOTHING_LATER else _ROW]
+        return self[_ORDINAL : _SINCE if self[_SINCE:_CHAINED] == _NOTHING_LATER else _CHAINED]
 
 
 _ORDINAL: Final = SampleTaken._fields.index("ordinal")
 _ROW: Final = SampleTaken._fields.index("text")
 _SINCE: Final = SampleTaken._fields.index("served_model")
-_LATER: Final = _ROW - _SINCE
+_CHAINED: Final = SampleTaken._fields.index("began")
+_LATER: Final = _CHAINED - _SINCE
 _NOTHING_LATER: Final = (None,) * _LATER
 _TEXTS: Final = {"text_digest": "text", "reasoning_digest": "reasoning"}
 
 SAMPLE_COLUMNS: Final = tuple(_TEXTS.get(name, name) for name in SampleTaken._fields[:_ROW])
 """The columns of the table *samples*, in their order."""
+
+CHAINED_COLUMNS: Final = SAMPLE_COLUMNS[:_CHAINED]
+"""Those that digests cover: all but the time, which the seal covers by itself."""
 
 
 def without_later(columns: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -423,7 +433,8 @@ class Decided(NamedTuple):
 class AttemptFailed(NamedTuple):
     """An attempt at some samples failed in transport: neither a vote nor a red flag.
 
-    The tokens are those that the endpoint billed for an answer of *model* that cannot be read.
+    The tokens are those that the endpoint billed for an answer of *model* that cannot be read. It began and
+    ended at these milliseconds of Unix time; None where they are not recorded.
     """
 
     run: int
@@ -436,6 +447,8 @@ class AttemptFailed(NamedTuple):
     input_tokens: int | None = None
     output_tokens: int | None = None
     model: str | None = None
+    began: int | None = None
+    ended: int | None = None
 
 
 class RunEvent(NamedTuple):
@@ -487,6 +500,7 @@ EVENTS: Final = {
     "attempt_failed": (
         "an attempt at a sample failed in transport",
         "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`; "
+        "`began` and `ended`, milliseconds of Unix time; "
         "`model`, `input_tokens` and `output_tokens` where the endpoint billed an answer that cannot be read",
     ),
     "refused": (
@@ -536,8 +550,9 @@ EVENTS: Final = {
     "warning": ("what a reader of the result should know", "`drift`, the kind of drift, or null"),
     "sealed": (
         "a session ended in order",
-        "`decisions`, `digest`, `events`, `rest` and `seal`, which covers all before it; of a run with parts "
-        "also `parts` and `until`, the event up to which their seals are covered",
+        "`decisions`, `digest`, `events`, `rest`, `times` where any are recorded, and `seal`, which covers "
+        "all before it; of a run with parts also `parts` and `until`, the event up to which their seals are "
+        "covered",
     ),
     "signed": ("somebody signed the last seal", "`seal`, and `signature` as `ssh-keygen` writes it"),
 }

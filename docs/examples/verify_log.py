@@ -54,6 +54,9 @@ WHERE p.run = ? ORDER BY p.step, p.opening, p.view"""
 PARTS = """
 SELECT r.run_id, e.data ->> 'seal' FROM runs r JOIN run_events e ON e.id = (SELECT max(x.id) FROM run_events x
 WHERE x.run = r.id AND x.kind = 'sealed' AND x.id <= ?2) WHERE r.parent = ?1 ORDER BY r.id"""
+TIMES = """
+SELECT min(step), group_concat(coalesce(began, '')), count(began) FROM (SELECT step, began FROM samples
+WHERE run = ?1 AND step >= ?2 * 4096 AND step < (?2 + 1) * 4096 ORDER BY step, opening, ordinal)"""
 PAID = "SELECT data FROM run_events WHERE run = ? AND kind = 'paid' ORDER BY id"
 
 problems: list[str] = []
@@ -293,6 +296,15 @@ def prompts(log: sqlite3.Connection, run: int) -> Iterator[list[Any]]:
         check(f"step {step}, opening {opening}, digest of its prompt", digest, found)
 
 
+def times(log: sqlite3.Connection, run: int) -> str | None:
+    """Return the digest over when samples were asked for; None where no sample has a time."""
+    sql = "SELECT coalesce(max(step) / 4096, -1) FROM samples WHERE run = ?"
+    [last] = log.execute(sql, (run,)).fetchone()
+    rows = [log.execute(TIMES, (run, page)).fetchone() for page in range(last + 1)]
+    lines = [f"{spelled((first, began))}\n" for first, began, timed in rows if timed]
+    return hashed("".join(lines), 32) if lines else None
+
+
 def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
     """Check every seal against the events before it, and the last one against all there is."""
     row = log.execute(f"SELECT {RUN} FROM runs WHERE id = ?", (run,)).fetchone()
@@ -306,6 +318,7 @@ def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
         if kind == "sealed":
             last = json.loads(event[-1])
             names = ["decisions", "digest", "events", "rest"] + ["parts", "until"] * ("parts" in last)
+            names += ["times"] * ("times" in last)
             held = [last[name] for name in names]
             check("seal", hashed(f"{spelled(held)}\n", 32), last["seal"])
             check("seal", (4 * [None], len(names) + 1), (event[1:5], len(last)))
@@ -324,6 +337,7 @@ def seals(log: sqlite3.Connection, run: int, heads: list[str]) -> str | None:
     check("seal of a run that has ended", True, sealed_now or status in ("started", "resumed"))
     if sealed_now and last is not None:
         check("samples that were not counted, and prompts", last["rest"], found)
+        check("when samples were asked for", last.get("times"), times(log, run))
         check("number of decisions", last["decisions"], len(heads) - 1)
         return str(last["seal"])
     return None

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mdap.audit.along import cost_of_bin
 from mdap.audit.source import Row, Source
@@ -11,10 +11,11 @@ from mdap.audit.summary import Bin, Doubt, Summary
 from mdap.records import Certificate, Guarantee, Outcome
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.ledger import guarantee_of
+from mdap.rules.money import cost_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
 
-__all__ = ["About", "Verdicts", "about", "spent", "status_of", "verdicts"]
+__all__ = ["About", "Beside", "Verdicts", "about", "spent", "status_of", "verdicts"]
 
 _ENDED: Final = ("finished", "undecided", "stopped", "failed")
 
@@ -22,6 +23,27 @@ _ENDED: Final = ("finished", "undecided", "stopped", "failed")
 def status_of(last_event: str | None) -> str:
     """Return how a run stands, from the last event that changed it."""
     return last_event if last_event in _ENDED else "running"
+
+
+class Beside(NamedTuple):
+    """What events say was billed beside the samples of steps.
+
+    Attributes:
+        kind: of the events.
+        samples: replies; 0 where they are no samples.
+    """
+
+    kind: str
+    model: str | None
+    samples: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+    @property
+    def what(self) -> str:
+        """What it was for, in a few words."""
+        return "for the probe" if self.kind == "probe" else "in answers that cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +67,7 @@ class About:
         escalated: whether a step went to another tier of models.
         said: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
         undecided: steps of a finished process that found no winner.
+        beside: what was billed beside the samples of its steps and parts.
         alive: whether a process is at work on it; None where that cannot be told.
     """
 
@@ -80,6 +103,7 @@ class About:
     failed_attempts: int
     said: str | None
     undecided: int
+    beside: tuple[Beside, ...] = ()
     alive: bool | None = None
 
     @property
@@ -97,6 +121,14 @@ class About:
         if self.status != "finished" or self.kind not in JUDGED:
             return None
         return outcome_of(self.said, certificate, self.undecided)
+
+    @property
+    def beside_tokens(self) -> dict[str, int]:
+        """Tokens in and out that were billed beside the samples, by what they were for."""
+        found: dict[str, int] = {}
+        for one in self.beside:
+            found[one.what] = found.get(one.what, 0) + one.input_tokens + one.output_tokens
+        return found
 
     @property
     def models(self) -> str:
@@ -152,7 +184,13 @@ async def _about(source: Source, row: Row) -> About:
         said=row["outcome"],
         undecided=data.get("undecided", 0),
         failed_attempts=kinds.get("attempt_failed", 0),
+        beside=await _beside(source, number),
     )
+
+
+async def _beside(source: Source, number: int) -> tuple[Beside, ...]:
+    rows = await source.rows("spent_beside", number)
+    return tuple(Beside(*(row[name] for name in Beside._fields)) for row in rows)
 
 
 async def _guarantee(source: Source, number: int, settings: str) -> Guarantee | None:
@@ -175,7 +213,8 @@ class Verdicts:
         certificate: how sure one can be of the decisions; None where nothing can be said.
         doubts: the most doubtful decisions, each with the chance that it is wrong; None for one that was
             not voted, and where nothing can be said.
-        cost_usd: price of all samples; None where a model has none.
+        input_tokens: of all that was billed, samples or not; so are *output_tokens*.
+        cost_usd: price of all that; None where a model has none.
     """
 
     outcome: Outcome | None
@@ -208,8 +247,10 @@ def verdicts(run: About, summary: Summary) -> Verdicts:
         red_flags=summary.verdicts["flag"],
         void=summary.verdicts["void"],
         cancelled=summary.verdicts["cancelled"],
-        input_tokens=sum(use.input_tokens for use in models.values()),
-        output_tokens=sum(use.output_tokens for use in models.values()),
+        input_tokens=sum(use.input_tokens for use in models.values())
+        + sum(one.input_tokens for one in run.beside),
+        output_tokens=sum(use.output_tokens for use in models.values())
+        + sum(one.output_tokens for one in run.beside),
         certificate=certificate,
         doubts=_doubts(summary, certificate),
         cost_usd=spent(run, summary),
@@ -217,9 +258,20 @@ def verdicts(run: About, summary: Summary) -> Verdicts:
 
 
 def spent(run: About, summary: Summary) -> float | None:
-    """Return what the samples of *run* cost in USD; None where a model has no price."""
+    """Return what was billed for *run* in USD; None where a model has no price."""
     models = summary.models
-    return cost_of_bin(Bin(models=models), run.prices) if models else None
+    if not (models or run.beside) or any(one.model not in run.prices for one in run.beside):
+        return None
+    of_samples = cost_of_bin(Bin(models=models), run.prices)
+    return (
+        None
+        if of_samples is None
+        else of_samples
+        + sum(
+            cost_of(run.prices[str(one.model)], one.input_tokens, one.output_tokens, one.cached_tokens)
+            for one in run.beside
+        )
+    )
 
 
 def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[Doubt, float | None]]:

@@ -6,11 +6,11 @@ from typing import Final, NamedTuple
 
 from mdap.audit.plots import Axis, Figure, Line, ceiling, chart, compact
 from mdap.audit.summary import Bin, Summary
-from mdap.audit.wording import percent, usd
+from mdap.audit.wording import percent, seconds, usd
 from mdap.rules.money import cost_of
 from mdap.settings import Price
 
-__all__ = ["cost_of_bin", "disagreement", "spending"]
+__all__ = ["cost_of_bin", "disagreement", "progress", "spending"]
 
 _POINTS: Final = 64
 _ROWS: Final = 16
@@ -112,12 +112,40 @@ def spending(summary: Summary, prices: Mapping[str, Price]) -> Figure | None:
     ends = [(float(one.stop), amount) for one, amount in zip(parts, amounts, strict=True)]
     line = Line("measured", [(0.0, 0.0), *ends], area=True)
     note = (
-        f"{show(amounts[-1])} in all."
+        f"{show(amounts[-1])} for the samples of steps."
         if priced
-        else f"{show(amounts[-1])} tokens in all, prompts and replies."
+        else f"{show(amounts[-1])} tokens for the samples of steps, prompts and replies."
     )
     coarse = _stretches(summary, _ROWS)
     sums = accumulate(spent(one.part) for one in coarse)
     rows = tuple((one.name, show(amount)) for one, amount in zip(coarse, sums, strict=True))
     title = f"{'Cost' if priced else 'Tokens'} along the run"
     return Figure(title, chart(note, x, y, [line]), note, ("steps", f"{unit} by then"), rows)
+
+
+def progress(summary: Summary) -> Figure | None:
+    """Return when the run had come how far; None where no times are recorded, or parts are in it."""
+    if summary.mixed:
+        return None
+    timed = [(one, one.part.first, one.part.last) for one in _stretches(summary, _POINTS)]
+    moments = [
+        (one.stop, first, last) for one, first, last in timed if first is not None and last is not None
+    ]
+    if not moments:
+        return None
+    began = min(first for _, first, _ in moments)
+    ends = list(accumulate((last for _, _, last in moments), max))
+    took = (ends[-1] - began) / 1000
+    if took <= 0:
+        return None
+    x = Axis("time since the first request", 0, took, show=seconds)
+    y = Axis("steps", 0, ceiling(max(summary.reached, 1)), show=compact)
+    points = [
+        (0.0, 0.0),
+        *(((end - began) / 1000, float(stop)) for (stop, *_), end in zip(moments, ends, strict=True)),
+    ]
+    note = f"{summary.reached:,} steps in {seconds(took)}, from the first request to the last reply."
+    stride = -(-len(moments) // _ROWS)
+    rows = tuple((f"{int(steps):,}", seconds(at)) for at, steps in points[1:][stride - 1 :: stride])
+    lines = [Line("measured", points, area=True)]
+    return Figure("Steps over time", chart(note, x, y, lines), note, ("steps", "done after"), rows)

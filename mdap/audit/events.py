@@ -17,8 +17,11 @@ from mdap.rules.seals import (
     RUN_COLUMNS,
     SEALED,
     SIGNED,
+    TIMES,
+    TIMES_STEPS,
     Lines,
     Seal,
+    Times,
 )
 
 __all__ = ["History", "check_events", "object_of"]
@@ -161,6 +164,13 @@ def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, fin
         rest.add(row)
     if rest.digest != seal.rest:
         findings.add(Kind.SEAL, "samples that were not counted, and prompts", seal.rest, rest.digest)
+    times = Times()
+    [last] = connection.execute("SELECT max(step) FROM samples WHERE run = ?1", (facts.number,)).fetchone()
+    for first in range(0, 0 if last is None else last + 1, TIMES_STEPS):
+        for row in connection.execute(TIMES, (facts.number, first)):
+            times.add(row)
+    if times.digest != seal.times:
+        findings.add(Kind.SEAL, "when samples were asked for", seal.times, times.digest)
 
 
 def object_of(text: Any) -> dict[str, Any]:

@@ -42,6 +42,7 @@ _NUMBERS: Final = {
     "output_tokens": "int64",
     "cached_tokens": "int64",
     "attempts": "int64",
+    "began": "int64",
     "temperature": "float64",
     "latency": "float64",
     "doubt": "float64",

@@ -128,6 +128,7 @@ class SampleEntry(NamedTuple):
     fingerprint: str | None
     reasoning_tokens: int | None
     reasoning: str | None
+    began: int | None
 
 
 _BODIES: Final = {"text": "t.body", "reasoning": "h.body"}

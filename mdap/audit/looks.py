@@ -1,6 +1,7 @@
 """Templates, and how values are written in them; everything is escaped, and hidden characters are shown."""
 
 import json
+from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -38,6 +39,7 @@ def environment() -> Environment:
         "written": written,
         "svg": Markup,
     }
+    made.filters["moment"] = moment
     made.globals["version"] = __version__
     return made
 
@@ -59,6 +61,11 @@ def shown(text: str) -> Markup:
         Markup('<span class="hidden-character">{}</span>').format(part) if hidden else escape(part)
         for part, hidden in hidden_parts(text)
     )
+
+
+def moment(seconds: float) -> str:
+    """Return a moment of Unix time as the log writes those of events."""
+    return when(datetime.fromtimestamp(seconds, UTC).isoformat())
 
 
 def written(value: Any) -> str:

@@ -6,14 +6,18 @@ from markupsafe import Markup
 
 from mdap.audit.about import About, verdicts
 from mdap.audit.counting import Count
+from mdap.audit.disputed import doubtful, undecided
 from mdap.audit.figures import figures
 from mdap.audit.looks import environment, static
+from mdap.audit.seals import seals_of
 from mdap.audit.source import Source
+from mdap.rules.certificate import doubts
 
 __all__ = ["report"]
 
 _EVENTS: Final = 50
 _PARTS: Final = 200
+_DISPUTED: Final = 25
 _LARGEST: Final = 2**62
 
 
@@ -31,13 +35,19 @@ async def report(source: Source, run: About, length: int | None, made_at: str) -
     run, summary = count.told(run), count.summary
     happened = await source.rows("view_main_events", run.number, _EVENTS)
     parts = await source.rows("view_runs", run.number, _LARGEST, _PARTS) if run.children else []
+    found = verdicts(run, summary)
+    chances = {(shape.votes, shape.runner_up, shape.total): p for shape, p in doubts(summary.shapes())}
+    disputed = await doubtful(source, run, {} if found.certificate is None else chances, _DISPUTED)
     return (
         environment()
         .get_template("report.html")
         .render(
             run=run,
             summary=summary,
-            verdicts=verdicts(run, summary),
+            verdicts=found,
+            disputed=disputed,
+            undecided=await undecided(source, run, _DISPUTED),
+            seals=await seals_of(source, run.number, run.run_id),
             figures=figures(summary, run.k, run.prices),
             events=happened,
             parts=parts,

@@ -2,14 +2,14 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from mdap.errors import UsageError
 from mdap.rules.seals import SIGNED, message
 
-__all__ = ["Signature", "signatures_of"]
+__all__ = ["Signature", "checked", "signatures_of"]
 
 _NAMESPACE: Final = "mdap"
 
@@ -43,8 +43,21 @@ def signatures_of(
         UsageError: the file cannot be read, or the package that checks signatures is missing.
     """
     sql = "SELECT data FROM run_events WHERE run = ?1 AND kind = ?2 ORDER BY id"
-    rows = connection.execute(sql, (run, SIGNED)).fetchall()
-    if not rows and signers is None:
+    return checked([text for (text,) in connection.execute(sql, (run, SIGNED))], run_id, signers)
+
+
+def checked(texts: Sequence[str | None], run_id: str, signers: Path | None = None) -> list[Signature]:
+    """Return the signatures in the data of some events, checked; none where the package for that is missing.
+
+    Args:
+        texts: the data of each event.
+        run_id: the run's id.
+        signers: as for `signatures_of`.
+
+    Raises:
+        UsageError: as for `signatures_of`.
+    """
+    if not texts and signers is None:
         return []
     try:
         import sshsig  # noqa: F401 - an extra
@@ -53,7 +66,7 @@ def signatures_of(
             return []
         raise UsageError("to check signatures, pip install 'mdap[sign]'") from None
     allowed = set() if signers is None else set(_allowed(signers))
-    return [_checked(text, run_id, allowed) for (text,) in rows]
+    return [_checked(text, run_id, allowed) for text in texts]
 
 
 def _checked(text: str | None, run_id: str, allowed: set[str]) -> Signature:

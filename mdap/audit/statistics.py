@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import find_number
@@ -17,7 +17,7 @@ from mdap.rules.lengths import likely_error_rate, race_lengths
 from mdap.rules.money import cost_of
 from mdap.settings import Price
 
-__all__ = ["Statistics", "Use", "statistics"]
+__all__ = ["Beside", "Statistics", "Use", "statistics"]
 
 _TREE: Final = """
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
@@ -53,6 +53,12 @@ SELECT (SELECT count(*) FROM tree CROSS JOIN decisions d ON d.run = tree.run WHE
        (SELECT count(*) FROM tree CROSS JOIN run_events e ON e.run = tree.run WHERE e.kind = 'escalated'),
        (SELECT count(*) FROM tree CROSS JOIN run_events e ON e.run = tree.run
         WHERE e.kind = 'attempt_failed')"""
+_BESIDE: Final = f"""{_TREE}
+SELECT kind, data->>'model', coalesce(sum(data->>'samples'), 0), coalesce(sum(data->>'input_tokens'), 0),
+       coalesce(sum(data->>'output_tokens'), 0), coalesce(sum(data->>'cached_tokens'), 0)
+FROM tree CROSS JOIN run_events e ON e.run = tree.run
+WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL
+GROUP BY 1, 2 ORDER BY 1 DESC, 2"""
 _PRICES: Final = """
 SELECT data ->> 'prices' FROM run_events WHERE run = ?1 AND kind IN ('started', 'resumed')
 ORDER BY id DESC LIMIT 1"""
@@ -102,6 +108,22 @@ class Use:
         return {**asdict(self), "agreement": self.agreement, "valid_rate": self.valid_rate}
 
 
+class Beside(NamedTuple):
+    """What was billed beside the samples.
+
+    Attributes:
+        kind: ``probe``, or ``attempt_failed`` for answers that cannot be read.
+        cost_usd: its price; None where there is none.
+    """
+
+    kind: str
+    model: str | None
+    samples: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+
+
 @dataclass(slots=True)
 class Statistics:
     """What `mdap audit stats` tells.
@@ -112,6 +134,7 @@ class Statistics:
         temperatures: by temperature; None where none was sent.
         ordinals: by the sample's place in its race, from 0.
         costs: USD by model, where its price is known.
+        beside: what was billed beside the samples: for probes, and for answers that cannot be read.
         latency: seconds by model: median, 95th and 99th percentile, longest; to the millisecond.
         flags: model, reason and number of red flags, most first.
         decided: steps decided by vote.
@@ -133,6 +156,7 @@ class Statistics:
     temperatures: dict[float | None, Use] = field(default_factory=lambda: defaultdict(Use))
     ordinals: dict[int, Use] = field(default_factory=lambda: defaultdict(Use))
     costs: dict[str, float] = field(default_factory=dict)
+    beside: list[Beside] = field(default_factory=list)
     latency: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
     flags: list[tuple[str, str, int]] = field(default_factory=list)
     decided: int = 0
@@ -146,6 +170,12 @@ class Statistics:
     pairs: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     lengths: dict[int, int] = field(default_factory=dict)
     theory: dict[int, float] = field(default_factory=dict)
+
+    def usage(self) -> tuple[int, int]:
+        """Return the tokens in and out of all that was billed, samples or not."""
+        uses = [(use.input_tokens, use.output_tokens) for use in self.models.values()]
+        uses += [(one.input_tokens, one.output_tokens) for one in self.beside]
+        return sum(given for given, _ in uses), sum(made for _, made in uses)
 
     def undecided(self) -> list[tuple[int, float, float]]:
         """Return, after each number of votes, the share of steps still undecided, and that of the theory."""
@@ -176,6 +206,8 @@ class Statistics:
                 "collisions": self.collisions,
             },
             "failed_attempts": self.failed_attempts,
+            "usage": dict(zip(("input_tokens", "output_tokens"), self.usage(), strict=True)),
+            "beside": [one._asdict() for one in self.beside],
             "models": [
                 {
                     "model": model,
@@ -222,7 +254,9 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
         _cells(connection, run, found)
         found.flags = connection.execute(_FLAGS, (run,)).fetchall()
         found.latency = dict(_latencies(connection.execute(_LATENCIES, (run,))))
-        found.costs = _costs(connection, run, found.models)
+        prices = _prices(connection, run)
+        found.costs = _costs(prices, found.models)
+        found.beside = [_beside(prices, *row) for row in connection.execute(_BESIDE, (run,))]
         counts = connection.execute(_COUNTS, (run,)).fetchone()
         found.settled, found.noted, found.escalated, found.failed_attempts = counts
         _tallies(connection, run, found)
@@ -273,11 +307,21 @@ def _quantile(histogram: Sequence[tuple[int, int]], share: float) -> float:
     return math.nan
 
 
-def _costs(connection: sqlite3.Connection, run: int, models: Mapping[str, Use]) -> dict[str, float]:
+def _prices(connection: sqlite3.Connection, run: int) -> dict[str, Price]:
     row = connection.execute(_PRICES, (run,)).fetchone()
     prices = json.loads(row[0] or "{}") if row else {}
+    return {model: Price(**price) for model, price in prices.items()}
+
+
+def _beside(prices: Mapping[str, Price], kind: str, model: str | None, samples: int, *tokens: int) -> Beside:
+    price = prices.get(model or "")
+    cost = None if price is None else cost_of(price, tokens[0], tokens[1], tokens[2])
+    return Beside(kind, model, samples, tokens[0], tokens[1], cost)
+
+
+def _costs(prices: Mapping[str, Price], models: Mapping[str, Use]) -> dict[str, float]:
     return {
-        model: cost_of(Price(**prices[model]), use.input_tokens, use.output_tokens, use.cached_tokens)
+        model: cost_of(prices[model], use.input_tokens, use.output_tokens, use.cached_tokens)
         for model, use in models.items()
         if model in prices
     }

@@ -51,6 +51,8 @@ class Bin:
         votes: votes of the races.
         against: those that were not for the winner.
         models: what each model was asked for.
+        first: when the first sample was asked for, in milliseconds of Unix time; None where not recorded.
+        last: when the last one ended.
     """
 
     decisions: int = 0
@@ -58,6 +60,8 @@ class Bin:
     votes: int = 0
     against: int = 0
     models: dict[str, ModelUse] = field(default_factory=dict)
+    first: float | None = None
+    last: float | None = None
 
     def add(self, other: "Bin") -> None:
         """Add what *other* counts."""
@@ -67,6 +71,13 @@ class Bin:
         self.against += other.against
         for model, use in other.models.items():
             self.models.setdefault(model, ModelUse()).add(use)
+        self.span(other.first, other.last)
+
+    def span(self, first: float | None, last: float | None) -> None:
+        """Take in that something was under way from *first* to *last*."""
+        if first is not None and last is not None:
+            self.first = first if self.first is None else min(self.first, first)
+            self.last = last if self.last is None else max(self.last, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +283,7 @@ class Summary:
             timed=count if timed else 0,
         )
         part.models.setdefault(row["model"], ModelUse()).add(use)
+        part.span(row["first"], row["last"])
 
 
 def _sum(left: Bin, right: Bin) -> Bin:

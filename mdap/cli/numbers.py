@@ -25,6 +25,7 @@ def describe_statistics(found: Statistics) -> None:
         f"{number(found.failed_attempts)} failed attempts"
     )
     _models(found)
+    _beside(found)
     _uses("temperature", (("none" if t is None else f"{t:g}", use) for t, use in found.by_temperature()))
     _uses("ordinal", ((str(value), use) for value, use in sorted(found.ordinals.items())))
     if found.flags:
@@ -44,6 +45,26 @@ def _models(found: Statistics) -> None:
         cost = found.costs.get(model)
         rows.append((model, *[number(value, 3) for value in latency], number(cost, 4)))
     table(("model", "median s", "p95 s", "p99 s", "longest s", "USD"), rows)
+
+
+def _beside(found: Statistics) -> None:
+    given, made = found.usage()
+    if not found.beside:
+        return
+    say()
+    words = {"probe": "probe", "attempt_failed": "unreadable answers"}
+    rows = [
+        (
+            f"{one.model or '—'}, {words.get(one.kind, one.kind)}",
+            number(one.samples),
+            number(one.input_tokens),
+            number(one.output_tokens),
+            number(one.cost_usd, 4),
+        )
+        for one in found.beside
+    ]
+    table(("billed beside the samples", "samples", "tokens in", "out", "USD"), rows)
+    say(f"With the samples: {number(given)} tokens in, {number(made)} out")
 
 
 def _uses(name: str, uses: Iterable[tuple[str, Use]]) -> None:

@@ -181,6 +181,8 @@ class Decider(Answering):
                 outcome.error.input_tokens,
                 outcome.error.output_tokens,
                 self._model(outcome.request),
+                outcome.request.trace.began,
+                outcome.ended,
             )
         )
 

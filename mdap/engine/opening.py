@@ -128,6 +128,7 @@ def written(
         None if system is None else clean_label(system),
         thought,
         None,
+        request.trace.began,
         text,
         None,
         opening.tentative and not opening.void,
@@ -161,4 +162,5 @@ def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, m
         request_id=None,
         finish_reason=None,
         text_digest=None,
+        began=request.trace.began,
     )

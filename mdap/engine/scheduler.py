@@ -57,6 +57,7 @@ class Failed(Generic[K]):
     request: SampleRequest
     attempt: int
     error: ProviderError
+    ended: int | None = None  # in milliseconds of Unix time
 
 
 @dataclass(slots=True)
@@ -69,6 +70,10 @@ class GaveUp(Generic[K]):
 
 
 Outcome = Came[K] | Failed[K] | GaveUp[K]
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _check(replies: Sequence[Reply]) -> None:
@@ -204,6 +209,7 @@ class Samplers(Generic[K]):
         started = time.monotonic()
         while True:
             attempt += 1
+            request.trace.began = _now()  # unless the provider knows better: it may let the request wait
             try:
                 replies = await self._attempt(request)
                 if not replies:
@@ -211,7 +217,7 @@ class Samplers(Generic[K]):
                 _check(replies)
             except ProviderError as error:
                 if error.kind != BUDGET:  # then nothing was attempted
-                    self._post(Failed(ticket, request, attempt, error))
+                    self._post(Failed(ticket, request, attempt, error, _now()))
                 wait = self._wait(error, attempt, time.monotonic() - started)
                 if wait is None:
                     self._post(GaveUp(ticket, request, error))

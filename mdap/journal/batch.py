@@ -183,6 +183,8 @@ def _voided(sample: SampleTaken) -> SampleTaken:
 def _event(fact: RunEvent | AttemptFailed) -> tuple[Any, ...]:
     if isinstance(fact, AttemptFailed):
         data: dict[str, Any] = {"ordinal": fact.ordinal, "attempt": fact.attempt, "kind": fact.kind}
+        if fact.ended is not None:
+            data |= {"began": fact.began, "ended": fact.ended}
         billed = {"input_tokens": fact.input_tokens, "output_tokens": fact.output_tokens}
         if any(tokens is not None for tokens in billed.values()):
             data |= {"model": fact.model, **billed}

@@ -205,6 +205,6 @@ def _fact(run: int, row: Any) -> RunEvent | AttemptFailed:
     data: dict[str, Any] = json.loads(row["data"] or "{}")
     if row["kind"] != "attempt_failed":
         return RunEvent(run, row["kind"], row["reason"], row["author"], data or None)
-    billed = (data.get(name) for name in ("input_tokens", "output_tokens", "model"))
+    later = AttemptFailed._fields[AttemptFailed._fields.index("input_tokens") :]
     about = (data["ordinal"], data["attempt"], data["kind"], row["reason"])
-    return AttemptFailed(run, row["step"], row["opening"], *about, *billed)
+    return AttemptFailed(run, row["step"], row["opening"], *about, *map(data.get, later))

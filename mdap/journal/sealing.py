@@ -18,8 +18,11 @@ from mdap.rules.seals import (
     RUN_COLUMNS,
     SEALED,
     SIGNED,
+    TIMES,
+    TIMES_STEPS,
     Lines,
     Seal,
+    Times,
 )
 
 __all__ = ["Sealer"]
@@ -85,9 +88,19 @@ async def _seal(reader: Reader, run: int) -> Seal:
     decisions, head = (last[0]["place"] + 1, last[0]["digest"]) if last else (0, CHAIN_START)
     [(newest,)] = await reader.select(NEWEST)
     parts = await reader.select(PARTS, run, newest)
+    times = await _times(reader, run)
     if not parts:
-        return Seal(decisions, head, events.digest, rest.digest)
+        return Seal(decisions, head, events.digest, rest.digest, times=times)
     lines = Lines()
     for part in parts:
         lines.add(part)
-    return Seal(decisions, head, events.digest, rest.digest, lines.digest, newest)
+    return Seal(decisions, head, events.digest, rest.digest, lines.digest, newest, times)
+
+
+async def _times(reader: Reader, run: int) -> str | None:
+    times = Times()
+    [(last,)] = await reader.select("SELECT max(step) FROM samples WHERE run = ?1", run)
+    for first in range(0, 0 if last is None else last + 1, TIMES_STEPS):
+        for row in await reader.select(TIMES, run, first):
+            times.add(row)
+    return times.digest

@@ -1,5 +1,6 @@
 """Limits around any provider: requests at once, requests and tokens a minute, seconds an attempt."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -72,7 +73,7 @@ class Paced:
             if request.trace.withdrawn:
                 # It got its slot before it was cancelled: sent now, it would be billed, unknown to all.
                 await anyio.sleep_forever()
-            request.trace.sent = True
+            request.trace.sent, request.trace.began = True, time.time_ns() // 1_000_000
             try:
                 replies = await self._in_time(request)
             except RateLimitError as error:

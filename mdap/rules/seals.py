@@ -1,17 +1,17 @@
 """The seal of a run: a digest over what the digest chain leaves out, taken whenever a session ends.
 
 The chain covers decisions, their inputs and the samples that were counted. The seal covers the rest: the
-run's own row, everything that happened to it, whatever was sampled without being counted, the prompts that
-are recorded, and the seals of its parts.
+run's own row, everything that happened to it, whatever was sampled without being counted, when each sample
+was asked for, the prompts that are recorded, and the seals of its parts.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
-from mdap.records import SAMPLE_COLUMNS, without_later
+from mdap.records import CHAINED_COLUMNS, without_later
 
 __all__ = [
     "EVENT_COLUMNS",
@@ -23,8 +23,11 @@ __all__ = [
     "RUN_COLUMNS",
     "SEALED",
     "SIGNED",
+    "TIMES",
+    "TIMES_STEPS",
     "Lines",
     "Seal",
+    "Times",
     "message",
 ]
 
@@ -43,7 +46,7 @@ _OPEN: Final = """NOT EXISTS (SELECT 1 FROM decisions d
     WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening)"""
 _SAMPLE: Final = ", ".join(
     f"(SELECT digest FROM texts t WHERE t.id = s.{name})" if name in ("text", "reasoning") else f"s.{name}"
-    for name in ("step", "opening", "counted", *SAMPLE_COLUMNS[SAMPLE_COLUMNS.index("ordinal") :])
+    for name in ("step", "opening", "counted", *CHAINED_COLUMNS[CHAINED_COLUMNS.index("ordinal") :])
 )
 _BY_KEY: Final = "ORDER BY s.step, s.opening, s.ordinal"
 
@@ -67,6 +70,13 @@ PROMPTS: Final = """SELECT step, opening, view, (SELECT digest FROM texts t WHER
     (SELECT digest FROM texts t WHERE t.id = p.user), (SELECT digest FROM texts t WHERE t.id = p.schema),
     max_tokens FROM prompts p WHERE run = ?1 ORDER BY step, opening, view"""
 """Recorded prompts, as SQL. A run that records none has the seal that earlier versions gave it."""
+
+TIMES_STEPS: Final = 4096
+"""Steps of a run whose times are one line of their digest."""
+
+TIMES: Final = """SELECT min(step), group_concat(coalesce(began, '')), count(began) FROM (SELECT step, began
+    FROM samples WHERE run = ?1 AND step >= ?2 AND step < ?2 + 4096 ORDER BY step, opening, ordinal)"""
+"""When the samples of some steps were asked for, one after the other with commas between them, as SQL."""
 
 NEWEST: Final = "SELECT max(id) FROM run_events"
 """The newest event of the log, as SQL."""
@@ -100,6 +110,25 @@ class Lines:
         return self._hash.hexdigest()
 
 
+class Times:
+    """The digest over when samples were asked for.
+
+    Attributes:
+        digest: so far; None as long as no sample has a time.
+    """
+
+    def __init__(self) -> None:
+        self._lines = Lines()
+        self.digest: str | None = None
+
+    def add(self, row: Sequence[Any]) -> None:
+        """Take one more row of `TIMES`."""
+        first, began, timed = row
+        if timed:
+            self._lines.add((first, began))
+            self.digest = self._lines.digest
+
+
 @dataclass(frozen=True, slots=True)
 class Seal:
     """What a seal holds; it stands in the data of its event.
@@ -111,6 +140,7 @@ class Seal:
         rest: digest of the rows of `OPEN_STEPS`, `REST` and `PROMPTS`, one statement after the other.
         parts: digest of the rows of `PARTS`; None if the run has no part that is sealed.
         until: the newest event whose seal may be among them; None with no parts.
+        times: digest of the rows of `TIMES`, one for each `TIMES_STEPS` steps; None if no sample has a time.
     """
 
     decisions: int
@@ -119,13 +149,15 @@ class Seal:
     rest: str
     parts: str | None = None
     until: int | None = None
+    times: str | None = None
 
     @property
     def seal(self) -> str:
         """The one digest that stands for all of them."""
         lines = Lines()
         of_parts = () if self.parts is None else (self.parts, self.until)
-        lines.add((self.decisions, self.digest, self.events, self.rest, *of_parts))
+        of_times = () if self.times is None else (self.times,)
+        lines.add((self.decisions, self.digest, self.events, self.rest, *of_parts, *of_times))
         return lines.digest
 
     def to_dict(self) -> dict[str, Any]:

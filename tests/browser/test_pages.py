@@ -35,8 +35,18 @@ PAGES = (
     "/runs/2/steps/0",
     "/runs/3/search?q=document",
     "/runs/2/events",
+    "/?sort=-cost&outcome=solved",
+    "/runs/1/timeline",
+    "/runs/1/tree?step=5",
+    "/runs/4/tree",
+    "/compare?a=1&b=2",
+    "/compare?a=1",
     "/nothing",
 )
+WIDE = """[...document.querySelectorAll('main .scroll, main .timeline, main .facts')]
+    .filter(one => one.checkVisibility() && one.scrollWidth > one.clientWidth + 1)
+    .map(one => one.ariaLabel)"""
+"""What has to be scrolled sideways."""
 SIZES = {"desk": (1280, 900), "phone": (360, 740)}
 
 
@@ -102,6 +112,8 @@ def test_everybody_can_use_the_pages(browser: Browser, site: Site, colours: str,
         found = Axe().run(page).response["violations"]
         assert [(rule["id"], rule["impact"], rule["nodes"][0]["html"]) for rule in found] == [], path
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], path
+        if size == "phone":
+            assert page.evaluate(WIDE) == [], path
     assert [one for one in said if "404" not in one] == []
 
 
@@ -137,6 +149,22 @@ def test_all_can_be_read_without_scripts(browser: Browser, site: Site) -> None:
     page.locator("table a").first.click()
     assert page.get_by_role("heading", name="Decided").is_visible()
     assert page.locator("details.sample[open] pre").first.is_visible()
+    assert said == []
+
+
+def test_runs_are_sorted_filtered_and_compared_without_scripts(browser: Browser, site: Site) -> None:
+    """A head sorts, a form filters, a tab leads to the runs to compare with."""
+    page, said = watched(browser, scripts=False)
+    page.goto(site.url)
+    page.get_by_role("link", name="Steps", exact=True).click()
+    assert page.locator("tbody th a").first.inner_text() == "plain"
+    page.get_by_label("Outcome").select_option("stopped")
+    page.get_by_role("button", name="Show").click()
+    assert page.locator("tbody th a").all_inner_texts() == ["poor"]
+    page.goto(f"{site.url}/runs/1")
+    page.get_by_role("link", name="Compare").click()
+    page.get_by_role("link", name="poor").click()
+    assert page.get_by_role("heading", name="Two runs side by side").is_visible()
     assert said == []
 
 

@@ -109,7 +109,7 @@ COLUMNS = {
     "steps": "step opening key input prompt_digest run",
     "prompts": "run step opening view system user schema max_tokens",
     "samples": "run step opening counted ordinal verdict answer_key flag_reason model view temperature "
-    "input_tokens output_tokens cached_tokens latency attempts request_id finish_reason text",
+    "input_tokens output_tokens cached_tokens latency attempts request_id finish_reason text began",
     "decisions": "run place step opening winner tally votes margin author reason digest",
 }
 CASES = [(table, column) for table, columns in COLUMNS.items() for column in columns.split()]
@@ -202,7 +202,7 @@ def check_found(copy: Path, run_id: str, row: Row, what: str) -> None:
         return
     came = proven(copy, run_id)
     assert came.verdict == "mismatch", f"{what}: {came.verdict} {came.mismatches}"
-    if row.counted:
+    if row.counted and "samples.began" not in what:  # the times of a run are covered together
         assert row.step in {mismatch.step for mismatch in came.mismatches}, what
 
 

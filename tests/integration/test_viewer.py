@@ -100,6 +100,9 @@ def test_every_link_leads_to_a_page(pages: dict[str, str]) -> None:
         "/runs/N/steps/N",
         "/runs/N/search",
         "/runs/N/events",
+        "/runs/N/timeline",
+        "/runs/N/tree",
+        "/compare",
         "/texts/N",
     }
 
@@ -382,7 +385,7 @@ def test_a_step_says_how_doubtful_it_is(database: Path, site: Site) -> None:
     assert doubt is not None
     assert f"Wrong with a chance of {few(doubt)}" in html.unescape(site.page(f"/runs/{PLAIN}/steps/{step}"))
     listed = html.unescape(site.page(f"/runs/{PLAIN}/steps?from={step}"))
-    assert f'<td class="nowrap">{few(doubt)}</td>' in listed
+    assert f'<td class="nowrap" data-label="Doubt">{few(doubt)}</td>' in listed
     assert "Wrong with a chance" not in site.page(f"/runs/{HARD}/steps/0")
 
 
@@ -470,7 +473,7 @@ def test_a_long_parameter_is_cut_in_lists_only(site: Site) -> None:
 
 def test_the_list_of_runs_goes_on(database: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page after page, every root is listed once, newest first."""
-    monkeypatch.setattr("mdap.audit.viewer.pages._RUNS", 2)
+    monkeypatch.setattr("mdap.audit.viewer.pages.RUNS", 2)
     seen: list[int] = []
     path: str | None = "/"
     while path:

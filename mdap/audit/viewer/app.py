@@ -15,7 +15,8 @@ from mdap.audit.about import About, about
 from mdap.audit.counting import Counts
 from mdap.audit.looks import environment, static
 from mdap.audit.source import Shown, Source
-from mdap.audit.viewer import pages
+from mdap.audit.viewer import comparing, pages, times, tree
+from mdap.audit.viewer.catalog import Catalog, Wanted
 from mdap.audit.viewer.guard import Guard
 from mdap.audit.viewer.interface import Interface
 from mdap.audit.viewer.key import Key
@@ -31,7 +32,8 @@ _FILES: Final = {
     "live.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-_LARGEST: Final = 2**62
+
+_LONGEST_NAME: Final = 200
 
 Page = Callable[[pages.Visit], Awaitable[tuple[str, dict[str, Any]]]]
 
@@ -43,10 +45,12 @@ class Viewer:
     Attributes:
         shown: the database.
         counts: what is counted of its runs so far.
+        catalog: the list of its runs.
     """
 
     shown: Shown
     counts: Counts
+    catalog: Catalog
 
     def run_page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         """Return the endpoint of a page about one run."""
@@ -80,9 +84,30 @@ class Viewer:
 
     async def runs(self, request: Request) -> Response:
         """List the runs."""
+        wanted = Wanted.of(request)
         async with self.shown.open() as source:
-            values = await pages.runs(source, self.counts, pages.key(request, "before", _LARGEST))
+            values = await self.catalog.page(source, self.counts, wanted, pages.RUNS)
         return self.answer("runs.html", values)
+
+    async def compare(self, request: Request) -> Response:
+        """Show two runs side by side, or what a run may be compared with."""
+        names = [request.query_params.get(name, "").strip()[:_LONGEST_NAME] for name in ("a", "b")]
+        values: dict[str, Any] = {"names": names, "sides": [], "alike": [], "sentence": None}
+        async with self.shown.open() as source:
+            found = []
+            for name in filter(None, names):
+                number = await comparing.number_of(source, name)
+                run = None if number is None else await about(source, number)
+                if run is None:
+                    values["sentence"] = "There is no such run in this database: give its id, or its number."
+                else:
+                    found.append(run)
+            if len(found) == 2:
+                values |= await comparing.compared(source, self.counts, found)
+                values |= await comparing.differences(source, found, pages.key(request, "from", 0))
+            elif found and names[0] and not names[1]:
+                values["alike"] = await comparing.alike(source, found[0])
+        return self.answer("compare.html", values)
 
     async def text(self, request: Request) -> Response:
         """Give a recorded text as it is, as text and nothing else."""
@@ -130,7 +155,7 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
         key: what requests must show; needed where the database has a desk at which steps are settled.
     """
     _warm_up()
-    viewer = Viewer(shown, Counts())
+    viewer = Viewer(shown, Counts(), Catalog())
     about_run: dict[str, Page] = {
         "": pages.overview,
         "/live": pages.live,
@@ -138,10 +163,13 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
         "/steps/{step:int}": pages.step,
         "/search": pages.search,
         "/events": pages.events,
+        "/timeline": times.times,
+        "/tree": tree.tree,
     }
     routes = [
         Route("/", viewer.runs),
         *(Route(f"/runs/{{run:int}}{path}", viewer.run_page(page)) for path, page in about_run.items()),
+        Route("/compare", viewer.compare),
         Route("/texts/{text:int}", viewer.text),
         Route("/static/{name}", _static),
     ]

@@ -11,20 +11,32 @@ from starlette.requests import Request
 
 from mdap.audit.about import About, verdicts
 from mdap.audit.asked import Asker, merged_by, prompts_of
-from mdap.audit.counting import Counts
+from mdap.audit.counting import Count, Counts
 from mdap.audit.figures import figures
 from mdap.audit.source import Prompts, Row, Source
-from mdap.audit.viewer.listing import list_runs
+from mdap.audit.timeline import KINDS, timeline_of
+from mdap.audit.viewer.listing import count_up, listed
 from mdap.audit.viewer.race import outcome_of, race_of
 from mdap.audit.viewer.walking import Found, walk
 from mdap.rules.certificate import doubts
 
-__all__ = ["FILTERS", "Visit", "events", "key", "live", "overview", "runs", "search", "step", "steps"]
+__all__ = [
+    "FILTERS",
+    "RUNS",
+    "Visit",
+    "counted",
+    "events",
+    "key",
+    "live",
+    "overview",
+    "search",
+    "step",
+    "steps",
+]
 
 Shown = tuple[str, dict[str, Any]]
 
 _LARGEST: Final = 2**62
-_RUNS: Final = 30
 _STEPS: Final = 50
 _EVENTS: Final = 100
 _LATEST: Final = 12
@@ -35,6 +47,9 @@ _CHARACTERS: Final = 4_000
 _SEARCHED: Final = 200
 _COUNTING: Final = 0.08
 """Seconds that a page spends on counting."""
+
+RUNS: Final = 30
+"""Runs on a page of them."""
 
 FILTERS: Final = {
     "all": "All",
@@ -71,17 +86,10 @@ def key(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-async def runs(source: Source, counts: Counts, before: int) -> dict[str, Any]:
-    """Return a page of the runs that are no parts of others, newest first, as far as they are counted."""
-    rows = await source.rows("view_runs", None, before, _RUNS + 1)
-    return await _page_of_runs(source, counts, rows, _COUNTING)
-
-
-async def _page_of_runs(
-    source: Source, counts: Counts, rows: Sequence[Row], seconds: float
-) -> dict[str, Any]:
-    listed = await list_runs(source, counts, list(rows[:_RUNS]), seconds)
-    return {"listed": listed, "before": rows[_RUNS - 1]["id"] if len(rows) > _RUNS else None}
+async def _page_of_parts(visit: Visit, rows: Sequence[Row]) -> dict[str, Any]:
+    parts = await listed(visit.source, [row["id"] for row in rows[:RUNS]])
+    await count_up(visit.source, visit.counts, parts, _COUNTING / 4)
+    return {"listed": parts, "before": rows[RUNS - 1]["id"] if len(rows) > RUNS else None}
 
 
 async def overview(visit: Visit) -> Shown:
@@ -91,8 +99,8 @@ async def overview(visit: Visit) -> Shown:
     before = key(visit.request, "before", _LARGEST)
     values = {**await _counted(visit), "events": happened, "parts": None, "tab": "overview"}
     if run.children:
-        rows = await source.rows("view_runs", run.number, before, _RUNS + 1)
-        values["parts"] = await _page_of_runs(source, visit.counts, rows, _COUNTING / 4)
+        rows = await source.rows("view_runs", run.number, before, RUNS + 1)
+        values["parts"] = await _page_of_parts(visit, rows)
         values["ended"] = await source.rows("view_parts_by_status", run.number, _PARTS)
         values["most_parts"] = _PARTS
     return "run.html", values
@@ -103,10 +111,16 @@ async def live(visit: Visit) -> Shown:
     return "_live.html", await _counted(visit)
 
 
+async def counted(visit: Visit) -> Count:
+    """Return what is counted of a run, after counting on for as long as a page may take."""
+    count = visit.counts.of(visit.run)
+    await count.go_on(visit.source, visit.run, _COUNTING)
+    return count
+
+
 async def _counted(visit: Visit) -> dict[str, Any]:
     run = visit.run
-    count = visit.counts.of(run)
-    await count.go_on(visit.source, run, _COUNTING)
+    count = await counted(visit)
     length = await anyio.to_thread.run_sync(visit.prompts.length, run.task, run.params)
     run = count.told(run)
     return {
@@ -145,8 +159,7 @@ async def steps(visit: Visit) -> Shown:
 
 async def _doubts(visit: Visit) -> dict[tuple[int, int, int], float]:
     """Return the chance that a winner is wrong, by its votes, lead and all votes, as far as it is counted."""
-    count = visit.counts.of(visit.run)
-    await count.go_on(visit.source, visit.run, _COUNTING)
+    count = await counted(visit)
     return {
         (shape.votes, shape.margin, shape.total): doubt for shape, doubt in doubts(count.summary.shapes())
     }
@@ -198,6 +211,8 @@ async def step(visit: Visit) -> Shown:
         "prompts": prompts,
         "merged_by": await merged_by(visit.source, asker),
         "last": run.opened - 1,
+        "timeline": await timeline_of(visit.source, run.number, number, number + 1, by_sample=True),
+        "kinds": KINDS,
         "characters": _CHARACTERS,
         "tab": "steps",
     }

@@ -11,6 +11,139 @@ SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, 
     (SELECT count(*) FROM runs c WHERE c.parent = r.id) AS children
 FROM runs r WHERE r.parent IS ?1 AND r.id < ?2 ORDER BY r.id DESC LIMIT ?3
 
+-- name: view_listed
+-- Runs as they are listed and sorted, whatever their order.
+SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.outcome,
+    (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
+    (SELECT max(id) FROM run_events e WHERE e.run = r.id AND e.kind IN
+     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled')) AS last_turn,
+    (SELECT sum(data->>'seconds') FROM run_events e WHERE e.run = r.id AND e.kind IN
+     ('finished', 'undecided', 'stopped', 'failed')) AS seconds,
+    (SELECT data->>'undecided' FROM run_events e WHERE e.run = r.id AND e.kind = 'finished'
+     ORDER BY e.id DESC LIMIT 1) AS undecided,
+    (SELECT data->>'prices' FROM run_events e WHERE e.run = r.id AND e.kind IN ('started', 'resumed')
+     ORDER BY e.id DESC LIMIT 1) AS prices,
+    EXISTS (SELECT 1 FROM run_events e WHERE e.run = r.id AND e.kind = 'escalated') AS escalated,
+    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps,
+    coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = r.id), 0) AS opened,
+    (SELECT count(*) FROM runs c WHERE c.parent = r.id) AS children
+FROM json_each(?1) j CROSS JOIN runs r ON r.id = j.value
+
+-- name: view_turned
+-- Runs that are no parts and took a turn since an event, the newest first.
+SELECT r.id FROM (SELECT DISTINCT run FROM run_events WHERE id > ?1 AND kind IN
+        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled')
+    ) t CROSS JOIN runs r ON r.id = t.run WHERE r.parent IS NULL ORDER BY r.id DESC LIMIT ?2
+
+-- name: newest_event
+SELECT max(id) FROM run_events
+
+-- name: view_roots
+SELECT id FROM runs WHERE parent IS NULL AND id > ?1 ORDER BY id DESC LIMIT ?2
+
+-- name: sums_of_decisions
+SELECT d.run, CASE WHEN votes = margin THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
+    votes, margin, count(*) AS decisions
+FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value WHERE d.author IS NULL GROUP BY 1, 2, 3, 4
+
+-- name: sums_of_samples
+SELECT s.run, model, count(*) AS samples, sum(verdict = 'vote') AS votes, coalesce(sum(input_tokens), 0) AS input_tokens,
+    coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens
+FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value GROUP BY 1, 2
+
+-- name: sums_beside
+SELECT e.run, data->>'model' AS model, coalesce(sum(data->>'input_tokens'), 0) AS input_tokens,
+    coalesce(sum(data->>'output_tokens'), 0) AS output_tokens,
+    coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens
+FROM json_each(?1) j CROSS JOIN run_events e ON e.run = j.value
+WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL
+GROUP BY 1, 2
+
+-- name: view_attempts
+SELECT step, opening, ordinal, counted, verdict, answer_key, flag_reason, model, began, latency, attempts
+FROM samples WHERE run = ?1 AND step >= ?2 AND step < ?3 ORDER BY step, opening, ordinal LIMIT ?4
+
+-- name: view_failures
+SELECT step, opening, CASE WHEN json_valid(data) THEN data->>'ordinal' END AS ordinal,
+    CASE WHEN json_valid(data) THEN data->>'kind' END AS kind,
+    CASE WHEN json_valid(data) THEN data->>'began' END AS began,
+    CASE WHEN json_valid(data) THEN data->>'ended' END AS ended, substr(reason, 1, 200) AS reason
+FROM run_events INDEXED BY attempts_by_step
+WHERE run = ?1 AND step >= ?2 AND step < ?3 AND kind = 'attempt_failed' ORDER BY id LIMIT ?4
+
+-- name: walk_differences
+-- Steps of two runs of the same numbers that were decided differently. The planner would look for each of them
+-- among all decisions.
+SELECT d.place AS at, d.step, e.step AS other, substr(d.winner, 1, 300) AS winner, d.votes, d.margin,
+    substr(e.winner, 1, 300) AS other_winner, e.votes AS other_votes, e.margin AS other_margin,
+    p.prompt_digest = q.prompt_digest AS same_question
+FROM decisions d CROSS JOIN decisions e INDEXED BY decisions_by_step ON e.run = ?5 AND e.step = d.step
+CROSS JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+CROSS JOIN steps q ON q.run = e.run AND q.step = e.step AND q.opening = e.opening
+WHERE d.run = ?1 AND d.place >= ?2 AND d.place < ?3 AND e.winner <> d.winner ORDER BY d.place LIMIT ?4
+
+-- name: differences_by_pair
+-- The same for pairs of steps, one of each run.
+SELECT d.step, e.step AS other, substr(d.winner, 1, 300) AS winner, d.votes, d.margin,
+    substr(e.winner, 1, 300) AS other_winner, e.votes AS other_votes, e.margin AS other_margin,
+    p.prompt_digest = q.prompt_digest AS same_question
+FROM json_each(?1) j CROSS JOIN decisions d INDEXED BY decisions_by_step ON d.run = ?2 AND d.step = CAST(j.value->>0 AS INTEGER)
+CROSS JOIN decisions e INDEXED BY decisions_by_step ON e.run = ?3 AND e.step = CAST(j.value->>1 AS INTEGER)
+CROSS JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+CROSS JOIN steps q ON q.run = e.run AND q.step = e.step AND q.opening = e.opening
+WHERE e.winner <> d.winner ORDER BY d.step LIMIT ?4
+
+-- name: view_keys
+SELECT key, min(step) AS step FROM steps WHERE run = ?1 GROUP BY key
+
+-- name: view_named
+-- Whether the steps of a run have names that are not their numbers.
+SELECT key <> CAST(step AS TEXT) AS named FROM steps WHERE run = ?1 LIMIT 1
+
+-- name: last_happened
+SELECT max(id) AS id FROM run_events WHERE run = ?1 AND kind NOT IN ('sealed', 'signed')
+
+-- name: report_parts
+WITH RECURSIVE tree(run) AS (SELECT id FROM runs WHERE parent = ?1 UNION
+    SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+SELECT r.id, r.run_id FROM tree CROSS JOIN runs r ON r.id = tree.run ORDER BY r.id LIMIT ?2
+
+-- name: report_settled
+SELECT d.run, place, step, votes, margin, author, (SELECT sum(value) FROM json_each(tally)) AS total
+FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value WHERE author <> 'mdap' ORDER BY d.run, place LIMIT ?2
+
+-- name: report_undecided
+SELECT p.run, p.step FROM json_each(?1) j CROSS JOIN steps p ON p.run = j.value
+WHERE NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
+AND (SELECT kind FROM run_events e WHERE e.run = p.run AND e.kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1)
+    IN ('finished', 'undecided')
+GROUP BY p.run, p.step ORDER BY p.run, p.step LIMIT ?2
+
+-- name: view_number
+SELECT id FROM runs WHERE run_id = ?1
+
+-- name: view_alike
+SELECT id FROM runs WHERE task = ?1 AND id <> ?2 AND kind IN ('run', 'batch') ORDER BY id DESC LIMIT ?3
+
+-- name: view_branches
+-- The steps of a run by ranges of their numbers, each with what became of them.
+SELECT p.step / ?2 AS branch, count(DISTINCT p.step) AS steps, count(d.place) AS decided,
+    coalesce(sum(d.author IS NULL AND d.votes > d.margin), 0) AS divided,
+    coalesce(sum(d.author <> 'mdap'), 0) AS settled
+FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
+WHERE p.run = ?1 AND p.step >= ?3 AND p.step < ?4 GROUP BY 1 ORDER BY 1
+
+-- name: view_offshoots
+-- The parts of a run, so many in a row, each with how they stand.
+SELECT min(id) AS first, max(id) AS last, count(*) AS parts, sum(last_event = 'finished') AS finished,
+    sum(last_event IN ('undecided', 'stopped', 'failed')) AS broken FROM (
+    SELECT r.id, (row_number() OVER (ORDER BY r.id) - 1) / ?2 AS branch,
+        (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
+         ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+    FROM runs r WHERE r.parent = ?1) GROUP BY branch ORDER BY branch LIMIT ?3
+
 -- name: view_run
 SELECT r.*,
     (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
@@ -89,7 +222,7 @@ SELECT model, verdict, flag_reason,
          ELSE CAST(latency AS INTEGER) * 1000 END AS milliseconds,
     count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
     coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
-    coalesce(sum(latency), 0.0) AS seconds
+    coalesce(sum(latency), 0.0) AS seconds, min(began) AS first, max(began + latency * 1000) AS last
 FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value AND step >= ?2 AND step < ?3 GROUP BY 1, 2, 3, 4
 
 -- name: view_steps

@@ -1,0 +1,26 @@
+"""The page of when things happened: how a run came along, and the attempts at some of its steps."""
+
+from typing import Any, Final
+
+from mdap.audit.along import progress
+from mdap.audit.timeline import KINDS, timeline_of
+from mdap.audit.viewer.pages import Visit, counted, key
+
+__all__ = ["times"]
+
+_STEPS: Final = 25
+
+
+async def times(visit: Visit) -> tuple[str, dict[str, Any]]:
+    """Show the attempts at some steps of a run, and how the run came along."""
+    start = key(visit.request, "from", 0)
+    count = await counted(visit)
+    return "times.html", {
+        "progress": progress(count.summary),
+        "whole": count.whole,
+        "timeline": await timeline_of(visit.source, visit.run.number, start, start + _STEPS, by_sample=False),
+        "kinds": KINDS,
+        "start": start,
+        "size": _STEPS,
+        "tab": "timeline",
+    }
