@@ -32,8 +32,8 @@ __all__ = ["Judgement", "Race", "unread"]
 
 # A step sees few different texts in a race that is going well; beyond this many nothing is remembered.
 _REMEMBERED: Final = 64
-# What of a reply tells its judgement: text, model and finish reason.
-_TOLD: Final = Reply._fields.index("finish_reason") + 1
+# What of a reply its judgement depends on: all up to its tokens, and those of its reasoning.
+_TOLD: Final = Reply._fields.index("output_tokens") + 1
 
 
 class Judgement(NamedTuple):
@@ -146,7 +146,7 @@ class Race:
         self.refusal: Refusal | None = None
         self._next_ordinal = 0
         self._lost: list[int] = []
-        self._judged: dict[tuple[tuple[Any, ...], bool, int], tuple[Judgement, Any]] = {}
+        self._judged: dict[tuple[tuple[Any, ...], int | None, int], tuple[Judgement, Any]] = {}
 
     def _fresh_tally(self) -> Tally:
         return Tally(self.k) if self.rung is None else RobustTally(self.rung)
@@ -301,11 +301,7 @@ class Race:
         Raises:
             PluginError: the parser raised something other than `RedFlag`.
         """
-        tokens = reply.output_tokens
-        over = (
-            tokens is not None and tokens > self.max_tokens and (reply.answer_tokens or 0) > self.max_tokens
-        )
-        same = (reply[:_TOLD], over, view)
+        same = (reply[:_TOLD], reply.reasoning_tokens, view)
         known = self._judged.get(same)
         if known is None:
             known = self._judge(reply, self.prompts[view])
