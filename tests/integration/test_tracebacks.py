@@ -232,8 +232,6 @@ class GivesUpOutside(Walk):
 
 
 class GivingUp(ScriptedProvider):
-    instant = False
-
     async def sample(self, request: mdap.SampleRequest) -> Any:
         await gives_up()
 
