@@ -1,5 +1,7 @@
 """Things asked side by side: what `mdap.Ask.group` gives, whoever answers."""
 
+import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,10 +11,10 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from mdap.errors import reraise
+from mdap.errors import RAISED, reraise
 from mdap.tasks import Step
 
-__all__ = ["Group", "Pending", "first_of", "gathered"]
+__all__ = ["Group", "Pending", "first_of", "gathered", "of_its_own"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -59,6 +61,17 @@ class Group:
 
         self._tasks.start_soon(run)
         return pending
+
+
+def of_its_own(error: BaseException) -> bool:
+    """Return whether *error* is of the code that raised it, and no cancellation that somebody asked for.
+
+    Code that awaits a task which it has cancelled raises `asyncio.CancelledError`, too.
+    """
+    if not isinstance(error, asyncio.CancelledError):
+        return isinstance(error, RAISED)
+    task = asyncio.current_task()
+    return anyio.current_effective_deadline() != -math.inf and (task is None or not task.cancelling())
 
 
 @asynccontextmanager

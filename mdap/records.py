@@ -990,13 +990,13 @@ class Guarantee:
 
     def sentence(self, steps: int) -> str:
         """Return what may be said of a run of so many *steps*: a joint statement, not how sure one is."""
-        were = "step was" if self.contested == 1 else "steps were"
+        noun, were = "step" if steps == 1 else "steps", "was" if self.contested == 1 else "were"
         others = f", and {self.undecided:,} not decided by votes" if self.undecided else ""
         percent = math.ceil(self.bound * 1000) / 10  # upwards, since it bounds
         return (
-            f"{self.contested:,} of {steps:,} {were} contested{others}. If the model is right in at least "
-            f"{self.floor:g} of its valid samples on every step, a run with a wrong decision shows so few "
-            f"contested steps in at most {percent:.1f} % of cases, however hard the steps are."
+            f"{self.contested:,} of {steps:,} {noun} {were} contested{others}. If the model is right in at "
+            f"least {self.floor:g} of its valid samples on every step, a run with a wrong decision shows so "
+            f"few contested steps in at most {percent:.1f} % of cases, however hard the steps are."
         )
 
 

@@ -72,6 +72,15 @@ class Tree(Double):
         return [[2 * number for number in range(self.width)], 6, 32, 200, 200, note, 3]
 
 
+class Hurried(Double):
+    """Wait no longer than a moment for an answer, as no process should: the clock is no part of a record."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        with anyio.move_on_after(0.01):
+            return await ask(double(self.number))
+        return None
+
+
 class Forgiving(Double):
     """Go on without an answer where there is none."""
 

@@ -97,8 +97,15 @@ class _Walk:
         try:
             return method(*args)
         except RAISED as error:
-            self.findings.add(Kind.PLUGIN, doing, "no error", told(error), (step,))
+            said = told(error)
+            if not self._ends_with(step, said):
+                self.findings.add(Kind.PLUGIN, doing, "no error", said, (step,))
             return _LOST
+
+    def _ends_with(self, step: int, said: str) -> bool:
+        """Return whether the run is recorded to have failed at *step* with what was *said*."""
+        failure = self.facts.failure
+        return failure is not None and step >= self.facts.decisions - 1 and failure.endswith(said)
 
     def _read(self, step: int, kind: Any, text: Any) -> Any:
         return self._call(step, "reading back the record", kind.read, text)
@@ -263,9 +270,11 @@ class _Walk:
         if step is not _LOST:
             self.part.over = step is None
         if step is None:
-            result = self._call(place, "giving its result", self.task.result, self.state)
-            spelled = self._call(place, "spelling its result", canonical, result)
-            self.part.result = spelled if isinstance(spelled, str) else None
+            result = self._call(place, "giving its result", self._result)
+            self.part.result = result if isinstance(result, str) else None
+
+    def _result(self) -> str:
+        return canonical(self.task.result(self.state))
 
 
 def audit_part(

@@ -192,7 +192,9 @@ class _Record:
 
     def _undecided(self, opened: StepOpened) -> None:
         samples = self._samples(opened)
-        tier = self._referee.undecided((opened.step, opened.opening), samples, exhausted=False)
+        # With an error budget, a winner waits for the steps before it, and may never be decided.
+        waits = self.facts.charges is not None
+        tier = self._referee.undecided((opened.step, opened.opening), samples, waits=waits)
         self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
         self._remember(opened, _Known(opened.step, False, self._are_intact(opened, samples)))
 
@@ -358,7 +360,9 @@ class _Record:
                 tally.add(spelled.get(sample.answer_key, sample.answer_key))
         if not (closed or self._referee.is_exhausted(tally, tier, samples)):
             if self.over and not self._given_up(known.step):
-                self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
+                # As with a step that was never opened: its process did not wait for it when the run was made.
+                expected = "something that was decided"
+                self.findings.add(Kind.PLUGIN, "asking for it", expected, None, (known.step,))
                 raise _StrayError
             return None
         counted = sum(sample.counted is not None for sample in samples)

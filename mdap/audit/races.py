@@ -73,13 +73,16 @@ class Referee:
             self.part.charged.append((*place, tier))
         return tier
 
-    def undecided(self, place: Place, samples: Sequence[SampleTaken], *, exhausted: bool) -> int:
+    def undecided(
+        self, place: Place, samples: Sequence[SampleTaken], *, exhausted: bool = False, waits: bool = False
+    ) -> int:
         """Recount a race in which nothing is decided; return the tier that it is in.
 
         Args:
             place: step and opening.
             samples: all of the opening's rows, by ordinal.
             exhausted: whether it must have had all of its samples.
+            waits: whether it may have a winner, whose decision waits for what becomes of other steps.
         """
         tally, tier = self._fold(samples, place)
         self._drawn(samples, place, complete=exhausted)
@@ -89,7 +92,7 @@ class Referee:
             self._undecided(tally, tier, samples, place)
             if isinstance(tally, RobustTally):
                 self.part.charged.append((*place, tier))
-        else:
+        elif not waits:
             self._same(Kind.COUNT, "winner of a race that goes on", None, tally.winner, place)
         return tier
 

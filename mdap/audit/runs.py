@@ -20,6 +20,8 @@ Place = tuple[int, int]
 
 _COLUMNS = "id, run_id, kind, task, task_version, params, settings, provider, k"
 
+_LAST_STATUS: Final = """SELECT kind, reason FROM run_events WHERE run = ?1 AND kind IN
+    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1"""
 
 _REFUSED: Final = ("step", "opening", "member", "view", "views", "tier", "model", "reason")
 
@@ -49,6 +51,7 @@ class RunFacts:
         refusals: by step and opening, who refused to answer it, in order.
         escalated: by step and opening, the tier to which it went.
         absences: who was left out as the run went on, in order.
+        failure: why it failed; None if it did not.
         prompts: whether the run records its prompts; None: those of a process. False for a run that an
             earlier version began.
     """
@@ -70,6 +73,7 @@ class RunFacts:
     refusals: Mapping[Place, tuple[Refusal, ...]] = field(default_factory=dict)
     escalated: Mapping[Place, int] = field(default_factory=dict)
     absences: tuple[Absence, ...] = ()
+    failure: str | None = None
     prompts: bool | None = False
 
     @property
@@ -149,7 +153,13 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
         refusals=refusals,
         escalated=escalated,
         absences=tuple(Absence(member, tier, "") for member, tier in absences),
+        failure=_failure(connection, number),
     )
+
+
+def _failure(connection: sqlite3.Connection, number: int) -> str | None:
+    kind, reason = connection.execute(_LAST_STATUS, (number,)).fetchone() or (None, None)
+    return str(reason) if kind == "failed" else None
 
 
 def _events(

@@ -169,7 +169,8 @@ async def _show(given: dict[str, Any]) -> None:
 
 def _reason(solution: Solution) -> str:
     why = solution.reason or "-"
-    why = f"{solution.stop_cause}: {why}" if solution.stop_cause else why
+    if solution.stop_cause and solution.stop_cause != why:
+        why = f"{solution.stop_cause}: {why}"
     return hinted(why) if solution.traceback else why
 
 

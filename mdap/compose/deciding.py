@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from mdap.compose.overriding import Ruling, override_step
 from mdap.compose.seeking import Muted, ask_again, rules_of
+from mdap.engine.authored import not_undecided
 from mdap.engine.chain import ChainRace
 from mdap.engine.opening import Progress
 from mdap.engine.ordered import process_race
@@ -102,8 +103,9 @@ async def step_number(reader: Reader, row: RunRow, step: int | str) -> int:
             f"{step} is a number, and the key of step {found[0]}: write {_BY_NUMBER}{step} or {_BY_KEY}{step}"
         )
     if len(found) != 1:
-        several = "no step" if not found else f"steps {', '.join(map(str, found))}, which all have it"
-        raise UsageError(f"{row.run_id} has {several} with the key {step!r:.80}")
+        many = "several steps" if found else "no step"
+        which = f": give the number of one, {', '.join(map(str, found))}" if found else ""
+        raise UsageError(f"{row.run_id} has {many} with the key {step!r:.80}{which}")
     return found[0]
 
 
@@ -123,7 +125,7 @@ async def _settle_process(
     """Let the process ask again for all that is decided, until it comes to the step that is not."""
     point = await reader.process_point(row.number, as_it_ended=True)
     if ruling.step not in {recorded.opened.step for recorded in point.openings}:
-        raise UsageError(f"step {ruling.step} is not one that voting left undecided")
+        raise not_undecided(ruling.step)
     race = process_race(row.task, task, rules, journal, Progress())
     race.begin(point)
     await ask_again(reader, row, task, race, lambda: race.is_asked(ruling.step))

@@ -372,6 +372,7 @@ class Session:
             UsageError: a task does not know its length, or no k reaches the target.
         """
         check_run(None, voting, run_id, None)
+        check_cases(tasks, None)
         check_share(target=target)
         name = checked_run_id(run_id)
         with self._visit() as shop:

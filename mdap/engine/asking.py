@@ -13,8 +13,8 @@ import anyio
 from mdap.engine.ordered import Loan, OrderedRace
 from mdap.engine.process import ProcessRace, Question, identify
 from mdap.engine.recording import undecided_cause
-from mdap.errors import RAISED, FailedError, MdapError, PluginError, StoppedError, UndecidedError
-from mdap.groups import Group, first_of, gathered
+from mdap.errors import FailedError, MdapError, PluginError, StoppedError, UndecidedError
+from mdap.groups import Group, first_of, gathered, of_its_own
 from mdap.protocols import Journal
 from mdap.records import Identity, Recorded, RunStatus, Solution, TallyShape
 from mdap.rules.canonical import canonical
@@ -318,8 +318,10 @@ async def answer_process(task: Process[Any], race: ProcessRace, around: Surround
         if not inspect.isawaitable(under_way):
             raise TypeError("it is not async: write `async def solve(self, ask)`")
         race.finish(json.loads(canonical(await under_way)))
-    except RAISED as raised:
+    except BaseException as raised:
         error = first_of(raised)
+        if not of_its_own(error):
+            raise
         if isinstance(error, UndecidedError):
             race.end(RunStatus.UNDECIDED, error)
         elif isinstance(error, StoppedError):

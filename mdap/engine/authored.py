@@ -7,6 +7,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import ValidationError
 
 from mdap.errors import RAISED, PluginError, UsageError
+from mdap.groups import of_its_own
 from mdap.records import ResumePoint
 from mdap.rules.canonical import canonical
 from mdap.rules.orders import FOLLOWED, SHOWN, follows_order, shows_order
@@ -14,7 +15,7 @@ from mdap.rules.values import SpellingError, difference, kinds_of
 from mdap.settings import explain
 from mdap.tasks import Chain, Decision, Process, RedFlag, Step, Task, canonical_step
 
-__all__ = ["Authored", "Subject", "length_of", "not_a_step", "simulated"]
+__all__ = ["Authored", "Subject", "flaw", "length_of", "not_a_step", "not_undecided", "simulated"]
 
 T = TypeVar("T")
 
@@ -255,7 +256,9 @@ class Authored:
             if not inspect.isawaitable(under_way):
                 raise TypeError("it is not async: write `async def effects(self, state, decision)`")
             await under_way
-        except RAISED as error:
+        except BaseException as error:
+            if not of_its_own(error):
+                raise
             self.fail(f"bringing about the effects of step {decision.step}", error)
 
     def guess(self, number: int, state: Any) -> Any:
@@ -311,13 +314,19 @@ class Authored:
         except NotImplementedError:
             return answer  # a task that renders no replies cannot check it further
         except (ValidationError, RedFlag) as error:
-            raise UsageError(f"{text} is no answer to this step: {_first_line(error)}") from error
+            raise UsageError(f"{text} is no answer to this step: {flaw(error)}") from error
         except RAISED as error:
             self.fail("checking the answer", error)
         return answer
 
 
-def _first_line(error: Exception) -> str:
+def not_undecided(number: int) -> UsageError:
+    """Return the error of settling a step that does not wait for it."""
+    return UsageError(f"step {number} is not one that voting left undecided: `mdap audit review` lists those")
+
+
+def flaw(error: Exception) -> str:
+    """Return in one line what *error* says is wrong with an answer."""
     if isinstance(error, ValidationError):
-        return explain("answer", error)
-    return str(error)
+        return explain("field", error)
+    return str(error).partition("\n")[0]

@@ -18,13 +18,13 @@ from functools import partial
 from typing import Any
 
 from mdap.engine.account import CONTESTED, UNDECIDED
-from mdap.engine.authored import Authored, Subject
+from mdap.engine.authored import Authored, Subject, not_undecided
 from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recorded import Leftovers
 from mdap.engine.recording import RUNNING, Rules, undecided_cause, undecided_sentence
 from mdap.engine.voting import Race
-from mdap.errors import PluginError, UsageError
+from mdap.errors import PluginError
 from mdap.protocols import Journal
 from mdap.records import Recorded, ResumePoint, RunEvent, RunStatus, StepOpened, TallyShape, record_of
 from mdap.rules.confidence import confident, shape_of
@@ -176,7 +176,7 @@ class ChainRace(Decider):
         head = self._window[0] if self._window else None
         undecided = self.status is RunStatus.UNDECIDED or number in self.waits
         if head is None or head.opened.step != number or not undecided:
-            raise UsageError(f"step {number} is not one that voting left undecided")
+            raise not_undecided(number)
         value = self._task.checked_answer(head.race.step, head.race.named(answer))
         spelled = self._task.spelled(number, value)
         self._void_after(head)

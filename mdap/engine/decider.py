@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mdap.engine.answering import Answering
+from mdap.engine.authored import not_undecided
 from mdap.engine.opening import Opening, Progress, written
 from mdap.engine.recording import RUNNING, Rules, undecided_sentence
 from mdap.engine.scheduler import Came, Failed, Outcome
@@ -90,7 +91,7 @@ class Decider(Answering):
             UsageError: that step is not undecided, or the answer is none that it could have.
             PluginError: the task's own code fails on that answer.
         """
-        raise UsageError(f"step {number} is not one that voting left undecided")
+        raise not_undecided(number)
 
     def stop_waiting(self, number: int) -> None:
         """End the wait of a step for a person: it stays undecided."""

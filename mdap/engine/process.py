@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from mdap.engine.authored import Subject, not_a_step
+from mdap.engine.authored import Subject, flaw, not_a_step, not_undecided
 from mdap.engine.decider import Decider
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recording import RUNNING, Rules, undecided_sentence
@@ -337,7 +337,7 @@ class ProcessRace(Decider):
         """Record a person's answer to a step that voting left undecided."""
         question = self._undecided(number)
         if question is None:
-            raise UsageError(f"step {number} is not one that voting left undecided")
+            raise not_undecided(number)
         race = question.opening.race
         spelled = checked_answer(self._task, race.step, race.named(answer), race.answers.values())
         if self._ruled(question.opening, spelled, author, reason):
@@ -379,8 +379,7 @@ def checked_answer(task: Process[Any], step: Step[Any], text: str, alike: Iterab
     except NotImplementedError:
         return spelled  # a task that renders no replies cannot check it further
     except (ValueError, RedFlag) as error:
-        first = str(error).partition("\n")[0]
-        raise UsageError(f"{text} is no answer to this step: {first}") from error
+        raise UsageError(f"{text} is no answer to this step: {flaw(error)}") from error
     except RAISED as error:
         raise UsageError(
             f"{text} cannot be checked: {told(error)}; annotate what the step's parser returns, so that mdap "

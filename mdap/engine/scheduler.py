@@ -13,7 +13,6 @@ from anyio.abc import TaskGroup
 
 from mdap.engine.purse import BUDGET, Purse
 from mdap.errors import (
-    RAISED,
     MdapError,
     PluginError,
     ProviderError,
@@ -21,6 +20,7 @@ from mdap.errors import (
     TransientError,
     reraise,
 )
+from mdap.groups import of_its_own
 from mdap.protocols import Provider
 from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.pacing import backoff
@@ -226,7 +226,9 @@ class Samplers(Generic[K]):
             except PluginError as error:  # of the task that the reply is simulated for
                 self._post(GaveUp(ticket, request, error))
                 return
-            except RAISED as error:
+            except BaseException as error:
+                if not of_its_own(error):
+                    raise
                 failure = PluginError(f"provider {self._provider.name}", "sampling", error)
                 self._post(GaveUp(ticket, request, failure))
                 return

@@ -433,6 +433,8 @@ async def test_one_task_is_no_batch(db: Path, tasks: Any) -> None:
     async with mdap.Session(db=db) as session:
         with pytest.raises(mdap.UsageError, match=r"for one, write session.solve\(task\)"):
             session.solve_all(tasks)
+        with pytest.raises(mdap.UsageError, match=r"for one, write session.solve\(task\)"):
+            await session.margin_for(tasks, "batch")
 
 
 async def test_what_is_no_task_fails_its_case_alone(db: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
 
 import mdap
 from mdap.audit import verify
@@ -164,6 +165,73 @@ async def test_what_was_not_voted_on_is_not_settled(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no answer to this step"):
         await settle_step(db, "o", "row/c1", answer='"x"', **BY_ADA)
     assert query(db, "SELECT count(*) FROM runs WHERE run_id LIKE '%override%'") == [(0,)]
+
+
+class Twins(Double):
+    """Ask two things under one key."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        return await ask.map([double(1, key="twin"), double(2, key="twin")])
+
+
+async def test_what_cannot_be_settled_says_what_can(tmp_path: Path) -> None:
+    """A key of several steps names their numbers, and a step that nobody asked for where to look."""
+    db = tmp_path / "mdap.db"
+    await mdap.solve(Twins(), db=db, k=3, run_id="t")
+    with pytest.raises(
+        UsageError, match=r"t has several steps with the key 'twin': give the number of one, 0, 1"
+    ):
+        await settle_step(db, "t", "twin", answer="9", **BY_ADA)
+    with pytest.raises(
+        UsageError, match=r"step 7 is not one that voting left undecided: `mdap audit review`"
+    ):
+        await settle_step(db, "t", 7, answer="9", **BY_ADA)
+
+
+class Person(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    country: str = Field(pattern="^[A-Z]{2}$")
+
+
+class People(mdap.Process[Any]):
+    """Read who somebody is."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        return await ask(mdap.Step(user="Ada, GB", parse=self.read))
+
+    def read(self, text: str) -> Person:
+        return Person.model_validate_json(text)
+
+    def oracle(self, step: mdap.Step[Any]) -> Person:
+        return Person(name="Ada", country="GB")
+
+    def mistakes(self, step: mdap.Step[Any], truth: Person) -> list[Person]:
+        return [Person(name="Ida", country="GB")]
+
+    def render(self, step: mdap.Step[Any], answer: Person) -> str:
+        return answer.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("answer", "flaw"),
+    [
+        (
+            '{"name": "Ada", "country": "gb"}',
+            r"field country: String should match pattern .* \(given 'gb'\)$",
+        ),
+        ('{"country": "GB"}', r"field name: Field required$"),
+        ('{"name": }', r"Expecting value: line 1 column 10"),
+    ],
+)
+async def test_an_answer_that_cannot_be_says_what_is_wrong_with_it(
+    tmp_path: Path, answer: str, flaw: str
+) -> None:
+    db = tmp_path / "mdap.db"
+    await mdap.solve(People(), db=db, k=3, run_id="p")
+    with pytest.raises(UsageError, match=f"is no answer to this step: {flaw}"):
+        await settle_step(db, "p", 0, answer=answer, **BY_ADA)
 
 
 async def test_a_key_that_could_be_a_number_is_asked_about(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What goes wrong in code that is not mdap's keeps its cause and its traceback, wherever it is called."""
 
+import asyncio
 import json
 import pickle  # noqa: TID251 - what others do with an error
 import random
@@ -211,6 +212,46 @@ async def test_a_provider_that_fails(db: Path) -> None:
     with pytest.raises(mdap.FailedError, match="provider scripted failed while sampling") as raised:
         await mdap.solve(Walk(steps=1), model="tests.helpers:provided/it", db=db)
     assert isinstance(raised.value.__cause__, KeyError)
+
+
+async def gives_up() -> Any:
+    """Await what is cancelled, as code does whose connection is closed under it."""
+    reply = asyncio.get_running_loop().create_future()
+    reply.cancel()
+    await reply
+
+
+class GivesUp(mdap.Process[None]):
+    async def solve(self, ask: mdap.Ask) -> None:
+        await gives_up()
+
+
+class GivesUpOutside(Walk):
+    async def effects(self, state: Any, decision: mdap.Decision[int]) -> None:
+        await gives_up()
+
+
+class GivingUp(ScriptedProvider):
+    async def sample(self, request: mdap.SampleRequest) -> Any:
+        await gives_up()
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "doing"),
+    [
+        (GivesUp(), "sim", "solving"),
+        (GivesUpOutside(steps=1), "sim", "bringing about the effects of step 0"),
+        (Walk(steps=1), GivingUp([]), "sampling"),
+    ],
+)
+async def test_a_cancellation_that_nobody_asked_for_is_a_failure(
+    db: Path, task: mdap.Task, model: Any, doing: str
+) -> None:
+    """It is the author's own, with its line, and does not pass for the end of the run's work."""
+    sentence = rf"failed while {doing}: test_tracebacks\.py:\d+ in gives_up: CancelledError"
+    with pytest.raises(mdap.FailedError, match=sentence) as raised:
+        await mdap.solve(task, model=model, db=db)
+    assert isinstance(raised.value.__cause__, asyncio.CancelledError)
 
 
 async def test_cases_of_a_batch_keep_their_errors_apart(db: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import types
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -299,6 +300,31 @@ def test_a_reply_on_which_the_parser_failed_is_no_mismatch(tmp_path: Path) -> No
         mdap.solve_sync(Broken(), model="tests.helpers:provided/it", db=db, run_id="walk")
     came = verify(db, "walk", make)
     assert (came.verdict, came.status) == ("verified", "failed")
+
+
+@pytest.mark.parametrize("method", ["start", "step", "advance", "length", "result"])
+def test_a_failure_of_the_author_is_verified_as_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A run that failed fails in the same way when it is verified; another failure is a change."""
+    db = tmp_path / "a.db"
+    failing = types.new_class("Failing", (Walk,))
+
+    def fail(self: Walk, *args: Any) -> Any:
+        raise KeyError("by the author")
+
+    monkeypatch.setattr(failing, method, fail)
+    with pytest.raises(mdap.FailedError):
+        mdap.solve_sync(failing(steps=3), db=db, run_id="walk")
+    came = verify(db, "walk", lambda name, params: failing(**params))
+    assert (came.verdict, came.status, came.mismatches) == ("verified", "failed", ())
+
+    def otherwise(self: Walk, *args: Any) -> Any:
+        raise KeyError("today")
+
+    monkeypatch.setattr(failing, method, otherwise)
+    came = verify(db, "walk", lambda name, params: failing(**params))
+    assert (came.verdict, {found.kind for found in came.mismatches}) == ("plugin changed", {"plugin"})
 
 
 def test_a_run_that_goes_on_is_verified_meanwhile(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mdap.audit import Verification, verify
 from mdap.compose import settle_step
 from mdap.plugins import make_task
 from tests.integration.test_verify import edited
-from tests.processes import CALLS, Changing, Double, Forgiving, HanoiProcess, Tree
+from tests.processes import CALLS, Changing, Double, Forgiving, HanoiProcess, Hurried, Tree
 
 NOISY = {"error_rate": 0.15, "flag_rate": 0.05, "seed": 4, "latency": 0.0005}
 
@@ -121,6 +121,16 @@ def test_a_process_that_was_cut_goes_as_far_as_its_record(tmp_path: Path) -> Non
     mdap.solve_sync(task, options=NOISY, db=db, run_id="h")
     came = proven(db, "h", oracle=True)
     assert (came.verdict, came.status, came.decisions) == ("verified", "finished", 15)
+
+
+def test_a_process_that_goes_by_the_clock_is_not_taken_for_a_forged_one(tmp_path: Path) -> None:
+    """It did not wait for its step when the run was made, and does now: its code is what differs."""
+    db = tmp_path / "a.db"
+    one = mdap.Limits(concurrency=1)  # so that most of its votes are not on their way yet
+    solution = mdap.solve_sync(Hurried(), options={"latency": 0.2}, limits=one, db=db, run_id="h")
+    assert solution.result is None
+    came = proven(db, "h")
+    assert (came.verdict, set(came.counts)) == ("plugin changed", {"plugin"})
 
 
 def test_an_undecided_step_is_settled_and_verified(tmp_path: Path) -> None:
