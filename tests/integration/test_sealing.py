@@ -1,6 +1,7 @@
 """A seal that somebody signed: by their own tool, by mdap, and not by anybody else."""
 
 import asyncio
+import base64
 import json
 import shutil
 import sqlite3
@@ -13,6 +14,7 @@ import pytest
 
 import mdap
 from mdap.audit import Verification, verify
+from mdap.audit.signatures import checked
 from mdap.compose.signing import seal_run
 from mdap.plugins import make_task
 from mdap_hanoi import Hanoi
@@ -112,6 +114,18 @@ def test_a_signature_of_something_else_is_a_mismatch(log: Path, key: Path, chang
     found = verify(log, "tower", make_task)
     assert found.verdict == "mismatch"
     assert any("signature of a seal" in mismatch.what for mismatch in found.mismatches)
+
+
+def test_a_signature_that_no_tool_would_make_is_not_valid(log: Path, key: Path) -> None:
+    """Its bytes are taken apart by others' code, which may fail in any way."""
+    signature = asyncio.run(seal_run(log, "tower", key)).signature or ""
+    lines = signature.split()
+    for place in (b"ssh-ed25519", b"SSHSIG", b"sha512"):
+        raw = base64.b64decode("".join(lines[3:-3]))
+        body = base64.b64encode(raw[::-1].replace(place[::-1], place[::-1].upper()[:-1] + b"!", 1)[::-1])
+        changed = f"{' '.join(lines[:3])}\n{body.decode()}\n{' '.join(lines[-3:])}\n"
+        [found] = checked([json.dumps({"seal": "ab", "signature": changed})], "tower")
+        assert (found.key, found.allowed) == (None, False)
 
 
 def test_a_run_without_a_seal_can_be_sealed(tmp_path: Path) -> None:
