@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Final, Protocol
@@ -13,6 +14,7 @@ from mdap_local.model import LocalModel
 __all__ = ["Row", "Sampled", "generate"]
 
 _COLDEST: Final = 1e-6
+_SMALL: Final = 20_000_000
 
 
 class Wanted(Protocol):
@@ -74,9 +76,10 @@ def generate(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
     """
     done: set[Row] = set()
     try:
-        for sampled in _together(model, rows):
-            done.add(sampled.row)
-            yield sampled
+        with _threads(model):
+            for sampled in _together(model, rows):
+                done.add(sampled.row)
+                yield sampled
         return
     except Exception as error:
         if not is_out_of_memory(error):
@@ -91,6 +94,22 @@ def generate(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
     for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
         if half:
             yield from generate(model, half)
+
+
+@contextmanager
+def _threads(model: LocalModel) -> Iterator[None]:
+    """Compute a small model on one thread: handing its work out takes longer than doing it."""
+    import torch
+
+    if model.network.device.type != "cpu" or model.network.num_parameters() > _SMALL:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _together(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:

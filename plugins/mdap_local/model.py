@@ -200,7 +200,7 @@ def _network(folder: Path, kind: Any, device: str) -> Any:
         raise UsageError(
             f"{folder} is not whole: {len(missing)} of its weights are missing, such as {missing[0]}"
         )
-    return network.eval().requires_grad_(False)
+    return network.train(False).requires_grad_(False)
 
 
 def _tokenizer(folder: Path) -> Any:
