@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import anyio
 import click
@@ -18,6 +18,7 @@ from mdap.audit.export import FORMATS, export, is_binary
 from mdap.audit.parallel import MakeTask
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
+from mdap.audit.training import LESSON_FORMATS, Wanted, export_lessons, lessons
 from mdap.cli import completing
 from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.numbers import describe_statistics
@@ -73,9 +74,7 @@ def verify_(**given: Any) -> Exit:
     """
 
     def check(db: Path) -> Verification:
-        make: MakeTask = make_recorded
-        if given["task"] is not None:
-            make = partial(make_moved, anyio.run(_task_of, db, given["run_id"]), given["task"])
+        make = _maker({**given, "db": db})
         with _bar(given["json"]) as progress:
             return verify(
                 db,
@@ -142,26 +141,67 @@ def review_(**given: Any) -> None:
 @click.option(
     "--format",
     "fmt",
-    type=click.Choice(FORMATS),
+    type=click.Choice((*FORMATS, *LESSON_FORMATS)),
     default="jsonl",
     show_default=True,
-    help="One object or row for each decided step, or for each sample.",
+    help="One object or row for each decided step, or for each sample; or training data: prompts with a "
+    "reply that won (chat), and one that lost (preference).",
+)
+@click.option("--contested", is_flag=True, help="Training data only of steps with a vote against the winner.")
+@click.option(
+    "--min-margin",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Training data only of steps whose winner leads by N votes or more.",
+)
+@click.option("--from-model", metavar="NAME", help="Training data only with winning replies of this model.")
+@click.option(
+    "--bare",
+    is_flag=True,
+    help="Training data without metadata, where a service refuses other keys than the format's own.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Where to write; standard output if not given.")
+@moved_task
 @database
 def export_(**given: Any) -> None:
-    """Export the decided steps of a run, or all its samples."""
+    """Export the decided steps of a run, all its samples, or training data from its votes."""
+    write = _write_lessons if given["fmt"] in LESSON_FORMATS else _write_rows
+    if given["output"] is None:
+        if is_binary(given["fmt"]) and sys.stdout.isatty():
+            raise UsageError(f"{given['fmt']} is not for a terminal: name a file with -o")
+        with binary_output() as out:
+            write(given, out)
+    else:
+        place = Path(given["output"])
+        check_apart("-o", place, database_files(given["db"]))
+        with written("-o", place) as out:
+            write(given, out)
+
+
+_ONLY_FOR_LESSONS: Final = ("contested", "min_margin", "from_model", "bare", "task")
+
+
+def _write_rows(given: dict[str, Any], out: IO[bytes]) -> None:
+    for name in _ONLY_FOR_LESSONS:
+        if given[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for training data: add --format {' or '.join(LESSON_FORMATS)}"
+            )
     with open_log(given["db"]) as log:
-        if given["output"] is None:
-            if is_binary(given["fmt"]) and sys.stdout.isatty():
-                raise UsageError(f"{given['fmt']} is not for a terminal: name a file with -o")
-            with binary_output() as out:
-                export(log, given["run_id"], out, given["fmt"])
-        else:
-            place = Path(given["output"])
-            check_apart("-o", place, database_files(given["db"]))
-            with written("-o", place) as out:
-                export(log, given["run_id"], out, given["fmt"])
+        export(log, given["run_id"], out, given["fmt"])
+
+
+def _write_lessons(given: dict[str, Any], out: IO[bytes]) -> None:
+    wanted = Wanted(given["contested"], given["min_margin"], given["from_model"])
+    make = _maker(given)
+    export_lessons(lessons(given["db"], given["run_id"], make, wanted), out, given["fmt"], bare=given["bare"])
+
+
+def _maker(given: dict[str, Any]) -> MakeTask:
+    """Return what makes the tasks of a run, some of which may have moved."""
+    if given["task"] is None:
+        return make_recorded
+    return partial(make_moved, anyio.run(_task_of, Path(given["db"]), given["run_id"]), given["task"])
 
 
 @contextmanager

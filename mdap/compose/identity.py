@@ -152,8 +152,13 @@ def batch_columns(start: Start, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
+def check_same(row: RunRow, columns: Mapping[str, Any], task: Task | None = None) -> None:
     """Refuse to resume a run under other rules than it was started with.
+
+    Args:
+        row: the run as it is recorded.
+        columns: the run as it is to go on.
+        task: its task; None for a batch.
 
     Raises:
         UsageError: the first thing that differs, as it was and as it is.
@@ -163,7 +168,7 @@ def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
         "kind": (row.kind, columns["kind"]),
         "task": (row.task, columns["task"]),
         "task version": (row.task_version, columns["task_version"]),
-        "parameters": (row.params, json.loads(columns["params"])),
+        "parameters": ({**_added(row, task), **row.params}, json.loads(columns["params"])),
         "settings": (_voting(row.settings), _voting(json.loads(columns["settings"]))),
         "models": (row.provider["models"], provider["models"]),
         "escalation to": (row.provider["escalate_to"], provider["escalate_to"]),
@@ -180,6 +185,16 @@ def check_same(row: RunRow, columns: Mapping[str, Any]) -> None:
                 f"run {row.run_id} was started with {_changes(name, was, now)}: "
                 f"give --run-id another name to start another run, or go on as it was started {_how(row)}"
             )
+
+
+def _added(row: RunRow, task: Task | None) -> dict[str, Any]:
+    """Return the parameters that the task was given since the run began, each with its default."""
+    fields = {} if task is None else type(task).model_fields
+    return {
+        name: json.loads(canonical(field.get_default(call_default_factory=True, validated_data={})))
+        for name, field in fields.items()
+        if name not in row.params and not field.is_required()
+    }
 
 
 def _how(row: RunRow) -> str:

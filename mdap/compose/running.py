@@ -158,7 +158,7 @@ async def run_task(shop: Workshop, task: Task, start: Start) -> Solution:
     row, turn = start.row, None
     while True:
         if row is not None:
-            check_same(row, columns)
+            check_same(row, columns, task)
             if turn is not None and turn.ended:
                 return replace(await solution_of(shop.reader, row), error=turn.error)
         turn, mine = take_turn(shop.writer.path, start.name)
@@ -194,7 +194,7 @@ async def _run_in_turn(
         turn.tell()
     if row is not None:
         number = row.number
-        check_same(row, columns)
+        check_same(row, columns, task)
         if row.status is RunStatus.FINISHED:
             await shop.sealer.sealed(number)  # its process may have been killed between its end and its seal
             return await solution_of(shop.reader, row)

@@ -1,7 +1,8 @@
 """Long multiplication as it is done on paper: one product of two digits, one sum of two digits at a time."""
 
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
@@ -16,6 +17,11 @@ result=N"""
 
 _LAST_LINE: Final = re.compile("result=([0-9]{1,3})")
 
+_COMPACT_SYSTEM: Final = """\
+You work out one small sum, such as 7*8+3 or 7+8+1. Write the result in digits, and nothing else."""
+
+_COMPACT_LINE: Final = re.compile("([0-9]{1,3})")
+
 Digits = list[int]
 """A number's digits, the last one first."""
 
@@ -28,6 +34,7 @@ class Multiply(Process[dict[str, Any]]):
     a: str = Field("46048", pattern="^[0-9]+$", max_length=400, description="the first number")
     b: str = Field("42098", pattern="^[0-9]+$", max_length=400, description="the second number")
     views: int = Field(1, ge=1, le=2, description="presentations of each step: 2 also swaps its digits")
+    style: Literal["full", "compact"] = Field("full", description="prompts: compact ones suit tiny models")
 
     async def solve(self, ask: Ask) -> dict[str, Any]:
         """Return the product: all rows at once, then their sums in pairs.
@@ -79,10 +86,11 @@ class Multiply(Process[dict[str, Any]]):
 
     def _step(self, sign: str, left: int, right: int, carry: int) -> Step[int]:
         about = {"sign": sign, "digits": [left, right], "carry": carry}
-        swapped = View(_question(sign, right, left, carry), read, _SYSTEM)
+        words = _STYLES[self.style]
+        swapped = View(words.question(sign, right, left, carry), words.read, words.system)
         views = (swapped,) if self.views == 2 and left != right else ()
-        user = _question(sign, left, right, carry)
-        return Step(user, read, _SYSTEM, max_tokens=100, views=views, input=about)
+        user = words.question(sign, left, right, carry)
+        return Step(user, words.read, words.system, max_tokens=100, views=views, input=about)
 
     # -- for simulation and tests ------------------------------------------------------------------
 
@@ -98,7 +106,7 @@ class Multiply(Process[dict[str, Any]]):
 
     def render(self, step: Step[Any], answer: int) -> str:
         """Return a reply as a model would write it."""
-        return f"Together that makes {answer}.\nresult={answer}"
+        return str(answer) if self.style == "compact" else f"Together that makes {answer}.\nresult={answer}"
 
 
 def _question(sign: str, left: int, right: int, carry: int) -> str:
@@ -108,10 +116,36 @@ def _question(sign: str, left: int, right: int, carry: int) -> str:
 
 def read(text: str) -> int:
     """Read the last line of a reply; raise `RedFlag` unless it is exactly what was asked for."""
-    found = _LAST_LINE.fullmatch(text.rstrip("\n").rpartition("\n")[2])
+    return _read(text, _LAST_LINE)
+
+
+def _compact_question(sign: str, left: int, right: int, carry: int) -> str:
+    return f"{left}{sign}{right}+{carry}"
+
+
+def _read_compact(text: str) -> int:
+    return _read(text, _COMPACT_LINE)
+
+
+def _read(text: str, last_line: re.Pattern[str]) -> int:
+    found = last_line.fullmatch(text.rstrip("\n").rpartition("\n")[2])
     if found is None:
         raise RedFlag("malformed last line")
     return int(found[1])
+
+
+class _Words(NamedTuple):
+    """What a style makes of a step."""
+
+    system: str
+    question: Callable[[str, int, int, int], str]
+    read: Callable[[str], int]
+
+
+_STYLES: Final = {
+    "full": _Words(_SYSTEM, _question, read),
+    "compact": _Words(_COMPACT_SYSTEM, _compact_question, _read_compact),
+}
 
 
 def _padded(digits: Digits, width: int) -> Digits:

@@ -1,12 +1,12 @@
 """The task: Towers of Hanoi as a chain of one-move steps (arXiv 2511.09030, section 4)."""
 
 import random
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mdap import Chain, Step, View
-from mdap_hanoi import parse, prompts, strategy, turning
+from mdap_hanoi import compact, parse, prompts, strategy, turning
 from mdap_hanoi.state import Answer, State
 
 __all__ = ["Hanoi"]
@@ -17,6 +17,13 @@ class Hanoi(Chain[State, Answer]):
 
     disks: int = Field(10, ge=1, le=64, description="height of the tower; it takes 2**disks - 1 moves")
     views: int = Field(1, ge=1, le=3, description="presentations of each step: rotations of the pegs")
+    style: Literal["full", "compact"] = Field("full", description="prompts: compact ones suit tiny models")
+
+    @model_validator(mode="after")
+    def _check_letters(self) -> Self:
+        if self.style == "compact" and self.disks > compact.MOST_DISKS:
+            raise ValueError(f"style=compact takes up to {compact.MOST_DISKS} disks, not {self.disks}")
+        return self
 
     def start(self) -> State:
         """Return the whole tower on the first peg."""
@@ -24,9 +31,8 @@ class Hanoi(Chain[State, Answer]):
 
     def step(self, state: State) -> Step[Answer]:
         """Return the question for the next move, whatever the state: `length` ends the run."""
-        user = prompts.user(state, self.disks)
         views = tuple([self._view(state, turns) for turns in range(1, self.views)])
-        return Step(user=user, parse=self.read, system=prompts.system(self.disks), views=views)
+        return Step(user=self._user(state), parse=self.read, system=self._system(2), views=views)
 
     def advance(self, state: State, answer: Answer) -> State:
         """Return the state that was voted for, with the move that led there."""
@@ -46,7 +52,7 @@ class Hanoi(Chain[State, Answer]):
 
     def read(self, text: str) -> Answer:
         """Return the answer that a reply gives; raise `RedFlag` where it gives none."""
-        return parse.read(text, self.disks)
+        return compact.read(text, self.disks) if self.style == "compact" else parse.read(text, self.disks)
 
     def guess(self, state: State) -> Answer:
         """Return what the strategy prescribes: here, a guess is as good as the truth."""
@@ -62,11 +68,15 @@ class Hanoi(Chain[State, Answer]):
 
     def mistakes(self, state: State, truth: Answer) -> list[Answer]:
         """Return wrong answers that models do give."""
-        return strategy.mistakes(state, truth, self.disks)
+        mistakes = strategy.mistakes(state, truth, self.disks)
+        if self.style == "full":
+            return mistakes
+        said = dict.fromkeys(map(compact.in_order, mistakes))
+        return [answer for answer in said if answer != truth]
 
     def render(self, answer: Answer) -> str:
         """Return a short reply that gives *answer*."""
-        return prompts.reply(answer)
+        return compact.reply(answer) if self.style == "compact" else prompts.reply(answer)
 
     def _view(self, state: State, turns: int) -> View[Answer]:
         """Return the step as it looks with all pegs moved on by so many places."""
@@ -77,8 +87,15 @@ class Hanoi(Chain[State, Answer]):
         def render(answer: Answer) -> str:
             return self.render(turning.turned_answer(answer, turns))
 
-        user = prompts.user(turning.turned_state(state, turns), self.disks)
-        return View(user, read, prompts.system(self.disks, (2 + turns) % 3), render)
+        user = self._user(turning.turned_state(state, turns))
+        return View(user, read, self._system((2 + turns) % 3), render)
+
+    def _user(self, state: State) -> str:
+        user = compact.user if self.style == "compact" else prompts.user
+        return user(state, self.disks)
+
+    def _system(self, goal: int) -> str:
+        return compact.SYSTEM if self.style == "compact" else prompts.system(self.disks, goal)
 
     def _tower(self) -> tuple[int, ...]:
         return tuple(range(self.disks, 0, -1))

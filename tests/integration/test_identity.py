@@ -1,5 +1,7 @@
 """What the nested tasks and the steps of a process are known by, over sessions."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +11,7 @@ import mdap
 from mdap.audit import verify
 from mdap.plugins import make_task
 from mdap.rules.parts import Part, Parts
+from mdap_hanoi import Hanoi
 from tests.integration.test_effects import SURE, Booking, Ordering, numbered
 
 
@@ -120,3 +123,17 @@ async def test_a_key_that_many_steps_share_is_no_change(db: Path, monkeypatch: p
     async with mdap.Session(options=SURE, db=db) as session:
         changed = await session.run(Shared(), run_id="s")
     assert any("its prompt changed" in warning for warning in changed.warnings)
+
+
+async def test_a_run_of_before_a_parameter_came_goes_on_with_its_default(db: Path) -> None:
+    """A domain that gains a parameter still resumes what it began without it, and nothing else."""
+    begun = await solved(db, Hanoi(disks=3), tokens=5_000)
+    with closing(sqlite3.connect(db)) as log, log:
+        (guard,) = log.execute("SELECT sql FROM sqlite_master WHERE name = 'runs_no_update'").fetchone()
+        log.execute("DROP TRIGGER runs_no_update")
+        log.execute("UPDATE runs SET params = json_remove(params, '$.style')")
+        log.execute(guard)
+    with pytest.raises(mdap.UsageError, match='style = "full", not "compact"'):
+        await solved(db, Hanoi(disks=3, style="compact"))
+    resumed = await solved(db, Hanoi(disks=3))
+    assert (begun.status, resumed.status) == ("stopped", "finished")

@@ -30,8 +30,13 @@ def numbers(count: int, seed: int = 0) -> list[int]:
 
 @pytest.mark.parametrize(
     "task",
-    [Multiply(a="907", b="46"), Multiply(a="86", b="64", views=2), Sort(numbers=numbers(30), batch=5)],
-    ids=["multiply", "views", "sort"],
+    [
+        Multiply(a="907", b="46"),
+        Multiply(a="86", b="64", views=2),
+        Multiply(a="86", b="64", views=2, style="compact"),
+        Sort(numbers=numbers(30), batch=5),
+    ],
+    ids=["multiply", "views", "compact", "sort"],
 )
 def test_they_keep_what_the_engine_relies_on(task: mdap.Task) -> None:
     """Whatever the order of answers, wherever one is wrong, and whatever a reply says."""

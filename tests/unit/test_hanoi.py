@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import mdap_hanoi
 from mdap.tasks import RedFlag
+from mdap.testing import check_task
 from mdap_hanoi import Answer, Hanoi, State
 from mdap_hanoi.strategy import state_after
 
@@ -501,3 +502,51 @@ def test_sampled_states_are_spread_over_the_solution_and_can_be_drawn_again() ->
     assert states == [task.sample_state(again) for _ in range(50)]
     assert len(set(states)) == 50
     assert len({state.pegs[0].count(20) for state in states}) == 2  # before and after the largest disk moves
+
+
+class TestCompactStyle:
+    """A few characters each way, for models too small to read a strategy."""
+
+    @pytest.mark.parametrize("views", [1, 3])
+    def test_it_keeps_what_the_engine_relies_on(self, views: int) -> None:
+        assert check_task(Hanoi(disks=4, views=views, style="compact")).skipped == ()
+
+    def test_it_asks_and_answers_in_one_short_line(self) -> None:
+        task = Hanoi(disks=3, style="compact")
+        state = task.advance(task.start(), task.oracle(task.start()))
+        assert task.step(state).user == "- a02 002"
+        assert task.render(task.oracle(state)) == "b01 012"
+
+    def test_it_asks_the_same_questions_as_the_full_style(self) -> None:
+        """Both styles are about the same states and read into the same answers."""
+        task, full = Hanoi(disks=5, style="compact"), Hanoi(disks=5)
+        state = task.start()
+        for _ in range(task.length()):
+            truth = full.oracle(state)
+            assert task.read(task.render(truth)) == full.read(full.render(truth)) == truth
+            state = task.advance(state, truth)
+        assert task.result(state)["solved"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "a01",
+            "a01 00",
+            "a01 0001",
+            "A01 001",
+            "a01 003",
+            "a01  001",
+            "01 001",
+            "a01 001 ",
+            "a01 \uff10\uff101",
+        ],
+    )
+    def test_it_flags_whatever_is_not_a_move_and_a_peg_for_each_disk(self, text: str) -> None:
+        with pytest.raises(RedFlag, match="malformed last line"):
+            Hanoi(disks=3, style="compact").read(text)
+
+    def test_more_disks_than_letters_are_refused(self) -> None:
+        assert Hanoi(disks=26, style="compact").disks == 26
+        with pytest.raises(ValidationError, match="style=compact takes up to 26 disks, not 27"):
+            Hanoi(disks=27, style="compact")

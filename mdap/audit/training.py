@@ -1,0 +1,291 @@
+"""Lessons from a log: what was asked, a reply that won the vote, and replies that lost it."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+from mdap.audit.doubts import TREE, doubts_of
+from mdap.audit.parallel import MakeTask
+from mdap.audit.rows import decided, plain_reading, samples_of
+from mdap.audit.runs import find_number
+from mdap.errors import RAISED, PluginError, UsageError
+from mdap.records import NOTED, PROPOSED, Decided, SampleTaken, StepOpened, Verdict
+from mdap.rules.digests import answer_key, prompt_digest, views_digest
+from mdap.rules.values import kinds_of
+from mdap.tasks import Chain
+
+__all__ = ["EVERYTHING", "LESSON_FORMATS", "Lesson", "Wanted", "export_lessons", "lessons"]
+
+_RUNS: Final = f"""{TREE}
+SELECT id, run_id, task, params FROM runs WHERE id IN tree AND kind <> 'batch' ORDER BY id"""
+_RECORDS: Final = "SELECT 1 FROM sqlite_master WHERE name = 'prompts'"
+_RECORDED: Final = """SELECT s.body, u.body FROM prompts p LEFT JOIN texts s ON s.id = p.system
+JOIN texts u ON u.id = p.user WHERE p.run = ?1 AND p.step = ?2 AND p.opening = ?3 ORDER BY p.view"""
+
+_line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
+
+_METADATA: Final = ("run_id", "step", "prompt_digest", "model", "votes", "total", "margin", "doubt")
+
+Row = dict[str, Any]
+Prompt = tuple[str, str]
+"""System and user message."""
+
+
+class Wanted(NamedTuple):
+    """Which lessons are wanted.
+
+    Attributes:
+        contested: only of steps in which at least one vote went against the winner.
+        min_margin: only of steps whose winner leads by at least so many votes; None for any.
+        from_model: only replies of this model are given as right; None for those of any.
+    """
+
+    contested: bool = False
+    min_margin: int | None = None
+    from_model: str | None = None
+
+
+EVERYTHING: Final = Wanted()
+"""No filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A prompt with a reply that won the vote on it.
+
+    Attributes:
+        run_id: the run that it is of: the one that was asked for, or a part of it.
+        step: its step.
+        key: the step's name in its run.
+        prompt_digest: digest of system and user message, in hexadecimal.
+        system: the system message; empty for none.
+        user: the user message.
+        chosen: the first reply that voted for the winner.
+        model: who wrote it.
+        rejected: for each answer that lost, the first reply to the same prompt that voted for it.
+        votes: votes for the winner.
+        total: all votes.
+        margin: the winner's lead.
+        doubt: the chance that the winner is wrong, going by all votes of the run; None where a person settled
+            it, or where k = 1 leaves no vote against any winner.
+    """
+
+    run_id: str
+    step: int
+    key: str
+    prompt_digest: str
+    system: str
+    user: str
+    chosen: str
+    model: str
+    rejected: tuple[str, ...]
+    votes: int
+    total: int
+    margin: int
+    doubt: float | None = None
+
+    @property
+    def contested(self) -> bool:
+        """Whether a vote went against the winner."""
+        return self.total > self.votes
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The prompt as chat messages."""
+        system = [_message("system", self.system)] if self.system else []
+        return [*system, _message("user", self.user)]
+
+
+def lessons(
+    db: str | Path, run_id: str, make_task: MakeTask, wanted: Wanted = EVERYTHING
+) -> Iterator[Lesson]:
+    """Yield what a run, and all its parts, can teach, in the order of its decisions.
+
+    A step teaches nothing if none of its recorded replies gave the winner: one that code decided, or that a
+    person settled otherwise.
+
+    Args:
+        db: path of the log.
+        run_id: the run's id, a unique beginning of it, or ``latest``.
+        make_task: makes a task of its name and parameters, to ask a chain for its prompts again.
+        wanted: which of them.
+
+    Raises:
+        UsageError: there is no such run, or its prompts cannot be had.
+        DatabaseError: the log cannot be read.
+    """
+    with plain_reading(Path(db)) as connection:
+        number = find_number(connection, run_id)
+        certain = doubts_of(connection, number)
+        for run in map(_Run._make, connection.execute(_RUNS, (number,)).fetchall()):
+            prompts = _Prompts(connection, run, make_task)
+            for decision, opened in decided(connection, run.number):
+                if opened is None or not _teaches(decision, wanted):
+                    continue
+                lesson = _lesson(connection, (decision, opened), prompts, wanted)
+                if lesson is not None:
+                    doubt = None if decision.author else certain.get(_shape(decision))
+                    yield replace(lesson, doubt=doubt)
+
+
+class _Run(NamedTuple):
+    number: int
+    run_id: str
+    task: str
+    params: str
+
+
+class _Prompts:
+    """The prompts of a run's steps: as they are recorded, or as its chain gives them again."""
+
+    def __init__(self, connection: sqlite3.Connection, run: _Run, make_task: MakeTask) -> None:
+        self.run = run
+        self._connection = connection
+        self._make_task = make_task
+        self._recorded = connection.execute(_RECORDS).fetchone() is not None
+        self._chain: Chain[Any, Any] | None = None
+
+    def of(self, opened: StepOpened) -> list[Prompt]:
+        """Return system and user message of each view of a step.
+
+        Raises:
+            UsageError: they are not recorded, and the task does not give them again as they were.
+        """
+        found: list[Prompt] = []
+        if self._recorded:
+            rows = self._connection.execute(_RECORDED, opened[:3])
+            found = [(system or "", user) for system, user in rows]
+        found = found or self._asked_again(opened)
+        digests = [prompt_digest(*prompt) for prompt in found]
+        if opened.prompt_digest != (views_digest(digests) if len(digests) > 1 else digests[0]):
+            raise UsageError(
+                f"{self._step(opened)} had another prompt than {self.run.task} gives it now: export with the "
+                "version of the task that made the run"
+            )
+        return found
+
+    def _asked_again(self, opened: StepOpened) -> list[Prompt]:
+        chain = self._chain = self._chain or self._made()
+        try:
+            step = chain.step(kinds_of(chain)[0].read(opened.input))
+        except RAISED as error:
+            raise PluginError(f"task {self.run.task}", f"giving {self._step(opened)} again", error) from error
+        if step is None:
+            raise UsageError(f"{self.run.task} no longer asks {self._step(opened)}")
+        return [(step.system, step.user), *[(view.system, view.user) for view in step.views]]
+
+    def _made(self) -> Chain[Any, Any]:
+        task = self._make_task(self.run.task, json.loads(self.run.params))
+        if not isinstance(task, Chain):
+            raise UsageError(
+                f"{self.run.run_id} is a process whose prompts are not in the log, and only a chain can give "
+                "them again: run it with its prompts recorded"
+            )
+        return task
+
+    def _step(self, opened: StepOpened) -> str:
+        return f"step {opened.step} of {self.run.run_id}"
+
+
+def _teaches(decision: Decided, wanted: Wanted) -> bool:
+    """Return whether a decision is one that is wanted, and that votes or a person made."""
+    if decision.author == NOTED or decision.reason == PROPOSED:
+        return False
+    if wanted.contested and _shape(decision)[2] == decision.votes:
+        return False
+    return wanted.min_margin is None or decision.margin >= wanted.min_margin
+
+
+def _shape(decision: Decided) -> tuple[int, int, int]:
+    total = sum(json.loads(decision.tally).values())
+    return decision.votes, decision.votes - decision.margin, total
+
+
+def _lesson(
+    connection: sqlite3.Connection, of: tuple[Decided, StepOpened], prompts: _Prompts, wanted: Wanted
+) -> Lesson | None:
+    """Return what a step teaches; None where no wanted reply gave its winner."""
+    decision, opened = of
+    rows = samples_of(connection, opened.run, opened.step)
+    votes = sorted(
+        (
+            row
+            for row in rows
+            if row.opening == opened.opening and row.counted and row.verdict == Verdict.VOTE
+        ),
+        key=lambda row: row.counted or 0,
+    )
+    right = answer_key(decision.winner)
+    chosen = next((row for row in votes if row.answer_key == right and _is_by(row, wanted.from_model)), None)
+    if chosen is None:
+        return None
+    system, user = prompts.of(opened)[chosen.view]
+    others: dict[str | None, str] = {}
+    for row in votes:
+        if row.view == chosen.view and row.answer_key != right:
+            others.setdefault(row.answer_key, row.text or "")
+    return Lesson(
+        run_id=prompts.run.run_id,
+        step=opened.step,
+        key=opened.key,
+        prompt_digest=prompt_digest(system, user),
+        system=system,
+        user=user,
+        chosen=chosen.text or "",
+        model=chosen.model,
+        rejected=tuple(others.values()),
+        votes=decision.votes,
+        total=_shape(decision)[2],
+        margin=decision.margin,
+    )
+
+
+def _is_by(row: SampleTaken, model: str | None) -> bool:
+    return model is None or row.model == model
+
+
+# -- formats ---------------------------------------------------------------------------------------
+
+
+def _chat(lesson: Lesson) -> Iterator[Row]:
+    yield {"messages": [*lesson.messages, _message("assistant", lesson.chosen)]}
+
+
+def _preference(lesson: Lesson) -> Iterator[Row]:
+    for rejected in lesson.rejected:
+        yield {
+            "prompt": lesson.messages,
+            "chosen": [_message("assistant", lesson.chosen)],
+            "rejected": [_message("assistant", rejected)],
+        }
+
+
+_ROWS: Final[dict[str, Callable[[Lesson], Iterator[Row]]]] = {
+    "chat-jsonl": _chat,
+    "preference-jsonl": _preference,
+}
+
+LESSON_FORMATS: Final = tuple(_ROWS)
+"""What `export_lessons` can write: a reply that won the vote, or one beside each that lost it."""
+
+
+def export_lessons(found: Iterable[Lesson], out: IO[bytes], fmt: str, *, bare: bool = False) -> None:
+    """Write lessons as training data, an object a line.
+
+    Args:
+        found: see `lessons`.
+        out: where to write.
+        fmt: one of `LESSON_FORMATS`.
+        bare: whether to leave out *metadata*, which says where a row comes from and how doubtful it is.
+    """
+    for lesson in found:
+        about = {} if bare else {"metadata": {name: getattr(lesson, name) for name in _METADATA}}
+        for row in _ROWS[fmt](lesson):
+            out.write(f"{_line({**row, **about})}\n".encode())
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}

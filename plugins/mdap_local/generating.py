@@ -1,0 +1,200 @@
+"""Sampling replies to several prompts together, each from chance of its own."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, Final, Protocol
+
+from mdap import UnavailableError
+from mdap_local.memory import is_out_of_memory
+from mdap_local.model import LocalModel
+
+__all__ = ["Row", "Sampled", "generate"]
+
+_COLDEST: Final = 1e-6
+_SMALL: Final = 20_000_000
+
+
+class Wanted(Protocol):
+    """Says whether anybody still waits for a sample."""
+
+    def __call__(self) -> bool:
+        """Return whether to go on."""
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One sample that is wanted.
+
+    Attributes:
+        prompt: the prompt's tokens.
+        seed: where all of its chance comes from.
+        temperature: sampling temperature; 0 for the likeliest token.
+        max_tokens: after so many tokens it is cut.
+        wanted: says whether anybody still waits for it.
+    """
+
+    prompt: tuple[int, ...]
+    seed: int
+    temperature: float
+    max_tokens: int
+    wanted: Wanted
+    said: list[int] = field(default_factory=list)
+    chance: random.Random = field(default_factory=random.Random)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A sample that has ended.
+
+    Attributes:
+        row: what was wanted.
+        tokens: the reply's tokens without the one that ended it.
+        made: all tokens that were sampled.
+        finish_reason: ``stop`` or ``length``.
+    """
+
+    row: Row
+    tokens: Sequence[int]
+    made: int
+    finish_reason: str
+
+
+def generate(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
+    """Yield the samples of *rows* as they end; those that nobody wants any more are left out.
+
+    Where memory runs out, they are sampled again in two halves.
+
+    Args:
+        model: who replies.
+        rows: at least one.
+
+    Raises:
+        UnavailableError: there is not enough memory for a single one, or the model computes no numbers.
+    """
+    done: set[Row] = set()
+    try:
+        with _threads(model):
+            for sampled in _together(model, rows):
+                done.add(sampled.row)
+                yield sampled
+        return
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    rest = [row for row in rows if row not in done and row.wanted()]
+    if len(rest) == 1:
+        raise UnavailableError(
+            f"{model.name} has not enough memory for a prompt of {len(rest[0].prompt)} tokens and its reply: "
+            "choose a smaller model",
+            kind="out_of_memory",
+        )
+    for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
+        if half:
+            yield from generate(model, half)
+
+
+@contextmanager
+def _threads(model: LocalModel) -> Iterator[None]:
+    """Compute a small model on one thread: handing its work out takes longer than doing it."""
+    import torch
+
+    if model.network.device.type != "cpu" or model.network.num_parameters() > _SMALL:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _together(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
+    for row in rows:
+        row.chance, row.said = random.Random(row.seed), []
+    batch, live = _Batch(model, [row.prompt for row in rows]), list(rows)
+    while True:
+        tokens, going_on = batch.drawn(live), []
+        for place, (row, token) in enumerate(zip(live, tokens, strict=True)):
+            row.said.append(token)
+            if token in model.ends:
+                yield Sampled(row, row.said[:-1], len(row.said), "stop")
+            elif len(row.said) >= min(row.max_tokens, model.context - len(row.prompt)):
+                yield Sampled(row, row.said, len(row.said), "length")
+            elif row.wanted():
+                going_on.append(place)
+        if not going_on:
+            return
+        live = [live[place] for place in going_on]
+        batch.go_on(going_on, [row.said[-1] for row in live])
+
+
+class _Batch:
+    """Prompts that a model reads and goes on with together.
+
+    Args:
+        model: who replies.
+        prompts: one for each sample; equal ones are read once.
+    """
+
+    def __init__(self, model: LocalModel, prompts: Sequence[tuple[int, ...]]) -> None:
+        import torch
+
+        self._torch, self._network = torch, model.network
+        self._name, self._device = model.name, model.network.device
+        self._takes = frozenset(signature(model.network.forward).parameters)
+        # Earlier versions of transformers call it past_key_values.
+        self._cache_name = "cache" if "cache" in self._takes else "past_key_values"
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        width = max(map(len, places))
+        tokens = torch.zeros((len(places), width), dtype=torch.long)
+        self._seen = torch.zeros((len(places), width), dtype=torch.long)
+        for prompt, place in places.items():
+            tokens[place, width - len(prompt) :] = torch.tensor(prompt)
+            self._seen[place, width - len(prompt) :] = 1
+        self._cache: Any = None
+        self._seen = self._seen.to(self._device)
+        self._read(tokens.to(self._device))
+        self._select([places[prompt] for prompt in prompts])
+
+    def drawn(self, rows: Sequence[Row]) -> list[int]:
+        """Return the next token of each row, drawn with one random number of its own."""
+        torch = self._torch
+        heat = torch.tensor([max(row.temperature, _COLDEST) for row in rows], dtype=torch.float64)
+        logits = self._logits.double()
+        chances = ((logits - logits.amax(-1, keepdim=True)) / heat[:, None].to(self._device)).softmax(-1)
+        heights = chances.cumsum(-1)
+        draws = torch.tensor([row.chance.random() for row in rows], dtype=torch.float64).to(self._device)
+        found = torch.searchsorted(heights, draws[:, None] * heights[:, -1:], right=True)[:, 0]
+        cold = torch.tensor([row.temperature <= 0 for row in rows]).to(self._device)
+        found = torch.where(cold, logits.argmax(-1), found.clamp(max=logits.shape[-1] - 1))
+        if not bool(torch.isfinite(heights[:, -1]).all()):
+            raise UnavailableError(
+                f"{self._name} computes no numbers: try -M dtype=float32", kind="not_a_number"
+            )
+        tokens: list[int] = found.tolist()
+        return tokens
+
+    def go_on(self, places: Sequence[int], tokens: Sequence[int]) -> None:
+        """Keep the rows at *places*, and read the token that each has been given."""
+        if len(places) < len(self._seen):
+            self._select(places)
+        new = self._torch.tensor(tokens, device=self._device)[:, None]
+        self._seen = self._torch.cat([self._seen, self._torch.ones_like(new)], dim=1)
+        self._read(new)
+
+    def _read(self, tokens: Any) -> None:
+        positions = (self._seen.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        given = {"attention_mask": self._seen, "position_ids": positions, self._cache_name: self._cache}
+        taken = {name: value for name, value in given.items() if name in self._takes}
+        with self._torch.no_grad():
+            read = self._network(input_ids=tokens, use_cache=True, logits_to_keep=1, **taken)
+        self._cache, self._logits = getattr(read, self._cache_name), read.logits[:, -1]
+
+    def _select(self, places: Sequence[int]) -> None:
+        chosen = self._torch.tensor(places, device=self._device)
+        self._cache.batch_select_indices(chosen)
+        self._seen, self._logits = self._seen[chosen], self._logits[chosen]

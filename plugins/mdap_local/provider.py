@@ -1,0 +1,180 @@
+"""Samples from a model in this process: ``--model local/micro``."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mdap import ProviderError, RejectedError, Reply, SampleRequest, UsageError
+from mdap.rules.reasoning import split_reasoning
+from mdap.settings import explain
+from mdap_local.batching import Batcher, Job
+from mdap_local.generating import Row, Sampled, generate
+from mdap_local.model import Device, Dtype, LocalModel, load_model
+
+__all__ = ["Local", "LocalSettings", "create"]
+
+_SEED_BYTES: Final = 16
+
+
+class LocalSettings(BaseModel):
+    """How a local model is run; each is set with ``-M NAME=VALUE``.
+
+    Attributes:
+        seed: where the chance of all samples comes from.
+        batch: samples that are computed together at most.
+        device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: as stored on a GPU, float32 on a CPU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    batch: int = Field(64, ge=1, le=4096)
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request while it is computed."""
+
+    job: Job[SampleRequest, list[Reply]]
+    rows: list[Row]
+    sampled: dict[int, Sampled] = field(default_factory=dict)
+
+
+class Local:
+    """A `mdap.Provider` over a model in this process.
+
+    A sample's chance comes from the seed, the model's name, the step, the prompt and the sample's ordinal. So
+    the same sample gives the same reply in a batch of any size, as far as rounded arithmetic allows: another
+    batch may add the same numbers in another order, which moves probabilities by about one in a million.
+
+    Args:
+        model: who replies.
+        settings: see `LocalSettings`; device and dtype are the model's already.
+
+    Attributes:
+        name: as a person names it: ``local/micro``.
+        instant: False.
+        max_n: how many replies a request may ask for.
+    """
+
+    instant: Final = False
+
+    def __init__(self, model: LocalModel, settings: LocalSettings) -> None:
+        self.name: Final = model.name
+        self.max_n: Final = settings.batch
+        self.model: Final = model
+        self._settings = settings
+        self._batcher: Batcher[SampleRequest, list[Reply]] = Batcher(
+            self._compute, settings.batch, model.name
+        )
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        """Return a reply for each wanted ordinal, computed together with other requests that wait.
+
+        Raises:
+            RejectedError: the prompt leaves no room for a reply.
+            UnavailableError: there is not enough memory.
+        """
+        started = time.monotonic()
+        replies = await self._batcher.ask(request, len(request.ordinals))
+        latency = time.monotonic() - started
+        return [reply._replace(latency=latency) for reply in replies]
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, seed, number format and the digest of the weights."""
+        settings = self._settings
+        return {
+            "model": self.name,
+            "seed": settings.seed,
+            "dtype": settings.dtype,
+            "weights": self.model.digest,
+        }
+
+    async def aclose(self) -> None:
+        """End the thread that computes."""
+        await self._batcher.aclose()
+
+    # -- in the thread that computes ---------------------------------------------------------------
+
+    def _compute(self, jobs: Sequence[Job[SampleRequest, list[Reply]]]) -> None:
+        asked = [one for job in jobs if (one := self._read(job)) is not None]
+        owner = {row: (one, place) for one in asked for place, row in enumerate(one.rows)}
+        try:
+            for sampled in generate(self.model, list(owner)) if owner else ():
+                one, place = owner[sampled.row]
+                one.sampled[place] = sampled
+                if len(one.sampled) == len(one.rows):
+                    one.job.settle([self._reply(one.sampled[each]) for each in range(len(one.rows))])
+        except ProviderError as error:
+            for job in jobs:
+                job.fail(error)
+
+    def _read(self, job: Job[SampleRequest, list[Reply]]) -> _Asked | None:
+        """Return what a request wants computed; None where that cannot be."""
+        request = job.wanted
+        try:
+            prompt = tuple(self.model.chat(request.system, request.user))
+        except Exception as error:  # whatever a chat template raises
+            job.fail(RejectedError(f"the chat template of {self.name} refuses this prompt: {error}"))
+            return None
+        if len(prompt) >= self.model.context:
+            job.fail(
+                RejectedError(
+                    f"a prompt of {len(prompt)} tokens leaves no room for a reply in the context of "
+                    f"{self.name}, {self.model.context} tokens"
+                )
+            )
+            return None
+        temperature = 1.0 if request.temperature is None else request.temperature
+        rows = [
+            Row(prompt, self._seed(request, ordinal), temperature, request.max_tokens, job.waits)
+            for ordinal in request.ordinals
+        ]
+        return _Asked(job, rows)
+
+    def _seed(self, request: SampleRequest, ordinal: int) -> int:
+        about = f"{self._settings.seed}|{self.name}|{request.key}|{request.prompt_digest}|{ordinal}"
+        return int.from_bytes(blake2b(about.encode(), digest_size=_SEED_BYTES).digest())
+
+    def _reply(self, sampled: Sampled) -> Reply:
+        text, reasoning = split_reasoning(self.model.text(sampled.tokens))
+        thought = None
+        if reasoning is not None:
+            thought = max(0, sampled.made - len(self.model.reply(text)))
+        return Reply(
+            text=text,
+            model=self.name,
+            finish_reason=sampled.finish_reason,
+            input_tokens=len(sampled.row.prompt),
+            output_tokens=sampled.made,
+            cached_tokens=0,
+            reasoning=reasoning,
+            reasoning_tokens=thought,
+        )
+
+
+def create(model: str, options: dict[str, Any]) -> Local:
+    """Load a model: the factory behind ``--model local/<name>``.
+
+    Args:
+        model: a shipped model's name, a folder, or a name on the Hugging Face Hub.
+        options: fields of `LocalSettings`; strings are converted.
+
+    Raises:
+        UsageError: an option is unknown or out of range, or see `load_model`.
+    """
+    try:
+        settings = LocalSettings(**options)
+    except ValidationError as error:
+        raise UsageError(explain("local option", error)) from None
+    return Local(load_model(model, device=settings.device, dtype=settings.dtype), settings)
+
+
+create.settings = LocalSettings  # type: ignore[attr-defined] # `mdap models` lists them
