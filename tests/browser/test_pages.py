@@ -158,7 +158,7 @@ def test_runs_are_sorted_filtered_and_compared_without_scripts(browser: Browser,
     page.goto(site.url)
     page.get_by_role("link", name="Steps", exact=True).click()
     assert page.locator("tbody th a").first.inner_text() == "plain"
-    page.get_by_label("Outcome").select_option("stopped")
+    page.locator("select[name=outcome]").select_option("stopped")
     page.get_by_role("button", name="Show").click()
     assert page.locator("tbody th a").all_inner_texts() == ["poor"]
     page.goto(f"{site.url}/runs/1")
