@@ -255,7 +255,9 @@ def explain(what: str, error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"there is no {what} {name!r}"
     message = first["msg"].removeprefix("Value error, ")
-    place = slipped_at(complaint(error))
+    raised = complaint(error)
+    # What pydantic itself complains of is about the value; where its model was made does not matter.
+    place = None if raised is error else slipped_at(raised)
     message = f"{place}: {message}" if place else message
     given = "" if first["type"] == "missing" else f" (given {first['input']!r:.60})"
     return f"{what} {name}: {message}{given}" if name else message
