@@ -162,13 +162,11 @@ class Trace:
         sent: whether an attempt has left for the endpoint.
         began: when the latest attempt left, in milliseconds of Unix time; None where nobody noted it.
         withdrawn: whether nobody wants it any more: its cancellation is on its way, and nothing may be sent.
-        heard: how many replies its model had given when it was asked.
     """
 
-    __slots__ = ("began", "heard", "sent", "withdrawn")
+    __slots__ = ("began", "sent", "withdrawn")
 
     def __init__(self) -> None:
-        self.heard = 0
         self.sent = False
         self.began: int | None = None
         self.withdrawn = False

@@ -164,7 +164,7 @@ def review_(**given: Any) -> None:
 @moved_task
 @database
 def export_(**given: Any) -> None:
-    """Export the decided steps of a run, all its samples, or training data from its votes."""
+    """Export decided steps, samples or training data of a run."""
     write = _write_lessons if given["fmt"] in LESSON_FORMATS else _write_rows
     if given["output"] is None:
         if is_binary(given["fmt"]) and sys.stdout.isatty():

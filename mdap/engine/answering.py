@@ -8,16 +8,7 @@ from mdap.engine.opening import Opening, Progress, lost
 from mdap.engine.purse import BUDGET
 from mdap.engine.recording import RUNNING, Recorder, Rules
 from mdap.engine.scheduler import GaveUp
-from mdap.errors import (
-    FORBIDDEN,
-    MdapError,
-    PluginError,
-    ProviderError,
-    RateLimitError,
-    RejectedError,
-    TransientError,
-    UnavailableError,
-)
+from mdap.errors import FORBIDDEN, MdapError, PluginError, ProviderError, RejectedError, UnavailableError
 from mdap.protocols import Journal
 from mdap.records import Refusal, RunEvent, RunStatus, SampleRequest, StopCause, Trace, Verdict
 from mdap.rules.presence import Absence
@@ -75,7 +66,7 @@ class Answering(Recorder, ABC):
 
     def _gave_up(self, outcome: GaveUp[Opening]) -> None:
         opening, request, error = outcome.ticket, outcome.request, outcome.error
-        if self._is_refusal(request.member, error) or self._fails_alone(opening, request, error):
+        if self._is_refusal(request.member, error):
             self._refused(opening, request, error)
         elif request.member in self._casting.gone or self._can_do_without(request.member, error):
             self._asked_in_vain(opening, request)
@@ -98,12 +89,6 @@ class Answering(Recorder, ABC):
             return not error.about_options or member in self._presence.answered
         denied = isinstance(error, UnavailableError) and error.kind == FORBIDDEN
         return denied and member in self._presence.answered
-
-    def _fails_alone(self, opening: Opening, request: SampleRequest, error: MdapError) -> bool:
-        """Return whether all attempts failed while the same model answered other prompts."""
-        replies = self._presence.heard[request.member] - request.trace.heard
-        failed = isinstance(error, TransientError) and not isinstance(error, RateLimitError)
-        return failed and replies > opening.race.counted  # its own prompt may have had as many
 
     def _refused(self, opening: Opening, request: SampleRequest, error: MdapError) -> None:
         """Ask the member no more for this step; the others take its samples."""

@@ -135,7 +135,6 @@ class Decider(Answering):
             for request in opening.race.wanted(self._rules.max_n, self._distance(opening)):
                 asked.append((opening, request))
                 ordinals = request.ordinals
-                request.trace.heard = self._presence.heard[request.member]
                 opening.flying[ordinals] = request
                 self._fly(len(ordinals))
         return asked
@@ -192,7 +191,6 @@ class Decider(Answering):
         race, ordinals = opening.race, request.ordinals
         presence = self._presence
         presence.answered.add(request.member)
-        presence.heard[request.member] += len(outcome.replies)
         if presence.refused:
             presence.refused.clear()
         taken: list[SampleTaken] = []

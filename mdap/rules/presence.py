@@ -40,17 +40,15 @@ class Presence:
 
     Attributes:
         answered: the members that have replied to anything.
-        heard: how many replies each member has given.
         voted: the tiers with a vote.
         absences: who is left out, in order.
         refused: prompts that nobody answers, since the last reply.
     """
 
-    __slots__ = ("_heard", "absences", "answered", "heard", "refused", "voted")
+    __slots__ = ("_heard", "absences", "answered", "refused", "voted")
 
     def __init__(self) -> None:
         self.answered: set[int] = set()
-        self.heard: Counter[int] = Counter()
         self.voted: set[int] = set()
         self.absences: list[Absence] = []
         self.refused: set[str] = set()

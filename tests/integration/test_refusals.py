@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 import mdap
 from mdap.audit import verify
 from mdap.compose.deciding import settle_step
-from mdap.errors import RejectedError, TransientError, UnavailableError
+from mdap.errors import RejectedError, UnavailableError
 from mdap.plugins import make_task
 from mdap.records import Reply, RunStatus, SampleRequest
 from mdap.testing import ScriptedProvider
@@ -23,8 +23,6 @@ from tests.integration.test_session import query
 from tests.processes import Double, Forgiving, double, read
 
 FILTERED = RejectedError("example.org answered 400: filtered", kind="http_400")
-BROKEN = TransientError("example.org answered 500", kind="http_500")
-TWICE = mdap.Limits(max_attempts=2)
 QUOTA = UnavailableError("out of quota", kind="quota")
 Says = Callable[[SampleRequest, int], Any]
 
@@ -352,44 +350,6 @@ async def test_refusals_first_do_not_stop_a_run_whose_other_prompts_are_answered
     PROVIDED["m"] = provider
     solution = await mdap.solve(Wide(number=40), model="tests.helpers:provided/m", db=db, run_id="r")
     assert (solution.status, solution.steps, solution.undecided) == (RunStatus.FINISHED, 28, 12)
-
-
-async def test_a_prompt_that_alone_always_fails_is_its_steps_fate(db: Path) -> None:
-    """Its attempts are used up while the same model answers the others: they are decided, it is undecided."""
-    PROVIDED["m"] = ScriptedProvider(but(3, error=BROKEN), name="m", instant=False)
-    solution = await mdap.solve(
-        Wide(number=6), model="tests.helpers:provided/m", db=db, run_id="r", limits=TWICE
-    )
-    assert (solution.status, solution.steps, solution.undecided) == (RunStatus.FINISHED, 5, 1)
-    assert solution.result[3] == "step 3 was refused by m: example.org answered 500"
-    assert sum(request.user.endswith(" 3") for request in asked("m")) <= 3 * 2
-    verified(db, "r")
-
-
-async def test_a_prompt_that_always_fails_goes_to_the_next_tier(db: Path) -> None:
-    """As a refused prompt does."""
-    PROVIDED["m"] = ScriptedProvider(but(3, error=BROKEN), name="m", instant=False)
-    async with mdap.Session(
-        "tests.helpers:provided/m", escalate_to=[named("n", doubled)], db=db, limits=TWICE
-    ) as session:
-        solution = await session.run(Wide(number=6), run_id="r")
-    assert (solution.status, solution.result) == (RunStatus.FINISHED, [2 * n for n in range(6)])
-    verified(db, "r")
-
-
-@pytest.mark.parametrize("broken", [range(6), [3]])
-async def test_what_fails_while_nothing_else_is_answered_stops_the_run(
-    db: Path, broken: Iterable[int]
-) -> None:
-    """Whether all prompts fail, or the one that is asked: it may be the endpoint, so a resume asks again."""
-    task = Wide(number=6) if 0 in broken else Many(number=6)
-    PROVIDED["m"] = ScriptedProvider(but(*broken, error=BROKEN), name="m", instant=False)
-    async with mdap.Session("tests.helpers:provided/m", db=db, limits=TWICE) as session:
-        solution = await session.run(task, run_id="r")
-    assert solution.status is RunStatus.STOPPED
-    async with mdap.Session(named("m", doubled), db=db) as session:
-        solution = await session.resume("r")
-    assert (solution.status, solution.result) == (RunStatus.FINISHED, [2 * n for n in range(6)])
 
 
 async def test_a_denial_without_a_reason_is_the_keys_fault_until_something_was_answered(db: Path) -> None:

@@ -85,7 +85,7 @@ def test_every_field_comes_out_right_though_one_sample_in_five_is_wrong(tmp_path
     assert [record["id"] for record in records] == [f"d{number}" for number in range(30)]
     for number, record in enumerate(records):
         assert record["record"] == row(number)["gold"]
-        assert list(record["confidence"]) == NAMES
+        assert list(record["confidence"]) == sorted(NAMES)  # a schema that is a parameter has them so
         assert all(0.5 < sure < 1 for sure in record["confidence"].values())
         assert record["quotes"]["vendor"] in row(number)["text"]
     queued = lines(result["queue"])
