@@ -122,8 +122,9 @@ async def pilot_of(
     name = f"{name}-pilot"
     await shop.writer.flush()
     row = await shop.reader.run(name)
-    counted = 0 if row is None else (await shop.reader.polled(row.number))[0]
-    begun = Pilot(votes - counted)
+    # Votes of steps that are still open count when these are decided.
+    shapes = [] if row is None else await shop.reader.tallies(row.number)
+    begun = Pilot(votes - sum(shape.steps * shape.total for shape in shapes))
     start = Start(name=name, voting=pilot, row=row, kind="pilot", pilot=begun, effects=False)
     solution = await run_task(shop, task, start)
     if solution.status is RunStatus.FAILED and WITHHELD in (solution.reason or ""):
