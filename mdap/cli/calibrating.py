@@ -8,7 +8,15 @@ import anyio
 import click
 
 from mdap.cli import completing
-from mdap.cli.options import as_json, budget_of, budget_options, database, limit_options, limits_of
+from mdap.cli.options import (
+    as_json,
+    budget_of,
+    budget_options,
+    database,
+    limit_options,
+    limits_of,
+    task_with_params,
+)
 from mdap.cli.output import Exit, complain, fields, number, print_json, say, table
 from mdap.cli.stopping import interruptible
 from mdap.compose import Session
@@ -22,16 +30,7 @@ __all__ = ["calibrate"]
 
 
 @click.command()
-@click.argument("task", shell_complete=completing.tasks)
-@click.option(
-    "-p",
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    shell_complete=completing.params,
-    help="Set a parameter of the task.",
-)
+@task_with_params
 @click.option(
     "--model",
     "models",

@@ -30,6 +30,7 @@ __all__ = [
     "limits_of",
     "moved_task",
     "on_dead",
+    "task_with_params",
     "waiting",
 ]
 
@@ -112,6 +113,20 @@ def fail_unsolved(command: F) -> F:
     return click.option(
         "--fail-unsolved", is_flag=True, help="Exit with 1 if the outcome is not solved or doubtful."
     )(command)
+
+
+def task_with_params(command: F) -> F:
+    """Add the argument TASK, and ``-p``."""
+    command = click.option(
+        "-p",
+        "--param",
+        "params",
+        multiple=True,
+        metavar="NAME=VALUE",
+        shell_complete=completing.params,
+        help="Set a parameter of the task.",
+    )(command)
+    return click.argument("task", shell_complete=completing.tasks)(command)
 
 
 def moved_task(command: F) -> F:

@@ -7,8 +7,7 @@ import anyio
 import click
 
 from mdap.audit.source import Rendered
-from mdap.cli import completing
-from mdap.cli.options import as_json
+from mdap.cli.options import as_json, task_with_params
 from mdap.cli.output import complain, print_json, say
 from mdap.compose.preview import Asked, preview
 from mdap.plugins import make_task, read_params
@@ -26,16 +25,7 @@ _SOURCES: Final = {
 
 
 @click.command()
-@click.argument("task", shell_complete=completing.tasks)
-@click.option(
-    "-p",
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    shell_complete=completing.params,
-    help="Set a parameter of the task.",
-)
+@task_with_params
 @click.option(
     "--step",
     type=click.IntRange(min=0),

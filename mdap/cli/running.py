@@ -28,6 +28,7 @@ from mdap.cli.options import (
     limits_of,
     moved_task,
     on_dead,
+    task_with_params,
     verbose,
     waiting,
 )
@@ -63,16 +64,7 @@ __all__ = ["decide", "resume", "run"]
 
 
 @click.command()
-@click.argument("task", shell_complete=completing.tasks)
-@click.option(
-    "-p",
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    shell_complete=completing.params,
-    help="Set a parameter of the task.",
-)
+@task_with_params
 @click.option(
     "--model",
     "models",
