@@ -322,7 +322,7 @@ def test_the_same_command_again_changes_nothing(cli: Cli) -> None:
     count = "SELECT (SELECT count(*) FROM samples), (SELECT count(*) FROM run_events), count(*) FROM runs"
     first = cli(command)
     rows = cli.query(count)
-    again, resumed = cli.each(command, "resume mine --json")
+    again, resumed = cli.here(command), cli.here("resume mine --json")
 
     assert (again.code, resumed.code) == (0, 0)
     assert again.json == resumed.json == first.json

@@ -115,9 +115,10 @@ def test_code_that_breaks_after_the_run(cli: Cli) -> None:
     run = "run c.py:C -M error_rate=0.4 -M seed=3 --max-samples 5 -k 5 --run-id one --display none"
     assert cli.here(run).code == 1
     (cli.folder / "c.py").write_text(CHAIN.replace("return int(text)", "return {}[text]"))
-    resumed, decided, verified = cli.each(
-        "resume one --display none", "decide one 0 --answer 0 --reason r", "audit verify one"
-    )
+    # One after the other: a run that one command has claimed refuses the next.
+    resumed = cli("resume one --display none")
+    decided = cli("decide one 0 --answer 0 --reason r")
+    verified = cli("audit verify one")
     frame = r"c\.py:13 in parse: KeyError: '\d'"
     for ended in (resumed, decided):
         assert re.search(frame + HINT, ended.err), ended.err
