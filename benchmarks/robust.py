@@ -366,9 +366,9 @@ class Independent(mdap.Process[Any]):
 class Uneven:
     """A model that is right with .6 where the prompt says hard, and with .99 elsewhere, by its seed."""
 
-    instant: Final = True
+    nonblocking: Final = True
     max_n: Final = 1024
-    heeds_temperature: Final = False
+    uses_temperature: Final = False
 
     def __init__(self, seed: int) -> None:
         self.name: Final = "uneven"

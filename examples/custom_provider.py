@@ -24,7 +24,7 @@ json.dump(answers, sys.stdout)
 class Piped:
     """A model behind a command: it reads one JSON object and writes a list of replies."""
 
-    instant: Final = False
+    nonblocking: Final = False
     max_n: Final = 8
 
     def __init__(self, command: Sequence[str], name: str) -> None:

@@ -8,16 +8,6 @@ from mdap._version import __version__
 from mdap.audit.log import Log, RunEntry, SampleEntry, StepEntry, open_log
 from mdap.audit.queue import Claim, Settled, Waiting
 from mdap.audit.review import Candidate
-from mdap.compose import Session, calibrate, solve, solve_sync
-from mdap.compose.batch import Batch, Case
-from mdap.compose.signatures import (
-    CalibrateSettings,
-    CalibrationSettings,
-    Model,
-    RunSettings,
-    SessionSettings,
-    SolveSettings,
-)
 from mdap.engine.opening import Progress
 from mdap.errors import (
     ClaimedError,
@@ -64,6 +54,16 @@ from mdap.records import (
     Totals,
     Trace,
     Usage,
+)
+from mdap.session import Session, calibrate, solve, solve_sync
+from mdap.session.batch import Batch, Case
+from mdap.session.signatures import (
+    CalibrateSettings,
+    CalibrationSettings,
+    Model,
+    RunSettings,
+    SessionSettings,
+    SolveSettings,
 )
 from mdap.settings import Budget, Limits, OnDead, Price, Robust, Speculate, VotingSettings
 from mdap.tasks import Ask, AskGroup, Chain, Decision, Pending, Process, RedFlag, Step, Task, View

@@ -17,12 +17,12 @@ class Provider(Protocol):
     what the endpoint is like. It may keep what its endpoint's headers tell in *told* (see
     `mdap.rules.headers.read_told`): then limits that no user sets are taken from there.
 
-    One whose replies do not depend on the temperature may say so with an attribute *heeds_temperature* that
+    One whose replies do not depend on the temperature may say so with an attribute *uses_temperature* that
     is False: then samples that are drawn at different temperatures otherwise can share a request.
 
     Attributes:
         name: how a person would name it again: ``openai/gpt-4.1-mini``.
-        instant: True if `sample` never waits for anything, so that no task need be spawned for it.
+        nonblocking: True if `sample` never waits for anything, so that no task need be spawned for it.
         max_n: the most replies that one request may ask for.
     """
 
@@ -31,7 +31,7 @@ class Provider(Protocol):
         """How a person would name it again."""
 
     @property
-    def instant(self) -> bool:
+    def nonblocking(self) -> bool:
         """Whether `sample` never waits for anything."""
 
     @property
@@ -69,7 +69,7 @@ class Journal(Protocol):
     def append(self, *facts: Fact) -> None:
         """Take *facts* for the next commit; returns at once."""
 
-    async def settle(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait while more facts are pending than the journal allows (back-pressure)."""
 
     async def flush(self) -> None:

@@ -261,7 +261,7 @@ class _TracedProvider:
         self._inner = inner
         self._models = models
         self.name = inner.name
-        self.instant = inner.instant
+        self.nonblocking = inner.nonblocking
         self.max_n = inner.max_n
         self.describe = inner.describe
         self.aclose = inner.aclose
@@ -285,7 +285,7 @@ class _TracedJournal:
     def __init__(self, trace: RunTrace, inner: Journal) -> None:
         self._trace = trace
         self._inner = inner
-        self.settle = inner.settle
+        self.wait_for_room = inner.wait_for_room
         self.flush = inner.flush
 
     @property

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mdap.engine.chain import ChainRace, Rules
+from mdap.engine.chain import ChainRace, RunConfig
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.scheduler import Came, Failed, GaveUp
 from mdap.errors import RejectedError, TransientError
@@ -36,7 +36,7 @@ class Drive:
     """One session of a chain race: what it asks is kept in flight, and comes as *choices* say."""
 
     model: Model
-    rules: Rules
+    rules: RunConfig
     choices: Choices
     journal: Log = field(default_factory=Log)
     flight: list[Waiting] = field(default_factory=list)

@@ -39,7 +39,7 @@ class Log:
     def append(self, *facts: Fact) -> None:
         self.facts += facts
 
-    async def settle(self) -> None:
+    async def wait_for_room(self) -> None:
         self.settled += 1
 
     async def flush(self) -> None:

@@ -7,7 +7,7 @@ differ only in the order in which samples were counted are one.
 
 from dataclasses import dataclass
 
-from mdap.engine.chain import ChainRace, Rules
+from mdap.engine.chain import ChainRace, RunConfig
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.scheduler import Came
 from mdap.records import Decided, Fact, Reply, RunStatus, SampleRequest, SampleTaken, StepResolved
@@ -64,7 +64,7 @@ class Found:
 class World:
     """One run, and what it has in flight, in the order of asking."""
 
-    def __init__(self, rules: Rules, steps: int, facts: list[Fact] | None = None) -> None:
+    def __init__(self, rules: RunConfig, steps: int, facts: list[Fact] | None = None) -> None:
         self.journal = Log(facts or [])
         self.resumed = facts is not None
         self.rules = rules
@@ -127,7 +127,7 @@ def explored(*, k: int, steps: int, mode: str, most: int | None = None) -> Found
         most: samples that a step may take; None for 2 k.
     """
     voting = VotingSettings(k=k, max_samples=most or 2 * k)
-    rules = Rules(1, voting, Speculation(mode=Speculate(mode), depth=steps))
+    rules = RunConfig(1, voting, Speculation(mode=Speculate(mode), depth=steps))
     found, seen = Found(), set()
     waiting: list[tuple[Event, ...]] = [()]
     while waiting:

@@ -17,9 +17,9 @@ from pydantic import TypeAdapter
 
 import mdap
 from mdap.audit.viewer import Key, create_app, server
-from mdap.compose import settle_step
-from mdap.compose.viewing import shown
 from mdap.rules.canonical import canonical
+from mdap.session import settle_step
+from mdap.session.viewing import shown
 from mdap.testing import ScriptedProvider
 from mdap_hanoi import Hanoi
 from mdap_hanoi.state import State

@@ -13,7 +13,7 @@ litellm.suppress_debug_info = True
 
 
 class ThroughLiteLLM:
-    instant = False
+    nonblocking = False
     remote = True
     max_n = 1
 

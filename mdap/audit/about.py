@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from mdap.audit.along import cost_of_bin
 from mdap.audit.source import Row, Source
 from mdap.audit.summary import Bin, Doubt, Summary
+from mdap.audit.trends import cost_of_bin
 from mdap.records import Certificate, Guarantee, Outcome
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.ledger import guarantee_of

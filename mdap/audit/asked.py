@@ -9,8 +9,8 @@ import anyio.to_thread
 
 from mdap.audit.source import Prompts, Rendered, Row, Source
 from mdap.records import PromptSent
-from mdap.rules.casting import lineups_of
 from mdap.rules.digests import prompt_digest, views_digest
+from mdap.rules.schedule import tiers_of
 from mdap.settings import VotingSettings
 
 __all__ = ["Asker", "merged_by", "prompts_of"]
@@ -84,7 +84,7 @@ def _read(schema: str) -> Any:
 async def merged_by(source: Source, asker: Asker) -> tuple[str, ...]:
     """Return the models that take no system message: to them it is the beginning of the user message."""
     about = asker.provider["about"]
-    specs, _ = lineups_of(asker.provider["models"], asker.provider["escalate_to"])
+    specs, _ = tiers_of(asker.provider["models"], asker.provider["escalate_to"])
     names = [spec.partition("?")[0] for spec in specs]
     given = dict(zip(names, about.get("members", [about]), strict=False))
     found = {

@@ -12,10 +12,10 @@ from itertools import groupby
 from typing import Any
 
 from mdap.audit.findings import Kind
-from mdap.audit.part import Part
 from mdap.audit.prompts import Sent, check_sent, compare
 from mdap.audit.questions import Question
-from mdap.audit.races import Referee
+from mdap.audit.races import RaceChecker
+from mdap.audit.result import AuditResult
 from mdap.audit.rows import Page, pages
 from mdap.audit.runs import RunFacts
 from mdap.errors import RAISED, told
@@ -64,12 +64,12 @@ class _Walk:
     """A walk along a chain, from one recorded decision to the next."""
 
     def __init__(self, facts: RunFacts, task: Chain[Any, Any], *, oracle: bool) -> None:
-        self.part = Part()
+        self.part = AuditResult()
         self.findings = self.part.findings
         self.facts = facts
         self.task = task
         self.oracle = oracle
-        self.referee = Referee(facts, facts.casting, self.part)
+        self.checker = RaceChecker(facts, facts.schedule, self.part)
         self.states, self.answers = kinds_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START
@@ -172,7 +172,7 @@ class _Walk:
         self.part.samples += len(samples)
 
     def _count(self, decision: Decided, samples: list[SampleTaken]) -> None:
-        tier = self.referee.decided(decision, samples)
+        tier = self.checker.decided(decision, samples)
         self.part.votes += sum(sample.counted is not None and sample.verdict == "vote" for sample in samples)
         self.part.escalated += [(decision.step, decision.opening, passed) for passed in range(1, tier + 1)]
         if decision.author == NOTED:
@@ -240,7 +240,7 @@ class _Walk:
 
     def guess(self, opened: StepOpened, samples: list[SampleTaken]) -> None:
         """Check an opening on a guess that was wrong: it decides nothing, but was asked and paid for."""
-        self.referee.void(samples)
+        self.checker.void(samples)
         question = self.asked(opened, self._read(opened.step, self.states, opened.input), samples)
         if question is not None:
             question.check(samples, self.facts, opened.key)
@@ -284,7 +284,7 @@ def audit_part(
     span: tuple[int, int],
     *,
     oracle: bool = False,
-) -> Part:
+) -> AuditResult:
     """Check the decisions of a chain from the first place of *span* to before its last.
 
     Args:
@@ -305,7 +305,7 @@ def audit_part(
 
 def audit_tail(
     connection: sqlite3.Connection, facts: RunFacts, task: Chain[Any, Any], *, status: str
-) -> Part:
+) -> AuditResult:
     """Check what stands after the last decision: a race that goes on or found no winner, and guesses.
 
     Args:
@@ -334,7 +334,7 @@ def audit_tail(
 
 
 def _undecided(walk: _Walk, opened: StepOpened, samples: list[SampleTaken], *, exhausted: bool) -> None:
-    tier = walk.referee.undecided((opened.step, opened.opening), samples, exhausted=exhausted)
+    tier = walk.checker.undecided((opened.step, opened.opening), samples, exhausted=exhausted)
     walk.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
     question = walk.asked(opened, walk.entered(opened), samples)
     if question is not None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final
 
-from mdap.audit.along import disagreement, spending
 from mdap.audit.plots import Axis, Figure, Line, bars, ceiling, chart, ranked, steps
 from mdap.audit.summary import Summary
+from mdap.audit.trends import disagreement, spending
 from mdap.audit.wording import duration, percent, whole
 from mdap.rules.lengths import race_lengths
 from mdap.settings import Price

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdap.audit.chains import audit_part
-from mdap.audit.part import Part
+from mdap.audit.result import AuditResult
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import RunFacts
 from mdap.tasks import Chain, Task
@@ -47,7 +47,7 @@ def _spans(decisions: int, jobs: int) -> list[tuple[int, int]]:
 
 def audit_parts(
     connection: sqlite3.Connection, job: Job, facts: RunFacts, task: Chain[Any, Any]
-) -> Iterator[Part]:
+) -> Iterator[AuditResult]:
     """Check the decisions of a chain, and yield what comes of one part after another, in order.
 
     Args:
@@ -80,7 +80,7 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _work(job: Job, facts: RunFacts, span: tuple[int, int]) -> Part:
+def _work(job: Job, facts: RunFacts, span: tuple[int, int]) -> AuditResult:
     task = job.make_task(facts.task, facts.params)
     assert isinstance(task, Chain)
     with plain_reading(job.path) as connection:

@@ -17,10 +17,10 @@ import anyio
 
 from mdap.audit.events import object_of
 from mdap.audit.findings import Kind
-from mdap.audit.part import Part
 from mdap.audit.prompts import Sent, check_sent, compare, likeness, sent_between
 from mdap.audit.questions import Question, check_text
-from mdap.audit.races import Referee
+from mdap.audit.races import RaceChecker
+from mdap.audit.result import AuditResult
 from mdap.audit.rows import decided, samples_of, undecided
 from mdap.audit.runs import RunFacts, run_facts
 from mdap.errors import RAISED, FailedError, UndecidedError, told
@@ -129,13 +129,13 @@ class _Record:
     """The record of a process, checked on its own, and then looked up by what is asked."""
 
     def __init__(self, connection: sqlite3.Connection, facts: RunFacts, *, over: bool, oracle: bool) -> None:
-        self.part = Part()
+        self.part = AuditResult()
         self.findings = self.part.findings
         self.over = over
         self.oracle = oracle
         self.facts = facts
         self._connection = connection
-        self._referee = Referee(facts, facts.casting, self.part)
+        self._checker = RaceChecker(facts, facts.schedule, self.part)
         self._known: dict[Identity, _Known] = {}
         self.strays: list[_Stray] = []
         self.strayed: Callable[[], None] | None = None
@@ -180,7 +180,7 @@ class _Record:
         digest = chain_digest(before, opened, lines, decision)
         if digest != decision.digest:
             self.findings.add(Kind.CHAIN, "digest of the decision", digest, decision.digest, place)
-        tier = self._referee.decided(decision, samples)
+        tier = self._checker.decided(decision, samples)
         self.part.escalated += [(*place, passed) for passed in range(1, tier + 1)]
         self.part.votes += sum(sample.counted is not None and sample.verdict == "vote" for sample in samples)
         self.part.decisions += 1
@@ -194,7 +194,7 @@ class _Record:
         samples = self._samples(opened)
         # With an error budget, a winner waits for the steps before it, and may never be decided.
         waits = self.facts.charges is not None
-        tier = self._referee.undecided((opened.step, opened.opening), samples, waits=waits)
+        tier = self._checker.undecided((opened.step, opened.opening), samples, waits=waits)
         self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
         self._remember(opened, _Known(opened.step, False, self._are_intact(opened, samples)))
 
@@ -349,16 +349,16 @@ class _Record:
         self, known: _Known, samples: list[SampleTaken], question: Question
     ) -> _Found | None:
         """Return what the process was told of a step that had all of its samples; None if it had not."""
-        casting = self.facts.casting
-        tier = casting.tiers - 1
-        tally = self._referee.tally(known.step, tier)
-        last = [sample for sample in samples if casting.tier(sample.ordinal) == tier]
+        schedule = self.facts.schedule
+        tier = schedule.tier_count - 1
+        tally = self._checker.tally(known.step, tier)
+        last = [sample for sample in samples if schedule.tier(sample.ordinal) == tier]
         closed = self.facts.closed((known.step, 0), tier)
         spelled = {answer_key(answer): answer for answer in question.answers}
         for sample in sorted(last, key=lambda taken: taken.counted or 0):
             if sample.answer_key is not None and sample.counted is not None:
                 tally.add(spelled.get(sample.answer_key, sample.answer_key))
-        if not (closed or self._referee.is_exhausted(tally, tier, samples)):
+        if not (closed or self._checker.is_exhausted(tally, tier, samples)):
             if self.over and not self._given_up(known.step):
                 # As with a step that was never opened: its process did not wait for it when the run was made.
                 expected = "something that was decided"
@@ -492,7 +492,7 @@ class _Rehearsal:
 
 def audit_process(
     connection: sqlite3.Connection, facts: RunFacts, task: Process[Any], *, status: str, oracle: bool = False
-) -> Part:
+) -> AuditResult:
     """Check a process: its record on its own, and what its function asks for and comes to.
 
     Args:

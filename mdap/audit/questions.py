@@ -101,9 +101,9 @@ class Question:
     def _check_view(self, sample: SampleTaken, facts: RunFacts, views: int, key: str) -> None:
         if views == 1 and sample.view == 0:
             return
-        casting = facts.casting
-        if casting.tier(sample.ordinal) < casting.tiers:
-            view = casting.part(sample.ordinal, views, key=key).view
+        schedule = facts.schedule
+        if schedule.tier(sample.ordinal) < schedule.tier_count:
+            view = schedule.part(sample.ordinal, views, key=key).view
             if sample.view != view and sample.view not in facts.views(
                 sample[1:3], key, sample.ordinal, views
             ):

@@ -6,32 +6,32 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from mdap.audit.findings import Findings, Kind
-from mdap.audit.part import Part
+from mdap.audit.result import AuditResult
 from mdap.audit.runs import Place, RunFacts
 from mdap.records import NOTED, PROPOSED, Decided, SampleTaken
-from mdap.rules.casting import Casting
 from mdap.rules.digests import answer_key
+from mdap.rules.schedule import SampleSchedule
 from mdap.rules.tally import RobustTally, Tally
 
-__all__ = ["Referee"]
+__all__ = ["RaceChecker"]
 
 _COUNTED = ("vote", "flag")
 _NOT_COUNTED = ("cancelled", "void")
 
 
 @dataclass(frozen=True, slots=True)
-class Referee:
+class RaceChecker:
     """Recount races and say what is against the rules.
 
     Attributes:
         facts: the run.
-        casting: who is asked for which sample.
+        schedule: who is asked for which sample.
         part: where to say it.
     """
 
     facts: RunFacts
-    casting: Casting
-    part: Part
+    schedule: SampleSchedule
+    part: AuditResult
 
     @property
     def findings(self) -> Findings:
@@ -105,20 +105,22 @@ class Referee:
 
     def _undecided(self, tally: Tally, tier: int, samples: Sequence[SampleTaken], place: Place) -> None:
         self._same(Kind.COUNT, "winner of an undecided race", None, tally.winner, place)
-        self._same(Kind.COUNT, "last tier asked", self.casting.tiers - 1, tier, place)
+        self._same(Kind.COUNT, "last tier asked", self.schedule.tier_count - 1, tier, place)
         if not tally.stuck:
             self._used_up("samples of the last tier", tier, samples, place)
 
     def is_exhausted(self, tally: Tally, tier: int, samples: Sequence[SampleTaken]) -> bool:
         """Return whether a race has had all of its samples, or no further one could matter."""
-        taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
-        return tier == self.casting.tiers - 1 and (tally.stuck or taken >= self.casting.samples_per_tier)
+        taken = sum(self.schedule.tier(sample.ordinal) == tier for sample in samples)
+        return tier == self.schedule.tier_count - 1 and (
+            tally.stuck or taken >= self.schedule.samples_per_tier
+        )
 
     def _used_up(self, what: str, tier: int, samples: Sequence[SampleTaken], place: Place) -> None:
         """Check that a tier had all of its samples, unless nobody of it could be asked any more."""
         if not self.facts.closed(place, tier):
-            taken = sum(self.casting.tier(sample.ordinal) == tier for sample in samples)
-            self._same(Kind.COUNT, what, self.casting.samples_per_tier, taken, place)
+            taken = sum(self.schedule.tier(sample.ordinal) == tier for sample in samples)
+            self._same(Kind.COUNT, what, self.schedule.samples_per_tier, taken, place)
 
     def _fold(
         self, samples: Sequence[SampleTaken], place: Place, *, proposed: bool = False
@@ -127,7 +129,7 @@ class Referee:
         counted = self._counted(samples)
         tally, tier = self.tally(place[0], 0, proposed=proposed), 0
         for sample in counted:
-            while tier < self.casting.tier(sample.ordinal):
+            while tier < self.schedule.tier(sample.ordinal):
                 tally, tier = self._left(tally, tier, samples, place)
             if tally.winner is not None:
                 self.findings.add(
@@ -136,7 +138,9 @@ class Referee:
                 break
             if sample.answer_key is not None:
                 tally.add(sample.answer_key)
-        while tally.winner is None and tier < min(self.facts.escalated.get(place, 0), self.casting.tiers - 1):
+        while tally.winner is None and tier < min(
+            self.facts.escalated.get(place, 0), self.schedule.tier_count - 1
+        ):
             tally, tier = self._left(tally, tier, samples, place)
         return tally, tier
 
@@ -179,23 +183,23 @@ class Referee:
         if complete and not self.facts.voting.hedge:
             self._without_gaps(samples, place)
         for sample in samples:
-            if self.casting.tier(sample.ordinal) >= self.casting.tiers:
-                allowed = self.casting.tiers * self.casting.samples_per_tier
+            if self.schedule.tier(sample.ordinal) >= self.schedule.tier_count:
+                allowed = self.schedule.tier_count * self.schedule.samples_per_tier
                 self.findings.add(Kind.SAMPLE, "samples allowed", allowed, sample.ordinal + 1, _at(sample))
                 return
             # An endpoint may take none; that was found out, and is no part of the schedule.
-            temperatures = self.casting.possible_temperatures(sample.ordinal)
+            temperatures = self.schedule.possible_temperatures(sample.ordinal)
             if sample.temperature is not None and sample.temperature not in temperatures:
-                member = self.casting.lineup(self.casting.tier(sample.ordinal))[0]
-                temperature = self.casting.temperature(sample.ordinal, member)
+                member = self.schedule.tier_members(self.schedule.tier(sample.ordinal))[0]
+                temperature = self.schedule.temperature(sample.ordinal, member)
                 found = sample.temperature
                 self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))
 
     def _without_gaps(self, samples: Sequence[SampleTaken], place: Place) -> None:
         """Check that samples are the first ones of their tier, unless nobody was left to draw the others."""
-        for tier, group in groupby(samples, lambda sample: self.casting.tier(sample.ordinal)):
+        for tier, group in groupby(samples, lambda sample: self.schedule.tier(sample.ordinal)):
             ordinals = [sample.ordinal for sample in group]
-            first = tier * self.casting.samples_per_tier
+            first = tier * self.schedule.samples_per_tier
             expected = list(range(first, first + len(ordinals)))
             if ordinals != expected and not self.facts.closed(place, tier):
                 told = f"{first} to {expected[-1]}"

@@ -8,9 +8,9 @@ from mdap.audit.about import About, verdicts
 from mdap.audit.counting import Count
 from mdap.audit.disputed import doubtful, undecided
 from mdap.audit.figures import figures
-from mdap.audit.looks import environment, static
 from mdap.audit.seals import seals_of
 from mdap.audit.source import Source
+from mdap.audit.templating import environment, static
 from mdap.rules.certificate import doubts
 
 __all__ = ["report"]

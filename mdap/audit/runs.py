@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from mdap.audit.budget import Charges, charges_of
 from mdap.errors import DatabaseError, RunNotFoundError, UsageError
-from mdap.rules.casting import Casting, casting_of, lineups_of
 from mdap.rules.presence import Absence
+from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.settings import VotingSettings
 
 __all__ = ["Place", "Refusal", "RunFacts", "find_number", "run_facts", "source_of"]
@@ -63,7 +63,7 @@ class RunFacts:
     task_version: str
     params: dict[str, Any]
     voting: VotingSettings
-    lineups: tuple[tuple[int, ...], ...]
+    tiers: tuple[tuple[int, ...], ...]
     sent: dict[int, tuple[float | None, ...]]
     k: int
     decisions: int
@@ -77,32 +77,34 @@ class RunFacts:
     prompts: bool | None = False
 
     @property
-    def casting(self) -> Casting:
+    def schedule(self) -> SampleSchedule:
         """Who was asked for which sample, with everyone there."""
-        return casting_of(self.voting, self.lineups, sent=self.sent)
+        return schedule_of(self.voting, self.tiers, sent=self.sent)
 
-    def castings(self) -> Iterator[Casting]:
+    def schedules(self) -> Iterator[SampleSchedule]:
         """Yield who was asked for which sample, before anyone was left out and after each who was."""
         for count in range(len(self.absences) + 1):
-            casting = self.casting
+            schedule = self.schedule
             for absence in self.absences[:count]:
-                casting.leave_out(absence.member, absence.tier)
-            yield casting
+                schedule.leave_out(absence.member, absence.tier)
+            yield schedule
 
     def views(self, place: Place, key: str, ordinal: int, views: int) -> set[int]:
         """Return the views that sample *ordinal* of an opening of so many *views* may have been shown."""
         turns = [(refusal.member, refusal.view) for refusal in self.refusals.get(place, ())]
         sets = [frozenset(turns[:count]) for count in range(len(turns) + 1)]
         return {
-            casting.part(ordinal, views, refused, key).view for casting in self.castings() for refused in sets
+            schedule.part(ordinal, views, refused, key).view
+            for schedule in self.schedules()
+            for refused in sets
         }
 
     def closed(self, place: Place, tier: int) -> bool:
         """Return whether nobody of a *tier* could be asked for an opening any more, at the end."""
         refusals = self.refusals.get(place, ())
         views = max((refusal.views for refusal in refusals), default=1)
-        *_, casting = self.castings()
-        return casting.closed(tier, views, frozenset((one.member, one.view) for one in refusals))
+        *_, schedule = self.schedules()
+        return schedule.closed(tier, views, frozenset((one.member, one.view) for one in refusals))
 
 
 def find_number(connection: sqlite3.Connection, name: str) -> int:
@@ -201,7 +203,7 @@ def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:
     number, run_id, kind, task, version, params, settings, provider, k = row
     try:
         models = json.loads(provider)
-        lineups = lineups_of(models["models"], models["escalate_to"])[1]
+        tiers = tiers_of(models["models"], models["escalate_to"])[1]
         sent = _sent(models["about"])
         given_settings = json.loads(settings)
         voting = VotingSettings.recorded(given_settings)
@@ -210,7 +212,7 @@ def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:
         if k < 1:
             raise ValueError(k)
         return RunFacts(
-            number, run_id, kind, task, version, given, voting, lineups, sent, k, decisions, prompts=prompts
+            number, run_id, kind, task, version, given, voting, tiers, sent, k, decisions, prompts=prompts
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         raise DatabaseError(

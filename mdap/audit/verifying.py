@@ -13,14 +13,14 @@ from mdap.audit.budget import check_budget
 from mdap.audit.chains import audit_part, audit_tail
 from mdap.audit.events import History, check_events
 from mdap.audit.findings import Findings, Kind, Mismatch
+from mdap.audit.integrity import check_texts, check_types
 from mdap.audit.parallel import Job, MakeTask, audit_parts
-from mdap.audit.part import Part
 from mdap.audit.processes import audit_process
+from mdap.audit.result import AuditResult
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import RunFacts, find_number, run_facts
 from mdap.audit.signatures import Signature, signatures_of
 from mdap.audit.strays import check_strays
-from mdap.audit.types import check_texts, check_types
 from mdap.errors import PluginError, UsageError
 from mdap.records import Outcome
 from mdap.rules.canonical import canonical
@@ -188,7 +188,7 @@ class _Audit:
     def __init__(
         self, connection: sqlite3.Connection, job: Job, progress: Callable[[int, int], None] | None
     ) -> None:
-        self.whole = Part()
+        self.whole = AuditResult()
         self.unsealed: list[str] = []
         self._connection = connection
         self._job = job
@@ -208,12 +208,12 @@ class _Audit:
             self.whole.merge(part, of_part.run_id)
         return facts, history
 
-    def _run(self, number: int) -> tuple[RunFacts, History, Part]:
+    def _run(self, number: int) -> tuple[RunFacts, History, AuditResult]:
         """Check one run: most of a chain while it may go on, and the rest in one snapshot of the log."""
         check_types(self._connection, self._job.path, number)
         facts = run_facts(self._connection, number)
         task = self._task(facts)
-        whole = self._decided(facts, task) if isinstance(task, Chain) else Part()
+        whole = self._decided(facts, task) if isinstance(task, Chain) else AuditResult()
         self._connection.execute("BEGIN")
         try:
             seen, facts = facts.decisions, run_facts(self._connection, number)
@@ -244,14 +244,16 @@ class _Audit:
             raise UsageError(f"{facts.task} is neither a chain nor a process any more")
         return task
 
-    def _decided(self, facts: RunFacts, task: Chain[Any, Any]) -> Part:
-        whole = Part()
+    def _decided(self, facts: RunFacts, task: Chain[Any, Any]) -> AuditResult:
+        whole = AuditResult()
         for part in audit_parts(self._connection, self._job, facts, task):
             whole.merge(part)
             self._tell(self.whole.decisions + whole.decisions)
         return whole
 
-    def _rest(self, whole: Part, facts: RunFacts, task: Chain[Any, Any], stand: tuple[int, str]) -> None:
+    def _rest(
+        self, whole: AuditResult, facts: RunFacts, task: Chain[Any, Any], stand: tuple[int, str]
+    ) -> None:
         """Check what has been decided since, and what is not decided."""
         seen, status = stand
         if seen < facts.decisions:
@@ -308,7 +310,7 @@ def _concluded(
     )
 
 
-def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: Part, history: History) -> None:
+def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: AuditResult, history: History) -> None:
     findings = whole.findings
     _same(findings, Kind.RUN, "k", facts.voting.k, facts.k)
     _same(findings, Kind.EVENT, "steps settled by people", sorted(whole.settled), sorted(history.settled))
@@ -337,7 +339,7 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: Part, his
 
 
 def _check_outcome(
-    connection: sqlite3.Connection, facts: RunFacts, task: Task | None, whole: Part, history: History
+    connection: sqlite3.Connection, facts: RunFacts, task: Task | None, whole: AuditResult, history: History
 ) -> None:
     """Compare what the row and the event say of the result with what the task says of it now."""
     findings = whole.findings

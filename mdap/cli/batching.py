@@ -24,12 +24,12 @@ from mdap.cli.output import (
 )
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import how_sure
-from mdap.compose import Session
-from mdap.compose.batch import Batch, Case
 from mdap.engine.opening import Progress
 from mdap.errors import PluginError, UsageError
 from mdap.plugins import make_task
 from mdap.records import Outcome, RunStatus, Solution
+from mdap.session import Session
+from mdap.session.batch import Batch, Case
 
 __all__ = ["cases_of", "run_inputs"]
 

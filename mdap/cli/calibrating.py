@@ -19,11 +19,11 @@ from mdap.cli.options import (
 )
 from mdap.cli.output import Exit, complain, fields, number, print_json, say, table
 from mdap.cli.stopping import interruptible
-from mdap.compose import Session
 from mdap.errors import UsageError
 from mdap.plugins import make_task, read_params, read_values
 from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Interval, Quantiles, RunStatus
+from mdap.session import Session
 from mdap.settings import VotingSettings
 
 __all__ = ["calibrate"]

@@ -13,13 +13,13 @@ from mdap.cli.options import as_json, database, verbose
 from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
 from mdap.cli.prompting import prompt_json, show_prompt, show_text
 from mdap.cli.summary import how_sure, rest, standing, where_to_look
-from mdap.compose import solution_of
-from mdap.compose.certifying import outcome_in
-from mdap.compose.prompting import TaskPrompts
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.plugins import in_full
 from mdap.records import RunStatus, Solution
+from mdap.session import solution_of
+from mdap.session.certifying import outcome_in
+from mdap.session.prompting import TaskPrompts
 
 __all__ = ["runs", "show"]
 

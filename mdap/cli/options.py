@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 from pydantic import ValidationError
 
-from mdap.audit.types import check_log
+from mdap.audit.integrity import check_log
 from mdap.cli import completing
 from mdap.cli.output import complain
 from mdap.errors import MdapError, UsageError

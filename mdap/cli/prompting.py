@@ -9,8 +9,8 @@ import click
 from mdap.audit.source import Rendered
 from mdap.cli.options import as_json, task_with_params
 from mdap.cli.output import complain, print_json, say
-from mdap.compose.preview import Asked, preview
 from mdap.plugins import make_task, read_params
+from mdap.session.preview import Asked, preview
 
 __all__ = ["prompt_json", "prompts", "show_prompt", "show_text"]
 

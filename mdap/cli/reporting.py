@@ -12,9 +12,9 @@ from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.options import as_json, database
 from mdap.cli.output import print_json, say
 from mdap.cli.serving import needs_viewer
-from mdap.compose.prompting import TaskPrompts
 from mdap.errors import MdapError
 from mdap.journal.reader import open_log
+from mdap.session.prompting import TaskPrompts
 
 __all__ = ["report"]
 

@@ -13,12 +13,12 @@ from mdap.cli.output import Exit, complain, exit_code_of, finish_code, print_jso
 from mdap.cli.places import home_of
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import standing
-from mdap.compose import Session
-from mdap.compose.identity import not_alone
 from mdap.engine.opening import Progress
 from mdap.errors import DatabaseError, MdapError, RunBusyError, UsageError
 from mdap.journal.reader import RunRow, open_log
 from mdap.records import RunStatus, Solution
+from mdap.session import Session
+from mdap.session.identity import not_alone
 
 __all__ = ["resume_all"]
 

@@ -48,15 +48,15 @@ from mdap.cli.places import at_home
 from mdap.cli.resuming import resume_all
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import Rows, first, how_sure, rest, where_to_look
-from mdap.compose import Session, new_run_id
-from mdap.compose.batch import Batch, Case
-from mdap.compose.desk import Desk
-from mdap.compose.identity import new_name
 from mdap.engine.opening import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.journal.reader import RunRow, open_log
 from mdap.plugins import load_task, make_task, read_params, read_values
 from mdap.records import RunStatus, Solution
+from mdap.session import Session, new_run_id
+from mdap.session.batch import Batch, Case
+from mdap.session.desk import Desk
+from mdap.session.identity import new_name
 from mdap.settings import Robust, Speculate, VotingSettings, explain
 from mdap.tasks import Task
 
@@ -261,7 +261,7 @@ def _run_cases(
             if isinstance(first, MdapError):
                 raise first  # before anything is spent
             tasks = (case for case in cases() if isinstance(case, Task))
-            k = await session.margin_for(tasks, name, target=given["target"], voting=voting)
+            k = await session.choose_k(tasks, name, target=given["target"], voting=voting)
         return session.solve_all(cases(), k=k, voting=voting, run_id=name, progress=progress)
 
     return anyio.run(run_inputs, session, batch_of, name, given["out"], show)

@@ -10,7 +10,7 @@ from mdap.cli import completing
 from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.options import as_json, database
 from mdap.cli.output import print_json, say
-from mdap.compose.signing import seal_run
+from mdap.session.signing import seal_run
 
 __all__ = ["seal"]
 

@@ -14,9 +14,9 @@ import click
 
 from mdap.cli.options import database
 from mdap.cli.output import say
-from mdap.compose.viewing import shown
 from mdap.errors import UsageError
 from mdap.journal.reader import open_log
+from mdap.session.viewing import shown
 
 __all__ = ["needs_viewer", "serve"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdap.cli.output import chance, number
-from mdap.compose.certifying import Doubt, most_doubtful
 from mdap.journal.reader import Reader, open_log
 from mdap.records import Certificate, Outcome, RunStatus, Solution
+from mdap.session.certifying import Doubt, most_doubtful
 
 __all__ = ["Rows", "first", "how_sure", "rest", "standing", "where_to_look"]
 

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from mdap.engine.budget_guard import BUDGET
 from mdap.engine.opening import Opening, Progress, lost
-from mdap.engine.purse import BUDGET
-from mdap.engine.recording import RUNNING, Recorder, Rules
+from mdap.engine.recording import RUNNING, Recorder, RunConfig
 from mdap.engine.scheduler import GaveUp
 from mdap.errors import FORBIDDEN, MdapError, PluginError, ProviderError, RejectedError, UnavailableError
 from mdap.protocols import Journal
@@ -37,12 +37,12 @@ class Answering(Recorder, ABC):
         in_flight: samples asked for and not come back.
     """
 
-    def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
+    def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
         super().__init__(rules, journal, progress)
         self.in_flight = 0
         self._presence = rules.presence
         for absence in rules.absences:
-            self._casting.leave_out(absence.member, absence.tier)
+            self._schedule.leave_out(absence.member, absence.tier)
         self._heeded = 0
         # Openings that may want more samples.
         self._stale: list[Opening] = []
@@ -68,9 +68,9 @@ class Answering(Recorder, ABC):
         opening, request, error = outcome.ticket, outcome.request, outcome.error
         if self._is_refusal(request.member, error):
             self._refused(opening, request, error)
-        elif request.member in self._casting.gone or self._can_do_without(request.member, error):
+        elif request.member in self._schedule.gone or self._can_do_without(request.member, error):
             self._asked_in_vain(opening, request)
-            if request.member not in self._casting.gone:
+            if request.member not in self._schedule.gone:
                 self._presence.absences.append(Absence(request.member, None, str(error)))
                 self._heed()
         elif opening.tentative and isinstance(error, PluginError):
@@ -100,7 +100,7 @@ class Answering(Recorder, ABC):
             race.refuse(refusal)
             self._journal.append(_refused_event(opening, refusal))
             self._withdraw_unsent(opening, {turn[0]}, turn[1])
-        last = race.closed and race.tier + 1 >= self._casting.tiers
+        last = race.closed and race.tier + 1 >= self._schedule.tier_count
         if last and not (self._presence.answered and isinstance(error, RejectedError)):
             self._presence.refused.add(race.prompt_digest)
         self._counted(opening)
@@ -123,18 +123,18 @@ class Answering(Recorder, ABC):
     def _can_do_without(self, member: int, error: MdapError) -> bool:
         """Return whether the run may go on without a *member* that is gone."""
         gone = isinstance(error, ProviderError) and error.kind != BUDGET
-        others = set(range(len(self._rules.models))) - self._casting.gone - {member}
+        others = set(range(len(self._rules.models))) - self._schedule.gone - {member}
         return gone and self._rules.on_dead is OnDead.CONTINUE and bool(others)
 
     def _give_up_tier(self, tier: int) -> None:
         """Go on with the next tier, since this one cannot keep to the form; stop if there is none."""
         models = " + ".join(
-            dict.fromkeys(self._rules.models[member] for member in self._casting.lineup(tier))
+            dict.fromkeys(self._rules.models[member] for member in self._schedule.tier_members(tier))
         )
         sentence = self._presence.formless_sentence(tier, models)
-        if tier + 1 >= self._casting.tiers:
+        if tier + 1 >= self._schedule.tier_count:
             self._stop(UnavailableError(sentence, kind=_FORMLESS))
-        elif tier not in self._casting.over:
+        elif tier not in self._schedule.over:
             self._presence.absences.append(Absence(None, tier, sentence))
             self._heed()
 
@@ -142,11 +142,11 @@ class Answering(Recorder, ABC):
         """Leave out whoever this run, or one that belongs to it, has found to be gone."""
         new, self._heeded = self._presence.absences[self._heeded :], len(self._presence.absences)
         for member, tier, reason in new:
-            if member in self._casting.gone or tier in self._casting.over:
+            if member in self._schedule.gone or tier in self._schedule.over:
                 continue  # since an earlier session
-            self._casting.leave_out(member, tier)
-            lineup = [member] if member is not None else self._casting.lineup(tier or 0)
-            model = " + ".join(dict.fromkeys(self._rules.models[one] for one in lineup))
+            self._schedule.leave_out(member, tier)
+            tier_members = [member] if member is not None else self._schedule.tier_members(tier or 0)
+            model = " + ".join(dict.fromkeys(self._rules.models[one] for one in tier_members))
             data = {"member": member, "tier": tier, "model": model}
             run = self._rules.run
             self._journal.append(RunEvent(run, "left_out", reason, data=data))
@@ -156,7 +156,7 @@ class Answering(Recorder, ABC):
             self._journal.append(RunEvent(run, "warning", told))
         for opening in list(self._openings()):
             if not opening.void:
-                out = set(range(len(self._rules.models))) if opening.race.closed else self._casting.gone
+                out = set(range(len(self._rules.models))) if opening.race.closed else self._schedule.gone
                 self._withdraw_unsent(opening, out)
                 self._stale.append(opening)
                 self._counted(opening)

@@ -25,14 +25,14 @@ from mdap.rules.reading import typed_answer
 from mdap.rules.redflags import clean
 from mdap.tasks import Decision, Process, RedFlag, Step, Task
 
-__all__ = ["Asking", "Surroundings", "answer_process"]
+__all__ = ["Asking", "ProcessContext", "answer_process"]
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class ProcessContext:
     """What a process needs of the world around it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Surroundings:
 class Asking:
     """The `mdap.Ask` of one run. See there for what each method does."""
 
-    def __init__(self, task: Process[Any], race: ProcessRace, around: Surroundings) -> None:
+    def __init__(self, task: Process[Any], race: ProcessRace, around: ProcessContext) -> None:
         self._race = race
         self._around = around
         self._parts = Parts(around.run_id, task)
@@ -311,7 +311,7 @@ async def _answered(question: Question) -> None:
             question.answered.remove(news.set)
 
 
-async def answer_process(task: Process[Any], race: ProcessRace, around: Surroundings) -> None:
+async def answer_process(task: Process[Any], race: ProcessRace, around: ProcessContext) -> None:
     """Run the author's function to its end; how it ended is told to *race*, and nothing is raised."""
     try:
         under_way: Any = task.solve(Asking(task, race, around))

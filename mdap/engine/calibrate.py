@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mdap.engine.authored import Authored
-from mdap.engine.authored import Subject as OfChain
 from mdap.engine.decider import Decider
+from mdap.engine.guarded import GuardedTask
+from mdap.engine.guarded import Subject as OfChain
 from mdap.engine.opening import Opening, Progress
-from mdap.engine.recording import RUNNING, Rules
+from mdap.engine.recording import RUNNING, RunConfig
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
 from mdap.records import Reply, RunStatus, SampleRequest, SampleTaken, StepOpened, Subject
@@ -22,7 +22,7 @@ from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.tasks import Step
 
-__all__ = ["Subjects", "Survey", "Surveyed", "Wanted", "steps_in"]
+__all__ = ["CalibrationSampler", "Subjects", "Surveyed", "Wanted", "steps_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Surveyed:
 Subjects = Iterator[Surveyed]
 
 
-def steps_in(task: Authored, states: Iterator[Any]) -> Subjects:
+def steps_in(task: GuardedTask, states: Iterator[Any]) -> Subjects:
     """Yield the steps of a chain in these *states*, of which there must be enough."""
     for number, state in zip(itertools.count(), states, strict=False):
         opened = task.opened(number, state)
@@ -57,7 +57,7 @@ def steps_in(task: Authored, states: Iterator[Any]) -> Subjects:
         yield Surveyed(step, subject, spelled, partial(_truth, task, number, settled))
 
 
-def _truth(task: Authored, number: int, state: Any) -> str:
+def _truth(task: GuardedTask, number: int, state: Any) -> str:
     return task.spelled(number, task.oracle(number, state))
 
 
@@ -76,7 +76,7 @@ class Wanted:
     oracle: bool
 
 
-class Survey(Decider):
+class CalibrationSampler(Decider):
     """Sample steps on the states given, a few of them at any time, until there are enough samples.
 
     With an oracle, *k* and *max_samples* of the rules' voting are both the samples of a step: so many are
@@ -86,7 +86,7 @@ class Survey(Decider):
         name: the task's name, for errors.
         subjects: the steps, one after the other; there must be enough.
         wanted: how much to sample.
-        rules: run number, voting settings, casting.
+        rules: run number, voting settings, sample schedule.
         journal: where every fact goes.
         progress: counters to keep.
     """
@@ -96,7 +96,7 @@ class Survey(Decider):
         name: str,
         subjects: Subjects,
         wanted: Wanted,
-        rules: Rules,
+        rules: RunConfig,
         journal: Journal,
         progress: Progress,
     ) -> None:
@@ -138,7 +138,7 @@ class Survey(Decider):
     def _begin(self) -> Opening:
         number, surveyed = self._opened, next(self._subjects)
         subject = surveyed.subject
-        race = Race(self._name, number, surveyed.step, self._rules.voting, subject, self._casting)
+        race = Race(self._name, number, surveyed.step, self._rules.voting, subject, self._schedule)
         opened = StepOpened(self._rules.run, number, 0, str(number), surveyed.input, race.prompt_digest)
         self._opened += 1
         self._drawn[number] = {}

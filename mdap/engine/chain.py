@@ -18,11 +18,11 @@ from functools import partial
 from typing import Any
 
 from mdap.engine.account import CONTESTED, UNDECIDED
-from mdap.engine.authored import Authored, Subject, not_undecided
 from mdap.engine.decider import Decider, Effect
+from mdap.engine.guarded import GuardedTask, Subject, not_undecided
 from mdap.engine.opening import Opening, Progress
-from mdap.engine.recorded import Leftovers
-from mdap.engine.recording import RUNNING, Rules, undecided_cause, undecided_sentence
+from mdap.engine.recorded_openings import RecordedOpenings
+from mdap.engine.recording import RUNNING, RunConfig, undecided_cause, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError
 from mdap.protocols import Journal
@@ -31,7 +31,7 @@ from mdap.rules.confidence import confident, shape_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
-__all__ = ["ChainRace", "Rules"]
+__all__ = ["ChainRace", "RunConfig"]
 
 
 class ChainRace(Decider):
@@ -50,15 +50,15 @@ class ChainRace(Decider):
     """
 
     def __init__(
-        self, name: str, task: Chain[Any, Any], rules: Rules, journal: Journal, progress: Progress
+        self, name: str, task: Chain[Any, Any], rules: RunConfig, journal: Journal, progress: Progress
     ) -> None:
         super().__init__(rules, journal, progress)
         self.state: Any = None
-        self._task = Authored(name, task)
+        self._task = GuardedTask(name, task)
         self._guessing = rules.speculation.mode is Speculate.GUESS
         self._depth = rules.speculation.depth
         self._window: deque[Opening] = deque()
-        self._leftovers = Leftovers()
+        self._recorded_openings = RecordedOpenings()
         self.length = self._task.length()
         self._due: list[tuple[Any, Decision[Any]]] = []
         # Openings that are void with requests still under way.
@@ -72,7 +72,7 @@ class ChainRace(Decider):
         """
         self._place = point.decisions
         self.digest = point.digest
-        self._leftovers = Leftovers(point.openings)
+        self._recorded_openings = RecordedOpenings(point.openings)
         self._enter(point.step + 1, self._task.first_state(point))
         self._go_on()
 
@@ -202,7 +202,7 @@ class ChainRace(Decider):
     def _pass(self, head: Opening, answer: Any, spelled: str) -> None:
         """Go on to the step after *head*, which is decided: by *answer*, or canonically *spelled*."""
         number = head.opened.step
-        for opened in self._leftovers.drop(number):
+        for opened in self._recorded_openings.drop(number):
             self._resolve(opened, confirmed=False)
         self._window.popleft()
         if self._rules.pilot is not None:
@@ -234,7 +234,7 @@ class ChainRace(Decider):
         self.status, self.reason = RunStatus.FINISHED, None
         while self._window:
             self._abandon(self._window.pop())
-        for opened in self._leftovers.drop_all():
+        for opened in self._recorded_openings.drop_all():
             self._resolve(opened, confirmed=False)
 
     # -- opening and voiding -----------------------------------------------------------------------
@@ -251,12 +251,12 @@ class ChainRace(Decider):
         state, spelled, step = opened
         subject = Subject(self._task.task, state)
         race = Race(
-            self._task.name, number, step, self._rules.voting, subject, self._casting, self._rung(number)
+            self._task.name, number, step, self._rules.voting, subject, self._schedule, self._rung(number)
         )
         race.check = partial(self._task.check_answer, number, (state, spelled))
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
-            place = self._leftovers.next_opening(number)
+            place = self._recorded_openings.next_opening(number)
             columns = (self._rules.run, number, place, race.key, spelled, race.prompt_digest)
             opening = self._open_afresh(record_of(StepOpened, columns), state, race, tentative=tentative)
         self._window.append(opening)
@@ -267,9 +267,9 @@ class ChainRace(Decider):
         self, number: int, spelled: str, state: Any, race: Race, *, tentative: bool
     ) -> Opening | None:
         """Go on with a recorded opening of this very step, if there is one."""
-        recorded = self._leftovers.take(number, spelled, race.prompt_digest)
+        recorded = self._recorded_openings.take(number, spelled, race.prompt_digest)
         if recorded is None:
-            if not tentative and self._leftovers.certain(number) is not None:
+            if not tentative and self._recorded_openings.certain(number) is not None:
                 changed = ValueError("its input or prompt is no longer what was recorded; start a new run")
                 self._task.fail(f"opening step {number} again", changed)
             return None

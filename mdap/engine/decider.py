@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from mdap.engine.answering import Answering
-from mdap.engine.authored import not_undecided
+from mdap.engine.guarded import not_undecided
 from mdap.engine.opening import Opening, Progress, written
-from mdap.engine.recording import RUNNING, Rules, undecided_sentence
+from mdap.engine.recording import RUNNING, RunConfig, undecided_sentence
 from mdap.engine.scheduler import Came, Failed, Outcome
 from mdap.engine.voting import unread
 from mdap.errors import PluginError, UsageError
@@ -48,7 +48,7 @@ class Decider(Answering):
         waits: the numbers of the steps that voting left undecided and that wait for a person.
     """
 
-    def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
+    def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
         super().__init__(rules, journal, progress)
         self.news: Callable[[], None] = lambda: None
         self.waits: set[int] = set()

@@ -14,7 +14,7 @@ from typing import Any, Final
 from mdap.engine.account import ABANDONED, CONTESTED, UNDECIDED, Account
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.process import ProcessRace, Question
-from mdap.engine.recording import RUNNING, Rules
+from mdap.engine.recording import RUNNING, RunConfig
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, StepOpened, Verdict
@@ -55,7 +55,7 @@ class OrderedRace(ProcessRace):
     """Decide the steps of a process within the error budget of its rules; see `ProcessRace`."""
 
     def __init__(
-        self, name: str, task: Process[Any], rules: Rules, journal: Journal, progress: Progress
+        self, name: str, task: Process[Any], rules: RunConfig, journal: Journal, progress: Progress
     ) -> None:
         super().__init__(name, task, rules, journal, progress)
         assert rules.account is not None
@@ -68,7 +68,7 @@ class OrderedRace(ProcessRace):
     def begin(self, point: ProcessPoint) -> None:
         """Take up what earlier sessions decided and sampled."""
         super().begin(point)
-        self._leftovers.clear()
+        self._recorded_openings.clear()
         for identity, step in point.known.items():
             if step in self._account.lent:
                 opened = StepOpened(self._rules.run, step, 0, identity[0], "", identity[1])
@@ -81,18 +81,18 @@ class OrderedRace(ProcessRace):
                 self._loans[identity] = Loan(opened, share)
             # An opening without a vote is as good as none: whoever asks for it gets a new number.
             elif any(sample.counted and sample.verdict == _VOTE for sample in recorded.samples):
-                self._leftovers[identity] = recorded
+                self._recorded_openings[identity] = recorded
                 if self._account.paid(opened, self._tier(recorded)) is None:
                     self._line[opened.step] = recorded
 
     def _tier(self, recorded: RecordedOpening) -> int:
-        return max(recorded.tier, *(self._casting.tier(sample.ordinal) for sample in recorded.samples))
+        return max(recorded.tier, *(self._schedule.tier(sample.ordinal) for sample in recorded.samples))
 
     def _openings(self) -> Iterable[Opening]:
         return (*super()._openings(), *self._void)
 
     def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
-        recorded = self._leftovers.get(identity)
+        recorded = self._recorded_openings.get(identity)
         number = self._next_step if recorded is None else recorded.opened.step
         race.go_on_at(self._account.rung(number))
         return super()._opening(identity, step, race)
@@ -265,7 +265,7 @@ class OrderedRace(ProcessRace):
 
 
 def process_race(
-    name: str, task: Process[Any], rules: Rules, journal: Journal, progress: Progress
+    name: str, task: Process[Any], rules: RunConfig, journal: Journal, progress: Progress
 ) -> ProcessRace:
     """Return the race of a process: in order if it has an error budget. See `ProcessRace`."""
     kind = ProcessRace if rules.account is None else OrderedRace

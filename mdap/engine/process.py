@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from mdap.engine.authored import Subject, flaw, not_a_step, not_undecided
 from mdap.engine.decider import Decider
+from mdap.engine.guarded import Subject, flaw, not_a_step, not_undecided
 from mdap.engine.opening import Opening, Progress
-from mdap.engine.recording import RUNNING, Rules, undecided_sentence
+from mdap.engine.recording import RUNNING, RunConfig, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import RAISED, MdapError, RunError, UsageError, told
 from mdap.protocols import Journal
@@ -89,7 +89,7 @@ class ProcessRace(Decider):
     """
 
     def __init__(
-        self, name: str, task: Process[Any], rules: Rules, journal: Journal, progress: Progress
+        self, name: str, task: Process[Any], rules: RunConfig, journal: Journal, progress: Progress
     ) -> None:
         super().__init__(rules, journal, progress)
         self.name = f"task {name}"
@@ -103,7 +103,7 @@ class ProcessRace(Decider):
         self._by_key: dict[str, set[Identity]] = {}
         self._new_keys: set[str] = set()
         self._asked: set[Identity] = set()
-        self._leftovers: dict[Identity, RecordedOpening] = {}
+        self._recorded_openings: dict[Identity, RecordedOpening] = {}
         self._next_step = 0
         self._returned: Callable[[], None] | None = None
         pilot = rules.pilot
@@ -117,8 +117,8 @@ class ProcessRace(Decider):
         self._next_step = point.next_step
         self._known = {identity: _Known(step, True) for identity, step in point.known.items()}
         for recorded in point.openings:
-            self._leftovers[recorded.opened.key, recorded.opened.prompt_digest] = recorded
-        for identity in (*self._known, *self._leftovers):
+            self._recorded_openings[recorded.opened.key, recorded.opened.prompt_digest] = recorded
+        for identity in (*self._known, *self._recorded_openings):
             self._by_key.setdefault(identity[0], set()).add(identity)
         if self._rules.pilot is not None:
             self._rules.pilot.admit()  # an earlier session may have got all that it wants
@@ -145,7 +145,7 @@ class ProcessRace(Decider):
     def admits(self, identity: Identity) -> bool:
         """Return whether the step of this *identity* may be opened: a pilot ends once it has enough."""
         pilot = self._rules.pilot
-        return pilot is None or identity in self._open or identity in self._leftovers or pilot.admit()
+        return pilot is None or identity in self._open or identity in self._recorded_openings or pilot.admit()
 
     def open(self, identity: Identity, step: Step[Any], race: Race) -> Question:
         """Return the question for *step*: the one that is open already, one taken up again, or a new one.
@@ -182,11 +182,11 @@ class ProcessRace(Decider):
         subject = Subject(self._task, step, step)
         step = canonical_step(self._task, step)
         number = self._next_step
-        return Race(self.name, number, step, self._rules.voting, subject, self._casting, self._rung(number))
+        return Race(self.name, number, step, self._rules.voting, subject, self._schedule, self._rung(number))
 
     def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
         race.key = identity[0]
-        recorded = self._leftovers.pop(identity, None)
+        recorded = self._recorded_openings.pop(identity, None)
         if recorded is not None:
             race.number = recorded.opened.step
             return self._refolded(recorded, step, race)
@@ -257,7 +257,7 @@ class ProcessRace(Decider):
         earlier = (identity for identity, known in self._known.items() if known.earlier)
         forgotten = [identity[0] for identity in earlier if identity not in self._asked]
         # Only now can be told which prompts of a key are not asked any more: many steps may share it.
-        for key in dict.fromkeys((*forgotten, *(key for key, _ in self._leftovers))):
+        for key in dict.fromkeys((*forgotten, *(key for key, _ in self._recorded_openings))):
             if key in self._new_keys:
                 self.warn(f"step {key!r} is asked otherwise than recorded: its prompt changed; decided anew")
         if forgotten:

@@ -20,20 +20,20 @@ from mdap.records import (
     record_of,
 )
 from mdap.rules.canonical import canonical
-from mdap.rules.casting import Casting, casting_of
 from mdap.rules.digests import chain_digest, sample_line
 from mdap.rules.drift import Drift
 from mdap.rules.presence import Absence, Presence, refused_sentence
+from mdap.rules.schedule import SampleSchedule, schedule_of
 from mdap.settings import OnDead, Speculation, VotingSettings
 
-__all__ = ["RUNNING", "Recorder", "Rules", "undecided_cause", "undecided_sentence"]
+__all__ = ["RUNNING", "Recorder", "RunConfig", "undecided_cause", "undecided_sentence"]
 
 # Looked up once: a member of an enumeration takes longer to find than all else that is done with it.
 RUNNING: Final = RunStatus.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class RunConfig:
     """What a run is decided by, besides its task.
 
     Attributes:
@@ -43,7 +43,7 @@ class Rules:
         speculation: how far a chain works ahead.
         max_n: the most replies that one request may ask for.
         models: by member, whom to name for samples that never came back.
-        casting: who is asked for which sample; None for one model.
+        schedule: who is asked for which sample; None for one model.
         pilot: how far the pilot is that the run is, or is nested in; None if it is none.
         open_steps: how many steps of a process may be open at once.
         account: the error budget of `-k robust`; None for one k throughout.
@@ -61,7 +61,7 @@ class Rules:
     speculation: Speculation = field(default_factory=Speculation)
     max_n: int = 1
     models: tuple[str, ...] = ("",)
-    casting: Casting | None = None
+    schedule: SampleSchedule | None = None
     pilot: Pilot | None = None
     open_steps: int = 128
     run_id: str = ""
@@ -92,7 +92,7 @@ class Recorder:
         progress: the counters.
     """
 
-    def __init__(self, rules: Rules, journal: Journal, progress: Progress) -> None:
+    def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
         self.status: RunStatus = RUNNING
         self.reason: str | None = None
         self.stop_cause: StopCause | None = None
@@ -100,7 +100,7 @@ class Recorder:
         self.digest = ""
         self.progress = progress
         self._rules = rules
-        self._casting = rules.casting or casting_of(rules.voting)
+        self._schedule = rules.schedule or schedule_of(rules.voting)
         self._journal = journal
         self._place = 0
 

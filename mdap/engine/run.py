@@ -6,11 +6,11 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
+from mdap.engine.budget_guard import BudgetGuard
 from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening
-from mdap.engine.purse import Purse
 from mdap.engine.recording import RUNNING
-from mdap.engine.scheduler import Outcome, Samplers, nursery
+from mdap.engine.scheduler import Outcome, SamplerPool, nursery
 from mdap.protocols import Journal, Provider
 from mdap.settings import Limits
 
@@ -29,7 +29,7 @@ async def decide(
     provider: Provider,
     limits: Limits,
     journal: Journal,
-    purse: Purse | None = None,
+    budget_guard: BudgetGuard | None = None,
     beside: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Decide *race* until it is finished, undecided or stopped.
@@ -39,7 +39,7 @@ async def decide(
         provider: where samples come from.
         limits: how often and how long to try.
         journal: where facts go; waited for when it falls behind.
-        purse: what pays for every attempt; None for no budget.
+        budget_guard: what pays for every attempt; None for no budget.
         beside: runs beside it, never raises, and is cancelled when the race is over.
 
     Raises:
@@ -47,7 +47,7 @@ async def decide(
         DatabaseError: the journal cannot write.
     """
     async with nursery() as group:
-        samplers: Samplers[Opening] = Samplers(provider, limits, group, purse)
+        samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
         race.news = samplers.wake
         scope = anyio.CancelScope()
         if beside is not None:
@@ -64,14 +64,14 @@ async def _within(scope: anyio.CancelScope, work: Callable[[], Awaitable[None]])
         await work()
 
 
-async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -> None:
+async def _turns(race: Decider, samplers: SamplerPool[Opening], journal: Journal) -> None:
     turn = 0
     await _bring_about(race.effects(), journal)
     while race.status is RUNNING:
         wanted = race.wanted()
         _drop(race, samplers)
         for place, (opening, request) in enumerate(wanted):
-            if place and not samplers.instant:
+            if place and not samplers.nonblocking:
                 # A client may put what it has to send on the wire a turn of the loop later: let the one
                 # before leave first, or it would wait until the last of them is put together.
                 await anyio.lowlevel.checkpoint()
@@ -91,7 +91,7 @@ async def _turns(race: Decider, samplers: Samplers[Opening], journal: Journal) -
         if turn % _TURNS_WITHOUT_YIELDING == 0:
             await anyio.lowlevel.checkpoint()
         if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
-            await journal.settle()
+            await journal.wait_for_room()
 
 
 async def _bring_about(effects: list[Effect], journal: Journal) -> None:
@@ -101,18 +101,18 @@ async def _bring_about(effects: list[Effect], journal: Journal) -> None:
         journal.append(effect.done)
 
 
-def _take(race: Decider, samplers: Samplers[Opening], arrived: list[Outcome[Opening]]) -> None:
+def _take(race: Decider, samplers: SamplerPool[Opening], arrived: list[Outcome[Opening]]) -> None:
     for outcome in arrived:
         race.take(outcome)
     _drop(race, samplers)
 
 
-def _drop(race: Decider, samplers: Samplers[Opening]) -> None:
+def _drop(race: Decider, samplers: SamplerPool[Opening]) -> None:
     for trace in race.dropped():
         samplers.drop(trace)
 
 
-async def _drain(race: Decider, samplers: Samplers[Opening]) -> None:
+async def _drain(race: Decider, samplers: SamplerPool[Opening]) -> None:
     """Take in what has been sent before the run was over: it is paid for, and a resume can use it."""
     race.withdraw_unsent()
     _drop(race, samplers)

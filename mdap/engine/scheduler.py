@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from mdap.engine.purse import BUDGET, Purse
+from mdap.engine.budget_guard import BUDGET, BudgetGuard
 from mdap.errors import (
     MdapError,
     PluginError,
@@ -26,7 +26,7 @@ from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.pacing import backoff
 from mdap.settings import Budget, Limits
 
-__all__ = ["Came", "Failed", "GaveUp", "Outcome", "Samplers", "nursery"]
+__all__ = ["Came", "Failed", "GaveUp", "Outcome", "SamplerPool", "nursery"]
 
 K = TypeVar("K")
 
@@ -109,28 +109,28 @@ class _Worker(Generic[K]):
         self.scope = anyio.CancelScope()
 
 
-class Samplers(Generic[K]):
+class SamplerPool(Generic[K]):
     """Ask a provider on behalf of one run, and hand out what comes in the order in which it comes.
 
     Args:
         provider: where samples come from; its limits are its own affair.
         limits: how often and how long to try.
         group: where samplers run and wait for work, until it is cancelled; then nothing more is posted.
-        purse: what pays for every attempt; None for no budget.
+        budget_guard: what pays for every attempt; None for no budget.
 
     Attributes:
-        instant: whether the provider never waits for anything.
+        nonblocking: whether the provider never waits for anything.
     """
 
     def __init__(
-        self, provider: Provider, limits: Limits, group: TaskGroup, purse: Purse | None = None
+        self, provider: Provider, limits: Limits, group: TaskGroup, budget_guard: BudgetGuard | None = None
     ) -> None:
-        self.instant = provider.instant
+        self.nonblocking = provider.nonblocking
         self._provider = provider
         self._limits = limits
         self._group = group
-        self._purse = purse or Purse(Budget(), ())
-        self._attempt = self._paid if self._purse.limited else provider.sample
+        self._budget_guard = budget_guard or BudgetGuard(Budget(), ())
+        self._attempt = self._paid if self._budget_guard.limited else provider.sample
         self._began_at = time.monotonic()
         self._answered_at: float | None = None
         self._posted: list[Outcome[K]] = []
@@ -142,7 +142,7 @@ class Samplers(Generic[K]):
 
     def ask(self, ticket: K, request: SampleRequest) -> None:
         """Send *request* on its way; its outcomes carry *ticket*."""
-        if self.instant:
+        if self.nonblocking:
             # Nothing would be gained by a task for a provider that never waits.
             self._waiting.append((ticket, request))
         else:
@@ -238,7 +238,7 @@ class Samplers(Generic[K]):
                 return
 
     async def _paid(self, request: SampleRequest) -> Sequence[Reply]:
-        hold = await self._purse.hold(request)
+        hold = await self._budget_guard.hold(request)
         replies: Sequence[Reply] = ()
         failure: ProviderError | None = None
         try:
@@ -247,7 +247,7 @@ class Samplers(Generic[K]):
             failure = error
             raise
         finally:
-            self._purse.settle(request, hold, replies, failure)
+            self._budget_guard.settle(request, hold, replies, failure)
         return replies
 
     def _wait(self, error: ProviderError, attempt: int, spent: float) -> float | None:

@@ -18,11 +18,11 @@ from mdap.records import (
     record_of,
 )
 from mdap.rules.canonical import canonical
-from mdap.rules.casting import NOBODY, Casting, Part, casting_of
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
 from mdap.rules.reading import json_schema, read, unreadable
 from mdap.rules.redflags import clean, clean_label
 from mdap.rules.rungs import Rung
+from mdap.rules.schedule import NOBODY, Assignment, SampleSchedule, schedule_of
 from mdap.rules.tally import RobustTally, Tally
 from mdap.rules.values import refuse_rivals
 from mdap.settings import VotingSettings
@@ -71,7 +71,7 @@ class Race:
         step: prompt and parser.
         settings: k, samples allowed, temperatures.
         subject: what the step is about, for simulation.
-        casting: who is asked for which sample; None for one model.
+        schedule: who is asked for which sample; None for one model.
         rung: how `-k robust` decides the step; None for a lead of k.
 
     Attributes:
@@ -84,7 +84,6 @@ class Race:
         "_lost",
         "_next_ordinal",
         "answers",
-        "casting",
         "check",
         "counted",
         "in_flight",
@@ -98,6 +97,7 @@ class Race:
         "refusal",
         "refused",
         "rung",
+        "schedule",
         "schema",
         "settings",
         "step",
@@ -113,7 +113,7 @@ class Race:
         step: Step[Any],
         settings: VotingSettings,
         subject: Subject | None,
-        casting: Casting | None = None,
+        schedule: SampleSchedule | None = None,
         rung: Rung | None = None,
     ) -> None:
         self.name = name
@@ -133,7 +133,7 @@ class Race:
         self.in_flight = 0
         self.max_tokens = settings.tokens_allowed(step.max_tokens)
         self.schema = None if step.schema is None else self._schema(step.schema)
-        self.casting = casting or casting_of(settings)
+        self.schedule = schedule or schedule_of(settings)
         self.tier = 0
         columns = (step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
         own = record_of(Prompt, columns)
@@ -187,7 +187,7 @@ class Race:
         """Whether all samples have come without a winner that its tier may and can take, or that matter."""
         if self.in_flight or self.tally.winner is not None:
             return False
-        used_up = self._next_ordinal >= (self.tier + 1) * self.casting.samples_per_tier and not self._lost
+        used_up = self._next_ordinal >= (self.tier + 1) * self.schedule.samples_per_tier and not self._lost
         return used_up or self.tally.stuck or self.closed
 
     @property
@@ -206,9 +206,9 @@ class Race:
     @property
     def closed(self) -> bool:
         """Whether nobody of its tier can be asked: all refuse the step, or have left the run."""
-        casting = self.casting
-        reduced = self.refused or casting.gone or casting.over
-        return bool(reduced) and not casting.turns(self.tier, len(self.prompts), self.refused)
+        schedule = self.schedule
+        reduced = self.refused or schedule.gone or schedule.over
+        return bool(reduced) and not schedule.turns(self.tier, len(self.prompts), self.refused)
 
     def refuse(self, refusal: Refusal) -> None:
         """Ask a member no more in a view, since it refuses the step."""
@@ -217,12 +217,12 @@ class Race:
 
     def escalate(self) -> bool:
         """Hand an exhausted race to the next tier, which votes afresh; return False if there is none."""
-        if self.tier + 1 >= self.casting.tiers:
+        if self.tier + 1 >= self.schedule.tier_count:
             return False
         self.tier += 1
         self.tally = self._fresh_tally()
         self._lost = []
-        self._next_ordinal = max(self._next_ordinal, self.tier * self.casting.samples_per_tier)
+        self._next_ordinal = max(self._next_ordinal, self.tier * self.schedule.samples_per_tier)
         return True
 
     def wanted(self, max_n: int, priority: int) -> list[SampleRequest]:
@@ -239,7 +239,7 @@ class Race:
         ordinals = self._draw(short)
         self.in_flight += len(ordinals)
         requests = []
-        for part, group in self.casting.groups(ordinals, len(self.prompts), max_n, self.refused, self.key):
+        for part, group in self.schedule.groups(ordinals, len(self.prompts), max_n, self.refused, self.key):
             requests.append(self._request(part, group, priority))
         return requests
 
@@ -247,12 +247,12 @@ class Race:
         again = tuple(self._lost[:count])
         del self._lost[:count]
         first = self._next_ordinal
-        last = min(first + count - len(again), (self.tier + 1) * self.casting.samples_per_tier)
+        last = min(first + count - len(again), (self.tier + 1) * self.schedule.samples_per_tier)
         fresh = tuple(range(first, last))
         self._next_ordinal += len(fresh)
         return again + fresh
 
-    def _request(self, part: Part, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
+    def _request(self, part: Assignment, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
         prompt = self.prompts[part.view]
         columns = (
             prompt.system,
@@ -366,7 +366,7 @@ class Race:
         counted = [sample for sample in samples if sample.counted is not None]
         for sample in sorted(counted, key=lambda taken: taken.counted or 0):
             self.in_flight += 1
-            while self.casting.tier(sample.ordinal) > self.tier and self.escalate():
+            while self.schedule.tier(sample.ordinal) > self.tier and self.escalate():
                 pass
             judgement = self.judge(sample.reply(), sample.view, sample.ordinal)
             if (judgement.answer_key, judgement.flag_reason) != (sample.answer_key, sample.flag_reason):
@@ -381,7 +381,7 @@ class Race:
         for refusal in refusals:
             self.refuse(refusal)
         seen = {sample.ordinal for sample in samples}
-        first = self.tier * self.casting.samples_per_tier
+        first = self.tier * self.schedule.samples_per_tier
         self._next_ordinal = max(max(seen, default=-1) + 1, first)
         self._lost = [ordinal for ordinal in range(first, self._next_ordinal) if ordinal not in seen]
 

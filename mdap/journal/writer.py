@@ -93,7 +93,7 @@ class Writer:
             return True
         return self._batch.size > _MOST_PENDING
 
-    async def settle(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait while the journal is `behind`."""
         while self.behind:
             self._hurry.set()

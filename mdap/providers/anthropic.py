@@ -36,13 +36,13 @@ class AnthropicProvider:
 
     Attributes:
         name: ``anthropic/<model>``; replies carry it as their model.
-        instant: False.
+        nonblocking: False.
         remote: True.
         max_n: 1.
         dialect: the options in force, with those that were found out.
     """
 
-    instant: Final = False
+    nonblocking: Final = False
     remote: Final = True
     max_n: Final = 1
 

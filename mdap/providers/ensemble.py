@@ -21,7 +21,7 @@ class Ensemble:
     def __init__(self, members: Sequence[Provider]) -> None:
         self.members = tuple(members)
         self.name = " + ".join(member.name for member in members)
-        self.instant = all(member.instant for member in members)
+        self.nonblocking = all(member.nonblocking for member in members)
         self.max_n = min(member.max_n for member in members)
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:

@@ -74,13 +74,13 @@ class OpenAIProvider:
 
     Attributes:
         name: as a person names it, such as ``openai/gpt-4.1-mini``; replies carry it as their model.
-        instant: False.
+        nonblocking: False.
         remote: True.
         max_n: how many replies one request may ask for.
         dialect: the options in force, with those that were found out.
     """
 
-    instant: Final = False
+    nonblocking: Final = False
     remote: Final = True
 
     def __init__(self, name: str, model: str, settings: OpenAISettings, endpoint: Endpoint) -> None:

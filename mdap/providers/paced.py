@@ -35,7 +35,7 @@ class Paced:
     Attributes:
         remote: whether an endpoint beyond this process is asked: then its limits are found out.
         allow_duplicates: whether the user wants votes of an endpoint that repeats itself.
-        heeds_temperature: whether replies depend on the temperature.
+        uses_temperature: whether replies depend on the temperature.
         dialect: options that the probe may find out; None where there are none.
         gate: where requests wait.
     """
@@ -48,7 +48,7 @@ class Paced:
         self.max_n = inner.max_n
         self.remote = bool(getattr(inner, "remote", False))
         self.allow_duplicates = bool(getattr(inner, "allow_duplicates", False))
-        self.heeds_temperature = bool(getattr(inner, "heeds_temperature", True))
+        self.uses_temperature = bool(getattr(inner, "uses_temperature", True))
         dialect = getattr(inner, "dialect", None)
         self.dialect: Dialect[Any] | None = dialect if isinstance(dialect, Dialect) else None
         concurrency = limits.concurrency or (None if self.remote else FIXED)
@@ -56,7 +56,7 @@ class Paced:
         self.gate = Gate(concurrency, limits.requests_per_minute, limits.tokens_per_minute, fits)
         self._estimator = Estimator()
         unlimited = limits.requests_per_minute is None and limits.tokens_per_minute is None
-        self.instant = inner.instant and unlimited
+        self.nonblocking = inner.nonblocking and unlimited
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Ask once, when there is a slot; see `mdap.protocols.Provider.sample`.
@@ -67,7 +67,7 @@ class Paced:
             TransientError: the attempt outlived its deadline, or it failed for a reason that may pass.
             ProviderError: it failed.
         """
-        if self.instant:
+        if self.nonblocking:
             return self._told(await self._inner.sample(request))
         async with self.gate.slot(request.priority, lambda: self._likely_tokens(request)) as turn:
             if request.trace.withdrawn:

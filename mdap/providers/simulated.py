@@ -59,18 +59,18 @@ class SimulatedSettings(BaseModel):
 class Simulated:
     """A `mdap.protocols.Provider` over the oracle of whatever task asks."""
 
-    heeds_temperature: Final = False
+    uses_temperature: Final = False
 
     def __init__(self, settings: SimulatedSettings, name: str = "sim") -> None:
         self.name = name
         self.settings = settings
-        self.instant = settings.latency == 0
+        self.nonblocking = settings.latency == 0
         # What every request looks up: that takes several times as long where pydantic holds it.
         self._fault_rate, self._flag_rate = settings.fault_rate, settings.flag_rate
         self._refuse_rate = settings.refuse_rate
         self._error_rate, self._hard_rate = settings.error_rate, settings.hard_rate
         # Latency and faults belong to a sample: asked for together, they would depend on the company.
-        self.max_n = _TOGETHER if self.instant and not settings.fault_rate else 1
+        self.max_n = _TOGETHER if self.nonblocking and not settings.fault_rate else 1
         self._key = b"%d" % settings.seed
         self._begun = blake2b(digest_size=40, key=self._key)
         self._last: tuple[str, Any, str] = ("", None, "")
@@ -84,7 +84,7 @@ class Simulated:
         if self._refuse_rate and self._refuses(request.prompt_digest):
             raise RejectedError("the simulated endpoint refuses this prompt, as refuse_rate wants")
         draws = self._draws(request)
-        latency = 0.0 if self.instant else self._latency(draws[0][3])
+        latency = 0.0 if self.nonblocking else self._latency(draws[0][3])
         if self._fault_rate:
             self._maybe_fail(request, draws[0][4])
         if latency:

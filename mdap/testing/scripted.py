@@ -26,7 +26,7 @@ class ScriptedProvider:
         script: texts, replies and exceptions in the order in which samples are asked for, or a function
             of the request and the ordinal. Once it is used up, `UnavailableError` is raised.
         name: the provider's name.
-        instant: whether it says that it never waits.
+        nonblocking: whether it says that it never waits.
         max_n: how many replies one request may ask for.
 
     Attributes:
@@ -34,10 +34,10 @@ class ScriptedProvider:
     """
 
     def __init__(
-        self, script: Script, *, name: str = "scripted", instant: bool = True, max_n: int = 1
+        self, script: Script, *, name: str = "scripted", nonblocking: bool = True, max_n: int = 1
     ) -> None:
         self.name: Final = name
-        self.instant: Final = instant
+        self.nonblocking: Final = nonblocking
         self.max_n: Final = max_n
         self.requests: list[SampleRequest] = []
         self._function = script if callable(script) else None
@@ -53,7 +53,7 @@ class ScriptedProvider:
             UnavailableError: the script is used up.
         """
         self.requests.append(request)
-        if not self.instant:
+        if not self.nonblocking:
             await anyio.lowlevel.checkpoint()
         replies: list[Reply] = []
         for ordinal in request.ordinals[: self.max_n]:

@@ -60,11 +60,11 @@ class Local:
 
     Attributes:
         name: as a person names it: ``local/micro``.
-        instant: False.
+        nonblocking: False.
         max_n: how many replies a request may ask for.
     """
 
-    instant: Final = False
+    nonblocking: Final = False
 
     def __init__(self, model: LocalModel, settings: LocalSettings) -> None:
         self.name: Final = model.name

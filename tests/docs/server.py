@@ -20,7 +20,7 @@ _NEEDED: Final = (
     "aiohttp",
     "mdap.audit",
     "mdap.cli.main",
-    "mdap.compose.replay",
+    "mdap.session.replay",
     "mdap.providers.openai",
     "mdap.testing",
     "openai",

@@ -27,7 +27,7 @@ class Known:
     """A provider over a `Model`: it answers by what is asked, so that steps of equal inputs agree."""
 
     name = "known"
-    instant = True
+    nonblocking = True
     max_n = 8
 
     def __init__(self, model: Model) -> None:

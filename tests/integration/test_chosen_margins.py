@@ -100,9 +100,9 @@ def _rename_options(db: Path, copy: Path, options: dict[str, float]) -> None:
 
 
 def mdap_state(task: Hanoi, text: str) -> Any:
-    from mdap.engine.authored import Authored
+    from mdap.engine.guarded import GuardedTask
 
-    return Authored("hanoi", task).states.read(text)
+    return GuardedTask("hanoi", task).states.read(text)
 
 
 def task_answer(task: Hanoi, state: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import pytest
 
 import mdap
-from mdap.compose import settle_step
 from mdap.errors import UsageError
+from mdap.session import settle_step
 
 STEPS = 4
 SURE = {"error_rate": 0.0, "flag_rate": 0.0}
@@ -162,7 +162,7 @@ async def test_a_pilot_of_a_process_that_orders(db: Path) -> None:
             with pytest.raises(UsageError, match=r"calls ask\.once with the key 'order 0'.*; give k"):
                 await auto.run(Ordering(), k="auto", run_id="r")
         with pytest.raises(UsageError, match="give k"):
-            await auto.margin_for([Ordering()], "b")
+            await auto.choose_k([Ordering()], "b")
     assert Booking.booked == []
 
 

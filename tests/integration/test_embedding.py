@@ -16,8 +16,8 @@ import pytest
 from pydantic import BaseModel
 
 import mdap
-from mdap.compose.signatures import CalibrationSettings, RunSettings, SessionSettings
 from mdap.records import Reply, RunStatus, SampleRequest
+from mdap.session.signatures import CalibrationSettings, RunSettings, SessionSettings
 from mdap_hanoi import Hanoi
 from tests.helpers import Model, Walk
 
@@ -41,7 +41,7 @@ def events(db: Path, run_id: str) -> list[str]:
 class Gated:
     """A provider object whose replies wait for a gate."""
 
-    instant = False
+    nonblocking = False
     max_n = 1
 
     def __init__(self, task: Walk, name: str = "gated", about: Any = None) -> None:
@@ -434,7 +434,7 @@ async def test_one_task_is_no_batch(db: Path, tasks: Any) -> None:
         with pytest.raises(mdap.UsageError, match=r"for one, write session.solve\(task\)"):
             session.solve_all(tasks)
         with pytest.raises(mdap.UsageError, match=r"for one, write session.solve\(task\)"):
-            await session.margin_for(tasks, "batch")
+            await session.choose_k(tasks, "batch")
 
 
 async def test_what_is_no_task_fails_its_case_alone(db: Path) -> None:
@@ -512,7 +512,7 @@ class Odd(Gated):
         return {}
 
 
-@pytest.mark.parametrize("instant", [True, False])
+@pytest.mark.parametrize("nonblocking", [True, False])
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
@@ -524,11 +524,11 @@ class Odd(Gated):
     ],
 )
 async def test_an_object_that_returns_no_replies_is_told_what_it_must_return(
-    db: Path, instant: bool, found: Any, sentence: str
+    db: Path, nonblocking: bool, found: Any, sentence: str
 ) -> None:
     """Not what went wrong inside mdap because of it."""
     model = Odd(TASK, about={"found": found})
-    model.instant = instant
+    model.nonblocking = nonblocking
     async with mdap.Session(model, db=db) as session:
         solution = await session.run(TASK)
     assert solution.status is RunStatus.FAILED
@@ -541,7 +541,7 @@ class Broken(Gated):
 
 
 class Nameless:
-    instant = True
+    nonblocking = True
     max_n = 1
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:

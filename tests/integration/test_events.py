@@ -161,7 +161,7 @@ async def test_a_reader_that_leaves_is_forgotten(db: Path) -> None:
 
 async def test_what_cannot_be_followed(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that never begins, and a cursor that is none, in a sentence each."""
-    monkeypatch.setattr("mdap.compose.following._BEGIN", 0.01)
+    monkeypatch.setattr("mdap.session.following._BEGIN", 0.01)
     async with mdap.Session(db=db) as session:
         with pytest.raises(mdap.UsageError, match=r"there is no run 'none' to follow in .*: start it first"):
             await read(session, "none")
@@ -201,7 +201,7 @@ async def test_a_session_that_is_closed_meanwhile(db: Path) -> None:
 async def test_a_killed_run_is_over(db: Path) -> None:
     """If nobody works on a run that has no end on record, its reader does not wait for ever."""
     async with mdap.Session(db=db) as session:
-        number = await session._shop.writer.begin_run(
+        number = await session._resources.writer.begin_run(
             {
                 "run_id": "cut",
                 "kind": "run",
@@ -214,7 +214,7 @@ async def test_a_killed_run_is_over(db: Path) -> None:
                 "mdap_version": "0",
             }
         )
-        session._shop.writer.append(mdap.RunEvent(number, "started"))
+        session._resources.writer.append(mdap.RunEvent(number, "started"))
         with anyio.fail_after(20):
             assert [event.fact for event in await read(session, "cut")] == [mdap.RunEvent(number, "started")]
 
@@ -235,8 +235,8 @@ async def test_on_event_is_called_with_the_same(db: Path) -> None:
     assert [event.fact for event in whole if event in got] == [event.fact for event in got if event in whole]
 
 
-@pytest.mark.parametrize("instant", [True, False])
-async def test_an_on_event_that_fails_stops_the_run(db: Path, *, instant: bool) -> None:
+@pytest.mark.parametrize("nonblocking", [True, False])
+async def test_an_on_event_that_fails_stops_the_run(db: Path, *, nonblocking: bool) -> None:
     """With its line and its cause; what was asked for by then is on record, and the run can be resumed."""
     model = Model(Walk(steps=2_000, seed=1))
     said: list[int] = []
@@ -245,7 +245,7 @@ async def test_an_on_event_that_fails_stops_the_run(db: Path, *, instant: bool) 
         said.append(ordinal)
         return model.says(request.user, ordinal)
 
-    PROVIDED["it"] = ScriptedProvider(says, instant=instant)
+    PROVIDED["it"] = ScriptedProvider(says, nonblocking=nonblocking)
 
     def show(event: mdap.Event) -> None:
         if isinstance(event.fact, mdap.Decided):

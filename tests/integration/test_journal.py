@@ -17,7 +17,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mdap.engine.chain import Rules
+from mdap.engine.chain import RunConfig
 from mdap.errors import DatabaseError, LockedError, UsageError
 from mdap.journal import writer as writing
 from mdap.journal.batch import Batch, in_blocks
@@ -312,11 +312,11 @@ async def test_a_journal_that_falls_behind_holds_its_writers_up(path: Path, comm
     """Back-pressure: `settle` waits for commits while too much is pending, and returns at once otherwise."""
     async with open_journal(path) as writer:
         await writer.begin_run(columns())
-        await writer.settle()
+        await writer.wait_for_room()
         assert commits == []
         for step in range(30_000):
             writer.append(opened(step))
-        await writer.settle()
+        await writer.wait_for_room()
         assert sum(commits) == 30_000
 
 
@@ -522,7 +522,7 @@ async def test_the_database_says_what_the_facts_say(path: Path, seed: int) -> No
     rng = random.Random(seed)
     task = Walk(steps=8, seed=seed)
     mode = rng.choice([Speculate.VOTE, Speculate.GUESS])
-    rules = Rules(1, VotingSettings(k=3), Speculation(mode=mode, depth=rng.randrange(1, 6)), 3)
+    rules = RunConfig(1, VotingSettings(k=3), Speculation(mode=mode, depth=rng.randrange(1, 6)), 3)
     drive = Drive(Model(task, right=0.6), rules, Choices([rng.randrange(40) for _ in range(400)]), Log())
     drive.run()
     facts = drive.kept(rng.randrange(10**6))
@@ -570,7 +570,7 @@ async def test_cancelling_around_the_journal_loses_nothing(path: Path, seed: int
             if rng.random() < 0.2:
                 await writer.flush()
             elif rng.random() < 0.2:
-                await writer.settle()
+                await writer.wait_for_room()
             else:
                 await anyio.lowlevel.checkpoint()
 
@@ -597,7 +597,7 @@ async def test_cancelling_inside_the_journal_leaves_no_transaction_open(path: Pa
             while True:
                 writer.append(opened(appended, run=run))
                 appended += 1
-                await rng.choice([writer.flush, writer.settle, anyio.lowlevel.checkpoint])()
+                await rng.choice([writer.flush, writer.wait_for_room, anyio.lowlevel.checkpoint])()
 
         for round_ in range(5):
             async with anyio.create_task_group() as group:

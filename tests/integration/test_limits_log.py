@@ -25,7 +25,7 @@ class Telling(ScriptedProvider):
     remote = True
 
     def __init__(self, limits: Sequence[int]) -> None:
-        super().__init__(lambda request, n: Model(Walk()).says(request.user, n), instant=False)
+        super().__init__(lambda request, n: Model(Walk()).says(request.user, n), nonblocking=False)
         self.told = Told()
         self._limits = list(limits)
 

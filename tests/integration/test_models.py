@@ -10,9 +10,9 @@ import pytest
 from pydantic import TypeAdapter
 
 import mdap
-from mdap.compose import settle_step
 from mdap.providers.prices import price_of
 from mdap.rules.canonical import canonical
+from mdap.session import settle_step
 from mdap_hanoi import Hanoi, State
 from mdap_hanoi.turning import turned_answer, turned_state
 

@@ -806,7 +806,7 @@ def test_it_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     provider: Provider = create("org/m1", {"extra_body": {"user": "me"}})
 
     assert isinstance(provider, Provider)
-    assert (provider.name, provider.instant, provider.max_n) == ("openai/org/m1", False, 1)
+    assert (provider.name, provider.nonblocking, provider.max_n) == ("openai/org/m1", False, 1)
     assert provider.describe() == {
         "model": "org/m1",
         "host": "host:81",

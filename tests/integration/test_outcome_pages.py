@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 import mdap
-from mdap.audit.looks import static
+from mdap.audit.templating import static
 from mdap.cli.main import main
 from mdap_hanoi import Hanoi
 from tests.helpers import Walk

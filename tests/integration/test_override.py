@@ -8,9 +8,9 @@ import pytest
 
 import mdap
 from mdap.audit import verify
-from mdap.compose.deciding import settle_step
 from mdap.errors import UsageError
 from mdap.plugins import make_task
+from mdap.session.deciding import settle_step
 from tests.helpers import Walk
 from tests.integration.test_session import query
 from tests.integration.test_verify import edited

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mdap
-from mdap.engine.purse import Purse
+from mdap.engine.budget_guard import BudgetGuard
 from mdap.errors import TransientError, UnavailableError
 from mdap.records import SampleRequest
 from mdap.testing import Canned, Faults, FaultyServer
@@ -92,14 +92,14 @@ async def test_an_answer_that_cannot_be_read_is_a_failed_attempt_with_its_tokens
 
 async def test_the_budget_pays_for_what_cannot_be_read() -> None:
     """As it pays for replies."""
-    purse = Purse(mdap.Budget(tokens=1000), (None,))
+    budget_guard = BudgetGuard(mdap.Budget(tokens=1000), (None,))
     request = SampleRequest("", "2 + 2?", "d", "0", (0,), 0.0, 100)
     error = TransientError("unreadable")
     error.input_tokens, error.output_tokens = 900, 95
-    purse.settle(request, await purse.hold(request), failure=error)
+    budget_guard.settle(request, await budget_guard.hold(request), failure=error)
 
     with pytest.raises(UnavailableError, match="budget of 1,000 tokens"):
-        await purse.hold(request)
+        await budget_guard.hold(request)
 
 
 async def test_what_fails_the_same_way_each_time_is_not_asked_for_long(tmp_path: Path) -> None:

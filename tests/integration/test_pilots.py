@@ -119,7 +119,7 @@ async def test_without_a_length_auto_is_refused(tmp_path: Path) -> None:
         await mdap.solve(Endless(), k="auto", db=db)
     async with mdap.Session(db=db) as session:
         with pytest.raises(UsageError, match=r"define length\(\), or give k"):
-            await session.margin_for([Wide(), Endless()], "batch")
+            await session.choose_k([Wide(), Endless()], "batch")
 
 
 async def test_what_is_not_waited_for_is_finished_too(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ async def test_a_provider_that_breaks_under_the_probe_is_left_to_the_run(tmp_pat
     def say(request: SampleRequest, ordinal: int) -> str:
         return Model(Walk()).says(request.user, ordinal).text  # cannot read the question of the probe
 
-    PROVIDED["it"] = Brittle(say, instant=False)
+    PROVIDED["it"] = Brittle(say, nonblocking=False)
     async with mdap.Session("tests.helpers:provided/it", db=tmp_path / "a.db") as session:
         solution = await session.run(Walk(), k=2)
     assert solution.status is RunStatus.FINISHED

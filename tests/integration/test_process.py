@@ -11,10 +11,10 @@ import pytest
 
 import mdap
 from mdap.audit import verify
-from mdap.compose.deciding import settle_step
 from mdap.errors import UsageError
 from mdap.plugins import make_task
 from mdap.records import RunStatus
+from mdap.session.deciding import settle_step
 from mdap.testing import ScriptedProvider
 from tests.helpers import PROVIDED
 from tests.integration.test_session import events, provide, query

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mdap.audit.source import Rendered
-from mdap.compose.prompting import TaskPrompts
 from mdap.rules.digests import prompt_digest
+from mdap.session.prompting import TaskPrompts
 
 FILE = '''
 import mdap

@@ -13,10 +13,10 @@ import pytest
 
 import mdap
 from mdap.audit import verify
-from mdap.compose.deciding import settle_step
 from mdap.errors import RejectedError, UnavailableError
 from mdap.plugins import make_task
 from mdap.records import Reply, RunStatus, SampleRequest
+from mdap.session.deciding import settle_step
 from mdap.testing import ScriptedProvider
 from tests.helpers import PROVIDED, Walk
 from tests.integration.test_session import query
@@ -207,7 +207,7 @@ def chain_says(refused: str) -> Says:
 @pytest.mark.parametrize("speculate", ["off", "vote", "guess"])
 async def test_a_refused_step_of_a_chain_is_settled_by_a_person(db: Path, step: int, speculate: str) -> None:
     """The chain ends undecided; `settle_step` takes an answer, and a resume goes on behind it."""
-    PROVIDED["m"] = ScriptedProvider(chain_says(str(step)), name="m", instant=False)
+    PROVIDED["m"] = ScriptedProvider(chain_says(str(step)), name="m", nonblocking=False)
     model = "tests.helpers:provided/m"
     walk = Walk(steps=4)
     async with mdap.Session(model, db=db, speculate=speculate) as session:
@@ -230,7 +230,7 @@ async def test_a_refused_step_of_a_chain_is_settled_by_a_person(db: Path, step: 
 class Late:
     """A provider whose replies to *slow* prompts come once another prompt has met its *error*."""
 
-    instant, max_n = False, 1
+    nonblocking, max_n = False, 1
 
     def __init__(self, says: Says, slow: Callable[[SampleRequest], bool]) -> None:
         self.name, self._says, self._slow = "late", says, slow
@@ -345,7 +345,7 @@ async def test_refusals_first_do_not_stop_a_run_whose_other_prompts_are_answered
         await all_refused.wait()
         return [Reply(str(2 * number), "m")]
 
-    provider = ScriptedProvider([], name="m", instant=False)
+    provider = ScriptedProvider([], name="m", nonblocking=False)
     provider.sample = sample  # type: ignore[method-assign]
     PROVIDED["m"] = provider
     solution = await mdap.solve(Wide(number=40), model="tests.helpers:provided/m", db=db, run_id="r")

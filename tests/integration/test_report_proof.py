@@ -11,7 +11,7 @@ import pytest
 
 import mdap
 from mdap.audit.statistics import statistics
-from mdap.compose.signing import seal_run
+from mdap.session.signing import seal_run
 from mdap.testing import Faults, FaultyServer
 from mdap_hanoi import Hanoi
 from tests.acceptance.player import play

@@ -14,9 +14,9 @@ import pytest
 
 import mdap
 from mdap.audit import verify
-from mdap.compose import settle_step
 from mdap.plugins import make_task
 from mdap.records import RunStatus
+from mdap.session import settle_step
 from mdap.settings import Robust, VotingSettings
 from mdap_hanoi import Hanoi
 from tests.helpers import Walk

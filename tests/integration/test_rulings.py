@@ -12,10 +12,10 @@ import pytest
 import mdap
 from mdap.audit import verify
 from mdap.audit.queue import Ruling
-from mdap.compose.desk import Desk
 from mdap.errors import ClaimedError, RunBusyError, UsageError
 from mdap.plugins import make_task
 from mdap.rules.digests import answer_key
+from mdap.session.desk import Desk
 from mdap.testing import ScriptedProvider
 from tests.helpers import Walk
 from tests.integration.test_decisions import DIVIDED, Table, says

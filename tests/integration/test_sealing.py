@@ -15,8 +15,8 @@ import pytest
 import mdap
 from mdap.audit import Verification, verify
 from mdap.audit.signatures import checked
-from mdap.compose.signing import seal_run
 from mdap.plugins import make_task
+from mdap.session.signing import seal_run
 from mdap_hanoi import Hanoi
 from tests.helpers import Walk
 

@@ -54,8 +54,8 @@ def provide(provider: Any) -> str:
     return "tests.helpers:provided/it"
 
 
-def said_by(model: Model, *, instant: bool = True) -> ScriptedProvider:
-    return ScriptedProvider(lambda request, n: model.says(request.user, n), instant=instant)
+def said_by(model: Model, *, nonblocking: bool = True) -> ScriptedProvider:
+    return ScriptedProvider(lambda request, n: model.says(request.user, n), nonblocking=nonblocking)
 
 
 def query(db: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
@@ -123,7 +123,7 @@ def test_a_script_needs_no_loop(db: Path) -> None:
 async def test_d6_an_undecided_step_is_visible(db: Path, mode: str) -> None:
     """D6: no winner within the allowed samples is an error and a status, with no decision and no result."""
     task = Walk(steps=5)
-    provider = ScriptedProvider(lambda request, n: str(n % 2), instant=mode == "off")
+    provider = ScriptedProvider(lambda request, n: str(n % 2), nonblocking=mode == "off")
     voting = VotingSettings(k=2, max_samples=9)
     async with mdap.Session(provide(provider), db=db, speculate=mode) as session:
         with pytest.raises(UndecidedError, match="step 0 has no winner after 9 samples") as raised:
@@ -146,11 +146,11 @@ async def test_d6_an_undecided_step_is_visible(db: Path, mode: str) -> None:
         (ZeroDivisionError("a bug"), FailedError, RunStatus.FAILED),
     ],
 )
-@pytest.mark.parametrize("instant", [True, False])
+@pytest.mark.parametrize("nonblocking", [True, False])
 async def test_a_provider_that_fails_ends_the_run(
     db: Path,
     monkeypatch: pytest.MonkeyPatch,
-    instant: bool,
+    nonblocking: bool,
     error: Exception,
     kind: type[mdap.RunError],
     status: RunStatus,
@@ -163,7 +163,7 @@ async def test_a_provider_that_fails_ends_the_run(
     def say(request: SampleRequest, ordinal: int) -> Reply | Exception:
         return error if int(request.key) >= 3 else model.says(request.user, ordinal)
 
-    async with mdap.Session(provide(ScriptedProvider(say, instant=instant)), db=db) as session:
+    async with mdap.Session(provide(ScriptedProvider(say, nonblocking=nonblocking)), db=db) as session:
         with pytest.raises(kind) as raised:
             await session.solve(task, k=2, run_id="one")
     solution = raised.value.solution
@@ -172,7 +172,7 @@ async def test_a_provider_that_fails_ends_the_run(
     assert str(raised.value) == f"run one: {solution.reason}"
     assert events(db, "one")[-1] == str(status)
 
-    healed = said_by(model, instant=instant)
+    healed = said_by(model, nonblocking=nonblocking)
     async with mdap.Session(provide(healed), db=db) as session:
         assert (await session.solve(task, k=2, run_id="one")).status is RunStatus.FINISHED
     assert min(int(asked.key) for asked in healed.requests) == 3
@@ -501,7 +501,7 @@ class Counting(ScriptedProvider):
     def __init__(self, tasks: Sequence[Walk]) -> None:
         models = {task.seed: Model(task) for task in tasks}
         super().__init__(
-            lambda request, n: models[int(request.user.split()[0])].says(request.user, n), instant=False
+            lambda request, n: models[int(request.user.split()[0])].says(request.user, n), nonblocking=False
         )
         self.inside = self.most = 0
 

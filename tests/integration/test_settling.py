@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 import mdap
 from mdap.audit import verify
 from mdap.cli.main import main
-from mdap.compose.deciding import settle_step
 from mdap.errors import UsageError
 from mdap.plugins import make_task
+from mdap.session.deciding import settle_step
 from mdap.testing import ScriptedProvider
 from tests.helpers import Walk
 from tests.integration.test_decisions import DIVIDED, Table, says

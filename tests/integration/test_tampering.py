@@ -16,9 +16,9 @@ import pytest
 
 import mdap
 from mdap.audit import Verification, verify
-from mdap.compose import settle_step
 from mdap.plugins import make_task
 from mdap.records import SAMPLE_COLUMNS
+from mdap.session import settle_step
 from mdap_arithmetic import Multiply
 from mdap_hanoi import Hanoi
 

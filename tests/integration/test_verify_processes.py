@@ -11,8 +11,8 @@ import pytest
 
 import mdap
 from mdap.audit import Verification, verify
-from mdap.compose import settle_step
 from mdap.plugins import make_task
+from mdap.session import settle_step
 from tests.integration.test_verify import edited
 from tests.processes import CALLS, Changing, Double, Forgiving, HanoiProcess, Hurried, Tree
 

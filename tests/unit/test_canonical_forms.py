@@ -353,12 +353,12 @@ def test_equal_answers_win_together(tmp_path: Path) -> None:
 
 def test_a_person_may_write_the_answer_otherwise() -> None:
     """A step that is settled by hand is settled with the canonical form."""
-    from mdap.engine.authored import Authored
+    from mdap.engine.guarded import GuardedTask
 
-    authored = Authored("t", Rounded())
-    step = authored.step(0, Place(0, 0))
+    guarded = GuardedTask("t", Rounded())
+    step = guarded.step(0, Place(0, 0))
     assert step is not None
-    assert authored.checked_answer(step, json.dumps(1)) == 1
+    assert guarded.checked_answer(step, json.dumps(1)) == 1
 
 
 def test_programs_that_do_the_same_are_one_answer() -> None:

@@ -167,7 +167,7 @@ async def test_no_document_ends_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
     path = table(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "in.jsonl")
     provider = ScriptedProvider(lambda request, ordinal: '{"who": "x"}')
-    monkeypatch.setattr("mdap.compose.crew.load_provider", lambda spec, options: provider)
+    monkeypatch.setattr("mdap.session.models.load_provider", lambda spec, options: provider)
     task = Extract(input=str(path), schema=SCHEMA, output=f"{tmp_path}/out.csv", review_share=0)
     solution = await mdap.solve(task, model="scripted", db=tmp_path / "a.db", k=1)
     assert (solution.result["documents"], solution.result["undecided"]) == (9, 3)

@@ -47,7 +47,7 @@ def test_importing_it_is_cheap() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     loaded = set(json.loads(ended.stdout))
-    assert "mdap.compose" in loaded
+    assert "mdap.session" in loaded
     heavy = {"openai", "aiohttp", "httpx", "click", "numpy.testing", "scipy.stats", "mdap.cli"}
     assert not loaded & heavy
     assert ended.stderr == ""

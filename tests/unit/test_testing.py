@@ -25,12 +25,12 @@ def texts(replies: Sequence[Reply]) -> list[str]:
 
 def test_it_is_a_provider() -> None:
     """The protocol accepts it, and its settings are harmless."""
-    provider: Provider = ScriptedProvider([], name="mine", instant=False, max_n=3)
+    provider: Provider = ScriptedProvider([], name="mine", nonblocking=False, max_n=3)
 
     assert isinstance(provider, Provider)
     assert (
         provider.name,
-        provider.instant,
+        provider.nonblocking,
         provider.max_n,
         provider.describe(),
     ) == ("mine", False, 3, {})
@@ -47,11 +47,11 @@ async def test_a_list_is_said_in_order() -> None:
     await provider.aclose()
 
 
-@pytest.mark.parametrize("instant", [True, False])
-async def test_an_iterator_is_read_only_as_far_as_asked(instant: bool) -> None:
+@pytest.mark.parametrize("nonblocking", [True, False])
+async def test_an_iterator_is_read_only_as_far_as_asked(nonblocking: bool) -> None:
     """An endless script works, whether or not the provider waits."""
     endless = iter(range(1000))
-    provider = ScriptedProvider(map(str, endless), instant=instant, max_n=4)
+    provider = ScriptedProvider(map(str, endless), nonblocking=nonblocking, max_n=4)
 
     assert texts(await provider.sample(ask(0, 1, 2))) == ["0", "1", "2"]
     assert next(endless) == 3

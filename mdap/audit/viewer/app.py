@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 
 from mdap.audit.about import About, about
 from mdap.audit.counting import Counts
-from mdap.audit.looks import environment, static
 from mdap.audit.source import Shown, Source
+from mdap.audit.templating import environment, static
 from mdap.audit.viewer import comparing, pages, times, tree
 from mdap.audit.viewer.catalog import Catalog, Wanted
 from mdap.audit.viewer.guard import Guard

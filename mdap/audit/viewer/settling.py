@@ -15,9 +15,9 @@ from starlette.routing import Route
 
 from mdap.audit.about import status_of as status_of_run
 from mdap.audit.asked import Asker, prompts_of
-from mdap.audit.looks import pretty
 from mdap.audit.queue import Ruling
 from mdap.audit.source import Desk, Row, Source
+from mdap.audit.templating import pretty
 from mdap.audit.viewer.bodies import form_of
 from mdap.audit.viewer.differences import Piece, compared
 from mdap.audit.viewer.interface import resume_command, status_of

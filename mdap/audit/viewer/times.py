@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from mdap.audit.along import progress
 from mdap.audit.timeline import KINDS, timeline_of
+from mdap.audit.trends import progress
 from mdap.audit.viewer.pages import Visit, counted, key
 
 __all__ = ["times"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdap.engine.chain import ChainRace, Rules
+from mdap.engine.chain import ChainRace, RunConfig
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.scheduler import Came, Failed, GaveUp
 from mdap.errors import PluginError, RejectedError, TransientError, UnavailableError
@@ -45,13 +45,13 @@ class Case(NamedTuple):
     choices: list[int]
 
     def drive(self, journal: Log | None = None, choices: Sequence[int] | None = None) -> Drive:
-        rules = Rules(1, self.voting, self.speculation, self.max_n)
+        rules = RunConfig(1, self.voting, self.speculation, self.max_n)
         chosen = Choices(self.choices if choices is None else choices)
         return Drive(self.model, rules, chosen, journal if journal is not None else Log())
 
     def sequential(self) -> Drive:
         """The same task without speculation, one request a sample, replies in the order of asking."""
-        return Drive(self.model, Rules(1, self.voting, OFF), Choices([]))
+        return Drive(self.model, RunConfig(1, self.voting, OFF), Choices([]))
 
 
 @st.composite
@@ -240,7 +240,7 @@ class Hand:
     def __init__(self, task: Walk, *, k: int = 2, mode: str = "off", depth: int = 2, **rules: Any) -> None:
         self.log = Log()
         speculation = Speculation(mode=Speculate(mode), depth=0 if mode == "off" else depth)
-        told = Rules(1, VotingSettings(k=k), speculation, models=("toy",), **rules)
+        told = RunConfig(1, VotingSettings(k=k), speculation, models=("toy",), **rules)
         self.race = ChainRace("count", task, told, self.log, Progress())
         self.flight: list[tuple[Opening, SampleRequest]] = []
 
@@ -419,7 +419,7 @@ def test_a_failed_attempt_is_a_fact_and_nothing_else() -> None:
 def test_an_undecided_step_is_no_plurality() -> None:
     """D6: 4 to 3 at k = 2 after all allowed samples is undecided, says so, and decides nothing."""
     log = Log()
-    rules = Rules(1, VotingSettings(k=2, max_samples=7))
+    rules = RunConfig(1, VotingSettings(k=2, max_samples=7))
     hand = Hand(Count(steps=9))
     hand.race, hand.log = ChainRace("count", Count(steps=9), rules, log, Progress()), log
     hand.begin().say(0, "1", "2", "1", "2", "1", "2", "1")

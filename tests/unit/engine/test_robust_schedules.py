@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdap.engine.account import account_of
-from mdap.engine.chain import Rules
+from mdap.engine.chain import RunConfig
 from mdap.records import Fact, RunStatus, SampleTaken
 from mdap.rules.ledger import Ledger
 from mdap.rules.tally import RobustTally
@@ -34,10 +34,10 @@ def paid(facts: Sequence[Fact]) -> list[dict[str, Any]]:
     return [event.data or {} for event in rows_of(facts).events if event.kind == "paid"]
 
 
-def rules_of(voting: VotingSettings, facts: Sequence[Fact], depth: int = 0, max_n: int = 1) -> Rules:
+def rules_of(voting: VotingSettings, facts: Sequence[Fact], depth: int = 0, max_n: int = 1) -> RunConfig:
     speculation = Speculation(mode=Speculate.VOTE if depth else Speculate.OFF, depth=depth)
     account = account_of(1, voting.robust, paid(facts))
-    return Rules(1, voting, speculation, max_n=max_n, account=account)
+    return RunConfig(1, voting, speculation, max_n=max_n, account=account)
 
 
 def voting_of(terms: Robust) -> VotingSettings:

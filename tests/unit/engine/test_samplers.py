@@ -9,10 +9,10 @@ from typing import Any
 import anyio
 import pytest
 
-from mdap.engine.chain import ChainRace, Rules
+from mdap.engine.chain import ChainRace, RunConfig
 from mdap.engine.opening import Progress
 from mdap.engine.run import decide
-from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome, Samplers, nursery
+from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome, SamplerPool, nursery
 from mdap.errors import (
     PluginError,
     ProviderError,
@@ -38,7 +38,7 @@ from tests.helpers import NEW, Log, Model, Walk, recount
 
 TASK = Walk(steps=4, seed=3)
 MODEL = Model(TASK, right=0.8)
-EITHER = pytest.mark.parametrize("instant", [True, False])
+EITHER = pytest.mark.parametrize("nonblocking", [True, False])
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +61,10 @@ class Always:
     name = "always"
     max_n = 1
 
-    def __init__(self, what: Exception | Sequence[Reply], *, instant: bool = False, most: int = 1000) -> None:
-        self.instant = instant
+    def __init__(
+        self, what: Exception | Sequence[Reply], *, nonblocking: bool = False, most: int = 1000
+    ) -> None:
+        self.nonblocking = nonblocking
         self.calls = 0
         self._what = what
         self._most = most
@@ -71,7 +73,7 @@ class Always:
         self.calls += 1
         if self.calls > self._most:
             pytest.fail(f"asked more than {self._most} times")
-        if not self.instant:
+        if not self.nonblocking:
             await anyio.lowlevel.checkpoint()
         if isinstance(self._what, Exception):
             raise self._what
@@ -88,7 +90,7 @@ class Hanging:
     """A provider whose first attempt at some ordinals never ends."""
 
     name = "hanging"
-    instant = False
+    nonblocking = False
     max_n = 1
 
     def __init__(self, *hung: int) -> None:
@@ -125,7 +127,7 @@ async def outcomes(provider: Provider, limits: Limits | None = None, *requests: 
     """Ask, and return what is posted until every request is answered or given up."""
     posted: list[Outcome[str]] = []
     async with nursery() as group:
-        samplers: Samplers[str] = Samplers(provider, limits or Limits(), group)
+        samplers: SamplerPool[str] = SamplerPool(provider, limits or Limits(), group)
         for number, each in enumerate(requests or [request()]):
             samplers.ask(f"ticket {number}", each)
         while sum(not isinstance(outcome, Failed) for outcome in posted) < len(requests or [0]):
@@ -140,7 +142,7 @@ async def decided(
     """Decide the toy chain with *provider*."""
     log = Log()
     speculation = Speculation(mode=Speculate.VOTE, depth=depth) if depth else Speculation()
-    rules = Rules(1, VotingSettings(k=k), speculation, provider.max_n)
+    rules = RunConfig(1, VotingSettings(k=k), speculation, provider.max_n)
     race = ChainRace("walk", TASK, rules, log, Progress())
     race.begin(NEW)
     await decide(race, provider, limits or Limits(), log)
@@ -189,7 +191,7 @@ class Withdrawing(Sending):
 async def test_what_is_withdrawn_before_it_is_asked_is_not_asked() -> None:
     """It would be paid for, and nobody would hear of it: each sample that is asked for has its row."""
     provider, log = Withdrawing(), Log()
-    race = ChainRace("walk", TASK, Rules(1, VotingSettings(k=9)), log, Progress())
+    race = ChainRace("walk", TASK, RunConfig(1, VotingSettings(k=9)), log, Progress())
     provider.race = race
     race.begin(NEW)
     await decide(race, provider, Limits(), log)
@@ -203,9 +205,9 @@ async def test_what_is_withdrawn_before_it_is_asked_is_not_asked() -> None:
 
 @EITHER
 @pytest.mark.parametrize("error", [TransientError("500", kind="http_500"), RateLimitError("slow down")])
-async def test_d7_a_provider_that_always_fails_is_given_up(error: ProviderError, instant: bool) -> None:
+async def test_d7_a_provider_that_always_fails_is_given_up(error: ProviderError, nonblocking: bool) -> None:
     """D7 and D8: attempts at one sample are bounded, each one is reported, and then the end."""
-    provider = Always(error, instant=instant)
+    provider = Always(error, nonblocking=nonblocking)
     *failed, last = await outcomes(provider, Limits(max_attempts=5))
     assert [(outcome.attempt, outcome.error) for outcome in failed] == [(n, error) for n in range(1, 6)]
     assert last == GaveUp("ticket 0", failed[0].request, error)
@@ -213,9 +215,9 @@ async def test_d7_a_provider_that_always_fails_is_given_up(error: ProviderError,
 
 
 @EITHER
-async def test_d8_a_dead_provider_stops_the_run(instant: bool) -> None:
+async def test_d8_a_dead_provider_stops_the_run(nonblocking: bool) -> None:
     """D7 and D8: a run on a provider that always fails ends, stopped, after a bounded number of attempts."""
-    provider = Always(TransientError("no luck", kind="http_500"), instant=instant)
+    provider = Always(TransientError("no luck", kind="http_500"), nonblocking=nonblocking)
     race, log = await decided(provider, Limits(max_attempts=4), k=3)
     assert (race.status, race.reason) == (RunStatus.STOPPED, "no luck")
     assert provider.calls <= 4 * 3
@@ -225,9 +227,9 @@ async def test_d8_a_dead_provider_stops_the_run(instant: bool) -> None:
 
 @EITHER
 @pytest.mark.parametrize("kind", ["connection", "disconnected"])
-async def test_a_stranger_that_refuses_connections_is_given_up_sooner(instant: bool, kind: str) -> None:
+async def test_a_stranger_that_refuses_connections_is_given_up_sooner(nonblocking: bool, kind: str) -> None:
     """An endpoint that never answered is given three attempts: its address is probably wrong."""
-    provider = Always(TransientError("refused", kind=kind), instant=instant)
+    provider = Always(TransientError("refused", kind=kind), nonblocking=nonblocking)
     assert len(await outcomes(provider)) == 4
     assert provider.calls == 3
 
@@ -243,9 +245,9 @@ async def test_an_endpoint_that_has_answered_is_no_stranger() -> None:
 
 @EITHER
 @pytest.mark.parametrize("error", [UnavailableError("no key"), RejectedError("bad prompt")])
-async def test_what_cannot_work_is_tried_once(error: ProviderError, instant: bool) -> None:
+async def test_what_cannot_work_is_tried_once(error: ProviderError, nonblocking: bool) -> None:
     """No key, no quota, a refused prompt: another attempt would be pointless."""
-    provider = Always(error, instant=instant)
+    provider = Always(error, nonblocking=nonblocking)
     [failed, last] = await outcomes(provider)
     assert (failed.attempt, failed.error, last.error) == (1, error, error)
 
@@ -265,9 +267,9 @@ async def test_a_pause_beyond_the_time_allowed_ends_it() -> None:
 
 
 @EITHER
-async def test_a_provider_that_returns_nothing_is_given_up(instant: bool) -> None:
+async def test_a_provider_that_returns_nothing_is_given_up(nonblocking: bool) -> None:
     """D7: a provider that neither answers nor fails must not be asked for ever."""
-    provider = Always([], instant=instant, most=200)
+    provider = Always([], nonblocking=nonblocking, most=200)
     race, log = await decided(provider, Limits(max_attempts=5))
     assert race.status in (RunStatus.STOPPED, RunStatus.FAILED)
     assert log.of(SampleTaken) == []
@@ -278,7 +280,7 @@ async def test_a_provider_that_returns_nothing_is_given_up(instant: bool) -> Non
 
 @EITHER
 @pytest.mark.parametrize("depth", [0, 3])
-async def test_d9_failed_attempts_are_no_samples(instant: bool, depth: int) -> None:
+async def test_d9_failed_attempts_are_no_samples(nonblocking: bool, depth: int) -> None:
     """D9: with faults, the same samples are counted to the same end; each failure is one fact of its own."""
     failures: Counter[tuple[str, int]] = Counter()
 
@@ -289,7 +291,7 @@ async def test_d9_failed_attempts_are_no_samples(instant: bool, depth: int) -> N
         return MODEL.says(request.user, ordinal)
 
     clean, plain = await decided(ScriptedProvider(lambda request, n: MODEL.says(request.user, n)))
-    race, log = await decided(ScriptedProvider(faulty, instant=instant), depth=depth)
+    race, log = await decided(ScriptedProvider(faulty, nonblocking=nonblocking), depth=depth)
     assert (race.status, race.state) == (clean.status, clean.state)
     assert recount(log.facts, 3) == recount(plain.facts, 3)
     assert race.progress.failed_attempts == len(log.of(AttemptFailed)) > 0
@@ -300,31 +302,31 @@ async def test_d9_failed_attempts_are_no_samples(instant: bool, depth: int) -> N
 
 
 @EITHER
-async def test_a_providers_bug_names_the_provider(instant: bool) -> None:
+async def test_a_providers_bug_names_the_provider(nonblocking: bool) -> None:
     """An exception that is no `ProviderError` is the provider's fault: it fails the run, once, by name."""
     bug = ZeroDivisionError("oops")
-    [last] = await outcomes(Always(bug, instant=instant))
+    [last] = await outcomes(Always(bug, nonblocking=nonblocking))
     assert isinstance(last.error, PluginError)
     said = r"provider always failed while sampling: test_samplers.py:\d+ in sample: ZeroDivisionError: oops"
     assert re.fullmatch(said, str(last.error))
     assert last.error.__cause__ is bug
 
-    race, log = await decided(Always(bug, instant=instant))
+    race, log = await decided(Always(bug, nonblocking=nonblocking))
     assert (race.status, race.reason) == (RunStatus.FAILED, str(last.error))
     assert log.of(SampleTaken) == []
 
 
 @EITHER
-async def test_a_parsers_bug_comes_out_bare(instant: bool) -> None:
+async def test_a_parsers_bug_comes_out_bare(nonblocking: bool) -> None:
     """No `ExceptionGroup` reaches the caller, whatever is in flight when the task's own code raises."""
 
     class Broken(Walk):
         def read(self, text: str) -> int:
             raise LookupError(text)
 
-    provider = ScriptedProvider(lambda request, ordinal: "1", instant=instant)
+    provider = ScriptedProvider(lambda request, ordinal: "1", nonblocking=nonblocking)
     log = Log()
-    race = ChainRace("walk", Broken(), Rules(1, VotingSettings(k=3)), log, Progress())
+    race = ChainRace("walk", Broken(), RunConfig(1, VotingSettings(k=3)), log, Progress())
     race.begin(NEW)
     with pytest.raises(PluginError, match=r"step 0: test_samplers.py:\d+ in read: LookupError"):
         await decide(race, provider, Limits(), log)
@@ -366,7 +368,7 @@ async def test_a_dropped_request_is_cancelled_and_never_heard_of() -> None:
     """A request that is of no use any more ends at once, and its outcome is not posted."""
     provider = Hanging(0)
     async with nursery() as group:
-        samplers: Samplers[str] = Samplers(provider, Limits(), group)
+        samplers: SamplerPool[str] = SamplerPool(provider, Limits(), group)
         useless = request(0)
         samplers.ask("useless", useless)
         await provider.started.wait()
@@ -378,12 +380,12 @@ async def test_a_dropped_request_is_cancelled_and_never_heard_of() -> None:
         group.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("instant", [True, False])
-async def test_a_dropped_request_that_was_not_sent_never_is(instant: bool) -> None:
+@pytest.mark.parametrize("nonblocking", [True, False])
+async def test_a_dropped_request_that_was_not_sent_never_is(nonblocking: bool) -> None:
     """A request that is dropped before its turn does not reach the provider."""
-    provider = ScriptedProvider(lambda request, ordinal: str(ordinal), instant=instant)
+    provider = ScriptedProvider(lambda request, ordinal: str(ordinal), nonblocking=nonblocking)
     async with nursery() as group:
-        samplers: Samplers[str] = Samplers(provider, Limits(), group)
+        samplers: SamplerPool[str] = SamplerPool(provider, Limits(), group)
         useless = request(0)
         samplers.ask("useless", useless)
         samplers.drop(useless.trace)
@@ -402,9 +404,9 @@ async def test_a_sampler_is_used_again_until_it_is_dropped() -> None:
         tasks.add(asyncio.current_task())
         return str(ordinal)
 
-    provider = ScriptedProvider(says, instant=False)
+    provider = ScriptedProvider(says, nonblocking=False)
     async with nursery() as group:
-        samplers: Samplers[str] = Samplers(provider, Limits(), group)
+        samplers: SamplerPool[str] = SamplerPool(provider, Limits(), group)
         for ordinal in range(5):
             samplers.ask("ticket", request(ordinal))
             assert len(await samplers.arrived()) == 1
@@ -457,7 +459,7 @@ async def test_an_instant_provider_does_not_starve_the_loop() -> None:
         task = Walk(steps=1_000)
         model = Model(task)
         provider = ScriptedProvider(lambda request, ordinal: model.says(request.user, ordinal))
-        race = ChainRace("walk", task, Rules(1, VotingSettings(k=3)), log, Progress())
+        race = ChainRace("walk", task, RunConfig(1, VotingSettings(k=3)), log, Progress())
         race.begin(NEW)
         await decide(race, provider, Limits(), log)
         over = True

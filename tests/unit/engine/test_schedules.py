@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdap.engine.chain import Rules
+from mdap.engine.chain import RunConfig
 from mdap.engine.voting import Race
 from mdap.records import AttemptFailed, Decided, Fact, Reply, RunStatus, SampleTaken
 from mdap.settings import VotingSettings
@@ -99,12 +99,12 @@ class Case(NamedTuple):
 
     def drive(self, facts: list[Fact] | None = None, choices: list[int] | None = None) -> ProcessDrive:
         chosen = Choices(self.choices if choices is None else choices)
-        rules = Rules(1, self.voting, max_n=self.max_n)
+        rules = RunConfig(1, self.voting, max_n=self.max_n)
         return ProcessDrive(self.model, rules, chosen, Log(facts or []), plan=self.plan)
 
     def in_order(self) -> ProcessDrive:
         """The same, each reply in the order of asking, and nobody leaves."""
-        return ProcessDrive(self.model, Rules(1, self.voting), Choices([]), plan=self.plan)
+        return ProcessDrive(self.model, RunConfig(1, self.voting), Choices([]), plan=self.plan)
 
 
 @st.composite

@@ -240,7 +240,7 @@ async def test_without_a_rate_a_free_slot_is_taken_at_once() -> None:
 class Asked:
     """A provider that answers with a given size, or fails, and notes when it was asked."""
 
-    name, instant, max_n = "asked", False, 1
+    name, nonblocking, max_n = "asked", False, 1
 
     def __init__(self, *outcomes: int | ProviderError) -> None:
         self.outcomes = list(outcomes)
@@ -309,7 +309,7 @@ async def test_an_attempt_that_outlives_its_deadline_is_a_transient_fault() -> N
                 ended.append("cancelled")
             raise AssertionError
 
-    provider = Paced(Hung([], instant=False), Limits(attempt_timeout=0.001, concurrency=1))
+    provider = Paced(Hung([], nonblocking=False), Limits(attempt_timeout=0.001, concurrency=1))
     for _ in range(3):
         with pytest.raises(TransientError, match=r"no reply within 0\.001 seconds") as raised:
             await provider.sample(request())
@@ -324,7 +324,7 @@ async def test_waiting_for_a_slot_is_not_part_of_an_attempt() -> None:
         async def sample(self, request: SampleRequest) -> Sequence[Reply]:
             return [Reply("a", "quick")]
 
-    provider = Paced(Quick([], instant=False), Limits(attempt_timeout=1e-9, concurrency=1))
+    provider = Paced(Quick([], nonblocking=False), Limits(attempt_timeout=1e-9, concurrency=1))
     replies: list[Sequence[Reply]] = []
 
     async def ask() -> None:
@@ -338,7 +338,7 @@ async def test_waiting_for_a_slot_is_not_part_of_an_attempt() -> None:
 
 async def test_a_request_notes_that_it_was_sent() -> None:
     """Until there is a slot for it, a request costs nothing, and its trace says so."""
-    provider = Paced(ScriptedProvider(["a"], instant=False), Limits(concurrency=1))
+    provider = Paced(ScriptedProvider(["a"], nonblocking=False), Limits(concurrency=1))
     asked = request()
     async with anyio.create_task_group() as group, provider.gate.slot(0):
         group.start_soon(provider.sample, asked)
@@ -349,7 +349,7 @@ async def test_a_request_notes_that_it_was_sent() -> None:
 
 async def test_cancelling_a_request_is_no_timeout() -> None:
     """Who cancels from outside gets the cancellation, and the slot is free again."""
-    provider = Paced(ScriptedProvider(["a"], instant=False), Limits(concurrency=1))
+    provider = Paced(ScriptedProvider(["a"], nonblocking=False), Limits(concurrency=1))
     with anyio.CancelScope() as scope:
         scope.cancel()
         await provider.sample(request())
@@ -360,7 +360,7 @@ async def test_cancelling_a_request_is_no_timeout() -> None:
 async def test_what_the_provider_raises_passes_through() -> None:
     """Errors of the provider are not wrapped, and give the slot back."""
     gone = UnavailableError("no key")
-    provider = Paced(ScriptedProvider([gone, "a"], instant=False), Limits(concurrency=1))
+    provider = Paced(ScriptedProvider([gone, "a"], nonblocking=False), Limits(concurrency=1))
     with pytest.raises(UnavailableError) as raised:
         await provider.sample(request())
     assert raised.value is gone
@@ -376,10 +376,10 @@ def test_a_paced_provider_is_the_provider_it_paces() -> None:
 
     inner = Inner([], name="mine", max_n=7)
     provider: Provider = Paced(inner, Limits())
-    assert (provider.name, provider.max_n, provider.instant) == ("mine", 7, True)
+    assert (provider.name, provider.max_n, provider.nonblocking) == ("mine", 7, True)
     assert provider.describe() == {"options": 1}
-    assert not Paced(inner, Limits(requests_per_minute=60)).instant
-    assert not Paced(Inner([], instant=False), Limits()).instant
+    assert not Paced(inner, Limits(requests_per_minute=60)).nonblocking
+    assert not Paced(Inner([], nonblocking=False), Limits()).nonblocking
 
 
 async def test_no_reservation_outlives_its_request() -> None:

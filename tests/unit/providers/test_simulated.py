@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mdap
-from mdap.engine.authored import Subject
+from mdap.engine.guarded import Subject
 from mdap.errors import TransientError, UsageError
 from mdap.providers.simulated import Simulated, SimulatedSettings, create
 from mdap.records import Reply, SampleRequest
@@ -206,7 +206,7 @@ async def test_latency_is_lognormal_around_its_median(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("mdap.providers.simulated.anyio.sleep", sleep)
     provider = model(latency=0.2, latency_sigma=0.5)
-    assert not provider.instant
+    assert not provider.nonblocking
     for step in range(2000):
         [reply] = await said(provider, 1, step=step)
         assert reply.latency == slept[-1]
@@ -214,7 +214,7 @@ async def test_latency_is_lognormal_around_its_median(monkeypatch: pytest.Monkey
     assert is_near(sum(each > 0 for each in logs) / len(logs), 0.5, len(logs))
     spread = sqrt(sum(each * each for each in logs) / len(logs))
     assert abs(spread - 0.5) <= STANDARD_ERRORS * 0.5 / sqrt(2 * len(logs))
-    assert model().instant
+    assert model().nonblocking
 
 
 async def test_faults_are_attempts_not_answers() -> None:

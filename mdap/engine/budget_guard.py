@@ -1,0 +1,87 @@
+"""The session's money: holds a request's likely cost until the real one is known."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+
+from mdap.errors import ProviderError, UnavailableError
+from mdap.records import Reply, SampleRequest
+from mdap.rules.limiter import Estimator, prompt_tokens
+from mdap.rules.money import Hold, Wallet, cost_of
+from mdap.settings import Budget, Price
+
+__all__ = ["BUDGET", "BudgetGuard"]
+
+BUDGET: Final = "budget"
+"""The kind of the error that refuses a request for lack of money."""
+
+
+class BudgetGuard:
+    """Where requests get their money from, one for all runs of a session.
+
+    Args:
+        budget: what may be spent.
+        prices: by member of the ensemble; None where unknown.
+    """
+
+    def __init__(self, budget: Budget, prices: Sequence[Price | None]) -> None:
+        self._wallet = Wallet(budget)
+        self._prices = tuple(prices)
+        self._estimator = Estimator()
+        self._news = anyio.Event()
+        self.limited = budget.usd is not None or budget.tokens is not None
+
+    def spent_before(self, usd: float, tokens: float) -> None:
+        """Count what a resumed run has spent in earlier sessions."""
+        self._wallet.usd += usd
+        self._wallet.tokens += tokens
+
+    async def hold(self, request: SampleRequest) -> Hold:
+        """Set aside what *request* will likely cost, waiting for others to settle if need be.
+
+        Raises:
+            UnavailableError: the budget does not allow another request.
+        """
+        usd, tokens = self._likely(request)
+        while True:
+            hold = self._wallet.hold(usd, tokens)
+            if hold is not None:
+                return hold
+            if self._wallet.spent is not None or not self._wallet.holds:
+                raise UnavailableError(self._wallet.spent or self._nearly_spent(), kind=BUDGET)
+            await self._news.wait()
+
+    def settle(
+        self,
+        request: SampleRequest,
+        hold: Hold,
+        replies: Sequence[Reply] = (),
+        failure: ProviderError | None = None,
+    ) -> None:
+        """Count what *request* really took; a failed one what the endpoint billed all the same."""
+        billed = replies if failure is None else (failure,)
+        given = sum(one.input_tokens or 0 for one in billed)
+        made = sum(one.output_tokens or 0 for one in billed)
+        cached = sum(reply.cached_tokens or 0 for reply in replies)
+        price = self._prices[request.member]
+        self._wallet.settle(hold, 0.0 if price is None else cost_of(price, given, made, cached), given + made)
+        for reply in replies:
+            if reply.output_tokens is not None:
+                self._estimator.learn(str(request.member), reply.output_tokens)
+        # Everybody who waits looks again; whoever comes later waits for the next settlement.
+        news, self._news = self._news, anyio.Event()
+        news.set()
+
+    def _likely(self, request: SampleRequest) -> tuple[float, float]:
+        given = prompt_tokens(request.system, request.user)
+        each = self._estimator.expect(str(request.member), request.max_tokens, self._wallet.holds)
+        made = each * len(request.ordinals)
+        price = self._prices[request.member]
+        return 0.0 if price is None else cost_of(price, given, made), given + made
+
+    def _nearly_spent(self) -> str:
+        budget = self._wallet.budget
+        if budget.usd is not None:
+            return f"what is left of the budget of {budget.usd:g} USD does not pay for another request"
+        return f"what is left of the budget of {budget.tokens:,} tokens does not allow another request"

@@ -1,0 +1,129 @@
+"""Arguments that are not what they must be: one sentence that says what to write instead."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mdap.engine.opening import Progress
+from mdap.errors import UsageError
+from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.tasks import Chain, Process, Task
+
+__all__ = ["check_cases", "check_run", "check_session", "check_share", "checked_task"]
+
+
+def check_session(**given: Any) -> None:
+    """Check the arguments of a `Session`, but for its models.
+
+    Raises:
+        UsageError: one is not what it must be.
+    """
+    if not isinstance(given["db"], str | Path):
+        raise UsageError(f"db takes a path, not {given['db']!r:.60}: write db='mdap.db'")
+    if not isinstance(given["options"], Mapping | None):
+        raise UsageError(
+            f"options takes a dict, not {given['options']!r:.60}: write options={{'temperature': 0.1}}"
+        )
+    _check_made("limits", given["limits"], Limits, "concurrency=8")
+    budget = given["budget"]
+    _check_made("budget", budget, Budget, f"usd={budget}" if _is_number(budget) else "usd=5")
+    _check_prices(given["prices"])
+    for name, kind in (("speculate", Speculate), ("on_dead", OnDead)):
+        if given[name] not in list(kind):
+            known = " or ".join(repr(str(each)) for each in kind)
+            raise UsageError(f"{name} takes {known}, not {given[name]!r:.60}")
+
+
+def _check_made(name: str, value: Any, kind: type, example: str) -> None:
+    """Refuse what is neither None nor of a class of settings; write it as that class, if it is a dict."""
+    if value is None or isinstance(value, kind):
+        return
+    if isinstance(value, Mapping) and value:
+        example = ", ".join(f"{key}={item!r:.40}" for key, item in value.items())
+    instead = f"write {name}=mdap.{kind.__name__}({example})"
+    raise UsageError(f"{name} takes an mdap.{kind.__name__}, not {value!r:.60}: {instead}")
+
+
+def _check_prices(prices: Any) -> None:
+    if prices is None or isinstance(prices, str | Path):
+        return
+    wrong = prices
+    if isinstance(prices, Mapping):
+        wrong = next((item for item in prices.items() if not isinstance(item[1], Price)), None)
+    if wrong is not None:
+        raise UsageError(
+            f"prices takes a dict of mdap.Price by model, or the path of a file, not {wrong!r:.60}: write "
+            "prices={'openai/gpt-4.1-mini': mdap.Price(input=0.4, output=1.6)}"
+        )
+
+
+def checked_task(task: Any) -> Chain[Any, Any] | Process[Any]:
+    """Return *task* if it is one that can be run.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if isinstance(task, Chain | Process):
+        return task
+    if isinstance(task, type) and issubclass(task, Task):
+        raise UsageError(f"{task.__name__} is the class of a task, not a task: write {task.__name__}(...)")
+    if isinstance(task, str):
+        raise UsageError(
+            f"{task!r:.60} is a text, not a task: import the task's class and make one, such as "
+            "`from mdap_hanoi import Hanoi` and Hanoi(disks=5)"
+        )
+    raise UsageError(
+        f"{type(task).__name__} is no task that can be run: derive it from mdap.Chain or mdap.Process"
+    )
+
+
+def check_cases(tasks: Any, k: Any) -> None:
+    """Check the arguments of a batch that differ from those of a run.
+
+    Raises:
+        UsageError: there is one task rather than many, or a margin that is for one run.
+    """
+    if isinstance(tasks, Task | str | type) or not isinstance(tasks, Iterable):
+        raise UsageError(
+            f"tasks takes a list of tasks or the like, not {tasks!r:.60}: for one, write session.solve(task)"
+        )
+    if isinstance(k, str):
+        raise UsageError(
+            f"k={k!r} is for one run, not for many: give a number, such as that of session.choose_k(...)"
+        )
+
+
+def check_run(k: Any, voting: Any, run_id: Any, progress: Any) -> None:
+    """Check the arguments of a run or a batch.
+
+    Raises:
+        UsageError: one is not what it must be.
+    """
+    if not (k is None or k in ("auto", "robust") or (isinstance(k, int) and not isinstance(k, bool))):
+        raise UsageError(f"k takes a whole number, 'auto' or 'robust', not {k!r:.60}: write k=3")
+    _check_made("voting", voting, VotingSettings, "max_tokens=1500")
+    if run_id is not None and not isinstance(run_id, str):
+        raise UsageError(f"run_id takes a text, not {run_id!r:.60}: write run_id={str(run_id)!r:.60}")
+    if progress is not None and not isinstance(progress, Progress):
+        raise UsageError(
+            f"progress takes an mdap.Progress, not {progress!r:.60}: write progress=mdap.Progress(), and "
+            "read its counters"
+        )
+
+
+def check_share(**shares: Any) -> None:
+    """Check arguments that are probabilities.
+
+    Raises:
+        UsageError: one is not above 0 and below 1.
+    """
+    for name, share in shares.items():
+        if not _is_number(share) or not 0 < share < 1:
+            instead = share / 100 if _is_number(share) and 1 < share < 100 else 0.95
+            raise UsageError(
+                f"{name} takes a probability above 0 and below 1, not {share!r:.60}: write {name}={instead:g}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

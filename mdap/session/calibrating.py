@@ -1,0 +1,275 @@
+"""Calibration: choose the steps, sample them, and say what the samples tell."""
+
+import statistics
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import anyio
+
+from mdap.engine.calibrate import CalibrationSampler, Subjects, Wanted
+from mdap.engine.guarded import length_of
+from mdap.engine.opening import Progress
+from mdap.engine.recording import RunConfig
+from mdap.engine.run import decide
+from mdap.errors import DatabaseError, PluginError, UsageError
+from mdap.plugins import task_name
+from mdap.records import Calibration, Projection, RunEvent, StopCause
+from mdap.rules.calibration import Measured, Poll, measure, spread_of
+from mdap.rules.methods import check_methods
+from mdap.rules.parameters import as_resumed
+from mdap.rules.projection import Counts, foreseen_samples, foreseen_seconds, scaled
+from mdap.rules.scaling import minimal_k, run_success
+from mdap.session.ending import Ending
+from mdap.session.findings import findings_of
+from mdap.session.identity import RunSpec, run_columns
+from mdap.session.running import SessionResources, begin_or_find
+from mdap.settings import VotingSettings
+from mdap.tasks import Chain, Process, Task
+
+__all__ = ["CalibrationRequest", "calibrate_task"]
+
+CONSENSUS_MARGIN: Final = 8
+"""The lead by which a race must be won for its winner to stand for the truth."""
+
+SAMPLES_PER_STEP: Final = 4
+"""Samples of a step whose right answer is known: few, so that many steps are seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRequest:
+    """What is wanted of a calibration.
+
+    Attributes:
+        name: its id in the database.
+        samples: about how many samples to take.
+        target: wanted chance of a run without one wrong decision.
+        seed: which random steps.
+    """
+
+    name: str
+    samples: int
+    target: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is calibrated: a task, how its steps are sampled, whether it has an oracle, and their source."""
+
+    name: str
+    task: Task
+    voting: VotingSettings
+    oracle: bool
+    source: str
+
+
+async def calibrate_task(
+    resources: SessionResources, task: Task, request: CalibrationRequest, voting: VotingSettings
+) -> Calibration:
+    """Calibrate *task* under *voting*; see `Session.calibrate`."""
+    if not isinstance(task, Chain | Process):
+        raise UsageError(f"{type(task).__name__} is no task: derive it from mdap.Chain or mdap.Process")
+    check_methods(type(task), type(task).__qualname__)
+    task = as_resumed(task)
+    await resources.writer.flush()
+    taken = UsageError(f"there is a run {request.name} already: give the calibration another name")
+    if await resources.reader.run(request.name) is not None:
+        raise taken
+    from mdap.session.surveying import subjects_of  # what it walks a process with takes a while to import
+
+    steps, source, oracle = await subjects_of(
+        resources, task, (request.name, request.samples, request.seed), voting
+    )
+    subject = _Subject(task_name(task), task, _sampled(voting, oracle=oracle), oracle, source)
+    spec = RunSpec(name=request.name, voting=subject.voting, kind="calibration")
+    number, other = await begin_or_find(resources, run_columns(task, spec, resources.models.about))
+    if other is not None:
+        raise taken
+    resources.claims.take(number, request.name)
+    resources.named[number] = request.name
+    try:
+        return await _calibrate(resources, number, request, subject, steps)
+    finally:
+        with anyio.CancelScope(shield=True), suppress(DatabaseError):
+            await resources.writer.flush()
+        resources.claims.drop(number)
+        del resources.named[number]
+
+
+def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
+    """Return how the steps are sampled, for runs that are voted as *voting* says."""
+    if oracle:
+        return voting.model_copy(update={"k": SAMPLES_PER_STEP, "max_samples": SAMPLES_PER_STEP})
+    return voting.model_copy(update={"k": CONSENSUS_MARGIN, "max_samples": None})
+
+
+async def _calibrate(
+    resources: SessionResources, number: int, request: CalibrationRequest, subject: _Subject, steps: Subjects
+) -> Calibration:
+    """Sample, record, and return what comes of it."""
+    progress = Progress()
+    resources.limit_changes.running.add(number)
+    resources.writer.append(RunEvent(number, "started", data=resources.about()))
+    ended = Ending()
+    try:
+        refusal = await resources.endpoint_probe.pass_on(number)
+        wanted = Wanted(request.samples, resources.models.most, subject.oracle)
+        rules = _rules(resources, number, subject)
+        work = CalibrationSampler(subject.name, steps, wanted, rules, resources.writer, progress)
+        if refusal is not None:
+            ended.stop(refusal, StopCause.PROVIDER)
+        else:
+            await _surveyed(resources, work, ended)
+        await resources.writer.flush()
+        seconds = ended.data["seconds"] = ended.seconds
+        made = await _calibration(resources, number, request, subject, work.polls)
+        made = replace(
+            made,
+            status=ended.status,
+            reason=ended.reason,
+            failed_attempts=progress.failed_attempts,
+            seconds=seconds,
+        )
+        ended.data["result"] = made.to_dict()
+        return made
+    except PluginError as error:
+        ended.fail(error)
+        raise
+    except Exception as error:
+        ended.crash(error)
+        raise
+    finally:
+        resources.limit_changes.tell()
+        resources.limit_changes.running.discard(number)
+        if resources.writer.usable:
+            resources.writer.append(ended.event(number))
+            with suppress(DatabaseError):
+                await resources.sealer.seal(number)
+
+
+def _rules(resources: SessionResources, number: int, subject: _Subject) -> RunConfig:
+    return RunConfig(
+        run=number,
+        voting=subject.voting,
+        max_n=resources.models.provider.max_n,
+        models=resources.models.names,
+        schedule=resources.models.schedule(subject.voting),
+        record_prompts=subject.voting.records_prompts(process=False),
+    )
+
+
+async def _surveyed(resources: SessionResources, work: CalibrationSampler, ended: Ending) -> None:
+    """Take the samples, as far as model and budget allow, and note how that ended."""
+    with anyio.move_on_after(resources.budget.seconds):
+        await decide(
+            work, resources.models.provider, resources.limits, resources.writer, resources.budget_guard
+        )
+        ended.take(work)
+        return
+    ended.stop(f"the {resources.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
+
+
+async def _calibration(
+    resources: SessionResources,
+    number: int,
+    request: CalibrationRequest,
+    subject: _Subject,
+    polls: Sequence[Poll],
+) -> Calibration:
+    found = measure(polls, None if subject.oracle else CONSENSUS_MARGIN)
+    length = length_of(f"task {subject.name}", subject.task)
+    made = _counted(resources, request, subject, found)
+    if not found.votes:
+        return replace(made, length=length, findings=("no valid sample came: there is nothing to tell",))
+    cost = await resources.reader.cost(number)
+    took = _Took.of(polls)
+    made = replace(
+        made,
+        input_tokens=spread_of(took.inputs),
+        output_tokens=spread_of(took.outputs),
+        latency=spread_of(took.latencies),
+        length=length,
+        projection=_projection(resources, made, found, took, (length, cost)),
+        cost_usd=cost,
+    )
+    return replace(made, findings=findings_of(made, found))
+
+
+class _Took(NamedTuple):
+    """What the samples took: tokens and seconds, one by one, as far as they are known."""
+
+    inputs: Sequence[int]
+    outputs: Sequence[int]
+    latencies: Sequence[float]
+
+    @classmethod
+    def of(cls, polls: Sequence[Poll]) -> "_Took":
+        drawn = [one for poll in polls for one in poll.drawn]
+        return cls(
+            [one.input_tokens for one in drawn if one.input_tokens is not None],
+            [one.output_tokens for one in drawn if one.output_tokens is not None],
+            [one.latency for one in drawn if one.latency is not None],
+        )
+
+
+def _projection(
+    resources: SessionResources,
+    made: Calibration,
+    found: Measured,
+    took: _Took,
+    known: tuple[int | None, float | None],
+) -> Projection | None:
+    length, cost = known
+    if not length or found.error_bound >= 0.5:
+        return None
+    k = minimal_k(found.error_bound, length, made.target)
+    counts = Counts(found.wrong, found.votes, sum(found.flags.values()), found.clumping)
+    samples = foreseen_samples(length, k, counts)
+    tokens = (sum(took.inputs) + sum(took.outputs)) / found.samples
+    return Projection(
+        k=k,
+        p_zero_errors=run_success(found.error_bound, k, length),
+        samples=samples,
+        cost_usd=None
+        if cost is None
+        else scaled(samples, cost / found.samples, _relative_error(took.outputs)),
+        seconds=foreseen_seconds(length, k, samples, resources.limits, tokens, took.latencies),
+    )
+
+
+def _relative_error(values: Sequence[int]) -> float:
+    """Return the standard error of a mean, over the mean."""
+    mean = statistics.fmean(values) if values else 0.0
+    return statistics.stdev(values) / mean / len(values) ** 0.5 if len(values) > 1 and mean else 0.0
+
+
+def _counted(
+    resources: SessionResources, request: CalibrationRequest, subject: _Subject, found: Measured
+) -> Calibration:
+    """Return what counts alone tell."""
+    return Calibration(
+        run_id=request.name,
+        task=subject.name,
+        models=tuple(resources.models.about["models"]),
+        truth="oracle" if subject.oracle else "consensus",
+        consensus_k=None if subject.oracle else CONSENSUS_MARGIN,
+        source=subject.source,
+        steps=found.steps,
+        undecided=found.undecided,
+        samples=found.samples,
+        votes=found.votes,
+        wrong=found.wrong,
+        red_flags=found.flags,
+        error_rate=found.error_rate,
+        error_bound=found.error_bound,
+        bias_bound=found.bias_bound,
+        valid_rate=found.valid_rate,
+        collisions=found.collisions,
+        collisions_expected=found.collisions_expected,
+        duplicates=found.duplicates,
+        p_hard=found.p_hard,
+        hard_share=found.hard_share,
+        target=request.target,
+    )

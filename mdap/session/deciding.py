@@ -1,0 +1,138 @@
+"""A person settles a step: one that voting left undecided, or one that it decided."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from mdap.engine.chain import ChainRace
+from mdap.engine.guarded import not_undecided
+from mdap.engine.opening import Progress
+from mdap.engine.ordered import process_race
+from mdap.engine.recording import RunConfig
+from mdap.errors import UsageError
+from mdap.journal.claims import Claims
+from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.journal.sealing import Sealer
+from mdap.journal.writer import Writer, open_journal
+from mdap.plugins import make_recorded, make_task
+from mdap.records import RunEvent, RunStatus, StopCause, encodable
+from mdap.session.overriding import ManualDecision, override_step
+from mdap.session.seeking import Muted, ask_again, rules_of
+from mdap.tasks import Chain, Process, Task
+
+__all__ = ["settle_step", "step_number"]
+
+_BY_KEY: Final = "key:"
+_BY_NUMBER: Final = "step:"
+
+
+async def settle_step(  # noqa: PLR0913 - the public face: keywords, each of them named
+    db: str | Path,
+    run_id: str,
+    step: int | str,
+    *,
+    answer: str,
+    author: str,
+    reason: str,
+    moved: str | None = None,
+) -> str:
+    """Record a person's decision of a step; resuming the run goes on from there.
+
+    An undecided step is settled in its run, even if that is finished. A decided step is overridden by a new
+    run, which takes over what was decided; nothing on record is changed.
+
+    Args:
+        db: path of the database.
+        run_id: the run's id, a unique beginning of it, or ``latest``.
+        step: the step, by its number or its key.
+        answer: the answer, as JSON.
+        author: who decides.
+        reason: why so.
+        moved: the run's task, where that has moved to another file, module or name.
+
+    Returns:
+        The full id of the run to resume.
+
+    Raises:
+        UsageError: there is no such run or step, or the answer cannot be one of it.
+    """
+    path = Path(db)
+    async with open_log(path) as reader:
+        row = await reader.find(run_id)
+        if row.kind != "run":
+            raise UsageError(f"{row.run_id} is a {row.kind}, which has no steps of its own to settle")
+        task = make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
+        number = await step_number(reader, row, step)
+        decision = ManualDecision(number, answer, encodable(author), encodable(reason))
+        nested = row.status is RunStatus.FINISHED and await reader.whole_of(row.number) is not None
+        if nested or await reader.is_decided(row.number, number):
+            return await override_step(path, row, task, decision)
+        claims = Claims(path)
+        try:
+            claims.take(row.number, row.run_id)
+            async with open_journal(path) as journal:
+                await _settle(reader, journal, row, task, decision)
+                journal.append(*_settled(row, decision))
+                await Sealer(journal, reader).seal(row.number)
+                await journal.flush()
+        finally:
+            claims.close()
+    return row.run_id
+
+
+def _settled(row: RunRow, decision: ManualDecision) -> list[RunEvent]:
+    """Return what is recorded of a run in which a step was settled; a finished one is open again."""
+    settled = RunEvent(row.number, "settled", decision.reason, decision.author, {"step": decision.step})
+    if row.status is not RunStatus.FINISHED:
+        return [settled]
+    why = f"waits to be resumed after step {decision.step} was settled"
+    waiting = {"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)}
+    return [settled, RunEvent(row.number, "stopped", why, data=waiting)]
+
+
+async def step_number(reader: Reader, row: RunRow, step: int | str) -> int:
+    """Return the number of a step that is given by its number or its key."""
+    if isinstance(step, int):
+        return step
+    if step.startswith(_BY_NUMBER) and step.removeprefix(_BY_NUMBER).isdecimal():
+        return int(step.removeprefix(_BY_NUMBER))
+    found = await reader.steps_called(row.number, step.removeprefix(_BY_KEY))
+    if step.isdecimal() and found in ([], [int(step)]):
+        return int(step)
+    if step.isdecimal():
+        raise UsageError(
+            f"{step} is a number, and the key of step {found[0]}: write {_BY_NUMBER}{step} or {_BY_KEY}{step}"
+        )
+    if len(found) != 1:
+        many = "several steps" if found else "no step"
+        which = f": give the number of one, {', '.join(map(str, found))}" if found else ""
+        raise UsageError(f"{row.run_id} has {many} with the key {step!r:.80}{which}")
+    return found[0]
+
+
+async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, decision: ManualDecision) -> None:
+    rules = await rules_of(reader, row, task)
+    if isinstance(task, Chain):
+        chain = ChainRace(row.task, task, rules, journal, Progress())
+        chain.begin(await reader.resume_point(row.number, as_it_ended=True))
+        chain.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)
+    elif isinstance(task, Process):
+        await _settle_process(reader, Muted(journal), row, task, rules, decision)
+
+
+async def _settle_process(
+    reader: Reader,
+    journal: Muted,
+    row: RunRow,
+    task: Process[Any],
+    rules: RunConfig,
+    decision: ManualDecision,
+) -> None:
+    """Let the process ask again for all that is decided, until it comes to the step that is not."""
+    point = await reader.process_point(row.number, as_it_ended=True)
+    if decision.step not in {recorded.opened.step for recorded in point.openings}:
+        raise not_undecided(decision.step)
+    race = process_race(row.task, task, rules, journal, Progress())
+    race.begin(point)
+    await ask_again(reader, row, task, race, lambda: race.is_asked(decision.step))
+    journal.recording = True
+    race.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)

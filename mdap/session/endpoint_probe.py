@@ -1,0 +1,113 @@
+"""What the endpoints of a session are like, found out once and told in the record of each of its runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+
+from mdap.engine.budget_guard import BudgetGuard
+from mdap.journal.reader import Reader
+from mdap.journal.writer import Writer
+from mdap.providers.paced import Paced
+from mdap.providers.probe import Findings, probe
+from mdap.records import METERED, RunEvent
+from mdap.rules.money import cost_of
+from mdap.session.models import Models
+
+__all__ = ["EndpointProbe"]
+
+
+class EndpointProbe:
+    """Probe the endpoints when the first run needs them.
+
+    A run that is resumed has it on record how its endpoints were asked, and they are asked so again.
+
+    Args:
+        models: the models of the session.
+        budget_guard: what pays for the probe.
+        writer: where findings are recorded.
+        reader: where they are found again.
+        ask: whether to probe; without that, only what is on record is used.
+    """
+
+    def __init__(
+        self, models: Models, budget_guard: BudgetGuard, writer: Writer, reader: Reader, *, ask: bool
+    ) -> None:
+        self._models = models
+        self._budget_guard = budget_guard
+        self._writer = writer
+        self._reader = reader
+        self._ask = ask
+        self._lock = anyio.Lock()
+        self._begun = False
+        self._found: list[tuple[Paced, Findings]] = []
+
+    async def pass_on(self, run: int, *, part: bool = False) -> str | None:
+        """Record with *run* what was found; return why it must not begin, or None if it may.
+
+        What the probe cost is recorded once, with the first run.
+
+        Args:
+            run: the number of the run.
+            part: whether it is a part of another run, with which everything is recorded.
+        """
+        async with self._lock:
+            recorded = {} if part and self._begun else await self._reader.options_found(run)
+            if not self._begun:
+                self._adopt(recorded)
+                if self._ask:
+                    await self._inspect(run)
+                self._begun = True
+            elif not part:
+                self._record(run, self._found, again=True)
+        refusal: str | None = None
+        for member, findings in self._found:
+            warnings = findings.warnings()
+            for warning in () if part else (*_changes(findings, recorded), *warnings):
+                self._writer.append(RunEvent(run, "warning", warning))
+            if findings.repeats and not member.allow_duplicates:
+                refusal = f"{warnings[-1]}; turn it off, or allow it with -M allow_duplicates=true"
+        return refusal
+
+    def _adopt(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+        for member in self._models.members:
+            if member.dialect is not None:
+                member.dialect.adopt(recorded.get(member.name, {}))
+
+    async def _inspect(self, run: int) -> None:
+        found = [(member, Findings(member.name)) for member in self._models.members if member.remote]
+        try:
+            async with anyio.create_task_group() as group:
+                for member, findings in found:
+                    group.start_soon(probe, member, findings)
+        finally:  # what was asked is paid for, even if the run is cut meanwhile
+            self._pay(found)
+            self._record(run, found)
+        self._found = found
+
+    def _record(self, run: int, found: list[tuple[Paced, Findings]], *, again: bool = False) -> None:
+        for _, findings in found:
+            data = findings.to_dict()
+            if again:
+                data = {name: value for name, value in data.items() if name not in METERED}
+            self._writer.append(RunEvent(run, "probe", findings.summary(), data=data))
+
+    def _pay(self, found: list[tuple[Paced, Findings]]) -> None:
+        for member, findings in found:
+            price = self._models.prices[self._models.members.index(member)]
+            given, made = findings.input_tokens, findings.output_tokens
+            usd = 0.0 if price is None else cost_of(price, given, made, findings.cached_tokens)
+            self._budget_guard.spent_before(usd, given + made)
+
+
+def _changes(findings: Findings, recorded: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a warning if the endpoint is not asked any more as it was when the run began."""
+    before = recorded.get(findings.model, {})
+    changes = [
+        f"{name} is {value}, was {before[name]}"
+        for name, value in findings.options.items()
+        if name in before and before[name] != value
+    ]
+    if not changes:
+        return []
+    return [f"{findings.model} takes other options than when the run began: {', '.join(changes)}"]

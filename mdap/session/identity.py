@@ -1,0 +1,278 @@
+"""What makes a run the run it is, and what it came to, both from its row."""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mdap._version import __version__
+from mdap.engine.opening import Progress
+from mdap.engine.pilot import Pilot
+from mdap.errors import UsageError
+from mdap.journal.reader import Reader, RunRow
+from mdap.plugins import OBJECT, former_name, task_name
+from mdap.records import RunStatus, Solution
+from mdap.rules.canonical import canonical
+from mdap.rules.ledger import guarantee_of
+from mdap.rules.outcomes import JUDGED, outcome_of
+from mdap.rules.parameters import version_of
+from mdap.rules.parts import LONGEST_ID
+from mdap.rules.presence import Presence
+from mdap.session.certifying import certificate_of
+from mdap.session.listening import Listener
+from mdap.settings import VotingSettings
+from mdap.tasks import Task
+
+__all__ = [
+    "RunSpec",
+    "as_begun",
+    "batch_columns",
+    "check_same",
+    "checked_run_id",
+    "lasting",
+    "new_run_id",
+    "not_alone",
+    "run_columns",
+    "solution_of",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """How a task is to be run.
+
+    Attributes:
+        name: the run's id.
+        voting: how steps are decided.
+        row: the run's row if it exists already.
+        kind: run or pilot.
+        parent: the run of which it is a part.
+        depth: how many tasks it is nested in.
+        moved: whether its class has another name than on record.
+        effects: whether it may bring anything about outside.
+        pilot: how far the pilot is that it is, or is nested in; None if it is none.
+        progress: counters to keep.
+        presence: what is heard of the models, in the run and all that belong to it.
+        notes: what is to be recorded when the run is taken up: kind of event, reason, data.
+        listener: what is told of every fact; None for nobody.
+    """
+
+    name: str
+    voting: VotingSettings
+    row: RunRow | None = None
+    kind: str = "run"
+    parent: int | None = None
+    depth: int = 0
+    moved: bool = False
+    effects: bool = True
+    pilot: Pilot | None = None
+    progress: Progress = field(default_factory=Progress)
+    presence: Presence = field(default_factory=Presence)
+    notes: tuple[tuple[str, str | None, dict[str, Any]], ...] = ()
+    listener: Listener | None = None
+
+
+def new_run_id(task: Task) -> str:
+    """Return a fresh name for a run of *task*."""
+    return new_name(task_name(task).rpartition(":")[2].lower())
+
+
+def new_name(stem: str) -> str:
+    """Return a fresh name that begins with *stem*."""
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+
+
+def checked_run_id(run_id: str) -> str:
+    """Return *run_id* if it can name a run on a command line and in a table.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    fits = run_id.isprintable() and run_id.strip() == run_id and 0 < len(run_id) <= LONGEST_ID
+    if run_id == "latest" or run_id.startswith("-") or not fits:
+        raise UsageError(
+            f"{run_id!r:.120} cannot name a run: use 1 to {LONGEST_ID} printable characters, no blank or "
+            "dash in front, and not the word latest"
+        )
+    return run_id
+
+
+def run_columns(task: Task, spec: RunSpec, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a run, by column.
+
+    Args:
+        task: the task with its parameters.
+        spec: how it is to be run.
+        about: the models, see `Models`.
+
+    Raises:
+        UsageError: the task's version has no JSON form.
+    """
+    return {
+        "run_id": spec.name,
+        "kind": spec.kind,
+        "parent": spec.parent,
+        "task": _recorded_name(task, spec),
+        "task_version": version_of(task),
+        "params": canonical(task),
+        "settings": canonical(spec.voting),
+        "provider": canonical(about),
+        "k": spec.voting.k,
+        "mdap_version": __version__,
+    }
+
+
+def _recorded_name(task: Task, spec: RunSpec) -> str:
+    """Return by which name the record knows the class of *task*."""
+    if spec.row is not None and (spec.moved or spec.row.task == former_name(task)):
+        return spec.row.task
+    return task_name(task)
+
+
+def batch_columns(spec: RunSpec, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a batch, by column. Its cases have rows of their own.
+
+    Args:
+        spec: how the cases are to be run.
+        about: the models, see `Models`.
+    """
+    return {
+        "run_id": spec.name,
+        "kind": "batch",
+        "parent": None,
+        "task": "batch",
+        "task_version": "1",
+        "params": "{}",
+        "settings": canonical(spec.voting),
+        "provider": canonical(about),
+        "k": spec.voting.k,
+        "mdap_version": __version__,
+    }
+
+
+def check_same(row: RunRow, columns: Mapping[str, Any], task: Task | None = None) -> None:
+    """Refuse to resume a run under other rules than it was started with.
+
+    Args:
+        row: the run as it is recorded.
+        columns: the run as it is to go on.
+        task: its task; None for a batch.
+
+    Raises:
+        UsageError: the first thing that differs, as it was and as it is.
+    """
+    provider = json.loads(columns["provider"])
+    compared = {
+        "kind": (row.kind, columns["kind"]),
+        "task": (row.task, columns["task"]),
+        "task version": (row.task_version, columns["task_version"]),
+        "parameters": ({**_added(row, task), **row.params}, json.loads(columns["params"])),
+        "settings": (_voting(row.settings), _voting(json.loads(columns["settings"]))),
+        "models": (row.provider["models"], provider["models"]),
+        "escalation to": (row.provider["escalate_to"], provider["escalate_to"]),
+        "model options": (lasting(row.provider["about"]), lasting(provider["about"])),
+    }
+    for name, (was, now) in compared.items():
+        if was != now and name == "task":
+            raise UsageError(
+                f"run {row.run_id} was started with task {was}, not {now}: start another run, or if the task "
+                f"has moved, `mdap resume {row.run_id} --task NAME`"
+            )
+        if was != now:
+            raise UsageError(
+                f"run {row.run_id} was started with {_changes(name, was, now)}: "
+                f"give --run-id another name to start another run, or go on as it was started {_how(row)}"
+            )
+
+
+def _added(row: RunRow, task: Task | None) -> dict[str, Any]:
+    """Return the parameters that the task was given since the run began, each with its default."""
+    fields = {} if task is None else type(task).model_fields
+    return {
+        name: json.loads(canonical(field.get_default(call_default_factory=True, validated_data={})))
+        for name, field in fields.items()
+        if name not in row.params and not field.is_required()
+    }
+
+
+def _how(row: RunRow) -> str:
+    models = (*row.provider["models"], *row.provider["escalate_to"])
+    if any(f"{OBJECT}/" in model for model in models):
+        return "in its own program, with the same model object"
+    return f"with `mdap resume {row.run_id}`"
+
+
+def as_begun(voting: VotingSettings, row: RunRow | None) -> VotingSettings:
+    """Return *voting*; where it leaves open whether to record prompts, as the run in *row* began."""
+    if row is None or voting.record_prompts is not None:
+        return voting
+    return voting.model_copy(update={"record_prompts": row.settings.get("record_prompts")})
+
+
+def _voting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return VotingSettings.recorded(settings).model_dump(mode="json")
+
+
+def lasting(about: Any) -> Any:
+    """Return what providers say of themselves, but for where they are: a server may have moved."""
+    if isinstance(about, dict):
+        return {name: lasting(value) for name, value in about.items() if name != "host"}
+    return [lasting(value) for value in about] if isinstance(about, list) else about
+
+
+def _changes(name: str, was: Any, now: Any) -> str:
+    """Return what differs, as in ``k = 3, not 5``."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return f"{name} {_shown(was)}, not {_shown(now)}"
+    return "; ".join(
+        f"{each} = {_shown(was.get(each))}, not {_shown(now.get(each))}"
+        for each in {**was, **now}
+        if was.get(each) != now.get(each)
+    )
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else canonical(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def not_alone(row: RunRow) -> str:
+    """Return why *row*, which is no run by itself, cannot be resumed by its name alone."""
+    if row.kind == "batch":
+        again = f"solve its tasks again under its name, `mdap run --inputs ... --run-id {row.run_id}`"
+        return f"{row.run_id} is a batch: to go on, {again}"
+    return f"{row.run_id} is a {row.kind}: to go on, give the command of its run again"
+
+
+async def solution_of(reader: Reader, row: RunRow) -> Solution:
+    """Return what the run in *row* came to so far, from its rows alone."""
+    totals = await reader.totals(row.number)
+    reason, data = await reader.ending(row.number)
+    certificate = await certificate_of(reader, row.number)
+    if certificate is not None and len(set(row.provider["models"])) > 1:
+        certificate = replace(certificate, voters=await reader.voters(row.number))
+    finished = row.status is RunStatus.FINISHED
+    undecided = data.get("undecided", 0) if finished else 0
+    judged = finished and row.kind in JUDGED
+    return Solution(
+        run_id=row.run_id,
+        task=row.task,
+        status=row.status,
+        outcome=outcome_of(row.outcome, certificate, undecided) if judged else None,
+        result=data.get("result") if finished else None,
+        reason=reason,
+        stop_cause=row.stop_cause,
+        traceback=None if row.stop_cause is None else data.get("traceback"),
+        totals=totals,
+        k=row.k,
+        cost_usd=await reader.cost(row.number),
+        seconds=await reader.seconds(row.number),
+        certificate=certificate,
+        digest=await reader.head_digest(row.number),
+        seal=await reader.seal(row.number),
+        guarantee=guarantee_of(VotingSettings.recorded(row.settings), await reader.paid(row.number)),
+        warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
+        undecided=undecided,
+    )

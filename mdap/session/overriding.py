@@ -1,0 +1,259 @@
+"""A person overrides a decided step: a new run takes over what was decided, and goes on from there.
+
+Nothing on record is changed. The new run notes each decision that it takes over, with its digest in the old
+run, and the person's decision of the step; resumed, it votes on what is not decided. A chain takes over what
+came before the step. A process knows its steps by their content, so it takes over all that was voted on, and
+makes again what is not voted on and was made later: the results of `once` and of nested runs.
+
+Where the step is of a nested run, the runs that it is nested in are taken over, too, without its result.
+"""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from sqlite3 import Row
+from typing import Any, Final, NamedTuple
+
+from mdap.engine.guarded import GuardedTask
+from mdap.engine.process import checked_answer
+from mdap.engine.voting import Race
+from mdap.errors import UsageError
+from mdap.journal.claims import Claims
+from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.journal.sealing import Sealer
+from mdap.journal.writer import Writer, open_journal
+from mdap.records import NOTED, Decided, RunEvent, StepOpened, StopCause
+from mdap.rules.digests import CHAIN_START, chain_digest
+from mdap.rules.ledger import ledger_after
+from mdap.rules.parts import LONGEST_ID
+from mdap.session.seeking import Sought, ask_again, rules_of
+from mdap.settings import VotingSettings
+from mdap.tasks import Chain, Process, Task
+
+__all__ = ["ManualDecision", "override_step"]
+
+_NUMBERED: Final = re.compile(r"-override-\d+$")
+_SHORTENED: Final = re.compile(r"~[0-9a-f]{16}$")
+_COPIED: Final = (
+    "kind",
+    "task",
+    "task_version",
+    "params",
+    "settings",
+    "provider",
+    "k",
+    "mdap_version",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ManualDecision:
+    """What a person decides.
+
+    Attributes:
+        step: the step.
+        answer: the answer, as JSON.
+        author: who decides.
+        reason: why so.
+    """
+
+    step: int
+    answer: str
+    author: str
+    reason: str
+
+
+class _Taken(NamedTuple):
+    """A run that is taken over.
+
+    Attributes:
+        row: the run.
+        step: its step that is not: the one overridden, or that of the nested run in which it is; None if that
+            has no result yet.
+        chain: whether it is of a chain.
+    """
+
+    row: RunRow
+    step: int | None
+    chain: bool
+
+
+async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDecision) -> str:
+    """Begin a run that goes on from a decided step with a person's answer; return its id.
+
+    Args:
+        path: the database.
+        row: the run that decided the step.
+        task: its task.
+        decision: what the person decides.
+
+    Raises:
+        UsageError: the answer cannot be one of the step.
+    """
+    async with open_log(path) as reader, open_journal(path) as journal:
+        winner = await _checked(reader, row, task, decision)
+        line = await _lineage(reader, row, task, decision.step)
+        names = await _new_names(reader, [taken.row.run_id for taken in line])
+        claims = Claims(path)
+        numbers: list[int] = []
+        try:
+            for taken, own in zip(line, names, strict=True):
+                columns = await reader.run_columns(taken.row.number, _COPIED)
+                parent = numbers[-1] if numbers else None
+                numbers.append(await journal.begin_run({**columns, "run_id": own, "parent": parent}))
+                claims.take(numbers[-1], own)
+            for taken, number in zip(line, numbers, strict=True):
+                over = None if taken is not line[-1] else (decision, winner)
+                await _TakeOver(reader, journal, taken, number).run(over)
+            await journal.flush()
+            for number in numbers:
+                await Sealer(journal, reader).seal(number)
+            await journal.flush()
+        finally:
+            claims.close()
+    return names[0]
+
+
+async def _checked(reader: Reader, row: RunRow, task: Task, decision: ManualDecision) -> str:
+    """Return the person's answer in canonical JSON."""
+    if isinstance(task, Chain):
+        return await _checked_of_chain(reader, row, GuardedTask(row.task, task), decision)
+    assert isinstance(task, Process)
+    opened = await _opened(reader, row, decision.step)
+    identity = (opened["key"], opened["prompt_digest"])
+    race = Sought(row.task, task, await rules_of(reader, row, task), identity)
+    race.begin(await reader.process_point(row.number, as_it_ended=True))
+    await ask_again(reader, row, task, race, lambda: race.found is not None)
+    if race.found is None:
+        raise UsageError(
+            f"{row.task} does not ask for step {decision.step} any more: its code has changed, or it was led "
+            "elsewhere"
+        )
+    alike = await _voted_for(reader, row.number, decision.step, race.found)
+    return checked_answer(task, race.found.step, decision.answer, alike)
+
+
+async def _voted_for(reader: Reader, run: int, step: int, race: Race) -> list[Any]:
+    """Return answers that were voted for: they tell the class of an answer."""
+    if await reader.is_decided(run, step):
+        recorded = await reader.recorded(run, step)
+        replies = recorded.votes if recorded.text is None else ((recorded.text, recorded.view or 0),)
+    else:
+        replies = tuple((row["body"], row["view"]) for row in await reader.rows("votes_of_step", run, step))
+    return [race.prompts[view].parse(text) for text, view in replies]
+
+
+async def _checked_of_chain(
+    reader: Reader, row: RunRow, guarded: GuardedTask, decision: ManualDecision
+) -> str:
+    spelled = await reader.input_at(row.number, decision.step)
+    state = guarded.state(decision.step, spelled)
+    step = guarded.step(decision.step, state)
+    if step is None:
+        raise UsageError(f"the task has no step {decision.step} any more: its code has changed since the run")
+    return guarded.spelled(decision.step, guarded.checked_answer(step, decision.answer))
+
+
+async def _opened(reader: Reader, row: RunRow, step: int) -> Row:
+    [opened] = await reader.rows("openings_of_step", row.number, step)
+    noted = opened["author"] == NOTED and not await reader.taken_over(row.number, step)
+    if noted:
+        made = "a nested run: settle a step of that run" if opened["key"].startswith("solve:") else "`once`"
+        raise UsageError(f"step {step} was not voted on: its result is that of {made}")
+    return opened
+
+
+async def _lineage(reader: Reader, row: RunRow, task: Task, step: int) -> list[_Taken]:
+    """Return the run and those that it is nested in, the outermost first."""
+    line = [_Taken(row, step, chain=isinstance(task, Chain))]
+    while (above := await reader.whole_of(line[0].row.number)) is not None:
+        if line[0].row.settings.get("robust"):
+            raise UsageError(
+                f"{row.run_id} is nested, and got a share of the error budget of -k robust: its decisions "
+                "cannot be overridden"
+            )
+        part = await reader.step_of_part(above.number, line[0].row.run_id)
+        line.insert(0, _Taken(above, part, chain=False))
+    return line
+
+
+async def _new_names(reader: Reader, names: Sequence[str]) -> list[str]:
+    """Return what runs are called that take over those of these *names*, the outermost first."""
+    stem, number = _NUMBERED.sub("", names[0]), 1
+    while await reader.run(f"{stem}-override-{number}") is not None:
+        number += 1
+    found = [f"{stem}-override-{number}{name.removeprefix(names[0])}" for name in names]
+    # The process makes such a name shorter, as it did with the old one, from which it cannot be told.
+    if any(len(name) > LONGEST_ID or _SHORTENED.search(name) for name in found):
+        raise UsageError(
+            f"the name of {names[-1]} is too long to override a step of it: name its run briefly"
+        )
+    return found
+
+
+class _TakeOver:
+    """Take a run over into a new one."""
+
+    def __init__(self, reader: Reader, journal: Writer, taken: _Taken, new: int) -> None:
+        self._reader = reader
+        self._journal = journal
+        self._old = taken.row
+        self._step = taken.step
+        self._chain = taken.chain
+        self._new = new
+        self._place = 0
+        self._digest = CHAIN_START
+
+    async def run(self, over: tuple[ManualDecision, str] | None) -> None:
+        """Record what is taken over, and the person's decision if it is of this run."""
+        journal, new, old = self._journal, self._new, self._old
+        about = {"overrides": old.run_id, "step": self._step}
+        reason = f"step {self._step} of {old.run_id} was overridden"
+        journal.append(RunEvent(new, "started", reason, data=about))
+        await self._inherit()
+        async for row in self._decisions():
+            if row["step"] != self._step:
+                why = f"run {old.run_id}, digest {row['digest']}"
+                self._note(row, row["winner"], NOTED, why)
+            elif over is not None:
+                self._note(row, over[1], over[0].author, over[0].reason)
+            await journal.wait_for_room()
+        if over is not None:
+            journal.append(RunEvent(new, "settled", over[0].reason, over[0].author, {"step": over[0].step}))
+        if self._chain and self._step is not None:
+            # The old run has brought about what its decisions called for, but not what this one does.
+            journal.append(RunEvent(new, "effect", data={"step": self._step - 1}))
+        waits = "waits to be resumed after an override"
+        waiting = {"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)}
+        journal.append(RunEvent(new, "stopped", waits, data=waiting))
+
+    async def _inherit(self) -> None:
+        terms = VotingSettings.recorded(self._old.settings).robust
+        if terms is not None:
+            ledger = ledger_after(terms, await self._reader.paid(self._old.number))
+            # What came after the step was spent, too.
+            spent = {"price": str(ledger.spent), "payments": ledger.payments}
+            inherited = {"why": "inherited", "step": -1, **spent}
+            self._journal.append(RunEvent(self._new, "paid", data=inherited))
+
+    async def _decisions(self) -> AsyncIterator[Row]:
+        """Yield the decisions to take over, and the step that is decided otherwise."""
+        after = False
+        async for row in self._reader.decided(self._old.number):
+            made = row["author"] == NOTED and row["key"].startswith(("once:", "solve:"))
+            if not (after and made):
+                yield row
+            after = after or row["step"] == self._step
+            if after and self._chain:
+                return
+        if not after and self._step is not None:  # voting left it undecided
+            for row in await self._reader.rows("openings_of_step", self._old.number, self._step):
+                yield row
+
+    def _note(self, row: Row, winner: str, author: str, reason: str) -> None:
+        opened = StepOpened(self._new, row["step"], 0, row["key"], row["input"], row["prompt_digest"])
+        draft = Decided(self._new, self._place, row["step"], 0, winner, "{}", 0, 0, author, reason, "")
+        self._digest = chain_digest(self._digest, opened, [], draft)
+        self._journal.append(opened, draft._replace(digest=self._digest))
+        self._place += 1

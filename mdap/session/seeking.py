@@ -1,0 +1,176 @@
+"""A process asks again for all that its run decided, until it comes to a step that a person settles."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Final
+
+import anyio
+
+from mdap.engine.account import account_of
+from mdap.engine.asking import ProcessContext, answer_process
+from mdap.engine.opening import Progress
+from mdap.engine.process import ProcessRace, identify
+from mdap.engine.recording import RunConfig
+from mdap.engine.voting import Race
+from mdap.journal.reader import Reader, RunRow
+from mdap.protocols import Journal
+from mdap.records import Fact, Identity, Recorded, RunStatus, Solution
+from mdap.rules.parts import could_be
+from mdap.rules.schedule import schedule_of, tiers_of
+from mdap.settings import VotingSettings
+from mdap.tasks import Process, Step, Task
+
+__all__ = ["Gathered", "Muted", "Sought", "ask_again", "rules_of"]
+
+_OPEN: Final = 4_096
+
+
+class Muted:
+    """A journal that drops what it is given, until it is to record: who only looks must change nothing.
+
+    Args:
+        journal: where facts go once *recording* is true; None for nowhere.
+
+    Attributes:
+        recording: whether facts are recorded.
+    """
+
+    behind = False
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.recording = False
+        self._journal = journal
+
+    def append(self, *facts: Fact) -> None:
+        """Record *facts*, or drop them."""
+        if self.recording and self._journal is not None:
+            self._journal.append(*facts)
+
+    async def wait_for_room(self) -> None:
+        """Wait for nothing."""
+
+    async def flush(self) -> None:
+        """Wait for nothing."""
+
+
+class Sought(ProcessRace):
+    """Find the step of a decision, by what it is known by.
+
+    Args:
+        name: the task's name, for errors.
+        task: the process.
+        rules: run number, voting settings.
+        identity: what the step is known by.
+
+    Attributes:
+        found: its race, of which nothing is counted; None until the process has asked for it.
+    """
+
+    def __init__(self, name: str, task: Process[Any], rules: RunConfig, identity: Identity) -> None:
+        super().__init__(name, task, replace(rules, account=None), Muted(), Progress())
+        self.found: Race | None = None
+        self._identity = identity
+
+    def race(self, step: Step[Any]) -> Race:
+        """Return a race for *step*, and keep that of the one that is sought."""
+        race = super().race(step)
+        if identify(step, race) == self._identity:
+            self.found = race
+        return race
+
+
+class Gathered(ProcessRace):
+    """Keep every step that a process asks for.
+
+    Args:
+        name: the task's name, for errors.
+        task: the process.
+        rules: run number, voting settings.
+
+    Attributes:
+        steps: by what they are known by.
+    """
+
+    def __init__(self, name: str, task: Process[Any], rules: RunConfig) -> None:
+        super().__init__(name, task, replace(rules, account=None), Muted(), Progress())
+        self.steps: dict[Identity, Step[Any]] = {}
+
+    def race(self, step: Step[Any]) -> Race:
+        """Return a race for *step*, and keep the step."""
+        race = super().race(step)
+        self.steps[identify(step, race)] = step
+        return race
+
+
+async def rules_of(reader: Reader, row: RunRow, task: Task) -> RunConfig:
+    """Return what a run of *task* is decided by, as its rows say."""
+    voting = VotingSettings.recorded(row.settings)
+    tiers = tiers_of(row.provider["models"], row.provider["escalate_to"])[1]
+    return RunConfig(
+        run=row.number,
+        voting=voting,
+        schedule=schedule_of(voting, tiers),
+        account=account_of(row.number, voting.robust, await reader.paid(row.number)),
+        absences=await reader.absences(row.number),
+        record_prompts=voting.records_prompts(process=isinstance(task, Process)),
+    )
+
+
+async def ask_again(
+    reader: Reader,
+    row: RunRow,
+    task: Process[Any],
+    race: ProcessRace,
+    there: Callable[[], bool],
+    patience: float = 10.0,
+) -> None:
+    """Run the function of a process on what is recorded, until *there* is true, or it goes no further.
+
+    Args:
+        reader: the log.
+        row: the process's run.
+        task: the process.
+        race: its race, begun where the rows end.
+        there: whether the process has come to what is looked for.
+        patience: how long, in seconds, it may ask nothing on its way, with everything before it decided.
+    """
+    asked = anyio.Event()
+    asked.set()
+
+    def look() -> None:
+        asked.set()
+
+    race.news = look
+
+    async def recall(step: int) -> Recorded:
+        asked.set()
+        return await reader.recorded(row.number, step)
+
+    async def solve(part: Task, name: str, share: Fraction | None) -> Solution:
+        await anyio.sleep_forever()  # what is not decided yet cannot be decided here
+        raise AssertionError
+
+    async def begun(name: str, part: Task) -> bool:
+        found = await reader.run(name)
+        return found is not None and could_be(found.task, type(part))
+
+    async def withhold(key: str) -> None:
+        await anyio.sleep_forever()  # deciding brings nothing about: resuming does
+
+    around = ProcessContext(
+        run_id=row.run_id,
+        journal=Muted(),
+        recall=recall,
+        solve=solve,
+        open_steps=_OPEN,
+        begun=begun,
+        withhold=withhold,
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(answer_process, task, race, around)
+        while asked.is_set() and not there() and race.status is RunStatus.RUNNING:
+            asked = anyio.Event()
+            with anyio.move_on_after(patience):
+                await asked.wait()
+        group.cancel_scope.cancel()

@@ -1,0 +1,613 @@
+"""The session: one set of models, one database and one set of limits for any number of runs."""
+
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar, Unpack, overload
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mdap.audit.queue import Ruling, Settled, Waiting
+from mdap.engine.budget_guard import BudgetGuard
+from mdap.engine.opening import Progress
+from mdap.errors import PluginError, UsageError
+from mdap.journal.claims import Claims
+from mdap.journal.reader import RunRow, open_log
+from mdap.journal.sealing import Sealer
+from mdap.journal.writer import open_journal
+from mdap.observe import Watch
+from mdap.plugins import make_recorded, make_task
+from mdap.providers.prices import read_prices
+from mdap.records import Calibration, Event, RunStatus, Solution
+from mdap.rules.canonical import canonical
+from mdap.rules.parameters import as_resumed
+from mdap.session.arguments import check_cases, check_run, check_session, check_share, checked_task
+from mdap.session.batch import Batch, Case
+from mdap.session.calibrating import CalibrationRequest, calibrate_task
+from mdap.session.desk import Desk
+from mdap.session.endpoint_probe import EndpointProbe
+from mdap.session.following import follow
+from mdap.session.hosting import Host
+from mdap.session.identity import (
+    RunSpec,
+    as_begun,
+    checked_run_id,
+    new_name,
+    new_run_id,
+    not_alone,
+    solution_of,
+)
+from mdap.session.limit_changes import LimitChangeRecorder
+from mdap.session.listening import Listener
+from mdap.session.margins import K, batch_margin, ended_without_result, with_k, with_margin
+from mdap.session.models import Models
+from mdap.session.replay import as_recorded
+from mdap.session.results import with_typed_result
+from mdap.session.roster import roster_of
+from mdap.session.running import SessionResources, run_task
+from mdap.session.signatures import Model, Resulting, RunSettings, Solving
+from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.tasks import Task
+from mdap.tracing import tracing
+
+__all__ = ["Session"]
+
+R = TypeVar("R")
+
+_NOT_OPEN: Final = (
+    "this session is not open: write `async with mdap.Session(...) as session:`, and use it in that block"
+)
+_CLOSED: Final = "this session is closed: use it within its `async with` block, or open another one"
+
+
+class Session:
+    """Decide tasks with one model, one database and one set of limits, which all its runs share.
+
+    Use it as ``async with mdap.Session(...) as session``, or call `open` and `close`. Any task of the same
+    event loop may open, use and close it.
+
+    Args:
+        model: ``provider`` or ``provider/model``, such as ``openai/gpt-4.1-mini``; ``sim`` needs no key.
+            Several vote together, taking turns; one that is named twice has twice the weight. A model may
+            also be an object that is an `mdap.Provider`; you close it, not the session.
+        escalate_to: models to which a step goes that is undecided after its allowed samples.
+        db: path of the SQLite database; created if it does not exist.
+        options: options of the models given by name, such as ``{"error_rate": 0.05}`` for ``sim``.
+        limits: concurrency, rates, deadlines and attempts.
+        budget: what may be spent before runs stop, resumably.
+        prices: prices by model, or a JSON file of them; the first of this and of the installed price list
+            that knows a model counts.
+        speculate: whether a chain's next step is sampled before the one before it is decided.
+        on_dead: whether to stop when one of several models is gone (out of quota, or without an answer), or
+            to continue without it.
+        record_prompts: whether the log keeps the text of every prompt, in runs of which *voting* does not say
+            so; None keeps those of processes, and not those of chains, which are made again from their
+            inputs. A resumed run goes on as it began.
+        log: whether recorded facts are events of structlog, as the program has configured it, instead of
+            records of the standard library's logger ``mdap.run``.
+        tracer_provider: an OpenTelemetry `TracerProvider`, for spans of runs, steps and attempts; None for
+            the one that the program has set, if any.
+
+    Raises:
+        UsageError: an argument is wrong.
+        DatabaseError: the file is not an mdap database, or cannot be written.
+    """
+
+    def __init__(  # noqa: PLR0913 - the public face: keywords, each of them optional
+        self,
+        model: Model | Sequence[Model] = "sim",
+        *,
+        escalate_to: Model | Sequence[Model] = (),
+        db: str | Path = "mdap.db",
+        options: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+        budget: Budget | None = None,
+        prices: Mapping[str, Price] | str | Path | None = None,
+        speculate: Speculate | str = Speculate.VOTE,
+        on_dead: OnDead | str = OnDead.STOP,
+        record_prompts: bool | None = None,
+        log: bool = False,
+        tracer_provider: Any = None,
+    ) -> None:
+        check_session(
+            db=db,
+            options=options,
+            limits=limits,
+            budget=budget,
+            prices=prices,
+            speculate=speculate,
+            on_dead=on_dead,
+        )
+        self.path = Path(db)
+        self._roster = roster_of(model, escalate_to)
+        self._options = dict(options or {})
+        self._limits = limits or Limits()
+        self._budget = budget or Budget()
+        self._prices = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
+        self._speculate = Speculate(speculate)
+        self._on_dead = OnDead(on_dead)
+        self._record_prompts = record_prompts
+        self._log = log
+        self._tracer_provider = tracer_provider
+        self._host: Host[tuple[SessionResources, TaskGroup]] | None = None
+
+    def __repr__(self) -> str:
+        models = ", ".join((*self._roster.models, *(f"then {model}" for model in self._roster.escalate_to)))
+        state = "not open" if self._host is None else "closed" if self._host.closing else "open"
+        return f"<mdap.Session of {models} on {self.path}, {state}>"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Open the database and the models; `async with` does it for you.
+
+        Raises:
+            UsageError: the session is open already, or a model is not available.
+            DatabaseError: the file is not an mdap database, or cannot be written.
+        """
+        if self._host is not None and not self._host.closing:
+            raise UsageError("this session is open already: open it once, and share it")
+        self._host = Host(self._opened_resources)
+        await self._host.open()
+
+    async def close(self) -> None:
+        """Stop the runs of the session, resumably, and close its connections; `async with` does it for you.
+
+        A model that was given as an object stays open.
+        """
+        if self._host is not None:
+            await self._host.close()
+
+    @asynccontextmanager
+    async def _opened_resources(self) -> AsyncIterator[tuple[SessionResources, TaskGroup]]:
+        roster = self._roster
+        known = await as_recorded(roster.models, roster.escalate_to, self._options, self.path)
+        roster = roster._replace(models=known[0], escalate_to=known[1])
+        models = Models.load(roster, self._options, self._limits, self._prices, self.path)
+        models.check_budget(self._budget)
+        claims = Claims(self.path)
+        named: dict[int, str] = {}
+        watch = Watch(named, configured=self._log)
+        try:
+            async with (
+                open_journal(self.path, watch, watch.every) as writer,
+                open_log(self.path) as reader,
+                open_log(self.path) as scanner,
+                anyio.create_task_group() as group,
+            ):
+                limit_changes = LimitChangeRecorder(models.names, models.gates, writer)
+                for place, gate in enumerate(models.gates):
+                    group.start_soon(gate.serve)
+                    group.start_soon(limit_changes.follow, place)
+                budget_guard = BudgetGuard(self._budget, models.prices)
+                resources = SessionResources(
+                    models=models,
+                    budget_guard=budget_guard,
+                    writer=writer,
+                    reader=reader,
+                    sealer=Sealer(writer, scanner),
+                    claims=claims,
+                    limits=self._limits,
+                    budget=self._budget,
+                    speculate=self._speculate,
+                    on_dead=self._on_dead,
+                    limit_changes=limit_changes,
+                    endpoint_probe=EndpointProbe(
+                        models, budget_guard, writer, reader, ask=self._limits.probe
+                    ),
+                    named=named,
+                    tracing=tracing(self._tracer_provider),
+                )
+                yield resources, group
+                group.cancel_scope.cancel()
+        finally:
+            claims.close()
+            with anyio.CancelScope(shield=True):
+                await models.provider.aclose()
+
+    @property
+    def _resources(self) -> SessionResources:
+        return self._opened.value[0]
+
+    @property
+    def _opened(self) -> Host[tuple[SessionResources, TaskGroup]]:
+        if self._host is None:
+            raise UsageError(_NOT_OPEN)
+        if self._host.closing:
+            raise UsageError(_CLOSED)
+        return self._host
+
+    def _begin(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._opened.value[1].start_soon(act)
+
+    @contextmanager
+    def _visit(self) -> Iterator[SessionResources]:
+        """Use the session within the block; refuse what it does if the session is closed meanwhile."""
+        scope = anyio.CancelScope()
+        with self._opened.visit(scope) as (resources, _), scope:
+            yield resources
+        if scope.cancelled_caught:
+            raise UsageError(_CLOSED)
+
+    # -- the face ----------------------------------------------------------------------------------
+
+    @overload
+    async def solve(self, task: Solving[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    @overload
+    async def solve(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    @overload
+    async def solve(self, task: Task, **settings: Unpack[RunSettings]) -> Solution[Any]: ...
+    async def solve(self, task: Any, **settings: Unpack[RunSettings]) -> Solution[Any]:
+        """Run *task* to its end and return its solution; a run that does not finish raises an error.
+
+        Args:
+            task: the task with its parameters.
+            settings: the arguments of `run`.
+
+        Raises:
+            UsageError: an argument is wrong, or the run of that name was started with other settings.
+            RunBusyError: another process is working on the run of that name.
+            UndecidedError: a step found no winner within its allowed samples, or all models refused it.
+            StoppedError: the provider is gone, a limit was reached, or the session was closed; solve it
+                again to resume.
+            FailedError: the task's own code failed, whose exception is the cause.
+            PluginError: *on_event* failed when the run was over already.
+            DatabaseError: the database cannot be written any more.
+        """
+        solution: Solution[Any] = await self.run(task, **settings)
+        if solution.status is not RunStatus.FINISHED:
+            raise ended_without_result(solution, f"run {solution.run_id}")
+        return solution
+
+    @overload
+    async def run(self, task: Solving[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    @overload
+    async def run(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    @overload
+    async def run(self, task: Task, **settings: Unpack[RunSettings]) -> Solution[Any]: ...
+    async def run(  # noqa: PLR0913 - the public face: keywords, each of them optional
+        self,
+        task: Any,
+        *,
+        k: K | None = None,
+        target: float = 0.95,
+        floor: float = 0.6,
+        voting: VotingSettings | None = None,
+        run_id: str | None = None,
+        progress: Progress | None = None,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> Solution[Any]:
+        """Run *task*, and return its solution however it ended: see the solution's status and reason.
+
+        Args:
+            task: the task with its parameters.
+            k: the margin; ``"auto"`` takes the smallest that reaches *target*, by the newest calibration that
+                fits or else by a pilot, if all steps are equally hard; ``"robust"`` follows the votes and
+                keeps *target* however hard the steps are, if *floor* holds; None takes that of *voting*.
+            target: wanted chance that the whole run has no wrong decision; for ``"auto"`` and ``"robust"``.
+            floor: the least chance that a valid sample is right, on any step; for ``"robust"``.
+            voting: how steps are decided.
+            run_id: the run's name in the database; an unfinished run of that name is resumed, a finished
+                one is returned as it is, and one that this process is working on is waited for. None makes
+                up a new name.
+            progress: counters that are kept while this call drives the run.
+            on_event: called with every fact that this call adds to the record, in order, once it is durable;
+                see `events`. If it raises, the run stops, resumably.
+
+        Raises:
+            UsageError: an argument is wrong, or the run of that name was started with other settings.
+            RunBusyError: another process is working on the run of that name.
+            PluginError: *on_event* failed when the run was over already.
+            DatabaseError: the database cannot be written any more.
+        """
+        task = as_resumed(checked_task(task))
+        check_run(k, voting, run_id, progress)
+        check_share(target=target, floor=floor)
+        name = new_run_id(task) if run_id is None else checked_run_id(run_id)
+        listener = None if on_event is None else Listener(on_event)
+
+        async def drive(resources: SessionResources) -> Solution[Any]:
+            row = await _row(resources, name)
+            how, begun = self._voting(voting, row), progress or Progress()
+            spec = RunSpec(name=name, voting=how, row=row, progress=begun, listener=listener)
+            spec = await with_margin(resources, task, spec, k, (target, floor))
+            return with_typed_result(task, await run_task(resources, task, spec))
+
+        return await self._driven(name, drive)
+
+    def _voting(self, voting: VotingSettings | None, row: RunRow | None = None) -> VotingSettings:
+        """Return how steps are decided; where nobody says whether to record prompts, as the run began."""
+        voting = voting or VotingSettings()
+        if voting.record_prompts is None:
+            voting = voting.model_copy(update={"record_prompts": self._record_prompts})
+        return as_begun(voting, row)
+
+    async def _driven(
+        self, name: str, drive: Callable[[SessionResources], Awaitable[Solution[Any]]]
+    ) -> Solution[Any]:
+        """Return the solution of a run, also if the session is closed while it goes on."""
+        scope = anyio.CancelScope()
+        with self._opened.visit(scope) as (resources, _):
+            with scope:
+                return await drive(resources)
+            row = await _row(resources, name)
+            if row is None:
+                raise UsageError(_CLOSED)
+            return await solution_of(resources.reader, row)
+
+    async def choose_k(
+        self,
+        tasks: Iterable[Task],
+        run_id: str,
+        *,
+        target: float = 0.95,
+        voting: VotingSettings | None = None,
+    ) -> int:
+        """Return the smallest k at which a whole batch has no wrong decision, with a chance of *target*.
+
+        Pilots of the first tasks, recorded as ``RUN_ID/0-pilot``, ..., tell the error rate that can be ruled
+        out.
+
+        Args:
+            tasks: all tasks of the batch, each of known length; gone through once.
+            run_id: the batch's name; if it was begun before, its k stays.
+            target: wanted chance that no decision of the whole batch is wrong.
+            voting: how steps are decided, but for k.
+
+        Raises:
+            UsageError: a task does not know its length, or no k reaches the target.
+        """
+        check_run(None, voting, run_id, None)
+        check_cases(tasks, None)
+        check_share(target=target)
+        name = checked_run_id(run_id)
+        with self._visit() as resources:
+            return await batch_margin(resources, tasks, name, self._voting(voting), target)
+
+    def solve_all(
+        self,
+        tasks: Iterable[Case],
+        *,
+        k: int | None = None,
+        voting: VotingSettings | None = None,
+        run_id: str | None = None,
+        in_order: bool = True,
+        progress: Progress | None = None,
+    ) -> Batch:
+        """Solve many tasks side by side: ``async for solution in session.solve_all(tasks)``.
+
+        Every task is a run of its own, named ``RUN_ID/0``, ``RUN_ID/1``, ... and a part of the batch's run.
+        None that fails keeps others from being solved; see each solution's status.
+
+        Args:
+            tasks: the tasks; only taken as fast as solutions are.
+            k: the margin; None takes that of *voting*.
+            voting: how steps are decided.
+            run_id: the batch's name; tasks that were solved under it before are not solved again, others
+                are resumed. None makes up a new one.
+            in_order: whether solutions come in the order of the tasks, or as they are there.
+            progress: counters that are kept while the batch goes on.
+
+        Returns:
+            What to iterate over; nothing is begun before that.
+
+        Raises:
+            UsageError: an argument is wrong.
+        """
+        check_run(k, voting, run_id, progress)
+        check_cases(tasks, k)
+        voting = self._voting(voting)
+        if voting.robust is not None:
+            raise UsageError("-k robust is for one run, not for many: give k")
+        spec = RunSpec(
+            name=new_name("batch") if run_id is None else checked_run_id(run_id),
+            voting=voting if k is None else with_k(voting, k),
+            progress=progress or Progress(),
+        )
+        return Batch(self._resources, self._begin, tasks, spec, in_order=in_order)
+
+    async def calibrate(
+        self,
+        task: Task,
+        *,
+        samples: int = 400,
+        target: float = 0.95,
+        voting: VotingSettings | None = None,
+        seed: int = 0,
+        run_id: str | None = None,
+    ) -> Calibration:
+        """Sample random steps of *task*, and tell p, v, the smallest k for *target*, and what a run takes.
+
+        The steps of a chain are those of the task's own `sample_state`, those of a process what it asks for
+        on its oracle's answers; or else those of the newest run of the same task and parameters, or else of a
+        pilot. The task's oracle says what is right; where there is none, the winners of races do.
+
+        Args:
+            task: the task with its parameters.
+            samples: about how many samples to take.
+            target: wanted chance that a run of the task has no wrong decision.
+            voting: how long a reply may be, and at which temperatures; the rest does not matter here.
+            seed: which random steps.
+            run_id: the calibration's name in the database; None makes up a new one.
+
+        Returns:
+            Rates with their intervals, k, a projection, and findings as sentences.
+
+        Raises:
+            UsageError: an argument is wrong.
+            StoppedError: the pilot was stopped.
+            PluginError: the task's own code failed.
+            DatabaseError: the database cannot be written any more.
+        """
+        task = checked_task(task)
+        check_run(None, voting, run_id, None)
+        check_share(target=target)
+        if not isinstance(samples, int) or samples < 1:
+            raise UsageError(f"samples takes a whole number of at least 1, not {samples!r:.60}")
+        name = f"{new_run_id(task)}-calibration" if run_id is None else checked_run_id(run_id)
+        request = CalibrationRequest(name, samples, target, seed)
+        with self._visit() as resources:
+            return await calibrate_task(resources, task, request, self._voting(voting))
+
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        task: str | None = None,
+        progress: Progress | None = None,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> Solution[Any]:
+        """Go on with the run called *run_id*, with the settings it was started with.
+
+        Args:
+            run_id: its id, a unique beginning of it, or ``latest``.
+            task: its task's name, where that has moved to another file, module or name.
+            progress: counters that are kept while the run goes on.
+            on_event: see `run`.
+
+        Returns:
+            However it ended: see the solution's status and reason.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            RunBusyError: another process is working on it.
+            UsageError: its task or model is no longer available.
+        """
+        check_run(None, None, run_id, progress)
+        with self._visit() as resources:
+            await resources.writer.flush()
+            row = await resources.reader.find(run_id)
+        if row.kind != "run":
+            raise UsageError(not_alone(row))
+        voting = VotingSettings.recorded(row.settings)
+        made = make_recorded(row.task, row.params) if task is None else make_task(task, row.params)
+        spec = RunSpec(
+            name=row.run_id,
+            voting=voting,
+            row=row,
+            moved=task is not None,
+            progress=progress or Progress(),
+            listener=None if on_event is None else Listener(on_event),
+        )
+
+        async def drive(resources: SessionResources) -> Solution[Any]:
+            return with_typed_result(made, await run_task(resources, made, spec))
+
+        return await self._driven(row.run_id, drive)
+
+    def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
+        """Follow a run: ``async for event in session.events(run_id)`` yields every recorded fact of it.
+
+        Facts are read from the log, so a slow reader delays nothing. A step's samples come with its decision;
+        those of a step without a decision come when the run ends, and that ends the iteration, too. The runs
+        of cases and of nested tasks are followed by their own ids.
+
+        Args:
+            run_id: the run's id, exactly; it may be about to begin.
+            after: the `cursor` of the last event that was read, to go on behind it; None for the beginning.
+
+        Returns:
+            What to iterate over; see `mdap.Event`.
+
+        Raises:
+            RunNotFoundError: there is no such run, and none begins within 5 seconds.
+            UsageError: *after* is no cursor.
+        """
+        host = self._opened
+        return follow(host.value[0], run_id, after, lambda: not host.closing)
+
+    async def waiting(self, run_id: str | None = None, *, most: int = 50) -> list[Waiting]:
+        """Return the steps that wait for a person: undecided ones, then the most doubtful decisions.
+
+        Args:
+            run_id: only those of this run and its parts; None for the newest runs of the database.
+            most: how many at most.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        with self._visit() as resources:
+            await resources.writer.flush()
+            return await Desk(self.path).waiting(run_id, most)
+
+    async def settle(
+        self, run_id: str, step: int, *, answer: Any, author: str, reason: str, override: bool = False
+    ) -> Settled:
+        """Settle a step as a person decides, in any run of the database.
+
+        If a process waits for the step, this one or another (see `Limits.wait_for_person`), its run goes on
+        by itself; if not, `resume` the run that is returned.
+
+        Args:
+            run_id: the step's run: its id, a unique beginning of it, or ``latest``.
+            step: its number.
+            answer: the answer, as a JSON value.
+            author: who decides.
+            reason: why so.
+            override: settle a step that votes decided: a new run takes over from the step's own.
+
+        Raises:
+            ClaimedError: another person has the step, or has settled it meanwhile.
+            RunBusyError: a process is working on the run, and does not wait for the step.
+            UsageError: there is no such run or step, or the answer cannot be one of it.
+        """
+        spelled = canonical(answer)
+        with self._visit() as resources:
+            await resources.writer.flush()
+            ruling = Ruling(spelled, author, reason, override)
+            return await Desk(self.path).settle(run_id, step, ruling)
+
+    async def resume_all(self, *, progress: Progress | None = None) -> AsyncIterator[Solution[Any]]:
+        """Resume every run of the database that was cut or stopped, one after another, the oldest first.
+
+        Each keeps the settings it was started with. One that cannot be resumed here stays as it is, and its
+        solution's *reason* says why: its task or its models are others, it is a batch, or another process is
+        working on it.
+
+        Args:
+            progress: counters that are kept while the runs go on.
+
+        Yields:
+            The solution of each run, however it ended: see its status and reason.
+
+        Raises:
+            DatabaseError: the database cannot be written any more.
+        """
+        with self._visit() as resources:
+            await resources.writer.flush()
+            rows = await resources.reader.unfinished()
+        for row in rows:
+            try:
+                yield await self.resume(row.run_id, progress=progress)
+            except (UsageError, PluginError) as error:
+                found = await self.find(row.run_id)
+                if found is not None:
+                    yield replace(found, reason=str(error))
+
+    async def find(self, run_id: str) -> Solution[Any] | None:
+        """Return the solution so far of the run whose id is exactly *run_id*, or None if there is none."""
+        with self._visit() as resources:
+            row = await _row(resources, run_id)
+            return None if row is None else await solution_of(resources.reader, row)
+
+
+async def _row(resources: SessionResources, run_id: str) -> RunRow | None:
+    # What a cancelled run of this session appended may not be committed yet.
+    await resources.writer.flush()
+    return await resources.reader.run(run_id)

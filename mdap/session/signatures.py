@@ -1,0 +1,92 @@
+"""The keyword arguments that several public functions share, each with its type, for editors and checkers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypedDict, TypeVar
+
+from mdap.engine.opening import Progress
+from mdap.protocols import Provider
+from mdap.records import Event
+from mdap.session.margins import K
+from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.tasks import Ask
+
+__all__ = [
+    "CalibrateSettings",
+    "CalibrationSettings",
+    "Model",
+    "Resulting",
+    "RunSettings",
+    "SessionSettings",
+    "SolveSettings",
+    "Solving",
+]
+
+Model = str | Provider
+"""A model by its name, ``provider`` or ``provider/model``, or as an object that is an `mdap.Provider`."""
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Solving(Protocol[R_co]):
+    """A process that says which type its result has."""
+
+    async def solve(self, ask: Ask, /) -> R_co:
+        """See `mdap.Process.solve`."""
+
+
+class Resulting(Protocol[R_co]):
+    """A chain that says which type its result has."""
+
+    def result(self, state: Any, /) -> R_co:
+        """See `mdap.Chain.result`."""
+
+
+class SessionSettings(TypedDict, total=False):
+    """Keyword arguments of `mdap.Session`, which says what each is."""
+
+    escalate_to: Model | Sequence[Model]
+    db: str | Path
+    options: Mapping[str, Any] | None
+    limits: Limits | None
+    budget: Budget | None
+    prices: Mapping[str, Price] | str | Path | None
+    speculate: Speculate | str
+    on_dead: OnDead | str
+    record_prompts: bool | None
+    log: bool
+    tracer_provider: Any
+
+
+class RunSettings(TypedDict, total=False):
+    """Keyword arguments of `mdap.Session.run`, which says what each is."""
+
+    k: K | None
+    target: float
+    floor: float
+    voting: VotingSettings | None
+    run_id: str | None
+    progress: Progress | None
+    on_event: Callable[[Event], object] | None
+
+
+class CalibrationSettings(TypedDict, total=False):
+    """Keyword arguments of `mdap.Session.calibrate`, which says what each is."""
+
+    samples: int
+    target: float
+    voting: VotingSettings | None
+    seed: int
+    run_id: str | None
+
+
+class SolveSettings(SessionSettings, RunSettings, total=False):
+    """Keyword arguments of `mdap.solve`: those of a session and of a run."""
+
+    model: Model | Sequence[Model]
+
+
+class CalibrateSettings(SessionSettings, CalibrationSettings, total=False):
+    """Keyword arguments of `mdap.calibrate`: those of a session and of a calibration."""
+
+    model: Model | Sequence[Model]

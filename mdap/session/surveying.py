@@ -1,0 +1,221 @@
+"""Which steps of a task to sample for a calibration, and where they come from."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+from mdap.engine.calibrate import Subjects, Surveyed, steps_in
+from mdap.engine.guarded import GuardedTask, Subject, simulated
+from mdap.errors import RAISED, PluginError, UsageError
+from mdap.groups import first_of
+from mdap.journal.reader import Reader, RunRow
+from mdap.plugins import make_recorded, task_name
+from mdap.rules.canonical import canonical
+from mdap.session.margins import pilot_of
+from mdap.session.running import SessionResources
+from mdap.session.seeking import Gathered, ask_again, rules_of
+from mdap.settings import VotingSettings
+from mdap.tasks import Chain, Process, Step, Task, canonical_step
+from mdap.testing.walking import OracleAsk, TooManyError
+
+__all__ = ["states_of_run", "states_of_task", "subjects_of"]
+
+_MOST_WALKED: Final = 20_000
+"""Steps of a process that its oracle is asked for, at most."""
+
+_PARTS: Final = 100
+"""Nested runs that are gone through, at most."""
+
+_PATIENCE: Final = 1.0
+
+
+async def subjects_of(
+    resources: SessionResources, task: Task, request: tuple[str, int, int], voting: VotingSettings
+) -> tuple[Subjects, str, bool]:
+    """Return the steps to sample, where they come from, and whether the right answers are known.
+
+    Args:
+        resources: what the session's runs share.
+        task: the task.
+        request: the calibration's name, about how many samples it takes, and which random steps.
+        voting: how steps are decided.
+
+    Raises:
+        UsageError: there is no step to sample.
+        PluginError: the task's own code failed.
+    """
+    name, samples, seed = request
+    if isinstance(task, Chain):
+        oracle = _chain_has_oracle(task_name(task), task)
+        own = states_of_task(task_name(task), task, seed)
+        if own is not None:
+            return steps_in(GuardedTask(task_name(task), task), own), "sample_state", oracle
+    else:
+        assert isinstance(task, Process)
+        walked = await _walked(task)
+        if walked is not None:
+            return _drawn(walked, samples, seed), "oracle", True
+        oracle = False
+    found = await resources.reader.latest_of(task_name(task), canonical(task))
+    if found is None:
+        found = (await pilot_of(resources, task, name, voting)).run_id
+    row = await resources.reader.find(found)
+    steps = _drawn(await _steps_of_run(resources.reader, row, task, (samples, seed)), samples, seed)
+    return steps, f"{row.kind} {found}", oracle
+
+
+def _drawn(found: Sequence[Surveyed], samples: int, seed: int) -> Subjects:
+    """Yield random ones of the steps *found*, and then the same again."""
+    if not found:
+        raise UsageError("there is no step to sample: the task asks for none")
+    return itertools.cycle(random.Random(seed).sample(found, min(samples, len(found))))
+
+
+# -- by the oracle's answers -----------------------------------------------------------------------
+
+
+class _EnoughError(BaseException):
+    """The walk ends here, whatever the process would do with it."""
+
+
+class _Walk(OracleAsk):
+    """Walk a process along the oracle's answers, and keep what is asked; nothing is done `once`."""
+
+    def __init__(self, task: Process[Any], most: int) -> None:
+        super().__init__(task, most)
+        self.found: list[Surveyed] = []
+        self._whole = task
+
+    async def __call__(self, step: Step[Any]) -> Any:
+        """Return the oracle's answer to *step*."""
+        before = len(self.asked)
+        try:
+            answer = await super().__call__(step)
+        except NotImplementedError:
+            raise _EnoughError from None
+        if len(self.asked) > before and not step.proposal:
+            self.found.append(_surveyed(self._whole, step))
+        return answer
+
+    async def solve(self, task: Task, key: str | None = None) -> Any:
+        """Return the result of a nested task, and keep its steps, too."""
+        left = self._most - len(self.asked)
+        if isinstance(task, Process):
+            nested = _Walk(task, left)
+            try:
+                return await task.solve(nested)
+            finally:
+                self.found += nested.found
+        assert isinstance(task, Chain)
+        states = _walked_states(task, left)
+        self.found += list(steps_in(GuardedTask(task_name(task), task), iter(states[:-1])))
+        return task.result(states[-1])
+
+    async def once(self, function: Callable[[], Any], key: str) -> Any:
+        """End the walk: what is done outside is not done for a calibration."""
+        raise _EnoughError
+
+
+def _walked_states(task: Any, most: int) -> list[Any]:
+    """Return the states of a chain whose steps its oracle decides, the last one included."""
+    states, length = [task.start()], task.length()
+    while len(states) <= most:
+        over = len(states) > length if length is not None else task.step(states[-1]) is None
+        if over:
+            return states
+        states.append(task.advance(states[-1], task.canonical(task.oracle(states[-1]))))
+    raise _EnoughError
+
+
+async def _walked(task: Process[Any]) -> list[Surveyed] | None:
+    """Return the steps that a process asks for on the oracle's answers; None if it has no oracle."""
+    walk = _Walk(task, _MOST_WALKED)
+    try:
+        await task.solve(walk)
+    except (_EnoughError, TooManyError):
+        pass
+    except RAISED as error:
+        first = first_of(error)
+        if not isinstance(first, NotImplementedError):
+            raise PluginError(
+                f"task {task_name(task)}", "solving with its oracle's answers", first
+            ) from error
+    except BaseExceptionGroup as error:
+        if not isinstance(first_of(error), _EnoughError | TooManyError):
+            raise
+    return walk.found or None
+
+
+def _surveyed(task: Process[Any], step: Step[Any]) -> Surveyed:
+    about = canonical(step.user if step.input is None else step.input)
+    subject = Subject(task, step, step)
+    return Surveyed(canonical_step(task, step), subject, about, partial(_truth, task, step))
+
+
+def _truth(task: Process[Any], step: Step[Any]) -> str:
+    return canonical(
+        simulated(task, "canonical", task.canonical, simulated(task, "oracle", task.oracle, step))
+    )
+
+
+# -- of a run --------------------------------------------------------------------------------------
+
+
+async def _steps_of_run(reader: Reader, row: RunRow, task: Task, request: tuple[int, int]) -> list[Surveyed]:
+    """Return steps of an earlier run and of those nested in it, asked for again as their rows have them."""
+    samples, seed = request
+    if isinstance(task, Chain):
+        states = await states_of_run(reader, row, task, samples, seed)
+        return list(steps_in(GuardedTask(row.task, task), iter(states)))
+    assert isinstance(task, Process)
+    race = Gathered(row.task, task, await rules_of(reader, row, task))
+    race.begin(await reader.process_point(row.number, as_it_ended=True))
+    await ask_again(reader, row, task, race, lambda: len(race.steps) >= _MOST_WALKED, _PATIENCE)
+    found = [_surveyed(task, step) for step in race.steps.values() if not step.proposal]
+    for part, _ in await reader.parts(row.number, _PARTS):
+        found += await _steps_of_run(reader, part, make_recorded(part.task, part.params), request)
+    return found
+
+
+async def states_of_run(
+    reader: Reader, row: RunRow, task: Chain[Any, Any], most: int, seed: int
+) -> list[Any]:
+    """Return the inputs of random decided steps of an earlier run of a chain."""
+    rng = random.Random(seed)
+    decided = await reader.count_decisions(row.number)
+    places = rng.sample(range(decided), min(most, decided))
+    guarded = GuardedTask(row.task, task)
+    return [guarded.state(place, await reader.input_at(row.number, place)) for place in places]
+
+
+# -- of a chain ------------------------------------------------------------------------------------
+
+
+def _chain_has_oracle(name: str, task: Chain[Any, Any]) -> bool:
+    try:
+        task.oracle(task.start())
+    except NotImplementedError:
+        return False
+    except RAISED as error:
+        raise PluginError(f"task {name}", "giving its first right answer", error) from error
+    return True
+
+
+def states_of_task(name: str, task: Chain[Any, Any], seed: int) -> Iterator[Any] | None:
+    """Return states that the task samples itself; None if it does not.
+
+    Raises:
+        PluginError: the task's code failed.
+    """
+    rng = random.Random(seed)
+
+    def sampled() -> Any:
+        try:
+            return task.sample_state(rng)
+        except RAISED as error:
+            raise PluginError(f"task {name}", "sampling a state", error) from error
+
+    first = sampled()
+    return None if first is None else itertools.chain([first], iter(sampled, None))

@@ -1,0 +1,88 @@
+"""A run that is under way takes up what people rule on its steps that wait for them."""
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from mdap.engine.decider import Decider
+from mdap.errors import DatabaseError, UsageError
+from mdap.journal.rulings import Place, Rulings
+from mdap.session.listening import LOOK
+
+if TYPE_CHECKING:
+    from mdap.session.running import SessionResources
+
+__all__ = ["take_rulings", "waits_for_people"]
+
+_LOG: Final = logging.getLogger("mdap")
+
+
+async def waits_for_people(resources: "SessionResources", run: int) -> bool:
+    """Return whether undecided steps of *run* wait: for a person, or for a ruling that is there already."""
+    return resources.limits.wait_for_person > 0 or bool(await resources.reader.rows("open_rulings", run))
+
+
+async def take_rulings(resources: "SessionResources", run: int, race: Decider) -> None:
+    """Settle the steps of *race* that wait, as people rule, until cancelled. Nothing is raised.
+
+    The log is looked at only as long as a step waits.
+    """
+    since: dict[int, float] = {}
+    try:
+        while True:
+            if not race.waits:
+                await resources.writer.next_commit()  # before a step waits, that it does is committed
+                continue
+            await _tell(resources, run, race, since)
+            await _take(resources, run, race)
+            _give_up(race, since, resources.limits.wait_for_person)
+            if race.waits:
+                await anyio.sleep(LOOK)
+    except DatabaseError:
+        pass  # which the run itself meets
+
+
+async def _tell(resources: "SessionResources", run: int, race: Decider, since: dict[int, float]) -> None:
+    """Say which steps have begun to wait, once that is durable."""
+    new = sorted(race.waits - since.keys())
+    if new:
+        await resources.writer.flush()
+    patience = resources.limits.wait_for_person
+    for step in new:
+        since[step] = anyio.current_time()
+        if patience:
+            _LOG.warning(
+                f"step {step} of {resources.named[run]} waits {patience:g} seconds for a person: "
+                "settle it with `mdap serve --allow-decide` or `mdap decide`"
+            )
+
+
+async def _take(resources: "SessionResources", run: int, race: Decider) -> None:
+    rulings = Rulings(resources.writer.path)
+    for row in await resources.reader.rows("open_rulings", run):
+        if row["step"] not in race.waits:
+            continue
+        place = Place(run, row["step"], f"step {row['step']}")
+        author, reason = row["author"], row["reason"]
+        try:
+            race.rule(row["step"], row["answer"], author, reason)
+        except UsageError as error:
+            await rulings.add(place, "refused", author, reason=str(error), about=row["id"])
+            continue
+        done = {
+            "answer": row["answer"],
+            "reason": reason,
+            "about": row["id"],
+            "goes_on": resources.named[run],
+        }
+        with anyio.CancelScope(shield=True):  # this may have been the last step
+            await resources.writer.flush()  # it is on record before anybody is told so
+            await rulings.add(place, "settled", author, **done)
+
+
+def _give_up(race: Decider, since: dict[int, float], patience: float) -> None:
+    now = anyio.current_time()
+    for step in sorted(race.waits & since.keys()):
+        if now - since[step] >= patience:
+            race.stop_waiting(step)
