@@ -22,7 +22,7 @@ import mdap
 from mdap.records import TallyShape
 from mdap.rules.calibration import consensus_rate, jeffreys, rate_behind
 from mdap.rules.certificate import certify, doubts, error_upper_bound
-from mdap.rules.projection import Counts, foreseen_samples
+from mdap.rules.projection import Counts, estimated_samples
 from mdap.rules.scaling import minimal_k, run_success
 from mdap_hanoi import Hanoi
 
@@ -315,11 +315,11 @@ def projections(trials: int) -> None:
         for _ in range(trials):
             flags = int(rng.binomial(400, 0.05))
             counts = Counts(int(rng.binomial(400 - flags, rate)), 400 - flags, flags)
-            foreseen = foreseen_samples(1000, k, counts)
+            estimate = estimated_samples(1000, k, counts)
             _, votes = races(rng, np.full(1000, rate), k)
             samples = int(votes.sum() + rng.negative_binomial(votes.sum(), 0.95))
-            held += foreseen.low <= samples <= foreseen.high
-            widths.append((foreseen.high - foreseen.low) / foreseen.value)
+            held += estimate.low <= samples <= estimate.high
+            widths.append((estimate.high - estimate.low) / estimate.value)
         print(f"| {rate} | {k} | {held / trials:.0%} | {np.mean(widths):.0%} |")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mdap.rules.certificate import error_upper_bound
-from mdap.rules.foresight import law as law_of
 from mdap.rules.ledger import Ledger
+from mdap.rules.robust_estimate import law as law_of
 from mdap.rules.scaling import minimal_k
 from mdap.settings import Robust
 

@@ -64,7 +64,7 @@ def _convergence(summary: Summary, k: int) -> Figure | None:
     most = max(lengths)
     ended = list(accumulate(lengths[votes] for votes in range(most + 1)))
     measured = [(votes, 1 - count / races) for votes, count in enumerate(ended)]
-    foreseen = [(votes, 1 - share) for votes, share in enumerate(accumulate(_theory(summary, most)))]
+    estimate = [(votes, 1 - share) for votes, share in enumerate(accumulate(_theory(summary, most)))]
     floor = 10.0 ** math.floor(math.log10(0.8 / races))
     x = Axis("votes counted in a step", 0, max(most, 1), show=whole)
     y = Axis("steps still undecided", floor, 1, log=True, show=percent)
@@ -72,11 +72,11 @@ def _convergence(summary: Summary, k: int) -> Figure | None:
     left = percent(measured[min(k, most)][1])
     note = f"After {k} votes {left} of the steps are undecided; after {last}, none."
     lines = [
-        Line("theory", steps([(at, max(share, floor / 2)) for at, share in foreseen])),
+        Line("theory", steps([(at, max(share, floor / 2)) for at, share in estimate])),
         Line("measured", steps([(at, max(share, floor / 2)) for at, share in measured])),
     ]
     rows = tuple(
-        (f"{votes}", percent(share), percent(max(foreseen[votes][1], 0))) for votes, share in measured
+        (f"{votes}", percent(share), percent(max(estimate[votes][1], 0))) for votes, share in measured
     )
     heads = ("votes", "undecided", "theory")
     return Figure("Convergence", chart(note, x, y, lines), note, heads, rows, _BOTH)
@@ -88,7 +88,7 @@ def _votes(summary: Summary, k: int) -> Figure | None:
     if not races or not summary.votes:
         return None
     most = max(lengths)
-    foreseen = _theory(summary, most)
+    estimate = _theory(summary, most)
     floor = 10.0 ** math.floor(math.log10(0.8 / races))
     x = Axis("votes that a step took", k - 1, most + 1, show=whole)
     y = Axis("steps", floor, 1, log=True, show=percent)
@@ -99,14 +99,14 @@ def _votes(summary: Summary, k: int) -> Figure | None:
     dots = bars(x, y, values)
     lines = [
         Line("theory", [(votes - 0.5, chance), (votes + 0.5, chance)])
-        for votes, chance in enumerate(foreseen)
+        for votes, chance in enumerate(estimate)
         if chance > floor / 2
     ]
     note = (
         f"{summary.votes / races:.3f} votes a step on average; {percent(lengths[k] / races)} took just {k}."
     )
     rows = tuple(
-        (f"{votes}", f"{count:,}", f"{foreseen[votes] * races:,.1f}")
+        (f"{votes}", f"{count:,}", f"{estimate[votes] * races:,.1f}")
         for votes, count in sorted(lengths.items())
     )
     return Figure(

@@ -45,15 +45,13 @@ def audit() -> None:
 
 @audit.command("verify")
 @click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
-@click.option("--oracle", is_flag=True, help="Compare each decision with the task's own truth, too.")
-@click.option(
-    "--expect", metavar="DIGEST", help="A digest or seal that was noted elsewhere when the run ended."
-)
-@click.option("--allow-unsealed", is_flag=True, help="Accept a run that has ended and lacks its seal.")
+@click.option("--oracle", is_flag=True, help="Also compare each decision with the task's oracle.")
+@click.option("--expect", metavar="DIGEST", help="Digest or seal that you noted when the run ended.")
+@click.option("--allow-unsealed", is_flag=True, help="Accept an ended run without a seal.")
 @click.option(
     "--signers",
     metavar="FILE",
-    help="Require that one of these allowed signers, as ssh-keygen reads them, signed the seal.",
+    help="Require a signature by one of these allowed signers (ssh-keygen format).",
 )
 @click.option(
     "--jobs",
@@ -61,7 +59,7 @@ def audit() -> None:
     default=lambda: os.cpu_count() or 1,
     show_default="all processors",
     metavar="N",
-    help="Processes to use.",
+    help="Number of worker processes.",
 )
 @moved_task
 @database
@@ -144,23 +142,23 @@ def review_(**given: Any) -> None:
     type=click.Choice((*FORMATS, *LESSON_FORMATS)),
     default="jsonl",
     show_default=True,
-    help="One object or row for each decided step, or for each sample; or training data: prompts with a "
-    "reply that won (chat), and one that lost (preference).",
+    help="One object or row for each decided step or sample, or training data: prompts with a winning "
+    "reply (chat), or a winning and a losing one (preference).",
 )
-@click.option("--contested", is_flag=True, help="Training data only of steps with a vote against the winner.")
+@click.option("--contested", is_flag=True, help="Training data: only steps with a vote against the winner.")
 @click.option(
     "--min-margin",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Training data only of steps whose winner leads by N votes or more.",
+    help="Training data: only steps whose winner leads by N votes or more.",
 )
-@click.option("--from-model", metavar="NAME", help="Training data only with winning replies of this model.")
+@click.option("--from-model", metavar="NAME", help="Training data: only winning replies of this model.")
 @click.option(
     "--bare",
     is_flag=True,
-    help="Training data without metadata, where a service refuses other keys than the format's own.",
+    help="Training data: no metadata, for services that refuse keys outside the format.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Where to write; standard output if not given.")
+@click.option("-o", "--output", metavar="FILE", help="Output file. [default: standard output]")
 @moved_task
 @database
 def export_(**given: Any) -> None:

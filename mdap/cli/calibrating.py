@@ -39,7 +39,7 @@ __all__ = ["calibrate"]
     show_default="sim",
     metavar="PROVIDER[/MODEL]",
     shell_complete=completing.models,
-    help="Where samples come from; several are calibrated one after the other and compared.",
+    help="Model to calibrate; give several to compare them.",
 )
 @click.option(
     "-M", "options", multiple=True, metavar="NAME=VALUE", help="Set an option of the models' provider."
@@ -50,16 +50,16 @@ __all__ = ["calibrate"]
     default=400,
     show_default=True,
     metavar="N",
-    help="Samples to take of each model, about.",
+    help="Approximate number of samples from each model.",
 )
 @click.option(
     "--target",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Wanted chance that no decision of a run is wrong.",
+    help="Target probability that every decision is right.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Which random steps are sampled.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of random steps.")
 @limit_options
 @budget_options
 @database
@@ -118,12 +118,12 @@ def calibrate(**given: Any) -> int:
 
 def _cost(made: Calibration) -> tuple[float, float]:
     """Return by what models are sorted: projected cost, or samples where no price is known."""
-    foreseen = made.projection
-    if foreseen is None:
+    estimate = made.projection
+    if estimate is None:
         return math.inf, math.inf
     return (
-        math.inf if foreseen.cost_usd is None else foreseen.cost_usd.value,
-        foreseen.samples.value,
+        math.inf if estimate.cost_usd is None else estimate.cost_usd.value,
+        estimate.samples.value,
     )
 
 
@@ -166,16 +166,16 @@ def _describe(made: Calibration) -> None:
         ("duplicates", f"{made.duplicates:.1%} of the samples repeat an earlier one of their step"),
         ("collisions", f"{number(made.collisions)}, at most {made.collisions_expected:.2g} by independence"),
     ]
-    foreseen = made.projection
-    if foreseen is not None:
+    estimate = made.projection
+    if estimate is not None:
         rows += [
-            ("k", f"{foreseen.k} for a chance of {made.target:g}{_if(made)}, at p = {_worst(made)} or more"),
-            ("a run takes", f"{_between(foreseen.samples)} samples"),
+            ("k", f"{estimate.k} for a chance of {made.target:g}{_if(made)}, at p = {_worst(made)} or more"),
+            ("a run takes", f"{_between(estimate.samples)} samples"),
             (
                 "cost",
-                "unknown: no price" if foreseen.cost_usd is None else f"{_between(foreseen.cost_usd, 2)} USD",
+                "unknown: no price" if estimate.cost_usd is None else f"{_between(estimate.cost_usd, 2)} USD",
             ),
-            ("time", _time(foreseen.seconds)),
+            ("time", _time(estimate.seconds)),
         ]
     rows.append(("calibration", f"{made.run_id}, {_paid(made)}"))
     fields([*rows, *[("finding", sentence) for sentence in made.findings]])

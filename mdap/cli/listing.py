@@ -94,13 +94,13 @@ async def _runs(given: dict[str, Any]) -> None:
 @click.option(
     "--step",
     type=click.IntRange(min=0),
-    help="Show what this step asked, and how it was decided, sample by sample.",
+    help="Show the prompt of this step and its decision, sample by sample.",
 )
 @click.option(
     "--task",
     metavar="TASK",
     callback=lambda context, option, name: None if name is None else in_full(name),
-    help="With --step: load the task of RUN, which runs its code, to make prompts that are not recorded.",
+    help="With --step: load the task of RUN (runs its code) to rebuild prompts that are not recorded.",
 )
 @verbose
 @database

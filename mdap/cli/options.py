@@ -136,7 +136,7 @@ def moved_task(command: F) -> F:
         metavar="TASK",
         shell_complete=completing.tasks,
         callback=lambda context, option, name: None if name is None else in_full(name),
-        help="The task of RUN, where it has moved to another file, module or name.",
+        help="Task of RUN, if it has moved to another file, module or name.",
     )(command)
 
 
@@ -157,7 +157,7 @@ def limit_options(command: F) -> F:
             default=default.max_nesting,
             show_default=True,
             metavar="N",
-            help="How deep tasks may ask for tasks.",
+            help="Maximum depth of nested tasks.",
         ),
         click.option(
             "--timeout",
@@ -165,32 +165,35 @@ def limit_options(command: F) -> F:
             default=default.attempt_timeout,
             show_default=True,
             metavar="SECONDS",
-            help="Time after which an attempt is abandoned.",
+            help="Timeout of one attempt.",
         ),
         click.option(
             "--no-probe",
             is_flag=True,
-            help="Do not ask each endpoint small questions first, to find out which options it takes.",
+            help="Skip the small test requests that detect which options each endpoint supports.",
         ),
         click.option(
             "--reserve-max-tokens",
             is_flag=True,
-            help="Count all tokens that a reply may have against --tpm, as some endpoints do.",
+            help="Count the maximum reply length against --tpm, as some endpoints do.",
         ),
         click.option(
             "--tpm",
             type=int,
             metavar="N",
-            help="Tokens a minute at most, prompts and replies. [default: as the endpoint tells]",
+            help="Maximum tokens a minute, prompts and replies. [default: from the endpoint's headers]",
         ),
         click.option(
-            "--rpm", type=int, metavar="N", help="Requests a minute at most. [default: as the endpoint tells]"
+            "--rpm",
+            type=int,
+            metavar="N",
+            help="Maximum requests a minute. [default: from the endpoint's headers]",
         ),
         click.option(
             "--concurrency",
             type=int,
             metavar="N",
-            help="Concurrent requests to each model, at most. [default: as many as the endpoint can serve]",
+            help="Maximum concurrent requests to each model. [default: learned from the endpoint]",
         ),
     ):
         command = option(command)
@@ -204,7 +207,7 @@ def on_dead(command: F) -> F:
         type=click.Choice([str(what) for what in OnDead]),
         default=str(OnDead.STOP),
         show_default=True,
-        help="Whether to stop when one of several models is gone, or to continue without it.",
+        help="Stop when one of several models is gone, or continue without it.",
     )(command)
 
 
@@ -215,17 +218,17 @@ def waiting(command: F) -> F:
         type=float,
         default=Limits().wait_for_person,
         metavar="SECONDS",
-        help="How long an undecided step waits for a person to settle it, before the run ends without.",
+        help="How long an undecided step waits for a person before the run ends undecided.",
     )(command)
 
 
 def budget_options(command: F) -> F:
     """Add the options that make up `Budget`, and prices."""
     for option in (
-        click.option("--prices", metavar="FILE", help="Prices by model, as JSON; see the documentation."),
-        click.option("--max-seconds", type=float, metavar="S", help="Stop after so many seconds."),
-        click.option("--budget-tokens", type=int, metavar="N", help="Stop before so many tokens are used."),
-        click.option("--budget-usd", type=float, metavar="X", help="Stop before so many USD are spent."),
+        click.option("--prices", metavar="FILE", help="JSON file with prices by model."),
+        click.option("--max-seconds", type=float, metavar="S", help="Stop after S seconds."),
+        click.option("--budget-tokens", type=int, metavar="N", help="Stop before using more than N tokens."),
+        click.option("--budget-usd", type=float, metavar="X", help="Stop before spending more than X USD."),
     ):
         command = option(command)
     return command

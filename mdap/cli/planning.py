@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from mdap.cli.options import as_json
 from mdap.cli.output import fields, number, print_json, say, table
 from mdap.errors import UsageError
-from mdap.rules.foresight import Foreseen
-from mdap.rules.foresight import foreseen as robust
 from mdap.rules.planning import Bought, Each, by_margin, by_subtask, what_buys
+from mdap.rules.robust_estimate import RobustEstimate
+from mdap.rules.robust_estimate import estimate as estimate_robust
 from mdap.rules.scaling import Plan
-from mdap.rules.scaling import plan as foresee
+from mdap.rules.scaling import plan as estimate_run
 from mdap.settings import Robust, explain
 
 __all__ = ["plan"]
@@ -23,42 +23,52 @@ _MILLION = 1e6
 
 
 @click.command()
-@click.option("--steps", type=int, required=True, help="Steps of the task.")
-@click.option("--error-rate", type=float, required=True, help="Chance that a valid sample is wrong (1 - p).")
+@click.option("--steps", type=int, required=True, help="Number of steps.")
+@click.option(
+    "--error-rate", type=float, required=True, help="Probability that a valid sample is wrong (1 - p)."
+)
 @click.option(
     "--valid-rate",
     type=float,
     default=1.0,
     show_default=True,
-    help="Chance that a sample is not red-flagged (v).",
+    help="Probability that a sample is valid, not red-flagged (v).",
 )
 @click.option(
-    "--target", type=float, default=0.95, show_default=True, help="Wanted chance that no decision is wrong."
+    "--target",
+    type=float,
+    default=0.95,
+    show_default=True,
+    help="Target probability that every decision is right.",
 )
 @click.option(
     "-k",
     "margin",
     type=click.IntRange(min=1),
-    help="A margin to judge, instead of the smallest that reaches the target.",
+    help="Margin to evaluate. [default: the smallest that reaches the target]",
 )
 @click.option(
     "--floor",
     type=float,
     default=0.6,
     show_default=True,
-    help="The least chance that a valid sample is right, on any step; for what -k robust would take.",
+    help="Lowest probability on any step that a valid sample is right, to estimate -k robust.",
 )
 @click.option("--input-tokens", type=click.FloatRange(min=0), help="Prompt tokens of a sample.")
 @click.option("--output-tokens", type=click.FloatRange(min=0), help="Reply tokens of a sample.")
 @click.option("--input-price", type=click.FloatRange(min=0), help="USD per million prompt tokens.")
 @click.option("--output-price", type=click.FloatRange(min=0), help="USD per million reply tokens.")
-@click.option("--rpm", type=click.IntRange(min=1), help="Requests a minute, to foresee the time that takes.")
-@click.option("--tpm", type=click.IntRange(min=1), help="Tokens a minute, prompts and replies, likewise.")
+@click.option("--rpm", type=click.IntRange(min=1), help="Requests a minute, to estimate the duration.")
+@click.option(
+    "--tpm",
+    type=click.IntRange(min=1),
+    help="Tokens a minute, prompts and replies, to estimate the duration.",
+)
 @click.option(
     "--latency",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Time a reply takes: a chain needs that for each step at least, one after the other.",
+    help="Latency of a reply; a chain takes at least this long for each step.",
 )
 @click.option(
     "--subtask-steps",
@@ -66,13 +76,13 @@ _MILLION = 1e6
     default=1,
     show_default=True,
     metavar="M",
-    help="Steps that one sample answers at once; its reply is so many times as long.",
+    help="Steps that one sample answers together; multiplies its output tokens.",
 )
-@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Tell what so many USD buy.")
+@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Show what X USD buy.")
 @click.option(
     "--table",
     type=click.Choice(["margins", "subtasks"]),
-    help="Also show other lengths and margins, or the task cut into larger subtasks.",
+    help="Also show other lengths and margins, or larger subtasks.",
 )
 @as_json
 def plan(**given: Any) -> None:
@@ -80,7 +90,7 @@ def plan(**given: Any) -> None:
 
     The estimates hold if all steps are equally hard; those of -k robust hold without that.
     """
-    foreseen = foresee(
+    estimate = estimate_run(
         given["steps"],
         given["error_rate"],
         given["valid_rate"],
@@ -93,28 +103,28 @@ def plan(**given: Any) -> None:
     if given["budget_usd"] is not None:
         if each is None or sum(each) == 0:
             raise UsageError("what a budget buys depends on tokens and prices: give --input-tokens and so on")
-        bought = what_buys(given["budget_usd"], each, foreseen)
+        bought = what_buys(given["budget_usd"], each, estimate)
     if given["json"]:
-        _print(given, foreseen, each, bought)
+        _print(given, estimate, each, bought)
     else:
-        _show(given, foreseen, each, bought)
+        _show(given, estimate, each, bought)
 
 
-def _print(given: dict[str, Any], foreseen: Plan, each: Each | None, bought: Bought | None) -> None:
-    robustly = _robust(given, foreseen)
+def _print(given: dict[str, Any], estimate: Plan, each: Each | None, bought: Bought | None) -> None:
+    robustly = _robust(given, estimate)
     made: dict[str, Any] = {
-        **asdict(foreseen),
+        **asdict(estimate),
         "robust": None if robustly is None else {"floor": given["floor"], **robustly._asdict()},
-        "cost_usd": None if each is None else each.cost(foreseen),
-        "seconds": _seconds(given, foreseen),
+        "cost_usd": None if each is None else each.cost(estimate),
+        "seconds": _seconds(given, estimate),
     }
     if bought is not None:
         made["budget"] = bought._asdict()
     if given["table"] is not None:
         rows = (
-            by_subtask(foreseen)
+            by_subtask(estimate)
             if given["table"] == "subtasks"
-            else [*chain.from_iterable(by_margin(foreseen))]
+            else [*chain.from_iterable(by_margin(estimate))]
         )
         made["table"] = [
             {**asdict(row), "cost_usd": None if each is None else each.cost(row)} for row in rows
@@ -122,33 +132,33 @@ def _print(given: dict[str, Any], foreseen: Plan, each: Each | None, bought: Bou
     print_json(made)
 
 
-def _show(given: dict[str, Any], foreseen: Plan, each: Each | None, bought: Bought | None) -> None:
-    cut = foreseen.steps_per_subtask
+def _show(given: dict[str, Any], estimate: Plan, each: Each | None, bought: Bought | None) -> None:
+    cut = estimate.steps_per_subtask
     rows = [
-        ("steps", number(foreseen.steps) + (f", {cut} by a sample" if cut > 1 else "")),
-        ("k", f"{number(foreseen.k)}, if all steps are equally hard"),
-        ("P(no errors)", f"{foreseen.p_zero_errors:.6f}, if all steps are equally hard"),
+        ("steps", number(estimate.steps) + (f", {cut} by a sample" if cut > 1 else "")),
+        ("k", f"{number(estimate.k)}, if all steps are equally hard"),
+        ("P(no errors)", f"{estimate.p_zero_errors:.6f}, if all steps are equally hard"),
         (
             "votes",
-            f"{number(foreseen.votes)}, {foreseen.votes_per_step:.3f} a {'subtask' if cut > 1 else 'step'}",
+            f"{number(estimate.votes)}, {estimate.votes_per_step:.3f} a {'subtask' if cut > 1 else 'step'}",
         ),
-        ("samples", number(foreseen.samples)),
-        ("cost", "unknown: give tokens and prices" if each is None else f"{_usd(each.cost(foreseen))} USD"),
-        ("time", _time(given, foreseen)),
-        ("-k robust", _told(given, foreseen)),
+        ("samples", number(estimate.samples)),
+        ("cost", "unknown: give tokens and prices" if each is None else f"{_usd(each.cost(estimate))} USD"),
+        ("time", _time(given, estimate)),
+        ("-k robust", _told(given, estimate)),
     ]
     if bought is not None:
-        rows.append((f"{given['budget_usd']:g} USD", _buys(foreseen, bought)))
+        rows.append((f"{given['budget_usd']:g} USD", _buys(estimate, bought)))
     fields(rows)
     if given["table"] == "margins":
         say()
-        _show_margins(foreseen, each)
+        _show_margins(estimate, each)
     elif given["table"] == "subtasks":
         say()
-        _show_subtasks(foreseen, each)
+        _show_subtasks(estimate, each)
 
 
-def _robust(given: dict[str, Any], planned: Plan) -> Foreseen | None:
+def _robust(given: dict[str, Any], planned: Plan) -> RobustEstimate | None:
     """Return what `-k robust` would take; None for subtasks of several steps, and where no margin serves."""
     if planned.steps_per_subtask > 1:
         return None
@@ -156,7 +166,7 @@ def _robust(given: dict[str, Any], planned: Plan) -> Foreseen | None:
         terms = Robust(floor=given["floor"], target=given["target"], length=planned.steps)
     except ValidationError as error:
         raise UsageError(explain("option", error)) from None
-    return robust(terms, planned.steps, planned.error_rate)
+    return estimate_robust(terms, planned.steps, planned.error_rate)
 
 
 def _told(given: dict[str, Any], planned: Plan) -> str:
@@ -170,8 +180,8 @@ def _told(given: dict[str, Any], planned: Plan) -> str:
     )
 
 
-def _show_margins(foreseen: Plan, each: Each | None) -> None:
-    rows = by_margin(foreseen)
+def _show_margins(estimate: Plan, each: Each | None) -> None:
+    rows = by_margin(estimate)
     cells = [[number(row[0].steps), *[f"{made.p_zero_errors:.4f}" for made in row]] for row in rows]
     cells.append(["samples a step", *[f"{made.samples / made.steps:.2f}" for made in rows[0]]])
     if each is not None:
@@ -180,7 +190,7 @@ def _show_margins(foreseen: Plan, each: Each | None) -> None:
     table(["steps", *[f"k = {made.k}" for made in rows[0]]], cells)
 
 
-def _show_subtasks(foreseen: Plan, each: Each | None) -> None:
+def _show_subtasks(estimate: Plan, each: Each | None) -> None:
     heads = ("steps a sample", "right samples", "k", "samples", "USD")
     table(
         heads,
@@ -192,12 +202,12 @@ def _show_subtasks(foreseen: Plan, each: Each | None) -> None:
                 number(made.samples),
                 "-" if each is None else _usd(each.cost(made)),
             )
-            for made in by_subtask(foreseen)
+            for made in by_subtask(estimate)
         ],
     )
 
 
-def _buys(foreseen: Plan, bought: Bought) -> str:
+def _buys(estimate: Plan, bought: Bought) -> str:
     if bought.k is None:
         return f"not one vote for each of the steps; {number(bought.steps)} steps at this target"
     return (
@@ -216,21 +226,21 @@ def _each(given: dict[str, Any]) -> Each | None:
     return None if sides == [None, None] else Each(sides[0] or 0.0, sides[1] or 0.0)
 
 
-def _seconds(given: dict[str, Any], foreseen: Plan) -> float | None:
+def _seconds(given: dict[str, Any], estimate: Plan) -> float | None:
     """Return the time that the narrowest of what is given allows; None if nothing is."""
-    tokens = (given["input_tokens"] or 0) + (given["output_tokens"] or 0) * foreseen.steps_per_subtask
-    subtasks = foreseen.steps / foreseen.steps_per_subtask
+    tokens = (given["input_tokens"] or 0) + (given["output_tokens"] or 0) * estimate.steps_per_subtask
+    subtasks = estimate.steps / estimate.steps_per_subtask
     known = [
-        None if given["rpm"] is None else foreseen.samples / given["rpm"] * 60,
-        None if given["tpm"] is None or not tokens else foreseen.samples * tokens / given["tpm"] * 60,
+        None if given["rpm"] is None else estimate.samples / given["rpm"] * 60,
+        None if given["tpm"] is None or not tokens else estimate.samples * tokens / given["tpm"] * 60,
         None if given["latency"] is None else subtasks * given["latency"],
     ]
     found = [seconds for seconds in known if seconds is not None]
     return max(found) if found else None
 
 
-def _time(given: dict[str, Any], foreseen: Plan) -> str:
-    seconds = _seconds(given, foreseen)
+def _time(given: dict[str, Any], estimate: Plan) -> str:
+    seconds = _seconds(given, estimate)
     if seconds is None:
         return "unknown: give --rpm, --tpm or --latency"
     limits = [

@@ -21,13 +21,13 @@ __all__ = ["report"]
 
 @click.command()
 @click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write it, such as report.html.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Output file, such as report.html.")
 @click.option(
     "--task",
     "tasks",
     multiple=True,
     metavar="TASK",
-    help="Also load this task, named as in its runs, to know its length; loading runs its code.",
+    help="Load this task (runs its code) to know its length.",
 )
 @database
 @as_json

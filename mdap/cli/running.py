@@ -73,15 +73,15 @@ __all__ = ["decide", "resume", "run"]
     show_default="sim",
     metavar="PROVIDER[/MODEL]",
     shell_complete=completing.models,
-    help="Where samples come from, such as openai/gpt-4.1-mini; `mdap models` lists providers. Several take "
-    "turns; options of one follow it, as in 'sim/a?seed=1'.",
+    help="Model to sample, such as openai/gpt-4.1-mini; `mdap models` lists providers. Several models take "
+    "turns; append options of one, as in 'sim/a?seed=1'.",
 )
 @click.option(
     "--escalate-to",
     multiple=True,
     metavar="PROVIDER[/MODEL]",
     shell_complete=completing.models,
-    help="Where a step goes that is undecided after --max-samples.",
+    help="Next model for steps that are undecided after --max-samples.",
 )
 @click.option(
     "-M", "options", multiple=True, metavar="NAME=VALUE", help="Set an option of the model's provider."
@@ -93,23 +93,23 @@ __all__ = ["decide", "resume", "run"]
     default="3",
     show_default=True,
     metavar="N|auto|robust",
-    help="Margin by which a winner must lead. auto: the smallest that reaches --target if all steps are "
-    "equally hard, by the newest calibration that fits or else by a pilot. robust: keeps --target however "
-    "hard the steps are, if --floor holds.",
+    help="Votes by which the winner must lead every other answer. auto: the smallest k that reaches --target "
+    "if all steps are equally hard, from the newest matching calibration or a pilot. robust: keeps "
+    "--target however hard the steps are, if --floor holds.",
 )
 @click.option(
     "--target",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Wanted chance that no decision of the run is wrong; for -k auto and robust.",
+    help="Target probability that every decision is right; for -k auto and robust.",
 )
 @click.option(
     "--floor",
     type=float,
     show_default="0.6",
     metavar="P",
-    help="With -k robust: the least chance that a valid sample is right, on any step.",
+    help="With -k robust: lowest probability on any step that a valid sample is right.",
 )
 @click.option(
     "--contested",
@@ -121,22 +121,22 @@ __all__ = ["decide", "resume", "run"]
     "--seed",
     type=click.IntRange(min=0),
     show_default="0",
-    help="With -k robust: from which each sample's model and view are drawn.",
+    help="With -k robust: seed that draws each sample's model and view.",
 )
 @click.option(
-    "--max-samples", type=int, help="Samples a step may take before it is undecided. [default: 100 + 20 k]"
+    "--max-samples", type=int, help="Maximum samples of a step before it is undecided. [default: 100 + 20 k]"
 )
 @click.option(
     "--max-tokens",
     type=int,
-    help="Output tokens a reply may have, in every step. [default: a step's own, or 750]",
+    help="Maximum output tokens of a reply. [default: the step's own limit, or 750]",
 )
 @click.option(
     "--temperatures",
     type=NUMBERS,
     show_default="0,0.1; with -k robust 0.1",
     metavar="T,T,...",
-    help="Temperatures of a step's samples in turn; the last one serves for all later samples.",
+    help="Temperatures of a step's samples, in order; the last one repeats.",
 )
 @click.option(
     "--hedge",
@@ -144,42 +144,46 @@ __all__ = ["decide", "resume", "run"]
     default=0,
     show_default=True,
     metavar="N",
-    help="Samples in flight beyond those a step still needs: quicker, dearer, and quick answers count first.",
+    help="Extra samples in flight beyond those a step needs: faster, costs more, favours quick answers.",
 )
-@click.option("--run-id", metavar="ID", help="Name the run; if it exists and is unfinished, it is resumed.")
+@click.option("--run-id", metavar="ID", help="Name of the run; resumes it if it exists and is unfinished.")
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Run TASK once for each line of FILE, a JSON object of parameters beside those of -p; - for "
+    help="Run TASK once for each line of FILE, a JSON object of parameters to add to -p; - reads "
     "standard input.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --inputs: write what each case came to, one JSON object a line in the order of the cases; "
-    "beside FILE until the batch ends.",
+    help="With --inputs: write each result as one JSON line, in input order; FILE appears when the "
+    "batch ends.",
 )
 @click.option(
     "--speculate",
     type=click.Choice([str(mode) for mode in Speculate]),
     default="vote",
     show_default=True,
-    help="Sample the next steps before a step is decided: on its leading answer, or on the task's guess.",
+    help="Start the next steps before a step is decided, from its leading answer or the task's guess.",
 )
 @click.option(
     "--record-prompts/--no-record-prompts",
     default=None,
     show_default="of processes",
-    help="Whether the log keeps the text of every prompt; not for documents that must not be stored.",
+    help="Store the text of every prompt in the log; not for confidential documents.",
 )
 @on_dead
 @waiting
 @limit_options
 @budget_options
 @database
-@click.option("--display", type=click.Choice(DISPLAYS), help="How progress is shown. [default: by terminal]")
+@click.option(
+    "--display",
+    type=click.Choice(DISPLAYS),
+    help="Progress display. [default: rich on a terminal, else plain]",
+)
 @fail_unsolved
 @verbose
 @as_json
@@ -270,7 +274,7 @@ def _run_cases(
 @click.command()
 @click.argument("run_id", metavar="RUN", required=False, shell_complete=completing.runs)
 @click.option(
-    "--all", "every", is_flag=True, help="Resume every run that was interrupted or stopped, in turn."
+    "--all", "every", is_flag=True, help="Resume every interrupted or stopped run, one after the other."
 )
 @click.option(
     "--speculate",
@@ -285,7 +289,11 @@ def _run_cases(
 @limit_options
 @budget_options
 @database
-@click.option("--display", type=click.Choice(DISPLAYS), help="How progress is shown. [default: by terminal]")
+@click.option(
+    "--display",
+    type=click.Choice(DISPLAYS),
+    help="Progress display. [default: rich on a terminal, else plain]",
+)
 @fail_unsolved
 @verbose
 @as_json
@@ -353,9 +361,9 @@ def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: Show) -
     "--answer",
     required=True,
     metavar="JSON",
-    help="The answer, as JSON, or candidate:KEY for one that was voted for.",
+    help="Answer as JSON, or candidate:KEY for one that received votes.",
 )
-@click.option("--reason", required=True, metavar="TEXT", help="Why so; recorded.")
+@click.option("--reason", required=True, metavar="TEXT", help="Reason for the decision; recorded.")
 @click.option("--author", default=getpass.getuser, show_default="you", help="Who decides; recorded.")
 @moved_task
 @database

@@ -8,7 +8,7 @@ from mdap.records import Interval
 from mdap.rules.scaling import race_length
 from mdap.settings import Limits
 
-__all__ = ["Counts", "foreseen_samples", "foreseen_seconds", "scaled"]
+__all__ = ["Counts", "estimated_samples", "estimated_seconds", "scaled"]
 
 _POINTS: Final = 41
 _Z: Final = 1.959964
@@ -30,7 +30,7 @@ class Counts(NamedTuple):
     clumping: float = 1.0
 
 
-def foreseen_samples(steps: int, k: int, counts: Counts) -> Interval:
+def estimated_samples(steps: int, k: int, counts: Counts) -> Interval:
     """Return how many samples a run takes, with an interval that holds with 95 %.
 
     The estimate is the law's, where all wrong votes say the same. Wrong votes that differ hinder the right
@@ -86,7 +86,7 @@ def scaled(samples: Interval, each: float, relative_error: float) -> Interval:
     )
 
 
-def foreseen_seconds(
+def estimated_seconds(
     steps: int, k: int, samples: Interval, limits: Limits, tokens: float, latencies: Sequence[float]
 ) -> Interval:
     """Return how long a chain takes under *limits*.

@@ -19,7 +19,7 @@ from mdap.records import Calibration, Projection, RunEvent, StopCause
 from mdap.rules.calibration import Measured, Poll, measure, spread_of
 from mdap.rules.methods import check_methods
 from mdap.rules.parameters import as_resumed
-from mdap.rules.projection import Counts, foreseen_samples, foreseen_seconds, scaled
+from mdap.rules.projection import Counts, estimated_samples, estimated_seconds, scaled
 from mdap.rules.scaling import minimal_k, run_success
 from mdap.session.ending import Ending
 from mdap.session.findings import findings_of
@@ -226,7 +226,7 @@ def _projection(
         return None
     k = minimal_k(found.error_bound, length, made.target)
     counts = Counts(found.wrong, found.votes, sum(found.flags.values()), found.clumping)
-    samples = foreseen_samples(length, k, counts)
+    samples = estimated_samples(length, k, counts)
     tokens = (sum(took.inputs) + sum(took.outputs)) / found.samples
     return Projection(
         k=k,
@@ -235,7 +235,7 @@ def _projection(
         cost_usd=None
         if cost is None
         else scaled(samples, cost / found.samples, _relative_error(took.outputs)),
-        seconds=foreseen_seconds(length, k, samples, resources.limits, tokens, took.latencies),
+        seconds=estimated_seconds(length, k, samples, resources.limits, tokens, took.latencies),
     )
 
 

@@ -4,8 +4,8 @@ from typing import Final
 
 from mdap.records import Calibration
 from mdap.rules.calibration import Measured
-from mdap.rules.foresight import law
 from mdap.rules.ledger import Ledger
+from mdap.rules.robust_estimate import law
 from mdap.settings import Robust
 
 __all__ = ["findings_of"]

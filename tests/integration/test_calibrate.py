@@ -191,10 +191,10 @@ async def test_a_real_run_takes_what_was_projected(tmp_path: Path) -> None:
     for seed in range(10):
         options = {"error_rate": 0.1, "seed": seed}
         async with mdap.Session(db=tmp_path / f"{seed}.db", options=options) as session:
-            foreseen = (await session.calibrate(Hanoi(disks=8))).projection
-            assert foreseen is not None
-            solution = await session.run(Hanoi(disks=8), k=foreseen.k)
-        held += foreseen.samples.low <= solution.totals.samples <= foreseen.samples.high
+            estimate = (await session.calibrate(Hanoi(disks=8))).projection
+            assert estimate is not None
+            solution = await session.run(Hanoi(disks=8), k=estimate.k)
+        held += estimate.samples.low <= solution.totals.samples <= estimate.samples.high
     assert held >= 9
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mdap.rules.foresight import foreseen, law
+from mdap.rules.robust_estimate import estimate, law
 from mdap.rules.rungs import Ladder, exact
 from mdap.rules.tally import RobustTally
 from mdap.settings import Robust
@@ -31,12 +31,12 @@ def test_the_law_is_that_of_races(p: float) -> None:
 
 def test_the_papers_run() -> None:
     """A million steps at an error rate of 0.0022 take 5.04 votes each, where k = 3 takes 3.01."""
-    made = foreseen(Robust(length=2**20 - 1), 2**20 - 1, 0.0022)
+    made = estimate(Robust(length=2**20 - 1), 2**20 - 1, 0.0022)
     assert (made.m, made.dissent, made.lead, made.covered) == (5, 5, 17, 3)
     assert made.votes_per_step == pytest.approx(5.04, abs=0.005)
 
 
 def test_where_votes_do_not_decide_contested_steps() -> None:
-    made = foreseen(Robust(floor=0.45, target=0.5, contested="stop"), 100, 0.01)
+    made = estimate(Robust(floor=0.45, target=0.5, contested="stop"), 100, 0.01)
     assert made.lead == 0
     assert 3 < made.votes_per_step < 8

@@ -7,7 +7,7 @@ from mdap.rules.ledger import Ledger
 from mdap.rules.rungs import Rung
 from mdap.settings import Robust
 
-__all__ = ["Foreseen", "Law", "foreseen", "law"]
+__all__ = ["Law", "RobustEstimate", "estimate", "law"]
 
 
 class Law(NamedTuple):
@@ -26,7 +26,7 @@ class Law(NamedTuple):
     votes: float
 
 
-class Foreseen(NamedTuple):
+class RobustEstimate(NamedTuple):
     """What a run will take.
 
     Attributes:
@@ -46,7 +46,7 @@ class Foreseen(NamedTuple):
     votes_per_step: float
 
 
-def foreseen(terms: Robust, steps: int, error_rate: float) -> Foreseen:
+def estimate(terms: Robust, steps: int, error_rate: float) -> RobustEstimate:
     """Foresee a run whose steps are all equally hard.
 
     Args:
@@ -59,7 +59,7 @@ def foreseen(terms: Robust, steps: int, error_rate: float) -> Foreseen:
     contested = steps * law(first, 1 - error_rate).contested
     usual = first if contested < 1 else ledger.ladder.cheapest(ledger.budget / int(2 + contested))
     at = law(usual, 1 - error_rate)
-    return Foreseen(
+    return RobustEstimate(
         m=first.margin,
         dissent=first.dissent,
         lead=first.lead,
