@@ -1,1 +1,1 @@
-"""Pure rules: no loop, no clock, no disk, no random source, no log; whoever calls brings those."""
+"""Pure rules: no loop, no clock, no disk, no random source, no log; callers pass those in."""

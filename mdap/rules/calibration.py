@@ -1,6 +1,6 @@
-"""What samples of random steps say of a model at a task: p and v, each with its interval, and what is odd.
+"""Estimate p and v of a model on a task from samples of random steps, with intervals and warnings.
 
-p and v are measured apart: p among the valid samples only, so that red flags do not bias it. Intervals are
+p counts valid samples only, so that red flags do not bias it. Intervals are
 Jeffreys', at 95 %, two-sided; the bound on the error rate by which k is chosen is Clopper and Pearson's,
 one-sided, at 95 %.
 """
@@ -20,7 +20,7 @@ _UNLIKELY: Final = 0.01
 
 
 class Drawn(NamedTuple):
-    """One sample: the key of its answer or, if it was red-flagged, the reason; what it took; its text."""
+    """One sample: the key of its answer or the reason of its red flag, its cost, and its text."""
 
     answer: str | None
     flag: str | None
@@ -38,7 +38,7 @@ class Poll(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What polls add up to.
+    """Totals of polls.
 
     Attributes:
         steps: steps whose right answer is known, or agreed on.
@@ -47,18 +47,18 @@ class Measured(NamedTuple):
         votes: valid samples of the steps that count.
         wrong: wrong ones among them.
         error_rate: share of wrong votes, 1 - p.
-        error_bound: what the error rate is below, with 95 %.
-        bias_bound: by how much agreement may make the error rate look smaller than it is.
+        error_bound: upper 95 % confidence bound of the error rate.
+        bias_bound: largest amount by which agreement may understate the error rate.
         valid_rate: share of samples that are not red-flagged, v.
         flags: red flags by reason.
         collisions: steps whose first two votes agree on a wrong answer.
         pairs: steps with two votes.
         collisions_expected: collisions if errors are independent and all say the same; fewer if they differ.
         duplicates: share of samples whose text repeats an earlier one of the same step.
-        p_hard: chance that some steps are harder than others.
-        hard_share: share of hard steps that is to be expected.
+        p_hard: probability that some steps are harder than others.
+        hard_share: expected share of hard steps.
         minority: steps with more wrong votes than right ones.
-        clumping: variance of the wrong votes of a step over what independent errors have; 1 where they do.
+        clumping: variance of a step's wrong votes, relative to independent errors, for which it is 1.
     """
 
     steps: int
@@ -82,12 +82,12 @@ class Measured(NamedTuple):
 
     @property
     def uneven(self) -> bool:
-        """Whether some steps are harder than others, as far as can be told."""
+        """Whether the samples show that some steps are harder than others."""
         return self.p_hard > SURE
 
     @property
     def collide(self) -> bool:
-        """Whether more steps collide than independent errors are likely to."""
+        """Whether more steps collide than independent errors explain."""
         from scipy.stats import binom
 
         rate = self.collisions_expected / self.pairs if self.pairs else 0.0
@@ -95,11 +95,11 @@ class Measured(NamedTuple):
 
 
 def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
-    """Return what *polls* add up to.
+    """Return the totals of *polls*.
 
     Args:
         polls: the samples, step by step.
-        consensus: the margin of the races whose winners stand for the truth; None where it is known.
+        consensus: margin of the races whose winners stand in for the truth; None if the truth is known.
     """
     counted = [poll for poll in polls if poll.truth is not None]
     votes_of = [[drawn.answer for drawn in poll.drawn if drawn.answer is not None] for poll in counted]

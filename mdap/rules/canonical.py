@@ -1,4 +1,4 @@
-"""Canonical JSON: the one spelling of a value by which answers are compared and states are stored."""
+"""Canonical JSON: one spelling per value, used to compare answers and to store states."""
 
 import dataclasses
 import json
@@ -21,10 +21,10 @@ _BUILT_IN: Final = (str, int, float, list, tuple, dict)
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
-# What orjson may write otherwise than the standard library. The pattern begins with the letter, or every
+# Text that orjson and the standard library write differently. The pattern begins with the letter, or every
 # character would be tried.
 _EXPONENT: Final = re.compile("e(?<=[0-9]e)")
-# What only the standard library or pydantic say how to write is left to them.
+# The standard library and pydantic write the types that only they can.
 _ALIKE: Final = (
     orjson.OPT_SORT_KEYS
     | orjson.OPT_PASSTHROUGH_DATACLASS
@@ -55,11 +55,11 @@ def _fields(value: Any) -> dict[str, Any]:
     names = _names(kind)
     if not names:
         raise TypeError
-    # What is inside comes back here if need be: quicker than to convert it all beforehand.
+    # What is inside comes back here if need be: faster than converting everything first.
     return dict(zip(names, _reader(kind)(value), strict=True))
 
 
-# Each can be gone through once, or not at all: to spell it would leave nothing for the task.
+# Iterating consumes them: nothing would be left for the task.
 _USED_UP: Final = (Iterator, AsyncIterator, Awaitable, IOBase)
 _BARE: Final = (str, int, float, bool, type(None))
 
@@ -117,7 +117,7 @@ def _in_order(written: Any, value: Any) -> Any:
     if isinstance(value, (list, tuple)) and len(written) == len(value):
         return [_in_order(each, held) for each, held in zip(written, value, strict=True)]
     if isinstance(value, (set, frozenset)):
-        # Sets inside have lost which of the members they were.
+        # Sets inside no longer know which union member they were.
         nested = any(isinstance(each, (frozenset, tuple)) for each in value)
         return sorted(map(_reread, value) if nested else written, key=canonical)
     return written
@@ -172,7 +172,7 @@ def canonical(value: Any) -> str:
         ValueError: a number is NaN or infinite.
         TypeError: a value has no JSON form.
     """
-    # In less than half the time where all is text, integers, lists, objects and dataclasses, as most is.
+    # Takes less than half the time for text, integers, lists, objects and dataclasses: the common case.
     # Floats may be written otherwise, and NaN would be null.
     try:
         text = orjson.dumps(value, _fields, _ALIKE).decode()

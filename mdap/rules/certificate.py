@@ -1,4 +1,4 @@
-"""How sure one can be of a run, from the votes it took."""
+"""The certificate: the probability that a run has no errors, from its votes."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,7 +20,7 @@ def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> f
     Args:
         wrong: votes known to be wrong.
         votes: all votes, at least as many.
-        confidence: chance that the bound holds, in (0, 1).
+        confidence: probability that the bound holds, in (0, 1).
     """
     # Imported here, since scipy alone takes longer to import than all the rest.
     from scipy.special import betaincinv
@@ -41,7 +41,7 @@ def jeffreys(hits: float, trials: float) -> Interval:
 
 
 def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
-    """Return how sure one can be of decisions, given how their votes fell.
+    """Return the certificate of decisions, given their tallies.
 
     The uncertainty of the error rate, and of how many steps are harder than others, is averaged over, see
     `mdap.rules.hardness`; nothing is taken at one estimate.
@@ -92,7 +92,7 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
 
 
 def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
-    """Return each tally with the chance that its winner is wrong, the most doubtful first.
+    """Return each tally with the probability that its winner is wrong, most doubtful first.
 
     Args:
         shapes: the tallies of all voted decisions of a run.
@@ -106,12 +106,12 @@ def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
 
 
 def _decisions(shapes: Sequence[TallyShape]) -> list[TallyShape]:
-    """Return the tallies that say something: with a margin of 1 there is nothing to be seen."""
+    """Return the tallies with a margin above 1: at 1 no vote can disagree."""
     return [shape for shape in shapes if shape.margin > 1]
 
 
 def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
-    """Return the variance of the votes for runners-up, over what it would be if all steps were alike."""
+    """Return the variance of the votes for runners-up, relative to steps that are all equally hard."""
     alike = belief.alike
     rate = float(alike.weights @ alike.rates / max(alike.weights.sum(), 1e-300))
     seen = expected = 0.0
@@ -123,7 +123,7 @@ def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
 
 
 def _error_rate(shapes: Sequence[TallyShape], belief: Belief) -> Interval:
-    """Return the chance that a vote is wrong.
+    """Return the probability that a vote is wrong.
 
     Where wrong votes differ, hardly a winner is wrong, and those against winners are the wrong ones. Where
     they all agree, the law says how many wrong winners hide.

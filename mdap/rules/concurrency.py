@@ -1,4 +1,4 @@
-"""How many concurrent requests an endpoint can serve, discovered from its latency and its refusals.
+"""Discover how many concurrent requests an endpoint can serve, from its latency and its refusals.
 
 The limit grows while more requests bring more replies. *Queueing* ends that: by Little's law, a full server
 answers N times the requests after N times the latency. The limit falls to what the server then works on,
@@ -80,7 +80,7 @@ class ConcurrencyLimit:
         return Attempt(now, self.in_flight)
 
     def succeeded(self, attempt: Attempt, now: float, tokens: int = 0) -> Change | None:
-        """Count a reply of so many *tokens*; return what changed, if anything."""
+        """Count a reply of *tokens* tokens; return the changed limit, if any."""
         if not self.close(attempt):
             return None
         seconds, work = now - attempt.at, self._work.of(tokens, now - attempt.at)
@@ -101,7 +101,7 @@ class ConcurrencyLimit:
         return self._end_round(now) if self._replies >= enough else None
 
     def limited(self, attempt: Attempt, now: float, retry_after: float = 0.0) -> Change | None:
-        """Count a refusal for coming too fast or with too many others; return what changed, if anything."""
+        """Count a refusal for a rate or concurrency limit; return the changed limit, if any."""
         load = max(attempt.in_flight, self.in_flight)  # Those sent later may have overtaken it.
         if not self.troubled(attempt, now, retry_after):
             return None
@@ -133,7 +133,7 @@ class ConcurrencyLimit:
         return self._set(self._ceiling, now, f"refused with {load} in flight")
 
     def timed_out(self, attempt: Attempt, now: float) -> Change | None:
-        """Count an attempt given up while the server worked on it; return what changed, if anything."""
+        """Count an attempt that timed out on the server; return the changed limit, if any."""
         alike = self._latency > (now - attempt.at) / 4 or not self._latency  # else only this one hung
         if not self.troubled(attempt, now) or self._given or attempt.at <= self._cut or not alike:
             return None

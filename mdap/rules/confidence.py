@@ -1,4 +1,4 @@
-"""How sure a step's winner is: what a process and a person are told of one decision among others."""
+"""The confidence of a step's winner, as processes and people see it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

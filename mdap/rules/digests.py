@@ -80,7 +80,7 @@ def answer_key(answer: str) -> str:
 
 
 def identify_named(kind: str, key: str, about: Any = None) -> Identity:
-    """Return what a result is known by that is not voted on."""
+    """Return the digest that identifies a result without a vote."""
     return (encodable(f"{kind}:{key}"), text_digest(canonical([kind, key, about])))
 
 

@@ -1,4 +1,4 @@
-"""Notice that a run does otherwise than its calibration did, with a bounded chance of a false alarm.
+"""Detect that a run deviates from its calibration, with a bounded probability of a false alarm.
 
 Each of four tests (votes against winners, red flags; too many, too few) compares what is seen with the nearer
 end of a band in which the calibration puts the rate with 99.8 %. If the rate is within the band, the mean
@@ -19,7 +19,7 @@ _TIMES: Final = (1.25, 1.5, 2.0, 4.0, 8.0)
 
 
 class Baseline(NamedTuple):
-    """What a calibration or a pilot counted.
+    """Counts of a calibration or a pilot.
 
     Attributes:
         source: its id.
@@ -37,7 +37,7 @@ class Baseline(NamedTuple):
 
 
 class _Test:
-    """One sequential test: whether so many hits of so many trials can have a rate of *edge*."""
+    """One sequential test: whether the hits among the trials are consistent with a rate of *edge*."""
 
     def __init__(self, edge: float, *, above: bool) -> None:
         self._edge = edge
@@ -57,7 +57,7 @@ class _Test:
 
 
 class Drift:
-    """Watch a run's votes and red flags, and say once of each kind that it has left its band.
+    """Watch a run's votes and red flags; raise one alarm for each kind that leaves its band.
 
     Args:
         baseline: where the band comes from.
@@ -79,7 +79,7 @@ class Drift:
         self._counts = {"disagreement": [0, 0], "red flags": [0, 0]}
 
     def hear(self, against: int, votes: int, flags: int) -> list[tuple[str, str]]:
-        """Take in what was counted since, and return the alarms that are due: kind, and a sentence.
+        """Add new counts and return the alarms they raise: kind and sentence.
 
         Args:
             against: votes against winners.

@@ -1,4 +1,4 @@
-"""How often votes are wrong, and whether on some steps more often: a posterior from many tallies.
+"""Posterior of the error rate, and of whether some steps are harder, from many tallies.
 
 Two models are weighed against each other, nine to one beforehand:
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Belief", "Weighed", "posterior"]
 
 _LOWEST: Final = -30.0
-_SEEN: Final = 20.0  # what is so many nats below the best does not matter
+_SEEN: Final = 20.0  # log-likelihoods this many nats below the best are negligible
 _RATES: Final = 41
 _SHARES: Final = 31
 _HARD: Final = (0.3, 0.4, 0.5)

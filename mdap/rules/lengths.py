@@ -1,4 +1,4 @@
-"""How many votes a race takes, by the theory: the lead of two candidates is a walk that ends at +k or -k."""
+"""Theory of race lengths: the lead of two candidates is a random walk that ends at +k or -k."""
 
 import math
 from collections.abc import Mapping

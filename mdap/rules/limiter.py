@@ -1,4 +1,4 @@
-"""How fast to ask: requests and tokens per minute, checked together, and what a request will take.
+"""Rate limits: requests and tokens per minute, checked together, with an estimate of each request.
 
 Two things hold a request back. A *window* remembers what the last minute took, so that no minute takes
 more than is allowed, wherever a server begins to count it. A *debt* that the passing time pays off spreads
@@ -228,18 +228,18 @@ class Pace:
         self.set_limits(requests_per_minute, tokens_per_minute, 0.0)
 
     def ready_at(self, tokens: int, now: float) -> float:
-        """Return when a request of so many tokens may go if nothing changes: *now* or later."""
+        """Return when a request of *tokens* tokens may be sent if nothing changes: *now* or later."""
         return max(self._requests.ready_at(1, now), self._tokens.ready_at(tokens, now))
 
     def reserve(self, tokens: int, now: float) -> Reservation | None:
-        """Let a request go.
+        """Reserve a request.
 
         Args:
             tokens: what it is expected to take, prompt and replies.
             now: the moment.
 
         Returns:
-            What to settle or refund; None where it must wait until `ready_at`.
+            The reservation to settle or refund; None if the request must wait until `ready_at`.
         """
         tokens = max(0, tokens)
         if self.ready_at(tokens, now) > now:
@@ -250,7 +250,7 @@ class Pace:
         return Reservation(tokens, now)
 
     def settle(self, reservation: Reservation, tokens: int | None, now: float) -> None:
-        """Count what a request really took; a second call changes nothing.
+        """Count the actual tokens of a request; a second call changes nothing.
 
         Args:
             reservation: what it was let go with.
@@ -293,7 +293,7 @@ class Pace:
         return was_open
 
     def standing(self, now: float) -> Standing:
-        """Return where things stand."""
+        """Return the current state."""
         return Standing(
             self._requests.limit,
             self._tokens.limit,
@@ -308,7 +308,7 @@ def prompt_tokens(system: str, user: str) -> int:
 
 
 class Estimator:
-    """Foresee the output tokens of a reply from each model's latest replies.
+    """Estimate the output tokens of a reply from each model's latest replies.
 
     Args:
         keep: how many replies of a model are remembered.
@@ -319,7 +319,7 @@ class Estimator:
         self._models: dict[str, _Replies] = {}
 
     def learn(self, model: str, output_tokens: int) -> None:
-        """Remember what one reply of *model* took."""
+        """Remember the tokens of one reply of *model*."""
         replies = self._models.get(model)
         if replies is None:
             if len(self._models) == _MODELS:

@@ -1,4 +1,4 @@
-"""Whether a task's class has the methods that mdap will call, as mdap will call them."""
+"""Check that a task's class has the methods that mdap calls, with matching signatures."""
 
 import inspect
 from functools import lru_cache
@@ -71,7 +71,7 @@ def _missing(kind: type[Task]) -> list[str]:
 
 
 def _wrong(kind: type[Task], name: str, takes: str) -> str | None:
-    """Return what is wrong with a method; None where nothing is, or nobody can tell."""
+    """Return the fault of a method; None if there is none or the signature is unreadable."""
     bound = isinstance(inspect.getattr_static(kind, name), staticmethod | classmethod)
     method: Any = getattr(kind, name)
     if not callable(method):

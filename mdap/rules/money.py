@@ -1,4 +1,4 @@
-"""What samples cost, and whether the next one can still be afforded."""
+"""The cost of samples, and whether the budget allows the next one."""
 
 from dataclasses import dataclass
 
@@ -25,14 +25,14 @@ def cost_of(price: Price, input_tokens: float, output_tokens: float, cached_toke
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What is set aside for one request until its real cost is known, in USD and tokens."""
+    """The reservation of one request until its actual cost is known, in USD and tokens."""
 
     usd: float
     tokens: float
 
 
 class Wallet:
-    """Reserve before asking, settle with what it really took: so no check can be overtaken by a spend.
+    """Reserve before each request, then settle its cost: concurrent requests never exceed the budget.
 
     Args:
         budget: what may be spent.
@@ -61,7 +61,7 @@ class Wallet:
         return None
 
     def hold(self, usd: float, tokens: float) -> Hold | None:
-        """Set something aside; return None if that much is not left."""
+        """Reserve an amount; return None if the budget does not allow it."""
         limits = (
             (self.budget.usd, self.usd + self._held_usd + usd),
             (self.budget.tokens, self.tokens + self._held_tokens + tokens),
@@ -74,7 +74,7 @@ class Wallet:
         return Hold(usd, tokens)
 
     def settle(self, hold: Hold, usd: float, tokens: float) -> None:
-        """Replace *hold* by what was really spent; by nothing for a request that failed."""
+        """Replace *hold* by the actual cost: zero for a failed request."""
         self.holds -= 1
         self._held_usd -= hold.usd
         self._held_tokens -= hold.tokens

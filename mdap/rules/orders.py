@@ -1,4 +1,4 @@
-"""Whether what a chain does depends on the order of a set, which is another one in each process."""
+"""Detect chains that depend on the iteration order of a set, which differs between processes."""
 
 import copy
 import dataclasses
@@ -25,21 +25,21 @@ _STEADY: Final = frozenset({int, bool, float})
 
 
 class _Set(set[Any]):
-    """A set that is gone through from its end."""
+    """A set that iterates in reverse."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(list(super().__iter__())[::-1])
 
 
 class _FrozenSet(frozenset[Any]):
-    """A frozenset that is gone through from its end."""
+    """A frozenset that iterates in reverse."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(list(super().__iter__())[::-1])
 
 
 def shows_order(task: Chain[Any, Any], state: Any, step: Step[Any]) -> bool:
-    """Return whether *task* asks otherwise than *step* in *state* if its sets are gone through backwards.
+    """Return whether *task* gives another step than *step* in *state* if its sets iterate in reverse.
 
     Sets of numbers alone are left as they are: they have one order in every process.
     """
@@ -54,7 +54,7 @@ def shows_order(task: Chain[Any, Any], state: Any, step: Step[Any]) -> bool:
 
 
 def follows_order(task: Chain[Any, Any], state: Any, answer: Any, after: Any) -> bool:
-    """Return whether *task* goes on to another state than *after* if its sets are gone through backwards."""
+    """Return whether *task* advances to another state than *after* if its sets iterate in reverse."""
     others = backwards(task), backwards(state), backwards(answer)
     if others[0] is task and others[1] is state and others[2] is answer:
         return False
@@ -71,7 +71,7 @@ def _prompts(step: Step[Any]) -> Iterator[tuple[str, str]]:
 
 
 def backwards(value: Any) -> Any:
-    """Return *value* with the sets in it gone through from their end; itself if it holds none of words."""
+    """Return *value* with sets that iterate in reverse; *value* itself if it holds no set of strings."""
     kind = type(value)
     if kind in (set, frozenset):
         if len(value) < 2 or _STEADY.issuperset(map(type, value)):

@@ -1,4 +1,4 @@
-"""Whether a run's result is good: what its task says of it, and what its votes say where it does not."""
+"""The outcome of a run: the task's own verdict, or else the verdict of its votes."""
 
 import inspect
 from copy import deepcopy
@@ -20,7 +20,7 @@ _RECORDED: Final = {True: "solved", False: "unsolved", None: None}
 
 
 def said_by(name: str, task: Task, result: Any) -> bool | None:
-    """Return what *task* says of its *result*: solved, not solved, or None where it does not say.
+    """Return the task's verdict on its *result*: solved, not solved, or None for no verdict.
 
     Args:
         name: the task's name.
@@ -42,14 +42,14 @@ def said_by(name: str, task: Task, result: Any) -> bool | None:
 
 
 def recorded(said: bool | None) -> str | None:
-    """Return how the column *outcome* and the event *finished* spell what a task said."""
+    """Return the spelling of a task's verdict in the column *outcome* and the event *finished*."""
     return _RECORDED[said]
 
 
 def outcome_of(word: str | None, certificate: Certificate | None, undecided: int) -> Outcome | None:
     """Return the outcome of a finished run.
 
-    The task's word comes first. Where it says nothing, the result is doubtful if steps were left undecided,
+    The task's verdict comes first. Without one, the result is doubtful if steps were left undecided,
     or if P(no errors) is below `DOUBTFUL_BELOW`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Steps that stand out from the others of their run by how divided they are, and what that costs a claim."""
+"""Outlier steps, whose votes are far more divided than the others, and their effect on P(no errors)."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the record keeps of a task itself, its parameters and version: they must come back as they were."""
+"""The parameters and version of a task in the record: they must survive a round trip."""
 
 import dataclasses
 import json

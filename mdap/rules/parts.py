@@ -1,4 +1,4 @@
-"""What the nested tasks of a process are known by, and what their own runs are called."""
+"""Identities of a process's nested tasks, and the ids of their runs."""
 
 import json
 import sys
@@ -22,9 +22,9 @@ class Part(NamedTuple):
     """A nested task.
 
     Attributes:
-        identity: what its result is known by.
+        identity: identifies its result in the record.
         name: the name of its own run.
-        about: what is recorded as the input of its result.
+        about: recorded as the input of its result.
     """
 
     identity: Identity

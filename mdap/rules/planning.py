@@ -1,4 +1,4 @@
-"""Questions about a run that is only planned: what a budget buys, what another k or cut would take."""
+"""Estimates for a planned run: what a budget buys, and the cost of another k or subtask size."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ _MOST_STEPS: Final = 10**15
 
 
 class Each(NamedTuple):
-    """What one sample takes.
+    """The cost of one sample.
 
     Attributes:
         input_usd: USD for its prompt.
@@ -25,7 +25,7 @@ class Each(NamedTuple):
     output_usd: float
 
     def cost(self, made: Plan) -> float:
-        """Return what a plan costs, in USD."""
+        """Return the cost of a plan, in USD."""
         return made.samples * (self.input_usd + self.output_usd * made.steps_per_subtask)
 
 
@@ -50,7 +50,7 @@ def what_buys(budget: float, each: Each, wanted: Plan) -> Bought:
 
     Args:
         budget: USD.
-        each: what a sample takes.
+        each: the cost of one sample.
         wanted: the plan.
     """
     k = _largest(lambda margin: each.cost(_again(wanted, k=margin)) <= budget, 1000)

@@ -1,4 +1,4 @@
-"""Who answers: what a run's models have said so far, and when to go on without one, or not at all."""
+"""Track which models answer, and decide when a run continues without one, or stops."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _SHOWN: Final = 80
 
 
 class Absence(NamedTuple):
-    """Who is not asked any more, from some moment of a run on.
+    """A model or tier that a run stops asking from some moment on.
 
     Attributes:
         member: a model of the ensemble; None for a whole tier.
@@ -36,12 +36,12 @@ class _Heard:
 
 
 class Presence:
-    """What has been heard of the models of a run and of all its parts.
+    """What a run and all its parts know about their models.
 
     Attributes:
         answered: the members that have replied to anything.
         voted: the tiers with a vote.
-        absences: who is left out, in order.
+        absences: the models and tiers left out, in order.
         refused: prompts that nobody answers, since the last reply.
     """
 
@@ -61,12 +61,12 @@ class Presence:
             heard.flags[reason] += 1
 
     def formless(self, tier: int) -> bool:
-        """Return whether a *tier* has replied so often without one vote that it is not worth going on."""
+        """Return whether a *tier* has given so many replies without a vote that mdap gives it up."""
         heard = self._heard.get(tier)
         return heard is not None and tier not in self.voted and heard.flags.total() >= _REPLIES_WITHOUT_VOTE
 
     def formless_sentence(self, tier: int, models: str) -> str:
-        """Return why a *tier* of these *models* is given up, and what to do."""
+        """Return the sentence that says why mdap gives up a *tier* of these *models*, and what to do."""
         heard = self._heard[tier]
         [(flag, count)] = heard.flags.most_common(1)
         shown = " ".join(heard.text.split())
@@ -82,12 +82,12 @@ class Presence:
         return bool(self.voted) and not self.refused
 
     def holds(self, in_flight: int) -> bool:
-        """Return whether nothing more is to be asked as long as so many samples are in flight."""
+        """Return whether to send nothing more while this many samples are in flight."""
         return self.strange or (not self.voted and in_flight >= _REPLIES_WITHOUT_VOTE)
 
     @property
     def strange(self) -> bool:
-        """Whether so many prompts in a row were refused that the fault is hardly the prompts'."""
+        """Whether the refusals in a row are too many to be the prompts' fault."""
         return len(self.refused) >= _PROMPTS_REFUSED
 
 

@@ -1,4 +1,4 @@
-"""What a run will take, foreseen from a calibration, with an interval that says how well that is known."""
+"""Estimate the samples, cost and time of a run from a calibration, with intervals."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ _Z: Final = 1.959964
 
 
 class Counts(NamedTuple):
-    """What a calibration counted.
+    """Counts of a calibration.
 
     Attributes:
         wrong: wrong votes.
         votes: votes.
         flags: red flags.
-        clumping: variance of a step's wrong votes over what independent errors have.
+        clumping: variance of a step's wrong votes, relative to independent errors.
     """
 
     wrong: int
@@ -31,11 +31,11 @@ class Counts(NamedTuple):
 
 
 def estimated_samples(steps: int, k: int, counts: Counts) -> Interval:
-    """Return how many samples a run takes, with an interval that holds with 95 %.
+    """Return the estimated samples of a run, with a 95 % interval.
 
-    The estimate is the law's, where all wrong votes say the same. Wrong votes that differ hinder the right
+    The estimate assumes that all wrong votes agree. Wrong votes that differ hinder the right
     answer less: where no two agree, it needs k votes of its own and no more, so the interval begins there.
-    Both ends take in what is not known of p and v, and the run's own chance.
+    Both ends include the uncertainty of p and v, and the run's own randomness.
 
     Args:
         steps: steps of the run.
@@ -79,7 +79,7 @@ def _scattered(error_rate: float, k: int) -> tuple[float, float]:
 
 
 def scaled(samples: Interval, each: float, relative_error: float) -> Interval:
-    """Return what *samples* cost if one costs *each*, known to a standard error of a share of it."""
+    """Return the cost of *samples* at *each* per sample, given the relative standard error of *each*."""
     spread = _Z * relative_error
     return Interval(
         samples.value * each, max(samples.low * each * (1 - spread), 0.0), samples.high * each * (1 + spread)
@@ -89,11 +89,11 @@ def scaled(samples: Interval, each: float, relative_error: float) -> Interval:
 def estimated_seconds(
     steps: int, k: int, samples: Interval, limits: Limits, tokens: float, latencies: Sequence[float]
 ) -> Interval:
-    """Return how long a chain takes under *limits*.
+    """Return the estimated duration of a chain under *limits*.
 
-    The pace allows so many requests and tokens a minute, the slots so many samples at once, and a chain
-    waits for its steps one after the other: for the first vote of each at best (the estimate: what
-    speculation on the leading vote comes to), or for the slowest of its votes.
+    The rate limits bound requests and tokens per minute, the slots bound concurrent samples, and a chain
+    waits for its steps one after the other: for the first vote of each at best (the estimate, as
+    speculation on the leading vote achieves), or for the slowest of its votes.
 
     Args:
         steps: steps of the run.

@@ -1,4 +1,4 @@
-"""What a reply says, read with the task's own parser: the same for who runs a step and who audits it."""
+"""Read a reply with the task's own parser, identically in a run and in an audit."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ __all__ = ["Reading", "json_schema", "read", "typed_answer", "unreadable"]
 
 
 class Reading(NamedTuple):
-    """What a reply says.
+    """The reading of a reply.
 
     Attributes:
         answer: the answer; None for a red flag.
@@ -37,7 +37,7 @@ def read(
     max_tokens: int,
     parse: Callable[[str], Any],
 ) -> Reading:
-    """Return what a reply says.
+    """Return the reading of a reply.
 
     Args:
         text: the reply, already cleaned.
@@ -64,7 +64,7 @@ def json_schema(schema: Any) -> dict[str, Any] | None:
 
 
 def unreadable(cause: str) -> str:
-    """Return what stands as red flag's reason at a reply on which the parser itself failed.
+    """Return the red-flag reason of a reply on which the parser itself failed.
 
     Args:
         cause: the name of what it raised.
@@ -75,8 +75,8 @@ def unreadable(cause: str) -> str:
 def typed_answer(step: Step[Any], text: str, alike: Iterable[Any] = ()) -> Any:
     """Return the answer that the JSON *text* stands for.
 
-    Its class is told by the step's schema if that is a type, or else by what its parser is annotated to
-    return, or else by the answers that were voted for.
+    Its class comes from the step's schema if that is a type, else from the parser's return annotation,
+    else from the answers that received votes.
 
     Args:
         step: the step.
@@ -105,7 +105,7 @@ def typed_answer(step: Step[Any], text: str, alike: Iterable[Any] = ()) -> Any:
 
 
 def _returned(parse: Callable[[str], Any]) -> Any:
-    """Return what a parser is annotated to return; Any where it is not."""
+    """Return a parser's annotated return type; Any without one."""
     while isinstance(parse, partial):
         parse = parse.func
     try:

@@ -1,4 +1,4 @@
-"""Telling a model's reasoning from its reply, where a server sends both as one text."""
+"""Separate a model's reasoning from its reply when a server sends both as one text."""
 
 import re
 from typing import Final

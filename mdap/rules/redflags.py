@@ -1,4 +1,4 @@
-"""What is discarded before it can vote, for reasons that hold in any domain (paper, section 3.3)."""
+"""Red flags that apply in every domain: replies discarded before they can vote (paper, section 3.3)."""
 
 import re
 from typing import Final
@@ -71,7 +71,7 @@ def failed(finish_reason: str) -> bool:
 
 
 def precheck(text: str, finish_reason: str, output_tokens: int | None, max_tokens: int) -> str | None:
-    """Return why a reply must not even be parsed, or None if it may be.
+    """Return the reason to discard a reply unparsed; None to parse it.
 
     Only a finish reason that means truncation, a filter, a refusal or an error discards a reply.
 

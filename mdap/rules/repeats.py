@@ -1,4 +1,4 @@
-"""Whether an endpoint hands out an earlier response again in place of a new one, by its responses' ids."""
+"""Detect an endpoint that returns a cached response instead of a new one, by response ids."""
 
 from collections import OrderedDict
 from typing import Final

@@ -1,4 +1,4 @@
-"""What a run of `-k robust` will take, where all wrong votes of a step are alike: the worst case."""
+"""Estimate a run of `-k robust` in the worst case: all wrong votes of a step agree."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,7 +11,7 @@ __all__ = ["Law", "RobustEstimate", "estimate", "law"]
 
 
 class Law(NamedTuple):
-    """How a step ends at a rung, where each vote is right with a chance p.
+    """How a step ends at a rung, if each vote is right with probability p.
 
     Attributes:
         wrong: chance that it is smooth and wrong.
@@ -27,7 +27,7 @@ class Law(NamedTuple):
 
 
 class RobustEstimate(NamedTuple):
-    """What a run will take.
+    """The estimate of a run.
 
     Attributes:
         m: the margin of the first step.
@@ -47,7 +47,7 @@ class RobustEstimate(NamedTuple):
 
 
 def estimate(terms: Robust, steps: int, error_rate: float) -> RobustEstimate:
-    """Foresee a run whose steps are all equally hard.
+    """Estimate a run whose steps are all equally hard.
 
     Args:
         terms: floor, target, and what becomes of contested steps.
@@ -99,7 +99,7 @@ def _law(margin: int, lead: int, dissent: int, p: float) -> Law:
 
 
 def _ruin(lead: int, k: int, p: float) -> tuple[float, float]:
-    """Return how likely a race of two that stands at *lead* is lost by *k*, and how many votes it takes."""
+    """Return the probability that a race of two at *lead* ends at *-k*, and its mean number of votes."""
     if k == 0 or p in (0, 1):
         return 0.0, float(max(k - lead, 0))
     odds = (1 - p) / p

@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will take, foreseen before anything is spent.
+    """The estimate of a run before anything is spent.
 
     Attributes:
         error_rate: chance that a valid sample is wrong, 1 - p.
@@ -61,7 +61,7 @@ def plan(
     k: int | None = None,
     steps_per_subtask: int = 1,
 ) -> Plan:
-    """Foresee the margin, the reliability and the samples of a run.
+    """Estimate the margin, the reliability and the samples of a run.
 
     Args:
         steps: number of steps, at least 1.

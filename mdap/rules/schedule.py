@@ -1,7 +1,7 @@
-"""Which model, which view of the step and which temperature each sample of a step gets.
+"""The sample schedule: the model, view and temperature of each sample of a step.
 
 All three follow from the sample's ordinal, and where they are drawn from the run's seed and the step, so that
-they are the same in every session, in every order of arrival, and for whoever audits the run afterwards.
+they are the same in every session, in every order of arrival, and in an audit.
 Where a model refuses a step in some view, or has left the run, the others take its samples: who does follows
 from the ordinal and from what is on record of that.
 """

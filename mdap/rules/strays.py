@@ -1,4 +1,4 @@
-"""Refusals that come whatever mdap does, told from those of a limit by how many there are."""
+"""Tell stray 429s from a real limit by their frequency."""
 
 import math
 from collections import deque

@@ -1,4 +1,4 @@
-"""Whether values come back from their canonical JSON as what they were, and the sentence where they do not.
+"""Check that values survive a round trip through canonical JSON, and say what to change if not.
 
 Canonical JSON leaves out the class of a value: the type that a task declares must tell it. What it does not
 tell is found at the first value of each class, before votes are merged or a resumed run goes on from
