@@ -1,7 +1,7 @@
-"""Ready-made canonical forms: what two replies write differently and mean alike becomes one answer.
+"""Ready-made canonical forms: replies that differ in spelling but mean the same become one answer.
 
-Use them in a parser, or in a task's `canonical`. Each returns a JSON value, leaves its own results as
-they are, and raises `RedFlag` for what is not of its kind: it reads, it does not guess.
+Use them in a parser, or in a task's `canonical`. Each returns a JSON value, keeps its own results
+unchanged, and raises `RedFlag` for any other input: it reads, it does not guess.
 """
 
 import json

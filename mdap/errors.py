@@ -114,7 +114,7 @@ class RunError(MdapError):
 
     Attributes:
         solution: the `Solution` with status, totals and run id, as far as the run came.
-        stop_cause: why it ended, as of `Solution.stop_cause`; None where nobody says.
+        stop_cause: why it ended, as in `Solution.stop_cause`; None if unknown.
     """
 
     def __init__(self, message: str, solution: Any = None, stop_cause: str | None = None) -> None:
@@ -140,7 +140,7 @@ class ProviderError(MdapError):
 
     Attributes:
         kind: a short stable word for statistics, such as ``timeout`` or ``http_500``.
-        input_tokens: tokens of the prompt that the endpoint billed all the same; None where it told none.
+        input_tokens: tokens of the prompt that the endpoint billed nevertheless; None if it reported none.
         output_tokens: tokens of the reply that it billed, as above.
         foreign: whether the answer looks like that of a different API, or of none.
     """
@@ -162,7 +162,7 @@ class RateLimitError(TransientError):
     """Raised when the endpoint asks to slow down.
 
     Attributes:
-        retry_after: how long it asks to wait, in seconds; None where it does not say.
+        retry_after: requested wait in seconds; None if not given.
     """
 
     def __init__(self, message: str, *, kind: str = "rate_limit", retry_after: float | None = None) -> None:
@@ -266,10 +266,10 @@ def _name_of(file: str) -> str:
 
 
 def slipped_at(error: BaseException) -> str | None:
-    """Return the line of its author's code at which *error* came about unforeseen.
+    """Return the line of the author's code at which *error* arose by accident.
 
     Returns:
-        None where a statement of that code raises it: then its text is meant for whoever reads it.
+        None if a `raise` statement of that code raised it on purpose: its text is then for the reader.
     """
     place, last = author_line(error), error.__traceback__
     while last is not None and last.tb_next is not None:

@@ -1,4 +1,4 @@
-"""The two seams of the house: where samples come from, and where facts go."""
+"""The two seams of mdap: providers of samples, and the journal of facts."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -12,31 +12,31 @@ __all__ = ["Journal", "Provider"]
 class Provider(Protocol):
     """A source of samples.
 
-    One that asks an endpoint beyond this process may say so with an attribute *remote* that is True: then
-    the number of requests in flight is found out, unless a user sets it, and a few requests on start find out
-    what the endpoint is like. It may keep what its endpoint's headers tell in *told* (see
-    `mdap.rules.headers.read_told`): then limits that no user sets are taken from there.
+    A provider of a remote endpoint sets an attribute *remote* to True: mdap then discovers the number of
+    concurrent requests, unless the user sets it, and probes the endpoint on start. It may keep the rate
+    limits from its endpoint's headers in *told* (see `mdap.rules.headers.read_told`): mdap uses them as
+    limits unless the user sets others.
 
-    One whose replies do not depend on the temperature may say so with an attribute *uses_temperature* that
-    is False: then samples that are drawn at different temperatures otherwise can share a request.
+    A provider whose replies do not depend on the temperature sets an attribute *uses_temperature* to False:
+    samples with different temperatures may then share a request.
 
     Attributes:
-        name: how a person would name it again: ``openai/gpt-4.1-mini``.
-        nonblocking: True if `sample` never waits for anything, so that no task need be spawned for it.
-        max_n: the most replies that one request may ask for.
+        name: the name that selects it again, such as ``openai/gpt-4.1-mini``.
+        nonblocking: True if `sample` never waits, so that mdap spawns no task for it.
+        max_n: maximum replies of one request.
     """
 
     @property
     def name(self) -> str:
-        """How a person would name it again."""
+        """The name that selects it again."""
 
     @property
     def nonblocking(self) -> bool:
-        """Whether `sample` never waits for anything."""
+        """Whether `sample` never waits."""
 
     @property
     def max_n(self) -> int:
-        """The most replies that one request may ask for."""
+        """Maximum replies of one request."""
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Ask once for ``request.n`` independent replies to one prompt.
@@ -64,7 +64,7 @@ class Journal(Protocol):
 
     @property
     def behind(self) -> bool:
-        """Whether facts come faster than they can be written: then nothing more should be asked for."""
+        """Whether facts arrive faster than the journal writes them, so that requests must pause."""
 
     def append(self, *facts: Fact) -> None:
         """Take *facts* for the next commit; returns at once."""

@@ -1,4 +1,4 @@
-"""What a run is told: read once at the edge, validated, frozen, stored with the run."""
+"""The settings of a run: read once, validated, frozen, stored with the run."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -27,16 +27,16 @@ Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 
 
 class Robust(BaseModel):
-    """What `-k robust` promises, and how it draws samples.
+    """The promise of `-k robust`, and how it draws samples.
 
     Attributes:
-        floor: the least chance that a valid sample is right, on any step that the run comes to by right
-            decisions.
-        target: chance that no voted decision of the run is wrong, if the floor holds.
+        floor: the lowest probability that a valid sample is right, on any step that right decisions
+            reach.
+        target: probability that every voted decision of the run is right, if the floor holds.
         contested: `decide`: votes decide contested steps too, by a wider lead; `stop`: such a step goes to
             the next models, or to a person.
-        seed: from which each sample's model and view are drawn.
-        length: the steps of the run, where that is known; mdap fills it in.
+        seed: draws each sample's model and view.
+        length: the steps of the run, if known; mdap fills it in.
     """
 
     model_config = _FROZEN
@@ -51,23 +51,23 @@ class Robust(BaseModel):
 class VotingSettings(BaseModel):
     """How every step of a run is decided.
 
-    These settings are part of the run: a resume with others is refused, since they decide what a vote is.
+    These settings are part of the run: mdap refuses to resume it with others.
 
     Attributes:
         k: the margin by which a winner must lead every other candidate; with *robust*, m of the first step.
         max_samples: samples of one tier of models that a step may take before it goes to the next tier,
             or is undecided; None stands for ``100 + 20 k``.
-        max_tokens: output tokens a reply may have. If you set it, it holds for every step; the default of 750
-            (paper section 4) gives way to a step's own.
+        max_tokens: maximum output tokens of a reply. If you set it, it holds for every step; a step's own
+            limit overrides the default of 750 (paper section 4).
         max_tokens_given: whether *max_tokens* was set rather than left at its default; follows from that.
-        temperatures: sampling temperatures by the sample's ordinal; the last one serves for all later
+        temperatures: sampling temperatures by the sample's ordinal; the last one repeats for all later
             samples (paper section 4: the first sample at 0, the others at 0.1).
-        hedge: samples in flight beyond those that could still matter, so that a slow one is not waited
-            for. What is left when a step is decided is cancelled, recorded and paid for; and since the
-            first to arrive are counted, quick answers are favoured over slow ones.
+        hedge: extra samples in flight, so that no step waits for a slow one. mdap cancels, records and
+            pays for those left over when a step is decided; and since the first to arrive count, it
+            favours quick answers over slow ones.
         robust: the promise of `-k robust`, by which each step is decided; None for one k throughout.
-        record_prompts: whether the log keeps the text of every prompt; None keeps those of processes, and not
-            those of chains, which are made again from their inputs. It decides nothing about votes.
+        record_prompts: whether the log keeps the text of every prompt; None keeps those of processes only,
+            since mdap rebuilds a chain's from its inputs. Votes do not depend on it.
     """
 
     model_config = _FROZEN
@@ -104,7 +104,7 @@ class VotingSettings(BaseModel):
         return cls(**{"max_tokens_given": False, **known})
 
     def tokens_allowed(self, own: int | None) -> int:
-        """Return the output tokens a reply may have, for a step with *own* or no limit of its own."""
+        """Return the maximum output tokens of a reply, for a step with *own* or no limit of its own."""
         return self.max_tokens if self.max_tokens_given or own is None else own
 
     def records_prompts(self, *, process: bool) -> bool:
@@ -133,12 +133,12 @@ class VotingSettings(BaseModel):
 
     @property
     def samples_allowed(self) -> int:
-        """The samples of one tier that a step may take."""
+        """The maximum samples of a step in one tier."""
         return 100 + 20 * self.k if self.max_samples is None else self.max_samples
 
 
 class Limits(BaseModel):
-    """How fast and how stubbornly providers are asked. May differ from one resume to the next.
+    """Rates, timeouts and retries of requests. They may change from one resume to the next.
 
     Attributes:
         concurrency: concurrent requests to each model at most, over all runs of a session; None to discover
@@ -146,19 +146,19 @@ class Limits(BaseModel):
         requests_per_minute: requests started in any window of 60 seconds; None to learn the limit from the
             endpoint's headers.
         tokens_per_minute: tokens of prompts and replies in any window of 60 seconds; None to learn the limit
-            from the endpoint's headers. What a request will take is foreseen from earlier replies, and
-            corrected by what it took.
-        reserve_max_tokens: count all the output tokens that a request allows, whatever it takes, as some
+            from the endpoint's headers. mdap estimates a request from earlier replies, then
+            corrects by its actual usage.
+        reserve_max_tokens: count a request's maximum output tokens instead of its actual ones, as some
             endpoints do.
-        probe: whether a few small requests on start find out which options each endpoint takes, and whether
-            it repeats itself.
+        probe: whether to send a few small requests on start that detect which options each endpoint
+            supports, and whether it repeats itself.
         attempt_timeout: seconds after which an attempt is abandoned and drawn again.
         max_attempts: attempts at one sample before the run stops.
         max_retry_seconds: seconds spent on one sample's attempts before the run stops.
         max_silence: seconds without any answer from the provider before the run stops.
-        max_nesting: how deep tasks may ask for tasks, before one that never ends is stopped.
-        wait_for_person: seconds that a step which voting left undecided waits for a person to settle it,
-            before it is undecided for good.
+        max_nesting: maximum depth of nested tasks, which stops a task that never ends.
+        wait_for_person: seconds that an undecided step waits for a person before the run ends
+            undecided.
     """
 
     model_config = _FROZEN
@@ -177,12 +177,12 @@ class Limits(BaseModel):
 
 
 class Price(BaseModel):
-    """What a model costs, in USD per million tokens.
+    """The price of a model, in USD per million tokens.
 
     Attributes:
         input: for prompts.
         output: for replies, reasoning included.
-        cached_input: for prompts read from the provider's cache; None if they cost what others do.
+        cached_input: for prompts read from the provider's cache; None for the price of other prompts.
     """
 
     model_config = _FROZEN
@@ -193,12 +193,12 @@ class Price(BaseModel):
 
 
 class Budget(BaseModel):
-    """What may be spent before runs are stopped, resumably. Not part of a run: raise it to resume.
+    """Spending limits that stop runs resumably. They are not part of a run: raise them to resume.
 
     Attributes:
         usd: USD over all samples of the run, earlier sessions included; needs a price for every model.
         tokens: tokens of prompts and replies, earlier sessions included.
-        seconds: seconds this session may take.
+        seconds: maximum duration of this session.
     """
 
     model_config = _FROZEN
@@ -217,7 +217,7 @@ class Speculate(StrEnum):
 
 
 class OnDead(StrEnum):
-    """What becomes of a run when one of several models is gone: out of quota, or without an answer."""
+    """What a run does when one of several models is gone: out of quota, or without an answer."""
 
     STOP = "stop"
     CONTINUE = "continue"
@@ -238,7 +238,7 @@ class Speculation(BaseModel):
 
 
 def complaint(error: ValidationError) -> Exception:
-    """Return what a validator of somebody's raised first; *error* itself where none did."""
+    """Return the first error that a user's validator raised; *error* itself if none did."""
     raised = error.errors(include_url=False, include_input=False)[0].get("ctx", {}).get("error")
     return raised if isinstance(raised, Exception) else error
 

@@ -1,4 +1,4 @@
-"""What the author of a domain subclasses: `Chain` or `Process`, and the `Step` it asks with.
+"""The classes a domain subclasses: `Chain` and `Process`, and the `Step` that they ask.
 
 A task is a pydantic model: its fields are its parameters, validated, stored with the run and settable
 with ``-p NAME=VALUE`` on the command line.
@@ -52,10 +52,10 @@ class RedFlag(Exception):
 
 
 def _encode(asked: Any, *names: str) -> None:
-    """Replace what cannot be sent or stored in the texts of a frozen object; refuse what is no text.
+    """Replace characters that cannot be sent or stored in the texts of a frozen object; refuse other types.
 
     Raises:
-        TypeError: one of them is no text, or *parse* cannot be called.
+        TypeError: one of them is not a string, or *parse* is not callable.
     """
     for name in names:
         text = getattr(asked, name)
@@ -75,14 +75,14 @@ def _kind(value: Any) -> str:
 class View(Generic[A]):
     """Another presentation of a step: the same question seen through a symmetry, paraphrased, reordered.
 
-    A model's errors cling to particular prompts, so votes on equivalent prompts err more independently.
+    A model repeats its errors on one prompt; votes on equivalent prompts err more independently.
 
     Attributes:
         user: the user message.
-        parse: reads a reply's text into the answer *as the step itself would have it*.
+        parse: reads a reply's text into the answer *to the step itself*.
         system: the system message.
-        render: returns a reply as a model would write it to give an answer in this view, for simulation;
-            None where the task's own rendering serves.
+        render: returns the reply that gives an answer in this view, for simulation; None to use the
+            task's own rendering.
     """
 
     user: str
@@ -104,15 +104,15 @@ class Step(Generic[A]):
             to discard the reply and nothing else, whatever the text.
         system: the system message, usually the same for every step of a task.
         schema: a type or JSON schema of the answer, sent to endpoints that support it.
-        max_tokens: output tokens a reply may have; None for the run's setting.
+        max_tokens: maximum output tokens of a reply; None for the run's setting.
         views: further presentations of the step; samples rotate over them and the step's own.
-        input: what the step is about, as a JSON value: recorded, and there for the oracle of a process; None
-            records the user message in its place, unless the run records no prompts. A chain's steps are
-            about their state, and need none.
-        key: what a step of a process is known by; None for its prompt alone. Two steps of the same prompt
+        input: the step's subject as a JSON value, recorded and passed to the oracle of a process; None
+            records the user message instead, unless the run records no prompts. A chain's steps
+            record their state and need none.
+        key: identifies a step of a process; None for its prompt alone. Two steps with the same prompt
             and key are one step.
-        proposal: whether the first reply that passes is taken as it is, for later steps of a process to vote
-            on. It is no decision, whatever k is, and says nothing of how sure the run is.
+        proposal: whether to take the first valid reply unvoted, for later steps of a process to vote
+            on. A proposal is no decision, whatever k is, and does not count in the certificate.
     """
 
     user: str
@@ -141,8 +141,8 @@ class Task(BaseModel):
     """One piece of work in a domain, with its parameters as pydantic fields.
 
     Attributes:
-        version: raise it whenever prompts, parser or rules change, so that a run started with other
-            rules is not silently resumed. Any JSON value will do.
+        version: raise it whenever prompts, parser or rules change, so that mdap refuses to resume a run
+            that started with other rules. Any JSON value will do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -150,15 +150,15 @@ class Task(BaseModel):
     version: ClassVar[Any] = "1"
 
     def length(self) -> int | None:
-        """Return the number of steps if it is known beforehand; a chain then ends after them."""
+        """Return the number of steps if known in advance; a chain then ends after them."""
         return None
 
     def canonical(self, answer: Any) -> Any:
-        """Return *answer* in the form by which votes are compared, itself an answer.
+        """Return the canonical form of *answer*, itself an answer; votes are compared by it.
 
         Answers with one canonical form are one candidate, and the decision is that form. `mdap.canonical`
-        has ready-made forms for numbers, dates, text, sets and JSON. It must be pure, leave a canonical
-        form as it is, and may raise `RedFlag` where an answer has none.
+        has ready-made forms for numbers, dates, text, sets and JSON. It must be pure and keep
+        a canonical form unchanged, and may raise `RedFlag` if an answer has none.
         """
         return answer
 
@@ -168,7 +168,7 @@ class Task(BaseModel):
         mdap records it when a run finishes, and `mdap audit verify` asks for it again, so it must be pure.
 
         Args:
-            result: what the task came to, as the JSON value on record.
+            result: the task's result, as the recorded JSON value.
         """
         return None
 
@@ -191,18 +191,18 @@ def _canonically(task: Task, parse: Callable[[str], A]) -> Callable[[str], A]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision(Generic[A]):
-    """How the vote on a step went.
+    """The result of the vote on a step.
 
     Attributes:
         step: the step's number in its run, from 0.
         answer: the winning answer; None if there is none.
         decided: whether there is a winner.
         votes: each candidate's votes, by its canonical JSON.
-        key: the same whenever this step of this run is meant, and no other: an idempotency key.
-        reason: one sentence on why there is no winner, such as an endpoint's refusal; None if there is one.
-        confidence: the chance that the answer is right, going by how the votes fell on this step and on those
-            asked with it in one call of `Ask.decisions`, if on every step a vote is right more often than
-            wrong. None where no vote tells: without a winner, after a person's decision, with a lead of one.
+        key: unique to this step of this run: an idempotency key.
+        reason: why there is no winner in one sentence, such as an endpoint's refusal; None with a winner.
+        confidence: the probability that the answer is right, from the votes on this step and those asked
+            with it in one call of `Ask.decisions`, if on every step a vote is right more often than
+            wrong. None without a winner, after a person's decision, or with a lead of one.
         author: the person who settled the step by hand; None for a vote.
     """
 
@@ -216,12 +216,12 @@ class Decision(Generic[A]):
     author: str | None = None
 
     def __post_init__(self) -> None:
-        # In the order of the record: not all sessions see votes come.
+        # In the order of the record: a resumed session sees no votes arrive.
         object.__setattr__(self, "votes", dict(sorted(self.votes.items())))
 
 
 class Chain(Task, Generic[S, A]):
-    """A task whose steps follow one another; a step's input is the state the last one left.
+    """A task whose steps form a sequence: each step's input is the state after the last one.
 
     `S` and `A` are the types of state and answer: frozen pydantic models, frozen dataclasses, or
     plain JSON values. All methods must be pure functions of their arguments and the parameters.
@@ -240,19 +240,19 @@ class Chain(Task, Generic[S, A]):
         """Return the state after *answer* was decided in *state*."""
 
     def result(self, state: S) -> Any:
-        """Return what the task comes to, as a JSON value, from its last state."""
+        """Return the task's result, as a JSON value, from its last state."""
         return state
 
     async def effects(self, state: S, decision: Decision[A]) -> None:
-        """Bring about outside what the *decision* in *state* calls for: book, send, write.
+        """Carry out the external effects of the *decision* in *state*: book, send, write.
 
-        It is called once for each decision, in order and after the decision is durable, and recorded as
-        done; only a crash in between calls it again, so whatever it does needs `Decision.key`. Everything
-        else of a chain must be pure. Where this is not defined, nothing is waited for.
+        mdap calls it once for each decision, in order, after the decision is durable, and records that it
+        is done. Only a crash in between calls it again, so use `Decision.key` as idempotency key. All
+        other methods of a chain must be pure. A chain without this method waits for nothing.
         """
 
     def guess(self, state: S) -> A | None:
-        """Return a cheap guess at the answer in *state*, to work ahead on; None for no guess."""
+        """Return a cheap guess at the answer in *state*, for speculation; None for no guess."""
         return None
 
     def oracle(self, state: S) -> A:
@@ -260,10 +260,10 @@ class Chain(Task, Generic[S, A]):
         raise NotImplementedError(f"{type(self).__name__} has no oracle")
 
     def sample_state(self, rng: random.Random) -> S | None:
-        """Return the state before a random step of the task, for calibration; None for no such thing.
+        """Return the state before a random step of the task, for calibration; None if not supported.
 
         Args:
-            rng: where all chance comes from, so that a calibration can be repeated.
+            rng: the only source of randomness, so that a calibration can be repeated.
         """
         return None
 
@@ -272,30 +272,30 @@ class Chain(Task, Generic[S, A]):
         raise NotImplementedError(f"{type(self).__name__} names no plausible mistakes")
 
     def render(self, answer: A) -> str:
-        """Return a reply as a model would write it to give *answer*, for simulation and tests."""
+        """Return the reply that gives *answer*, for simulation and tests."""
         raise NotImplementedError(f"{type(self).__name__} does not render replies")
 
 
 class Pending(Protocol[R_co]):
-    """What a member of a group comes to."""
+    """The result of a member of a group."""
 
     @property
     def value(self) -> R_co:
-        """What it came to, once the group's ``async with`` block is left."""
+        """The result, once the group's ``async with`` block is left."""
 
 
 class AskGroup(Protocol):
-    """Things asked side by side, until the ``async with`` block is left."""
+    """Questions asked concurrently, until the ``async with`` block is left."""
 
     def ask(self, step: Step[A]) -> Pending[A]:
-        """Ask for *step*; return what its answer will be."""
+        """Ask for *step*; return its future answer."""
 
     def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> Pending[T]:
-        """Call an async *function*, which may ask for more, with *args*; return what its result will be."""
+        """Call an async *function*, which may ask for more, with *args*; return its future result."""
 
 
 class Ask(Protocol):
-    """How a process gets its decisions: each is voted, recorded, and found again when the run is resumed."""
+    """How a process gets its decisions: mdap votes on each, records it, and reuses it on resume."""
 
     @property
     def run_id(self) -> str:
@@ -310,29 +310,29 @@ class Ask(Protocol):
         """
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:
-        """Return how the vote on *step* went, also where it has no winner within its allowed samples."""
+        """Return the vote on *step*, even if it has no winner within its allowed samples."""
 
     async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
-        """Return how the vote on each of *steps* went, in their order; they are asked side by side.
+        """Return the votes on *steps*, in their order; mdap asks them concurrently.
 
-        One without a winner keeps no other from being decided: see `Decision.decided` and `Decision.reason`.
+        A step without a winner does not stop the others: see `Decision.decided` and `Decision.reason`.
         """
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
-        """Return the winning answers of *steps* in their order, asked side by side.
+        """Return the winning answers of *steps* in their order; mdap asks them concurrently.
 
         The first that is undecided ends the others.
         """
 
     def group(self) -> AbstractAsyncContextManager[AskGroup]:
-        """Open a group of things to be asked side by side: ``async with ask.group() as group``."""
+        """Open a group of concurrent questions: ``async with ask.group() as group``."""
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
-        """Return the result of *task*, decided as a run of its own that is a part of this one.
+        """Return the result of a nested *task*, decided as a run of its own within this one.
 
         Args:
             task: the task.
-            key: what it is known by; None for its class and parameters.
+            key: identifies the task; None for its class and parameters.
 
         Raises:
             UndecidedError: one of its steps has no winner.
@@ -340,27 +340,27 @@ class Ask(Protocol):
         """
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
-        """Return what *function* returned the first time, for code that is costly or has effects.
+        """Return the recorded first result of *function*, for code that is costly or has effects.
 
         The result is recorded as soon as it is there. A crash in between calls *function* again, so
         effects need an idempotency key: `run_id` and *key* together are one.
 
         Args:
             function: takes nothing and returns a JSON value, or an awaitable of one.
-            key: what the result is known by in this run.
+            key: identifies the result in this run.
         """
 
 
 class Process(Task, Generic[R]):
-    """A task that is ordinary Python: an async function that asks for decisions, also side by side.
+    """A task in ordinary Python: an async function that asks for decisions, also concurrently.
 
-    Its code may run several times over the same decisions, since that is how a run is resumed: between
-    what it asks, it must do the same each time, and nothing that reaches the outside but through `Ask.once`.
+    A resume runs the code again over the same decisions: between its questions it must be deterministic,
+    and have effects only through `Ask.once`.
     """
 
     @abstractmethod
     async def solve(self, ask: Ask) -> R:
-        """Return what the task comes to, as a JSON value or something that has one."""
+        """Return the task's result, as a JSON value or an object that converts to one."""
 
     def oracle(self, step: Step[Any]) -> Any:
         """Return the right answer to *step*, for simulation, calibration and tests; see `Step.input`."""
@@ -371,7 +371,7 @@ class Process(Task, Generic[R]):
         raise NotImplementedError(f"{type(self).__name__} names no plausible mistakes")
 
     def render(self, step: Step[Any], answer: Any) -> str:
-        """Return a reply as a model would write it to give *answer* to *step*, for simulation and tests."""
+        """Return the reply that gives *answer* to *step*, for simulation and tests."""
         raise NotImplementedError(f"{type(self).__name__} does not render replies")
 
 

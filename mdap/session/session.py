@@ -81,19 +81,18 @@ class Session:
         model: ``provider`` or ``provider/model``, such as ``openai/gpt-4.1-mini``; ``sim`` needs no key.
             Several vote together, taking turns; one that is named twice has twice the weight. A model may
             also be an object that is an `mdap.Provider`; you close it, not the session.
-        escalate_to: models to which a step goes that is undecided after its allowed samples.
+        escalate_to: next models for steps that are undecided after their allowed samples.
         db: path of the SQLite database; created if it does not exist.
         options: options of the models given by name, such as ``{"error_rate": 0.05}`` for ``sim``.
         limits: concurrency, rates, deadlines and attempts.
-        budget: what may be spent before runs stop, resumably.
-        prices: prices by model, or a JSON file of them; the first of this and of the installed price list
-            that knows a model counts.
+        budget: spending limits that stop runs resumably.
+        prices: prices by model, or a JSON file of them; they override the installed price list.
         speculate: whether a chain's next step is sampled before the one before it is decided.
         on_dead: whether to stop when one of several models is gone (out of quota, or without an answer), or
             to continue without it.
-        record_prompts: whether the log keeps the text of every prompt, in runs of which *voting* does not say
-            so; None keeps those of processes, and not those of chains, which are made again from their
-            inputs. A resumed run goes on as it began.
+        record_prompts: whether the log keeps the text of every prompt, unless *voting* says; None keeps
+            those of processes only, since mdap rebuilds a chain's from its inputs. A resumed run keeps
+            its setting.
         log: whether recorded facts are events of structlog, as the program has configured it, instead of
             records of the standard library's logger ``mdap.run``.
         tracer_provider: an OpenTelemetry `TracerProvider`, for spans of runs, steps and attempts; None for
@@ -293,19 +292,19 @@ class Session:
         progress: Progress | None = None,
         on_event: Callable[[Event], object] | None = None,
     ) -> Solution[Any]:
-        """Run *task*, and return its solution however it ended: see the solution's status and reason.
+        """Run *task*, and return its solution whatever its status; check its status and reason.
 
         Args:
             task: the task with its parameters.
             k: the margin; ``"auto"`` takes the smallest that reaches *target*, by the newest calibration that
                 fits or else by a pilot, if all steps are equally hard; ``"robust"`` follows the votes and
                 keeps *target* however hard the steps are, if *floor* holds; None takes that of *voting*.
-            target: wanted chance that the whole run has no wrong decision; for ``"auto"`` and ``"robust"``.
-            floor: the least chance that a valid sample is right, on any step; for ``"robust"``.
+            target: target probability that every decision is right; for ``"auto"`` and ``"robust"``.
+            floor: lowest probability on any step that a valid sample is right; for ``"robust"``.
             voting: how steps are decided.
             run_id: the run's name in the database; an unfinished run of that name is resumed, a finished
-                one is returned as it is, and one that this process is working on is waited for. None makes
-                up a new name.
+                one is returned as it is, and mdap waits for one that this process is working on. None
+                makes a new name.
             progress: counters that are kept while this call drives the run.
             on_event: called with every fact that this call adds to the record, in order, once it is durable;
                 see `events`. If it raises, the run stops, resumably.
@@ -359,7 +358,7 @@ class Session:
         target: float = 0.95,
         voting: VotingSettings | None = None,
     ) -> int:
-        """Return the smallest k at which a whole batch has no wrong decision, with a chance of *target*.
+        """Return the smallest k at which every decision of a batch is right with probability *target*.
 
         Pilots of the first tasks, recorded as ``RUN_ID/0-pilot``, ..., tell the error rate that can be ruled
         out.
@@ -367,7 +366,7 @@ class Session:
         Args:
             tasks: all tasks of the batch, each of known length; gone through once.
             run_id: the batch's name; if it was begun before, its k stays.
-            target: wanted chance that no decision of the whole batch is wrong.
+            target: target probability that every decision of the batch is right.
             voting: how steps are decided, but for k.
 
         Raises:
@@ -390,10 +389,10 @@ class Session:
         in_order: bool = True,
         progress: Progress | None = None,
     ) -> Batch:
-        """Solve many tasks side by side: ``async for solution in session.solve_all(tasks)``.
+        """Solve many tasks concurrently: ``async for solution in session.solve_all(tasks)``.
 
         Every task is a run of its own, named ``RUN_ID/0``, ``RUN_ID/1``, ... and a part of the batch's run.
-        None that fails keeps others from being solved; see each solution's status.
+        A failed task does not stop the others; see each solution's status.
 
         Args:
             tasks: the tasks; only taken as fast as solutions are.
@@ -401,7 +400,7 @@ class Session:
             voting: how steps are decided.
             run_id: the batch's name; tasks that were solved under it before are not solved again, others
                 are resumed. None makes up a new one.
-            in_order: whether solutions come in the order of the tasks, or as they are there.
+            in_order: whether solutions come in the order of the tasks, or as they finish.
             progress: counters that are kept while the batch goes on.
 
         Returns:
@@ -432,7 +431,7 @@ class Session:
         seed: int = 0,
         run_id: str | None = None,
     ) -> Calibration:
-        """Sample random steps of *task*, and tell p, v, the smallest k for *target*, and what a run takes.
+        """Sample random steps of *task* to estimate p, v, the smallest k for *target*, and the cost of a run.
 
         The steps of a chain are those of the task's own `sample_state`, those of a process what it asks for
         on its oracle's answers; or else those of the newest run of the same task and parameters, or else of a
@@ -441,7 +440,7 @@ class Session:
         Args:
             task: the task with its parameters.
             samples: about how many samples to take.
-            target: wanted chance that a run of the task has no wrong decision.
+            target: target probability that every decision of a run is right.
             voting: how long a reply may be, and at which temperatures; the rest does not matter here.
             seed: which random steps.
             run_id: the calibration's name in the database; None makes up a new one.
@@ -473,16 +472,16 @@ class Session:
         progress: Progress | None = None,
         on_event: Callable[[Event], object] | None = None,
     ) -> Solution[Any]:
-        """Go on with the run called *run_id*, with the settings it was started with.
+        """Resume the run *run_id*, with the settings it started with.
 
         Args:
             run_id: its id, a unique beginning of it, or ``latest``.
-            task: its task's name, where that has moved to another file, module or name.
+            task: its task's name, if it has moved to another file, module or name.
             progress: counters that are kept while the run goes on.
             on_event: see `run`.
 
         Returns:
-            However it ended: see the solution's status and reason.
+            The solution whatever its status; check its status and reason.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -512,7 +511,7 @@ class Session:
         return await self._driven(row.run_id, drive)
 
     def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
-        """Follow a run: ``async for event in session.events(run_id)`` yields every recorded fact of it.
+        """Follow a run: ``async for event in session.events(run_id)`` yields each of its recorded facts.
 
         Facts are read from the log, so a slow reader delays nothing. A step's samples come with its decision;
         those of a step without a decision come when the run ends, and that ends the iteration, too. The runs
@@ -520,7 +519,7 @@ class Session:
 
         Args:
             run_id: the run's id, exactly; it may be about to begin.
-            after: the `cursor` of the last event that was read, to go on behind it; None for the beginning.
+            after: the `cursor` of the last event that was read, to continue after it; None for the beginning.
 
         Returns:
             What to iterate over; see `mdap.Event`.
@@ -549,18 +548,18 @@ class Session:
     async def settle(
         self, run_id: str, step: int, *, answer: Any, author: str, reason: str, override: bool = False
     ) -> Settled:
-        """Settle a step as a person decides, in any run of the database.
+        """Record a person's decision of a step, in any run of the database.
 
-        If a process waits for the step, this one or another (see `Limits.wait_for_person`), its run goes on
-        by itself; if not, `resume` the run that is returned.
+        If a process waits for the step, this one or another (see `Limits.wait_for_person`), its run
+        continues; otherwise `resume` the returned run.
 
         Args:
             run_id: the step's run: its id, a unique beginning of it, or ``latest``.
             step: its number.
             answer: the answer, as a JSON value.
             author: who decides.
-            reason: why so.
-            override: settle a step that votes decided: a new run takes over from the step's own.
+            reason: why.
+            override: settle a step that votes decided; a new run then replaces the step's run.
 
         Raises:
             ClaimedError: another person has the step, or has settled it meanwhile.
@@ -574,11 +573,11 @@ class Session:
             return await Desk(self.path).settle(run_id, step, ruling)
 
     async def resume_all(self, *, progress: Progress | None = None) -> AsyncIterator[Solution[Any]]:
-        """Resume every run of the database that was cut or stopped, one after another, the oldest first.
+        """Resume every interrupted or stopped run of the database in turn, oldest first.
 
-        Each keeps the settings it was started with. One that cannot be resumed here stays as it is, and its
-        solution's *reason* says why: its task or its models are others, it is a batch, or another process is
-        working on it.
+        Each keeps the settings it started with. A run that cannot be resumed here stays unchanged, and its
+        solution's *reason* says why: another task or other models, a batch, or another process working
+        on it.
 
         Args:
             progress: counters that are kept while the runs go on.
