@@ -14,11 +14,11 @@ __all__ = ["ABANDONED", "CONTESTED", "UNDECIDED", "Account", "account_of"]
 CONTESTED: Final = "contested"
 UNDECIDED: Final = "undecided"
 ABANDONED: Final = "abandoned"
-"""Why a step pays: it is contested, or found no winner, or nobody waits for it any more."""
+"""Why a step pays: it is contested, found no winner, or was abandoned."""
 
 
 class Account:
-    """Charge the steps of one run that are not smooth, each of its tiers once, and record it.
+    """Charge each tier of a run's steps that are not smooth once, and record the payment.
 
     Args:
         run: the run's number, for events.
@@ -50,7 +50,7 @@ class Account:
             del self.lent[data["step"]]
 
     def rung(self, step: int) -> Rung:
-        """Return the rung of *step* if all that is open before it turns out smooth."""
+        """Return the rung of *step* if every open step before it turns out smooth."""
         return self._ledger.rung(step)
 
     def paid(self, opened: StepOpened, tier: int) -> Rung | None:

@@ -1,4 +1,4 @@
-"""Requests under way, and what becomes of those that nobody answers: a step's fate, or the run's."""
+"""Requests in flight, and the fate of unanswered ones: their step's, or the run's."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
@@ -31,10 +31,10 @@ _CAUSES: Final = {
 
 
 class Answering(Recorder, ABC):
-    """Keep the requests of one run that are under way, and go on without those who do not answer.
+    """Keep the requests in flight of one run, and continue without models that do not answer.
 
     Attributes:
-        in_flight: samples asked for and not come back.
+        in_flight: samples requested and not yet received.
     """
 
     def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
@@ -52,15 +52,15 @@ class Answering(Recorder, ABC):
 
     @abstractmethod
     def _openings(self) -> Iterable[Opening]:
-        """Return every opening that may have requests under way."""
+        """Return every opening that may have requests in flight."""
 
     @abstractmethod
     def _distance(self, opening: Opening) -> int:
-        """Return how far *opening* is from mattering: the nearest has the first claim on slots."""
+        """Return the priority of *opening*: the step nearest to the head gets slots first."""
 
     @abstractmethod
     def _counted(self, opening: Opening) -> None:
-        """Draw the consequences of samples of *opening* that were counted."""
+        """Act on counted samples of *opening*."""
 
     # -- who does not answer -----------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class Answering(Recorder, ABC):
         return denied and member in self._presence.answered
 
     def _refused(self, opening: Opening, request: SampleRequest, error: MdapError) -> None:
-        """Ask the member no more for this step; the others take its samples."""
+        """Stop asking the member for this step; the others take its samples."""
         race, turn = opening.race, (request.member, request.view)
         self._asked_in_vain(opening, request)
         if turn not in race.refused:
@@ -139,7 +139,7 @@ class Answering(Recorder, ABC):
             self._heed()
 
     def _heed(self) -> None:
-        """Leave out whoever this run, or one that belongs to it, has found to be gone."""
+        """Leave out the models that this run, or a run that belongs to it, found gone."""
         new, self._heeded = self._presence.absences[self._heeded :], len(self._presence.absences)
         for member, tier, reason in new:
             if member in self._schedule.gone or tier in self._schedule.over:

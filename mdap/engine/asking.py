@@ -1,4 +1,4 @@
-"""What a process's own function is given: `ask`, through which it gets decisions and nothing else."""
+"""The `ask` object of a process, through which its function gets decisions."""
 
 import inspect
 import json
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessContext:
-    """What a process needs of the world around it.
+    """The context in which a process runs.
 
     Attributes:
         run_id: the run's name.
@@ -64,7 +64,7 @@ class Asking:
         self._around = around
         self._parts = Parts(around.run_id, task)
         self._room = anyio.Semaphore(around.open_steps)
-        # Two that ask for the same nested task, or the same result, must not both set about it.
+        # Only one of two askers may run the same nested task, or compute the same result.
         self._under_way: dict[tuple[str, str], anyio.Lock] = {}
 
     @property
@@ -84,17 +84,17 @@ class Asking:
         return recalled
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:
-        """Return how the vote on *step* went."""
+        """Return the vote on *step*."""
         [decision] = await self.decisions([step])
         return decision
 
     async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
-        """Return how the vote on each of *steps* went, all of them asked at once."""
+        """Return the votes on *steps*, all asked concurrently."""
         found = await self._each(steps, self._decided)
         return confident([decision for decision, _ in found], [shape for _, shape in found])
 
     async def _decided(self, step: Step[A]) -> tuple[Decision[A | None], TallyShape | None]:
-        """Return how the vote on *step* went, and how the votes fell; None where no vote decided."""
+        """Return the decision of *step* and its tally; None if no vote decided."""
         found = await self._asked(step)
         if isinstance(found, Question):
             race, reason = found.opening.race, found.undecided
@@ -124,7 +124,7 @@ class Asking:
         if number is not None:
             return number
         async with self._room:
-            # Whoever asked for the same may have got it while this one waited for room.
+            # Another asker may have opened the same step while this one waited for room.
             number = self._race.decided(identity)
             if number is not None:
                 return number
@@ -173,7 +173,7 @@ class Asking:
         return answer
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
-        """Return the winning answers of *steps*, all of them asked at once."""
+        """Return the winning answers of *steps*, all asked concurrently."""
         return await self._each(steps, self)
 
     async def _each(self, steps: Iterable[Step[A]], asked: Callable[[Step[A]], Awaitable[T]]) -> list[T]:
@@ -196,7 +196,7 @@ class Asking:
 
     @asynccontextmanager
     async def group(self) -> AsyncIterator[Group]:
-        """Open a group of things to be asked side by side."""
+        """Open a group of concurrent questions."""
         async with gathered() as tasks:
             yield Group(tasks, self)
 
@@ -289,7 +289,7 @@ class Asking:
                 result, reason = await make()
                 self._race.note(identity, about, result, reason)
             with self._busy():
-                # What is handed on is durable, whoever made it.
+                # Results are durable before they are returned.
                 await self._around.journal.flush()
                 return json.loads(result if number is None else (await self._around.recall(number)).winner)
 
@@ -312,7 +312,7 @@ async def _answered(question: Question) -> None:
 
 
 async def answer_process(task: Process[Any], race: ProcessRace, around: ProcessContext) -> None:
-    """Run the author's function to its end; how it ended is told to *race*, and nothing is raised."""
+    """Run the author's function to its end and report the end to *race*; raise nothing."""
     try:
         under_way: Any = task.solve(Asking(task, race, around))
         if not inspect.isawaitable(under_way):

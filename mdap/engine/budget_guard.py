@@ -1,4 +1,4 @@
-"""The session's money: holds a request's likely cost until the real one is known."""
+"""The session's budget: reserves a request's estimated cost until the actual one is known."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -18,10 +18,10 @@ BUDGET: Final = "budget"
 
 
 class BudgetGuard:
-    """Where requests get their money from, one for all runs of a session.
+    """The budget of a session, shared by all its runs.
 
     Args:
-        budget: what may be spent.
+        budget: the spending limits.
         prices: by member of the ensemble; None where unknown.
     """
 
@@ -38,7 +38,7 @@ class BudgetGuard:
         self._wallet.tokens += tokens
 
     async def hold(self, request: SampleRequest) -> Hold:
-        """Set aside what *request* will likely cost, waiting for others to settle if need be.
+        """Reserve the estimated cost of *request*, waiting for others to settle if necessary.
 
         Raises:
             UnavailableError: the budget does not allow another request.
@@ -59,7 +59,7 @@ class BudgetGuard:
         replies: Sequence[Reply] = (),
         failure: ProviderError | None = None,
     ) -> None:
-        """Count what *request* really took; a failed one what the endpoint billed all the same."""
+        """Record the actual cost of *request*; of a failed one, the cost that the endpoint billed."""
         billed = replies if failure is None else (failure,)
         given = sum(one.input_tokens or 0 for one in billed)
         made = sum(one.output_tokens or 0 for one in billed)
@@ -69,7 +69,7 @@ class BudgetGuard:
         for reply in replies:
             if reply.output_tokens is not None:
                 self._estimator.learn(str(request.member), reply.output_tokens)
-        # Everybody who waits looks again; whoever comes later waits for the next settlement.
+        # Every waiter checks again; later ones wait for the next settlement.
         news, self._news = self._news, anyio.Event()
         news.set()
 

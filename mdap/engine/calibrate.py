@@ -1,7 +1,7 @@
-"""Sample many unrelated steps at once, to learn how a model does at them.
+"""Sample many unrelated steps concurrently to measure a model.
 
-With an oracle, every step gets the same number of samples, all of them asked for at once. With consensus,
-every step is raced to a wide margin, and its winner stands for the truth.
+With an oracle, every step gets the same number of concurrent samples. With consensus, every step is raced
+to a wide margin, and its winner stands in for the truth.
 """
 
 import itertools
@@ -63,7 +63,7 @@ def _truth(task: GuardedTask, number: int, state: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How much a survey is to sample.
+    """How much to sample.
 
     Attributes:
         samples: about how many samples in all; steps that are begun are sampled to their end.
@@ -79,8 +79,8 @@ class Wanted:
 class CalibrationSampler(Decider):
     """Sample steps on the states given, a few of them at any time, until there are enough samples.
 
-    With an oracle, *k* and *max_samples* of the rules' voting are both the samples of a step: so many are
-    asked for at once, and no more.
+    With an oracle, *k* and *max_samples* of the rules' voting both equal the samples of a step, all
+    requested concurrently.
 
     Args:
         name: the task's name, for errors.
@@ -114,7 +114,7 @@ class CalibrationSampler(Decider):
 
     @property
     def polls(self) -> list[Poll]:
-        """What was sampled, by step; steps that were cut short are left out."""
+        """The samples by step, without unfinished steps."""
         return [self._polls[number] for number in sorted(self._polls)]
 
     def wanted(self) -> list[tuple[Opening, SampleRequest]]:

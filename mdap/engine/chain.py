@@ -1,4 +1,4 @@
-"""A chain being decided: a window of open steps over the run of all steps.
+"""The decision of a chain: a window of open steps that moves over all steps.
 
 The head of the window is the first undecided step; its input is certain. Behind it, as far as
 speculation goes, stand steps opened on the leading candidate of the step before (or on the task's own
@@ -89,11 +89,11 @@ class ChainRace(Decider):
 
     @property
     def has_effects(self) -> bool:
-        """Whether decisions bring anything about outside."""
+        """Whether decisions have external effects."""
         return self._task.has_effects and self._rules.effects
 
     def owe(self, decided: Iterable[tuple[int, str, Recorded]]) -> None:
-        """Take up decisions of earlier sessions whose effects are not recorded as done.
+        """Queue decisions of earlier sessions whose effects are not recorded as done.
 
         Args:
             decided: step, input and decision of each, in order.
@@ -106,7 +106,7 @@ class ChainRace(Decider):
             self._due.append((state, replace(decision, author=recorded.author)))
 
     def effects(self) -> list[Effect]:
-        """Return what decisions call for outside; see `Chain.effects`."""
+        """Return the external effects that decisions require; see `Chain.effects`."""
         if not self._due:
             return []
         due, self._due = self._due, []
@@ -154,7 +154,7 @@ class ChainRace(Decider):
         if head.race.escalate():
             self._escalated(head)
         elif self._rules.patient:
-            # A guess at what a person will say is not worth a sample.
+            # Guessing a person's decision is not worth a sample.
             self._void_after(head)
             self._await_person(head)
         else:

@@ -1,4 +1,4 @@
-"""What chains and processes have in common: open steps, what comes of their samples, and decisions.
+"""The common part of chains and processes: open steps, their samples, and decisions.
 
 Everything here is synchronous: no await can come between a decision and its consequences.
 """
@@ -29,7 +29,7 @@ _CANCELLED: Final = str(Verdict.CANCELLED)
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Something to be brought about outside.
+    """An external effect of a decision.
 
     Attributes:
         perform: does it.
@@ -41,7 +41,7 @@ class Effect:
 
 
 class Decider(Answering):
-    """Keep the open steps of one run: what they want sampled, what came, and what was decided.
+    """Keep the open steps of one run: their requests, samples and decisions.
 
     Attributes:
         news: called when there is more to ask for than what came gave rise to.
@@ -59,7 +59,7 @@ class Decider(Answering):
         return False
 
     def pass_over(self) -> None:
-        """Let what waits go on without the step that it waits for."""
+        """Let the waiting steps continue without the step they wait for."""
         assert not self.stalled
 
     def halt(self, error: PluginError) -> None:
@@ -145,13 +145,13 @@ class Decider(Answering):
         return self.in_flight > 0 and self._presence.holds(self.in_flight)
 
     def effects(self) -> list[Effect]:
-        """Return what decisions call for outside, in order, each to be done once they are durable."""
+        """Return the external effects of decisions in order, each to be carried out once it is durable."""
         return []
 
     # -- what comes --------------------------------------------------------------------------------
 
     def take(self, outcome: Outcome[Opening]) -> None:
-        """Judge, record and count what came, and draw every consequence."""
+        """Judge, record and count arrived samples, and act on them."""
         opening, ordinals = outcome.ticket, outcome.request.ordinals
         if ordinals not in opening.flying:
             return  # dropped while its outcome was on the way here
@@ -198,7 +198,7 @@ class Decider(Answering):
             for ordinal, reply in zip(ordinals, outcome.replies, strict=False):
                 taken.append(self._count(opening, request, reply, (ordinal, failed)))
         finally:
-            # What was paid for is on record before anything comes of it.
+            # Paid samples are on record before they have any effect.
             self._journal.append(*taken)
         if opening.error is not None and not opening.tentative and not opening.void:
             raise opening.error

@@ -1,4 +1,4 @@
-"""The author's code of a chain, called so that whatever it raises names the task and what it was doing."""
+"""Calls to the author's code that name the task and the method in every error."""
 
 import inspect
 from collections.abc import Callable
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Subject:
-    """What a step is about, for simulation. See `mdap.records.Subject`.
+    """The subject of a step, for simulation. See `mdap.records.Subject`.
 
     Args:
         task: the chain or process.
@@ -103,7 +103,7 @@ class GuardedTask:
         task: the chain.
 
     Attributes:
-        has_effects: whether decisions bring anything about outside.
+        has_effects: whether decisions have external effects.
         states: the declared type of its states.
         answers: that of its answers.
     """
@@ -250,7 +250,7 @@ class GuardedTask:
             raise SpellingError(FOLLOWED)
 
     async def effects(self, state: Any, decision: Decision[Any]) -> None:
-        """Bring about what the *decision* in *state* calls for."""
+        """Carry out the effects of the *decision* in *state*."""
         try:
             under_way: Any = self.task.effects(state, decision)
             if not inspect.isawaitable(under_way):

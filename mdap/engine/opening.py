@@ -1,4 +1,4 @@
-"""One step opened on one input, and how a sample of it is written down."""
+"""An opening: one step opened on one input, and the record of its samples."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -10,7 +10,7 @@ from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened, Totals, 
 from mdap.rules.digests import text_digest
 from mdap.rules.redflags import clean, clean_label
 
-# Of what a model thought before it answered, more than this is not kept.
+# Maximum characters of a model's reasoning that the record keeps.
 _REASONING_TOKENS: Final = 16_384
 
 __all__ = ["Opening", "Progress", "lost", "written"]
@@ -26,9 +26,9 @@ class Opening:
         tentative: whether the input is still a guess.
         idle: whether nobody waits for it just now, so that nothing more is asked for it.
         void: whether the input turned out wrong, or does not matter any more.
-        error: why no samples can be had of it; only matters once its input is certain.
+        error: why it cannot be sampled; only matters once its input is certain.
         basis: the answer on which the next step is open, in canonical JSON; None if none is.
-        flying: requests that were sent off and have not come back, by their ordinals.
+        flying: requests in flight, by their ordinals.
         lines: ordinal and recorded columns of each counted sample, for the digest chain.
     """
 
@@ -49,7 +49,7 @@ class Opening:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come, for a display: counters only, cheap to read at any time.
+    """The progress of a run: counters for a display, cheap to read at any time.
 
     Earlier sessions of a resumed run count too.
 
@@ -59,7 +59,7 @@ class Progress:
         red_flags: discarded samples.
         void: samples taken on an input that turned out wrong.
         failed_attempts: attempts that failed.
-        in_flight: samples asked for and not come back.
+        in_flight: samples requested and not yet received.
         length: steps of the whole task; None where unknown.
     """
 
@@ -92,7 +92,7 @@ def written(
     Args:
         opening: the step it was drawn for.
         request: what was asked.
-        judgement: what it came to.
+        judgement: its verdict.
         reply: the reply as it came.
         drawn: ordinal, attempts that failed, verdict, place in the order of counting.
     """
@@ -140,7 +140,7 @@ def written(
 
 
 def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:
-    """Return the record of a sample that was sent for, and given up before anything came back."""
+    """Return the record of a sample that was abandoned before its reply arrived."""
     opened = opening.opened
     return SampleTaken(
         opened.run,

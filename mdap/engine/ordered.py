@@ -1,4 +1,4 @@
-"""A process with an error budget: any number of open steps, whose decisions are released in their order.
+"""A process with an error budget: any number of open steps, with decisions released in order.
 
 The rung of a step follows from what became of the steps before it, so a decision waits until each of them is
 smooth, contested or exhausted. What nobody waits for any more must not hold up the others: it pays as if it
@@ -79,7 +79,7 @@ class OrderedRace(ProcessRace):
             share = self._account.lent.get(opened.step)
             if share is not None:
                 self._loans[identity] = Loan(opened, share)
-            # An opening without a vote is as good as none: whoever asks for it gets a new number.
+            # An opening without a vote counts as none: the next asker gets a new number.
             elif any(sample.counted and sample.verdict == _VOTE for sample in recorded.samples):
                 self._recorded_openings[identity] = recorded
                 if self._account.paid(opened, self._tier(recorded)) is None:
@@ -248,7 +248,7 @@ class OrderedRace(ProcessRace):
         if opening.race.tally.votes:
             self._pay(opening, ABANDONED)
         else:
-            # Nothing was learned of it: whoever asks again gets a new number.
+            # It has no votes: the next asker gets a new number.
             del self._open[question.identity]
             opening.void = True
             self._void = [*(other for other in self._void if other.flying), opening]

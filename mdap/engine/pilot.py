@@ -1,4 +1,4 @@
-"""How far a pilot is: how many votes its decided steps have, and whether it may open another step."""
+"""The progress of a pilot: the votes of its decided steps, and whether it may open another step."""
 
 from collections.abc import Callable
 

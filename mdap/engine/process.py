@@ -1,7 +1,7 @@
-"""A process being decided: any number of open steps, each decided for whoever asked it.
+"""The decision of a process: any number of open steps, each decided for its askers.
 
-A step is known by its content: its prompt, and its key where it has one. Whoever asks for the same
-content gets the same decision, in this session or in a later one; so running the author's function
+Its content identifies a step: its prompt, and its key if it has one. Askers of the same content
+get the same decision, in this session or a later one; so running the author's function
 again after a crash, in whatever order its questions come, asks only what is not decided yet.
 
 Everything here is synchronous: no await can come between a decision and its consequences.
@@ -41,7 +41,7 @@ _MOST_NAMED: Final = 5
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """A step that somebody waits for.
+    """A step with waiting askers.
 
     Attributes:
         identity: what it is known by.
@@ -111,7 +111,7 @@ class ProcessRace(Decider):
             pilot.when_over = self._pilot_over
 
     def begin(self, point: ProcessPoint) -> None:
-        """Take up what earlier sessions decided and sampled."""
+        """Restore the decisions and samples of earlier sessions."""
         self._place = point.decisions
         self.digest = point.digest
         self._next_step = point.next_step
@@ -229,7 +229,7 @@ class ProcessRace(Decider):
         return opened
 
     def warn(self, sentence: str) -> None:
-        """Record what a reader of the result should know."""
+        """Record a note for readers of the result."""
         self._journal.append(RunEvent(self._rules.run, "warning", sentence))
 
     # -- how it ends -------------------------------------------------------------------------------

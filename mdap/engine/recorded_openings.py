@@ -1,4 +1,4 @@
-"""What earlier sessions opened and sampled beyond the last decision, waiting to be taken up again."""
+"""Openings and samples of earlier sessions beyond the last decision, for reuse."""
 
 from mdap.records import RecordedOpening, StepOpened
 

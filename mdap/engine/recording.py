@@ -1,4 +1,4 @@
-"""What chains and processes record: steps as they are opened, decided and resolved."""
+"""The recorder of chains and processes: opened, decided and resolved steps."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -34,14 +34,14 @@ RUNNING: Final = RunStatus.RUNNING
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What a run is decided by, besides its task.
+    """The configuration of a run, besides its task.
 
     Attributes:
         run: the run's number in the database.
         run_id: the run's name.
         voting: how steps are decided.
         speculation: how far a chain works ahead.
-        max_n: the most replies that one request may ask for.
+        max_n: maximum replies of one request.
         models: by member, whom to name for samples that never came back.
         schedule: who is asked for which sample; None for one model.
         pilot: how far the pilot is that the run is, or is nested in; None if it is none.
@@ -49,11 +49,11 @@ class RunConfig:
         account: the error budget of `-k robust`; None for one k throughout.
         effects: whether what is decided may bring anything about outside.
         drift: notices that the run does otherwise than its calibration did; None for nothing to compare.
-        presence: what has been heard of the models, in this run and all that belong to it.
+        presence: which models have answered, in this run and all that belong to it.
         on_dead: what to do when one of several models is gone.
         absences: who was left out in earlier sessions.
         record_prompts: whether the text of every prompt is recorded.
-        patient: whether a step that voting leaves undecided waits for a person, instead of ending.
+        patient: whether an undecided step waits for a person, instead of ending.
     """
 
     run: int
