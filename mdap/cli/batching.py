@@ -176,6 +176,6 @@ def _report(
 
 
 def _outcomes(result: dict[str, Any], *, good: bool = True) -> list[Outcome]:
-    """Return the outcomes that any case of a batch came to; those that are *good* only if wanted."""
+    """Return the outcomes of a batch's cases; those that are *good* only if wanted."""
     wanted = tuple(Outcome) if good else NOT_GOOD
     return [outcome for outcome in wanted if outcome.name.lower() in result]

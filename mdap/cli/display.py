@@ -32,7 +32,7 @@ _PLAIN_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """How a run is shown, and whether one that is not solved fails."""
+    """The display of a run, and whether an unsolved one fails."""
 
     display: str
     as_json: bool
@@ -41,7 +41,7 @@ class Show:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Show":
-        """Return what the options of a command say."""
+        """Return the settings that a command's options give."""
         display = given["display"] or _default_display(as_json=given["json"])
         return cls(display, given["json"], given["verbose"], given["fail_unsolved"])
 

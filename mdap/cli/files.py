@@ -24,7 +24,7 @@ _MARKS: Final = (
 
 
 class Written:
-    """A file that is written beside its place, and takes it only when it is kept.
+    """A file that is written next to its final path and replaces it only when kept.
 
     Args:
         option: by which it was named, for errors.
@@ -70,7 +70,7 @@ class Written:
         self.lines += 1
 
     def keep(self) -> None:
-        """Put it in its place, whatever was there before."""
+        """Move it to its path, replacing any file there."""
         with self.explained():
             self.file.close()
             if not self._special:
@@ -80,7 +80,7 @@ class Written:
         self.kept = True
 
     def keep_if_it_extends(self, head: str) -> bool:
-        """Put it in its place if nothing is lost by that; return whether it is there.
+        """Move it to its path unless that loses a file; return whether it is there.
 
         Args:
             head: how the file that is there must begin, to be an earlier and shorter version of this one.
@@ -93,7 +93,7 @@ class Written:
         return extends
 
     def drop(self) -> None:
-        """Leave what was there before as it was."""
+        """Keep the previous file."""
         with suppress(OSError):
             self.file.close()
         if not self._special:
@@ -102,7 +102,7 @@ class Written:
 
 @contextmanager
 def written(option: str, path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that is there whole or not at all; what was there before stays until then."""
+    """Write a file atomically; the previous file stays until then."""
     out = Written(option, path)
     try:
         with out.explained():
@@ -161,7 +161,7 @@ def _is_device(path: Path) -> bool:
 
 @contextmanager
 def readable(option: str, path: Path) -> Iterator[Path]:
-    """Give a file with what *path* holds, to be read as often as need be: a pipe can be read only once.
+    """Give a rereadable file with the content of *path*: a pipe can be read only once.
 
     Args:
         option: by which it was named, for errors.

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run the command; say what becomes of its errors, and return the exit code."""
+    """Run the command, report its errors, and return the exit code."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -90,7 +90,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _unexpected(error: BaseException) -> str:
-    """Return the sentence for an error that mdap did not foresee: its own, or that of a task's author."""
+    """Return the sentence for an unexpected error of mdap or of a task's code."""
     if isinstance(error, SystemExit) or author_line(error) is not None:
         return f"the task's code failed: {told(error)}"
     return f"unexpected {told(error)}; this is a bug"

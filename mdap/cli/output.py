@@ -67,7 +67,7 @@ class Exit(IntEnum):
 
 
 def finish_code(solution: Solution, *, fail_unsolved: bool) -> Exit:
-    """Return the exit code for a run that came to *solution*.
+    """Return the exit code for a run that ended with *solution*.
 
     Args:
         solution: the run.

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Home(NamedTuple):
-    """Where a run was started.
+    """The folder in which a run started.
 
     Attributes:
         folder: the folder.

@@ -159,7 +159,7 @@ def _show(given: dict[str, Any], estimate: Plan, each: Each | None, bought: Boug
 
 
 def _robust(given: dict[str, Any], planned: Plan) -> RobustEstimate | None:
-    """Return what `-k robust` would take; None for subtasks of several steps, and where no margin serves."""
+    """Return the estimate of `-k robust`; None for subtasks of several steps, or if no margin suffices."""
     if planned.steps_per_subtask > 1:
         return None
     try:

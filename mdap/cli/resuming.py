@@ -65,7 +65,7 @@ def _models(row: RunRow) -> str:
 
 
 class _Resuming:
-    """What became of the runs so far."""
+    """The runs resumed so far."""
 
     def __init__(self, show: Show) -> None:
         self.codes: list[Exit] = []
@@ -123,7 +123,7 @@ class _Resuming:
         self._tell(f"{solution.run_id}: {standing(solution)}, {told:.{_SHOWN}}")
 
     def _skipped(self, row: RunRow, error: MdapError) -> None:
-        # Whoever is working on it will bring it to its end.
+        # Another process is working on it and will finish it.
         self.codes.append(Exit.FINISHED if isinstance(error, RunBusyError) else exit_code_of(error))
         self._results.append({"run_id": row.run_id, "error": str(error)})
         self._tell(f"{row.run_id}: skipped, {error}")

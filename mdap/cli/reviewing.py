@@ -21,7 +21,7 @@ _DIGEST: Final = re.compile("[0-9a-f]{32}")
 
 
 def describe_doubtful(found: list[Doubtful]) -> None:
-    """Print each decision: what it was about, and beside one another what was voted for, and why."""
+    """Print each decision: its input, and its candidates side by side."""
     if not found:
         say("no step was decided by vote yet")
     console = Console()

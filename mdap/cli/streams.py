@@ -19,7 +19,7 @@ _NO_READER: Final = {errno.EPIPE, errno.ECONNRESET, errno.EINVAL, errno.EBADF}
 
 
 class Steady:
-    """A stream that notes the first failure to write instead of raising it, and goes on into nothing.
+    """A stream that records its first write failure instead of raising it, then discards output.
 
     Args:
         stream: what to write to.

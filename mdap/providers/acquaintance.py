@@ -1,4 +1,4 @@
-"""Whether an endpoint is the API that it is taken for."""
+"""Detect an endpoint that is not the expected API."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ from mdap.providers.endpoint import Endpoint
 
 __all__ = ["Acquaintance"]
 
-# So many answers of another kind in a row, and nothing more is asked: fewer where hardly any was good.
+# Stop after this many foreign answers in a row; sooner if hardly any answer was good.
 _ENOUGH_AT_FIRST: Final = 3
 _ENOUGH: Final = 10
 _KNOWN_AFTER: Final = 5
@@ -16,7 +16,7 @@ _ELSEWHERE: Final = frozenset({"model_not_found", "http_405", "http_410", "http_
 
 
 class Acquaintance:
-    """Tell an endpoint that is none, or is elsewhere, from one that has trouble.
+    """Tell a wrong address from an endpoint with temporary failures.
 
     An endpoint that has given a good answer is the right one; a few more, and it is known. Answers of another
     kind count whoever asked; a connection that is silent is no answer.

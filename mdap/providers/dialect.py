@@ -1,4 +1,4 @@
-"""Which fields of a request an endpoint takes: options that the user left open, settled by its refusals."""
+"""The request fields that an endpoint supports: options left open by the user, settled by its refusals."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Requests that look as the SDK's, sent without it.
+"""Requests identical to the SDK's, sent without it.
 
 Per request, the SDK and the library under it take several times the processor time of the connection that
 they in turn stand on. So the SDK puts one request together, and what does not change in it, all but the

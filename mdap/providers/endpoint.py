@@ -1,4 +1,4 @@
-"""Where a model is reached, the key that opens it, and the options that all such endpoints share."""
+"""The address and key of a model's endpoint, and the options that all endpoints share."""
 
 import json
 import os
@@ -30,7 +30,7 @@ _VERSION: Final = re.compile(r"/v\d+\w*(/|$)")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Endpoint:
-    """Where requests go, and what must never be told about it.
+    """The address of an endpoint, and its secrets.
 
     Attributes:
         base_url: where the API lives.

@@ -1,4 +1,4 @@
-"""Several models that vote together, or one after another when the first cannot decide."""
+"""Several models that vote together, or in turn when the first cannot decide."""
 
 from collections.abc import Sequence
 from typing import Any

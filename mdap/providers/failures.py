@@ -1,4 +1,4 @@
-"""Reading what an endpoint answered: JSON or not, and what a failure means for whoever asked."""
+"""Parse an endpoint's answer, and classify its failures for the caller."""
 
 import json
 import re
@@ -160,7 +160,7 @@ def billed(given: int | None, made: int | None) -> Iterator[None]:
 
 
 class Guard:
-    """Refuse responses that an endpoint gave before: no vote may be counted twice.
+    """Refuse repeated responses, so that no vote counts twice.
 
     Args:
         endpoint: who answers.

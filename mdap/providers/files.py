@@ -1,4 +1,4 @@
-"""How many connections the process can hold open, by its limit of open files."""
+"""The number of connections that the limit of open files allows."""
 
 import os
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Where the requests of all runs wait for one endpoint: for a slot, for the pace, for the end of a pause."""
+"""The queue of one endpoint: requests of all runs wait for a slot, the rate limit, or the end of a pause."""
 
 import heapq
 import itertools
@@ -17,10 +17,10 @@ from mdap.rules.limiter import Attempt, Change, Pace, Reservation
 __all__ = ["FIXED", "MOST", "Gate", "Turn"]
 
 FIXED: Final = 64
-"""Requests at once for a provider in this process, which has no limit to find out."""
+"""Concurrent requests to a provider in this process, which has no limit to discover."""
 
 MOST: Final = 256
-"""The most requests at once that are tried at an endpoint whose limit nobody gave."""
+"""Maximum concurrent requests to an endpoint whose limit is unknown."""
 
 # Smaller changes of a limit that is being discovered are not worth an event.
 _NOTABLE: Final = 1.25
@@ -29,7 +29,7 @@ _FILES: Final = "the process may open no more files: raise the limit with ulimit
 
 
 class Turn:
-    """One request's turn at the endpoint: what it was let go with, and how its end is told.
+    """One request's slot at the endpoint, with its reservation and its end.
 
     It holds a slot from when it is entered until it is left. Exactly one of `succeeded`, `refused`,
     `timed_out` and `troubled` counts; an end that none of them tells says nothing of the endpoint.
@@ -100,12 +100,12 @@ class Turn:
 class Gate:
     """Admit requests to a bounded number of slots, smallest priority first, no faster than the rates.
 
-    One dispatcher waits for all waiters: each waiter of asyncio-throttle polls, and only whoever sees the
-    whole queue can give the first claim to the most urgent request. `Pace` decides when the first one
-    goes, requests and tokens together; a plain throttle behind it makes sure of requests per minute.
+    One dispatcher serves all waiters: waiters of asyncio-throttle poll, and only a dispatcher that sees the
+    whole queue can serve the most urgent request first. `Pace` decides when it goes, by requests and tokens
+    together; a plain throttle behind it enforces requests per minute.
 
     Args:
-        concurrency: slots; None to find out how many the endpoint bears.
+        concurrency: slots; None to discover how many the endpoint allows.
         requests_per_minute: admissions in any minute; None to learn the limit from the endpoint's headers.
         tokens_per_minute: tokens of the requests admitted in any minute; None as above.
         fits: slots that the process has files for; None for any number.
@@ -189,7 +189,7 @@ class Gate:
         while self._throttle is None and self._admit():
             pass
         head = self._head()
-        # Whoever waits for a slot is seen to when one is given back.
+        # Releasing a slot serves the waiters for one.
         if head is not None and self._ready_at(head, time.monotonic()) != math.inf:
             self._news.set()
 

@@ -1,4 +1,4 @@
-"""Finding out which fields of a request an endpoint takes, by what it refuses."""
+"""Discover the request fields that an endpoint supports, from its refusals."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

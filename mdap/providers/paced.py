@@ -1,4 +1,4 @@
-"""Limits around any provider: requests at once, requests and tokens a minute, seconds an attempt."""
+"""Limits around any provider: concurrency, requests and tokens per minute, timeout per attempt."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from mdap.settings import Limits
 __all__ = ["Paced"]
 
 _REFUSED: Final = "rate_limit"
-# Whoever gave up waiting, mdap or a gateway: the server may still compute what nobody will read.
+# After a timeout of mdap or a gateway, the server may still be computing the reply.
 _LATE: Final = frozenset({"timeout", "http_408", "http_504"})
 
 
@@ -77,7 +77,7 @@ class Paced:
             try:
                 replies = await self._in_time(request)
             except RateLimitError as error:
-                # Whoever was told to come back tomorrow stops its run; the others must get to hear it too.
+                # A quota that ends this run holds for the others too.
                 wait = error.retry_after
                 wait = None if wait is None else min(wait, self._limits.max_silence)
                 (turn.refused if error.kind == _REFUSED else turn.troubled)(wait)

@@ -1,4 +1,4 @@
-"""What models cost: the user's file first, then the price list of `genai-prices`, else unknown."""
+"""Prices of models: the user's file first, then the price list of `genai-prices`, else unknown."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What an endpoint is like, found out by a few small requests before it is trusted with votes.
+"""Probe an endpoint with a few small requests before it votes.
 
 The first is one with everything that a step may want: a system message, a temperature, a schema. What the
 endpoint refuses of it is left out, or said in another way.

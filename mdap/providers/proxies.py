@@ -1,4 +1,4 @@
-"""Which proxy of the environment carries a request, if any.
+"""Select the environment's proxy for a request.
 
 The SDKs read all proxies of the environment before they ask which one applies, so that one they cannot use
 keeps them from a server that needs none. Here the exemptions come first.

@@ -1,4 +1,4 @@
-"""A vendor's SDK: what it makes of a request, and requests that it sends itself.
+"""A vendor's SDK: the requests it builds, and the requests it sends itself.
 
 The SDKs of OpenAI and Anthropic are made by the same generator: their clients and errors go by the same
 names. They retry nothing here: an attempt is one request, so that limits, counts and the log are true.

@@ -1,4 +1,4 @@
-"""What all ways to send a request share: how it is spelled, what comes back, and the bounds on that."""
+"""The common part of all transports: request encoding, responses, and their size limits."""
 
 import json
 import zlib
@@ -27,7 +27,7 @@ MAX_BODY: Final = 16 * 2**20
 MOST_CONNECTIONS: Final = 2_000
 
 IDLE_SECONDS: Final = 3_600.0
-"""How long a connection may be silent within a request, whose deadline is set by whoever asks."""
+"""How long a connection may be silent within a request, whose deadline the caller sets."""
 
 CLOSE_SECONDS: Final = 5.0
 """How long connections are given to close in order."""

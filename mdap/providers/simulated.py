@@ -1,4 +1,4 @@
-"""A simulated microagent that needs no key: it answers in text, as a model would, from the task's oracle.
+"""A simulated model without a key: it answers in text from the task's oracle, with errors drawn from a seed.
 
 What it answers to a sample depends on the seed, the step, the prompt and the sample's ordinal, and on
 nothing else: not on time, order, or how many samples are in flight.
@@ -137,7 +137,7 @@ class Simulated:
         return self.settings.latency * math.exp(spread)
 
     def _maybe_fail(self, request: SampleRequest, draw: int) -> None:
-        """Fail the first so many attempts at a sample, as many as its draw says."""
+        """Fail the first attempts at a sample, as many as its draw says."""
         rate = self._fault_rate
         sample = (request.prompt_digest, request.key, request.ordinals[0])
         fails = int(math.log(max(draw * _UNIT, 1e-300)) / math.log(rate))

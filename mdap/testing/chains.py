@@ -1,4 +1,4 @@
-"""A chain under examination, followed from its start to its end."""
+"""Examine a chain from its start to its end."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whether a task keeps the promises that the engine relies on."""
+"""Check that a task keeps the promises that the engine relies on."""
 
 from mdap.errors import UsageError
 from mdap.rules.methods import check_methods
@@ -25,8 +25,8 @@ def check_task(
     no argument; states and answers survive their JSON; a rendered reply is read back as the answer it was
     rendered from, in the step itself and in each view; no named mistake is right; the task goes on after a
     wrong decision; at its end it is solved. At some steps the parsers get hostile texts: what they do must be
-    to answer or to raise `RedFlag`, in bounded time. A process must ask the same and come to the same in
-    whatever order answers come, and its parts are looked at, too.
+    to answer or to raise `RedFlag`, in bounded time. A process must ask the same
+    questions and give the same result in any order of answers; its parts are checked too.
 
     Args:
         task: a small instance, so that it ends within *steps*.

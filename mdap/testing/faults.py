@@ -1,4 +1,4 @@
-"""How a `FaultyServer` misbehaves, and what it keeps of each request."""
+"""The faults of a `FaultyServer`, and its record of each request."""
 
 import json
 import time

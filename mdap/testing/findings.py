@@ -1,4 +1,4 @@
-"""What a check of conformance found: breaches, each with the step and the property that it breaks."""
+"""The findings of a conformance check: breaches with their step and property."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -69,7 +69,7 @@ class Conformance:
 
 
 class NonconformingError(AssertionError):
-    """Raised when a task breaks what the engine relies on; its text names every breach.
+    """Raised when a task breaks a promise that the engine relies on; its text names every breach.
 
     Attributes:
         conformance: what was looked at and found.

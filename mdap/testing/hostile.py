@@ -1,4 +1,4 @@
-"""Text that no honest model would write, to try a parser with."""
+"""Hostile texts to test a parser with."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""What a server takes of a request, and how it answers: real ones that speak one protocol differ in that."""
+"""Differences between real servers of one protocol: accepted fields and response details."""
 
 from typing import Any, Final, Literal
 

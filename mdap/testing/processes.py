@@ -1,4 +1,4 @@
-"""A process under examination: what it asks, in whatever order answers come, and where one is wrong."""
+"""Examine a process: its questions, in any order of answers, and after a wrong one."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -117,7 +117,7 @@ class ProcessWalk:
         try:
             canonical(solved(self._task, ask))
         except UndecidedError:
-            pass  # it may leave an undecided step to whoever reads the result, or give up over it
+            pass  # it may return an undecided step in its result, or give up over it
         except TooManyError:
             self.findings.add(
                 "a wrong decision does not make it endless", f"at step {place}: {answer!r:.100}"

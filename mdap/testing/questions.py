@@ -1,4 +1,4 @@
-"""One step of a task under examination: its prompts, its parsers, and what they make of any text."""
+"""Examine one step of a task: its prompts, and its parsers on any text."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -81,7 +81,7 @@ def check_mistakes(findings: Findings, task: Task, truth: Any, wrong: Iterable[A
 
 
 def check_outcome(findings: Findings, task: Task, result: Any) -> None:
-    """Note if the task says of what its oracle came to that it is not good, or no yes, no or None."""
+    """Note a task whose outcome rejects its oracle's result, or is not True, False or None."""
     said: object = findings.pure("outcome", task.outcome, json.loads(findings.spelled("the result", result)))
     if said is not None and not isinstance(said, bool):
         findings.add("outcome is True, False or None", f"it is {said!r:.160}")

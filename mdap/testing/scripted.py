@@ -1,4 +1,4 @@
-"""A provider that says what it is told to, in the process."""
+"""A provider in this process that replies from a script."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -17,7 +17,7 @@ Script = Iterable[Scripted] | Callable[[SampleRequest, int], Scripted]
 
 
 class ScriptedProvider:
-    """A provider that says what it is told to; an exception in the script is raised in its turn.
+    """A provider that replies from a script; it raises an exception in the script when its turn comes.
 
     Where an exception stands behind replies to the same request, the replies are returned first and the
     exception meets the next request, as no reply may be lost.

@@ -1,4 +1,4 @@
-"""What the two protocols look like that a `FaultyServer` speaks."""
+"""Response bodies of the protocols that a `FaultyServer` speaks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final

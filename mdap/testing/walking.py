@@ -1,4 +1,4 @@
-"""A process, run by its oracle instead of a model, to see what it asks."""
+"""Run a process with its oracle instead of a model, and keep its questions."""
 
 import inspect
 import json
@@ -103,7 +103,7 @@ class OracleAsk:
         await group.finish(backwards=self._backwards)
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
-        """Return the result of a nested process; of a chain, what its oracle comes to."""
+        """Return the result of a nested task, decided by its oracle."""
         self.nested.append(task)
         if isinstance(task, Process):
             nested = OracleAsk(task, self._most, backwards=self._backwards)
@@ -121,7 +121,7 @@ class OracleAsk:
 
 
 class _Member:
-    """What a member of a group comes to."""
+    """The result of a member of a group."""
 
     value: Any
 
@@ -163,7 +163,7 @@ def _played(task: Any, most: int) -> Any:
 
 
 def solved(task: Process[Any], ask: OracleAsk) -> Any:
-    """Return what *task* comes to with *ask*, whether or not a loop is running here already."""
+    """Return the result of *task* with *ask*, with or without a running event loop."""
     came: list[Any] = []
     raised: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""Long multiplication as it is done on paper: one product of two digits, one sum of two digits at a time."""
+"""Long multiplication on paper: one product or sum of two digits at a time."""
 
 import re
 from collections.abc import Callable
@@ -68,7 +68,7 @@ class Multiply(Process[dict[str, Any]]):
         return len(self.a) * len(self.b) + (len(self.b) - 1) * (len(self.a) + len(self.b))
 
     async def _row(self, ask: Ask, top: Digits, digit: int, zeros: int) -> Digits:
-        """Return *top* times one digit, with so many zeros behind it."""
+        """Return *top* times one digit, followed by this many zeros."""
         carry, row = 0, [0] * zeros
         for above in top:
             carry, last = divmod(await ask(self._step("*", above, digit, carry)), 10)

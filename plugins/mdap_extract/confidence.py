@@ -1,4 +1,4 @@
-"""How sure a decision is, from its votes and those on the same field of other documents."""
+"""The confidence of a decision, from its votes and those on the same field of other documents."""
 
 import json
 from collections import Counter, defaultdict

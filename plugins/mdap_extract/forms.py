@@ -1,4 +1,4 @@
-"""What a model writes for a field, as a value of the field, and in the form by which votes are compared."""
+"""Values of a field: as a model writes them, and in the canonical form that votes compare."""
 
 import json
 import unicodedata

@@ -1,4 +1,4 @@
-"""What comes out: a record for each document, and the queue of what a person should look at."""
+"""The output: a record for each document, and the review queue."""
 
 import csv
 import dataclasses
@@ -22,7 +22,7 @@ _NUMBER: Final = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*")
 
 @dataclass(slots=True)
 class Filled:
-    """One field of one document, as far as it was decided.
+    """One field of one document, and its decision.
 
     Attributes:
         document: the document's id.

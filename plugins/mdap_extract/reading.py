@@ -1,4 +1,4 @@
-"""The words: what a model is asked about a document, and how its reply is read."""
+"""Prompts about a document, and the parser of their replies."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The schema of a record: its fields, and what values each may have."""
+"""The schema of a record: its fields and their values."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What can be set: where documents come from, what is wanted of them, and how answers are compared."""
+"""Parameters: the documents, the record's schema, and the comparison of answers."""
 
 import json
 import warnings

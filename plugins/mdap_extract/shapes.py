@@ -1,4 +1,4 @@
-"""What a value may look like: the alternatives of a schema, each with all that holds of it."""
+"""The alternatives of a schema, each with all its constraints."""
 
 import json
 import re

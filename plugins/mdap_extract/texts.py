@@ -1,4 +1,4 @@
-"""Texts: what of a document can be sent at all, and which two spellings of a text are one."""
+"""Clean a document's text for requests, and compare spellings of a text."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""Whether a value fits a JSON Schema."""
+"""Validate a value against a JSON Schema."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The words of `style=compact`: a few characters each way, for models too small to read a strategy."""
+"""Prompts of `style=compact`: a few characters each way, for models too small to read a strategy."""
 
 import re
 from typing import Final

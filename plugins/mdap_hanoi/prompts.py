@@ -1,4 +1,4 @@
-"""The words: what a model is told, and how it would answer."""
+"""The prompts, and how a model answers them."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""The words: what a model is told, and how its reply is read."""
+"""The prompts, and the parser of their replies."""
 
 import re
 from typing import Final
