@@ -57,6 +57,7 @@ RAISED: Final = (Exception, SystemExit)
 _OURS: Final = __file__.replace("\\", "/").removesuffix("errors.py")
 _STDLIB: Final = traceback.__file__.replace("\\", "/").removesuffix("traceback.py")
 _RAISE: Final = opcode.opmap["RAISE_VARARGS"]
+_MOST_SAID: Final = 2_000
 _MOST_TRACEBACK: Final = 16_000
 _HEAD: Final = 4_000
 _LIBRARIES: Final = frozenset(("aiosqlite", "anyio", "click", "pydantic", "rich", "structlog"))
@@ -236,6 +237,8 @@ def _said(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:
         text = ""
+    if len(text) > _MOST_SAID:  # the traceback has all of it
+        text = f"{text[:_MOST_SAID]} ... ({len(text):,} characters)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

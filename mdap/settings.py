@@ -1,6 +1,7 @@
 """The settings of a run: read once, validated, frozen, stored with the run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -243,17 +244,26 @@ def complaint(error: ValidationError) -> Exception:
     return raised if isinstance(raised, Exception) else error
 
 
-def explain(what: str, error: ValidationError) -> str:
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Return the end of a sentence that says which of the *known* names an unknown *name* may mean."""
+    near = get_close_matches(name, known, 1)
+    return (
+        f": did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}" if known else ""
+    )
+
+
+def explain(what: str, error: ValidationError, known: Collection[str] = ()) -> str:
     """Return the first of pydantic's complaints as one sentence.
 
     Args:
-        what: what the fields are to the user: "parameter", "sim option".
+        what: the user's word for the fields: "parameter", "sim option".
         error: pydantic's complaints.
+        known: the fields there are, to suggest one instead of an unknown one.
     """
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"there is no {what} {name!r}"
+        return f"there is no {what} {name!r}{suggestion(name, known)}"
     message = first["msg"].removeprefix("Value error, ")
     raised = complaint(error)
     # What pydantic itself complains of is about the value; where its model was made does not matter.

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from mdap.errors import UsageError
 from mdap.providers.secrets import check_headers, custom_headers, secret_names, sounds_secret
 from mdap.records import SampleRequest
+from mdap.settings import suggestion
 
 __all__ = ["Endpoint", "EndpointSettings", "Transport", "basic", "find_endpoint", "read_settings"]
 
@@ -239,7 +240,7 @@ def _first_mistake(kind: type[BaseModel], provider: str, error: ValidationError)
     first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"{provider} has no option {name!r}; it has {', '.join(sorted(kind.model_fields))}"
+        return f"{provider} has no option {name!r}{suggestion(name, kind.model_fields)}"
     return f"{provider} option {name}: {first['msg'].removeprefix('Value error, ')}"
 
 

@@ -196,7 +196,7 @@ def create(model: str, options: dict[str, Any]) -> Simulated:
     try:
         return Simulated(SimulatedSettings(**options), f"sim/{model}" if model else "sim")
     except ValidationError as error:
-        raise UsageError(explain("sim option", error)) from None
+        raise UsageError(explain("sim option", error, SimulatedSettings.model_fields)) from None
 
 
 create.settings = SimulatedSettings  # type: ignore[attr-defined] # `mdap models` lists them

@@ -163,7 +163,7 @@ def create(model: str, options: dict[str, Any]) -> Replay:
     try:
         settings = ReplaySettings(**options)
     except ValidationError as error:
-        raise UsageError(explain("replay option", error)) from None
+        raise UsageError(explain("replay option", error, ReplaySettings.model_fields)) from None
     return Replay(model, Path(settings.db or os.environ.get("MDAP_DB") or "mdap.db"))
 
 

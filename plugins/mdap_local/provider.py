@@ -173,7 +173,7 @@ def create(model: str, options: dict[str, Any]) -> Local:
     try:
         settings = LocalSettings(**options)
     except ValidationError as error:
-        raise UsageError(explain("local option", error)) from None
+        raise UsageError(explain("local option", error, LocalSettings.model_fields)) from None
     return Local(load_model(model, device=settings.device, dtype=settings.dtype), settings)
 
 

@@ -829,7 +829,7 @@ def test_it_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "m1",
             {"tempo": 1, "api_key": CANARY},
-            "openai has no option 'tempo'; it has allow_duplicates, base_url,",
+            "openai has no option 'tempo'; there are allow_duplicates, base_url,",
         ),
         ("m1", {"n": CANARY}, "openai option n: Input should be a valid boolean"),
         ("m1", {"token_parameter": "tokens"}, "openai option token_parameter: Input should be"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mdap import errors
-from mdap.errors import MdapError
+from mdap.errors import MdapError, told
 
 ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "PluginError": (("task t", "reading", ValueError("v")), {}),
@@ -43,3 +43,11 @@ def test_every_error_pickles_and_copies(error: MdapError) -> None:
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
         assert type(again) is type(error)
         assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
+
+
+def test_an_endless_text_of_an_error_is_cut() -> None:
+    """One line of a terminal or a log cannot take it; the traceback has more of it."""
+    said = told(ValueError("x" * 100_000))
+    assert said.startswith("ValueError: xxx")
+    assert said.endswith("... (100,000 characters)")
+    assert len(said) < 2_100

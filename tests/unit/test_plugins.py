@@ -126,6 +126,15 @@ def test_a_model_without_its_provider_is_told_which_one(given: str, meant: str) 
         load_provider(given, {})
 
 
+@pytest.mark.parametrize(
+    ("spec", "option", "meant"), [("sim", "eror_rate", "error_rate"), ("openai/m", "base_ur", "base_url")]
+)
+def test_an_option_that_is_misspelled_is_told_what_was_meant(spec: str, option: str, meant: str) -> None:
+    """The name is most likely a slip; the value, which may be a secret, is not shown."""
+    with pytest.raises(UsageError, match=rf"option '{option}': did you mean {meant}\?$"):
+        load_provider(spec, {option: "1"})
+
+
 def test_a_task_that_is_misspelled_is_told_what_was_meant() -> None:
     """Names that are close."""
     with pytest.raises(UsageError, match=r"there is no task 'hanoy': did you mean hanoi\?; installed: "):
