@@ -1,6 +1,6 @@
 """Drive one run: ask what its race wants, hand it what comes, until it is over."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import anyio
@@ -10,7 +10,8 @@ from mdap.engine.budget_guard import BudgetGuard
 from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening
 from mdap.engine.recording import RUNNING
-from mdap.engine.scheduler import Outcome, SamplerPool, nursery
+from mdap.engine.scheduler import Outcome, SamplerPool
+from mdap.groups import gathered
 from mdap.protocols import Journal, Provider
 from mdap.settings import Limits
 
@@ -30,7 +31,7 @@ async def decide(
     limits: Limits,
     journal: Journal,
     budget_guard: BudgetGuard | None = None,
-    beside: Callable[[], Awaitable[None]] | None = None,
+    beside: Sequence[Callable[[], Awaitable[None]]] = (),
 ) -> None:
     """Decide *race* until it is finished, undecided or stopped.
 
@@ -40,18 +41,18 @@ async def decide(
         limits: how often and how long to try.
         journal: where facts go; waited for when it falls behind.
         budget_guard: what pays for every attempt; None for no budget.
-        beside: runs beside it, never raises, and is cancelled when the race is over.
+        beside: what runs beside it, never raises, and is cancelled when the race is over.
 
     Raises:
         PluginError: the task's own code failed.
         DatabaseError: the journal cannot write.
     """
-    async with nursery() as group:
+    async with gathered() as group:
         samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
         race.news = samplers.wake
         scope = anyio.CancelScope()
-        if beside is not None:
-            group.start_soon(_within, scope, beside)
+        for work in beside:
+            group.start_soon(_within, scope, work)
         await _turns(race, samplers, journal)
         scope.cancel()
         await _drain(race, samplers)

@@ -2,16 +2,18 @@
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-import aiosqlite
+import anyio
 
 from mdap.errors import RunNotFoundError, UsageError
-from mdap.journal.database import open_reading
+from mdap.journal.database import Connection, Visited, open_reading
+from mdap.journal.sealing import is_sealed, take_seal
 from mdap.journal.statements import statements
 from mdap.logfile import translated
 from mdap.records import (
@@ -34,9 +36,12 @@ from mdap.records import (
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.rules.money import cost_of
 from mdap.rules.presence import Absence
+from mdap.rules.seals import Seal
 from mdap.settings import Price
 
 __all__ = ["Reader", "RunRow", "open_log"]
+
+T = TypeVar("T")
 
 _PAGE: Final = 1_000
 _STATUS: Final = {
@@ -80,27 +85,32 @@ class RunRow:
 class Reader:
     """Queries over one read-only connection."""
 
-    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+    def __init__(self, path: Path, connection: Connection | Visited) -> None:
         self.path = path
         self._connection = connection
+
+    async def visit(self, read: Callable[["Reader"], Coroutine[Any, Any, T]]) -> T:
+        """Return what *read* finds, in one visit of the connection's thread.
+
+        Args:
+            read: is given a reader of the same log, and may wait for nothing but that.
+        """
+        with translated(self.path), anyio.CancelScope(shield=True):
+            found = await self._connection.visit(
+                lambda connection: _at_once(read(Reader(self.path, Visited(connection))))
+            )
+        return found
 
     async def rows(self, name: str, *values: Any) -> Sequence[sqlite3.Row]:
         """Return all rows of the statement *name* of ``read.sql`` or ``view.sql``."""
         statement = statements("read").get(name) or statements("view")[name]
-        with translated(self.path):
-            # In one go: while any statement of a connection is under way, all of them see an old snapshot.
-            return list(await self._connection.execute_fetchall(statement, values))
+        return await self.select(statement, *values)
 
     async def select(self, sql: str, *values: Any) -> Sequence[sqlite3.Row]:
         """Return all rows of a statement that is none of ``read.sql``."""
-        return [row async for row in self.scan(sql, *values)]
-
-    async def scan(self, sql: str, *values: Any) -> AsyncIterator[sqlite3.Row]:
-        """Yield the rows of a statement, however many there are."""
         with translated(self.path):
-            async with self._connection.execute(sql, values) as cursor:
-                async for row in cursor:
-                    yield row
+            # In one go: while any statement of a connection is under way, all of them see an old snapshot.
+            return await self._connection.visit(lambda plain: plain.execute(sql, values).fetchall())
 
     async def _value(self, name: str, *values: Any) -> Any:
         rows = await self.rows(name, *values)
@@ -132,6 +142,11 @@ class Reader:
         """Return the run whose id is exactly *run_id*, or None."""
         rows = await self.rows("run", run_id)
         return _run_row(rows[0]) if rows else None
+
+    async def numbered(self, run: int) -> RunRow:
+        """Return the run with that number."""
+        [row] = await self.rows("run_numbered", run)
+        return _run_row(row)
 
     async def runs(self, most: int) -> list[tuple[RunRow, int]]:
         """Return the newest runs that are no parts of others, each with its number of decided steps."""
@@ -311,6 +326,16 @@ class Reader:
         seal = await self._value("last_seal", run)
         return None if seal is None else str(seal)
 
+    async def is_sealed(self, run: int) -> bool:
+        """Return whether nothing has happened to *run* since its last seal."""
+        with translated(self.path):
+            return await self._connection.visit(partial(is_sealed, run=run))
+
+    async def take_seal(self, run: int) -> Seal:
+        """Return a seal over what there is of *run* now."""
+        with translated(self.path):
+            return await self._connection.visit(partial(take_seal, run=run))
+
     async def tiers_with_votes(self, run: int, per_tier: int) -> set[int]:
         """Return the tiers that have voted in *run* and its parts, as far as a resume need know.
 
@@ -455,6 +480,17 @@ class Reader:
             for row in rows:
                 yield row
             place = rows[-1]["place"] + 1
+
+
+def _at_once(reading: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that waits for nothing."""
+    try:
+        reading.send(None)
+    except StopIteration as done:
+        found: T = done.value
+        return found
+    reading.close()
+    raise RuntimeError("what is read in one visit can wait for nothing but the log")
 
 
 def _run_row(row: sqlite3.Row) -> RunRow:

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -114,7 +114,7 @@ class Writer:
             raise self._error
         await self._done.wait()
 
-    async def begin_run(self, columns: dict[str, Any]) -> int:
+    async def begin_run(self, columns: Mapping[str, Any]) -> int:
         """Insert a row into *runs* at once and return its number.
 
         Args:
@@ -184,7 +184,7 @@ class Writer:
                 self._watch(fact)
 
 
-def _insert(connection: sqlite3.Connection, sql: str, columns: dict[str, Any]) -> int | None:
+def _insert(connection: sqlite3.Connection, sql: str, columns: Mapping[str, Any]) -> int | None:
     with transaction(connection):
         return connection.execute(sql, tuple(columns.values())).lastrowid
 

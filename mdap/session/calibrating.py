@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -13,18 +12,19 @@ from mdap.engine.guarded import length_of
 from mdap.engine.opening import Progress
 from mdap.engine.recording import RunConfig
 from mdap.engine.run import decide
-from mdap.errors import DatabaseError, PluginError, UsageError
+from mdap.errors import UsageError
+from mdap.journal.runs import RunStart
 from mdap.plugins import task_name
-from mdap.records import Calibration, Projection, RunEvent, StopCause
+from mdap.records import Calibration, Projection, StopCause
 from mdap.rules.calibration import Measured, Poll, measure, spread_of
 from mdap.rules.methods import check_methods
 from mdap.rules.parameters import as_resumed
 from mdap.rules.projection import Counts, estimated_samples, estimated_seconds, scaled
 from mdap.rules.scaling import minimal_k, run_success
-from mdap.session.ending import Ending
+from mdap.session.ending import Ending, work_on
 from mdap.session.findings import findings_of
 from mdap.session.identity import RunSpec, run_columns
-from mdap.session.running import SessionResources, begin_or_find
+from mdap.session.resources import SessionResources
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -84,18 +84,18 @@ async def calibrate_task(
     )
     subject = _Subject(task_name(task), task, _sampled(voting, oracle=oracle), oracle, source)
     spec = RunSpec(name=request.name, voting=subject.voting, kind="calibration")
-    number, other = await begin_or_find(resources, run_columns(task, spec, resources.models.about))
-    if other is not None:
+    columns = run_columns(task, spec, resources.models.about)
+    start = await resources.runs.begin(columns, known=False)
+    if start.row is not None:
+        if start.record is None:
+            await resources.runs.release(start.number)
         raise taken
-    resources.claims.take(number, request.name)
-    resources.named[number] = request.name
-    try:
-        return await _calibrate(resources, number, request, subject, steps)
-    finally:
-        with anyio.CancelScope(shield=True), suppress(DatabaseError):
-            await resources.writer.flush()
-        resources.claims.drop(number)
-        del resources.named[number]
+    async with work_on(resources, start.number, request.name, record=False) as ended:
+        ended.begin(resources, start)
+        made = await _calibrate(resources, start, request, subject, steps, ended)
+    if ended.error is not None and "result" not in ended.data:
+        raise ended.error
+    return made
 
 
 def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
@@ -106,47 +106,36 @@ def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
 
 
 async def _calibrate(
-    resources: SessionResources, number: int, request: CalibrationRequest, subject: _Subject, steps: Subjects
+    resources: SessionResources,
+    start: RunStart,
+    request: CalibrationRequest,
+    subject: _Subject,
+    steps: Subjects,
+    ended: Ending,
 ) -> Calibration:
     """Sample, record, and return what comes of it."""
-    progress = Progress()
+    progress, number = Progress(), start.number
     resources.limit_changes.running.add(number)
-    resources.writer.append(RunEvent(number, "started", data=resources.about()))
-    ended = Ending()
-    try:
-        refusal = await resources.endpoint_probe.pass_on(number)
-        wanted = Wanted(request.samples, resources.models.most, subject.oracle)
-        rules = _rules(resources, number, subject)
-        work = CalibrationSampler(subject.name, steps, wanted, rules, resources.writer, progress)
-        if refusal is not None:
-            ended.stop(refusal, StopCause.PROVIDER)
-        else:
-            await _surveyed(resources, work, ended)
-        await resources.writer.flush()
-        seconds = ended.data["seconds"] = ended.seconds
-        made = await _calibration(resources, number, request, subject, work.polls)
-        made = replace(
-            made,
-            status=ended.status,
-            reason=ended.reason,
-            failed_attempts=progress.failed_attempts,
-            seconds=seconds,
-        )
-        ended.data["result"] = made.to_dict()
-        return made
-    except PluginError as error:
-        ended.fail(error)
-        raise
-    except Exception as error:
-        ended.crash(error)
-        raise
-    finally:
-        resources.limit_changes.tell()
-        resources.limit_changes.running.discard(number)
-        if resources.writer.usable:
-            resources.writer.append(ended.event(number))
-            with suppress(DatabaseError):
-                await resources.sealer.seal(number)
+    refusal = await resources.endpoint_probe.pass_on(number, start.options)
+    wanted = Wanted(request.samples, resources.models.most, subject.oracle)
+    rules = _rules(resources, number, subject)
+    work = CalibrationSampler(subject.name, steps, wanted, rules, resources.writer, progress)
+    if refusal is not None:
+        ended.stop(refusal, StopCause.PROVIDER)
+    else:
+        await _surveyed(resources, work, ended)
+    await resources.writer.flush()
+    seconds = ended.data["seconds"] = ended.seconds
+    made = await _calibration(resources, number, request, subject, work.polls)
+    made = replace(
+        made,
+        status=ended.status,
+        reason=ended.reason,
+        failed_attempts=progress.failed_attempts,
+        seconds=seconds,
+    )
+    ended.data["result"] = made.to_dict()
+    return made
 
 
 def _rules(resources: SessionResources, number: int, subject: _Subject) -> RunConfig:

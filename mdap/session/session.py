@@ -4,29 +4,23 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 import anyio
-from anyio.abc import TaskGroup
 
 from mdap.audit.queue import Ruling, Settled, Waiting
-from mdap.engine.budget_guard import BudgetGuard
 from mdap.engine.opening import Progress
 from mdap.errors import PluginError, UsageError
-from mdap.journal.claims import Claims
-from mdap.journal.reader import RunRow, open_log
-from mdap.journal.sealing import Sealer
-from mdap.journal.writer import open_journal
-from mdap.observe import Watch
+from mdap.journal.reader import RunRow
 from mdap.plugins import make_recorded, make_task
 from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Event, RunStatus, Solution
@@ -36,30 +30,18 @@ from mdap.session.arguments import check_cases, check_run, check_session, check_
 from mdap.session.batch import Batch, Case
 from mdap.session.calibrating import CalibrationRequest, calibrate_task
 from mdap.session.desk import Desk
-from mdap.session.endpoint_probe import EndpointProbe
 from mdap.session.following import follow
 from mdap.session.hosting import Host
-from mdap.session.identity import (
-    RunSpec,
-    as_begun,
-    checked_run_id,
-    new_name,
-    new_run_id,
-    not_alone,
-    solution_of,
-)
-from mdap.session.limit_changes import LimitChangeRecorder
+from mdap.session.identity import RunSpec, as_begun, checked_run_id, new_name, new_run_id, not_alone
 from mdap.session.listening import Listener
 from mdap.session.margins import K, batch_margin, ended_without_result, with_k, with_margin
-from mdap.session.models import Models
-from mdap.session.replay import as_recorded
-from mdap.session.results import with_typed_result
-from mdap.session.roster import roster_of
-from mdap.session.running import SessionResources, run_task
+from mdap.session.models import roster_of
+from mdap.session.resources import SessionResources, SessionSetup, open_resources
+from mdap.session.results import read_solution, with_typed_result
+from mdap.session.running import run_task
 from mdap.session.signatures import Model, Resulting, RunSettings, Solving
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Task
-from mdap.tracing import tracing
 
 __all__ = ["Session"]
 
@@ -129,20 +111,24 @@ class Session:
             on_dead=on_dead,
         )
         self.path = Path(db)
-        self._roster = roster_of(model, escalate_to)
-        self._options = dict(options or {})
-        self._limits = limits or Limits()
-        self._budget = budget or Budget()
-        self._prices = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
-        self._speculate = Speculate(speculate)
-        self._on_dead = OnDead(on_dead)
+        self._setup = SessionSetup(
+            path=self.path,
+            roster=roster_of(model, escalate_to),
+            options=dict(options or {}),
+            limits=limits or Limits(),
+            budget=budget or Budget(),
+            prices=read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {}),
+            speculate=Speculate(speculate),
+            on_dead=OnDead(on_dead),
+            log=log,
+            tracer_provider=tracer_provider,
+        )
         self._record_prompts = record_prompts
-        self._log = log
-        self._tracer_provider = tracer_provider
-        self._host: Host[tuple[SessionResources, TaskGroup]] | None = None
+        self._host: Host[SessionResources] | None = None
 
     def __repr__(self) -> str:
-        models = ", ".join((*self._roster.models, *(f"then {model}" for model in self._roster.escalate_to)))
+        roster = self._setup.roster
+        models = ", ".join((*roster.models, *(f"then {model}" for model in roster.escalate_to)))
         state = "not open" if self._host is None else "closed" if self._host.closing else "open"
         return f"<mdap.Session of {models} on {self.path}, {state}>"
 
@@ -162,7 +148,7 @@ class Session:
         """
         if self._host is not None and not self._host.closing:
             raise UsageError("this session is open already: open it once, and share it")
-        self._host = Host(self._opened_resources)
+        self._host = Host(partial(open_resources, self._setup))
         await self._host.open()
 
     async def close(self) -> None:
@@ -173,73 +159,23 @@ class Session:
         if self._host is not None:
             await self._host.close()
 
-    @asynccontextmanager
-    async def _opened_resources(self) -> AsyncIterator[tuple[SessionResources, TaskGroup]]:
-        roster = self._roster
-        known = await as_recorded(roster.models, roster.escalate_to, self._options, self.path)
-        roster = roster._replace(models=known[0], escalate_to=known[1])
-        models = Models.load(roster, self._options, self._limits, self._prices, self.path)
-        models.check_budget(self._budget)
-        claims = Claims(self.path)
-        named: dict[int, str] = {}
-        watch = Watch(named, configured=self._log)
-        try:
-            async with (
-                open_journal(self.path, watch, watch.every) as writer,
-                open_log(self.path) as reader,
-                open_log(self.path) as scanner,
-                anyio.create_task_group() as group,
-            ):
-                limit_changes = LimitChangeRecorder(models.names, models.gates, writer)
-                for place, gate in enumerate(models.gates):
-                    group.start_soon(gate.serve)
-                    group.start_soon(limit_changes.follow, place)
-                budget_guard = BudgetGuard(self._budget, models.prices)
-                resources = SessionResources(
-                    models=models,
-                    budget_guard=budget_guard,
-                    writer=writer,
-                    reader=reader,
-                    sealer=Sealer(writer, scanner),
-                    claims=claims,
-                    limits=self._limits,
-                    budget=self._budget,
-                    speculate=self._speculate,
-                    on_dead=self._on_dead,
-                    limit_changes=limit_changes,
-                    endpoint_probe=EndpointProbe(
-                        models, budget_guard, writer, reader, ask=self._limits.probe
-                    ),
-                    named=named,
-                    tracing=tracing(self._tracer_provider),
-                )
-                yield resources, group
-                group.cancel_scope.cancel()
-        finally:
-            claims.close()
-            with anyio.CancelScope(shield=True):
-                await models.provider.aclose()
-
     @property
     def _resources(self) -> SessionResources:
-        return self._opened.value[0]
+        return self._opened.value
 
     @property
-    def _opened(self) -> Host[tuple[SessionResources, TaskGroup]]:
+    def _opened(self) -> Host[SessionResources]:
         if self._host is None:
             raise UsageError(_NOT_OPEN)
         if self._host.closing:
             raise UsageError(_CLOSED)
         return self._host
 
-    def _begin(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._opened.value[1].start_soon(act)
-
     @contextmanager
     def _visit(self) -> Iterator[SessionResources]:
         """Use the session within the block; refuse what it does if the session is closed meanwhile."""
         scope = anyio.CancelScope()
-        with self._opened.visit(scope) as (resources, _), scope:
+        with self._opened.visit(scope) as resources, scope:
             yield resources
         if scope.cancelled_caught:
             raise UsageError(_CLOSED)
@@ -322,7 +258,7 @@ class Session:
         listener = None if on_event is None else Listener(on_event)
 
         async def drive(resources: SessionResources) -> Solution[Any]:
-            row = await _row(resources, name)
+            row = None if run_id is None else await _row(resources, name)
             how, begun = self._voting(voting, row), progress or Progress()
             spec = RunSpec(name=name, voting=how, row=row, progress=begun, listener=listener)
             spec = await with_margin(resources, task, spec, k, (target, floor))
@@ -342,13 +278,13 @@ class Session:
     ) -> Solution[Any]:
         """Return the solution of a run, also if the session is closed while it goes on."""
         scope = anyio.CancelScope()
-        with self._opened.visit(scope) as (resources, _):
+        with self._opened.visit(scope) as resources:
             with scope:
                 return await drive(resources)
             row = await _row(resources, name)
             if row is None:
                 raise UsageError(_CLOSED)
-            return await solution_of(resources.reader, row)
+            return await read_solution(resources.reader, row)
 
     async def choose_k(
         self,
@@ -419,7 +355,7 @@ class Session:
             voting=voting if k is None else with_k(voting, k),
             progress=progress or Progress(),
         )
-        return Batch(self._resources, self._begin, tasks, spec, in_order=in_order)
+        return Batch(self._resources, tasks, spec, in_order=in_order)
 
     async def calibrate(
         self,
@@ -529,7 +465,7 @@ class Session:
             UsageError: *after* is no cursor.
         """
         host = self._opened
-        return follow(host.value[0], run_id, after, lambda: not host.closing)
+        return follow(host.value, run_id, after, lambda: not host.closing)
 
     async def waiting(self, run_id: str | None = None, *, most: int = 50) -> list[Waiting]:
         """Return the steps that wait for a person: undecided ones, then the most doubtful decisions.
@@ -603,7 +539,7 @@ class Session:
         """Return the solution so far of the run whose id is exactly *run_id*, or None if there is none."""
         with self._visit() as resources:
             row = await _row(resources, run_id)
-            return None if row is None else await solution_of(resources.reader, row)
+            return None if row is None else await read_solution(resources.reader, row)
 
 
 async def _row(resources: SessionResources, run_id: str) -> RunRow | None:
