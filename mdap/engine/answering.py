@@ -1,7 +1,7 @@
 """Requests in flight, and the fate of unanswered ones: their step's, or the run's."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from mdap.engine.budget_guard import BUDGET
@@ -35,11 +35,15 @@ class Answering(Recorder, ABC):
 
     Attributes:
         in_flight: samples requested and not yet received.
+        news: called when there is more to ask for than what came gave rise to.
+        waits: the numbers of the steps that voting left undecided and that wait for a person.
     """
 
     def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
         super().__init__(rules, journal, progress)
         self.in_flight = 0
+        self.news: Callable[[], None] = lambda: None
+        self.waits: set[int] = set()
         self._presence = rules.presence
         for absence in rules.absences:
             self._schedule.leave_out(absence.member, absence.tier)

@@ -9,12 +9,11 @@ from typing import Final
 
 from mdap.engine.answering import Answering
 from mdap.engine.guarded import not_undecided
-from mdap.engine.opening import Opening, Progress, written
-from mdap.engine.recording import RUNNING, RunConfig, undecided_sentence
+from mdap.engine.opening import Opening, written
+from mdap.engine.recording import RUNNING, undecided_sentence
 from mdap.engine.scheduler import Came, Failed, Outcome
 from mdap.engine.voting import unread
 from mdap.errors import PluginError, UsageError
-from mdap.protocols import Journal
 from mdap.records import AttemptFailed, Reply, RunEvent, RunStatus, SampleRequest, SampleTaken, Verdict
 from mdap.rules.digests import sample_line
 from mdap.rules.rungs import Rung
@@ -41,17 +40,7 @@ class Effect:
 
 
 class Decider(Answering):
-    """Keep the open steps of one run: their requests, samples and decisions.
-
-    Attributes:
-        news: called when there is more to ask for than what came gave rise to.
-        waits: the numbers of the steps that voting left undecided and that wait for a person.
-    """
-
-    def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
-        super().__init__(rules, journal, progress)
-        self.news: Callable[[], None] = lambda: None
-        self.waits: set[int] = set()
+    """Keep the open steps of one run: their requests, samples and decisions."""
 
     @property
     def stalled(self) -> bool:

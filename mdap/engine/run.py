@@ -13,6 +13,7 @@ from mdap.engine.recording import RUNNING
 from mdap.engine.scheduler import Outcome, SamplerPool
 from mdap.groups import gathered
 from mdap.protocols import Journal, Provider
+from mdap.records import SampleRequest
 from mdap.settings import Limits
 
 __all__ = ["decide"]
@@ -51,48 +52,51 @@ async def decide(
         samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
         race.news = samplers.wake
         scope = anyio.CancelScope()
-        for work in beside:
-            group.start_soon(_within, scope, work)
-        await _turns(race, samplers, journal)
+        if beside:
+            group.start_soon(_within, scope, beside)
+        turn = 0
+        await _bring_about(race.effects(), journal)
+        while race.status is RUNNING:
+            await _send(race, samplers, race.wanted())
+            if race.stalled:
+                # A cancelled run ends here, or it would take the cancelled askers for ones that gave up.
+                await (anyio.lowlevel.checkpoint if race.in_flight else anyio.wait_all_tasks_blocked)()
+                race.pass_over()
+            else:
+                _take(race, samplers, await samplers.arrived())
+            effects = race.effects()
+            if effects:
+                await _bring_about(effects, journal)
+            turn += 1
+            if turn % _TURNS_WITHOUT_YIELDING == 0:
+                await anyio.lowlevel.checkpoint()
+            if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
+                await journal.wait_for_room()
         scope.cancel()
         await _drain(race, samplers)
         await _bring_about(race.effects(), journal)
         group.cancel_scope.cancel()
 
 
-async def _within(scope: anyio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
+async def _within(scope: anyio.CancelScope, works: Sequence[Callable[[], Awaitable[None]]]) -> None:
     with scope:
-        await work()
+        async with gathered() as group:
+            for work in works:
+                group.start_soon(work)
 
 
-async def _turns(race: Decider, samplers: SamplerPool[Opening], journal: Journal) -> None:
-    turn = 0
-    await _bring_about(race.effects(), journal)
-    while race.status is RUNNING:
-        wanted = race.wanted()
-        _drop(race, samplers)
-        for place, (opening, request) in enumerate(wanted):
-            if place and not samplers.nonblocking:
-                # A client may put what it has to send on the wire a turn of the loop later: let the one
-                # before leave first, or it would wait until the last of them is put together.
-                await anyio.lowlevel.checkpoint()
-            # Meanwhile a process may have stopped, or given up what it had asked.
-            if race.status is RUNNING and opening.flying.get(request.ordinals) is request:
-                samplers.ask(opening, request)
-        if race.stalled:
-            # A run that is cancelled ends here, or it would take the cancelled askers for ones that gave up.
-            await (anyio.lowlevel.checkpoint if race.in_flight else anyio.wait_all_tasks_blocked)()
-            race.pass_over()
-        else:
-            _take(race, samplers, await samplers.arrived())
-        effects = race.effects()
-        if effects:
-            await _bring_about(effects, journal)
-        turn += 1
-        if turn % _TURNS_WITHOUT_YIELDING == 0:
+async def _send(
+    race: Decider, samplers: SamplerPool[Opening], wanted: list[tuple[Opening, SampleRequest]]
+) -> None:
+    _drop(race, samplers)
+    for place, (opening, request) in enumerate(wanted):
+        if place and not samplers.nonblocking:
+            # A client may put what it has to send on the wire a turn of the loop later: let the one before
+            # leave first, or it would wait until the last of them is put together.
             await anyio.lowlevel.checkpoint()
-        if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
-            await journal.wait_for_room()
+        # Meanwhile a process may have stopped, or given up what it had asked.
+        if race.status is RUNNING and opening.flying.get(request.ordinals) is request:
+            samplers.ask(opening, request)
 
 
 async def _bring_about(effects: list[Effect], journal: Journal) -> None:

@@ -1,7 +1,7 @@
 """Many tasks at once: they share a session's models, limits, budget and database."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,6 +69,7 @@ class Batch(AsyncIterator[Solution]):
 
     Args:
         resources: what the session's runs share.
+        begin: has a function called in a task of the session, where the runs are driven.
         cases: the tasks.
         spec: the batch's name and how steps are decided.
         in_order: whether solutions come in the order of the tasks, or as they are there.
@@ -77,12 +78,14 @@ class Batch(AsyncIterator[Solution]):
     def __init__(
         self,
         resources: SessionResources,
+        begin: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         cases: Iterable[Case],
         spec: RunSpec,
         *,
         in_order: bool = True,
     ) -> None:
         self.run_id = spec.name
+        self._begin = begin
         self._resources = resources
         self._cases: Iterator[Case] = iter(cases)
         self._spec = spec
@@ -103,7 +106,7 @@ class Batch(AsyncIterator[Solution]):
 
     async def __anext__(self) -> Solution:
         if not self._begun:
-            self._resources.group.start_soon(self._produce)
+            self._begin(self._produce)
             self._begun = True
         while True:
             place = self._next if self._in_order else next(iter(self._ready), -1)

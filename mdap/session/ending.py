@@ -117,7 +117,7 @@ async def work_on(
         await _end(resources, run, ended, trace, record=record)
     finally:
         await resources.runs.release(run)
-        del resources.named[run]
+        resources.named.pop(run, None)  # of a batch that was asked for twice
 
 
 async def _end(
