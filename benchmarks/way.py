@@ -1,18 +1,20 @@
 """The way of a task from `Session.run` to its first request: functions, modules, depth, climbs and names.
 
-A Hanoi run with a provider that never waits is traced with `sys.setprofile`. On the way are the functions of
-mdap that are on the stack at one of seven stations, for the first time each: the run gets its row and its race, the author's
-code is asked for the step, its votes are set up and it is opened, the request is made, the provider is asked.
+A Hanoi run with a provider that never waits is traced with `sys.setprofile`. Seven stations are looked at,
+each when it is first reached: the run gets its row and its race, the author is asked for the step, the
+step's votes are set up, the step is opened, the request is made, the provider is asked. The functions of mdap
+that are on the stack there are on the way.
 
   functions  on the way, in the order in which they are met
   modules    that they are in
   depth      functions on the stack when the provider is asked
   climbs     calls on the way from a module to one that was met before it: it comes back up
-  names      classes of what was made since `Session.run` was called and is handed to them
+  names      classes of mdap of what was made since `Session.run` was called and is handed to them
 """
 
 import gc
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -79,7 +81,7 @@ class Way:
         for module, name in stack:
             self.functions.setdefault((module, name))
             self._modules.setdefault(module, len(self._modules))
-        for caller, called in zip(stack, stack[1:], strict=False):
+        for caller, called in pairwise(stack):
             if self._modules[called[0]] < self._modules[caller[0]]:
                 self.climbs.setdefault((caller[1], called[1]))
         return len(stack)
@@ -89,7 +91,7 @@ class Way:
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         values = [frame.f_locals.get(name) for name in names]
         kinds = [type(each) for each in values if id(each) not in self._before]
-        return [kind.__name__ for kind in kinds if kind.__module__.startswith("mdap")]
+        return [kind.__name__ for kind in kinds if kind.__module__.startswith("mdap.")]
 
     def figures(self) -> dict[str, int]:
         """Return the figures by their names."""

@@ -1,7 +1,7 @@
 """Drive one run: ask what its race wants, hand it what comes, until it is over."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -32,7 +32,7 @@ async def decide(
     limits: Limits,
     journal: Journal,
     budget_guard: BudgetGuard | None = None,
-    beside: Sequence[Callable[[], Awaitable[None]]] = (),
+    beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> None:
     """Decide *race* until it is finished, undecided or stopped.
 
@@ -78,7 +78,7 @@ async def decide(
         group.cancel_scope.cancel()
 
 
-async def _within(scope: anyio.CancelScope, works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+async def _within(scope: anyio.CancelScope, works: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
     with scope:
         async with gathered() as group:
             for work in works:

@@ -188,10 +188,6 @@ class Reader:
         """Return how many decisions *run* has."""
         return int(await self._value("count_decisions", run))
 
-    async def heard(self, run: int) -> list[tuple[int | None, int, int, int]]:
-        """Return, by margin, decisions, votes for winners and votes of *run*; None: settled by a person."""
-        return [(row[0], row[1], row[2], row[3]) for row in await self.rows("heard", run)]
-
     async def margins(self, run: int) -> list[dict[str, Any]]:
         """Return the margins that were chosen for *run*: each holds *from* a step on."""
         return [json.loads(row[0]) for row in await self.rows("margins", run)]
@@ -199,19 +195,6 @@ class Reader:
     async def paid(self, run: int) -> list[dict[str, Any]]:
         """Return what *run* has paid out of its error budget, in order; see `mdap.records.EVENTS`."""
         return [json.loads(row[0]) for row in await self.rows("paid", run)]
-
-    async def baseline(self, run: int) -> dict[str, Any] | None:
-        """Return with what *run* is compared as it goes on; None for nothing."""
-        rows = await self.rows("baseline", run)
-        return json.loads(rows[0][0]) if rows else None
-
-    async def raised(self, run: int) -> list[dict[str, Any]]:
-        """Return the data of the warnings of *run* that have any."""
-        return [json.loads(row[0]) for row in await self.rows("raised", run)]
-
-    async def flags_decided(self, run: int) -> int:
-        """Return how many red flags the decided steps of *run* have."""
-        return int(await self._value("flags_decided", run))
 
     async def run_columns(self, run: int, names: Sequence[str]) -> dict[str, Any]:
         """Return columns of the row of *run* as they are recorded."""
@@ -247,10 +230,6 @@ class Reader:
             usage=Usage(tokens_in, tokens_out),
             probe=probe,
         )
-
-    async def options_found(self, run: int) -> dict[str, dict[str, Any]]:
-        """Return by model the options that a probe found, for *run* or for a run of which it is a part."""
-        return {row["model"]: json.loads(row["options"]) for row in await self.rows("options_found", run)}
 
     async def polled(self, run: int) -> tuple[int, int]:
         """Return the votes of *run* and its parts, and how many of them were not for the best answer."""
@@ -298,10 +277,6 @@ class Reader:
         """Return how many steps of *run* were handed to another tier of models."""
         return int(await self._value("count_escalations", run))
 
-    async def seconds(self, run: int) -> float:
-        """Return how long *run* was running, in seconds, over all its sessions that ended in order."""
-        return float(await self._value("seconds", run))
-
     async def folder(self, run: int) -> str | None:
         """Return the folder in which *run* was last taken up; None where that is not on record."""
         folder = await self._value("folder", run)
@@ -315,11 +290,6 @@ class Reader:
     async def warnings(self, run: int) -> tuple[str, ...]:
         """Return what *run* was warned of, each warning once."""
         return tuple(row[0] for row in await self.rows("warnings", run))
-
-    async def head_digest(self, run: int) -> str | None:
-        """Return the head of the digest chain of *run*; None before its first decision."""
-        last = await self.rows("last_decision", run)
-        return last[0]["digest"] if last else None
 
     async def seal(self, run: int) -> str | None:
         """Return the last seal of *run*; None if no session of it ended in order."""
@@ -346,10 +316,6 @@ class Reader:
         tiers = {int(row[0]) for row in await self.rows("tiers_escalated_with_votes", run, per_tier)}
         first = await self._value("any_vote", run)
         return tiers if first is None else tiers | {int(first) // per_tier}
-
-    async def voters(self, run: int) -> dict[str, int]:
-        """Return the votes of each model in *run* and its parts."""
-        return {row[0]: row[1] for row in await self.rows("voters", run)}
 
     async def absences(self, run: int) -> tuple[Absence, ...]:
         """Return who was left out of *run*, in order."""
@@ -463,11 +429,6 @@ class Reader:
     async def steps_called(self, run: int, key: str) -> list[int]:
         """Return the steps of *run* with that *key*."""
         return [int(row[0]) for row in await self.rows("steps_called", run, key)]
-
-    async def without_effect(self, run: int) -> list[tuple[int, str, Recorded]]:
-        """Return step, input and decision of each step whose effects are not recorded as done."""
-        rows = await self.rows("without_effect", run)
-        return [(row[0], row[1], Recorded(row[2], row[3], None, None, author=row[4])) for row in rows]
 
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
         """Return what happened to *run* as a whole, in order."""

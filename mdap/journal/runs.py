@@ -3,6 +3,7 @@
 Each visits the database's thread once. Whoever works on runs elsewhere puts other `Runs` in place of these.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -42,20 +43,14 @@ class RunRecord:
     """What is on record of a run, as far as its solution says it.
 
     Attributes:
-        row: the run's row.
         reason: why it ended so, in a sentence.
         data: what else was recorded with its end.
-        totals: what its rows add up to.
         cost: in USD; None where it is not known.
-        seconds: how long it was worked on.
         shapes: the tallies of its voted decisions, counted.
         escalations: how many steps went to another tier of models.
         settled: how many steps a person settled.
         voters: the votes of each model; empty if there is only one.
         paid: what it has paid out of its error budget.
-        warnings: what it was warned of.
-        digest: the head of its digest chain.
-        seal: its last seal.
     """
 
     row: RunRow
@@ -230,29 +225,40 @@ async def _start_of(reader: Reader, row: RunRow, *, process: bool, effects: bool
         absences=await reader.absences(number),
         drift=await _drift(reader, row),
         has_rulings=bool(await reader.rows("open_rulings", number)),
-        options=await reader.options_found(number),
-        owed=await reader.without_effect(number) if effects else (),
+        options={
+            one["model"]: json.loads(one["options"]) for one in await reader.rows("options_found", number)
+        },
+        owed=[
+            (step, given, Recorded(winner, tally, None, None, author=author))
+            for step, given, winner, tally, author in await reader.rows("without_effect", number)
+        ]
+        if effects
+        else (),
         point=await (reader.process_point(number) if process else reader.resume_point(number)),
     )
 
 
 async def _drift(reader: Reader, row: RunRow) -> Drift | None:
     """Return what notices a drift of a run from what it is compared with; None for nothing to compare."""
-    data = await reader.baseline(row.number)
-    if data is None:
+    baseline = await reader.rows("baseline", row.number)
+    if not baseline:
         return None
-    raised = frozenset(one["drift"] for one in await reader.raised(row.number) if "drift" in one)
-    drift = Drift(Baseline(**data), row.k, raised)
-    heard = await reader.heard(row.number)
+    warnings = [json.loads(data) for [data] in await reader.rows("raised", row.number)]
+    raised = frozenset(data["drift"] for data in warnings if "drift" in data)
+    drift = Drift(Baseline(**json.loads(baseline[0][0])), row.k, raised)
+    heard = await reader.rows("heard", row.number)
     if heard:
-        votes, won = sum(one[3] for one in heard), sum(one[2] for one in heard)
-        drift.hear(votes - won, votes, await reader.flags_decided(row.number))
+        votes = sum(one["votes"] for one in heard)
+        [[flags]] = await reader.rows("flags_decided", row.number)
+        drift.hear(votes - sum(one["won"] for one in heard), votes, flags)
     return drift
 
 
 async def record_of(reader: Reader, row: RunRow) -> RunRecord:
     """Return what is on record of the run in *row*."""
     reason, data = await reader.ending(row.number)
+    last = await reader.rows("last_decision", row.number)
+    [[seconds]] = await reader.rows("seconds", row.number)
     alone = len(set(row.provider["models"])) == 1
     return RunRecord(
         row=row,
@@ -260,14 +266,14 @@ async def record_of(reader: Reader, row: RunRow) -> RunRecord:
         data=data,
         totals=await reader.totals(row.number),
         cost=await reader.cost(row.number),
-        seconds=await reader.seconds(row.number),
+        seconds=seconds,
         shapes=await reader.tallies(row.number),
         escalations=await reader.escalations(row.number),
         settled=await reader.settled(row.number),
-        voters={} if alone else await reader.voters(row.number),
+        voters={} if alone else dict(map(tuple, await reader.rows("voters", row.number))),
         paid=await reader.paid(row.number),
         warnings=await reader.warnings(row.number),
-        digest=await reader.head_digest(row.number),
+        digest=last[0]["digest"] if last else None,
         seal=await reader.seal(row.number),
     )
 

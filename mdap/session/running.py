@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from fractions import Fraction
@@ -246,7 +246,9 @@ class _Run:
         baselines = [data for kind, _, data in self._spec.notes if kind == "baseline"]
         return Drift(Baseline(**baselines[0]), self._spec.voting.k, frozenset()) if baselines else None
 
-    def _race(self, config: RunConfig) -> tuple[ChainRace | ProcessRace, list[Callable[[], Awaitable[None]]]]:
+    def _race(
+        self, config: RunConfig
+    ) -> tuple[ChainRace | ProcessRace, list[Callable[[], Coroutine[Any, Any, None]]]]:
         """Return the race of the task, begun where its rows end, and what runs beside it."""
         writer, spec, point = self._resources.writer, self._spec, self._start.point
         task, row = self._task, self._start.row
