@@ -109,7 +109,8 @@ def _module(frame: FrameType) -> str:
     return path.relative_to(_ROOT).with_suffix("").as_posix() if path.is_relative_to(_ROOT) else ""
 
 
-async def _traced() -> Way:
+async def traced() -> Way:
+    """Return the way of a tower of three disks."""
     with scratch() as folder:
         async with mdap.Session(db=folder / "way.db") as session:
             await session.run(Hanoi(disks=2), k=2)  # what is imported and kept on the first call
@@ -122,7 +123,7 @@ async def _traced() -> Way:
 def main() -> None:
     """Print the way and its figures."""
     arguments = parser(__doc__).parse_args()
-    way = anyio.run(_traced)
+    way = anyio.run(traced)
     for module, name in way.functions:
         print(f"  {module:<28} {name}")
     for caller, called in way.climbs:

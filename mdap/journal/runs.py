@@ -191,7 +191,11 @@ class LocalRuns:
             return RunStart(row.number, row, record if is_sealed else replace(record, seal=None))
         # Only what is read after that is what the one who had it before left.
         self._claim(row.number, run_id, row.kind)
-        return await _start_of(reader, row, process=process, effects=effects)
+        try:
+            return await _start_of(reader, row, process=process, effects=effects)
+        except BaseException:
+            self._claims.drop(row.number)
+            raise
 
     async def end(self, ended: RunEvent, *, record: bool = True) -> RunRecord | None:
         """Record how a session's work on a run ended, seal the run, and make all of it durable."""
