@@ -17,11 +17,11 @@ from mdap.journal.runs import RunStart
 from mdap.plugins import task_name
 from mdap.records import Calibration, Projection, StopCause
 from mdap.rules.calibration import Measured, Poll, measure, spread_of
-from mdap.rules.foresight import law
 from mdap.rules.ledger import Ledger
 from mdap.rules.methods import check_methods
 from mdap.rules.parameters import as_resumed
 from mdap.rules.projection import Counts, estimated_samples, estimated_seconds, scaled
+from mdap.rules.robust_estimate import law
 from mdap.rules.scaling import minimal_k, run_success
 from mdap.session.ending import Ending, work_on
 from mdap.session.identity import RunSpec, run_columns

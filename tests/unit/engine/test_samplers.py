@@ -334,7 +334,7 @@ async def test_a_parsers_bug_comes_out_bare(nonblocking: bool) -> None:
     assert [sample.verdict for sample in log.of(SampleTaken)] == ["cancelled"]
 
 
-async def test_an_error_of_the_body_comes_out_of_a_nursery_bare() -> None:
+async def test_an_error_of_the_body_comes_out_of_the_group_bare() -> None:
     """One error is itself; there is no group to unpack for whoever calls."""
 
     async def body() -> None:
