@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mdap.engine.chain import ChainRace, RunConfig
-from mdap.engine.opening import Opening, Progress
+from mdap.engine.opening import Opening, OpeningStatus, Progress
 from mdap.engine.scheduler import Came, Failed, GaveUp
 from mdap.errors import RejectedError, TransientError
 from mdap.records import Fact, ResumePoint, RunStatus, SampleRequest, Trace
@@ -79,12 +79,16 @@ class Drive:
             flying[id(waiting.opening)] += 0 if waiting.late else waiting.request.n
         for key, opening in openings.items():
             assert flying[key] <= opening.race.tally.shortfall + self.rules.voting.hedge
-            alive = not opening.void and opening.error is None and opening.race.winner is None
+            alive = (
+                opening.status is not OpeningStatus.VOID
+                and opening.error is None
+                and opening.race.winner is None
+            )
             if alive and race.status is RunStatus.RUNNING:
                 assert flying[key] == opening.race.in_flight
         assert race.progress.in_flight == sum(flying.values())
         live = [waiting.opening for waiting in self.flight if not waiting.late]
-        opened = {opening.opened.step for opening in live if not opening.void}
+        opened = {opening.opened.step for opening in live if opening.status is not OpeningStatus.VOID}
         assert len(opened) <= self.rules.speculation.depth + 1
 
     def drop(self, trace: Trace) -> None:

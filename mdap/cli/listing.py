@@ -17,7 +17,7 @@ from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.plugins import in_full
 from mdap.records import RunStatus, Solution
-from mdap.session import solution_of
+from mdap.session import read_solution
 from mdap.session.certifying import outcome_in
 from mdap.session.prompting import TaskPrompts
 
@@ -119,7 +119,7 @@ async def _show(given: dict[str, Any]) -> None:
         if given["step"] is not None:
             await _show_step(reader, row, given)
             return
-        solution = await solution_of(reader, row)
+        solution = await read_solution(reader, row)
         events = await reader.events(row.number)
         parts = await reader.count_parts(row.number)
         places = [] if given["json"] else await where_to_look(reader.path, solution)

@@ -1,11 +1,11 @@
 """Requests in flight, and the fate of unanswered ones: their step's, or the run's."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from mdap.engine.budget_guard import BUDGET
-from mdap.engine.opening import Opening, Progress, lost
+from mdap.engine.opening import Opening, OpeningStatus, Progress, lost
 from mdap.engine.recording import RUNNING, Recorder, RunConfig
 from mdap.engine.scheduler import GaveUp
 from mdap.errors import FORBIDDEN, MdapError, PluginError, ProviderError, RejectedError, UnavailableError
@@ -35,11 +35,15 @@ class Answering(Recorder, ABC):
 
     Attributes:
         in_flight: samples requested and not yet received.
+        news: called when there is more to ask for than what came gave rise to.
+        waits: the numbers of the steps that voting left undecided and that wait for a person.
     """
 
     def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
         super().__init__(rules, journal, progress)
         self.in_flight = 0
+        self.news: Callable[[], None] = lambda: None
+        self.waits: set[int] = set()
         self._presence = rules.presence
         for absence in rules.absences:
             self._schedule.leave_out(absence.member, absence.tier)
@@ -73,7 +77,7 @@ class Answering(Recorder, ABC):
             if request.member not in self._schedule.gone:
                 self._presence.absences.append(Absence(request.member, None, str(error)))
                 self._heed()
-        elif opening.tentative and isinstance(error, PluginError):
+        elif opening.status is OpeningStatus.TENTATIVE and isinstance(error, PluginError):
             # The prompt may be nonsense because its input is: that only matters if it is confirmed.
             opening.error = error
         else:
@@ -155,7 +159,7 @@ class Answering(Recorder, ABC):
             )
             self._journal.append(RunEvent(run, "warning", told))
         for opening in list(self._openings()):
-            if not opening.void:
+            if opening.status is not OpeningStatus.VOID:
                 out = set(range(len(self._rules.models))) if opening.race.closed else self._schedule.gone
                 self._withdraw_unsent(opening, out)
                 self._stale.append(opening)
@@ -192,7 +196,7 @@ class Answering(Recorder, ABC):
     def give_up_void(self) -> None:
         """Record what was sent on an input that turned out wrong, and never came back: it may be billed."""
         for opening in self._openings():
-            if opening.void:
+            if opening.status is OpeningStatus.VOID:
                 self._give_up_flying(opening, _VOID)
 
     def _withdraw_unsent(

@@ -20,7 +20,7 @@ from typing import Any
 from mdap.engine.account import CONTESTED, UNDECIDED
 from mdap.engine.decider import Decider, Effect
 from mdap.engine.guarded import GuardedTask, Subject, not_undecided
-from mdap.engine.opening import Opening, Progress
+from mdap.engine.opening import Opening, OpeningStatus, Progress
 from mdap.engine.recorded_openings import RecordedOpenings
 from mdap.engine.recording import RUNNING, RunConfig, undecided_cause, undecided_sentence
 from mdap.engine.voting import Race
@@ -219,7 +219,7 @@ class ChainRace(Decider):
         return self._rules.pilot is None or self._rules.pilot.admit()
 
     def _confirm(self, opening: Opening) -> None:
-        opening.tentative = False
+        opening.status = OpeningStatus.CERTAIN
         self.state = opening.state
         self._resolve(opening.opened, confirmed=True)
 
@@ -321,11 +321,12 @@ class ChainRace(Decider):
         opening.basis = None
 
     def _abandon(self, opening: Opening) -> None:
-        opening.void = True
+        was_tentative = opening.status is OpeningStatus.TENTATIVE
+        opening.status = OpeningStatus.VOID
         votes = sum(opening.race.tally.votes.values())
         self._tell(-votes, votes - opening.race.counted)
         self.progress.void += opening.race.counted
-        if opening.tentative:
+        if was_tentative:
             self._resolve(opening.opened, confirmed=False)
         self._withdraw_unsent(opening)
         self._abandoned = [other for other in self._abandoned if other.flying]

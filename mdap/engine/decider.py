@@ -9,12 +9,11 @@ from typing import Final
 
 from mdap.engine.answering import Answering
 from mdap.engine.guarded import not_undecided
-from mdap.engine.opening import Opening, Progress, written
-from mdap.engine.recording import RUNNING, RunConfig, undecided_sentence
+from mdap.engine.opening import Opening, OpeningStatus, written
+from mdap.engine.recording import RUNNING, undecided_sentence
 from mdap.engine.scheduler import Came, Failed, Outcome
 from mdap.engine.voting import unread
 from mdap.errors import PluginError, UsageError
-from mdap.protocols import Journal
 from mdap.records import AttemptFailed, Reply, RunEvent, RunStatus, SampleRequest, SampleTaken, Verdict
 from mdap.rules.digests import sample_line
 from mdap.rules.rungs import Rung
@@ -25,6 +24,8 @@ _VOTE: Final = str(Verdict.VOTE)
 _FLAG: Final = str(Verdict.FLAG)
 _VOID: Final = str(Verdict.VOID)
 _CANCELLED: Final = str(Verdict.CANCELLED)
+_UNWANTED: Final = (OpeningStatus.VOID, OpeningStatus.IDLE)
+_UNCERTAIN: Final = (OpeningStatus.VOID, OpeningStatus.TENTATIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,7 @@ class Effect:
 
 
 class Decider(Answering):
-    """Keep the open steps of one run: their requests, samples and decisions.
-
-    Attributes:
-        news: called when there is more to ask for than what came gave rise to.
-        waits: the numbers of the steps that voting left undecided and that wait for a person.
-    """
-
-    def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
-        super().__init__(rules, journal, progress)
-        self.news: Callable[[], None] = lambda: None
-        self.waits: set[int] = set()
+    """Keep the open steps of one run: their requests, samples and decisions."""
 
     @property
     def stalled(self) -> bool:
@@ -130,7 +121,7 @@ class Decider(Answering):
             if unsure and self._held:
                 self._stale = stale[place:]
                 break
-            if opening.void or opening.idle or opening.error is not None:
+            if opening.status in _UNWANTED or opening.error is not None:
                 continue
             for request in opening.race.wanted(self._rules.max_n, self._distance(opening)):
                 asked.append((opening, request))
@@ -162,7 +153,7 @@ class Decider(Answering):
         self._fly(-len(ordinals))
         if isinstance(outcome, Came):
             self._came(outcome)
-        elif not opening.void:
+        elif opening.status is not OpeningStatus.VOID:
             self._gave_up(outcome)
         if self._presence.strange and not self.in_flight:
             self._stop_as_stranger()
@@ -200,11 +191,11 @@ class Decider(Answering):
         finally:
             # Paid samples are on record before they have any effect.
             self._journal.append(*taken)
-        if opening.error is not None and not opening.tentative and not opening.void:
+        if opening.error is not None and opening.status not in _UNCERTAIN:
             raise opening.error
         if len(outcome.replies) < len(ordinals):
             race.give_back(ordinals[len(outcome.replies) :])
-        if opening.void:
+        if opening.status is OpeningStatus.VOID:
             return
         if race.tally.leader is not None:
             presence.voted.add(race.tier)
@@ -235,7 +226,7 @@ class Decider(Answering):
             opening.error = error
             return written(opening, request, unread(reply, error), reply, (ordinal, failed, _CANCELLED, None))
         counted = None
-        if opening.void:
+        if opening.status is OpeningStatus.VOID:
             verdict = _VOID
             progress.void += 1
         elif race.tally.winner is not None:
@@ -274,7 +265,8 @@ class Decider(Answering):
     def _raise_rungs(self) -> None:
         for opening in self._openings():
             rung = self._rung(opening.opened.step)
-            if not opening.void and rung is not None and not self._is_settled(opening):
+            live = opening.status is not OpeningStatus.VOID
+            if live and rung is not None and not self._is_settled(opening):
                 opening.race.go_on_at(rung)
                 self._stale.append(opening)
 

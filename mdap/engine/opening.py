@@ -1,6 +1,7 @@
 """An opening: one step opened on one input, and the record of its samples."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from math import isfinite
 from typing import Any, Final
 
@@ -13,7 +14,20 @@ from mdap.rules.redflags import clean, clean_label
 # Maximum characters of a model's reasoning that the record keeps.
 _REASONING_TOKENS: Final = 16_384
 
-__all__ = ["Opening", "Progress", "lost", "written"]
+__all__ = ["Opening", "OpeningStatus", "Progress", "lost", "written"]
+
+
+class OpeningStatus(Enum):
+    """Whether an opening matters: its input is a guess, or certain; nobody waits for it; or it is void.
+
+    It is void once its input turned out wrong, or does not matter any more. Of one that is idle, nothing more
+    is asked until somebody waits for it again.
+    """
+
+    TENTATIVE = auto()
+    CERTAIN = auto()
+    IDLE = auto()
+    VOID = auto()
 
 
 class Opening:
@@ -23,24 +37,20 @@ class Opening:
         opened: its record.
         state: the input.
         race: its votes.
-        tentative: whether the input is still a guess.
-        idle: whether nobody waits for it just now, so that nothing more is asked for it.
-        void: whether the input turned out wrong, or does not matter any more.
+        status: whether it matters.
         error: why it cannot be sampled; only matters once its input is certain.
         basis: the answer on which the next step is open, in canonical JSON; None if none is.
         flying: requests in flight, by their ordinals.
         lines: ordinal and recorded columns of each counted sample, for the digest chain.
     """
 
-    __slots__ = ("basis", "error", "flying", "idle", "lines", "opened", "race", "state", "tentative", "void")
+    __slots__ = ("basis", "error", "flying", "lines", "opened", "race", "state", "status")
 
     def __init__(self, opened: StepOpened, state: Any, race: Race, *, tentative: bool) -> None:
         self.opened = opened
         self.state = state
         self.race = race
-        self.tentative = tentative
-        self.void = False
-        self.idle = False
+        self.status = OpeningStatus.TENTATIVE if tentative else OpeningStatus.CERTAIN
         self.error: MdapError | None = None
         self.basis: str | None = None
         self.flying: dict[tuple[int, ...], SampleRequest] = {}
@@ -131,7 +141,7 @@ def written(
         request.trace.began,
         text,
         None,
-        opening.tentative and not opening.void,
+        opening.status is OpeningStatus.TENTATIVE,
     )
     if reasoning:
         kept = clean(reasoning, _REASONING_TOKENS)

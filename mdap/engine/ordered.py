@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from mdap.engine.account import ABANDONED, CONTESTED, UNDECIDED, Account
-from mdap.engine.opening import Opening, Progress
+from mdap.engine.opening import Opening, OpeningStatus, Progress
 from mdap.engine.process import ProcessRace, Question
 from mdap.engine.recording import RUNNING, RunConfig
 from mdap.engine.voting import Race
@@ -220,7 +220,7 @@ class OrderedRace(ProcessRace):
         """Whether decided steps wait for one that nobody waits for, or that nobody has asked for again."""
         first = next(iter(self._line.values()), None)
         if isinstance(first, Question):
-            given_up = first.opening.idle and not self._ready(first)
+            given_up = first.opening.status is OpeningStatus.IDLE and not self._ready(first)
         else:
             given_up = isinstance(first, RecordedOpening) and not (self.in_flight or self.busy)
         return self.status is RUNNING and given_up and any(map(self._waits, self._line.values()))
@@ -250,7 +250,7 @@ class OrderedRace(ProcessRace):
         else:
             # It has no votes: the next asker gets a new number.
             del self._open[question.identity]
-            opening.void = True
+            opening.status = OpeningStatus.VOID
             self._void = [*(other for other in self._void if other.flying), opening]
 
     def finish(self, result: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from mdap.engine.decider import Decider
 from mdap.engine.guarded import Subject, flaw, not_a_step, not_undecided
-from mdap.engine.opening import Opening, Progress
+from mdap.engine.opening import Opening, OpeningStatus, Progress
 from mdap.engine.recording import RUNNING, RunConfig, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import RAISED, MdapError, RunError, UsageError, told
@@ -164,7 +164,7 @@ class ProcessRace(Decider):
             if self._rules.pilot is not None:
                 self._rules.pilot.opened(self._rules.run, race.number, race)
         question.askers += 1
-        question.opening.idle = False
+        question.opening.status = OpeningStatus.CERTAIN
         self._stale.append(question.opening)
         self._settle(question)
         self.news()
@@ -204,7 +204,7 @@ class ProcessRace(Decider):
         """One who asked *question* does not wait any more; without any, nothing more is sampled for it."""
         question.askers -= 1
         if question.askers == 0 and not question.over and self._rules.pilot is None:
-            question.opening.idle = True
+            question.opening.status = OpeningStatus.IDLE
             self._withdraw_unsent(question.opening)
             self.news()
 

@@ -1,7 +1,7 @@
 """Drive one run: ask what its race wants, hand it what comes, until it is over."""
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -10,8 +10,10 @@ from mdap.engine.budget_guard import BudgetGuard
 from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening
 from mdap.engine.recording import RUNNING
-from mdap.engine.scheduler import Outcome, SamplerPool, nursery
+from mdap.engine.scheduler import Outcome, SamplerPool
+from mdap.groups import gathered
 from mdap.protocols import Journal, Provider
+from mdap.records import SampleRequest
 from mdap.settings import Limits
 
 __all__ = ["decide"]
@@ -30,7 +32,7 @@ async def decide(
     limits: Limits,
     journal: Journal,
     budget_guard: BudgetGuard | None = None,
-    beside: Callable[[], Awaitable[None]] | None = None,
+    beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> None:
     """Decide *race* until it is finished, undecided or stopped.
 
@@ -40,58 +42,61 @@ async def decide(
         limits: how often and how long to try.
         journal: where facts go; waited for when it falls behind.
         budget_guard: what pays for every attempt; None for no budget.
-        beside: runs beside it, never raises, and is cancelled when the race is over.
+        beside: what runs beside it, never raises, and is cancelled when the race is over.
 
     Raises:
         PluginError: the task's own code failed.
         DatabaseError: the journal cannot write.
     """
-    async with nursery() as group:
+    async with gathered() as group:
         samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
         race.news = samplers.wake
         scope = anyio.CancelScope()
-        if beside is not None:
+        if beside:
             group.start_soon(_within, scope, beside)
-        await _turns(race, samplers, journal)
+        turn = 0
+        await _bring_about(race.effects(), journal)
+        while race.status is RUNNING:
+            await _send(race, samplers, race.wanted())
+            if race.stalled:
+                # A cancelled run ends here, or it would take the cancelled askers for ones that gave up.
+                await (anyio.lowlevel.checkpoint if race.in_flight else anyio.wait_all_tasks_blocked)()
+                race.pass_over()
+            else:
+                _take(race, samplers, await samplers.arrived())
+            effects = race.effects()
+            if effects:
+                await _bring_about(effects, journal)
+            turn += 1
+            if turn % _TURNS_WITHOUT_YIELDING == 0:
+                await anyio.lowlevel.checkpoint()
+            if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
+                await journal.wait_for_room()
         scope.cancel()
         await _drain(race, samplers)
         await _bring_about(race.effects(), journal)
         group.cancel_scope.cancel()
 
 
-async def _within(scope: anyio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
+async def _within(scope: anyio.CancelScope, works: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
     with scope:
-        await work()
+        async with gathered() as group:
+            for work in works:
+                group.start_soon(work)
 
 
-async def _turns(race: Decider, samplers: SamplerPool[Opening], journal: Journal) -> None:
-    turn = 0
-    await _bring_about(race.effects(), journal)
-    while race.status is RUNNING:
-        wanted = race.wanted()
-        _drop(race, samplers)
-        for place, (opening, request) in enumerate(wanted):
-            if place and not samplers.nonblocking:
-                # A client may put what it has to send on the wire a turn of the loop later: let the one
-                # before leave first, or it would wait until the last of them is put together.
-                await anyio.lowlevel.checkpoint()
-            # Meanwhile a process may have stopped, or given up what it had asked.
-            if race.status is RUNNING and opening.flying.get(request.ordinals) is request:
-                samplers.ask(opening, request)
-        if race.stalled:
-            # A run that is cancelled ends here, or it would take the cancelled askers for ones that gave up.
-            await (anyio.lowlevel.checkpoint if race.in_flight else anyio.wait_all_tasks_blocked)()
-            race.pass_over()
-        else:
-            _take(race, samplers, await samplers.arrived())
-        effects = race.effects()
-        if effects:
-            await _bring_about(effects, journal)
-        turn += 1
-        if turn % _TURNS_WITHOUT_YIELDING == 0:
+async def _send(
+    race: Decider, samplers: SamplerPool[Opening], wanted: list[tuple[Opening, SampleRequest]]
+) -> None:
+    _drop(race, samplers)
+    for place, (opening, request) in enumerate(wanted):
+        if place and not samplers.nonblocking:
+            # A client may put what it has to send on the wire a turn of the loop later: let the one before
+            # leave first, or it would wait until the last of them is put together.
             await anyio.lowlevel.checkpoint()
-        if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
-            await journal.wait_for_room()
+        # Meanwhile a process may have stopped, or given up what it had asked.
+        if race.status is RUNNING and opening.flying.get(request.ordinals) is request:
+            samplers.ask(opening, request)
 
 
 async def _bring_about(effects: list[Effect], journal: Journal) -> None:

@@ -3,8 +3,7 @@
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -18,7 +17,6 @@ from mdap.errors import (
     ProviderError,
     RateLimitError,
     TransientError,
-    reraise,
 )
 from mdap.groups import of_its_own
 from mdap.protocols import Provider
@@ -26,7 +24,7 @@ from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.pacing import backoff
 from mdap.settings import Budget, Limits
 
-__all__ = ["Came", "Failed", "GaveUp", "Outcome", "SamplerPool", "nursery"]
+__all__ = ["Came", "Failed", "GaveUp", "Outcome", "SamplerPool"]
 
 K = TypeVar("K")
 
@@ -81,21 +79,6 @@ def _check(replies: Sequence[Reply]) -> None:
     for reply in replies:
         if not (isinstance(reply, Reply) and isinstance(reply[0], str)):
             raise TypeError(f"sample must return mdap.Reply objects with a text, not {reply!r:.80}")
-
-
-@asynccontextmanager
-async def nursery() -> AsyncIterator[TaskGroup]:
-    """Open a task group whose body's own exception comes out bare, not wrapped in a group.
-
-    Only for children that never raise: then there is nothing else to report.
-    """
-    try:
-        async with anyio.create_task_group() as group:
-            yield group
-    except BaseExceptionGroup as raised:
-        if len(raised.exceptions) == 1:
-            reraise(raised.exceptions[0])
-        raise
 
 
 class _Worker(Generic[K]):

@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+import threading
 from pathlib import Path
 from typing import IO
 
@@ -86,6 +87,7 @@ class Claims:
         self._path = Path(f"{path}-lock")
         self._file: IO[bytes] | None = None
         self._held: set[int] = set()
+        self._taking = threading.Lock()  # a run that goes on is claimed in the database's thread
 
     def take(self, run: int, run_id: str) -> None:
         """Claim *run* for this process.
@@ -94,15 +96,17 @@ class Claims:
             RunBusyError: another process, or another task of this one, is at it.
             DatabaseError: the file beside the database cannot be written.
         """
-        if self._file is None:
-            try:
-                self._file = self._path.open("ab")
-            except OSError as error:
-                sentence = f"{self._path} cannot be written ({error.strerror}): check its permissions"
-                raise DatabaseError(sentence) from None
-        if run in self._held or not _lock(self._file, run):
-            raise RunBusyError(f"run {run_id} is being worked on already: wait for that to end, or stop it")
-        self._held.add(run)
+        with self._taking:
+            if self._file is None:
+                try:
+                    self._file = self._path.open("ab")
+                except OSError as error:
+                    sentence = f"{self._path} cannot be written ({error.strerror}): check its permissions"
+                    raise DatabaseError(sentence) from None
+            if run in self._held or not _lock(self._file, run):
+                busy = f"run {run_id} is being worked on already: wait for that to end, or stop it"
+                raise RunBusyError(busy)
+            self._held.add(run)
 
     def drop(self, run: int) -> None:
         """Give *run* back."""

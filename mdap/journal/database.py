@@ -24,12 +24,11 @@ from mdap.logfile import (
     waited_out,
 )
 
-__all__ = ["Connection", "migrate", "open_reading", "open_writing", "transaction"]
+__all__ = ["Connection", "Visited", "migrate", "open_reading", "open_writing", "transaction"]
 
 T = TypeVar("T")
 
 _OLDEST_SQLITE: Final = (3, 38, 0)
-_ROWS_AT_A_TIME: Final = 64
 
 
 class Connection(aiosqlite.Connection):
@@ -43,6 +42,17 @@ class Connection(aiosqlite.Connection):
         """Return what *work* returns in the connection's thread."""
         done: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call] # as all its calls do
         return done
+
+
+class Visited:
+    """A connection for what is in its thread already: each visit of it is done at once."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def visit(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what *work* returns."""
+        return work(self._connection)
 
 
 @asynccontextmanager
@@ -164,7 +174,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+async def open_reading(path: Path) -> AsyncIterator[Connection]:
     """Open the database read-only; keep every transaction short, or the log cannot be checkpointed.
 
     Raises:
@@ -199,7 +209,7 @@ async def _connect(place: str, *, uri: bool = False) -> Connection:
                 cached_statements=KEPT,
                 factory=CONNECTION,
             ),
-            _ROWS_AT_A_TIME,
+            0,  # rows are read within one visit
         )
         await connection
     return connection

@@ -2,16 +2,18 @@
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-import aiosqlite
+import anyio
 
 from mdap.errors import RunNotFoundError, UsageError
-from mdap.journal.database import open_reading
+from mdap.journal.database import Connection, Visited, open_reading
+from mdap.journal.sealing import is_sealed, take_seal
 from mdap.journal.statements import statements
 from mdap.logfile import translated
 from mdap.records import (
@@ -34,9 +36,12 @@ from mdap.records import (
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.rules.money import cost_of
 from mdap.rules.presence import Absence
+from mdap.rules.seals import Seal
 from mdap.settings import Price
 
 __all__ = ["Reader", "RunRow", "open_log"]
+
+T = TypeVar("T")
 
 _PAGE: Final = 1_000
 _STATUS: Final = {
@@ -80,27 +85,32 @@ class RunRow:
 class Reader:
     """Queries over one read-only connection."""
 
-    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+    def __init__(self, path: Path, connection: Connection | Visited) -> None:
         self.path = path
         self._connection = connection
+
+    async def visit(self, read: Callable[["Reader"], Coroutine[Any, Any, T]]) -> T:
+        """Return what *read* finds, in one visit of the connection's thread.
+
+        Args:
+            read: is given a reader of the same log, and may wait for nothing but that.
+        """
+        with translated(self.path), anyio.CancelScope(shield=True):
+            found = await self._connection.visit(
+                lambda connection: _at_once(read(Reader(self.path, Visited(connection))))
+            )
+        return found
 
     async def rows(self, name: str, *values: Any) -> Sequence[sqlite3.Row]:
         """Return all rows of the statement *name* of ``read.sql`` or ``view.sql``."""
         statement = statements("read").get(name) or statements("view")[name]
-        with translated(self.path):
-            # In one go: while any statement of a connection is under way, all of them see an old snapshot.
-            return list(await self._connection.execute_fetchall(statement, values))
+        return await self.select(statement, *values)
 
     async def select(self, sql: str, *values: Any) -> Sequence[sqlite3.Row]:
         """Return all rows of a statement that is none of ``read.sql``."""
-        return [row async for row in self.scan(sql, *values)]
-
-    async def scan(self, sql: str, *values: Any) -> AsyncIterator[sqlite3.Row]:
-        """Yield the rows of a statement, however many there are."""
         with translated(self.path):
-            async with self._connection.execute(sql, values) as cursor:
-                async for row in cursor:
-                    yield row
+            # In one go: while any statement of a connection is under way, all of them see an old snapshot.
+            return await self._connection.visit(lambda plain: plain.execute(sql, values).fetchall())
 
     async def _value(self, name: str, *values: Any) -> Any:
         rows = await self.rows(name, *values)
@@ -132,6 +142,11 @@ class Reader:
         """Return the run whose id is exactly *run_id*, or None."""
         rows = await self.rows("run", run_id)
         return _run_row(rows[0]) if rows else None
+
+    async def numbered(self, run: int) -> RunRow:
+        """Return the run with that number."""
+        [row] = await self.rows("run_numbered", run)
+        return _run_row(row)
 
     async def runs(self, most: int) -> list[tuple[RunRow, int]]:
         """Return the newest runs that are no parts of others, each with its number of decided steps."""
@@ -173,10 +188,6 @@ class Reader:
         """Return how many decisions *run* has."""
         return int(await self._value("count_decisions", run))
 
-    async def heard(self, run: int) -> list[tuple[int | None, int, int, int]]:
-        """Return, by margin, decisions, votes for winners and votes of *run*; None: settled by a person."""
-        return [(row[0], row[1], row[2], row[3]) for row in await self.rows("heard", run)]
-
     async def margins(self, run: int) -> list[dict[str, Any]]:
         """Return the margins that were chosen for *run*: each holds *from* a step on."""
         return [json.loads(row[0]) for row in await self.rows("margins", run)]
@@ -184,19 +195,6 @@ class Reader:
     async def paid(self, run: int) -> list[dict[str, Any]]:
         """Return what *run* has paid out of its error budget, in order; see `mdap.records.EVENTS`."""
         return [json.loads(row[0]) for row in await self.rows("paid", run)]
-
-    async def baseline(self, run: int) -> dict[str, Any] | None:
-        """Return with what *run* is compared as it goes on; None for nothing."""
-        rows = await self.rows("baseline", run)
-        return json.loads(rows[0][0]) if rows else None
-
-    async def raised(self, run: int) -> list[dict[str, Any]]:
-        """Return the data of the warnings of *run* that have any."""
-        return [json.loads(row[0]) for row in await self.rows("raised", run)]
-
-    async def flags_decided(self, run: int) -> int:
-        """Return how many red flags the decided steps of *run* have."""
-        return int(await self._value("flags_decided", run))
 
     async def run_columns(self, run: int, names: Sequence[str]) -> dict[str, Any]:
         """Return columns of the row of *run* as they are recorded."""
@@ -232,10 +230,6 @@ class Reader:
             usage=Usage(tokens_in, tokens_out),
             probe=probe,
         )
-
-    async def options_found(self, run: int) -> dict[str, dict[str, Any]]:
-        """Return by model the options that a probe found, for *run* or for a run of which it is a part."""
-        return {row["model"]: json.loads(row["options"]) for row in await self.rows("options_found", run)}
 
     async def polled(self, run: int) -> tuple[int, int]:
         """Return the votes of *run* and its parts, and how many of them were not for the best answer."""
@@ -283,10 +277,6 @@ class Reader:
         """Return how many steps of *run* were handed to another tier of models."""
         return int(await self._value("count_escalations", run))
 
-    async def seconds(self, run: int) -> float:
-        """Return how long *run* was running, in seconds, over all its sessions that ended in order."""
-        return float(await self._value("seconds", run))
-
     async def folder(self, run: int) -> str | None:
         """Return the folder in which *run* was last taken up; None where that is not on record."""
         folder = await self._value("folder", run)
@@ -301,15 +291,20 @@ class Reader:
         """Return what *run* was warned of, each warning once."""
         return tuple(row[0] for row in await self.rows("warnings", run))
 
-    async def head_digest(self, run: int) -> str | None:
-        """Return the head of the digest chain of *run*; None before its first decision."""
-        last = await self.rows("last_decision", run)
-        return last[0]["digest"] if last else None
-
     async def seal(self, run: int) -> str | None:
         """Return the last seal of *run*; None if no session of it ended in order."""
         seal = await self._value("last_seal", run)
         return None if seal is None else str(seal)
+
+    async def is_sealed(self, run: int) -> bool:
+        """Return whether nothing has happened to *run* since its last seal."""
+        with translated(self.path):
+            return await self._connection.visit(partial(is_sealed, run=run))
+
+    async def take_seal(self, run: int) -> Seal:
+        """Return a seal over what there is of *run* now."""
+        with translated(self.path):
+            return await self._connection.visit(partial(take_seal, run=run))
 
     async def tiers_with_votes(self, run: int, per_tier: int) -> set[int]:
         """Return the tiers that have voted in *run* and its parts, as far as a resume need know.
@@ -321,10 +316,6 @@ class Reader:
         tiers = {int(row[0]) for row in await self.rows("tiers_escalated_with_votes", run, per_tier)}
         first = await self._value("any_vote", run)
         return tiers if first is None else tiers | {int(first) // per_tier}
-
-    async def voters(self, run: int) -> dict[str, int]:
-        """Return the votes of each model in *run* and its parts."""
-        return {row[0]: row[1] for row in await self.rows("voters", run)}
 
     async def absences(self, run: int) -> tuple[Absence, ...]:
         """Return who was left out of *run*, in order."""
@@ -439,11 +430,6 @@ class Reader:
         """Return the steps of *run* with that *key*."""
         return [int(row[0]) for row in await self.rows("steps_called", run, key)]
 
-    async def without_effect(self, run: int) -> list[tuple[int, str, Recorded]]:
-        """Return step, input and decision of each step whose effects are not recorded as done."""
-        rows = await self.rows("without_effect", run)
-        return [(row[0], row[1], Recorded(row[2], row[3], None, None, author=row[4])) for row in rows]
-
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
         """Return what happened to *run* as a whole, in order."""
         return await self.rows("events", run)
@@ -455,6 +441,17 @@ class Reader:
             for row in rows:
                 yield row
             place = rows[-1]["place"] + 1
+
+
+def _at_once(reading: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that waits for nothing."""
+    try:
+        reading.send(None)
+    except StopIteration as done:
+        found: T = done.value
+        return found
+    reading.close()
+    raise RuntimeError("what is read in one visit can wait for nothing but the log")
 
 
 def _run_row(row: sqlite3.Row) -> RunRow:

@@ -1,12 +1,9 @@
-"""Taking the seal of a run at the end of a session, from the rows that are durable."""
+"""The seal of a run, taken from the rows that are durable."""
 
+import sqlite3
 from typing import Final
 
-import anyio
-
-from mdap.journal.reader import Reader
-from mdap.journal.writer import Writer
-from mdap.records import RunEvent
+from mdap.journal.statements import statements
 from mdap.rules.digests import CHAIN_START
 from mdap.rules.seals import (
     EVENT_COLUMNS,
@@ -25,82 +22,48 @@ from mdap.rules.seals import (
     Times,
 )
 
-__all__ = ["Sealer"]
+__all__ = ["is_sealed", "take_seal"]
 
 _LAST: Final = "SELECT kind FROM run_events WHERE run = ?1 AND kind <> ?2 ORDER BY id DESC LIMIT 1"
 
 
-class Sealer:
-    """Takes seals, one at a time.
-
-    Args:
-        writer: of the database.
-        reader: of the same database, and used for nothing else meanwhile: as long as one statement of a
-            connection is under way, all of them see what was there when it began.
-    """
-
-    def __init__(self, writer: Writer, reader: Reader) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._lock = anyio.Lock()
-
-    async def sealed(self, run: int) -> str:
-        """Return the last seal of *run*, after taking one if something has happened since.
-
-        Raises:
-            DatabaseError: the database cannot be written any more.
-        """
-        last = await self._reader.select(_LAST, run, SIGNED)
-        found = await self._reader.seal(run) if last and last[0][0] == SEALED else None
-        if found is None:
-            found = await self.seal(run)
-            await self._writer.flush()
-        return found
-
-    async def seal(self, run: int) -> str:
-        """Make everything appended durable, append a seal over what there is of *run*, and return it.
-
-        Raises:
-            DatabaseError: the database cannot be written any more.
-        """
-        with anyio.CancelScope(shield=True):
-            async with self._lock:
-                await self._writer.flush()
-                seal = await _seal(self._reader, run)
-            self._writer.append(RunEvent(run, SEALED, data=seal.to_dict()))
-        return seal.seal
+def is_sealed(connection: sqlite3.Connection, run: int) -> bool:
+    """Return whether nothing has happened to *run* since its last seal."""
+    last = connection.execute(_LAST, (run, SIGNED)).fetchone()
+    return last is not None and last[0] == SEALED
 
 
-async def _seal(reader: Reader, run: int) -> Seal:
-    events, rest = Lines(), Lines()
-    [row] = await reader.select(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?1", run)
-    events.add(row)
-    async for event in reader.scan(f"SELECT {EVENT_COLUMNS} FROM run_events WHERE run = ?1 ORDER BY id", run):
+def take_seal(connection: sqlite3.Connection, run: int) -> Seal:
+    """Return the seal over what there is of *run*, however many rows that is."""
+    events, rest, parts = Lines(), Lines(), Lines()
+    events.add(connection.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?1", (run,)).fetchone())
+    for event in connection.execute(
+        f"SELECT {EVENT_COLUMNS} FROM run_events WHERE run = ?1 ORDER BY id", (run,)
+    ):
         events.add(event)
-    async for opened in reader.scan(OPEN_STEPS, run):
+    for opened in connection.execute(OPEN_STEPS, (run,)):
         rest.add(opened)
     for statement in REST:
-        async for sample in reader.scan(statement, run):
+        for sample in connection.execute(statement, (run,)):
             rest.add_sample(sample)
-    async for prompt in reader.scan(PROMPTS, run):
+    for prompt in connection.execute(PROMPTS, (run,)):
         rest.add(prompt)
-    last = await reader.rows("last_decision", run)
-    decisions, head = (last[0]["place"] + 1, last[0]["digest"]) if last else (0, CHAIN_START)
-    [(newest,)] = await reader.select(NEWEST)
-    parts = await reader.select(PARTS, run, newest)
-    times = await _times(reader, run)
-    if not parts:
+    last = connection.execute(statements("read")["last_decision"], (run,)).fetchone()
+    decisions, head = (last["place"] + 1, last["digest"]) if last else (0, CHAIN_START)
+    times = _times(connection, run)
+    [newest] = connection.execute(NEWEST).fetchone()
+    part = None
+    for part in connection.execute(PARTS, (run, newest)):
+        parts.add(part)
+    if part is None:
         return Seal(decisions, head, events.digest, rest.digest, times=times)
-    lines = Lines()
-    for part in parts:
-        lines.add(part)
-    return Seal(decisions, head, events.digest, rest.digest, lines.digest, newest, times)
+    return Seal(decisions, head, events.digest, rest.digest, parts.digest, newest, times)
 
 
-async def _times(reader: Reader, run: int) -> str | None:
+def _times(connection: sqlite3.Connection, run: int) -> str | None:
     times = Times()
-    [(last,)] = await reader.select("SELECT max(step) FROM samples WHERE run = ?1", run)
+    [last] = connection.execute("SELECT max(step) FROM samples WHERE run = ?1", (run,)).fetchone()
     for first in range(0, 0 if last is None else last + 1, TIMES_STEPS):
-        for row in await reader.select(TIMES, run, first):
+        for row in connection.execute(TIMES, (run, first)):
             times.add(row)
     return times.digest

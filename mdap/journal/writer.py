@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +10,7 @@ from typing import Any, Final
 import anyio
 
 from mdap.errors import DatabaseError
+from mdap.groups import gathered
 from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.database import Connection, open_writing, transaction
 from mdap.journal.files import Files
@@ -114,7 +115,7 @@ class Writer:
             raise self._error
         await self._done.wait()
 
-    async def begin_run(self, columns: dict[str, Any]) -> int:
+    async def begin_run(self, columns: Mapping[str, Any]) -> int:
         """Insert a row into *runs* at once and return its number.
 
         Args:
@@ -184,7 +185,7 @@ class Writer:
                 self._watch(fact)
 
 
-def _insert(connection: sqlite3.Connection, sql: str, columns: dict[str, Any]) -> int | None:
+def _insert(connection: sqlite3.Connection, sql: str, columns: Mapping[str, Any]) -> int | None:
     with transaction(connection):
         return connection.execute(sql, tuple(columns.values())).lastrowid
 
@@ -205,14 +206,9 @@ async def open_journal(
     """Open the journal at *path*; on leaving, whatever was appended is committed first."""
     async with open_writing(path) as connection:
         writer = Writer(path, connection, watch, every)
-        failure: BaseException | None = None
-        async with anyio.create_task_group() as group:
+        async with gathered() as group:
             group.start_soon(writer.serve)
-            # Raised after the group has closed: the group would wrap it, and the last commit comes first.
             try:
                 yield writer
-            except BaseException as error:
-                failure = error
-            writer.close()
-        if failure is not None:
-            raise failure
+            finally:
+                writer.close()

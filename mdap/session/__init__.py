@@ -1,8 +1,9 @@
 """The only room that knows both the engine and the doors: it wires one `Session`."""
 
 from mdap.session.deciding import settle_step
-from mdap.session.identity import new_run_id, solution_of
+from mdap.session.identity import new_run_id
+from mdap.session.results import read_solution
 from mdap.session.session import Session
 from mdap.session.solving import calibrate, solve, solve_sync
 
-__all__ = ["Session", "calibrate", "new_run_id", "settle_step", "solution_of", "solve", "solve_sync"]
+__all__ = ["Session", "calibrate", "new_run_id", "read_solution", "settle_step", "solve", "solve_sync"]

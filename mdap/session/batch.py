@@ -2,20 +2,22 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
 
-from mdap.errors import DatabaseError, MdapError, StoppedError, reraise, traceback_of
+from mdap.errors import DatabaseError, MdapError, StoppedError, traceback_of
+from mdap.groups import gathered
 from mdap.plugins import task_name
-from mdap.records import Outcome, RunEvent, RunStatus, Solution, StopCause, Totals
+from mdap.records import Outcome, RunStatus, Solution, StopCause, Totals
 from mdap.rules.outcomes import recorded
 from mdap.session.arguments import checked_task
+from mdap.session.ending import work_on
 from mdap.session.identity import RunSpec, as_begun, batch_columns, check_same
+from mdap.session.resources import SessionResources
 from mdap.session.results import with_typed_result
-from mdap.session.running import SessionResources, begin_or_find, run_task
+from mdap.session.running import run_task
 from mdap.tasks import Task
 
 __all__ = ["Batch", "Case"]
@@ -83,8 +85,8 @@ class Batch(AsyncIterator[Solution]):
         in_order: bool = True,
     ) -> None:
         self.run_id = spec.name
-        self._resources = resources
         self._begin = begin
+        self._resources = resources
         self._cases: Iterator[Case] = iter(cases)
         self._spec = spec
         self._in_order = in_order
@@ -94,7 +96,6 @@ class Batch(AsyncIterator[Solution]):
         self._begun = False
         self._over = False
         self._failure: BaseException | None = None
-        self._number = 0
         self._news = anyio.Event()
         self._scope = anyio.CancelScope()
         self.counts = _Counts()
@@ -139,70 +140,49 @@ class Batch(AsyncIterator[Solution]):
         except Exception as error:
             self._failure = error
         finally:
-            with anyio.CancelScope(shield=True), suppress(DatabaseError):
-                await self._resources.writer.flush()
-            self._resources.named.pop(self._number, None)
             self._over = True
             self._news.set()
 
     async def _all(self) -> None:
-        number = await self._open()
-        self._number, self._resources.named[number] = number, self.run_id
-        stopped = True
-        try:
-            async with anyio.create_task_group() as runs:
-                for place, case in enumerate(self._cases):
-                    await self._room.acquire()
-                    if self.counts.stopped:
-                        break
-                    runs.start_soon(self._one, number, place, case)
-            stopped = bool(self.counts.stopped)
-        except BaseExceptionGroup as raised:
-            reraise(raised.exceptions[0])
-        finally:
-            # Unless every case was looked at, the batch can be taken up again.
-            kind = "stopped" if stopped else "finished"
-            data: dict[str, Any] = {"result": self.counts.result(), "outcome": self.counts.outcome()}
-            if stopped:
-                data["stop_cause"] = str(self.counts.stop_cause or StopCause.INTERRUPTED)
-            if self._resources.writer.usable:
-                self._resources.writer.append(RunEvent(number, kind, data=data))
-                # Whether this could be written, the next flush tells.
-                with suppress(DatabaseError):
-                    await self._resources.sealer.seal(number)
+        resources, spec = self._resources, self._spec
+        row = await resources.reader.run(self.run_id)
+        spec = replace(spec, voting=as_begun(spec.voting, row), known=row is not None)
+        columns = batch_columns(spec, resources.models.about)
+        start = await resources.runs.begin(columns, known=spec.known)
+        async with work_on(resources, start.number, self.run_id, record=False) as ended:
+            if start.row is not None:
+                check_same(start.row, columns)
+            spec.progress.add(start.totals)
+            spec.presence.voted.update(start.tiers)
+            ended.reason = None
+            ended.begin(resources, start)
+            try:
+                # A case that must not begin is told so as well.
+                await resources.endpoint_probe.pass_on(start.number, start.options)
+                async with gathered() as runs:
+                    for place, case in enumerate(self._cases):
+                        await self._room.acquire()
+                        if self.counts.stopped:
+                            break
+                        own = replace(spec, name=f"{self.run_id}/{place}", parent=start.number)
+                        runs.start_soon(self._one, own, place, case)
+                # Unless every case was looked at, the batch can be taken up again.
+                if not self.counts.stopped:
+                    ended.status, ended.cause = RunStatus.FINISHED, None
+            finally:
+                ended.cause = ended.cause and (self.counts.stop_cause or ended.cause)
+                ended.data = {"result": self.counts.result(), "outcome": self.counts.outcome()}
 
-    async def _open(self) -> int:
-        """Return the number of the batch's own row."""
-        row = await self._resources.reader.run(self.run_id)
-        self._spec = replace(self._spec, voting=as_begun(self._spec.voting, row))
-        columns = batch_columns(self._spec, self._resources.models.about)
-        if row is None:
-            number, row = await begin_or_find(self._resources, columns)
-        if row is not None:
-            check_same(row, columns)
-            number = row.number
-            self._spec.progress.add(await self._resources.reader.totals(number))
-            tiers = await self._resources.reader.tiers_with_votes(number, self._spec.voting.samples_allowed)
-            self._spec.presence.voted.update(tiers)
-        self._resources.writer.append(
-            RunEvent(number, "started" if row is None else "resumed", data=self._resources.about())
-        )
-        await self._resources.endpoint_probe.pass_on(number)  # a case that must not begin is told so as well
-        return number
-
-    async def _one(self, batch: int, place: int, case: Case) -> None:
-        name = f"{self.run_id}/{place}"
+    async def _one(self, spec: RunSpec, place: int, case: Case) -> None:
         try:
             if isinstance(case, MdapError):
                 raise case
             task = checked_task(case)
-            row = await self._resources.reader.run(name)
-            spec = replace(self._spec, name=name, row=row, parent=batch)
             solution = with_typed_result(task, await run_task(self._resources, task, spec))
         except DatabaseError:
             raise
         except MdapError as error:
-            solution = _not_run(name, case, error, self._spec.voting.k)
+            solution = _not_run(spec.name, case, error, spec.voting.k)
         self.counts.add(solution)
         self._ready[place] = solution
         self._news.set()

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -13,19 +12,21 @@ from mdap.engine.guarded import length_of
 from mdap.engine.opening import Progress
 from mdap.engine.recording import RunConfig
 from mdap.engine.run import decide
-from mdap.errors import DatabaseError, PluginError, UsageError
+from mdap.errors import UsageError
+from mdap.journal.runs import RunStart
 from mdap.plugins import task_name
-from mdap.records import Calibration, Projection, RunEvent, StopCause
+from mdap.records import Calibration, Projection, StopCause
 from mdap.rules.calibration import Measured, Poll, measure, spread_of
+from mdap.rules.ledger import Ledger
 from mdap.rules.methods import check_methods
 from mdap.rules.parameters import as_resumed
 from mdap.rules.projection import Counts, estimated_samples, estimated_seconds, scaled
+from mdap.rules.robust_estimate import law
 from mdap.rules.scaling import minimal_k, run_success
-from mdap.session.ending import Ending
-from mdap.session.findings import findings_of
+from mdap.session.ending import Ending, work_on
 from mdap.session.identity import RunSpec, run_columns
-from mdap.session.running import SessionResources, begin_or_find
-from mdap.settings import VotingSettings
+from mdap.session.resources import SessionResources
+from mdap.settings import Robust, VotingSettings
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["CalibrationRequest", "calibrate_task"]
@@ -35,6 +36,11 @@ CONSENSUS_MARGIN: Final = 8
 
 SAMPLES_PER_STEP: Final = 4
 """Samples of a step whose right answer is known: few, so that many steps are seen."""
+
+_MANY_FLAGS: Final = 0.2
+_HALF: Final = 0.5
+# Hard steps, as they are taken to be: anything above a half.
+_HARD: Final = (0.55, 0.65, 0.75, 0.85, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +90,18 @@ async def calibrate_task(
     )
     subject = _Subject(task_name(task), task, _sampled(voting, oracle=oracle), oracle, source)
     spec = RunSpec(name=request.name, voting=subject.voting, kind="calibration")
-    number, other = await begin_or_find(resources, run_columns(task, spec, resources.models.about))
-    if other is not None:
+    columns = run_columns(task, spec, resources.models.about)
+    start = await resources.runs.begin(columns, known=False)
+    if start.row is not None:
+        if start.record is None:
+            await resources.runs.release(start.number)
         raise taken
-    resources.claims.take(number, request.name)
-    resources.named[number] = request.name
-    try:
-        return await _calibrate(resources, number, request, subject, steps)
-    finally:
-        with anyio.CancelScope(shield=True), suppress(DatabaseError):
-            await resources.writer.flush()
-        resources.claims.drop(number)
-        del resources.named[number]
+    async with work_on(resources, start.number, request.name, record=False) as ended:
+        ended.begin(resources, start)
+        made = await _calibrate(resources, start, request, subject, steps, ended)
+    if ended.error is not None and "result" not in ended.data:
+        raise ended.error
+    return made
 
 
 def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
@@ -106,47 +112,36 @@ def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
 
 
 async def _calibrate(
-    resources: SessionResources, number: int, request: CalibrationRequest, subject: _Subject, steps: Subjects
+    resources: SessionResources,
+    start: RunStart,
+    request: CalibrationRequest,
+    subject: _Subject,
+    steps: Subjects,
+    ended: Ending,
 ) -> Calibration:
     """Sample, record, and return what comes of it."""
-    progress = Progress()
+    progress, number = Progress(), start.number
     resources.limit_changes.running.add(number)
-    resources.writer.append(RunEvent(number, "started", data=resources.about()))
-    ended = Ending()
-    try:
-        refusal = await resources.endpoint_probe.pass_on(number)
-        wanted = Wanted(request.samples, resources.models.most, subject.oracle)
-        rules = _rules(resources, number, subject)
-        work = CalibrationSampler(subject.name, steps, wanted, rules, resources.writer, progress)
-        if refusal is not None:
-            ended.stop(refusal, StopCause.PROVIDER)
-        else:
-            await _surveyed(resources, work, ended)
-        await resources.writer.flush()
-        seconds = ended.data["seconds"] = ended.seconds
-        made = await _calibration(resources, number, request, subject, work.polls)
-        made = replace(
-            made,
-            status=ended.status,
-            reason=ended.reason,
-            failed_attempts=progress.failed_attempts,
-            seconds=seconds,
-        )
-        ended.data["result"] = made.to_dict()
-        return made
-    except PluginError as error:
-        ended.fail(error)
-        raise
-    except Exception as error:
-        ended.crash(error)
-        raise
-    finally:
-        resources.limit_changes.tell()
-        resources.limit_changes.running.discard(number)
-        if resources.writer.usable:
-            resources.writer.append(ended.event(number))
-            with suppress(DatabaseError):
-                await resources.sealer.seal(number)
+    refusal = await resources.endpoint_probe.pass_on(number, start.options)
+    wanted = Wanted(request.samples, resources.models.most, subject.oracle)
+    rules = _rules(resources, number, subject)
+    work = CalibrationSampler(subject.name, steps, wanted, rules, resources.writer, progress)
+    if refusal is not None:
+        ended.stop(refusal, StopCause.PROVIDER)
+    else:
+        await _surveyed(resources, work, ended)
+    await resources.writer.flush()
+    seconds = ended.data["seconds"] = ended.seconds
+    made = await _calibration(resources, number, request, subject, work.polls)
+    made = replace(
+        made,
+        status=ended.status,
+        reason=ended.reason,
+        failed_attempts=progress.failed_attempts,
+        seconds=seconds,
+    )
+    ended.data["result"] = made.to_dict()
+    return made
 
 
 def _rules(resources: SessionResources, number: int, subject: _Subject) -> RunConfig:
@@ -194,7 +189,7 @@ async def _calibration(
         projection=_projection(resources, made, found, took, (length, cost)),
         cost_usd=cost,
     )
-    return replace(made, findings=findings_of(made, found))
+    return replace(made, findings=_findings(made, found))
 
 
 class _Took(NamedTuple):
@@ -273,3 +268,114 @@ def _counted(
         hard_share=found.hard_share,
         target=request.target,
     )
+
+
+# -- what it means, in words ----------------------------------------------------------------------
+
+
+def _findings(made: Calibration, found: Measured) -> tuple[str, ...]:
+    """Return what a reader should know, a sentence each, the gravest first.
+
+    Args:
+        made: the calibration as far as it is known.
+        found: what the samples add up to.
+    """
+    return tuple(
+        sentence
+        for sentence in (
+            _hopeless(made),
+            _hard(made, found),
+            _below(found),
+            _robust(made, found),
+            _collisions(made, found),
+            _consensus(made),
+            _length(made),
+            _flags(made),
+            _first_steps(made),
+        )
+        if sentence
+    )
+
+
+def _hopeless(made: Calibration) -> str:
+    if made.error_bound < 0.5:
+        return ""
+    return (
+        f"no k reaches the target: {made.error_rate.value:.1%} of the votes are wrong, and it may be "
+        f"{made.error_bound:.1%}; voting only helps below half, so take a better model, smaller steps, "
+        "or more samples to know it better"
+    )
+
+
+def _hard(made: Calibration, found: Measured) -> str:
+    if not found.uneven:
+        return "errors look independent: no step stands out as harder than others"
+    told = f"steps are not equally hard: about {max(found.hard_share, 1e-4):.2%} of them are hard"
+    if made.length is None:
+        return f"{told}, and on a hard step voting can agree on a wrong answer"
+    hard = found.hard_share * made.length
+    return (
+        f"{told}, some {hard:,.0f} of {made.length:,}; one k for all steps does not reach the target then: "
+        "use -k robust, and views of the step, another model beside this one, or smaller steps"
+    )
+
+
+def _below(found: Measured) -> str:
+    if not found.minority:
+        return ""
+    are = "step has" if found.minority == 1 else "steps have"
+    return (
+        f"{found.minority:,} of {found.steps:,} {are} more wrong votes than right ones, and may be below any "
+        "floor of -k robust: votes cannot see a step on which the model is wrong more often than right"
+    )
+
+
+def _robust(made: Calibration, found: Measured) -> str:
+    if made.length is None or made.error_rate.value >= _HALF:
+        return ""
+    rung = Ledger(Robust(target=made.target, length=made.length)).ladder.first
+    hard = sum(law(rung, p).contested for p in _HARD) / len(_HARD)
+    usual = law(rung, 1 - max(made.error_rate.value - found.hard_share / 4, 0.0)).contested
+    share = (1 - found.hard_share) * usual + found.hard_share * hard
+    return (
+        f"with -k robust and a floor of 0.6, about {share * made.length:,.1f} of {made.length:,} steps would "
+        f"be contested, from m = {rung.margin}"
+    )
+
+
+def _collisions(made: Calibration, found: Measured) -> str:
+    if not found.collide:
+        return ""
+    return (
+        f"on {made.collisions:,} steps the first two votes agree on a wrong answer, where independent errors "
+        f"would do so on {made.collisions_expected:.2g} at most"
+    )
+
+
+def _consensus(made: Calibration) -> str:
+    if made.truth == "oracle":
+        return ""
+    undecided = f"; {made.undecided:,} steps found no winner and are left out" if made.undecided else ""
+    return (
+        "the task has no oracle, so winners of races stand for the truth: agreement on a wrong answer is not "
+        f"seen; with independent errors that hides at most {made.bias_bound:.2%} of the votes{undecided}"
+    )
+
+
+def _length(made: Calibration) -> str:
+    if made.length is not None:
+        return ""
+    return "the task's length is unknown: for k, cost and time give it to `mdap plan` with these rates"
+
+
+def _flags(made: Calibration) -> str:
+    if made.valid_rate.value >= 1 - _MANY_FLAGS:
+        return ""
+    reason = next(iter(made.red_flags))
+    return f"{1 - made.valid_rate.value:.0%} of the samples are red-flagged, most for: {reason}"
+
+
+def _first_steps(made: Calibration) -> str:
+    if not made.source.startswith("pilot"):
+        return ""
+    return "only the first steps were seen: calibrate after a run, or define sample_state for a chain"

@@ -1,13 +1,14 @@
 """How sure one can be of a run, and which of its decisions to look at first: read from its rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mdap.journal.reader import Reader, RunRow
-from mdap.records import Certificate, Outcome, RunStatus
+from mdap.records import Certificate, Outcome, RunStatus, TallyShape
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.outcomes import JUDGED, outcome_of
 
-__all__ = ["Doubt", "certificate_of", "most_doubtful", "outcome_in"]
+__all__ = ["Doubt", "certificate_of", "certified", "most_doubtful", "outcome_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,23 @@ class Doubt:
 
 
 async def certificate_of(reader: Reader, run: int) -> Certificate | None:
-    """Return how sure one can be of the decisions of *run*.
+    """Return how sure one can be of the decisions of *run*; see `certified`."""
+    return certified(await reader.tallies(run), await reader.escalations(run), await reader.settled(run))
+
+
+def certified(shapes: Sequence[TallyShape], escalations: int, settled: int) -> Certificate | None:
+    """Return how sure one can be of decisions.
+
+    Args:
+        shapes: the tallies of those that votes made, counted.
+        escalations: how many steps went to another tier of models.
+        settled: how many a person settled.
 
     Returns:
         None where the votes say nothing: without decisions, at k = 1, and after an escalation, whose votes
         come from several models, each with an error rate of its own.
     """
-    if await reader.escalations(run):
-        return None
-    certificate = certify(await reader.tallies(run))
-    settled = await reader.settled(run)
+    certificate = None if escalations else certify(shapes)
     if certificate is None or not settled:
         return certificate
     steps = "1 step was" if settled == 1 else f"{settled:,} steps were"

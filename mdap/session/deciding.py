@@ -11,7 +11,7 @@ from mdap.engine.recording import RunConfig
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
-from mdap.journal.sealing import Sealer
+from mdap.journal.runs import append_seal
 from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_recorded, make_task
 from mdap.records import RunEvent, RunStatus, StopCause, encodable
@@ -72,7 +72,7 @@ async def settle_step(  # noqa: PLR0913 - the public face: keywords, each of the
             async with open_journal(path) as journal:
                 await _settle(reader, journal, row, task, decision)
                 journal.append(*_settled(row, decision))
-                await Sealer(journal, reader).seal(row.number)
+                await append_seal(journal, reader, row.number)
                 await journal.flush()
         finally:
             claims.close()

@@ -1,15 +1,20 @@
-"""How a run ended, and what is recorded of it: status, sentence, cause, and the traceback of foreign code."""
+"""How work on a run ends, and what is recorded of it, whatever ends it."""
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from mdap.engine.decider import Decider
-from mdap.errors import MdapError, told, traceback_of
+from mdap.errors import DatabaseError, MdapError, PluginError, told, traceback_of
+from mdap.journal.runs import RunRecord, RunStart
 from mdap.records import RunEvent, RunStatus, StopCause
 from mdap.rules.redflags import clean_text
+from mdap.session.resources import SessionResources
+from mdap.tracing import RunTrace
 
-__all__ = ["Ending"]
+__all__ = ["Ending", "work_on"]
 
 
 @dataclass(slots=True)
@@ -22,6 +27,8 @@ class Ending:
         cause: the same as one word.
         error: what ended it; None for nothing that was raised.
         data: what else to record.
+        begun: whether it is on record that the run was taken up.
+        record: what is on record of the run, once that is.
     """
 
     status: RunStatus = RunStatus.STOPPED
@@ -29,7 +36,15 @@ class Ending:
     cause: StopCause | None = StopCause.INTERRUPTED
     error: Exception | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    begun: bool = False
+    record: RunRecord | None = None
     _started: float = field(default_factory=time.monotonic)
+
+    def begin(self, resources: SessionResources, start: RunStart) -> None:
+        """Record that the run is taken up."""
+        kind = "started" if start.row is None else "resumed"
+        resources.writer.append(RunEvent(start.number, kind, data=resources.about()))
+        self.begun = True
 
     def take(self, race: Decider) -> None:
         """Take over how *race* ended."""
@@ -42,17 +57,12 @@ class Ending:
 
     def fail(self, error: MdapError) -> None:
         """Note that the code of a task or of a provider failed."""
-        self.status, self.reason, self.cause, self.error = (
-            RunStatus.FAILED,
-            str(error),
-            StopCause.ERROR,
-            error,
-        )
+        self.stop(str(error), StopCause.ERROR)
+        self.status, self.error = RunStatus.FAILED, error
 
     def crash(self, error: Exception) -> None:
         """Note an error that the run is not the place to handle."""
-        reason = str(error) if isinstance(error, MdapError) else told(error)
-        self.stop(reason, StopCause.ERROR)
+        self.stop(str(error) if isinstance(error, MdapError) else told(error), StopCause.ERROR)
         self.error = error
 
     @property
@@ -69,3 +79,54 @@ class Ending:
         if trace is not None:
             data["traceback"] = clean_text(trace)
         return RunEvent(run, str(self.status), self.reason or None, data=data)
+
+
+@asynccontextmanager
+async def work_on(
+    resources: SessionResources, run: int, name: str, trace: RunTrace | None = None, *, record: bool = True
+) -> AsyncIterator[Ending]:
+    """Work on a run that was begun; record how that ends, seal the run, and give it back.
+
+    A failure of a task's or a provider's own code ends the run, and is not raised.
+
+    Args:
+        resources: what the session's runs share.
+        run: its number.
+        name: its id.
+        trace: its spans; None for none.
+        record: whether to read what is on record of the run in the end.
+
+    Raises:
+        DatabaseError: the database cannot be written any more.
+    """
+    ended = Ending()
+    resources.named[run] = name
+    try:
+        try:
+            yield ended
+        except PluginError as error:
+            if not ended.begun:
+                raise
+            ended.fail(error)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                ended.crash(error)
+            with suppress(DatabaseError):  # which was the error, or else what follows from it
+                await _end(resources, run, ended, trace, record=False)
+            raise
+        await _end(resources, run, ended, trace, record=record)
+    finally:
+        await resources.runs.release(run)
+        resources.named.pop(run, None)  # of a batch that was asked for twice
+
+
+async def _end(
+    resources: SessionResources, run: int, ended: Ending, trace: RunTrace | None, *, record: bool
+) -> None:
+    if not ended.begun:
+        return
+    resources.limit_changes.tell()
+    resources.limit_changes.running.discard(run)
+    if trace is not None:
+        trace.ended(ended.status, ended.cause)
+    ended.record = await resources.runs.end(ended.event(run), record=record)

@@ -6,7 +6,6 @@ from typing import Any
 import anyio
 
 from mdap.engine.budget_guard import BudgetGuard
-from mdap.journal.reader import Reader
 from mdap.journal.writer import Writer
 from mdap.providers.paced import Paced
 from mdap.providers.probe import Findings, probe
@@ -15,6 +14,8 @@ from mdap.rules.money import cost_of
 from mdap.session.models import Models
 
 __all__ = ["EndpointProbe"]
+
+Options = Mapping[str, Mapping[str, Any]]
 
 
 class EndpointProbe:
@@ -26,33 +27,29 @@ class EndpointProbe:
         models: the models of the session.
         budget_guard: what pays for the probe.
         writer: where findings are recorded.
-        reader: where they are found again.
         ask: whether to probe; without that, only what is on record is used.
     """
 
-    def __init__(
-        self, models: Models, budget_guard: BudgetGuard, writer: Writer, reader: Reader, *, ask: bool
-    ) -> None:
+    def __init__(self, models: Models, budget_guard: BudgetGuard, writer: Writer, *, ask: bool) -> None:
         self._models = models
         self._budget_guard = budget_guard
         self._writer = writer
-        self._reader = reader
         self._ask = ask
         self._lock = anyio.Lock()
         self._begun = False
         self._found: list[tuple[Paced, Findings]] = []
 
-    async def pass_on(self, run: int, *, part: bool = False) -> str | None:
+    async def pass_on(self, run: int, recorded: Options, *, part: bool = False) -> str | None:
         """Record with *run* what was found; return why it must not begin, or None if it may.
 
         What the probe cost is recorded once, with the first run.
 
         Args:
             run: the number of the run.
+            recorded: by model, the options that were found when it began.
             part: whether it is a part of another run, with which everything is recorded.
         """
         async with self._lock:
-            recorded = {} if part and self._begun else await self._reader.options_found(run)
             if not self._begun:
                 self._adopt(recorded)
                 if self._ask:
@@ -69,7 +66,7 @@ class EndpointProbe:
                 refusal = f"{warnings[-1]}; turn it off, or allow it with -M allow_duplicates=true"
         return refusal
 
-    def _adopt(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+    def _adopt(self, recorded: Options) -> None:
         for member in self._models.members:
             if member.dialect is not None:
                 member.dialect.adopt(recorded.get(member.name, {}))
@@ -100,7 +97,7 @@ class EndpointProbe:
             self._budget_guard.spent_before(usd, given + made)
 
 
-def _changes(findings: Findings, recorded: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _changes(findings: Findings, recorded: Options) -> list[str]:
     """Return a warning if the endpoint is not asked any more as it was when the run began."""
     before = recorded.get(findings.model, {})
     changes = [

@@ -10,7 +10,7 @@ from mdap.journal.claims import is_claimed
 from mdap.journal.facts import Cursor, Facts
 from mdap.records import Event
 from mdap.session.listening import LOOK
-from mdap.session.running import SessionResources
+from mdap.session.resources import SessionResources
 
 __all__ = ["follow"]
 

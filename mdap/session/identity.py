@@ -4,23 +4,19 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from mdap._version import __version__
 from mdap.engine.opening import Progress
 from mdap.engine.pilot import Pilot
 from mdap.errors import UsageError
-from mdap.journal.reader import Reader, RunRow
+from mdap.journal.reader import RunRow
 from mdap.plugins import OBJECT, former_name, task_name
-from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
-from mdap.rules.ledger import guarantee_of
-from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.rules.parameters import version_of
 from mdap.rules.parts import LONGEST_ID
 from mdap.rules.presence import Presence
-from mdap.session.certifying import certificate_of
 from mdap.session.listening import Listener
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
@@ -35,7 +31,6 @@ __all__ = [
     "new_run_id",
     "not_alone",
     "run_columns",
-    "solution_of",
 ]
 
 
@@ -47,6 +42,7 @@ class RunSpec:
         name: the run's id.
         voting: how steps are decided.
         row: the run's row if it exists already.
+        known: whether it is likely to exist, though nobody has looked.
         kind: run or pilot.
         parent: the run of which it is a part.
         depth: how many tasks it is nested in.
@@ -62,6 +58,7 @@ class RunSpec:
     name: str
     voting: VotingSettings
     row: RunRow | None = None
+    known: bool = False
     kind: str = "run"
     parent: int | None = None
     depth: int = 0
@@ -244,35 +241,3 @@ def not_alone(row: RunRow) -> str:
         again = f"solve its tasks again under its name, `mdap run --inputs ... --run-id {row.run_id}`"
         return f"{row.run_id} is a batch: to go on, {again}"
     return f"{row.run_id} is a {row.kind}: to go on, give the command of its run again"
-
-
-async def solution_of(reader: Reader, row: RunRow) -> Solution:
-    """Return what the run in *row* came to so far, from its rows alone."""
-    totals = await reader.totals(row.number)
-    reason, data = await reader.ending(row.number)
-    certificate = await certificate_of(reader, row.number)
-    if certificate is not None and len(set(row.provider["models"])) > 1:
-        certificate = replace(certificate, voters=await reader.voters(row.number))
-    finished = row.status is RunStatus.FINISHED
-    undecided = data.get("undecided", 0) if finished else 0
-    judged = finished and row.kind in JUDGED
-    return Solution(
-        run_id=row.run_id,
-        task=row.task,
-        status=row.status,
-        outcome=outcome_of(row.outcome, certificate, undecided) if judged else None,
-        result=data.get("result") if finished else None,
-        reason=reason,
-        stop_cause=row.stop_cause,
-        traceback=None if row.stop_cause is None else data.get("traceback"),
-        totals=totals,
-        k=row.k,
-        cost_usd=await reader.cost(row.number),
-        seconds=await reader.seconds(row.number),
-        certificate=certificate,
-        digest=await reader.head_digest(row.number),
-        seal=await reader.seal(row.number),
-        guarantee=guarantee_of(VotingSettings.recorded(row.settings), await reader.paid(row.number)),
-        warnings=(*await reader.warnings(row.number), *(certificate.warnings if certificate else ())),
-        undecided=undecided,
-    )

@@ -18,7 +18,8 @@ from mdap.rules.certificate import error_upper_bound
 from mdap.rules.scaling import minimal_k
 from mdap.session.identity import RunSpec, lasting
 from mdap.session.promising import promising
-from mdap.session.running import WITHHELD, SessionResources, run_task
+from mdap.session.resources import SessionResources
+from mdap.session.running import WITHHELD, run_task
 from mdap.settings import VotingSettings, explain
 from mdap.tasks import Task
 

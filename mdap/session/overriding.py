@@ -21,7 +21,7 @@ from mdap.engine.voting import Race
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
-from mdap.journal.sealing import Sealer
+from mdap.journal.runs import append_seal
 from mdap.journal.writer import Writer, open_journal
 from mdap.records import NOTED, Decided, RunEvent, StepOpened, StopCause
 from mdap.rules.digests import CHAIN_START, chain_digest
@@ -108,7 +108,7 @@ async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDec
                 await _TakeOver(reader, journal, taken, number).run(over)
             await journal.flush()
             for number in numbers:
-                await Sealer(journal, reader).seal(number)
+                await append_seal(journal, reader, number)
             await journal.flush()
         finally:
             claims.close()

@@ -1,16 +1,58 @@
-"""The result of a run as a value of the type that its task declares."""
+"""What a run came to, and its result as a value of the type that its task declares."""
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from mdap.journal.reader import Reader, RunRow
+from mdap.journal.runs import RunRecord, record_of
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
+from mdap.rules.ledger import guarantee_of
+from mdap.rules.outcomes import JUDGED, outcome_of
+from mdap.session.certifying import certified
+from mdap.settings import VotingSettings
 from mdap.tasks import Task, result_type_of
 
-__all__ = ["with_typed_result"]
+__all__ = ["read_solution", "solution_of", "with_typed_result"]
+
+
+async def read_solution(reader: Reader, row: RunRow) -> Solution:
+    """Return what the run in *row* came to so far, from its rows alone."""
+    return solution_of(await reader.visit(partial(record_of, row=row)))
+
+
+def solution_of(record: RunRecord) -> Solution:
+    """Return what a run came to so far, from what is on record of it."""
+    row, data = record.row, record.data
+    certificate = certified(record.shapes, record.escalations, record.settled)
+    if certificate is not None and record.voters:
+        certificate = replace(certificate, voters=record.voters)
+    finished = row.status is RunStatus.FINISHED
+    undecided = data.get("undecided", 0) if finished else 0
+    judged = finished and row.kind in JUDGED
+    return Solution(
+        run_id=row.run_id,
+        task=row.task,
+        status=row.status,
+        outcome=outcome_of(row.outcome, certificate, undecided) if judged else None,
+        result=data.get("result") if finished else None,
+        reason=record.reason,
+        stop_cause=row.stop_cause,
+        traceback=None if row.stop_cause is None else data.get("traceback"),
+        totals=record.totals,
+        k=row.k,
+        cost_usd=record.cost,
+        seconds=record.seconds,
+        certificate=certificate,
+        digest=record.digest,
+        seal=record.seal,
+        guarantee=guarantee_of(VotingSettings.recorded(row.settings), record.paid),
+        warnings=(*record.warnings, *(certificate.warnings if certificate else ())),
+        undecided=undecided,
+    )
 
 
 def with_typed_result(task: Task, solution: Solution[Any]) -> Solution[Any]:

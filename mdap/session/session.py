@@ -2,76 +2,45 @@
 
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
-    Coroutine,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
 import anyio
-from anyio.abc import TaskGroup
 
-from mdap.audit.queue import Ruling, Settled, Waiting
-from mdap.engine.budget_guard import BudgetGuard
 from mdap.engine.opening import Progress
 from mdap.errors import PluginError, UsageError
-from mdap.journal.claims import Claims
-from mdap.journal.reader import RunRow, open_log
-from mdap.journal.sealing import Sealer
-from mdap.journal.writer import open_journal
-from mdap.observe import Watch
+from mdap.journal.reader import RunRow
 from mdap.plugins import make_recorded, make_task
 from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Event, RunStatus, Solution
-from mdap.rules.canonical import canonical
 from mdap.rules.parameters import as_resumed
 from mdap.session.arguments import check_cases, check_run, check_session, check_share, checked_task
 from mdap.session.batch import Batch, Case
 from mdap.session.calibrating import CalibrationRequest, calibrate_task
-from mdap.session.desk import Desk
-from mdap.session.endpoint_probe import EndpointProbe
-from mdap.session.following import follow
-from mdap.session.hosting import Host
-from mdap.session.identity import (
-    RunSpec,
-    as_begun,
-    checked_run_id,
-    new_name,
-    new_run_id,
-    not_alone,
-    solution_of,
-)
-from mdap.session.limit_changes import LimitChangeRecorder
+from mdap.session.identity import RunSpec, as_begun, checked_run_id, new_name, new_run_id, not_alone
 from mdap.session.listening import Listener
 from mdap.session.margins import K, batch_margin, ended_without_result, with_k, with_margin
-from mdap.session.models import Models
-from mdap.session.replay import as_recorded
+from mdap.session.models import roster_of
+from mdap.session.opened import OpenSession, left, row_of
+from mdap.session.resources import SessionSetup
 from mdap.session.results import with_typed_result
-from mdap.session.roster import roster_of
-from mdap.session.running import SessionResources, run_task
+from mdap.session.running import run_task
 from mdap.session.signatures import Model, Resulting, RunSettings, Solving
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Task
-from mdap.tracing import tracing
 
 __all__ = ["Session"]
 
 R = TypeVar("R")
 
-_NOT_OPEN: Final = (
-    "this session is not open: write `async with mdap.Session(...) as session:`, and use it in that block"
-)
-_CLOSED: Final = "this session is closed: use it within its `async with` block, or open another one"
 
-
-class Session:
+class Session(OpenSession):
     """Decide tasks with one model, one database and one set of limits, which all its runs share.
 
     Use it as ``async with mdap.Session(...) as session``, or call `open` and `close`. Any task of the same
@@ -128,123 +97,20 @@ class Session:
             speculate=speculate,
             on_dead=on_dead,
         )
-        self.path = Path(db)
-        self._roster = roster_of(model, escalate_to)
-        self._options = dict(options or {})
-        self._limits = limits or Limits()
-        self._budget = budget or Budget()
-        self._prices = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
-        self._speculate = Speculate(speculate)
-        self._on_dead = OnDead(on_dead)
+        setup = SessionSetup(
+            path=Path(db),
+            roster=roster_of(model, escalate_to),
+            options=dict(options or {}),
+            limits=limits or Limits(),
+            budget=budget or Budget(),
+            prices=read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {}),
+            speculate=Speculate(speculate),
+            on_dead=OnDead(on_dead),
+            log=log,
+            tracer_provider=tracer_provider,
+        )
+        super().__init__(setup)
         self._record_prompts = record_prompts
-        self._log = log
-        self._tracer_provider = tracer_provider
-        self._host: Host[tuple[SessionResources, TaskGroup]] | None = None
-
-    def __repr__(self) -> str:
-        models = ", ".join((*self._roster.models, *(f"then {model}" for model in self._roster.escalate_to)))
-        state = "not open" if self._host is None else "closed" if self._host.closing else "open"
-        return f"<mdap.Session of {models} on {self.path}, {state}>"
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(self, *raised: object) -> None:
-        await self.close()
-
-    async def open(self) -> None:
-        """Open the database and the models; `async with` does it for you.
-
-        Raises:
-            UsageError: the session is open already, or a model is not available.
-            DatabaseError: the file is not an mdap database, or cannot be written.
-        """
-        if self._host is not None and not self._host.closing:
-            raise UsageError("this session is open already: open it once, and share it")
-        self._host = Host(self._opened_resources)
-        await self._host.open()
-
-    async def close(self) -> None:
-        """Stop the runs of the session, resumably, and close its connections; `async with` does it for you.
-
-        A model that was given as an object stays open.
-        """
-        if self._host is not None:
-            await self._host.close()
-
-    @asynccontextmanager
-    async def _opened_resources(self) -> AsyncIterator[tuple[SessionResources, TaskGroup]]:
-        roster = self._roster
-        known = await as_recorded(roster.models, roster.escalate_to, self._options, self.path)
-        roster = roster._replace(models=known[0], escalate_to=known[1])
-        models = Models.load(roster, self._options, self._limits, self._prices, self.path)
-        models.check_budget(self._budget)
-        claims = Claims(self.path)
-        named: dict[int, str] = {}
-        watch = Watch(named, configured=self._log)
-        try:
-            async with (
-                open_journal(self.path, watch, watch.every) as writer,
-                open_log(self.path) as reader,
-                open_log(self.path) as scanner,
-                anyio.create_task_group() as group,
-            ):
-                limit_changes = LimitChangeRecorder(models.names, models.gates, writer)
-                for place, gate in enumerate(models.gates):
-                    group.start_soon(gate.serve)
-                    group.start_soon(limit_changes.follow, place)
-                budget_guard = BudgetGuard(self._budget, models.prices)
-                resources = SessionResources(
-                    models=models,
-                    budget_guard=budget_guard,
-                    writer=writer,
-                    reader=reader,
-                    sealer=Sealer(writer, scanner),
-                    claims=claims,
-                    limits=self._limits,
-                    budget=self._budget,
-                    speculate=self._speculate,
-                    on_dead=self._on_dead,
-                    limit_changes=limit_changes,
-                    endpoint_probe=EndpointProbe(
-                        models, budget_guard, writer, reader, ask=self._limits.probe
-                    ),
-                    named=named,
-                    tracing=tracing(self._tracer_provider),
-                )
-                yield resources, group
-                group.cancel_scope.cancel()
-        finally:
-            claims.close()
-            with anyio.CancelScope(shield=True):
-                await models.provider.aclose()
-
-    @property
-    def _resources(self) -> SessionResources:
-        return self._opened.value[0]
-
-    @property
-    def _opened(self) -> Host[tuple[SessionResources, TaskGroup]]:
-        if self._host is None:
-            raise UsageError(_NOT_OPEN)
-        if self._host.closing:
-            raise UsageError(_CLOSED)
-        return self._host
-
-    def _begin(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._opened.value[1].start_soon(act)
-
-    @contextmanager
-    def _visit(self) -> Iterator[SessionResources]:
-        """Use the session within the block; refuse what it does if the session is closed meanwhile."""
-        scope = anyio.CancelScope()
-        with self._opened.visit(scope) as (resources, _), scope:
-            yield resources
-        if scope.cancelled_caught:
-            raise UsageError(_CLOSED)
-
-    # -- the face ----------------------------------------------------------------------------------
 
     @overload
     async def solve(self, task: Solving[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
@@ -320,15 +186,15 @@ class Session:
         check_share(target=target, floor=floor)
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         listener = None if on_event is None else Listener(on_event)
-
-        async def drive(resources: SessionResources) -> Solution[Any]:
-            row = await _row(resources, name)
-            how, begun = self._voting(voting, row), progress or Progress()
-            spec = RunSpec(name=name, voting=how, row=row, progress=begun, listener=listener)
-            spec = await with_margin(resources, task, spec, k, (target, floor))
-            return with_typed_result(task, await run_task(resources, task, spec))
-
-        return await self._driven(name, drive)
+        scope = anyio.CancelScope()
+        with self._opened.visit(scope) as resources:
+            with scope:
+                row = None if run_id is None else await row_of(resources, name)
+                how, begun = self._voting(voting, row), progress or Progress()
+                spec = RunSpec(name=name, voting=how, row=row, progress=begun, listener=listener)
+                spec = await with_margin(resources, task, spec, k, (target, floor))
+                return with_typed_result(task, await run_task(resources, task, spec))
+            return await left(resources, name)
 
     def _voting(self, voting: VotingSettings | None, row: RunRow | None = None) -> VotingSettings:
         """Return how steps are decided; where nobody says whether to record prompts, as the run began."""
@@ -336,19 +202,6 @@ class Session:
         if voting.record_prompts is None:
             voting = voting.model_copy(update={"record_prompts": self._record_prompts})
         return as_begun(voting, row)
-
-    async def _driven(
-        self, name: str, drive: Callable[[SessionResources], Awaitable[Solution[Any]]]
-    ) -> Solution[Any]:
-        """Return the solution of a run, also if the session is closed while it goes on."""
-        scope = anyio.CancelScope()
-        with self._opened.visit(scope) as (resources, _):
-            with scope:
-                return await drive(resources)
-            row = await _row(resources, name)
-            if row is None:
-                raise UsageError(_CLOSED)
-            return await solution_of(resources.reader, row)
 
     async def choose_k(
         self,
@@ -504,73 +357,11 @@ class Session:
             progress=progress or Progress(),
             listener=None if on_event is None else Listener(on_event),
         )
-
-        async def drive(resources: SessionResources) -> Solution[Any]:
-            return with_typed_result(made, await run_task(resources, made, spec))
-
-        return await self._driven(row.run_id, drive)
-
-    def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
-        """Follow a run: ``async for event in session.events(run_id)`` yields each of its recorded facts.
-
-        Facts are read from the log, so a slow reader delays nothing. A step's samples come with its decision;
-        those of a step without a decision come when the run ends, and that ends the iteration, too. The runs
-        of cases and of nested tasks are followed by their own ids.
-
-        Args:
-            run_id: the run's id, exactly; it may be about to begin.
-            after: the `cursor` of the last event that was read, to continue after it; None for the beginning.
-
-        Returns:
-            What to iterate over; see `mdap.Event`.
-
-        Raises:
-            RunNotFoundError: there is no such run, and none begins within 5 seconds.
-            UsageError: *after* is no cursor.
-        """
-        host = self._opened
-        return follow(host.value[0], run_id, after, lambda: not host.closing)
-
-    async def waiting(self, run_id: str | None = None, *, most: int = 50) -> list[Waiting]:
-        """Return the steps that wait for a person: undecided ones, then the most doubtful decisions.
-
-        Args:
-            run_id: only those of this run and its parts; None for the newest runs of the database.
-            most: how many at most.
-
-        Raises:
-            RunNotFoundError: there is no such run.
-        """
-        with self._visit() as resources:
-            await resources.writer.flush()
-            return await Desk(self.path).waiting(run_id, most)
-
-    async def settle(
-        self, run_id: str, step: int, *, answer: Any, author: str, reason: str, override: bool = False
-    ) -> Settled:
-        """Record a person's decision of a step, in any run of the database.
-
-        If a process waits for the step, this one or another (see `Limits.wait_for_person`), its run
-        continues; otherwise `resume` the returned run.
-
-        Args:
-            run_id: the step's run: its id, a unique beginning of it, or ``latest``.
-            step: its number.
-            answer: the answer, as a JSON value.
-            author: who decides.
-            reason: why.
-            override: settle a step that votes decided; a new run then replaces the step's run.
-
-        Raises:
-            ClaimedError: another person has the step, or has settled it meanwhile.
-            RunBusyError: a process is working on the run, and does not wait for the step.
-            UsageError: there is no such run or step, or the answer cannot be one of it.
-        """
-        spelled = canonical(answer)
-        with self._visit() as resources:
-            await resources.writer.flush()
-            ruling = Ruling(spelled, author, reason, override)
-            return await Desk(self.path).settle(run_id, step, ruling)
+        scope = anyio.CancelScope()
+        with self._opened.visit(scope) as resources:
+            with scope:
+                return with_typed_result(made, await run_task(resources, made, spec))
+            return await left(resources, row.run_id)
 
     async def resume_all(self, *, progress: Progress | None = None) -> AsyncIterator[Solution[Any]]:
         """Resume every interrupted or stopped run of the database in turn, oldest first.
@@ -598,15 +389,3 @@ class Session:
                 found = await self.find(row.run_id)
                 if found is not None:
                     yield replace(found, reason=str(error))
-
-    async def find(self, run_id: str) -> Solution[Any] | None:
-        """Return the solution so far of the run whose id is exactly *run_id*, or None if there is none."""
-        with self._visit() as resources:
-            row = await _row(resources, run_id)
-            return None if row is None else await solution_of(resources.reader, row)
-
-
-async def _row(resources: SessionResources, run_id: str) -> RunRow | None:
-    # What a cancelled run of this session appended may not be committed yet.
-    await resources.writer.flush()
-    return await resources.reader.run(run_id)

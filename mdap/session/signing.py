@@ -10,7 +10,7 @@ import anyio
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import open_log
-from mdap.journal.sealing import Sealer
+from mdap.journal.runs import append_seal
 from mdap.journal.writer import open_journal
 from mdap.records import RunEvent
 from mdap.rules.seals import SIGNED, message
@@ -52,7 +52,10 @@ async def seal_run(db: str | Path, run_id: str, key: str | Path | None = None) -
         with closing(Claims(path)) as claims:
             claims.take(row.number, row.run_id)
             async with open_journal(path) as journal:
-                seal = await Sealer(journal, reader).sealed(row.number)
+                seal = await reader.seal(row.number)
+                if seal is None or not await reader.is_sealed(row.number):
+                    seal = await append_seal(journal, reader, row.number)
+                    await journal.flush()
                 text = message(row.run_id, seal)
                 signature = None if key is None else await _signed(text, Path(key))
                 if signature is not None:

@@ -14,7 +14,7 @@ from mdap.journal.reader import Reader, RunRow
 from mdap.plugins import make_recorded, task_name
 from mdap.rules.canonical import canonical
 from mdap.session.margins import pilot_of
-from mdap.session.running import SessionResources
+from mdap.session.resources import SessionResources
 from mdap.session.seeking import Gathered, ask_again, rules_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Step, Task, canonical_step

@@ -1,7 +1,7 @@
 """A run that is under way takes up what people rule on its steps that wait for them."""
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 
@@ -9,21 +9,14 @@ from mdap.engine.decider import Decider
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.rulings import Place, Rulings
 from mdap.session.listening import LOOK
+from mdap.session.resources import SessionResources
 
-if TYPE_CHECKING:
-    from mdap.session.running import SessionResources
-
-__all__ = ["take_rulings", "waits_for_people"]
+__all__ = ["take_rulings"]
 
 _LOG: Final = logging.getLogger("mdap")
 
 
-async def waits_for_people(resources: "SessionResources", run: int) -> bool:
-    """Return whether undecided steps of *run* wait: for a person, or for a ruling that is there already."""
-    return resources.limits.wait_for_person > 0 or bool(await resources.reader.rows("open_rulings", run))
-
-
-async def take_rulings(resources: "SessionResources", run: int, race: Decider) -> None:
+async def take_rulings(resources: SessionResources, run: int, race: Decider) -> None:
     """Settle the steps of *race* that wait, as people rule, until cancelled. Nothing is raised.
 
     The log is looked at only as long as a step waits.
@@ -43,7 +36,7 @@ async def take_rulings(resources: "SessionResources", run: int, race: Decider) -
         pass  # which the run itself meets
 
 
-async def _tell(resources: "SessionResources", run: int, race: Decider, since: dict[int, float]) -> None:
+async def _tell(resources: SessionResources, run: int, race: Decider, since: dict[int, float]) -> None:
     """Say which steps have begun to wait, once that is durable."""
     new = sorted(race.waits - since.keys())
     if new:
@@ -58,7 +51,7 @@ async def _tell(resources: "SessionResources", run: int, race: Decider, since: d
             )
 
 
-async def _take(resources: "SessionResources", run: int, race: Decider) -> None:
+async def _take(resources: SessionResources, run: int, race: Decider) -> None:
     rulings = Rulings(resources.writer.path)
     for row in await resources.reader.rows("open_rulings", run):
         if row["step"] not in race.waits:

@@ -18,7 +18,7 @@ CASES = [(kind, None) for kind in KINDS if kind != "HTTP"] + [
 def test_whatever_await_is_cancelled_a_resumed_run_is_the_same(kind: str, k: Margin, tmp_path: Path) -> None:
     """By anyio and by asyncio: the same decisions on the same votes, verified, and no task left behind."""
     with asyncio.Runner(loop_factory=Counted) as runner:
-        came = runner.run(storm(kind, tmp_path, None, Namespace(every=70, seed=1, k=k)))
+        came = runner.run(storm(kind, tmp_path, None, Namespace(every=35, seed=1, k=k)))
 
     assert came["wrong"] == []
     assert min(came["cuts"][way] for way in WAYS) > 3

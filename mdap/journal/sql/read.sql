@@ -2,6 +2,10 @@
 SELECT r.*, {standing}
 FROM runs r WHERE r.run_id = ?1
 
+-- name: run_numbered
+SELECT r.*, {standing}
+FROM runs r WHERE r.id = ?1
+
 -- name: runs
 SELECT r.*, {standing},
     coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdap.engine.chain import ChainRace, RunConfig
-from mdap.engine.opening import Opening, Progress
+from mdap.engine.opening import Opening, OpeningStatus, Progress
 from mdap.engine.scheduler import Came, Failed, GaveUp
 from mdap.errors import PluginError, RejectedError, TransientError, UnavailableError
 from mdap.records import (
@@ -255,7 +255,11 @@ class Hand:
             self.flight.append((opening, request))
 
     def oldest(self, step: int) -> tuple[Opening, SampleRequest]:
-        asked = next(asked for asked in self.flight if asked[0].opened.step == step and not asked[0].void)
+        asked = next(
+            asked
+            for asked in self.flight
+            if asked[0].opened.step == step and asked[0].status is not OpeningStatus.VOID
+        )
         self.flight.remove(asked)
         return asked
 
@@ -267,7 +271,11 @@ class Hand:
 
     def refuse(self, step: int) -> None:
         """Every request for *step* is refused."""
-        for _ in [asked for asked in self.flight if asked[0].opened.step == step and not asked[0].void]:
+        for _ in [
+            asked
+            for asked in self.flight
+            if asked[0].opened.step == step and asked[0].status is not OpeningStatus.VOID
+        ]:
             self.race.take(GaveUp(*self.oldest(step), RejectedError("no such prompt")))
         self.ask()
 
@@ -344,7 +352,7 @@ def test_what_comes_for_a_void_step_is_recorded_and_never_counted() -> None:
     hand.say(0, "2")
     late = hand.oldest(1)
     hand.say(0, "1", "1")
-    assert late[0].void
+    assert late[0].status is OpeningStatus.VOID
     hand.race.take(Came(*late, [Reply("3", "toy")], 1))
     sample = hand.log.of(SampleTaken)[-1]
     assert (sample.step, sample.verdict, sample.counted, sample.tentative) == (1, "void", None, False)

@@ -12,7 +12,7 @@ import pytest
 from mdap.engine.chain import ChainRace, RunConfig
 from mdap.engine.opening import Progress
 from mdap.engine.run import decide
-from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome, SamplerPool, nursery
+from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome, SamplerPool
 from mdap.errors import (
     PluginError,
     ProviderError,
@@ -21,6 +21,7 @@ from mdap.errors import (
     TransientError,
     UnavailableError,
 )
+from mdap.groups import gathered
 from mdap.protocols import Provider
 from mdap.providers.paced import Paced
 from mdap.records import (
@@ -126,7 +127,7 @@ def request(*ordinals: int) -> SampleRequest:
 async def outcomes(provider: Provider, limits: Limits | None = None, *requests: SampleRequest) -> list[Any]:
     """Ask, and return what is posted until every request is answered or given up."""
     posted: list[Outcome[str]] = []
-    async with nursery() as group:
+    async with gathered() as group:
         samplers: SamplerPool[str] = SamplerPool(provider, limits or Limits(), group)
         for number, each in enumerate(requests or [request()]):
             samplers.ask(f"ticket {number}", each)
@@ -333,11 +334,11 @@ async def test_a_parsers_bug_comes_out_bare(nonblocking: bool) -> None:
     assert [sample.verdict for sample in log.of(SampleTaken)] == ["cancelled"]
 
 
-async def test_an_error_of_the_body_comes_out_of_a_nursery_bare() -> None:
+async def test_an_error_of_the_body_comes_out_of_the_group_bare() -> None:
     """One error is itself; there is no group to unpack for whoever calls."""
 
     async def body() -> None:
-        async with nursery() as group:
+        async with gathered() as group:
             group.start_soon(anyio.sleep_forever)
             raise LookupError("mine")
 
@@ -367,7 +368,7 @@ async def test_d20_a_step_with_a_hung_voter_ends() -> None:
 async def test_a_dropped_request_is_cancelled_and_never_heard_of() -> None:
     """A request that is of no use any more ends at once, and its outcome is not posted."""
     provider = Hanging(0)
-    async with nursery() as group:
+    async with gathered() as group:
         samplers: SamplerPool[str] = SamplerPool(provider, Limits(), group)
         useless = request(0)
         samplers.ask("useless", useless)
@@ -384,7 +385,7 @@ async def test_a_dropped_request_is_cancelled_and_never_heard_of() -> None:
 async def test_a_dropped_request_that_was_not_sent_never_is(nonblocking: bool) -> None:
     """A request that is dropped before its turn does not reach the provider."""
     provider = ScriptedProvider(lambda request, ordinal: str(ordinal), nonblocking=nonblocking)
-    async with nursery() as group:
+    async with gathered() as group:
         samplers: SamplerPool[str] = SamplerPool(provider, Limits(), group)
         useless = request(0)
         samplers.ask("useless", useless)
@@ -405,7 +406,7 @@ async def test_a_sampler_is_used_again_until_it_is_dropped() -> None:
         return str(ordinal)
 
     provider = ScriptedProvider(says, nonblocking=False)
-    async with nursery() as group:
+    async with gathered() as group:
         samplers: SamplerPool[str] = SamplerPool(provider, Limits(), group)
         for ordinal in range(5):
             samplers.ask("ticket", request(ordinal))

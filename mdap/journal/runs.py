@@ -1,0 +1,300 @@
+"""The two calls in which a session takes a run up and ends it; between them it only appends.
+
+Each visits the database's thread once. Whoever works on runs elsewhere puts other `Runs` in place of these.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final, Protocol
+
+import anyio
+
+from mdap.errors import DatabaseError
+from mdap.journal.claims import Claims
+from mdap.journal.reader import Reader, RunRow
+from mdap.journal.writer import Writer
+from mdap.records import (
+    ProcessPoint,
+    Recorded,
+    ResumePoint,
+    RunEvent,
+    RunStatus,
+    TallyShape,
+    Totals,
+)
+from mdap.rules.digests import CHAIN_START
+from mdap.rules.drift import Baseline, Drift
+from mdap.rules.presence import Absence
+from mdap.rules.seals import SEALED, Seal
+from mdap.settings import VotingSettings
+
+__all__ = ["LocalRuns", "RunRecord", "RunStart", "Runs", "append_seal", "record_of"]
+
+
+_NEW_CHAIN: Final = ResumePoint(0, CHAIN_START)
+_NEW_PROCESS: Final = ProcessPoint(0, CHAIN_START, 0, {}, ())
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What is on record of a run, as far as its solution says it.
+
+    Attributes:
+        reason: why it ended so, in a sentence.
+        data: what else was recorded with its end.
+        cost: in USD; None where it is not known.
+        shapes: the tallies of its voted decisions, counted.
+        escalations: how many steps went to another tier of models.
+        settled: how many steps a person settled.
+        voters: the votes of each model; empty if there is only one.
+        paid: what it has paid out of its error budget.
+    """
+
+    row: RunRow
+    reason: str | None
+    data: dict[str, Any]
+    totals: Totals
+    cost: float | None
+    seconds: float
+    shapes: list[TallyShape]
+    escalations: int
+    settled: int
+    voters: dict[str, int]
+    paid: list[dict[str, Any]]
+    warnings: tuple[str, ...]
+    digest: str | None
+    seal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """Where the rows of a run end when it is taken up. A run that begins has nothing but its number.
+
+    Attributes:
+        number: the run's number.
+        row: its row; None if the run begins.
+        record: what it came to, if it is finished: then it is not claimed.
+        is_half: whether it is an override that was cut before it was whole.
+        totals: what its rows add up to.
+        cost: what it has cost in USD; None where that is not known.
+        paid: what it has paid out of its error budget.
+        tiers: the tiers that have voted in it.
+        absences: who was left out of it.
+        drift: what notices that it drifts; None where it is compared with nothing.
+        has_rulings: whether a person has answered a step that waits.
+        options: by model, the options that a probe found.
+        owed: decisions whose effects are not recorded as done.
+        point: where its decisions end.
+    """
+
+    number: int
+    row: RunRow | None = None
+    record: RunRecord | None = None
+    is_half: bool = False
+    totals: Totals = field(default_factory=Totals)
+    cost: float | None = None
+    paid: Sequence[dict[str, Any]] = ()
+    tiers: frozenset[int] = frozenset()
+    absences: tuple[Absence, ...] = ()
+    drift: Drift | None = None
+    has_rulings: bool = False
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    owed: Sequence[tuple[int, str, Recorded]] = ()
+    point: ResumePoint | ProcessPoint = _NEW_CHAIN
+
+
+class Runs(Protocol):
+    """Where a session begins and ends its runs."""
+
+    async def begin(
+        self, columns: Mapping[str, Any], *, known: bool, process: bool = False, effects: bool = False
+    ) -> RunStart:
+        """Begin a run, or take it up, and claim it unless it is finished or a batch.
+
+        Args:
+            columns: its row, if it begins.
+            known: whether it is likely to be on record.
+            process: whether its task is a process.
+            effects: whether its decisions bring anything about outside.
+
+        Raises:
+            RunBusyError: another process is working on it.
+            DatabaseError: the database cannot be written any more.
+        """
+
+    async def end(self, ended: RunEvent, *, record: bool = True) -> RunRecord | None:
+        """Record how a session's work on a run ended, seal the run, and make all of it durable.
+
+        Args:
+            ended: the event that says so, which comes after everything else of the run.
+            record: whether to return what is on record of the run.
+
+        Raises:
+            DatabaseError: the database cannot be written any more.
+        """
+
+    async def release(self, run: int) -> None:
+        """Give a run back, once what was appended is durable."""
+
+
+class LocalRuns:
+    """Begin and end the runs of a database on this machine; see `Runs`.
+
+    Args:
+        writer: of the database.
+        reader: of the same database.
+        claims: of this session.
+    """
+
+    def __init__(self, writer: Writer, reader: Reader, claims: Claims) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._claims = claims
+
+    async def begin(
+        self, columns: Mapping[str, Any], *, known: bool, process: bool = False, effects: bool = False
+    ) -> RunStart:
+        """Begin a run, or take it up, and claim it."""
+        found = partial(self._found, run_id=columns["run_id"], process=process, effects=effects)
+        start = await self._reader.visit(found) if known else None
+        if start is None:
+            try:
+                number = await self._writer.begin_run(columns)
+                start = RunStart(number, point=_NEW_PROCESS if process else _NEW_CHAIN)
+            except DatabaseError:
+                start = await self._reader.visit(found)  # somebody else began it at the same moment
+                if start is None:
+                    raise
+            else:
+                self._claim(start.number, columns["run_id"], columns["kind"])
+        if start.record is not None and start.record.seal is None:
+            # Its process was killed between its end and its seal.
+            seal = await append_seal(self._writer, self._reader, start.number)
+            await self._writer.flush()
+            return replace(start, record=replace(start.record, seal=seal))
+        return start
+
+    def _claim(self, number: int, run_id: str, kind: str) -> None:
+        if kind != "batch":  # whose cases are claimed one by one
+            self._claims.take(number, run_id)
+
+    async def _found(self, reader: Reader, run_id: str, *, process: bool, effects: bool) -> RunStart | None:
+        row = await reader.run(run_id)
+        if row is None:
+            return None
+        if row.status is RunStatus.FINISHED and row.kind != "batch":
+            record = await record_of(reader, row)
+            is_sealed = await reader.is_sealed(row.number)
+            return RunStart(row.number, row, record if is_sealed else replace(record, seal=None))
+        # Only what is read after that is what the one who had it before left.
+        self._claim(row.number, run_id, row.kind)
+        try:
+            return await _start_of(reader, row, process=process, effects=effects)
+        except BaseException:
+            self._claims.drop(row.number)
+            raise
+
+    async def end(self, ended: RunEvent, *, record: bool = True) -> RunRecord | None:
+        """Record how a session's work on a run ended, seal the run, and make all of it durable."""
+        with anyio.CancelScope(shield=True):
+            self._writer.append(ended)
+            await self._writer.flush()
+            seal, found = await self._reader.visit(partial(_ended, run=ended.run, record=record))
+            self._writer.append(RunEvent(ended.run, SEALED, data=seal.to_dict()))
+            await self._writer.flush()
+        return None if found is None else replace(found, seal=seal.seal)
+
+    async def release(self, run: int) -> None:
+        """Give a run back, once what was appended is durable."""
+        # Whoever takes the run up next must find all of it.
+        with anyio.CancelScope(shield=True), suppress(DatabaseError):
+            await self._writer.flush()
+        self._claims.drop(run)
+
+
+async def _start_of(reader: Reader, row: RunRow, *, process: bool, effects: bool) -> RunStart:
+    number = row.number
+    allowed = VotingSettings.recorded(row.settings).samples_allowed
+    return RunStart(
+        number=number,
+        row=row,
+        is_half=bool(await reader.rows("half_override", number)),
+        totals=await reader.totals(number),
+        cost=await reader.cost(number),
+        paid=await reader.paid(number),
+        tiers=frozenset(await reader.tiers_with_votes(number, allowed)),
+        absences=await reader.absences(number),
+        drift=await _drift(reader, row),
+        has_rulings=bool(await reader.rows("open_rulings", number)),
+        options={
+            one["model"]: json.loads(one["options"]) for one in await reader.rows("options_found", number)
+        },
+        owed=[
+            (step, given, Recorded(winner, tally, None, None, author=author))
+            for step, given, winner, tally, author in await reader.rows("without_effect", number)
+        ]
+        if effects
+        else (),
+        point=await (reader.process_point(number) if process else reader.resume_point(number)),
+    )
+
+
+async def _drift(reader: Reader, row: RunRow) -> Drift | None:
+    """Return what notices a drift of a run from what it is compared with; None for nothing to compare."""
+    baseline = await reader.rows("baseline", row.number)
+    if not baseline:
+        return None
+    warnings = [json.loads(data) for [data] in await reader.rows("raised", row.number)]
+    raised = frozenset(data["drift"] for data in warnings if "drift" in data)
+    drift = Drift(Baseline(**json.loads(baseline[0][0])), row.k, raised)
+    heard = await reader.rows("heard", row.number)
+    if heard:
+        votes = sum(one["votes"] for one in heard)
+        [[flags]] = await reader.rows("flags_decided", row.number)
+        drift.hear(votes - sum(one["won"] for one in heard), votes, flags)
+    return drift
+
+
+async def record_of(reader: Reader, row: RunRow) -> RunRecord:
+    """Return what is on record of the run in *row*."""
+    reason, data = await reader.ending(row.number)
+    last = await reader.rows("last_decision", row.number)
+    [[seconds]] = await reader.rows("seconds", row.number)
+    alone = len(set(row.provider["models"])) == 1
+    return RunRecord(
+        row=row,
+        reason=reason,
+        data=data,
+        totals=await reader.totals(row.number),
+        cost=await reader.cost(row.number),
+        seconds=seconds,
+        shapes=await reader.tallies(row.number),
+        escalations=await reader.escalations(row.number),
+        settled=await reader.settled(row.number),
+        voters={} if alone else dict(map(tuple, await reader.rows("voters", row.number))),
+        paid=await reader.paid(row.number),
+        warnings=await reader.warnings(row.number),
+        digest=last[0]["digest"] if last else None,
+        seal=await reader.seal(row.number),
+    )
+
+
+async def _ended(reader: Reader, run: int, *, record: bool) -> tuple[Seal, RunRecord | None]:
+    seal = await reader.take_seal(run)
+    return seal, await record_of(reader, await reader.numbered(run)) if record else None
+
+
+async def append_seal(writer: Writer, reader: Reader, run: int) -> str:
+    """Append a seal over what there is of *run*, and return it.
+
+    Raises:
+        DatabaseError: the database cannot be written any more.
+    """
+    with anyio.CancelScope(shield=True):
+        await writer.flush()
+        seal = await reader.take_seal(run)
+        writer.append(RunEvent(run, SEALED, data=seal.to_dict()))
+    return seal.seal

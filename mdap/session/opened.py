@@ -1,0 +1,179 @@
+"""A session as far as it needs no task: it is opened and closed, its log is followed, its steps settled."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final, Self
+
+import anyio
+
+from mdap.audit.queue import Ruling, Settled, Waiting
+from mdap.errors import UsageError
+from mdap.journal.reader import RunRow
+from mdap.records import Event, Solution
+from mdap.rules.canonical import canonical
+from mdap.session.desk import Desk
+from mdap.session.following import follow
+from mdap.session.hosting import Host
+from mdap.session.resources import SessionResources, SessionSetup, open_resources
+from mdap.session.results import read_solution
+
+__all__ = ["OpenSession", "left", "row_of"]
+
+_NOT_OPEN: Final = (
+    "this session is not open: write `async with mdap.Session(...) as session:`, and use it in that block"
+)
+_CLOSED: Final = "this session is closed: use it within its `async with` block, or open another one"
+
+
+class OpenSession:
+    """What `mdap.Session` is built on.
+
+    Args:
+        setup: the session's arguments.
+    """
+
+    def __init__(self, setup: SessionSetup) -> None:
+        self.path = setup.path
+        self._setup = setup
+        self._host: Host[SessionResources] | None = None
+
+    def __repr__(self) -> str:
+        roster = self._setup.roster
+        models = ", ".join((*roster.models, *(f"then {model}" for model in roster.escalate_to)))
+        state = "not open" if self._host is None else "closed" if self._host.closing else "open"
+        return f"<mdap.Session of {models} on {self.path}, {state}>"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Open the database and the models; `async with` does it for you.
+
+        Raises:
+            UsageError: the session is open already, or a model is not available.
+            DatabaseError: the file is not an mdap database, or cannot be written.
+        """
+        if self._host is not None and not self._host.closing:
+            raise UsageError("this session is open already: open it once, and share it")
+        self._host = Host(partial(open_resources, self._setup))
+        await self._host.open()
+
+    async def close(self) -> None:
+        """Stop the runs of the session, resumably, and close its connections; `async with` does it for you.
+
+        A model that was given as an object stays open.
+        """
+        if self._host is not None:
+            await self._host.close()
+
+    @property
+    def _resources(self) -> SessionResources:
+        return self._opened.value
+
+    @property
+    def _opened(self) -> Host[SessionResources]:
+        if self._host is None:
+            raise UsageError(_NOT_OPEN)
+        if self._host.closing:
+            raise UsageError(_CLOSED)
+        return self._host
+
+    def _begin(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._resources.group.start_soon(act)
+
+    @contextmanager
+    def _visit(self) -> Iterator[SessionResources]:
+        """Use the session within the block; refuse what it does if the session is closed meanwhile."""
+        scope = anyio.CancelScope()
+        with self._opened.visit(scope) as resources, scope:
+            yield resources
+        if scope.cancelled_caught:
+            raise UsageError(_CLOSED)
+
+    def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
+        """Follow a run: ``async for event in session.events(run_id)`` yields each of its recorded facts.
+
+        Facts are read from the log, so a slow reader delays nothing. A step's samples come with its decision;
+        those of a step without a decision come when the run ends, and that ends the iteration, too. The runs
+        of cases and of nested tasks are followed by their own ids.
+
+        Args:
+            run_id: the run's id, exactly; it may be about to begin.
+            after: the `cursor` of the last event that was read, to continue after it; None for the beginning.
+
+        Returns:
+            What to iterate over; see `mdap.Event`.
+
+        Raises:
+            RunNotFoundError: there is no such run, and none begins within 5 seconds.
+            UsageError: *after* is no cursor.
+        """
+        host = self._opened
+        return follow(host.value, run_id, after, lambda: not host.closing)
+
+    async def waiting(self, run_id: str | None = None, *, most: int = 50) -> list[Waiting]:
+        """Return the steps that wait for a person: undecided ones, then the most doubtful decisions.
+
+        Args:
+            run_id: only those of this run and its parts; None for the newest runs of the database.
+            most: how many at most.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        with self._visit() as resources:
+            await resources.writer.flush()
+            return await Desk(self.path).waiting(run_id, most)
+
+    async def settle(
+        self, run_id: str, step: int, *, answer: Any, author: str, reason: str, override: bool = False
+    ) -> Settled:
+        """Record a person's decision of a step, in any run of the database.
+
+        If a process waits for the step, this one or another (see `Limits.wait_for_person`), its run
+        continues; otherwise `resume` the returned run.
+
+        Args:
+            run_id: the step's run: its id, a unique beginning of it, or ``latest``.
+            step: its number.
+            answer: the answer, as a JSON value.
+            author: who decides.
+            reason: why.
+            override: settle a step that votes decided; a new run then replaces the step's run.
+
+        Raises:
+            ClaimedError: another person has the step, or has settled it meanwhile.
+            RunBusyError: a process is working on the run, and does not wait for the step.
+            UsageError: there is no such run or step, or the answer cannot be one of it.
+        """
+        spelled = canonical(answer)
+        with self._visit() as resources:
+            await resources.writer.flush()
+            ruling = Ruling(spelled, author, reason, override)
+            return await Desk(self.path).settle(run_id, step, ruling)
+
+    async def find(self, run_id: str) -> Solution[Any] | None:
+        """Return the solution so far of the run whose id is exactly *run_id*, or None if there is none."""
+        with self._visit() as resources:
+            row = await row_of(resources, run_id)
+            return None if row is None else await read_solution(resources.reader, row)
+
+
+async def row_of(resources: SessionResources, run_id: str) -> RunRow | None:
+    """Return the row of a run as this session left it; None if there is no such run."""
+    # What a cancelled run of this session appended may not be committed yet.
+    await resources.writer.flush()
+    return await resources.reader.run(run_id)
+
+
+async def left(resources: SessionResources, run_id: str) -> Solution[Any]:
+    """Return what a run came to that was cut when the session was closed."""
+    row = await row_of(resources, run_id)
+    if row is None:
+        raise UsageError(_CLOSED)
+    return await read_solution(resources.reader, row)

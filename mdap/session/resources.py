@@ -1,0 +1,173 @@
+"""What all runs of a session share, and how it is opened."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mdap.engine.budget_guard import BudgetGuard
+from mdap.journal.claims import Claims
+from mdap.journal.reader import Reader, open_log
+from mdap.journal.runs import LocalRuns, Runs, RunStart
+from mdap.journal.writer import Writer, open_journal
+from mdap.observe import Watch
+from mdap.session.endpoint_probe import EndpointProbe
+from mdap.session.limit_changes import LimitChangeRecorder
+from mdap.session.models import Models, Roster
+from mdap.session.replay import as_recorded
+from mdap.settings import Budget, Limits, OnDead, Price, Speculate, Speculation
+from mdap.tracing import Tracing, tracing
+
+__all__ = ["SessionResources", "SessionSetup", "open_resources"]
+
+_VOTE_DEPTH: Final = 16
+_LEAST_OPEN: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSetup:
+    """The arguments of a `mdap.Session`, which says what each is."""
+
+    path: Path
+    roster: Roster
+    options: Mapping[str, Any]
+    limits: Limits
+    budget: Budget
+    prices: Mapping[str, Price]
+    speculate: Speculate
+    on_dead: OnDead
+    log: bool
+    tracer_provider: Any
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionResources:
+    """What all runs of a session share.
+
+    Attributes:
+        group: where work goes on until the session is closed.
+        models: who is asked.
+        budget_guard: what pays.
+        writer: where facts go.
+        reader: where they are found again.
+        runs: where runs are begun and ended.
+        limits: how often and how long to try.
+        budget: what may be spent.
+        speculate: how far chains are sampled ahead.
+        on_dead: what to do when one of several models is gone.
+        limit_changes: where changes of limits are recorded from.
+        endpoint_probe: what finds out what the endpoints are like.
+        named: the ids of the runs that are going on, by number.
+        tracing: what makes spans of runs; None for nothing.
+        unfindable: classes of which was said already that `mdap resume` cannot find them.
+        known_spending: runs whose earlier samples are paid for out of the budget already.
+    """
+
+    group: TaskGroup
+    models: Models
+    budget_guard: BudgetGuard
+    writer: Writer
+    reader: Reader
+    runs: Runs
+    limits: Limits
+    budget: Budget
+    speculate: Speculate
+    on_dead: OnDead
+    limit_changes: LimitChangeRecorder
+    endpoint_probe: EndpointProbe
+    named: dict[int, str]
+    tracing: Tracing | None = None
+    known_spending: set[int] = field(default_factory=set)
+    unfindable: set[type] = field(default_factory=set)
+
+    @property
+    def breadth(self) -> int:
+        """How many runs of a batch, or steps of a process, may be open at once, so that no slot is idle."""
+        return max(_LEAST_OPEN, 2 * self.models.most)
+
+    def speculation(self) -> Speculation:
+        """Return how far a chain is to be sampled ahead."""
+        if self.models.provider.nonblocking or self.speculate is Speculate.OFF:
+            return Speculation()
+        if self.speculate is Speculate.GUESS:
+            return Speculation(mode=Speculate.GUESS, depth=self.models.most)
+        return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
+
+    def charge_earlier(self, start: RunStart) -> None:
+        """Charge what a run spent in earlier sessions to the budget, once."""
+        if self.budget_guard.limited and start.number not in self.known_spending:
+            self.known_spending.add(start.number)
+            usage = start.totals.usage
+            self.budget_guard.spent_before(start.cost or 0.0, usage.input_tokens + usage.output_tokens)
+
+    def about(self) -> dict[str, Any]:
+        """Return what the record says of a session that takes up a run."""
+        return {
+            "limits": self.limits.model_dump(),
+            "budget": self.budget.model_dump(),
+            "prices": self.models.known_prices(),
+            "folder": _here(),
+        }
+
+
+def _here() -> str | None:
+    """Return the folder that relative names in a task's parameters are looked up in."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was deleted
+        return None
+
+
+@asynccontextmanager
+async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]:
+    """Open the models and the database of a session.
+
+    Raises:
+        UsageError: a model is not available.
+        DatabaseError: the file is not an mdap database, or cannot be written.
+    """
+    roster, path, limits = setup.roster, setup.path, setup.limits
+    known = await as_recorded(roster.models, roster.escalate_to, setup.options, path)
+    roster = roster._replace(models=known[0], escalate_to=known[1])
+    models = Models.load(roster, setup.options, limits, setup.prices, path)
+    models.check_budget(setup.budget)
+    claims, named = Claims(path), dict[int, str]()
+    watch = Watch(named, configured=setup.log)
+    try:
+        async with (
+            open_journal(path, watch, watch.every) as writer,
+            open_log(path) as reader,
+            open_log(path) as other,  # so that the seal of a long run keeps nobody from reading
+            anyio.create_task_group() as group,
+        ):
+            limit_changes = LimitChangeRecorder(models.names, models.gates, writer)
+            for place, gate in enumerate(models.gates):
+                group.start_soon(gate.serve)
+                group.start_soon(limit_changes.follow, place)
+            budget_guard = BudgetGuard(setup.budget, models.prices)
+            yield SessionResources(
+                group=group,
+                models=models,
+                budget_guard=budget_guard,
+                writer=writer,
+                reader=reader,
+                runs=LocalRuns(writer, other, claims),
+                limits=limits,
+                budget=setup.budget,
+                speculate=setup.speculate,
+                on_dead=setup.on_dead,
+                limit_changes=limit_changes,
+                endpoint_probe=EndpointProbe(models, budget_guard, writer, ask=limits.probe),
+                named=named,
+                tracing=tracing(setup.tracer_provider),
+            )
+            group.cancel_scope.cancel()
+    finally:
+        claims.close()
+        with anyio.CancelScope(shield=True):
+            await models.provider.aclose()
