@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import mdap
-from mdap.audit.timeline import Attempt, attempts_of, timeline
 from mdap.testing import ScriptedProvider
+from mdap.viewer.timeline import Attempt, attempts_of, timeline
 from mdap_hanoi import Hanoi
 from tests.viewing import serving
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
-from mdap.audit.source import Row, Source
+from mdap.viewer.source import Row, Source
 
 __all__ = ["Found", "walk"]
 

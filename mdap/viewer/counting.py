@@ -7,10 +7,10 @@ from typing import Final, TypeVar
 
 import anyio
 
-from mdap.audit.about import About
-from mdap.audit.source import Row, Source
-from mdap.audit.summary import Summary
 from mdap.records import Outcome
+from mdap.viewer.about import About
+from mdap.viewer.source import Row, Source
+from mdap.viewer.summary import Summary
 
 __all__ = ["Count", "Counts"]
 

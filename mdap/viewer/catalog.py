@@ -9,9 +9,9 @@ import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from mdap.audit.counting import Counts
-from mdap.audit.source import Source
-from mdap.audit.viewer.listing import Listed, count_up, listed
+from mdap.viewer.counting import Counts
+from mdap.viewer.listing import Listed, count_up, listed
+from mdap.viewer.source import Source
 
 __all__ = ["SORTS", "Catalog", "Wanted"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, cast
 
-from mdap.audit.source import Row, Source
 from mdap.records import TallyShape
+from mdap.viewer.source import Row, Source
 
 __all__ = ["Bin", "Doubt", "ModelUse", "Summary"]
 

@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mdap._version import __version__
-from mdap.audit.hostile import hidden_parts, plain
-from mdap.audit.wording import chance, few, number, percent, seconds, share, usd, when
+from mdap.viewer.hostile import hidden_parts, plain
+from mdap.viewer.wording import chance, few, number, percent, seconds, share, usd, when
 
 __all__ = ["environment", "static"]
 
@@ -24,7 +24,7 @@ _WORDINGS: Final = (chance, few, number, percent, seconds, share, usd, when)
 def environment() -> Environment:
     """Return the templates of the pages and of the report."""
     made = Environment(
-        loader=PackageLoader("mdap.audit", "templates"),
+        loader=PackageLoader("mdap.viewer", "templates"),
         autoescape=True,
         finalize=_finalized,
         undefined=StrictUndefined,
@@ -46,7 +46,7 @@ def environment() -> Environment:
 
 def static(name: str) -> bytes:
     """Return the file *name* that pages are served with."""
-    return (files("mdap.audit") / "static" / name).read_bytes()
+    return (files("mdap.viewer") / "static" / name).read_bytes()
 
 
 def _finalized(value: Any) -> Any:

@@ -13,23 +13,23 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from mdap.audit.about import status_of as status_of_run
-from mdap.audit.asked import Asker, prompts_of
 from mdap.audit.queue import Ruling
-from mdap.audit.source import Desk, Row, Source
-from mdap.audit.templating import pretty
-from mdap.audit.viewer.bodies import form_of
-from mdap.audit.viewer.differences import Piece, compared
-from mdap.audit.viewer.interface import resume_command, status_of
-from mdap.audit.viewer.key import Key
-from mdap.audit.viewer.pages import Visit
-from mdap.audit.viewer.race import Race, outcome_of, race_of
 from mdap.errors import MdapError
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import answer_key
+from mdap.viewer.about import status_of as status_of_run
+from mdap.viewer.asked import Asker, prompts_of
+from mdap.viewer.bodies import form_of
+from mdap.viewer.differences import Piece, compared
+from mdap.viewer.interface import resume_command, status_of
+from mdap.viewer.key import Key
+from mdap.viewer.pages import Visit
+from mdap.viewer.race import Race, outcome_of, race_of
+from mdap.viewer.source import Desk, Row, Source
+from mdap.viewer.templating import pretty
 
 if TYPE_CHECKING:
-    from mdap.audit.viewer.app import Viewer
+    from mdap.viewer.app import Viewer
 
 __all__ = ["Counter"]
 

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mdap.audit.viewer.key import Key
+from mdap.viewer.key import Key
 
 __all__ = ["Guard"]
 

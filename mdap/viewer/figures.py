@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final
 
-from mdap.audit.plots import Axis, Figure, Line, bars, ceiling, chart, ranked, steps
-from mdap.audit.summary import Summary
-from mdap.audit.trends import disagreement, spending
-from mdap.audit.wording import duration, percent, whole
 from mdap.rules.lengths import race_lengths
 from mdap.settings import Price
+from mdap.viewer.plots import Axis, Figure, Line, bars, ceiling, chart, ranked, steps
+from mdap.viewer.summary import Summary
+from mdap.viewer.trends import disagreement, spending
+from mdap.viewer.wording import duration, percent, whole
 
 __all__ = ["figures"]
 

@@ -11,19 +11,19 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from mdap.audit.about import About, about
-from mdap.audit.counting import Counts
-from mdap.audit.source import Shown, Source
-from mdap.audit.templating import environment, static
-from mdap.audit.viewer import comparing, pages, times, tree
-from mdap.audit.viewer.catalog import Catalog, Wanted
-from mdap.audit.viewer.guard import Guard
-from mdap.audit.viewer.interface import Interface
-from mdap.audit.viewer.key import Key
-from mdap.audit.viewer.settling import Counter
 from mdap.errors import MdapError
 from mdap.records import TallyShape
 from mdap.rules.certificate import certify
+from mdap.viewer import comparing, pages, times, tree
+from mdap.viewer.about import About, about
+from mdap.viewer.catalog import Catalog, Wanted
+from mdap.viewer.counting import Counts
+from mdap.viewer.guard import Guard
+from mdap.viewer.interface import Interface
+from mdap.viewer.key import Key
+from mdap.viewer.settling import Counter
+from mdap.viewer.source import Shown, Source
+from mdap.viewer.templating import environment, static
 
 __all__ = ["create_app"]
 

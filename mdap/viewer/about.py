@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from mdap.audit.source import Row, Source
-from mdap.audit.summary import Bin, Doubt, Summary
-from mdap.audit.trends import cost_of_bin
 from mdap.records import Certificate, Guarantee, Outcome
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.ledger import guarantee_of
 from mdap.rules.money import cost_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
+from mdap.viewer.source import Row, Source
+from mdap.viewer.summary import Bin, Doubt, Summary
+from mdap.viewer.trends import cost_of_bin
 
 __all__ = ["About", "Beside", "Verdicts", "about", "spent", "status_of", "verdicts"]
 

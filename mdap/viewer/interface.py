@@ -12,10 +12,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mdap.audit.queue import Ruling
-from mdap.audit.source import Desk
-from mdap.audit.viewer.bodies import object_of
-from mdap.audit.viewer.key import Key
 from mdap.errors import ClaimedError, MdapError, RunBusyError, RunNotFoundError, UsageError
+from mdap.viewer.bodies import object_of
+from mdap.viewer.key import Key
+from mdap.viewer.source import Desk
 
 __all__ = ["Interface", "resume_command", "status_of"]
 

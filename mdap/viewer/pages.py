@@ -9,16 +9,16 @@ import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from mdap.audit.about import About, verdicts
-from mdap.audit.asked import Asker, merged_by, prompts_of
-from mdap.audit.counting import Count, Counts
-from mdap.audit.figures import figures
-from mdap.audit.source import Prompts, Row, Source
-from mdap.audit.timeline import KINDS, timeline_of
-from mdap.audit.viewer.listing import count_up, listed
-from mdap.audit.viewer.race import outcome_of, race_of
-from mdap.audit.viewer.walking import Found, walk
 from mdap.rules.certificate import doubts
+from mdap.viewer.about import About, verdicts
+from mdap.viewer.asked import Asker, merged_by, prompts_of
+from mdap.viewer.counting import Count, Counts
+from mdap.viewer.figures import figures
+from mdap.viewer.listing import count_up, listed
+from mdap.viewer.race import outcome_of, race_of
+from mdap.viewer.source import Prompts, Row, Source
+from mdap.viewer.timeline import KINDS, timeline_of
+from mdap.viewer.walking import Found, walk
 
 __all__ = [
     "FILTERS",

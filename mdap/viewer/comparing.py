@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
-from mdap.audit.about import About, Verdicts, verdicts
-from mdap.audit.counting import Counts
-from mdap.audit.source import Row, Source
-from mdap.audit.summary import Summary
-from mdap.audit.viewer.listing import Listed, listed
-from mdap.audit.viewer.walking import Found, walk
-from mdap.audit.wording import chance, number, seconds, share, usd, when
+from mdap.viewer.about import About, Verdicts, verdicts
+from mdap.viewer.counting import Counts
+from mdap.viewer.listing import Listed, listed
+from mdap.viewer.source import Row, Source
+from mdap.viewer.summary import Summary
+from mdap.viewer.walking import Found, walk
+from mdap.viewer.wording import chance, number, seconds, share, usd, when
 
 __all__ = ["Side", "alike", "compared", "differences", "number_of"]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mdap.audit.about import About
-from mdap.audit.source import Row, Source
+from mdap.viewer.about import About
+from mdap.viewer.source import Row, Source
 
 __all__ = ["Disputed", "doubtful", "undecided"]
 

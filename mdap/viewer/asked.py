@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import anyio.to_thread
 
-from mdap.audit.source import Prompts, Rendered, Row, Source
 from mdap.records import PromptSent
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.rules.schedule import tiers_of
 from mdap.settings import VotingSettings
+from mdap.viewer.source import Prompts, Rendered, Row, Source
 
 __all__ = ["Asker", "merged_by", "prompts_of"]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mdap.audit.signatures import Signature, checked
-from mdap.audit.source import Source
 from mdap.rules.seals import SEALED, SIGNED
+from mdap.viewer.source import Source
 
 __all__ = ["Sealed", "seals_of"]
 

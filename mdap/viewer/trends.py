@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from mdap.audit.plots import Axis, Figure, Line, ceiling, chart, compact
-from mdap.audit.summary import Bin, Summary
-from mdap.audit.wording import percent, seconds, usd
 from mdap.rules.money import cost_of
 from mdap.settings import Price
+from mdap.viewer.plots import Axis, Figure, Line, ceiling, chart, compact
+from mdap.viewer.summary import Bin, Summary
+from mdap.viewer.wording import percent, seconds, usd
 
 __all__ = ["cost_of_bin", "disagreement", "progress", "spending"]
 

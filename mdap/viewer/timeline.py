@@ -7,9 +7,9 @@ from html import escape
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from mdap.audit.hostile import plain
-from mdap.audit.source import Row, Source
-from mdap.audit.wording import seconds
+from mdap.viewer.hostile import plain
+from mdap.viewer.source import Row, Source
+from mdap.viewer.wording import seconds
 
 __all__ = ["KINDS", "Attempt", "Timeline", "Track", "attempts_of", "timeline", "timeline_of"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mdap.audit.source import Row
 from mdap.rules.digests import answer_key
+from mdap.viewer.source import Row
 
 __all__ = ["Candidate", "Entry", "Race", "outcome_of", "race_of"]
 

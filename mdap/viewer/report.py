@@ -4,14 +4,14 @@ from typing import Final
 
 from markupsafe import Markup
 
-from mdap.audit.about import About, verdicts
-from mdap.audit.counting import Count
-from mdap.audit.disputed import doubtful, undecided
-from mdap.audit.figures import figures
-from mdap.audit.seals import seals_of
-from mdap.audit.source import Source
-from mdap.audit.templating import environment, static
 from mdap.rules.certificate import doubts
+from mdap.viewer.about import About, verdicts
+from mdap.viewer.counting import Count
+from mdap.viewer.disputed import doubtful, undecided
+from mdap.viewer.figures import figures
+from mdap.viewer.seals import seals_of
+from mdap.viewer.source import Source
+from mdap.viewer.templating import environment, static
 
 __all__ = ["report"]
 

@@ -7,14 +7,14 @@ from functools import lru_cache
 from time import monotonic
 from typing import Any, Final
 
-from mdap.audit.about import about, status_of, verdicts
-from mdap.audit.counting import Counts
-from mdap.audit.source import Row, Source
 from mdap.records import Certificate, TallyShape
 from mdap.rules.certificate import certify
 from mdap.rules.money import cost_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price
+from mdap.viewer.about import about, status_of, verdicts
+from mdap.viewer.counting import Counts
+from mdap.viewer.source import Row, Source
 
 __all__ = ["Listed", "count_up", "listed"]
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mdap.audit.viewer.listing import listed
-from mdap.audit.viewer.pages import Visit, key
-from mdap.audit.viewer.race import outcome_of
+from mdap.viewer.listing import listed
+from mdap.viewer.pages import Visit, key
+from mdap.viewer.race import outcome_of
 
 __all__ = ["tree"]
 

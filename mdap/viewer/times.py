@@ -2,9 +2,9 @@
 
 from typing import Any, Final
 
-from mdap.audit.timeline import KINDS, timeline_of
-from mdap.audit.trends import progress
-from mdap.audit.viewer.pages import Visit, counted, key
+from mdap.viewer.pages import Visit, counted, key
+from mdap.viewer.timeline import KINDS, timeline_of
+from mdap.viewer.trends import progress
 
 __all__ = ["times"]
 
