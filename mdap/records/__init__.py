@@ -1,0 +1,76 @@
+"""The values that flow through the house: what is asked, what comes back, what is recorded."""
+
+from mdap.records.calibrations import SURE, Calibration, Interval, Projection, Quantiles
+from mdap.records.events import EVENTS, METERED
+from mdap.records.facts import (
+    CANDIDATE,
+    CHAINED_COLUMNS,
+    NOTED,
+    PROPOSED,
+    SAMPLE_COLUMNS,
+    AttemptFailed,
+    Decided,
+    Event,
+    Fact,
+    PromptSent,
+    RunEvent,
+    SampleTaken,
+    StepOpened,
+    StepResolved,
+    encodable,
+    record_of,
+    without_later,
+)
+from mdap.records.requests import Reply, SampleRequest, Subject, Trace
+from mdap.records.results import Certificate, Guarantee, Solution
+from mdap.records.resuming import Identity, ProcessPoint, Recorded, RecordedOpening, Refusal, ResumePoint
+from mdap.records.states import Outcome, RunStatus, StopCause, Verdict
+from mdap.records.totals import ProbeTotals, TallyShape, Totals, Usage
+
+__all__ = [
+    "CANDIDATE",
+    "CHAINED_COLUMNS",
+    "EVENTS",
+    "METERED",
+    "NOTED",
+    "PROPOSED",
+    "SAMPLE_COLUMNS",
+    "SURE",
+    "AttemptFailed",
+    "Calibration",
+    "Certificate",
+    "Decided",
+    "Event",
+    "Fact",
+    "Guarantee",
+    "Identity",
+    "Interval",
+    "Outcome",
+    "ProbeTotals",
+    "ProcessPoint",
+    "Projection",
+    "PromptSent",
+    "Quantiles",
+    "Recorded",
+    "RecordedOpening",
+    "Refusal",
+    "Reply",
+    "ResumePoint",
+    "RunEvent",
+    "RunStatus",
+    "SampleRequest",
+    "SampleTaken",
+    "Solution",
+    "StepOpened",
+    "StepResolved",
+    "StopCause",
+    "Subject",
+    "TallyShape",
+    "Totals",
+    "Trace",
+    "Usage",
+    "Verdict",
+    "encodable",
+    "record_of",
+    "without_later",
+]
