@@ -9,8 +9,9 @@ from itertools import islice
 from typing import IO, Any, Final
 
 from mdap.audit.columns import Columns
-from mdap.audit.log import Log, SampleEntry
+from mdap.audit.log import Log
 from mdap.errors import UsageError
+from mdap.records import SampleEntry
 from mdap.rules.canonical import canonical
 
 __all__ = ["FORMATS", "export", "is_binary"]

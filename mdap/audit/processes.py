@@ -25,6 +25,7 @@ from mdap.audit.rows import decided, samples_of, undecided
 from mdap.audit.runs import RunFacts, run_facts
 from mdap.errors import RAISED, FailedError, UndecidedError, told
 from mdap.groups import Group, first_of, gathered
+from mdap.journal.statements import query
 from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened, TallyShape
 from mdap.rules import parts as naming
 from mdap.rules.canonical import canonical
@@ -47,27 +48,19 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 _PART: Final = re.compile(r"run (.*), digest (\w+)", re.DOTALL)
-_OF_PART: Final = """
-SELECT (SELECT digest FROM decisions d WHERE d.run = r.id ORDER BY place DESC LIMIT 1),
-       (SELECT data FROM run_events e WHERE e.run = r.id AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1)
-FROM runs r WHERE r.parent = ?1 AND r.run_id = ?2"""
-_END_OF_PART: Final = """
-SELECT e.kind, e.reason FROM runs r JOIN run_events e ON e.run = r.id
-WHERE r.parent = ?1 AND r.run_id = ?2 AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
-ORDER BY e.id DESC LIMIT 1"""
-
 _PATIENCE: Final = 600.0
 # How many recorded steps a changed one is compared with, and for how many changes.
 _MOST_COMPARED: Final = 32
 _MOST_EXPLAINED: Final = 100
 _ALIKE: Final = 0.6
-_THERE: Final = "SELECT winner, digest FROM decisions WHERE run = ?1 AND step = ?2"
-_TASK_OF_PART: Final = "SELECT task FROM runs WHERE parent = ?1 AND run_id = ?2"
 
 
-_Row = tuple[str, str, str, str | None, str | None]
-"""Input, winner, tally, reason and author of a step."""
+class _Row(NamedTuple):
+    input: str
+    winner: str
+    tally: str
+    reason: str | None
+    author: str | None
 
 
 class _StrayError(Exception):
@@ -211,8 +204,9 @@ class _Record:
         place = (decision.step, decision.opening)
         named = _PART.fullmatch(decision.reason or "")
         if self._source is not None and named is not None and named[1] == self._source.run_id:
-            there = self._connection.execute(_THERE, (self._source.number, decision.step)).fetchone()
-            if there != (decision.winner, named[2]):
+            there = query(self._connection, "winner", self._source.number, decision.step).fetchone()
+            winner, *_, digest = there or (None, None)
+            if (winner, digest) != (decision.winner, named[2]):
                 expected, found = "a decision of another run", decision.reason
                 self.findings.add(Kind.DECISION, "where the decision is from", expected, found, place)
             return
@@ -222,8 +216,7 @@ class _Record:
                 expected = "a part, or something done once"
                 self.findings.add(Kind.DECISION, "where the result is from", expected, decision.reason, place)
             return
-        row = self._connection.execute(_OF_PART, (self.facts.number, named[1])).fetchone()
-        digest, data = row or (None, None)
+        _, digest, data, _ = self._part(named[1]) or (None,) * 4
         result = None if data is None else canonical(object_of(data).get("result"))
         if (str(digest), result) != (named[2], decision.winner):
             found = f"{named[2]}, {decision.winner}"
@@ -305,20 +298,24 @@ class _Record:
         # Of a prompt that must not be stored, the message does not stand in for the input either.
         own = None if self.facts.voting.record_prompts is False else asked.user
         about = canonical(own if asked.input is None else asked.input)
-        if about != row[0]:
-            self.findings.add(Kind.STATE, "input", about, row[0], (known.step,))
+        if about != row.input:
+            self.findings.add(Kind.STATE, "input", about, row.input, (known.step,))
         if not known.decided:
             return self._undecided_answer(known, samples, question)
-        if asked.proposal != (row[3] == PROPOSED):
-            found = "a proposal" if row[3] == PROPOSED else "a decision"
+        if asked.proposal != (row.reason == PROPOSED):
+            found = "a proposal" if row.reason == PROPOSED else "a decision"
             expected = "a proposal" if asked.proposal else "a decision"
             self.findings.add(Kind.DECISION, "what was asked for", expected, found, (known.step,))
-        self._compare_with_truth(task, asked, known, row[1])
-        read = row[1] in question.answers
-        answer = question.answers[row[1]] if read else typed_answer(asked, row[1], question.answers.values())
-        votes = json.loads(row[2])
-        shape = None if row[4] else shape_of(row[1], votes)
-        return _Found(known.step, answer, votes, shape=shape, author=row[4])
+        self._compare_with_truth(task, asked, known, row.winner)
+        read = row.winner in question.answers
+        answer = (
+            question.answers[row.winner]
+            if read
+            else typed_answer(asked, row.winner, question.answers.values())
+        )
+        votes = json.loads(row.tally)
+        shape = None if row.author else shape_of(row.winner, votes)
+        return _Found(known.step, answer, votes, shape=shape, author=row.author)
 
     def _compare_with_truth(self, task: Process[Any], asked: Step[Any], known: _Known, winner: str) -> None:
         if self.oracle:
@@ -330,20 +327,22 @@ class _Record:
         """Return a step's row and samples, and the run that sampled it: one that was taken over, or this."""
         row, facts, run = self._row(known), self.facts, self._source
         samples = samples_of(self._connection, facts.number, known.step)
-        while run is not None and not samples and row[4] is not None:
+        while run is not None and not samples and row.author is not None:
             there = self._row(known, run.number)
             if there is None:
                 break
             samples = samples_of(self._connection, run.number, known.step)
-            row, facts = there if row[4] == NOTED else row, run
+            row, facts = there if row.author == NOTED else row, run
             run = None if run.source is None else run_facts(self._connection, run.source)
         return row, samples, facts
 
     def _row(self, known: _Known, run: int | None = None) -> Any:
-        sql = """SELECT p.input, d.winner, d.tally, d.reason, d.author FROM steps p
-            LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
-            WHERE p.run = ?1 AND p.step = ?2 AND p.opening = 0"""
-        return self._connection.execute(sql, (run or self.facts.number, known.step)).fetchone()
+        row = query(self._connection, "first_opening", run or self.facts.number, known.step).fetchone()
+        return None if row is None else _Row._make(row)
+
+    def _part(self, name: str) -> Any:
+        """Return task, digest, final event and number of the part called *name*; None if there is none."""
+        return query(self._connection, "part_called", self.facts.number, name).fetchone()
 
     def _undecided_answer(
         self, known: _Known, samples: list[SampleTaken], question: Question
@@ -379,16 +378,17 @@ class _Record:
 
     def failed_part(self, name: str) -> None:
         """Raise what the process was told of a part that came to nothing, if it did."""
-        row = self._connection.execute(_END_OF_PART, (self.facts.number, name)).fetchone()
-        if row is not None and row[0] in ("undecided", "failed"):
-            error = UndecidedError if row[0] == "undecided" else FailedError
-            raise error(part_ended(name, row[1]))
+        *_, number = self._part(name) or (None,)
+        status, reason = query(self._connection, "last_status", number).fetchone() or (None, None)
+        if status in ("undecided", "failed"):
+            error = UndecidedError if status == "undecided" else FailedError
+            raise error(part_ended(name, reason))
 
     def part_of(self, parts: Parts, task: Task, key: str | None) -> naming.Part:
         """Return what a nested task is known by, as its session knew it."""
         part, former = parts.of(task, key)
-        row = self._connection.execute(_TASK_OF_PART, (self.facts.number, former.name)).fetchone()
-        if part.identity in self._known or row is None or not could_be(row[0], type(task)):
+        recorded, *_ = self._part(former.name) or (None,)
+        if part.identity in self._known or recorded is None or not could_be(recorded, type(task)):
             return part
         return former if former.identity in self._known else part._replace(name=former.name)
 
@@ -409,9 +409,9 @@ class _Record:
         if known is None or not known.decided:
             return False, None
         row = self._row(known)
-        if canonical(about) != row[0]:
-            self.findings.add(Kind.STATE, "input", canonical(about), row[0], (known.step,))
-        return True, json.loads(row[1])
+        if canonical(about) != row.input:
+            self.findings.add(Kind.STATE, "input", canonical(about), row.input, (known.step,))
+        return True, json.loads(row.winner)
 
     def forgotten(self) -> int:
         """Return how many decisions the process did not ask for."""

@@ -105,7 +105,7 @@ class Question:
         if schedule.tier(sample.ordinal) < schedule.tier_count:
             view = schedule.part(sample.ordinal, views, key=key).view
             if sample.view != view and sample.view not in facts.views(
-                sample[1:3], key, sample.ordinal, views
+                (sample.step, sample.opening), key, sample.ordinal, views
             ):
                 self._findings.add(Kind.PROMPT, "view of the step", view, sample.view, _at(sample))
 

@@ -4,16 +4,15 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import aiosqlite
 
-from mdap.errors import RunNotFoundError, UsageError
 from mdap.journal.database import open_reading
-from mdap.journal.statements import statements
-from mdap.logfile import translated
+from mdap.journal.logfile import translated
+from mdap.journal.rows import RunRow, opening_of, run_row, sample_of, the_one
+from mdap.journal.statements import statement
 from mdap.records import (
     NOTED,
     ProbeTotals,
@@ -22,10 +21,7 @@ from mdap.records import (
     RecordedOpening,
     Refusal,
     ResumePoint,
-    RunStatus,
     SampleTaken,
-    StepOpened,
-    StopCause,
     TallyShape,
     Totals,
     Usage,
@@ -39,42 +35,6 @@ from mdap.settings import Price
 __all__ = ["Reader", "RunRow", "open_log"]
 
 _PAGE: Final = 1_000
-_STATUS: Final = {
-    "finished": RunStatus.FINISHED,
-    "undecided": RunStatus.UNDECIDED,
-    "stopped": RunStatus.STOPPED,
-    "failed": RunStatus.FAILED,
-}
-_STOP_CAUSES: Final = {str(cause): cause for cause in StopCause}
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """One row of *runs*, with how the run stands.
-
-    Attributes:
-        number: the run's key in the other tables.
-        params: the task's parameters.
-        settings: how its steps are decided.
-        provider: where its samples come from.
-        status: `running` also stands for a run whose process was killed.
-        stop_cause: why it ended without a result, as recorded; None where nothing is.
-        outcome: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
-    """
-
-    number: int
-    run_id: str
-    kind: str
-    task: str
-    task_version: str
-    params: dict[str, Any]
-    settings: dict[str, Any]
-    provider: dict[str, Any]
-    k: int
-    created_at: str
-    status: RunStatus
-    stop_cause: StopCause | None = None
-    outcome: str | None = None
 
 
 class Reader:
@@ -85,20 +45,15 @@ class Reader:
         self._connection = connection
 
     async def rows(self, name: str, *values: Any) -> Sequence[sqlite3.Row]:
-        """Return all rows of the statement *name* of ``read.sql`` or ``view.sql``."""
-        statement = statements("read").get(name) or statements("view")[name]
+        """Return all rows of the statement *name*."""
         with translated(self.path):
             # In one go: while any statement of a connection is under way, all of them see an old snapshot.
-            return list(await self._connection.execute_fetchall(statement, values))
+            return list(await self._connection.execute_fetchall(statement(name), values))
 
-    async def select(self, sql: str, *values: Any) -> Sequence[sqlite3.Row]:
-        """Return all rows of a statement that is none of ``read.sql``."""
-        return [row async for row in self.scan(sql, *values)]
-
-    async def scan(self, sql: str, *values: Any) -> AsyncIterator[sqlite3.Row]:
-        """Yield the rows of a statement, however many there are."""
+    async def scan(self, name: str, *values: Any) -> AsyncIterator[sqlite3.Row]:
+        """Yield the rows of the statement *name*, however many there are."""
         with translated(self.path):
-            async with self._connection.execute(sql, values) as cursor:
+            async with self._connection.execute(statement(name), values) as cursor:
                 async for row in cursor:
                     yield row
 
@@ -113,37 +68,26 @@ class Reader:
             RunNotFoundError: there is no such run.
             UsageError: there are several.
         """
-        wanted = name
-        if name == "latest":
-            wanted = await self._value("newest") or name
-        elif not await self.rows("run", name):
-            matches = await self.rows("prefix", name)
-            if len(matches) > 1:
-                raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
-            wanted = matches[0][0] if matches else name
-        row = await self.run(wanted)
-        if row is None:
-            raise RunNotFoundError(
-                f"there is no run {name!r} in {self.path}: `mdap runs` lists those there are"
-            )
-        return row
+        numbers = [int(row["id"]) for row in await self.rows("find", name)]
+        [row] = await self.rows("run_of", the_one(numbers, name, self.path))
+        return run_row(row)
 
     async def run(self, run_id: str) -> RunRow | None:
         """Return the run whose id is exactly *run_id*, or None."""
-        rows = await self.rows("run", run_id)
-        return _run_row(rows[0]) if rows else None
+        number = await self._value("run_called", run_id)
+        return None if number is None else run_row(*await self.rows("run_of", number))
 
     async def runs(self, most: int) -> list[tuple[RunRow, int]]:
         """Return the newest runs that are no parts of others, each with its number of decided steps."""
-        return [(_run_row(row), int(row["steps"])) for row in await self.rows("runs", most)]
+        return [(run_row(row), int(row["steps"])) for row in await self.rows("runs", most)]
 
     async def unfinished(self) -> list[RunRow]:
         """Return the runs and batches that were cut, stopped, or settled since, the oldest first."""
-        return [_run_row(row) for row in await self.rows("unfinished")]
+        return [run_row(row) for row in await self.rows("unfinished")]
 
     async def parts(self, run: int, most: int) -> list[tuple[RunRow, int]]:
         """Return the first runs that are parts of *run*, each with its number of decided steps."""
-        return [(_run_row(row), int(row["steps"])) for row in await self.rows("parts", most, run)]
+        return [(run_row(row), int(row["steps"])) for row in await self.rows("parts", most, run)]
 
     async def count_parts(self, run: int) -> int:
         """Return how many runs are parts of *run*."""
@@ -157,7 +101,7 @@ class Reader:
             params: its parameters, in canonical JSON.
         """
         rows = await self.rows("calibrations", task, params)
-        return [(_run_row(row), json.loads(row["result"])) for row in rows]
+        return [(run_row(row), json.loads(row["result"])) for row in rows]
 
     async def latest_of(self, task: str, params: str) -> str | None:
         """Return the id of the newest run of a task that decided anything; of a pilot if there is no run.
@@ -200,8 +144,8 @@ class Reader:
 
     async def run_columns(self, run: int, names: Sequence[str]) -> dict[str, Any]:
         """Return columns of the row of *run* as they are recorded."""
-        [row] = await self.select(f"SELECT {', '.join(names)} FROM runs WHERE id = ?1", run)
-        return dict(zip(names, row, strict=True))
+        [row] = await self.rows("run_of", run)
+        return {name: row[name] for name in names}
 
     async def input_at(self, run: int, place: int) -> str:
         """Return the input of decision number *place* of *run*, in canonical JSON."""
@@ -353,17 +297,17 @@ class Reader:
         samples: dict[tuple[int, int], list[SampleTaken]] = {}
         void: set[tuple[int, int]] = set()
         for row in await self.rows(f"{which}_samples", run, after):
-            sample = SampleTaken(*row)
+            sample = sample_of(row)
             samples.setdefault((sample.step, sample.opening), []).append(sample)
             if sample.verdict == Verdict.VOID:
                 void.add((sample.step, sample.opening))
         pending: dict[tuple[int, int], list[SampleTaken]] = {}
         for row in await self.rows("open_pending", run):
-            sample = SampleTaken(*row)
+            sample = sample_of(row)
             pending.setdefault((sample.step, sample.opening), []).append(sample)
         found = []
         for row in await self.rows(f"{which}_steps", run, after):
-            opened = StepOpened(run, *row)
+            opened = opening_of(row)
             place = (opened.step, opened.opening)
             tentative = place in pending or place not in samples
             taken = pending.get(place) or samples.get(place, [])
@@ -427,8 +371,8 @@ class Reader:
 
     async def whole_of(self, run: int) -> RunRow | None:
         """Return the run of a process in which *run* is nested; None if it is not."""
-        whole = await self._value("whole", run)
-        return None if whole is None else await self.run(whole)
+        rows = await self.rows("whole_of", run)
+        return run_row(rows[0]) if rows else None
 
     async def step_of_part(self, run: int, part: str) -> int | None:
         """Return as which step *run* has the result of its nested run *part*; None before it has it."""
@@ -455,24 +399,6 @@ class Reader:
             for row in rows:
                 yield row
             place = rows[-1]["place"] + 1
-
-
-def _run_row(row: sqlite3.Row) -> RunRow:
-    return RunRow(
-        number=row["id"],
-        run_id=row["run_id"],
-        kind=row["kind"],
-        task=row["task"],
-        task_version=row["task_version"],
-        params=json.loads(row["params"]),
-        settings=json.loads(row["settings"]),
-        provider=json.loads(row["provider"]),
-        k=row["k"],
-        created_at=row["created_at"],
-        status=_STATUS.get(row["last_event"], RunStatus.RUNNING),
-        stop_cause=_STOP_CAUSES.get(row["stop_cause"]),
-        outcome=row["outcome"],
-    )
 
 
 @asynccontextmanager

@@ -1,33 +1,14 @@
 """Taking the seal of a run at the end of a session, from the rows that are durable."""
 
-from typing import Final
-
 import anyio
 
 from mdap.journal.reader import Reader
 from mdap.journal.writer import Writer
 from mdap.records import RunEvent
 from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import (
-    EVENT_COLUMNS,
-    NEWEST,
-    OPEN_STEPS,
-    PARTS,
-    PROMPTS,
-    REST,
-    RUN_COLUMNS,
-    SEALED,
-    SIGNED,
-    TIMES,
-    TIMES_STEPS,
-    Lines,
-    Seal,
-    Times,
-)
+from mdap.rules.seals import REST, SEALED, SIGNED, TIMES_STEPS, Lines, Seal, Times
 
 __all__ = ["Sealer"]
-
-_LAST: Final = "SELECT kind FROM run_events WHERE run = ?1 AND kind <> ?2 ORDER BY id DESC LIMIT 1"
 
 
 class Sealer:
@@ -50,8 +31,8 @@ class Sealer:
         Raises:
             DatabaseError: the database cannot be written any more.
         """
-        last = await self._reader.select(_LAST, run, SIGNED)
-        found = await self._reader.seal(run) if last and last[0][0] == SEALED else None
+        last = await self._reader.rows("last_event_but", run, SIGNED)
+        found = await self._reader.seal(run) if last and last[0]["kind"] == SEALED else None
         if found is None:
             found = await self.seal(run)
             await self._writer.flush()
@@ -73,21 +54,21 @@ class Sealer:
 
 async def _seal(reader: Reader, run: int) -> Seal:
     events, rest = Lines(), Lines()
-    [row] = await reader.select(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?1", run)
+    [row] = await reader.rows("sealed_run", run)
     events.add(row)
-    async for event in reader.scan(f"SELECT {EVENT_COLUMNS} FROM run_events WHERE run = ?1 ORDER BY id", run):
+    async for event in reader.scan("sealed_events", run):
         events.add(event)
-    async for opened in reader.scan(OPEN_STEPS, run):
+    async for opened in reader.scan("sealed_openings", run):
         rest.add(opened)
-    for statement in REST:
-        async for sample in reader.scan(statement, run):
+    for name in REST:
+        async for sample in reader.scan(name, run):
             rest.add_sample(sample)
-    async for prompt in reader.scan(PROMPTS, run):
+    async for prompt in reader.scan("sealed_prompts", run):
         rest.add(prompt)
     last = await reader.rows("last_decision", run)
     decisions, head = (last[0]["place"] + 1, last[0]["digest"]) if last else (0, CHAIN_START)
-    [(newest,)] = await reader.select(NEWEST)
-    parts = await reader.select(PARTS, run, newest)
+    [(newest,)] = await reader.rows("newest_event")
+    parts = await reader.rows("sealed_parts", run, newest)
     times = await _times(reader, run)
     if not parts:
         return Seal(decisions, head, events.digest, rest.digest, times=times)
@@ -99,8 +80,8 @@ async def _seal(reader: Reader, run: int) -> Seal:
 
 async def _times(reader: Reader, run: int) -> str | None:
     times = Times()
-    [(last,)] = await reader.select("SELECT max(step) FROM samples WHERE run = ?1", run)
+    [(last,)] = await reader.rows("last_sampled_step", run)
     for first in range(0, 0 if last is None else last + 1, TIMES_STEPS):
-        for row in await reader.select(TIMES, run, first):
+        for row in await reader.rows("sealed_times", run, first, TIMES_STEPS):
             times.add(row)
     return times.digest

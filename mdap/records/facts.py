@@ -5,6 +5,7 @@ What exists once per sample is a named tuple: immutable, slotted, and cheap to m
 
 import math
 import re
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from mdap.records.requests import Reply, answer_tokens
@@ -21,6 +22,7 @@ __all__ = [
     "Fact",
     "PromptSent",
     "RunEvent",
+    "SampleEntry",
     "SampleTaken",
     "StepOpened",
     "StepResolved",
@@ -69,6 +71,21 @@ class PromptSent(NamedTuple):
     system: str | None
     user: str
     schema: str | None
+
+    def row(self) -> tuple[Any, ...]:
+        """Return the columns of its row in *prompts*; a digest stands for a text."""
+        return self[:_PROMPT_ROW]
+
+    def texts(self) -> tuple[tuple[str | None, str | None], ...]:
+        """Return each digest with its text."""
+        return (
+            (self.system_digest, self.system),
+            (self.user_digest, self.user),
+            (self.schema_digest, self.schema),
+        )
+
+
+_PROMPT_ROW: Final = PromptSent._fields.index("system")
 
 
 class SampleTaken(NamedTuple):
@@ -136,6 +153,10 @@ class SampleTaken(NamedTuple):
             fingerprint=self.fingerprint,
         )
 
+    def entry(self) -> "SampleEntry":
+        """Return it as `mdap.Log.samples` yields it."""
+        return SampleEntry._make(_entry(self))
+
     def row(self) -> tuple[Any, ...]:
         """Return the columns of its row in *samples*; a digest stands for a text."""
         return self[:_ROW]
@@ -173,6 +194,37 @@ def without_later(columns: tuple[Any, ...]) -> tuple[Any, ...]:
     earlier logs stay as they are.
     """
     return columns[:-_LATER] if columns[-_LATER:] == _NOTHING_LATER else columns
+
+
+class SampleEntry(NamedTuple):
+    """A sample, with its text; the columns are those of the table *samples*."""
+
+    step: int
+    opening: int
+    ordinal: int
+    verdict: str
+    counted: int | None
+    answer_key: str | None
+    flag_reason: str | None
+    model: str
+    view: int
+    temperature: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    latency: float | None
+    attempts: int
+    request_id: str | None
+    finish_reason: str | None
+    text: str | None
+    served_model: str | None
+    fingerprint: str | None
+    reasoning_tokens: int | None
+    reasoning: str | None
+    began: int | None
+
+
+_entry: Final = attrgetter(*SampleEntry._fields)
 
 
 class StepResolved(NamedTuple):

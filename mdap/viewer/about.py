@@ -3,26 +3,21 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from sqlite3 import Row
+from typing import Any, NamedTuple
 
-from mdap.records import Certificate, Guarantee, Outcome
+from mdap.journal.reader import Reader
+from mdap.journal.rows import RunRow, run_row
+from mdap.records import Certificate, Guarantee, Outcome, RunStatus
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.ledger import guarantee_of
 from mdap.rules.money import cost_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
-from mdap.viewer.source import Row, Source
 from mdap.viewer.summary import Bin, Doubt, Summary
 from mdap.viewer.trends import cost_of_bin
 
-__all__ = ["About", "Beside", "Verdicts", "about", "spent", "status_of", "verdicts"]
-
-_ENDED: Final = ("finished", "undecided", "stopped", "failed")
-
-
-def status_of(last_event: str | None) -> str:
-    """Return how a run stands, from the last event that changed it."""
-    return last_event if last_event in _ENDED else "running"
+__all__ = ["About", "Beside", "Verdicts", "about", "spent", "verdicts"]
 
 
 class Beside(NamedTuple):
@@ -46,12 +41,11 @@ class Beside(NamedTuple):
         return "for the probe" if self.kind == "probe" else "in answers that cannot be read"
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About(RunRow):
     """A run, from its row and its events.
 
     Attributes:
-        number: its key in the other tables.
         turn: changes whenever the run is started, resumed, settled or ended.
         decided: decisions so far.
         dense: whether the decided steps are exactly those with the numbers below *decided*.
@@ -65,29 +59,15 @@ class About:
         seal: digest over all that the log holds of it, as of the end of its last session.
         guarantee: what `-k robust` says of it; None for another k.
         escalated: whether a step went to another tier of models.
-        said: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
         undecided: steps of a finished process that found no winner.
         beside: what was billed beside the samples of its steps and parts.
         alive: whether a process is at work on it; None where that cannot be told.
     """
 
-    number: int
-    run_id: str
-    kind: str
-    task: str
-    task_version: str
-    params: dict[str, Any]
-    settings: dict[str, Any]
-    provider: dict[str, Any]
-    k: int
-    mdap_version: str
-    created_at: str
-    status: str
     turn: int
     decided: int
     dense: bool
     opened: int
-    parent: int | None
     parent_name: str | None
     children: int
     reason: str | None
@@ -101,7 +81,6 @@ class About:
     guarantee: Guarantee | None
     escalated: bool
     failed_attempts: int
-    said: str | None
     undecided: int
     beside: tuple[Beside, ...] = ()
     alive: bool | None = None
@@ -109,18 +88,18 @@ class About:
     @property
     def running(self) -> bool:
         """Whether its last session has not ended; it may have been killed."""
-        return self.status == "running"
+        return self.status is RunStatus.RUNNING
 
     @property
     def end(self) -> int:
         """Where counting its rows ends: what is still being decided is left out."""
         return self.decided if self.running else max(self.decided, self.opened)
 
-    def outcome(self, certificate: Certificate | None = None) -> Outcome | None:
+    def judged(self, certificate: Certificate | None = None) -> Outcome | None:
         """Return whether its result is good, as far as its *certificate* is known; None if nothing tells."""
         if self.status != "finished" or self.kind not in JUDGED:
             return None
-        return outcome_of(self.said, certificate, self.undecided)
+        return outcome_of(self.outcome, certificate, self.undecided)
 
     @property
     def beside_tokens(self) -> dict[str, int]:
@@ -136,39 +115,27 @@ class About:
         return " + ".join(self.provider.get("models", ()))
 
 
-async def about(source: Source, number: int) -> About | None:
+async def about(source: Reader, number: int) -> About | None:
     """Return the run with the number *number*, or None."""
     rows = await source.rows("view_run", number)
     return await _about(source, rows[0]) if rows else None
 
 
-async def _about(source: Source, row: Row) -> About:
-    number = row["id"]
-    status = status_of(row["last_event"])
-    ending = await source.rows("view_ending", number)
+async def _about(source: Reader, row: Row) -> About:
+    run = run_row(row)
+    number, status = run.number, run.status
+    ending = await source.rows("last_ended", number)
     data = json.loads(ending[0]["data"] or "{}") if ending else {}
     kinds = {one["kind"]: one["events"] for one in await source.rows("view_event_kinds", number)}
     last = await source.rows("last_decision", number)
     seals = await source.rows("last_seal", number)
     return About(
-        number=number,
-        run_id=row["run_id"],
-        kind=row["kind"],
-        task=row["task"],
-        task_version=row["task_version"],
-        params=json.loads(row["params"]),
-        settings=json.loads(row["settings"]),
-        provider=json.loads(row["provider"]),
-        k=row["k"],
-        mdap_version=row["mdap_version"],
-        created_at=row["created_at"],
-        status=status,
+        **run.columns(),
         turn=row["last_turn"] or 0,
         decided=row["decided"],
         # So many different steps, none beyond the last: that leaves none out.
         dense=row["last_decided"] is not None and row["last_decided"] + 1 == row["decided"],
         opened=row["opened"],
-        parent=row["parent"],
         parent_name=row["parent_name"],
         children=row["children"],
         reason=None if status in ("running", "finished") or not ending else ending[0]["reason"],
@@ -179,26 +146,25 @@ async def _about(source: Source, row: Row) -> About:
         digest=last[0]["digest"] if last else None,
         seal=seals[0][0] if seals else None,
         warnings=tuple(one["reason"] for one in await source.rows("view_warnings", number)),
-        guarantee=await _guarantee(source, number, row["settings"]),
+        guarantee=await _guarantee(source, run),
         escalated="escalated" in kinds,
-        said=row["outcome"],
         undecided=data.get("undecided", 0),
         failed_attempts=kinds.get("attempt_failed", 0),
         beside=await _beside(source, number),
     )
 
 
-async def _beside(source: Source, number: int) -> tuple[Beside, ...]:
+async def _beside(source: Reader, number: int) -> tuple[Beside, ...]:
     rows = await source.rows("spent_beside", number)
     return tuple(Beside(*(row[name] for name in Beside._fields)) for row in rows)
 
 
-async def _guarantee(source: Source, number: int, settings: str) -> Guarantee | None:
-    voting = VotingSettings.recorded(json.loads(settings))
-    return guarantee_of(voting, [json.loads(row["data"]) for row in await source.rows("paid", number)])
+async def _guarantee(source: Reader, run: RunRow) -> Guarantee | None:
+    voting = VotingSettings.recorded(run.settings)
+    return guarantee_of(voting, [json.loads(row["data"]) for row in await source.rows("paid", run.number)])
 
 
-async def _prices(source: Source, number: int) -> dict[str, Price]:
+async def _prices(source: Reader, number: int) -> dict[str, Price]:
     rows = await source.rows("prices", number)
     found: Mapping[str, Any] = json.loads(rows[0][0] or "{}") if rows else {}
     return {model: Price(**price) for model, price in found.items()}
@@ -241,7 +207,7 @@ def verdicts(run: About, summary: Summary) -> Verdicts:
     # Votes of a tier that could not decide say nothing of the one that did.
     certificate = None if run.escalated else certify(summary.shapes())
     return Verdicts(
-        outcome=run.outcome(certificate),
+        outcome=run.judged(certificate),
         samples=summary.samples,
         votes=summary.verdicts["vote"],
         red_flags=summary.verdicts["flag"],

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mdap.errors import MdapError
+from mdap.journal.reader import Reader
 from mdap.records import TallyShape
 from mdap.rules.certificate import certify
 from mdap.viewer import comparing, pages, times, tree
@@ -22,7 +23,7 @@ from mdap.viewer.guard import Guard
 from mdap.viewer.interface import Interface
 from mdap.viewer.key import Key
 from mdap.viewer.settling import Counter
-from mdap.viewer.source import Shown, Source
+from mdap.viewer.source import Shown
 from mdap.viewer.templating import environment, static
 
 __all__ = ["create_app"]
@@ -67,7 +68,7 @@ class Viewer:
             template, values = await page(self._visit(source, run, request))
         return self.answer(template, {"run": run, **values}, status)
 
-    async def _run(self, source: Source, number: int) -> About:
+    async def _run(self, source: Reader, number: int) -> About:
         run = await about(source, number)
         # Nobody claims a batch, but only its cases.
         if run is not None and run.running and run.kind != "batch":
@@ -79,7 +80,7 @@ class Viewer:
             raise HTTPException(404, "There is no such run in this database.")
         return run
 
-    def _visit(self, source: Source, run: About, request: Request) -> pages.Visit:
+    def _visit(self, source: Reader, run: About, request: Request) -> pages.Visit:
         return pages.Visit(source, run, request, self.counts, self.shown.prompts)
 
     async def runs(self, request: Request) -> Response:

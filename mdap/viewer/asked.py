@@ -3,15 +3,17 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from sqlite3 import Row
 from typing import Any, Final
 
 import anyio.to_thread
 
+from mdap.journal.reader import Reader
 from mdap.records import PromptSent
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.rules.schedule import tiers_of
 from mdap.settings import VotingSettings
-from mdap.viewer.source import Prompts, Rendered, Row, Source
+from mdap.viewer.source import Prompts, Rendered
 
 __all__ = ["Asker", "merged_by", "prompts_of"]
 
@@ -37,7 +39,7 @@ class Asker:
     provider: Mapping[str, Any]
 
 
-async def prompts_of(source: Source, prompts: Prompts, asker: Asker, opening: Row) -> Rendered | str:
+async def prompts_of(source: Reader, prompts: Prompts, asker: Asker, opening: Row) -> Rendered | str:
     """Return the prompts of one opening of a step, or a sentence that says why there are none.
 
     Args:
@@ -81,7 +83,7 @@ def _read(schema: str) -> Any:
         return schema
 
 
-async def merged_by(source: Source, asker: Asker) -> tuple[str, ...]:
+async def merged_by(source: Reader, asker: Asker) -> tuple[str, ...]:
     """Return the models that take no system message: to them it is the beginning of the user message."""
     about = asker.provider["about"]
     specs, _ = tiers_of(asker.provider["models"], asker.provider["escalate_to"])

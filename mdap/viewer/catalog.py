@@ -9,9 +9,9 @@ import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from mdap.journal.reader import Reader
 from mdap.viewer.counting import Counts
 from mdap.viewer.listing import Listed, count_up, listed
-from mdap.viewer.source import Source
 
 __all__ = ["SORTS", "Catalog", "Wanted"]
 
@@ -118,7 +118,7 @@ class Catalog:
         self._newest = 0
         self._event = 0
 
-    async def page(self, source: Source, counts: Counts, wanted: Wanted, size: int) -> dict[str, Any]:
+    async def page(self, source: Reader, counts: Counts, wanted: Wanted, size: int) -> dict[str, Any]:
         """Return what the page of the list shows.
 
         Args:
@@ -154,7 +154,7 @@ class Catalog:
     def _needs(self, wanted: Wanted) -> bool:
         return bool(wanted.outcome) or wanted.sort.removeprefix("-") in _COUNTED
 
-    async def _look(self, source: Source) -> None:
+    async def _look(self, source: Reader) -> None:
         """Take in what is new, and what took a turn."""
         event = (await source.rows("newest_event"))[0][0]
         turned = await source.rows("view_turned", self._event, _MOST) if self._runs else []
@@ -168,7 +168,7 @@ class Catalog:
         for number in sorted(self._runs)[:-_MOST]:
             del self._runs[number]
 
-    async def _renewed(self, source: Source, shown: Sequence[Listed]) -> list[Listed]:
+    async def _renewed(self, source: Reader, shown: Sequence[Listed]) -> list[Listed]:
         """Return *shown* with runs that go on as they are now."""
         moving = [run.number for run in shown if run.status == "running"]
         now = {run.number: run for run in await listed(source, moving)} if moving else {}

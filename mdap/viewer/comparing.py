@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from sqlite3 import Row
 from time import monotonic
 from typing import Any, Final
 
+from mdap.journal.reader import Reader
 from mdap.viewer.about import About, Verdicts, verdicts
 from mdap.viewer.counting import Counts
 from mdap.viewer.listing import Listed, listed
-from mdap.viewer.source import Row, Source
 from mdap.viewer.summary import Summary
 from mdap.viewer.walking import Found, walk
 from mdap.viewer.wording import chance, number, seconds, share, usd, when
@@ -67,7 +68,7 @@ def _of(part: int, whole: int) -> str:
     return f"{number(part)} ({share(part, whole)})"
 
 
-async def side(source: Source, counts: Counts, run: About) -> Side:
+async def side(source: Reader, counts: Counts, run: About) -> Side:
     """Return one of two runs, as far as it is counted."""
     count = counts.of(run)
     await count.go_on(source, run, _COUNTING)
@@ -75,7 +76,7 @@ async def side(source: Source, counts: Counts, run: About) -> Side:
     return Side(told, count.summary, verdicts(told, count.summary), count.whole)
 
 
-async def compared(source: Source, counts: Counts, runs: Sequence[About]) -> dict[str, Any]:
+async def compared(source: Reader, counts: Counts, runs: Sequence[About]) -> dict[str, Any]:
     """Return what stands on the page of two runs: their figures, the same row for both."""
     sides = [await side(source, counts, run) for run in runs]
     names = list(dict.fromkeys(name for one in sides for name in one.run.params))
@@ -85,7 +86,7 @@ async def compared(source: Source, counts: Counts, runs: Sequence[About]) -> dic
     return {"sides": sides, "rows": rows}
 
 
-async def differences(source: Source, runs: Sequence[About], start: int) -> dict[str, Any]:
+async def differences(source: Reader, runs: Sequence[About], start: int) -> dict[str, Any]:
     """Return the steps that two runs decided differently, from a place in the first one's decisions on."""
     one, other = runs
     named = [await source.rows("view_named", run.number) for run in runs]
@@ -99,7 +100,7 @@ async def differences(source: Source, runs: Sequence[About], start: int) -> dict
     return {"found": found, "most": _NAMED_MOST}
 
 
-async def _by_name(source: Source, one: About, other: About, start: int) -> Found:
+async def _by_name(source: Reader, one: About, other: About, start: int) -> Found:
     """Return the same of steps that have the same name, from the step *start* of the first run on."""
     theirs = {row["key"]: row["step"] for row in await source.rows("view_keys", other.number)}
     rows = await source.rows("view_keys", one.number)
@@ -119,15 +120,15 @@ async def _by_name(source: Source, one: About, other: About, start: int) -> Foun
     return Found(found, start, pairs[at][0] if more else one.opened, more)
 
 
-async def number_of(source: Source, text: str) -> int | None:
+async def number_of(source: Reader, text: str) -> int | None:
     """Return the number of the run that *text* names, by its number or its id; None if there is none."""
-    rows = await source.rows("view_number", text)
+    rows = await source.rows("run_called", text)
     if rows:
         return int(rows[0]["id"])
     return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else None
 
 
-async def alike(source: Source, run: About) -> list[Listed]:
+async def alike(source: Reader, run: About) -> list[Listed]:
     """Return other runs of the same task, the newest first."""
     rows = await source.rows("view_alike", run.task, run.number, _ALIKE)
     return await listed(source, [row["id"] for row in rows])

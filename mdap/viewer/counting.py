@@ -2,14 +2,15 @@
 
 from collections import OrderedDict, deque
 from dataclasses import replace
+from sqlite3 import Row
 from time import monotonic
 from typing import Final, TypeVar
 
 import anyio
 
+from mdap.journal.reader import Reader
 from mdap.records import Outcome
 from mdap.viewer.about import About
-from mdap.viewer.source import Row, Source
 from mdap.viewer.summary import Summary
 
 __all__ = ["Count", "Counts"]
@@ -71,7 +72,7 @@ class Count:
         passed = monotonic() - began
         return (run.decided - decided) / passed if run.running and passed > 0.5 else None
 
-    async def go_on(self, source: Source, run: About, seconds: float = _FOREVER) -> None:
+    async def go_on(self, source: Reader, run: About, seconds: float = _FOREVER) -> None:
         """Count on for about so many seconds; a run that took a turn is counted anew.
 
         While a run goes on, samples that turn out void come late, for steps that were counted before.
@@ -85,7 +86,7 @@ class Count:
             own = self.summary.reached >= run.end or await self.summary.count(source, run.end, seconds)
             self.whole = own and (not run.children or await self._go_on_with_parts(source, run, deadline))
 
-    async def _go_on_with_parts(self, source: Source, run: About, deadline: float) -> bool:
+    async def _go_on_with_parts(self, source: Reader, run: About, deadline: float) -> bool:
         if not self._ahead:
             self._ahead.extend(await source.rows("view_ended_parts", run.number, self._event, _PARTS))
         while self._ahead:
@@ -100,7 +101,7 @@ class Count:
                 self._ahead.extend(await source.rows("view_ended_parts", run.number, self._event, _PARTS))
         return True
 
-    async def _count_short(self, source: Source) -> None:
+    async def _count_short(self, source: Reader) -> None:
         """Count as many of the next parts as have few steps together."""
         steps = 0
         taken: list[Row] = []
@@ -115,7 +116,7 @@ class Count:
         for row in taken:
             self._done(row)
 
-    async def _go_on_with_long(self, source: Source, seconds: float) -> bool:
+    async def _go_on_with_long(self, source: Reader, seconds: float) -> bool:
         row = self._ahead[0]
         if row["run"] not in self._counted:
             if self._part is None:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from sqlite3 import Row
 from typing import Any, Final
 
+from mdap.journal.reader import Reader
 from mdap.viewer.about import About
-from mdap.viewer.source import Row, Source
 
 __all__ = ["Disputed", "doubtful", "undecided"]
 
@@ -40,7 +41,7 @@ class Disputed:
 
 
 async def doubtful(
-    source: Source, run: About, chances: Mapping[tuple[int, int, int], float], most: int
+    source: Reader, run: About, chances: Mapping[tuple[int, int, int], float], most: int
 ) -> list[Disputed]:
     """Return decisions of a run and its parts: those that a person took, then the most doubtful ones.
 
@@ -66,7 +67,7 @@ async def doubtful(
     return settled[:most] + sorted(others, key=lambda one: -(one.wrong or 0))[:most]
 
 
-async def _names(source: Source, run: About) -> dict[int, str | None]:
+async def _names(source: Reader, run: About) -> dict[int, str | None]:
     parts = await source.rows("report_parts", run.number, _PARTS) if run.children else []
     return {run.number: None, **{row["id"]: row["run_id"] for row in parts}}
 
@@ -96,7 +97,7 @@ def _cut(
     )
 
 
-async def undecided(source: Source, run: About, most: int) -> list[Disputed]:
+async def undecided(source: Reader, run: About, most: int) -> list[Disputed]:
     """Return steps of a run and its parts that have ended without a winner, with the replies that voted."""
     if run.dense and run.opened == run.decided and not run.children:
         return []

@@ -4,17 +4,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from sqlite3 import Row
 from time import monotonic
 from typing import Any, Final
 
+from mdap.journal.reader import Reader
+from mdap.journal.rows import status_of
 from mdap.records import Certificate, TallyShape
 from mdap.rules.certificate import certify
 from mdap.rules.money import cost_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price
-from mdap.viewer.about import about, status_of, verdicts
+from mdap.viewer.about import about, verdicts
 from mdap.viewer.counting import Counts
-from mdap.viewer.source import Row, Source
 
 __all__ = ["Listed", "count_up", "listed"]
 
@@ -100,14 +102,14 @@ def _listed(row: Row) -> Listed:
     return run
 
 
-async def listed(source: Source, numbers: Sequence[int]) -> list[Listed]:
+async def listed(source: Reader, numbers: Sequence[int]) -> list[Listed]:
     """Return the runs of these *numbers*, in their order, not counted yet."""
     rows = await source.rows("view_listed", json.dumps(numbers))
     found = {row["id"]: _listed(row) for row in rows}
     return [found[number] for number in numbers if number in found]
 
 
-async def count_up(source: Source, counts: Counts, runs: Sequence[Listed], seconds: float) -> None:
+async def count_up(source: Reader, counts: Counts, runs: Sequence[Listed], seconds: float) -> None:
     """Count *runs* as far as there is time, short ones first and many at once."""
     deadline = monotonic() + seconds
     waiting = sorted((one for one in runs if not one.counted), key=lambda one: max(one.decided, one.opened))
@@ -141,7 +143,7 @@ class _Sums:
     usage: list[Row] = field(default_factory=list)
 
 
-async def _count_short(source: Source, runs: Sequence[Listed], deadline: float) -> None:
+async def _count_short(source: Reader, runs: Sequence[Listed], deadline: float) -> None:
     wanted = json.dumps([one.number for one in runs])
     sums = {one.number: _Sums() for one in runs}
     for row in await source.rows("sums_of_decisions", wanted):
@@ -172,7 +174,7 @@ def _cost(usage: Sequence[Row], prices: Mapping[str, Price]) -> float | None:
     )
 
 
-async def _count_long(source: Source, counts: Counts, one: Listed, deadline: float) -> None:
+async def _count_long(source: Reader, counts: Counts, one: Listed, deadline: float) -> None:
     known = counts.known(one.number, one.turn)
     if known is None and monotonic() < deadline:
         run = await about(source, one.number)

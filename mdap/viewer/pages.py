@@ -3,12 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sqlite3 import Row
 from typing import Any, Final
 
 import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from mdap.journal.reader import Reader
 from mdap.rules.certificate import doubts
 from mdap.viewer.about import About, verdicts
 from mdap.viewer.asked import Asker, merged_by, prompts_of
@@ -16,7 +18,7 @@ from mdap.viewer.counting import Count, Counts
 from mdap.viewer.figures import figures
 from mdap.viewer.listing import count_up, listed
 from mdap.viewer.race import outcome_of, race_of
-from mdap.viewer.source import Prompts, Row, Source
+from mdap.viewer.source import Prompts
 from mdap.viewer.timeline import KINDS, timeline_of
 from mdap.viewer.walking import Found, walk
 
@@ -65,7 +67,7 @@ FILTERS: Final = {
 class Visit:
     """A request for a page about a run."""
 
-    source: Source
+    source: Reader
     run: About
     request: Request
     counts: Counts

@@ -4,10 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sqlite3 import Row
 from typing import Final
 
 from mdap.rules.digests import answer_key
-from mdap.viewer.source import Row
 
 __all__ = ["Candidate", "Entry", "Race", "outcome_of", "race_of"]
 

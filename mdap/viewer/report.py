@@ -4,13 +4,13 @@ from typing import Final
 
 from markupsafe import Markup
 
+from mdap.journal.reader import Reader
 from mdap.rules.certificate import doubts
 from mdap.viewer.about import About, verdicts
 from mdap.viewer.counting import Count
 from mdap.viewer.disputed import doubtful, undecided
 from mdap.viewer.figures import figures
 from mdap.viewer.seals import seals_of
-from mdap.viewer.source import Source
 from mdap.viewer.templating import environment, static
 
 __all__ = ["report"]
@@ -21,7 +21,7 @@ _DISPUTED: Final = 25
 _LARGEST: Final = 2**62
 
 
-async def report(source: Source, run: About, length: int | None, made_at: str) -> str:
+async def report(source: Reader, run: About, length: int | None, made_at: str) -> str:
     """Return the report of a run as HTML, without a script and without anything from elsewhere.
 
     Args:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mdap.audit.signatures import Signature, checked
+from mdap.journal.reader import Reader
 from mdap.rules.seals import SEALED, SIGNED
-from mdap.viewer.source import Source
 
 __all__ = ["Sealed", "seals_of"]
 
@@ -32,7 +32,7 @@ class Sealed:
     signatures: list[tuple[str, Signature | None]]
 
 
-async def seals_of(source: Source, run: int, run_id: str) -> list[Sealed]:
+async def seals_of(source: Reader, run: int, run_id: str) -> list[Sealed]:
     """Return the seals of a run, the newest first; of many, the newest."""
     rows = await source.rows("view_events", run, json.dumps([SEALED, SIGNED]), _LARGEST, _MOST)
     signed = [row for row in rows if row["kind"] == SIGNED]

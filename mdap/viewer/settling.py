@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from sqlite3 import Row
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
@@ -15,9 +16,10 @@ from starlette.routing import Route
 
 from mdap.audit.queue import Ruling
 from mdap.errors import MdapError
+from mdap.journal.reader import Reader
+from mdap.journal.rows import status_of as status_of_run
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import answer_key
-from mdap.viewer.about import status_of as status_of_run
 from mdap.viewer.asked import Asker, prompts_of
 from mdap.viewer.bodies import form_of
 from mdap.viewer.differences import Piece, compared
@@ -25,7 +27,7 @@ from mdap.viewer.interface import resume_command, status_of
 from mdap.viewer.key import Key
 from mdap.viewer.pages import Visit
 from mdap.viewer.race import Race, outcome_of, race_of
-from mdap.viewer.source import Desk, Row, Source
+from mdap.viewer.source import Desk
 from mdap.viewer.templating import pretty
 
 if TYPE_CHECKING:
@@ -181,7 +183,7 @@ class Counter:
             **desk,
         }
 
-    async def _standing(self, source: Source, run: int, step: int, mine: int | None) -> dict[str, Any]:
+    async def _standing(self, source: Reader, run: int, step: int, mine: int | None) -> dict[str, Any]:
         """Return who is at a step, and what has been said of it."""
         rows = await source.rows("view_rulings", run, step)
         last = next((row for row in rows if row["kind"] in ("claimed", "released", "settled")), None)
@@ -198,7 +200,7 @@ class Counter:
             "goes_on": None if settled is None else await self._goes_on(source, settled["goes_on"]),
         }
 
-    async def _goes_on(self, source: Source, run_id: str | None) -> dict[str, Any] | None:
+    async def _goes_on(self, source: Reader, run_id: str | None) -> dict[str, Any] | None:
         """Return the run that goes on from a settled step: its number, how it stands, and what resumes it."""
         rows = [] if run_id is None else await source.rows("view_run_called", run_id)
         if not rows or run_id is None:
@@ -209,7 +211,7 @@ class Counter:
         command = resume_command(run_id, self.viewer.shown.name)
         return {"number": rows[0]["id"], "run_id": run_id, "state": state, "command": command}
 
-    async def _state(self, source: Source, run: int, opening: Row) -> str:
+    async def _state(self, source: Reader, run: int, opening: Row) -> str:
         """Return how a step stands, in a word: one that a process waits for is not just undecided."""
         outcome = outcome_of(opening)
         if outcome != "undecided" or self.viewer.shown.is_claimed(run) is False:

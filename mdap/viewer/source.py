@@ -1,33 +1,20 @@
 """What the pages need from the outside: rows of the log, and prompts made anew."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mdap.audit.queue import Claim, Ruling, Settled, Waiting
+from mdap.journal.reader import Reader
 
-__all__ = ["Desk", "Opener", "Prompts", "Rendered", "Row", "Shown", "Source"]
-
-
-class Row(Protocol):
-    """A row, by the name or the place of a column."""
-
-    def __getitem__(self, column: str | int, /) -> Any:
-        """Return the value of *column*."""
-
-
-class Source(Protocol):
-    """A log that is open for reading."""
-
-    async def rows(self, name: str, *values: Any) -> Sequence[Row]:
-        """Return the rows of the statement called *name*."""
+__all__ = ["Desk", "Opener", "Prompts", "Rendered", "Shown"]
 
 
 class Opener(Protocol):
     """Opens the log, for as long as one page takes."""
 
-    def __call__(self) -> AbstractAsyncContextManager[Source]:
+    def __call__(self) -> AbstractAsyncContextManager[Reader]:
         """Return the log as a context."""
 
 

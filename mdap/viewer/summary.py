@@ -4,11 +4,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from sqlite3 import Row
 from time import monotonic
 from typing import Any, Final, cast
 
+from mdap.journal.reader import Reader
 from mdap.records import TallyShape
-from mdap.viewer.source import Row, Source
 
 __all__ = ["Bin", "Doubt", "ModelUse", "Summary"]
 
@@ -186,7 +187,7 @@ class Summary:
             found[total] += count
         return found
 
-    async def count(self, source: Source, end: int, seconds: float = _FOREVER) -> bool:
+    async def count(self, source: Reader, end: int, seconds: float = _FOREVER) -> bool:
         """Count on, up to *end*, for about so many seconds.
 
         Returns:
@@ -202,7 +203,7 @@ class Summary:
             self.reached = stop
         return self.reached >= end
 
-    async def add_runs(self, source: Source, runs: Sequence[int]) -> None:
+    async def add_runs(self, source: Reader, runs: Sequence[int]) -> None:
         """Count all of some short runs in one go, whatever their numbers."""
         part = await self._fold(source, runs, 0, _END)
         self._bin(0).add(part)
@@ -224,7 +225,7 @@ class Summary:
         for part in other.bins:
             self._bin(0).add(part)
 
-    async def _fold(self, source: Source, runs: Sequence[int], start: int, stop: int) -> Bin:
+    async def _fold(self, source: Reader, runs: Sequence[int], start: int, stop: int) -> Bin:
         part, wanted = Bin(), json.dumps(runs)
         # All rows first: a request that is given up in between must not leave half a range counted.
         decisions = await source.rows("fold_decisions", wanted, start, stop)

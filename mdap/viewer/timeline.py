@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
+from sqlite3 import Row
 from typing import Final, NamedTuple
 
+from mdap.journal.reader import Reader
 from mdap.viewer.hostile import plain
-from mdap.viewer.source import Row, Source
 from mdap.viewer.wording import seconds
 
 __all__ = ["KINDS", "Attempt", "Timeline", "Track", "attempts_of", "timeline", "timeline_of"]
@@ -207,7 +208,7 @@ class _Scale:
             yield self.at(ended), start / self.whole * _WIDTH
 
 
-async def timeline_of(source: Source, run: int, start: int, stop: int, *, by_sample: bool) -> Timeline | None:
+async def timeline_of(source: Reader, run: int, start: int, stop: int, *, by_sample: bool) -> Timeline | None:
     """Return the timeline of the steps from *start* to before *stop*; see `timeline`."""
     samples = await source.rows("view_attempts", run, start, stop, _MOST)
     failures = await source.rows("view_failures", run, start, stop, _MOST)

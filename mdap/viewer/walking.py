@@ -1,10 +1,11 @@
 """Finding steps by what they are, in ranges of keys, for as long as a page may take."""
 
 from dataclasses import dataclass
+from sqlite3 import Row
 from time import monotonic
 from typing import Any, Final
 
-from mdap.viewer.source import Row, Source
+from mdap.journal.reader import Reader
 
 __all__ = ["Found", "walk"]
 
@@ -30,7 +31,7 @@ class Found:
 
 
 async def walk(
-    source: Source,
+    source: Reader,
     name: str,
     run: int,
     bounds: tuple[int, int],

@@ -17,9 +17,9 @@ from pyarrow import parquet
 import mdap
 from mdap.audit.columns import Columns
 from mdap.audit.export import FORMATS, export
-from mdap.audit.log import SampleEntry
 from mdap.audit.review import review
 from mdap.cli.main import main
+from mdap.records import SampleEntry
 from mdap.testing import ScriptedProvider
 from mdap_hanoi import Hanoi
 from tests.helpers import PROVIDED, Walk

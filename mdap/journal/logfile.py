@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mdap.errors import DatabaseError, LockedError, UsageError
-from mdap.records import SAMPLE_COLUMNS
 
 __all__ = [
     "APPLICATION_ID",
     "CONNECTION",
     "PATIENCE",
-    "PROMPTS",
     "RAISE_FILES",
-    "SAMPLE",
     "SCHEMA",
-    "TEXTS",
     "TOO_MANY_FILES",
     "TRY_SECONDS",
     "Numbered",
@@ -80,24 +76,6 @@ class Numbered(sqlite3.Connection):
 
 CONNECTION: Final = Numbered if (3, 12) <= sys.version_info < (3, 12, 4) else sqlite3.Connection
 """What connections to a log are made of."""
-
-# A digest is empty where the text that a row refers to is gone.
-_DIGEST: Final = "CASE WHEN s.{0} IS NULL THEN NULL ELSE coalesce({1}.digest, '') END AS {0}_digest"
-_READ: Final = {"text": _DIGEST.format("text", "t"), "reasoning": _DIGEST.format("reasoning", "h")}
-
-SAMPLE: Final = ", ".join(
-    (*(_READ.get(name, f"s.{name}") for name in SAMPLE_COLUMNS), "t.body AS text", "h.body AS reasoning")
-)
-"""What to select of samples *s* with their texts: the fields of `mdap.records.SampleTaken`."""
-
-TEXTS: Final = "LEFT JOIN texts t ON t.id = s.text LEFT JOIN texts h ON h.id = s.reasoning"
-"""Joins samples *s* with the texts that `SAMPLE` needs."""
-
-PROMPTS: Final = """p.run, p.step, p.opening, p.view, s.digest AS system_digest, u.digest AS user_digest,
-    j.digest AS schema_digest, p.max_tokens, s.body AS system, u.body AS user, j.body AS schema
-FROM prompts p LEFT JOIN texts s ON s.id = p.system LEFT JOIN texts u ON u.id = p.user
-LEFT JOIN texts j ON j.id = p.schema"""
-"""What to select of recorded prompts *p*, and from where: the fields of `mdap.records.PromptSent`."""
 
 
 @contextmanager

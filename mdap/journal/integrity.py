@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mdap.errors import DatabaseError
-from mdap.logfile import reading
+from mdap.journal.logfile import reading
 
 __all__ = ["check_log", "check_texts", "check_types"]
 
