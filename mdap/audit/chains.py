@@ -13,7 +13,7 @@ from typing import Any
 
 from mdap.audit.findings import Kind
 from mdap.audit.prompts import Sent, check_sent, compare
-from mdap.audit.questions import Question
+from mdap.audit.questions import CurrentStep
 from mdap.audit.races import RaceChecker
 from mdap.audit.result import AuditResult
 from mdap.audit.rows import Page, pages
@@ -205,7 +205,7 @@ class _Walk:
                 self.findings.add(Kind.STATE, "input", spelled, opened.input, (opened.step, opened.opening))
         return self._read(opened.step, self.states, opened.input)
 
-    def asked(self, opened: StepOpened, state: Any, samples: Sequence[SampleTaken]) -> Question | None:
+    def asked(self, opened: StepOpened, state: Any, samples: Sequence[SampleTaken]) -> CurrentStep | None:
         """Return the step asked anew in *state*, if that can be done; compare its prompt."""
         sent = self.sent.get((opened.step, opened.opening), ())
         intact = check_sent(opened, sent, self.findings, due=bool(samples and self.facts.prompts))
@@ -218,10 +218,10 @@ class _Walk:
             self.findings.add(Kind.STATE, "end of the task", "a step", None, (opened.step, opened.opening))
             return None
         step = canonical_step(self.task, step)
-        question: Question | object = self._call(
-            opened.step, "giving the step", Question, step, self.facts.voting, self.findings
+        question: CurrentStep | object = self._call(
+            opened.step, "giving the step", CurrentStep, step, self.facts.voting, self.findings
         )
-        if not isinstance(question, Question):
+        if not isinstance(question, CurrentStep):
             return None
         if intact:
             self._call(opened.step, "giving the step", compare, question, sent, self.findings)

@@ -18,7 +18,7 @@ import anyio
 from mdap.audit.events import object_of
 from mdap.audit.findings import Kind
 from mdap.audit.prompts import Sent, check_sent, compare, likeness, sent_between
-from mdap.audit.questions import Question, check_text
+from mdap.audit.questions import CurrentStep, check_text
 from mdap.audit.races import RaceChecker
 from mdap.audit.result import AuditResult
 from mdap.audit.rows import decided, samples_of, undecided
@@ -78,7 +78,7 @@ class _Stray(NamedTuple):
 
     what: str
     key: str | None = None
-    question: Question | None = None
+    question: CurrentStep | None = None
 
 
 @dataclass(slots=True)
@@ -285,7 +285,7 @@ class _Record:
     def answer(self, task: Process[Any], asked: Step[Any]) -> _Found | None:
         """Return how the vote on *asked* went; None if it is not over yet."""
         step = canonical_step(task, asked)
-        question = Question(step, self.facts.voting, self.findings)
+        question = CurrentStep(step, self.facts.voting, self.findings)
         key = asked.key or question.digest
         first = not self.is_asked((key, question.digest))
         known = self.find((key, question.digest), _Stray(f"step {key[:60]!r}", asked.key, question))
@@ -345,7 +345,7 @@ class _Record:
         return query(self._connection, "part_called", self.facts.number, name).fetchone()
 
     def _undecided_answer(
-        self, known: _Known, samples: list[SampleTaken], question: Question
+        self, known: _Known, samples: list[SampleTaken], question: CurrentStep
     ) -> _Found | None:
         """Return what the process was told of a step that had all of its samples; None if it had not."""
         schedule = self.facts.schedule

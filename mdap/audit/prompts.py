@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from typing import Any, Final
 
 from mdap.audit.findings import Findings, Kind
-from mdap.audit.questions import Question
+from mdap.audit.questions import CurrentStep
 from mdap.journal.rows import prompt_of
 from mdap.journal.statements import query
 from mdap.records import PromptSent, StepOpened, encodable
@@ -59,7 +59,7 @@ def check_sent(opened: StepOpened, sent: Sent, findings: Findings, *, due: bool)
     return True
 
 
-def compare(question: Question, sent: Sent, findings: Findings) -> None:
+def compare(question: CurrentStep, sent: Sent, findings: Findings) -> None:
     """Say how what was asked in one opening differs from what the task asks today.
 
     Args:
@@ -101,7 +101,7 @@ def _sorted(value: Any) -> Any:
     return sorted(map(_sorted, value), key=canonical) if isinstance(value, list) else value
 
 
-def likeness(question: Question, sent: Sent) -> float:
+def likeness(question: CurrentStep, sent: Sent) -> float:
     """Return how much of the characters of a step and of recorded prompts is the same, from 0 to 1."""
     now = "\n".join(text for prompt in question.prompts for text in prompt)
     then = "\n".join(text for prompt in sent for text in (prompt.system or "", prompt.user))

@@ -12,7 +12,7 @@ from mdap.rules.values import SpellingError, refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Step
 
-__all__ = ["Question", "check_text"]
+__all__ = ["CurrentStep", "check_text"]
 
 
 _UNSPELLED: Final = unreadable(SpellingError.__name__)
@@ -26,7 +26,7 @@ class _Said(NamedTuple):
     failed: str | None = None
 
 
-class Question:
+class CurrentStep:
     """One step, asked anew.
 
     Args:

@@ -14,7 +14,7 @@ from mdap.rules.presence import Absence
 from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.settings import VotingSettings
 
-__all__ = ["Place", "Refusal", "RunFacts", "find_number", "run_facts", "source_of"]
+__all__ = ["Place", "RecordedRefusal", "RunFacts", "find_number", "run_facts", "source_of"]
 
 Place = tuple[int, int]
 """A step, and which opening of it."""
@@ -22,7 +22,7 @@ Place = tuple[int, int]
 _REFUSED: Final = ("step", "opening", "member", "view", "views", "tier", "model", "reason")
 
 
-class Refusal(NamedTuple):
+class RecordedRefusal(NamedTuple):
     """What is recorded of a model that would not answer a step."""
 
     member: int
@@ -58,7 +58,7 @@ class RunFacts(RunRow):
     charges: Charges | None = None
     source: int | None = None
     overridden: int | None = None
-    refusals: Mapping[Place, tuple[Refusal, ...]] = field(default_factory=dict)
+    refusals: Mapping[Place, tuple[RecordedRefusal, ...]] = field(default_factory=dict)
     escalated: Mapping[Place, int] = field(default_factory=dict)
     absences: tuple[Absence, ...] = ()
     failure: str | None = None
@@ -114,9 +114,9 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
     [decisions] = query(connection, "last_place", number).fetchone()
     facts = _facts(connection, number, decisions)
     charges = charges_of(connection, number, facts.voting)
-    refusals: dict[Place, tuple[Refusal, ...]] = {}
+    refusals: dict[Place, tuple[RecordedRefusal, ...]] = {}
     for step, opening, *refusal in _events(connection, facts, "refused", _REFUSED):
-        refusals[step, opening] = (*refusals.get((step, opening), ()), Refusal(*refusal))
+        refusals[step, opening] = (*refusals.get((step, opening), ()), RecordedRefusal(*refusal))
     escalated: dict[Place, int] = {}
     for step, opening, tier in _events(connection, facts, "escalated", ("step", "opening", "tier")):
         escalated[step, opening] = max(tier, escalated.get((step, opening), 0))

@@ -19,7 +19,7 @@ from mdap.rules.digests import answer_key, prompt_digest, views_digest
 from mdap.rules.values import kinds_of
 from mdap.tasks import Chain
 
-__all__ = ["EVERYTHING", "LESSON_FORMATS", "Lesson", "Wanted", "export_lessons", "lessons"]
+__all__ = ["EVERYTHING", "LESSON_FORMATS", "Lesson", "LessonFilter", "export_lessons", "lessons"]
 
 _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
@@ -30,7 +30,7 @@ Prompt = tuple[str, str]
 """System and user message."""
 
 
-class Wanted(NamedTuple):
+class LessonFilter(NamedTuple):
     """Which lessons are wanted.
 
     Attributes:
@@ -44,7 +44,7 @@ class Wanted(NamedTuple):
     from_model: str | None = None
 
 
-EVERYTHING: Final = Wanted()
+EVERYTHING: Final = LessonFilter()
 """No filter."""
 
 
@@ -96,7 +96,7 @@ class Lesson:
 
 
 def lessons(
-    db: str | Path, run_id: str, make_task: MakeTask, wanted: Wanted = EVERYTHING
+    db: str | Path, run_id: str, make_task: MakeTask, wanted: LessonFilter = EVERYTHING
 ) -> Iterator[Lesson]:
     """Yield what a run, and all its parts, can teach, in the order of its decisions.
 
@@ -184,7 +184,7 @@ class _Prompts:
         return f"step {opened.step} of {self.run.run_id}"
 
 
-def _teaches(decision: Decided, wanted: Wanted) -> bool:
+def _teaches(decision: Decided, wanted: LessonFilter) -> bool:
     """Return whether a decision is one that is wanted, and that votes or a person made."""
     if decision.author == NOTED or decision.reason == PROPOSED:
         return False
@@ -198,7 +198,7 @@ def _total(decision: Decided) -> int:
 
 
 def _lesson(
-    connection: sqlite3.Connection, of: tuple[Decided, StepOpened], prompts: _Prompts, wanted: Wanted
+    connection: sqlite3.Connection, of: tuple[Decided, StepOpened], prompts: _Prompts, wanted: LessonFilter
 ) -> Lesson | None:
     """Return what a step teaches; None where no wanted reply gave its winner."""
     decision, opened = of

@@ -19,7 +19,7 @@ from typing import Any
 
 from mdap.engine.account import CONTESTED, UNDECIDED
 from mdap.engine.decider import Decider, Effect
-from mdap.engine.guarded import GuardedTask, Subject, not_undecided
+from mdap.engine.guarded import GuardedTask, TaskSubject, not_undecided
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recorded_openings import RecordedOpenings
 from mdap.engine.recording import RUNNING, RunConfig, undecided_cause, undecided_sentence
@@ -249,7 +249,7 @@ class ChainRace(Decider):
         if opened is None:
             return False
         state, spelled, step = opened
-        subject = Subject(self._task.task, state)
+        subject = TaskSubject(self._task.task, state)
         race = Race(
             self._task.name, number, step, self._rules.voting, subject, self._schedule, self._rung(number)
         )

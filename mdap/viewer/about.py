@@ -14,7 +14,7 @@ from mdap.rules.ledger import guarantee_of
 from mdap.rules.money import cost_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
-from mdap.viewer.summary import Bin, Doubt, Summary
+from mdap.viewer.summary import Bin, DividedDecision, Summary
 from mdap.viewer.trends import cost_of_bin
 
 __all__ = ["About", "Beside", "Verdicts", "about", "spent", "verdicts"]
@@ -192,7 +192,7 @@ class Verdicts:
     input_tokens: int
     output_tokens: int
     certificate: Certificate | None
-    doubts: list[tuple[Doubt, float | None]]
+    doubts: list[tuple[DividedDecision, float | None]]
     cost_usd: float | None
 
     @property
@@ -240,7 +240,7 @@ def spent(run: About, summary: Summary) -> float | None:
     )
 
 
-def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[Doubt, float | None]]:
+def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[DividedDecision, float | None]]:
     if certificate is None or not summary.doubts:
         return [(doubt, None) for doubt in summary.doubts]
     chances = {(shape.votes, shape.runner_up, shape.total): p for shape, p in doubts(summary.shapes())}

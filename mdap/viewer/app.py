@@ -17,9 +17,9 @@ from mdap.records import TallyShape
 from mdap.rules.certificate import certify
 from mdap.viewer import comparing, pages, times, tree
 from mdap.viewer.about import About, about
-from mdap.viewer.catalog import Catalog, Wanted
-from mdap.viewer.counting import Counts
-from mdap.viewer.guard import Guard
+from mdap.viewer.catalog import Catalog, RunFilter
+from mdap.viewer.counting import RunCounts
+from mdap.viewer.guard import RequestGuard
 from mdap.viewer.interface import Interface
 from mdap.viewer.key import Key
 from mdap.viewer.settling import Counter
@@ -50,7 +50,7 @@ class Viewer:
     """
 
     shown: Shown
-    counts: Counts
+    counts: RunCounts
     catalog: Catalog
 
     def run_page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
@@ -85,7 +85,7 @@ class Viewer:
 
     async def runs(self, request: Request) -> Response:
         """List the runs."""
-        wanted = Wanted.of(request)
+        wanted = RunFilter.of(request)
         async with self.shown.open() as source:
             values = await self.catalog.page(source, self.counts, wanted, pages.RUNS)
         return self.answer("runs.html", values)
@@ -156,7 +156,7 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
         key: what requests must show; needed where the database has a desk at which steps are settled.
     """
     _warm_up()
-    viewer = Viewer(shown, Counts(), Catalog())
+    viewer = Viewer(shown, RunCounts(), Catalog())
     about_run: dict[str, Page] = {
         "": pages.overview,
         "/live": pages.live,
@@ -182,7 +182,7 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
         (HTTPException, MdapError, OverflowError, Exception), viewer.refused
     )
     # Outermost, so that even the answer to an error of ours carries its headers.
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), hosts, key)
+    return RequestGuard(Starlette(routes=routes, exception_handlers=handlers), hosts, key)
 
 
 def _warm_up() -> None:

@@ -10,10 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from mdap.journal.reader import Reader
-from mdap.viewer.counting import Counts
+from mdap.viewer.counting import RunCounts
 from mdap.viewer.listing import Listed, count_up, listed
 
-__all__ = ["SORTS", "Catalog", "Wanted"]
+__all__ = ["SORTS", "Catalog", "RunFilter"]
 
 _MOST: Final = 20_000  # runs that are sorted: of more, the newest
 _AT_ONCE: Final = 500
@@ -39,7 +39,7 @@ _COUNTED: Final = frozenset({"votes", "cost", "outcome"})
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RunFilter:
     """What of the list a page is asked for, as it stands in the query.
 
     Attributes:
@@ -59,7 +59,7 @@ class Wanted:
     page: int = 1
 
     @classmethod
-    def of(cls, request: Request) -> "Wanted":
+    def of(cls, request: Request) -> "RunFilter":
         """Return what a request asks for.
 
         Raises:
@@ -118,7 +118,7 @@ class Catalog:
         self._newest = 0
         self._event = 0
 
-    async def page(self, source: Reader, counts: Counts, wanted: Wanted, size: int) -> dict[str, Any]:
+    async def page(self, source: Reader, counts: RunCounts, wanted: RunFilter, size: int) -> dict[str, Any]:
         """Return what the page of the list shows.
 
         Args:
@@ -151,7 +151,7 @@ class Catalog:
             "tasks": sorted({run.task for run in runs})[:_LONGEST],
         }
 
-    def _needs(self, wanted: Wanted) -> bool:
+    def _needs(self, wanted: RunFilter) -> bool:
         return bool(wanted.outcome) or wanted.sort.removeprefix("-") in _COUNTED
 
     async def _look(self, source: Reader) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from mdap.journal.reader import Reader
 from mdap.viewer.about import About, Verdicts, verdicts
-from mdap.viewer.counting import Counts
+from mdap.viewer.counting import RunCounts
 from mdap.viewer.listing import Listed, listed
 from mdap.viewer.summary import Summary
 from mdap.viewer.walking import Found, walk
@@ -68,7 +68,7 @@ def _of(part: int, whole: int) -> str:
     return f"{number(part)} ({share(part, whole)})"
 
 
-async def side(source: Reader, counts: Counts, run: About) -> Side:
+async def side(source: Reader, counts: RunCounts, run: About) -> Side:
     """Return one of two runs, as far as it is counted."""
     count = counts.of(run)
     await count.go_on(source, run, _COUNTING)
@@ -76,7 +76,7 @@ async def side(source: Reader, counts: Counts, run: About) -> Side:
     return Side(told, count.summary, verdicts(told, count.summary), count.whole)
 
 
-async def compared(source: Reader, counts: Counts, runs: Sequence[About]) -> dict[str, Any]:
+async def compared(source: Reader, counts: RunCounts, runs: Sequence[About]) -> dict[str, Any]:
     """Return what stands on the page of two runs: their figures, the same row for both."""
     sides = [await side(source, counts, run) for run in runs]
     names = list(dict.fromkeys(name for one in sides for name in one.run.params))

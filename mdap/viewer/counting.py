@@ -13,7 +13,7 @@ from mdap.records import Outcome
 from mdap.viewer.about import About
 from mdap.viewer.summary import Summary
 
-__all__ = ["Count", "Counts"]
+__all__ = ["Count", "RunCounts"]
 
 T = TypeVar("T")
 Sums = tuple[int, float | None, Outcome | None]
@@ -137,7 +137,7 @@ class Count:
             self.warnings[row["warning"]] = None
 
 
-class Counts:
+class RunCounts:
     """The counts of the runs that were looked at last, and the sums of many more that have ended."""
 
     def __init__(self) -> None:

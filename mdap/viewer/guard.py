@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mdap.viewer.key import Key
 
-__all__ = ["Guard"]
+__all__ = ["RequestGuard"]
 
 _SAFE: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -24,7 +24,7 @@ _SAFE: Final = {
 }
 
 
-class Guard:
+class RequestGuard:
     """Let only requests through that come from a page of our own, and have the key where there is one.
 
     A foreign page can have its host name point to this machine, and then read what a server answers; but

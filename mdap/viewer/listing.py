@@ -16,7 +16,7 @@ from mdap.rules.money import cost_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price
 from mdap.viewer.about import about, verdicts
-from mdap.viewer.counting import Counts
+from mdap.viewer.counting import RunCounts
 
 __all__ = ["Listed", "count_up", "listed"]
 
@@ -109,7 +109,7 @@ async def listed(source: Reader, numbers: Sequence[int]) -> list[Listed]:
     return [found[number] for number in numbers if number in found]
 
 
-async def count_up(source: Reader, counts: Counts, runs: Sequence[Listed], seconds: float) -> None:
+async def count_up(source: Reader, counts: RunCounts, runs: Sequence[Listed], seconds: float) -> None:
     """Count *runs* as far as there is time, short ones first and many at once."""
     deadline = monotonic() + seconds
     waiting = sorted((one for one in runs if not one.counted), key=lambda one: max(one.decided, one.opened))
@@ -174,7 +174,7 @@ def _cost(usage: Sequence[Row], prices: Mapping[str, Price]) -> float | None:
     )
 
 
-async def _count_long(source: Reader, counts: Counts, one: Listed, deadline: float) -> None:
+async def _count_long(source: Reader, counts: RunCounts, one: Listed, deadline: float) -> None:
     known = counts.known(one.number, one.turn)
     if known is None and monotonic() < deadline:
         run = await about(source, one.number)

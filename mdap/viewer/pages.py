@@ -14,7 +14,7 @@ from mdap.journal.reader import Reader
 from mdap.rules.certificate import doubts
 from mdap.viewer.about import About, verdicts
 from mdap.viewer.asked import Asker, merged_by, prompts_of
-from mdap.viewer.counting import Count, Counts
+from mdap.viewer.counting import Count, RunCounts
 from mdap.viewer.figures import figures
 from mdap.viewer.listing import count_up, listed
 from mdap.viewer.race import outcome_of, race_of
@@ -70,7 +70,7 @@ class Visit:
     source: Reader
     run: About
     request: Request
-    counts: Counts
+    counts: RunCounts
     prompts: Prompts
 
 

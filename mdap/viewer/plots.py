@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from mdap.viewer.hostile import plain
+from mdap.rules.hidden import plain
 
 __all__ = ["Axis", "Figure", "Line", "bars", "ceiling", "chart", "compact", "ranked", "steps"]
 

@@ -9,13 +9,13 @@ from typing import Final
 
 from mdap.rules.digests import answer_key
 
-__all__ = ["Candidate", "Entry", "Race", "outcome_of", "race_of"]
+__all__ = ["ShownCandidate", "ShownRace", "ShownSample", "outcome_of", "race_of"]
 
 _LETTERS: Final = "ABCDEFGH"
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ShownCandidate:
     """An answer with votes.
 
     Attributes:
@@ -34,7 +34,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ShownSample:
     """A sample.
 
     Attributes:
@@ -44,12 +44,12 @@ class Entry:
     """
 
     row: Row
-    candidate: Candidate | None
+    candidate: ShownCandidate | None
     lead: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Race:
+class ShownRace:
     """How a step was decided, or is being decided.
 
     Attributes:
@@ -61,8 +61,8 @@ class Race:
     """
 
     opening: Row
-    candidates: list[Candidate]
-    entries: list[Entry]
+    candidates: list[ShownCandidate]
+    entries: list[ShownSample]
     tentative: bool
     cut: bool
 
@@ -91,7 +91,7 @@ def outcome_of(opening: Row) -> str:
     return "divided" if opening["votes"] > opening["margin"] else "unanimous"
 
 
-def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) -> Race:
+def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) -> ShownRace:
     """Return the race of *opening* from its samples.
 
     Args:
@@ -101,18 +101,18 @@ def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) ->
         tentative: whether its input is still a guess.
     """
     candidates = _candidates(opening, rows)
-    entries: list[Entry] = []
+    entries: list[ShownSample] = []
     tally: Counter[str] = Counter()
     for row in rows[:most]:
         voted = row["verdict"] == "vote"
         if voted and row["counted"] is not None:
             tally[row["answer_key"]] += 1
         lead = _lead(tally) if row["counted"] is not None else None
-        entries.append(Entry(row, candidates.get(row["answer_key"]) if voted else None, lead))
-    return Race(opening, list(candidates.values()), entries, tentative, len(rows) > most)
+        entries.append(ShownSample(row, candidates.get(row["answer_key"]) if voted else None, lead))
+    return ShownRace(opening, list(candidates.values()), entries, tentative, len(rows) > most)
 
 
-def _candidates(opening: Row, rows: Sequence[Row]) -> dict[str, Candidate]:
+def _candidates(opening: Row, rows: Sequence[Row]) -> dict[str, ShownCandidate]:
     votes: Counter[str] = Counter()
     first: dict[str, int] = {}
     for row in rows:
@@ -125,7 +125,7 @@ def _candidates(opening: Row, rows: Sequence[Row]) -> dict[str, Candidate]:
     for index, (key, count) in enumerate(votes.most_common()):
         letter = _LETTERS[index] if index < len(_LETTERS) else f"#{index + 1}"
         style = f"candidate-{min(index, 4)}"
-        found[key] = Candidate(letter, style, key, spelled.get(key), count, first[key])
+        found[key] = ShownCandidate(letter, style, key, spelled.get(key), count, first[key])
     return found
 
 

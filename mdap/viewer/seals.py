@@ -8,14 +8,14 @@ from mdap.audit.signatures import Signature, checked
 from mdap.journal.reader import Reader
 from mdap.rules.seals import SEALED, SIGNED
 
-__all__ = ["Sealed", "seals_of"]
+__all__ = ["ShownSeal", "seals_of"]
 
 _MOST: Final = 20
 _LARGEST: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class ShownSeal:
     """A seal of a run.
 
     Attributes:
@@ -32,14 +32,14 @@ class Sealed:
     signatures: list[tuple[str, Signature | None]]
 
 
-async def seals_of(source: Reader, run: int, run_id: str) -> list[Sealed]:
+async def seals_of(source: Reader, run: int, run_id: str) -> list[ShownSeal]:
     """Return the seals of a run, the newest first; of many, the newest."""
     rows = await source.rows("view_events", run, json.dumps([SEALED, SIGNED]), _LARGEST, _MOST)
     signed = [row for row in rows if row["kind"] == SIGNED]
     told = checked([row["data"] for row in signed], run_id)
     known = dict(zip((row["id"] for row in signed), told, strict=False))
     last = await source.rows("last_happened", run)
-    found: list[Sealed] = []
+    found: list[ShownSeal] = []
     after: list[tuple[str, Signature | None]] = []
     for row in rows:
         if row["kind"] == SIGNED:
@@ -48,6 +48,6 @@ async def seals_of(source: Reader, run: int, run_id: str) -> list[Sealed]:
         data = json.loads(row["data"] or "{}")
         newest = bool(last) and row["id"] >= last[0]["id"]
         seal, decisions = str(data.get("seal")), int(data.get("decisions") or 0)
-        found.append(Sealed(row["at"], seal, decisions, newest, after))
+        found.append(ShownSeal(row["at"], seal, decisions, newest, after))
         after = []
     return found

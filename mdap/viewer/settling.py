@@ -26,7 +26,7 @@ from mdap.viewer.differences import Piece, compared
 from mdap.viewer.interface import resume_command, status_of
 from mdap.viewer.key import Key
 from mdap.viewer.pages import Visit
-from mdap.viewer.race import Race, outcome_of, race_of
+from mdap.viewer.race import ShownRace, outcome_of, race_of
 from mdap.viewer.source import Desk
 from mdap.viewer.templating import pretty
 
@@ -219,7 +219,7 @@ class Counter:
         return "waiting" if await source.rows("waits_for_person", run, opening["step"]) else outcome
 
 
-def _choices(race: Race) -> list[_Choice]:
+def _choices(race: ShownRace) -> list[_Choice]:
     offered = race.candidates[:_OFFERED]
     first: dict[str, str] = {}
     for entry in race.entries:

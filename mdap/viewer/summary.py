@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from mdap.journal.reader import Reader
 from mdap.records import TallyShape
 
-__all__ = ["Bin", "Doubt", "ModelUse", "Summary"]
+__all__ = ["Bin", "DividedDecision", "ModelUse", "Summary"]
 
 _BINS: Final = 256
 _DOUBTS: Final = 12
@@ -82,7 +82,7 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class DividedDecision:
     """A decision that was divided, or made by a person.
 
     Attributes:
@@ -131,7 +131,7 @@ class Summary:
     verdicts: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     latencies: Counter[int] = field(default_factory=Counter)
-    doubts: list[Doubt] = field(default_factory=list)
+    doubts: list[DividedDecision] = field(default_factory=list)
     mixed: bool = False
 
     @property
@@ -292,12 +292,12 @@ def _sum(left: Bin, right: Bin) -> Bin:
     return left
 
 
-def _doubt(row: Row) -> Doubt:
+def _doubt(row: Row) -> DividedDecision:
     rival, total = row["votes"] - row["margin"], row["total"] or 0
-    return Doubt(
+    return DividedDecision(
         row["run"], row["place"], row["step"], row["votes"], rival, total, row["author"], row["winner"]
     )
 
 
-def _certainty(doubt: Doubt) -> tuple[Any, ...]:
+def _certainty(doubt: DividedDecision) -> tuple[Any, ...]:
     return (doubt.author is None, -doubt.rival, doubt.run, doubt.place)

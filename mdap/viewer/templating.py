@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mdap._version import __version__
-from mdap.viewer.hostile import hidden_parts, plain
+from mdap.rules.hidden import hidden_parts, plain
 from mdap.viewer.wording import chance, few, number, percent, seconds, share, usd, when
 
 __all__ = ["environment", "static"]

@@ -9,10 +9,10 @@ from sqlite3 import Row
 from typing import Final, NamedTuple
 
 from mdap.journal.reader import Reader
-from mdap.viewer.hostile import plain
+from mdap.rules.hidden import plain
 from mdap.viewer.wording import seconds
 
-__all__ = ["KINDS", "Attempt", "Timeline", "Track", "attempts_of", "timeline", "timeline_of"]
+__all__ = ["KINDS", "TimedAttempt", "Timeline", "Track", "attempts_of", "timeline", "timeline_of"]
 
 KINDS: Final = {
     "vote": "vote",
@@ -32,7 +32,7 @@ _IDLE: Final = 0.2  # of the busy time: a longer gap with nothing under way is c
 _CUT: Final = 0.04  # of the busy time: what is left of such a gap
 
 
-class Attempt(NamedTuple):
+class TimedAttempt(NamedTuple):
     """Something that began and ended, in milliseconds of Unix time.
 
     Attributes:
@@ -69,7 +69,7 @@ class Track:
     step: int
     label: str
     svg: str
-    attempts: list[Attempt]
+    attempts: list[TimedAttempt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Timeline:
     untimed: int = 0
 
 
-def attempts_of(samples: Sequence[Row], failures: Sequence[Row]) -> tuple[list[Attempt], int]:
+def attempts_of(samples: Sequence[Row], failures: Sequence[Row]) -> tuple[list[TimedAttempt], int]:
     """Return the attempts at some steps, with the waits between them, and how many have no time.
 
     Args:
@@ -123,14 +123,14 @@ def _length(row: Row) -> float:
     return row["latency"] * 1000 if _is_time(row["latency"]) else 0.0
 
 
-def _failed(row: Row) -> Attempt | None:
+def _failed(row: Row) -> TimedAttempt | None:
     if not (_is_time(row["began"]) and _is_time(row["ended"]) and _is_time(row["ordinal"])):
         return None
     where = (row["step"], row["opening"], row["ordinal"])
-    return Attempt(*where, row["began"], max(row["began"], row["ended"]), "failed", str(row["kind"]))
+    return TimedAttempt(*where, row["began"], max(row["began"], row["ended"]), "failed", str(row["kind"]))
 
 
-def _sampled(row: Row, ends: Mapping[tuple[int, int], float]) -> Attempt | None:
+def _sampled(row: Row, ends: Mapping[tuple[int, int], float]) -> TimedAttempt | None:
     if not _is_time(row["began"]):
         return None
     began, kind = row["began"], row["verdict"]
@@ -138,12 +138,12 @@ def _sampled(row: Row, ends: Mapping[tuple[int, int], float]) -> Attempt | None:
     if row["latency"] is None:  # given up when the step was decided
         ended = max(began, ends.get((row["step"], row["opening"]), began))
     said = KINDS.get(kind, kind) + (f": {row['flag_reason']}" if row["flag_reason"] else "")
-    return Attempt(row["step"], row["opening"], row["ordinal"], began, ended, kind, said)
+    return TimedAttempt(row["step"], row["opening"], row["ordinal"], began, ended, kind, said)
 
 
-def _waits(attempts: Iterable[Attempt]) -> Iterator[Attempt]:
+def _waits(attempts: Iterable[TimedAttempt]) -> Iterator[TimedAttempt]:
     """Yield what lies between a failed attempt and the next one at the same sample."""
-    by_sample: dict[tuple[int, int, int], list[Attempt]] = defaultdict(list)
+    by_sample: dict[tuple[int, int, int], list[TimedAttempt]] = defaultdict(list)
     for one in attempts:
         by_sample[one[:3]].append(one)
     for tries in by_sample.values():
@@ -163,7 +163,7 @@ class _Scale:
     gaps: list[float] = field(default_factory=list)
 
     @classmethod
-    def over(cls, attempts: Iterable[Attempt]) -> "_Scale":
+    def over(cls, attempts: Iterable[TimedAttempt]) -> "_Scale":
         merged: list[list[float]] = []
         for began, ended in sorted((one.began, one.ended) for one in attempts):
             if merged and began <= merged[-1][1]:
@@ -215,7 +215,7 @@ async def timeline_of(source: Reader, run: int, start: int, stop: int, *, by_sam
     return timeline(*attempts_of(samples, failures), by_sample=by_sample)
 
 
-def timeline(attempts: Sequence[Attempt], untimed: int, *, by_sample: bool) -> Timeline | None:
+def timeline(attempts: Sequence[TimedAttempt], untimed: int, *, by_sample: bool) -> Timeline | None:
     """Return *attempts* as a timeline; None if there are none.
 
     Args:
@@ -226,7 +226,7 @@ def timeline(attempts: Sequence[Attempt], untimed: int, *, by_sample: bool) -> T
     if not attempts:
         return None
     scale = _Scale.over(attempts)
-    groups: dict[tuple[int, ...], list[Attempt]] = {}
+    groups: dict[tuple[int, ...], list[TimedAttempt]] = {}
     for one in attempts:
         groups.setdefault(one[:3] if by_sample else one[:1], []).append(one)
     several = len({one.opening for one in attempts}) > 1
@@ -243,7 +243,7 @@ def timeline(attempts: Sequence[Attempt], untimed: int, *, by_sample: bool) -> T
     return Timeline(tracks, ticks, first, (last - first) / 1000, scale.gaps, kinds, untimed)
 
 
-def _drawn(label: str, attempts: Sequence[Attempt], scale: _Scale) -> str:
+def _drawn(label: str, attempts: Sequence[TimedAttempt], scale: _Scale) -> str:
     """Return the bars of a line: samples that overlap lie in lanes one below the other."""
     lanes = _lanes(attempts)
     bars = []
@@ -275,7 +275,7 @@ def _drawn(label: str, attempts: Sequence[Attempt], scale: _Scale) -> str:
     )
 
 
-def _lanes(attempts: Sequence[Attempt]) -> dict[tuple[int, int], int]:
+def _lanes(attempts: Sequence[TimedAttempt]) -> dict[tuple[int, int], int]:
     """Return the lane of each sample: the first that is free for as long as it took."""
     spans: dict[tuple[int, int], tuple[float, float]] = {}
     for one in attempts:
