@@ -4,7 +4,9 @@ from mdap.records.calibrations import SURE, Calibration, Interval, Projection, Q
 from mdap.records.events import EVENTS, METERED
 from mdap.records.facts import (
     CANDIDATE,
+    CHAINED_AT_FIRST,
     CHAINED_COLUMNS,
+    CHAINED_NUMBERS,
     NOTED,
     PROPOSED,
     SAMPLE_COLUMNS,
@@ -19,7 +21,6 @@ from mdap.records.facts import (
     StepOpened,
     StepResolved,
     encodable,
-    record_of,
     without_later,
 )
 from mdap.records.requests import Reply, SampleRequest, Subject, Trace
@@ -30,7 +31,9 @@ from mdap.records.totals import ProbeTotals, TallyShape, Totals, Usage
 
 __all__ = [
     "CANDIDATE",
+    "CHAINED_AT_FIRST",
     "CHAINED_COLUMNS",
+    "CHAINED_NUMBERS",
     "EVENTS",
     "METERED",
     "NOTED",
@@ -73,6 +76,5 @@ __all__ = [
     "Usage",
     "Verdict",
     "encodable",
-    "record_of",
     "without_later",
 ]

@@ -12,7 +12,9 @@ from mdap.records.requests import Reply, answer_tokens
 
 __all__ = [
     "CANDIDATE",
+    "CHAINED_AT_FIRST",
     "CHAINED_COLUMNS",
+    "CHAINED_NUMBERS",
     "NOTED",
     "PROPOSED",
     "SAMPLE_COLUMNS",
@@ -27,12 +29,9 @@ __all__ = [
     "StepOpened",
     "StepResolved",
     "encodable",
-    "record_of",
     "without_later",
 ]
 
-record_of: Final = tuple.__new__
-"""Makes a named tuple of all its columns: its constructor takes as long again to look at its arguments."""
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -174,6 +173,7 @@ _SINCE: Final = SampleTaken._fields.index("served_model")
 
 _CHAINED: Final = SampleTaken._fields.index("began")
 
+_LATENCY: Final = SampleTaken._fields.index("latency")
 _LATER: Final = _CHAINED - _SINCE
 
 _NOTHING_LATER: Final = (None,) * _LATER
@@ -182,6 +182,12 @@ _TEXTS: Final = {"text_digest": "text", "reasoning_digest": "reasoning"}
 
 SAMPLE_COLUMNS: Final = tuple(_TEXTS.get(name, name) for name in SampleTaken._fields[:_ROW])
 """The columns of the table *samples*, in their order."""
+
+CHAINED_NUMBERS: Final = slice(SampleTaken._fields.index("temperature") - _ORDINAL, 1 + _LATENCY - _ORDINAL)
+"""Where the numbers stand among `SampleTaken.digest_columns`."""
+
+CHAINED_AT_FIRST: Final = _SINCE - _ORDINAL
+"""How many of these a sample has without what later schemas added."""
 
 CHAINED_COLUMNS: Final = SAMPLE_COLUMNS[:_CHAINED]
 """Those that digests cover: all but the time, which the seal covers by itself."""
