@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import find_number
-from mdap.journal.rows import run_numbered
+from mdap.journal.rows import Billed, run_numbered
 from mdap.journal.statements import query
 from mdap.rules.digests import answer_key
 from mdap.rules.lengths import likely_error_rate, race_lengths
@@ -213,7 +213,7 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
         found.latency = dict(_latencies(query(connection, "latencies", run)))
         prices = _prices(connection, run)
         found.costs = _costs(prices, found.models)
-        found.beside = [_beside(prices, *row) for row in query(connection, "spent_beside", run)]
+        found.beside = [_beside(prices, Billed._make(row)) for row in query(connection, "spent_beside", run)]
         counts = query(connection, "counts_beside_votes", run).fetchone()
         found.settled, found.noted, found.escalated, found.failed_attempts = counts
         _tallies(connection, run, found)
@@ -270,12 +270,9 @@ def _prices(connection: sqlite3.Connection, run: int) -> dict[str, Price]:
     return {model: Price(**price) for model, price in prices.items()}
 
 
-def _beside(
-    prices: Mapping[str, Price], kind: str, model: str | None, samples: int, failed: int, *tokens: int
-) -> Beside:
-    price = prices.get(model or "")
-    cost = None if price is None else cost_of(price, tokens[0], tokens[1], tokens[2])
-    return Beside(kind, model, samples, tokens[0], tokens[1], cost)
+def _beside(prices: Mapping[str, Price], billed: Billed) -> Beside:
+    tokens = (billed.input_tokens, billed.output_tokens)
+    return Beside(billed.kind, billed.model, billed.samples, *tokens, billed.cost(prices))
 
 
 def _costs(prices: Mapping[str, Price], models: Mapping[str, Use]) -> dict[str, float]:

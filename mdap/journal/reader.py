@@ -11,7 +11,7 @@ import aiosqlite
 
 from mdap.journal.database import open_reading
 from mdap.journal.logfile import translated
-from mdap.journal.rows import RunRow, opening_of, run_row, sample_of, the_one
+from mdap.journal.rows import Billed, RunRow, opening_of, run_row, sample_of, the_one
 from mdap.journal.statements import statement
 from mdap.records import (
     NOTED,
@@ -110,8 +110,8 @@ class Reader:
             task: the task's name.
             params: its parameters, in canonical JSON.
         """
-        rows = await self.rows("latest_of_task", task, params)
-        return rows[0][0] if rows else None
+        found = await self._value("latest_of_task", task, params)
+        return None if found is None else str(found)
 
     async def count_decisions(self, run: int) -> int:
         """Return how many decisions *run* has."""
@@ -160,12 +160,12 @@ class Reader:
             tokens_in += given
             tokens_out += made
         probe = ProbeTotals()
-        for row in await self.rows("spent_beside", run):
-            tokens_in += row["input_tokens"]
-            tokens_out += row["output_tokens"]
-            if row["kind"] == "probe":
-                usage = Usage(row["input_tokens"], row["output_tokens"])
-                probe += ProbeTotals(row["samples"], row["failed_attempts"], usage)
+        for billed in await self.billed(run):
+            tokens_in += billed.input_tokens
+            tokens_out += billed.output_tokens
+            if billed.kind == "probe":
+                usage = Usage(billed.input_tokens, billed.output_tokens)
+                probe += ProbeTotals(billed.samples, billed.failed_attempts, usage)
         return Totals(
             steps=await self._value("count_decisions", run),
             votes=counts.get(Verdict.VOTE, 0),
@@ -176,6 +176,10 @@ class Reader:
             usage=Usage(tokens_in, tokens_out),
             probe=probe,
         )
+
+    async def billed(self, run: int) -> tuple[Billed, ...]:
+        """Return what was billed beside the samples of *run* and its parts."""
+        return tuple(map(Billed._make, await self.rows("spent_beside", run)))
 
     async def options_found(self, run: int) -> dict[str, dict[str, Any]]:
         """Return by model the options that a probe found, for *run* or for a run of which it is a part."""
@@ -210,18 +214,15 @@ class Reader:
         Returns:
             None if the price of a model that was asked is unknown, or none was asked.
         """
-        prices = json.loads(await self._value("prices", run) or "{}")
+        found = json.loads(await self._value("prices", run) or "{}")
+        prices = {model: Price(**price) for model, price in found.items()}
         if not prices:  # then the sums, which take as long as all the totals, would be for nothing
             return None
         usage = [*await self.rows("usage_by_model", run), *await self.rows("spent_beside", run)]
         if not usage or any(row["model"] not in prices for row in usage):
             return None
-        return sum(
-            cost_of(
-                Price(**prices[row["model"]]), row["input_tokens"], row["output_tokens"], row["cached_tokens"]
-            )
-            for row in usage
-        )
+        tokens = ("input_tokens", "output_tokens", "cached_tokens")
+        return sum(cost_of(prices[row["model"]], *[row[name] for name in tokens]) for row in usage)
 
     async def escalations(self, run: int) -> int:
         """Return how many steps of *run* were handed to another tier of models."""
@@ -247,8 +248,8 @@ class Reader:
 
     async def head_digest(self, run: int) -> str | None:
         """Return the head of the digest chain of *run*; None before its first decision."""
-        last = await self.rows("last_decision", run)
-        return last[0]["digest"] if last else None
+        digest = await self._value("head_digest", run)
+        return None if digest is None else str(digest)
 
     async def seal(self, run: int) -> str | None:
         """Return the last seal of *run*; None if no session of it ended in order."""
@@ -338,7 +339,7 @@ class Reader:
     async def recorded(self, run: int, step: int) -> Recorded:
         """Return the decision of *step* of *run*, a process; one that was taken over, as it was made."""
         if await self.taken_over(run, step):
-            return await self.recorded(await self._source(run), step)
+            return await self.recorded(int(await self._value("source", run)), step)
         [decided] = await self.rows("winner", run, step)
         winner, tally, author = decided["winner"], decided["tally"], decided["author"]
         # If anybody voted for the answer by which a person overrides another, it was in the run overridden.
@@ -353,9 +354,6 @@ class Reader:
             return Recorded(winner, tally, rows[0]["body"], rows[0]["view"], author=author)
         votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", where, step))
         return Recorded(winner, tally, None, None, votes, author)
-
-    async def _source(self, run: int) -> int:
-        return int(await self._value("source", run))
 
     async def is_decided(self, run: int, step: int) -> bool:
         """Return whether *step* of *run* is decided."""

@@ -2,16 +2,20 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mdap.errors import DatabaseError, RunNotFoundError, UsageError
 from mdap.journal.statements import query
 from mdap.records import Decided, PromptSent, RunStatus, SampleTaken, StepOpened, StopCause
+from mdap.rules.money import cost_of
+from mdap.settings import Price
 
 __all__ = [
     "ENDED",
+    "Billed",
+    "DecidedOpening",
     "RunRow",
     "decision_and_opening",
     "decision_of",
@@ -69,6 +73,42 @@ class RunRow:
     def columns(self) -> dict[str, Any]:
         """Return these fields by their names, for a class that adds others."""
         return {name: getattr(self, name) for name in RunRow.__dataclass_fields__}
+
+
+class Billed(NamedTuple):
+    """What events of a kind say was billed beside the samples of steps, of one model.
+
+    Attributes:
+        kind: of the events: ``probe``, or ``attempt_failed`` for answers that cannot be read.
+        samples: replies; 0 where they are no samples.
+    """
+
+    kind: str
+    model: str | None
+    samples: int
+    failed_attempts: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+    def cost(self, prices: Mapping[str, Price]) -> float | None:
+        """Return its price in USD; None where the model has none."""
+        price = prices.get(self.model or "")
+        return (
+            None
+            if price is None
+            else cost_of(price, self.input_tokens, self.output_tokens, self.cached_tokens)
+        )
+
+
+class DecidedOpening(NamedTuple):
+    """The first opening of a step of a process, with its decision: a row of *first_opening*."""
+
+    input: str
+    winner: str
+    tally: str
+    reason: str | None
+    author: str | None
 
 
 def not_ours(run_id: str) -> DatabaseError:

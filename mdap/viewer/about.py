@@ -4,41 +4,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from sqlite3 import Row
-from typing import Any, NamedTuple
+from typing import Any
 
 from mdap.journal.reader import Reader
-from mdap.journal.rows import RunRow, run_row
+from mdap.journal.rows import Billed, RunRow, run_row
 from mdap.records import Certificate, Guarantee, Outcome, RunStatus
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.ledger import guarantee_of
-from mdap.rules.money import cost_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
 from mdap.viewer.summary import Bin, DividedDecision, Summary
 from mdap.viewer.trends import cost_of_bin
 
-__all__ = ["About", "Beside", "Verdicts", "about", "spent", "verdicts"]
-
-
-class Beside(NamedTuple):
-    """What events say was billed beside the samples of steps.
-
-    Attributes:
-        kind: of the events.
-        samples: replies; 0 where they are no samples.
-    """
-
-    kind: str
-    model: str | None
-    samples: int
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int
-
-    @property
-    def what(self) -> str:
-        """What it was for, in a few words."""
-        return "for the probe" if self.kind == "probe" else "in answers that cannot be read"
+__all__ = ["About", "Verdicts", "about", "spent", "verdicts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +60,7 @@ class About(RunRow):
     escalated: bool
     failed_attempts: int
     undecided: int
-    beside: tuple[Beside, ...] = ()
+    beside: tuple[Billed, ...] = ()
     alive: bool | None = None
 
     @property
@@ -106,7 +84,8 @@ class About(RunRow):
         """Tokens in and out that were billed beside the samples, by what they were for."""
         found: dict[str, int] = {}
         for one in self.beside:
-            found[one.what] = found.get(one.what, 0) + one.input_tokens + one.output_tokens
+            what = "for the probe" if one.kind == "probe" else "in answers that cannot be read"
+            found[what] = found.get(what, 0) + one.input_tokens + one.output_tokens
         return found
 
     @property
@@ -150,13 +129,8 @@ async def _about(source: Reader, row: Row) -> About:
         escalated="escalated" in kinds,
         undecided=data.get("undecided", 0),
         failed_attempts=kinds.get("attempt_failed", 0),
-        beside=await _beside(source, number),
+        beside=await source.billed(number),
     )
-
-
-async def _beside(source: Reader, number: int) -> tuple[Beside, ...]:
-    rows = await source.rows("spent_beside", number)
-    return tuple(Beside(*(row[name] for name in Beside._fields)) for row in rows)
 
 
 async def _guarantee(source: Reader, run: RunRow) -> Guarantee | None:
@@ -226,18 +200,10 @@ def verdicts(run: About, summary: Summary) -> Verdicts:
 def spent(run: About, summary: Summary) -> float | None:
     """Return what was billed for *run* in USD; None where a model has no price."""
     models = summary.models
-    if not (models or run.beside) or any(one.model not in run.prices for one in run.beside):
-        return None
+    beside = [one.cost(run.prices) for one in run.beside]
     of_samples = cost_of_bin(Bin(models=models), run.prices)
-    return (
-        None
-        if of_samples is None
-        else of_samples
-        + sum(
-            cost_of(run.prices[str(one.model)], one.input_tokens, one.output_tokens, one.cached_tokens)
-            for one in run.beside
-        )
-    )
+    costs = [cost for cost in (of_samples, *beside) if cost is not None]
+    return sum(costs) if (models or run.beside) and len(costs) == 1 + len(beside) else None
 
 
 def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[DividedDecision, float | None]]:

@@ -1,6 +1,7 @@
 """The tree of a run: its parts and its steps, by ranges, so that a page of any run is short."""
 
 from dataclasses import dataclass
+from sqlite3 import Row
 from typing import Any, Final
 
 from mdap.viewer.listing import listed
@@ -29,7 +30,7 @@ class Branch:
     start: int
     stop: int
     open: bool
-    counts: tuple[int, int, int, int] | None
+    counts: Row | None
     branches: list["Branch"]
 
 
@@ -69,10 +70,10 @@ async def _branches(visit: Visit, start: int, stop: int, at: int) -> list[Branch
     size = _LEAVES
     while (stop - start) > size * _LEAVES:
         size *= _LEAVES
-    counts: dict[int, tuple[int, int, int, int]] = {}
+    counts: dict[int, Row] = {}
     if stop - start <= _COUNTED:
         rows = await visit.source.rows("view_branches", visit.run.number, size, start, stop)
-        counts = {row["branch"]: (row[1], row[2], row[3], row[4]) for row in rows}
+        counts = {row["branch"]: row for row in rows}
     found = []
     for first in range(start, stop, size):
         last = min(first + size, stop)
