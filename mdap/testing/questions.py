@@ -80,7 +80,7 @@ def check_mistakes(findings: Breaches, task: Task, truth: Any, wrong: Iterable[A
         findings.add("mistakes are wrong", f"{forms[0]:.160} is right, and among the mistakes")
 
 
-def check_outcome(findings: Findings, task: Task, result: Any) -> None:
+def check_outcome(findings: Breaches, task: Task, result: Any) -> None:
     """Note a task whose outcome rejects its oracle's result, or is not True, False or None."""
     said: object = findings.pure("outcome", task.outcome, json.loads(findings.spelled("the result", result)))
     if said is not None and not isinstance(said, bool):
