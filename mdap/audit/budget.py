@@ -118,11 +118,14 @@ def check_budget(
         if expected != said:
             findings.add(Kind.EVENT, f"price of what is {data['why']}", expected, said, (data["step"],))
     for charge in sorted(set(found) - set(paid)):
-        findings.add(Kind.EVENT, "payment of a step that is not smooth", "an event paid", None, charge[:2])
+        step, opening, _ = charge
+        what = "payment of a step that is not smooth"
+        findings.add(Kind.EVENT, what, "an event paid", None, (step, opening))
     for charge in sorted(set(paid) - set(found)):
-        gone = paid[charge] == "abandoned" and query(connection, "counted_vote", number, charge[0]).fetchone()
+        step, opening, _ = charge
+        gone = paid[charge] == "abandoned" and query(connection, "counted_vote", number, step).fetchone()
         if not gone:
-            findings.add(Kind.EVENT, "payment", "none: the step is smooth", paid[charge], charge[:2])
+            findings.add(Kind.EVENT, "payment", "none: the step is smooth", paid[charge], (step, opening))
     if charges.spent[-1] > 1 - exact(charges.terms.target):
         findings.add(Kind.EVENT, "spent", f"at most 1 - {charges.terms.target}", charges.spent[-1])
 
@@ -133,19 +136,20 @@ def _expected(
     """Return the price, the payments, and m and K of a payment as they must be."""
     why, step = data["why"], data["step"]
     if why == "inherited":
-        old = query(connection, "source", number).fetchone()
-        spent, payments = _total(connection, old[0]) if old else (Fraction(0), 0)
+        source = query(connection, "source", number).fetchone()
+        spent, payments = _total(connection, *source) if source else (Fraction(0), 0)
         return str(spent), payments, None, None
     if why == "lent":
         limit = charges.ledger(step).limit(step)
         return str(Fraction(int(limit * 10**12), 10**12)), 1, None, None
     if why == "returned":
-        part = query(connection, "part_of_step", number, step).fetchone()
-        robust = None if part is None else VotingSettings.recorded(json.loads(part[1])).robust
+        row: Any = query(connection, "part_of_step", number, step).fetchone() or (None, None)
+        part, settings = row
+        robust = None if part is None else VotingSettings.recorded(json.loads(settings)).robust
         if robust is None:
             return "0", 0, None, None
         share = 1 - exact(robust.target)
-        spent, _ = _total(connection, part[0])
+        spent, _ = _total(connection, part)
         return str(spent - share), -int(not spent), None, None
     rung = charges.rung(step, data["tier"])
     return str(rung.price), 1, rung.margin, rung.lead

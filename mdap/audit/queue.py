@@ -147,7 +147,9 @@ def _stands(connection: sqlite3.Connection, run: int, one: Doubtful) -> Waiting:
     at = (run, one.step)
     live = one.doubt is None and query(connection, "waits_for_person", *at).fetchone() is not None
     state: Any = "waiting" if live else "undecided" if one.doubt is None else "doubtful"
-    row = query(connection, "latest_claim", *at).fetchone()
-    claim = Claim(row[0], row[2], row[3]) if row is not None and row[1] == "claimed" and row[4] else None
+    row: Any = query(connection, "latest_claim", *at).fetchone() or (None,) * 5
+    number, kind, author, until, live = row
+    claim = Claim(number, author, until) if kind == "claimed" and live else None
     ruled = query(connection, "open_ruling", *at).fetchone() if one.doubt is None else None
-    return Waiting(**columns, run=run, state=state, claim=claim, ruled_by=None if ruled is None else ruled[0])
+    [ruled_by] = ruled or (None,)
+    return Waiting(**columns, run=run, state=state, claim=claim, ruled_by=ruled_by)

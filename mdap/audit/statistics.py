@@ -265,9 +265,8 @@ def _quantile(histogram: Sequence[tuple[int, int]], share: float) -> float:
 
 
 def _prices(connection: sqlite3.Connection, run: int) -> dict[str, Price]:
-    row = query(connection, "prices", run).fetchone()
-    prices = json.loads(row[0] or "{}") if row else {}
-    return {model: Price(**price) for model, price in prices.items()}
+    [prices] = query(connection, "prices", run).fetchone() or (None,)
+    return {model: Price(**price) for model, price in json.loads(prices or "{}").items()}
 
 
 def _beside(prices: Mapping[str, Price], billed: Billed) -> Beside:
@@ -323,7 +322,7 @@ def _divided(connection: sqlite3.Connection, run: int, found: Statistics) -> Non
         right = answer_key(winner)
         votes = query(connection, "votes_of_opening", *place).fetchall()
         found.collisions += all(key != right for _, key in votes[:2])
-        wrong = [vote for vote in votes if vote[1] != right]
+        wrong = [(model, key) for model, key in votes if key != right]
         for (model, key), (other, other_key) in combinations(wrong, 2):
             names = (model, other) if model <= other else (other, model)
             pairs[names] += 1

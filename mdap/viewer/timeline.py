@@ -50,6 +50,11 @@ class TimedAttempt(NamedTuple):
     said: str
 
     @property
+    def sample(self) -> tuple[int, int, int]:
+        """The sample that it was at: step, opening, ordinal."""
+        return self.step, self.opening, self.ordinal
+
+    @property
     def seconds(self) -> float:
         """How long it took."""
         return (self.ended - self.began) / 1000
@@ -145,7 +150,7 @@ def _waits(attempts: Iterable[TimedAttempt]) -> Iterator[TimedAttempt]:
     """Yield what lies between a failed attempt and the next one at the same sample."""
     by_sample: dict[tuple[int, int, int], list[TimedAttempt]] = defaultdict(list)
     for one in attempts:
-        by_sample[one[:3]].append(one)
+        by_sample[one.sample].append(one)
     for tries in by_sample.values():
         tries.sort(key=lambda one: one.began)
         for one, following in pairwise(tries):
@@ -228,11 +233,11 @@ def timeline(attempts: Sequence[TimedAttempt], untimed: int, *, by_sample: bool)
     scale = _Scale.over(attempts)
     groups: dict[tuple[int, ...], list[TimedAttempt]] = {}
     for one in attempts:
-        groups.setdefault(one[:3] if by_sample else one[:1], []).append(one)
+        groups.setdefault(one.sample if by_sample else (one.step,), []).append(one)
     several = len({one.opening for one in attempts}) > 1
     tracks = []
     for some in groups.values():
-        step, opening, ordinal = some[0][:3]
+        step, opening, ordinal = some[0].sample
         label = f"Sample {ordinal}" if by_sample else f"Step {step:,}"
         if by_sample and several:
             label += f", opening {opening + 1}"
