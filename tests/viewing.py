@@ -20,9 +20,8 @@ from mdap.rules.canonical import canonical
 from mdap.session import settle_step
 from mdap.session.viewing import shown
 from mdap.testing import ScriptedProvider
-from mdap.viewer.app import create_app
+from mdap.viewer.app import create_app, server
 from mdap.viewer.key import Key
-from mdap.viewer.serving import server
 from mdap_hanoi import Hanoi
 from mdap_hanoi.state import State
 

@@ -91,6 +91,11 @@ class Billed(NamedTuple):
     output_tokens: int
     cached_tokens: int
 
+    @property
+    def purpose(self) -> str:
+        """What the request was for, in a few words."""
+        return "for the probe" if self.kind == "probe" else "in answers that cannot be read"
+
     def cost(self, prices: Mapping[str, Price]) -> float | None:
         """Return its price in USD; None where the model has none."""
         price = prices.get(self.model or "")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from mdap.records.brief import brief_repr
+from mdap.records.results import brief_repr
 from mdap.records.states import RunStatus
 
 __all__ = ["SURE", "Calibration", "Interval", "Projection", "Quantiles"]

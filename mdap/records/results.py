@@ -8,11 +8,10 @@ from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar  # `default` is part of typing from Python 3.13
 
-from mdap.records.brief import brief_repr
 from mdap.records.states import Outcome, RunStatus, StopCause
 from mdap.records.totals import Totals, Usage
 
-__all__ = ["Certificate", "Guarantee", "Solution"]
+__all__ = ["Certificate", "Guarantee", "Solution", "brief_repr"]
 
 _NEGLIGIBLE: Final = 1e-4
 
@@ -228,3 +227,16 @@ class Solution(Generic[R_co]):
             "warnings": list(self.warnings),
             "traceback": self.traceback,
         }
+
+
+_SHOWN: Final = 200
+
+
+def brief_repr(value: Any, **shown: Any) -> str:
+    """Return the *repr* of a large value: what a reader looks for, on one line; None is left out."""
+    parts = []
+    for name, item in shown.items():
+        text = repr(item)
+        if item is not None:
+            parts.append(f"{name}={text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'}")
+    return f"{type(value).__name__}({', '.join(parts)})"

@@ -84,8 +84,7 @@ class About(RunRow):
         """Tokens in and out that were billed beside the samples, by what they were for."""
         found: dict[str, int] = {}
         for one in self.beside:
-            what = "for the probe" if one.kind == "probe" else "in answers that cannot be read"
-            found[what] = found.get(what, 0) + one.input_tokens + one.output_tokens
+            found[one.purpose] = found.get(one.purpose, 0) + one.input_tokens + one.output_tokens
         return found
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,7 +16,7 @@ from mdap.errors import MdapError
 from mdap.journal.reader import Reader
 from mdap.records import TallyShape
 from mdap.rules.certificate import certify
-from mdap.viewer import comparing, pages, times, tree
+from mdap.viewer import comparing, pages, tree
 from mdap.viewer.about import About, about
 from mdap.viewer.catalog import Catalog, RunFilter
 from mdap.viewer.counting import RunCounts
@@ -26,8 +27,9 @@ from mdap.viewer.settling import Counter
 from mdap.viewer.source import Shown
 from mdap.viewer.templating import environment, static
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "server"]
 
+_PATIENCE: Final = 2  # seconds for pages that are being made when it is stopped
 _FILES: Final = {
     "style.css": "text/css; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
@@ -164,7 +166,7 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
         "/steps/{step:int}": pages.step,
         "/search": pages.search,
         "/events": pages.events,
-        "/timeline": times.times,
+        "/timeline": pages.times,
         "/tree": tree.tree,
     }
     routes = [
@@ -190,3 +192,19 @@ def _warm_up() -> None:
     for template in environment().list_templates():
         environment().get_template(template)
     certify([TallyShape(3, 0, 3, 1)])
+
+
+def server(app: ASGIApp) -> uvicorn.Server:
+    """Return a server for *app*, which says nothing and knows only plain HTTP."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="critical",  # what goes wrong stands on the page
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=_PATIENCE,
+        )
+    )

@@ -20,6 +20,7 @@ from mdap.viewer.listing import count_up, listed
 from mdap.viewer.race import outcome_of, race_of
 from mdap.viewer.source import Prompts
 from mdap.viewer.timeline import KINDS, timeline_of
+from mdap.viewer.trends import progress
 from mdap.viewer.walking import Found, walk
 
 __all__ = [
@@ -34,7 +35,10 @@ __all__ = [
     "search",
     "step",
     "steps",
+    "times",
 ]
+
+_TIMED_STEPS: Final = 25
 
 Shown = tuple[str, dict[str, Any]]
 
@@ -248,4 +252,21 @@ async def events(visit: Visit) -> Shown:
         "counted": counted,
         "kind": kind,
         "tab": "events",
+    }
+
+
+async def times(visit: Visit) -> tuple[str, dict[str, Any]]:
+    """Show the attempts at some steps of a run, and how the run came along."""
+    start = key(visit.request, "from", 0)
+    count = await counted(visit)
+    return "times.html", {
+        "progress": progress(count.summary),
+        "whole": count.whole,
+        "timeline": await timeline_of(
+            visit.source, visit.run.number, start, start + _TIMED_STEPS, by_sample=False
+        ),
+        "kinds": KINDS,
+        "start": start,
+        "size": _TIMED_STEPS,
+        "tab": "timeline",
     }
