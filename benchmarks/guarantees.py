@@ -22,7 +22,7 @@ import mdap
 from mdap.records import TallyShape
 from mdap.rules.calibration import consensus_rate, jeffreys, rate_behind
 from mdap.rules.certificate import certify, doubts, error_upper_bound
-from mdap.rules.projection import Counts, estimated_samples
+from mdap.rules.projection import VoteCounts, estimated_samples
 from mdap.rules.scaling import minimal_k, run_success
 from mdap_hanoi import Hanoi
 
@@ -314,7 +314,7 @@ def projections(trials: int) -> None:
         held, widths = 0, []
         for _ in range(trials):
             flags = int(rng.binomial(400, 0.05))
-            counts = Counts(int(rng.binomial(400 - flags, rate)), 400 - flags, flags)
+            counts = VoteCounts(int(rng.binomial(400 - flags, rate)), 400 - flags, flags)
             estimate = estimated_samples(1000, k, counts)
             _, votes = races(rng, np.full(1000, rate), k)
             samples = int(votes.sum() + rng.negative_binomial(votes.sum(), 0.95))

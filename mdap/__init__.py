@@ -5,7 +5,7 @@ decided by first-to-ahead-by-k voting among independent samples; suspicious samp
 """
 
 from mdap._version import __version__
-from mdap.audit.log import Log, RunEntry, SampleEntry, StepEntry, open_log
+from mdap.audit.log import Log, RunEntry, StepEntry, open_log
 from mdap.audit.queue import Claim, Settled, Waiting
 from mdap.audit.review import Candidate
 from mdap.engine.opening import Progress
@@ -45,6 +45,7 @@ from mdap.records import (
     Reply,
     RunEvent,
     RunStatus,
+    SampleEntry,
     SampleRequest,
     SampleTaken,
     Solution,

@@ -16,11 +16,12 @@ import pytest
 from pydantic import TypeAdapter
 
 import mdap
-from mdap.audit.viewer import Key, create_app, server
 from mdap.rules.canonical import canonical
 from mdap.session import settle_step
 from mdap.session.viewing import shown
 from mdap.testing import ScriptedProvider
+from mdap.viewer.app import create_app, server
+from mdap.viewer.key import Key
 from mdap_hanoi import Hanoi
 from mdap_hanoi.state import State
 

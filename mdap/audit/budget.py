@@ -3,13 +3,14 @@
 import json
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from mdap.audit.findings import Findings, Kind
 from mdap.errors import DatabaseError, UsageError
+from mdap.journal.statements import query
 from mdap.rules.ledger import Ledger
 from mdap.rules.rungs import Rung, exact
 from mdap.settings import Robust, VotingSettings
@@ -18,16 +19,6 @@ __all__ = ["Charges", "charges_of", "check_budget"]
 
 Charge = tuple[int, int, int]
 """Step, opening and tier of a race that was not smooth."""
-
-_PAID = "SELECT data FROM run_events WHERE run = ?1 AND kind = 'paid' ORDER BY id"
-_OVERRIDDEN = """
-SELECT id FROM runs WHERE run_id = (SELECT data->>'overrides' FROM run_events
-    WHERE run = ?1 AND kind = 'started' ORDER BY id LIMIT 1)"""
-_PART = """
-SELECT r.id, r.settings FROM steps p JOIN decisions d ON d.run = p.run AND d.step = p.step
-JOIN runs r ON r.parent = p.run AND d.reason LIKE 'run ' || r.run_id || ', digest %'
-WHERE p.run = ?1 AND p.step = ?2"""
-_VOTED = "SELECT 1 FROM samples WHERE run = ?1 AND step = ?2 AND verdict = 'vote' AND counted > 0 LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +80,7 @@ def charges_of(connection: sqlite3.Connection, number: int, voting: VotingSettin
         return None
     spent, payments = [Fraction(0)], [0]
     try:
-        paid = sorted((json.loads(data) for (data,) in connection.execute(_PAID, (number,))), key=_place)
+        paid = sorted(_paid(connection, number), key=_place)
         for data in paid:
             spent.append(spent[-1] + Fraction(data["price"]))
             payments.append(payments[-1] + int(data["payments"]))
@@ -127,11 +118,14 @@ def check_budget(
         if expected != said:
             findings.add(Kind.EVENT, f"price of what is {data['why']}", expected, said, (data["step"],))
     for charge in sorted(set(found) - set(paid)):
-        findings.add(Kind.EVENT, "payment of a step that is not smooth", "an event paid", None, charge[:2])
+        step, opening, _ = charge
+        what = "payment of a step that is not smooth"
+        findings.add(Kind.EVENT, what, "an event paid", None, (step, opening))
     for charge in sorted(set(paid) - set(found)):
-        gone = paid[charge] == "abandoned" and connection.execute(_VOTED, (number, charge[0])).fetchone()
+        step, opening, _ = charge
+        gone = paid[charge] == "abandoned" and query(connection, "counted_vote", number, step).fetchone()
         if not gone:
-            findings.add(Kind.EVENT, "payment", "none: the step is smooth", paid[charge], charge[:2])
+            findings.add(Kind.EVENT, "payment", "none: the step is smooth", paid[charge], (step, opening))
     if charges.spent[-1] > 1 - exact(charges.terms.target):
         findings.add(Kind.EVENT, "spent", f"at most 1 - {charges.terms.target}", charges.spent[-1])
 
@@ -142,26 +136,31 @@ def _expected(
     """Return the price, the payments, and m and K of a payment as they must be."""
     why, step = data["why"], data["step"]
     if why == "inherited":
-        old = connection.execute(_OVERRIDDEN, (number,)).fetchone()
-        spent, payments = _total(connection, old[0]) if old else (Fraction(0), 0)
+        source = query(connection, "source", number).fetchone()
+        spent, payments = _total(connection, *source) if source else (Fraction(0), 0)
         return str(spent), payments, None, None
     if why == "lent":
         limit = charges.ledger(step).limit(step)
         return str(Fraction(int(limit * 10**12), 10**12)), 1, None, None
     if why == "returned":
-        part = connection.execute(_PART, (number, step)).fetchone()
-        robust = None if part is None else VotingSettings.recorded(json.loads(part[1])).robust
+        row: Any = query(connection, "part_of_step", number, step).fetchone() or (None, None)
+        part, settings = row
+        robust = None if part is None else VotingSettings.recorded(json.loads(settings)).robust
         if robust is None:
             return "0", 0, None, None
         share = 1 - exact(robust.target)
-        spent, _ = _total(connection, part[0])
+        spent, _ = _total(connection, part)
         return str(spent - share), -int(not spent), None, None
     rung = charges.rung(step, data["tier"])
     return str(rung.price), 1, rung.margin, rung.lead
 
 
 def _total(connection: sqlite3.Connection, number: int) -> tuple[Fraction, int]:
-    paid = [json.loads(data) for (data,) in connection.execute(_PAID, (number,))]
+    paid = list(_paid(connection, number))
     return sum((Fraction(data["price"]) for data in paid), Fraction(0)), sum(
         data["payments"] for data in paid
     )
+
+
+def _paid(connection: sqlite3.Connection, number: int) -> Iterator[dict[str, Any]]:
+    return (json.loads(data) for (data,) in query(connection, "paid", number))

@@ -13,12 +13,13 @@ from typing import Any
 
 from mdap.audit.findings import Kind
 from mdap.audit.prompts import Sent, check_sent, compare
-from mdap.audit.questions import Question
+from mdap.audit.questions import CurrentStep
 from mdap.audit.races import RaceChecker
 from mdap.audit.result import AuditResult
 from mdap.audit.rows import Page, pages
 from mdap.audit.runs import RunFacts
 from mdap.errors import RAISED, told
+from mdap.journal.statements import query
 from mdap.records import NOTED, Decided, SampleTaken, StepOpened
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
@@ -27,14 +28,7 @@ from mdap.tasks import Chain, canonical_step
 
 __all__ = ["audit_part", "audit_tail"]
 
-_BEFORE = """SELECT d.digest, d.winner, p.input FROM decisions d
-LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
-WHERE d.run = ?1 AND d.place = ?2"""
-
 _SOURCE = re.compile(r"run (.+), digest ([0-9a-f]{64})", re.DOTALL)
-_THERE = """SELECT d.step, d.winner, d.digest FROM decisions d JOIN runs r ON r.id = d.run
-WHERE r.run_id = ?1 AND d.place = ?2"""
-
 _LOST = object()
 """The state where the task's own code cannot tell it."""
 
@@ -84,13 +78,13 @@ class _Walk:
         if place == 0:
             self.state = self._call(0, "giving its first state", self.task.start)
             return
-        row = connection.execute(_BEFORE, (self.facts.number, place - 1)).fetchone()
+        row = query(connection, "decision_at", self.facts.number, place - 1).fetchone()
         if row is None:
             self.digest = ""
             return
-        self.digest = row[0]
-        state = self._read(place - 1, self.states, row[2])
-        self.state = self._advanced(place - 1, state, self._read(place - 1, self.answers, row[1]))
+        _, self.digest, winner, spelled = row
+        state = self._read(place - 1, self.states, spelled)
+        self.state = self._advanced(place - 1, state, self._read(place - 1, self.answers, winner))
 
     def _call(self, step: int, doing: str, method: Any, *args: Any) -> Any:
         """Call the task's own code; what it raises is a finding, and its result is lost."""
@@ -185,7 +179,7 @@ class _Walk:
         named = _SOURCE.fullmatch(decision.reason or "")
         row = None
         if named is not None and self._log is not None:
-            row = self._log.execute(_THERE, (named[1], decision.place)).fetchone()
+            row = query(self._log, "decision_of", named[1], decision.place).fetchone()
         if named is None or row != (decision.step, decision.winner, named[2]):
             expected = "a decision of another run"
             place = (decision.step, decision.opening)
@@ -211,7 +205,7 @@ class _Walk:
                 self.findings.add(Kind.STATE, "input", spelled, opened.input, (opened.step, opened.opening))
         return self._read(opened.step, self.states, opened.input)
 
-    def asked(self, opened: StepOpened, state: Any, samples: Sequence[SampleTaken]) -> Question | None:
+    def asked(self, opened: StepOpened, state: Any, samples: Sequence[SampleTaken]) -> CurrentStep | None:
         """Return the step asked anew in *state*, if that can be done; compare its prompt."""
         sent = self.sent.get((opened.step, opened.opening), ())
         intact = check_sent(opened, sent, self.findings, due=bool(samples and self.facts.prompts))
@@ -224,10 +218,10 @@ class _Walk:
             self.findings.add(Kind.STATE, "end of the task", "a step", None, (opened.step, opened.opening))
             return None
         step = canonical_step(self.task, step)
-        question: Question | object = self._call(
-            opened.step, "giving the step", Question, step, self.facts.voting, self.findings
+        question: CurrentStep | object = self._call(
+            opened.step, "giving the step", CurrentStep, step, self.facts.voting, self.findings
         )
-        if not isinstance(question, Question):
+        if not isinstance(question, CurrentStep):
             return None
         if intact:
             self._call(opened.step, "giving the step", compare, question, sent, self.findings)
@@ -317,16 +311,14 @@ def audit_tail(
     walk = _Walk(facts, task, oracle=False)
     walk.begin(connection, facts.decisions)
     last = facts.decisions
-    [beyond] = connection.execute(
-        "SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = ?1", (facts.number,)
-    ).fetchone()
+    [beyond] = query(connection, "next_step", facts.number).fetchone()
     for page in pages(connection, facts.number, last, max(beyond, last + 1)):
         samples = _Samples(page.samples)
         walk.sent = page.sent
         for opened in page.openings:
             rows = samples.of(opened.step, opened.opening)
             counted = any(row.counted is not None for row in rows)
-            if opened.step == last and (counted or opened[1:3] in facts.escalated):
+            if opened.step == last and (counted or (opened.step, opened.opening) in facts.escalated):
                 _undecided(walk, opened, rows, exhausted=status == "undecided")
             else:
                 walk.guess(opened, rows)

@@ -3,26 +3,14 @@
 import json
 import sqlite3
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.runs import RunFacts
+from mdap.journal.rows import ENDED
+from mdap.journal.statements import query
 from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import (
-    EVENT_COLUMNS,
-    OPEN_STEPS,
-    PARTS,
-    PROMPTS,
-    REST,
-    RUN_COLUMNS,
-    SEALED,
-    SIGNED,
-    TIMES,
-    TIMES_STEPS,
-    Lines,
-    Seal,
-    Times,
-)
+from mdap.rules.seals import REST, SEALED, SIGNED, TIMES_STEPS, Lines, Seal, Times
 
 __all__ = ["History", "check_events", "object_of"]
 
@@ -33,7 +21,17 @@ _DATA: Final = {
     "refused": ("step", "opening", "tier", "member", "view", "views", "model"),
     "left_out": ("member", "tier", "model"),
 }
-_STATUS: Final = ("started", "resumed", "finished", "undecided", "stopped", "failed")
+_STATUS: Final = ("started", "resumed", *ENDED)
+
+
+class _Event(NamedTuple):
+    kind: str
+    at: str
+    author: str | None
+    reason: str | None
+    step: int | None
+    opening: int | None
+    data: str | None
 
 
 @dataclass(slots=True)
@@ -57,7 +55,7 @@ class History:
     result: Any = None
     outcome: str | None = None
     asked: bool = False
-    settled: list[tuple[int, str, str | None]] = field(default_factory=list)
+    settled: list[tuple[int, str | None, str | None]] = field(default_factory=list)
     escalated: list[tuple[int, int, int]] = field(default_factory=list)
     seal: str | None = None
     sealed: bool = False
@@ -74,19 +72,15 @@ def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Find
         findings: where to say what does not match.
     """
     history, lines = History(), Lines()
-    sql = "SELECT digest FROM decisions WHERE run = ?1 ORDER BY place DESC LIMIT 1"
-    head = connection.execute(sql, (facts.number,)).fetchone()
+    head = query(connection, "head_digest", facts.number).fetchone()
     history.digest = None if head is None else head[0]
-    lines.add(connection.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?1", (facts.number,)).fetchone())
-    events = connection.execute(
-        f"SELECT {EVENT_COLUMNS} FROM run_events WHERE run = ?1 ORDER BY id", (facts.number,)
-    )
+    lines.add(query(connection, "sealed_run", facts.number).fetchone())
     last: Seal | None = None
-    for event in events:
+    for event in map(_Event._make, query(connection, "sealed_events", facts.number)):
         history.events += 1
         # A signature comes after the seal that it covers.
-        history.sealed = event[0] == SEALED or (history.sealed and event[0] == SIGNED)
-        if event[0] == SEALED:
+        history.sealed = event.kind == SEALED or (history.sealed and event.kind == SIGNED)
+        if event.kind == SEALED:
             last = _sealed(connection, facts, event, lines.digest, findings)
             history.seal = None if last is None else last.seal
         else:
@@ -97,53 +91,53 @@ def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Find
     return history
 
 
-def _note(history: History, event: tuple[Any, ...], findings: Findings) -> None:
-    kind, _, author, reason, _, _, text = event
+def _note(history: History, event: _Event, findings: Findings) -> None:
+    kind = event.kind
     if kind not in (*_STATUS, *_DATA):
         return
-    data = object_of(text)
+    data = object_of(event.data)
     try:
         if kind in _STATUS:
             history.status, history.result = kind, data.get("result")
             if kind == "finished":
                 history.outcome, history.asked = data.get("outcome"), "outcome" in data
         elif kind == "settled":
-            history.settled.append((data["step"], author, reason))
+            history.settled.append((data["step"], event.author, event.reason))
         else:
             about = tuple(data[name] for name in _DATA[kind])
             if kind == "escalated":
                 history.escalated.append(about)
     except KeyError as error:
-        findings.add(Kind.EVENT, f"data of an event {kind}", error, text)
+        findings.add(Kind.EVENT, f"data of an event {kind}", error, event.data)
 
 
 def _sealed(
     connection: sqlite3.Connection,
     facts: RunFacts,
-    event: tuple[Any, ...],
+    event: _Event,
     events: str,
     findings: Findings,
 ) -> Seal | None:
     """Check all of a seal that does not change with what is sampled afterwards."""
-    data = object_of(event[-1])
+    data = object_of(event.data)
     try:
         seal = Seal(**{name: value for name, value in data.items() if name != "seal"})
     except TypeError:
-        findings.add(Kind.SEAL, "seal", "its parts", event[-1])
+        findings.add(Kind.SEAL, "seal", "its parts", event.data)
         return None
-    if seal.to_dict() != data or event[2:6] != (None,) * 4:
-        findings.add(Kind.SEAL, "seal", seal.to_dict(), event[2:])
+    beside = (event.author, event.reason, event.step, event.opening)
+    if seal.to_dict() != data or beside != (None,) * 4:
+        findings.add(Kind.SEAL, "seal", seal.to_dict(), (*beside, event.data))
     if seal.events != events:
         findings.add(Kind.SEAL, "run and events up to its seal", seal.events, events)
     if seal.parts is not None:
         parts = Lines()
-        for part in connection.execute(PARTS, (facts.number, seal.until)):
+        for part in query(connection, "sealed_parts", facts.number, seal.until):
             parts.add(part)
         if seal.parts != parts.digest:
             findings.add(Kind.SEAL, "seals of the parts", seal.parts, parts.digest)
-    sql = "SELECT digest FROM decisions WHERE run = ?1 AND place = ?2 - 1"
-    row = connection.execute(sql, (facts.number, seal.decisions)).fetchone()
-    found = CHAIN_START if seal.decisions == 0 else None if row is None else row[0]
+    [head] = query(connection, "digest_after", facts.number, seal.decisions).fetchone() or (None,)
+    found = CHAIN_START if seal.decisions == 0 else head
     if found != seal.digest:
         place = (seal.decisions - 1,)
         findings.add(Kind.SEAL, "digest of the last decision that was sealed", seal.digest, found, place)
@@ -155,19 +149,19 @@ def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, fin
     if seal.decisions != facts.decisions:
         findings.add(Kind.SEAL, "decisions", seal.decisions, facts.decisions, (seal.decisions,))
     rest = Lines()
-    for row in connection.execute(OPEN_STEPS, (facts.number,)):
+    for row in query(connection, "sealed_openings", facts.number):
         rest.add(row)
-    for statement in REST:
-        for row in connection.execute(statement, (facts.number,)):
+    for name in REST:
+        for row in query(connection, name, facts.number):
             rest.add_sample(row)
-    for row in connection.execute(PROMPTS, (facts.number,)):
+    for row in query(connection, "sealed_prompts", facts.number):
         rest.add(row)
     if rest.digest != seal.rest:
         findings.add(Kind.SEAL, "samples that were not counted, and prompts", seal.rest, rest.digest)
     times = Times()
-    [last] = connection.execute("SELECT max(step) FROM samples WHERE run = ?1", (facts.number,)).fetchone()
+    [last] = query(connection, "last_sampled_step", facts.number).fetchone()
     for first in range(0, 0 if last is None else last + 1, TIMES_STEPS):
-        for row in connection.execute(TIMES, (facts.number, first)):
+        for row in query(connection, "sealed_times", facts.number, first, TIMES_STEPS):
             times.add(row)
     if times.digest != seal.times:
         findings.add(Kind.SEAL, "when samples were asked for", seal.times, times.digest)

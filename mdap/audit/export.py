@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, Any, Final
+from typing import IO, Any, Final, get_type_hints
 
 from mdap.audit.columns import Columns
-from mdap.audit.log import Log, SampleEntry
+from mdap.audit.log import Log
 from mdap.errors import UsageError
+from mdap.records import SampleEntry
 from mdap.rules.canonical import canonical
 
 __all__ = ["FORMATS", "export", "is_binary"]
@@ -27,26 +28,8 @@ _MARK: Final = "'"
 _LAST: Final = ("samples", "red_flags", "doubt", "author")
 
 _STEP_NAMES: Final = ("step", "key", "input", "answer", "votes", "samples", "red_flags")
-_NUMBERS: Final = {
-    "step": "int64",
-    "opening": "int64",
-    "ordinal": "int64",
-    "counted": "int64",
-    "votes": "int64",
-    "against": "int64",
-    "candidates": "int64",
-    "samples": "int64",
-    "red_flags": "int64",
-    "view": "int64",
-    "input_tokens": "int64",
-    "output_tokens": "int64",
-    "cached_tokens": "int64",
-    "attempts": "int64",
-    "began": "int64",
-    "temperature": "float64",
-    "latency": "float64",
-    "doubt": "float64",
-}
+_INTEGERS: Final = ("step", "votes", "against", "candidates", "samples", "red_flags")
+_TYPES: Final = {int: "int64", int | None: "int64", float | None: "float64"}
 
 Row = dict[str, Any]
 
@@ -76,7 +59,7 @@ def _table_of_steps(log: Log, run_id: str) -> _Table:
         count += 1
     types: dict[str, str] = {}
     for name in ("step", "key", "input", "answer", "votes", "against", "candidates", *_LAST):
-        types |= nested[name].types() if name in nested else {name: _NUMBERS.get(name, "string")}
+        types |= nested[name].types() if name in nested else {name: _type(name)}
 
     def rows() -> Iterator[Row]:
         for row in islice(_steps(log, run_id), count):
@@ -89,8 +72,12 @@ def _table_of_steps(log: Log, run_id: str) -> _Table:
     return _Table(types, rows)
 
 
+def _type(name: str) -> str:
+    return "float64" if name == "doubt" else "int64" if name in _INTEGERS else "string"
+
+
 def _table_of_samples(log: Log, run_id: str) -> _Table:
-    types = {name: _NUMBERS.get(name, "string") for name in SampleEntry._fields}
+    types = {name: _TYPES.get(kind, "string") for name, kind in get_type_hints(SampleEntry).items()}
     return _Table(types, lambda: _samples(log, run_id))
 
 

@@ -11,31 +11,16 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from mdap.audit.doubts import doubts_of
 from mdap.audit.runs import find_number, source_of
 from mdap.errors import DatabaseError, UsageError
-from mdap.logfile import TEXTS, reading
-from mdap.records import NOTED, Outcome
+from mdap.journal.logfile import reading
+from mdap.journal.rows import run_row, sample_of
+from mdap.journal.statements import query
+from mdap.records import NOTED, Outcome, SampleEntry
 from mdap.rules.outcomes import outcome_of
 
-__all__ = ["Log", "RunEntry", "SampleEntry", "StepEntry", "open_log"]
+__all__ = ["Log", "RunEntry", "StepEntry", "open_log"]
 
 _PAGE: Final = 1_000
 
-_RUNS: Final = """
-SELECT run_id, kind, (SELECT run_id FROM runs p WHERE p.id = r.parent) AS parent, task, task_version,
-       params, settings, provider, k, mdap_version, created_at, outcome,
-       (SELECT kind FROM run_events e WHERE e.run = r.id
-        AND e.kind IN ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
-        ORDER BY e.id DESC LIMIT 1) AS status
-FROM runs r WHERE ?1 IS NULL OR r.id = ?1 ORDER BY id"""
-_COLUMNS: Final = """
-SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
-       count(s.ordinal) AS samples, coalesce(sum(s.verdict = 'flag'), 0) AS red_flags"""
-_JOINED: Final = """
-LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
-LEFT JOIN samples s ON s.run = d.run AND s.step = d.step AND s.opening = d.opening
-GROUP BY d.place ORDER BY d.place"""
-_STEPS: Final = f"""{_COLUMNS}
-FROM (SELECT * FROM decisions WHERE run = ?1 AND place > ?2 ORDER BY place LIMIT {_PAGE}) d {_JOINED}"""
-_STEP: Final = f"{_COLUMNS} FROM (SELECT * FROM decisions WHERE run = ?1 AND step = ?2) d {_JOINED}"
 # How a decision was made that was taken over from a run that was overridden.
 _MADE: Final = ("tally", "margin", "author", "reason", "samples", "red_flags")
 
@@ -103,42 +88,6 @@ class StepEntry(NamedTuple):
     red_flags: int
 
 
-class SampleEntry(NamedTuple):
-    """A sample, with its text; the columns are those of the table *samples*."""
-
-    step: int
-    opening: int
-    ordinal: int
-    verdict: str
-    counted: int | None
-    answer_key: str | None
-    flag_reason: str | None
-    model: str
-    view: int
-    temperature: float | None
-    input_tokens: int | None
-    output_tokens: int | None
-    cached_tokens: int | None
-    latency: float | None
-    attempts: int
-    request_id: str | None
-    finish_reason: str | None
-    text: str | None
-    served_model: str | None
-    fingerprint: str | None
-    reasoning_tokens: int | None
-    reasoning: str | None
-    began: int | None
-
-
-_BODIES: Final = {"text": "t.body", "reasoning": "h.body"}
-_SAMPLES: Final = f"""
-SELECT {", ".join(_BODIES.get(name, f"s.{name}") for name in SampleEntry._fields)}
-FROM samples s {TEXTS}
-WHERE s.run = ?1 AND (s.step, s.opening, s.ordinal) > (?2, ?3, ?4)
-ORDER BY s.step, s.opening, s.ordinal LIMIT {_PAGE}"""
-
-
 class Log(AbstractContextManager["Log"]):
     """A log that is open for reading; use it as ``with mdap.open_log(path) as log``.
 
@@ -163,15 +112,15 @@ class Log(AbstractContextManager["Log"]):
         """Close the file."""
         self._stack.close()
 
-    def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+    def _rows(self, name: str, *values: Any) -> list[sqlite3.Row]:
         try:
-            return self._connection.execute(sql, values).fetchall()
+            return query(self._connection, name, *values).fetchall()
         except sqlite3.Error as error:
             raise DatabaseError(f"{self._path} cannot be read ({error})") from error
 
     def runs(self) -> Iterator[RunEntry]:
         """Yield all runs, the oldest first."""
-        return map(_run_entry, self._rows(_RUNS, None))
+        return map(_run_entry, self._rows("entries_of_runs", None))
 
     def run(self, run_id: str) -> RunEntry:
         """Return one run.
@@ -182,7 +131,7 @@ class Log(AbstractContextManager["Log"]):
         Raises:
             UsageError: there is no such run.
         """
-        return _run_entry(*self._rows(_RUNS, find_number(self._connection, run_id)))
+        return _run_entry(*self._rows("entries_of_runs", find_number(self._connection, run_id)))
 
     def steps(self, run_id: str) -> Iterator[StepEntry]:
         """Yield the decided steps of a run, in the order of their decisions.
@@ -197,7 +146,7 @@ class Log(AbstractContextManager["Log"]):
         """
         run, place = find_number(self._connection, run_id), -1
         source = source_of(self._connection, run)
-        while rows := self._rows(_STEPS, run, place):
+        while rows := self._rows("entries_of_steps", run, place, _PAGE):
             for row in rows:
                 values = self._as_made(dict(row), source)
                 for name, column in (("input", "input"), ("answer", "winner"), ("votes", "tally")):
@@ -208,7 +157,7 @@ class Log(AbstractContextManager["Log"]):
     def _as_made(self, values: dict[str, Any], source: int | None) -> dict[str, Any]:
         """Return the columns of a decision as it was made, if it was taken over from *source*."""
         while source is not None and values["author"] == NOTED:
-            there = self._rows(_STEP, source, values["step"])
+            there = self._rows("entry_of_step", source, values["step"])
             if not there:
                 break
             values |= {name: there[0][name] for name in _MADE}
@@ -247,10 +196,10 @@ class Log(AbstractContextManager["Log"]):
             UsageError: there is no such run.
         """
         run, place = find_number(self._connection, run_id), (-1, -1, -1)
-        while rows := self._rows(_SAMPLES, run, *place):
-            yield from map(SampleEntry._make, rows)
-            last = rows[-1]
-            place = (last["step"], last["opening"], last["ordinal"])
+        while rows := self._rows("entries_of_samples", run, *place, _PAGE):
+            for sample in map(sample_of, rows):
+                yield sample.entry()
+                place = (sample.step, sample.opening, sample.ordinal)
 
     def frame(
         self,
@@ -287,14 +236,22 @@ _JSON: Final = {
 
 
 def _run_entry(row: sqlite3.Row) -> RunEntry:
-    values = dict(row)
-    for name in ("params", "settings", "provider"):
-        values[name] = json.loads(values[name])
-    if values["status"] in (None, "started", "resumed"):
-        values["status"] = "running"
-    if values["outcome"] is not None:
-        values["outcome"] = outcome_of(values["outcome"], None, 0)
-    return RunEntry(**values)
+    run = run_row(row)
+    return RunEntry(
+        run_id=run.run_id,
+        kind=run.kind,
+        parent=row["parent_name"],
+        task=run.task,
+        task_version=run.task_version,
+        params=run.params,
+        settings=run.settings,
+        provider=run.provider,
+        k=run.k,
+        mdap_version=run.mdap_version,
+        created_at=run.created_at,
+        status=str(run.status),
+        outcome=None if run.outcome is None else outcome_of(run.outcome, None, 0),
+    )
 
 
 def _frame(rows: list[dict[str, Any]], what: str, library: str) -> Any:

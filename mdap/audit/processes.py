@@ -4,424 +4,39 @@ The function is given an `Ask` of its own: whatever it asks for must be recorded
 is answered by what is recorded. Nothing that it does `once` is done again.
 """
 
-import json
-import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
-from mdap.audit.events import object_of
 from mdap.audit.findings import Kind
-from mdap.audit.prompts import Sent, check_sent, compare, likeness, sent_between
-from mdap.audit.questions import Question, check_text
-from mdap.audit.races import RaceChecker
+from mdap.audit.process_record import Found, ProcessRecord, StrayError
 from mdap.audit.result import AuditResult
-from mdap.audit.rows import decided, samples_of, undecided
-from mdap.audit.runs import RunFacts, run_facts
-from mdap.errors import RAISED, FailedError, UndecidedError, told
+from mdap.audit.runs import RunFacts
+from mdap.errors import RAISED, UndecidedError, told
 from mdap.groups import Group, first_of, gathered
-from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened, TallyShape
-from mdap.rules import parts as naming
+from mdap.records import Identity
 from mdap.rules.canonical import canonical
-from mdap.rules.confidence import confident, shape_of
+from mdap.rules.confidence import confident
 from mdap.rules.digests import (
-    CHAIN_START,
-    answer_key,
-    chain_digest,
     identify_named,
-    sample_line,
 )
-from mdap.rules.parts import Parts, could_be, part_ended
-from mdap.rules.presence import refused_sentence
-from mdap.rules.reading import typed_answer
-from mdap.tasks import Decision, Process, Step, Task, canonical_step
+from mdap.rules.parts import Parts
+from mdap.tasks import Decision, Process, Step, Task
 
 __all__ = ["audit_process"]
 
 A = TypeVar("A")
-T = TypeVar("T")
-
-_PART: Final = re.compile(r"run (.*), digest (\w+)", re.DOTALL)
-_OF_PART: Final = """
-SELECT (SELECT digest FROM decisions d WHERE d.run = r.id ORDER BY place DESC LIMIT 1),
-       (SELECT data FROM run_events e WHERE e.run = r.id AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1)
-FROM runs r WHERE r.parent = ?1 AND r.run_id = ?2"""
-_END_OF_PART: Final = """
-SELECT e.kind, e.reason FROM runs r JOIN run_events e ON e.run = r.id
-WHERE r.parent = ?1 AND r.run_id = ?2 AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
-ORDER BY e.id DESC LIMIT 1"""
 
 _PATIENCE: Final = 600.0
-# How many recorded steps a changed one is compared with, and for how many changes.
-_MOST_COMPARED: Final = 32
-_MOST_EXPLAINED: Final = 100
-_ALIKE: Final = 0.6
-_THERE: Final = "SELECT winner, digest FROM decisions WHERE run = ?1 AND step = ?2"
-_TASK_OF_PART: Final = "SELECT task FROM runs WHERE parent = ?1 AND run_id = ?2"
-
-
-_Row = tuple[str, str, str, str | None, str | None]
-"""Input, winner, tally, reason and author of a step."""
-
-
-class _StrayError(Exception):
-    """The process asks for something that its finished run never decided."""
-
-
-class _Stray(NamedTuple):
-    """Something that the process asks for and its finished run never decided.
-
-    Attributes:
-        what: in a few words.
-        key: the key that the author gave a step; None for none.
-        question: the step; None if it is none.
-    """
-
-    what: str
-    key: str | None = None
-    question: Question | None = None
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is recorded of a step.
-
-    Attributes:
-        step: its number.
-        decided: whether there is a decision.
-        intact: whether its prompts are recorded, and as they were sent.
-        asked: whether the process has asked for it.
-    """
-
-    step: int
-    decided: bool
-    intact: bool
-    asked: bool = False
-
-
-class _Found(NamedTuple):
-    """What the record says of a step that is asked for.
-
-    Attributes:
-        step: its number.
-        answer: the winning answer; None if there is none.
-        votes: the votes of each candidate, by its canonical JSON.
-        undecided: why it has no winner; None if it has one.
-        shape: how the votes fell; None where no vote decided.
-        author: who settled it; None for a vote.
-    """
-
-    step: int
-    answer: Any
-    votes: dict[str, int]
-    undecided: str | None = None
-    shape: TallyShape | None = None
-    author: str | None = None
-
-
-class _Record:
-    """The record of a process, checked on its own, and then looked up by what is asked."""
-
-    def __init__(self, connection: sqlite3.Connection, facts: RunFacts, *, over: bool, oracle: bool) -> None:
-        self.part = AuditResult()
-        self.findings = self.part.findings
-        self.over = over
-        self.oracle = oracle
-        self.facts = facts
-        self._connection = connection
-        self._checker = RaceChecker(facts, facts.schedule, self.part)
-        self._known: dict[Identity, _Known] = {}
-        self.strays: list[_Stray] = []
-        self.strayed: Callable[[], None] | None = None
-        self._source = None if facts.source is None else run_facts(connection, facts.source)
-
-    # -- the record on its own ---------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Recount every race, and compute the digest chain anew."""
-        digest = CHAIN_START
-        for place, (decision, opened) in enumerate(decided(self._connection, self.facts.number)):
-            at = (decision.step, decision.opening)
-            if decision.place != place:
-                self.findings.add(Kind.DECISION, "place of the decision", place, decision.place, at)
-            if opened is None:
-                self.findings.add(Kind.STEP, "opening that was decided", "a row in steps", None, at)
-            else:
-                self._decision(digest, decision, opened)
-            digest = decision.digest
-        for opened in undecided(self._connection, self.facts.number):
-            self._undecided(opened)
-
-    def _samples(self, opened: StepOpened) -> list[SampleTaken]:
-        samples = samples_of(self._connection, self.facts.number, opened.step)
-        self.part.samples += len(samples)
-        for sample in samples:
-            check_text(sample, self.findings)
-        return samples
-
-    def _sent(self, step: int) -> Sent:
-        found = sent_between(self._connection, self.facts.number, step, step + 1)
-        return found.get((step, 0), ())
-
-    def _are_intact(self, opened: StepOpened, samples: list[SampleTaken]) -> bool:
-        due = bool(samples) and self.facts.prompts is not False
-        return check_sent(opened, self._sent(opened.step), self.findings, due=due)
-
-    def _decision(self, before: str, decision: Decided, opened: StepOpened) -> None:
-        samples = self._samples(opened)
-        place = (decision.step, decision.opening)
-        lines = [sample_line(sample.digest_columns()) for sample in samples if sample.counted is not None]
-        digest = chain_digest(before, opened, lines, decision)
-        if digest != decision.digest:
-            self.findings.add(Kind.CHAIN, "digest of the decision", digest, decision.digest, place)
-        tier = self._checker.decided(decision, samples)
-        self.part.escalated += [(*place, passed) for passed in range(1, tier + 1)]
-        self.part.votes += sum(sample.counted is not None and sample.verdict == "vote" for sample in samples)
-        self.part.decisions += 1
-        if decision.author == NOTED:
-            self._noted(decision, opened)
-        elif decision.author is not None:
-            self.part.settled.append((decision.step, decision.author, decision.reason))
-        self._remember(opened, _Known(opened.step, True, self._are_intact(opened, samples)))
-
-    def _undecided(self, opened: StepOpened) -> None:
-        samples = self._samples(opened)
-        # With an error budget, a winner waits for the steps before it, and may never be decided.
-        waits = self.facts.charges is not None
-        tier = self._checker.undecided((opened.step, opened.opening), samples, waits=waits)
-        self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
-        self._remember(opened, _Known(opened.step, False, self._are_intact(opened, samples)))
-
-    def _remember(self, opened: StepOpened, known: _Known) -> None:
-        identity = (opened.key, opened.prompt_digest)
-        given_up = self.facts.charges is not None and not known.decided
-        if (identity in self._known and not given_up) or opened.opening:
-            self.findings.add(Kind.STEP, "steps of this content", 1, "another", (opened.step, opened.opening))
-        if known.decided or identity not in self._known or not self._known[identity].decided:
-            self._known[identity] = known
-
-    def _noted(self, decision: Decided, opened: StepOpened) -> None:
-        """Compare the result of a part with what that part's own record says."""
-        place = (decision.step, decision.opening)
-        named = _PART.fullmatch(decision.reason or "")
-        if self._source is not None and named is not None and named[1] == self._source.run_id:
-            there = self._connection.execute(_THERE, (self._source.number, decision.step)).fetchone()
-            if there != (decision.winner, named[2]):
-                expected, found = "a decision of another run", decision.reason
-                self.findings.add(Kind.DECISION, "where the decision is from", expected, found, place)
-            return
-        if named is None:
-            once = opened.key.startswith("once:") and decision.reason == "once"
-            if not once:
-                expected = "a part, or something done once"
-                self.findings.add(Kind.DECISION, "where the result is from", expected, decision.reason, place)
-            return
-        row = self._connection.execute(_OF_PART, (self.facts.number, named[1])).fetchone()
-        digest, data = row or (None, None)
-        result = None if data is None else canonical(object_of(data).get("result"))
-        if (str(digest), result) != (named[2], decision.winner):
-            found = f"{named[2]}, {decision.winner}"
-            self.findings.add(Kind.DECISION, f"part {named[1]}", f"{digest}, {result}", found, place)
-
-    # -- what the process asks for -----------------------------------------------------------------
-
-    def find(self, identity: Identity, stray: _Stray) -> _Known | None:
-        """Return the decision that is asked for; None if there is none.
-
-        Args:
-            identity: what it is known by.
-            stray: what it is if there is none although the run is over.
-        """
-        known = self._known.get(identity)
-        if known is not None:
-            known.asked = True
-        elif self.over:
-            self.strays.append(stray)
-            if self.strayed is not None:
-                self.strayed()
-        return known
-
-    def is_asked(self, identity: Identity) -> bool:
-        """Return whether the process has asked for a step."""
-        known = self._known.get(identity)
-        return known is not None and known.asked
-
-    def explain_strays(self) -> None:
-        """Say what of all that was never decided is a recorded step whose prompt or key changed."""
-        left = {identity: known for identity, known in self._known.items() if not known.asked}
-        for stray in self.strays:
-            match = self._match(stray, left)
-            if match is None or stray.question is None:
-                what = f"asking for {stray.what}"
-                self.findings.add(Kind.PLUGIN, what, "something that was decided", None)
-                continue
-            step = left.pop(match).step
-            if match[1] == stray.question.digest:
-                key = stray.key or stray.question.digest
-                self.findings.add(Kind.PROMPT, "its key changed", key, match[0], (step,))
-            else:
-                compare(stray.question, self._sent(step), self.findings)
-
-    def _match(self, stray: _Stray, left: dict[Identity, _Known]) -> Identity | None:
-        """Return which of the steps that nobody asked for is the one that changed, if one is."""
-        question = stray.question
-        if question is None or len(self.findings.listed) >= _MOST_EXPLAINED:
-            return None
-        same = next((identity for identity in left if identity[1] == question.digest), None)
-        if same is not None:
-            return same
-        keyed = stray.key is not None
-        alike = (
-            identity
-            for identity, known in left.items()
-            if known.intact and (identity[0] == stray.key if keyed else identity[0] == identity[1])
-        )
-        likely = [
-            (likeness(question, self._sent(left[identity].step)), -left[identity].step, identity)
-            for identity in islice(alike, _MOST_COMPARED)
-        ]
-        best = max(likely, default=None)
-        return None if best is None or (best[0] < _ALIKE and not keyed) else best[2]
-
-    def answer(self, task: Process[Any], asked: Step[Any]) -> _Found | None:
-        """Return how the vote on *asked* went; None if it is not over yet."""
-        step = canonical_step(task, asked)
-        question = Question(step, self.facts.voting, self.findings)
-        key = asked.key or question.digest
-        first = not self.is_asked((key, question.digest))
-        known = self.find((key, question.digest), _Stray(f"step {key[:60]!r}", asked.key, question))
-        if known is None:
-            return None
-        if known.intact and first:
-            compare(question, self._sent(known.step), self.findings)
-        row, samples, facts = self._behind(known)
-        question.check(samples, facts, key)
-        # Of a prompt that must not be stored, the message does not stand in for the input either.
-        own = None if self.facts.voting.record_prompts is False else asked.user
-        about = canonical(own if asked.input is None else asked.input)
-        if about != row[0]:
-            self.findings.add(Kind.STATE, "input", about, row[0], (known.step,))
-        if not known.decided:
-            return self._undecided_answer(known, samples, question)
-        if asked.proposal != (row[3] == PROPOSED):
-            found = "a proposal" if row[3] == PROPOSED else "a decision"
-            expected = "a proposal" if asked.proposal else "a decision"
-            self.findings.add(Kind.DECISION, "what was asked for", expected, found, (known.step,))
-        self._compare_with_truth(task, asked, known, row[1])
-        read = row[1] in question.answers
-        answer = question.answers[row[1]] if read else typed_answer(asked, row[1], question.answers.values())
-        votes = json.loads(row[2])
-        shape = None if row[4] else shape_of(row[1], votes)
-        return _Found(known.step, answer, votes, shape=shape, author=row[4])
-
-    def _compare_with_truth(self, task: Process[Any], asked: Step[Any], known: _Known, winner: str) -> None:
-        if self.oracle:
-            truth = canonical(task.canonical(task.oracle(asked)))
-            if truth != winner:
-                self.findings.add(Kind.TRUTH, "answer", truth, winner, (known.step,))
-
-    def _behind(self, known: _Known) -> tuple[_Row, list[SampleTaken], RunFacts]:
-        """Return a step's row and samples, and the run that sampled it: one that was taken over, or this."""
-        row, facts, run = self._row(known), self.facts, self._source
-        samples = samples_of(self._connection, facts.number, known.step)
-        while run is not None and not samples and row[4] is not None:
-            there = self._row(known, run.number)
-            if there is None:
-                break
-            samples = samples_of(self._connection, run.number, known.step)
-            row, facts = there if row[4] == NOTED else row, run
-            run = None if run.source is None else run_facts(self._connection, run.source)
-        return row, samples, facts
-
-    def _row(self, known: _Known, run: int | None = None) -> Any:
-        sql = """SELECT p.input, d.winner, d.tally, d.reason, d.author FROM steps p
-            LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
-            WHERE p.run = ?1 AND p.step = ?2 AND p.opening = 0"""
-        return self._connection.execute(sql, (run or self.facts.number, known.step)).fetchone()
-
-    def _undecided_answer(
-        self, known: _Known, samples: list[SampleTaken], question: Question
-    ) -> _Found | None:
-        """Return what the process was told of a step that had all of its samples; None if it had not."""
-        schedule = self.facts.schedule
-        tier = schedule.tier_count - 1
-        tally = self._checker.tally(known.step, tier)
-        last = [sample for sample in samples if schedule.tier(sample.ordinal) == tier]
-        closed = self.facts.closed((known.step, 0), tier)
-        spelled = {answer_key(answer): answer for answer in question.answers}
-        for sample in sorted(last, key=lambda taken: taken.counted or 0):
-            if sample.answer_key is not None and sample.counted is not None:
-                tally.add(spelled.get(sample.answer_key, sample.answer_key))
-        if not (closed or self._checker.is_exhausted(tally, tier, samples)):
-            if self.over and not self._given_up(known.step):
-                # As with a step that was never opened: its process did not wait for it when the run was made.
-                expected = "something that was decided"
-                self.findings.add(Kind.PLUGIN, "asking for it", expected, None, (known.step,))
-                raise _StrayError
-            return None
-        counted = sum(sample.counted is not None for sample in samples)
-        sentence = tally.no_winner(known.step, counted)
-        refusals = self.facts.refusals.get((known.step, 0), ())
-        if closed and refusals:
-            sentence = refused_sentence(known.step, refusals[-1].model, refusals[-1].reason)
-        return _Found(known.step, None, tally.votes, sentence)
-
-    def _given_up(self, step: int) -> bool:
-        """Return whether nobody waited for a step any more, as a timeout of the process may have it."""
-        charges = self.facts.charges
-        return charges is not None and charges.given_up(step)
-
-    def failed_part(self, name: str) -> None:
-        """Raise what the process was told of a part that came to nothing, if it did."""
-        row = self._connection.execute(_END_OF_PART, (self.facts.number, name)).fetchone()
-        if row is not None and row[0] in ("undecided", "failed"):
-            error = UndecidedError if row[0] == "undecided" else FailedError
-            raise error(part_ended(name, row[1]))
-
-    def part_of(self, parts: Parts, task: Task, key: str | None) -> naming.Part:
-        """Return what a nested task is known by, as its session knew it."""
-        part, former = parts.of(task, key)
-        row = self._connection.execute(_TASK_OF_PART, (self.facts.number, former.name)).fetchone()
-        if part.identity in self._known or row is None or not could_be(row[0], type(task)):
-            return part
-        return former if former.identity in self._known else part._replace(name=former.name)
-
-    def noted(self, identity: Identity, about: Any, part: str | None) -> tuple[bool, Any]:
-        """Return whether a part, or something done once, has a result; and the result.
-
-        Raises:
-            UndecidedError: the part was undecided.
-            FailedError: the part failed.
-        """
-        known = self._known.get(identity)
-        if known is None and part is not None:
-            self.failed_part(part)
-        known = self.find(identity, _Stray(repr(identity[0][:60])))
-        if known is not None and not known.decided and self.over and not self._given_up(known.step):
-            self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
-            raise _StrayError
-        if known is None or not known.decided:
-            return False, None
-        row = self._row(known)
-        if canonical(about) != row[0]:
-            self.findings.add(Kind.STATE, "input", canonical(about), row[0], (known.step,))
-        return True, json.loads(row[1])
-
-    def forgotten(self) -> int:
-        """Return how many decisions the process did not ask for."""
-        return sum(known.decided and not known.asked for known in self._known.values())
 
 
 class _Rehearsal:
     """An `mdap.Ask` that answers from the record alone."""
 
-    def __init__(self, record: _Record, task: Process[Any]) -> None:
+    def __init__(self, record: ProcessRecord, task: Process[Any]) -> None:
         self._record = record
         self._task = task
         self._parts = Parts(record.facts.run_id, task)
@@ -449,12 +64,12 @@ class _Rehearsal:
         found = await self._there([self._record.answer(self._task, step) for step in steps])
         return confident([self._decision(one) for one in found], [one.shape for one in found])
 
-    def _decision(self, found: _Found) -> Decision[Any]:
+    def _decision(self, found: Found) -> Decision[Any]:
         key, reason = f"{self.run_id}/{found.step}", found.undecided
         told = {"step": found.step, "answer": found.answer, "votes": found.votes, "author": found.author}
         return Decision(**told, decided=reason is None, key=key, reason=reason)
 
-    async def _there(self, found: list[_Found | None]) -> list[_Found]:
+    async def _there(self, found: list[Found | None]) -> list[Found]:
         there = [one for one in found if one is not None]
         if len(there) < len(found):
             await anyio.sleep_forever()
@@ -503,7 +118,7 @@ def audit_process(
         oracle: whether to compare each decision with the truth.
     """
     over = status == "finished" and facts.kind != "pilot"
-    record = _Record(connection, facts, over=over, oracle=oracle)
+    record = ProcessRecord(connection, facts, over=over, oracle=oracle)
     record.check()
     anyio.run(_rehearse, record, task)
     record.explain_strays()
@@ -515,7 +130,7 @@ def audit_process(
     return record.part
 
 
-async def _rehearse(record: _Record, task: Process[Any]) -> None:
+async def _rehearse(record: ProcessRecord, task: Process[Any]) -> None:
     strayed, watching = anyio.Event(), anyio.CancelScope()
     record.strayed = strayed.set
 
@@ -542,9 +157,9 @@ async def _rehearse(record: _Record, task: Process[Any]) -> None:
         record.findings.add(Kind.PLUGIN, "solving", "a result", f"none within {_PATIENCE:g} seconds")
 
 
-def _ended(record: _Record, error: BaseException) -> None:
+def _ended(record: ProcessRecord, error: BaseException) -> None:
     error = first_of(error)
-    if isinstance(error, _StrayError) or (isinstance(error, UndecidedError) and not record.over):
+    if isinstance(error, StrayError) or (isinstance(error, UndecidedError) and not record.over):
         return
     if record.over:
         record.findings.add(Kind.PLUGIN, "solving", "a result", told(error))

@@ -7,8 +7,9 @@ from difflib import SequenceMatcher
 from typing import Any, Final
 
 from mdap.audit.findings import Findings, Kind
-from mdap.audit.questions import Question
-from mdap.logfile import PROMPTS
+from mdap.audit.questions import CurrentStep
+from mdap.journal.rows import prompt_of
+from mdap.journal.statements import query
 from mdap.records import PromptSent, StepOpened, encodable
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, text_digest, views_digest
@@ -17,9 +18,6 @@ __all__ = ["Sent", "check_sent", "compare", "excerpts", "likeness", "sent_betwee
 
 Sent = Sequence[PromptSent]
 """The recorded prompts of one opening, by view."""
-
-_BETWEEN: Final = f"""SELECT {PROMPTS}
-WHERE p.run = ?1 AND p.step >= ?2 AND p.step < ?3 ORDER BY p.step, p.opening, p.view"""
 
 _AROUND: Final = 24
 _MOST: Final = 90
@@ -30,8 +28,7 @@ def sent_between(
 ) -> dict[tuple[int, int], list[PromptSent]]:
     """Return the recorded prompts of the steps from *first* to before *last*, by step and opening."""
     found: dict[tuple[int, int], list[PromptSent]] = {}
-    for row in connection.execute(_BETWEEN, (run, first, last)):
-        sent = PromptSent._make(row)
+    for sent in map(prompt_of, query(connection, "prompts_between", run, first, last)):
         found.setdefault((sent.step, sent.opening), []).append(sent)
     return found
 
@@ -51,7 +48,7 @@ def check_sent(opened: StepOpened, sent: Sent, findings: Findings, *, due: bool)
             findings.add(Kind.TEXT, "recorded prompt", "a row in prompts", None, place)
         return False
     for prompt in sent:
-        for digest, text in zip(prompt[4:7], prompt[8:], strict=True):
+        for digest, text in prompt.texts():
             if (None if text is None else text_digest(text)) != digest:
                 findings.add(Kind.TEXT, "digest of a recorded prompt", digest, text_digest(text or ""), place)
                 return False
@@ -62,7 +59,7 @@ def check_sent(opened: StepOpened, sent: Sent, findings: Findings, *, due: bool)
     return True
 
 
-def compare(question: Question, sent: Sent, findings: Findings) -> None:
+def compare(question: CurrentStep, sent: Sent, findings: Findings) -> None:
     """Say how what was asked in one opening differs from what the task asks today.
 
     Args:
@@ -70,7 +67,7 @@ def compare(question: Question, sent: Sent, findings: Findings) -> None:
         sent: its recorded prompts, at least one.
         findings: where to say it.
     """
-    place = sent[0][1:3]
+    place = (sent[0].step, sent[0].opening)
     if len(sent) != len(question.prompts):
         findings.add(Kind.PROMPT, "its number of views changed", len(question.prompts), len(sent), place)
     for recorded, (system, user) in zip(sent, question.prompts, strict=False):
@@ -104,7 +101,7 @@ def _sorted(value: Any) -> Any:
     return sorted(map(_sorted, value), key=canonical) if isinstance(value, list) else value
 
 
-def likeness(question: Question, sent: Sent) -> float:
+def likeness(question: CurrentStep, sent: Sent) -> float:
     """Return how much of the characters of a step and of recorded prompts is the same, from 0 to 1."""
     now = "\n".join(text for prompt in question.prompts for text in prompt)
     then = "\n".join(text for prompt in sent for text in (prompt.system or "", prompt.user))

@@ -12,7 +12,7 @@ from mdap.rules.values import SpellingError, refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Step
 
-__all__ = ["Question", "check_text"]
+__all__ = ["CurrentStep", "check_text"]
 
 
 _UNSPELLED: Final = unreadable(SpellingError.__name__)
@@ -26,7 +26,7 @@ class _Said(NamedTuple):
     failed: str | None = None
 
 
-class Question:
+class CurrentStep:
     """One step, asked anew.
 
     Args:
@@ -105,7 +105,7 @@ class Question:
         if schedule.tier(sample.ordinal) < schedule.tier_count:
             view = schedule.part(sample.ordinal, views, key=key).view
             if sample.view != view and sample.view not in facts.views(
-                sample[1:3], key, sample.ordinal, views
+                (sample.step, sample.opening), key, sample.ordinal, views
             ):
                 self._findings.add(Kind.PROMPT, "view of the step", view, sample.view, _at(sample))
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mdap.audit.doubts import TREE
 from mdap.audit.review import Doubtful, doubtful, undecided
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import find_number
+from mdap.journal.statements import query
 
 __all__ = ["Claim", "Ruling", "Settled", "Waiting", "waiting"]
 
@@ -20,28 +20,6 @@ _RUNS_SHOWN: Final = 50
 _EACH: Final = 10
 _LONGEST: Final = 50_000
 """Of a longer run, doubtful decisions are only looked for where that run is asked for: it takes a while."""
-
-_RUNS: Final = """
-SELECT r.id, (SELECT e.kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1)
-FROM runs r WHERE r.id = ?1 OR ?1 IS NULL AND r.parent IS NULL AND r.kind IN ('run', 'batch')
-ORDER BY r.id DESC LIMIT ?2"""
-_DECIDED: Final = f"""{TREE}
-SELECT total((SELECT max(place) + 1 FROM decisions d WHERE d.run = tree.run)) FROM tree"""
-_CLAIM: Final = """
-SELECT id, kind, author, until, until > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') FROM rulings
-WHERE run = ?1 AND step = ?2 AND kind IN ('claimed', 'released', 'settled') ORDER BY id DESC LIMIT 1"""
-_RULED: Final = """
-SELECT author FROM rulings r WHERE run = ?1 AND step = ?2 AND kind = 'ruled'
-AND NOT EXISTS (SELECT 1 FROM rulings o WHERE o.run = r.run AND o.step = r.step AND o.about = r.id)
-ORDER BY id DESC LIMIT 1"""
-_OVERRIDDEN: Final = """
-SELECT DISTINCT e.data->>'overrides', e.data->>'step' FROM runs r CROSS JOIN run_events e
-WHERE e.run = r.id AND e.kind = 'started' AND json_valid(e.data) AND e.data->>'overrides' IS NOT NULL"""
-_WAITS: Final = """
-SELECT 1 FROM run_events WHERE run = ?1 AND kind = 'waiting' AND data->>'step' = ?2 AND id > coalesce((
-    SELECT max(id) FROM run_events WHERE run = ?1 AND kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')), 0) LIMIT 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +119,8 @@ def waiting(db: str | Path, run_id: str | None = None, most: int = 50) -> list[W
     """
     with plain_reading(Path(db)) as connection:
         only = None if run_id is None else find_number(connection, run_id)
-        runs = connection.execute(_RUNS, (only, _RUNS_SHOWN)).fetchall()
-        overridden = {(run, step) for run, step in connection.execute(_OVERRIDDEN)}
+        runs = query(connection, "runs_to_settle", only, _RUNS_SHOWN).fetchall()
+        overridden = {(run, step) for run, step in query(connection, "steps_overridden")}
         found: list[Waiting] = []
         for run, _ in runs:
             found += _waiting(connection, list(undecided(connection, run, most - len(found))))
@@ -154,26 +132,24 @@ def waiting(db: str | Path, run_id: str | None = None, most: int = 50) -> list[W
 
 
 def _is_short(connection: sqlite3.Connection, run: int) -> bool:
-    [(decided,)] = connection.execute(_DECIDED, (run,)).fetchall()
+    [(decided,)] = query(connection, "count_decisions", run).fetchall()
     return bool(decided <= _LONGEST)
 
 
 def _waiting(connection: sqlite3.Connection, found: list[Doubtful]) -> list[Waiting]:
-    numbers = dict(
-        connection.execute(
-            "SELECT run_id, id FROM runs WHERE run_id IN (SELECT value FROM json_each(?1))",
-            (json.dumps([one.run_id for one in found]),),
-        )
-    )
+    names = json.dumps([one.run_id for one in found])
+    numbers = dict(query(connection, "numbers_of_runs", names).fetchall())
     return [_stands(connection, numbers[one.run_id], one) for one in found]
 
 
 def _stands(connection: sqlite3.Connection, run: int, one: Doubtful) -> Waiting:
     columns = {name: getattr(one, name) for name in Doubtful.__dataclass_fields__}
     at = (run, one.step)
-    live = one.doubt is None and connection.execute(_WAITS, at).fetchone() is not None
+    live = one.doubt is None and query(connection, "waits_for_person", *at).fetchone() is not None
     state: Any = "waiting" if live else "undecided" if one.doubt is None else "doubtful"
-    row = connection.execute(_CLAIM, at).fetchone()
-    claim = Claim(row[0], row[2], row[3]) if row is not None and row[1] == "claimed" and row[4] else None
-    ruled = connection.execute(_RULED, at).fetchone() if one.doubt is None else None
-    return Waiting(**columns, run=run, state=state, claim=claim, ruled_by=None if ruled is None else ruled[0])
+    row: Any = query(connection, "latest_claim", *at).fetchone() or (None,) * 5
+    number, kind, author, until, live = row
+    claim = Claim(number, author, until) if kind == "claimed" and live else None
+    ruled = query(connection, "open_ruling", *at).fetchone() if one.doubt is None else None
+    [ruled_by] = ruled or (None,)
+    return Waiting(**columns, run=run, state=state, claim=claim, ruled_by=ruled_by)

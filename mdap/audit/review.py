@@ -6,41 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from mdap.audit.doubts import TOTAL, TREE, ranked
+from mdap.audit.doubts import ranked
 from mdap.audit.rows import plain_reading, samples_of
 from mdap.audit.runs import find_number
+from mdap.journal.statements import query
 from mdap.records import SampleTaken, TallyShape
 from mdap.rules.digests import answer_key
 
 __all__ = ["Candidate", "Doubtful", "doubtful", "review", "undecided"]
-
-# Of a chain, only the step behind the decided ones can be: a long one is not gone through.
-_UNDECIDED: Final = f"""{TREE},
-behind(run, first) AS MATERIALIZED (SELECT run, CASE WHEN
-    (SELECT max(place) FROM decisions d WHERE d.run = tree.run) =
-    (SELECT max(step) FROM decisions d WHERE d.run = tree.run)
-    THEN (SELECT max(step) + 1 FROM decisions d WHERE d.run = tree.run) ELSE 0 END FROM tree)
-SELECT r.run_id, p.run, p.step, p.opening, p.key, p.input,
-    (SELECT max(e.id) FROM run_events e WHERE e.run = p.run AND e.kind = 'refused'
-        AND e.data->>'step' = p.step AND e.data->>'opening' = p.opening) AS refused
-FROM behind CROSS JOIN steps p ON p.run = behind.run AND p.step >= behind.first JOIN runs r ON r.id = p.run
-WHERE ((SELECT e.kind = 'finished' OR e.kind = 'undecided' OR e.data->>'stop_cause' = 'override'
-        FROM run_events e WHERE e.run = p.run AND e.kind IN
-        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1)
-    OR EXISTS (SELECT 1 FROM run_events e
-        WHERE e.run = p.run AND e.kind = 'waiting' AND e.data->>'step' = p.step))
-    AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
-    AND (refused IS NOT NULL OR EXISTS (SELECT 1 FROM samples s
-        WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening AND s.counted IS NOT NULL))
-ORDER BY p.run, p.step LIMIT ?2"""
-_ALIKE: Final = f"""{TREE}
-SELECT r.run_id, d.run, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin
-FROM tree CROSS JOIN decisions d ON d.run = tree.run JOIN runs r ON r.id = d.run
-LEFT JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
-WHERE d.author IS NULL AND d.votes = ?2 AND d.margin = ?3 AND {TOTAL} = ?4
-ORDER BY d.run, d.place LIMIT ?5"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +126,9 @@ def _alike(
     connection: sqlite3.Connection, run: int, shape: TallyShape, wanted: tuple[float, int]
 ) -> Iterator[Doubtful]:
     doubt, most = wanted
-    rows = connection.execute(_ALIKE, (run, shape.votes, shape.margin, shape.total, most)).fetchall()
+    rows = query(
+        connection, "decisions_with_tally", run, shape.votes, shape.margin, shape.total, most
+    ).fetchall()
     for run_id, number, step, opening, key, text, winner, tally, margin in rows:
         samples = [row for row in samples_of(connection, number, step) if row.opening == opening]
         yield Doubtful(
@@ -168,7 +145,7 @@ def _alike(
 
 def undecided(connection: sqlite3.Connection, run: int, most: int) -> Iterator[Doubtful]:
     """Yield the steps of a run and its parts that voting left undecided, at most *most*."""
-    rows = connection.execute(_UNDECIDED, (run, most)).fetchall()
+    rows = query(connection, "undecided_and_sampled", run, most).fetchall()
     for run_id, number, step, opening, key, text, refused in rows:
         samples = [row for row in samples_of(connection, number, step) if row.opening == opening]
         candidates = tuple(_unwon(samples))
@@ -176,9 +153,7 @@ def undecided(connection: sqlite3.Connection, run: int, most: int) -> Iterator[D
         counted = sum(sample.counted is not None for sample in samples)
         reason = f"{counted} samples, none of which leads far enough"
         if refused is not None:
-            [reason] = connection.execute(
-                "SELECT reason FROM run_events WHERE id = ?1", (refused,)
-            ).fetchone()
+            [reason] = query(connection, "reason_of_event", refused).fetchone()
         yield Doubtful(
             run_id=run_id,
             step=step,

@@ -8,25 +8,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from mdap.audit.budget import Charges, charges_of
-from mdap.errors import DatabaseError, RunNotFoundError, UsageError
+from mdap.journal.rows import RunRow, not_ours, run_numbered, the_one
+from mdap.journal.statements import query
 from mdap.rules.presence import Absence
 from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.settings import VotingSettings
 
-__all__ = ["Place", "Refusal", "RunFacts", "find_number", "run_facts", "source_of"]
+__all__ = ["Place", "RecordedRefusal", "RunFacts", "find_number", "run_facts", "source_of"]
 
 Place = tuple[int, int]
 """A step, and which opening of it."""
 
-_COLUMNS = "id, run_id, kind, task, task_version, params, settings, provider, k"
-
-_LAST_STATUS: Final = """SELECT kind, reason FROM run_events WHERE run = ?1 AND kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1"""
-
 _REFUSED: Final = ("step", "opening", "member", "view", "views", "tier", "model", "reason")
 
 
-class Refusal(NamedTuple):
+class RecordedRefusal(NamedTuple):
     """What is recorded of a model that would not answer a step."""
 
     member: int
@@ -37,12 +33,11 @@ class Refusal(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """A run as its row describes it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts(RunRow):
+    """A run as its row and its events describe it.
 
     Attributes:
-        number: its key in the other tables.
         sent: temperatures by member, of those that were sent another one than the schedule's.
         decisions: how many decisions it had when the audit began.
         charges: what it paid out of its error budget; None if it has none.
@@ -56,21 +51,14 @@ class RunFacts:
             earlier version began.
     """
 
-    number: int
-    run_id: str
-    kind: str
-    task: str
-    task_version: str
-    params: dict[str, Any]
     voting: VotingSettings
     tiers: tuple[tuple[int, ...], ...]
     sent: dict[int, tuple[float | None, ...]]
-    k: int
     decisions: int
     charges: Charges | None = None
     source: int | None = None
     overridden: int | None = None
-    refusals: Mapping[Place, tuple[Refusal, ...]] = field(default_factory=dict)
+    refusals: Mapping[Place, tuple[RecordedRefusal, ...]] = field(default_factory=dict)
     escalated: Mapping[Place, int] = field(default_factory=dict)
     absences: tuple[Absence, ...] = ()
     failure: str | None = None
@@ -114,18 +102,7 @@ def find_number(connection: sqlite3.Connection, name: str) -> int:
         RunNotFoundError: there is no such run.
         UsageError: there are several.
     """
-    rows = connection.execute("SELECT id FROM runs WHERE run_id = ?1", (name,)).fetchall()
-    whole = "kind IN ('run', 'batch') AND parent IS NULL"
-    if not rows and name == "latest":
-        rows = connection.execute(f"SELECT id FROM runs WHERE {whole} ORDER BY id DESC LIMIT 1").fetchall()
-    elif not rows:
-        begins = f"SELECT id FROM runs WHERE {whole} AND substr(run_id, 1, length(?1)) = ?1 LIMIT 2"
-        rows = connection.execute(begins, (name,)).fetchall()
-    if len(rows) > 1:
-        raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
-    if not rows:
-        raise RunNotFoundError(f"there is no run {name!r} in this log: `mdap runs` lists those there are")
-    return int(rows[0][0])
+    return the_one([number for (number,) in query(connection, "find", name)], name, "this log")
 
 
 def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
@@ -134,14 +111,12 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
     Raises:
         DatabaseError: its row cannot be read.
     """
-    row = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?1", (number,)).fetchone()
-    sql = "SELECT coalesce(max(place) + 1, 0) FROM decisions WHERE run = ?1"
-    [decisions] = connection.execute(sql, (number,)).fetchone()
-    facts = _facts(tuple(row), decisions)
+    [decisions] = query(connection, "last_place", number).fetchone()
+    facts = _facts(connection, number, decisions)
     charges = charges_of(connection, number, facts.voting)
-    refusals: dict[Place, tuple[Refusal, ...]] = {}
+    refusals: dict[Place, tuple[RecordedRefusal, ...]] = {}
     for step, opening, *refusal in _events(connection, facts, "refused", _REFUSED):
-        refusals[step, opening] = (*refusals.get((step, opening), ()), Refusal(*refusal))
+        refusals[step, opening] = (*refusals.get((step, opening), ()), RecordedRefusal(*refusal))
     escalated: dict[Place, int] = {}
     for step, opening, tier in _events(connection, facts, "escalated", ("step", "opening", "tier")):
         escalated[step, opening] = max(tier, escalated.get((step, opening), 0))
@@ -160,7 +135,7 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
 
 
 def _failure(connection: sqlite3.Connection, number: int) -> str | None:
-    kind, reason = connection.execute(_LAST_STATUS, (number,)).fetchone() or (None, None)
+    kind, reason = query(connection, "last_status", number).fetchone() or (None, None)
     return str(reason) if kind == "failed" else None
 
 
@@ -171,9 +146,8 @@ def _events(
 
     Those that are not as mdap wrote them are left out: the audit of events says so.
     """
-    sql = "SELECT reason, data FROM run_events WHERE run = ?1 AND kind = ?2 ORDER BY id"
     found = []
-    for reason, text in connection.execute(sql, (facts.number, kind)):
+    for reason, text in query(connection, "events_of_kind", facts.number, kind):
         with suppress(ValueError, TypeError, KeyError, RecursionError):
             data = {**json.loads(text), "reason": reason}
             found.append(tuple(data[name] for name in names))
@@ -182,42 +156,40 @@ def _events(
 
 def source_of(connection: sqlite3.Connection, run: int) -> int | None:
     """Return the number of the run that *run* took over, to decide a step otherwise; None if it did not."""
-    return _overridden(connection, run)[0]
+    source, _ = _overridden(connection, run)
+    return source
 
 
 def _overridden(connection: sqlite3.Connection, run: int) -> tuple[int | None, int | None]:
-    sql = "SELECT data FROM run_events WHERE run = ?1 AND kind = 'started' ORDER BY id LIMIT 1"
-    row = connection.execute(sql, (run,)).fetchone()
+    _, data = query(connection, "events_of_kind", run, "started").fetchone() or (None, None)
     try:
-        about = json.loads(row[0]) if row is not None and row[0] else {}
+        about = json.loads(data) if data else {}
         if "overrides" not in about:
             return None, None
-        sql = "SELECT id FROM runs WHERE run_id = ?1 AND id < ?2"
-        source = connection.execute(sql, (str(about["overrides"]), run)).fetchone()
-        return None if source is None else source[0], None if about["step"] is None else int(about["step"])
+        [source] = query(connection, "run_called", str(about["overrides"])).fetchone() or (None,)
+        earlier = source is not None and source < run
+        return source if earlier else None, None if about["step"] is None else int(about["step"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None, None  # the audit of events says that it is not as mdap wrote it
 
 
-def _facts(row: tuple[Any, ...], decisions: int) -> RunFacts:
-    number, run_id, kind, task, version, params, settings, provider, k = row
+def _facts(connection: sqlite3.Connection, number: int, decisions: int) -> RunFacts:
+    row = run_numbered(connection, number)
     try:
-        models = json.loads(provider)
-        tiers = tiers_of(models["models"], models["escalate_to"])[1]
-        sent = _sent(models["about"])
-        given_settings = json.loads(settings)
-        voting = VotingSettings.recorded(given_settings)
-        prompts = voting.record_prompts if "record_prompts" in given_settings else False
-        given = dict(json.loads(params))
-        if k < 1:
-            raise ValueError(k)
+        _, tiers = tiers_of(row.provider["models"], row.provider["escalate_to"])
+        voting = VotingSettings.recorded(row.settings)
+        if row.k < 1 or not isinstance(row.params, dict):
+            raise ValueError(row)
         return RunFacts(
-            number, run_id, kind, task, version, given, voting, tiers, sent, k, decisions, prompts=prompts
+            **row.columns(),
+            voting=voting,
+            tiers=tiers,
+            sent=_sent(row.provider["about"]),
+            decisions=decisions,
+            prompts=voting.record_prompts if "record_prompts" in row.settings else False,
         )
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise DatabaseError(
-            f"the row of run {run_id} in the table runs is not as mdap wrote it: restore a copy of the log"
-        ) from None
+        raise not_ours(row.run_id) from None
 
 
 def _sent(about: dict[str, Any]) -> dict[int, tuple[float | None, ...]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mdap.errors import RAISED, UsageError
+from mdap.journal.statements import query
 from mdap.rules.seals import SIGNED, message
 
 __all__ = ["Signature", "checked", "signatures_of"]
@@ -42,8 +43,7 @@ def signatures_of(
     Raises:
         UsageError: the file cannot be read, or the package that checks signatures is missing.
     """
-    sql = "SELECT data FROM run_events WHERE run = ?1 AND kind = ?2 ORDER BY id"
-    return checked([text for (text,) in connection.execute(sql, (run, SIGNED))], run_id, signers)
+    return checked([text for _, text in query(connection, "events_of_kind", run, SIGNED)], run_id, signers)
 
 
 def checked(texts: Sequence[str | None], run_id: str, signers: Path | None = None) -> list[Signature]:

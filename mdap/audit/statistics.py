@@ -12,56 +12,14 @@ from typing import Any, Final, NamedTuple
 
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import find_number
+from mdap.journal.rows import Billed, run_numbered
+from mdap.journal.statements import query
 from mdap.rules.digests import answer_key
 from mdap.rules.lengths import likely_error_rate, race_lengths
 from mdap.rules.money import cost_of
 from mdap.settings import Price
 
 __all__ = ["Beside", "Statistics", "Use", "statistics"]
-
-_TREE: Final = """
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
-
-_CELLS: Final = f"""{_TREE}
-SELECT s.model, s.temperature, s.ordinal, s.verdict, d.place IS NOT NULL AND d.author IS NULL AS decided,
-       count(*), sum(s.answer_key = key_of(d.winner)), coalesce(sum(s.input_tokens), 0),
-       coalesce(sum(s.output_tokens), 0), coalesce(sum(s.cached_tokens), 0)
-FROM tree CROSS JOIN samples s ON s.run = tree.run
-LEFT JOIN decisions d ON d.run = s.run AND d.step = s.step AND d.opening = s.opening
-GROUP BY 1, 2, 3, 4, 5"""
-_FLAGS: Final = f"""{_TREE}
-SELECT s.model, s.flag_reason, count(*) FROM tree CROSS JOIN samples s ON s.run = tree.run
-WHERE s.verdict = 'flag' GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"""
-_LATENCIES: Final = f"""{_TREE}
-SELECT s.model, CAST(round(s.latency * 1000) AS INTEGER), count(*)
-FROM tree CROSS JOIN samples s ON s.run = tree.run WHERE s.latency IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"""
-# Where the margin is the winner's votes, nobody else has any.
-_TALLIES: Final = f"""{_TREE}
-SELECT d.margin, CASE d.margin WHEN d.votes THEN d.votes ELSE
-    (SELECT group_concat(value) FROM (SELECT value FROM json_each(d.tally) ORDER BY value DESC)) END,
-    d.votes, count(*)
-FROM tree CROSS JOIN decisions d ON d.run = tree.run WHERE d.author IS NULL GROUP BY 1, 2, 3"""
-_CONTESTED: Final = f"""{_TREE}
-SELECT d.run, d.step, d.opening, d.winner FROM tree CROSS JOIN decisions d ON d.run = tree.run
-WHERE d.author IS NULL AND d.margin < d.votes"""
-_VOTES: Final = """
-SELECT model, answer_key FROM samples WHERE run = ?1 AND step = ?2 AND opening = ?3 AND verdict = 'vote'
-ORDER BY ordinal"""
-_COUNTS: Final = f"""{_TREE}
-SELECT (SELECT count(*) FROM tree CROSS JOIN decisions d ON d.run = tree.run WHERE d.author <> 'mdap'),
-       (SELECT count(*) FROM tree CROSS JOIN decisions d ON d.run = tree.run WHERE d.author = 'mdap'),
-       (SELECT count(*) FROM tree CROSS JOIN run_events e ON e.run = tree.run WHERE e.kind = 'escalated'),
-       (SELECT count(*) FROM tree CROSS JOIN run_events e ON e.run = tree.run
-        WHERE e.kind = 'attempt_failed')"""
-_BESIDE: Final = f"""{_TREE}
-SELECT kind, data->>'model', coalesce(sum(data->>'samples'), 0), coalesce(sum(data->>'input_tokens'), 0),
-       coalesce(sum(data->>'output_tokens'), 0), coalesce(sum(data->>'cached_tokens'), 0)
-FROM tree CROSS JOIN run_events e ON e.run = tree.run
-WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL
-GROUP BY 1, 2 ORDER BY 1 DESC, 2"""
-_PRICES: Final = """
-SELECT data ->> 'prices' FROM run_events WHERE run = ?1 AND kind IN ('started', 'resumed')
-ORDER BY id DESC LIMIT 1"""
 
 
 @dataclass(slots=True)
@@ -249,15 +207,14 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
     with plain_reading(Path(db)) as connection:
         connection.create_function("key_of", 1, _key_of, deterministic=True)
         run = find_number(connection, run_id)
-        [name] = connection.execute("SELECT run_id FROM runs WHERE id = ?1", (run,)).fetchone()
-        found = Statistics(name)
+        found = Statistics(run_numbered(connection, run).run_id)
         _cells(connection, run, found)
-        found.flags = connection.execute(_FLAGS, (run,)).fetchall()
-        found.latency = dict(_latencies(connection.execute(_LATENCIES, (run,))))
+        found.flags = query(connection, "red_flags", run).fetchall()
+        found.latency = dict(_latencies(query(connection, "latencies", run)))
         prices = _prices(connection, run)
         found.costs = _costs(prices, found.models)
-        found.beside = [_beside(prices, *row) for row in connection.execute(_BESIDE, (run,))]
-        counts = connection.execute(_COUNTS, (run,)).fetchone()
+        found.beside = [_beside(prices, Billed._make(row)) for row in query(connection, "spent_beside", run)]
+        counts = query(connection, "counts_beside_votes", run).fetchone()
         found.settled, found.noted, found.escalated, found.failed_attempts = counts
         _tallies(connection, run, found)
         _divided(connection, run, found)
@@ -272,8 +229,8 @@ _COLUMN_OF: Final = {"vote": "votes", "flag": "red_flags", "void": "void", "canc
 
 
 def _cells(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
-    for model, temperature, ordinal, verdict, decided, count, right, *tokens in connection.execute(
-        _CELLS, (run,)
+    for model, temperature, ordinal, verdict, decided, count, right, *tokens in query(
+        connection, "samples_by_cell", run
     ):
         cell = Use(samples=count)
         setattr(cell, _COLUMN_OF[verdict], count)
@@ -308,15 +265,13 @@ def _quantile(histogram: Sequence[tuple[int, int]], share: float) -> float:
 
 
 def _prices(connection: sqlite3.Connection, run: int) -> dict[str, Price]:
-    row = connection.execute(_PRICES, (run,)).fetchone()
-    prices = json.loads(row[0] or "{}") if row else {}
-    return {model: Price(**price) for model, price in prices.items()}
+    [prices] = query(connection, "prices", run).fetchone() or (None,)
+    return {model: Price(**price) for model, price in json.loads(prices or "{}").items()}
 
 
-def _beside(prices: Mapping[str, Price], kind: str, model: str | None, samples: int, *tokens: int) -> Beside:
-    price = prices.get(model or "")
-    cost = None if price is None else cost_of(price, tokens[0], tokens[1], tokens[2])
-    return Beside(kind, model, samples, tokens[0], tokens[1], cost)
+def _beside(prices: Mapping[str, Price], billed: Billed) -> Beside:
+    tokens = (billed.input_tokens, billed.output_tokens)
+    return Beside(billed.kind, billed.model, billed.samples, *tokens, billed.cost(prices))
 
 
 def _costs(prices: Mapping[str, Price], models: Mapping[str, Use]) -> dict[str, float]:
@@ -332,7 +287,7 @@ def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> Non
     bits = 0.0
     races: Counter[tuple[int, int]] = Counter()
     lengths: Counter[int] = Counter()
-    for margin, signature, votes, steps in connection.execute(_TALLIES, (run,)):
+    for margin, signature, votes, steps in query(connection, "votes_by_margin", run):
         counts = [int(part) for part in str(signature).split(",")]
         taken = sum(counts)
         lengths[taken] += steps
@@ -363,11 +318,11 @@ def _divided(connection: sqlite3.Connection, run: int, found: Statistics) -> Non
     """Look at the votes of races that were not unanimous, one by one."""
     pairs: Counter[tuple[str, str]] = Counter()
     same: Counter[tuple[str, str]] = Counter()
-    for *place, winner in connection.execute(_CONTESTED, (run,)):
+    for winner, *place in query(connection, "divided", run):
         right = answer_key(winner)
-        votes = connection.execute(_VOTES, place).fetchall()
+        votes = query(connection, "votes_of_opening", *place).fetchall()
         found.collisions += all(key != right for _, key in votes[:2])
-        wrong = [vote for vote in votes if vote[1] != right]
+        wrong = [(model, key) for model, key in votes if key != right]
         for (model, key), (other, other_key) in combinations(wrong, 2):
             names = (model, other) if model <= other else (other, model)
             pairs[names] += 1

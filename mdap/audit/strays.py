@@ -4,20 +4,13 @@ import sqlite3
 from typing import Final
 
 from mdap.audit.findings import Findings, Kind
+from mdap.journal.statements import query
 
 __all__ = ["check_strays"]
 
 _OF_RUNS: Final = ("run_events", "steps", "prompts", "samples", "pending", "decisions")
 # mdap numbers these rows one by one and deletes none.
 _NUMBERED: Final = ("runs", "run_events")
-# From one run to the next in the table's index, without reading its rows.
-_RUNS_OF: Final = """
-WITH RECURSIVE found(run) AS (SELECT min(run) FROM {table} UNION ALL
-    SELECT (SELECT min(run) FROM {table} WHERE run > found.run) FROM found WHERE run IS NOT NULL)
-SELECT run FROM found WHERE run IS NOT NULL AND run NOT IN (SELECT id FROM runs) LIMIT 10"""
-_MISSING: Final = "SELECT max(id) - count(*) FROM {table}"
-_PARENTLESS: Final = """
-SELECT run_id, parent FROM runs WHERE parent IS NOT NULL AND parent NOT IN (SELECT id FROM runs) LIMIT 10"""
 
 
 def check_strays(connection: sqlite3.Connection, findings: Findings) -> None:
@@ -28,11 +21,11 @@ def check_strays(connection: sqlite3.Connection, findings: Findings) -> None:
         findings: where to say what does not match.
     """
     for table in _OF_RUNS:
-        for (run,) in connection.execute(_RUNS_OF.format(table=table)):
+        for (run,) in query(connection, "runs_missing", table=table):
             findings.add(Kind.STRAY, f"run of some rows in {table}", f"a row {run} in runs", None)
-    for run_id, parent in connection.execute(_PARENTLESS):
+    for run_id, parent in query(connection, "parents_missing"):
         findings.add(Kind.STRAY, f"what {run_id} is a part of", f"a row {parent} in runs", None)
     for table in _NUMBERED:
-        [missing] = connection.execute(_MISSING.format(table=table)).fetchone()
+        [missing] = query(connection, "rows_missing", table=table).fetchone()
         if missing:
             findings.add(Kind.STRAY, f"rows that are missing from {table}", 0, missing)

@@ -7,23 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from mdap.audit.doubts import TREE, doubts_of
+from mdap.audit.doubts import doubts_of
 from mdap.audit.parallel import MakeTask
 from mdap.audit.rows import decided, plain_reading, samples_of
 from mdap.audit.runs import find_number
 from mdap.errors import RAISED, PluginError, UsageError
+from mdap.journal.rows import prompt_of
+from mdap.journal.statements import query
 from mdap.records import NOTED, PROPOSED, Decided, SampleTaken, StepOpened, Verdict
 from mdap.rules.digests import answer_key, prompt_digest, views_digest
 from mdap.rules.values import kinds_of
 from mdap.tasks import Chain
 
-__all__ = ["EVERYTHING", "LESSON_FORMATS", "Lesson", "Wanted", "export_lessons", "lessons"]
-
-_RUNS: Final = f"""{TREE}
-SELECT id, run_id, task, params FROM runs WHERE id IN tree AND kind <> 'batch' ORDER BY id"""
-_RECORDS: Final = "SELECT 1 FROM sqlite_master WHERE name = 'prompts'"
-_RECORDED: Final = """SELECT s.body, u.body FROM prompts p LEFT JOIN texts s ON s.id = p.system
-JOIN texts u ON u.id = p.user WHERE p.run = ?1 AND p.step = ?2 AND p.opening = ?3 ORDER BY p.view"""
+__all__ = ["EVERYTHING", "LESSON_FORMATS", "Lesson", "LessonFilter", "export_lessons", "lessons"]
 
 _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
@@ -34,7 +30,7 @@ Prompt = tuple[str, str]
 """System and user message."""
 
 
-class Wanted(NamedTuple):
+class LessonFilter(NamedTuple):
     """Which lessons are wanted.
 
     Attributes:
@@ -48,7 +44,7 @@ class Wanted(NamedTuple):
     from_model: str | None = None
 
 
-EVERYTHING: Final = Wanted()
+EVERYTHING: Final = LessonFilter()
 """No filter."""
 
 
@@ -100,7 +96,7 @@ class Lesson:
 
 
 def lessons(
-    db: str | Path, run_id: str, make_task: MakeTask, wanted: Wanted = EVERYTHING
+    db: str | Path, run_id: str, make_task: MakeTask, wanted: LessonFilter = EVERYTHING
 ) -> Iterator[Lesson]:
     """Yield what a run, and all its parts, can teach, in the order of its decisions.
 
@@ -120,14 +116,15 @@ def lessons(
     with plain_reading(Path(db)) as connection:
         number = find_number(connection, run_id)
         certain = doubts_of(connection, number)
-        for run in map(_Run._make, connection.execute(_RUNS, (number,)).fetchall()):
+        for run in map(_Run._make, query(connection, "runs_to_learn_from", number).fetchall()):
             prompts = _Prompts(connection, run, make_task)
             for decision, opened in decided(connection, run.number):
                 if opened is None or not _teaches(decision, wanted):
                     continue
                 lesson = _lesson(connection, (decision, opened), prompts, wanted)
                 if lesson is not None:
-                    doubt = None if decision.author else certain.get(_shape(decision))
+                    shape = (decision.votes, decision.votes - decision.margin, lesson.total)
+                    doubt = None if decision.author else certain.get(shape)
                     yield replace(lesson, doubt=doubt)
 
 
@@ -145,7 +142,6 @@ class _Prompts:
         self.run = run
         self._connection = connection
         self._make_task = make_task
-        self._recorded = connection.execute(_RECORDS).fetchone() is not None
         self._chain: Chain[Any, Any] | None = None
 
     def of(self, opened: StepOpened) -> list[Prompt]:
@@ -154,11 +150,9 @@ class _Prompts:
         Raises:
             UsageError: they are not recorded, and the task does not give them again as they were.
         """
-        found: list[Prompt] = []
-        if self._recorded:
-            rows = self._connection.execute(_RECORDED, opened[:3])
-            found = [(system or "", user) for system, user in rows]
-        found = found or self._asked_again(opened)
+        place = (opened.run, opened.step, opened.opening)
+        sent = map(prompt_of, query(self._connection, "prompts_of_step", *place))
+        found = [(prompt.system or "", prompt.user) for prompt in sent] or self._asked_again(opened)
         digests = [prompt_digest(*prompt) for prompt in found]
         if opened.prompt_digest != (views_digest(digests) if len(digests) > 1 else digests[0]):
             raise UsageError(
@@ -190,22 +184,21 @@ class _Prompts:
         return f"step {opened.step} of {self.run.run_id}"
 
 
-def _teaches(decision: Decided, wanted: Wanted) -> bool:
+def _teaches(decision: Decided, wanted: LessonFilter) -> bool:
     """Return whether a decision is one that is wanted, and that votes or a person made."""
     if decision.author == NOTED or decision.reason == PROPOSED:
         return False
-    if wanted.contested and _shape(decision)[2] == decision.votes:
+    if wanted.contested and _total(decision) == decision.votes:
         return False
     return wanted.min_margin is None or decision.margin >= wanted.min_margin
 
 
-def _shape(decision: Decided) -> tuple[int, int, int]:
-    total = sum(json.loads(decision.tally).values())
-    return decision.votes, decision.votes - decision.margin, total
+def _total(decision: Decided) -> int:
+    return sum(json.loads(decision.tally).values())
 
 
 def _lesson(
-    connection: sqlite3.Connection, of: tuple[Decided, StepOpened], prompts: _Prompts, wanted: Wanted
+    connection: sqlite3.Connection, of: tuple[Decided, StepOpened], prompts: _Prompts, wanted: LessonFilter
 ) -> Lesson | None:
     """Return what a step teaches; None where no wanted reply gave its winner."""
     decision, opened = of
@@ -238,7 +231,7 @@ def _lesson(
         model=chosen.model,
         rejected=tuple(others.values()),
         votes=decision.votes,
-        total=_shape(decision)[2],
+        total=_total(decision),
         margin=decision.margin,
     )
 

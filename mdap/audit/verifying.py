@@ -13,7 +13,6 @@ from mdap.audit.budget import check_budget
 from mdap.audit.chains import audit_part, audit_tail
 from mdap.audit.events import History, check_events
 from mdap.audit.findings import Findings, Kind, Mismatch
-from mdap.audit.integrity import check_texts, check_types
 from mdap.audit.parallel import Job, MakeTask, audit_parts
 from mdap.audit.processes import audit_process
 from mdap.audit.result import AuditResult
@@ -22,6 +21,8 @@ from mdap.audit.runs import RunFacts, find_number, run_facts
 from mdap.audit.signatures import Signature, signatures_of
 from mdap.audit.strays import check_strays
 from mdap.errors import PluginError, UsageError
+from mdap.journal.integrity import check_texts, check_types
+from mdap.journal.statements import query
 from mdap.records import Outcome
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import Ledger
@@ -37,17 +38,6 @@ _ONLY_OF_PLUGIN: Final = (
     "the record agrees with itself: the task's code asks, reads or goes on otherwise than when the run was "
     "made, or the log was forged as a whole: compare the digest with one noted elsewhere"
 )
-_TREE: Final = """
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)"""
-_PARTS_OF_TREE: Final = f"{_TREE} SELECT run FROM tree WHERE run <> ?1 ORDER BY run"
-_ORPHANS: Final = """
-SELECT step, opening, ordinal FROM samples s WHERE run = ?1 AND NOT EXISTS
-    (SELECT 1 FROM steps p WHERE p.run = s.run AND p.step = s.step AND p.opening = s.opening) LIMIT 100"""
-_ORPHANED_PROMPTS: Final = """
-SELECT DISTINCT step, opening FROM prompts s WHERE run = ?1 AND NOT EXISTS
-    (SELECT 1 FROM steps p WHERE p.run = s.run AND p.step = s.step AND p.opening = s.opening) LIMIT 100"""
-_DECISIONS_OF_TREE: Final = f"""{_TREE} SELECT coalesce(sum((SELECT max(place) + 1 FROM decisions d
-    WHERE d.run = tree.run)), 0) FROM tree"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,10 +189,10 @@ class _Audit:
         """Check a run and its parts, and return the run itself and what happened to it."""
         check_texts(self._connection, self._job.path)
         check_strays(self._connection, self.whole.findings)
-        [self._all] = self._connection.execute(_DECISIONS_OF_TREE, (number,)).fetchone()
+        [self._all] = query(self._connection, "count_decisions", number).fetchone()
         facts, history, part = self._run(number)
         self.whole.merge(part)
-        for [inner] in self._connection.execute(_PARTS_OF_TREE, (number,)).fetchall():
+        for [inner] in query(self._connection, "parts_of_tree", number).fetchall():
             of_part, _, part = self._run(inner)
             part.notes = [f"part {of_part.run_id}: {note}" for note in part.notes]
             self.whole.merge(part, of_part.run_id)
@@ -226,7 +216,7 @@ class _Audit:
                 whole.merge(audit_process(self._connection, facts, task, status=status, oracle=oracle))
             whole.findings.merge(events)
             _check_run(self._connection, facts, whole, history)
-            _check_outcome(self._connection, facts, task, whole, history)
+            _check_outcome(facts, task, whole, history)
             _check_terms(facts, task, whole.findings)
         finally:
             self._connection.execute("ROLLBACK")
@@ -317,16 +307,13 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: AuditResu
     _same(findings, Kind.EVENT, "escalations", sorted(set(whole.escalated)), sorted(set(history.escalated)))
     if facts.charges is not None:
         check_budget(connection, facts.number, facts.charges, whole.charged, findings)
-    [decisions] = connection.execute(
-        "SELECT count(*) FROM decisions WHERE run = ?1", (facts.number,)
-    ).fetchone()
+    [decisions] = query(connection, "count_rows_of_decisions", facts.number).fetchone()
     _same(findings, Kind.RUN, "decisions", facts.decisions, decisions)
-    for place in connection.execute(_ORPHANS, (facts.number,)):
+    for place in query(connection, "samples_without_opening", facts.number):
         findings.add(Kind.STEP, "opening of the sample", "a row in steps", None, place)
-    for place in connection.execute(_ORPHANED_PROMPTS, (facts.number,)):
+    for place in query(connection, "prompts_without_opening", facts.number):
         findings.add(Kind.STEP, "opening of the recorded prompt", "a row in steps", None, place)
-    sql = "SELECT step, opening, ordinal FROM pending WHERE run = ?1 AND step < ?2"
-    for place in connection.execute(sql, (facts.number, facts.decisions)):
+    for place in query(connection, "pending_before", facts.number, facts.decisions):
         findings.add(Kind.SAMPLE, "sample on a guess", "none at a decided step", "one", place)
     # A pilot ends when it has votes enough.
     if history.status == "finished" and facts.kind == "run" and whole.over is not None:
@@ -338,13 +325,10 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: AuditResu
             findings.add(Kind.DECISION, "next decision", "a row in decisions", None, place)
 
 
-def _check_outcome(
-    connection: sqlite3.Connection, facts: RunFacts, task: Task | None, whole: AuditResult, history: History
-) -> None:
+def _check_outcome(facts: RunFacts, task: Task | None, whole: AuditResult, history: History) -> None:
     """Compare what the row and the event say of the result with what the task says of it now."""
     findings = whole.findings
-    [outcome] = connection.execute("SELECT outcome FROM runs WHERE id = ?1", (facts.number,)).fetchone()
-    _same(findings, Kind.RUN, "outcome", history.outcome, outcome)
+    _same(findings, Kind.RUN, "outcome", history.outcome, facts.outcome)
     if task is None or not history.asked or not whole.over or whole.result is None:
         return
     try:

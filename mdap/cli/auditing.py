@@ -18,7 +18,7 @@ from mdap.audit.export import FORMATS, export, is_binary
 from mdap.audit.parallel import MakeTask
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
-from mdap.audit.training import LESSON_FORMATS, Wanted, export_lessons, lessons
+from mdap.audit.training import LESSON_FORMATS, LessonFilter, export_lessons, lessons
 from mdap.cli import completing
 from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.numbers import describe_statistics
@@ -190,7 +190,7 @@ def _write_rows(given: dict[str, Any], out: IO[bytes]) -> None:
 
 
 def _write_lessons(given: dict[str, Any], out: IO[bytes]) -> None:
-    wanted = Wanted(given["contested"], given["min_margin"], given["from_model"])
+    wanted = LessonFilter(given["contested"], given["min_margin"], given["from_model"])
     make = _maker(given)
     export_lessons(lessons(given["db"], given["run_id"], make, wanted), out, given["fmt"], bare=given["bare"])
 

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from mdap.errors import MdapError
-from mdap.logfile import reading
+from mdap.journal.logfile import reading
+from mdap.journal.statements import query
 from mdap.plugins import PROVIDERS, TASKS, installed, load_task
 
 __all__ = ["COMPLETE", "models", "params", "runs", "tasks"]
@@ -20,7 +21,7 @@ __all__ = ["COMPLETE", "models", "params", "runs", "tasks"]
 COMPLETE: Final = "_MDAP_COMPLETE"
 """The variable by which a shell asks for completions."""
 
-_RUNS: Final = "SELECT run_id FROM runs WHERE parent IS NULL ORDER BY id DESC LIMIT 100"
+_MOST_RUNS: Final = 100
 
 
 def tasks(context: click.Context, option: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -60,7 +61,7 @@ def runs(context: click.Context, option: click.Parameter, begun: str) -> list[Co
     """Complete the ids of runs, the newest first."""
     path = context.params.get("db") or os.environ.get("MDAP_DB") or "mdap.db"
     with suppress(MdapError), reading(Path(path)) as log:
-        return _named(["latest", *(row[0] for row in log.execute(_RUNS))], begun)
+        return _named(["latest", *(row[0] for row in query(log, "names_of_runs", _MOST_RUNS))], begun)
     return []
 
 

@@ -19,8 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mdap.cli.output import safe
 from mdap.engine.opening import Progress as Counters
+from mdap.rules.hidden import plain
 
 __all__ = ["DISPLAYS", "Show", "configure_log", "shown"]
 
@@ -138,5 +138,5 @@ def _tallies(counters: Counters) -> str:
 
 def _write(name: str, counters: Counters) -> None:
     of = f" of {counters.length:,}" if counters.length else ""
-    sys.stderr.write(f"{safe(name)}: step {counters.steps:,}{of}, {_tallies(counters)}\n")
+    sys.stderr.write(f"{plain(name)}: step {counters.steps:,}{of}, {_tallies(counters)}\n")
     sys.stderr.flush()

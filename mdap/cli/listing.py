@@ -7,7 +7,6 @@ from typing import Any, Final
 import anyio
 import click
 
-from mdap.audit.asked import Asker, merged_by, prompts_of
 from mdap.cli import completing
 from mdap.cli.options import as_json, database, verbose
 from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
@@ -20,6 +19,7 @@ from mdap.records import RunStatus, Solution
 from mdap.session import read_solution
 from mdap.session.certifying import outcome_in
 from mdap.session.prompting import TaskPrompts
+from mdap.viewer.asked import Asker, merged_by, prompts_of
 
 __all__ = ["runs", "show"]
 

@@ -23,7 +23,7 @@ from mdap.cli.serving import serve
 from mdap.cli.stopping import terminable
 from mdap.cli.streams import Steady, apart, steady
 from mdap.errors import RAISED, MdapError, PluginError, author_line, told, traceback_of
-from mdap.logfile import RAISE_FILES, TOO_MANY_FILES
+from mdap.journal.logfile import RAISE_FILES, TOO_MANY_FILES
 
 __all__ = ["cli", "main"]
 

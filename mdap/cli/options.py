@@ -10,12 +10,12 @@ from typing import Any, Final, TypeVar
 import click
 from pydantic import ValidationError
 
-from mdap.audit.integrity import check_log
 from mdap.cli import completing
 from mdap.cli.output import complain
 from mdap.errors import MdapError, UsageError
 from mdap.journal.database import migrate
-from mdap.logfile import SCHEMA
+from mdap.journal.integrity import check_log
+from mdap.journal.logfile import SCHEMA
 from mdap.plugins import in_full
 from mdap.settings import Budget, Limits, OnDead, explain
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from mdap.errors import (
     UsageError,
 )
 from mdap.records import Outcome, RunStatus, Solution
+from mdap.rules.hidden import plain
 
 __all__ = [
     "NOT_GOOD",
@@ -34,15 +34,12 @@ __all__ = [
     "number",
     "print_json",
     "reveal",
-    "safe",
     "say",
     "table",
 ]
 
 NOT_GOOD: Final = (Outcome.UNSOLVED, Outcome.DOUBTFUL)
 """The outcomes with which ``--fail-unsolved`` exits with 1."""
-
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class Exit(IntEnum):
@@ -88,19 +85,14 @@ def exit_code_of(error: MdapError) -> Exit:
     return Exit.FAILED
 
 
-def safe(text: str) -> str:
-    """Return *text* fit for a terminal: control characters and direction marks become U+FFFD."""
-    return _CONTROL.sub("\ufffd", text)
-
-
 def say(text: str = "") -> None:
     """Print a line for people on standard output, one line whatever *text* holds."""
-    sys.stdout.write(safe(text).replace("\n", "\ufffd") + "\n")
+    sys.stdout.write(plain(text).replace("\n", "\ufffd") + "\n")
 
 
 def complain(text: str) -> None:
     """Print one sentence on standard error."""
-    sys.stderr.write(f"mdap: {safe(text)}\n".replace("\n", " ").rstrip() + "\n")
+    sys.stderr.write(f"mdap: {plain(text)}\n".replace("\n", " ").rstrip() + "\n")
 
 
 def hinted(sentence: str) -> str:
@@ -111,7 +103,7 @@ def hinted(sentence: str) -> str:
 def reveal(trace: str | None) -> None:
     """Print a traceback on standard error if the user asks for such."""
     if trace and _reveals():
-        sys.stderr.write(safe(trace) + "\n")
+        sys.stderr.write(plain(trace) + "\n")
 
 
 def _reveals() -> bool:
@@ -163,7 +155,7 @@ def fields(rows: Sequence[tuple[str, str]]) -> None:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a plain table."""
-    cells = [list(heads), *[[safe(cell) for cell in row] for row in rows]]
+    cells = [list(heads), *[[plain(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     for row in cells:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -6,11 +6,11 @@ from typing import Any, Final
 import anyio
 import click
 
-from mdap.audit.source import Rendered
 from mdap.cli.options import as_json, task_with_params
 from mdap.cli.output import complain, print_json, say
 from mdap.plugins import make_task, read_params
 from mdap.session.preview import Asked, preview
+from mdap.viewer.source import Rendered
 
 __all__ = ["prompt_json", "prompts", "show_prompt", "show_text"]
 

@@ -38,7 +38,7 @@ def report(**given: Any) -> None:
 
 async def _report(given: dict[str, Any]) -> None:
     try:
-        from mdap.audit import about, report
+        from mdap.viewer import about, report
     except ModuleNotFoundError as error:
         raise needs_viewer("mdap audit report") from error
     place = Path(given["output"])

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mdap.audit.review import Candidate, Doubtful
-from mdap.cli.output import chance, number, safe, say
+from mdap.cli.output import chance, number, say
+from mdap.rules.hidden import plain
 
 __all__ = ["describe_doubtful"]
 
@@ -35,8 +36,8 @@ def describe_doubtful(found: list[Doubtful]) -> None:
             votes = "1 vote" if candidate.votes == 1 else f"{number(candidate.votes)} votes"
             table.add_column(Text(f"{votes}{mark}"), ratio=1, overflow="fold")
         if one.doubt is not None:
-            table.add_row(*[Text(safe(_short(candidate.answer, _INPUT_SHOWN))) for candidate in shown])
-        table.add_row(*[Text(safe(_replies(candidate))) for candidate in shown])
+            table.add_row(*[Text(plain(_short(candidate.answer, _INPUT_SHOWN))) for candidate in shown])
+        table.add_row(*[Text(plain(_replies(candidate))) for candidate in shown])
         if shown:
             console.print(table)
         if len(one.candidates) > len(shown):
@@ -48,12 +49,12 @@ def describe_doubtful(found: list[Doubtful]) -> None:
 
 def _called(one: Doubtful) -> str:
     """Return the step's key, where its author gave it one: by it, too, `mdap decide` finds the step."""
-    return "" if one.key == str(one.step) or _DIGEST.fullmatch(one.key) else f" ({safe(one.key)})"
+    return "" if one.key == str(one.step) or _DIGEST.fullmatch(one.key) else f" ({plain(one.key)})"
 
 
 def _told(one: Doubtful) -> str:
     if one.doubt is None:
-        return f"UNDECIDED, {safe(one.reason or 'without a winner')}"
+        return f"UNDECIDED, {plain(one.reason or 'without a winner')}"
     return f"wrong with a chance of {_small(one.doubt)}"
 
 

@@ -238,7 +238,7 @@ class Answering(Recorder, ABC):
 
 
 def _refused_event(opening: Opening, refusal: Refusal) -> RunEvent:
-    run, step, place = opening.opened[:3]
-    about = {"step": step, "opening": place, "tier": opening.race.tier, "views": len(opening.race.prompts)}
+    opened, race = opening.opened, opening.race
+    place = {"step": opened.step, "opening": opened.opening, "tier": race.tier, "views": len(race.prompts)}
     who = {"member": refusal.member, "view": refusal.view, "model": refusal.model}
-    return RunEvent(run, "refused", refusal.reason, data={**about, **who})
+    return RunEvent(opened.run, "refused", refusal.reason, data={**place, **who})

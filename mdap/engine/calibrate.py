@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any
 
 from mdap.engine.decider import Decider
-from mdap.engine.guarded import GuardedTask
-from mdap.engine.guarded import Subject as OfChain
+from mdap.engine.guarded import GuardedTask, TaskSubject
 from mdap.engine.opening import Opening, Progress
 from mdap.engine.recording import RUNNING, RunConfig
 from mdap.engine.voting import Race
@@ -53,7 +52,7 @@ def steps_in(task: GuardedTask, states: Iterator[Any]) -> Subjects:
             over = ValueError("the task is over in a state to be sampled")
             task.fail(f"giving step {number}", over)
         settled, spelled, step = opened
-        subject = OfChain(task.task, settled)
+        subject = TaskSubject(task.task, settled)
         yield Surveyed(step, subject, spelled, partial(_truth, task, number, settled))
 
 

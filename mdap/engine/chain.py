@@ -19,14 +19,14 @@ from typing import Any
 
 from mdap.engine.account import CONTESTED, UNDECIDED
 from mdap.engine.decider import Decider, Effect
-from mdap.engine.guarded import GuardedTask, Subject, not_undecided
+from mdap.engine.guarded import GuardedTask, TaskSubject, not_undecided
 from mdap.engine.opening import Opening, OpeningStatus, Progress
 from mdap.engine.recorded_openings import RecordedOpenings
 from mdap.engine.recording import RUNNING, RunConfig, undecided_cause, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError
 from mdap.protocols import Journal
-from mdap.records import Recorded, ResumePoint, RunEvent, RunStatus, StepOpened, TallyShape, record_of
+from mdap.records import Recorded, ResumePoint, RunEvent, RunStatus, StepOpened, TallyShape
 from mdap.rules.confidence import confident, shape_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
@@ -245,11 +245,11 @@ class ChainRace(Decider):
         Returns:
             False if the task ends there.
         """
-        opened = self._task.opened(number, state)
-        if opened is None:
+        found = self._task.opened(number, state)
+        if found is None:
             return False
-        state, spelled, step = opened
-        subject = Subject(self._task.task, state)
+        state, spelled, step = found
+        subject = TaskSubject(self._task.task, state)
         race = Race(
             self._task.name, number, step, self._rules.voting, subject, self._schedule, self._rung(number)
         )
@@ -257,8 +257,8 @@ class ChainRace(Decider):
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
             place = self._recorded_openings.next_opening(number)
-            columns = (self._rules.run, number, place, race.key, spelled, race.prompt_digest)
-            opening = self._open_afresh(record_of(StepOpened, columns), state, race, tentative=tentative)
+            opened = StepOpened(self._rules.run, number, place, race.key, spelled, race.prompt_digest)
+            opening = self._open_afresh(opened, state, race, tentative=tentative)
         self._window.append(opening)
         self._stale.append(opening)
         return True

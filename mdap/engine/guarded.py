@@ -15,12 +15,12 @@ from mdap.rules.values import SpellingError, difference, kinds_of
 from mdap.settings import explain
 from mdap.tasks import Chain, Decision, Process, RedFlag, Step, Task, canonical_step
 
-__all__ = ["GuardedTask", "Subject", "flaw", "length_of", "not_a_step", "not_undecided", "simulated"]
+__all__ = ["GuardedTask", "TaskSubject", "flaw", "length_of", "not_a_step", "not_undecided", "simulated"]
 
 T = TypeVar("T")
 
 
-class Subject:
+class TaskSubject:
     """The subject of a step, for simulation. See `mdap.records.Subject`.
 
     Args:

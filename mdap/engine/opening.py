@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mdap.engine.voting import Judgement, Race
 from mdap.errors import MdapError
-from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened, Totals, record_of
+from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened, Totals
 from mdap.rules.digests import text_digest
 from mdap.rules.redflags import clean, clean_label
 
@@ -106,47 +106,45 @@ def written(
         reply: the reply as it came.
         drawn: ordinal, attempts that failed, verdict, place in the order of counting.
     """
-    # Taken apart at once: this runs for every sample.
     ordinal, failed, verdict, counted = drawn
-    run, step, place, _, _, _ = opening.opened
-    text, digest, _, key, flag, model, finish_reason = judgement
-    _, _, _, given, made, cached, latency, request_id, attempts, reasoning, thought, served, system = reply
-    seconds: float | None = float(latency)
+    opened, reasoning = opening.opened, reply.reasoning
+    seconds: float | None = float(reply.latency)
     if seconds:
         seconds = round(seconds, 6) if isfinite(seconds) else None
-    columns = (
-        run,
-        step,
-        place,
-        counted,
-        ordinal,
-        verdict,
-        key,
-        flag,
-        model,
-        request.view,
-        opening.race.schedule.temperature(ordinal, request.member),
-        given,
-        made,
-        cached,
-        seconds,
-        failed + attempts,
-        None if request_id is None else clean_label(request_id),
-        finish_reason,
-        digest,
-        None if served is None else clean_label(served),
-        None if system is None else clean_label(system),
-        thought,
-        None,
-        request.trace.began,
-        text,
-        None,
-        opening.status is OpeningStatus.TENTATIVE,
+    kept = clean(reasoning, _REASONING_TOKENS) if reasoning else None
+    return SampleTaken(
+        run=opened.run,
+        step=opened.step,
+        opening=opened.opening,
+        counted=counted,
+        ordinal=ordinal,
+        verdict=verdict,
+        answer_key=judgement.answer_key,
+        flag_reason=judgement.flag_reason,
+        model=judgement.model,
+        view=request.view,
+        temperature=opening.race.schedule.temperature(ordinal, request.member),
+        input_tokens=reply.input_tokens,
+        output_tokens=reply.output_tokens,
+        cached_tokens=reply.cached_tokens,
+        latency=seconds,
+        attempts=failed + reply.attempts,
+        request_id=_label(reply.request_id),
+        finish_reason=judgement.finish_reason,
+        text_digest=judgement.text_digest,
+        served_model=_label(reply.served_model),
+        fingerprint=_label(reply.fingerprint),
+        reasoning_tokens=reply.reasoning_tokens,
+        reasoning_digest=None if kept is None else text_digest(kept),
+        began=request.trace.began,
+        text=judgement.text,
+        reasoning=kept,
+        tentative=opening.status is OpeningStatus.TENTATIVE,
     )
-    if reasoning:
-        kept = clean(reasoning, _REASONING_TOKENS)
-        return SampleTaken._make(columns)._replace(reasoning=kept, reasoning_digest=text_digest(kept))
-    return record_of(SampleTaken, columns)
+
+
+def _label(text: str | None) -> str | None:
+    return None if text is None else clean_label(text)
 
 
 def lost(opening: Opening, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from mdap.engine.decider import Decider
-from mdap.engine.guarded import Subject, flaw, not_a_step, not_undecided
+from mdap.engine.guarded import TaskSubject, flaw, not_a_step, not_undecided
 from mdap.engine.opening import Opening, OpeningStatus, Progress
 from mdap.engine.recording import RUNNING, RunConfig, undecided_sentence
 from mdap.engine.voting import Race
@@ -179,7 +179,7 @@ class ProcessRace(Decider):
         """
         if not isinstance(step, Step):
             raise not_a_step(step)
-        subject = Subject(self._task, step, step)
+        subject = TaskSubject(self._task, step, step)
         step = canonical_step(self._task, step)
         number = self._next_step
         return Race(self.name, number, step, self._rules.voting, subject, self._schedule, self._rung(number))

@@ -17,7 +17,6 @@ from mdap.records import (
     StepOpened,
     StepResolved,
     StopCause,
-    record_of,
 )
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import chain_digest, sample_line
@@ -137,10 +136,9 @@ class Recorder:
         winner: str,
         how: tuple[str, int, int, str | None, str | None],
     ) -> None:
-        run, step, opening = opened.run, opened.step, opened.opening
-        columns = (run, self._place, step, opening, winner, *how)
-        self.digest = chain_digest(self.digest, opened, lines, columns)
-        self._journal.append(record_of(Decided, (*columns, self.digest)))
+        draft = Decided(opened.run, self._place, opened.step, opened.opening, winner, *how, digest="")
+        self.digest = chain_digest(self.digest, opened, lines, draft)
+        self._journal.append(draft._replace(digest=self.digest))
         self._place += 1
         self.progress.steps += 1
 

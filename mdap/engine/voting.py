@@ -15,7 +15,6 @@ from mdap.records import (
     Subject,
     Trace,
     encodable,
-    record_of,
 )
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
@@ -32,8 +31,6 @@ __all__ = ["Judgement", "Race", "unread"]
 
 # A step sees few different texts in a race that is going well; beyond this many nothing is remembered.
 _REMEMBERED: Final = 64
-# What of a reply its judgement depends on: all up to its tokens, and those of its reasoning.
-_TOLD: Final = Reply._fields.index("output_tokens") + 1
 
 
 class Judgement(NamedTuple):
@@ -135,8 +132,7 @@ class Race:
         self.schema = None if step.schema is None else self._schema(step.schema)
         self.schedule = schedule or schedule_of(settings)
         self.tier = 0
-        columns = (step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
-        own = record_of(Prompt, columns)
+        own = Prompt(step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
         self.prompts = [own]
         self.prompt_digest = own.digest
         if step.views:
@@ -146,7 +142,7 @@ class Race:
         self.refusal: Refusal | None = None
         self._next_ordinal = 0
         self._lost: list[int] = []
-        self._judged: dict[tuple[tuple[Any, ...], int | None, int], tuple[Judgement, Any]] = {}
+        self._judged: dict[tuple[Any, ...], tuple[Judgement, Any]] = {}
 
     def _fresh_tally(self) -> Tally:
         return Tally(self.k) if self.rung is None else RobustTally(self.rung)
@@ -254,23 +250,22 @@ class Race:
 
     def _request(self, part: Assignment, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
         prompt = self.prompts[part.view]
-        columns = (
-            prompt.system,
-            prompt.user,
-            prompt.digest,
-            self.key,
-            ordinals,
-            part.temperature,
-            self.max_tokens,
-            self.schema,
-            priority,
-            prompt.subject,
-            part.member,
-            part.view,
-            Trace(),
-            self.prompt_digest,
+        return SampleRequest(
+            system=prompt.system,
+            user=prompt.user,
+            prompt_digest=prompt.digest,
+            key=self.key,
+            ordinals=ordinals,
+            temperature=part.temperature,
+            max_tokens=self.max_tokens,
+            schema=self.schema,
+            priority=priority,
+            subject=prompt.subject,
+            member=part.member,
+            view=part.view,
+            trace=Trace(),
+            step_digest=self.prompt_digest,
         )
-        return record_of(SampleRequest, columns)
 
     def sent(self, opened: StepOpened) -> list[PromptSent]:
         """Return what the step asks, as *opened*, in each of its views."""
@@ -279,10 +274,20 @@ class Race:
         found = []
         for view, prompt in enumerate(self.prompts):
             system = prompt.system or None
-            digests = (None if system is None else text_digest(system), text_digest(prompt.user), shape)
-            texts = (system, prompt.user, schema)
-            place = (opened.run, opened.step, opened.opening, view)
-            found.append(PromptSent._make((*place, *digests, self.max_tokens, *texts)))
+            sent = PromptSent(
+                run=opened.run,
+                step=opened.step,
+                opening=opened.opening,
+                view=view,
+                system_digest=None if system is None else text_digest(system),
+                user_digest=text_digest(prompt.user),
+                schema_digest=shape,
+                max_tokens=self.max_tokens,
+                system=system,
+                user=prompt.user,
+                schema=schema,
+            )
+            found.append(sent)
         return found
 
     def give_back(self, ordinals: tuple[int, ...]) -> None:
@@ -301,7 +306,8 @@ class Race:
         Raises:
             PluginError: the parser raised something other than `RedFlag`.
         """
-        same = (reply[:_TOLD], reply.reasoning_tokens, view)
+        tokens = (reply.input_tokens, reply.output_tokens, reply.reasoning_tokens)
+        same = (reply.text, reply.model, reply.finish_reason, tokens, view)
         known = self._judged.get(same)
         if known is None:
             known = self._judge(reply, self.prompts[view])
@@ -330,8 +336,7 @@ class Race:
             raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
         if spelled is None:
             return Judgement(text, digest, None, None, flag, model, finish_reason), None
-        columns = (text, digest, spelled, answer_key(spelled), None, model, finish_reason)
-        return record_of(Judgement, columns), answer
+        return Judgement(text, digest, spelled, answer_key(spelled), None, model, finish_reason), answer
 
     def _compare(self, answer: Any, spelled: str) -> None:
         """Refuse an *answer* that is not the same as the others of its spelling, or does not survive it."""

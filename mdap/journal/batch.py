@@ -105,10 +105,10 @@ class Batch:
                 self._outcomes[fact.run] = fact.data["outcome"]
 
     def _take_prompt(self, fact: PromptSent) -> None:
-        for digest, text in zip(fact[4:7], fact[8:], strict=True):
+        for digest, text in fact.texts():
             if digest is not None and text is not None:
                 self._texts[digest] = text
-        self._prompts += fact[:8]
+        self._prompts += fact.row()
 
     def statements(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield the name of each statement to execute, and its parameters: one row after the other."""

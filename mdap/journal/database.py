@@ -11,8 +11,7 @@ import anyio
 import anyio.to_thread
 
 from mdap.errors import DatabaseError, UsageError
-from mdap.journal.statements import KEPT, migrations
-from mdap.logfile import (
+from mdap.journal.logfile import (
     APPLICATION_ID,
     CONNECTION,
     TRY_SECONDS,
@@ -23,6 +22,7 @@ from mdap.logfile import (
     translated,
     waited_out,
 )
+from mdap.journal.statements import KEPT, migrations
 
 __all__ = ["Connection", "Visited", "migrate", "open_reading", "open_writing", "transaction"]
 

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader
+from mdap.journal.rows import ENDED, decision_and_opening, opening_of, prompt_of, sample_of
 from mdap.records import AttemptFailed, Decided, Event, PromptSent, RunEvent, SampleTaken, StepOpened
 
 __all__ = ["Cursor", "Facts"]
 
 _PAGE: Final = 200
 _MOST_NUMBERS: Final = 1_000_000
-_ENDED: Final = ("finished", "undecided", "stopped", "failed")
 
 _Place = tuple[int, int]
 _Row = StepOpened | PromptSent | SampleTaken | AttemptFailed | Decided | RunEvent
@@ -110,7 +110,7 @@ class Facts:
         while True:
             rows = await self._reader.rows("events_after", self._run, self._cursor.event, _PAGE)
             for row in rows:
-                if row["kind"] in _ENDED:
+                if row["kind"] in ENDED:
                     async for event in self._session(row["id"]):
                         yield event
                 self._cursor.event = row["id"]
@@ -128,7 +128,7 @@ class Facts:
             quiet: whether nobody works on the run: then not even its seal is waited for.
         """
         rows = await self._reader.rows("standing", self._run)
-        if not rows or rows[0]["kind"] not in _ENDED:
+        if not rows or rows[0]["kind"] not in ENDED:
             return quiet
         last = rows[0]["sealed"]
         return quiet if last is None else bool(last <= self._cursor.event)
@@ -138,7 +138,7 @@ class Facts:
 
     async def _is_ended(self) -> bool:
         rows = await self._reader.rows("standing", self._run)
-        return bool(rows) and rows[0]["kind"] in _ENDED
+        return bool(rows) and rows[0]["kind"] in ENDED
 
     async def _session(self, ended: int) -> AsyncIterator[Event]:
         """Yield what a session decided that the event *ended* ends; at the end of all, what is left open."""
@@ -155,10 +155,9 @@ class Facts:
         while end is None or cursor.place < end:
             rows = await self._reader.rows("decisions_after", self._run, cursor.place, _PAGE)
             for row in rows:
-                decided = Decided(*tuple(row)[:11])
-                if end is not None and decided.place >= end:
+                decided, opened = decision_and_opening(row)
+                if opened is None or (end is not None and decided.place >= end):
                     return
-                opened = StepOpened(self._run, decided.step, decided.opening, *tuple(row)[11:])
                 facts = [*await self._unread(opened), decided]
                 for fact in facts[cursor.at :]:
                     cursor.at += 1
@@ -172,11 +171,10 @@ class Facts:
     async def _unread(self, opened: StepOpened) -> list[_Row]:
         """Return a step as it was opened, its prompts and samples, less what was read while it was open."""
         read = self._cursor.open.get((opened.step, opened.opening), ())
-        prompts = await self._reader.rows("prompts_of_step", *opened[:3])
-        samples = await self._reader.rows("samples_of_opening", *opened[:3])
+        place = (opened.run, opened.step, opened.opening)
         facts: list[_Row] = [opened]
-        facts += map(PromptSent._make, prompts)
-        facts += (SampleTaken(*row) for row in samples)
+        facts += map(prompt_of, await self._reader.rows("prompts_of_step", *place))
+        facts += map(sample_of, await self._reader.rows("samples_of_opening", *place))
         return [fact for fact in facts if _number(fact) not in read]
 
     async def _undecided(self) -> AsyncIterator[Event]:
@@ -186,7 +184,7 @@ class Facts:
         place = cursor.void
         while rows := await self._reader.rows("openings_without_decision", self._run, *place, _PAGE):
             for row in rows:
-                opened = StepOpened(*row)
+                opened = opening_of(row)
                 place = (opened.step, opened.opening)
                 facts = await self._unread(opened)
                 if first is None or opened.step < first:
@@ -205,6 +203,17 @@ def _fact(run: int, row: Any) -> RunEvent | AttemptFailed:
     data: dict[str, Any] = json.loads(row["data"] or "{}")
     if row["kind"] != "attempt_failed":
         return RunEvent(run, row["kind"], row["reason"], row["author"], data or None)
-    later = AttemptFailed._fields[AttemptFailed._fields.index("input_tokens") :]
-    about = (data["ordinal"], data["attempt"], data["kind"], row["reason"])
-    return AttemptFailed(run, row["step"], row["opening"], *about, *map(data.get, later))
+    return AttemptFailed(
+        run=run,
+        step=row["step"],
+        opening=row["opening"],
+        ordinal=data["ordinal"],
+        attempt=data["attempt"],
+        kind=data["kind"],
+        message=row["reason"],
+        input_tokens=data.get("input_tokens"),
+        output_tokens=data.get("output_tokens"),
+        model=data.get("model"),
+        began=data.get("began"),
+        ended=data.get("ended"),
+    )

@@ -4,18 +4,17 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
 
-from mdap.errors import RunNotFoundError, UsageError
 from mdap.journal.database import Connection, Visited, open_reading
+from mdap.journal.logfile import translated
+from mdap.journal.rows import Billed, RunRow, opening_of, run_row, sample_of, the_one
 from mdap.journal.sealing import is_sealed, take_seal
-from mdap.journal.statements import statements
-from mdap.logfile import translated
+from mdap.journal.statements import statement
 from mdap.records import (
     NOTED,
     ProbeTotals,
@@ -24,10 +23,7 @@ from mdap.records import (
     RecordedOpening,
     Refusal,
     ResumePoint,
-    RunStatus,
     SampleTaken,
-    StepOpened,
-    StopCause,
     TallyShape,
     Totals,
     Usage,
@@ -44,42 +40,6 @@ __all__ = ["Reader", "RunRow", "open_log"]
 T = TypeVar("T")
 
 _PAGE: Final = 1_000
-_STATUS: Final = {
-    "finished": RunStatus.FINISHED,
-    "undecided": RunStatus.UNDECIDED,
-    "stopped": RunStatus.STOPPED,
-    "failed": RunStatus.FAILED,
-}
-_STOP_CAUSES: Final = {str(cause): cause for cause in StopCause}
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """One row of *runs*, with how the run stands.
-
-    Attributes:
-        number: the run's key in the other tables.
-        params: the task's parameters.
-        settings: how its steps are decided.
-        provider: where its samples come from.
-        status: `running` also stands for a run whose process was killed.
-        stop_cause: why it ended without a result, as recorded; None where nothing is.
-        outcome: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
-    """
-
-    number: int
-    run_id: str
-    kind: str
-    task: str
-    task_version: str
-    params: dict[str, Any]
-    settings: dict[str, Any]
-    provider: dict[str, Any]
-    k: int
-    created_at: str
-    status: RunStatus
-    stop_cause: StopCause | None = None
-    outcome: str | None = None
 
 
 class Reader:
@@ -102,15 +62,12 @@ class Reader:
         return found
 
     async def rows(self, name: str, *values: Any) -> Sequence[sqlite3.Row]:
-        """Return all rows of the statement *name* of ``read.sql`` or ``view.sql``."""
-        statement = statements("read").get(name) or statements("view")[name]
-        return await self.select(statement, *values)
-
-    async def select(self, sql: str, *values: Any) -> Sequence[sqlite3.Row]:
-        """Return all rows of a statement that is none of ``read.sql``."""
+        """Return all rows of the statement *name*."""
         with translated(self.path):
             # In one go: while any statement of a connection is under way, all of them see an old snapshot.
-            return await self._connection.visit(lambda plain: plain.execute(sql, values).fetchall())
+            return await self._connection.visit(
+                lambda plain: plain.execute(statement(name), values).fetchall()
+            )
 
     async def _value(self, name: str, *values: Any) -> Any:
         rows = await self.rows(name, *values)
@@ -123,42 +80,31 @@ class Reader:
             RunNotFoundError: there is no such run.
             UsageError: there are several.
         """
-        wanted = name
-        if name == "latest":
-            wanted = await self._value("newest") or name
-        elif not await self.rows("run", name):
-            matches = await self.rows("prefix", name)
-            if len(matches) > 1:
-                raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
-            wanted = matches[0][0] if matches else name
-        row = await self.run(wanted)
-        if row is None:
-            raise RunNotFoundError(
-                f"there is no run {name!r} in {self.path}: `mdap runs` lists those there are"
-            )
-        return row
+        numbers = [int(row["id"]) for row in await self.rows("find", name)]
+        [row] = await self.rows("run_of", the_one(numbers, name, self.path))
+        return run_row(row)
 
     async def run(self, run_id: str) -> RunRow | None:
         """Return the run whose id is exactly *run_id*, or None."""
-        rows = await self.rows("run", run_id)
-        return _run_row(rows[0]) if rows else None
+        number = await self._value("run_called", run_id)
+        return None if number is None else run_row(*await self.rows("run_of", number))
 
     async def numbered(self, run: int) -> RunRow:
         """Return the run with that number."""
-        [row] = await self.rows("run_numbered", run)
-        return _run_row(row)
+        [row] = await self.rows("run_of", run)
+        return run_row(row)
 
     async def runs(self, most: int) -> list[tuple[RunRow, int]]:
         """Return the newest runs that are no parts of others, each with its number of decided steps."""
-        return [(_run_row(row), int(row["steps"])) for row in await self.rows("runs", most)]
+        return [(run_row(row), int(row["steps"])) for row in await self.rows("runs", most)]
 
     async def unfinished(self) -> list[RunRow]:
         """Return the runs and batches that were cut, stopped, or settled since, the oldest first."""
-        return [_run_row(row) for row in await self.rows("unfinished")]
+        return [run_row(row) for row in await self.rows("unfinished")]
 
     async def parts(self, run: int, most: int) -> list[tuple[RunRow, int]]:
         """Return the first runs that are parts of *run*, each with its number of decided steps."""
-        return [(_run_row(row), int(row["steps"])) for row in await self.rows("parts", most, run)]
+        return [(run_row(row), int(row["steps"])) for row in await self.rows("parts", most, run)]
 
     async def count_parts(self, run: int) -> int:
         """Return how many runs are parts of *run*."""
@@ -172,7 +118,7 @@ class Reader:
             params: its parameters, in canonical JSON.
         """
         rows = await self.rows("calibrations", task, params)
-        return [(_run_row(row), json.loads(row["result"])) for row in rows]
+        return [(run_row(row), json.loads(row["result"])) for row in rows]
 
     async def latest_of(self, task: str, params: str) -> str | None:
         """Return the id of the newest run of a task that decided anything; of a pilot if there is no run.
@@ -181,8 +127,8 @@ class Reader:
             task: the task's name.
             params: its parameters, in canonical JSON.
         """
-        rows = await self.rows("latest_of_task", task, params)
-        return rows[0][0] if rows else None
+        found = await self._value("latest_of_task", task, params)
+        return None if found is None else str(found)
 
     async def count_decisions(self, run: int) -> int:
         """Return how many decisions *run* has."""
@@ -198,8 +144,8 @@ class Reader:
 
     async def run_columns(self, run: int, names: Sequence[str]) -> dict[str, Any]:
         """Return columns of the row of *run* as they are recorded."""
-        [row] = await self.select(f"SELECT {', '.join(names)} FROM runs WHERE id = ?1", run)
-        return dict(zip(names, row, strict=True))
+        [row] = await self.rows("run_of", run)
+        return {name: row[name] for name in names}
 
     async def input_at(self, run: int, place: int) -> str:
         """Return the input of decision number *place* of *run*, in canonical JSON."""
@@ -214,12 +160,12 @@ class Reader:
             tokens_in += given
             tokens_out += made
         probe = ProbeTotals()
-        for row in await self.rows("spent_beside", run):
-            tokens_in += row["input_tokens"]
-            tokens_out += row["output_tokens"]
-            if row["kind"] == "probe":
-                usage = Usage(row["input_tokens"], row["output_tokens"])
-                probe += ProbeTotals(row["samples"], row["failed_attempts"], usage)
+        for billed in await self.billed(run):
+            tokens_in += billed.input_tokens
+            tokens_out += billed.output_tokens
+            if billed.kind == "probe":
+                usage = Usage(billed.input_tokens, billed.output_tokens)
+                probe += ProbeTotals(billed.samples, billed.failed_attempts, usage)
         return Totals(
             steps=await self._value("count_decisions", run),
             votes=counts.get(Verdict.VOTE, 0),
@@ -230,6 +176,10 @@ class Reader:
             usage=Usage(tokens_in, tokens_out),
             probe=probe,
         )
+
+    async def billed(self, run: int) -> tuple[Billed, ...]:
+        """Return what was billed beside the samples of *run* and its parts."""
+        return tuple(map(Billed._make, await self.rows("spent_beside", run)))
 
     async def polled(self, run: int) -> tuple[int, int]:
         """Return the votes of *run* and its parts, and how many of them were not for the best answer."""
@@ -260,18 +210,15 @@ class Reader:
         Returns:
             None if the price of a model that was asked is unknown, or none was asked.
         """
-        prices = json.loads(await self._value("prices", run) or "{}")
+        found = json.loads(await self._value("prices", run) or "{}")
+        prices = {model: Price(**price) for model, price in found.items()}
         if not prices:  # then the sums, which take as long as all the totals, would be for nothing
             return None
         usage = [*await self.rows("usage_by_model", run), *await self.rows("spent_beside", run)]
         if not usage or any(row["model"] not in prices for row in usage):
             return None
-        return sum(
-            cost_of(
-                Price(**prices[row["model"]]), row["input_tokens"], row["output_tokens"], row["cached_tokens"]
-            )
-            for row in usage
-        )
+        tokens = ("input_tokens", "output_tokens", "cached_tokens")
+        return sum(cost_of(prices[row["model"]], *[row[name] for name in tokens]) for row in usage)
 
     async def escalations(self, run: int) -> int:
         """Return how many steps of *run* were handed to another tier of models."""
@@ -344,17 +291,17 @@ class Reader:
         samples: dict[tuple[int, int], list[SampleTaken]] = {}
         void: set[tuple[int, int]] = set()
         for row in await self.rows(f"{which}_samples", run, after):
-            sample = SampleTaken(*row)
+            sample = sample_of(row)
             samples.setdefault((sample.step, sample.opening), []).append(sample)
             if sample.verdict == Verdict.VOID:
                 void.add((sample.step, sample.opening))
         pending: dict[tuple[int, int], list[SampleTaken]] = {}
         for row in await self.rows("open_pending", run):
-            sample = SampleTaken(*row)
+            sample = sample_of(row)
             pending.setdefault((sample.step, sample.opening), []).append(sample)
         found = []
         for row in await self.rows(f"{which}_steps", run, after):
-            opened = StepOpened(run, *row)
+            opened = opening_of(row)
             place = (opened.step, opened.opening)
             tentative = place in pending or place not in samples
             taken = pending.get(place) or samples.get(place, [])
@@ -385,7 +332,7 @@ class Reader:
     async def recorded(self, run: int, step: int) -> Recorded:
         """Return the decision of *step* of *run*, a process; one that was taken over, as it was made."""
         if await self.taken_over(run, step):
-            return await self.recorded(await self._source(run), step)
+            return await self.recorded(int(await self._value("source", run)), step)
         [decided] = await self.rows("winner", run, step)
         winner, tally, author = decided["winner"], decided["tally"], decided["author"]
         # If anybody voted for the answer by which a person overrides another, it was in the run overridden.
@@ -401,9 +348,6 @@ class Reader:
         votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", where, step))
         return Recorded(winner, tally, None, None, votes, author)
 
-    async def _source(self, run: int) -> int:
-        return int(await self._value("source", run))
-
     async def is_decided(self, run: int, step: int) -> bool:
         """Return whether *step* of *run* is decided."""
         return bool(await self.rows("winner", run, step))
@@ -418,8 +362,8 @@ class Reader:
 
     async def whole_of(self, run: int) -> RunRow | None:
         """Return the run of a process in which *run* is nested; None if it is not."""
-        whole = await self._value("whole", run)
-        return None if whole is None else await self.run(whole)
+        rows = await self.rows("whole_of", run)
+        return run_row(rows[0]) if rows else None
 
     async def step_of_part(self, run: int, part: str) -> int | None:
         """Return as which step *run* has the result of its nested run *part*; None before it has it."""
@@ -452,24 +396,6 @@ def _at_once(reading: Coroutine[Any, Any, T]) -> T:
         return found
     reading.close()
     raise RuntimeError("what is read in one visit can wait for nothing but the log")
-
-
-def _run_row(row: sqlite3.Row) -> RunRow:
-    return RunRow(
-        number=row["id"],
-        run_id=row["run_id"],
-        kind=row["kind"],
-        task=row["task"],
-        task_version=row["task_version"],
-        params=json.loads(row["params"]),
-        settings=json.loads(row["settings"]),
-        provider=json.loads(row["provider"]),
-        k=row["k"],
-        created_at=row["created_at"],
-        status=_STATUS.get(row["last_event"], RunStatus.RUNNING),
-        stop_cause=_STOP_CAUSES.get(row["stop_cause"]),
-        outcome=row["outcome"],
-    )
 
 
 @asynccontextmanager

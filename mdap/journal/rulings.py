@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from mdap.errors import ClaimedError
 from mdap.journal.database import open_writing, transaction
+from mdap.journal.statements import query
 from mdap.records import encodable
 
 __all__ = ["CLAIM_SECONDS", "Claimed", "Place", "Rulings"]
@@ -20,13 +21,9 @@ T = TypeVar("T")
 CLAIM_SECONDS: Final = 600.0
 """How long a claim lasts by default: long enough to read a step, short enough for whoever waits behind it."""
 
-_NOW: Final = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now'{})"
-_LATEST: Final = f"""
-SELECT id, kind, author, until, until > {_NOW.format("")} AS live FROM rulings
-WHERE run = ?1 AND step = ?2 AND kind IN ('claimed', 'released', 'settled') ORDER BY id DESC LIMIT 1"""
-_CLAIM: Final = f"""
+_CLAIM: Final = """
 INSERT INTO rulings(run, step, kind, author, until)
-VALUES (?1, ?2, 'claimed', ?3, {_NOW.format(", ?4")}) RETURNING id, author, until"""
+VALUES (?1, ?2, 'claimed', ?3, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?4)) RETURNING id, author, until"""
 _INSERT: Final = """
 INSERT INTO rulings(run, step, kind, author, answer, reason, about, goes_on)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id"""
@@ -91,7 +88,7 @@ class Rulings:
 
         def work(connection: sqlite3.Connection) -> Claimed:
             _check_free(connection, place, name, claim)
-            row = connection.execute(_CLAIM, (*place[:2], name, f"+{seconds} seconds")).fetchone()
+            row = connection.execute(_CLAIM, (place.run, place.step, name, f"+{seconds} seconds")).fetchone()
             return Claimed(*row)
 
         return await self._write(work)
@@ -115,7 +112,7 @@ class Rulings:
 
         def work(connection: sqlite3.Connection) -> None:
             _check_free(connection, place, name, claim)
-            connection.execute(_INSERT, (*place[:2], "released", name, *[None] * 4)).fetchone()
+            connection.execute(_INSERT, (place.run, place.step, "released", name, *[None] * 4)).fetchone()
 
         await self._write(work)
 
@@ -132,7 +129,7 @@ class Rulings:
         values = [encodable(value) if isinstance(value, str) else value for value in (author, *given)]
 
         def work(connection: sqlite3.Connection) -> int:
-            number: int = connection.execute(_INSERT, (*place[:2], kind, *values)).fetchone()[0]
+            number: int = connection.execute(_INSERT, (place.run, place.step, kind, *values)).fetchone()[0]
             return number
 
         return await self._write(work)
@@ -141,7 +138,7 @@ class Rulings:
         """Return what became of a ruling: kind, reason, and the run that goes on; None for nothing yet."""
 
         def work(connection: sqlite3.Connection) -> Any:
-            return connection.execute(_OUTCOME, (*place[:2], ruling)).fetchone()
+            return connection.execute(_OUTCOME, (place.run, place.step, ruling)).fetchone()
 
         row = await self._write(work)
         return None if row is None else (row[0], row[1], row[2])
@@ -156,7 +153,7 @@ class Rulings:
 
 
 def _check_free(connection: sqlite3.Connection, place: Place, author: str, claim: int | None) -> None:
-    row = connection.execute(_LATEST, place[:2]).fetchone()
+    row = query(connection, "latest_claim", place.run, place.step).fetchone()
     if row is None:
         return
     number, kind, holder, until, live = row

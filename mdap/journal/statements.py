@@ -1,18 +1,20 @@
 """SQL lives in files; this reads them."""
 
+import re
+import sqlite3
 from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
-from mdap.logfile import PROMPTS, SAMPLE, TEXTS
-from mdap.records import SAMPLE_COLUMNS
+from mdap.records import CHAINED_COLUMNS, SAMPLE_COLUMNS, Decided, StepOpened
 
-__all__ = ["KEPT", "migrations", "statements"]
+__all__ = ["KEPT", "migrations", "query", "statement", "statements"]
 
 KEPT: Final = 80
 """How many prepared statements are kept: all that a writer has, in all their sizes."""
 
 _MARK: Final = "-- name:"
+_FRAGMENT: Final = re.compile(r"\{(\w+)\}")
 
 # Python takes more than ten times as long to bind None as 0: columns that are often NULL are bound as 0.
 _OFTEN_NULL: Final = (
@@ -33,43 +35,72 @@ def _value(place: int, name: str) -> str:
     return f"(SELECT id FROM texts WHERE digest = {column})" if name in ("text", "reasoning") else column
 
 
-_LAST: Final = (
-    "(SELECT {} FROM run_events e WHERE e.run = r.id AND e.kind IN "
-    "('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS {}"
-)
-_CAUSE: Final = "CASE WHEN json_valid(data) THEN data->>'stop_cause' END"
-_WORDS: Final = {
-    "{standing}": f"{_LAST.format('kind', 'last_event')}, {_LAST.format(_CAUSE, 'stop_cause')}",
-    "{columns}": ", ".join(SAMPLE_COLUMNS),
-    "{values}": ", ".join(_value(place, name) for place, name in enumerate(SAMPLE_COLUMNS, start=1)),
-    "{marks}": ", ".join("?" for _ in SAMPLE_COLUMNS),
-    "{voided}": ", ".join(
-        {"counted": "NULL", "verdict": "'void'"}.get(name, name) for name in SAMPLE_COLUMNS
+# A digest is empty where the text that a row refers to is gone.
+_DIGEST: Final = "CASE WHEN s.{0} IS NULL THEN NULL ELSE coalesce({1}.digest, '') END AS {0}_digest"
+_READ: Final = {"text": _DIGEST.format("text", "t"), "reasoning": _DIGEST.format("reasoning", "h")}
+_SEALED: Final = ("step", "opening", "counted", *CHAINED_COLUMNS[CHAINED_COLUMNS.index("ordinal") :])
+
+# What follows from the classes that name the columns of a table; `fragments.sql` holds the rest.
+_COLUMNS: Final = {
+    "columns": ", ".join(SAMPLE_COLUMNS),
+    "values": ", ".join(_value(place, name) for place, name in enumerate(SAMPLE_COLUMNS, start=1)),
+    "marks": ", ".join("?" for _ in SAMPLE_COLUMNS),
+    "voided": ", ".join({"counted": "NULL", "verdict": "'void'"}.get(name, name) for name in SAMPLE_COLUMNS),
+    "sample": ", ".join(
+        (*(_READ.get(name, f"s.{name}") for name in SAMPLE_COLUMNS), "t.body AS text", "h.body AS reasoning")
     ),
-    "{sample}": SAMPLE,
-    "{texts}": TEXTS,
-    "{prompts}": PROMPTS,
+    "sealed": ", ".join(
+        f"(SELECT digest FROM texts t WHERE t.id = s.{name})" if name in _READ else f"s.{name}"
+        for name in _SEALED
+    ),
+    "decision": ", ".join(f"d.{name}" for name in Decided._fields),
+    "opening": ", ".join(f"p.{name}" for name in StepOpened._fields),
 }
+_READING: Final = ("read", "view", "audit", "seal")
 
 
 @cache
 def statements(file: str) -> dict[str, str]:
     """Return the statements of ``sql/<file>.sql`` by the names on their ``-- name:`` lines."""
+    return {name: _filled(text) for name, text in _named(file).items()}
+
+
+@cache
+def statement(name: str) -> str:
+    """Return the statement *name* of whichever file has it, among those that read."""
+    return next(statements(file)[name] for file in _READING if name in statements(file))
+
+
+def query(connection: sqlite3.Connection, name: str, *values: Any, table: str = "") -> sqlite3.Cursor:
+    """Execute the statement *name* on a connection that reads.
+
+    Args:
+        connection: the log.
+        name: of a statement.
+        values: what its marks stand for.
+        table: the table's name, in a statement that serves several.
+    """
+    return connection.execute(statement(name).replace("{table}", table), values)
+
+
+@cache
+def _named(file: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     name = ""
     for line in _text(f"{file}.sql").splitlines():
         if line.startswith(_MARK):
             name = line.removeprefix(_MARK).strip()
             found[name] = []
-        elif name:
+        elif name and not line.startswith("--"):
             found[name].append(line)
-    return {name: _filled("\n".join(lines).strip()) for name, lines in found.items()}
+    return {name: "\n".join(lines).strip() for name, lines in found.items()}
 
 
-def _filled(statement: str) -> str:
-    for word, sql in _WORDS.items():
-        statement = statement.replace(word, sql)
-    return statement
+def _filled(text: str) -> str:
+    fragments = {**_COLUMNS, **_named("fragments")}
+    while (filled := _FRAGMENT.sub(lambda found: fragments.get(found[1], found[0]), text)) != text:
+        text = filled
+    return text
 
 
 @cache

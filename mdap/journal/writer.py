@@ -14,8 +14,8 @@ from mdap.groups import gathered
 from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.database import Connection, open_writing, transaction
 from mdap.journal.files import Files
+from mdap.journal.logfile import TRY_SECONDS, translated
 from mdap.journal.statements import statements
-from mdap.logfile import TRY_SECONDS, translated
 from mdap.records import Fact
 
 __all__ = ["Writer", "open_journal"]

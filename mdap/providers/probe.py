@@ -23,7 +23,7 @@ from mdap.providers.paced import Paced
 from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.digests import prompt_digest
 
-__all__ = ["Findings", "probe"]
+__all__ = ["ProbeResult", "probe"]
 
 _SYSTEM: Final = "You check a connection."
 _CHECK: Final = 'Reply with this JSON object and nothing else: {"ok": true}'
@@ -56,7 +56,7 @@ _SAID: Final[dict[str, dict[Any, str]]] = {
 
 
 @dataclass(slots=True)
-class Findings:
+class ProbeResult:
     """What was found out of one endpoint; None where it could not be.
 
     Attributes:
@@ -119,7 +119,7 @@ class Findings:
         return found
 
 
-async def probe(provider: Paced, found: Findings) -> None:
+async def probe(provider: Paced, found: ProbeResult) -> None:
     """Find out what *provider* takes, and whether it repeats itself; note it in *found* as it comes.
 
     Whatever goes wrong is a finding: the run's own requests will tell whether it lasts.
@@ -141,7 +141,7 @@ async def probe(provider: Paced, found: Findings) -> None:
 class _Probe:
     """The requests of one probe, and what is counted of them."""
 
-    def __init__(self, provider: Paced, found: Findings) -> None:
+    def __init__(self, provider: Paced, found: ProbeResult) -> None:
         self._provider = provider
         self._found = found
         self._began_at = monotonic()
@@ -240,7 +240,7 @@ class _Probe:
         return replies
 
 
-def _count(found: Findings, billed: object) -> None:
+def _count(found: ProbeResult, billed: object) -> None:
     """Count the tokens of a reply, or of a failure after which the endpoint has billed some."""
     for name in ("input_tokens", "output_tokens", "cached_tokens"):
         setattr(found, name, getattr(found, name) + (getattr(billed, name, None) or 0))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from mdap.records import Identity, StepOpened, encodable
+from mdap.records import CHAINED_AT_FIRST, CHAINED_NUMBERS, Decided, Identity, StepOpened, encodable
 from mdap.rules.canonical import canonical
 
 __all__ = [
@@ -35,9 +35,6 @@ _encoder: Final = json.JSONEncoder(separators=(",", ":"), default=repr)
 # Where Python writes a float without an exponent, as orjson does.
 _LEAST, _MOST = 1e-4, 1e16
 _DEL: Final = 0x7F
-# Where the numbers of a sample stand, from its temperature to its latency, and what later schemas added.
-_NUMBERS: Final = slice(6, 11)
-_LATER: Final = 15
 
 
 # Begun once: to copy one takes less than to make it.
@@ -86,7 +83,7 @@ def identify_named(kind: str, key: str, about: Any = None) -> Identity:
 
 def sample_line(columns: tuple[Any, ...]) -> str:
     """Return a sample's `mdap.records.SampleTaken.digest_columns` as a JSON array."""
-    temperature, given, made, cached, latency = columns[_NUMBERS]
+    temperature, given, made, cached, latency = columns[CHAINED_NUMBERS]
     # Numbers are looked at because a database that somebody has changed may hold anything there, infinity for
     # NULL among it, of which orjson makes null. Columns of text hold no floats.
     if (
@@ -98,7 +95,7 @@ def sample_line(columns: tuple[Any, ...]) -> str:
         and (type(given) is int or given is None)
         and (type(made) is int or made is None)
         and (type(cached) is int or cached is None)
-        and (len(columns) == _LATER or float not in map(type, columns[_LATER:]))
+        and (len(columns) == CHAINED_AT_FIRST or float not in map(type, columns[CHAINED_AT_FIRST:]))
     ):
         return _line(columns)
     return _encoder.encode(columns)
@@ -118,7 +115,7 @@ def _line(columns: tuple[Any, ...]) -> str:
     return line.decode() if line.isascii() and _DEL not in line else _encoder.encode(columns)
 
 
-def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: Sequence[Any]) -> str:
+def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: Decided) -> str:
     """Return the 256-bit digest of a decision and of everything before it.
 
     It covers what was decided and on which samples, not in which order they arrived nor how often the
@@ -128,11 +125,11 @@ def chain_digest(previous: str, opened: StepOpened, lines: list[str], decided: S
         previous: the digest of the decision before, or `CHAIN_START`.
         opened: the step as it was opened.
         lines: `sample_line` of each sample of this opening, by ordinal.
-        decided: the columns of the decision, from *run* to *reason*; what follows is not read.
+        decided: the decision; its digest is not read.
     """
-    head = _line(
-        (previous, opened.step, opened.key, opened.input, opened.prompt_digest, decided[1], *decided[4:10])
-    )
+    question = (opened.step, opened.key, opened.input, opened.prompt_digest)
+    how = (decided.tally, decided.votes, decided.margin, decided.author, decided.reason)
+    head = _line((previous, *question, decided.place, decided.winner, *how))
     digest = _chain.copy()
     digest.update("\n".join((head, *lines)).encode())
     return digest.hexdigest()

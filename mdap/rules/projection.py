@@ -8,14 +8,14 @@ from mdap.records import Interval
 from mdap.rules.scaling import race_length
 from mdap.settings import Limits
 
-__all__ = ["Counts", "estimated_samples", "estimated_seconds", "scaled"]
+__all__ = ["VoteCounts", "estimated_samples", "estimated_seconds", "scaled"]
 
 _POINTS: Final = 41
 _Z: Final = 1.959964
 
 
-class Counts(NamedTuple):
-    """Counts of a calibration.
+class VoteCounts(NamedTuple):
+    """VoteCounts of a calibration.
 
     Attributes:
         wrong: wrong votes.
@@ -30,7 +30,7 @@ class Counts(NamedTuple):
     clumping: float = 1.0
 
 
-def estimated_samples(steps: int, k: int, counts: Counts) -> Interval:
+def estimated_samples(steps: int, k: int, counts: VoteCounts) -> Interval:
     """Return the estimated samples of a run, with a 95 % interval.
 
     The estimate assumes that all wrong votes agree. Wrong votes that differ hinder the right
@@ -52,7 +52,7 @@ def estimated_samples(steps: int, k: int, counts: Counts) -> Interval:
     return Interval(mean, min(low, mean), max(high, mean))
 
 
-def _quantile(steps: int, k: int, counts: Counts, level: float, *, scattered: bool) -> float:
+def _quantile(steps: int, k: int, counts: VoteCounts, level: float, *, scattered: bool) -> float:
     """Return a quantile of a mixture of normal distributions, one for each plausible pair of p and v."""
     import numpy as np
     from scipy.optimize import brentq

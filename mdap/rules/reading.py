@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from mdap.records import record_of
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean_label, precheck
 from mdap.tasks import RedFlag, Step
@@ -50,7 +49,7 @@ def read(
     if flag is None:
         try:
             answer = parse(text)
-            return record_of(Reading, (answer, canonical(answer), None))
+            return Reading(answer, canonical(answer), None)
         except RedFlag as raised:
             flag = raised.reason
     return Reading(None, None, clean_label(flag))

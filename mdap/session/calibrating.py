@@ -20,7 +20,7 @@ from mdap.rules.calibration import Measured, Poll, measure, spread_of
 from mdap.rules.ledger import Ledger
 from mdap.rules.methods import check_methods
 from mdap.rules.parameters import as_resumed
-from mdap.rules.projection import Counts, estimated_samples, estimated_seconds, scaled
+from mdap.rules.projection import VoteCounts, estimated_samples, estimated_seconds, scaled
 from mdap.rules.robust_estimate import law
 from mdap.rules.scaling import minimal_k, run_success
 from mdap.session.ending import Ending, work_on
@@ -220,7 +220,7 @@ def _projection(
     if not length or found.error_bound >= 0.5:
         return None
     k = minimal_k(found.error_bound, length, made.target)
-    counts = Counts(found.wrong, found.votes, sum(found.flags.values()), found.clumping)
+    counts = VoteCounts(found.wrong, found.votes, sum(found.flags.values()), found.clumping)
     samples = estimated_samples(length, k, counts)
     tokens = (sum(took.inputs) + sum(took.outputs)) / found.samples
     return Projection(

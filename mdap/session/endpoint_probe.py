@@ -8,7 +8,7 @@ import anyio
 from mdap.engine.budget_guard import BudgetGuard
 from mdap.journal.writer import Writer
 from mdap.providers.paced import Paced
-from mdap.providers.probe import Findings, probe
+from mdap.providers.probe import ProbeResult, probe
 from mdap.records import METERED, RunEvent
 from mdap.rules.money import cost_of
 from mdap.session.models import Models
@@ -37,7 +37,7 @@ class EndpointProbe:
         self._ask = ask
         self._lock = anyio.Lock()
         self._begun = False
-        self._found: list[tuple[Paced, Findings]] = []
+        self._found: list[tuple[Paced, ProbeResult]] = []
 
     async def pass_on(self, run: int, recorded: Options, *, part: bool = False) -> str | None:
         """Record with *run* what was found; return why it must not begin, or None if it may.
@@ -72,7 +72,7 @@ class EndpointProbe:
                 member.dialect.adopt(recorded.get(member.name, {}))
 
     async def _inspect(self, run: int) -> None:
-        found = [(member, Findings(member.name)) for member in self._models.members if member.remote]
+        found = [(member, ProbeResult(member.name)) for member in self._models.members if member.remote]
         try:
             async with anyio.create_task_group() as group:
                 for member, findings in found:
@@ -82,14 +82,14 @@ class EndpointProbe:
             self._record(run, found)
         self._found = found
 
-    def _record(self, run: int, found: list[tuple[Paced, Findings]], *, again: bool = False) -> None:
+    def _record(self, run: int, found: list[tuple[Paced, ProbeResult]], *, again: bool = False) -> None:
         for _, findings in found:
             data = findings.to_dict()
             if again:
                 data = {name: value for name, value in data.items() if name not in METERED}
             self._writer.append(RunEvent(run, "probe", findings.summary(), data=data))
 
-    def _pay(self, found: list[tuple[Paced, Findings]]) -> None:
+    def _pay(self, found: list[tuple[Paced, ProbeResult]]) -> None:
         for member, findings in found:
             price = self._models.prices[self._models.members.index(member)]
             given, made = findings.input_tokens, findings.output_tokens
@@ -97,7 +97,7 @@ class EndpointProbe:
             self._budget_guard.spent_before(usd, given + made)
 
 
-def _changes(findings: Findings, recorded: Options) -> list[str]:
+def _changes(findings: ProbeResult, recorded: Options) -> list[str]:
     """Return a warning if the endpoint is not asked any more as it was when the run began."""
     before = recorded.get(findings.model, {})
     changes = [

@@ -13,7 +13,6 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import anyio
 
-from mdap.audit.source import Rendered
 from mdap.engine.guarded import GuardedTask, not_a_step
 from mdap.engine.voting import Race
 from mdap.errors import RAISED, MdapError, PluginError, UsageError
@@ -26,6 +25,7 @@ from mdap.rules.parameters import as_resumed
 from mdap.rules.parts import Parts
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Decision, Process, Step, Task
+from mdap.viewer.source import Rendered
 
 __all__ = ["Asked", "Preview", "preview"]
 

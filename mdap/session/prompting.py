@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mdap.audit.source import Rendered
 from mdap.engine.guarded import GuardedTask
 from mdap.errors import RAISED, MdapError, UsageError, told
 from mdap.plugins import TASKS, in_full, installed, make_task
@@ -15,12 +14,13 @@ from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.rules.reading import json_schema
 from mdap.tasks import Chain, Step
+from mdap.viewer.source import Rendered
 
 __all__ = ["TaskPrompts"]
 
 
 class TaskPrompts:
-    """See `mdap.audit.source.Prompts`.
+    """See `mdap.viewer.source.Prompts`.
 
     A database names the module or file of its tasks, and importing one runs it. So only installed tasks
     are loaded, and those that the person who looks has named.

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mdap.errors import UnavailableError, UsageError
 from mdap.journal.reader import Reader, open_log
+from mdap.journal.rows import sample_of_step
 from mdap.plugins import read_values
 from mdap.records import Reply, SampleRequest, SampleTaken
 from mdap.settings import explain
@@ -142,9 +143,8 @@ def _paged(rows: Sequence[sqlite3.Row]) -> _Page:
     page: _Page = {}
     for row in rows:
         # The rows of decided openings come first, and what they hold stays.
-        key, digest, *columns = row
-        sample = SampleTaken(*columns)
-        page.setdefault((key, digest), {}).setdefault(sample.ordinal, sample)
+        identity, sample = sample_of_step(row)
+        page.setdefault(identity, {}).setdefault(sample.ordinal, sample)
     return page
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from mdap.engine.calibrate import Subjects, Surveyed, steps_in
-from mdap.engine.guarded import GuardedTask, Subject, simulated
+from mdap.engine.guarded import GuardedTask, TaskSubject, simulated
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.groups import first_of
 from mdap.journal.reader import Reader, RunRow
@@ -150,7 +150,7 @@ async def _walked(task: Process[Any]) -> list[Surveyed] | None:
 
 def _surveyed(task: Process[Any], step: Step[Any]) -> Surveyed:
     about = canonical(step.user if step.input is None else step.input)
-    subject = Subject(task, step, step)
+    subject = TaskSubject(task, step, step)
     return Surveyed(canonical_step(task, step), subject, about, partial(_truth, task, step))
 
 

@@ -4,11 +4,11 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from mdap.audit.source import Shown
 from mdap.journal.claims import is_claimed
 from mdap.journal.reader import open_log
 from mdap.session.desk import Desk
 from mdap.session.prompting import TaskPrompts
+from mdap.viewer.source import Shown
 
 __all__ = ["shown"]
 

@@ -6,8 +6,8 @@ from mdap.errors import RAISED
 from mdap.rules.orders import SHOWN, shows_order
 from mdap.rules.values import Kind, SpellingError, kinds_of
 from mdap.tasks import Chain, Step
-from mdap.testing.findings import AbandonedError, Findings, words
-from mdap.testing.questions import Effort, Question, check_mistakes, check_outcome, defines, note_skipped
+from mdap.testing.findings import AbandonedError, Breaches, words
+from mdap.testing.questions import Effort, ExaminedStep, check_mistakes, check_outcome, defines, note_skipped
 
 __all__ = ["ChainWalk"]
 
@@ -21,7 +21,7 @@ class ChainWalk:
         effort: how hard to try.
     """
 
-    def __init__(self, findings: Findings, task: Chain[Any, Any], effort: Effort) -> None:
+    def __init__(self, findings: Breaches, task: Chain[Any, Any], effort: Effort) -> None:
         self.findings = findings
         self._task = task
         self._effort = effort
@@ -110,7 +110,7 @@ class ChainWalk:
 
     def _question(self, step: Step[Any], answers: list[Any], number: int) -> list[Any]:
         """Look at the step's prompts and parsers; return answers that were read from hostile texts."""
-        question = Question(self.findings, self._task, step, self._render, self._answers.compare)
+        question = ExaminedStep(self.findings, self._task, step, self._render, self._answers.compare)
         question.check_prompt()
         question.check_answers(answers)
         return question.check_texts(self._effort, number)

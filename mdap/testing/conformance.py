@@ -5,7 +5,7 @@ from mdap.rules.methods import check_methods
 from mdap.rules.parameters import as_resumed, version_of
 from mdap.tasks import Chain, Process, Task
 from mdap.testing.chains import ChainWalk
-from mdap.testing.findings import Conformance, Findings, NonconformingError
+from mdap.testing.findings import Breaches, Conformance, NonconformingError
 from mdap.testing.processes import ProcessWalk
 from mdap.testing.questions import Effort
 
@@ -43,7 +43,7 @@ def check_task(
         UsageError: *task* is of no kind that can be checked.
     """
     __tracebackhide__ = True  # pytest then shows the line of the test
-    found = Findings()
+    found = Breaches()
     effort = Effort(steps, texts, seconds, seed)
     if isinstance(task, Chain | Process):
         found.usage("methods are called as mdap calls them", _check_methods, task)

@@ -9,7 +9,7 @@ from mdap.errors import RAISED, UsageError
 from mdap.rules.canonical import canonical
 from mdap.tasks import Step
 
-__all__ = ["AbandonedError", "Breach", "Conformance", "Findings", "NonconformingError", "words"]
+__all__ = ["AbandonedError", "Breach", "Breaches", "Conformance", "NonconformingError", "words"]
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class AbandonedError(Exception):
 
 
 @dataclass(slots=True)
-class Findings:
+class Breaches:
     """Breaches as they are found; each property once a step.
 
     Attributes:

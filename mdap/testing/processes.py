@@ -9,8 +9,8 @@ from mdap.rules.reading import typed_answer
 from mdap.rules.values import SpellingError
 from mdap.tasks import Chain, Process, Step, Task
 from mdap.testing.chains import ChainWalk
-from mdap.testing.findings import AbandonedError, Findings, words
-from mdap.testing.questions import Effort, Question, check_mistakes, check_outcome, defines, note_skipped
+from mdap.testing.findings import AbandonedError, Breaches, words
+from mdap.testing.questions import Effort, ExaminedStep, check_mistakes, check_outcome, defines, note_skipped
 from mdap.testing.walking import OracleAsk, TooManyError, solved
 
 __all__ = ["ProcessWalk"]
@@ -28,7 +28,7 @@ class ProcessWalk:
         effort: how hard to try.
     """
 
-    def __init__(self, findings: Findings, task: Process[Any], effort: Effort) -> None:
+    def __init__(self, findings: Breaches, task: Process[Any], effort: Effort) -> None:
         self.findings = findings
         self._task = task
         self._effort = effort
@@ -91,7 +91,7 @@ class ProcessWalk:
         if defines(self._task, "mistakes"):
             wrong = list(self.findings.pure("mistakes", self._task.mistakes, step, truth))
             check_mistakes(self.findings, self._task, truth, wrong)
-        question = Question(self.findings, self._task, step, self._rendering(step), _survives(step))
+        question = ExaminedStep(self.findings, self._task, step, self._rendering(step), _survives(step))
         question.check_prompt()
         question.check_answers([truth, *wrong])
         return [*wrong, *question.check_texts(self._effort, number + 1)]

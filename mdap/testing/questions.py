@@ -12,10 +12,10 @@ from mdap.rules.values import SpellingError, refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, RedFlag, Step, Task, canonical_step
 from mdap.testing.deadline import OverdueError, deadline
-from mdap.testing.findings import AbandonedError, Findings
+from mdap.testing.findings import AbandonedError, Breaches
 from mdap.testing.hostile import corpus, fuzzed
 
-__all__ = ["OVERDUE", "Effort", "Question", "check_mistakes", "check_outcome", "defines", "note_skipped"]
+__all__ = ["OVERDUE", "Effort", "ExaminedStep", "check_mistakes", "check_outcome", "defines", "note_skipped"]
 
 OVERDUE: Final = "any text is read in bounded time"
 
@@ -61,14 +61,14 @@ def defines(task: Task, method: str) -> bool:
     return all(getattr(kind, method, None) is not mine for kind in (Chain, Process))
 
 
-def note_skipped(findings: Findings, task: Task) -> None:
+def note_skipped(findings: Breaches, task: Task) -> None:
     """Note what cannot be looked at, since *task* leaves it out."""
     for method, sentence in _SKIPPED.items():
         if not defines(task, method):
             findings.skipped[sentence] = None
 
 
-def check_mistakes(findings: Findings, task: Task, truth: Any, wrong: Iterable[Any]) -> None:
+def check_mistakes(findings: Breaches, task: Task, truth: Any, wrong: Iterable[Any]) -> None:
     """Note if there are no mistakes, or one that is right."""
     forms = []
     for answer in [truth, *wrong]:
@@ -80,7 +80,7 @@ def check_mistakes(findings: Findings, task: Task, truth: Any, wrong: Iterable[A
         findings.add("mistakes are wrong", f"{forms[0]:.160} is right, and among the mistakes")
 
 
-def check_outcome(findings: Findings, task: Task, result: Any) -> None:
+def check_outcome(findings: Breaches, task: Task, result: Any) -> None:
     """Note a task whose outcome rejects its oracle's result, or is not True, False or None."""
     said: object = findings.pure("outcome", task.outcome, json.loads(findings.spelled("the result", result)))
     if said is not None and not isinstance(said, bool):
@@ -89,7 +89,7 @@ def check_outcome(findings: Findings, task: Task, result: Any) -> None:
         findings.add("its oracle solves it", f"the result is {result!r:.160}")
 
 
-class Question:
+class ExaminedStep:
     """A step with all that is known of it.
 
     Args:
@@ -102,7 +102,7 @@ class Question:
 
     def __init__(
         self,
-        findings: Findings,
+        findings: Breaches,
         task: Task,
         step: Step[Any],
         render: Callable[[Any], str] | None,

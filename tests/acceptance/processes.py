@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mdap.cli.main import main
-from mdap.logfile import CONNECTION
+from mdap.journal.logfile import CONNECTION
 
 __all__ = ["Cli", "Ended"]
 

@@ -114,7 +114,7 @@ def test_a_database_put_back_is_gone_on_with(cli: Cli) -> None:
 
 def test_a_database_that_another_program_locks(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beginning a run there, and going on with one, is refused after a wait; nothing is changed."""
-    monkeypatch.setattr("mdap.logfile.PATIENCE", 0.0)
+    monkeypatch.setattr("mdap.journal.logfile.PATIENCE", 0.0)
     monkeypatch.setattr("mdap.journal.database.TRY_SECONDS", 0.05)
     assert cli.here(f"{TOWER.replace('disks=7', 'disks=1')} --json").code == 0
     with closing(sqlite3.connect(cli.folder / "mdap.db", isolation_level=None)) as other:

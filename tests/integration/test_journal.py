@@ -23,10 +23,10 @@ from mdap.journal import writer as writing
 from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.claims import Claims
 from mdap.journal.database import migrate
+from mdap.journal.logfile import APPLICATION_ID, SCHEMA, Numbered
 from mdap.journal.reader import open_log
-from mdap.journal.statements import KEPT, migrations, statements
+from mdap.journal.statements import KEPT, migrations, statement, statements
 from mdap.journal.writer import Writer, open_journal
-from mdap.logfile import APPLICATION_ID, SAMPLE, SCHEMA, TEXTS, Numbered
 from mdap.records import (
     SAMPLE_COLUMNS,
     AttemptFailed,
@@ -37,7 +37,6 @@ from mdap.records import (
     SampleTaken,
     StepOpened,
     StepResolved,
-    record_of,
 )
 from mdap.rules.digests import text_digest
 from mdap.rules.redflags import clean
@@ -512,7 +511,7 @@ def test_a_commit_takes_few_statements(name: str) -> None:
 async def test_a_fact_that_lacks_a_column_is_not_written(path: Path, fact: Fact) -> None:
     """Nor is anything that would stand in the wrong column because of it."""
     with pytest.raises(DatabaseError, match=f"^{path} cannot take what was to be recorded"):
-        await write(path, [opened(1)], [opened(2), record_of(type(fact), tuple(fact)[:-3]), opened(3)])
+        await write(path, [opened(1)], [opened(2), tuple.__new__(type(fact), tuple(fact)[:-3]), opened(3)])
     assert query(path, "SELECT step FROM steps") == [(1,)]
 
 
@@ -535,7 +534,7 @@ async def test_the_database_says_what_the_facts_say(path: Path, seed: int) -> No
     pending = [taken for rows in expected.pending.values() for taken in rows]
     assert sorted(query(path, "SELECT * FROM steps")) == sorted(map(tuple, expected.steps.values()))
     for table, rows in (("samples", samples), ("pending", pending)):
-        found = query(path, f"SELECT {SAMPLE} FROM {table} s {TEXTS}")
+        found = query(path, statement("open_pending").replace("pending s", f"{table} s"), 1)
         assert sorted(found, key=repr) == sorted((row[:-1] for row in rows), key=repr)
     assert query(path, "SELECT * FROM decisions ORDER BY place") == list(map(tuple, expected.decisions))
     async with open_log(path) as reader:
@@ -651,7 +650,7 @@ async def test_a_cancelled_reader_can_go_on_reading(path: Path, seed: int) -> No
             writer.append(opened(step))
             await writer.flush()
             assert len((await reader.resume_point(run)).openings) == step + 1
-        await reader.rows("run", "one")
+        await reader.find("one")
     # Only if no reader holds an old state can the whole log be taken into the file.
     assert query(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0
 
@@ -893,7 +892,7 @@ async def test_a_file_locked_by_another_program_is_a_sentence(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the busy time, the writer says who is in the way; nothing is lost that was committed."""
-    monkeypatch.setattr("mdap.logfile.PATIENCE", 0.0)
+    monkeypatch.setattr("mdap.journal.logfile.PATIENCE", 0.0)
     monkeypatch.setattr("mdap.journal.database.TRY_SECONDS", 0.01)
     await write(path, [opened(0)])
     with closing(sqlite3.connect(path, isolation_level=None)) as other:

@@ -7,8 +7,8 @@ import anyio
 import pytest
 
 import mdap
-from mdap.audit.templating import static
 from mdap.cli.main import main
+from mdap.viewer.templating import static
 from mdap_hanoi import Hanoi
 from tests.helpers import Walk
 from tests.viewing import serving

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mdap.audit.source import Rendered
 from mdap.rules.digests import prompt_digest
 from mdap.session.prompting import TaskPrompts
+from mdap.viewer.source import Rendered
 
 FILE = '''
 import mdap

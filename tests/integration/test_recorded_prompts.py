@@ -10,14 +10,14 @@ import pytest
 
 import mdap
 from mdap.audit import Verification, verify
-from mdap.audit.asked import Asker, merged_by, prompts_of
-from mdap.audit.source import Rendered
 from mdap.errors import UsageError
 from mdap.journal.reader import open_log
 from mdap.plugins import make_task
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.session import settle_step
 from mdap.session.prompting import TaskPrompts
+from mdap.viewer.asked import Asker, merged_by, prompts_of
+from mdap.viewer.source import Rendered
 from tests.asking import Rows
 from tests.helpers import Walk
 from tests.integration.test_manners import run, serving

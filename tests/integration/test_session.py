@@ -25,7 +25,7 @@ from mdap.errors import (
     UndecidedError,
     UsageError,
 )
-from mdap.logfile import CONNECTION
+from mdap.journal.logfile import CONNECTION
 from mdap.records import Reply, RunStatus, SampleRequest
 from mdap.rules.certificate import error_upper_bound
 from mdap.rules.scaling import minimal_k

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import mdap
-from mdap.audit import summary as counting
-from mdap.audit.about import about, verdicts
-from mdap.audit.counting import Count
-from mdap.audit.figures import figures
-from mdap.audit.summary import Summary
 from mdap.journal.reader import open_log
+from mdap.viewer import summary as counting
+from mdap.viewer.about import about, verdicts
+from mdap.viewer.counting import Count
+from mdap.viewer.figures import figures
+from mdap.viewer.summary import Summary
 from mdap_hanoi import Hanoi
 
 pytestmark = pytest.mark.anyio
@@ -129,10 +129,10 @@ async def test_a_batch_is_the_sum_of_its_parts(tmp_path: Path, monkeypatch: pyte
         whole, cut = Count(run), Count(run)
         await whole.go_on(reader, run)
         looks = 0
-        monkeypatch.setattr("mdap.audit.counting._SHORT", 10)  # so that some parts are long
-        monkeypatch.setattr("mdap.audit.counting._PARTS", 5)
+        monkeypatch.setattr("mdap.viewer.counting._SHORT", 10)  # so that some parts are long
+        monkeypatch.setattr("mdap.viewer.counting._PARTS", 5)
         ticks = itertools.count()
-        monkeypatch.setattr("mdap.audit.counting.monotonic", lambda: next(ticks))
+        monkeypatch.setattr("mdap.viewer.counting.monotonic", lambda: next(ticks))
         while not cut.whole:
             await cut.go_on(reader, run, seconds=3)
             looks += 1

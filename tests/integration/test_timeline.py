@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import mdap
-from mdap.audit.timeline import Attempt, attempts_of, timeline
 from mdap.testing import ScriptedProvider
+from mdap.viewer.timeline import TimedAttempt, attempts_of, timeline
 from mdap_hanoi import Hanoi
 from tests.viewing import serving
 
@@ -98,7 +98,7 @@ def test_a_hedge_ends_when_its_step_is_decided() -> None:
     """It never came back, so it has no latency."""
     hedge = sample(2, 1200, None, counted=None, verdict="cancelled")
     found, _ = attempts_of([sample(0, 1000, 0.8), sample(1, 1000, 0.3), hedge], [])
-    assert found[-1] == Attempt(0, 0, 2, 1200, 1800, "cancelled", "cancelled: not needed")
+    assert found[-1] == TimedAttempt(0, 0, 2, 1200, 1800, "cancelled", "cancelled: not needed")
 
 
 def test_what_has_no_time_is_counted() -> None:
@@ -112,7 +112,9 @@ def test_what_has_no_time_is_counted() -> None:
 def test_long_gaps_are_cut_out() -> None:
     """A run that was taken up a day later is drawn as two stretches; its numbers stay what they are."""
     day = 86_400_000
-    attempts = [Attempt(step, 0, 0, at, at + 100, "vote", "vote") for step, at in enumerate((0, 100, day))]
+    attempts = [
+        TimedAttempt(step, 0, 0, at, at + 100, "vote", "vote") for step, at in enumerate((0, 100, day))
+    ]
     drawn = timeline(attempts, 0, by_sample=False)
     assert drawn is not None
     assert drawn.gaps == [(day - 200) / 1000]
@@ -123,7 +125,7 @@ def test_long_gaps_are_cut_out() -> None:
 
 def test_samples_that_overlap_lie_in_lanes() -> None:
     """Side by side they would hide each other."""
-    attempts = [Attempt(0, 0, one, at, at + 100, "vote", "vote") for one, at in enumerate((0, 50, 100))]
+    attempts = [TimedAttempt(0, 0, one, at, at + 100, "vote", "vote") for one, at in enumerate((0, 50, 100))]
     drawn = timeline(attempts, 0, by_sample=False)
     assert drawn is not None
     assert re.findall(r'<rect class="try try-vote" x="[\d.]+" y="(\d+)"', drawn.tracks[0].svg) == [

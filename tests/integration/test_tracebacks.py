@@ -16,7 +16,7 @@ import pytest
 
 import mdap
 from mdap.errors import own_cause, reraise, traceback_of
-from mdap.logfile import CONNECTION
+from mdap.journal.logfile import CONNECTION
 from mdap.records import EVENTS, RunStatus, StopCause
 from mdap.testing import ScriptedProvider
 from tests.helpers import PROVIDED, Walk

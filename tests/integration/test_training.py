@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mdap
-from mdap.audit.training import LESSON_FORMATS, Lesson, Wanted, export_lessons, lessons
+from mdap.audit.training import LESSON_FORMATS, Lesson, LessonFilter, export_lessons, lessons
 from mdap.cli.main import main
 from mdap.plugins import make_recorded
 from mdap.rules.digests import prompt_digest
@@ -31,7 +31,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def taught(log: Path, run_id: str = "tower", **wanted: Any) -> list[Lesson]:
-    return list(lessons(log, run_id, make_recorded, Wanted(**wanted)))
+    return list(lessons(log, run_id, make_recorded, LessonFilter(**wanted)))
 
 
 def written(found: list[Lesson], fmt: str, **how: bool) -> list[dict[str, Any]]:

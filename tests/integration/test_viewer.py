@@ -14,8 +14,8 @@ import pytest
 
 import mdap
 from mdap.audit.review import review
-from mdap.audit.wording import few
 from mdap.journal.claims import Claims
+from mdap.viewer.wording import few
 from mdap_hanoi import Hanoi
 from tests.viewing import (
     ANSI,
@@ -261,7 +261,7 @@ def test_an_error_of_ours_is_a_page_with_the_headers(site: Site, monkeypatch: py
     def fails(run: object, summary: object) -> None:
         raise ZeroDivisionError("<b>nothing</b>")
 
-    monkeypatch.setattr("mdap.audit.viewer.pages.verdicts", fails)
+    monkeypatch.setattr("mdap.viewer.pages.verdicts", fails)
     answer = site.ask("/runs/1")
     assert answer.status == 500
     assert "Unexpected ZeroDivisionError: <b>nothing</b>. This is a bug of mdap." in html.unescape(
@@ -473,7 +473,7 @@ def test_a_long_parameter_is_cut_in_lists_only(site: Site) -> None:
 
 def test_the_list_of_runs_goes_on(database: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page after page, every root is listed once, newest first."""
-    monkeypatch.setattr("mdap.audit.viewer.pages.RUNS", 2)
+    monkeypatch.setattr("mdap.viewer.pages.RUNS", 2)
     seen: list[int] = []
     path: str | None = "/"
     while path:

@@ -57,7 +57,7 @@ def test_the_chain_is_what_its_contract_says(
     assert len(digest) == len(CHAIN_START) == 64
 
 
-COVERED = range(SampleTaken._fields.index("ordinal"), SampleTaken._fields.index("text"))
+COVERED = range(SampleTaken._fields.index("ordinal"), SampleTaken._fields.index("began"))
 LINE = (0, "vote", "ab", None, "model", 0, 0.1, 5, 6, 0, 0.25, 1, "id", "stop", "cd")
 
 

@@ -1,7 +1,7 @@
 -- What one commit writes, each statement for many rows at once. A statement begins at its "-- name:" line; its
 -- line of VALUES is written once for every row. Rows of zeros only fill a statement up: WHERE leaves them out, and
 -- no run has the number 0.
--- What the columns of a sample are is said in mdap/records.py; {columns} and the like follow from it.
+-- What the columns of a sample are is said in mdap/records/facts.py; {columns} and the like follow from it.
 -- The text's number is looked up once a row: among the VALUES, each row would open a cursor of its own, and what
 -- a row costs would grow with their number.
 

@@ -1,37 +1,37 @@
--- name: run
-SELECT r.*, {standing}
-FROM runs r WHERE r.run_id = ?1
+-- name: run_called
+-- The number of the run with exactly this id.
+SELECT id FROM runs WHERE run_id = ?1
 
--- name: run_numbered
-SELECT r.*, {standing}
-FROM runs r WHERE r.id = ?1
+-- name: run_of
+SELECT {run} FROM runs r WHERE r.id = ?1
 
 -- name: runs
-SELECT r.*, {standing},
-    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
+SELECT {run},
+    {steps_decided} AS steps
 FROM runs r WHERE r.parent IS NULL ORDER BY r.id DESC LIMIT ?1
 
 -- name: unfinished
-SELECT r.*, {standing}
+SELECT {run}
 FROM runs r WHERE r.parent IS NULL AND r.kind IN ('run', 'batch') AND coalesce(
     (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled') ORDER BY e.id DESC LIMIT 1),
+    ({statuses}, 'settled') ORDER BY e.id DESC LIMIT 1),
     'started') IN ('started', 'resumed', 'stopped', 'settled')
 ORDER BY r.id
 
 -- name: parts
-SELECT r.*, {standing},
-    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps
+SELECT {run},
+    {steps_decided} AS steps
 FROM runs r WHERE r.parent = ?2 ORDER BY r.id LIMIT ?1
 
 -- name: count_parts
 SELECT count(*) FROM runs WHERE parent = ?1
 
--- name: prefix
-SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL AND substr(run_id, 1, length(?1)) = ?1 ORDER BY id DESC LIMIT 3
-
--- name: newest
-SELECT run_id FROM runs WHERE kind IN ('run', 'batch') AND parent IS NULL ORDER BY id DESC LIMIT 1
+-- name: find
+-- Whom a name means: the run with that id, else the newest one for `latest`, else those whose ids begin with it.
+WITH exact(id) AS (SELECT id FROM runs WHERE run_id = ?1)
+SELECT id FROM exact UNION ALL
+SELECT id FROM (SELECT id FROM runs WHERE {whole} AND (?1 = 'latest' OR substr(run_id, 1, length(?1)) = ?1)
+    AND NOT EXISTS (SELECT 1 FROM exact) ORDER BY id DESC LIMIT iif(?1 = 'latest', 1, 2))
 
 -- name: calibrations
 SELECT r.*, 'finished' AS last_event, NULL AS stop_cause, e.data->'result' AS result
@@ -44,11 +44,11 @@ SELECT r.run_id FROM runs r WHERE r.kind IN ('run', 'pilot') AND r.task = ?1 AND
 
 -- name: input_at
 SELECT p.input FROM decisions d
-JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHERE d.run = ?1 AND d.place = ?2
+JOIN steps p ON {same_opening} WHERE d.run = ?1 AND d.place = ?2
 
 -- name: heard
 SELECT CASE WHEN author IS NULL THEN margin END AS k, count(*) AS decisions, sum(votes) AS won,
-       sum(CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END) AS votes
+       sum({total}) AS votes
 FROM decisions WHERE run = ?1 GROUP BY 1
 
 -- name: margins
@@ -68,12 +68,12 @@ SELECT count(*) FROM samples s JOIN decisions d ON d.run = s.run AND d.step = s.
 WHERE s.run = ?1 AND s.verdict = 'flag'
 
 -- name: totals
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT verdict, count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)
 FROM tree JOIN samples USING (run) GROUP BY verdict
 
 -- name: usage_by_model
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT model, count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
        coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
        sum(verdict = 'vote') AS votes, sum(verdict = 'flag') AS red_flags,
@@ -82,7 +82,7 @@ FROM tree JOIN samples USING (run) GROUP BY model ORDER BY model
 
 -- name: spent_beside
 -- What events say that was billed: probes, and answers that could not be read.
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT kind, data->>'model' AS model, coalesce(sum(data->>'samples'), 0) AS samples,
        coalesce(sum(data->>'failed_attempts'), 0) AS failed_attempts,
        coalesce(sum(data->>'input_tokens'), 0) AS input_tokens,
@@ -90,6 +90,7 @@ SELECT kind, data->>'model' AS model, coalesce(sum(data->>'samples'), 0) AS samp
        coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens
 FROM tree JOIN run_events e ON e.run = tree.run
 WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL GROUP BY 1, 2
+ORDER BY 1 DESC, 2
 
 -- name: options_found
 WITH RECURSIVE above(run) AS (SELECT ?1 UNION SELECT r.parent FROM above JOIN runs r ON r.id = above.run
@@ -102,31 +103,30 @@ SELECT data->>'prices' FROM run_events WHERE run = ?1 AND kind IN ('started', 'r
 ORDER BY id DESC LIMIT 1
 
 -- name: count_decisions
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT coalesce(sum((SELECT max(place) + 1 FROM decisions d WHERE d.run = tree.run)), 0) FROM tree
 
 -- name: count_failed_attempts
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT count(*) FROM tree JOIN run_events USING (run) WHERE kind = 'attempt_failed'
 
 -- name: count_escalations
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT count(*) FROM tree JOIN run_events USING (run) WHERE kind = 'escalated'
 
 -- name: last_decision
 SELECT d.place, d.step, d.winner, d.digest, p.input
-FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+FROM decisions d JOIN steps p ON {same_opening}
 WHERE d.run = ?1 ORDER BY d.place DESC LIMIT 1
 
 -- name: last_seal
 SELECT data->>'seal' FROM run_events WHERE run = ?1 AND kind = 'sealed' ORDER BY id DESC LIMIT 1
 
 -- name: first_undecided
-SELECT DISTINCT step FROM steps p WHERE run = ?1 AND NOT EXISTS
-    (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step) ORDER BY step LIMIT ?2
+SELECT DISTINCT step FROM steps p WHERE run = ?1 AND {undecided_step} ORDER BY step LIMIT ?2
 
 -- name: open_steps
-SELECT step, opening, key, input, prompt_digest FROM steps WHERE run = ?1 AND step > ?2 ORDER BY step, opening
+SELECT {opening} FROM steps p WHERE run = ?1 AND step > ?2 ORDER BY step, opening
 
 -- name: open_samples
 SELECT {sample} FROM samples s {texts} WHERE s.run = ?1 AND s.step > ?2
@@ -138,17 +138,17 @@ SELECT {sample} FROM pending s {texts} WHERE s.run = ?1
 SELECT 1 FROM samples WHERE run = ?1 LIMIT 1
 
 -- name: any_vote
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT ordinal FROM tree CROSS JOIN samples s ON s.run = tree.run AND verdict = 'vote' LIMIT 1
 
 -- name: tiers_escalated_with_votes
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT DISTINCT s.ordinal / ?2 FROM tree CROSS JOIN run_events e ON e.run = tree.run AND e.kind = 'escalated'
 JOIN samples s ON s.run = e.run AND s.step = e.data->>'step' AND s.opening = e.data->>'opening'
 WHERE s.verdict = 'vote'
 
 -- name: voters
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT model, count(*) FROM tree CROSS JOIN samples s ON s.run = tree.run
 WHERE verdict = 'vote' GROUP BY model ORDER BY model
 
@@ -165,13 +165,13 @@ WHERE run = ?1 AND kind = 'escalated' AND data->>'step' > ?2 GROUP BY 1, 2
 
 -- name: known
 SELECT p.key, p.prompt_digest, p.step FROM decisions d
-JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening WHERE d.run = ?1
+JOIN steps p ON {same_opening} WHERE d.run = ?1
 
 -- name: next_step
 SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = ?1
 
 -- name: winner
-SELECT winner, tally, author, reason FROM decisions WHERE run = ?1 AND step = ?2
+SELECT winner, tally, author, reason, digest FROM decisions WHERE run = ?1 AND step = ?2
 
 -- name: winning_sample
 SELECT s.view, t.body FROM samples s JOIN texts t ON t.id = s.text
@@ -182,8 +182,7 @@ SELECT DISTINCT s.view, t.body FROM samples s JOIN texts t ON t.id = s.text
 WHERE s.run = ?1 AND s.step = ?2 AND s.verdict = 'vote' LIMIT 8
 
 -- name: undecided_steps
-SELECT step, opening, key, input, prompt_digest FROM steps p WHERE run = ?1 AND step > ?2 AND NOT EXISTS
-    (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening) ORDER BY step
+SELECT {opening} FROM steps p WHERE run = ?1 AND step > ?2 AND {undecided_opening} ORDER BY step
 
 -- name: undecided_samples
 SELECT {sample} FROM samples s {texts}
@@ -192,7 +191,7 @@ WHERE s.run = ?1 AND s.step > ?2 AND NOT EXISTS
 
 -- name: without_effect
 SELECT d.step, p.input, d.winner, d.tally, d.author FROM decisions d
-JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+JOIN steps p ON {same_opening}
 WHERE d.run = ?1 AND d.step > coalesce((SELECT max(data->>'step') FROM run_events
     WHERE run = ?1 AND kind = 'effect'), -1) ORDER BY d.place
 
@@ -201,7 +200,7 @@ SELECT kind, at, author, reason, step, opening, data FROM run_events
 WHERE run = ?1 AND kind NOT IN ('attempt_failed', 'effect') ORDER BY id
 
 -- name: warnings
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT reason FROM tree JOIN run_events USING (run) WHERE kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
 
 -- name: folder
@@ -210,35 +209,35 @@ WHERE run = ?1 AND kind IN ('started', 'resumed') AND data->>'folder' IS NOT NUL
 
 -- name: last_ended
 SELECT reason, data FROM run_events
-WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1
+WHERE run = ?1 AND kind IN ({ends}) ORDER BY id DESC LIMIT 1
 
 -- name: seconds
 SELECT coalesce(sum(data->>'seconds'), 0.0) FROM run_events
-WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed')
+WHERE run = ?1 AND kind IN ({ends})
 
 -- name: tallies
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT votes, votes - margin AS runner_up,
-       CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
+       {total} AS total,
        count(*) AS steps
 FROM tree JOIN decisions USING (run) WHERE author IS NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 
 -- name: steps_with_tally
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT run_id, step, opening FROM tree JOIN decisions USING (run) JOIN runs ON runs.id = run
 WHERE author IS NULL AND votes = ?2 AND votes - margin = ?3
-  AND CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END = ?4
+  AND {total} = ?4
 ORDER BY run, place LIMIT ?5
 
 -- name: count_settled
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT count(*) FROM tree JOIN decisions USING (run) WHERE author <> 'mdap'
 
 -- name: polled
 -- By step: its votes, and those of its winner; of a step without a winner, those of its best answer. On a proposal
 -- others vote.
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
-SELECT CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS votes, votes AS best
+{tree}
+SELECT {total} AS votes, votes AS best
 FROM tree JOIN decisions USING (run) WHERE author IS NULL AND reason IS NOT 'proposal'
 UNION ALL
 SELECT sum(alike), max(alike) FROM (
@@ -251,11 +250,11 @@ GROUP BY run, step, opening
 -- name: decided
 SELECT d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
        p.prompt_digest
-FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+FROM decisions d JOIN steps p ON {same_opening}
 WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3
 
 -- name: half_override
-WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
+{tree}
 SELECT 1 FROM run_events s WHERE s.run = ?1 AND s.kind = 'started' AND s.data->>'overrides' IS NOT NULL
 AND NOT EXISTS (SELECT 1 FROM tree JOIN run_events e USING (run) WHERE e.kind = 'settled')
 
@@ -263,8 +262,8 @@ AND NOT EXISTS (SELECT 1 FROM tree JOIN run_events e USING (run) WHERE e.kind = 
 SELECT r.id FROM run_events e JOIN runs r ON r.run_id = e.data->>'overrides'
 WHERE e.run = ?1 AND e.kind = 'started' AND r.id < ?1 ORDER BY e.id LIMIT 1
 
--- name: whole
-SELECT p.run_id FROM runs r JOIN runs p ON p.id = r.parent WHERE r.id = ?1 AND p.kind <> 'batch'
+-- name: whole_of
+SELECT {run} FROM runs c JOIN runs r ON r.id = c.parent WHERE c.id = ?1 AND r.kind <> 'batch'
 
 -- name: step_of_part
 SELECT step FROM decisions WHERE run = ?1 AND author = 'mdap'
@@ -284,10 +283,10 @@ SELECT {sample} FROM samples s {texts}
 WHERE s.run = ?1 AND s.step = ?2 ORDER BY s.opening, s.ordinal
 
 -- name: prompts_of_step
-SELECT {prompts} WHERE p.run = ?1 AND p.step = ?2 AND p.opening = ?3 ORDER BY p.view
+SELECT {prompt} WHERE p.run = ?1 AND p.step = ?2 AND p.opening = ?3 ORDER BY p.view
 
 -- name: replay_steps
-SELECT p.key, p.prompt_digest, {sample}
+SELECT {sample}, p.key, p.prompt_digest
 FROM steps p JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
 {texts}
 LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
@@ -297,7 +296,7 @@ WHERE s.text IS NOT NULL AND p.run = ?1 AND p.step BETWEEN ?2 AND ?3 ORDER BY d.
 WITH RECURSIVE family(id) AS (
     SELECT ?1 UNION SELECT r.id FROM runs r JOIN family f ON r.parent = f.id
 )
-SELECT p.key, p.prompt_digest, {sample}
+SELECT {sample}, p.key, p.prompt_digest
 FROM family f JOIN steps p ON p.run = f.id
 JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
 {texts}
@@ -310,7 +309,7 @@ SELECT id, kind, author, reason, step, opening, data FROM run_events WHERE run =
 -- name: standing
 -- The last event that says how a run stands, and the seal after it.
 SELECT e.id, e.kind, (SELECT min(s.id) FROM run_events s WHERE s.run = ?1 AND s.kind = 'sealed' AND s.id > e.id) AS sealed
-FROM run_events e WHERE e.run = ?1 AND e.kind IN ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed')
+FROM run_events e WHERE e.run = ?1 AND e.kind IN ({statuses})
 ORDER BY e.id DESC LIMIT 1
 
 -- name: decided_at
@@ -318,9 +317,8 @@ SELECT CASE WHEN json_valid(data) THEN data->>'decisions' END FROM run_events
 WHERE run = ?1 AND kind = 'sealed' AND id > ?2 ORDER BY id LIMIT 1
 
 -- name: decisions_after
-SELECT d.run, d.place, d.step, d.opening, d.winner, d.tally, d.votes, d.margin, d.author, d.reason, d.digest,
-       p.key, p.input, p.prompt_digest
-FROM decisions d JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+SELECT {decision}, {opening}
+FROM decisions d JOIN steps p ON {same_opening}
 WHERE d.run = ?1 AND d.place >= ?2 ORDER BY d.place LIMIT ?3
 
 -- name: samples_of_opening
@@ -329,12 +327,12 @@ WHERE s.run = ?1 AND s.step = ?2 AND s.opening = ?3 ORDER BY s.counted IS NULL, 
 
 -- name: first_open
 SELECT min(step) FROM steps p WHERE run = ?1 AND step > ?2
-AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
+AND {undecided_step}
 
 -- name: openings_without_decision
-SELECT p.run, p.step, p.opening, p.key, p.input, p.prompt_digest FROM steps p
+SELECT {opening} FROM steps p
 WHERE p.run = ?1 AND (p.step, p.opening) > (?2, ?3)
-AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step AND d.opening = p.opening)
+AND {undecided_opening}
 ORDER BY p.step, p.opening LIMIT ?4
 
 -- name: open_rulings
@@ -344,8 +342,7 @@ AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = r.run AND d.step = r.ste
 
 -- name: waits_for_person
 SELECT 1 FROM run_events WHERE run = ?1 AND kind = 'waiting' AND data->>'step' = ?2 AND id >
-    (SELECT max(id) FROM run_events WHERE run = ?1 AND kind IN ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed'))
-LIMIT 1
+    coalesce((SELECT max(id) FROM run_events WHERE run = ?1 AND kind IN ({statuses})), 0) LIMIT 1
 
 -- name: settled_by
 SELECT nullif(author, 'mdap') AS author FROM decisions WHERE run = ?1 AND step = ?2 LIMIT 1

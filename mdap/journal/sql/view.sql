@@ -3,29 +3,25 @@
 
 -- name: view_runs
 SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.parent, r.outcome,
-    (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
-    (SELECT max(id) FROM run_events e WHERE e.run = r.id AND e.kind IN
-     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled')) AS last_turn,
-    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps,
+    {last_event} AS last_event,
+    {last_turn} AS last_turn,
+    {steps_decided} AS steps,
     (SELECT count(*) FROM runs c WHERE c.parent = r.id) AS children
 FROM runs r WHERE r.parent IS ?1 AND r.id < ?2 ORDER BY r.id DESC LIMIT ?3
 
 -- name: view_listed
 -- Runs as they are listed and sorted, whatever their order.
 SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.outcome,
-    (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
-    (SELECT max(id) FROM run_events e WHERE e.run = r.id AND e.kind IN
-     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled')) AS last_turn,
+    {last_event} AS last_event,
+    {last_turn} AS last_turn,
     (SELECT sum(data->>'seconds') FROM run_events e WHERE e.run = r.id AND e.kind IN
-     ('finished', 'undecided', 'stopped', 'failed')) AS seconds,
+     ({ends})) AS seconds,
     (SELECT data->>'undecided' FROM run_events e WHERE e.run = r.id AND e.kind = 'finished'
      ORDER BY e.id DESC LIMIT 1) AS undecided,
     (SELECT data->>'prices' FROM run_events e WHERE e.run = r.id AND e.kind IN ('started', 'resumed')
      ORDER BY e.id DESC LIMIT 1) AS prices,
     EXISTS (SELECT 1 FROM run_events e WHERE e.run = r.id AND e.kind = 'escalated') AS escalated,
-    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS steps,
+    {steps_decided} AS steps,
     coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = r.id), 0) AS opened,
     (SELECT count(*) FROM runs c WHERE c.parent = r.id) AS children
 FROM json_each(?1) j CROSS JOIN runs r ON r.id = j.value
@@ -33,7 +29,7 @@ FROM json_each(?1) j CROSS JOIN runs r ON r.id = j.value
 -- name: view_turned
 -- Runs that are no parts and took a turn since an event, the newest first.
 SELECT r.id FROM (SELECT DISTINCT run FROM run_events WHERE id > ?1 AND kind IN
-        ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled')
+        ({statuses}, 'settled')
     ) t CROSS JOIN runs r ON r.id = t.run WHERE r.parent IS NULL ORDER BY r.id DESC LIMIT ?2
 
 -- name: newest_event
@@ -43,7 +39,7 @@ SELECT max(id) FROM run_events
 SELECT id FROM runs WHERE parent IS NULL AND id > ?1 ORDER BY id DESC LIMIT ?2
 
 -- name: sums_of_decisions
-SELECT d.run, CASE WHEN votes = margin THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
+SELECT d.run, {total} AS total,
     votes, margin, count(*) AS decisions
 FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value WHERE d.author IS NULL GROUP BY 1, 2, 3, 4
 
@@ -79,7 +75,7 @@ SELECT d.place AS at, d.step, e.step AS other, substr(d.winner, 1, 300) AS winne
     substr(e.winner, 1, 300) AS other_winner, e.votes AS other_votes, e.margin AS other_margin,
     p.prompt_digest = q.prompt_digest AS same_question
 FROM decisions d CROSS JOIN decisions e INDEXED BY decisions_by_step ON e.run = ?5 AND e.step = d.step
-CROSS JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+CROSS JOIN steps p ON {same_opening}
 CROSS JOIN steps q ON q.run = e.run AND q.step = e.step AND q.opening = e.opening
 WHERE d.run = ?1 AND d.place >= ?2 AND d.place < ?3 AND e.winner <> d.winner ORDER BY d.place LIMIT ?4
 
@@ -90,7 +86,7 @@ SELECT d.step, e.step AS other, substr(d.winner, 1, 300) AS winner, d.votes, d.m
     p.prompt_digest = q.prompt_digest AS same_question
 FROM json_each(?1) j CROSS JOIN decisions d INDEXED BY decisions_by_step ON d.run = ?2 AND d.step = CAST(j.value->>0 AS INTEGER)
 CROSS JOIN decisions e INDEXED BY decisions_by_step ON e.run = ?3 AND e.step = CAST(j.value->>1 AS INTEGER)
-CROSS JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
+CROSS JOIN steps p ON {same_opening}
 CROSS JOIN steps q ON q.run = e.run AND q.step = e.step AND q.opening = e.opening
 WHERE e.winner <> d.winner ORDER BY d.step LIMIT ?4
 
@@ -115,14 +111,11 @@ FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value WHERE author <> '
 
 -- name: report_undecided
 SELECT p.run, p.step FROM json_each(?1) j CROSS JOIN steps p ON p.run = j.value
-WHERE NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
+WHERE {undecided_step}
 AND (SELECT kind FROM run_events e WHERE e.run = p.run AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1)
+    ({statuses}) ORDER BY e.id DESC LIMIT 1)
     IN ('finished', 'undecided')
 GROUP BY p.run, p.step ORDER BY p.run, p.step LIMIT ?2
-
--- name: view_number
-SELECT id FROM runs WHERE run_id = ?1
 
 -- name: view_alike
 SELECT id FROM runs WHERE task = ?1 AND id <> ?2 AND kind IN ('run', 'batch') ORDER BY id DESC LIMIT ?3
@@ -140,18 +133,14 @@ WHERE p.run = ?1 AND p.step >= ?3 AND p.step < ?4 GROUP BY 1 ORDER BY 1
 SELECT min(id) AS first, max(id) AS last, count(*) AS parts, sum(last_event = 'finished') AS finished,
     sum(last_event IN ('undecided', 'stopped', 'failed')) AS broken FROM (
     SELECT r.id, (row_number() OVER (ORDER BY r.id) - 1) / ?2 AS branch,
-        (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-         ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+        {last_event} AS last_event
     FROM runs r WHERE r.parent = ?1) GROUP BY branch ORDER BY branch LIMIT ?3
 
 -- name: view_run
-SELECT r.*,
-    (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event,
-    (SELECT max(id) FROM run_events e WHERE e.run = r.id AND e.kind IN
-     ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed', 'settled')) AS last_turn,
+SELECT {run},
+    {last_turn} AS last_turn,
     (SELECT max(at) FROM run_events e WHERE e.run = r.id AND e.kind IN ('started', 'resumed')) AS since,
-    coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0) AS decided,
+    {steps_decided} AS decided,
     (SELECT max(step) FROM decisions d WHERE d.run = r.id) AS last_decided,
     coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = r.id), 0) AS opened,
     (SELECT run_id FROM runs p WHERE p.id = r.parent) AS parent_name,
@@ -166,7 +155,7 @@ SELECT e.id AS event, e.run, max(coalesce((SELECT max(place) + 1 FROM decisions 
     EXISTS (SELECT 1 FROM run_events x WHERE x.run = e.run AND x.kind = 'escalated') AS escalated,
     (SELECT reason FROM run_events x WHERE x.run = e.run AND x.kind = 'warning' LIMIT 1) AS warning
 FROM run_events e JOIN runs r ON r.id = e.run
-WHERE e.id > ?2 AND e.kind IN ('finished', 'undecided', 'stopped', 'failed') AND r.parent IS NOT NULL AND ?1 IN (
+WHERE e.id > ?2 AND e.kind IN ({ends}) AND r.parent IS NOT NULL AND ?1 IN (
     WITH RECURSIVE above(run) AS (SELECT r.parent UNION
         SELECT p.parent FROM above JOIN runs p ON p.id = above.run WHERE p.parent IS NOT NULL)
     SELECT run FROM above)
@@ -174,7 +163,7 @@ ORDER BY e.id LIMIT ?3
 
 -- name: view_parts_by_status
 SELECT coalesce(iif(p.outcome = 'unsolved', 'not solved', p.outcome), (SELECT kind FROM run_events e WHERE e.run = p.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1), 'started') AS last_event,
+    ({statuses}) ORDER BY e.id DESC LIMIT 1), 'started') AS last_event,
     count(*) AS runs
 FROM (SELECT id, outcome FROM runs WHERE parent = ?1 ORDER BY id LIMIT ?2) p GROUP BY 1 ORDER BY runs DESC
 
@@ -193,16 +182,12 @@ ORDER BY id DESC LIMIT ?2
 -- name: view_warnings
 SELECT reason FROM run_events WHERE run = ?1 AND kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
 
--- name: view_ending
-SELECT reason, data FROM run_events
-WHERE run = ?1 AND kind IN ('finished', 'undecided', 'stopped', 'failed') ORDER BY id DESC LIMIT 1
-
 -- name: fold_decisions
 -- Of one run in a range of places, or of many short ones as they are. A race without a vote against the
 -- winner has no other candidate, and needs no look into its tally. What was recorded without a vote has
 -- the author mdap, and is not settled by a person.
 SELECT coalesce(author <> 'mdap', 0) AS settled,
-    CASE WHEN votes = margin THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END AS total,
+    {total} AS total,
     votes, margin, count(*) AS decisions
 FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value AND place >= ?2 AND place < ?3 GROUP BY 1, 2, 3, 4
 
@@ -228,7 +213,7 @@ FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value AND step >= ?2 AND 
 -- name: view_steps
 SELECT p.step, p.opening, substr(p.key, 1, 200) AS key, substr(p.input, 1, 400) AS input, d.place, d.votes,
     d.margin, nullif(d.author, 'mdap') AS author, substr(d.winner, 1, 400) AS winner,
-    CASE d.margin WHEN d.votes THEN d.votes ELSE (SELECT sum(value) FROM json_each(d.tally)) END AS total,
+    {total} AS total,
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening) AS samples,
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening
      AND s.verdict = 'flag') AS red_flags
@@ -251,7 +236,7 @@ WHERE run = ?1 AND step >= ?2 AND step < ?3 AND verdict = 'flag' GROUP BY step O
 
 -- name: walk_undecided
 SELECT step AS at, step FROM steps p WHERE run = ?1 AND step >= ?2 AND step < ?3
-AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
+AND {undecided_step}
 GROUP BY step ORDER BY step LIMIT ?4
 
 -- name: walk_texts
@@ -284,8 +269,7 @@ SELECT id, kind, at, author, until, until > strftime('%Y-%m-%dT%H:%M:%fZ', 'now'
 FROM rulings WHERE run = ?1 AND step = ?2 ORDER BY id DESC LIMIT 100
 
 -- name: view_run_called
-SELECT r.id, (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN
-    ('started', 'resumed', 'finished', 'undecided', 'stopped', 'failed') ORDER BY e.id DESC LIMIT 1) AS last_event
+SELECT r.id, {last_event} AS last_event
 FROM runs r WHERE r.run_id = ?1
 
 -- name: view_text

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdap.audit.plots import Axis, Line, bars, ceiling, chart, compact, ranked, steps
+from mdap.viewer.plots import Axis, Line, bars, ceiling, chart, compact, ranked, steps
 
 NUMBERS = st.floats(1e-9, 1e12)
 

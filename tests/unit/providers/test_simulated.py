@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mdap
-from mdap.engine.guarded import Subject
+from mdap.engine.guarded import TaskSubject
 from mdap.errors import TransientError, UsageError
 from mdap.providers.simulated import Simulated, SimulatedSettings, create
 from mdap.records import Reply, SampleRequest
@@ -35,7 +35,7 @@ def model(**options: Any) -> Simulated:
 
 def request(*ordinals: int, step: int = 0, user: str | None = None) -> SampleRequest:
     user = f"0 {step} 0" if user is None else user
-    subject = Subject(TASK, (step, 0))
+    subject = TaskSubject(TASK, (step, 0))
     return SampleRequest(
         "", user, prompt_digest("", user), str(step), ordinals or (0,), 0.1, 100, None, 0, subject
     )
@@ -93,7 +93,7 @@ async def test_seed_step_prompt_and_ordinal_all_matter() -> None:
     truth = TASK.render(TASK.oracle((0, 0)))
 
     async def pattern(provider: Simulated, **kind: Any) -> tuple[bool, ...]:
-        asked = request(*range(64), **kind)._replace(subject=Subject(TASK, (0, 0)))
+        asked = request(*range(64), **kind)._replace(subject=TaskSubject(TASK, (0, 0)))
         return tuple(reply.text == truth for reply in await provider.sample(asked))
 
     patterns = {
@@ -159,7 +159,7 @@ class Wordy(Walk):
 @pytest.mark.parametrize("flag_rate", [0.0, 0.05, 0.6])
 async def test_the_flag_rate_is_the_share_of_samples_that_are_discarded(flag_rate: float) -> None:
     """So many replies are overlong, cut off or malformed, a third of them each."""
-    asked = request(*range(TRIALS))._replace(subject=Subject(Wordy(), (0, 0)))
+    asked = request(*range(TRIALS))._replace(subject=TaskSubject(Wordy(), (0, 0)))
     replies = await model(error_rate=0.0, flag_rate=flag_rate).sample(asked)
     whole = Wordy().render(Wordy().oracle((0, 0)))
     kinds: Counter[str] = Counter()

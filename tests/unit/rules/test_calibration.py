@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mdap.rules.calibration import Drawn, Poll, consensus_rate, jeffreys, measure, rate_behind
-from mdap.rules.projection import Counts, estimated_samples, estimated_seconds, scaled
+from mdap.rules.projection import VoteCounts, estimated_samples, estimated_seconds, scaled
 from mdap.rules.scaling import expected_samples
 from mdap.settings import Limits
 from tests.laws import races
@@ -118,7 +118,7 @@ def test_projected_samples_hold_for_real_runs(rate: float) -> None:
     for _ in range(100):
         flags = int(rng.binomial(400, 0.05))
         wrong = int(rng.binomial(400 - flags, rate))
-        estimate = estimated_samples(300, 4, Counts(wrong, 400 - flags, flags))
+        estimate = estimated_samples(300, 4, VoteCounts(wrong, 400 - flags, flags))
         _, votes = races(rng, np.full(300, rate), 4)
         samples = int(votes.sum() + rng.negative_binomial(votes.sum(), 0.95))
         held += estimate.low <= samples <= estimate.high
@@ -127,14 +127,14 @@ def test_projected_samples_hold_for_real_runs(rate: float) -> None:
 
 
 def test_cost_adds_what_is_not_known_of_its_price() -> None:
-    samples = estimated_samples(100, 3, Counts(10, 400, 0))
+    samples = estimated_samples(100, 3, VoteCounts(10, 400, 0))
     cost = scaled(samples, 0.01, 0.05)
     assert cost.value == pytest.approx(samples.value * 0.01)
     assert cost.low < samples.low * 0.01 < samples.high * 0.01 < cost.high
 
 
 def test_time_is_that_of_the_narrowest_pass() -> None:
-    samples = estimated_samples(100, 3, Counts(4, 400, 0))
+    samples = estimated_samples(100, 3, VoteCounts(4, 400, 0))
     free = estimated_seconds(100, 3, samples, Limits(concurrency=1000), 500, [1.0])
     assert free.value == pytest.approx(100)
     assert free.low <= free.value <= free.high

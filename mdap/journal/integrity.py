@@ -1,0 +1,108 @@
+"""Whether every value of a log is of its column's type, which SQLite does not see to.
+
+What mdap writes always is. A value that is not was put there by something else, and what reads the log would
+stumble over it in as many ways as there are places. An audit looks for it first; everything else once it has
+stumbled, since to look takes as long as to read the whole log.
+"""
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from mdap.errors import DatabaseError
+from mdap.journal.logfile import reading
+
+__all__ = ["check_log", "check_texts", "check_types"]
+
+# The column that says to which run a row belongs.
+_TABLES: Final = {
+    "runs": "id",
+    "run_events": "run",
+    "steps": "run",
+    "prompts": "run",
+    "samples": "run",
+    "pending": "run",
+    "decisions": "run",
+}
+# Columns whose text is JSON.
+_JSON: Final = {
+    "runs": ("params", "settings", "provider"),
+    "run_events": ("data",),
+    "steps": ("input",),
+    "decisions": ("winner", "tally"),
+}
+_LARGEST: Final = "1.7976931348623157e308"
+
+
+def check_log(path: Path) -> None:
+    """Look whether all values of a log are of their columns' types, and all JSON in it is JSON.
+
+    Args:
+        path: the log.
+
+    Raises:
+        UsageError: there is no such file.
+        DatabaseError: it is no log, or a value is not as mdap writes it.
+    """
+    with reading(path) as connection:
+        for table in (*_TABLES, "texts"):
+            _check(connection, path, table, "true")
+        for table, columns in _JSON.items():
+            for name in columns:
+                if _found(connection, "1", table, f"{name} IS NOT NULL AND NOT json_valid({name})"):
+                    raise _foreign(path, "text that is no JSON", table, name)
+
+
+def check_types(connection: sqlite3.Connection, path: Path, run: int) -> None:
+    """Look whether all values of a run are of their columns' types, and all numbers finite.
+
+    Args:
+        connection: the log.
+        path: where it is.
+        run: the run's number.
+
+    Raises:
+        DatabaseError: one is not.
+    """
+    for table, key in _TABLES.items():
+        _check(connection, path, table, f"{key} = {run:d}")
+
+
+def check_texts(connection: sqlite3.Connection, path: Path) -> None:
+    """Look whether all texts are text: they belong to no run, so once is enough for all.
+
+    Args:
+        connection: the log.
+        path: where it is.
+
+    Raises:
+        DatabaseError: one is not.
+    """
+    _check(connection, path, "texts", "true")
+
+
+def _check(connection: sqlite3.Connection, path: Path, table: str, rows: str) -> None:
+    columns = {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({table})")}
+    wrong = {name: _wrong(name, kind) for name, kind in columns.items()}
+    # The table once, and its columns one by one only where something is wrong.
+    if not _found(connection, "1", table, f"{rows} AND ({' OR '.join(wrong.values())})"):
+        return
+    for name, kind in columns.items():
+        for found in _found(connection, f"typeof({name})", table, f"{rows} AND ({wrong[name]})"):
+            what = "an infinite number" if found == kind.lower() else f"a value of type {found}"
+            raise _foreign(path, what, table, f"{name}, which is {kind}")
+
+
+def _foreign(path: Path, what: str, table: str, column: str) -> DatabaseError:
+    holds = f"{path} holds {what} in {table}.{column}"
+    return DatabaseError(f"{holds}: something other than mdap has written to it; restore a copy")
+
+
+def _found(connection: sqlite3.Connection, what: str, table: str, where: str) -> list[str]:
+    return [found for (found,) in connection.execute(f"SELECT {what} FROM {table} WHERE {where} LIMIT 1")]
+
+
+def _wrong(name: str, kind: str) -> str:
+    """Return the SQL condition that a column of this name and type holds what it must not."""
+    other = f"{name} IS NOT NULL AND typeof({name}) <> '{kind.lower()}'"
+    return f"{other} OR abs({name}) > {_LARGEST}" if kind == "REAL" else other

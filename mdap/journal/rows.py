@@ -1,0 +1,209 @@
+"""Rows of the log as values: the one module that knows which columns become which fields."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from mdap.errors import DatabaseError, RunNotFoundError, UsageError
+from mdap.journal.statements import query
+from mdap.records import Decided, PromptSent, RunStatus, SampleTaken, StepOpened, StopCause
+from mdap.rules.money import cost_of
+from mdap.settings import Price
+
+__all__ = [
+    "ENDED",
+    "Billed",
+    "DecidedOpening",
+    "RunRow",
+    "decision_and_opening",
+    "decision_of",
+    "not_ours",
+    "opening_of",
+    "prompt_of",
+    "run_numbered",
+    "run_row",
+    "sample_of",
+    "sample_of_step",
+    "status_of",
+    "the_one",
+]
+
+Row = sqlite3.Row | tuple[Any, ...]
+
+ENDED: Final = (RunStatus.FINISHED, RunStatus.UNDECIDED, RunStatus.STOPPED, RunStatus.FAILED)
+"""How a run stands that no process works on; the events that say so have these names."""
+
+_STOP_CAUSES: Final = {str(cause): cause for cause in StopCause}
+_DECISION: Final = len(Decided._fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """One row of *runs*, with how the run stands.
+
+    Attributes:
+        number: the run's key in the other tables.
+        parent: the number of the run that it is a part of; None for none.
+        params: the task's parameters.
+        settings: how its steps are decided.
+        provider: where its samples come from.
+        status: `running` also stands for a run whose process was killed.
+        stop_cause: why it ended without a result, as recorded; None where nothing is.
+        outcome: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
+    """
+
+    number: int
+    run_id: str
+    kind: str
+    parent: int | None
+    task: str
+    task_version: str
+    params: dict[str, Any]
+    settings: dict[str, Any]
+    provider: dict[str, Any]
+    k: int
+    mdap_version: str
+    created_at: str
+    status: RunStatus
+    stop_cause: StopCause | None = None
+    outcome: str | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Return these fields by their names, for a class that adds others."""
+        return {name: getattr(self, name) for name in RunRow.__dataclass_fields__}
+
+
+class Billed(NamedTuple):
+    """What events of a kind say was billed beside the samples of steps, of one model.
+
+    Attributes:
+        kind: of the events: ``probe``, or ``attempt_failed`` for answers that cannot be read.
+        samples: replies; 0 where they are no samples.
+    """
+
+    kind: str
+    model: str | None
+    samples: int
+    failed_attempts: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+    @property
+    def purpose(self) -> str:
+        """What the request was for, in a few words."""
+        return "for the probe" if self.kind == "probe" else "in answers that cannot be read"
+
+    def cost(self, prices: Mapping[str, Price]) -> float | None:
+        """Return its price in USD; None where the model has none."""
+        price = prices.get(self.model or "")
+        return (
+            None
+            if price is None
+            else cost_of(price, self.input_tokens, self.output_tokens, self.cached_tokens)
+        )
+
+
+class DecidedOpening(NamedTuple):
+    """The first opening of a step of a process, with its decision: a row of *first_opening*."""
+
+    input: str
+    winner: str
+    tally: str
+    reason: str | None
+    author: str | None
+
+
+def not_ours(run_id: str) -> DatabaseError:
+    """Return the error for a run whose row something else has written to."""
+    what = f"the row of run {run_id} in the table runs is not as mdap wrote it"
+    return DatabaseError(f"{what}: restore a copy of the log")
+
+
+def status_of(last_event: str | None) -> RunStatus:
+    """Return how a run stands, from the last event that changed it."""
+    return RunStatus(last_event) if last_event in ENDED else RunStatus.RUNNING
+
+
+def run_row(row: sqlite3.Row) -> RunRow:
+    """Return a row of ``{run}``, see ``fragments.sql``."""
+    return RunRow(
+        number=row["id"],
+        run_id=row["run_id"],
+        kind=row["kind"],
+        parent=row["parent"],
+        task=row["task"],
+        task_version=row["task_version"],
+        params=json.loads(row["params"]),
+        settings=json.loads(row["settings"]),
+        provider=json.loads(row["provider"]),
+        k=row["k"],
+        mdap_version=row["mdap_version"],
+        created_at=row["created_at"],
+        status=status_of(row["last_event"]),
+        stop_cause=_STOP_CAUSES.get(row["stop_cause"]),
+        outcome=row["outcome"],
+    )
+
+
+def run_numbered(connection: sqlite3.Connection, number: int) -> RunRow:
+    """Return the run with that *number*.
+
+    Raises:
+        DatabaseError: its row cannot be read.
+    """
+    found = query(connection, "run_of", number)
+    found.row_factory = sqlite3.Row
+    row = found.fetchone()
+    try:
+        return run_row(row)
+    except (ValueError, TypeError, RecursionError):
+        raise not_ours(row["run_id"]) from None
+
+
+def the_one(numbers: Sequence[int], name: str, where: object) -> int:
+    """Return the number that the statement *find* found for the *name* of a run.
+
+    Raises:
+        RunNotFoundError: it found none.
+        UsageError: it found several.
+    """
+    if len(numbers) > 1:
+        raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
+    if not numbers:
+        raise RunNotFoundError(f"there is no run {name!r} in {where}: `mdap runs` lists those there are")
+    return numbers[0]
+
+
+def opening_of(row: Iterable[Any]) -> StepOpened:
+    """Return a row of ``{opening}``."""
+    return StepOpened._make(row)
+
+
+def decision_of(row: Iterable[Any]) -> Decided:
+    """Return a row of ``{decision}``."""
+    return Decided._make(row)
+
+
+def decision_and_opening(row: Row) -> tuple[Decided, StepOpened | None]:
+    """Return a row of ``{decision}, {opening}``; None where there is no opening."""
+    opening = row[_DECISION:]
+    return Decided._make(row[:_DECISION]), None if opening[0] is None else StepOpened._make(opening)
+
+
+def prompt_of(row: Iterable[Any]) -> PromptSent:
+    """Return a row of ``{prompt}``."""
+    return PromptSent._make(row)
+
+
+def sample_of(row: Iterable[Any]) -> SampleTaken:
+    """Return a row of ``{sample}``."""
+    return SampleTaken(*row)
+
+
+def sample_of_step(row: Iterable[Any]) -> tuple[tuple[str, str], SampleTaken]:
+    """Return a row of ``{sample}, p.key, p.prompt_digest``, with what the step is known by."""
+    *sample, key, digest = row
+    return (key, digest), SampleTaken(*sample)

@@ -1,0 +1,320 @@
+"""What is recorded of a run: the rows of the log, one class a table, which names its columns.
+
+What exists once per sample is a named tuple: immutable, slotted, and cheap to make.
+"""
+
+import math
+import re
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
+
+from mdap.records.requests import Reply, answer_tokens
+
+__all__ = [
+    "CANDIDATE",
+    "CHAINED_AT_FIRST",
+    "CHAINED_COLUMNS",
+    "CHAINED_NUMBERS",
+    "NOTED",
+    "PROPOSED",
+    "SAMPLE_COLUMNS",
+    "AttemptFailed",
+    "Decided",
+    "Event",
+    "Fact",
+    "PromptSent",
+    "RunEvent",
+    "SampleEntry",
+    "SampleTaken",
+    "StepOpened",
+    "StepResolved",
+    "encodable",
+    "without_later",
+]
+
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """Return *text* with halves of surrogate pairs, which no database or endpoint can carry, as U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+class StepOpened(NamedTuple):
+    """A step was opened on an input. `opening` counts the times this step was opened, from 0."""
+
+    run: int
+    step: int
+    opening: int
+    key: str
+    input: str
+    prompt_digest: str
+
+
+class PromptSent(NamedTuple):
+    """An opened step asks this in one of its views, from 0, where the run records its prompts.
+
+    `system` and `schema`, JSON text, are None where there is none. `max_tokens` are the output tokens that a
+    reply may have.
+    """
+
+    run: int
+    step: int
+    opening: int
+    view: int
+    system_digest: str | None
+    user_digest: str
+    schema_digest: str | None
+    max_tokens: int
+    system: str | None
+    user: str
+    schema: str | None
+
+    def row(self) -> tuple[Any, ...]:
+        """Return the columns of its row in *prompts*; a digest stands for a text."""
+        return self[:_PROMPT_ROW]
+
+    def texts(self) -> tuple[tuple[str | None, str | None], ...]:
+        """Return each digest with its text."""
+        return (
+            (self.system_digest, self.system),
+            (self.user_digest, self.user),
+            (self.schema_digest, self.schema),
+        )
+
+
+_PROMPT_ROW: Final = PromptSent._fields.index("system")
+
+
+class SampleTaken(NamedTuple):
+    """A sample came back and was judged.
+
+    `counted` is its place in the order of counting, from 1; None for one that was never counted.
+    `tentative` says that the step's input is still a guess: the verdict holds only once a
+    `StepResolved` confirms the input. `temperature` is None where none was sent. `began` is when its request
+    left, in milliseconds of Unix time; it ended `latency` seconds later.
+
+    This class is where a column of the table *samples* is named: `SAMPLE_COLUMNS`, `row` and
+    `digest_columns` follow from it, and all SQL from those. A new column goes in front of `text`, is None by
+    default, and needs a migration. The digest chain covers the columns in front of `began`: equal samples
+    have equal digests, whenever they were taken.
+    """
+
+    run: int
+    step: int
+    opening: int
+    counted: int | None
+    ordinal: int
+    verdict: str
+    answer_key: str | None
+    flag_reason: str | None
+    model: str
+    view: int
+    temperature: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    latency: float | None
+    attempts: int
+    request_id: str | None
+    finish_reason: str | None
+    text_digest: str | None
+    served_model: str | None = None
+    fingerprint: str | None = None
+    reasoning_tokens: int | None = None
+    reasoning_digest: str | None = None
+    began: int | None = None
+    text: str | None = None
+    reasoning: str | None = None
+    tentative: bool = False
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """Tokens of the reply without its reasoning; None where unknown."""
+        return answer_tokens(self.output_tokens, self.reasoning_tokens)
+
+    def reply(self) -> Reply:
+        """Return the reply that was judged."""
+        return Reply(
+            text=self.text or "",
+            model=self.model,
+            finish_reason="stop" if self.finish_reason is None else self.finish_reason,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cached_tokens=self.cached_tokens,
+            latency=math.nan if self.latency is None else self.latency,
+            request_id=self.request_id,
+            attempts=self.attempts,
+            reasoning=self.reasoning,
+            reasoning_tokens=self.reasoning_tokens,
+            served_model=self.served_model,
+            fingerprint=self.fingerprint,
+        )
+
+    def entry(self) -> "SampleEntry":
+        """Return it as `mdap.Log.samples` yields it."""
+        return SampleEntry._make(_entry(self))
+
+    def row(self) -> tuple[Any, ...]:
+        """Return the columns of its row in *samples*; a digest stands for a text."""
+        return self[:_ROW]
+
+    def digest_columns(self) -> tuple[Any, ...]:
+        """Return what the digest chain covers: the columns from *ordinal* on, see `without_later`."""
+        return self[_ORDINAL : _SINCE if self[_SINCE:_CHAINED] == _NOTHING_LATER else _CHAINED]
+
+
+_ORDINAL: Final = SampleTaken._fields.index("ordinal")
+
+_ROW: Final = SampleTaken._fields.index("text")
+
+_SINCE: Final = SampleTaken._fields.index("served_model")
+
+_CHAINED: Final = SampleTaken._fields.index("began")
+
+_LATENCY: Final = SampleTaken._fields.index("latency")
+_LATER: Final = _CHAINED - _SINCE
+
+_NOTHING_LATER: Final = (None,) * _LATER
+
+_TEXTS: Final = {"text_digest": "text", "reasoning_digest": "reasoning"}
+
+SAMPLE_COLUMNS: Final = tuple(_TEXTS.get(name, name) for name in SampleTaken._fields[:_ROW])
+"""The columns of the table *samples*, in their order."""
+
+CHAINED_NUMBERS: Final = slice(SampleTaken._fields.index("temperature") - _ORDINAL, 1 + _LATENCY - _ORDINAL)
+"""Where the numbers stand among `SampleTaken.digest_columns`."""
+
+CHAINED_AT_FIRST: Final = _SINCE - _ORDINAL
+"""How many of these a sample has without what later schemas added."""
+
+CHAINED_COLUMNS: Final = SAMPLE_COLUMNS[:_CHAINED]
+"""Those that digests cover: all but the time, which the seal covers by itself."""
+
+
+def without_later(columns: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a sample's last *columns* as digests take them.
+
+    Columns that came with a later schema are left out if all of them are NULL, so that the digests of
+    earlier logs stay as they are.
+    """
+    return columns[:-_LATER] if columns[-_LATER:] == _NOTHING_LATER else columns
+
+
+class SampleEntry(NamedTuple):
+    """A sample, with its text; the columns are those of the table *samples*."""
+
+    step: int
+    opening: int
+    ordinal: int
+    verdict: str
+    counted: int | None
+    answer_key: str | None
+    flag_reason: str | None
+    model: str
+    view: int
+    temperature: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    latency: float | None
+    attempts: int
+    request_id: str | None
+    finish_reason: str | None
+    text: str | None
+    served_model: str | None
+    fingerprint: str | None
+    reasoning_tokens: int | None
+    reasoning: str | None
+    began: int | None
+
+
+_entry: Final = attrgetter(*SampleEntry._fields)
+
+
+class StepResolved(NamedTuple):
+    """An opening's input, so far a guess, turned out right (`confirmed`) or wrong."""
+
+    run: int
+    step: int
+    opening: int
+    confirmed: bool
+
+
+CANDIDATE: Final = "candidate:"
+"""What stands before the key of an answer that was voted for, where a person gives no JSON."""
+
+NOTED: Final = "mdap"
+"""The author of what was not voted on: results of parts, of code that runs once, and what was taken over."""
+
+PROPOSED: Final = "proposal"
+"""The reason of a decision that the first vote made, since others vote on it: see `mdap.Step`."""
+
+
+class Decided(NamedTuple):
+    """A step was decided.
+
+    `place` counts the run's decisions from 0. `tally` is a JSON object of each candidate's canonical JSON
+    and its votes; `votes` are the winner's. `digest` is the head of the run's digest chain with this
+    decision in it. `author` and `reason` are those of a person who settled the step, None for a vote, whose
+    reason may be `PROPOSED`.
+    """
+
+    run: int
+    place: int
+    step: int
+    opening: int
+    winner: str
+    tally: str
+    votes: int
+    margin: int
+    author: str | None
+    reason: str | None
+    digest: str
+
+
+class AttemptFailed(NamedTuple):
+    """An attempt at some samples failed in transport: neither a vote nor a red flag.
+
+    The tokens are those that the endpoint billed for an answer of *model* that cannot be read. It began and
+    ended at these milliseconds of Unix time; None where they are not recorded.
+    """
+
+    run: int
+    step: int
+    opening: int
+    ordinal: int
+    attempt: int
+    kind: str
+    message: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    model: str | None = None
+    began: int | None = None
+    ended: int | None = None
+
+
+class RunEvent(NamedTuple):
+    """Something happened to a run as a whole: started, resumed, stopped, finished, ..."""
+
+    run: int
+    kind: str
+    reason: str | None = None
+    author: str | None = None
+    data: dict[str, Any] | None = None
+
+
+Fact = StepOpened | PromptSent | SampleTaken | StepResolved | Decided | AttemptFailed | RunEvent
+
+
+class Event(NamedTuple):
+    """A recorded fact of a run, and where to go on after it.
+
+    Attributes:
+        cursor: what to pass as *after* to go on behind this fact.
+        fact: what was recorded.
+    """
+
+    cursor: str
+    fact: StepOpened | PromptSent | SampleTaken | AttemptFailed | Decided | RunEvent

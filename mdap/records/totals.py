@@ -1,0 +1,103 @@
+"""What the rows of a run add up to."""
+
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+__all__ = ["ProbeTotals", "TallyShape", "Totals", "Usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that providers reported: of all samples, of the probe, and of answers that cannot be read.
+
+    Attributes:
+        input_tokens: tokens of the prompts.
+        output_tokens: tokens of the replies.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return both together."""
+        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTotals:
+    """What finding out about the endpoints took.
+
+    Attributes:
+        samples: replies.
+        failed_attempts: requests that were refused, or failed otherwise.
+        usage: tokens.
+    """
+
+    samples: int = 0
+    failed_attempts: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+    def __add__(self, other: "ProbeTotals") -> "ProbeTotals":
+        """Return both together."""
+        return ProbeTotals(
+            self.samples + other.samples,
+            self.failed_attempts + other.failed_attempts,
+            self.usage + other.usage,
+        )
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the figures as JSON values."""
+        return {"samples": self.samples, "failed_attempts": self.failed_attempts, **asdict(self.usage)}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a run's rows add up to.
+
+    Attributes:
+        steps: decided steps.
+        votes: samples that voted.
+        red_flags: samples discarded before they could vote.
+        void: samples taken on an input that turned out wrong.
+        cancelled: samples given up because their step was decided without them.
+        failed_attempts: attempts that failed in transport.
+        usage: tokens, those of the probe included.
+        probe: what finding out about the endpoints took.
+    """
+
+    steps: int = 0
+    votes: int = 0
+    red_flags: int = 0
+    void: int = 0
+    cancelled: int = 0
+    failed_attempts: int = 0
+    usage: Usage = field(default_factory=Usage)
+    probe: ProbeTotals = field(default_factory=ProbeTotals)
+
+    @property
+    def samples(self) -> int:
+        """All samples with a row, whatever became of them."""
+        return self.votes + self.red_flags + self.void + self.cancelled
+
+
+class TallyShape(NamedTuple):
+    """Steps whose votes fell alike, whatever the answers were.
+
+    Attributes:
+        votes: votes for the winner, or for the answer that is known to be right.
+        runner_up: votes for the best other answer.
+        total: all votes.
+        steps: how many steps have this tally.
+        known: whether the answer with *votes* is known to be right, rather than voted.
+    """
+
+    votes: int
+    runner_up: int
+    total: int
+    steps: int
+    known: bool = False
+
+    @property
+    def margin(self) -> int:
+        """How far the winner leads."""
+        return self.votes - self.runner_up

@@ -1,0 +1,216 @@
+"""What the pages and the report say of a run as a whole."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from sqlite3 import Row
+from typing import Any
+
+from mdap.journal.reader import Reader
+from mdap.journal.rows import Billed, RunRow, run_row
+from mdap.records import Certificate, Guarantee, Outcome, RunStatus
+from mdap.rules.certificate import certify, doubts
+from mdap.rules.ledger import guarantee_of
+from mdap.rules.outcomes import JUDGED, outcome_of
+from mdap.settings import Price, VotingSettings
+from mdap.viewer.summary import Bin, DividedDecision, Summary
+from mdap.viewer.trends import cost_of_bin
+
+__all__ = ["About", "Verdicts", "about", "spent", "verdicts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About(RunRow):
+    """A run, from its row and its events.
+
+    Attributes:
+        turn: changes whenever the run is started, resumed, settled or ended.
+        decided: decisions so far.
+        dense: whether the decided steps are exactly those with the numbers below *decided*.
+        opened: one more than the number of the last step that was opened.
+        reason: why it did not finish.
+        result: what it came to, as JSON; None unless finished.
+        seconds: time it was running, in sessions that ended in order.
+        since: when its last session began.
+        prices: by model, those of its last session.
+        digest: head of the digest chain.
+        seal: digest over all that the log holds of it, as of the end of its last session.
+        guarantee: what `-k robust` says of it; None for another k.
+        escalated: whether a step went to another tier of models.
+        undecided: steps of a finished process that found no winner.
+        beside: what was billed beside the samples of its steps and parts.
+        alive: whether a process is at work on it; None where that cannot be told.
+    """
+
+    turn: int
+    decided: int
+    dense: bool
+    opened: int
+    parent_name: str | None
+    children: int
+    reason: str | None
+    result: str | None
+    seconds: float
+    since: str | None
+    prices: dict[str, Price]
+    digest: str | None
+    seal: str | None
+    warnings: tuple[str, ...]
+    guarantee: Guarantee | None
+    escalated: bool
+    failed_attempts: int
+    undecided: int
+    beside: tuple[Billed, ...] = ()
+    alive: bool | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its last session has not ended; it may have been killed."""
+        return self.status is RunStatus.RUNNING
+
+    @property
+    def end(self) -> int:
+        """Where counting its rows ends: what is still being decided is left out."""
+        return self.decided if self.running else max(self.decided, self.opened)
+
+    def judged(self, certificate: Certificate | None = None) -> Outcome | None:
+        """Return whether its result is good, as far as its *certificate* is known; None if nothing tells."""
+        if self.status != "finished" or self.kind not in JUDGED:
+            return None
+        return outcome_of(self.outcome, certificate, self.undecided)
+
+    @property
+    def beside_tokens(self) -> dict[str, int]:
+        """Tokens in and out that were billed beside the samples, by what they were for."""
+        found: dict[str, int] = {}
+        for one in self.beside:
+            found[one.purpose] = found.get(one.purpose, 0) + one.input_tokens + one.output_tokens
+        return found
+
+    @property
+    def models(self) -> str:
+        """The models, as given on the command line."""
+        return " + ".join(self.provider.get("models", ()))
+
+
+async def about(source: Reader, number: int) -> About | None:
+    """Return the run with the number *number*, or None."""
+    rows = await source.rows("view_run", number)
+    return await _about(source, rows[0]) if rows else None
+
+
+async def _about(source: Reader, row: Row) -> About:
+    run = run_row(row)
+    number, status = run.number, run.status
+    ending = await source.rows("last_ended", number)
+    data = json.loads(ending[0]["data"] or "{}") if ending else {}
+    kinds = {one["kind"]: one["events"] for one in await source.rows("view_event_kinds", number)}
+    last = await source.rows("last_decision", number)
+    seals = await source.rows("last_seal", number)
+    return About(
+        **run.columns(),
+        turn=row["last_turn"] or 0,
+        decided=row["decided"],
+        # So many different steps, none beyond the last: that leaves none out.
+        dense=row["last_decided"] is not None and row["last_decided"] + 1 == row["decided"],
+        opened=row["opened"],
+        parent_name=row["parent_name"],
+        children=row["children"],
+        reason=None if status in ("running", "finished") or not ending else ending[0]["reason"],
+        result=json.dumps(data.get("result"), ensure_ascii=False) if status == "finished" else None,
+        seconds=float((await source.rows("seconds", number))[0][0]),
+        since=row["since"],
+        prices=await _prices(source, number),
+        digest=last[0]["digest"] if last else None,
+        seal=seals[0][0] if seals else None,
+        warnings=tuple(one["reason"] for one in await source.rows("view_warnings", number)),
+        guarantee=await _guarantee(source, run),
+        escalated="escalated" in kinds,
+        undecided=data.get("undecided", 0),
+        failed_attempts=kinds.get("attempt_failed", 0),
+        beside=await source.billed(number),
+    )
+
+
+async def _guarantee(source: Reader, run: RunRow) -> Guarantee | None:
+    voting = VotingSettings.recorded(run.settings)
+    return guarantee_of(voting, [json.loads(row["data"]) for row in await source.rows("paid", run.number)])
+
+
+async def _prices(source: Reader, number: int) -> dict[str, Price]:
+    rows = await source.rows("prices", number)
+    found: Mapping[str, Any] = json.loads(rows[0][0] or "{}") if rows else {}
+    return {model: Price(**price) for model, price in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What the samples of a run came to.
+
+    Attributes:
+        outcome: whether its result is good; None if neither its task nor its votes tell.
+        certificate: how sure one can be of the decisions; None where nothing can be said.
+        doubts: the most doubtful decisions, each with the chance that it is wrong; None for one that was
+            not voted, and where nothing can be said.
+        input_tokens: of all that was billed, samples or not; so are *output_tokens*.
+        cost_usd: price of all that; None where a model has none.
+    """
+
+    outcome: Outcome | None
+    samples: int
+    votes: int
+    red_flags: int
+    void: int
+    cancelled: int
+    input_tokens: int
+    output_tokens: int
+    certificate: Certificate | None
+    doubts: list[tuple[DividedDecision, float | None]]
+    cost_usd: float | None
+
+    @property
+    def p_zero_errors(self) -> float | None:
+        """Chance that every decision is right; None where nothing can be said."""
+        return None if self.certificate is None else self.certificate.p_zero_errors
+
+
+def verdicts(run: About, summary: Summary) -> Verdicts:
+    """Return what the samples of *run* came to, as far as they are counted."""
+    models = summary.models
+    # Votes of a tier that could not decide say nothing of the one that did.
+    certificate = None if run.escalated else certify(summary.shapes())
+    return Verdicts(
+        outcome=run.judged(certificate),
+        samples=summary.samples,
+        votes=summary.verdicts["vote"],
+        red_flags=summary.verdicts["flag"],
+        void=summary.verdicts["void"],
+        cancelled=summary.verdicts["cancelled"],
+        input_tokens=sum(use.input_tokens for use in models.values())
+        + sum(one.input_tokens for one in run.beside),
+        output_tokens=sum(use.output_tokens for use in models.values())
+        + sum(one.output_tokens for one in run.beside),
+        certificate=certificate,
+        doubts=_doubts(summary, certificate),
+        cost_usd=spent(run, summary),
+    )
+
+
+def spent(run: About, summary: Summary) -> float | None:
+    """Return what was billed for *run* in USD; None where a model has no price."""
+    models = summary.models
+    beside = [one.cost(run.prices) for one in run.beside]
+    of_samples = cost_of_bin(Bin(models=models), run.prices)
+    costs = [cost for cost in (of_samples, *beside) if cost is not None]
+    return sum(costs) if (models or run.beside) and len(costs) == 1 + len(beside) else None
+
+
+def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[DividedDecision, float | None]]:
+    if certificate is None or not summary.doubts:
+        return [(doubt, None) for doubt in summary.doubts]
+    chances = {(shape.votes, shape.runner_up, shape.total): p for shape, p in doubts(summary.shapes())}
+    found = [
+        (doubt, None if doubt.author else chances.get((doubt.votes, doubt.rival, doubt.total)))
+        for doubt in summary.doubts
+    ]
+    return sorted(found, key=lambda pair: (pair[1] is not None, -(pair[1] or 0)))

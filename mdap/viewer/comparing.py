@@ -1,0 +1,134 @@
+"""Two runs side by side: their figures, and the steps that they decided differently."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from sqlite3 import Row
+from time import monotonic
+from typing import Any, Final
+
+from mdap.journal.reader import Reader
+from mdap.viewer.about import About, Verdicts, verdicts
+from mdap.viewer.counting import RunCounts
+from mdap.viewer.listing import Listed, listed
+from mdap.viewer.summary import Summary
+from mdap.viewer.walking import Found, walk
+from mdap.viewer.wording import chance, number, seconds, share, usd, when
+
+__all__ = ["Side", "alike", "compared", "differences", "number_of"]
+
+_COUNTING: Final = 0.06
+_DIFFERENCES: Final = 50
+_NAMED_MOST: Final = 50_000  # steps of a process that are matched by their names
+_ALIKE: Final = 20
+_PAIRS: Final = 1_000  # steps that are compared in one go
+_LOOKING: Final = 0.12
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two runs.
+
+    Attributes:
+        whole: whether all of it is counted.
+    """
+
+    run: About
+    summary: Summary
+    verdicts: Verdicts
+    whole: bool
+
+
+_ROWS: Final[dict[str, Callable[[Side], str]]] = {
+    "Outcome": lambda side: str(side.verdicts.outcome or side.run.status),
+    "Task": lambda side: f"{side.run.task}, version {side.run.task_version}",
+    "Model": lambda side: side.run.models,
+    "k": lambda side: str(side.run.k),
+    "Steps decided": lambda side: number(side.summary.decisions if side.run.children else side.run.decided),
+    "Votes": lambda side: number(side.verdicts.votes),
+    "Votes per step": lambda side: number(_ratio(side.summary.votes, side.summary.races.total()), 3),
+    "Votes against the winner": lambda side: _of(side.summary.against, side.summary.votes),
+    "Divided steps": lambda side: _of(side.summary.divided, side.summary.decisions),
+    "Red flags": lambda side: _of(side.verdicts.red_flags, side.verdicts.samples),
+    "Settled by a person": lambda side: number(side.summary.settled),
+    "Failed attempts": lambda side: number(side.run.failed_attempts),
+    "P(no errors)": lambda side: chance(side.verdicts.p_zero_errors),
+    "Tokens": lambda side: number(side.verdicts.input_tokens + side.verdicts.output_tokens),
+    "Cost": lambda side: usd(side.verdicts.cost_usd),
+    "Duration": lambda side: seconds(side.run.seconds or None),
+    "Begun": lambda side: when(side.run.created_at),
+}
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{number(part)} ({share(part, whole)})"
+
+
+async def side(source: Reader, counts: RunCounts, run: About) -> Side:
+    """Return one of two runs, as far as it is counted."""
+    count = counts.of(run)
+    await count.go_on(source, run, _COUNTING)
+    told = count.told(run)
+    return Side(told, count.summary, verdicts(told, count.summary), count.whole)
+
+
+async def compared(source: Reader, counts: RunCounts, runs: Sequence[About]) -> dict[str, Any]:
+    """Return what stands on the page of two runs: their figures, the same row for both."""
+    sides = [await side(source, counts, run) for run in runs]
+    names = list(dict.fromkeys(name for one in sides for name in one.run.params))
+    rows = [(name, *(of(one) for one in sides)) for name, of in _ROWS.items()]
+    missing = "—"
+    rows += [(name, *(str(one.run.params.get(name, missing)) for one in sides)) for name in names]
+    return {"sides": sides, "rows": rows}
+
+
+async def differences(source: Reader, runs: Sequence[About], start: int) -> dict[str, Any]:
+    """Return the steps that two runs decided differently, from a place in the first one's decisions on."""
+    one, other = runs
+    named = [await source.rows("view_named", run.number) for run in runs]
+    by_name = any(rows and rows[0]["named"] for rows in named)
+    if by_name and max(one.opened, other.opened) > _NAMED_MOST:
+        return {"found": None, "most": _NAMED_MOST}
+    if by_name:
+        return {"found": await _by_name(source, one, other, start), "most": _NAMED_MOST}
+    bounds = (start, one.decided)
+    found = await walk(source, "walk_differences", one.number, bounds, _DIFFERENCES, other.number)
+    return {"found": found, "most": _NAMED_MOST}
+
+
+async def _by_name(source: Reader, one: About, other: About, start: int) -> Found:
+    """Return the same of steps that have the same name, from the step *start* of the first run on."""
+    theirs = {row["key"]: row["step"] for row in await source.rows("view_keys", other.number)}
+    rows = await source.rows("view_keys", one.number)
+    pairs = sorted((row["step"], theirs[row["key"]]) for row in rows if row["key"] in theirs)
+    pairs = [pair for pair in pairs if pair[0] >= start]
+    deadline = monotonic() + _LOOKING
+    found: list[Row] = []
+    at = 0
+    while at < len(pairs) and len(found) <= _DIFFERENCES and monotonic() < deadline:
+        some = pairs[at : at + _PAIRS]
+        left = _DIFFERENCES + 1 - len(found)
+        found += await source.rows("differences_by_pair", json.dumps(some), one.number, other.number, left)
+        at += len(some)
+    if len(found) > _DIFFERENCES:
+        return Found(found[:_DIFFERENCES], start, int(found[_DIFFERENCES]["step"]), more=True)
+    more = at < len(pairs)
+    return Found(found, start, pairs[at][0] if more else one.opened, more)
+
+
+async def number_of(source: Reader, text: str) -> int | None:
+    """Return the number of the run that *text* names, by its number or its id; None if there is none."""
+    rows = await source.rows("run_called", text)
+    if rows:
+        return int(rows[0]["id"])
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else None
+
+
+async def alike(source: Reader, run: About) -> list[Listed]:
+    """Return other runs of the same task, the newest first."""
+    rows = await source.rows("view_alike", run.task, run.number, _ALIKE)
+    return await listed(source, [row["id"] for row in rows])

@@ -1,0 +1,272 @@
+"""What each page shows: a template's name and its values."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from sqlite3 import Row
+from typing import Any, Final
+
+import anyio.to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from mdap.journal.reader import Reader
+from mdap.rules.certificate import doubts
+from mdap.viewer.about import About, verdicts
+from mdap.viewer.asked import Asker, merged_by, prompts_of
+from mdap.viewer.counting import Count, RunCounts
+from mdap.viewer.figures import figures
+from mdap.viewer.listing import count_up, listed
+from mdap.viewer.race import outcome_of, race_of
+from mdap.viewer.source import Prompts
+from mdap.viewer.timeline import KINDS, timeline_of
+from mdap.viewer.trends import progress
+from mdap.viewer.walking import Found, walk
+
+__all__ = [
+    "FILTERS",
+    "RUNS",
+    "Visit",
+    "counted",
+    "events",
+    "key",
+    "live",
+    "overview",
+    "search",
+    "step",
+    "steps",
+    "times",
+]
+
+_TIMED_STEPS: Final = 25
+
+Shown = tuple[str, dict[str, Any]]
+
+_LARGEST: Final = 2**62
+_STEPS: Final = 50
+_EVENTS: Final = 100
+_LATEST: Final = 12
+_PARTS: Final = 5_000
+_OPENINGS: Final = 10
+_SAMPLES: Final = 300
+_CHARACTERS: Final = 4_000
+_SEARCHED: Final = 200
+_COUNTING: Final = 0.08
+"""Seconds that a page spends on counting."""
+
+RUNS: Final = 30
+"""Runs on a page of them."""
+
+FILTERS: Final = {
+    "all": "All",
+    "undecided": "Undecided",
+    "divided": "Divided",
+    "flagged": "Flagged",
+    "overridden": "Overridden",
+}
+"""What the list of steps can be cut down to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request for a page about a run."""
+
+    source: Reader
+    run: About
+    request: Request
+    counts: RunCounts
+    prompts: Prompts
+
+
+def key(request: Request, name: str, default: int) -> int:
+    """Return a whole number of the query; *default* where it is missing.
+
+    Raises:
+        HTTPException: it is no such number.
+    """
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise HTTPException(400, f"{name} must be a whole number from 0 on.")
+    return int(text)
+
+
+async def _page_of_parts(visit: Visit, rows: Sequence[Row]) -> dict[str, Any]:
+    parts = await listed(visit.source, [row["id"] for row in rows[:RUNS]])
+    await count_up(visit.source, visit.counts, parts, _COUNTING / 4)
+    return {"listed": parts, "before": rows[RUNS - 1]["id"] if len(rows) > RUNS else None}
+
+
+async def overview(visit: Visit) -> Shown:
+    """Show a run: how it stands, what it came to, its plots and settings."""
+    run, source = visit.run, visit.source
+    happened = await source.rows("view_main_events", run.number, _LATEST)
+    before = key(visit.request, "before", _LARGEST)
+    values = {**await _counted(visit), "events": happened, "parts": None, "tab": "overview"}
+    if run.children:
+        rows = await source.rows("view_runs", run.number, before, RUNS + 1)
+        values["parts"] = await _page_of_parts(visit, rows)
+        values["ended"] = await source.rows("view_parts_by_status", run.number, _PARTS)
+        values["most_parts"] = _PARTS
+    return "run.html", values
+
+
+async def live(visit: Visit) -> Shown:
+    """Show the part of the overview that changes while a run goes on."""
+    return "_live.html", await _counted(visit)
+
+
+async def counted(visit: Visit) -> Count:
+    """Return what is counted of a run, after counting on for as long as a page may take."""
+    count = visit.counts.of(visit.run)
+    await count.go_on(visit.source, visit.run, _COUNTING)
+    return count
+
+
+async def _counted(visit: Visit) -> dict[str, Any]:
+    run = visit.run
+    count = await counted(visit)
+    length = await anyio.to_thread.run_sync(visit.prompts.length, run.task, run.params)
+    run = count.told(run)
+    return {
+        "run": run,
+        "summary": count.summary,
+        "whole": count.whole,
+        "parts_counted": count.parts,
+        "verdicts": verdicts(run, count.summary),
+        "figures": figures(count.summary, run.k, run.prices),
+        "length": length,
+        "pace": count.pace(run),
+    }
+
+
+async def steps(visit: Visit) -> Shown:
+    """List the steps of a run, all or those of a kind."""
+    run, start = visit.run, key(visit.request, "from", 0)
+    kind = visit.request.query_params.get("show", "all")
+    if kind not in FILTERS:
+        raise HTTPException(400, f"show must be one of {', '.join(FILTERS)}.")
+    found = await _found(visit, kind, start)
+    every = range(found.start, found.stop)
+    numbers = list(every) if kind == "all" else [int(row["step"]) for row in found.rows]
+    rows = await visit.source.rows("view_steps", run.number, str(numbers))
+    return "steps.html", {
+        "listed": _one_a_step(rows),
+        "doubts": await _doubts(visit),
+        "found": found,
+        "kind": kind,
+        "kinds": FILTERS,
+        "end": _last_key(run, kind),
+        "size": _STEPS,
+        "tab": "steps",
+    }
+
+
+async def _doubts(visit: Visit) -> dict[tuple[int, int, int], float]:
+    """Return the chance that a winner is wrong, by its votes, lead and all votes, as far as it is counted."""
+    count = await counted(visit)
+    return {
+        (shape.votes, shape.margin, shape.total): doubt for shape, doubt in doubts(count.summary.shapes())
+    }
+
+
+def _last_key(run: About, kind: str) -> int:
+    return run.decided if kind in ("divided", "overridden") else run.opened
+
+
+async def _found(visit: Visit, kind: str, start: int) -> Found:
+    run = visit.run
+    end = _last_key(run, kind)
+    if kind == "all":
+        stop = min(start + _STEPS, end)
+        return Found([], start, max(stop, start), more=stop < end)
+    if kind == "undecided" and run.dense:
+        start = max(start, run.decided)
+    return await walk(visit.source, f"walk_{kind}", run.number, (start, end), _STEPS)
+
+
+def _one_a_step(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """Return the opening of each step that was decided, or else its last one, with what became of it."""
+    chosen: dict[int, Row] = {}
+    for row in rows:
+        before = chosen.get(row["step"])
+        if before is None or before["place"] is None:
+            chosen[row["step"]] = row
+    return [(row, outcome_of(row)) for row in chosen.values()]
+
+
+async def step(visit: Visit) -> Shown:
+    """Show how a step was decided, sample by sample."""
+    run, number = visit.run, visit.request.path_params["step"]
+    openings = await visit.source.rows("view_openings", run.number, number, _OPENINGS)
+    if not openings:
+        raise HTTPException(404, "The run has no such step yet.")
+    races = []
+    for opening in openings:
+        where = (run.number, number, opening["opening"], _SAMPLES + 1, _CHARACTERS)
+        taken = await visit.source.rows("view_samples", *where)
+        waiting = [] if taken else await visit.source.rows("view_pending", *where)
+        races.append(race_of(opening, taken or waiting, _SAMPLES, tentative=bool(waiting)))
+    asker = Asker(run.number, run.task, run.params, run.settings, run.provider)
+    prompts = await prompts_of(visit.source, visit.prompts, asker, openings[0])
+    return "step.html", {
+        "number": number,
+        "races": races,
+        "doubts": await _doubts(visit),
+        "prompts": prompts,
+        "merged_by": await merged_by(visit.source, asker),
+        "last": run.opened - 1,
+        "timeline": await timeline_of(visit.source, run.number, number, number + 1, by_sample=True),
+        "kinds": KINDS,
+        "characters": _CHARACTERS,
+        "tab": "steps",
+    }
+
+
+async def search(visit: Visit) -> Shown:
+    """Find replies that hold some words."""
+    words = visit.request.query_params.get("q", "")
+    if len(words) > _SEARCHED:
+        raise HTTPException(400, f"Search for {_SEARCHED} characters at most.")
+    found = None
+    if words:
+        pattern = "%" + words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        bounds = (key(visit.request, "from", 0), visit.run.opened)
+        found = await walk(visit.source, "walk_texts", visit.run.number, bounds, _STEPS, pattern, words)
+    return "search.html", {"words": words, "found": found, "tab": "search"}
+
+
+async def events(visit: Visit) -> Shown:
+    """List what happened to a run as a whole."""
+    counted = {
+        row["kind"]: row["events"] for row in await visit.source.rows("view_event_kinds", visit.run.number)
+    }
+    kind = visit.request.query_params.get("kind", "")
+    chosen = [kind] if kind else [one for one in counted if one != "attempt_failed"]
+    before = key(visit.request, "before", _LARGEST)
+    rows = await visit.source.rows("view_events", visit.run.number, json.dumps(chosen), before, _EVENTS + 1)
+    return "events.html", {
+        "events": rows[:_EVENTS],
+        "before": rows[_EVENTS - 1]["id"] if len(rows) > _EVENTS else None,
+        "counted": counted,
+        "kind": kind,
+        "tab": "events",
+    }
+
+
+async def times(visit: Visit) -> tuple[str, dict[str, Any]]:
+    """Show the attempts at some steps of a run, and how the run came along."""
+    start = key(visit.request, "from", 0)
+    count = await counted(visit)
+    return "times.html", {
+        "progress": progress(count.summary),
+        "whole": count.whole,
+        "timeline": await timeline_of(
+            visit.source, visit.run.number, start, start + _TIMED_STEPS, by_sample=False
+        ),
+        "kinds": KINDS,
+        "start": start,
+        "size": _TIMED_STEPS,
+        "tab": "timeline",
+    }

@@ -1,0 +1,134 @@
+"""A step's race, sample by sample."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from sqlite3 import Row
+from typing import Final
+
+from mdap.rules.digests import answer_key
+
+__all__ = ["ShownCandidate", "ShownRace", "ShownSample", "outcome_of", "race_of"]
+
+_LETTERS: Final = "ABCDEFGH"
+
+
+@dataclass(frozen=True, slots=True)
+class ShownCandidate:
+    """An answer with votes.
+
+    Attributes:
+        letter: what it is called on the page.
+        style: a class of the style sheet.
+        answer: its canonical JSON; None where the log only has its key.
+        reply: the number of its first sample.
+    """
+
+    letter: str
+    style: str
+    key: str
+    answer: str | None
+    votes: int
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSample:
+    """A sample.
+
+    Attributes:
+        row: its columns.
+        candidate: whom it voted for; None if it did not.
+        lead: the lead after it was counted; None if it was not.
+    """
+
+    row: Row
+    candidate: ShownCandidate | None
+    lead: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRace:
+    """How a step was decided, or is being decided.
+
+    Attributes:
+        opening: how the step was opened, with its decision, if there is one.
+        candidates: by votes, the most first.
+        entries: samples, in the order of counting; those that were not counted come last.
+        tentative: whether its input is still a guess.
+        cut: whether there are more samples than are shown.
+    """
+
+    opening: Row
+    candidates: list[ShownCandidate]
+    entries: list[ShownSample]
+    tentative: bool
+    cut: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """The winner's votes, its lead and all votes, where votes decided."""
+        opening = self.opening
+        if opening["place"] is None or opening["author"] is not None:
+            return None
+        return opening["votes"], opening["margin"], sum(json.loads(opening["tally"]).values())
+
+    @property
+    def outcome(self) -> str:
+        """What became of the step, in a word."""
+        return outcome_of(self.opening)
+
+
+def outcome_of(opening: Row) -> str:
+    """Return what became of a step, in a word, from the columns of an opening and its decision."""
+    if opening["place"] is None:
+        return "undecided"
+    if opening["author"] is not None:
+        return "overridden"
+    if not opening["votes"]:
+        return "noted"
+    return "divided" if opening["votes"] > opening["margin"] else "unanimous"
+
+
+def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) -> ShownRace:
+    """Return the race of *opening* from its samples.
+
+    Args:
+        opening: its columns.
+        rows: its samples, in the order in which they are shown.
+        most: how many of them are shown.
+        tentative: whether its input is still a guess.
+    """
+    candidates = _candidates(opening, rows)
+    entries: list[ShownSample] = []
+    tally: Counter[str] = Counter()
+    for row in rows[:most]:
+        voted = row["verdict"] == "vote"
+        if voted and row["counted"] is not None:
+            tally[row["answer_key"]] += 1
+        lead = _lead(tally) if row["counted"] is not None else None
+        entries.append(ShownSample(row, candidates.get(row["answer_key"]) if voted else None, lead))
+    return ShownRace(opening, list(candidates.values()), entries, tentative, len(rows) > most)
+
+
+def _candidates(opening: Row, rows: Sequence[Row]) -> dict[str, ShownCandidate]:
+    votes: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    for row in rows:
+        if row["verdict"] == "vote" and row["answer_key"]:
+            votes[row["answer_key"]] += 1
+            first.setdefault(row["answer_key"], row["ordinal"])
+    tally = json.loads(opening["tally"] or "{}")
+    spelled = {answer_key(answer): answer for answer in tally}
+    found = {}
+    for index, (key, count) in enumerate(votes.most_common()):
+        letter = _LETTERS[index] if index < len(_LETTERS) else f"#{index + 1}"
+        style = f"candidate-{min(index, 4)}"
+        found[key] = ShownCandidate(letter, style, key, spelled.get(key), count, first[key])
+    return found
+
+
+def _lead(tally: Counter[str]) -> int:
+    best = [count for _, count in tally.most_common(2)]
+    return best[0] - (best[1] if len(best) > 1 else 0) if best else 0

@@ -1,0 +1,266 @@
+"""The pages on which people settle steps: what waits, and one step with its candidates and a form."""
+
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from sqlite3 import Row
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio.to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from mdap.audit.queue import Ruling
+from mdap.errors import MdapError
+from mdap.journal.reader import Reader
+from mdap.journal.rows import status_of as status_of_run
+from mdap.rules.canonical import canonical
+from mdap.rules.digests import answer_key
+from mdap.viewer.asked import Asker, prompts_of
+from mdap.viewer.bodies import form_of
+from mdap.viewer.differences import Piece, compared
+from mdap.viewer.interface import resume_command, status_of
+from mdap.viewer.key import Key
+from mdap.viewer.pages import Visit
+from mdap.viewer.race import ShownRace, outcome_of, race_of
+from mdap.viewer.source import Desk
+from mdap.viewer.templating import pretty
+
+if TYPE_CHECKING:
+    from mdap.viewer.app import Viewer
+
+__all__ = ["Counter"]
+
+_SAMPLES: Final = 300
+_CHARACTERS: Final = 4_000
+_QUEUED: Final = 50
+_OFFERED: Final = 8
+"""Candidates that are compared: a step can have hundreds, each with words of somebody else's choice."""
+_OTHER: Final = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A candidate as the form offers it.
+
+    Attributes:
+        said: the answer, or a reply where the log has only the answer's key; in pieces.
+        known: whether it is the answer.
+        won: whether votes decided it.
+    """
+
+    key: str
+    letter: str
+    style: str
+    votes: int
+    said: list[Piece]
+    known: bool
+    won: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What a form held that was not taken.
+
+    Attributes:
+        sentence: why not.
+        fields: what was filled in.
+    """
+
+    sentence: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """Where people come to the desk.
+
+    Attributes:
+        viewer: what all pages share.
+        desk: where steps are settled.
+        key: the server's secret.
+    """
+
+    viewer: "Viewer"
+    desk: Desk
+    key: Key
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        at = "/runs/{run:int}/steps/{step:int}/settle"
+        return [
+            Route("/waiting", self._waiting),
+            Route(at, self._look),
+            Route(at, self._act, methods=["POST"]),
+        ]
+
+    async def _waiting(self, request: Request) -> Response:
+        return self.viewer.answer("waiting.html", {"listed": await self.desk.waiting(None, _QUEUED)})
+
+    async def _look(self, request: Request) -> Response:
+        return await self.viewer.show(request, partial(self._page, _Draft()))
+
+    async def _act(self, request: Request) -> Response:
+        given = await form_of(request)
+        if not self.key.is_form(given.pop("form", "")):
+            raise HTTPException(403, "This form is not one of this server's: load the page again.")
+        actions: dict[str, Callable[[Request, str, dict[str, str]], Awaitable[str]]] = {
+            "claim": self._claim,
+            "release": self._release,
+            "settle": self._settle,
+        }
+        act = actions.get(given.get("do", ""))
+        if act is None:
+            raise HTTPException(400, "This is not a form of these pages.")
+        async with self.viewer.shown.open() as source:
+            rows = await source.rows("view_run", request.path_params["run"])
+        if not rows:
+            raise HTTPException(404, "There is no such run in this database.")
+        try:
+            query = await act(request, rows[0]["run_id"], given)
+        except MdapError as error:
+            draft = _Draft(f"{error}.", given)
+            return await self.viewer.show(request, partial(self._page, draft), status_of(error))
+        answer = RedirectResponse(f"{request.url.path}{query}", 303)
+        self.key.keep_name(answer, given.get("author", ""))
+        return answer
+
+    async def _claim(self, request: Request, run_id: str, given: dict[str, str]) -> str:
+        claim = await self.desk.claim(
+            run_id, request.path_params["step"], given.get("author", ""), _number(given.get("claim"))
+        )
+        return f"?claim={claim.number}"
+
+    async def _release(self, request: Request, run_id: str, given: dict[str, str]) -> str:
+        author, claim = given.get("author", ""), _number(given.get("claim"))
+        await self.desk.release(run_id, request.path_params["step"], author, claim)
+        return ""
+
+    async def _settle(self, request: Request, run_id: str, given: dict[str, str]) -> str:
+        claim = _number(given.get("claim"))
+        if claim is None:
+            raise HTTPException(400, "Claim the step first.")
+        choice = given.get("choice", "")
+        ruling = Ruling(
+            answer=given.get("answer", "") if choice in ("", _OTHER) else f"candidate:{choice}",
+            author=given.get("author", ""),
+            reason=given.get("reason", ""),
+            override=given.get("override") == "yes",
+            claim=claim,
+        )
+        await self.desk.settle(run_id, request.path_params["step"], ruling)
+        return ""
+
+    # -- the page of one step ----------------------------------------------------------------------
+
+    async def _page(self, draft: _Draft, visit: Visit) -> tuple[str, dict[str, Any]]:
+        run, source, number = visit.run, visit.source, visit.request.path_params["step"]
+        openings = await source.rows("view_openings", run.number, number, 1)
+        if not openings:
+            raise HTTPException(404, "The run has no such step yet.")
+        opening = openings[0]
+        where = (run.number, number, opening["opening"], _SAMPLES + 1, _CHARACTERS)
+        race = race_of(opening, await source.rows("view_samples", *where), _SAMPLES, tentative=False)
+        asker = Asker(run.number, run.task, run.params, run.settings, run.provider)
+        given = visit.request.query_params.get("claim") or draft.fields.get("claim")
+        desk = await self._standing(source, run.number, number, _number(given))
+        return "settle.html", {
+            "number": number,
+            "race": race,
+            "state": await self._state(source, run.number, opening),
+            "choices": await anyio.to_thread.run_sync(_choices, race),
+            "prompts": await prompts_of(source, visit.prompts, asker, opening),
+            "form": self.key.form,
+            "name": draft.fields.get("author") or self.key.named(visit.request.headers),
+            "draft": draft,
+            "other": _OTHER,
+            "tab": "steps",
+            "command": resume_command(run.run_id, self.viewer.shown.name),
+            **desk,
+        }
+
+    async def _standing(self, source: Reader, run: int, step: int, mine: int | None) -> dict[str, Any]:
+        """Return who is at a step, and what has been said of it."""
+        rows = await source.rows("view_rulings", run, step)
+        last = next((row for row in rows if row["kind"] in ("claimed", "released", "settled")), None)
+        claimed = last is not None and last["kind"] == "claimed"
+        claim = last if claimed and last is not None and (last["live"] or last["id"] == mine) else None
+        done = {row["about"] for row in rows}
+        ruled = next((row for row in rows if row["kind"] == "ruled" and row["id"] not in done), None)
+        settled = next((row for row in rows if row["kind"] == "settled"), None)
+        return {
+            "claim": claim,
+            "mine": claim is not None and claim["id"] == mine,
+            "ruled": ruled,
+            "settled": settled,
+            "goes_on": None if settled is None else await self._goes_on(source, settled["goes_on"]),
+        }
+
+    async def _goes_on(self, source: Reader, run_id: str | None) -> dict[str, Any] | None:
+        """Return the run that goes on from a settled step: its number, how it stands, and what resumes it."""
+        rows = [] if run_id is None else await source.rows("view_run_called", run_id)
+        if not rows or run_id is None:
+            return None
+        status = status_of_run(rows[0]["last_event"])
+        alive = self.viewer.shown.is_claimed(rows[0]["id"])
+        state = status if status in ("finished", "failed") or alive else "waiting"
+        command = resume_command(run_id, self.viewer.shown.name)
+        return {"number": rows[0]["id"], "run_id": run_id, "state": state, "command": command}
+
+    async def _state(self, source: Reader, run: int, opening: Row) -> str:
+        """Return how a step stands, in a word: one that a process waits for is not just undecided."""
+        outcome = outcome_of(opening)
+        if outcome != "undecided" or self.viewer.shown.is_claimed(run) is False:
+            return outcome
+        return "waiting" if await source.rows("waits_for_person", run, opening["step"]) else outcome
+
+
+def _choices(race: ShownRace) -> list[_Choice]:
+    offered = race.candidates[:_OFFERED]
+    first: dict[str, str] = {}
+    for entry in race.entries:
+        if entry.candidate is not None:
+            first.setdefault(entry.candidate.key, entry.row["body"] or "")
+    answers = [one.answer or _answer_in(first.get(one.key, ""), one.key) for one in offered]
+    texts = [
+        first.get(one.key, "") if answer is None else pretty(answer)
+        for one, answer in zip(offered, answers, strict=True)
+    ]
+    winner = race.opening["winner"]
+    return [
+        _Choice(
+            one.key,
+            one.letter,
+            one.style,
+            one.votes,
+            said,
+            answer is not None,
+            winner is not None and one.answer == winner,
+        )
+        for one, answer, said in zip(offered, answers, compared(texts), strict=True)
+    ]
+
+
+def _answer_in(reply: str, key: str) -> str | None:
+    """Return the answer that *reply* gave, where it is the reply as it stands: its key tells."""
+    candidates: list[Any] = [reply, reply.strip()]
+    with suppress(ValueError, RecursionError):
+        candidates.append(json.loads(reply))
+    for value in candidates:
+        try:
+            spelled = canonical(value)
+        except (ValueError, TypeError, RecursionError):
+            continue
+        if answer_key(spelled) == key:
+            return spelled
+    return None
+
+
+def _number(text: str | None) -> int | None:
+    if not text or not (text.isascii() and text.isdigit()) or len(text) > 18:
+        return None
+    return int(text)

@@ -1,0 +1,95 @@
+"""What the pages need from the outside: rows of the log, and prompts made anew."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mdap.audit.queue import Claim, Ruling, Settled, Waiting
+from mdap.journal.reader import Reader
+
+__all__ = ["Desk", "Opener", "Prompts", "Rendered", "Shown"]
+
+
+class Opener(Protocol):
+    """Opens the log, for as long as one page takes."""
+
+    def __call__(self) -> AbstractAsyncContextManager[Reader]:
+        """Return the log as a context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The prompts of a step, as they are recorded or made again from its input.
+
+    Attributes:
+        views: system and user message of each view.
+        same: whether their digest is the one in the digest chain.
+        max_tokens: output tokens that a reply may have; None for the run's setting.
+        schema: JSON schema of the answer; None for none.
+        recorded: whether they were read from the log.
+    """
+
+    views: tuple[tuple[str, str], ...]
+    same: bool
+    max_tokens: int | None = None
+    schema: Any = None
+    recorded: bool = False
+
+
+class Prompts(Protocol):
+    """Makes the prompts of recorded steps again, where the task's code is at hand."""
+
+    def length(self, task: str, params: Mapping[str, Any]) -> int | None:
+        """Return the number of steps of a task; None where unknown."""
+
+    def render(
+        self, task: str, params: Mapping[str, Any], step: int, text: str, digest: str
+    ) -> Rendered | str:
+        """Return the prompts of a step.
+
+        Args:
+            task: the task's name.
+            params: its parameters.
+            step: the step's number.
+            text: the step's input, in canonical JSON.
+            digest: the recorded digest of the prompts.
+
+        Returns:
+            The prompts, or a sentence that says why there are none.
+        """
+
+
+class Desk(Protocol):
+    """Where people settle steps."""
+
+    async def waiting(self, run_id: str | None = None, most: int = 50) -> list[Waiting]:
+        """Return the steps that wait for a person."""
+
+    async def claim(self, run_id: str, step: int, author: str, claim: int | None = None) -> Claim:
+        """Claim a step, or renew a claim on it."""
+
+    async def release(self, run_id: str, step: int, author: str, claim: int | None = None) -> None:
+        """Give a claimed step back."""
+
+    async def settle(self, run_id: str, step: int, ruling: Ruling) -> Settled:
+        """Settle a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A database that is to be looked at.
+
+    Attributes:
+        name: what it is called on the pages.
+        open: opens it for one page.
+        prompts: makes prompts anew.
+        is_claimed: says whether a process is at work on the run with a number; None where nobody can tell.
+        desk: where people settle steps from the pages; None where they cannot.
+    """
+
+    name: str
+    open: Opener
+    prompts: Prompts
+    is_claimed: Callable[[int], bool | None]
+    desk: Desk | None = None

@@ -1,0 +1,303 @@
+"""What the rows of a run add up to, counted range by range, so that no read is long."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from sqlite3 import Row
+from time import monotonic
+from typing import Any, Final, cast
+
+from mdap.journal.reader import Reader
+from mdap.records import TallyShape
+
+__all__ = ["Bin", "DividedDecision", "ModelUse", "Summary"]
+
+_BINS: Final = 256
+_DOUBTS: Final = 12
+_END: Final = 2**62
+_FOREVER: Final = float("inf")
+
+
+@dataclass(slots=True)
+class ModelUse:
+    """What one model was asked for.
+
+    Attributes:
+        seconds: latencies, added up.
+        timed: samples with a latency.
+    """
+
+    samples: int = 0
+    votes: int = 0
+    red_flags: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+    timed: int = 0
+
+    def add(self, other: "ModelUse") -> None:
+        """Add what *other* counts."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
+class Bin:
+    """A stretch of a run: some decisions in a row, and the samples of the steps of the same numbers.
+
+    Attributes:
+        divided: races in which some vote was not for the winner.
+        votes: votes of the races.
+        against: those that were not for the winner.
+        models: what each model was asked for.
+        first: when the first sample was asked for, in milliseconds of Unix time; None where not recorded.
+        last: when the last one ended.
+    """
+
+    decisions: int = 0
+    divided: int = 0
+    votes: int = 0
+    against: int = 0
+    models: dict[str, ModelUse] = field(default_factory=dict)
+    first: float | None = None
+    last: float | None = None
+
+    def add(self, other: "Bin") -> None:
+        """Add what *other* counts."""
+        self.decisions += other.decisions
+        self.divided += other.divided
+        self.votes += other.votes
+        self.against += other.against
+        for model, use in other.models.items():
+            self.models.setdefault(model, ModelUse()).add(use)
+        self.span(other.first, other.last)
+
+    def span(self, first: float | None, last: float | None) -> None:
+        """Take in that something was under way from *first* to *last*."""
+        if first is not None and last is not None:
+            self.first = first if self.first is None else min(self.first, first)
+            self.last = last if self.last is None else max(self.last, last)
+
+
+@dataclass(frozen=True, slots=True)
+class DividedDecision:
+    """A decision that was divided, or made by a person.
+
+    Attributes:
+        run: the number of the run.
+        rival: the most votes that another candidate had.
+        total: all votes.
+        author: the person; None for a vote.
+    """
+
+    run: int
+    place: int
+    step: int
+    votes: int
+    rival: int
+    total: int
+    author: str | None
+    winner: str
+
+
+@dataclass(slots=True)
+class Summary:
+    """What the rows of a run add up to, as far as they are counted.
+
+    Attributes:
+        run: the run's number.
+        reached: the place and step up to which everything is counted.
+        width: decisions in a bin.
+        races: how many voted decisions took so many votes, with so many of them for the winner, who led
+            by so many.
+        settled: decisions made by a person.
+        noted: results that were recorded without a vote, of nested tasks and of code that is run once.
+        verdicts: samples by what became of them.
+        flags: red flags by reason.
+        latencies: samples by latency in milliseconds, to two digits.
+        doubts: the most doubtful decisions, those most in doubt first.
+        mixed: whether other runs are in it, so that it has no beginning and no end.
+    """
+
+    run: int
+    reached: int = 0
+    width: int = 1
+    bins: list[Bin] = field(default_factory=list)
+    races: Counter[tuple[int, int, int]] = field(default_factory=Counter)
+    settled: int = 0
+    noted: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    latencies: Counter[int] = field(default_factory=Counter)
+    doubts: list[DividedDecision] = field(default_factory=list)
+    mixed: bool = False
+
+    @property
+    def decisions(self) -> int:
+        """Decisions, by vote, by a person, or without either."""
+        return self.races.total() + self.settled + self.noted
+
+    @property
+    def votes(self) -> int:
+        """Votes cast in decided races."""
+        return sum(total * count for (total, *_), count in self.races.items())
+
+    @property
+    def against(self) -> int:
+        """Those of *votes* that were not for the winner."""
+        return sum((total - votes) * count for (total, votes, _), count in self.races.items())
+
+    @property
+    def divided(self) -> int:
+        """Races in which some vote was not for the winner."""
+        return sum(count for (total, votes, _), count in self.races.items() if total > votes)
+
+    @property
+    def samples(self) -> int:
+        """Samples with a row."""
+        return self.verdicts.total()
+
+    @property
+    def models(self) -> dict[str, ModelUse]:
+        """What each model was asked for, in all."""
+        whole = Bin()
+        for one in self.bins:
+            whole.add(one)
+        return dict(sorted(whole.models.items()))
+
+    def shapes(self) -> list[TallyShape]:
+        """Return how the votes of decided races fell, as the certificate takes them."""
+        return [
+            TallyShape(votes, votes - margin, total, count)
+            for (total, votes, margin), count in self.races.items()
+        ]
+
+    @property
+    def margins(self) -> tuple[int, int] | None:
+        """The smallest and the largest margin with which a race was decided; None without any."""
+        found = [margin for (_, _, margin) in self.races]
+        return (min(found), max(found)) if found else None
+
+    def lengths(self) -> Counter[int]:
+        """Return how many races took how many votes."""
+        found: Counter[int] = Counter()
+        for (total, *_), count in self.races.items():
+            found[total] += count
+        return found
+
+    async def count(self, source: Reader, end: int, seconds: float = _FOREVER) -> bool:
+        """Count on, up to *end*, for about so many seconds.
+
+        Returns:
+            Whether everything before *end* is counted.
+        """
+        if not self.reached:
+            while end > self.width * _BINS:
+                self.width *= 2
+        deadline = monotonic() + seconds
+        while self.reached < end and monotonic() < deadline:
+            stop = min((self.reached // self.width + 1) * self.width, end)
+            self._bin(self.reached).add(await self._fold(source, [self.run], self.reached, stop))
+            self.reached = stop
+        return self.reached >= end
+
+    async def add_runs(self, source: Reader, runs: Sequence[int]) -> None:
+        """Count all of some short runs in one go, whatever their numbers."""
+        part = await self._fold(source, runs, 0, _END)
+        self._bin(0).add(part)
+        self.mixed = True
+
+    def absorb(self, other: "Summary") -> None:
+        """Add what *other*, of another run, counts."""
+        self.mixed = True
+        for mine, theirs in (
+            (self.races, other.races),
+            (self.verdicts, other.verdicts),
+            (self.flags, other.flags),
+            (self.latencies, other.latencies),
+        ):
+            cast("Counter[Any]", mine).update(cast("Counter[Any]", theirs))
+        self.settled += other.settled
+        self.noted += other.noted
+        self.doubts = sorted([*self.doubts, *other.doubts], key=_certainty)[:_DOUBTS]
+        for part in other.bins:
+            self._bin(0).add(part)
+
+    async def _fold(self, source: Reader, runs: Sequence[int], start: int, stop: int) -> Bin:
+        part, wanted = Bin(), json.dumps(runs)
+        # All rows first: a request that is given up in between must not leave half a range counted.
+        decisions = await source.rows("fold_decisions", wanted, start, stop)
+        samples = await source.rows("fold_samples", wanted, start, stop)
+        doubts = await source.rows("fold_doubtful", wanted, start, stop, _DOUBTS)
+        for row in decisions:
+            self._decisions(row, part)
+        for row in samples:
+            self._samples(row, part)
+        found = [_doubt(row) for row in doubts]
+        self.doubts = sorted([*self.doubts, *found], key=_certainty)[:_DOUBTS]
+        return part
+
+    def _bin(self, start: int) -> Bin:
+        index = start // self.width
+        if index >= _BINS:
+            pairs = zip(self.bins[::2], [*self.bins[1::2], Bin()], strict=False)
+            self.bins = [_sum(left, right) for left, right in pairs]
+            self.width *= 2
+            index //= 2
+        while index >= len(self.bins):
+            self.bins.append(Bin())
+        return self.bins[index]
+
+    def _decisions(self, row: Row, part: Bin) -> None:
+        count = row["decisions"]
+        part.decisions += count
+        if row["settled"]:
+            self.settled += count
+            return
+        total, votes = row["total"], row["votes"]
+        if not total:
+            self.noted += count
+            return
+        self.races[total, votes, row["margin"]] += count
+        part.votes += total * count
+        part.against += (total - votes) * count
+        part.divided += count if total > votes else 0
+
+    def _samples(self, row: Row, part: Bin) -> None:
+        count, verdict = row["samples"], row["verdict"]
+        self.verdicts[verdict] += count
+        if verdict == "flag":
+            self.flags[row["flag_reason"] or "no reason"] += count
+        timed = row["milliseconds"] is not None
+        if timed:
+            self.latencies[row["milliseconds"]] += count
+        use = ModelUse(
+            samples=count,
+            votes=count if verdict == "vote" else 0,
+            red_flags=count if verdict == "flag" else 0,
+            input_tokens=row["input_tokens"],
+            output_tokens=row["output_tokens"],
+            cached_tokens=row["cached_tokens"],
+            seconds=row["seconds"],
+            timed=count if timed else 0,
+        )
+        part.models.setdefault(row["model"], ModelUse()).add(use)
+        part.span(row["first"], row["last"])
+
+
+def _sum(left: Bin, right: Bin) -> Bin:
+    left.add(right)
+    return left
+
+
+def _doubt(row: Row) -> DividedDecision:
+    rival, total = row["votes"] - row["margin"], row["total"] or 0
+    return DividedDecision(
+        row["run"], row["place"], row["step"], row["votes"], rival, total, row["author"], row["winner"]
+    )
+
+
+def _certainty(doubt: DividedDecision) -> tuple[Any, ...]:
+    return (doubt.author is None, -doubt.rival, doubt.run, doubt.place)

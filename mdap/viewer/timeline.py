@@ -1,0 +1,295 @@
+"""Attempts over time: which began and ended when, what waited in between, and what came of each."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import pairwise
+from sqlite3 import Row
+from typing import Final, NamedTuple
+
+from mdap.journal.reader import Reader
+from mdap.rules.hidden import plain
+from mdap.viewer.wording import seconds
+
+__all__ = ["KINDS", "TimedAttempt", "Timeline", "Track", "attempts_of", "timeline", "timeline_of"]
+
+KINDS: Final = {
+    "vote": "vote",
+    "flag": "red flag",
+    "failed": "failed attempt",
+    "wait": "waiting to try again",
+    "cancelled": "cancelled: not needed",
+    "void": "void: on a wrong guess",
+}
+"""What a bar stands for, by its class in the style sheet."""
+
+_MOST: Final = 2_000  # samples, and as many failed attempts, that are drawn
+_WIDTH: Final = 1000
+_LANE: Final = 9
+_TICKS: Final = 4
+_IDLE: Final = 0.2  # of the busy time: a longer gap with nothing under way is cut out
+_CUT: Final = 0.04  # of the busy time: what is left of such a gap
+
+
+class TimedAttempt(NamedTuple):
+    """Something that began and ended, in milliseconds of Unix time.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        ordinal: the sample, or the first of those that were asked for together.
+        said: what it was, in a few words.
+    """
+
+    step: int
+    opening: int
+    ordinal: int
+    began: float
+    ended: float
+    kind: str
+    said: str
+
+    @property
+    def sample(self) -> tuple[int, int, int]:
+        """The sample that it was at: step, opening, ordinal."""
+        return self.step, self.opening, self.ordinal
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return (self.ended - self.began) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A line of a timeline.
+
+    Attributes:
+        step: its step.
+        label: what it is about.
+        svg: its bars.
+        attempts: what they stand for, in order.
+    """
+
+    step: int
+    label: str
+    svg: str
+    attempts: list[TimedAttempt]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Attempts, drawn.
+
+    Attributes:
+        tracks: its lines.
+        ticks: seconds since its beginning, evenly spaced; a later one may lie behind a gap.
+        began: its beginning, in milliseconds of Unix time.
+        seconds: from its beginning to its end.
+        gaps: seconds that are cut out since nothing was under way.
+        kinds: which kinds of bars it has.
+        untimed: samples and failed attempts that have no time.
+    """
+
+    tracks: list[Track]
+    ticks: list[str]
+    began: float
+    seconds: float
+    gaps: list[float]
+    kinds: list[str]
+    untimed: int = 0
+
+
+def attempts_of(samples: Sequence[Row], failures: Sequence[Row]) -> tuple[list[TimedAttempt], int]:
+    """Return the attempts at some steps, with the waits between them, and how many have no time.
+
+    Args:
+        samples: rows of ``view_attempts``.
+        failures: rows of ``view_failures``.
+    """
+    found = [one for one in (_failed(row) for row in failures) if one is not None]
+    ends: dict[tuple[int, int], float] = defaultdict(float)  # when the step had its last counted sample
+    for row in samples:
+        if row["counted"] is not None and _is_time(row["began"]):
+            at = row["step"], row["opening"]
+            ends[at] = max(ends[at], row["began"] + _length(row))
+    found += [one for one in (_sampled(row, ends) for row in samples) if one is not None]
+    untimed = len(samples) + len(failures) - len(found)
+    return sorted(
+        [*found, *_waits(found)], key=lambda one: (one.step, one.opening, one.ordinal, one.began)
+    ), untimed
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _length(row: Row) -> float:
+    return row["latency"] * 1000 if _is_time(row["latency"]) else 0.0
+
+
+def _failed(row: Row) -> TimedAttempt | None:
+    if not (_is_time(row["began"]) and _is_time(row["ended"]) and _is_time(row["ordinal"])):
+        return None
+    where = (row["step"], row["opening"], row["ordinal"])
+    return TimedAttempt(*where, row["began"], max(row["began"], row["ended"]), "failed", str(row["kind"]))
+
+
+def _sampled(row: Row, ends: Mapping[tuple[int, int], float]) -> TimedAttempt | None:
+    if not _is_time(row["began"]):
+        return None
+    began, kind = row["began"], row["verdict"]
+    ended = began + _length(row)
+    if row["latency"] is None:  # given up when the step was decided
+        ended = max(began, ends.get((row["step"], row["opening"]), began))
+    said = KINDS.get(kind, kind) + (f": {row['flag_reason']}" if row["flag_reason"] else "")
+    return TimedAttempt(row["step"], row["opening"], row["ordinal"], began, ended, kind, said)
+
+
+def _waits(attempts: Iterable[TimedAttempt]) -> Iterator[TimedAttempt]:
+    """Yield what lies between a failed attempt and the next one at the same sample."""
+    by_sample: dict[tuple[int, int, int], list[TimedAttempt]] = defaultdict(list)
+    for one in attempts:
+        by_sample[one.sample].append(one)
+    for tries in by_sample.values():
+        tries.sort(key=lambda one: one.began)
+        for one, following in pairwise(tries):
+            if one.kind == "failed" and following.began > one.ended:
+                yield one._replace(began=one.ended, ended=following.began, kind="wait", said="waiting")
+
+
+@dataclass(slots=True)
+class _Scale:
+    """Where a moment lies between 0 and `_WIDTH`; long gaps in which nothing happened are cut out."""
+
+    busy: list[tuple[float, float]]
+    starts: list[float] = field(default_factory=list)
+    whole: float = 0.0
+    gaps: list[float] = field(default_factory=list)
+
+    @classmethod
+    def over(cls, attempts: Iterable[TimedAttempt]) -> "_Scale":
+        merged: list[list[float]] = []
+        for began, ended in sorted((one.began, one.ended) for one in attempts):
+            if merged and began <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], ended)
+            else:
+                merged.append([began, ended])
+        busy = sum(ended - began for began, ended in merged)
+        spans: list[list[float]] = []
+        for began, ended in merged:
+            if spans and began - spans[-1][1] <= max(_IDLE * busy, 1000.0):
+                spans[-1][1] = ended
+            else:
+                spans.append([began, ended])
+        scale = cls([(began, ended) for began, ended in spans])
+        each = _CUT * max(sum(ended - began for began, ended in spans), 1.0)
+        for place, (began, ended) in enumerate(spans):
+            if place:
+                scale.gaps.append((began - spans[place - 1][1]) / 1000)
+                scale.whole += each
+            scale.starts.append(scale.whole)
+            scale.whole += ended - began
+        scale.whole = max(scale.whole, 1.0)
+        return scale
+
+    def at(self, moment: float) -> float:
+        for (began, ended), start in zip(reversed(self.busy), reversed(self.starts), strict=True):
+            if moment >= began:
+                return (start + min(moment, ended) - began) / self.whole * _WIDTH
+        return 0.0
+
+    def moment(self, share: float) -> float:
+        """Return the moment that lies at a *share* of the width."""
+        place = share * self.whole
+        for (began, ended), start in zip(reversed(self.busy), reversed(self.starts), strict=True):
+            if place >= start:
+                return min(began + place - start, ended)
+        return self.busy[0][0]
+
+    def cuts(self) -> Iterator[tuple[float, float]]:
+        """Yield where gaps are cut out, from and to."""
+        for (_, ended), start in zip(self.busy, self.starts[1:], strict=False):
+            yield self.at(ended), start / self.whole * _WIDTH
+
+
+async def timeline_of(source: Reader, run: int, start: int, stop: int, *, by_sample: bool) -> Timeline | None:
+    """Return the timeline of the steps from *start* to before *stop*; see `timeline`."""
+    samples = await source.rows("view_attempts", run, start, stop, _MOST)
+    failures = await source.rows("view_failures", run, start, stop, _MOST)
+    return timeline(*attempts_of(samples, failures), by_sample=by_sample)
+
+
+def timeline(attempts: Sequence[TimedAttempt], untimed: int, *, by_sample: bool) -> Timeline | None:
+    """Return *attempts* as a timeline; None if there are none.
+
+    Args:
+        attempts: in the order of their steps.
+        untimed: how many more have no time.
+        by_sample: whether each sample has a line of its own, or each step.
+    """
+    if not attempts:
+        return None
+    scale = _Scale.over(attempts)
+    groups: dict[tuple[int, ...], list[TimedAttempt]] = {}
+    for one in attempts:
+        groups.setdefault(one.sample if by_sample else (one.step,), []).append(one)
+    several = len({one.opening for one in attempts}) > 1
+    tracks = []
+    for some in groups.values():
+        step, opening, ordinal = some[0].sample
+        label = f"Sample {ordinal}" if by_sample else f"Step {step:,}"
+        if by_sample and several:
+            label += f", opening {opening + 1}"
+        tracks.append(Track(step, label, _drawn(label, some, scale), sorted(some, key=lambda one: one.began)))
+    first, last = scale.busy[0][0], scale.busy[-1][1]
+    ticks = [seconds((scale.moment(place / _TICKS) - first) / 1000) for place in range(_TICKS + 1)]
+    kinds = [kind for kind in KINDS if any(one.kind == kind for one in attempts)]
+    return Timeline(tracks, ticks, first, (last - first) / 1000, scale.gaps, kinds, untimed)
+
+
+def _drawn(label: str, attempts: Sequence[TimedAttempt], scale: _Scale) -> str:
+    """Return the bars of a line: samples that overlap lie in lanes one below the other."""
+    lanes = _lanes(attempts)
+    bars = []
+    for one in attempts:
+        lane = lanes[one.opening, one.ordinal]
+        start, end = scale.at(one.began), scale.at(one.ended)
+        thin = one.kind == "wait"
+        top, tall = lane * _LANE + (3 if thin else 0), 2 if thin else _LANE - 1
+        said = f"{label}, sample {one.ordinal}: {one.said}, {seconds(one.seconds)}"
+        bars.append(
+            f'<rect class="try try-{escape(one.kind)}" x="{start:.1f}" y="{top}" '
+            f'width="{max(end - start, 2.0):.1f}" height="{tall}"><title>{escape(plain(said))}</title></rect>'
+        )
+    height = (max(lanes.values()) + 1) * _LANE
+    cuts = "".join(
+        f'<rect class="cut-out" x="{start:.1f}" y="0" width="{end - start:.1f}" height="{height}"/>'
+        for start, end in scale.cuts()
+    )
+    grid = "".join(
+        f'<path class="grid" d="M{_WIDTH * place / _TICKS:.0f} 0V{height}"/>' for place in range(_TICKS + 1)
+    )
+    failed = sum(one.kind == "failed" for one in attempts)
+    last = max(one.ended for one in attempts) - min(one.began for one in attempts)
+    tried = sum(one.kind != "wait" for one in attempts)
+    told = f"{tried} attempt{'' if tried == 1 else 's'}, {failed} failed, {seconds(last / 1000)} in all"
+    return (
+        f'<svg class="lanes" viewBox="0 0 {_WIDTH} {height}" height="{height}" preserveAspectRatio="none" '
+        f'role="img" aria-label="{escape(told)}">{cuts}{grid}{"".join(bars)}</svg>'
+    )
+
+
+def _lanes(attempts: Sequence[TimedAttempt]) -> dict[tuple[int, int], int]:
+    """Return the lane of each sample: the first that is free for as long as it took."""
+    spans: dict[tuple[int, int], tuple[float, float]] = {}
+    for one in attempts:
+        began, ended = spans.get((one.opening, one.ordinal), (one.began, one.ended))
+        spans[one.opening, one.ordinal] = min(began, one.began), max(ended, one.ended)
+    free: list[float] = []
+    lanes = {}
+    for sample, (began, ended) in sorted(spans.items(), key=lambda item: (item[1], item[0])):
+        lane = next((place for place, at in enumerate(free) if at <= began), len(free))
+        free[lane : lane + 1] = [ended]
+        lanes[sample] = lane
+    return lanes

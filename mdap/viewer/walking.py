@@ -1,0 +1,70 @@
+"""Finding steps by what they are, in ranges of keys, for as long as a page may take."""
+
+from dataclasses import dataclass
+from sqlite3 import Row
+from time import monotonic
+from typing import Any, Final
+
+from mdap.journal.reader import Reader
+
+__all__ = ["Found", "walk"]
+
+_FIRST_RANGE: Final = 500
+_LONGEST_RANGE: Final = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found on the way.
+
+    Attributes:
+        rows: one for each step.
+        start: the key at which the search began.
+        stop: the key before which everything was searched.
+        more: whether there is more to search from *stop* on.
+    """
+
+    rows: list[Row]
+    start: int
+    stop: int
+    more: bool
+
+
+async def walk(
+    source: Reader,
+    name: str,
+    run: int,
+    bounds: tuple[int, int],
+    most: int,
+    *values: Any,
+    seconds: float = 0.15,
+) -> Found:
+    """Search from key to key until *most* steps are found, nothing is left, or the time is up.
+
+    Args:
+        source: the log.
+        name: a statement of rows with a column *at*, for a run, a range of keys and a limit.
+        run: the run's number.
+        bounds: the first key, and the one before which the search ends.
+        most: how many steps a page shows.
+        values: further values of the statement.
+        seconds: about how long it may take.
+    """
+    start, end = bounds
+    rows: list[Row] = []
+    at, size, began = start, _FIRST_RANGE, monotonic()
+    deadline = began + seconds
+    while at < end and began < deadline:
+        stop = min(at + size, end)
+        rows += await source.rows(name, run, at, stop, most + 1 - len(rows), *values)
+        if len(rows) > most:
+            stop = int(rows[most]["at"])
+            return Found(rows[:most], start, stop, more=True)
+        at, took = stop, monotonic() - began
+        began += took
+        # Long enough for few queries, and short enough for the last one not to go far beyond the time.
+        if took < seconds / 8:
+            size = min(size * 2, _LONGEST_RANGE)
+        elif took > seconds / 4:
+            size = max(size // 2, _FIRST_RANGE)
+    return Found(rows, start, at, more=at < end)
