@@ -191,6 +191,8 @@ class SampleRequest(NamedTuple):
         view: which presentation of the step the prompt is, from 0.
         trace: noted in by whoever sends the request.
         step_digest: digest over all presentations of the step, in hexadecimal.
+        shared: characters of *user*, from its beginning, that prompts of further steps repeat.
+        warm: whether further requests will repeat a part of the prompt, and may wait for this one.
     """
 
     system: str
@@ -207,6 +209,8 @@ class SampleRequest(NamedTuple):
     view: int = 0
     trace: Trace = Trace()  # shared by all requests that nobody traces
     step_digest: str = ""
+    shared: int = 0
+    warm: bool = False
 
     @property
     def n(self) -> int:
@@ -231,6 +235,7 @@ class Reply(NamedTuple):
         reasoning_tokens: the part of *output_tokens* spent on reasoning; None where unknown.
         served_model: the model that the endpoint says it served; None where it says nothing.
         fingerprint: the endpoint's word for the state of its system; None where it says nothing.
+        cache_write_tokens: the part of *input_tokens* written to the provider's cache; None where unknown.
     """
 
     text: str
@@ -246,6 +251,7 @@ class Reply(NamedTuple):
     reasoning_tokens: int | None = None
     served_model: str | None = None
     fingerprint: str | None = None
+    cache_write_tokens: int | None = None
 
     @property
     def answer_tokens(self) -> int | None:
@@ -326,6 +332,7 @@ class SampleTaken(NamedTuple):
     fingerprint: str | None = None
     reasoning_tokens: int | None = None
     reasoning_digest: str | None = None
+    cache_write_tokens: int | None = None
     began: int | None = None
     text: str | None = None
     reasoning: str | None = None
@@ -352,6 +359,7 @@ class SampleTaken(NamedTuple):
             reasoning_tokens=self.reasoning_tokens,
             served_model=self.served_model,
             fingerprint=self.fingerprint,
+            cache_write_tokens=self.cache_write_tokens,
         )
 
     def row(self) -> tuple[Any, ...]:
@@ -360,14 +368,17 @@ class SampleTaken(NamedTuple):
 
     def digest_columns(self) -> tuple[Any, ...]:
         """Return what the digest chain covers: the columns from *ordinal* on, see `without_later`."""
-        return self[_ORDINAL : _SINCE if self[_SINCE:_CHAINED] == _NOTHING_LATER else _CHAINED]
+        if self.cache_write_tokens is not None:
+            return self[_ORDINAL:_CHAINED]
+        return self[_ORDINAL : _SINCE if self[_SINCE:_WRITTEN] == _NOTHING_LATER else _WRITTEN]
 
 
 _ORDINAL: Final = SampleTaken._fields.index("ordinal")
 _ROW: Final = SampleTaken._fields.index("text")
 _SINCE: Final = SampleTaken._fields.index("served_model")
+_WRITTEN: Final = SampleTaken._fields.index("cache_write_tokens")
 _CHAINED: Final = SampleTaken._fields.index("began")
-_LATER: Final = _CHAINED - _SINCE
+_LATER: Final = _WRITTEN - _SINCE
 _NOTHING_LATER: Final = (None,) * _LATER
 _TEXTS: Final = {"text_digest": "text", "reasoning_digest": "reasoning"}
 
@@ -381,9 +392,12 @@ CHAINED_COLUMNS: Final = SAMPLE_COLUMNS[:_CHAINED]
 def without_later(columns: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a sample's last *columns* as digests take them.
 
-    Columns that came with a later schema are left out if all of them are NULL, so that the digests of
-    earlier logs stay as they are.
+    Columns that came with a later schema are left out if they and all behind them are NULL, so that the
+    digests of earlier logs stay as they are.
     """
+    if columns[-1] is not None:
+        return columns
+    columns = columns[:-1]
     return columns[:-_LATER] if columns[-_LATER:] == _NOTHING_LATER else columns
 
 
@@ -543,7 +557,7 @@ EVENTS: Final = {
         "an endpoint was asked what it takes, before anything else; `reason` says what it does not",
         "`model`, `options` (as of `-M`), `repeats`, `n`, `usage`, `request_id`, `failure`, null where it "
         "could not be found out; with the first run of a session also `requests`, `samples`, "
-        "`failed_attempts`, `input_tokens`, `output_tokens`, `cached_tokens`",
+        "`failed_attempts`, `input_tokens`, `output_tokens`, `cached_tokens`, `cache_write_tokens`",
     ),
     "warning": ("what a reader of the result should know", "`drift`, the kind of drift, or null"),
     "sealed": (
@@ -567,7 +581,15 @@ class Refusal(NamedTuple):
 
 
 METERED: Final = frozenset(
-    {"requests", "samples", "failed_attempts", "input_tokens", "output_tokens", "cached_tokens"}
+    {
+        "requests",
+        "samples",
+        "failed_attempts",
+        "input_tokens",
+        "output_tokens",
+        "cached_tokens",
+        "cache_write_tokens",
+    }
 )
 """What an event says of requests that were sent; whatever event it is, its tokens are in the totals."""
 
@@ -1027,6 +1049,8 @@ class Solution(Generic[R_co]):
         traceback: where code of the task or of a provider failed, as Python prints it; None if none did.
         error: the error that ended the run, with its cause; None for a run that was read from the log.
         outcome: whether the result of a finished run is good; None where neither the task nor the votes say.
+        saved_usd: USD that prompts shared by several samples or read from a cache saved; None where no price
+            is known.
     """
 
     run_id: str
@@ -1048,6 +1072,7 @@ class Solution(Generic[R_co]):
     traceback: str | None = None
     error: Exception | None = field(default=None, compare=False, repr=False)
     outcome: Outcome | None = None
+    saved_usd: float | None = None
     _json: Any = field(default=None, compare=False)  # the result as it is on record
 
     def __repr__(self) -> str:
@@ -1111,6 +1136,7 @@ class Solution(Generic[R_co]):
                 "output_tokens": self.totals.usage.output_tokens,
             },
             "cost_usd": self.cost_usd,
+            "saved_usd": self.saved_usd,
             "seconds": round(self.seconds, 3),
             "p_zero_errors": self.p_zero_errors,
             "guarantee": None if self.guarantee is None else self.guarantee.to_dict(),

@@ -39,6 +39,7 @@ class Beside(NamedTuple):
     input_tokens: int
     output_tokens: int
     cached_tokens: int
+    cache_write_tokens: int
 
     @property
     def what(self) -> str:
@@ -266,11 +267,7 @@ def spent(run: About, summary: Summary) -> float | None:
     return (
         None
         if of_samples is None
-        else of_samples
-        + sum(
-            cost_of(run.prices[str(one.model)], one.input_tokens, one.output_tokens, one.cached_tokens)
-            for one in run.beside
-        )
+        else of_samples + sum(cost_of(run.prices[str(one.model)], one) for one in run.beside)
     )
 
 

@@ -41,6 +41,7 @@ _NUMBERS: Final = {
     "input_tokens": "int64",
     "output_tokens": "int64",
     "cached_tokens": "int64",
+    "cache_write_tokens": "int64",
     "attempts": "int64",
     "began": "int64",
     "temperature": "float64",

@@ -129,6 +129,7 @@ class SampleEntry(NamedTuple):
     reasoning_tokens: int | None
     reasoning: str | None
     began: int | None
+    cache_write_tokens: int | None
 
 
 _BODIES: Final = {"text": "t.body", "reasoning": "h.body"}

@@ -14,7 +14,7 @@ from mdap.audit.rows import plain_reading
 from mdap.audit.runs import find_number
 from mdap.rules.digests import answer_key
 from mdap.rules.lengths import likely_error_rate, race_lengths
-from mdap.rules.money import cost_of
+from mdap.rules.money import Tokens, cost_of
 from mdap.settings import Price
 
 __all__ = ["Beside", "Statistics", "Use", "statistics"]
@@ -25,7 +25,8 @@ WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree O
 _CELLS: Final = f"""{_TREE}
 SELECT s.model, s.temperature, s.ordinal, s.verdict, d.place IS NOT NULL AND d.author IS NULL AS decided,
        count(*), sum(s.answer_key = key_of(d.winner)), coalesce(sum(s.input_tokens), 0),
-       coalesce(sum(s.output_tokens), 0), coalesce(sum(s.cached_tokens), 0)
+       coalesce(sum(s.output_tokens), 0), coalesce(sum(s.cached_tokens), 0),
+       coalesce(sum(s.cache_write_tokens), 0)
 FROM tree CROSS JOIN samples s ON s.run = tree.run
 LEFT JOIN decisions d ON d.run = s.run AND d.step = s.step AND d.opening = s.opening
 GROUP BY 1, 2, 3, 4, 5"""
@@ -55,7 +56,8 @@ SELECT (SELECT count(*) FROM tree CROSS JOIN decisions d ON d.run = tree.run WHE
         WHERE e.kind = 'attempt_failed')"""
 _BESIDE: Final = f"""{_TREE}
 SELECT kind, data->>'model', coalesce(sum(data->>'samples'), 0), coalesce(sum(data->>'input_tokens'), 0),
-       coalesce(sum(data->>'output_tokens'), 0), coalesce(sum(data->>'cached_tokens'), 0)
+       coalesce(sum(data->>'output_tokens'), 0), coalesce(sum(data->>'cached_tokens'), 0),
+       coalesce(sum(data->>'cache_write_tokens'), 0)
 FROM tree CROSS JOIN run_events e ON e.run = tree.run
 WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL
 GROUP BY 1, 2 ORDER BY 1 DESC, 2"""
@@ -79,6 +81,7 @@ class Use:
         input_tokens: tokens of prompts.
         output_tokens: tokens of replies.
         cached_tokens: the part of *input_tokens* read from a cache.
+        cache_write_tokens: the part of *input_tokens* written to a cache.
     """
 
     samples: int = 0
@@ -91,6 +94,7 @@ class Use:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
     @property
     def agreement(self) -> float | None:
@@ -279,7 +283,7 @@ def _cells(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
         setattr(cell, _COLUMN_OF[verdict], count)
         if verdict == "vote" and decided:
             cell.decided_votes, cell.for_winner = count, right
-        cell.input_tokens, cell.output_tokens, cell.cached_tokens = tokens
+        cell.input_tokens, cell.output_tokens, cell.cached_tokens, cell.cache_write_tokens = tokens
         for use in (found.models[model], found.temperatures[temperature], found.ordinals[ordinal]):
             for name, value in asdict(cell).items():
                 setattr(use, name, getattr(use, name) + value)
@@ -315,16 +319,12 @@ def _prices(connection: sqlite3.Connection, run: int) -> dict[str, Price]:
 
 def _beside(prices: Mapping[str, Price], kind: str, model: str | None, samples: int, *tokens: int) -> Beside:
     price = prices.get(model or "")
-    cost = None if price is None else cost_of(price, tokens[0], tokens[1], tokens[2])
+    cost = None if price is None else cost_of(price, Tokens(*tokens))
     return Beside(kind, model, samples, tokens[0], tokens[1], cost)
 
 
 def _costs(prices: Mapping[str, Price], models: Mapping[str, Use]) -> dict[str, float]:
-    return {
-        model: cost_of(prices[model], use.input_tokens, use.output_tokens, use.cached_tokens)
-        for model, use in models.items()
-        if model in prices
-    }
+    return {model: cost_of(prices[model], use) for model, use in models.items() if model in prices}
 
 
 def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> None:

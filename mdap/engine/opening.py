@@ -110,7 +110,7 @@ def written(
     ordinal, failed, verdict, counted = drawn
     run, step, place, _, _, _ = opening.opened
     text, digest, _, key, flag, model, finish_reason = judgement
-    _, _, _, given, made, cached, latency, request_id, attempts, reasoning, thought, served, system = reply
+    given, made, cached, latency, request_id, attempts, reasoning, thought, served, system, stored = reply[3:]
     seconds: float | None = float(latency)
     if seconds:
         seconds = round(seconds, 6) if isfinite(seconds) else None
@@ -138,6 +138,7 @@ def written(
         None if system is None else clean_label(system),
         thought,
         None,
+        stored,
         request.trace.began,
         text,
         None,

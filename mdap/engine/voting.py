@@ -56,6 +56,7 @@ class Prompt(NamedTuple):
     digest: str
     parse: Callable[[str], Any]
     subject: Subject | None
+    shared: int = 0
 
 
 class Race:
@@ -135,8 +136,8 @@ class Race:
         self.schema = None if step.schema is None else self._schema(step.schema)
         self.schedule = schedule or schedule_of(settings)
         self.tier = 0
-        columns = (step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
-        own = record_of(Prompt, columns)
+        digest, shared = prompt_digest(step.system, step.user), len(step.shared)
+        own = record_of(Prompt, (step.system, step.user, digest, step.parse, subject, shared))
         self.prompts = [own]
         self.prompt_digest = own.digest
         if step.views:
@@ -269,6 +270,8 @@ class Race:
             part.view,
             Trace(),
             self.prompt_digest,
+            prompt.shared,
+            False,
         )
         return record_of(SampleRequest, columns)
 

@@ -33,7 +33,8 @@ samples = st.builds(
     *(st.just(1), numbers, numbers, numbers, numbers, st.sampled_from(["vote", "flag"])),
     *(st.none() | hexadecimal(8), st.none() | texts, texts, numbers, st.floats(0, 2)),
     *(st.none() | numbers, st.none() | numbers, st.none() | numbers, st.floats(0, 1e6), numbers),
-    *(st.none() | texts, texts, hexadecimal(16), texts),
+    *(st.none() | texts, texts, hexadecimal(16), st.none() | texts),
+    cache_write_tokens=st.none() | numbers,
 )
 decisions = st.builds(
     Decided,
@@ -57,7 +58,7 @@ def test_the_chain_is_what_its_contract_says(
     assert len(digest) == len(CHAIN_START) == 64
 
 
-COVERED = range(SampleTaken._fields.index("ordinal"), SampleTaken._fields.index("text"))
+COVERED = range(SampleTaken._fields.index("ordinal"), SampleTaken._fields.index("began"))
 LINE = (0, "vote", "ab", None, "model", 0, 0.1, 5, 6, 0, 0.25, 1, "id", "stop", "cd")
 
 
