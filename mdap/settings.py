@@ -151,6 +151,9 @@ class Limits(BaseModel):
             corrects by its actual usage.
         reserve_max_tokens: count a request's maximum output tokens instead of its actual ones, as some
             endpoints do.
+        warm_cache: whether one request goes ahead of others that begin with the same text, such as the
+            samples of a step, so that they read it from the endpoint's cache. They wait until its reply
+            arrives. None: in processes only, since each step of a chain would take twice as long.
         probe: whether to send a few small requests on start that detect which options each endpoint
             supports, and whether it repeats itself.
         attempt_timeout: seconds after which an attempt is abandoned and drawn again.
@@ -168,6 +171,7 @@ class Limits(BaseModel):
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     reserve_max_tokens: bool = False
+    warm_cache: bool | None = None
     probe: bool = True
     attempt_timeout: float = Field(120.0, gt=0)
     max_attempts: int = Field(20, ge=1)
@@ -184,6 +188,7 @@ class Price(BaseModel):
         input: for prompts.
         output: for replies, reasoning included.
         cached_input: for prompts read from the provider's cache; None for the price of other prompts.
+        cache_write: for prompts written to the provider's cache; None for the price of other prompts.
     """
 
     model_config = _FROZEN
@@ -191,6 +196,7 @@ class Price(BaseModel):
     input: float = Field(ge=0)
     output: float = Field(ge=0)
     cached_input: float | None = Field(None, ge=0)
+    cache_write: float | None = Field(None, ge=0)
 
 
 class Budget(BaseModel):

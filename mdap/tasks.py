@@ -113,6 +113,8 @@ class Step(Generic[A]):
             and key are one step.
         proposal: whether to take the first valid reply unvoted, for later steps of a process to vote
             on. A proposal is no decision, whatever k is, and does not count in the certificate.
+        shared: the beginning of *user* that further steps repeat, such as a document. Endpoints keep it in
+            their cache and charge less for it in later requests.
     """
 
     user: str
@@ -124,15 +126,18 @@ class Step(Generic[A]):
     input: Any = None
     key: str | None = None
     proposal: bool = False
+    shared: str = ""
 
     def __post_init__(self) -> None:
         user, system = self.user, self.system
         plain = type(user) is type(system) is str and user.isascii() and system.isascii()
         if not (plain and self.key is None and callable(self.parse)):
-            _encode(self, "user", "system", *(() if self.key is None else ("key",)))
+            _encode(self, "user", "system", "shared", *(() if self.key is None else ("key",)))
         tokens = self.max_tokens
         if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
             raise ValueError(f"max_tokens={tokens!r} allows no reply")
+        if self.shared and not self.user.startswith(self.shared):
+            raise ValueError("user does not begin with shared: put what further steps repeat first")
         if self.views and not all(isinstance(view, View) for view in self.views):
             raise TypeError("views must be a tuple of mdap.View")
 

@@ -198,6 +198,7 @@ class RunTrace:
             "gen_ai.usage.input_tokens": _sum(reply.input_tokens for reply in replies),
             "gen_ai.usage.output_tokens": _sum(reply.output_tokens for reply in replies),
             "gen_ai.usage.cache_read.input_tokens": _sum(reply.cached_tokens for reply in replies),
+            "gen_ai.usage.cache_creation.input_tokens": _sum(reply.cache_write_tokens for reply in replies),
             "gen_ai.usage.reasoning.output_tokens": _sum(reply.reasoning_tokens for reply in replies),
             "mdap.latency": first.latency,
         }

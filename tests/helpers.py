@@ -242,7 +242,8 @@ def link(previous: str, opened: StepOpened, counted: Sequence[SampleTaken], deci
                 *(taken.model, taken.view, taken.temperature),
                 *(taken.input_tokens, taken.output_tokens, taken.cached_tokens),
                 *(taken.latency, taken.attempts, taken.request_id, taken.finish_reason, taken.text_digest),
-                *(later if any(value is not None for value in later) else ()),
+                *(later if any(value is not None for value in (*later, taken.cache_write_tokens)) else ()),
+                *(() if taken.cache_write_tokens is None else (taken.cache_write_tokens,)),
             ]
         )
         for taken in sorted(counted, key=lambda taken: taken.ordinal)

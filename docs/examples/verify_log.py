@@ -31,8 +31,9 @@ SELECT d.step, d.opening, d.digest, p.step, p.key, p.input, p.prompt_digest,
 FROM decisions d LEFT JOIN steps p USING (run, step, opening) WHERE d.run = ? ORDER BY d.place"""
 COLUMNS = """s.verdict, s.answer_key, s.flag_reason, s.model, s.view, s.temperature, s.input_tokens,
        s.output_tokens, s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason, t.digest,
-       s.served_model, s.fingerprint, s.reasoning_tokens, h.digest"""
-LATER = 4  # columns that came with schema 2: left out of the digests where all of them are NULL
+       s.served_model, s.fingerprint, s.reasoning_tokens, h.digest, s.cache_write_tokens"""
+# Columns that came with schemas 2 and 8: left out of the digests where they and all behind them are NULL.
+LATER = [4, 1]
 TEXTS = "LEFT JOIN texts t ON t.id = s.text LEFT JOIN texts h ON h.id = s.reasoning"
 COUNTED = f"""
 SELECT s.counted, t.body, h.body, s.ordinal, {COLUMNS} FROM samples s {TEXTS}
@@ -239,14 +240,20 @@ def decisions(log: sqlite3.Connection, run: int, rules: ByLead, tier_size: int) 
 
 
 def check_texts(where: str, body: str | None, reasoning: str | None, columns: list[Any]) -> None:
-    check(f"{where}, digest of the reply", columns[-1 - LATER], None if body is None else hashed(body, 16))
     check(
-        f"{where}, digest of the reasoning", columns[-1], None if reasoning is None else hashed(reasoning, 16)
+        f"{where}, digest of the reply", columns[-1 - sum(LATER)], None if body is None else hashed(body, 16)
+    )
+    check(
+        f"{where}, digest of the reasoning", columns[-2], None if reasoning is None else hashed(reasoning, 16)
     )
 
 
 def without_later(columns: list[Any]) -> list[Any]:
-    return columns[:-LATER] if columns[-LATER:] == [None] * LATER else columns
+    for count in reversed(LATER):
+        if columns[-count:] != [None] * count:
+            break
+        columns = columns[:-count]
+    return columns
 
 
 def strays(log: sqlite3.Connection) -> None:

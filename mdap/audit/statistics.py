@@ -37,6 +37,7 @@ class Use:
         input_tokens: tokens of prompts.
         output_tokens: tokens of replies.
         cached_tokens: the part of *input_tokens* read from a cache.
+        cache_write_tokens: the part of *input_tokens* written to a cache.
     """
 
     samples: int = 0
@@ -49,6 +50,7 @@ class Use:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
     @property
     def agreement(self) -> float | None:
@@ -236,7 +238,7 @@ def _cells(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
         setattr(cell, _COLUMN_OF[verdict], count)
         if verdict == "vote" and decided:
             cell.decided_votes, cell.for_winner = count, right
-        cell.input_tokens, cell.output_tokens, cell.cached_tokens = tokens
+        cell.input_tokens, cell.output_tokens, cell.cached_tokens, cell.cache_write_tokens = tokens
         for use in (found.models[model], found.temperatures[temperature], found.ordinals[ordinal]):
             for name, value in asdict(cell).items():
                 setattr(use, name, getattr(use, name) + value)
@@ -275,11 +277,7 @@ def _beside(prices: Mapping[str, Price], billed: Billed) -> Beside:
 
 
 def _costs(prices: Mapping[str, Price], models: Mapping[str, Use]) -> dict[str, float]:
-    return {
-        model: cost_of(prices[model], use.input_tokens, use.output_tokens, use.cached_tokens)
-        for model, use in models.items()
-        if model in prices
-    }
+    return {model: cost_of(prices[model], use) for model, use in models.items() if model in prices}
 
 
 def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> None:

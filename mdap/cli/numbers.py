@@ -40,11 +40,14 @@ def _models(found: Statistics) -> None:
     _uses("model", sorted(found.models.items()))
     say()
     rows = []
-    for model in sorted(found.models):
+    cached = any(use.cached_tokens or use.cache_write_tokens for use in found.models.values())
+    for model, use in sorted(found.models.items()):
         latency = found.latency.get(model, (None, None, None, None))
         cost = found.costs.get(model)
-        rows.append((model, *[number(value, 3) for value in latency], number(cost, 4)))
-    table(("model", "median s", "p95 s", "p99 s", "longest s", "USD"), rows)
+        kept = (number(use.cached_tokens), number(use.cache_write_tokens)) if cached else ()
+        rows.append((model, *[number(value, 3) for value in latency], number(cost, 4), *kept))
+    heads = ("model", "median s", "p95 s", "p99 s", "longest s", "USD")
+    table((*heads, *(("tokens read from cache", "written to it") if cached else ())), rows)
 
 
 def _beside(found: Statistics) -> None:

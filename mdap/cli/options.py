@@ -168,6 +168,12 @@ def limit_options(command: F) -> F:
             help="Timeout of one attempt.",
         ),
         click.option(
+            "--warm-cache/--no-warm-cache",
+            default=None,
+            show_default="for processes",
+            help="Send one request ahead of others that begin alike, so that they read the cache.",
+        ),
+        click.option(
             "--no-probe",
             is_flag=True,
             help="Skip the small test requests that detect which options each endpoint supports.",
@@ -250,6 +256,7 @@ def limits_of(given: dict[str, Any]) -> Limits:
             requests_per_minute=given["rpm"],
             tokens_per_minute=given["tpm"],
             reserve_max_tokens=given["reserve_max_tokens"],
+            warm_cache=given["warm_cache"],
             probe=not given["no_probe"],
             attempt_timeout=given["timeout"],
             max_attempts=given["max_attempts"],

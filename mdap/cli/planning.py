@@ -10,12 +10,13 @@ from pydantic import ValidationError
 from mdap.cli.options import as_json
 from mdap.cli.output import fields, number, print_json, say, table
 from mdap.errors import UsageError
+from mdap.rules.paying import Sample, Way, ways
 from mdap.rules.planning import Bought, Each, by_margin, by_subtask, what_buys
 from mdap.rules.robust_estimate import RobustEstimate
 from mdap.rules.robust_estimate import estimate as estimate_robust
 from mdap.rules.scaling import Plan
 from mdap.rules.scaling import plan as estimate_run
-from mdap.settings import Robust, explain
+from mdap.settings import Price, Robust, explain
 
 __all__ = ["plan"]
 
@@ -58,6 +59,27 @@ _MILLION = 1e6
 @click.option("--output-tokens", type=click.FloatRange(min=0), help="Reply tokens of a sample.")
 @click.option("--input-price", type=click.FloatRange(min=0), help="USD per million prompt tokens.")
 @click.option("--output-price", type=click.FloatRange(min=0), help="USD per million reply tokens.")
+@click.option(
+    "--cached-price", type=click.FloatRange(min=0), help="USD per million tokens read from a cache."
+)
+@click.option(
+    "--cache-write-price",
+    type=click.FloatRange(min=0),
+    help="USD per million tokens written to a cache. [default: --input-price]",
+)
+@click.option(
+    "--shared-tokens",
+    type=click.FloatRange(min=0),
+    default=0,
+    help="Prompt tokens that several steps begin with, such as those of a document.",
+)
+@click.option(
+    "--shared-steps",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Steps that begin with those tokens.",
+)
 @click.option("--rpm", type=click.IntRange(min=1), help="Requests a minute, to estimate the duration.")
 @click.option(
     "--tpm",
@@ -81,8 +103,9 @@ _MILLION = 1e6
 @click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Show what X USD buy.")
 @click.option(
     "--table",
-    type=click.Choice(["margins", "subtasks"]),
-    help="Also show other lengths and margins, or larger subtasks.",
+    type=click.Choice(["margins", "subtasks", "prices"]),
+    help="Also show other lengths and margins, larger subtasks, or the price of a thousand steps with shared "
+    "and cached prompts and in batches.",
 )
 @as_json
 def plan(**given: Any) -> None:
@@ -99,6 +122,8 @@ def plan(**given: Any) -> None:
         given["subtask_steps"],
     )
     each = _each(given)
+    if given["table"] == "prices":
+        _ways(given, estimate)  # what is wrong with it is said before anything else
     bought = None
     if given["budget_usd"] is not None:
         if each is None or sum(each) == 0:
@@ -120,7 +145,9 @@ def _print(given: dict[str, Any], estimate: Plan, each: Each | None, bought: Bou
     }
     if bought is not None:
         made["budget"] = bought._asdict()
-    if given["table"] is not None:
+    if given["table"] == "prices":
+        made["table"] = [way._asdict() for way in _ways(given, estimate)]
+    elif given["table"] is not None:
         rows = (
             by_subtask(estimate)
             if given["table"] == "subtasks"
@@ -156,6 +183,13 @@ def _show(given: dict[str, Any], estimate: Plan, each: Each | None, bought: Boug
     elif given["table"] == "subtasks":
         say()
         _show_subtasks(estimate, each)
+    elif given["table"] == "prices":
+        say()
+        priced = [
+            (one.way, _usd(one.usd), _usd(one.batch_usd), f"{one.share:.2f}")
+            for one in _ways(given, estimate)
+        ]
+        table(("USD a thousand steps", "requests", "batch", "share of ordinary"), priced)
 
 
 def _robust(given: dict[str, Any], planned: Plan) -> RobustEstimate | None:
@@ -214,6 +248,31 @@ def _buys(estimate: Plan, bought: Bought) -> str:
         f"{'enough' if bought.enough else 'not enough'}: k = {bought.k} for these steps (no error with "
         f"{bought.p_zero_errors:.6f}), or {number(bought.steps)} steps at this target"
     )
+
+
+def _price(given: dict[str, Any]) -> Price | None:
+    needed = ("input_tokens", "output_tokens", "input_price", "output_price")
+    if any(given[name] is None for name in needed):
+        return None
+    return Price(
+        input=given["input_price"],
+        output=given["output_price"],
+        cached_input=given["cached_price"],
+        cache_write=given["cache_write_price"],
+    )
+
+
+def _ways(given: dict[str, Any], estimate: Plan) -> list[Way]:
+    price = _price(given)
+    if price is None:
+        raise UsageError(
+            "a table of prices depends on tokens and prices: give --input-tokens, --output-tokens, "
+            "--input-price and --output-price"
+        )
+    if given["shared_tokens"] > given["input_tokens"]:
+        raise UsageError("--shared-tokens are a part of --input-tokens, and cannot be more")
+    tokens = (given["input_tokens"], given["output_tokens"], given["shared_tokens"], given["shared_steps"])
+    return ways(estimate, Sample(*tokens), price)
 
 
 def _each(given: dict[str, Any]) -> Each | None:

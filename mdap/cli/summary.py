@@ -45,7 +45,8 @@ def how_sure(solution: Solution) -> Rows:
         rows.append(("votes by model", ", ".join(f"{model} {number(votes)}" for model, votes in voters)))
     tokens = solution.totals.usage
     if solution.cost_usd is not None:
-        rows.append(("cost", f"{solution.cost_usd:,.4f} USD"))
+        saved = f", {solution.saved_usd:,.4f} USD saved on prompts" if solution.saved_usd else ""
+        rows.append(("cost", f"{solution.cost_usd:,.4f} USD{saved}"))
     rows.append(("tokens", f"{number(tokens.input_tokens)} in, {number(tokens.output_tokens)} out"))
     return rows
 

@@ -8,7 +8,7 @@ import anyio
 from mdap.errors import ProviderError, UnavailableError
 from mdap.records import Reply, SampleRequest
 from mdap.rules.limiter import Estimator, prompt_tokens
-from mdap.rules.money import Hold, Wallet, cost_of
+from mdap.rules.money import Hold, Tokens, Wallet, cost_of
 from mdap.settings import Budget, Price
 
 __all__ = ["BUDGET", "BudgetGuard"]
@@ -61,11 +61,15 @@ class BudgetGuard:
     ) -> None:
         """Record the actual cost of *request*; of a failed one, the cost that the endpoint billed."""
         billed = replies if failure is None else (failure,)
-        given = sum(one.input_tokens or 0 for one in billed)
-        made = sum(one.output_tokens or 0 for one in billed)
-        cached = sum(reply.cached_tokens or 0 for reply in replies)
+        used = Tokens(
+            input_tokens=sum(one.input_tokens or 0 for one in billed),
+            output_tokens=sum(one.output_tokens or 0 for one in billed),
+            cached_tokens=sum(reply.cached_tokens or 0 for reply in replies),
+            cache_write_tokens=sum(reply.cache_write_tokens or 0 for reply in replies),
+        )
         price = self._prices[request.member]
-        self._wallet.settle(hold, 0.0 if price is None else cost_of(price, given, made, cached), given + made)
+        usd = 0.0 if price is None else cost_of(price, used)
+        self._wallet.settle(hold, usd, used.input_tokens + used.output_tokens)
         for reply in replies:
             if reply.output_tokens is not None:
                 self._estimator.learn(str(request.member), reply.output_tokens)
@@ -78,7 +82,7 @@ class BudgetGuard:
         each = self._estimator.expect(str(request.member), request.max_tokens, self._wallet.holds)
         made = each * len(request.ordinals)
         price = self._prices[request.member]
-        return 0.0 if price is None else cost_of(price, given, made), given + made
+        return 0.0 if price is None else cost_of(price, Tokens(given, made)), given + made
 
     def _nearly_spent(self) -> str:
         budget = self._wallet.budget

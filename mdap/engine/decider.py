@@ -124,6 +124,8 @@ class Decider(Answering):
             if opening.status in _UNWANTED or opening.error is not None:
                 continue
             for request in opening.race.wanted(self._rules.max_n, self._distance(opening)):
+                if self._rules.warm_cache and (request.shared or opening.race.k > 1):
+                    request = request._replace(warm=True)
                 asked.append((opening, request))
                 ordinals = request.ordinals
                 opening.flying[ordinals] = request

@@ -136,6 +136,7 @@ def written(
         fingerprint=_label(reply.fingerprint),
         reasoning_tokens=reply.reasoning_tokens,
         reasoning_digest=None if kept is None else text_digest(kept),
+        cache_write_tokens=reply.cache_write_tokens,
         began=request.trace.began,
         text=judgement.text,
         reasoning=kept,

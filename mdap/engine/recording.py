@@ -53,6 +53,7 @@ class RunConfig:
         absences: who was left out in earlier sessions.
         record_prompts: whether the text of every prompt is recorded.
         patient: whether an undecided step waits for a person, instead of ending.
+        warm_cache: whether one request goes ahead of others that begin with the same text.
     """
 
     run: int
@@ -72,6 +73,7 @@ class RunConfig:
     absences: tuple[Absence, ...] = ()
     record_prompts: bool = False
     patient: bool = False
+    warm_cache: bool = False
 
 
 class Recorder:

@@ -53,6 +53,7 @@ class Prompt(NamedTuple):
     digest: str
     parse: Callable[[str], Any]
     subject: Subject | None
+    shared: int = 0
 
 
 class Race:
@@ -132,7 +133,14 @@ class Race:
         self.schema = None if step.schema is None else self._schema(step.schema)
         self.schedule = schedule or schedule_of(settings)
         self.tier = 0
-        own = Prompt(step.system, step.user, prompt_digest(step.system, step.user), step.parse, subject)
+        own = Prompt(
+            step.system,
+            step.user,
+            prompt_digest(step.system, step.user),
+            step.parse,
+            subject,
+            len(step.shared),
+        )
         self.prompts = [own]
         self.prompt_digest = own.digest
         if step.views:
@@ -265,6 +273,7 @@ class Race:
             view=part.view,
             trace=Trace(),
             step_digest=self.prompt_digest,
+            shared=prompt.shared,
         )
 
     def sent(self, opened: StepOpened) -> list[PromptSent]:

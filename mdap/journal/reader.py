@@ -30,7 +30,7 @@ from mdap.records import (
     Verdict,
 )
 from mdap.rules.digests import CHAIN_START, answer_key
-from mdap.rules.money import cost_of
+from mdap.rules.money import Bill, Tokens, cost_of, saved_by_cache, saved_by_sharing
 from mdap.rules.presence import Absence
 from mdap.rules.seals import Seal
 from mdap.settings import Price
@@ -205,7 +205,12 @@ class Reader:
         return int(await self._value("count_settled", run))
 
     async def cost(self, run: int) -> float | None:
-        """Return what *run* cost in USD with its probe, at the prices of its last session.
+        """Return what *run* cost in USD, as `bill` does."""
+        bill = await self.bill(run)
+        return None if bill is None else bill.usd
+
+    async def bill(self, run: int) -> Bill | None:
+        """Return what *run* cost with its probe, at the prices of its last session.
 
         Returns:
             None if the price of a model that was asked is unknown, or none was asked.
@@ -214,11 +219,15 @@ class Reader:
         prices = {model: Price(**price) for model, price in found.items()}
         if not prices:  # then the sums, which take as long as all the totals, would be for nothing
             return None
-        usage = [*await self.rows("usage_by_model", run), *await self.rows("spent_beside", run)]
+        samples, beside = await self.rows("usage_by_model", run), await self.rows("spent_beside", run)
+        usage = [*samples, *beside]
         if not usage or any(row["model"] not in prices for row in usage):
             return None
-        tokens = ("input_tokens", "output_tokens", "cached_tokens")
-        return sum(cost_of(prices[row["model"]], *[row[name] for name in tokens]) for row in usage)
+        usd = sum(cost_of(prices[row["model"]], Tokens.of(row)) for row in usage)
+        saved = sum(saved_by_cache(prices[row["model"]], Tokens.of(row)) for row in usage)
+        for row in samples:
+            saved += saved_by_sharing(prices[row["model"]], Tokens.of(row), row["prompts"], row["shared"])
+        return Bill(usd, saved)
 
     async def escalations(self, run: int) -> int:
         """Return how many steps of *run* were handed to another tier of models."""

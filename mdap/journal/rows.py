@@ -90,6 +90,7 @@ class Billed(NamedTuple):
     input_tokens: int
     output_tokens: int
     cached_tokens: int
+    cache_write_tokens: int
 
     @property
     def purpose(self) -> str:
@@ -99,11 +100,7 @@ class Billed(NamedTuple):
     def cost(self, prices: Mapping[str, Price]) -> float | None:
         """Return its price in USD; None where the model has none."""
         price = prices.get(self.model or "")
-        return (
-            None
-            if price is None
-            else cost_of(price, self.input_tokens, self.output_tokens, self.cached_tokens)
-        )
+        return None if price is None else cost_of(price, self)
 
 
 class DecidedOpening(NamedTuple):

@@ -27,6 +27,7 @@ from mdap.records import (
 )
 from mdap.rules.digests import CHAIN_START
 from mdap.rules.drift import Baseline, Drift
+from mdap.rules.money import Bill
 from mdap.rules.presence import Absence
 from mdap.rules.seals import SEALED, Seal
 from mdap.settings import VotingSettings
@@ -45,7 +46,7 @@ class RunRecord:
     Attributes:
         reason: why it ended so, in a sentence.
         data: what else was recorded with its end.
-        cost: in USD; None where it is not known.
+        bill: what it cost; None where that is not known.
         shapes: the tallies of its voted decisions, counted.
         escalations: how many steps went to another tier of models.
         settled: how many steps a person settled.
@@ -57,7 +58,7 @@ class RunRecord:
     reason: str | None
     data: dict[str, Any]
     totals: Totals
-    cost: float | None
+    bill: Bill | None
     seconds: float
     shapes: list[TallyShape]
     escalations: int
@@ -269,7 +270,7 @@ async def record_of(reader: Reader, row: RunRow) -> RunRecord:
         reason=reason,
         data=data,
         totals=await reader.totals(row.number),
-        cost=await reader.cost(row.number),
+        bill=await reader.bill(row.number),
         seconds=seconds,
         shapes=await reader.tallies(row.number),
         escalations=await reader.escalations(row.number),

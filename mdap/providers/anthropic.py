@@ -13,20 +13,33 @@ from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, r
 from mdap.providers.failures import Guard, billed, count_of, first_line, foreign, json_object, mapping_of
 from mdap.providers.openai_replies import label_of
 from mdap.providers.sdk import SDK
-from mdap.providers.wire import Response, Wire
+from mdap.providers.wire import Response, Wire, in_blocks
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
+from mdap.rules.prefixes import repeated
 from mdap.rules.reasoning import split_reasoning
 
 __all__ = ["AnthropicProvider", "AnthropicSettings", "create"]
 
 _DEFAULT_URL: Final = "https://api.anthropic.com"
+_BREAKPOINT: Final = {"cache_control": {"type": "ephemeral"}}
 
 
 class AnthropicSettings(EndpointSettings):
-    """What a user may set with ``-M NAME=VALUE`` for Anthropic's API; see `EndpointSettings`."""
+    """What a user may set with ``-M NAME=VALUE`` for Anthropic's API; see `EndpointSettings`.
+
+    Attributes:
+        cache_breakpoints: whether to mark with ``cache_control`` what further requests repeat: the system
+            message, and what `Step.shared` names or samples share, where `Limits.warm_cache` is in force.
+    """
 
     own_fields: ClassVar[frozenset[str]] = EndpointSettings.own_fields | {"system", "max_tokens"}
+    negotiable: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **EndpointSettings.negotiable,
+        "cache_breakpoints": (True, False),
+    }
+
+    cache_breakpoints: bool = True
 
 
 class AnthropicProvider:
@@ -103,6 +116,12 @@ class AnthropicProvider:
         }
         if system:
             body["system"] = system
+        if settings.cache_breakpoints:
+            ends = [len(user) - len(request.user) + end for end in repeated(request)]
+            if ends:
+                body["messages"][0]["content"] = in_blocks(user, ends, _BREAKPOINT)
+            if system:
+                body["system"] = in_blocks(system, [len(system)], _BREAKPOINT)
         if settings.send_temperature:
             body["temperature"] = request.temperature
         return body
@@ -110,7 +129,7 @@ class AnthropicProvider:
     def _read(self, response: Response) -> Reply:
         endpoint = self._endpoint
         body = json_object(response.headers, response.content, endpoint, lambda body: _read_usage(body)[:2])
-        given, made, cached = _read_usage(body)
+        given, made, cached, stored = _read_usage(body)
         with billed(given, made):
             blocks = body.get("content")
             if not isinstance(blocks, list):
@@ -130,6 +149,7 @@ class AnthropicProvider:
             request_id=response.headers.get("request-id"),
             reasoning=_joined(blocks, "thinking") or inline,
             served_model=label_of(body.get("model")),
+            cache_write_tokens=stored,
         )
 
 
@@ -138,13 +158,16 @@ def _joined(blocks: list[Any], kind: str) -> str:
     return "".join(block[kind] for block in map(mapping_of, blocks) if isinstance(block.get(kind), str))
 
 
-def _read_usage(body: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
-    """Return prompt, output and cached tokens; the API counts what is fresh in the prompt apart."""
+def _read_usage(body: Mapping[str, Any]) -> tuple[int | None, int | None, int | None, int | None]:
+    """Return tokens of prompt and output, those read from the cache and those written to it.
+
+    The API counts apart what is neither read nor written.
+    """
     usage = mapping_of(body.get("usage"))
     fresh, made = count_of(usage.get("input_tokens")), count_of(usage.get("output_tokens"))
     read = count_of(usage.get("cache_read_input_tokens"))
     written = count_of(usage.get("cache_creation_input_tokens"))
-    return None if fresh is None else fresh + (read or 0) + (written or 0), made, read
+    return None if fresh is None else fresh + (read or 0) + (written or 0), made, read, written
 
 
 def create(model: str, options: dict[str, Any]) -> AnthropicProvider:

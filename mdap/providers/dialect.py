@@ -22,6 +22,7 @@ _NAMED: Final = {
         r"(?i)system.?(role|message|prompt|instruction)|developer.?instruction|roles?\b.{0,60}\bsystem\b"
         r"|roles must alternate|roles are supported|\bsystem\b.{0,20}\b(not|unsupported|extra|unexpected)\b"
     ),
+    "cache_breakpoints": re.compile(r"(?i)cache_control|cache_breakpoint"),
     "n": re.compile(r"""(?i)['"`]n['"`]|\bn\s*[=>]\s*1|\bn must be|\bparameter:? n\b"""),
 }
 # A limit of tokens may be refused for its size, which no other name for it would change.
@@ -105,6 +106,8 @@ class Dialect(Generic[S]):
 
 def _sent(name: str, body: Mapping[str, Any]) -> bool:
     """Return whether *body* has what the option *name* is about."""
+    if name == "cache_breakpoints":
+        return "cache_control" in str(body) or "cache_breakpoint" in str(body)
     if name == "system_role":
         return "system" in body or any(message.get("role") == "system" for message in body["messages"])
     return any(field in body for field in _FIELDS[name])

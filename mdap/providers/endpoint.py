@@ -153,8 +153,12 @@ class EndpointSettings(BaseModel):
         exclude = {"base_url", "transport"}
         # Runs of earlier versions, which know nothing of these, can be resumed.
         exclude |= {name for name in ("headers", "query") if not getattr(self, name)}
-        if self.system_role == "system":
-            exclude.add("system_role")
+        exclude |= {
+            name
+            for name in ("system_role", "cache_breakpoints")
+            if name in type(self).model_fields
+            and getattr(self, name) == type(self).model_fields[name].default
+        }
         return self.model_dump(mode="json", exclude=exclude)
 
     @property

@@ -22,7 +22,11 @@ class Ensemble:
         self.members = tuple(members)
         self.name = " + ".join(member.name for member in members)
         self.nonblocking = all(member.nonblocking for member in members)
-        self.max_n = min(member.max_n for member in members)
+
+    @property
+    def max_n(self) -> int:
+        """The most replies that any member may be asked for at once."""
+        return max(member.max_n for member in self.members)
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Ask the member that *request* names; see `mdap.protocols.Provider.sample`."""

@@ -66,6 +66,8 @@ async def _asked_for_least(dialect: Dialect[Any], send: Send) -> bool:
 async def _asked_for_more(dialect: Dialect[Any], send: Send) -> None:
     """Give each option the best value with which the endpoint still answers."""
     for name, values in dialect.open.items():
+        if name == "n":
+            continue  # whether that is worth anything, usage must tell: the probe measures it
         least = dialect.found[name]
         for value in values[: values.index(least)]:
             dialect.adopt({name: value})

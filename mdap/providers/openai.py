@@ -24,14 +24,16 @@ from mdap.providers.openai_replies import (
     shares_of,
 )
 from mdap.providers.sdk import SDK
-from mdap.providers.wire import Response, Wire
+from mdap.providers.wire import Response, Wire, in_blocks
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
+from mdap.rules.prefixes import repeated
 
 __all__ = ["OpenAIProvider", "OpenAISettings", "create", "create_named"]
 
 _DEFAULT_URL: Final = "https://api.openai.com/v1"
 _REPLIES_PER_REQUEST: Final = 8
+_BREAKPOINT: Final = {"prompt_cache_breakpoint": {"mode": "explicit"}}
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
 
 
@@ -39,20 +41,23 @@ class OpenAISettings(EndpointSettings):
     """What a user may set with ``-M NAME=VALUE`` for an OpenAI-compatible endpoint.
 
     Attributes:
-        n: whether one request may ask for several replies. Cheaper, since the prompt is billed once, but
-            one failure loses them all, and some servers ignore it.
+        n: whether one request may ask for several replies, whose prompt is billed once. Unless you set it,
+            it is on where the probe sees several replies come, and the prompt counted once.
         seed: sends each request a seed of its own, derived from this one, the prompt and the ordinal of
             its first sample; None sends none.
         token_parameter: what the endpoint calls its limit of output tokens.
         json_schema: how a step's schema is sent: ``loose`` asks for it, ``strict`` enforces it and is
             refused for schemas beyond the endpoint's subset, ``object`` asks for a JSON object of any kind
             (JSON mode), ``off`` sends none.
+        cache_breakpoints: whether to mark in the prompt where the beginning ends that further requests
+            repeat, as GPT-5.6 and later want it; models before refuse that, and need none.
     """
 
     own_fields: ClassVar[frozenset[str]] = EndpointSettings.own_fields | {"n"}
     negotiable: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "json_schema": ("loose", "object", "off"),
         "token_parameter": ("max_completion_tokens", "max_tokens"),
+        "n": (True, False),
         **EndpointSettings.negotiable,
     }
 
@@ -60,11 +65,12 @@ class OpenAISettings(EndpointSettings):
     seed: int | None = None
     token_parameter: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     json_schema: Literal["loose", "strict", "object", "off"] = "loose"
+    cache_breakpoints: bool = False
 
     @property
     def helpful(self) -> dict[str, str]:
         """See `EndpointSettings.helpful`."""
-        return {**super().helpful, "n": "false"}
+        return {**super().helpful, "n": "false", "cache_breakpoints": "false"}
 
 
 class OpenAIProvider:
@@ -76,7 +82,6 @@ class OpenAIProvider:
         name: as a person names it, such as ``openai/gpt-4.1-mini``; replies carry it as their model.
         nonblocking: False.
         remote: True.
-        max_n: how many replies one request may ask for.
         dialect: the options in force, with those that were found out.
     """
 
@@ -85,7 +90,6 @@ class OpenAIProvider:
 
     def __init__(self, name: str, model: str, settings: OpenAISettings, endpoint: Endpoint) -> None:
         self.name: Final = name
-        self.max_n: Final = _REPLIES_PER_REQUEST if settings.n else 1
         self._model = model
         self.dialect: Final = Dialect(settings)
         self._settings = settings
@@ -93,6 +97,11 @@ class OpenAIProvider:
         self._guard = Guard(endpoint, off=settings.allow_duplicates)
         sdk = SDK("openai", "AsyncOpenAI", "/chat/completions", endpoint)
         self._wire = Wire(sdk, endpoint, settings.transport)
+
+    @property
+    def max_n(self) -> int:
+        """How many replies one request may ask for."""
+        return _REPLIES_PER_REQUEST if self.dialect.settings.n else 1
 
     @property
     def allow_duplicates(self) -> bool:
@@ -143,8 +152,8 @@ class OpenAIProvider:
     def _body(self, request: SampleRequest) -> dict[str, Any]:
         settings = self.dialect.settings
         system, user = settings.spoken(request)
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": user})
+        messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": self._content(request, user)})
         body: dict[str, Any] = {"model": self._model, "messages": messages}
         body[settings.token_parameter] = request.max_tokens
         if settings.send_temperature:
@@ -156,6 +165,11 @@ class OpenAIProvider:
         if response_format := _response_format(request, settings.json_schema):
             body["response_format"] = response_format
         return body
+
+    def _content(self, request: SampleRequest, user: str) -> str | list[dict[str, Any]]:
+        if not (self.dialect.settings.cache_breakpoints and (ends := repeated(request))):
+            return user
+        return in_blocks(user, [len(user) - len(request.user) + end for end in ends], _BREAKPOINT)
 
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
         headers, endpoint = response.headers, self._endpoint
@@ -182,6 +196,7 @@ class OpenAIProvider:
                 reasoning_tokens=hidden[place],
                 served_model=label_of(body.get("model")),
                 fingerprint=label_of(body.get("system_fingerprint")),
+                cache_write_tokens=only_first(told.stored, place),
             )
             for place, choice in enumerate(taken)
         ]

@@ -27,12 +27,14 @@ class Told(NamedTuple):
         made: tokens of all replies, with those of hidden reasoning.
         cached: the part of *given* that was read from a cache.
         hidden: the part of *made* that was reasoning.
+        stored: the part of *given* that was written to a cache.
     """
 
     given: int | None
     made: int | None
     cached: int | None
     hidden: int | None
+    stored: int | None
 
     @property
     def shown(self) -> int | None:
@@ -65,7 +67,10 @@ def read_usage(body: dict[str, Any]) -> Told:
     details = mapping_of(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     inputs = mapping_of(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
     hidden = count_of(details.get("reasoning_tokens"))
-    return Told(given, made, count_of(inputs.get("cached_tokens")), hidden)
+    cached = count_of(inputs.get("cached_tokens"))
+    if cached is None:
+        cached = count_of(usage.get("prompt_cache_hit_tokens"))  # DeepSeek's name for it
+    return Told(given, made, cached, hidden, count_of(inputs.get("cache_write_tokens")))
 
 
 def _first_count(usage: dict[str, Any], *names: str) -> int | None:

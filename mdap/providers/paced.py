@@ -11,6 +11,7 @@ from mdap.protocols import Provider
 from mdap.providers.dialect import Dialect
 from mdap.providers.files import connections_within
 from mdap.providers.gate import FIXED, MOST, Gate
+from mdap.providers.warming import Warmer
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
 from mdap.rules.limiter import Estimator, prompt_tokens
@@ -45,7 +46,6 @@ class Paced:
         self._owned = owned
         self._limits = limits
         self.name = inner.name
-        self.max_n = inner.max_n
         self.remote = bool(getattr(inner, "remote", False))
         self.allow_duplicates = bool(getattr(inner, "allow_duplicates", False))
         self.uses_temperature = bool(getattr(inner, "uses_temperature", True))
@@ -55,8 +55,14 @@ class Paced:
         fits = max(1, connections_within((concurrency or MOST) * models) // models) if self.remote else None
         self.gate = Gate(concurrency, limits.requests_per_minute, limits.tokens_per_minute, fits)
         self._estimator = Estimator()
+        self._warmer = Warmer()
         unlimited = limits.requests_per_minute is None and limits.tokens_per_minute is None
         self.nonblocking = inner.nonblocking and unlimited
+
+    @property
+    def max_n(self) -> int:
+        """The most replies that one request may ask for: the probe may find that there may be several."""
+        return self._inner.max_n
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Ask once, when there is a slot; see `mdap.protocols.Provider.sample`.
@@ -69,6 +75,11 @@ class Paced:
         """
         if self.nonblocking:
             return self._told(await self._inner.sample(request))
+        if request.warm and self.remote:
+            return await self._warmer.sample(request, self._sample)
+        return await self._sample(request)
+
+    async def _sample(self, request: SampleRequest) -> Sequence[Reply]:
         async with self.gate.slot(request.priority, lambda: self._likely_tokens(request)) as turn:
             if request.trace.withdrawn:
                 # It got its slot before it was cancelled: sent now, it would be billed, unknown to all.
@@ -154,7 +165,13 @@ def _under(name: str, replies: Any) -> list[Reply]:
     for reply in replies:
         if not (isinstance(reply, Reply) and isinstance(reply.text, str)):
             raise TypeError(f"sample must return a list of mdap.Reply with a text each, not {reply!r:.80}")
-        tokens = (reply.input_tokens, reply.output_tokens, reply.cached_tokens, reply.reasoning_tokens)
+        tokens = (
+            reply.input_tokens,
+            reply.output_tokens,
+            reply.cached_tokens,
+            reply.cache_write_tokens,
+            reply.reasoning_tokens,
+        )
         if not all(isinstance(count, int | None) for count in tokens):
             raise TypeError(f"the tokens of an mdap.Reply are whole numbers or None, not {tokens}")
         own = reply.served_model or (None if reply.model == name else reply.model)

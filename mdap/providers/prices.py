@@ -13,7 +13,9 @@ from mdap.settings import Price, explain
 
 __all__ = ["price_of", "read_prices"]
 
-_MILLION = 1_000_000
+# Some prices rise with the length of a prompt: mdap's are short.
+_TOKENS = 1_000
+_TIMES = 1_000
 
 
 def read_prices(path: Path) -> dict[str, Price]:
@@ -54,13 +56,14 @@ def _listed(model: str) -> Price | None:
     provider, _, name = model.partition("/")
 
     def per_million(usage: Any) -> float:
-        return float(Decimal(calc_price(usage, model_ref=name, provider_id=provider).total_price))
+        return float(_TIMES * Decimal(calc_price(usage, model_ref=name, provider_id=provider).total_price))
 
     try:
         return Price(
-            input=per_million(Usage(input_tokens=_MILLION)),
-            output=per_million(Usage(output_tokens=_MILLION)),
-            cached_input=per_million(Usage(input_tokens=_MILLION, cache_read_tokens=_MILLION)),
+            input=per_million(Usage(input_tokens=_TOKENS)),
+            output=per_million(Usage(output_tokens=_TOKENS)),
+            cached_input=per_million(Usage(input_tokens=_TOKENS, cache_read_tokens=_TOKENS)),
+            cache_write=per_million(Usage(input_tokens=_TOKENS, cache_write_tokens=_TOKENS)),
         )
     except (LookupError, ValueError):
         return None

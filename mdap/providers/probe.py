@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import anyio
 
-from mdap.errors import ProviderError, RateLimitError, TransientError
+from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError
 from mdap.providers.dialect import Dialect
 from mdap.providers.negotiating import is_refusal, negotiate
 from mdap.providers.paced import Paced
@@ -41,6 +41,8 @@ _QUESTION: Final = (
 )
 _MAX_TOKENS: Final = 64
 _TEMPERATURE: Final = 1.0
+# A prompt that counts so many times as much for two replies as for one is paid for twice.
+_TWICE: Final = 1.5
 # Seconds after which no further story is asked for: a slow endpoint has the run itself to do.
 _SECONDS: Final = 30.0
 # How often a request is sent that an endpoint refuses for coming too soon.
@@ -67,9 +69,10 @@ class ProbeResult:
         input_tokens: tokens of the prompts, as far as they were reported.
         output_tokens: tokens of the replies, as above.
         cached_tokens: those of *input_tokens* that were read from the endpoint's cache.
+        cache_write_tokens: those of *input_tokens* that were written to it.
         options: how it is asked, as far as the user left that open.
         repeats: whether it gives the same text again and again.
-        n: whether it gives several replies to one request, where it is to be asked for them.
+        n: whether it gives several replies to one request, where it was asked for them.
         usage: whether it reports tokens.
         request_id: whether its responses have ids.
         failure: what kind of failure there was, if there was one.
@@ -82,6 +85,7 @@ class ProbeResult:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     repeats: bool | None = None
     n: bool | None = None
@@ -103,7 +107,7 @@ class ProbeResult:
     def warnings(self) -> list[str]:
         """Return what a reader of the run's result should know, a sentence each."""
         found = []
-        if self.n is False:
+        if self.n is False and "n" not in self.options:  # then the user asked for it
             found.append(f"{self.model} ignores n: each sample is asked for, and its prompt paid for, alone")
         if self.usage is False:
             found.append(
@@ -158,7 +162,7 @@ class _Probe:
         self._found.temperature = self._provider.sent_temperature(_TEMPERATURE)
 
     async def compare(self) -> None:
-        """Ask for stories: two, and a third if they are the same."""
+        """Ask for stories: two, and a third if they are the same; then for two in one request."""
         found = self._found
         both = self._provider.max_n > 1
         first = await self._tell(0, 2 if both else 1)
@@ -171,6 +175,31 @@ class _Probe:
                 raise TransientError("the probe takes too long", kind="timeout")
             await self._tell(len(found.texts), 1)
         found.repeats = _same(found.texts)
+        if first and not found.repeats and monotonic() - self._began_at < _SECONDS:
+            await self._measure_n(first[0])
+
+    async def _measure_n(self, alone: Reply) -> None:
+        """Ask for several samples at once from here on, if that gives different stories for one prompt.
+
+        Args:
+            alone: a story that was asked for by itself.
+        """
+        dialect, worth = self._provider.dialect, False
+        if dialect is None or "n" not in dialect.open:
+            return
+        dialect.adopt({"n": True})
+        try:
+            both = await self._tell(len(self._found.texts), 2)
+            self._found.n = len(both) == 2
+            paid, once = (sum(reply.input_tokens or 0 for reply in replies) for replies in (both, [alone]))
+            # One story told twice would be two votes.
+            differ = len({reply.text for reply in both}) == 2
+            worth = differ and 0 < paid < _TWICE * once
+        except ProviderError as error:
+            self._found.n = False if isinstance(error, RejectedError) else None
+        finally:
+            dialect.adopt({"n": worth})
+            self._found.options = dialect.found
 
     async def _is_ignored(self, replies: Sequence[Reply]) -> bool:
         """Return whether the limit of tokens has another name, going by a reply that is longer than that."""
@@ -242,7 +271,7 @@ class _Probe:
 
 def _count(found: ProbeResult, billed: object) -> None:
     """Count the tokens of a reply, or of a failure after which the endpoint has billed some."""
-    for name in ("input_tokens", "output_tokens", "cached_tokens"):
+    for name in ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens"):
         setattr(found, name, getattr(found, name) + (getattr(billed, name, None) or 0))
 
 

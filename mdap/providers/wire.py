@@ -1,7 +1,7 @@
 """What goes over the wire: one request a call, nothing retried, nothing endless."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from mdap.errors import ProviderError
@@ -12,7 +12,7 @@ from mdap.providers.sdk import SDK, ThroughSDK
 from mdap.providers.sending import Sender
 from mdap.rules.headers import Told, read_told
 
-__all__ = ["Response", "Wire"]
+__all__ = ["Response", "Wire", "in_blocks"]
 
 
 T = TypeVar("T")
@@ -30,6 +30,13 @@ class Response(NamedTuple):
     headers: Mapping[str, str]
     content: bytes
     latency: float
+
+
+def in_blocks(text: str, ends: Sequence[int], mark: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a message's *text* in blocks, with a *mark* at each of its *ends*, in characters."""
+    cuts = [0, *ends]
+    blocks = [{"type": "text", "text": text[a:b], **mark} for a, b in zip(cuts, ends, strict=False)]
+    return [*blocks, {"type": "text", "text": text[cuts[-1] :]}] if cuts[-1] < len(text) else blocks
 
 
 class Wire:

@@ -73,7 +73,7 @@ EVENTS: Final = {
         "an endpoint was asked what it takes, before anything else; `reason` says what it does not",
         "`model`, `options` (as of `-M`), `repeats`, `n`, `usage`, `request_id`, `failure`, null where it "
         "could not be found out; with the first run of a session also `requests`, `samples`, "
-        "`failed_attempts`, `input_tokens`, `output_tokens`, `cached_tokens`",
+        "`failed_attempts`, `input_tokens`, `output_tokens`, `cached_tokens`, `cache_write_tokens`",
     ),
     "warning": ("what a reader of the result should know", "`drift`, the kind of drift, or null"),
     "sealed": (
@@ -87,6 +87,14 @@ EVENTS: Final = {
 """The kinds of events of a run, each with what happened and what the event's data hold."""
 
 METERED: Final = frozenset(
-    {"requests", "samples", "failed_attempts", "input_tokens", "output_tokens", "cached_tokens"}
+    {
+        "requests",
+        "samples",
+        "failed_attempts",
+        "input_tokens",
+        "output_tokens",
+        "cached_tokens",
+        "cache_write_tokens",
+    }
 )
 """What an event says of requests that were sent; whatever event it is, its tokens are in the totals."""

@@ -124,6 +124,7 @@ class SampleTaken(NamedTuple):
     fingerprint: str | None = None
     reasoning_tokens: int | None = None
     reasoning_digest: str | None = None
+    cache_write_tokens: int | None = None
     began: int | None = None
     text: str | None = None
     reasoning: str | None = None
@@ -150,6 +151,7 @@ class SampleTaken(NamedTuple):
             reasoning_tokens=self.reasoning_tokens,
             served_model=self.served_model,
             fingerprint=self.fingerprint,
+            cache_write_tokens=self.cache_write_tokens,
         )
 
     def entry(self) -> "SampleEntry":
@@ -162,7 +164,9 @@ class SampleTaken(NamedTuple):
 
     def digest_columns(self) -> tuple[Any, ...]:
         """Return what the digest chain covers: the columns from *ordinal* on, see `without_later`."""
-        return self[_ORDINAL : _SINCE if self[_SINCE:_CHAINED] == _NOTHING_LATER else _CHAINED]
+        if self.cache_write_tokens is not None:
+            return self[_ORDINAL:_CHAINED]
+        return self[_ORDINAL : _SINCE if self[_SINCE:_WRITTEN] == _NOTHING_LATER else _WRITTEN]
 
 
 _ORDINAL: Final = SampleTaken._fields.index("ordinal")
@@ -171,10 +175,12 @@ _ROW: Final = SampleTaken._fields.index("text")
 
 _SINCE: Final = SampleTaken._fields.index("served_model")
 
+_WRITTEN: Final = SampleTaken._fields.index("cache_write_tokens")
+
 _CHAINED: Final = SampleTaken._fields.index("began")
 
 _LATENCY: Final = SampleTaken._fields.index("latency")
-_LATER: Final = _CHAINED - _SINCE
+_LATER: Final = _WRITTEN - _SINCE
 
 _NOTHING_LATER: Final = (None,) * _LATER
 
@@ -196,9 +202,12 @@ CHAINED_COLUMNS: Final = SAMPLE_COLUMNS[:_CHAINED]
 def without_later(columns: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a sample's last *columns* as digests take them.
 
-    Columns that came with a later schema are left out if all of them are NULL, so that the digests of
-    earlier logs stay as they are.
+    Columns that came with a later schema are left out if they and all behind them are NULL, so that the
+    digests of earlier logs stay as they are.
     """
+    if columns[-1] is not None:
+        return columns
+    columns = columns[:-1]
     return columns[:-_LATER] if columns[-_LATER:] == _NOTHING_LATER else columns
 
 
@@ -228,6 +237,7 @@ class SampleEntry(NamedTuple):
     reasoning_tokens: int | None
     reasoning: str | None
     began: int | None
+    cache_write_tokens: int | None
 
 
 _entry: Final = attrgetter(*SampleEntry._fields)

@@ -54,6 +54,8 @@ class SampleRequest(NamedTuple):
         view: which presentation of the step the prompt is, from 0.
         trace: noted in by whoever sends the request.
         step_digest: digest over all presentations of the step, in hexadecimal.
+        shared: characters of *user*, from its beginning, that prompts of further steps repeat.
+        warm: whether further requests will repeat a part of the prompt, and may wait for this one.
     """
 
     system: str
@@ -70,6 +72,8 @@ class SampleRequest(NamedTuple):
     view: int = 0
     trace: Trace = Trace()  # shared by all requests that nobody traces
     step_digest: str = ""
+    shared: int = 0
+    warm: bool = False
 
     @property
     def n(self) -> int:
@@ -94,6 +98,7 @@ class Reply(NamedTuple):
         reasoning_tokens: the part of *output_tokens* spent on reasoning; None where unknown.
         served_model: the model that the endpoint says it served; None where it says nothing.
         fingerprint: the endpoint's word for the state of its system; None where it says nothing.
+        cache_write_tokens: the part of *input_tokens* written to the provider's cache; None where unknown.
     """
 
     text: str
@@ -109,6 +114,7 @@ class Reply(NamedTuple):
     reasoning_tokens: int | None = None
     served_model: str | None = None
     fingerprint: str | None = None
+    cache_write_tokens: int | None = None
 
     @property
     def answer_tokens(self) -> int | None:

@@ -134,6 +134,8 @@ class Solution(Generic[R_co]):
         traceback: where code of the task or of a provider failed, as Python prints it; None if none did.
         error: the error that ended the run, with its cause; None for a run that was read from the log.
         outcome: whether the result of a finished run is good; None where neither the task nor the votes say.
+        saved_usd: USD that prompts shared by several samples or read from a cache saved; None where no price
+            is known.
     """
 
     run_id: str
@@ -155,6 +157,7 @@ class Solution(Generic[R_co]):
     traceback: str | None = None
     error: Exception | None = field(default=None, compare=False, repr=False)
     outcome: Outcome | None = None
+    saved_usd: float | None = None
     _json: Any = field(default=None, compare=False)  # the result as it is on record
 
     def __repr__(self) -> str:
@@ -218,6 +221,7 @@ class Solution(Generic[R_co]):
                 "output_tokens": self.totals.usage.output_tokens,
             },
             "cost_usd": self.cost_usd,
+            "saved_usd": self.saved_usd,
             "seconds": round(self.seconds, 3),
             "p_zero_errors": self.p_zero_errors,
             "guarantee": None if self.guarantee is None else self.guarantee.to_dict(),

@@ -1,26 +1,92 @@
 """The cost of samples, and whether the budget allows the next one."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, Self
 
 from mdap.settings import Budget, Price
 
-__all__ = ["Hold", "Wallet", "cost_of"]
+__all__ = ["Bill", "Billed", "Hold", "Tokens", "Wallet", "cost_of", "saved_by_cache", "saved_by_sharing"]
 
 _MILLION = 1e6
 
 
-def cost_of(price: Price, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
-    """Return what tokens cost, in USD.
+class Billed(Protocol):
+    """Anything that counts the tokens of a bill; see `Tokens`."""
 
-    Args:
-        price: USD per million tokens.
+    @property
+    def input_tokens(self) -> float:
+        """Tokens of prompts, cached ones included."""
+
+    @property
+    def output_tokens(self) -> float:
+        """Tokens of replies, reasoning included."""
+
+    @property
+    def cached_tokens(self) -> float:
+        """The part of *input_tokens* read from the provider's cache."""
+
+    @property
+    def cache_write_tokens(self) -> float:
+        """The part of *input_tokens* written to the provider's cache."""
+
+
+class Tokens(NamedTuple):
+    """The tokens of a bill.
+
+    Attributes:
         input_tokens: tokens of prompts, cached ones included.
         output_tokens: tokens of replies, reasoning included.
         cached_tokens: the part of *input_tokens* read from the provider's cache.
+        cache_write_tokens: the part of *input_tokens* written to the provider's cache.
     """
-    cached_price = price.input if price.cached_input is None else price.cached_input
-    fresh = input_tokens - cached_tokens
-    return (fresh * price.input + cached_tokens * cached_price + output_tokens * price.output) / _MILLION
+
+    input_tokens: float
+    output_tokens: float
+    cached_tokens: float = 0
+    cache_write_tokens: float = 0
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        """Return the tokens in a *row* of the database."""
+        return cls(*(row[name] for name in cls._fields))
+
+
+class Bill(NamedTuple):
+    """What a run cost.
+
+    Attributes:
+        usd: USD for all that was billed.
+        saved_usd: USD that the prompts would have cost more if each sample had paid for its own, in full.
+    """
+
+    usd: float
+    saved_usd: float
+
+
+def cost_of(price: Price, used: Billed) -> float:
+    """Return what tokens cost, in USD."""
+    full = used.input_tokens * price.input + used.output_tokens * price.output
+    return full / _MILLION - saved_by_cache(price, used)
+
+
+def saved_by_cache(price: Price, used: Billed) -> float:
+    """Return what reading from the provider's cache saved, in USD, less what writing to it cost extra."""
+    read = price.input if price.cached_input is None else price.cached_input
+    write = price.input if price.cache_write is None else price.cache_write
+    saved = used.cached_tokens * (price.input - read) - used.cache_write_tokens * (write - price.input)
+    return saved / _MILLION
+
+
+def saved_by_sharing(price: Price, used: Billed, prompts: int, shared: int) -> float:
+    """Return what prompts would have cost that were paid with another reply to the same request, in USD.
+
+    Args:
+        price: USD per million tokens.
+        used: the tokens of all samples.
+        prompts: samples whose prompt was paid for.
+        shared: samples whose prompt was not; each counts as long as the mean of the others.
+    """
+    return shared * used.input_tokens / prompts * price.input / _MILLION if prompts else 0.0
 
 
 @dataclass(frozen=True, slots=True)

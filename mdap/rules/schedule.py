@@ -67,6 +67,7 @@ class SampleSchedule:
         sent: of members to which other temperatures are sent, or none: those, in place of *temperatures*.
 
     Attributes:
+        most: the most samples that one request may ask of a member, where there is a limit.
         gone: members that have left the run.
         over: tiers that have left the run.
     """
@@ -80,6 +81,7 @@ class SampleSchedule:
         "_temperatures",
         "_tiers",
         "gone",
+        "most",
         "over",
         "samples_per_tier",
     )
@@ -95,6 +97,7 @@ class SampleSchedule:
         sent: Sent | None = None,
     ) -> None:
         self._apart = apart
+        self.most: Mapping[int, int] = {}
         self._seed = seed
         self._alone = all(len(tier_members) == 1 for tier_members in tiers)
         self._tiers = tiers
@@ -214,7 +217,7 @@ class SampleSchedule:
             part = self.part(ordinal, views, *step)
             kind = part if self._apart else part[:2]
             group = alike.get(kind)
-            if group is None or len(group) == most:
+            if group is None or len(group) == min(most, self.most.get(part.member, most)):
                 group = alike[kind] = []
                 groups.append((part, group))
             group.append(ordinal)

@@ -92,9 +92,8 @@ class EndpointProbe:
     def _pay(self, found: list[tuple[Paced, ProbeResult]]) -> None:
         for member, findings in found:
             price = self._models.prices[self._models.members.index(member)]
-            given, made = findings.input_tokens, findings.output_tokens
-            usd = 0.0 if price is None else cost_of(price, given, made, findings.cached_tokens)
-            self._budget_guard.spent_before(usd, given + made)
+            usd = 0.0 if price is None else cost_of(price, findings)
+            self._budget_guard.spent_before(usd, findings.input_tokens + findings.output_tokens)
 
 
 def _changes(findings: ProbeResult, recorded: Options) -> list[str]:

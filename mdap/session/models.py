@@ -220,4 +220,6 @@ class Models:
             for place, member in enumerate(self.members)
             if member.dialect is not None
         }
-        return schedule_of(voting, self.tiers, apart=apart, sent=sent)
+        schedule = schedule_of(voting, self.tiers, apart=apart, sent=sent)
+        schedule.most = {place: member.max_n for place, member in enumerate(self.members)}
+        return schedule

@@ -165,7 +165,7 @@ class _Run:
         if refusal is not None:
             ended.stop(refusal, StopCause.PROVIDER)
             return
-        # Only now it is known which temperatures are sent.
+        # Only now it is known which temperatures are sent, and how many replies a request may ask for.
         config = self._config()
         race, beside = self._race(config)
         if spec.listener is not None:
@@ -239,7 +239,12 @@ class _Run:
             record_prompts=spec.voting.records_prompts(process=isinstance(self._task, Process)),
             pilot=spec.pilot,
             patient=spec.pilot is None and waits,
+            warm_cache=self._warms_cache(),
         )
+
+    def _warms_cache(self) -> bool:
+        chosen = self._resources.limits.warm_cache
+        return isinstance(self._task, Process) if chosen is None else chosen
 
     def _fresh_drift(self) -> Drift | None:
         """Return what notices a drift of the run from what it is compared with from now on."""

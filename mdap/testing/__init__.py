@@ -8,19 +8,24 @@ checks that a task keeps the promises that the engine relies on.
 from mdap.testing.conformance import check_task
 from mdap.testing.faults import Canned, Faults, Served
 from mdap.testing.findings import Breach, Conformance, NonconformingError
+from mdap.testing.ledger import ANTHROPIC_SHEET, OPENAI_SHEET, Ledger, PriceSheet
 from mdap.testing.manners import Manners
 from mdap.testing.scripted import Script, ScriptedProvider
 from mdap.testing.server import Answer, FaultyServer
 
 __all__ = [
+    "ANTHROPIC_SHEET",
+    "OPENAI_SHEET",
     "Answer",
     "Breach",
     "Canned",
     "Conformance",
     "Faults",
     "FaultyServer",
+    "Ledger",
     "Manners",
     "NonconformingError",
+    "PriceSheet",
     "Script",
     "ScriptedProvider",
     "Served",

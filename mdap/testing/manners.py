@@ -1,5 +1,6 @@
 """Differences between real servers of one protocol: accepted fields and response details."""
 
+import json
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,7 +22,7 @@ class Manners(BaseModel):
         ignores: names of that limit that it takes and does nothing about.
         temperatures: ``any``, ``default`` for 1 alone, or ``none``.
         system_role: whether it takes a system message.
-        refuses: further fields that it refuses, such as ``seed``.
+        refuses: further fields that it refuses, such as ``seed``, in messages too.
         status: of its refusals.
         names_it: whether a refusal says what it refuses.
         parts: whether a reply's content is a list of parts.
@@ -71,7 +72,11 @@ class Manners(BaseModel):
             return f"Unsupported value: 'temperature' does not support {temperature} with this model"
         if not self.system_role and _has_system(body):
             return "System role not supported"
-        return next((f"Unknown field: '{name}'" for name in self.refuses if name in body), None)
+        inner = json.dumps([body.get("system"), body["messages"]])
+        return next(
+            (f"Unknown field: '{name}'" for name in self.refuses if name in body or f'"{name}":' in inner),
+            None,
+        )
 
     def _refuses_temperature(self, temperature: Any) -> bool:
         return self.temperatures == "none" or (self.temperatures == "default" and temperature != 1)

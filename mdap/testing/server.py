@@ -16,6 +16,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from mdap.testing.faults import ANSWERED, KINDS, Canned, Faults, Served
 from mdap.testing.http import Manner, Request, Response, read_request, send_response
+from mdap.testing.ledger import Ledger
 from mdap.testing.manners import Manners
 from mdap.testing.shapes import APIS, Shape, completion_of, error_of, usage_of
 
@@ -65,6 +66,7 @@ class FaultyServer:
         manners: what it takes of a request, and how it answers.
         script: what the first requests meet, before rates apply: ``ok``, a fault's name, or a `Canned`.
         seed: of all draws.
+        ledger: counts the tokens of each request and its replies, and charges them; None for plain counts.
 
     Attributes:
         base_url: what to set as ``OPENAI_BASE_URL``; known once the server runs.
@@ -79,6 +81,7 @@ class FaultyServer:
         manners: Manners | None = None,
         script: Iterable[str | Canned] = (),
         seed: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         self.base_url = ""
         self.log: list[Served] = []
@@ -88,6 +91,7 @@ class FaultyServer:
         self._slots = anyio.Semaphore(self._manners.slots or _ANY)
         self._script = list(script)
         self._seed = seed
+        self._ledger = ledger
         self._answered = 0
         self._busy = 0
         self._requests = _Allowance(self._faults.requests_per_minute)
@@ -107,9 +111,10 @@ class FaultyServer:
         manners: Manners | None = None,
         script: Iterable[str | Canned] = (),
         seed: int = 0,
+        ledger: Ledger | None = None,
     ) -> Iterator[Self]:
         """Serve from a thread of its own; arguments as for the class."""
-        server = cls(answer, faults=faults, manners=manners, script=script, seed=seed)
+        server = cls(answer, faults=faults, manners=manners, script=script, seed=seed, ledger=ledger)
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(server):
             yield server
 
@@ -198,6 +203,9 @@ class FaultyServer:
         if not self._lets_through(usage["total_tokens"]):
             self.log.append(Served(number, "limited", body, headers))
             return Response(error_of(*_REFUSALS["rate_limit_silent"], self._told()))
+        if self._ledger is not None:
+            now = time.monotonic()
+            usage = self._ledger.bill(body, texts, now, now + self._delay(number))
         self._answered += 1
         tokens = usage["prompt_tokens"], usage["completion_tokens"]
         self.log.append(Served(number, outcome, body, headers, count, *tokens))
@@ -265,13 +273,17 @@ class FaultyServer:
             case _:
                 return Response(error_of(*_REFUSALS[outcome]))
 
+    def _delay(self, number: int) -> float:
+        delay = self._faults.latency
+        if delay and self._faults.sigma:
+            return self._random(number, "latency").lognormvariate(math.log(delay), self._faults.sigma)
+        return delay
+
     def _deliver(self, number: int, outcome: str, completion: dict[str, Any]) -> Response:
         manner: Manner = "whole"
         if outcome in ("drip", "reset", "truncated"):
             manner = outcome  # type: ignore[assignment]
-        delay = self._faults.latency
-        if delay and self._faults.sigma:
-            delay = self._random(number, "latency").lognormvariate(math.log(delay), self._faults.sigma)
+        delay = self._delay(number)
         what = Canned(body=completion, headers={**_named(number), **self._told()})
         return Response(what, manner, delay, works=bool(delay or self._manners.slots))
 

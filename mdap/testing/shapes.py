@@ -14,10 +14,10 @@ def error_of(status: int, code: str, message: str, headers: Mapping[str, str] | 
     return Canned(status, {"error": error}, headers or {})
 
 
-Shape = Callable[[dict[str, Any], Sequence[str | None], dict[str, int]], dict[str, Any]]
+Shape = Callable[[dict[str, Any], Sequence[str | None], dict[str, Any]], dict[str, Any]]
 
 
-def completion_of(body: dict[str, Any], texts: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
+def completion_of(body: dict[str, Any], texts: Sequence[str | None], usage: dict[str, Any]) -> dict[str, Any]:
     """Return what the Chat Completions API answers."""
     choices = [
         {
@@ -30,7 +30,7 @@ def completion_of(body: dict[str, Any], texts: Sequence[str | None], usage: dict
     return {"object": "chat.completion", "model": body.get("model"), "choices": choices, "usage": usage}
 
 
-def message_of(body: dict[str, Any], texts: Sequence[str | None], usage: dict[str, int]) -> dict[str, Any]:
+def message_of(body: dict[str, Any], texts: Sequence[str | None], usage: dict[str, Any]) -> dict[str, Any]:
     """Return what the Messages API answers."""
     [text] = texts
     return {
@@ -39,8 +39,18 @@ def message_of(body: dict[str, Any], texts: Sequence[str | None], usage: dict[st
         "model": body.get("model"),
         "content": [] if text is None else [{"type": "text", "text": text}],
         "stop_reason": "refusal" if text is None else "end_turn",
-        "usage": {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]},
+        "usage": _counted_apart(usage),
     }
+
+
+def _counted_apart(usage: dict[str, Any]) -> dict[str, int]:
+    """Return the usage as the Messages API words it: what the cache has to do with is counted apart."""
+    found = {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
+    if details := usage.get("prompt_tokens_details"):
+        read, written = details["cached_tokens"], details["cache_write_tokens"]
+        found["input_tokens"] -= read + written
+        found |= {"cache_read_input_tokens": read, "cache_creation_input_tokens": written}
+    return found
 
 
 APIS: Final[dict[tuple[str, str], Shape]] = {
@@ -62,4 +72,7 @@ def usage_of(body: dict[str, Any], texts: Sequence[str]) -> dict[str, int]:
 
 
 def _content(message: Any) -> Any:
-    return message.get("content", "") if isinstance(message, dict) else ""
+    content = message.get("content", "") if isinstance(message, dict) else ""
+    if isinstance(content, list):
+        return "".join(str(block.get("text", "")) for block in content if isinstance(block, dict))
+    return content

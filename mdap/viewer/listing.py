@@ -12,7 +12,7 @@ from mdap.journal.reader import Reader
 from mdap.journal.rows import status_of
 from mdap.records import Certificate, TallyShape
 from mdap.rules.certificate import certify
-from mdap.rules.money import cost_of
+from mdap.rules.money import Tokens, cost_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price
 from mdap.viewer.about import about, verdicts
@@ -168,10 +168,7 @@ async def _count_short(source: Reader, runs: Sequence[Listed], deadline: float) 
 def _cost(usage: Sequence[Row], prices: Mapping[str, Price]) -> float | None:
     if not usage or any(row["model"] not in prices for row in usage):
         return None
-    return sum(
-        cost_of(prices[row["model"]], row["input_tokens"], row["output_tokens"], row["cached_tokens"])
-        for row in usage
-    )
+    return sum(cost_of(prices[row["model"]], Tokens.of(row)) for row in usage)
 
 
 async def _count_long(source: Reader, counts: RunCounts, one: Listed, deadline: float) -> None:

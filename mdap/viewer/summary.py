@@ -34,6 +34,7 @@ class ModelUse:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     seconds: float = 0.0
     timed: int = 0
 
@@ -280,6 +281,7 @@ class Summary:
             input_tokens=row["input_tokens"],
             output_tokens=row["output_tokens"],
             cached_tokens=row["cached_tokens"],
+            cache_write_tokens=row["cache_write_tokens"],
             seconds=row["seconds"],
             timed=count if timed else 0,
         )

@@ -85,10 +85,7 @@ def cost_of_bin(part: Bin, prices: Mapping[str, Price]) -> float | None:
     """Return what the samples of a stretch cost, in USD; None if a model has no price."""
     if any(model not in prices for model in part.models):
         return None
-    return sum(
-        cost_of(prices[model], use.input_tokens, use.output_tokens, use.cached_tokens)
-        for model, use in part.models.items()
-    )
+    return sum(cost_of(prices[model], use) for model, use in part.models.items())
 
 
 def spending(summary: Summary, prices: Mapping[str, Price]) -> Figure | None:

@@ -65,37 +65,40 @@ class Asking:
         evidence: whether each value must come with a quote.
         instructions: what else a model is told, in the user's words.
         views: presentations of each step, 1 or 2.
+        fields: all of the record, if the steps of a document share one schema; none if each has its own.
     """
 
     forms: Forms
     evidence: bool
     instructions: str
     views: int
+    fields: tuple[Field, ...] = ()
 
     def step(self, document: Document, fields: Sequence[Field], key: str) -> Step[Answer]:
         """Return the step that fills in *fields* from a document."""
         system = _SYSTEM.replace("{form}", _QUOTED if self.evidence else _PLAIN)
         read = self._reader(document, fields)
-        document_first, fields_first = self._users(document, fields)
+        shown, asked = self._parts(document, fields)
+        document_first, fields_first = f"{shown}{asked}", f"{asked}\n\n{shown.strip()}"
         views = (View(fields_first, read, system),) if self.views == 2 else ()
         return Step(
             document_first,
             read,
             system,
-            schema=_reply_schema(fields, evidence=self.evidence),
+            schema=_reply_schema(fields, self.fields, evidence=self.evidence),
             views=views,
+            shared=shown,
             input={"document": document.id, "fields": [field.name for field in fields]},
             key=key,
         )
 
-    def _users(self, document: Document, fields: Sequence[Field]) -> tuple[str, str]:
-        """Return the question with the document first, which all its fields' prompts then share, and last."""
+    def _parts(self, document: Document, fields: Sequence[Field]) -> tuple[str, str]:
+        """Return the document, with which the prompts of all its fields begin, and the question."""
         # No document can contain its own digest but by a rare chance, and so none can end early.
         line = f"----- {blake2b(document.text.encode(), digest_size=6).hexdigest()} -----"
-        shown = f"Document:\n{line}\n{document.text}\n{line}"
+        shown = f"Document:\n{line}\n{document.text}\n{line}\n\n"
         listed = "\n".join(f"- {json.dumps(field.name)}: {_spelled(field.schema)}" for field in fields)
-        asked = f"{clean(self.instructions)}\n\nFields:\n{listed}".strip()
-        return f"{shown}\n\n{asked}", f"{asked}\n\n{shown}"
+        return shown, f"{clean(self.instructions)}\n\nFields:\n{listed}".strip()
 
     def _reader(self, document: Document, fields: Sequence[Field]) -> Callable[[str], Answer]:
         known = {field.name: field for field in fields}
@@ -155,18 +158,27 @@ def _quote(document: Document, form: Any) -> str | None:
     return document.text.strip()[:40].strip()
 
 
-def _reply_schema(fields: Sequence[Field], *, evidence: bool) -> dict[str, Any]:
-    """Return the JSON Schema of a reply, for endpoints that can hold a model to one."""
+def _reply_schema(fields: Sequence[Field], record: Sequence[Field], *, evidence: bool) -> dict[str, Any]:
+    """Return the JSON Schema of a reply, for endpoints that can hold a model to one.
+
+    Args:
+        fields: those that are asked for.
+        record: those of the whole record, if one schema is to serve for all steps of a document: a schema
+            stands in front of the prompt, and another one would keep the document from being cached.
+        evidence: whether each value comes with a quote.
+    """
     properties: dict[str, Any] = {}
     shared: dict[str, Any] = {}
-    for field in fields:
+    for field in record or fields:
         own = {name: part for name, part in field.schema.items() if name != "$defs"}
         shared |= field.definitions
         value = {"anyOf": [own, {"type": "null"}]} if field.nullable and "null" not in field.kinds else own
         properties[field.name] = (
             _object({"value": value, "quote": {"type": ["string", "null"]}}) if evidence else value
         )
-    return {**_object(properties), "$defs": shared} if shared else _object(properties)
+    whole = {**_object(properties), "$defs": shared} if shared else _object(properties)
+    # A reply gives one of them, and which one the prompt says.
+    return {name: part for name, part in whole.items() if name != "required"} if record else whole
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

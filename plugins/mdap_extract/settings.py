@@ -45,6 +45,11 @@ with warnings.catch_warnings():
         views: int = Field(
             1, ge=1, le=2, description="presentations of each step: 2 also puts the fields first"
         )
+        share_schema: bool = Field(
+            True,
+            description="whether the steps of a document send one schema, of all fields, so that an endpoint "
+            "keeps the document in its cache; -M json_schema=strict wants false",
+        )
         text: str = Field("", description="the column with the text; text, or all columns, if not given")
         id: str = Field("", description="the column that names the document; id, or its number, if not given")
         truth: str = Field("", description="the column with the right record, to measure and to simulate")

@@ -24,7 +24,7 @@ _NO_TEXT: Final = "the document has no text"
 class Extract(Settings):
     """Fill in a record for each document of a file, every field decided by voting."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     async def solve(self, ask: Ask) -> dict[str, Any]:
         """Ask for every field of every document, and write what came of it."""
@@ -74,7 +74,9 @@ class Extract(Settings):
                 yield document, group, asking.step(document, group, key)
 
     def _asking(self) -> Asking:
-        return Asking(self.forms_wanted(), self.evidence, self.instructions, self.views)
+        fields = self.record_fields()
+        shared = fields if self.vote == "field" and self.share_schema and len(fields) > 1 else ()
+        return Asking(self.forms_wanted(), self.evidence, self.instructions, self.views, shared)
 
     # -- what comes of it ----------------------------------------------------------------------
 

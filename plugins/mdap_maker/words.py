@@ -56,9 +56,10 @@ def propose_plan(problems: tuple[str, ...], number: int) -> Step[Plan]:
     def read(text: str) -> Plan:
         return checked_plan(_last_json(text), problems)
 
-    user = f"Problem:\n{problems[-1]}\n\nYou are decomposer {number}; the others propose ways of their own."
+    shared = f"Problem:\n{problems[-1]}\n\n"
+    user = f"{shared}You are decomposer {number}; the others propose ways of their own."
     about = {"agent": "decomposer", "problem": problems[-1], "number": number}
-    return Step(user, read, _PLANNER, max_tokens=_PLAN_TOKENS, input=about, proposal=True)
+    return Step(user, read, _PLANNER, max_tokens=_PLAN_TOKENS, input=about, proposal=True, shared=shared)
 
 
 def choose_plan(problem: str, plans: Sequence[Plan]) -> Step[int]:
@@ -70,9 +71,10 @@ def choose_plan(problem: str, plans: Sequence[Plan]) -> Step[int]:
 
 def propose_solution(problem: str, number: int) -> Step[str]:
     """Return the step in which a solver proposes an answer."""
-    user = f"Problem:\n{problem}\n\nYou are solver {number}; the others work it out on their own."
+    shared = f"Problem:\n{problem}\n\n"
+    user = f"{shared}You are solver {number}; the others work it out on their own."
     about = {"agent": "solver", "problem": problem, "number": number}
-    return Step(user, _solution, _SOLVER, input=about, proposal=True)
+    return Step(user, _solution, _SOLVER, input=about, proposal=True, shared=shared)
 
 
 def choose_solution(problem: str, answers: Sequence[str]) -> Step[int]:

@@ -75,7 +75,7 @@ async def test_a_request_is_what_the_api_wants() -> None:
         "model": "m1",
         "max_tokens": 100,
         "messages": [{"role": "user", "content": "2 + 2?"}],
-        "system": "Be exact.",
+        "system": [{"type": "text", "text": "Be exact.", "cache_control": {"type": "ephemeral"}}],
         "temperature": 0.5,
     }
     assert "system" not in second.body
@@ -85,6 +85,23 @@ async def test_a_request_is_what_the_api_wants() -> None:
     assert reply[:6] == ("4", "anthropic/m1", "end_turn", first.prompt_tokens, first.completion_tokens, None)
     assert reply.request_id == "req-0"
     assert reply.latency > 0
+
+
+async def test_what_further_requests_repeat_is_marked() -> None:
+    """The document that steps share, or all of a prompt for its samples; nothing if nobody repeats it."""
+    document, mark = "d" * 3000, {"cache_control": {"type": "ephemeral"}}
+    asked = ask(user=f"{document}total?", shared=len(document), warm=True)
+    async with serving() as (server, provider):
+        for request in (asked, asked._replace(shared=0), asked._replace(warm=False)):
+            await provider.sample(request)
+    async with serving(cache_breakpoints=False) as (other, provider):
+        await provider.sample(asked)
+    shared, alone, unmarked = (served.body["messages"][0]["content"] for served in server.log)
+    text = {"type": "text", "text": document}
+    assert shared == [{**text, **mark}, {"type": "text", "text": "total?"}]
+    assert alone == [{"type": "text", "text": f"{document}total?", **mark}]
+    assert unmarked == other.log[0].body["messages"][0]["content"] == f"{document}total?"
+    assert other.log[0].body["system"] == "Be exact."
 
 
 @pytest.mark.parametrize(
@@ -100,7 +117,7 @@ async def test_a_request_is_what_the_api_wants() -> None:
                     "cache_creation_input_tokens": 20,
                 }
             ),
-            {"input_tokens": 95, "cached_tokens": 70, "output_tokens": 2},
+            {"input_tokens": 95, "cached_tokens": 70, "cache_write_tokens": 20, "output_tokens": 2},
         ),
         (message(usage=None), {"input_tokens": None, "output_tokens": None, "cached_tokens": None}),
         (message(usage={"input_tokens": -1, "output_tokens": "9"}), {"input_tokens": None}),

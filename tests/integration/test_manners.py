@@ -23,6 +23,7 @@ USUAL = {
     "token_parameter": "max_completion_tokens",
     "send_temperature": True,
     "system_role": "system",
+    "n": True,
 }
 NO_SCHEMA = {"formats": ("json_object", "text")}
 OLD_LIMIT = {"limits": ("max_tokens",)}
@@ -131,9 +132,9 @@ async def test_a_server_of_any_manner_needs_no_option(
     assert found(db) == [{**USUAL, **other}]
     assert solution.usage == ledger(server)
     assert solution.totals.failed_attempts == 0
-    assert len(server.log) - solution.totals.samples == sum(
-        (solution.totals.probe.samples, solution.totals.probe.failed_attempts)
-    )
+    billed = sum(served.replies for served in server.log)
+    assert billed - solution.totals.samples == solution.totals.probe.samples
+    assert len(server.log) < billed
     sent = {served.body.get("temperature") for served in server.log if "Current state" in str(served.body)}
     assert sent == {temperature for (temperature,) in rows(db, "SELECT DISTINCT temperature FROM samples")}
     assert verify(db, "one", make_task).ok
@@ -192,7 +193,7 @@ async def test_what_a_user_sets_is_not_negotiated(tmp_path: Path, monkeypatch: p
     with serving(monkeypatch, {"formats": ("text",)}) as server:
         solution = await run(tmp_path / "a.db", disks=2, options=options)
     assert solution.status is RunStatus.FINISHED  # Hanoi has no schema
-    assert found(tmp_path / "a.db") == [{"send_temperature": True, "system_role": "system"}]
+    assert found(tmp_path / "a.db") == [{"n": True, "send_temperature": True, "system_role": "system"}]
     assert server.counts()["refused"] > 0
 
 
@@ -203,8 +204,21 @@ async def test_a_server_of_anthropics_protocol_is_negotiated_with_too(
     with serving(monkeypatch, {**NO_SYSTEM, "temperatures": "none"}) as server:
         solution = await run(tmp_path / "a.db", disks=3, model="anthropic/m")
     assert solution.status is RunStatus.FINISHED
-    assert found(tmp_path / "a.db") == [{"send_temperature": False, "system_role": "user"}]
+    [options] = found(tmp_path / "a.db")
+    assert options == {"send_temperature": False, "system_role": "user", "cache_breakpoints": True}
     assert solution.usage == ledger(server)
+
+
+async def test_a_server_that_knows_no_cache_control_is_sent_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its refusal of the probe's first request names it; the run is solved without."""
+    with serving(monkeypatch, {"refuses": ("cache_control",)}) as server:
+        solution = await run(tmp_path / "a.db", disks=3, model="anthropic/m")
+    assert solution.status is RunStatus.FINISHED
+    [options] = found(tmp_path / "a.db")
+    assert options == {"send_temperature": True, "system_role": "system", "cache_breakpoints": False}
+    assert server.counts()["refused"] == 1
 
 
 async def test_the_temperature_on_record_is_the_one_that_was_sent(
@@ -243,15 +257,19 @@ async def test_the_cost_of_a_probe_is_the_first_run_s(
         async with mdap.Session("openai/m", db=db, speculate="off") as session:
             parts = [part async for part in session.solve_all([Hanoi(disks=2)] * 3, k=2, run_id="batch")]
             whole = await session.find("batch")
-    assert [solution.totals.probe.samples for solution in solutions] == [len(probe), 0] == [3, 0]
+    assert (
+        [solution.totals.probe.samples for solution in solutions]
+        == [sum(served.replies for served in probe), 0]
+        == [5, 0]
+    )
     assert solutions[0].usage + solutions[1].usage == alone
     costs = [solution.cost_usd for solution in solutions]
     assert costs == pytest.approx(
         [(one.usage.input_tokens + 2 * one.usage.output_tokens) / 1e6 for one in solutions]
     )
     assert whole is not None
-    assert (whole.totals.probe.samples, [part.totals.probe.samples for part in parts]) == (3, [0, 0, 0])
+    assert (whole.totals.probe.samples, [part.totals.probe.samples for part in parts]) == (5, [0, 0, 0])
     everything = ledger(server)
     assert alone + whole.usage == everything
     sql = "SELECT sum(input_tokens), sum(output_tokens), sum(probe_samples) FROM run_totals"
-    assert rows(db, sql) == [(everything.input_tokens, everything.output_tokens, 6)]
+    assert rows(db, sql) == [(everything.input_tokens, everything.output_tokens, 10)]

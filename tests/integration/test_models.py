@@ -302,3 +302,10 @@ def test_public_prices_ship_with_mdap() -> None:
     own = mdap.Price(input=1, output=2)
     assert price_of("openai/gpt-4.1-mini", {"openai/gpt-4.1-mini": own}) is own
     assert price_of("sim", {}) is None
+
+
+def test_public_prices_are_those_of_prompts_of_usual_length() -> None:
+    """This model charges twice as much for prompts of more than 200,000 tokens."""
+    assert price_of("anthropic/claude-sonnet-4-5", {}) == mdap.Price(
+        input=3.0, output=15.0, cached_input=0.3, cache_write=3.75
+    )

@@ -225,14 +225,38 @@ async def test_many_at_once() -> None:
 
 async def test_tokens_from_the_cache() -> None:
     """Cached tokens are part of the prompt, so they too are counted once."""
-    usage = {"prompt_tokens": 90, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 64}}
+    details = {"cached_tokens": 64, "cache_write_tokens": 20}
+    usage = {"prompt_tokens": 90, "completion_tokens": 7, "prompt_tokens_details": details}
 
     replies = await replies_to(completion(choice(), choice(), choice(), usage=usage), n=3)
 
-    assert [(reply.input_tokens, reply.cached_tokens, reply.output_tokens) for reply in replies] == [
-        (90, 64, 3),
-        (0, 0, 2),
-        (0, 0, 2),
+    assert [
+        (reply.input_tokens, reply.cached_tokens, reply.cache_write_tokens, reply.output_tokens)
+        for reply in replies
+    ] == [(90, 64, 20, 3), (0, 0, 0, 2), (0, 0, 0, 2)]
+
+
+async def test_another_name_for_tokens_from_the_cache() -> None:
+    """DeepSeek counts them beside the prompt's."""
+    usage = {"prompt_tokens": 90, "completion_tokens": 7, "prompt_cache_hit_tokens": 64}
+    [reply] = await replies_to(completion(choice(), usage=usage))
+    assert (reply.cached_tokens, reply.cache_write_tokens) == (64, None)
+
+
+async def test_the_shared_beginning_is_marked_where_a_model_wants_that() -> None:
+    """GPT-5.6 keeps what ends at a mark; unless that is wished for, the message is a plain text."""
+    document = "d" * 3000
+    asked = SampleRequest("", f"{document}total?", "d", "0", (0,), 0.5, 100, shared=3000, warm=True)
+    bodies = []
+    given: tuple[dict[str, Any], ...] = ({"cache_breakpoints": True}, {})
+    for options in given:
+        async with serving(**options) as (server, provider):
+            await provider.sample(asked)
+        bodies.append(server.log[0].body["messages"][0]["content"])
+    mark = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+    assert bodies == [
+        [{"type": "text", "text": document, **mark}, {"type": "text", "text": "total?"}],
+        f"{document}total?",
     ]
 
 

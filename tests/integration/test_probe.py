@@ -12,7 +12,7 @@ import pytest
 
 import mdap
 from mdap.records import RunStatus, SampleRequest
-from mdap.testing import Canned, Faults, FaultyServer, ScriptedProvider
+from mdap.testing import Canned, Faults, FaultyServer, Manners, ScriptedProvider
 from mdap_hanoi import Hanoi
 from tests.acceptance.player import play
 from tests.helpers import PROVIDED, Model, Walk
@@ -56,29 +56,34 @@ def stories(server: FaultyServer) -> list[dict[str, Any]]:
     return [served.body for served in server.log if "Surprise me" in str(served.body)]
 
 
-async def test_an_honest_endpoint_is_asked_thrice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One small request with all that a step may want, two at temperature 1, and nothing to warn of."""
+async def test_an_honest_endpoint_is_asked_four_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One small request with all that a step may want, three at temperature 1, and nothing to warn of."""
     with serving(monkeypatch) as server:
         solution = await run(tmp_path / "a.db")
     assert (solution.result["solved"], warned(solution)) == (True, [])
     asked = stories(server)
-    assert [(body["temperature"], body["max_completion_tokens"]) for body in asked] == [(1.0, 64)] * 2
+    assert [(body["temperature"], body["max_completion_tokens"]) for body in asked] == [(1.0, 64)] * 3
+    assert [body.get("n", 1) for body in asked] == [1, 1, 2]
     assert probed(tmp_path / "a.db") == {
         "model": "openai/m",
-        "requests": 3,
-        "samples": 3,
+        "requests": 4,
+        "samples": 5,
         "failed_attempts": 0,
-        "input_tokens": sum(served.prompt_tokens for served in server.log[:3]),
-        "output_tokens": sum(served.completion_tokens for served in server.log[:3]),
+        "input_tokens": sum(served.prompt_tokens for served in server.log[:4]),
+        "output_tokens": sum(served.completion_tokens for served in server.log[:4]),
         "cached_tokens": 0,
+        "cache_write_tokens": 0,
         "options": {
             "json_schema": "loose",
             "token_parameter": "max_completion_tokens",
             "send_temperature": True,
             "system_role": "system",
+            "n": True,
         },
         "repeats": False,
-        "n": None,
+        "n": True,
         "usage": True,
         "request_id": True,
         "failure": None,
@@ -133,6 +138,60 @@ async def test_n_saves_a_request_of_the_probe(tmp_path: Path, monkeypatch: pytes
     assert probed(tmp_path / "a.db")["n"] is True
 
 
+class EachBilled(Manners):
+    """A server that counts the prompt once for each reply to it."""
+
+    def put_on(self, completion: dict[str, Any], *, cut: list[bool]) -> None:
+        super().put_on(completion, cut=cut)
+        completion["usage"]["prompt_tokens"] *= len(completion["choices"])
+
+
+class Echo:
+    """Say the same for all replies to one request."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, str] = (None, "")
+
+    def __call__(self, body: dict[str, Any], rng: random.Random) -> str:
+        if self._last[0] is not body:
+            self._last = (body, play(body, rng))
+        return self._last[1]
+
+
+@pytest.mark.parametrize(
+    ("how", "manners", "faults", "n"),
+    [
+        (play, Manners(), {}, True),
+        (play, Manners(), {"supports_n": False}, False),
+        (play, Manners(), {"missing_usage": 1.0}, False),
+        (play, Manners(refuses=("n",)), {}, False),
+        (play, EachBilled(), {}, False),
+        (Echo(), Manners(), {}, False),
+    ],
+    ids=["billed once", "ignored", "not metered", "refused", "billed each", "one reply said twice"],
+)
+async def test_samples_share_a_request_where_the_bill_says_that_they_share_a_prompt(
+    how: Any,
+    manners: Manners,
+    faults: dict[str, Any],
+    n: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without an option: n is used where it works and saves, and nothing is warned of where it does not."""
+    db = tmp_path / "a.db"
+    with FaultyServer.in_thread(how, faults=Faults(**faults), manners=manners) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        solution = await run(db)
+    assert solution.status is RunStatus.FINISHED
+    assert probed(db)["options"]["n"] is n
+    votes = [served for served in server.log if "Surprise me" not in str(served.body)]
+    assert ({served.body.get("n") for served in votes} == {None, 2}) is n
+    assert not [warning for warning in warned(solution) if "ignores n" in warning]
+    bill = sum(served.prompt_tokens for served in server.log if served.outcome != "missing_usage")
+    assert isinstance(manners, EachBilled) or solution.usage.input_tokens == bill
+
+
 @pytest.mark.parametrize(
     ("script", "failure"),
     [(["ok", "server_error"], "http_500"), (["reset"], "disconnected")],
@@ -179,10 +238,10 @@ async def test_a_session_probes_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         async with mdap.Session("openai/m", db=db) as session:
             for name in ("one", "two"):
                 await session.solve(Hanoi(disks=2), k=2, run_id=name)
-        assert len(stories(server)) == 2
+        assert len(stories(server)) == 3
         async with mdap.Session("openai/m", db=db, limits=mdap.Limits(probe=False)) as session:
             await session.solve(Hanoi(disks=2), k=2, run_id="three")
-        assert len(stories(server)) == 2
+        assert len(stories(server)) == 3
     with closing(sqlite3.connect(db)) as connection:
         counts = connection.execute(
             "SELECT r.run_id, count(e.id) FROM runs r LEFT JOIN run_events e ON e.run = r.id AND "

@@ -109,7 +109,8 @@ COLUMNS = {
     "steps": "step opening key input prompt_digest run",
     "prompts": "run step opening view system user schema max_tokens",
     "samples": "run step opening counted ordinal verdict answer_key flag_reason model view temperature "
-    "input_tokens output_tokens cached_tokens latency attempts request_id finish_reason text began",
+    "input_tokens output_tokens cached_tokens latency attempts request_id finish_reason text began "
+    "cache_write_tokens",
     "decisions": "run place step opening winner tally votes margin author reason digest",
 }
 CASES = [(table, column) for table, columns in COLUMNS.items() for column in columns.split()]

@@ -33,7 +33,8 @@ samples = st.builds(
     *(st.just(1), numbers, numbers, numbers, numbers, st.sampled_from(["vote", "flag"])),
     *(st.none() | hexadecimal(8), st.none() | texts, texts, numbers, st.floats(0, 2)),
     *(st.none() | numbers, st.none() | numbers, st.none() | numbers, st.floats(0, 1e6), numbers),
-    *(st.none() | texts, texts, hexadecimal(16), texts),
+    *(st.none() | texts, texts, hexadecimal(16), st.none() | texts),
+    cache_write_tokens=st.none() | numbers,
 )
 decisions = st.builds(
     Decided,

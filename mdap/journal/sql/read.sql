@@ -76,8 +76,10 @@ FROM tree JOIN samples USING (run) GROUP BY verdict
 {tree}
 SELECT model, count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
        coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
+    coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens,
        sum(verdict = 'vote') AS votes, sum(verdict = 'flag') AS red_flags,
-       sum(input_tokens IS NULL OR output_tokens IS NULL) AS unmetered
+       sum(input_tokens IS NULL OR output_tokens IS NULL) AS unmetered,
+       coalesce(sum(input_tokens > 0), 0) AS prompts, coalesce(sum(input_tokens = 0), 0) AS shared
 FROM tree JOIN samples USING (run) GROUP BY model ORDER BY model
 
 -- name: spent_beside
@@ -87,7 +89,8 @@ SELECT kind, data->>'model' AS model, coalesce(sum(data->>'samples'), 0) AS samp
        coalesce(sum(data->>'failed_attempts'), 0) AS failed_attempts,
        coalesce(sum(data->>'input_tokens'), 0) AS input_tokens,
        coalesce(sum(data->>'output_tokens'), 0) AS output_tokens,
-       coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens
+       coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens,
+       coalesce(sum(data->>'cache_write_tokens'), 0) AS cache_write_tokens
 FROM tree JOIN run_events e ON e.run = tree.run
 WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL GROUP BY 1, 2
 ORDER BY 1 DESC, 2

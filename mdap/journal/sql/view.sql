@@ -45,13 +45,15 @@ FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value WHERE d.author IS
 
 -- name: sums_of_samples
 SELECT s.run, model, count(*) AS samples, sum(verdict = 'vote') AS votes, coalesce(sum(input_tokens), 0) AS input_tokens,
-    coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens
+    coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
+    coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens
 FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value GROUP BY 1, 2
 
 -- name: sums_beside
 SELECT e.run, data->>'model' AS model, coalesce(sum(data->>'input_tokens'), 0) AS input_tokens,
     coalesce(sum(data->>'output_tokens'), 0) AS output_tokens,
-    coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens
+    coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens,
+    coalesce(sum(data->>'cache_write_tokens'), 0) AS cache_write_tokens
 FROM json_each(?1) j CROSS JOIN run_events e ON e.run = j.value
 WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL
 GROUP BY 1, 2
@@ -207,6 +209,7 @@ SELECT model, verdict, flag_reason,
          ELSE CAST(latency AS INTEGER) * 1000 END AS milliseconds,
     count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
     coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
+    coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens,
     coalesce(sum(latency), 0.0) AS seconds, min(began) AS first, max(began + latency * 1000) AS last
 FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value AND step >= ?2 AND step < ?3 GROUP BY 1, 2, 3, 4
 

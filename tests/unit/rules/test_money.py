@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdap.rules.money import Hold, Wallet, cost_of
+from mdap.rules.money import Hold, Tokens, Wallet, cost_of, saved_by_cache, saved_by_sharing
 from mdap.settings import Budget, Price
 
 amounts = st.floats(0, 1)
@@ -14,8 +14,23 @@ def test_cached_tokens_have_their_own_price() -> None:
     """A million of each: fresh prompt, cached prompt, reply."""
     price = Price(input=2.0, output=8.0, cached_input=0.5)
 
-    assert cost_of(price, 2_000_000, 1_000_000, 1_000_000) == pytest.approx(2.0 + 0.5 + 8.0)
-    assert cost_of(Price(input=2.0, output=8.0), 2_000_000, 0, 1_000_000) == pytest.approx(4.0)
+    assert cost_of(price, Tokens(2_000_000, 1_000_000, 1_000_000)) == pytest.approx(2.0 + 0.5 + 8.0)
+    assert cost_of(Price(input=2.0, output=8.0), Tokens(2_000_000, 0, 1_000_000)) == pytest.approx(4.0)
+
+
+def test_cache_writes_have_their_own_price_and_savings_count_them() -> None:
+    """A million written at 2.5 and two million read at 0.2, of four at 2.0: saved is what is left."""
+    price = Price(input=2.0, output=8.0, cached_input=0.2, cache_write=2.5)
+    used = Tokens(4_000_000, 1_000_000, 2_000_000, 1_000_000)
+    assert cost_of(price, used) == pytest.approx(2.0 + 0.4 + 2.5 + 8.0)
+    assert saved_by_cache(price, used) == pytest.approx(2 * 1.8 - 0.5)
+
+
+def test_prompts_that_other_samples_paid_for_count_at_the_mean_length() -> None:
+    """Two prompts of a thousand tokens each were paid for, and four samples shared them."""
+    used = Tokens(2_000, 60)
+    assert saved_by_sharing(Price(input=2.0, output=8.0), used, 2, 4) == pytest.approx(4 * 1_000 * 2e-6)
+    assert saved_by_sharing(Price(input=2.0, output=8.0), Tokens(0, 60), 0, 4) == 0
 
 
 @given(st.lists(st.tuples(amounts, amounts), max_size=60), st.floats(0.1, 5))

@@ -124,3 +124,11 @@ def test_the_temperature_is_that_of_whoever_is_asked() -> None:
     refused = frozenset({(0, 0), (1, 0)})
     parts = [schedule.part(ordinal, 1, refused) for ordinal in range(4)]
     assert [(part.member, part.temperature) for part in parts] == [(2, 0.7)] * 4
+
+
+def test_each_model_is_asked_for_as_many_samples_as_one_request_may_bring() -> None:
+    """One that takes a sample a request does not keep another from several."""
+    schedule = SampleSchedule(((0, 1),), (0.1,))
+    schedule.most = {0: 1, 1: 3}
+    found = [(part.member, ordinals) for part, ordinals in schedule.groups(tuple(range(8)), 1, 8)]
+    assert found == [(0, (0,)), (1, (1, 3, 5)), (0, (2,)), (0, (4,)), (0, (6,)), (1, (7,))]
