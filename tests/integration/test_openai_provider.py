@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import zlib
@@ -730,13 +731,13 @@ async def test_a_body_that_cannot_be_unpacked(encoding: str) -> None:
 
 async def test_nobody_listens() -> None:
     """A refused connection is a connection that failed, not a timeout."""
-    async with FaultyServer(four) as server:
-        pass
-    provider = create("m1", {"base_url": server.base_url, **_carried})
-
-    with pytest.raises(TransientError) as caught:
-        await provider.sample(ask())
-    await provider.aclose()
+    with socket.socket() as taken:  # so that nobody else begins to listen there
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        provider = create("m1", {"base_url": address, **_carried})
+        with pytest.raises(TransientError) as caught:
+            await provider.sample(ask())
+        await provider.aclose()
 
     assert caught.value.kind == "connection"
 

@@ -31,7 +31,7 @@ from mdap.rules.certificate import error_upper_bound
 from mdap.rules.scaling import minimal_k
 from mdap.settings import Limits, VotingSettings
 from mdap.testing import ScriptedProvider
-from tests.helpers import PROVIDED, Model, Walk
+from tests.helpers import PROVIDED, Model, Walk, cut_at
 
 SLOW = {"error_rate": 0.3, "flag_rate": 0.1, "latency": 0.0005, "seed": 2}
 MODES = ["off", "vote", "guess"]
@@ -300,24 +300,9 @@ async def test_a_session_closes_its_provider(db: Path) -> None:
 
 async def cut(session: mdap.Session, task: Walk, rng: random.Random, **settings: Any) -> bool:
     """Run *task*, cancelled at some turn of the loop after some votes; return whether it was."""
-    progress = mdap.Progress()
     begun = await session.find(settings.get("run_id", "-"))
     votes = rng.randrange(40) + (begun.totals.votes if begun is not None else 0)
-    turns = rng.randrange(40)
-
-    async def cancel(scope: anyio.CancelScope) -> None:
-        while progress.votes < votes:
-            await anyio.lowlevel.checkpoint()
-        for _ in range(turns):
-            await anyio.lowlevel.checkpoint()
-        scope.cancel()
-
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as group:
-            group.start_soon(cancel, scope)
-            await session.run(task, progress=progress, **settings)
-            group.cancel_scope.cancel()
-    return scope.cancelled_caught
+    return await cut_at(session, task, votes, rng.randrange(40), **settings) is None
 
 
 @pytest.mark.parametrize("mode", MODES)
