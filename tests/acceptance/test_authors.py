@@ -119,7 +119,7 @@ def test_a_mistake_in_a_chain_is_its_authors(task: Cli, mistake: str, command: s
 def test_a_parameter_that_hides_a_method(task: Cli) -> None:
     """A field called as a method is refused: mdap would call a number."""
     write(task, "import warnings\nwarnings.simplefilter('ignore')\nclass T(B):\n    length: int = 5")
-    assert "a parameter 'length', which hides a method" in task("run t.py:T").sentence
+    assert "a parameter 'length', which hides a method" in task.here("run t.py:T").sentence
 
 
 PROCESSES = {
@@ -283,11 +283,11 @@ def test_a_script_is_resumed_and_a_closure_says_it_cannot_be(task: Cli) -> None:
 def test_endless_nesting_ends(task: Cli) -> None:
     """A task that asks for itself is stopped at a depth, in a short sentence; ids keep their limit."""
     write(task, "class T(Q):\n    async def solve(self, ask): return await ask.solve(T())")
-    ended = task("run t.py:T --run-id r --display none --no-probe")
+    ended = task.here("run t.py:T --run-id r --display none --no-probe")
     assert "tasks are nested more than 32 deep" in ended.sentence
     assert (ended.code, len(ended.sentence) < 500) == (1, True)
     assert task.query("SELECT count(*), max(length(run_id)) <= 100 FROM runs") == [(33, 1)]
-    assert "more than 3 deep" in task("run t.py:T --max-nesting 3 --display none --no-probe").sentence
+    assert "more than 3 deep" in task.here("run t.py:T --max-nesting 3 --display none --no-probe").sentence
 
 
 def test_a_lock_is_waited_out(task: Cli) -> None:

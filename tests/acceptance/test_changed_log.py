@@ -36,8 +36,10 @@ COMMANDS = (
 @pytest.fixture(scope="module")
 def log(shared_cli: Cli) -> Path:
     """A log with a run that is finished and one that was stopped."""
-    finished = shared_cli("run hanoi -p disks=2 -M error_rate=0.3 -M seed=3 --run-id whole --display none")
-    stopped = shared_cli("run hanoi -p disks=5 --budget-tokens 9000 --run-id cut --display none")
+    finished = shared_cli.here(
+        "run hanoi -p disks=2 -M error_rate=0.3 -M seed=3 --run-id whole --display none"
+    )
+    stopped = shared_cli.here("run hanoi -p disks=5 --budget-tokens 9000 --run-id cut --display none")
     assert (finished.code, stopped.code) == (Exit.FINISHED, Exit.STOPPED), (finished, stopped)
     return shared_cli.folder / "mdap.db"
 
@@ -68,7 +70,7 @@ def test_it_is_said_where_the_log_is_not_as_mdap_writes_it(log: Path, cli: Cli) 
     """The sentence names the column; the code is that of a database that cannot be used."""
     shutil.copy(log, cli.folder / "mdap.db")
     change(cli.folder / "mdap.db", "runs", "params", "'abc'")
-    ended = cli("runs")
+    ended = cli.here("runs")
     assert ended.code == Exit.USAGE
     assert ended.sentence == (
         "mdap.db holds text that is no JSON in runs.params: something other than mdap has written to it; "

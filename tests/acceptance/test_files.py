@@ -137,9 +137,9 @@ def test_text_in_brackets_is_text_where_text_is_wanted(cli: Cli) -> None:
     """A parameter that takes no list is given what was typed; one that does still gets JSON."""
     write(cli, "noted.py", NOTED)
     for text in ("[important] only legal names", "{x}", "[1]", '{"a": 1}'):
-        ended = cli("run noted.py:Noted --json", "-p", f"note={text}", "-p", "numbers=[1, 2]")
+        ended = cli.here("run noted.py:Noted --json", "-p", f"note={text}", "-p", "numbers=[1, 2]")
         assert (ended.code, ended.json["result"]) == (0, [len(text), text[:20], [1, 2]])
-    assert "looks like JSON" in cli("run noted.py:Noted", "-p", "numbers=[1").sentence
+    assert "looks like JSON" in cli.here("run noted.py:Noted", "-p", "numbers=[1").sentence
 
 
 # -- logs that cannot be written

@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -332,9 +332,20 @@ def test_a_run_that_goes_on_is_verified_meanwhile(tmp_path: Path) -> None:
     db = tmp_path / "a.db"
     options = {**OPTIONS, "latency": 0.001, "fault_rate": 0.05}
     ended: list[mdap.Solution] = []
-    runner = Thread(
-        target=lambda: ended.append(mdap.solve_sync(Hanoi(disks=7), options=options, db=db, run_id="r", k=2))
-    )
+    paused, verified = Event(), Event()
+
+    def pause(event: mdap.Event) -> None:
+        # However quick the run, and however slow the audit, several of these fall into it.
+        if isinstance(event.fact, mdap.Decided) and event.fact.step % 20 == 19:
+            paused.set()
+            verified.wait(20)
+            verified.clear()
+
+    def run() -> None:
+        settings: dict[str, Any] = {"options": options, "k": 2, "on_event": pause}
+        ended.append(mdap.solve_sync(Hanoi(disks=7), db=db, run_id="r", **settings))
+
+    runner = Thread(target=run)
     runner.start()
     seen = []
     try:
@@ -344,6 +355,9 @@ def test_a_run_that_goes_on_is_verified_meanwhile(tmp_path: Path) -> None:
                 assert not came.mismatches
                 assert came.verdict in ("verified", "empty", "not sealed")  # as it begins, and as it ends
                 seen.append(came.decisions)
+                if paused.is_set():
+                    paused.clear()
+                    verified.set()
     finally:
         runner.join()
     assert seen == sorted(seen)
