@@ -203,7 +203,7 @@ def test_what_a_task_prints_goes_to_standard_error_with_json(task: Cli) -> None:
     ended = task("run t.py:T -p n=1 --json")
     assert ended.json["result"] == 1
     assert set(ended.err.split()) == {"one", "two", "three", "four"}
-    plain = task("run t.py:T -p n=1 --display none")
+    plain = task.here("run t.py:T -p n=1 --display none")
     assert "four" in plain.out
 
 
@@ -245,15 +245,15 @@ def test_a_task_that_moved(task: Cli) -> None:
     )
     write(task, f"{parts}\n{whole}", "d1/t.py")
     (task.folder / "d1/base.py").write_text(BASE)
-    assert task("run d1/t.py:T --run-id r --budget-tokens 130 --display none").code == 3
+    assert task.here("run d1/t.py:T --run-id r --budget-tokens 130 --display none").code == 3
     (task.folder / "d1").rename(task.folder / "d2")
-    assert "if the task has moved, name it with --task" in task("resume r").sentence
-    assert "`mdap resume r --task NAME`" in task("run d2/t.py:T --run-id r").sentence
+    assert "if the task has moved, name it with --task" in task.here("resume r").sentence
+    assert "`mdap resume r --task NAME`" in task.here("run d2/t.py:T --run-id r").sentence
     begun = task.query("SELECT count(*) FROM decisions")[0][0]
     assert begun > 9
-    assert task("resume r --task d2/t.py:T --json").json["steps"] == 40
-    assert "name it with --task" in task("audit verify r").sentence
-    assert task("audit verify r --task d2/t.py:T --json").json["verdict"] == "verified"
+    assert task.here("resume r --task d2/t.py:T --json").json["steps"] == 40
+    assert "name it with --task" in task.here("audit verify r").sentence
+    assert task.here("audit verify r --task d2/t.py:T --json").json["verdict"] == "verified"
     assert task.query("SELECT count(*) FROM runs") == [(5,)]
 
 
@@ -272,12 +272,12 @@ def test_a_script_is_resumed_and_a_closure_says_it_cannot_be(task: Cli) -> None:
     ran = python(task, "t.py")
     assert "class make.<locals>.Local is defined in a function" in ran.err
     assert ran.err.count("\n") == 1
-    assert task("resume s --json").json["status"] == "finished"
-    assert task("run t.py:Named --run-id n --budget-tokens 150 --display none").code == 3
-    assert task("resume n --json").json["status"] == "finished"
-    assert "has no 'make.<locals>.Local'; if the task has moved" in task("resume c").sentence
-    assert task("resume c --task t.py:Named --json").json["status"] == "finished"
-    assert task("audit verify s").code == 0
+    assert task.here("resume s --json").json["status"] == "finished"
+    assert task.here("run t.py:Named --run-id n --budget-tokens 150 --display none").code == 3
+    assert task.here("resume n --json").json["status"] == "finished"
+    assert "has no 'make.<locals>.Local'; if the task has moved" in task.here("resume c").sentence
+    assert task.here("resume c --task t.py:Named --json").json["status"] == "finished"
+    assert task.here("audit verify s").code == 0
 
 
 def test_endless_nesting_ends(task: Cli) -> None:
@@ -304,7 +304,7 @@ def test_a_lock_is_waited_out(task: Cli) -> None:
         other.execute("ROLLBACK")
     assert said == "mdap: mdap.db is locked by another program; waiting 60 seconds for it at most"
     assert task.end(process).code == 0
-    assert task("audit verify r").code == 0
+    assert task.here("audit verify r").code == 0
 
 
 def test_sigterm_ends_a_calibration_as_ctrl_c_does(task: Cli) -> None:
