@@ -29,11 +29,11 @@ def check_refusal(ended: Ended, *says: str) -> None:
 
 
 def check_resumed(cli: Cli) -> None:
-    ended = cli("resume r --json")
+    ended = cli.here("resume r --json")
     assert (ended.code, ended.err) == (0, "")
     assert ended.json["result"] == {"solved": True, "moves": MOVES}
     check_record(cli, "r", MOVES, 3)
-    assert cli("audit verify r").code == 0
+    assert cli.here("audit verify r").code == 0
 
 
 # -- no room
@@ -85,7 +85,7 @@ def test_a_file_that_may_not_grow_stops_the_run(cli: Cli) -> None:
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_that_disappears_is_noticed(cli: Cli, file: str, *, replaced: bool) -> None:
     """A run whose database was deleted or replaced does not go on as if its record were safe."""
-    assert cli(f"{TOWER.replace('disks=7', 'disks=1')} --db other.db").code == 0
+    assert cli.here(f"{TOWER.replace('disks=7', 'disks=1')} --db other.db").code == 0
     process = cli.start(f"{TOWER.replace('0.002', '0.05')} --display log --json")
     logged(process, "step.decided")
     (cli.folder / file).rename(cli.folder / "aside")
