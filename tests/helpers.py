@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 import mdap
 from mdap.records import (
@@ -286,6 +287,16 @@ def recount(facts: Sequence[Fact], k: int, *, hedged: bool = False) -> list[Deci
         input_ = rows.steps[where].input
         decisions.append(Decision(place, input_, decided.winner, decided.tally, tuple(ordinals)))
     return decisions
+
+
+# --- cases
+
+
+def mostly_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
+    """Return *cases* of a test; all but the first so many are marked slow."""
+    listed = list(cases)
+    rest = (case if isinstance(case, tuple) else (case,) for case in listed[quick:])
+    return [*listed[:quick], *(pytest.param(*case, marks=pytest.mark.slow) for case in rest)]
 
 
 # --- runs that are cut

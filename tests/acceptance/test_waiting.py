@@ -17,10 +17,10 @@ from tests.acceptance.processes import Cli
 
 RUN = (
     "run hanoi -p disks=3 -M error_rate=0.5 -M seed=0 --max-samples 5 --run-id tower --display none --json "
-    "--wait-for-person 50"
+    "--wait-for-person 500"
 )
 WAITS = re.compile(
-    r"mdap: step (\d+) of tower waits 50 seconds for a person: "
+    r"mdap: step (\d+) of tower waits 500 seconds for a person: "
     r"settle it with `mdap serve --allow-decide` or `mdap decide`\n"
 )
 

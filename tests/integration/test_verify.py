@@ -32,6 +32,13 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("short") / "a.db"
+    mdap.solve_sync(Walk(), options=OPTIONS | {"latency": 1e-5}, db=path, run_id="walk")
+    return path
+
+
 class Rewritten(Walk):
     def step(self, state: tuple[int, int]) -> Step[int] | None:
         step = super().step(state)
@@ -125,15 +132,13 @@ COLUMNS = {
 @pytest.mark.parametrize(
     ("table", "column"), [(table, column) for table in COLUMNS for column in COLUMNS[table]]
 )
-def test_whatever_is_put_in_a_column_is_found(tmp_path: Path, table: str, column: str) -> None:
+def test_whatever_is_put_in_a_column_is_found(short: Path, tmp_path: Path, table: str, column: str) -> None:
     """A value of another type, an infinite number, one that cannot be: a finding or a sentence."""
-    db = tmp_path / "a.db"
-    mdap.solve_sync(Walk(), options=OPTIONS | {"latency": 1e-5}, db=db, run_id="walk")
     where = {"runs": "", "run_events": "", "texts": "WHERE id = 2"}.get(table, "WHERE step = 3")
     for value in ("NULL", "9e999", "-1", "77", "1.5", "'abc'", "'[1]'", "''", "x'00ff'"):
         with suppress(sqlite3.IntegrityError):
-            copy = edited(db, tmp_path, f"UPDATE {table} SET {column} = {value} {where}")
-            if contents(copy) == contents(db):
+            copy = edited(short, tmp_path, f"UPDATE {table} SET {column} = {value} {where}")
+            if contents(copy) == contents(short):
                 continue
             try:
                 came = checked_as(copy, Walk).verdict

@@ -8,7 +8,7 @@ import pytest
 
 import mdap
 from mdap.rules.scaling import step_success
-from tests.helpers import Walk
+from tests.helpers import Walk, mostly_slow
 
 ROOT = Path(mdap.__file__).parents[1]
 SOURCES = sorted(path for folder in ("mdap", "plugins") for path in (ROOT / folder).rglob("*.py"))
@@ -97,13 +97,16 @@ class Pair(Walk):
 
 @pytest.mark.parametrize(
     ("error_rate", "k", "steps", "more"),
-    [
-        (0.3, 1, 3000, {}),
-        (0.3, 2, 3000, {}),
-        (0.3, 3, 4000, {}),
-        (0.4, 4, 2000, {"flag_rate": 0.2}),
-        (0.3, 3, 1500, {"latency": 1e-6}),
-    ],
+    mostly_slow(
+        [
+            (0.3, 1, 3000, {}),
+            (0.4, 4, 2000, {"flag_rate": 0.2}),
+            (0.3, 2, 3000, {}),
+            (0.3, 3, 4000, {}),
+            (0.3, 3, 1500, {"latency": 1e-6}),
+        ],
+        2,
+    ),
 )
 def test_p1_the_error_of_a_step_is_that_of_the_law(
     tmp_path: Path, error_rate: float, k: int, steps: int, more: dict[str, float]
