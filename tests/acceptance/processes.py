@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -100,13 +100,15 @@ class Cli:
         Modules that were imported before are not imported again, though their files have changed.
         """
         code = 0
-        streams = redirect_stdout(StringIO()), redirect_stderr(StringIO())
+        below = BytesIO()  # completions are written in bytes
+        streams = redirect_stdout(TextIOWrapper(below, "utf-8")), redirect_stderr(StringIO())
         with chdir(self.folder), patch.dict(os.environ, env or {}), streams[0] as out, streams[1] as err:
             try:
                 main([*shlex.split(command), *more])
             except SystemExit as exited:
                 code = exited.code if isinstance(exited.code, int) else -1
-        return Ended(code, out.getvalue(), err.getvalue())
+        out.flush()
+        return Ended(code, below.getvalue().decode(), err.getvalue())
 
     def query(self, sql: str, *values: Any, db: str = "mdap.db") -> list[tuple[Any, ...]]:
         """Return the rows of a query over the database, asked as a stranger would."""

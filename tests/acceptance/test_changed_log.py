@@ -9,6 +9,7 @@ import pytest
 
 from mdap.cli.output import Exit
 from tests.acceptance.processes import Cli
+from tests.helpers import mostly_slow
 
 COLUMNS = {
     "runs": "kind task task_version params settings provider k mdap_version created_at",
@@ -52,9 +53,7 @@ def change(path: Path, table: str, column: str, value: str) -> None:
         connection.execute(f"UPDATE OR IGNORE {table} SET {column} = {value}")
 
 
-@pytest.mark.parametrize(
-    "value", [NO_VALUE[0], *(pytest.param(value, marks=pytest.mark.slow) for value in NO_VALUE[1:])]
-)
+@pytest.mark.parametrize("value", mostly_slow(NO_VALUE))
 @pytest.mark.parametrize(
     ("table", "column"), [(table, column) for table, names in COLUMNS.items() for column in names.split()]
 )

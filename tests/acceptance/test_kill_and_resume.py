@@ -17,6 +17,7 @@ import pytest
 from mdap.testing import Faults, FaultyServer
 from tests.acceptance.player import play
 from tests.acceptance.processes import Cli
+from tests.helpers import mostly_slow
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
 
@@ -149,7 +150,7 @@ def check_durable(cli: Cli, run_id: str, events: Events) -> None:
 # kill -9
 
 
-@pytest.mark.parametrize("wanted", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wanted", mostly_slow([4, 20]))
 def test_kills_at_random_moments(cli: Cli, wanted: int) -> None:
     """A run that is killed again and again ends as an uncut one: the same votes and flags, each step once.
 
