@@ -20,8 +20,8 @@ from mdap.logfile import CONNECTION
 
 __all__ = ["Cli", "Ended"]
 
-PATIENCE = 60.0
-"""Seconds after which a process is taken to hang; nothing here takes a tenth of it."""
+PATIENCE = 240.0
+"""Seconds after which a process is taken to hang; however busy the machine is."""
 
 
 @dataclass(frozen=True)

@@ -412,7 +412,7 @@ def test_on_a_terminal_there_is_a_bar(cli: Cli) -> None:
         text=True,
     )
     os.close(theirs)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     drawn = _drain(ours).decode()
 
     assert process.returncode == 0

@@ -59,7 +59,7 @@ def test_a_full_disk_is_said_to_be_full(cli: Cli, tmp_path: Path) -> None:
             f"mount -t tmpfs -o size=900k none {disk} && cd {disk} && {mdap} {TOWER} --json;"
             f"echo code $? >&2; cp mdap.db mdap.db-wal {tmp_path}"
         )
-        ended = subprocess.run([*within, script], capture_output=True, text=True, timeout=60)
+        ended = subprocess.run([*within, script], capture_output=True, text=True, timeout=240)
     first, code = ended.stderr.splitlines()
 
     assert first == "mdap: the disk that holds mdap.db is full: make room and resume the run"

@@ -39,7 +39,7 @@ class Environment:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=240,
         )
         return Ended(ended.returncode, ended.stdout, ended.stderr)
 
@@ -110,7 +110,7 @@ def test_what_it_writes_is_clean(cli: Cli, tmp_path: Path, more: str) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert ended.returncode == 0, ended.stdout
 

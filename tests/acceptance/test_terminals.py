@@ -58,7 +58,7 @@ def shell(cli: Cli, script: str) -> subprocess.CompletedProcess[str]:
         env=_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
@@ -166,7 +166,7 @@ def test_progress_that_cannot_be_written_does_not_end_a_run(cli: Cli, display: s
         stderr=writes,
     )
     os.close(writes)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert b'"status": "finished"' in out
 
@@ -186,7 +186,7 @@ def test_a_terminal_that_is_closed_does_not_end_a_run(cli: Cli) -> None:
     os.close(terminal)
     assert os.read(controller, 1)  # it has begun to show something
     os.close(controller)
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     assert cli.query("SELECT count(*) FROM run_events WHERE kind = 'finished'") == [(1,)]
 
 

@@ -65,7 +65,7 @@ def test_a_run_goes_on_with_what_other_processes_say(
     given: dict[str, Any] = {"run": "tower", "step": first, "author": "ada", "reason": "by the rules"}
     sent = json.dumps({**given, "answer": json.loads(right_answer(cli, first))})
     headers = {"Authorization": f"Bearer {found[2]}", "Content-Type": "application/json"}
-    with closing(http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=30)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=120)) as connection:
         connection.request("POST", "/api/settle", sent, headers)
         answer = json.loads(connection.getresponse().read())
     assert answer == {"run_id": "tower", "step": first, "author": "ada", "goes_on": True, "resume": None}

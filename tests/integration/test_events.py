@@ -215,7 +215,7 @@ async def test_a_killed_run_is_over(db: Path) -> None:
             }
         )
         session._resources.writer.append(mdap.RunEvent(number, "started"))
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             assert [event.fact for event in await read(session, "cut")] == [mdap.RunEvent(number, "started")]
 
 

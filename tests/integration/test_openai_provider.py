@@ -979,7 +979,7 @@ async def test_leaving_with_a_hung_connection() -> None:
         except TransientError as error:
             kinds.append(error.kind)
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tasks, FaultyServer(four, script=["hang"]) as server:
             provider = create("m1", {"base_url": server.base_url, **_carried})
             tasks.start_soon(wait, provider)
@@ -1001,7 +1001,7 @@ def test_a_server_for_code_without_a_loop() -> None:
     """A thread of its own serves plain synchronous clients, and other processes."""
     with FaultyServer.in_thread(four, script=["rate_limit"]) as server:
         host, _, root = server.base_url.removeprefix("http://").partition("/")
-        connection = http.client.HTTPConnection(host, timeout=30)
+        connection = http.client.HTTPConnection(host, timeout=120)
         said = []
         for method, path, body in [
             ("GET", "models", None),

@@ -57,7 +57,7 @@ def _no_effects() -> None:
 
 async def until_waiting(session: mdap.Session, run_id: str, steps: int = 1) -> list[mdap.Waiting]:
     """Return the steps of a run that wait for a person, once there are some."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async for event in session.events(run_id):
             if isinstance(event.fact, mdap.RunEvent) and event.fact.kind == "waiting":
                 steps -= 1

@@ -71,7 +71,7 @@ def proven(path: Path, run_id: str) -> Verification:
 def alone(path: Path, run_id: str) -> subprocess.CompletedProcess[str]:
     """The verifier that knows nothing of mdap."""
     command = [sys.executable, "-I", str(ALONE), str(path), run_id]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def change(log: Path, sql: str, *values: Any) -> int:
