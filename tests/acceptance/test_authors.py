@@ -174,7 +174,7 @@ def test_a_mistake_in_a_process_is_its_authors(task: Cli, mistake: str) -> None:
 def test_what_fails_at_import(task: Cli, source: str, says: str) -> None:
     """A file that ends the process, or fails, when it is imported is told by its line."""
     write(task, source)
-    ended = task("run t.py:T")
+    ended = task.here("run t.py:T")
     assert (says in ended.err, ended.code) == (True, 1), ended.err
     assert not (task.folder / "mdap.db").exists()
 
