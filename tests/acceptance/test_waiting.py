@@ -42,8 +42,9 @@ def right_answer(cli: Cli, step: int) -> str:
 
 
 @pytest.fixture
-def waiting(cli: Cli) -> tuple[subprocess.Popen[bytes], int]:
+def waiting(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> tuple[subprocess.Popen[bytes], int]:
     """A run that waits for a person, and the step."""
+    monkeypatch.setattr("mdap.session.desk._PATIENCE", 120.0)
     process = cli.start(RUN)
     step = next_step(process)
     assert step is not None

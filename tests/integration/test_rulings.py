@@ -51,8 +51,9 @@ def divided_at(*steps: int) -> ScriptedProvider:
 
 
 @pytest.fixture(autouse=True)
-def _no_effects() -> None:
+def _no_effects(monkeypatch: pytest.MonkeyPatch) -> None:
     EFFECTS.clear()
+    monkeypatch.setattr("mdap.session.desk._PATIENCE", 120.0)  # for runs that are slow to take an answer up
 
 
 async def until_waiting(session: mdap.Session, run_id: str, steps: int = 1) -> list[mdap.Waiting]:
