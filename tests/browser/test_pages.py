@@ -23,7 +23,6 @@ from playwright.sync_api import Browser, Dialog, Error, Page, Request, sync_play
 from mdap.testing import Faults, FaultyServer
 from tests.acceptance.player import play
 from tests.acceptance.processes import Cli
-from tests.helpers import mostly_slow
 from tests.viewing import ECHO, HOSTILE_ID, Site, make_database, serving
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -111,7 +110,8 @@ def watched(
     return page, said
 
 
-@pytest.mark.parametrize(("colours", "size"), mostly_slow([("dark", "phone"), ("light", "desk")]))
+@pytest.mark.slow
+@pytest.mark.parametrize(("colours", "size"), [("dark", "phone"), ("light", "desk")])
 def test_everybody_can_use_the_pages(browser: Browser, site: Site, colours: str, size: str) -> None:
     """axe-core finds nothing at all, in both colours and on both widths, and no page is too wide."""
     page, said = watched(browser, colours, size)

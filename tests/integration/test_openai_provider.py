@@ -34,6 +34,7 @@ from mdap.providers.openai import OpenAIProvider, create, create_named
 from mdap.providers.sending import MAX_BODY
 from mdap.records import Reply, SampleRequest
 from mdap.testing import Answer, Canned, Faults, FaultyServer
+from tests.helpers import mostly_slow
 
 CANARY = "sk-canary-0123456789abcdef"
 
@@ -52,7 +53,7 @@ def four(body: dict[str, Any], rng: random.Random) -> str:
 _carried: dict[str, str] = {}
 
 
-@pytest.fixture(params=["aiohttp", "sdk"], autouse=True)
+@pytest.fixture(params=mostly_slow(["aiohttp", "sdk"]), autouse=True)
 def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     """Whatever carries the requests, all of this holds."""
     _carried["transport"] = request.param
