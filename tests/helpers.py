@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+import anyio
+import anyio.lowlevel
+import pytest
+
+import mdap
 from mdap.records import (
     AttemptFailed,
     Decided,
@@ -283,6 +288,40 @@ def recount(facts: Sequence[Fact], k: int, *, hedged: bool = False) -> list[Deci
         input_ = rows.steps[where].input
         decisions.append(Decision(place, input_, decided.winner, decided.tally, tuple(ordinals)))
     return decisions
+
+
+# --- cases
+
+
+def mostly_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
+    """Return *cases* of a test; all but the first so many are marked slow."""
+    listed = list(cases)
+    rest = (case if isinstance(case, tuple) else (case,) for case in listed[quick:])
+    return [*listed[:quick], *(pytest.param(*case, marks=pytest.mark.slow) for case in rest)]
+
+
+# --- runs that are cut
+
+
+async def cut_at(
+    session: mdap.Session, task: mdap.Task, votes: int, turns: int = 0, **settings: Any
+) -> mdap.Solution | None:
+    """Run *task*, and cancel it some turns of the loop after it has so many votes; None if it was cut."""
+    progress = mdap.Progress()
+
+    async def cancel() -> None:
+        while progress.votes < votes:
+            await anyio.lowlevel.checkpoint()
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+
+    solution = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(cancel)
+        solution = await session.run(task, progress=progress, **settings)
+        group.cancel_scope.cancel()
+    return solution
 
 
 # --- providers that a session can name

@@ -76,7 +76,7 @@ class Hurried(Double):
     """Wait no longer than a moment for an answer, as no process should: the clock is no part of a record."""
 
     async def solve(self, ask: mdap.Ask) -> Any:
-        with anyio.move_on_after(0.01):
+        with anyio.move_on_after(0.1):
             return await ask(double(self.number))
         return None
 

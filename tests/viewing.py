@@ -164,7 +164,7 @@ class Site:
         sent = body.encode() if isinstance(body, str) else body
         if method == "POST":
             headers.setdefault("Content_Length", str(len(sent)))
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)) as connection:
             connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name.replace("_", "-"), value)

@@ -10,17 +10,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mdap.cli.main import main
 from mdap.journal.logfile import CONNECTION
 
 __all__ = ["Cli", "Ended"]
 
-PATIENCE = 60.0
-"""Seconds after which a process is taken to hang; nothing here takes a tenth of it."""
+PATIENCE = 240.0
+"""Seconds after which a process is taken to hang; however busy the machine is."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,21 @@ class Cli:
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(self, commands))
 
-    def here(self, command: str) -> Ended:
-        """Run the command within this process, where there are too many to start a process for each."""
+    def here(self, command: str, *more: str, env: Mapping[str, str] | None = None) -> Ended:
+        """Run the command within this process: the same but for half a second to start Python.
+
+        Modules that were imported before are not imported again, though their files have changed.
+        """
         code = 0
-        with chdir(self.folder), redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        below = BytesIO()  # completions are written in bytes
+        streams = redirect_stdout(TextIOWrapper(below, "utf-8")), redirect_stderr(StringIO())
+        with chdir(self.folder), patch.dict(os.environ, env or {}), streams[0] as out, streams[1] as err:
             try:
-                main(shlex.split(command))
+                main([*shlex.split(command), *more])
             except SystemExit as exited:
                 code = exited.code if isinstance(exited.code, int) else -1
-        return Ended(code, out.getvalue(), err.getvalue())
+        out.flush()
+        return Ended(code, below.getvalue().decode(), err.getvalue())
 
     def query(self, sql: str, *values: Any, db: str = "mdap.db") -> list[tuple[Any, ...]]:
         """Return the rows of a query over the database, asked as a stranger would."""

@@ -119,7 +119,7 @@ def test_a_mistake_in_a_chain_is_its_authors(task: Cli, mistake: str, command: s
 def test_a_parameter_that_hides_a_method(task: Cli) -> None:
     """A field called as a method is refused: mdap would call a number."""
     write(task, "import warnings\nwarnings.simplefilter('ignore')\nclass T(B):\n    length: int = 5")
-    assert "a parameter 'length', which hides a method" in task("run t.py:T").sentence
+    assert "a parameter 'length', which hides a method" in task.here("run t.py:T").sentence
 
 
 PROCESSES = {
@@ -174,7 +174,7 @@ def test_a_mistake_in_a_process_is_its_authors(task: Cli, mistake: str) -> None:
 def test_what_fails_at_import(task: Cli, source: str, says: str) -> None:
     """A file that ends the process, or fails, when it is imported is told by its line."""
     write(task, source)
-    ended = task("run t.py:T")
+    ended = task.here("run t.py:T")
     assert (says in ended.err, ended.code) == (True, 1), ended.err
     assert not (task.folder / "mdap.db").exists()
 
@@ -203,7 +203,7 @@ def test_what_a_task_prints_goes_to_standard_error_with_json(task: Cli) -> None:
     ended = task("run t.py:T -p n=1 --json")
     assert ended.json["result"] == 1
     assert set(ended.err.split()) == {"one", "two", "three", "four"}
-    plain = task("run t.py:T -p n=1 --display none")
+    plain = task.here("run t.py:T -p n=1 --display none")
     assert "four" in plain.out
 
 
@@ -245,15 +245,15 @@ def test_a_task_that_moved(task: Cli) -> None:
     )
     write(task, f"{parts}\n{whole}", "d1/t.py")
     (task.folder / "d1/base.py").write_text(BASE)
-    assert task("run d1/t.py:T --run-id r --budget-tokens 130 --display none").code == 3
+    assert task.here("run d1/t.py:T --run-id r --budget-tokens 130 --display none").code == 3
     (task.folder / "d1").rename(task.folder / "d2")
-    assert "if the task has moved, name it with --task" in task("resume r").sentence
-    assert "`mdap resume r --task NAME`" in task("run d2/t.py:T --run-id r").sentence
+    assert "if the task has moved, name it with --task" in task.here("resume r").sentence
+    assert "`mdap resume r --task NAME`" in task.here("run d2/t.py:T --run-id r").sentence
     begun = task.query("SELECT count(*) FROM decisions")[0][0]
     assert begun > 9
-    assert task("resume r --task d2/t.py:T --json").json["steps"] == 40
-    assert "name it with --task" in task("audit verify r").sentence
-    assert task("audit verify r --task d2/t.py:T --json").json["verdict"] == "verified"
+    assert task.here("resume r --task d2/t.py:T --json").json["steps"] == 40
+    assert "name it with --task" in task.here("audit verify r").sentence
+    assert task.here("audit verify r --task d2/t.py:T --json").json["verdict"] == "verified"
     assert task.query("SELECT count(*) FROM runs") == [(5,)]
 
 
@@ -272,22 +272,22 @@ def test_a_script_is_resumed_and_a_closure_says_it_cannot_be(task: Cli) -> None:
     ran = python(task, "t.py")
     assert "class make.<locals>.Local is defined in a function" in ran.err
     assert ran.err.count("\n") == 1
-    assert task("resume s --json").json["status"] == "finished"
-    assert task("run t.py:Named --run-id n --budget-tokens 150 --display none").code == 3
-    assert task("resume n --json").json["status"] == "finished"
-    assert "has no 'make.<locals>.Local'; if the task has moved" in task("resume c").sentence
-    assert task("resume c --task t.py:Named --json").json["status"] == "finished"
-    assert task("audit verify s").code == 0
+    assert task.here("resume s --json").json["status"] == "finished"
+    assert task.here("run t.py:Named --run-id n --budget-tokens 150 --display none").code == 3
+    assert task.here("resume n --json").json["status"] == "finished"
+    assert "has no 'make.<locals>.Local'; if the task has moved" in task.here("resume c").sentence
+    assert task.here("resume c --task t.py:Named --json").json["status"] == "finished"
+    assert task.here("audit verify s").code == 0
 
 
 def test_endless_nesting_ends(task: Cli) -> None:
     """A task that asks for itself is stopped at a depth, in a short sentence; ids keep their limit."""
     write(task, "class T(Q):\n    async def solve(self, ask): return await ask.solve(T())")
-    ended = task("run t.py:T --run-id r --display none --no-probe")
+    ended = task.here("run t.py:T --run-id r --display none --no-probe")
     assert "tasks are nested more than 32 deep" in ended.sentence
     assert (ended.code, len(ended.sentence) < 500) == (1, True)
     assert task.query("SELECT count(*), max(length(run_id)) <= 100 FROM runs") == [(33, 1)]
-    assert "more than 3 deep" in task("run t.py:T --max-nesting 3 --display none --no-probe").sentence
+    assert "more than 3 deep" in task.here("run t.py:T --max-nesting 3 --display none --no-probe").sentence
 
 
 def test_a_lock_is_waited_out(task: Cli) -> None:
@@ -304,7 +304,7 @@ def test_a_lock_is_waited_out(task: Cli) -> None:
         other.execute("ROLLBACK")
     assert said == "mdap: mdap.db is locked by another program; waiting 60 seconds for it at most"
     assert task.end(process).code == 0
-    assert task("audit verify r").code == 0
+    assert task.here("audit verify r").code == 0
 
 
 def test_sigterm_ends_a_calibration_as_ctrl_c_does(task: Cli) -> None:

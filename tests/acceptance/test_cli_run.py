@@ -42,7 +42,7 @@ MIXED = (
 
 @pytest.fixture(scope="module")
 def mixed(shared_cli: Cli) -> dict[str, Any]:
-    ended = shared_cli(MIXED, "--run-id", "mixed")
+    ended = shared_cli.here(MIXED, "--run-id", "mixed")
     assert ended.code == 0, ended.err
     return ended.json
 
@@ -67,7 +67,7 @@ def test_json_has_the_documented_keys_and_nothing_else_is_printed(cli: Cli) -> N
 
 def test_people_are_told_the_outcome_the_log_and_a_next_command_that_works(cli: Cli) -> None:
     """Without --json, the summary gives result, votes, flags and database, and names a good command."""
-    ended = cli("run hanoi -p disks=5 -M flag_rate=0.2 --display none")
+    ended = cli.here("run hanoi -p disks=5 -M flag_rate=0.2 --display none")
 
     assert (ended.code, ended.err) == (0, "")
     headline, *lines = ended.out.splitlines()
@@ -80,7 +80,7 @@ def test_people_are_told_the_outcome_the_log_and_a_next_command_that_works(cli: 
     assert said["red flags"] == str(flags)
     assert said["log"] == f"{cli.folder / 'mdap.db'}, run {run_id}"
     assert said["look at"].startswith("mdap show ")
-    shown = cli(said["look at"].removeprefix("mdap ").partition("#")[0])
+    shown = cli.here(said["look at"].removeprefix("mdap ").partition("#")[0])
     assert shown.code == 0
     assert ": vote for " in shown.out
 
@@ -88,21 +88,21 @@ def test_people_are_told_the_outcome_the_log_and_a_next_command_that_works(cli: 
 # That runs come out right
 
 
-@pytest.mark.parametrize("disks", [1, 2, 3, 7, 11])
+@pytest.mark.parametrize("disks", [1, 2, 5, 6])
 def test_towers_of_every_parity_are_solved(cli: Cli, disks: int) -> None:
     """Even and odd towers end on the third peg, after exactly 2^n - 1 decided steps."""
-    printed = cli(f"run hanoi -p disks={disks} --json").json
+    printed = cli.here(f"run hanoi -p disks={disks} --json").json
 
     moves = 2**disks - 1
     assert (printed["status"], printed["steps"]) == ("finished", moves)
     assert printed["result"] == {"solved": True, "moves": moves}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_pilot_finds_a_margin_that_solves(cli: Cli, seed: int) -> None:
     """With -k auto, ten disks are solved at error rate 0.05, and the margin is recorded with the run."""
     rates = f"-M error_rate=0.05 -M flag_rate=0.02 -M seed={seed}"
-    ended = cli(f"run hanoi -p disks=10 {rates} -k auto --target 0.999 --json")
+    ended = cli.here(f"run hanoi -p disks=10 {rates} -k auto --target 0.999 --json")
 
     assert ended.code == 0
     printed = ended.json
@@ -114,12 +114,12 @@ def test_a_pilot_finds_a_margin_that_solves(cli: Cli, seed: int) -> None:
 
 def test_too_small_a_margin_ends_unsolved_and_says_so(cli: Cli) -> None:
     """At error rate 0.3, k = 1 decides a step wrongly and reports it; -k auto decides them all rightly."""
-    run = "run hanoi -p disks=10 -M error_rate=0.3"
-    wrong = cli(f"{run} -k 1 --run-id wrong --json")
-    right, told = cli.each(f"{run} -k auto --run-id right --json", f"{run} -k 1")
+    run = "run hanoi -p disks=8 -M error_rate=0.3"
+    wrong = cli.here(f"{run} -k 1 --run-id wrong --json")
+    right, told = cli.here(f"{run} -k auto --run-id right --json"), cli.here("resume wrong")
 
     assert (wrong.code, right.code, told.code) == (0, 0, 0)
-    assert (wrong.json["status"], wrong.json["steps"]) == ("finished", 1023)
+    assert (wrong.json["status"], wrong.json["steps"]) == ("finished", 255)
     assert wrong.json["result"]["solved"] is False
     assert right.json["result"]["solved"] is True
     assert (wrong.json["outcome"], right.json["outcome"]) == ("not solved", "solved")
@@ -134,7 +134,7 @@ def test_too_small_a_margin_ends_unsolved_and_says_so(cli: Cli) -> None:
 def test_failed_attempts_are_neither_votes_nor_flags(cli: Cli) -> None:
     """A provider that drops attempts gives the same votes and flags as one that does not, only later."""
     run = "run hanoi -p disks=6 -M flag_rate=0.1 --json"
-    sound, faulty = cli.each(f"{run} --db sound.db", f"{run} -M fault_rate=0.1")
+    sound, faulty = cli.here(f"{run} --db sound.db"), cli.here(f"{run} -M fault_rate=0.1")
 
     assert (sound.code, faulty.code) == (0, 0)
     same = ("steps", "votes", "red_flags", "samples", "usage", "result")
@@ -244,7 +244,7 @@ def test_every_decision_leads_by_the_margin(shared_cli: Cli, mixed: dict[str, An
 def test_runs_lists_them_newest_first(cli: Cli) -> None:
     """The list gives id, task, margin, status and decided steps, to people and to programs."""
     for disks in ("2", "3"):
-        assert cli(f"run hanoi -p disks={disks} --run-id tower-{disks} --json").code == 0
+        assert cli.here(f"run hanoi -p disks={disks} --run-id tower-{disks} --json").code == 0
     told, printed = cli.here("runs"), cli.here("runs --json")
 
     assert (told.code, told.err, printed.err) == (0, "", "")
@@ -320,7 +320,7 @@ def test_the_same_command_again_changes_nothing(cli: Cli) -> None:
     """A finished run of that name is returned as it is, by run and by resume, and nothing is bought."""
     command = "run hanoi -p disks=4 --run-id mine --json"
     count = "SELECT (SELECT count(*) FROM samples), (SELECT count(*) FROM run_events), count(*) FROM runs"
-    first = cli(command)
+    first = cli.here(command)
     rows = cli.query(count)
     again, resumed = cli.here(command), cli.here("resume mine --json")
 
@@ -332,7 +332,7 @@ def test_the_same_command_again_changes_nothing(cli: Cli) -> None:
 def test_the_same_name_with_other_settings_is_refused(cli: Cli) -> None:
     """Parameters, margin, temperature, model options or model: the refusal names which one differs."""
     named = "--run-id mine --json"
-    assert cli(f"run hanoi -p disks=3 {named}").code == 0
+    assert cli.here(f"run hanoi -p disks=3 {named}").code == 0
     count = "SELECT count(*), (SELECT count(*) FROM run_events) FROM samples"
     rows = cli.query(count)
     differing = {
@@ -356,11 +356,11 @@ def test_the_same_name_with_other_settings_is_refused(cli: Cli) -> None:
 def test_the_environment_names_the_database(cli: Cli) -> None:
     """MDAP_DB stands for --db in every command, and an explicit --db comes before it."""
     env = {"MDAP_DB": "elsewhere.db"}
-    assert cli("run hanoi -p disks=2 --run-id there --json", env=env).code == 0
+    assert cli.here("run hanoi -p disks=2 --run-id there --json", env=env).code == 0
     assert not (cli.folder / "mdap.db").exists()
-    assert "there" in cli("runs", env=env).out
+    assert "there" in cli.here("runs", env=env).out
 
-    ended = cli("run hanoi -p disks=2 --run-id here --db mdap.db --json", env=env)
+    ended = cli.here("run hanoi -p disks=2 --run-id here --db mdap.db --json", env=env)
     assert ended.code == 0
     assert cli.query("SELECT run_id FROM runs") == [("here",)]
     assert cli.query("SELECT run_id FROM runs", db="elsewhere.db") == [("there",)]
@@ -371,10 +371,8 @@ def test_the_environment_names_the_database(cli: Cli) -> None:
 
 def test_plain_progress_is_lines_on_standard_error(cli: Cli) -> None:
     """Off a terminal, progress is plain without being asked for, and its last line is the end."""
-    asked, unasked = cli.each(
-        "run hanoi -p disks=4 --run-id one --display plain --json",
-        "run hanoi -p disks=4 --run-id two --db two.db",
-    )
+    asked = cli.here("run hanoi -p disks=4 --run-id one --display plain --json")
+    unasked = cli.here("run hanoi -p disks=4 --run-id two --db two.db")
 
     printed = asked.json
     counted = f"step 15 of 15, {printed['votes']} votes, {printed['red_flags']} flags"
@@ -414,7 +412,7 @@ def test_on_a_terminal_there_is_a_bar(cli: Cli) -> None:
         text=True,
     )
     os.close(theirs)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     drawn = _drain(ours).decode()
 
     assert process.returncode == 0
@@ -440,12 +438,12 @@ def _drain(terminal: int) -> bytes:
 def test_a_task_from_a_file_runs_like_an_installed_one(cli: Cli, tmp_path: Path) -> None:
     """TASK may be path/file.py:Class, from any folder, and module:Class; each can be resumed by its run."""
     (tmp_path / "count.py").write_text(COUNT)
-    ended = cli("run count.py:Count -p most=4 -M flag_rate=0 --run-id counted --json")
+    ended = cli.here("run count.py:Count -p most=4 -M flag_rate=0 --run-id counted --json")
 
     assert (ended.code, ended.err) == (0, "")
     assert (ended.json["status"], ended.json["steps"], ended.json["result"]) == ("finished", 4, 4)
-    assert cli("resume counted --json").json == ended.json
-    module = cli("run mdap_hanoi:Hanoi -p disks=2 --json")
+    assert cli.here("resume counted --json").json == ended.json
+    module = cli.here("run mdap_hanoi:Hanoi -p disks=2 --json")
     assert (module.code, module.json["task"]) == (0, "hanoi")
 
 
@@ -504,7 +502,7 @@ def test_calibrate_compares_models_by_what_they_will_cost(cli: Cli) -> None:
     """Sorted by cost or, without prices, by samples; told to people and to programs alike."""
     models = "--model sim/bad?error_rate=0.2 --model sim/good?error_rate=0.01"
     command = f"calibrate hanoi -p disks=8 {models} --samples 800"
-    printed, told = cli(f"{command} --json"), cli(command)
+    printed, told = cli.here(f"{command} --json"), cli.here(command)
 
     assert (printed.code, told.code) == (0, 0)
     names = [made["models"] for made in printed.json["calibrations"]]
@@ -519,15 +517,15 @@ def test_calibrate_compares_models_by_what_they_will_cost(cli: Cli) -> None:
 
 def test_a_run_takes_the_calibration_that_was_made_for_it(cli: Cli) -> None:
     rates = "-M error_rate=0.05"
-    made = cli(f"calibrate hanoi -p disks=8 {rates} --samples 2000 --target 0.99 --json").json
-    ran = cli(f"run hanoi -p disks=8 {rates} -k auto --target 0.99 --json").json
+    made = cli.here(f"calibrate hanoi -p disks=8 {rates} --samples 2000 --target 0.99 --json").json
+    ran = cli.here(f"run hanoi -p disks=8 {rates} -k auto --target 0.99 --json").json
 
     assert ran["k"] == made["calibrations"][0]["k"]
     assert cli.query("SELECT kind FROM runs ORDER BY id") == [("calibration",), ("run",)]
 
 
 def test_a_calibration_that_a_budget_ends_says_so(cli: Cli) -> None:
-    ended = cli("calibrate hanoi -p disks=8 --samples 4000 --budget-tokens 50000")
+    ended = cli.here("calibrate hanoi -p disks=8 --samples 4000 --budget-tokens 50000")
 
     assert ended.code == 3
     assert "calibrate again for more" in ended.sentence

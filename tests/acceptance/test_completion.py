@@ -1,25 +1,20 @@
 """What a shell offers after a few letters."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 import mdap
+from tests.acceptance.processes import Cli
 from tests.helpers import Walk
 
 
-def offered(folder: Path, line: str) -> set[str]:
+def offered(cli: Cli, line: str) -> set[str]:
     """Return what bash would be offered at the end of *line*."""
     words = line.split()
     place = len(words) - (not line.endswith(" "))
     asked = {"_MDAP_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(place)}
-    command = [sys.executable, "-m", "mdap"]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **asked}, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    return {item.partition(",")[2] for item in done.stdout.split()}
+    done = cli.here("", env=asked)
+    assert (done.code, done.err) == (0, "")
+    return {item.partition(",")[2] for item in done.out.split()}
 
 
 @pytest.mark.parametrize(
@@ -36,16 +31,16 @@ def offered(folder: Path, line: str) -> set[str]:
         ("mdap resume x --task ha", {"hanoi"}),
     ],
 )
-def test_what_begins_like_that_is_offered(tmp_path: Path, line: str, some: set[str]) -> None:
+def test_what_begins_like_that_is_offered(cli: Cli, line: str, some: set[str]) -> None:
     """Commands, tasks, parameters and models."""
-    assert some <= offered(tmp_path, line)
+    assert some <= offered(cli, line)
 
 
-async def test_runs_of_the_database_are_offered(tmp_path: Path) -> None:
+def test_runs_of_the_database_are_offered(cli: Cli) -> None:
     """By beginning, where ``--db`` names the file as in the default one; without one, nothing."""
-    assert offered(tmp_path, "mdap show ") == set()
-    await mdap.solve(Walk(steps=2), db=tmp_path / "mdap.db", run_id="walk-1")
-    await mdap.solve(Walk(steps=2), db=tmp_path / "other.db", run_id="wide-2")
-    assert offered(tmp_path, "mdap show ") == {"latest", "walk-1"}
-    assert offered(tmp_path, "mdap audit verify --db other.db w") == {"wide-2"}
-    assert offered(tmp_path, "mdap runs --of w") == {"walk-1"}
+    assert offered(cli, "mdap show ") == set()
+    mdap.solve_sync(Walk(steps=2), db=cli.folder / "mdap.db", run_id="walk-1")
+    mdap.solve_sync(Walk(steps=2), db=cli.folder / "other.db", run_id="wide-2")
+    assert offered(cli, "mdap show ") == {"latest", "walk-1"}
+    assert offered(cli, "mdap audit verify --db other.db w") == {"wide-2"}
+    assert offered(cli, "mdap runs --of w") == {"walk-1"}

@@ -13,7 +13,7 @@ EXTRACT = f"run extract -p input=docs.jsonl -p schema={EXAMPLES / 'invoice.schem
 def test_extract_runs_as_documented(cli: Cli) -> None:
     """From a file to two files, with the accuracy where the right records are given."""
     (cli.folder / "docs.jsonl").write_bytes((EXAMPLES / "invoices.jsonl").read_bytes())
-    ended = cli(f"{EXTRACT} -p truth=gold -p evidence=true -M error_rate=0.1 -k 5 --json")
+    ended = cli.here(f"{EXTRACT} -p truth=gold -p evidence=true -M error_rate=0.1 -k 5 --json")
     assert ended.code == 0, ended.err
     assert ended.json["result"] == {
         "accuracy": 1.0,

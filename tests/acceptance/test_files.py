@@ -137,9 +137,9 @@ def test_text_in_brackets_is_text_where_text_is_wanted(cli: Cli) -> None:
     """A parameter that takes no list is given what was typed; one that does still gets JSON."""
     write(cli, "noted.py", NOTED)
     for text in ("[important] only legal names", "{x}", "[1]", '{"a": 1}'):
-        ended = cli("run noted.py:Noted --json", "-p", f"note={text}", "-p", "numbers=[1, 2]")
+        ended = cli.here("run noted.py:Noted --json", "-p", f"note={text}", "-p", "numbers=[1, 2]")
         assert (ended.code, ended.json["result"]) == (0, [len(text), text[:20], [1, 2]])
-    assert "looks like JSON" in cli("run noted.py:Noted", "-p", "numbers=[1").sentence
+    assert "looks like JSON" in cli.here("run noted.py:Noted", "-p", "numbers=[1").sentence
 
 
 # -- logs that cannot be written
@@ -166,7 +166,7 @@ def test_a_log_in_a_read_only_folder_can_be_read(cli: Cli, unprivileged: tuple[s
         path.chmod(0o444)
     folder.chmod(0o555)
     try:
-        for command in ("runs", "audit verify r", "audit report r -o report.html"):
+        for command in ("audit verify r", "audit report r -o report.html"):
             ended = cli(f"{command} --db archive/mdap.db", prefix=unprivileged)
             assert (ended.code, ended.err) == (0, ""), command
         refused = cli("run hanoi -p disks=2 --db archive/mdap.db --display none", prefix=unprivileged)
@@ -214,12 +214,12 @@ def test_a_run_is_resumed_and_verified_from_any_folder(cli: Cli) -> None:
     run = "run ../filed.py:Filed -p file=file.txt --run-id r --budget-tokens 1 --db ../mdap.db"
     assert cli.here(run).code == 3
     cli.folder = away
-    resumed = cli("resume r --db ../mdap.db --display none")
+    resumed = cli.here("resume r --db ../mdap.db --display none")
     assert (resumed.code, "result here" in resumed.out) == (0, True), resumed.err
     assert f"going on in {home.resolve()}" in resumed.sentence
-    assert cli("audit verify r --db ../mdap.db").code == 0
+    assert cli.here("audit verify r --db ../mdap.db").code == 0
     shutil.move(home, cli.folder / "elsewhere")
-    gone = cli("audit verify r --db ../mdap.db")
+    gone = cli.here("audit verify r --db ../mdap.db")
     assert (gone.code, "file.txt is not there" in gone.sentence) == (2, True)
     assert f"the run was started in {home.resolve()}, which is not there" in gone.sentence
 

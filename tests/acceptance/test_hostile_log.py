@@ -108,13 +108,13 @@ def test_a_newline_makes_no_row(place: Cli) -> None:
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "", " ", "a\u202eb", "x" * 300])
 def test_a_run_cannot_be_given_a_name_that_cannot_be_shown(place: Cli, name: str) -> None:
     """Or else the name is shown harmlessly; either way in one sentence or one line."""
-    ended = place("run hanoi -p disks=1 --db names.db --json --run-id", name)
+    ended = place.here("run hanoi -p disks=1 --db names.db --json --run-id", name)
     assert UNFIT.search(ended.err) is None
     if ended.code == 2:
         assert ended.sentence
     else:
         assert ended.code == 0
-        shown = place("runs --db names.db")
+        shown = place.here("runs --db names.db")
         assert UNFIT.search(shown.out) is None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.processes import Cli, Ended
+from tests.helpers import mostly_slow
 
 
 class Environment:
@@ -38,7 +39,7 @@ class Environment:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=240,
         )
         return Ended(ended.returncode, ended.stdout, ended.stderr)
 
@@ -57,12 +58,12 @@ def environment(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "environment")
 
 
-@pytest.mark.parametrize("name", ["demo", "state"])
+@pytest.mark.parametrize("name", mostly_slow(["demo", "state"]))
 def test_a_new_domain_installs_runs_and_passes_its_tests(
     cli: Cli, tmp_path: Path, environment: Environment, name: str
 ) -> None:
     """A domain in a distribution of its own is found by its entry point, by name."""
-    assert cli(f"new {name}").code == 0
+    assert cli.here(f"new {name}").code == 0
     assert name not in environment.tasks(tmp_path)
 
     installed = environment.install(tmp_path, f"./{name}")
@@ -75,12 +76,13 @@ def test_a_new_domain_installs_runs_and_passes_its_tests(
     assert "8 passed" in tested.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["customers", "row"])
 def test_a_new_process_installs_runs_and_passes_its_tests(
     cli: Cli, tmp_path: Path, environment: Environment, name: str
 ) -> None:
     """A table of rows: its own file is read, the sample of the package where none is given."""
-    assert cli(f"new {name} --process").code == 0
+    assert cli.here(f"new {name} --process").code == 0
     installed = environment.install(tmp_path, f"./{name}")
     assert installed.code == 0, installed.err
     ran = environment.run(tmp_path, "-m", "mdap", "run", name, "--json")
@@ -97,7 +99,7 @@ def test_a_new_process_installs_runs_and_passes_its_tests(
 @pytest.mark.parametrize("more", ["", " --process"])
 def test_what_it_writes_is_clean(cli: Cli, tmp_path: Path, more: str) -> None:
     """The house's own lint and types find nothing in it."""
-    assert cli(f"new long-division{more}").code == 0
+    assert cli.here(f"new long-division{more}").code == 0
     ruff = [sys.executable, "-m", "ruff"]
     for command in (
         ["check", "--isolated", "--select", "E,F,B,D1,UP"],
@@ -108,7 +110,7 @@ def test_what_it_writes_is_clean(cli: Cli, tmp_path: Path, more: str) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert ended.returncode == 0, ended.stdout
 

@@ -68,9 +68,9 @@ def test_a_run_of_another_folder_goes_on_there(cli: Cli) -> None:
     there.folder.mkdir()
     (there.folder / "mine.py").write_text(MINE)
     db = "--db ../mdap.db"
-    assert there(f"run mine:Mine -p disks=6 --run-id one {STOPPED} {db}").code == 3
+    assert there.here(f"run mine:Mine -p disks=6 --run-id one {STOPPED} {db}").code == 3
     (cli.folder / "yours.py").write_text(MINE)
-    assert cli(f"run yours:Mine -p disks=6 --run-id two {STOPPED}").code == 3
+    assert cli.here(f"run yours:Mine -p disks=6 --run-id two {STOPPED}").code == 3
     ended = cli("resume --all --display none")
     assert [line.split(",")[0] for line in ended.out.splitlines()] == ["one: finished", "two: finished"]
     assert ended.code == 0
@@ -105,7 +105,7 @@ def test_what_does_not_go_together_is_refused(cli: Cli, given: str, sentence: st
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
 def test_ctrl_c_stops_the_one_that_goes_on(cli: Cli) -> None:
     """It is said which one; the same command goes on."""
-    slow = "-M latency=0.02"
+    slow = "-M latency=0.05"
     stopped(cli, f"hanoi -p disks=6 {slow} --run-id one", f"hanoi -p disks=6 {slow} --run-id two")
     process = cli.start("resume --all --display log")
     assert process.stderr is not None

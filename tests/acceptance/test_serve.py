@@ -17,7 +17,7 @@ OTHER_ADDRESS = "127.0.0.2"
 
 def page(port: int, path: str) -> str:
     """Return a page of the server at *port*."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
         connection.request("GET", path)
         response = connection.getresponse()
         assert response.status == 200

@@ -14,6 +14,7 @@ import pytest
 from mdap.cli.main import main
 from mdap.cli.streams import Steady
 from tests.acceptance.processes import Cli, _environment
+from tests.helpers import mostly_slow
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the shell and the devices are those of Unix")
 
@@ -58,7 +59,7 @@ def shell(cli: Cli, script: str) -> subprocess.CompletedProcess[str]:
         env=_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
@@ -117,13 +118,16 @@ def test_a_narrow_terminal_is_no_error(place: Cli, columns: str, monkeypatch: py
 
 @pytest.mark.parametrize(
     ("redirected", "code", "says"),
-    [
-        (">/dev/full", 2, "standard output cannot be written (No space left on device)"),
-        (">&-", 0, "standard output is closed"),
-        ("2>&-", 0, ""),
-        ("| head -c 1 >/dev/null", 0, ""),
-        ("2>&1 | head -c 1 >/dev/null", 0, ""),
-    ],
+    mostly_slow(
+        [
+            (">/dev/full", 2, "standard output cannot be written (No space left on device)"),
+            ("2>&1 | head -c 1 >/dev/null", 0, ""),
+            (">&-", 0, "standard output is closed"),
+            ("2>&-", 0, ""),
+            ("| head -c 1 >/dev/null", 0, ""),
+        ],
+        2,
+    ),
 )
 def test_output_that_is_lost_is_no_bug(cli: Cli, redirected: str, code: int, says: str) -> None:
     """The run is finished and on record; only a full disk changes the exit code, and that in one sentence."""
@@ -166,7 +170,7 @@ def test_progress_that_cannot_be_written_does_not_end_a_run(cli: Cli, display: s
         stderr=writes,
     )
     os.close(writes)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert b'"status": "finished"' in out
 
@@ -186,7 +190,7 @@ def test_a_terminal_that_is_closed_does_not_end_a_run(cli: Cli) -> None:
     os.close(terminal)
     assert os.read(controller, 1)  # it has begun to show something
     os.close(controller)
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     assert cli.query("SELECT count(*) FROM run_events WHERE kind = 'finished'") == [(1,)]
 
 

@@ -17,10 +17,10 @@ from tests.acceptance.processes import Cli
 
 RUN = (
     "run hanoi -p disks=3 -M error_rate=0.5 -M seed=0 --max-samples 5 --run-id tower --display none --json "
-    "--wait-for-person 50"
+    "--wait-for-person 500"
 )
 WAITS = re.compile(
-    r"mdap: step (\d+) of tower waits 50 seconds for a person: "
+    r"mdap: step (\d+) of tower waits 500 seconds for a person: "
     r"settle it with `mdap serve --allow-decide` or `mdap decide`\n"
 )
 
@@ -42,8 +42,9 @@ def right_answer(cli: Cli, step: int) -> str:
 
 
 @pytest.fixture
-def waiting(cli: Cli) -> tuple[subprocess.Popen[bytes], int]:
+def waiting(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> tuple[subprocess.Popen[bytes], int]:
     """A run that waits for a person, and the step."""
+    monkeypatch.setattr("mdap.session.desk._PATIENCE", 120.0)
     process = cli.start(RUN)
     step = next_step(process)
     assert step is not None
@@ -65,7 +66,7 @@ def test_a_run_goes_on_with_what_other_processes_say(
     given: dict[str, Any] = {"run": "tower", "step": first, "author": "ada", "reason": "by the rules"}
     sent = json.dumps({**given, "answer": json.loads(right_answer(cli, first))})
     headers = {"Authorization": f"Bearer {found[2]}", "Content-Type": "application/json"}
-    with closing(http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=30)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=120)) as connection:
         connection.request("POST", "/api/settle", sent, headers)
         answer = json.loads(connection.getresponse().read())
     assert answer == {"run_id": "tower", "step": first, "author": "ada", "goes_on": True, "resume": None}

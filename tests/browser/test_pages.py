@@ -3,10 +3,14 @@
 Skipped where no Chromium is installed; the extra ``mdap[browser]`` has all else that these tests need.
 """
 
+import itertools
+import random
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +20,8 @@ pytest.importorskip("axe_playwright_python", reason="the extra mdap[browser] is 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Dialog, Error, Page, Request, sync_playwright
 
+from mdap.testing import Faults, FaultyServer
+from tests.acceptance.player import play
 from tests.acceptance.processes import Cli
 from tests.viewing import ECHO, HOSTILE_ID, Site, make_database, serving
 
@@ -85,6 +91,7 @@ def watched(
         viewport={"width": width, "height": height},
         java_script_enabled=scripts,
     )
+    context.set_default_timeout(120_000)
     page = context.new_page()
     said: list[str] = []
 
@@ -103,7 +110,8 @@ def watched(
     return page, said
 
 
-@pytest.mark.parametrize(("colours", "size"), [("light", "desk"), ("dark", "phone")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("colours", "size"), [("dark", "phone"), ("light", "desk")])
 def test_everybody_can_use_the_pages(browser: Browser, site: Site, colours: str, size: str) -> None:
     """axe-core finds nothing at all, in both colours and on both widths, and no page is too wide."""
     page, said = watched(browser, colours, size)
@@ -117,6 +125,7 @@ def test_everybody_can_use_the_pages(browser: Browser, site: Site, colours: str,
     assert [one for one in said if "404" not in one] == []
 
 
+@pytest.mark.slow
 def test_a_report_can_be_used_by_everybody(browser: Browser, site: Site, tmp_path: Path) -> None:
     """The same for a report, opened as a file."""
     cli = Cli(tmp_path)
@@ -181,32 +190,52 @@ def test_the_pages_can_be_used_by_keyboard(browser: Browser, site: Site) -> None
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
+@pytest.mark.slow
 def test_the_page_of_a_running_run_moves(browser: Browser, tmp_path: Path) -> None:
     """Numbers change without a reload, can be held, and at its end the run is shown as finished."""
     cli = Cli(tmp_path)
-    writer = cli.start("run hanoi -p disks=7 -k 3 -M latency=0.03 --speculate off --display plain")
-    assert writer.stderr is not None
-    writer.stderr.readline()  # the run has begun
+    opened, held = threading.Event(), threading.Event()
+    asked = itertools.count()
+
+    def answer(body: dict[str, Any], rng: random.Random) -> str:
+        # However slow the browser is, it sees the run at its beginning, and buttons before its end.
+        gate = {100: opened, 300: held}.get(next(asked))
+        if gate is not None:
+            gate.wait(120)
+        return play(body, rng)
+
     page, said = watched(browser)
-    with serving(tmp_path / "mdap.db") as running:
+    with FaultyServer.in_thread(answer, faults=Faults(latency=0.03)) as model:
+        run = "run hanoi -p disks=7 -k 4 --model openai/m -M seed=1 --no-probe --speculate off"
+        writer = cli.start(f"{run} --display plain", env={"OPENAI_BASE_URL": model.base_url})
+        assert writer.stderr is not None
+        writer.stderr.readline()  # the run has begun
+        watch_it_end(page, tmp_path / "mdap.db", opened, held)
+        assert cli.end(writer).code == 0
+    assert said == []
+
+
+def watch_it_end(page: Page, db: Path, opened: threading.Event, held: threading.Event) -> None:
+    with serving(db) as running:
         page.goto(f"{running.url}/runs/1")
         page.evaluate("window.loaded = 'once'")
         before = page.locator("#live-state").get_attribute("data-decided")
+        opened.set()
         page.locator(f"#live-state:not([data-decided='{before}'])").wait_for(state="attached")
         assert page.evaluate("window.loaded") == "once"
         page.get_by_role("button", name="Pause updates").click()
         assert page.get_by_role("button", name="Pause updates").get_attribute("aria-pressed") == "true"
         page.get_by_role("button", name="Pause updates").click()
-        page.locator(".pill-solved").wait_for(timeout=60_000)
-    assert cli.end(writer).code == 0
-    assert said == []
+        held.set()
+        page.locator(".pill-solved").wait_for(timeout=120_000)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only there can a claim be looked at")
 def test_a_killed_run_is_told_from_a_running_one(browser: Browser, tmp_path: Path) -> None:
     """While its process lives the page says running, and killed as soon as it does not, by itself."""
     cli = Cli(tmp_path)
-    writer = cli.start("run hanoi -p disks=9 -M latency=0.03 --speculate off --display plain")
+    writer = cli.start("run hanoi -p disks=20 -M latency=0.03 --speculate off --display plain")
     assert writer.stderr is not None
     writer.stderr.readline()  # the run has begun
     page, said = watched(browser)
@@ -215,6 +244,6 @@ def test_a_killed_run_is_told_from_a_running_one(browser: Browser, tmp_path: Pat
         assert page.locator(".headline .pill").inner_text() == "running"
         writer.kill()
         cli.end(writer)
-        page.locator(".pill-killed").wait_for(timeout=60_000)
+        page.locator(".pill-killed").wait_for(timeout=120_000)
         assert page.get_by_role("button").count() == 0
     assert said == []

@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Error, Page, sync_playwright
 import mdap
 from mdap_hanoi import Hanoi
 from tests.acceptance.processes import Cli
+from tests.helpers import mostly_slow
 from tests.viewing import ECHO, HOSTILE_ID, Site, make_database, serving
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -60,6 +61,7 @@ def person(browser: Browser, site: Site, colours: Any = "light", size: str = "de
     """A browser of its own that has opened the printed address."""
     width, height = SIZES[size]
     context = browser.new_context(color_scheme=colours, viewport={"width": width, "height": height})
+    context.set_default_timeout(120_000)
     page = context.new_page()
     page.goto(f"{site.url}/?token={site.token}")
     assert page.url == f"{site.url}/"
@@ -101,7 +103,8 @@ def cli(tmp_path: Path) -> Iterator[Cli]:
 
 
 @pytest.mark.parametrize(
-    ("colours", "size"), [("light", "desk"), ("dark", "phone"), ("dark", "desk"), ("light", "phone")]
+    ("colours", "size"),
+    mostly_slow([("dark", "phone"), ("light", "desk"), ("dark", "desk"), ("light", "phone")]),
 )
 def test_everybody_can_use_the_pages(browser: Browser, site: Site, colours: str, size: str) -> None:
     """The queue, a step before and after it is claimed, one with hostile texts, and one that somebody has."""
@@ -162,10 +165,10 @@ def test_two_people_settle_three_steps(browser: Browser, site: Site) -> None:
 
 def test_a_run_that_waits_goes_on_from_the_page(browser: Browser, cli: Cli) -> None:
     """By itself, while the page is open."""
-    waits = "-M error_rate=0.5 -M seed=2 --max-samples 5 --wait-for-person 50 --run-id tower --display none"
+    waits = "-M error_rate=0.5 -M seed=2 --max-samples 5 --wait-for-person 500 --run-id tower --display none"
     process = cli.start(f"run hanoi -p disks=1 {waits}")
     assert process.stderr is not None
-    assert b"waits 50 seconds for a person" in process.stderr.readline()
+    assert b"waits 500 seconds for a person" in process.stderr.readline()
     with serving(cli.folder / "mdap.db", (), TOKEN) as site:
         page = person(browser, site)
         page.goto(f"{site.url}/waiting")

@@ -136,6 +136,7 @@ def test_every_page_says_what_it_is_about(page: Path) -> None:
     assert page.relative_to(ROOT / "docs").with_suffix("").as_posix().removesuffix("index") in told
 
 
+@pytest.mark.slow
 def test_the_plots_are_fresh() -> None:
     """`python docs/plots.py` draws what is there already."""
     import runpy

@@ -18,6 +18,7 @@ from mdap.records import Reply, SampleRequest
 from mdap.testing import Canned, Faults, FaultyServer
 from mdap_hanoi import Hanoi
 from tests.acceptance.player import play
+from tests.helpers import mostly_slow
 
 CANARY = "sk-ant-canary-0123456789abcdef"
 
@@ -33,7 +34,7 @@ def four(body: dict[str, Any], rng: random.Random) -> str:
 _carried: dict[str, str] = {}
 
 
-@pytest.fixture(params=["aiohttp", "sdk"], autouse=True)
+@pytest.fixture(params=mostly_slow(["aiohttp", "sdk"]), autouse=True)
 def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     """Whatever carries the requests, all of this holds."""
     _carried["transport"] = request.param

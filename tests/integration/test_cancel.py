@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fire.cancel import KINDS, WAYS, Counted, Margin, storm
+from tests.helpers import mostly_slow
 
 CASES = [(kind, None) for kind in KINDS if kind != "HTTP"] + [
     ("chain, vote", "robust"),
@@ -14,7 +15,7 @@ CASES = [(kind, None) for kind in KINDS if kind != "HTTP"] + [
 ]
 
 
-@pytest.mark.parametrize(("kind", "k"), CASES)
+@pytest.mark.parametrize(("kind", "k"), mostly_slow(CASES, 2))
 def test_whatever_await_is_cancelled_a_resumed_run_is_the_same(kind: str, k: Margin, tmp_path: Path) -> None:
     """By anyio and by asyncio: the same decisions on the same votes, verified, and no task left behind."""
     with asyncio.Runner(loop_factory=Counted) as runner:

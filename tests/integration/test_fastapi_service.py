@@ -102,16 +102,16 @@ async def test_requests_that_are_cancelled_leave_the_others_served(app: Any) -> 
 async def test_other_parameters_and_other_processes_are_no_internal_errors(app: Any) -> None:
     """A conflict is 409, and a run that another process is working on 503."""
     async with anyio.create_task_group() as group:
-        group.start_soon(post, app, "tower", 6)
+        group.start_soon(post, app, "tower", 8)
         await begun(app, "tower")
         status, body = await post(app, "tower", 4)
         group.cancel_scope.cancel()
     assert status == 409
-    assert "was started with disks = 6, not 4" in body["detail"]
+    assert "was started with disks = 8, not 4" in body["detail"]
     claims = Claims(app.state.session.path)  # on Linux, another one counts as another process
     claims.take(1, "tower")
-    status, body = await post(app, "tower", 6)
+    status, body = await post(app, "tower", 8)
     claims.close()
     assert status == 503
     assert "run tower is being worked on already" in body["detail"]
-    assert (await post(app, "tower", 6))[0] == 200
+    assert (await post(app, "tower", 8))[0] == 200

@@ -336,7 +336,7 @@ async def test_many_facts_are_committed_before_their_time(
         for start, end in ((1_999, 2_002), (2_002, 4_502), (4_502, 6_000)):
             writer.append(*facts[start:end])
             if end < len(facts):
-                with anyio.fail_after(60):
+                with anyio.fail_after(120):
                     while len(seen) < end:
                         await anyio.lowlevel.checkpoint()
     assert commits == [2_002, 2_500, 1_498]
@@ -882,8 +882,9 @@ def test_two_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
         if process.stdin is not None:
             process.stdin.write("\n")
             process.stdin.flush()
-    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
-    assert ended == [("", 0)] * 3
+    ended = [(process.communicate(timeout=240)[1], process.returncode) for process in processes]
+    # One that waits long for another's lock says so.
+    assert [code for _, code in ended] == [0] * 3, ended
     for number in range(25):
         assert query(tmp_path / f"{number}.db", "PRAGMA user_version") == [(max(migrations()),)]
 
@@ -941,7 +942,7 @@ def test_another_process_cannot_take_a_claimed_run(path: Path) -> None:
 
     def run() -> str:
         command = [sys.executable, "-c", program, str(path)]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
 
     claims = Claims(path)
     claims.take(1, "one")

@@ -36,7 +36,7 @@ def run(folder: Path, configured: str = "") -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).parents[2])
     script = SCRIPT.format(configured=configured, root=root)
     return subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=240, check=True
     )
 
 

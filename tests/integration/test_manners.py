@@ -95,7 +95,7 @@ def serving(
         yield server
 
 
-async def run(db: Path, disks: int = 6, model: str = "openai/m", **settings: Any) -> mdap.Solution:
+async def run(db: Path, disks: int = 4, model: str = "openai/m", **settings: Any) -> mdap.Solution:
     # Without speculation nothing is still under way at the end, so that both sides count the same.
     async with mdap.Session(model, db=db, speculate="off", **settings) as session:
         return await session.run(Hanoi(disks=disks), k=3, run_id="one")
@@ -128,7 +128,7 @@ async def test_a_server_of_any_manner_needs_no_option(
     (manners, other), db = SERVERS[name], tmp_path / "a.db"
     with serving(monkeypatch, manners) as server:
         solution = await run(db)
-    assert (solution.status, solution.result) == (RunStatus.FINISHED, {"solved": True, "moves": 63})
+    assert (solution.status, solution.result) == (RunStatus.FINISHED, {"solved": True, "moves": 15})
     assert found(db) == [{**USUAL, **other}]
     assert solution.usage == ledger(server)
     assert solution.totals.failed_attempts == 0

@@ -252,7 +252,7 @@ async def test_a_session_that_is_out_of_time_stops_resumably(tmp_path: Path) -> 
             db=tmp_path / "t.db",
             run_id="t",
             options=options,
-            budget=mdap.Budget(seconds=0.3),
+            budget=mdap.Budget(seconds=1),
         )
     [(kind,)] = rows(tmp_path / "t.db", "SELECT kind FROM run_events ORDER BY id DESC LIMIT 1 OFFSET 1")
     assert kind == "stopped"

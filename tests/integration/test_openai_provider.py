@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import zlib
@@ -33,6 +34,7 @@ from mdap.providers.openai import OpenAIProvider, create, create_named
 from mdap.providers.sending import MAX_BODY
 from mdap.records import Reply, SampleRequest
 from mdap.testing import Answer, Canned, Faults, FaultyServer
+from tests.helpers import mostly_slow
 
 CANARY = "sk-canary-0123456789abcdef"
 
@@ -51,7 +53,7 @@ def four(body: dict[str, Any], rng: random.Random) -> str:
 _carried: dict[str, str] = {}
 
 
-@pytest.fixture(params=["aiohttp", "sdk"], autouse=True)
+@pytest.fixture(params=mostly_slow(["aiohttp", "sdk"]), autouse=True)
 def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     """Whatever carries the requests, all of this holds."""
     _carried["transport"] = request.param
@@ -754,13 +756,13 @@ async def test_a_body_that_cannot_be_unpacked(encoding: str) -> None:
 
 async def test_nobody_listens() -> None:
     """A refused connection is a connection that failed, not a timeout."""
-    async with FaultyServer(four) as server:
-        pass
-    provider = create("m1", {"base_url": server.base_url, **_carried})
-
-    with pytest.raises(TransientError) as caught:
-        await provider.sample(ask())
-    await provider.aclose()
+    with socket.socket() as taken:  # so that nobody else begins to listen there
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        provider = create("m1", {"base_url": address, **_carried})
+        with pytest.raises(TransientError) as caught:
+            await provider.sample(ask())
+        await provider.aclose()
 
     assert caught.value.kind == "connection"
 
@@ -1002,7 +1004,7 @@ async def test_leaving_with_a_hung_connection() -> None:
         except TransientError as error:
             kinds.append(error.kind)
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tasks, FaultyServer(four, script=["hang"]) as server:
             provider = create("m1", {"base_url": server.base_url, **_carried})
             tasks.start_soon(wait, provider)
@@ -1024,7 +1026,7 @@ def test_a_server_for_code_without_a_loop() -> None:
     """A thread of its own serves plain synchronous clients, and other processes."""
     with FaultyServer.in_thread(four, script=["rate_limit"]) as server:
         host, _, root = server.base_url.removeprefix("http://").partition("/")
-        connection = http.client.HTTPConnection(host, timeout=30)
+        connection = http.client.HTTPConnection(host, timeout=120)
         said = []
         for method, path, body in [
             ("GET", "models", None),

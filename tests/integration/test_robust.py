@@ -19,7 +19,7 @@ from mdap.records import RunStatus
 from mdap.session import settle_step
 from mdap.settings import Robust, VotingSettings
 from mdap_hanoi import Hanoi
-from tests.helpers import Walk
+from tests.helpers import Walk, mostly_slow
 from tests.integration.test_session import query
 from tests.integration.test_tampering import ALONE
 from tests.processes import Impatient, Many, Tree, double
@@ -271,7 +271,7 @@ async def test_who_does_not_wait_any_more_holds_up_nobody_and_pays(db: Path, see
     proven(db)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", mostly_slow([1, 0]))
 async def test_a_process_that_is_cut_pays_for_nothing_twice(db: Path, seed: int) -> None:
     """Resumed again and again, it has each decision and payment once, stays within its budget, and is proven.
 

@@ -51,13 +51,14 @@ def divided_at(*steps: int) -> ScriptedProvider:
 
 
 @pytest.fixture(autouse=True)
-def _no_effects() -> None:
+def _no_effects(monkeypatch: pytest.MonkeyPatch) -> None:
     EFFECTS.clear()
+    monkeypatch.setattr("mdap.session.desk._PATIENCE", 120.0)  # for runs that are slow to take an answer up
 
 
 async def until_waiting(session: mdap.Session, run_id: str, steps: int = 1) -> list[mdap.Waiting]:
     """Return the steps of a run that wait for a person, once there are some."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async for event in session.events(run_id):
             if isinstance(event.fact, mdap.RunEvent) and event.fact.kind == "waiting":
                 steps -= 1

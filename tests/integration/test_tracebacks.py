@@ -19,7 +19,7 @@ from mdap.errors import own_cause, reraise, traceback_of
 from mdap.journal.logfile import CONNECTION
 from mdap.records import EVENTS, RunStatus, StopCause
 from mdap.testing import ScriptedProvider
-from tests.helpers import PROVIDED, Walk
+from tests.helpers import PROVIDED, Walk, cut_at
 
 FIELDS: dict[str, int] = {}
 
@@ -339,9 +339,8 @@ async def test_why_a_run_ended_is_one_word(db: Path, name: str) -> None:
 
 async def test_a_cancelled_run_was_interrupted(db: Path) -> None:
     """The word is taken back as soon as the run goes on, and is none once it is finished."""
-    async with mdap.Session(db=db, options={"latency": 0.01}) as session:
-        with anyio.move_on_after(0.05):
-            await session.run(Walk(steps=6), run_id="one")
+    async with mdap.Session(db=db, options={"latency": 0.001}) as session:
+        assert await cut_at(session, Walk(steps=6), 1, run_id="one") is None
         found = await session.find("one")
         assert found is not None
         assert (found.status, found.stop_cause) == (RunStatus.STOPPED, StopCause.INTERRUPTED)

@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -29,6 +29,13 @@ OPTIONS = {"error_rate": 0.35, "flag_rate": 0.1, "seed": 3}
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("log") / "a.db"
     mdap.solve_sync(Walk(steps=200, seed=1), options=OPTIONS, db=path, run_id="walk")
+    return path
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("short") / "a.db"
+    mdap.solve_sync(Walk(), options=OPTIONS | {"latency": 1e-5}, db=path, run_id="walk")
     return path
 
 
@@ -125,15 +132,13 @@ COLUMNS = {
 @pytest.mark.parametrize(
     ("table", "column"), [(table, column) for table in COLUMNS for column in COLUMNS[table]]
 )
-def test_whatever_is_put_in_a_column_is_found(tmp_path: Path, table: str, column: str) -> None:
+def test_whatever_is_put_in_a_column_is_found(short: Path, tmp_path: Path, table: str, column: str) -> None:
     """A value of another type, an infinite number, one that cannot be: a finding or a sentence."""
-    db = tmp_path / "a.db"
-    mdap.solve_sync(Walk(), options=OPTIONS | {"latency": 1e-5}, db=db, run_id="walk")
     where = {"runs": "", "run_events": "", "texts": "WHERE id = 2"}.get(table, "WHERE step = 3")
     for value in ("NULL", "9e999", "-1", "77", "1.5", "'abc'", "'[1]'", "''", "x'00ff'"):
         with suppress(sqlite3.IntegrityError):
-            copy = edited(db, tmp_path, f"UPDATE {table} SET {column} = {value} {where}")
-            if contents(copy) == contents(db):
+            copy = edited(short, tmp_path, f"UPDATE {table} SET {column} = {value} {where}")
+            if contents(copy) == contents(short):
                 continue
             try:
                 came = checked_as(copy, Walk).verdict
@@ -332,9 +337,20 @@ def test_a_run_that_goes_on_is_verified_meanwhile(tmp_path: Path) -> None:
     db = tmp_path / "a.db"
     options = {**OPTIONS, "latency": 0.001, "fault_rate": 0.05}
     ended: list[mdap.Solution] = []
-    runner = Thread(
-        target=lambda: ended.append(mdap.solve_sync(Hanoi(disks=7), options=options, db=db, run_id="r", k=2))
-    )
+    paused, verified = Event(), Event()
+
+    def pause(event: mdap.Event) -> None:
+        # However quick the run, and however slow the audit, several of these fall into it.
+        if isinstance(event.fact, mdap.Decided) and event.fact.step % 20 == 19:
+            paused.set()
+            verified.wait(20)
+            verified.clear()
+
+    def run() -> None:
+        settings: dict[str, Any] = {"options": options, "k": 2, "on_event": pause}
+        ended.append(mdap.solve_sync(Hanoi(disks=7), db=db, run_id="r", **settings))
+
+    runner = Thread(target=run)
     runner.start()
     seen = []
     try:
@@ -344,6 +360,9 @@ def test_a_run_that_goes_on_is_verified_meanwhile(tmp_path: Path) -> None:
                 assert not came.mismatches
                 assert came.verdict in ("verified", "empty", "not sealed")  # as it begins, and as it ends
                 seen.append(came.decisions)
+                if paused.is_set():
+                    paused.clear()
+                    verified.set()
     finally:
         runner.join()
     assert seen == sorted(seen)

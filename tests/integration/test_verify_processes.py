@@ -127,7 +127,7 @@ def test_a_process_that_goes_by_the_clock_is_not_taken_for_a_forged_one(tmp_path
     """It did not wait for its step when the run was made, and does now: its code is what differs."""
     db = tmp_path / "a.db"
     one = mdap.Limits(concurrency=1)  # so that most of its votes are not on their way yet
-    solution = mdap.solve_sync(Hurried(), options={"latency": 0.2}, limits=one, db=db, run_id="h")
+    solution = mdap.solve_sync(Hurried(), options={"latency": 60}, limits=one, db=db, run_id="h")
     assert solution.result is None
     came = proven(db, "h")
     assert (came.verdict, set(came.counts)) == ("plugin changed", {"plugin"})

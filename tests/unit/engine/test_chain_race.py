@@ -31,7 +31,7 @@ from tests.driving import Choices, Drive
 from tests.helpers import NEW, Log, Model, Walk, recount, resume_point, rows_of
 
 OFF = Speculation()
-EXAMPLES = 300
+EXAMPLES = 150
 
 
 schedules = st.lists(st.integers(0, 39), max_size=120)

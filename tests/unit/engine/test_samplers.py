@@ -355,7 +355,7 @@ async def test_d20_a_step_with_a_hung_voter_ends() -> None:
     race, log = await decided(Paced(inner, Limits()), Limits(), k=1)
     assert (race.status, inner.attempts[1]) == (RunStatus.FINISHED, 0)
 
-    limits = Limits(attempt_timeout=0.02)
+    limits = Limits(attempt_timeout=0.2)
     race, log = await decided(Paced(inner, limits), limits, k=3)
     assert race.status is RunStatus.FINISHED
     assert {(fact.ordinal, fact.kind) for fact in log.of(AttemptFailed)} >= {(1, "timeout")}

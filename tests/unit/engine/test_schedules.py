@@ -16,7 +16,7 @@ from mdap.records import AttemptFailed, Decided, Fact, Reply, RunStatus, SampleT
 from mdap.settings import VotingSettings
 from mdap.tasks import RedFlag, Step
 from tests.driving import Choices
-from tests.helpers import Log, Model, Walk, rows_of
+from tests.helpers import Log, Model, Walk, mostly_slow, rows_of
 from tests.model_check import explored
 from tests.process_driving import Plan, ProcessDrive, process_point, recount_process, winners
 
@@ -189,7 +189,7 @@ def test_a_process_that_is_cut_anywhere_ends_as_if_it_was_not(
 # --- every interleaving of a small chain
 
 
-@pytest.mark.parametrize(("k", "steps", "mode", "most"), [(1, 3, "guess", 2), (2, 3, "vote", 3)])
+@pytest.mark.parametrize(("k", "steps", "mode", "most"), mostly_slow([(1, 3, "guess", 2), (2, 3, "vote", 3)]))
 def test_speculation_commits_only_what_was_decided(k: int, steps: int, mode: str, most: int) -> None:
     """Whatever comes in whatever order, and wherever it is cut: no decision rests on a guess."""
     found = explored(k=k, steps=steps, mode=mode, most=most)

@@ -521,7 +521,7 @@ async def test_a_limit_that_comes_back_to_where_it_was_is_no_change() -> None:
     """However often an endpoint changes its mind between two looks, one change is told, or none."""
     inner = Remote(9)
     paced = Paced(inner, Limits())
-    for _ in range(50):
+    for _ in range(10):
         for limit in (500_000, 600_000):
             inner.told = Told(requests_per_minute=limit)
             await demand(paced, 1)

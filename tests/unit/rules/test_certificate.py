@@ -41,6 +41,7 @@ def test_few_votes_leave_doubt() -> None:
     assert many.expected_errors / 30_000 < few.expected_errors / 30 / 100
 
 
+@pytest.mark.slow
 def test_the_certificate_is_calibrated() -> None:
     """Of runs that are certified with a chance, that share has no error, and no certificate is too bold."""
     rng = np.random.default_rng(2)
@@ -174,6 +175,7 @@ def test_it_cannot_see_a_step_that_is_wrong_more_often_than_right() -> None:
     assert made.p_zero_errors > 0.5  # though all ten may be steps on which most votes are wrong
 
 
+@pytest.mark.slow
 def test_independent_errors_are_seldom_called_hard() -> None:
     warned = 0
     for seed in range(200):

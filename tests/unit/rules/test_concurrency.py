@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mdap.rules.concurrency import ConcurrencyLimit
 from mdap.rules.limiter import Attempt, Change
 from tests.endpoints import NOW, Batching, Bucket, Server, Sliding, Slots, Stray, World
+from tests.helpers import mostly_slow
 
 SETTLED = 5  # minutes
 
@@ -205,8 +206,8 @@ def slower(server: Slots | Batching) -> Callable[[], None]:
     return lambda: setattr(server, "speed", 0.5)
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(("latency", "timeout"), [(0.1, 12.0), (1.0, 120.0), (10.0, 120.0)])
+@pytest.mark.parametrize("seed", mostly_slow(range(2)))
+@pytest.mark.parametrize(("latency", "timeout"), mostly_slow([(1.0, 120.0), (0.1, 12.0), (10.0, 120.0)]))
 def test_one_slot_with_a_queue_wastes_no_work(latency: float, timeout: float, seed: int) -> None:
     """Ollama and its like: as many replies as one request at a time gets, and none computed for nobody."""
     world = World(
@@ -218,7 +219,7 @@ def test_one_slot_with_a_queue_wastes_no_work(latency: float, timeout: float, se
     assert max(client.limits) < timeout / latency
 
 
-@pytest.mark.parametrize("lengths", [1.0, 10.0])
+@pytest.mark.parametrize("lengths", mostly_slow([1.0, 10.0]))
 @pytest.mark.parametrize("make", [lambda: Slots(30, queues=True), lambda: Batching(30)])
 def test_slots_that_slow_down_are_used_to_the_full(
     make: Callable[[], Slots | Batching], lengths: float
@@ -244,7 +245,7 @@ def test_a_server_that_batches_is_used_to_the_full() -> None:
     assert client.per_second(1) > 0.8 * 50 * 256 / (50 + 256)
 
 
-@pytest.mark.parametrize("slots", [1, 2, 4, 12, 40])
+@pytest.mark.parametrize("slots", mostly_slow([1, 12, 2, 4, 40], 2))
 def test_slots_that_refuse(slots: int) -> None:
     """At least nine tenths of what the right number gets, and hardly anything refused."""
     client = World(Slots(slots), minutes=15).client
@@ -252,8 +253,10 @@ def test_slots_that_refuse(slots: int) -> None:
     assert client.share_refused(SETTLED) < 0.02
 
 
-@pytest.mark.parametrize("latency", [0.05, 0.5, 5.0])
-@pytest.mark.parametrize("make", [lambda: Sliding(600, 60), lambda: Bucket(600, 60), lambda: Bucket(600, 10)])
+@pytest.mark.parametrize("latency", mostly_slow([0.05, 0.5, 5.0]))
+@pytest.mark.parametrize(
+    "make", mostly_slow([lambda: Sliding(600, 60), lambda: Bucket(600, 60), lambda: Bucket(600, 10)], 2)
+)
 def test_a_rate_that_refuses(make: Callable[[], Server], latency: float) -> None:
     """600 a minute, be it half a request or fifty at a time: 90 % are used, 2 % at most refused."""
     client = World(make(), minutes=20, latency=latency).client
@@ -261,8 +264,8 @@ def test_a_rate_that_refuses(make: Callable[[], Server], latency: float) -> None
     assert client.share_refused(SETTLED) < 0.02
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(("rate", "latency"), [(10, 1.0), (30, 1.0), (50, 0.5)])
+@pytest.mark.parametrize("seed", mostly_slow(range(2)))
+@pytest.mark.parametrize(("rate", "latency"), mostly_slow([(10, 1.0), (30, 1.0), (50, 0.5)]))
 def test_a_rate_within_a_second(rate: int, latency: float, seed: int) -> None:
     """So many in any second: requests keep their distance, and 85 % of the rate are used."""
     client = World(Sliding(rate, 1), minutes=12, latency=latency, seed=seed).client
@@ -270,6 +273,7 @@ def test_a_rate_within_a_second(rate: int, latency: float, seed: int) -> None:
     assert client.share_refused(SETTLED) < 0.02
 
 
+@pytest.mark.slow
 def test_what_a_limit_refuses_is_never_taken_for_usual() -> None:
     """Hours at one limit: the refusals do not become more."""
     client = World(Bucket(600, 60), minutes=90, latency=0.05).client
@@ -296,8 +300,8 @@ def test_it_comes_back_after_an_outage() -> None:
     assert client.per_second(18) > 0.8 * 50 / 1.03
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("share", [0.005, 0.02, 0.05])
+@pytest.mark.parametrize("seed", mostly_slow(range(2)))
+@pytest.mark.parametrize("share", mostly_slow([0.02, 0.005, 0.05]))
 def test_refusals_that_nothing_causes_cost_little(share: float, seed: int) -> None:
     """A server of 50 slots that refuses so many at random: 70 % are used from the first minute on."""
     client = World(Stray(Slots(50), share), minutes=10, seed=seed).client
@@ -305,6 +309,7 @@ def test_refusals_that_nothing_causes_cost_little(share: float, seed: int) -> No
     assert client.share_refused(SETTLED) < 1.3 * share + 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.1])
 def test_a_limit_is_found_behind_refusals_that_nothing_causes(share: float) -> None:
     """A server of 50 slots that refuses so many at random: in the end half of it at least is used."""
@@ -313,6 +318,7 @@ def test_a_limit_is_found_behind_refusals_that_nothing_causes(share: float) -> N
     assert client.share_refused(20) < 1.3 * share + 0.03
 
 
+@pytest.mark.slow
 def test_a_burst_of_strays_is_forgotten() -> None:
     """Twenty refusals in a row, and the limit is back within minutes."""
     client = World(Stray(Slots(1_000), burst=(100, 20)), minutes=5).client
