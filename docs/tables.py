@@ -45,7 +45,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def commands(group: click.Group = cli, before: str = "") -> dict[str, click.Command]:
     """Return the commands of *group* and of the groups in it by name, as one types it."""
     found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         inner = commands(command, f"{before}{name} ") if isinstance(command, click.Group) else {}
         found.update(inner or {f"{before}{name}": command})
     return found

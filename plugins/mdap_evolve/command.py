@@ -112,11 +112,11 @@ _FIXED: Final = ("task", "params", "model", "runs", "keep")
 @database
 @as_json
 def command(**given: Any) -> Exit:
-    """Train a local model on the winners of votes, and keep what it knows.
+    """Train a local model on what runs decided.
 
-    It measures p, v, k and cost on prompts that it does not learn from, before and after, and P(right) of
-    each kept task. It does not write a model that lost more than --max-loss on a kept task: then it exits
-    with 1. An evolution that was cut short continues with --resume.
+    The model learns the replies that won their votes. Before and after, the command measures p, v, k and
+    cost on prompts that are held out, and on each kept task. It refuses to write a model that lost more than
+    --max-loss on a kept task, and exits with 1. An evolution that was cut short continues with --resume.
     """
     db = Path(given["db"])
     if given["replay"] is not None:

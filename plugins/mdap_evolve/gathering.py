@@ -22,7 +22,7 @@ _VOTERS: Final = f"""{_TREE} SELECT r.run_id, s.step, s.model, max(p.input) FROM
     JOIN runs r ON r.id = s.run JOIN steps p ON p.run = s.run AND p.step = s.step AND p.opening = s.opening
     WHERE s.run IN tree AND s.verdict = 'vote' GROUP BY 1, 2, 3"""
 _WEIGHTS: Final = f"""{_TREE} SELECT value ->> 'model', value ->> 'weights' FROM runs, json_tree(provider)
-    WHERE id IN tree AND type = 'object' AND value ->> 'weights' IS NOT NULL"""
+    WHERE runs.id IN tree AND type = 'object' AND value ->> 'weights' IS NOT NULL"""
 
 
 class Question(NamedTuple):
