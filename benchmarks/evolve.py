@@ -1,11 +1,13 @@
 """What a weak model learns from votes, by method and step size, and what it forgets.
 
     python -m benchmarks.evolve run OUT CONFIGURATION SEED     one training, kept as JSON in the folder OUT
-    python -m benchmarks.evolve report OUT                     the tables of the documentation
+    python -m benchmarks.evolve all OUT                        all of them, with three seeds, if missing
+    python -m benchmarks.evolve report OUT                     means and spreads
+    python -m benchmarks.evolve plot OUT FILE CONFIGURATION    P(wrong) by iteration, of seed 0, as SVG
 
 Votes are drawn as `mdap run` draws them, from the models that ship, at every step of the solutions for 8, 9
 and 10 disks: first to lead by k = 3, members in turn, at most 40 votes. Steps without a winner teach nothing.
-P(wrong) is exact: by teacher forcing of the oracle's reply, at temperature 1, on prompts that no training saw.
+P(wrong) is exact: by teacher forcing of the oracle's reply at temperature 1, on prompts that are held out.
 """
 
 import json
@@ -23,12 +25,15 @@ from benchmarks.train_micro import Lesson, hanoi_solutions, sums
 from mdap.rules.tally import Tally
 from mdap_evolve.learning import Evolution, Example, Tuning, likelihoods
 from mdap_evolve.recipe import Recipe
+from mdap_evolve.showing import plotted
 from mdap_local import LocalModel, load_model
 from mdap_local.generating import Row, generate
 
 DISKS: Final = (8, 9, 10)
 MOST_VOTES: Final = 40
 EVERY: Final = 20
+SEEDS: Final = (0, 1, 2)
+TESTS: Final = ("Hanoi", "multiplication", "addition")
 
 RECIPES: Final[dict[str, dict[str, Any]]] = {
     "es": {"alpha": 0.0075},
@@ -36,7 +41,8 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
     "es, large step, anchored": {"alpha": 0.015, "iterations": 60},
     "es, large step, not anchored": {"alpha": 0.015, "anchor": "none", "iterations": 60},
     "es, own votes": {"alpha": 0.0075},
-    "sft": {"method": "sft", "alpha": 0.0003},
+    "sft": {"method": "sft", "alpha": 0.0003, "strength": 60},
+    "sft, weakly anchored": {"method": "sft", "alpha": 0.0003, "strength": 6},
 }
 
 
@@ -144,14 +150,27 @@ def trained(folder: Path, configuration: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    task, out, *given = sys.argv[1:]
+    task, folder, *given = sys.argv[1:]
+    out = Path(folder)
+    out.mkdir(exist_ok=True)
     if task == "run":
-        configuration, seed = given[0], int(given[1])
-        found = trained(Path(out), configuration, seed)
-        name = configuration.replace(", ", "-").replace(" ", "-")
-        (Path(out) / f"{name}-{seed}.json").write_text(json.dumps(found, indent=1) + "\n")
+        file_of(out, given[0], int(given[1])).write_text(json.dumps(trained(out, given[0], int(given[1]))))
+    elif task == "all":
+        for seed in SEEDS:
+            for configuration in RECIPES:
+                file = file_of(out, configuration, seed)
+                if not file.exists():
+                    file.write_text(json.dumps(trained(out, configuration, seed)))
+    elif task == "plot":
+        run = json.loads(file_of(out, given[1], 0).read_text())
+        lines = {name: [(point["iteration"], point[name]) for point in run["points"]] for name in TESTS}
+        Path(given[0]).write_text(plotted(f"P(wrong) by iteration: {given[1]}", lines))
     else:
-        report(Path(out))
+        report(out)
+
+
+def file_of(out: Path, configuration: str, seed: int) -> Path:
+    return out / f"{configuration.replace(', ', '-').replace(' ', '-')}-{seed}.json"
 
 
 def report(folder: Path) -> None:
@@ -163,7 +182,7 @@ def report(folder: Path) -> None:
         print(f"{configuration}: {len(runs)} seeds, {runs[0]['cpu_seconds']:.0f} s of processor time")
         wrong = statistics.fmean(run["wrong_winners"] / run["decided"] for run in runs)
         print(f"  {runs[0]['decided']} prompts decided, {runs[0]['contested']} contested, {wrong:.2%} wrong")
-        for name in ("Hanoi", "multiplication", "addition"):
+        for name in TESTS:
             for what, values in (
                 ("last", [run["points"][-1][name] for run in runs]),
                 ("averaged", [run["averaged"][name] for run in runs]),

@@ -69,8 +69,8 @@ def verify_(**given: Any) -> Exit:
     """Check that the record of a run is complete and unchanged.
 
     It makes each prompt, reads each reply, counts each race, derives each state and computes the digests over
-    them again, offline, and asks the task for the outcome again. Of an evolution, it makes the model again. Exits with 1 if
-    anything is not as recorded.
+    them again, offline, and asks the task for the outcome again. For an evolution, it makes
+    the model again. Exits with 1 if anything is not as recorded.
     """
 
     if is_evolution(Path(given["db"]), given["run_id"]):

@@ -10,13 +10,13 @@ from mdap import UsageError
 from mdap.cli import completing
 from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, print_json, say
-from mdap.compose.identity import new_name
+from mdap.session.identity import new_name
 from mdap.journal.evolutions import EvolutionRow, create_evolution, read_evolution
 from mdap.plugins import make_task, read_params, task_name
 from mdap.settings import explain
 from mdap_evolve.evolving import About, evolve, load_base, study_of
 from mdap_evolve.gathering import Gathered, gather
-from mdap_evolve.recipe import ALPHA, ANCHOR, Recipe
+from mdap_evolve.recipe import ALPHA, STRENGTH, Recipe
 from mdap_evolve.replaying import replay, share
 from mdap_evolve.showing import PLOT, describe, drift_plot, watching
 
@@ -78,7 +78,7 @@ _FIXED: Final = ("task", "params", "model", "runs", "keep")
     "--anchor-strength",
     type=float,
     metavar="LAMBDA",
-    help=f"Strength of the anchor. [default: {ANCHOR['l2']:g} for l2, {ANCHOR['l1']:g} for l1]",
+    help="Strength of the anchor; an update pulls by alpha times this. [default: by method and anchor]",
 )
 @click.option("--batch", type=int, default=32, show_default=True, help="Prompts an iteration.")
 @click.option(
@@ -203,7 +203,8 @@ def _recipe(given: dict[str, Any]) -> Recipe:
     values = {name: given[name] for name in Recipe.model_fields if name in given}
     values["alpha"] = ALPHA[given["method"]] if given["alpha"] is None else given["alpha"]
     strength = given["anchor_strength"]
-    values["strength"] = ANCHOR[given["anchor"]] if strength is None else strength
+    default = STRENGTH.get((given["method"], given["anchor"]), 0.0)
+    values["strength"] = default if strength is None else strength
     try:
         return Recipe(**values)
     except ValidationError as error:

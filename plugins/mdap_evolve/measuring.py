@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from mdap import RedFlag, UsageError
-from mdap.compose.surveying import known_steps
+from mdap.session.surveying import known_steps
 from mdap.errors import RAISED, PluginError
 from mdap.plugins import make_recorded, make_task, read_params, task_name
 from mdap.rules.canonical import canonical

@@ -4,15 +4,20 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["ALPHA", "ANCHOR", "Anchor", "Method", "Recipe"]
+__all__ = ["ALPHA", "STRENGTH", "Anchor", "Method", "Recipe"]
 
 Method = Literal["es", "sft"]
 Anchor = Literal["l2", "l1", "none"]
 
-ALPHA: Final[dict[Method, float]] = {"es": 0.003, "sft": 0.001}
+ALPHA: Final[dict[Method, float]] = {"es": 0.003, "sft": 0.0003}
 """The step size of each method, unless another one is given."""
 
-ANCHOR: Final[dict[Anchor, float]] = {"l2": 6.0, "l1": 0.01, "none": 0.0}
+STRENGTH: Final[dict[tuple[Method, Anchor], float]] = {
+    ("es", "l2"): 6.0,
+    ("sft", "l2"): 60.0,
+    ("es", "l1"): 0.01,
+    ("sft", "l1"): 0.1,
+}
 """The strength of each kind of anchor, unless another one is given."""
 
 
@@ -41,7 +46,7 @@ class Recipe(BaseModel):
     sigma: float = Field(0.004, gt=0, le=1)
     population: int = Field(30, ge=4, le=4096, multiple_of=2)
     anchor: Anchor = "l2"
-    strength: float = Field(ANCHOR["l2"], ge=0)
+    strength: float = Field(STRENGTH["es", "l2"], ge=0)
     batch: int = Field(32, ge=1, le=4096)
     contested: int = Field(24, ge=0)
     seed: int = Field(0, ge=0, lt=2**63)

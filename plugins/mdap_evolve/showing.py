@@ -1,6 +1,6 @@
 """What an evolution shows: its drift while it goes on, a plot of it, and the report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any, Final
@@ -8,12 +8,12 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mdap.audit.plots import Axis, Line, ceiling, chart
+from mdap.viewer.plots import Axis, Line, ceiling, chart
 from mdap.cli.output import complain, fields, number, say, table
 from mdap.journal.evolutions import IterationRow
 from mdap_evolve.evolving import Report, Study, Watch
 
-__all__ = ["PLOT", "describe", "drift_plot", "watching"]
+__all__ = ["PLOT", "describe", "drift_plot", "plotted", "watching"]
 
 PLOT: Final = "drift.svg"
 """The plot beside a new model."""
@@ -58,22 +58,30 @@ def _told(row: IterationRow) -> str:
 
 def drift_plot(rows: Sequence[IterationRow]) -> str:
     """Return how P(wrong) went on held-out steps and on kept tasks, iteration by iteration, as SVG."""
-    names = list(rows[0].measured)
-    wrong = {name: [100 * (1 - row.measured[name]) for row in rows] for name in names}
-    across = Axis("iteration", 0, rows[-1].iteration)
-    up = Axis("P(wrong), %", 0, ceiling(max(map(max, wrong.values()))))
-    places = [row.iteration for row in rows]
-    lines = [
-        Line(f"l{place}", list(zip(places, wrong[name], strict=True))) for place, name in enumerate(names)
-    ]
-    plot = chart("P(wrong) by iteration", across, up, lines)
-    colours = [_COLOURS[place % len(_COLOURS)] for place in range(len(names))]
+    lines = {
+        name: [(float(row.iteration), 100 * (1 - row.measured[name])) for row in rows]
+        for name in rows[0].measured
+    }
+    return plotted("P(wrong) by iteration", lines)
+
+
+def plotted(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Return P(wrong) in percent by iteration as SVG, a line for each name.
+
+    Args:
+        title: what it shows.
+        lines: iterations and percentages by name.
+    """
+    across = Axis("iteration", 0, max(at for points in lines.values() for at, _ in points))
+    up = Axis("P(wrong), %", 0, ceiling(max(value for points in lines.values() for _, value in points)))
+    drawn = [Line(f"l{place}", points) for place, points in enumerate(lines.values())]
+    colours = [_COLOURS[place % len(_COLOURS)] for place in range(len(lines))]
     style = _STYLE % "".join(f".l{place}{{stroke:{colour}}}" for place, colour in enumerate(colours))
     legend = "".join(
         f'<text x="500" y="{44 + 14 * place}" text-anchor="end" style="fill:{colour}">{escape(name)}</text>'
-        for place, (name, colour) in enumerate(zip(names, colours, strict=True))
+        for place, (name, colour) in enumerate(zip(lines, colours, strict=True))
     )
-    head, _, inside = plot.partition(">")
+    head, _, inside = chart(title, across, up, drawn).partition(">")
     head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
     return f"{head}>{style}{inside.removesuffix('</svg>')}{legend}</svg>\n"
 

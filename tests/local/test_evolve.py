@@ -111,7 +111,7 @@ def test_perturbing_leaves_the_weights_as_they_were() -> None:
 
 
 def test_an_update_follows_the_rewards() -> None:
-    """Against plain arithmetic: theta + alpha / N * sum of z-score differences times noise, then the anchor."""
+    """It goes alpha / N times the sum of z-score differences times noise, and a little back."""
     model = load_model("micro-weak", device="cpu")
     prompt, reply = tuple(model.chat("", "7*8+3")), tuple(model.reply("59"))
     recipe = Recipe(iterations=2, population=4, batch=1, contested=0)
