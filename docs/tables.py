@@ -179,7 +179,7 @@ def _columns(lines: list[str]) -> list[list[str]]:
                 rows[-1][2] += f" {comment.strip()}"
             continue
         for column in re.split(r",\s+(?![^(]*\))", body.strip().rstrip(",")):
-            found = re.match(r"([a-z_]+)\s+((?:INTEGER|TEXT|REAL)\b.*)", column)
+            found = re.match(r"([a-z_]+)\s+((?:INTEGER|TEXT|REAL|BLOB)\b.*)", column)
             if found:
                 rows.append([f"`{found[1]}`", found[2].strip(), comment.strip()])
             elif column.startswith(("PRIMARY", "FOREIGN", "UNIQUE")):

@@ -1,12 +1,14 @@
 """The perturbations of an iteration, over processes: only seeds, coefficients and rewards travel."""
 
 import json
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
-from typing import IO, Any
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
 
 from mdap import MdapError
 from mdap_evolve.learning import Evolution, Example, Update
@@ -43,21 +45,20 @@ def population(
 
 
 class _Helper:
-    """A process that has the same weights, and is told in lines of JSON what to do."""
+    """A process that has the same weights, and is told in JSON what to do."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
         self._process = process
+        self._pipe = pipe
 
     def tell(self, what: dict[str, Any]) -> None:
-        """Send a line.
+        """Send an order.
 
         Raises:
             WorkerError: nobody reads it.
         """
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(what) + "\n")
-            self._process.stdin.flush()
+            self._pipe.send_bytes(json.dumps(what).encode())
         except OSError:
             raise self._gone() from None
 
@@ -67,14 +68,14 @@ class _Helper:
         Raises:
             WorkerError: it ended.
         """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._gone()
-        return [float(reward) for reward in json.loads(line)]
+        try:
+            return [float(reward) for reward in json.loads(self._pipe.recv_bytes())]
+        except (OSError, EOFError):
+            raise self._gone() from None
 
     def _gone(self) -> WorkerError:
-        code = self._process.wait()
+        self._process.join()
+        code = self._process.exitcode
         return WorkerError(
             f"a worker ended with code {code}, perhaps for lack of memory: use fewer --workers"
         )
@@ -108,38 +109,38 @@ class _Shared(Evolution):
 
 @contextmanager
 def _started(model: LocalModel, examples: Sequence[Example], recipe: Recipe) -> Iterator[_Helper]:
-    command = [sys.executable, "-m", "mdap_evolve.population"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            helper = _Helper(process)
-            name = model.name.removeprefix("local/")
-            helper.tell({"model": name, "recipe": recipe.model_dump(), "examples": examples})
-            yield helper
-        finally:
-            process.kill()
+    context = get_context("spawn")
+    pipe, far = context.Pipe()
+    process = context.Process(target=_work, args=(far,), daemon=True)
+    process.start()
+    far.close()
+    try:
+        helper = _Helper(process, pipe)
+        name = model.name.removeprefix("local/")
+        helper.tell({"model": name, "recipe": recipe.model_dump(), "examples": examples})
+        yield helper
+    finally:
+        process.kill()
+        process.join()
+        pipe.close()
 
 
-def work(lines: IO[str], out: IO[str]) -> None:
-    """Do what the lines say: compute rewards, or make an update."""
-    import torch
+def _work(pipe: Connection) -> None:
+    """Compute rewards and make updates, as the pipe says, until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
+    with suppress(EOFError):
+        about = json.loads(pipe.recv_bytes())
+        import torch
 
-    torch.set_num_threads(1)
-    about = json.loads(lines.readline() or "null")
-    if about is None:
-        return
-    model = load_model(about["model"], device="cpu", dtype="float32")
-    examples = [
-        Example(tuple(prompt), tuple(reply), contested) for prompt, reply, contested in about["examples"]
-    ]
-    evolution = Evolution(model, examples, Recipe(**about["recipe"]))
-    for line in lines:
-        told = json.loads(line)
-        if "rewards" in told:
-            out.write(json.dumps(evolution.rewards(range(*told["rewards"]))) + "\n")
-            out.flush()
-        else:
-            evolution.repeat(Update((), tuple(told["coefficients"])))
-
-
-if __name__ == "__main__":
-    work(sys.stdin, sys.stdout)
+        torch.set_num_threads(1)
+        model = load_model(about["model"], device="cpu", dtype="float32")
+        examples = [
+            Example(tuple(prompt), tuple(reply), contested) for prompt, reply, contested in about["examples"]
+        ]
+        evolution = Evolution(model, examples, Recipe(**about["recipe"]))
+        while True:
+            order = json.loads(pipe.recv_bytes())
+            if "rewards" in order:
+                pipe.send_bytes(json.dumps(evolution.rewards(range(*order["rewards"]))).encode())
+            else:
+                evolution.repeat(Update((), tuple(order["coefficients"])))
