@@ -64,10 +64,13 @@ class EvolutionRow:
 
 
 def is_evolution(path: Path, name: str) -> bool:
-    """Return whether *name* is an evolution's id or begins one, and names no run."""
+    """Return whether *name* is an evolution's id, or begins one and no run's."""
+    if name == "latest":
+        return False
     with reading(path) as connection:
-        run = connection.execute("SELECT 1 FROM runs WHERE run_id = ?1", (name,)).fetchone()
-        return run is None and bool(_named(connection, name))
+        begins = "SELECT 1 FROM runs WHERE substr(run_id, 1, length(?1)) = ?1"
+        found = _named(connection, name)
+        return name in found or bool(found and connection.execute(begins, (name,)).fetchone() is None)
 
 
 def read_evolution(path: Path, name: str) -> EvolutionRow:

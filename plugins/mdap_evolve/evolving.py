@@ -171,7 +171,8 @@ def study_of(db: Path, row: EvolutionRow) -> Study:
     task = make_recorded(about.task, about.params)
     exams = {HELD_OUT: exam_of_log(lessons.held_out, task, about.target)}
     exams |= {spec: exam_of_task(spec, about.target) for spec in about.keep}
-    return Study(row, about, Recipe(**row.recipe), model, lessons, exams)
+    fitting = {name: exam.fitting(model) for name, exam in exams.items()}
+    return Study(row, about, Recipe(**row.recipe), model, lessons, fitting)
 
 
 @contextmanager
@@ -272,7 +273,13 @@ def _judged(
     refusal = _refusal(losses, about.max_loss)
     weights = None
     if refusal is None:
-        model.save(about.out)
+        try:
+            model.save(about.out)
+        except OSError as error:
+            raise MdapError(
+                f"{about.out} cannot be written ({error.strerror}): make room there, and continue with "
+                f"mdap evolve --resume {study.row.evolution_id}"
+            ) from None
         weights = load_model(about.out, device="cpu").digest
     training, held_out = study.lessons.training, study.lessons.held_out
     return Report(

@@ -5,7 +5,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -84,6 +84,20 @@ class Exam:
     items: tuple[Item, ...]
     steps: int | None
     target: float
+
+    def fitting(self, model: LocalModel) -> "Exam":
+        """Return the exam without steps that are longer than the context of *model*.
+
+        Raises:
+            UsageError: that leaves none.
+        """
+        fit = [item for item in self.items if sum(map(len, _tokens(model, item))) <= model.context]
+        if not fit:
+            raise UsageError(
+                f"every prompt of {self.name} is longer than the context of {model.name}, {model.context} "
+                "tokens: choose parameters with shorter prompts"
+            )
+        return replace(self, items=tuple(fit))
 
     def chances(self, model: LocalModel, most: int | None = None) -> list[float]:
         """Return the chance of the right reply at each step, or the first *most*; it is exact."""

@@ -15,6 +15,7 @@ from mdap.cli.main import main
 from mdap.journal.evolutions import EvolutionRow, IterationRow, read_evolution
 from mdap_evolve.evolving import Report, evolve, learning, study_of
 from mdap_evolve.learning import Evolution, Example, coefficients, likelihoods
+from mdap_evolve.measuring import Exam, Item
 from mdap_evolve.population import shares
 from mdap_evolve.recipe import Recipe
 from mdap_hanoi import Hanoi
@@ -312,6 +313,23 @@ def test_wrong_use_is_one_sentence(
     assert said in error
     assert error.count("\n") == 1
     assert not (log.parent / "new").exists()
+
+
+def test_steps_beyond_the_context_are_not_measured() -> None:
+    model = load_model("micro-weak", device="cpu")
+    short, long = Item("", "7*8+3", "59", None), Item("", "7" * 128, "59", None)
+    assert Exam("a", (short, long), None, 0.95).fitting(model).items == (short,)
+    with pytest.raises(mdap.UsageError, match="longer than the context of local/micro-weak, 128 tokens"):
+        Exam("a", (long,), None, 0.95).fitting(model)
+
+
+def test_a_run_is_verified_before_an_evolution_of_the_same_beginning(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`latest` and a beginning that both share mean the run."""
+    for name in ("latest", "tower", "t"):
+        assert ran("audit", "verify", name, "--db", str(finished)) == 0
+        assert "decisions" in capsys.readouterr().out
 
 
 def test_another_base_model_is_refused(
