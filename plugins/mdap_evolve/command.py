@@ -10,9 +10,9 @@ from mdap import UsageError
 from mdap.cli import completing
 from mdap.cli.options import as_json, database
 from mdap.cli.output import Exit, complain, print_json, say
-from mdap.session.identity import new_name
 from mdap.journal.evolutions import EvolutionRow, create_evolution, read_evolution
 from mdap.plugins import make_task, read_params, task_name
+from mdap.session.identity import new_name
 from mdap.settings import explain
 from mdap_evolve.evolving import About, evolve, load_base, study_of
 from mdap_evolve.gathering import Gathered, gather

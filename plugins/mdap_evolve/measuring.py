@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from mdap import RedFlag, UsageError
-from mdap.session.surveying import known_steps
 from mdap.errors import RAISED, PluginError
 from mdap.plugins import make_recorded, make_task, read_params, task_name
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest
 from mdap.rules.scaling import plan
 from mdap.rules.values import kinds_of
+from mdap.session.surveying import known_steps
 from mdap.tasks import Chain, Task, canonical_step
 from mdap_evolve.gathering import Question
 from mdap_evolve.learning import likelihoods
