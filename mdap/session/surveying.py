@@ -82,7 +82,8 @@ def known_steps(task: Task, most: int, seed: int) -> list[Surveyed]:
     if isinstance(task, Chain):
         name = task_name(task)
         states = states_of_task(name, task, seed) if _chain_has_oracle(name, task) else None
-        return [] if states is None else list(steps_in(GuardedTask(name, task), itertools.islice(states, most)))
+        chosen = itertools.islice(states or (), most)
+        return list(steps_in(GuardedTask(name, task), chosen))
     assert isinstance(task, Process)
     found = anyio.run(_walked, task) or []
     return random.Random(seed).sample(found, min(most, len(found)))
