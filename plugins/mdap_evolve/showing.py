@@ -8,9 +8,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mdap.viewer.plots import Axis, Line, ceiling, chart
 from mdap.cli.output import complain, fields, number, say, table
 from mdap.journal.evolutions import IterationRow
+from mdap.viewer.plots import Axis, Line, ceiling, chart
 from mdap_evolve.evolving import Report, Study, Watch
 
 __all__ = ["PLOT", "describe", "drift_plot", "plotted", "watching"]
