@@ -45,7 +45,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def commands(group: click.Group = cli, before: str = "") -> dict[str, click.Command]:
     """Return the commands of *group* and of the groups in it by name, as one types it."""
     found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         inner = commands(command, f"{before}{name} ") if isinstance(command, click.Group) else {}
         found.update(inner or {f"{before}{name}": command})
     return found
@@ -176,7 +179,7 @@ def _columns(lines: list[str]) -> list[list[str]]:
                 rows[-1][2] += f" {comment.strip()}"
             continue
         for column in re.split(r",\s+(?![^(]*\))", body.strip().rstrip(",")):
-            found = re.match(r"([a-z_]+)\s+((?:INTEGER|TEXT|REAL)\b.*)", column)
+            found = re.match(r"([a-z_]+)\s+((?:INTEGER|TEXT|REAL|BLOB)\b.*)", column)
             if found:
                 rows.append([f"`{found[1]}`", found[2].strip(), comment.strip()])
             elif column.startswith(("PRIMARY", "FOREIGN", "UNIQUE")):

@@ -25,12 +25,15 @@ from mdap.settings import complaint, explain
 from mdap.tasks import Task
 
 __all__ = [
+    "COMMANDS",
     "OBJECT",
     "PROVIDERS",
     "TASKS",
+    "VERIFIERS",
     "former_name",
     "in_full",
     "installed",
+    "load_command",
     "load_plugin",
     "load_provider",
     "load_task",
@@ -45,6 +48,10 @@ __all__ = [
 
 TASKS: Final = "mdap.tasks"
 PROVIDERS: Final = "mdap.providers"
+COMMANDS: Final = "mdap.commands"
+"""Commands of the command line, each a `click.Command`."""
+VERIFIERS: Final = "mdap.verifiers"
+"""What verifies records that are no runs, by their kind: called with the database's path and an id."""
 OBJECT: Final = "()"
 """Stands behind the class of a provider that was given to a session as an object: it has no name to load."""
 _SCRIPT: Final = "__main__"
@@ -323,6 +330,23 @@ def _may_take(adapter: TypeAdapter[Any], value: Any) -> bool:
     except RAISED:  # its own check does not cope with this one
         return True
     return True
+
+
+def load_command(name: str) -> Any:
+    """Return the command that an installed package adds as *name*, a `click.Command`.
+
+    Raises:
+        UsageError: several packages add one of this name, or it is no command.
+        PluginError: importing it failed.
+    """
+    points = installed(COMMANDS)[name]
+    if len(points) > 1:
+        packages = " and ".join(point.value for point in points)
+        raise UsageError(f"several packages add a command {name!r} ({packages}): uninstall all but one")
+    found = load_plugin(points[0])
+    if not callable(getattr(found, "make_context", None)):
+        raise UsageError(f"{points[0].value} is no click command: the package that adds {name!r} is broken")
+    return found
 
 
 def load_plugin(point: EntryPoint) -> Any:

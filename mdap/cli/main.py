@@ -24,11 +24,35 @@ from mdap.cli.stopping import terminable
 from mdap.cli.streams import Steady, apart, steady
 from mdap.errors import RAISED, MdapError, PluginError, author_line, told, traceback_of
 from mdap.journal.logfile import RAISE_FILES, TOO_MANY_FILES
+from mdap.plugins import COMMANDS, installed, load_command
 
 __all__ = ["cli", "main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """The commands of mdap, and those that installed packages add."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names; of packages' commands, only those that load."""
+        return sorted({*super().list_commands(ctx), *filter(_loads, installed(COMMANDS))})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command called *cmd_name*; None if there is none."""
+        found = super().get_command(ctx, cmd_name)
+        return load_command(cmd_name) if found is None and cmd_name in installed(COMMANDS) else found
+
+
+def _loads(name: str) -> bool:
+    try:
+        return bool(load_command(name))
+    except MdapError as error:
+        complain(str(error))
+        return False
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="mdap")
 def cli() -> None:
     """Decide long LLM work step by step, by first-to-ahead-by-k voting.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
+import anyio
+
 from mdap.engine.calibrate import Subjects, Surveyed, steps_in
 from mdap.engine.guarded import GuardedTask, TaskSubject, simulated
 from mdap.errors import RAISED, PluginError, UsageError
@@ -20,7 +22,7 @@ from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Step, Task, canonical_step
 from mdap.testing.walking import OracleAsk, TooManyError
 
-__all__ = ["states_of_run", "states_of_task", "subjects_of"]
+__all__ = ["known_steps", "states_of_run", "states_of_task", "subjects_of"]
 
 _MOST_WALKED: Final = 20_000
 """Steps of a process that its oracle is asked for, at most."""
@@ -64,6 +66,27 @@ async def subjects_of(
     row = await resources.reader.find(found)
     steps = _drawn(await _steps_of_run(resources.reader, row, task, (samples, seed)), samples, seed)
     return steps, f"{row.kind} {found}", oracle
+
+
+def known_steps(task: Task, most: int, seed: int) -> list[Surveyed]:
+    """Return random steps whose right answers the task itself knows; none where it has no oracle.
+
+    Args:
+        task: a chain or a process.
+        most: how many, at most.
+        seed: which ones.
+
+    Raises:
+        PluginError: the task's own code failed.
+    """
+    if isinstance(task, Chain):
+        name = task_name(task)
+        states = states_of_task(name, task, seed) if _chain_has_oracle(name, task) else None
+        chosen = itertools.islice(states or (), most)
+        return list(steps_in(GuardedTask(name, task), chosen))
+    assert isinstance(task, Process)
+    found = anyio.run(_walked, task) or []
+    return random.Random(seed).sample(found, min(most, len(found)))
 
 
 def _drawn(found: Sequence[Surveyed], samples: int, seed: int) -> Subjects:

@@ -45,6 +45,7 @@ from tests.driving import Choices, Drive
 from tests.helpers import Log, Model, Walk, resume_point, rows_of
 
 RECORD = ["runs", "run_events", "texts", "steps", "prompts", "samples", "decisions"]
+OF_EVOLUTIONS = ["evolutions", "iterations", "evolution_events"]
 
 
 @pytest.fixture
@@ -237,9 +238,11 @@ async def test_every_table_but_pending_only_grows(path: Path) -> None:
     await write(path)
     tables = {name for (name,) in query(path, "SELECT name FROM sqlite_master WHERE type = 'table'")}
     triggers = [name for (name,) in query(path, "SELECT name FROM sqlite_master WHERE type = 'trigger'")]
-    assert tables == {*RECORD, "rulings", "pending"}
+    assert tables == {*RECORD, *OF_EVOLUTIONS, "rulings", "pending"}
     assert sorted(triggers) == sorted(
-        f"{table}_no_{what}" for table in (*RECORD, "rulings") for what in ("update", "delete")
+        f"{table}_no_{what}"
+        for table in (*RECORD, *OF_EVOLUTIONS, "rulings")
+        for what in ("update", "delete")
     )
 
 

@@ -1,0 +1,231 @@
+"""``mdap evolve``: a better local model, from what runs decided."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from pydantic import ValidationError
+
+from mdap import UsageError
+from mdap.cli import completing
+from mdap.cli.options import as_json, database
+from mdap.cli.output import Exit, complain, print_json, say
+from mdap.journal.evolutions import EvolutionRow, create_evolution, read_evolution
+from mdap.plugins import make_task, read_params, task_name
+from mdap.session.identity import new_name
+from mdap.settings import explain
+from mdap_evolve.evolving import About, evolve, load_base, study_of
+from mdap_evolve.gathering import Gathered, gather
+from mdap_evolve.recipe import ALPHA, STRENGTH, Recipe
+from mdap_evolve.replaying import replay, share
+from mdap_evolve.showing import PLOT, describe, drift_plot, watching
+
+__all__ = ["command"]
+
+_FIXED: Final = ("task", "params", "model", "runs", "keep")
+
+
+@click.command("evolve")
+@click.argument("task", required=False, shell_complete=completing.tasks)
+@click.option(
+    "-p",
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    shell_complete=completing.params,
+    help="Set a parameter of the task whose k and cost are reported.",
+)
+@click.option(
+    "--model", metavar="local/NAME", shell_complete=completing.models, help="The model that learns."
+)
+@click.option(
+    "--from",
+    "runs",
+    multiple=True,
+    metavar="RUN",
+    shell_complete=completing.runs,
+    help="A run of TASK whose decisions are learned; may be repeated.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="TASK[?NAME=VALUE&...]",
+    help="A task that must not get worse, such as 'multiply?style=compact'; may be repeated.",
+)
+@click.option("--out", metavar="DIR", help="Folder to write the new model to.")
+@click.option(
+    "--method",
+    type=click.Choice(["es", "sft"]),
+    default="es",
+    show_default=True,
+    help="Evolution strategies, which need no gradient, or supervised fine-tuning with Adam.",
+)
+@click.option("--iterations", type=int, default=120, show_default=True, help="Updates of the weights.")
+@click.option("--population", type=int, default=30, show_default=True, help="Perturbations an iteration.")
+@click.option("--sigma", type=float, default=0.004, show_default=True, help="Size of a perturbation.")
+@click.option(
+    "--alpha", type=float, help=f"Step size. [default: {ALPHA['es']:g} for es, {ALPHA['sft']:g} for sft]"
+)
+@click.option(
+    "--anchor",
+    type=click.Choice(["l2", "l1", "none"]),
+    default="l2",
+    show_default=True,
+    help="How each update pulls the weights back to the base model: Anchored Weight Decay.",
+)
+@click.option(
+    "--anchor-strength",
+    type=float,
+    metavar="LAMBDA",
+    help="Strength of the anchor; an update pulls by alpha times this. [default: by method and anchor]",
+)
+@click.option("--batch", type=int, default=32, show_default=True, help="Prompts an iteration.")
+@click.option(
+    "--contested", type=int, default=24, show_default=True, help="How many of these from contested steps."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of perturbations and batches.")
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="POINTS",
+    help="Percentage points of P(right) that a kept task may lose, beyond two standard errors.",
+)
+@click.option(
+    "--target",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Target probability that every decision is right, for which k and cost are reported.",
+)
+@click.option("--own-votes", is_flag=True, help="Learn even if no other model voted in any of the runs.")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that compute."
+)
+@click.option("--evolution-id", metavar="ID", help="Name of the evolution. [default: a new one]")
+@click.option("--resume", metavar="ID", help="Continue an evolution that was cut short.")
+@click.option(
+    "--replay", metavar="ID|FILE", help="Make the model of an evolution again, from the base and the record."
+)
+@database
+@as_json
+def command(**given: Any) -> Exit:
+    """Train a local model on what runs decided.
+
+    The model learns the replies that won their votes. Before and after, the command measures p, v, k and
+    cost on prompts that are held out, and on each kept task. It refuses to write a model that lost more than
+    --max-loss on a kept task, and exits with 1. An evolution that was cut short continues with --resume.
+    """
+    db = Path(given["db"])
+    if given["replay"] is not None:
+        return _replay(db, given)
+    row = _begun(db, given) if given["resume"] is None else _resumed(db, given)
+    study = study_of(db, row)
+    try:
+        with watching(study, quiet=given["json"]) as watch:
+            report = evolve(db, study, given["workers"], watch)
+    except KeyboardInterrupt:
+        complain(f"{row.evolution_id} can be resumed: mdap evolve --resume {row.evolution_id} --db {db}")
+        raise
+    if report.out is not None:
+        _add_files(db, row.evolution_id, Path(report.out))
+    if given["json"]:
+        print_json(report._asdict())
+    else:
+        describe(report, study)
+    if report.refusal is None:
+        return Exit.FINISHED
+    complain(f"no model was written: {report.refusal}; raise --anchor-strength, or lower --alpha")
+    return Exit.FAILED
+
+
+def _add_files(db: Path, evolution_id: str, folder: Path) -> None:
+    """Write the plot, and what others need to make the same model, beside it."""
+    share(db, evolution_id, folder)
+    (folder / PLOT).write_text(drift_plot(read_evolution(db, evolution_id).iterations))
+
+
+def _begun(db: Path, given: dict[str, Any]) -> EvolutionRow:
+    """Record a new evolution.
+
+    Raises:
+        UsageError: an option is missing or out of range, or the runs cannot teach.
+    """
+    for name, value in (("TASK", "task"), ("--model", "model"), ("--from", "runs"), ("--out", "out")):
+        if not given[value]:
+            raise UsageError(f"name {name}, or continue an evolution with --resume ID")
+    recipe = _recipe(given)
+    task = make_task(given["task"], read_params(given["task"], given["params"]))
+    provider, _, name = given["model"].partition("/")
+    if provider != "local" or not name:
+        raise UsageError(f"--model {given['model']}: only a model in this process can learn: name local/NAME")
+    out = Path(given["out"])
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out} is there already: name a new folder")
+    model = load_base(name)
+    lessons = gather(db, given["runs"], task_name(task), model)
+    _check_teaches(lessons, model.name, own_votes=given["own_votes"])
+    about = About(
+        task=task_name(task),
+        params=task.model_dump(mode="json"),
+        runs=lessons.runs,
+        keep=given["keep"],
+        lessons=lessons.digest,
+        max_loss=given["max_loss"],
+        target=given["target"],
+        out=str(out.absolute()),
+        own_votes=not lessons.helped,
+    )
+    columns = {
+        "evolution_id": given["evolution_id"] or new_name("evolve"),
+        "model": model.name,
+        "weights": model.digest,
+        "recipe": recipe.model_dump(),
+        "about": about._asdict(),
+    }
+    return create_evolution(db, columns)
+
+
+def _resumed(db: Path, given: dict[str, Any]) -> EvolutionRow:
+    """Return the record of an evolution that can be continued."""
+    for name in _FIXED:
+        if given[name]:
+            raise UsageError("--resume takes all from the record: give it no other option than --workers")
+    row = read_evolution(db, given["resume"])
+    if row.ended is not None:
+        raise UsageError(f"{row.evolution_id} has {row.ended[0]} already: start another one")
+    return row
+
+
+def _recipe(given: dict[str, Any]) -> Recipe:
+    values = {name: given[name] for name in Recipe.model_fields if name in given}
+    values["alpha"] = ALPHA[given["method"]] if given["alpha"] is None else given["alpha"]
+    strength = given["anchor_strength"]
+    default = STRENGTH.get((given["method"], given["anchor"]), 0.0)
+    values["strength"] = default if strength is None else strength
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        raise UsageError(explain("option", error)) from None
+
+
+def _check_teaches(lessons: Gathered, model: str, *, own_votes: bool) -> None:
+    if not lessons.helped and not own_votes:
+        raise UsageError(
+            f"all votes in {', '.join(lessons.runs)} are of {model} itself, and a model's own votes hardly "
+            "teach it what it does not know: run the task with a stronger --model beside it, or with "
+            "--escalate-to, or try with --own-votes"
+        )
+
+
+def _replay(db: Path, given: dict[str, Any]) -> Exit:
+    if not given["out"]:
+        raise UsageError("--replay needs --out DIR: the folder to write the model to")
+    made = replay(db, given["replay"], Path(given["out"]))
+    if given["json"]:
+        print_json(made._asdict())
+    else:
+        say(f"{made.evolution_id}: made again, {made.iterations} iterations, weights {made.weights}")
+    return Exit.FINISHED

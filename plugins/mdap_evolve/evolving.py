@@ -1,0 +1,314 @@
+"""An evolution from its record to the model that it writes, or refuses to write."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from mdap import MdapError, UsageError
+from mdap.journal.evolutions import EvolutionRow, IterationRow, Recorder
+from mdap.plugins import make_recorded
+from mdap_evolve.gathering import Gathered, gather
+from mdap_evolve.learning import Example, Learner, Tuning, Update
+from mdap_evolve.measuring import GLANCE, Exam, Figures, exam_of_log, exam_of_task, loss_of
+from mdap_evolve.population import population
+from mdap_evolve.recipe import Recipe
+from mdap_local import LocalModel, load_model
+
+__all__ = [
+    "HELD_OUT",
+    "About",
+    "ReplayError",
+    "Report",
+    "Study",
+    "base_model",
+    "evolve",
+    "examples_of",
+    "learning",
+    "load_base",
+    "repeated",
+    "study_of",
+]
+
+HELD_OUT: Final = "held out"
+"""Names the steps of the log that are held out, among those that are measured."""
+
+_SURE: Final = 2.0
+
+
+class About(NamedTuple):
+    """What an evolution is about, as its record has it.
+
+    Attributes:
+        task: the task, as runs record it.
+        params: its parameters, for which margin and cost are told.
+        runs: what it learns from.
+        keep: tasks that must not get worse.
+        lessons: digest of what is learned and held out.
+        max_loss: what a kept task may lose, in percentage points.
+        target: the wanted chance that every decision of a run is right.
+        out: the folder of the model that is written.
+        own_votes: whether the learner's own votes may be all there is.
+    """
+
+    task: str
+    params: dict[str, Any]
+    runs: tuple[str, ...]
+    keep: tuple[str, ...]
+    lessons: str
+    max_loss: float
+    target: float
+    out: str
+    own_votes: bool
+
+
+class Study(NamedTuple):
+    """What an evolution needs: the base model, what it learns, and what it is measured by."""
+
+    row: EvolutionRow
+    about: About
+    recipe: Recipe
+    model: LocalModel
+    lessons: Gathered
+    exams: dict[str, Exam]
+
+
+class Report(NamedTuple):
+    """What an evolution came to.
+
+    Attributes:
+        evolution_id: its id.
+        method: es or sft.
+        model: the base model.
+        out: the folder of the new model; None if it was refused.
+        weights: digest of the new model's files; None if it was refused.
+        refusal: why it was refused; None if it was not.
+        gain: what P(right) gained on held-out steps, and the standard error of that.
+        lost: what each kept task lost, and the standard error of that.
+        before: figures of the base model, by exam.
+        after: figures of the new one.
+        lessons: how many prompts were learned, contested, held out, and helped by another model.
+        iterations: updates of the weights.
+        seconds: that they took.
+        distance: of the weights, as averaged, from the base.
+    """
+
+    evolution_id: str
+    method: str
+    model: str
+    out: str | None
+    weights: str | None
+    refusal: str | None
+    gain: tuple[float, float]
+    lost: dict[str, tuple[float, float]]
+    before: dict[str, dict[str, Any]]
+    after: dict[str, dict[str, Any]]
+    lessons: dict[str, int]
+    iterations: int
+    seconds: float
+    distance: float
+
+
+Watch = Callable[[IterationRow], None]
+
+
+def base_model(row: EvolutionRow) -> LocalModel:
+    """Return the model that an evolution began with.
+
+    Raises:
+        UsageError: it is not there any more, or it is another one.
+    """
+    model = load_base(row.model)
+    if model.digest != row.weights:
+        raise UsageError(
+            f"{row.model} has other weights than {row.evolution_id} began with ({model.digest[:16]}, not "
+            f"{row.weights[:16]}): put the same files there"
+        )
+    return model
+
+
+def load_base(name: str) -> LocalModel:
+    """Return the model called *name*, on one thread of the CPU."""
+    from mdap_local.places import check_libraries
+
+    check_libraries(name.removeprefix("local/"))
+    import torch
+
+    torch.set_num_threads(1)  # sums of several threads may differ in their last bits
+    return load_model(name.removeprefix("local/"), device="cpu", dtype="float32")
+
+
+def examples_of(model: LocalModel, lessons: Gathered) -> list[Example]:
+    """Return what is learned, in the model's tokens; prompts beyond its context are left out."""
+    found = []
+    for one in lessons.training:
+        prompt, reply = model.chat(one.system, one.user), model.reply(one.reply)
+        if len(prompt) + len(reply) <= model.context:
+            found.append(Example(tuple(prompt), tuple(reply), one.contested))
+    if not found:
+        raise UsageError(
+            f"every prompt is longer than the context of {model.name}: there is nothing to learn"
+        )
+    return found
+
+
+def study_of(db: Path, row: EvolutionRow) -> Study:
+    """Return what a recorded evolution needs.
+
+    Raises:
+        UsageError: its model, runs or tasks are not as they were.
+    """
+    about = About(**row.about)
+    model = base_model(row)
+    lessons = gather(db, about.runs, about.task, model)
+    if lessons.digest != about.lessons:
+        raise UsageError(
+            f"{', '.join(about.runs)} teach something else than when {row.evolution_id} began: start another"
+        )
+    task = make_recorded(about.task, about.params)
+    exams = {HELD_OUT: exam_of_log(lessons.held_out, task, about.target)}
+    exams |= {spec: exam_of_task(spec, about.target) for spec in about.keep}
+    fitting = {name: exam.fitting(model) for name, exam in exams.items()}
+    return Study(row, about, Recipe(**row.recipe), model, lessons, fitting)
+
+
+@contextmanager
+def learning(
+    model: LocalModel, examples: Sequence[Example], recipe: Recipe, workers: int = 1
+) -> Iterator[Learner]:
+    """Yield the learner of either method; Adam computes in this process alone."""
+    if recipe.method == "sft":
+        yield Tuning(model, examples, recipe)
+    else:
+        with population(model, examples, recipe, workers) as evolution:
+            yield evolution
+
+
+def repeated(learner: Learner, row: EvolutionRow) -> None:
+    """Make all recorded updates again.
+
+    Raises:
+        ReplayError: they lead to other weights than the recorded ones.
+    """
+    for update in row.iterations:
+        learner.repeat(Update(update.rewards, update.coefficients))
+        if update.weights and learner.weights.digest != update.weights:
+            raise ReplayError(
+                f"iteration {update.iteration} of {row.evolution_id} leads to other weights than recorded"
+                + (": Adam's arithmetic differs between machines" if row.recipe["method"] == "sft" else "")
+            )
+
+
+class ReplayError(MdapError):
+    """An evolution's record does not lead to the weights that it holds."""
+
+
+def evolve(db: Path, study: Study, workers: int = 1, watch: Watch | None = None) -> Report:
+    """Make the updates that are missing, write the model unless it lost too much, and report.
+
+    Args:
+        db: the database.
+        study: see `study_of`.
+        workers: processes that compute rewards.
+        watch: called after each update.
+
+    Raises:
+        RunBusyError: another process works on it.
+        MdapError: the weights diverged, or a worker ended.
+    """
+    row, model, recipe = study.row, study.model, study.recipe
+    recorder = Recorder(db, row)
+    try:
+        recorder.event("resumed" if row.iterations else "started", {"workers": workers})
+        before = {name: exam.figures(model, recipe.seed) for name, exam in study.exams.items()}
+        chances = {name: exam.chances(model) for name, exam in study.exams.items()}
+        with learning(model, examples_of(model, study.lessons), recipe, workers) as learner:
+            repeated(learner, row)
+            seconds = math.fsum(update.seconds for update in row.iterations)
+            while learner.iteration < recipe.iterations:
+                made = _next(study, learner)
+                recorder.append(made)
+                seconds += made.seconds
+                if watch is not None:
+                    watch(made)
+            learner.finish()
+        report = _judged(study, learner, (before, chances), seconds)
+        recorder.event("finished" if report.refusal is None else "refused", report._asdict())
+        return report
+    finally:
+        recorder.close()
+
+
+def _next(study: Study, learner: Learner) -> IterationRow:
+    started = time.monotonic()
+    update = learner.learn()
+    if not all(map(math.isfinite, update.rewards)):
+        raise MdapError(
+            f"the weights diverged in iteration {learner.iteration}: start again with a smaller --alpha"
+        )
+    seconds = time.monotonic() - started
+    learner.weights.settle()
+    measured = {
+        name: statistics.fmean(exam.chances(study.model, GLANCE)) for name, exam in study.exams.items()
+    }
+    weights = learner.weights
+    return IterationRow(learner.iteration, *update, weights.distance, seconds, measured, weights.digest)
+
+
+def _judged(
+    study: Study,
+    learner: Learner,
+    base: tuple[dict[str, Figures], dict[str, list[float]]],
+    seconds: float,
+) -> Report:
+    """Compare the new model with the base, and write it unless a kept task lost too much."""
+    before, chances = base
+    about, model = study.about, study.model
+    after = {name: exam.figures(model, study.recipe.seed) for name, exam in study.exams.items()}
+    losses = {name: loss_of(chances[name], exam.chances(model)) for name, exam in study.exams.items()}
+    gained, error = losses.pop(HELD_OUT)
+    refusal = _refusal(losses, about.max_loss)
+    weights = None
+    if refusal is None:
+        try:
+            model.save(about.out)
+        except OSError as error:
+            raise MdapError(
+                f"{about.out} cannot be written ({error.strerror}): make room there, and continue with "
+                f"mdap evolve --resume {study.row.evolution_id}"
+            ) from None
+        weights = load_model(about.out, device="cpu").digest
+    training, held_out = study.lessons.training, study.lessons.held_out
+    return Report(
+        evolution_id=study.row.evolution_id,
+        method=study.recipe.method,
+        model=model.name,
+        out=None if refusal else about.out,
+        weights=weights,
+        refusal=refusal,
+        gain=(-gained, error),
+        lost=losses,
+        before={name: figures._asdict() for name, figures in before.items()},
+        after={name: figures._asdict() for name, figures in after.items()},
+        lessons={
+            "learned": len(training),
+            "contested": sum(one.contested for one in training),
+            "held_out": len(held_out),
+            "helped": study.lessons.helped,
+        },
+        iterations=learner.iteration,
+        seconds=seconds,
+        distance=learner.weights.distance,
+    )
+
+
+def _refusal(losses: dict[str, tuple[float, float]], max_loss: float) -> str | None:
+    worst = [name for name, (lost, error) in losses.items() if 100 * (lost - _SURE * error) > max_loss]
+    told = [
+        f"{name} lost {100 * losses[name][0]:.1f} points (standard error {100 * losses[name][1]:.1f})"
+        for name in worst
+    ]
+    return f"{'; '.join(told)}, and --max-loss is {max_loss:g}" if told else None

@@ -1,0 +1,247 @@
+"""How a model does at a task: p, v, and what a run would take."""
+
+import json
+import math
+import random
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from mdap import RedFlag, UsageError
+from mdap.errors import RAISED, PluginError
+from mdap.plugins import make_recorded, make_task, read_params, task_name
+from mdap.rules.canonical import canonical
+from mdap.rules.digests import prompt_digest
+from mdap.rules.scaling import plan
+from mdap.rules.values import kinds_of
+from mdap.session.surveying import known_steps
+from mdap.tasks import Chain, Task, canonical_step
+from mdap_evolve.gathering import Question
+from mdap_evolve.learning import likelihoods
+from mdap_local import LocalModel
+from mdap_local.generating import Row, generate
+
+__all__ = ["Exam", "Figures", "Item", "exam_of_log", "exam_of_task", "loss_of"]
+
+MOST_ITEMS: Final = 512
+"""Steps of an exam, at most."""
+
+GLANCE: Final = 64
+"""Steps of an exam that each iteration looks at."""
+
+_SAMPLES: Final = 4
+_LONGEST: Final = 256
+
+Parse = Callable[[str], Any]
+
+
+class Item(NamedTuple):
+    """A step to measure by: its prompt, its right reply, and what reads replies; None where nothing can."""
+
+    system: str
+    user: str
+    reply: str
+    parse: Parse | None
+    max_tokens: int = _LONGEST
+
+
+class Figures(NamedTuple):
+    """How a model does at a task, at temperature 1.
+
+    Attributes:
+        items: steps that were measured.
+        right: the mean chance that a sample is right: p times v.
+        p: the chance that a valid sample is right.
+        v: the chance that a sample is valid; None where nothing reads the task's replies.
+        k: the margin that reaches the target; None where no margin does.
+        samples: expected samples of the run, at this margin.
+        tokens: expected tokens of the run, prompts and replies.
+    """
+
+    items: int
+    right: float
+    p: float
+    v: float | None
+    k: int | None
+    samples: float | None
+    tokens: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """Steps of a task with their right replies.
+
+    Attributes:
+        name: the task, for people.
+        items: its steps.
+        steps: the length of the run that margin and cost are told for; None where it is not known.
+        target: the wanted chance that every decision of that run is right.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    steps: int | None
+    target: float
+
+    def fitting(self, model: LocalModel) -> "Exam":
+        """Return the exam without steps that are longer than the context of *model*.
+
+        Raises:
+            UsageError: that leaves none.
+        """
+        fit = [item for item in self.items if sum(map(len, _tokens(model, item))) <= model.context]
+        if not fit:
+            raise UsageError(
+                f"every prompt of {self.name} is longer than the context of {model.name}, {model.context} "
+                "tokens: choose parameters with shorter prompts"
+            )
+        return replace(self, items=tuple(fit))
+
+    def chances(self, model: LocalModel, most: int | None = None) -> list[float]:
+        """Return the chance of the right reply at each step, or the first *most*; it is exact."""
+        return likelihoods(model, [_tokens(model, item) for item in self.items[:most]])
+
+    def figures(self, model: LocalModel, seed: int) -> Figures:
+        """Return how *model* does, its red flags and other spellings found from a few samples a step."""
+        right = statistics.fmean(self.chances(model))
+        seen = _Seen()
+        for sampled, item in _sampled(model, self.items, seed):
+            seen.add(item, model.text(sampled.tokens))
+            seen.tokens.append(len(sampled.row.prompt) + sampled.made)
+        # Replies that are the right one word for word have an exact chance; samples share out the rest.
+        others = max(1, seen.valid + seen.right + seen.flagged)
+        right += (1 - right) * seen.right / others
+        valid = 1 - (1 - right) * seen.flagged / max(1, seen.valid + seen.flagged)
+        readable = any(item.parse is not None for item in self.items)
+        p = right / valid if valid else 0.0
+        return self._planned(right, p, valid if readable else None, seen.tokens)
+
+    def _planned(self, right: float, p: float, v: float | None, tokens: Sequence[int]) -> Figures:
+        k = samples = None
+        if self.steps and 0.5 < p < 1:
+            made = plan(self.steps, 1 - p, 1.0 if v is None else v, self.target)
+            k, samples = made.k, made.samples
+        elif self.steps and p == 1:
+            k, samples = 1, float(self.steps)
+        each = statistics.fmean(tokens) if tokens else math.nan
+        return Figures(len(self.items), right, p, v, k, samples, None if samples is None else samples * each)
+
+
+class _Seen:
+    """Samples that are not the right reply word for word, by what they are."""
+
+    def __init__(self) -> None:
+        self.right = self.valid = self.flagged = 0
+        self.tokens: list[int] = []
+
+    def add(self, item: Item, text: str) -> None:
+        """Count a sample."""
+        if text == item.reply:
+            return
+        if item.parse is None:
+            self.valid += 1
+            return
+        try:
+            said = canonical(item.parse(text))
+        except RedFlag:
+            self.flagged += 1
+            return
+        if said == canonical(item.parse(item.reply)):
+            self.right += 1
+        else:
+            self.valid += 1
+
+
+def exam_of_log(questions: Sequence[Question], task: Task, target: float) -> Exam:
+    """Return the exam of what a log holds out: the winners of its votes are right."""
+    drawn = _some(questions)
+    readers = dict(_readers(drawn, task))
+    items = [
+        Item(one.system, one.user, one.reply, *readers.get(one.digest, (None, _LONGEST))) for one in drawn
+    ]
+    return Exam(_named(task), tuple(items), task.length(), target)
+
+
+def _readers(questions: Sequence[Question], task: Task) -> Iterable[tuple[str, tuple[Parse, int]]]:
+    """Yield what reads replies, by the digest of the prompt, as far as the task's code can give it."""
+    if isinstance(task, Chain):
+        for one in questions:
+            chain = make_recorded(one.task[0], json.loads(one.task[1]))
+            assert isinstance(chain, Chain)
+            try:
+                step = chain.step(kinds_of(chain)[0].read(one.input))
+            except RAISED as error:
+                raise PluginError(f"task {one.task[0]}", "giving a step again", error) from error
+            if step is not None and prompt_digest(step.system, step.user) == one.digest:
+                step = canonical_step(chain, step)
+                yield one.digest, (step.parse, step.max_tokens or _LONGEST)
+        return
+    for known in known_steps(task, MOST_ITEMS, 0):
+        step = known.step
+        yield prompt_digest(step.system, step.user), (step.parse, step.max_tokens or _LONGEST)
+
+
+def exam_of_task(spec: str, target: float) -> Exam:
+    """Return the exam of a task that knows its right answers.
+
+    Args:
+        spec: the task, and its parameters as in ``multiply?style=compact``.
+        target: the wanted chance that every decision of a run is right.
+
+    Raises:
+        UsageError: there is no such task, or it does not know its right answers.
+        PluginError: its code failed.
+    """
+    name, _, query = spec.partition("?")
+    task = make_task(name, read_params(name, tuple(part for part in query.split("&") if part)))
+    items: dict[str, Item] = {}
+    for known in known_steps(task, MOST_ITEMS, 0):
+        step = known.step
+        reply = known.subject.render(known.subject.truth())
+        item = Item(step.system, step.user, reply, step.parse, step.max_tokens or _LONGEST)
+        items.setdefault(prompt_digest(step.system, step.user), item)
+    if not items:
+        raise UsageError(
+            f"--keep {spec}: {name} does not know its right answers (it has no oracle), so that nothing can "
+            "be measured: keep a task that does"
+        )
+    return Exam(spec, tuple(items.values()), task.length(), target)
+
+
+def loss_of(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """Return how much the mean chance fell, and the standard error of that over the steps."""
+    lost = [first - last for first, last in zip(before, after, strict=True)]
+    error = statistics.stdev(lost) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
+    return statistics.fmean(lost), error
+
+
+def _named(task: Task) -> str:
+    changed = task.model_dump(mode="json", exclude_unset=True)
+    query = "&".join(f"{name}={value}" for name, value in changed.items())
+    return f"{task_name(task)}{'?' if query else ''}{query}"
+
+
+def _some(questions: Sequence[Question]) -> list[Question]:
+    return random.Random(0).sample(list(questions), min(len(questions), MOST_ITEMS))
+
+
+def _tokens(model: LocalModel, item: Item) -> tuple[list[int], list[int]]:
+    return model.chat(item.system, item.user), model.reply(item.reply)
+
+
+def _sampled(model: LocalModel, items: Sequence[Item], seed: int) -> Iterable[tuple[Any, Item]]:
+    """Yield samples of each step with the step; the same chance before and after."""
+    rows: dict[int, Item] = {}
+    wanted = []
+    for place, item in enumerate(items):
+        prompt = tuple(model.chat(item.system, item.user))
+        room = min(item.max_tokens, _LONGEST, model.context - len(prompt))
+        for number in range(_SAMPLES):
+            chance = random.Random(f"{seed}|{place}|{number}").getrandbits(64)
+            wanted.append(Row(prompt, chance, 1.0, room, partial(bool, True)))
+            rows[id(wanted[-1])] = item
+    for first in range(0, len(wanted), _SAMPLES * 16):
+        for sampled in generate(model, wanted[first : first + _SAMPLES * 16]):
+            yield sampled, rows[id(sampled.row)]

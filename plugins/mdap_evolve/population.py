@@ -1,0 +1,146 @@
+"""The perturbations of an iteration, over processes: only seeds, coefficients and rewards travel."""
+
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from mdap import MdapError
+from mdap_evolve.learning import Evolution, Example, Update
+from mdap_evolve.recipe import Recipe
+from mdap_local import LocalModel, load_model
+
+__all__ = ["WorkerError", "population", "shares"]
+
+
+class WorkerError(MdapError):
+    """A worker of an evolution ended; what was recorded is safe."""
+
+
+def shares(pairs: int, workers: int) -> list[range]:
+    """Return which pairs each of the *workers* computes."""
+    edges = [pairs * worker // workers for worker in range(workers + 1)]
+    return [range(first, last) for first, last in pairwise(edges)]
+
+
+@contextmanager
+def population(
+    model: LocalModel, examples: Sequence[Example], recipe: Recipe, workers: int
+) -> Iterator[Evolution]:
+    """Yield an evolution whose rewards so many processes compute, this one included.
+
+    Raises:
+        WorkerError: one of them ended.
+    """
+    own, *others = shares(recipe.pairs, workers)
+    with ExitStack() as stack:
+        helpers = [stack.enter_context(_started(model, examples, recipe)) for _ in others]
+        evolution = _Shared(model, examples, recipe, (own, list(zip(helpers, others, strict=True))))
+        yield evolution
+
+
+class _Helper:
+    """A process that has the same weights, and is told in JSON what to do."""
+
+    def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
+        self._process = process
+        self._pipe = pipe
+
+    def tell(self, what: dict[str, Any]) -> None:
+        """Send an order.
+
+        Raises:
+            WorkerError: nobody reads it.
+        """
+        try:
+            self._pipe.send_bytes(json.dumps(what).encode())
+        except OSError:
+            raise self._gone() from None
+
+    def rewards(self) -> list[float]:
+        """Return the rewards that it was asked for.
+
+        Raises:
+            WorkerError: it ended.
+        """
+        try:
+            return [float(reward) for reward in json.loads(self._pipe.recv_bytes())]
+        except (OSError, EOFError):
+            raise self._gone() from None
+
+    def _gone(self) -> WorkerError:
+        self._process.join()
+        code = self._process.exitcode
+        return WorkerError(
+            f"a worker ended with code {code}, perhaps for lack of memory: use fewer --workers"
+        )
+
+
+class _Shared(Evolution):
+    def __init__(
+        self,
+        model: LocalModel,
+        examples: Sequence[Example],
+        recipe: Recipe,
+        shared: tuple[range, list[tuple[_Helper, range]]],
+    ) -> None:
+        super().__init__(model, examples, recipe, self._all_rewards)
+        self._own, self._helpers = shared
+
+    def _all_rewards(self) -> list[float]:
+        for helper, pairs in self._helpers:
+            helper.tell({"rewards": [pairs.start, pairs.stop]})
+        found = self.rewards(self._own)
+        for helper, _ in self._helpers:
+            found += helper.rewards()
+        return found
+
+    def repeat(self, update: Update) -> None:
+        """Make the next update as it was recorded, in every process."""
+        for helper, _ in self._helpers:
+            helper.tell({"coefficients": list(update.coefficients)})
+        super().repeat(update)
+
+
+@contextmanager
+def _started(model: LocalModel, examples: Sequence[Example], recipe: Recipe) -> Iterator[_Helper]:
+    context = get_context("spawn")
+    pipe, far = context.Pipe()
+    process = context.Process(target=_work, args=(far,), daemon=True)
+    process.start()
+    far.close()
+    try:
+        helper = _Helper(process, pipe)
+        name = model.name.removeprefix("local/")
+        helper.tell({"model": name, "recipe": recipe.model_dump(), "examples": examples})
+        yield helper
+    finally:
+        process.kill()
+        process.join()
+        pipe.close()
+
+
+def _work(pipe: Connection) -> None:
+    """Compute rewards and make updates, as the pipe says, until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
+    with suppress(EOFError):
+        about = json.loads(pipe.recv_bytes())
+        import torch
+
+        torch.set_num_threads(1)
+        model = load_model(about["model"], device="cpu", dtype="float32")
+        examples = [
+            Example(tuple(prompt), tuple(reply), contested) for prompt, reply, contested in about["examples"]
+        ]
+        evolution = Evolution(model, examples, Recipe(**about["recipe"]))
+        while True:
+            order = json.loads(pipe.recv_bytes())
+            if "rewards" in order:
+                pipe.send_bytes(json.dumps(evolution.rewards(range(*order["rewards"]))).encode())
+            else:
+                evolution.repeat(Update((), tuple(order["coefficients"])))
