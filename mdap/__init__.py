@@ -66,7 +66,7 @@ from mdap.session.signatures import (
     SessionSettings,
     SolveSettings,
 )
-from mdap.settings import Budget, Limits, OnDead, Price, Robust, Speculate, VotingSettings
+from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Robust, Speculate, VotingSettings
 from mdap.tasks import Ask, AskGroup, Chain, Decision, Pending, Process, RedFlag, Step, Task, View
 
 __all__ = [
@@ -84,6 +84,7 @@ __all__ = [
     "Chain",
     "Claim",
     "ClaimedError",
+    "Cluster",
     "DatabaseError",
     "Decided",
     "Decision",

@@ -11,6 +11,7 @@ from mdap.errors import UsageError, slipped_at
 
 __all__ = [
     "Budget",
+    "Cluster",
     "Limits",
     "OnDead",
     "Price",
@@ -213,6 +214,28 @@ class Budget(BaseModel):
     usd: float | None = Field(None, gt=0)
     tokens: int | None = Field(None, gt=0)
     seconds: float | None = Field(None, gt=0)
+
+
+class Cluster(BaseModel):
+    """Where the cases of batches are worked on; this process keeps the log, the limits and the budget.
+
+    Attributes:
+        address: ``processes`` for processes of this machine; ``local`` for a Ray cluster that mdap starts on
+            it; ``auto`` for the Ray cluster that this machine is a part of, or the address of one.
+        workers: how many there are to be.
+        insecure: whether a Ray cluster may do without token authentication.
+    """
+
+    model_config = _FROZEN
+
+    address: str = Field("processes", min_length=1)
+    workers: int = Field(2, ge=1, le=1000)
+    insecure: bool = False
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether all workers are on this machine."""
+        return self.address in ("processes", "local")
 
 
 class Speculate(StrEnum):

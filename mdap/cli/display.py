@@ -77,8 +77,8 @@ async def shown(display: str, name: str, counters: Counters) -> AsyncIterator[No
     """
     if display == "rich":
         with _bar() as bar:
-            line = bar.add_task(name, total=None, tallies="")
-            async with _every(_RICH_SECONDS, lambda: _move(bar, line, counters)):
+            lines = {name: bar.add_task(name, total=None, tallies="")}
+            async with _every(_RICH_SECONDS, lambda: _move(bar, lines, name, counters)):
                 yield
     elif display == "plain":
         async with _every(_PLAIN_SECONDS, lambda: _write(name, counters)):
@@ -121,8 +121,13 @@ def _bar() -> Progress:
     )
 
 
-def _move(bar: Progress, line: TaskID, counters: Counters) -> None:
-    bar.update(line, completed=counters.steps, total=counters.length, tallies=_tallies(counters))
+def _move(bar: Progress, lines: dict[str, TaskID], name: str, counters: Counters) -> None:
+    for gone in lines.keys() - counters.workers.keys() - {name}:
+        bar.remove_task(lines.pop(gone))
+    for each, counted in {name: counters, **counters.workers}.items():
+        if each not in lines:
+            lines[each] = bar.add_task(each, total=None, tallies="")
+        bar.update(lines[each], completed=counted.steps, total=counted.length, tallies=_tallies(counted))
 
 
 def _tallies(counters: Counters) -> str:
@@ -139,4 +144,6 @@ def _tallies(counters: Counters) -> str:
 def _write(name: str, counters: Counters) -> None:
     of = f" of {counters.length:,}" if counters.length else ""
     sys.stderr.write(f"{plain(name)}: step {counters.steps:,}{of}, {_tallies(counters)}\n")
+    for worker, counted in counters.workers.items():
+        sys.stderr.write(f"  {worker}: step {counted.steps:,}, {_tallies(counted)}\n")
     sys.stderr.flush()

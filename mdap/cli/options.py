@@ -17,7 +17,7 @@ from mdap.journal.database import migrate
 from mdap.journal.integrity import check_log
 from mdap.journal.logfile import SCHEMA
 from mdap.plugins import in_full
-from mdap.settings import Budget, Limits, OnDead, explain
+from mdap.settings import Budget, Cluster, Limits, OnDead, explain
 
 __all__ = [
     "MARGIN",
@@ -25,6 +25,8 @@ __all__ = [
     "as_json",
     "budget_of",
     "budget_options",
+    "cluster_of",
+    "cluster_options",
     "database",
     "limit_options",
     "limits_of",
@@ -226,6 +228,49 @@ def waiting(command: F) -> F:
         metavar="SECONDS",
         help="How long an undecided step waits for a person before the run ends undecided.",
     )(command)
+
+
+def cluster_options(command: F) -> F:
+    """Add the options that make up `Cluster`."""
+    for option in (
+        click.option(
+            "--insecure-cluster", is_flag=True, help="Use a Ray cluster that has no token authentication."
+        ),
+        click.option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="With --workers: work on the cases in actors of Ray; local starts a Ray cluster on this "
+            "machine, auto takes the one that this machine is a part of.",
+        ),
+        click.option(
+            "--workers",
+            type=int,
+            metavar="N",
+            help="With --inputs: work on the cases in N processes, which share database, limits and budget.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def cluster_of(given: dict[str, Any]) -> Cluster | None:
+    """Return the workers that the options ask for; None for this process alone."""
+    if given["workers"] is None:
+        if given["cluster"] is not None or given["insecure_cluster"]:
+            raise UsageError(
+                "--cluster and --insecure-cluster go with --workers: say how many there are to be"
+            )
+        return None
+    if given["inputs"] is None:
+        raise UsageError(
+            "--workers goes with --inputs: the steps of one run depend on each other, so that it is decided "
+            "in one process"
+        )
+    address = {} if given["cluster"] is None else {"address": given["cluster"]}
+    try:
+        return Cluster(workers=given["workers"], insecure=given["insecure_cluster"], **address)
+    except ValidationError as error:
+        raise UsageError(explain("option", error)) from None
 
 
 def budget_options(command: F) -> F:

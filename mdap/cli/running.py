@@ -22,6 +22,8 @@ from mdap.cli.options import (
     as_json,
     budget_of,
     budget_options,
+    cluster_of,
+    cluster_options,
     database,
     fail_unsolved,
     limit_options,
@@ -57,7 +59,7 @@ from mdap.session import Session, new_run_id
 from mdap.session.batch import Batch, Case
 from mdap.session.desk import Desk
 from mdap.session.identity import new_name
-from mdap.settings import Robust, Speculate, VotingSettings, explain
+from mdap.settings import Cluster, Robust, Speculate, VotingSettings, explain
 from mdap.tasks import Task
 
 __all__ = ["decide", "resume", "run"]
@@ -174,6 +176,7 @@ __all__ = ["decide", "resume", "run"]
     show_default="of processes",
     help="Store the text of every prompt in the log; not for confidential documents.",
 )
+@cluster_options
 @on_dead
 @waiting
 @limit_options
@@ -194,7 +197,7 @@ def run(**given: Any) -> int:
     """
     voting = _voting(given)
     show = Show.of(given)
-    session = _session(given, show)
+    session = _session(given, show, cluster_of(given))
     if given["inputs"] is not None:
         return _run_inputs(given, session, voting, show)
     if given["out"] is not None:
@@ -216,7 +219,7 @@ def run(**given: Any) -> int:
     return anyio.run(_go, session, run_id, act, show)
 
 
-def _session(given: dict[str, Any], show: Show) -> Session:
+def _session(given: dict[str, Any], show: Show, cluster: Cluster | None) -> Session:
     return Session(
         given["models"],
         escalate_to=given["escalate_to"],
@@ -229,6 +232,7 @@ def _session(given: dict[str, Any], show: Show) -> Session:
         on_dead=given["on_dead"],
         record_prompts=given["record_prompts"],
         log=show.display == "log",
+        cluster=cluster,
     )
 
 

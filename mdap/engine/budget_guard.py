@@ -43,7 +43,14 @@ class BudgetGuard:
         Raises:
             UnavailableError: the budget does not allow another request.
         """
-        usd, tokens = self._likely(request)
+        return await self.reserve(*self._likely(request))
+
+    async def reserve(self, usd: float, tokens: float) -> Hold:
+        """Reserve USD and tokens, waiting for others to settle if necessary.
+
+        Raises:
+            UnavailableError: the budget does not allow that much.
+        """
         while True:
             hold = self._wallet.hold(usd, tokens)
             if hold is not None:
@@ -68,11 +75,15 @@ class BudgetGuard:
             cache_write_tokens=sum(reply.cache_write_tokens or 0 for reply in replies),
         )
         price = self._prices[request.member]
-        usd = 0.0 if price is None else cost_of(price, used)
-        self._wallet.settle(hold, usd, used.input_tokens + used.output_tokens)
         for reply in replies:
             if reply.output_tokens is not None:
                 self._estimator.learn(str(request.member), reply.output_tokens)
+        usd = 0.0 if price is None else cost_of(price, used)
+        self.spend(hold, usd, used.input_tokens + used.output_tokens)
+
+    def spend(self, hold: Hold, usd: float, tokens: float) -> None:
+        """Replace the hold by the actual cost."""
+        self._wallet.settle(hold, usd, tokens)
         # Every waiter checks again; later ones wait for the next settlement.
         news, self._news = self._news, anyio.Event()
         news.set()

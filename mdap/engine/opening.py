@@ -1,6 +1,6 @@
 """An opening: one step opened on one input, and the record of its samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import isfinite
 from typing import Any, Final
@@ -71,6 +71,7 @@ class Progress:
         failed_attempts: attempts that failed.
         in_flight: samples requested and not yet received.
         length: steps of the whole task; None where unknown.
+        workers: counters of the workers that share the run, by name; empty if there are none.
     """
 
     steps: int = 0
@@ -80,6 +81,7 @@ class Progress:
     failed_attempts: int = 0
     in_flight: int = 0
     length: int | None = None
+    workers: dict[str, "Progress"] = field(default_factory=dict)
 
     def add(self, totals: Totals) -> None:
         """Count what earlier sessions recorded."""

@@ -168,8 +168,7 @@ class Writer:
         self._committing_since = time.monotonic()
         try:
             with translated(self.path), anyio.CancelScope(shield=True):
-                await self._connection.visit(lambda connection: _commit(connection, batch))
-            self._files.check()
+                await self._write(batch, facts)
         except DatabaseError as error:
             self._error = error
             return
@@ -183,6 +182,11 @@ class Writer:
         if self._watch is not None:
             for fact in facts:
                 self._watch(fact)
+
+    async def _write(self, batch: Batch, facts: Sequence[Fact]) -> None:
+        """Make *batch* durable, which holds *facts*."""
+        await self._connection.visit(lambda connection: _commit(connection, batch))
+        self._files.check()
 
 
 def _insert(connection: sqlite3.Connection, sql: str, columns: Mapping[str, Any]) -> int | None:

@@ -33,15 +33,18 @@ class Turn:
 
     It holds a slot from when it is entered until it is left. Exactly one of `succeeded`, `refused`,
     `timed_out` and `troubled` counts; an end that none of them tells says nothing of the endpoint.
+
+    Attributes:
+        granted: called when the turn may go, if it had to wait; set by whoever waits.
     """
 
-    __slots__ = ("_gate", "attempt", "gone", "likely", "news", "priority", "reservation")
+    __slots__ = ("_gate", "attempt", "gone", "granted", "likely", "priority", "reservation")
 
     def __init__(self, gate: "Gate", priority: int, likely: Callable[[], int]) -> None:
         self._gate = gate
         self.priority = priority
         self.likely = likely
-        self.news: anyio.Event | None = None
+        self.granted: Callable[[], None] | None = None
         self.reservation: Reservation | None = None
         self.attempt: Attempt | None = None
         self.gone = False
@@ -49,18 +52,24 @@ class Turn:
     async def __aenter__(self) -> Self:
         self._gate.queue(self)
         if self.attempt is None:
-            self.news = anyio.Event()
+            news = anyio.Event()
+            self.granted = news.set
             try:
-                await self.news.wait()
+                await news.wait()
             except BaseException:
-                self._leave(held=False)
+                self.end(held=False)
                 raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._leave(held=True)
+        self.end(held=True)
 
-    def _leave(self, *, held: bool) -> None:
+    def end(self, *, held: bool) -> None:
+        """Give the turn back.
+
+        Args:
+            held: whether the request was sent.
+        """
         self.gone = True
         self._gate.leave(self, held=held)
 
@@ -213,8 +222,8 @@ class Gate:
             return False
         heapq.heappop(self._queue)
         head.attempt = self.concurrency.begin(now)
-        if head.news is not None:
-            head.news.set()
+        if head.granted is not None:
+            head.granted()
         return True
 
     # -- limits that change ------------------------------------------------------------------------

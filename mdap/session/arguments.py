@@ -6,7 +6,7 @@ from typing import Any
 
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
-from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["check_cases", "check_run", "check_session", "check_share", "checked_task"]
@@ -27,6 +27,7 @@ def check_session(**given: Any) -> None:
     _check_made("limits", given["limits"], Limits, "concurrency=8")
     budget = given["budget"]
     _check_made("budget", budget, Budget, f"usd={budget}" if _is_number(budget) else "usd=5")
+    _check_made("cluster", given["cluster"], Cluster, "workers=4")
     _check_prices(given["prices"])
     for name, kind in (("speculate", Speculate), ("on_dead", OnDead)):
         if given[name] not in list(kind):

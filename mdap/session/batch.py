@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import anyio
 
+from mdap.cluster.cases import WorkersError
 from mdap.errors import DatabaseError, MdapError, StoppedError, traceback_of
 from mdap.groups import gathered
 from mdap.plugins import task_name
@@ -90,7 +92,9 @@ class Batch(AsyncIterator[Solution]):
         self._cases: Iterator[Case] = iter(cases)
         self._spec = spec
         self._in_order = in_order
-        self._room = anyio.Semaphore(resources.breadth)
+        dealer = resources.dealer
+        self._solve = partial(run_task, resources) if dealer is None else dealer.solve
+        self._room = anyio.Semaphore(resources.breadth * (1 if dealer is None else dealer.workers))
         self._ready: dict[int, Solution] = {}
         self._next = 0
         self._begun = False
@@ -178,8 +182,8 @@ class Batch(AsyncIterator[Solution]):
             if isinstance(case, MdapError):
                 raise case
             task = checked_task(case)
-            solution = with_typed_result(task, await run_task(self._resources, task, spec))
-        except DatabaseError:
+            solution = with_typed_result(task, await self._solve(task, spec))
+        except (DatabaseError, WorkersError):
             raise
         except MdapError as error:
             solution = _not_run(spec.name, case, error, spec.voting.k)

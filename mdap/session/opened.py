@@ -12,10 +12,11 @@ from mdap.errors import UsageError
 from mdap.journal.reader import RunRow
 from mdap.records import Event, Solution
 from mdap.rules.canonical import canonical
+from mdap.session.dealing import open_with_workers
 from mdap.session.desk import Desk
 from mdap.session.following import follow
 from mdap.session.hosting import Host
-from mdap.session.resources import SessionResources, SessionSetup, open_resources
+from mdap.session.resources import SessionResources, SessionSetup
 from mdap.session.results import read_solution
 
 __all__ = ["OpenSession", "left", "row_of"]
@@ -60,7 +61,7 @@ class OpenSession:
         """
         if self._host is not None and not self._host.closing:
             raise UsageError("this session is open already: open it once, and share it")
-        self._host = Host(partial(open_resources, self._setup))
+        self._host = Host(partial(open_with_workers, self._setup))
         await self._host.open()
 
     async def close(self) -> None:

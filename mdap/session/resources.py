@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -20,8 +20,11 @@ from mdap.session.endpoint_probe import EndpointProbe
 from mdap.session.limit_changes import LimitChangeRecorder
 from mdap.session.models import Models, Roster
 from mdap.session.replay import as_recorded
-from mdap.settings import Budget, Limits, OnDead, Price, Speculate, Speculation
+from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Speculate, Speculation
 from mdap.tracing import Tracing, tracing
+
+if TYPE_CHECKING:
+    from mdap.session.dealing import Dealer
 
 __all__ = ["SessionResources", "SessionSetup", "open_resources"]
 
@@ -43,6 +46,7 @@ class SessionSetup:
     on_dead: OnDead
     log: bool
     tracer_provider: Any
+    cluster: Cluster | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +60,7 @@ class SessionResources:
         writer: where facts go.
         reader: where they are found again.
         runs: where runs are begun and ended.
+        claims: which runs this process has taken.
         limits: how often and how long to try.
         budget: what may be spent.
         speculate: how far chains are sampled ahead.
@@ -66,6 +71,8 @@ class SessionResources:
         tracing: what makes spans of runs; None for nothing.
         unfindable: classes of which was said already that `mdap resume` cannot find them.
         known_spending: runs whose earlier samples are paid for out of the budget already.
+        worker: the name of the worker that this is; None for the head, or where there is one process.
+        dealer: what has workers solve the cases of batches; None for this process.
     """
 
     group: TaskGroup
@@ -74,6 +81,7 @@ class SessionResources:
     writer: Writer
     reader: Reader
     runs: Runs
+    claims: Claims
     limits: Limits
     budget: Budget
     speculate: Speculate
@@ -84,6 +92,14 @@ class SessionResources:
     tracing: Tracing | None = None
     known_spending: set[int] = field(default_factory=set)
     unfindable: set[type] = field(default_factory=set)
+    worker: str | None = None
+    dealer: "Dealer | None" = None
+
+    @property
+    def place(self) -> Path:
+        """The database, by whose name turns at runs are taken; of each worker, another one."""
+        path = self.writer.path
+        return path if self.worker is None else path.with_name(f"{path.name} at {self.worker}")
 
     @property
     def breadth(self) -> int:
@@ -112,6 +128,7 @@ class SessionResources:
             "budget": self.budget.model_dump(),
             "prices": self.models.known_prices(),
             "folder": _here(),
+            **({} if self.worker is None else {"worker": self.worker}),
         }
 
 
@@ -157,6 +174,7 @@ async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]
                 writer=writer,
                 reader=reader,
                 runs=LocalRuns(writer, other, claims),
+                claims=claims,
                 limits=limits,
                 budget=setup.budget,
                 speculate=setup.speculate,

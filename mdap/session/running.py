@@ -71,7 +71,7 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
             check_same(row, run_columns(task, spec, resources.models.about), task)
             if turn is not None and turn.ended:
                 return replace(await read_solution(resources.reader, row), error=turn.error)
-        turn, mine = take_turn(resources.writer.path, spec.name)
+        turn, mine = take_turn(resources.place, spec.name)
         if mine:
             break
         await turn.news()

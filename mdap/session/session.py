@@ -23,6 +23,7 @@ from mdap.rules.parameters import as_resumed
 from mdap.session.arguments import check_cases, check_run, check_session, check_share, checked_task
 from mdap.session.batch import Batch, Case
 from mdap.session.calibrating import CalibrationRequest, calibrate_task
+from mdap.session.dealing import check_spread
 from mdap.session.identity import RunSpec, as_begun, checked_run_id, new_name, new_run_id, not_alone
 from mdap.session.listening import Listener
 from mdap.session.margins import K, batch_margin, ended_without_result, with_k, with_margin
@@ -32,7 +33,7 @@ from mdap.session.resources import SessionSetup
 from mdap.session.results import with_typed_result
 from mdap.session.running import run_task
 from mdap.session.signatures import Model, Resulting, RunSettings, Solving
-from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Task
 
 __all__ = ["Session"]
@@ -66,6 +67,8 @@ class Session(OpenSession):
             records of the standard library's logger ``mdap.run``.
         tracer_provider: an OpenTelemetry `TracerProvider`, for spans of runs, steps and attempts; None for
             the one that the program has set, if any.
+        cluster: where mdap works on the cases of `solve_all`, such as ``mdap.Cluster(workers=4)`` for four
+            processes; None for this process. All other runs stay in this process.
 
     Raises:
         UsageError: an argument is wrong.
@@ -87,6 +90,7 @@ class Session(OpenSession):
         record_prompts: bool | None = None,
         log: bool = False,
         tracer_provider: Any = None,
+        cluster: Cluster | None = None,
     ) -> None:
         check_session(
             db=db,
@@ -96,6 +100,7 @@ class Session(OpenSession):
             prices=prices,
             speculate=speculate,
             on_dead=on_dead,
+            cluster=cluster,
         )
         setup = SessionSetup(
             path=Path(db),
@@ -108,7 +113,10 @@ class Session(OpenSession):
             on_dead=OnDead(on_dead),
             log=log,
             tracer_provider=tracer_provider,
+            cluster=cluster,
         )
+        if cluster is not None:
+            check_spread(setup.roster)
         super().__init__(setup)
         self._record_prompts = record_prompts
 

@@ -8,7 +8,7 @@ from mdap.engine.opening import Progress
 from mdap.protocols import Provider
 from mdap.records import Event
 from mdap.session.margins import K
-from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Ask
 
 __all__ = [
@@ -56,6 +56,7 @@ class SessionSettings(TypedDict, total=False):
     record_prompts: bool | None
     log: bool
     tracer_provider: Any
+    cluster: Cluster | None
 
 
 class RunSettings(TypedDict, total=False):

@@ -1,0 +1,136 @@
+"""What carries messages between the head and one worker, in order, until one of them is gone."""
+
+import math
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import anyio
+from anyio.abc import SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from mdap.cluster.frames import Message, decoded, encoded
+
+__all__ = ["Channel", "Closed", "Link", "MemoryChannel", "SocketChannel", "memory_pair"]
+
+_LENGTH: Final = 4
+_LONGEST: Final = 2**30
+_GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
+
+
+class Closed(Exception):
+    """Raised by a channel whose other end is gone."""
+
+
+class Channel(Protocol):
+    """Both ends have one; what one sends the other receives."""
+
+    async def send(self, messages: list[Message]) -> None:
+        """Send *messages*; raises `Closed` if nobody is there."""
+
+    async def receive(self) -> list[Message]:
+        """Wait for messages; raises `Closed` if none will come."""
+
+    async def aclose(self) -> None:
+        """End the exchange."""
+
+
+class SocketChannel:
+    """Messages over a connected socket."""
+
+    def __init__(self, stream: SocketStream) -> None:
+        self._stream = stream
+        self._received = BufferedByteReceiveStream(stream)
+
+    async def send(self, messages: list[Message]) -> None:
+        """Send *messages*."""
+        data = encoded(messages)
+        try:
+            await self._stream.send(len(data).to_bytes(_LENGTH) + data)
+        except _GONE:
+            raise Closed from None
+
+    async def receive(self) -> list[Message]:
+        """Wait for messages."""
+        try:
+            length = int.from_bytes(await self._received.receive_exactly(_LENGTH))
+            if length > _LONGEST:
+                raise Closed
+            return decoded(await self._received.receive_exactly(length))
+        except (
+            anyio.IncompleteRead,
+            anyio.BrokenResourceError,
+            anyio.ClosedResourceError,
+            anyio.EndOfStream,
+        ):
+            raise Closed from None
+
+    async def aclose(self) -> None:
+        """Close the socket."""
+        with suppress(OSError):
+            await self._stream.aclose()
+
+
+class MemoryChannel:
+    """Messages within one event loop, as the objects that they are."""
+
+    def __init__(
+        self,
+        outgoing: MemoryObjectSendStream[list[Message]],
+        incoming: MemoryObjectReceiveStream[list[Message]],
+    ) -> None:
+        self._outgoing, self._incoming = outgoing, incoming
+
+    async def send(self, messages: list[Message]) -> None:
+        """Send *messages*."""
+        try:
+            await self._outgoing.send(messages)
+        except _GONE:
+            raise Closed from None
+
+    async def receive(self) -> list[Message]:
+        """Wait for messages."""
+        try:
+            return await self._incoming.receive()
+        except _GONE:
+            raise Closed from None
+
+    async def aclose(self) -> None:
+        """Close both directions."""
+        self._outgoing.close()
+        self._incoming.close()
+
+
+def memory_pair() -> tuple[MemoryChannel, MemoryChannel]:
+    """Return two ends of a channel."""
+    there, here = (anyio.create_memory_object_stream[list[Message]](math.inf) for _ in range(2))
+    return MemoryChannel(there[0], here[1]), MemoryChannel(here[0], there[1])
+
+
+class Link:
+    """One end of a channel whose messages are sent without waiting: what gathers meanwhile goes together.
+
+    Args:
+        channel: what carries the messages.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._waiting: list[Message] = []
+        self._news = anyio.Event()
+
+    def send(self, *message: Any) -> None:
+        """Send one message soon."""
+        self._waiting.append(list(message))
+        self._news.set()
+
+    async def serve(self) -> None:
+        """Send what there is to send, until the channel is closed."""
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            messages, self._waiting = self._waiting, []
+            try:
+                await self.channel.send(messages)
+            except Closed:
+                return

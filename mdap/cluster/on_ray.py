@@ -1,0 +1,160 @@
+"""Workers as actors of a Ray cluster: the only module that knows Ray."""
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from contextlib import suppress
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of a package that Ray brings along
+    import ray
+from ray.exceptions import RayError
+
+from mdap.cluster.cases import WorkersError
+from mdap.cluster.channels import Channel, Closed, memory_pair
+from mdap.cluster.frames import Message
+from mdap.errors import UsageError
+from mdap.settings import Cluster
+
+__all__ = ["Actors"]
+
+_QUIET: Final = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray tells of a change to come
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class _Actor:
+    """One worker, in a process of Ray's."""
+
+    def __init__(self, module: str) -> None:
+        self._here, there = memory_pair()
+        self._worker: Any = importlib.import_module(module).Worker(there)
+
+    async def work(self) -> None:
+        await self._worker.work()
+
+    async def push(self, messages: list[Message]) -> None:
+        await self._here.send(messages)
+
+    async def pull(self) -> list[Message] | None:
+        try:
+            return await self._here.receive()
+        except Closed:
+            return None
+
+
+class _ActorChannel:
+    """Messages to and from an actor, one call at a time each way: Ray keeps no order between calls."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+        self.why = "it ended"
+        self._work = actor.work.remote()  # which ends with the worker
+
+    async def send(self, messages: list[Message]) -> None:
+        await self._call(self.actor.push, messages)
+
+    async def receive(self) -> list[Message]:
+        found: list[Message] | None = await self._call(self.actor.pull)
+        if found is None:
+            raise Closed
+        return found
+
+    async def _call(self, method: Any, *arguments: Any) -> Any:
+        try:
+            return await method.remote(*arguments)
+        except RayError as error:
+            self.why = f"Ray says {type(error).__name__}"
+            raise Closed from None
+
+    async def aclose(self) -> None:
+        with suppress(RayError):
+            ray.kill(self.actor)
+
+
+class Actors:
+    """Start workers as actors, spread over the nodes.
+
+    Args:
+        cluster: where Ray is.
+        module: the module whose ``Worker`` an actor runs.
+
+    Raises:
+        UsageError: the cluster may be anybody's.
+    """
+
+    def __init__(self, cluster: Cluster, module: str) -> None:
+        if cluster.address != "local" and not cluster.insecure and os.environ.get("RAY_AUTH_MODE") != "token":
+            raise UsageError(
+                "a Ray cluster runs the code of anybody who reaches it: set RAY_AUTH_MODE=token on every "
+                "node and here, or pass --insecure-cluster"
+            )
+        self._cluster = cluster
+        self._module = module
+        self._lock = anyio.Lock()
+        self._channels: list[_ActorChannel] = []
+
+    async def start(self, name: str) -> Channel:
+        """Start a worker.
+
+        Raises:
+            WorkersError: there is no Ray cluster, or it does not let us in.
+        """
+        async with self._lock:
+            if not ray.is_initialized():
+                await anyio.to_thread.run_sync(self._connect)
+        here = self._cluster.address == "local"
+        options = {"num_cpus": 0 if here else 1, "max_restarts": 0, "max_concurrency": 4}
+        actor = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options).remote(self._module)
+        channel = _ActorChannel(actor)
+        self._channels.append(channel)
+        return channel
+
+    def _connect(self) -> None:
+        for variable, value in _QUIET.items():
+            os.environ.setdefault(variable, value)
+        _silence()
+        local = {"include_dashboard": False} if self._cluster.address == "local" else {}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ray.init(
+                    address=self._cluster.address,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    logging_level=logging.CRITICAL,
+                    **local,
+                )
+        except (RayError, OSError, ValueError, RuntimeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
+            raise WorkersError(f"no Ray cluster at {self._cluster.address}: {reason}") from None
+
+    async def gone(self, channel: Channel) -> str:
+        """Return how the actor of a closed channel ended."""
+        assert isinstance(channel, _ActorChannel)
+        await channel.aclose()
+        return channel.why
+
+    async def aclose(self) -> None:
+        """End all workers, and leave the cluster."""
+        for channel in self._channels:
+            await channel.aclose()
+        await anyio.to_thread.run_sync(ray.shutdown)
+
+
+def _silence() -> None:
+    """Keep Ray from printing: its loggers have handlers, and it prints errors of nodes on standard output.
+
+    mdap itself says which workers are lost.
+    """
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    inside = sys.modules.get("ray._private.worker")
+    if hasattr(inside, "print_to_stdstream"):
+        setattr(inside, "print_to_stdstream", lambda *_, **__: None)  # noqa: B010 - it is no part of its API

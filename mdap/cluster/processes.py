@@ -1,0 +1,90 @@
+"""Workers as processes of this machine, each at the end of a pair of sockets that nobody else can open."""
+
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+import anyio
+from anyio.abc import Process, SocketStream
+
+from mdap.cluster.cases import WorkersError
+from mdap.cluster.channels import Channel, SocketChannel
+from mdap.errors import UsageError
+
+__all__ = ["Processes", "channel_of"]
+
+_GRACE = 2.0
+
+
+class Processes:
+    """Start workers as processes. They end when the head's end of their socket does, however that ends.
+
+    Args:
+        module: the module whose ``main`` a worker runs, with the number of its socket.
+    """
+
+    def __init__(self, module: str) -> None:
+        if not hasattr(socket, "AF_UNIX"):
+            raise UsageError("several processes need Unix sockets, which this system does not have")
+        self._module = module
+        self._processes: dict[Channel, Process] = {}
+
+    async def start(self, name: str) -> Channel:
+        """Start a worker.
+
+        Raises:
+            WorkersError: the system refuses another process.
+        """
+        here, there = socket.socketpair()
+        try:
+            # A session of its own: Ctrl-C in the terminal is for the head, which tells its workers.
+            process = await anyio.open_process(
+                [sys.executable, "-c", f"import {self._module} as it; it.main({there.fileno()})"],
+                stdout=2,
+                stderr=None,
+                pass_fds=[there.fileno()],
+                start_new_session=True,
+            )
+        except OSError as error:
+            here.close()
+            raise WorkersError(f"{name} cannot be started ({error.strerror}): ask for fewer") from None
+        finally:
+            there.close()
+        assert process.stdin is not None
+        await process.stdin.aclose()  # whoever reads there finds the end
+        channel = await channel_of(here)
+        self._processes[channel] = process
+        return channel
+
+    async def gone(self, channel: Channel) -> str:
+        """Return how the process of a closed channel ended."""
+        process = self._processes.pop(channel)
+        await channel.aclose()
+        code = await _ended(process)
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    async def aclose(self) -> None:
+        """End all workers."""
+        for channel in self._processes:
+            await channel.aclose()
+        async with anyio.create_task_group() as group:
+            for process in self._processes.values():
+                group.start_soon(_ended, process)
+
+
+async def _ended(process: Process) -> int:
+    """Wait a moment for the end of a process whose socket is closed; then kill it, even if it is stopped."""
+    with anyio.move_on_after(_GRACE):
+        return await process.wait()
+    with suppress(ProcessLookupError):
+        process.kill()
+    return await process.wait()
+
+
+async def channel_of(end: socket.socket) -> SocketChannel:
+    """Return a channel over a connected socket."""
+    end.setblocking(False)
+    return SocketChannel(await SocketStream.from_socket(end))

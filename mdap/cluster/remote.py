@@ -1,0 +1,250 @@
+"""What a worker has in place of a database, a claim and a budget: the head's."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+
+from mdap import errors
+from mdap.cluster.frames import packed
+from mdap.engine.budget_guard import BUDGET, BudgetGuard
+from mdap.errors import (
+    DatabaseError,
+    FailedError,
+    MdapError,
+    RunError,
+    StoppedError,
+    UnavailableError,
+    UsageError,
+)
+from mdap.journal.batch import Batch
+from mdap.journal.claims import Claims
+from mdap.journal.reader import Reader
+from mdap.journal.runs import RunRecord, RunStart
+from mdap.journal.writer import Writer
+from mdap.records import Fact, RunEvent
+from mdap.rules.money import Hold
+from mdap.settings import Budget, Price
+
+__all__ = ["Caller", "LeasedBudget", "RemoteClaims", "RemoteReader", "RemoteRuns", "RemoteWriter", "raised"]
+
+T = TypeVar("T")
+
+FENCED: Final = "the head has given this worker up"
+
+
+class Caller:
+    """Ask the head and wait for its answers.
+
+    Args:
+        send: sends a message to the head.
+    """
+
+    def __init__(self, send: Callable[..., None]) -> None:
+        self.send = send
+        self._numbers = itertools.count()
+        self._open: dict[int, tuple[anyio.Event, list[Any]]] = {}
+        self._closed = False
+
+    async def call(self, name: str, *arguments: Any) -> Any:
+        """Return the head's answer.
+
+        Raises:
+            MdapError: what the head says instead.
+            StoppedError: the head is gone.
+        """
+        if self._closed:
+            raise StoppedError(FENCED)
+        number, event = next(self._numbers), anyio.Event()
+        found: list[Any] = []
+        self._open[number] = event, found
+        self.send("call", number, name, *arguments)
+        try:
+            await event.wait()
+        finally:
+            del self._open[number]
+        if not found:
+            raise StoppedError(FENCED)
+        if found[0] == "raised":
+            raise raised(found[1], found[2])
+        return found[1]
+
+    def answered(self, number: int, *found: Any) -> None:
+        """Take an answer of the head: ``returned`` and a value, or ``raised``, a kind and a sentence."""
+        if number in self._open:
+            event, place = self._open[number]
+            place += found
+            event.set()
+
+    def close(self) -> None:
+        """Let all calls fail: no answer will come."""
+        self._closed = True
+        for event, _ in self._open.values():
+            event.set()
+
+
+def raised(kind: str, sentence: str) -> MdapError:
+    """Return an error that the other side met."""
+    if kind == "UnavailableError":
+        return UnavailableError(sentence, kind=BUDGET)
+    found = getattr(errors, kind, None)
+    if isinstance(found, type) and issubclass(found, UsageError | DatabaseError | RunError):
+        return found(sentence)
+    return FailedError(sentence)
+
+
+class RemoteWriter(Writer):
+    """A worker's journal: its commits are batches of facts that the head makes durable.
+
+    Args:
+        path: the database file, as the head has it.
+        caller: asks the head.
+    """
+
+    def __init__(self, path: Path, caller: Caller) -> None:
+        super().__init__(path, None, lambda fact: None)  # type: ignore[arg-type] # only the head has one
+        self._caller = caller
+        self._sent = itertools.count()
+
+    async def begin_run(self, columns: Mapping[str, Any]) -> int:
+        """Have the head insert a row into *runs*, and claim it for this worker."""
+        with anyio.CancelScope(shield=True):
+            number: int = await self._caller.call("begin", dict(columns))
+        return number
+
+    async def _write(self, batch: Batch, facts: Sequence[Fact]) -> None:
+        try:
+            await self._caller.call("facts", next(self._sent), packed(facts))
+        except StoppedError as error:
+            raise DatabaseError(str(error)) from None
+
+
+class RemoteClaims(Claims):
+    """A worker's claims, which the head holds; that a run is taken, the head tells by ending the case."""
+
+    def __init__(self, path: Path, send: Callable[..., None]) -> None:
+        super().__init__(path)
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+
+    def take(self, run: int, run_id: str) -> None:
+        """Claim *run*; in whatever thread, since a run that is taken up is claimed while it is read."""
+        self._loop.call_soon_threadsafe(self._send, "claim", run, run_id)
+
+    def drop(self, run: int) -> None:
+        """Give *run* back."""
+        self._send("drop", run)
+
+
+class RemoteReader(Reader):
+    """The log where the head has it, for a worker of another machine.
+
+    Args:
+        path: the database file, as the head has it.
+        caller: asks the head.
+    """
+
+    def __init__(self, path: Path, caller: Caller) -> None:
+        super().__init__(path, None)  # type: ignore[arg-type] # only the head has one
+        self._caller = caller
+
+    async def visit(self, read: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
+        """Return what *read* finds."""
+        return await read(self)
+
+    async def rows(self, name: str, *values: Any) -> Sequence[Any]:
+        """Return all rows of the statement *name*."""
+        names, rows = await self._caller.call("rows", name, values)
+        return [_Row(names, row) for row in rows]
+
+
+class _Row(tuple[Any, ...]):
+    """A row that is asked for its columns by place or by name, as one of `sqlite3`."""
+
+    names: list[str]
+
+    def __new__(cls, names: list[str], values: Sequence[Any]) -> Self:
+        row = super().__new__(cls, values)
+        row.names = names
+        return row
+
+    def __getitem__(self, place: Any) -> Any:
+        return super().__getitem__(self.names.index(place) if isinstance(place, str) else place)
+
+    def keys(self) -> list[str]:
+        return self.names
+
+
+class RemoteRuns:
+    """Begin and end runs where the head has the log; see `mdap.journal.runs.Runs`.
+
+    Args:
+        writer: of this worker.
+        caller: asks the head.
+    """
+
+    def __init__(self, writer: Writer, caller: Caller) -> None:
+        self._writer = writer
+        self._caller = caller
+
+    async def begin(
+        self, columns: Mapping[str, Any], *, known: bool, process: bool = False, effects: bool = False
+    ) -> RunStart:
+        """Begin a run, or take it up, and claim it."""
+        with anyio.CancelScope(shield=True):
+            start: RunStart = await self._caller.call("take_up", dict(columns), known, process, effects)
+        return start
+
+    async def end(self, ended: RunEvent, *, record: bool = True) -> RunRecord | None:
+        """Record how a run ended, seal it, and make all of it durable."""
+        with anyio.CancelScope(shield=True):
+            await self._writer.flush()
+            try:
+                found: RunRecord | None = await self._caller.call("end", packed([ended]), record)
+            except StoppedError as error:
+                raise DatabaseError(str(error)) from None
+        return found
+
+    async def release(self, run: int) -> None:
+        """Give a run back, once what was appended is durable."""
+        with anyio.CancelScope(shield=True), suppress(DatabaseError):
+            await self._writer.flush()
+        self._caller.send("drop", run)
+
+
+class LeasedBudget(BudgetGuard):
+    """A worker's purse: the head sets money aside.
+
+    Args:
+        budget: what may be spent.
+        prices: by member; None where unknown.
+        caller: asks the head.
+    """
+
+    def __init__(self, budget: Budget, prices: Sequence[Price | None], caller: Caller) -> None:
+        super().__init__(budget, prices)
+        self._caller = caller
+        self._numbers = itertools.count()
+        self._holds: dict[int, int] = {}
+
+    def spent_before(self, usd: float, tokens: float) -> None:
+        """Do nothing: the head counts what earlier sessions spent."""
+
+    async def reserve(self, usd: float, tokens: float) -> Hold:
+        """Have the head set money aside."""
+        number, hold = next(self._numbers), Hold(usd, tokens)
+        try:
+            await self._caller.call("hold", number, usd, tokens)
+        except BaseException:
+            self._caller.send("spent", number, 0.0, 0.0)
+            raise
+        self._holds[id(hold)] = number
+        return hold
+
+    def spend(self, hold: Hold, usd: float, tokens: float) -> None:
+        """Tell the head what was spent."""
+        self._caller.send("spent", self._holds.pop(id(hold)), usd, tokens)

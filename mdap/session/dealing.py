@@ -1,0 +1,173 @@
+"""Batches whose cases are dealt to workers: what a session's head is made of, and what workers are told."""
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mdap.cluster.cases import Case, Pool, Shared
+from mdap.cluster.head import Head
+from mdap.cluster.processes import Processes
+from mdap.errors import UsageError
+from mdap.journal.reader import RunRow
+from mdap.journal.runs import RunStart
+from mdap.plugins import task_name, unfindable
+from mdap.records import RunStatus, Solution
+from mdap.rules.canonical import canonical
+from mdap.rules.parameters import as_resumed, version_of
+from mdap.session import working
+from mdap.session.identity import RunSpec
+from mdap.session.models import Roster
+from mdap.session.replay import is_replay
+from mdap.session.resources import SessionResources, SessionSetup, open_resources
+from mdap.session.running import run_task
+from mdap.settings import Cluster
+from mdap.tasks import Task
+
+__all__ = ["Dealer", "check_spread", "open_with_workers"]
+
+
+def check_spread(roster: Roster) -> None:
+    """Refuse models that a worker cannot have.
+
+    Raises:
+        UsageError: one of them is an object of this program, or a replay.
+    """
+    for model in (*roster.models, *roster.escalate_to):
+        if model in roster.objects or is_replay(model):
+            raise UsageError(f"{model} cannot be asked from other processes: leave out the workers")
+
+
+class Dealer:
+    """Have workers solve the cases of batches.
+
+    Args:
+        resources: what the session's runs share.
+        head: deals the cases.
+        workers: how many there are to be.
+    """
+
+    def __init__(self, resources: SessionResources, head: Head, workers: int) -> None:
+        self.head = head
+        self.workers = workers
+        self._resources = resources
+        self._batches: dict[int, dict[str, Any]] = {}
+
+    async def solve(self, task: Task, spec: RunSpec) -> Solution:
+        """Return the solution of a case, which a worker drives unless it is known already.
+
+        Raises:
+            UsageError: a worker cannot find the class of *task*.
+            MdapError: what its worker met.
+        """
+        resources, batch = self._resources, spec.parent
+        assert batch is not None
+        row = await resources.reader.run(spec.name) if spec.known else None
+        refusal = await resources.endpoint_probe.pass_on(batch, {}, part=True)
+        if refusal is not None or (row is not None and row.status is RunStatus.FINISHED):
+            return await run_task(resources, task, spec)
+        why = unfindable(task)
+        if why is not None:
+            raise UsageError(
+                f"class {type(task).__qualname__} {why}, where workers cannot find it: define it at the top "
+                "level of a file"
+            )
+        case = Case(spec.name, batch, await self._about(task, spec, batch), spec.progress)
+        if row is not None:
+            await self._take_up(row, case)
+        return await self.head.solve(case)
+
+    async def _about(self, task: Task, spec: RunSpec, batch: int) -> dict[str, Any]:
+        """Return what a worker must know of a case."""
+        if batch not in self._batches:
+            await self._resources.writer.flush()
+            found = await self._resources.reader.rows("options_found", batch)
+            self._batches[batch] = {
+                "voting": json.loads(canonical(spec.voting)),
+                "options": {row["model"]: json.loads(row["options"]) for row in found},
+                "voted": sorted(spec.presence.voted),
+            }
+        return {
+            **self._batches[batch],
+            "known": spec.known,
+            "task": task_name(task),
+            "params": json.loads(canonical(as_resumed(task))),
+            "version": version_of(task),
+        }
+
+    async def _take_up(self, row: RunRow, case: Case) -> None:
+        """Go on with a case of an earlier session, whose spending counts."""
+        case.number, case.about["task"] = row.number, row.task
+        if self._resources.budget_guard.limited:
+            totals = await self._resources.reader.totals(row.number)
+            cost = await self._resources.reader.cost(row.number)
+            self._resources.charge_earlier(RunStart(row.number, row, totals=totals, cost=cost))
+
+
+@asynccontextmanager
+async def open_with_workers(setup: SessionSetup) -> AsyncIterator[SessionResources]:
+    """Open the models and the database of a session, and its workers if it has any.
+
+    Raises:
+        UsageError: a model is not available, or not for workers.
+        DatabaseError: the file is not an mdap database, or cannot be written.
+    """
+    pool = None if setup.cluster is None else _pool_of(setup.cluster)
+    async with open_resources(setup) as resources:
+        if setup.cluster is None or pool is None:
+            yield resources
+            return
+        head = Head(
+            _shared(resources),
+            pool,
+            setup.cluster.workers,
+            resources.breadth,
+            _welcome(setup, setup.cluster, resources),
+        )
+        async with head.serving():
+            resources.dealer = Dealer(resources, head, setup.cluster.workers)
+            yield resources
+
+
+def _shared(resources: SessionResources) -> Shared:
+    return Shared(
+        writer=resources.writer,
+        reader=resources.reader,
+        runs=resources.runs,
+        claims=resources.claims,
+        budget=resources.budget_guard,
+        gates=resources.models.gates,
+        named=resources.named,
+        running=resources.limit_changes.running,
+    )
+
+
+def _welcome(setup: SessionSetup, cluster: Cluster, resources: SessionResources) -> dict[str, Any]:
+    """Return what each worker is told first."""
+    limits = setup.limits
+    limited = (limits.concurrency, limits.requests_per_minute, limits.tokens_per_minute) != (None,) * 3
+    return {
+        "db": str(setup.path),
+        "models": setup.roster.models,
+        "escalate_to": setup.roster.escalate_to,
+        "options": dict(setup.options),
+        "prices": {name: price.model_dump() for name, price in setup.prices.items()},
+        "limits": limits.model_dump(),
+        "budget": setup.budget.model_dump(),
+        "speculate": str(setup.speculate),
+        "on_dead": str(setup.on_dead),
+        "leased": [member.remote or limited for member in resources.models.members],
+        "at_home": cluster.on_this_machine,
+        **({"path": sys.path} if cluster.on_this_machine else {}),
+    }
+
+
+def _pool_of(cluster: Cluster) -> Pool:
+    if cluster.address == "processes":
+        return Processes(working.__name__)
+    try:
+        from mdap.cluster.on_ray import Actors
+    except ImportError:
+        raise UsageError("a cluster needs Ray: pip install 'mdap[ray]'") from None
+    return Actors(cluster, working.__name__)

@@ -1,0 +1,72 @@
+"""``mdap run --inputs ... --workers N``: a batch in several processes."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.processes import Cli
+
+CASES = 8
+RUN = (
+    "run hanoi --inputs cases.jsonl --out out.jsonl --run-id all -M latency=0.3 -M error_rate=0.05 "
+    "--display plain"
+)
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets")
+
+
+def workers_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_a_batch_survives_its_workers_and_its_head(cli: Cli) -> None:
+    """A worker is killed, Ctrl-C interrupts, the head is killed: the same command ends the batch each time.
+
+    Nothing is decided twice, no worker outlives its head, and the log verifies.
+    """
+    (cli.folder / "cases.jsonl").write_text(CASES * (json.dumps({"disks": 5}) + "\n"))
+    process = cli.start(f"{RUN} --workers 2")
+    assert process.stderr is not None
+    while b"worker 2: step" not in process.stderr.readline():
+        pass
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    while b"worker 3: step" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    ended = cli.end(process)
+    assert ended.code == 130, ended.err
+    assert "--run-id all" in ended.err
+    assert cli.query(
+        "SELECT count(*) FROM run_events WHERE reason LIKE 'worker % was lost (killed by SIGKILL)%'"
+    )
+
+    process = cli.start(f"{RUN} --workers 2")
+    assert process.stderr is not None
+    while b"worker 1: step" not in process.stderr.readline():
+        pass
+    left = workers_of(process.pid)
+    process.kill()
+    cli.end(process)
+
+    ended = cli(f"{RUN} --workers 2 --json")
+    assert ended.code == 0, ended.err
+    assert ended.json["result"] == {"cases": CASES, "finished": CASES, "solved": CASES}
+    assert len((cli.folder / "out.jsonl").read_text().splitlines()) == CASES
+    assert cli.query("SELECT count(*), count(DISTINCT run || ' ' || step) FROM decisions") == [(248, 248)]
+    assert cli.here("audit verify all").code == 0
+    assert not [pid for pid in left if Path(f"/proc/{pid}/exe").exists()]
+
+
+def test_workers_are_for_batches(cli: Cli) -> None:
+    """With a single run they are refused in one sentence, as is a number of workers that cannot be."""
+    assert cli.here("run hanoi --workers 2").sentence.startswith("--workers goes with --inputs: ")
+    (cli.folder / "cases.jsonl").write_text('{"disks": 1}\n')
+    ended = cli.here("run hanoi --inputs cases.jsonl --workers 0")
+    assert (ended.code, "workers" in ended.sentence) == (2, True)
+    assert not (cli.folder / "mdap.db").exists()

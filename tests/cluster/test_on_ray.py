@@ -1,0 +1,80 @@
+"""Batches on Ray, where it is installed: on this machine, and on three nodes that it simulates."""
+
+import json
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+import mdap
+from mdap.audit.verifying import verify
+from mdap.plugins import make_recorded
+from mdap_hanoi import Hanoi
+from tests.acceptance.processes import Cli
+
+ray = pytest.importorskip("ray")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
+
+CASES = [Hanoi(disks=4) for _ in range(40)]
+
+
+def decisions(db: Path) -> list[tuple[str, int, str]]:
+    with closing(sqlite3.connect(db)) as log:
+        sql = "SELECT run_id, step, winner FROM decisions JOIN runs ON runs.id = run ORDER BY 1, 2"
+        return log.execute(sql).fetchall()
+
+
+def test_a_batch_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
+    """The command line prints what it prints without a cluster, and nothing of Ray's."""
+    cli = Cli(tmp_path)
+    (tmp_path / "cases.jsonl").write_text(6 * '{"disks": 2}\n')
+    run = "run hanoi --inputs cases.jsonl --out out.jsonl --workers 2 --cluster local --run-id b --json"
+    process = cli.start(run)
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, err.decode()) == (0, "")
+    assert json.loads(out)["result"] == {"cases": 6, "finished": 6, "solved": 6}
+    assert cli.here("audit verify b").code == 0
+
+
+async def test_a_node_and_a_worker_are_lost(tmp_path: Path) -> None:
+    """Workers of other nodes read no file of this one; what they had in hand ends all the same."""
+    from ray.cluster_utils import Cluster
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    sim = {"error_rate": 0.05, "seed": 7, "latency": 0.05}
+    there, here = tmp_path / "there.db", tmp_path / "here.db"
+    simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        nodes = [simulated.add_node(num_cpus=1) for _ in range(2)]
+        cluster = mdap.Cluster(address=simulated.address, workers=3, insecure=True)
+        async with mdap.Session("sim", options=sim, db=there, cluster=cluster) as session:
+            ended = 0
+            dealer = session._resources.dealer
+            assert dealer is not None
+            async for solution in session.solve_all(CASES, run_id="b", in_order=False):
+                assert solution.status is mdap.RunStatus.FINISHED
+                ended += 1
+                if ended == 5:
+                    await anyio.to_thread.run_sync(
+                        lambda: simulated.remove_node(nodes[0], allow_graceful=False)
+                    )
+            assert dealer.head.lost >= 1
+    finally:
+        simulated.shutdown()
+    async with mdap.Session("sim", options=sim, db=here) as session:
+        assert len([one async for one in session.solve_all(CASES, run_id="b")]) == ended
+    assert decisions(there) == decisions(here)
+    assert verify(there, "b", make_recorded).verdict == "verified"
+
+
+def test_a_cluster_without_authentication_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody who reaches such a cluster runs code on it: the user has to say that this is meant."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    (tmp_path / "cases.jsonl").write_text('{"disks": 2}\n')
+    ended = Cli(tmp_path).here("run hanoi --inputs cases.jsonl --workers 2 --cluster 10.0.0.1:6379")
+    assert (ended.code, "--insecure-cluster" in ended.sentence) == (2, True)

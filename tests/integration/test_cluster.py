@@ -1,0 +1,296 @@
+"""A batch over several workers: the same decisions, one log, and no case lost with a worker."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import mdap
+from mdap.audit.verifying import verify
+from mdap.cluster import head
+from mdap.errors import StoppedError, UsageError
+from mdap.plugins import make_recorded
+from mdap.records import Reply, RunStatus, SampleRequest
+from mdap.session import dealing, working
+from mdap_hanoi import Hanoi
+from tests.helpers import PROVIDED, Walk
+from tests.workers import LoopPool, loop_pool
+
+SIM = {"error_rate": 0.1, "latency": 0.01, "seed": 7}
+CASES = [Hanoi(disks=3) for _ in range(12)]
+
+
+@pytest.fixture
+async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoopPool]:
+    async with loop_pool() as made:
+        monkeypatch.setattr(dealing, "_pool_of", lambda cluster: made)
+        yield made
+
+
+AWAY = "elsewhere"
+"""The address of a cluster whose workers cannot read the log themselves."""
+
+
+def session(db: Path, workers: int | None, address: str = "processes") -> mdap.Session:
+    cluster = None if workers is None else mdap.Cluster(workers=workers, address=address)
+    return mdap.Session("sim", options=SIM, db=db, cluster=cluster)
+
+
+def decisions(db: Path) -> list[Any]:
+    with closing(sqlite3.connect(db)) as log:
+        sql = "SELECT run_id, step, winner FROM decisions JOIN runs ON runs.id = run ORDER BY 1, 2"
+        return log.execute(sql).fetchall()
+
+
+def warnings(db: Path) -> list[str]:
+    with closing(sqlite3.connect(db)) as log:
+        return [row[0] for row in log.execute("SELECT reason FROM run_events WHERE kind = 'warning'")]
+
+
+async def solved(db: Path, workers: int | None, address: str = "processes") -> list[mdap.Solution[Any]]:
+    async with session(db, workers, address) as open_session:
+        return [one async for one in open_session.solve_all(CASES, run_id="b")]
+
+
+@pytest.mark.parametrize("address", ["processes", AWAY])
+async def test_workers_decide_what_one_process_decides(pool: LoopPool, tmp_path: Path, address: str) -> None:
+    """The same seed gives the same decisions, in the order of the cases, and the log verifies."""
+    pool.whole = address == AWAY
+    there = await solved(tmp_path / "there.db", 3, address)
+    here = await solved(tmp_path / "here.db", None)
+    assert [(one.run_id, one.status, one.result) for one in there] == [
+        (one.run_id, one.status, one.result) for one in here
+    ]
+    assert decisions(tmp_path / "there.db") == decisions(tmp_path / "here.db")
+    assert len(pool.channels) == 3
+    assert verify(tmp_path / "there.db", "b", make_recorded).verdict == "verified"
+
+
+class Summed(mdap.Process[int]):
+    """Asks for a number of its own, and for that of a smaller one."""
+
+    size: int = 2
+
+    async def solve(self, ask: mdap.Ask) -> int:
+        own = await ask(mdap.Step(user=f"{self.size}", parse=int))
+        return own if not self.size else own + await ask.solve(Summed(size=self.size - 1))
+
+
+@pytest.mark.parametrize("address", ["processes", AWAY])
+async def test_processes_keep_their_nested_tasks(
+    pool: LoopPool, model: "Asked", tmp_path: Path, address: str
+) -> None:
+    """A worker decides a process with all its parts, also a second time, from what is on record."""
+    pool.whole = address == AWAY
+    tasks = [Summed(size=size) for size in (1, 2, 3)]
+    budgets = (mdap.Budget(tokens=1_600), None)
+    for budget in budgets:
+        cluster = mdap.Cluster(workers=2, address=address)
+        async with mdap.Session(
+            "tests.helpers:provided/it", db=tmp_path / "a.db", cluster=cluster, budget=budget
+        ) as open_session:
+            ended = [one async for one in open_session.solve_all(tasks, run_id="b")]
+    assert [one.result for one in ended] == [2, 3, 4]
+    assert verify(tmp_path / "a.db", "b", make_recorded).verdict == "verified"
+
+
+async def test_cases_are_dealt_evenly(pool: LoopPool, tmp_path: Path) -> None:
+    """No worker is dealt more than its share, though one may have joined before the others."""
+    await solved(tmp_path / "a.db", 3)
+    with closing(sqlite3.connect(tmp_path / "a.db")) as log:
+        sql = "SELECT data->>'worker' AS worker, count(*) FROM run_events WHERE kind = 'started' GROUP BY 1"
+        shares = dict(log.execute(sql).fetchall())
+    assert shares == {None: 1, "worker 1": 4, "worker 2": 4, "worker 3": 4}
+
+
+@pytest.mark.parametrize("address", ["processes", AWAY])
+async def test_a_lost_workers_cases_are_dealt_again(pool: LoopPool, tmp_path: Path, address: str) -> None:
+    """A worker that is killed costs no case and no decision; the batch says what happened."""
+    pool.fate, pool.whole = "dies", address == AWAY
+    db = tmp_path / "a.db"
+    async with session(db, 2, address) as open_session:
+        ended = [one async for one in open_session.solve_all(CASES, run_id="b")]
+        summary = await open_session.find("b")
+    assert {one.status for one in ended} == {RunStatus.FINISHED}
+    assert len(ended) == len(CASES)
+    assert len(pool.channels) == 3  # another worker took its place
+    assert summary is not None
+    [warning] = [one for one in summary.warnings if "was lost" in one]
+    assert warning.startswith("worker 1 was lost (killed); mdap deals ")
+    await solved(tmp_path / "here.db", None)
+    assert decisions(db) == decisions(tmp_path / "here.db")
+    assert verify(db, "b", make_recorded).verdict == "verified"
+
+
+async def test_a_zombies_facts_are_refused(
+    pool: LoopPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker sends that was frozen and given up is refused; it ends when it hears so."""
+    monkeypatch.setattr(head, "LEASE", 1.5)
+    pool.fate = "freezes"
+    db = tmp_path / "a.db"
+    async with session(db, 2) as open_session:
+        dealer = open_session._resources.dealer
+        assert dealer is not None
+        ended = [one async for one in open_session.solve_all(CASES, run_id="b")]
+        assert dealer.head.lost == 1
+        pool.channels[0].thaw()
+        await pool.over[0].wait()
+        assert dealer.head.refused > 0
+    assert {one.status for one in ended} == {RunStatus.FINISHED}
+    await solved(tmp_path / "here.db", None)
+    assert decisions(db) == decisions(tmp_path / "here.db")
+    assert verify(db, "b", make_recorded).verdict == "verified"
+
+
+class Asked:
+    """A model whose every answer is 1, under the eyes of a test."""
+
+    name, nonblocking, max_n = "asked", False, 1
+
+    def __init__(self) -> None:
+        self.asked: Callable[[SampleRequest], Awaitable[None]] = self._turn
+        self.in_flight = self.most = 0
+
+    async def _turn(self, request: SampleRequest) -> None:
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+
+    async def sample(self, request: SampleRequest) -> list[Reply]:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        try:
+            await self.asked(request)
+        finally:
+            self.in_flight -= 1
+        return [Reply("1", self.name, input_tokens=10, output_tokens=1)]
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.fixture
+def model() -> Iterator[Asked]:
+    PROVIDED["it"] = model = Asked()
+    yield model
+    PROVIDED.clear()
+
+
+def asking(db: Path, workers: int, **settings: Any) -> mdap.Session:
+    return mdap.Session("tests.helpers:provided/it", db=db, cluster=mdap.Cluster(workers=workers), **settings)
+
+
+async def test_a_case_that_three_workers_died_of_is_given_up(
+    pool: LoopPool, model: Asked, tmp_path: Path
+) -> None:
+    """It takes no other case with it, and its run says why it failed."""
+
+    async def asked(request: SampleRequest) -> None:
+        if request.user.startswith("666 "):
+            await pool.kill(-1)
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+
+    model.asked = asked
+    tasks = [Walk(seed=1), Walk(seed=666), Walk(seed=2)]
+    async with asking(tmp_path / "a.db", 1) as open_session:
+        ended = [one async for one in open_session.solve_all(tasks, run_id="b")]
+        recorded = await open_session.find("b/1")
+    assert [one.status for one in ended] == [RunStatus.FINISHED, RunStatus.FAILED, RunStatus.FINISHED]
+    assert ended[1].reason is not None
+    assert ended[1].reason.startswith("3 workers were lost while they worked on it; the last one: worker 3 ")
+    assert recorded is not None
+    assert recorded.reason == ended[1].reason
+    assert len(pool.channels) == 4
+
+
+async def test_workers_share_one_limit(pool: LoopPool, model: Asked, tmp_path: Path) -> None:
+    """No more requests are in flight in all workers together than one process may have."""
+    limits = mdap.Limits(concurrency=3)
+    async with asking(tmp_path / "a.db", 3, limits=limits) as open_session:
+        ended = [one async for one in open_session.solve_all([Walk(seed=n) for n in range(9)])]
+    assert {one.status for one in ended} == {RunStatus.FINISHED}
+    assert model.most == 3
+
+
+async def test_workers_share_one_budget(pool: LoopPool, model: Asked, tmp_path: Path) -> None:
+    """The batch stops, resumably, before all workers together have spent more."""
+    tasks = [Walk(seed=n) for n in range(9)]
+    budget = mdap.Budget(tokens=1_000)
+    async with asking(tmp_path / "a.db", 3, budget=budget) as open_session:
+        ended = [one async for one in open_session.solve_all(tasks, run_id="b")]
+        summary = await open_session.find("b")
+    assert mdap.StopCause.BUDGET in {one.stop_cause for one in ended}
+    assert summary is not None
+    assert 0 < summary.totals.usage.input_tokens + summary.totals.usage.output_tokens <= 1_000
+    async with asking(tmp_path / "a.db", 3) as open_session:
+        ended = [one async for one in open_session.solve_all(tasks, run_id="b")]
+    assert {one.status for one in ended} == {RunStatus.FINISHED}
+
+
+async def test_without_workers_a_batch_stops(
+    pool: LoopPool, model: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of another version are refused in one sentence, and the batch can be taken up again."""
+    monkeypatch.setattr(working, "__version__", "0.0.1")
+    async with asking(tmp_path / "a.db", 2) as open_session:
+        with pytest.raises(StoppedError, match=r"worker \d has mdap 0.0.1 on Python .*: install the same"):
+            await anext(open_session.solve_all([Walk(seed=1)], run_id="b"))
+    monkeypatch.undo()
+    async with mdap.Session("tests.helpers:provided/it", db=tmp_path / "a.db") as open_session:
+        [ended] = [one async for one in open_session.solve_all([Walk(seed=1)], run_id="b")]
+    assert ended.status is RunStatus.FINISHED
+
+
+async def test_a_worker_without_a_key_stops_the_batch(
+    pool: LoopPool, model: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker loads the models in its own environment, before anything is asked."""
+
+    def lacking(welcome: Any) -> Any:
+        raise UsageError("OPENAI_API_KEY is not set")
+
+    monkeypatch.setattr(working, "_models", lacking)
+    async with asking(tmp_path / "a.db", 2) as open_session:
+        with pytest.raises(StoppedError, match=r"worker \d: OPENAI_API_KEY is not set"):
+            await anext(open_session.solve_all([Walk(seed=1)], run_id="b"))
+    assert model.most == 0
+
+
+async def test_what_workers_cannot_have_is_refused(pool: LoopPool, model: Asked, tmp_path: Path) -> None:
+    """A model that is an object, and a task that only this program has, are refused in one sentence."""
+    with pytest.raises(UsageError, match="cannot be asked from other processes"):
+        mdap.Session(model, db=tmp_path / "a.db", cluster=mdap.Cluster())
+
+    class Local(Walk):
+        pass
+
+    async with asking(tmp_path / "a.db", 1) as open_session:
+        [ended] = [one async for one in open_session.solve_all([Local(seed=1)])]
+    assert ended.status is RunStatus.FAILED
+    assert "where workers cannot find it" in str(ended.reason)
+
+
+async def test_a_cancelled_batch_is_recorded_by_its_workers(
+    pool: LoopPool, model: Asked, tmp_path: Path
+) -> None:
+    """Every case that was under way ends as interrupted, sealed, and is resumed by the same call."""
+    tasks = [Walk(seed=n) for n in range(6)]
+    async with asking(tmp_path / "a.db", 2) as open_session:
+        batch = open_session.solve_all(tasks, run_id="b", in_order=False)
+        await anext(batch)
+        await batch.aclose()
+        cut = [await open_session.find(f"b/{place}") for place in range(6)]
+        assert {one.status for one in cut if one} <= {RunStatus.FINISHED, RunStatus.STOPPED}
+        assert all(one.seal for one in cut if one)
+        ended = [one async for one in open_session.solve_all(tasks, run_id="b")]
+    assert {one.status for one in ended} == {RunStatus.FINISHED}
+    assert verify(tmp_path / "a.db", "b", make_recorded).verdict == "verified"
