@@ -46,6 +46,11 @@ class _Rehearsal:
         """The run's name."""
         return self._record.facts.run_id
 
+    @property
+    def open_steps(self) -> int:
+        """How many steps may be open at a time: as many as a session in waves opens by default."""
+        return 20_000
+
     async def __call__(self, step: Step[A]) -> A:
         """Return the recorded answer to *step*; wait for ever where there is none yet."""
         [found] = await self._there([self._record.answer(self._task, step)])

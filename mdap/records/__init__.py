@@ -1,5 +1,6 @@
 """The values that flow through the house: what is asked, what comes back, what is recorded."""
 
+from mdap.records.batches import BatchJob, BatchRow
 from mdap.records.calibrations import SURE, Calibration, Interval, Projection, Quantiles
 from mdap.records.events import EVENTS, METERED
 from mdap.records.facts import (
@@ -41,6 +42,8 @@ __all__ = [
     "SAMPLE_COLUMNS",
     "SURE",
     "AttemptFailed",
+    "BatchJob",
+    "BatchRow",
     "Calibration",
     "Certificate",
     "Decided",

@@ -65,6 +65,7 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
         )
     check_methods(type(task), type(task).__qualname__)
     task = as_resumed(task)
+    resources.lane.check(task, spec.voting, resources.speculate)
     row, turn = spec.row, None
     while True:
         if row is not None:
@@ -99,6 +100,7 @@ async def _run_in_turn(resources: SessionResources, task: Task, spec: RunSpec, t
         async with work_on(resources, start.number, spec.name, trace) as ended:
             if start.row is not None:
                 _check_taken_up(start, columns, task)
+                await resources.lane.check_waiting(start.number)
             try:
                 await _Run(resources, task, spec, start, trace).drive(ended)
             finally:
@@ -172,14 +174,13 @@ class _Run:
             beside.append(partial(spec.listener.listen, log, self._number, race))
         if config.patient:
             beside.append(partial(take_rulings, resources, self._number, race))
-        provider = resources.models.provider
+        provider = await resources.lane.provider(self._number, resources.models.provider)
         if self._trace is not None:
             provider = self._trace.provider(provider, resources.models.names)
         try:
             with anyio.move_on_after(seconds) as clock:
-                await decide(
-                    race, provider, resources.limits, resources.writer, resources.budget_guard, beside
-                )
+                limits = resources.lane.limits(resources.limits)
+                await decide(race, provider, limits, resources.writer, resources.budget_guard, beside)
             ended.take(race)
             if clock.cancelled_caught:
                 ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)

@@ -28,11 +28,12 @@ from mdap.rules.parameters import version_of
 from mdap.rules.presence import Presence
 from mdap.session.endpoint_probe import EndpointProbe
 from mdap.session.identity import RunSpec
+from mdap.session.lanes import SessionLane
 from mdap.session.limit_changes import LimitChangeRecorder
 from mdap.session.models import Models, Roster
 from mdap.session.resources import SessionResources
 from mdap.session.running import run_task
-from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.settings import Budget, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 from mdap.tasks import Task
 
 __all__ = ["Worker", "main"]
@@ -179,6 +180,7 @@ class Worker:
                     on_dead=OnDead(welcome["on_dead"]),
                     limit_changes=LimitChangeRecorder((), (), writer),
                     endpoint_probe=EndpointProbe(models, guard, writer, ask=False),
+                    lane=SessionLane(models, None, Lane.REQUESTS, Waves()),
                     named={},
                     worker=welcome["name"],
                 )
