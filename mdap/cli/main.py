@@ -13,6 +13,7 @@ from mdap.cli.auditing import audit
 from mdap.cli.calibrating import calibrate
 from mdap.cli.completing import COMPLETE
 from mdap.cli.installed import models, tasks
+from mdap.cli.jobs import batches
 from mdap.cli.listing import runs, show
 from mdap.cli.output import Exit, complain, complaints, exit_code_of, hinted, print_json, reveal
 from mdap.cli.planning import plan
@@ -63,7 +64,22 @@ def cli() -> None:
     """
 
 
-for command in (run, resume, decide, calibrate, runs, show, audit, serve, plan, prompts, tasks, models, new):
+for command in (
+    run,
+    resume,
+    decide,
+    calibrate,
+    runs,
+    show,
+    batches,
+    audit,
+    serve,
+    plan,
+    prompts,
+    tasks,
+    models,
+    new,
+):
     cli.add_command(command)
 
 

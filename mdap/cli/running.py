@@ -26,6 +26,8 @@ from mdap.cli.options import (
     cluster_options,
     database,
     fail_unsolved,
+    lane_of,
+    lane_options,
     limit_options,
     limits_of,
     moved_task,
@@ -179,6 +181,7 @@ __all__ = ["decide", "resume", "run"]
 @cluster_options
 @on_dead
 @waiting
+@lane_options
 @limit_options
 @budget_options
 @database
@@ -233,6 +236,7 @@ def _session(given: dict[str, Any], show: Show, cluster: Cluster | None) -> Sess
         record_prompts=given["record_prompts"],
         log=show.display == "log",
         cluster=cluster,
+        **lane_of(given),
     )
 
 
@@ -290,6 +294,7 @@ def _run_cases(
 @on_dead
 @waiting
 @moved_task
+@lane_options
 @limit_options
 @budget_options
 @database
@@ -335,15 +340,18 @@ def _resume_all(given: dict[str, Any], show: Show) -> int:
 async def _resume(path: Path, given: dict[str, Any], show: Show) -> int:
     async with open_log(path) as reader:
         row = await reader.find(given["run_id"])
+        lane = await reader.lane(row.number)
 
     async def act(session: Session, progress: Progress) -> Solution:
         return await session.resume(row.run_id, task=given["task"], progress=progress)
 
-    return await _go(_session_again(path, row, given, show), row.run_id, act, show)
+    return await _go(_session_again(path, row, given, show, lane), row.run_id, act, show)
 
 
-def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: Show) -> Session:
-    """Return a session with the models of *row*."""
+def _session_again(
+    path: Path, row: RunRow, given: dict[str, Any], show: Show, lane: str | None = None
+) -> Session:
+    """Return a session with the models of *row*, and its *lane* unless another is given."""
     return Session(
         row.provider["models"],
         escalate_to=row.provider["escalate_to"],
@@ -355,6 +363,7 @@ def _session_again(path: Path, row: RunRow, given: dict[str, Any], show: Show) -
         speculate=given["speculate"],
         on_dead=given["on_dead"],
         log=show.display == "log",
+        **lane_of(given, lane),
     )
 
 

@@ -28,6 +28,7 @@ class StopCause(StrEnum):
     """Why a run ended without a result.
 
     Attributes:
+        BATCH: its samples wait in jobs of a batch API, and it was not to wait for them.
         BUDGET: its budget in USD or tokens is spent.
         DEADLINE: the seconds that it may take are over.
         QUOTA: the account has no quota left at a provider.
@@ -40,6 +41,7 @@ class StopCause(StrEnum):
         OVERRIDE: it takes over from a run of which a person decided a step, and waits to be resumed.
     """
 
+    BATCH = "batch"
     BUDGET = "budget"
     DEADLINE = "deadline"
     QUOTA = "quota"
