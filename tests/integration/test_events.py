@@ -237,7 +237,7 @@ async def test_on_event_is_called_with_the_same(db: Path) -> None:
 @pytest.mark.parametrize("nonblocking", [True, False])
 async def test_an_on_event_that_fails_stops_the_run(db: Path, *, nonblocking: bool) -> None:
     """With its line and its cause; what was asked for by then is on record, and the run can be resumed."""
-    model = Model(Walk(steps=500, seed=1))
+    model = Model(Walk(steps=2_000, seed=1))
     said: list[int] = []
 
     def says(request: mdap.SampleRequest, ordinal: int) -> mdap.Reply:
@@ -255,15 +255,15 @@ async def test_an_on_event_that_fails_stops_the_run(db: Path, *, nonblocking: bo
             mdap.StoppedError,
             match=r"on_event failed while being told of Decided: test_events.py:\d+ in show: KeyError",
         ) as raised:
-            await session.solve(Walk(steps=500, seed=1), run_id="one", on_event=show)
+            await session.solve(Walk(steps=2_000, seed=1), run_id="one", on_event=show)
         assert isinstance(raised.value.__cause__, KeyError)
         solution = raised.value.solution
         assert solution.stop_cause is StopCause.ERROR
         assert solution.traceback.endswith("KeyError: 'fone'")
         sql = "SELECT (SELECT count(*) FROM samples) + (SELECT count(*) FROM pending)"
         assert query(db, sql) == [(len(said),)]
-        assert solution.steps < 500
-        assert (await session.solve(Walk(steps=500, seed=1), run_id="one")).status is RunStatus.FINISHED
+        assert solution.steps < 2_000
+        assert (await session.solve(Walk(steps=2_000, seed=1), run_id="one")).status is RunStatus.FINISHED
 
 
 async def test_an_on_event_that_fails_at_the_end_is_raised(db: Path) -> None:
