@@ -1002,6 +1002,6 @@ async def test_a_log_of_the_first_schema_migrates(path: Path) -> None:
     assert (migrate(path), migrate(path)) == (1, None)
     async with open_log(path) as reader:
         [again] = await reader.rows("samples_of_step", 1, 0)
-    assert SampleTaken(*again).row() == (*row[:18], "cd", *5 * (None,))
+    assert SampleTaken(*again).row() == (*row[:18], "cd", *6 * (None,))
     assert SampleTaken(*again).digest_columns() == (*row[4:18], "cd")
     await write(path, [opened(run=2)], run_id="b")
