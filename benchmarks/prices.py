@@ -4,7 +4,8 @@ A server on loopback keeps a cache of beginnings as the vendor's pages describe 
 a price sheet: gpt-4.1-mini (beginnings of 1,024 tokens and more are kept by themselves, and read at a quarter
 of the price) and claude-sonnet-4-5 (what is marked is kept for five minutes, written at 1.25 times the price
 and read at a tenth of it). Its ledger is what is shown; mdap's own figure must agree with it. Batch APIs take
-half of each price; that column is arithmetic, no measurement.
+half of each price and read no cache: the ways that end in "batch" are measured, the column "halved" is
+arithmetic.
 
 Compared with are ordinary requests whose every token is paid in full, and what the same requests cost where a
 vendor's cache helps by chance.
@@ -34,7 +35,8 @@ SCHEMA = {
 WORDS = ("the", "order", "was", "sent", "by", "rail", "in", "spring", "and", "paid", "late", "for", "tools")
 ASKED = re.compile(r'^- "(\w+)":', re.MULTILINE)
 
-# By vendor and way: options of the model, whether requests wait for a warm cache, temperatures.
+# By vendor and way: options of the model, whether requests wait for a warm cache, temperatures. A way whose
+# name ends in "batch" goes in jobs of the batch API.
 WAYS: dict[str, dict[str, tuple[dict[str, Any], bool, tuple[float, ...]]]] = {
     "openai": {
         "ordinary": ({"n": False}, False, (0.0, 0.1)),
@@ -43,10 +45,14 @@ WAYS: dict[str, dict[str, tuple[dict[str, Any], bool, tuple[float, ...]]]] = {
         "cache": ({"n": False}, True, (0.0, 0.1)),
         "n and cache": ({}, True, (0.0, 0.1)),
         "n and cache, one temperature": ({}, True, (0.1,)),
+        "batch": ({"n": False}, False, (0.0, 0.1)),
+        "n and batch": ({}, False, (0.0, 0.1)),
+        "n, one temperature, batch": ({}, False, (0.1,)),
     },
     "anthropic": {
         "ordinary": ({"cache_breakpoints": False}, False, (0.0, 0.1)),
         "cache": ({}, True, (0.0, 0.1)),
+        "batch": ({"cache_breakpoints": False}, False, (0.0, 0.1)),
     },
 }
 
@@ -116,7 +122,7 @@ def measured(
     price = mdap.Price(
         input=sheet.input, output=sheet.output, cached_input=sheet.cached_input, cache_write=sheet.cache_write
     )
-    plain = way == "ordinary"
+    plain = way in ("ordinary", "batch")
     task = Extract(input=str(path), schema=SCHEMA, truth="record", text="text", share_schema=not plain)
     faults = Faults(latency=arguments.latency, sigma=0.3)
     with FaultyServer.in_thread(Reader(arguments.error_rate), faults=faults, ledger=ledger) as server:
@@ -131,6 +137,8 @@ def measured(
                 options=options,
                 prices={model: price},
                 limits=mdap.Limits(warm_cache=warm, concurrency=64),
+                lane="batch" if way.endswith("batch") else "requests",
+                waves=mdap.Waves(quiet=1.0, poll=0.2),
             ) as session:
                 voting = mdap.VotingSettings(k=3, temperatures=temperatures)
                 return await session.run(task, voting=voting)
@@ -178,7 +186,7 @@ def show(results: list[dict[str, Any]]) -> None:
             )
         )
     print(f"ordinary, all tokens in full: {', '.join(f'{name} {usd:.2f} USD' for name, usd in base.items())}")
-    heads = ("vendor", "way", "requests", "M prompt", "M read", "M written", "USD", "of full", "with batch")
+    heads = ("vendor", "way", "requests", "M prompt", "M read", "M written", "USD", "of full", "halved")
     table("What the ledger says", [*heads, "mdap: saved", "right", "seconds"], rows)
 
 

@@ -8,7 +8,7 @@ from mdap.engine.opening import Progress
 from mdap.protocols import Provider
 from mdap.records import Event
 from mdap.session.margins import K
-from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 from mdap.tasks import Ask
 
 __all__ = [
@@ -57,6 +57,8 @@ class SessionSettings(TypedDict, total=False):
     log: bool
     tracer_provider: Any
     cluster: Cluster | None
+    lane: Lane | str
+    waves: Waves | None
 
 
 class RunSettings(TypedDict, total=False):

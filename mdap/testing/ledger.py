@@ -25,6 +25,7 @@ class PriceSheet(BaseModel):
         step: beginnings are kept at multiples of so many tokens, where nothing is marked.
         marked: whether only beginnings are kept that a request marks.
         seconds: how long a beginning is kept after it was last used.
+        batch: the share of these prices that rows of batch jobs pay; they read no cache.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +38,7 @@ class PriceSheet(BaseModel):
     step: int = Field(128, ge=1)
     marked: bool = False
     seconds: float = Field(300.0, gt=0)
+    batch: float = Field(0.5, ge=0, le=1)
 
 
 OPENAI_SHEET: Final = PriceSheet(input=0.4, output=1.6, cached_input=0.1, cache_write=0.4)
@@ -58,6 +60,7 @@ class Ledger:
         cached_tokens: the part of those that was read from the cache.
         written_tokens: the part of those that was written to the cache for its own price.
         output_tokens: tokens of all replies.
+        usd: all that was charged, in USD.
     """
 
     def __init__(self, sheet: PriceSheet) -> None:
@@ -67,15 +70,8 @@ class Ledger:
         self.cached_tokens = 0
         self.written_tokens = 0
         self.output_tokens = 0
+        self.usd = 0.0
         self._kept: dict[bytes, tuple[float, float]] = {}  # from when on, and when last used
-
-    @property
-    def usd(self) -> float:
-        """All that was charged, in USD."""
-        sheet = self.sheet
-        fresh = self.input_tokens - self.cached_tokens - self.written_tokens
-        prompts = self.cached_tokens * sheet.cached_input + self.written_tokens * sheet.cache_write
-        return (fresh * sheet.input + prompts + self.output_tokens * sheet.output) / 1e6
 
     def bill(self, body: dict[str, Any], texts: Sequence[str], at: float, ready: float) -> dict[str, Any]:
         """Charge a request and return its usage, as the Chat Completions API words it.
@@ -96,12 +92,29 @@ class Ledger:
             if at > used + self.sheet.seconds:
                 since = ready
             self._kept[key] = (min(since, ready), max(used, ready))
+        return self._charge((prompt, read, written), texts, 1.0)
+
+    def bill_row(self, body: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+        """Charge a row of a batch job and return its usage; see `bill`.
+
+        Args:
+            body: the row's request.
+            texts: its replies.
+        """
+        prompt = sum(len(text) for text, _ in _blocks(body)) // _CHARS + 1
+        return self._charge((prompt, 0, 0), texts, self.sheet.batch)
+
+    def _charge(self, prompts: tuple[int, int, int], texts: Sequence[str], share: float) -> dict[str, Any]:
+        (prompt, read, written), sheet = prompts, self.sheet
         made = sum(1 + len(text) // _CHARS for text in texts)
         self.requests += 1
         self.input_tokens += prompt
         self.cached_tokens += read
         self.written_tokens += written
         self.output_tokens += made
+        kept = read * sheet.cached_input + written * sheet.cache_write
+        full = (prompt - read - written) * sheet.input + kept + made * sheet.output
+        self.usd += full * share / 1e6
         return {
             "prompt_tokens": prompt,
             "completion_tokens": made,

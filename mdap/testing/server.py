@@ -249,7 +249,7 @@ class FaultyServer:
             return refusal.status, refusal.body
         count = body.get("n") or 1 if self._faults.supports_n and shape is completion_of else 1
         texts = [self._answer(body, self._random(number, place)) for place in range(count)]
-        usage = usage_of(body, texts)
+        usage = usage_of(body, texts) if self._ledger is None else self._ledger.bill_row(body, texts)
         tokens = usage["prompt_tokens"], usage["completion_tokens"]
         self.log.append(Served(number, "batched", body, {}, count, *tokens))
         return 200, {**shape(body, list(texts), usage), "id": f"made-{number}"}

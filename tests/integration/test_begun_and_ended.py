@@ -56,7 +56,7 @@ async def test_a_case_of_a_batch_visits_the_database_twice_beside_its_commits(
         visits.clear()
         solutions = session.solve_all([Hanoi(disks=2)] * cases, k=2, run_id=name)
         assert [one.status async for one in solutions] == [RunStatus.FINISHED] * cases
-        return [name for name in visits if name != "Writer._commit_or_fail"]
+        return [name for name in visits if name != "Writer._write"]
 
     async with mdap.Session(db=tmp_path / "a.db") as session:
         few, many = await counted("few", 5), await counted("many", 25)
