@@ -74,7 +74,7 @@ class Reader:
         return rows[0][0] if rows else None
 
     async def find(self, name: str) -> RunRow:
-        """Return the run called *name*: its id, a unique beginning of it, or ``latest``.
+        """Return the run called *name*: its id, a unique prefix of it, or ``latest``.
 
         Raises:
             RunNotFoundError: there is no such run.

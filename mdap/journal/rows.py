@@ -41,7 +41,7 @@ _DECISION: Final = len(Decided._fields)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """One row of *runs*, with how the run stands.
+    """One row of *runs*, with the run's status.
 
     Attributes:
         number: the run's key in the other tables.

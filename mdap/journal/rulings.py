@@ -82,7 +82,7 @@ class Rulings:
             seconds: how long it lasts.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
         """
         name = encodable(author)
 
@@ -97,7 +97,7 @@ class Rulings:
         """Check that *author* has a step by a claim, even one that has ended, if nobody took the step since.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
         """
         name = encodable(author)
         await self._write(lambda connection: _check_free(connection, place, name, claim))
@@ -106,7 +106,7 @@ class Rulings:
         """Give a claimed step back.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
         """
         name = encodable(author)
 

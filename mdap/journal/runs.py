@@ -77,14 +77,14 @@ class RunStart:
     Attributes:
         number: the run's number.
         row: its row; None if the run begins.
-        record: what it came to, if it is finished: then it is not claimed.
+        record: what it came to, if it is finished (mdap does not claim finished runs).
         is_half: whether it is an override that was cut before it was whole.
         totals: what its rows add up to.
         cost: what it has cost in USD; None where that is not known.
         paid: what it has paid out of its error budget.
         tiers: the tiers that have voted in it.
         absences: who was left out of it.
-        drift: what notices that it drifts; None where it is compared with nothing.
+        drift: what notices that it drifts; None without a baseline.
         has_rulings: whether a person has answered a step that waits.
         options: by model, the options that a probe found.
         owed: decisions whose effects are not recorded as done.
@@ -123,7 +123,7 @@ class Runs(Protocol):
 
         Raises:
             RunBusyError: another process is working on it.
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
 
     async def end(self, ended: RunEvent, *, record: bool = True) -> RunRecord | None:
@@ -134,7 +134,7 @@ class Runs(Protocol):
             record: whether to return what is on record of the run.
 
         Raises:
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
 
     async def release(self, run: int) -> None:
@@ -292,7 +292,7 @@ async def append_seal(writer: Writer, reader: Reader, run: int) -> str:
     """Append a seal over what there is of *run*, and return it.
 
     Raises:
-        DatabaseError: the database cannot be written any more.
+        DatabaseError: the database can no longer be written.
     """
     with anyio.CancelScope(shield=True):
         await writer.flush()

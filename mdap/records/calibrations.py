@@ -85,13 +85,13 @@ class Calibration:
         duplicates: share of samples whose text repeats an earlier one of the same step.
         p_hard: chance that some steps are harder than others.
         hard_share: share of hard steps that is to be expected.
-        target: the wanted chance of a run without one wrong decision.
+        target: target probability of a run without a wrong decision.
         length: steps of the task; None where unknown.
         projection: what a run will take at the smallest k that reaches the target; None where none does, or
             the length is unknown.
         cost_usd: what the calibration itself cost; None where no price is known.
         seconds: how long it took.
-        findings: what is to be known of all this, in words, a sentence each.
+        findings: what is to be known of all this, in words, one sentence each.
     """
 
     run_id: str

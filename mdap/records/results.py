@@ -1,4 +1,4 @@
-"""What a run returns, and how sure one can be of it."""
+"""What a run returns, and confidence in it."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _NEGLIGIBLE: Final = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """How sure one can be of a run's decisions, going by how their votes agreed.
+    """Confidence in a run's decisions, going by how their votes agreed.
 
     It assumes that the samples of a step err independently, that wrong ones all say the same (the worst
     case), and that on a hard step a majority is as likely wrong as right.
@@ -35,7 +35,7 @@ class Certificate:
             about 1 if errors are independent; None where it cannot be told.
         floor: the least chance that a valid sample is right, on every step, that *p_zero_errors* assumes;
             above 1/2 where a harder step would look like the others.
-        warnings: what a reader should know, a sentence each.
+        warnings: what a reader should know, one sentence each.
         voters: where several models were asked, the votes of each; empty for one.
     """
 
@@ -123,9 +123,9 @@ class Solution(Generic[R_co]):
         k: the margin every decision had to reach; with `-k robust`, m of the first step.
         cost_usd: price of all samples in USD; None where no price is known.
         seconds: time spent running, over all resumes.
-        certificate: how sure one can be of the decisions; None where nothing can be said.
+        certificate: confidence in the decisions; None where nothing can be said.
         digest: head of the digest chain over the decisions, in hexadecimal.
-        warnings: what a reader of the result should know, a sentence each.
+        warnings: what a reader of the result should know, one sentence each.
         guarantee: what `-k robust` says of the run; None for another k.
         seal: digest over all that the log holds of the run, as of the end of its last session; None if no
             session ended in order.

@@ -70,7 +70,7 @@ class Batch(AsyncIterator[Solution]):
     solved; once one is stopped, by a budget or for want of a provider, no more are begun.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         begin: has a function called in a task of the session, where the runs are driven.
         cases: the tasks.
         spec: the batch's name and how steps are decided.

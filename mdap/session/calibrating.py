@@ -50,7 +50,7 @@ class CalibrationRequest:
     Attributes:
         name: its id in the database.
         samples: about how many samples to take.
-        target: wanted chance of a run without one wrong decision.
+        target: target probability of a run without a wrong decision.
         seed: which random steps.
     """
 
@@ -274,7 +274,7 @@ def _counted(
 
 
 def _findings(made: Calibration, found: Measured) -> tuple[str, ...]:
-    """Return what a reader should know, a sentence each, the gravest first.
+    """Return what a reader should know, one sentence each, the gravest first.
 
     Args:
         made: the calibration as far as it is known.

@@ -1,4 +1,4 @@
-"""How sure one can be of a run, and which of its decisions to look at first: read from its rows."""
+"""Confidence in a run, and which of its decisions to look at first: read from its rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,12 +33,12 @@ class Doubt:
 
 
 async def certificate_of(reader: Reader, run: int) -> Certificate | None:
-    """Return how sure one can be of the decisions of *run*; see `certified`."""
+    """Return confidence in the decisions of *run*; see `certified`."""
     return certified(await reader.tallies(run), await reader.escalations(run), await reader.settled(run))
 
 
 def certified(shapes: Sequence[TallyShape], escalations: int, settled: int) -> Certificate | None:
-    """Return how sure one can be of decisions.
+    """Return confidence in decisions.
 
     Args:
         shapes: the tallies of those that votes made, counted.
@@ -69,7 +69,7 @@ async def outcome_in(reader: Reader, row: RunRow) -> Outcome | None:
 
 
 async def most_doubtful(reader: Reader, run: int, most: int = 20) -> list[Doubt]:
-    """Return the voted decisions of *run* that are wrong with the greatest chance, the most doubtful first.
+    """Return the most doubtful voted decisions of *run*, highest probability of being wrong first.
 
     Args:
         reader: the log.

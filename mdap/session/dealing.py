@@ -43,7 +43,7 @@ class Dealer:
     """Have workers solve the cases of batches.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         head: deals the cases.
         workers: how many there are to be.
     """

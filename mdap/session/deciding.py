@@ -25,7 +25,7 @@ _BY_KEY: Final = "key:"
 _BY_NUMBER: Final = "step:"
 
 
-async def settle_step(  # noqa: PLR0913 - the public face: keywords, each of them named
+async def settle_step(  # noqa: PLR0913 - public API, all keywords named
     db: str | Path,
     run_id: str,
     step: int | str,
@@ -42,7 +42,7 @@ async def settle_step(  # noqa: PLR0913 - the public face: keywords, each of the
 
     Args:
         db: path of the database.
-        run_id: the run's id, a unique beginning of it, or ``latest``.
+        run_id: the run's id, a unique prefix of it, or ``latest``.
         step: the step, by its number or its key.
         answer: the answer, as JSON.
         author: who decides.

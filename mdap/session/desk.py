@@ -65,7 +65,7 @@ class Desk:
             claim: the number of the claim to renew; None for a new one.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
             UsageError: there is no such run or step.
         """
         author = _checked("name", author, _LONGEST_NAME)
@@ -77,7 +77,7 @@ class Desk:
         """Give a claimed step back.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
         """
         async with open_log(self._path) as reader:
             place = await _opened(reader, run_id, step)
@@ -87,7 +87,7 @@ class Desk:
         """Settle a step, which is claimed first unless its author has it.
 
         Args:
-            run_id: the step's run: its id, a unique beginning of it, or ``latest``.
+            run_id: the step's run: its id, a unique prefix of it, or ``latest``.
             step: its number or its key.
             ruling: what a person says of it.
             moved: the run's task, where that has moved to another file, module or name.

@@ -22,7 +22,7 @@ class Ending:
     """How a run ends; as long as nothing else is said, it was interrupted.
 
     Attributes:
-        status: how the run stands.
+        status: the run's status.
         reason: one sentence on why it did not finish.
         cause: the same as one word.
         error: what ended it; None for nothing that was raised.
@@ -90,14 +90,14 @@ async def work_on(
     A failure of a task's or a provider's own code ends the run, and is not raised.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         run: its number.
         name: its id.
         trace: its spans; None for none.
         record: whether to read what is on record of the run in the end.
 
     Raises:
-        DatabaseError: the database cannot be written any more.
+        DatabaseError: the database can no longer be written.
     """
     ended = Ending()
     resources.named[run] = name

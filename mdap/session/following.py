@@ -26,7 +26,7 @@ async def follow(
     """Yield what is recorded of a run behind a cursor until the run ends; see `Session.events`.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         run_id: the run's id.
         after: the cursor; None for the beginning.
         is_open: whether the session is still open.

@@ -109,7 +109,7 @@ async def pilot_of(
     """Decide the first steps of *task* at a generous margin, in a run of their own.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         task: the task.
         name: the name of the run that it is for.
         voting: how steps are decided but for the margin.
@@ -145,13 +145,13 @@ async def with_margin(
     """Return *spec* with the margin that *k* stands for, and with what is to be recorded of the choice.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         task: the task.
         spec: how it is to be run otherwise.
         k: a margin; None for that of *spec*; ``auto`` for the smallest that reaches *target* at the
             error rate that a calibration or a pilot rules out; ``robust`` for one that follows from how the
             votes of the steps before fell.
-        goal: wanted chance that no decision of the run is wrong, and the floor, for ``robust``.
+        goal: target probability that no decision of the run is wrong, and the floor, for ``robust``.
 
     Raises:
         UsageError: no margin reaches the target, or the run of that name was started for another one.

@@ -122,7 +122,7 @@ class OpenSession:
 
         Args:
             run_id: only those of this run and its parts; None for the newest runs of the database.
-            most: how many at most.
+            most: the maximum number of steps.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -140,7 +140,7 @@ class OpenSession:
         continues; otherwise `resume` the returned run.
 
         Args:
-            run_id: the step's run: its id, a unique beginning of it, or ``latest``.
+            run_id: the step's run: its id, a unique prefix of it, or ``latest``.
             step: its number.
             answer: the answer, as a JSON value.
             author: who decides.

@@ -62,7 +62,7 @@ class Preview:
 
     Attributes:
         asked: its steps, in the order in which it asks them.
-        notes: what a reader should know, a sentence each.
+        notes: what a reader should know, one sentence each.
     """
 
     asked: tuple[Asked, ...]

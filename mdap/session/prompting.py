@@ -44,7 +44,7 @@ class TaskPrompts:
     def render(
         self, task: str, params: Mapping[str, Any], step: int, text: str, digest: str
     ) -> Rendered | str:
-        """Return the prompts of a step, or a sentence that says why there are none."""
+        """Return the prompts of a step, or a sentence that explains why there are none."""
         chain = self._chain(task, canonical(dict(params)))
         if isinstance(chain, str):
             return chain

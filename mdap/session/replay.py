@@ -48,7 +48,7 @@ class Replay:
     """A `mdap.protocols.Provider` over the samples of one run and of the runs that are parts of it.
 
     Args:
-        run_id: the run's id, or a unique beginning of it.
+        run_id: the run's id, or a unique prefix of it.
         path: the database it is in.
     """
 
@@ -152,7 +152,7 @@ def create(model: str, options: dict[str, Any]) -> Replay:
     """Replay a run: the factory behind ``--model replay/<run>``.
 
     Args:
-        model: the run's id, or a unique beginning of it.
+        model: the run's id, or a unique prefix of it.
         options: see `ReplaySettings`.
 
     Raises:

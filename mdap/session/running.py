@@ -56,7 +56,7 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
     Raises:
         UsageError: the run exists and was started otherwise, or parameters do not come back from the record.
         RunBusyError: another process is working on it.
-        DatabaseError: the database cannot be written any more.
+        DatabaseError: the database can no longer be written.
     """
     if spec.voting.robust is not None and resources.on_dead is OnDead.CONTINUE:
         raise UsageError(
@@ -132,7 +132,7 @@ class _Run:
     """A run that a session works on.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         task: the task.
         spec: how it is to be run.
         start: where its rows end.

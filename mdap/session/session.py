@@ -75,7 +75,7 @@ class Session(OpenSession):
         DatabaseError: the file is not an mdap database, or cannot be written.
     """
 
-    def __init__(  # noqa: PLR0913 - the public face: keywords, each of them optional
+    def __init__(  # noqa: PLR0913 - public API, all keywords optional
         self,
         model: Model | Sequence[Model] = "sim",
         *,
@@ -141,7 +141,7 @@ class Session(OpenSession):
                 again to resume.
             FailedError: the task's own code failed, whose exception is the cause.
             PluginError: *on_event* failed when the run was over already.
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
         solution: Solution[Any] = await self.run(task, **settings)
         if solution.status is not RunStatus.FINISHED:
@@ -154,7 +154,7 @@ class Session(OpenSession):
     async def run(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
     @overload
     async def run(self, task: Task, **settings: Unpack[RunSettings]) -> Solution[Any]: ...
-    async def run(  # noqa: PLR0913 - the public face: keywords, each of them optional
+    async def run(  # noqa: PLR0913 - public API, all keywords optional
         self,
         task: Any,
         *,
@@ -187,7 +187,7 @@ class Session(OpenSession):
             UsageError: an argument is wrong, or the run of that name was started with other settings.
             RunBusyError: another process is working on the run of that name.
             PluginError: *on_event* failed when the run was over already.
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
         task = as_resumed(checked_task(task))
         check_run(k, voting, run_id, progress)
@@ -313,7 +313,7 @@ class Session(OpenSession):
             UsageError: an argument is wrong.
             StoppedError: the pilot was stopped.
             PluginError: the task's own code failed.
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
         task = checked_task(task)
         check_run(None, voting, run_id, None)
@@ -336,7 +336,7 @@ class Session(OpenSession):
         """Resume the run *run_id*, with the settings it started with.
 
         Args:
-            run_id: its id, a unique beginning of it, or ``latest``.
+            run_id: its id, a unique prefix of it, or ``latest``.
             task: its task's name, if it has moved to another file, module or name.
             progress: counters that are kept while the run goes on.
             on_event: see `run`.
@@ -385,7 +385,7 @@ class Session(OpenSession):
             The solution of each run, however it ended: see its status and reason.
 
         Raises:
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
         with self._visit() as resources:
             await resources.writer.flush()

@@ -39,7 +39,7 @@ async def seal_run(db: str | Path, run_id: str, key: str | Path | None = None) -
 
     Args:
         db: path of the database.
-        run_id: the run's id, a unique beginning of it, or ``latest``.
+        run_id: the run's id, a unique prefix of it, or ``latest``.
         key: an SSH key to sign with; ``ssh-keygen`` reads it, or asks the agent. None for no signature.
 
     Raises:

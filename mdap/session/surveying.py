@@ -39,7 +39,7 @@ async def subjects_of(
     """Return the steps to sample, where they come from, and whether the right answers are known.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         task: the task.
         request: the calibration's name, about how many samples it takes, and which random steps.
         voting: how steps are decided.

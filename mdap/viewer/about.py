@@ -149,7 +149,7 @@ class Verdicts:
 
     Attributes:
         outcome: whether its result is good; None if neither its task nor its votes tell.
-        certificate: how sure one can be of the decisions; None where nothing can be said.
+        certificate: confidence in the decisions; None where nothing can be said.
         doubts: the most doubtful decisions, each with the chance that it is wrong; None for one that was
             not voted, and where nothing can be said.
         input_tokens: of all that was billed, samples or not; so are *output_tokens*.

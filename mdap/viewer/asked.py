@@ -40,7 +40,7 @@ class Asker:
 
 
 async def prompts_of(source: Reader, prompts: Prompts, asker: Asker, opening: Row) -> Rendered | str:
-    """Return the prompts of one opening of a step, or a sentence that says why there are none.
+    """Return the prompts of one opening of a step, or a sentence that explains why there are none.
 
     Args:
         source: the log.

@@ -19,7 +19,7 @@ async def form_of(request: Request) -> dict[str, str]:
     """Return the fields of a form, the last one of each name.
 
     Raises:
-        HTTPException: it is none, or too large.
+        HTTPException: the body is invalid or too large.
     """
     body = await _body(request, _FORM)
     try:
@@ -32,7 +32,7 @@ async def object_of(request: Request) -> dict[str, Any]:
     """Return a JSON object.
 
     Raises:
-        HTTPException: it is none, or too large.
+        HTTPException: the body is invalid or too large.
     """
     body = await _body(request, _JSON)
     try:

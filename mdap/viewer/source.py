@@ -1,4 +1,4 @@
-"""What the pages need from the outside: rows of the log, and prompts made anew."""
+"""What the pages need from the outside: rows of the log, and prompts made again."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -56,7 +56,7 @@ class Prompts(Protocol):
             digest: the recorded digest of the prompts.
 
         Returns:
-            The prompts, or a sentence that says why there are none.
+            The prompts, or a sentence that explains why there are none.
         """
 
 
@@ -83,7 +83,7 @@ class Shown:
     Attributes:
         name: what it is called on the pages.
         open: opens it for one page.
-        prompts: makes prompts anew.
+        prompts: makes prompts again.
         is_claimed: says whether a process is at work on the run with a number; None where nobody can tell.
         desk: where people settle steps from the pages; None where they cannot.
     """

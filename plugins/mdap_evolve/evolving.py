@@ -49,7 +49,7 @@ class About(NamedTuple):
         keep: tasks that must not get worse.
         lessons: digest of what is learned and held out.
         max_loss: what a kept task may lose, in percentage points.
-        target: the wanted chance that every decision of a run is right.
+        target: target probability that every decision of a run is right.
         out: the folder of the model that is written.
         own_votes: whether the learner's own votes may be all there is.
     """

@@ -76,7 +76,7 @@ def gather(db: Path, names: Sequence[str], task: str, learner: LocalModel) -> Ga
 
     Args:
         db: the database.
-        names: runs, each by its id, a unique beginning of it, or ``latest``.
+        names: runs, each by its id, a unique prefix of it, or ``latest``.
         task: the task that they must be of, as runs record it.
         learner: the model that learns.
 

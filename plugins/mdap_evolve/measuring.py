@@ -77,7 +77,7 @@ class Exam:
         name: the task, for people.
         items: its steps.
         steps: the length of the run that margin and cost are told for; None where it is not known.
-        target: the wanted chance that every decision of that run is right.
+        target: target probability that every decision of that run is right.
     """
 
     name: str
@@ -188,7 +188,7 @@ def exam_of_task(spec: str, target: float) -> Exam:
 
     Args:
         spec: the task, and its parameters as in ``multiply?style=compact``.
-        target: the wanted chance that every decision of a run is right.
+        target: target probability that every decision of a run is right.
 
     Raises:
         UsageError: there is no such task, or it does not know its right answers.

@@ -114,7 +114,7 @@ class Verified:
         evolution_id: its id.
         iterations: updates that were made again.
         weights: digest of the model's files that they lead to; None if it has not finished.
-        mismatches: whatever is not as recorded, a sentence each.
+        mismatches: whatever is not as recorded, one sentence each.
     """
 
     evolution_id: str
