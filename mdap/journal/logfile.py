@@ -36,7 +36,6 @@ T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x6D646170
 """Marks a SQLite file as an mdap log: "mdap" in ASCII, shown by ``file``. mdap checks it before it writes."""
-writes."""
 
 SCHEMA: Final = 9
 """The schema that this mdap reads: the number of the newest migration."""

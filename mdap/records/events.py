@@ -1,4 +1,4 @@
-"""The kinds of events of a run, and what their data hold."""
+"""The kinds of events of a run, and their data."""
 
 from typing import Final
 
@@ -84,7 +84,7 @@ EVENTS: Final = {
     ),
     "signed": ("somebody signed the last seal", "`seal`, and `signature` as `ssh-keygen` writes it"),
 }
-"""The kinds of events of a run, each with what happened and what the event's data hold."""
+"""The kinds of events of a run, each with its meaning and its data."""
 
 METERED: Final = frozenset(
     {
@@ -97,4 +97,4 @@ METERED: Final = frozenset(
         "cache_write_tokens",
     }
 )
-"""What an event says of requests that were sent; whatever event it is, its tokens are in the totals."""
+"""Data of an event on requests that mdap sent; the totals include its tokens."""
