@@ -51,8 +51,7 @@ class Mismatch:
         what: the thing, in a few words.
         expected: the expected value.
         found: the recorded value.
-        step: the step; None if it
-        belongs to none.
+        step: the step; None if it belongs to none.
         opening: the opening of that step.
         sample: the sample's ordinal; None if it belongs to none.
         run: the part of the run that it belongs to; None for the run itself.

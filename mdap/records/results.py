@@ -125,8 +125,7 @@ class Solution(Generic[R_co]):
         cost_usd: price of all samples in USD; None if unknown.
         seconds: running time, over all sessions.
         certificate: confidence in the decisions; None if the votes do not tell.
-        digest: head of the
-        digest chain over the decisions, in hexadecimal.
+        digest: head of the digest chain over the decisions, in hexadecimal.
         warnings: warnings to the reader of the result, one sentence each.
         guarantee: the guarantee of `-k robust`; None for another k.
         seal: digest over all rows of the run at the end of its last session; None if no session ended

@@ -1,4 +1,4 @@
-"""What a step asked, for people: read from the log where it is recorded, or made again by the task."""
+"""The prompts of a step for people: from the log, or rebuilt by the task."""
 
 import json
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ _NOT_ASKED: Final = ("solve:", "once:")
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """The run whose steps are shown.
+    """The run of the shown steps.
 
     Attributes:
         number: its key in the other tables.
         task: the task's name.
         params: the task's parameters.
-        settings: how its steps are decided, as its row says.
-        provider: where samples come from, as its row says.
+        settings: its recorded voting settings.
+        provider: the recorded source of its samples.
     """
 
     number: int
@@ -44,7 +44,7 @@ async def prompts_of(source: Reader, prompts: Prompts, asker: Asker, opening: Ro
 
     Args:
         source: the log.
-        prompts: makes those again that are not recorded.
+        prompts: rebuilds prompts that are not recorded.
         asker: the run.
         opening: the columns of the opening.
     """
@@ -76,7 +76,7 @@ def _recorded(sent: list[PromptSent], digest: str) -> Rendered:
 
 
 def _read(schema: str) -> Any:
-    """Return what a recorded schema says; the text itself where somebody has changed it."""
+    """Return a recorded schema; its text if it is not valid JSON."""
     try:
         return json.loads(schema)
     except (ValueError, RecursionError):
@@ -84,7 +84,7 @@ def _read(schema: str) -> Any:
 
 
 async def merged_by(source: Reader, asker: Asker) -> tuple[str, ...]:
-    """Return the models that take no system message: to them it is the beginning of the user message."""
+    """Return the models without system messages: theirs begins the user message instead."""
     about = asker.provider["about"]
     specs, _ = tiers_of(asker.provider["models"], asker.provider["escalate_to"])
     names = [spec.partition("?")[0] for spec in specs]

@@ -1,4 +1,4 @@
-"""What a POST request says: a form, or a JSON object; of a size that is bounded before it is read."""
+"""Read the body of a POST request, a form or a JSON object, with a limited size."""
 
 import json
 from typing import Any, Final
