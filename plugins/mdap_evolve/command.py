@@ -1,4 +1,4 @@
-"""``mdap evolve``: a better local model, from what runs decided."""
+"""``mdap evolve``: train a better local model on the decisions of runs."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -142,7 +142,7 @@ def command(**given: Any) -> Exit:
 
 
 def _add_files(db: Path, evolution_id: str, folder: Path) -> None:
-    """Write the plot, and what others need to make the same model, beside it."""
+    """Write the plot and the replay file beside the new model."""
     share(db, evolution_id, folder)
     (folder / PLOT).write_text(drift_plot(read_evolution(db, evolution_id).iterations))
 
@@ -189,7 +189,7 @@ def _begun(db: Path, given: dict[str, Any]) -> EvolutionRow:
 
 
 def _resumed(db: Path, given: dict[str, Any]) -> EvolutionRow:
-    """Return the record of an evolution that can be continued."""
+    """Return the record of an evolution that can be resumed."""
     for name in _FIXED:
         if given[name]:
             raise UsageError("--resume takes all from the record: give it no other option than --workers")
