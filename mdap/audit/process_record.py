@@ -197,7 +197,7 @@ class ProcessRecord:
             found = f"{named[2]}, {decision.winner}"
             self.findings.add(Kind.DECISION, f"part {named[1]}", f"{digest}, {result}", found, place)
 
-    # -- what the process asks for -----------------------------------------------------------------
+    # -- requests of the process -------------------------------------------------------------------
 
     def find(self, identity: Identity, stray: _Stray) -> _Known | None:
         """Return the requested decision; None if there is none.

@@ -199,7 +199,7 @@ class Head:
     # -- workers -----------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        """Start a worker and serve it until it is gone."""
+        """Start a worker and serve it until it ends."""
         self._started += 1
         name = f"worker {self._started}"
         try:

@@ -210,7 +210,7 @@ class RemoteRuns:
         return found
 
     async def release(self, run: int) -> None:
-        """Give a run back, once what was appended is durable."""
+        """Release a run, once all its appended facts are durable."""
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
             await self._writer.flush()
         self._caller.send("drop", run)

@@ -138,7 +138,7 @@ class Runs(Protocol):
         """
 
     async def release(self, run: int) -> None:
-        """Give a run back, once what was appended is durable."""
+        """Release a run, once all its appended facts are durable."""
 
 
 class LocalRuns:
@@ -209,7 +209,7 @@ class LocalRuns:
         return None if found is None else replace(found, seal=seal.seal)
 
     async def release(self, run: int) -> None:
-        """Give a run back, once what was appended is durable."""
+        """Release a run, once all its appended facts are durable."""
         # The next process that resumes the run must find all of it.
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
             await self._writer.flush()

@@ -34,7 +34,7 @@ class Writer:
 
     Args:
         path: the database file.
-        connection: opened for writing; used by nobody else.
+        connection: opened for writing; only the journal uses it.
         watch: called with facts once they are durable; None for no calls.
         every: tells before each commit whether *watch* wants all facts or only events.
     """

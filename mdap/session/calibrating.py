@@ -271,7 +271,7 @@ def _counted(
     )
 
 
-# -- what it means, in words ----------------------------------------------------------------------
+# -- conclusions in words -------------------------------------------------------------------------
 
 
 def _findings(made: Calibration, found: Measured) -> tuple[str, ...]:

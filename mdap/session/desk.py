@@ -97,7 +97,7 @@ class Desk:
             The run that continues, and whether a process already continues it.
 
         Raises:
-            ClaimedError: somebody else has the step, or has settled it meanwhile.
+            ClaimedError: another person has the step, or has settled it meanwhile.
             RunBusyError: another process is working on the run, and does not wait for the step.
             UsageError: there is no such run or step, or the answer cannot be one of it.
         """

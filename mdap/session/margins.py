@@ -117,7 +117,7 @@ async def pilot_of(
 
     Raises:
         UsageError: a step found no winner.
-        StoppedError: the provider is gone, or a limit was reached.
+        StoppedError: a provider failed, or the run reached a limit.
     """
     pilot = with_k(voting.model_copy(update={"max_samples": None}), _PILOT_MARGIN)
     name = f"{name}-pilot"

@@ -86,7 +86,7 @@ async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDec
         path: the database.
         row: the run that decided the step.
         task: its task.
-        decision: what the person decides.
+        decision: the person's decision.
 
     Raises:
         UsageError: the answer is invalid for the step.

@@ -20,7 +20,7 @@ def promising(voting: VotingSettings, terms: Mapping[str, Any]) -> VotingSetting
 
     Args:
         voting: the other voting settings.
-        terms: what differs from the terms in *voting*: floor, target, length.
+        terms: changes to the terms in *voting*: floor, target, length.
 
     Raises:
         UsageError: no margin can reach the target, or a setting conflicts with it.

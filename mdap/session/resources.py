@@ -65,7 +65,7 @@ class SessionResources:
         limits: concurrency, rates, deadlines and attempts.
         budget: the spending limits.
         speculate: how far ahead mdap samples chains.
-        on_dead: whether to stop or continue when one of several models is gone.
+        on_dead: whether to stop or continue when one of several models fails for good.
         limit_changes: records changes of limits.
         endpoint_probe: probes the endpoints.
         named: the ids of running runs, by number.
@@ -116,7 +116,7 @@ class SessionResources:
         return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
 
     def charge_earlier(self, start: RunStart) -> None:
-        """Charge what a run spent in earlier sessions to the budget, once."""
+        """Charge a run's spending in earlier sessions to the budget, once."""
         if self.budget_guard.limited and start.number not in self.known_spending:
             self.known_spending.add(start.number)
             usage = start.totals.usage

@@ -58,7 +58,7 @@ class Session(OpenSession):
         budget: spending limits that stop runs resumably.
         prices: prices by model, or a JSON file of them; they override the installed price list.
         speculate: whether a chain's next step is sampled before the one before it is decided.
-        on_dead: whether to stop when one of several models is gone (out of quota, or without an answer), or
+        on_dead: whether to stop when one of several models fails (out of quota, or without an answer), or
             to continue without it.
         record_prompts: whether the log keeps the text of every prompt, unless *voting* says; None keeps
             those of processes only, since mdap rebuilds a chain's from its inputs. A resumed run keeps
@@ -137,7 +137,7 @@ class Session(OpenSession):
             UsageError: an argument is wrong, or the run of that name was started with other settings.
             RunBusyError: another process is working on the run of that name.
             UndecidedError: a step found no winner within its allowed samples, or all models refused it.
-            StoppedError: the provider is gone, a limit was reached, or the session was closed; solve it
+            StoppedError: the provider failed, the run reached a limit, or the session was closed; solve it
                 again to resume.
             FailedError: the task's own code failed, whose exception is the cause.
             PluginError: *on_event* failed when the run was over already.

@@ -39,7 +39,7 @@ __all__ = ["Worker", "main"]
 
 
 class Worker:
-    """Drive the cases that the head deals, until the head is gone.
+    """Drive the cases that the head deals, until the connection closes.
 
     Args:
         channel: to the head.

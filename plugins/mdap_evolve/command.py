@@ -112,7 +112,7 @@ _FIXED: Final = ("task", "params", "model", "runs", "keep")
 @database
 @as_json
 def command(**given: Any) -> Exit:
-    """Train a local model on what runs decided.
+    """Train a local model on the decisions of runs.
 
     The model learns the replies that won their votes. Before and after, the command measures p, v, k and
     cost on prompts that are held out, and on each kept task. It refuses to write a model that lost more than
