@@ -235,7 +235,7 @@ class Head:
                     worker.heard = looked
                 silence = looked - worker.heard
                 if not worker.fenced and silence > (LEASE if worker.ready else _START):
-                    await self._lose(worker, f"it was not heard of for {silence:.0f} seconds")
+                    await self._lose(worker, f"it sent no message for {silence:.0f} seconds")
 
     def _fail(self, error: WorkersError, *, at_once: bool = False) -> None:
         """Note that no more workers can start; the others continue unless *at once* ends them all."""
@@ -267,7 +267,7 @@ class Head:
         if not worker.ready:
             self._fail(WorkersError(f"{worker.name} did not start: {why}"))
         elif self._fruitless > _LOSSES * self._count:
-            self._fail(WorkersError(f"one worker after another was lost; the last one: {sentence}"))
+            self._fail(WorkersError(f"too many workers were lost; the last one: {sentence}"))
         elif self._failure is None:
             self._group.start_soon(self._serve)
         self._deal()

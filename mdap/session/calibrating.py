@@ -77,7 +77,7 @@ async def calibrate_task(
 ) -> Calibration:
     """Calibrate *task* under *voting*; see `Session.calibrate`."""
     if not isinstance(task, Chain | Process):
-        raise UsageError(f"{type(task).__name__} is no task: derive it from mdap.Chain or mdap.Process")
+        raise UsageError(f"{type(task).__name__} is not a task: derive it from mdap.Chain or mdap.Process")
     check_methods(type(task), type(task).__qualname__)
     task = as_resumed(task)
     await resources.writer.flush()

@@ -241,4 +241,4 @@ def not_alone(row: RunRow) -> str:
     if row.kind == "batch":
         again = f"solve its tasks again under its name, `mdap run --inputs ... --run-id {row.run_id}`"
         return f"{row.run_id} is a batch: to go on, {again}"
-    return f"{row.run_id} is a {row.kind}: to go on, give the command of its run again"
+    return f"{row.run_id} is a {row.kind}: to continue, repeat the command of its run"

@@ -56,7 +56,7 @@ async def prompts_of(source: Reader, prompts: Prompts, asker: Asker, opening: Ro
     about = (asker.task, asker.params, opening["step"], opening["input"], opening["prompt_digest"])
     made = await anyio.to_thread.run_sync(prompts.render, *about)
     if isinstance(made, str):
-        return f"the decision was taken over from {opening['reason']}" if opening["noted"] else made
+        return f"the decision was copied from {opening['reason']}" if opening["noted"] else made
     return replace(made, max_tokens=VotingSettings.recorded(asker.settings).tokens_allowed(made.max_tokens))
 
 

@@ -38,7 +38,7 @@ async def object_of(request: Request) -> dict[str, Any]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, "The body is no JSON.") from error
+        raise HTTPException(400, "The body is not JSON.") from error
     if not isinstance(found, dict):
         raise HTTPException(400, "The body must be a JSON object.")
     return found

@@ -166,7 +166,7 @@ def study_of(db: Path, row: EvolutionRow) -> Study:
     lessons = gather(db, about.runs, about.task, model)
     if lessons.digest != about.lessons:
         raise UsageError(
-            f"{', '.join(about.runs)} teach something else than when {row.evolution_id} began: start another"
+            f"{', '.join(about.runs)} give other lessons than when {row.evolution_id} began: start another"
         )
     task = make_recorded(about.task, about.params)
     exams = {HELD_OUT: exam_of_log(lessons.held_out, task, about.target)}

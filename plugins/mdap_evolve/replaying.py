@@ -66,7 +66,7 @@ def replay(db: Path, name: str, out: Path) -> Made:
         ReplayError: the resulting weights differ from the recorded ones.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} is there already: name a new folder")
+        raise UsageError(f"--out {out} exists already: name a new folder")
     row = _of_file(Path(name)) if Path(name).is_file() else read_evolution(db, name)
     if row.ended is None:
         raise UsageError(f"{row.evolution_id} has not finished: continue it with --resume {row.evolution_id}")
@@ -100,7 +100,7 @@ def _of_file(path: Path) -> EvolutionRow:
         ended = ("finished", {"weights": str(held["result"])})
         evolution_id, model, weights = [str(held[name]) for name in ("evolution_id", "model", "weights")]
     except (OSError, ValueError, KeyError, TypeError, struct.error):
-        raise UsageError(f"{path} is no {SHARED} that mdap wrote: copy it again") from None
+        raise UsageError(f"{path} is not a {SHARED} that mdap wrote: copy it again") from None
     if len(rows) != recipe.iterations:
         raise UsageError(f"{path} has {len(rows)} of {recipe.iterations} iterations: copy it again")
     return EvolutionRow(0, evolution_id, model, weights, recipe.model_dump(), {}, tuple(rows), ended)

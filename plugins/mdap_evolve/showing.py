@@ -124,7 +124,7 @@ def _verdict(report: Report) -> str:
 def _gained(gain: float, error: float, study: Study) -> str:
     if study.about.own_votes:
         return (
-            "no gain is claimed: only the learner voted, and what it agrees with itself on says nothing of "
+            "no gain is claimed: only the learner voted, and its agreement with itself does not show "
             "what is right"
         )
     if gain <= 2 * error:
