@@ -113,6 +113,7 @@ def _harmless(value: Any) -> Any:
 
 
 def _write_parquet(table: _Table, out: IO[bytes]) -> None:
+    """Write *table* as Parquet, a batch of rows at a time."""
     try:
         import pyarrow
         from pyarrow import parquet

@@ -121,6 +121,7 @@ def excerpts(now: str, then: str) -> tuple[str, str]:
 
 
 def _excerpt(text: str, start: int, stop: int) -> str:
+    """Return the part from *start* to *stop* with some context, quoted; ellipses mark cut text."""
     first, last = max(start - _AROUND, 0), min(stop + _AROUND, len(text))
     last = min(last, first + _MOST)
     return f"{'…' * (first > 0)}{text[first:last]!r}{'…' * (last < len(text))}"
