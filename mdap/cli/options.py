@@ -173,7 +173,7 @@ def limit_options(command: F) -> F:
             "--warm-cache/--no-warm-cache",
             default=None,
             show_default="for processes",
-            help="Send one of several similar requests first, so that the others read its prompt from the cache.",
+            help="Send one of several similar requests first, so that the others can read the cache.",
         ),
         click.option(
             "--no-probe",
