@@ -70,7 +70,7 @@ class _Walk:
         self.sent: Mapping[tuple[int, int], Sent] = {}
         self._log: sqlite3.Connection | None = None
 
-    # -- where it starts ---------------------------------------------------------------------------
+    # -- start -------------------------------------------------------------------------------------
 
     def begin(self, connection: sqlite3.Connection, place: int) -> None:
         """Start before the decision at *place*, from the row before it."""
@@ -112,7 +112,7 @@ class _Walk:
             return _LOST
         return self._call(step, "advancing", self.task.advance, state, answer)
 
-    # -- one step after another --------------------------------------------------------------------
+    # -- steps ------------------------------------------------------------------------------------
 
     def page(self, page: Page) -> None:
         """Check the steps of a page."""
@@ -252,10 +252,10 @@ class _Walk:
     def _truth(self, state: Any) -> Any:
         return self.task.canonical(self.task.oracle(state))
 
-    # -- where it ends -----------------------------------------------------------------------------
+    # -- end ---------------------------------------------------------------------------------------
 
     def end(self, place: int) -> None:
-        """Note the state after the decision before *place*, and whether the task ends there."""
+        """Compute the state after the decision before *place*, and whether the task ends there."""
         if self.state is _LOST:
             return
         length = self._call(place, "giving its length", self.task.length)

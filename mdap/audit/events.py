@@ -47,7 +47,7 @@ class History:
         escalated: step, opening and tier of each race that went to another tier.
         seal: the last seal; None if there is none.
         sealed: whether the log holds no event after that seal.
-        events: how many events there are.
+        events: the number of events.
         digest: the head of the digest chain; None before the first decision.
     """
 

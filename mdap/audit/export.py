@@ -52,7 +52,7 @@ def _steps(log: Log, run_id: str) -> Iterator[Row]:
 def _table_of_steps(log: Log, run_id: str) -> _Table:
     """Return the decided steps as a table: input, answer and vote become columns."""
     nested = {"input": Columns("input"), "answer": Columns("answer")}
-    count = 0  # the run may go on meanwhile
+    count = 0  # the run may continue meanwhile
     for entry in log.steps(run_id):
         nested["input"].see(entry.input)
         nested["answer"].see(entry.answer)

@@ -59,10 +59,10 @@ class Verification:
         samples: samples parsed again.
         votes: votes counted again.
         digest: the head of the digest chain; None before the first decision.
-        seal: the last seal; None if no session ended in order.
+        seal: the last seal; None if no session ended normally.
         signatures: its signatures; see `Signature`.
         mismatches: the first hundred.
-        counts: how many mismatches there are, by kind.
+        counts: the number of mismatches by kind.
         notes: further notes for the reader, one sentence each.
     """
 

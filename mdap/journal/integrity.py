@@ -73,7 +73,7 @@ def check_texts(connection: sqlite3.Connection, path: Path) -> None:
 
     Args:
         connection: the log.
-        path: where it is.
+        path: its path.
 
     Raises:
         DatabaseError: one is not.

@@ -69,7 +69,7 @@ def _of(part: int, whole: int) -> str:
 
 
 async def side(source: Reader, counts: RunCounts, run: About) -> Side:
-    """Return one of two runs, as far as it is counted."""
+    """Return one of two runs, as counted so far."""
     count = counts.of(run)
     await count.go_on(source, run, _COUNTING)
     told = count.told(run)

@@ -116,7 +116,7 @@ def command(**given: Any) -> Exit:
 
     The model learns the replies that won their votes. Before and after, the command measures p, v, k and
     cost on prompts that are held out, and on each kept task. It refuses to write a model that lost more than
-    --max-loss on a kept task, and exits with 1. An evolution that was cut short continues with --resume.
+    --max-loss on a kept task, and exits with 1. To resume an interrupted evolution, pass --resume.
     """
     db = Path(given["db"])
     if given["replay"] is not None:

@@ -26,7 +26,7 @@ _TOLD: Final = 10
 
 @contextmanager
 def watching(study: Study, *, quiet: bool) -> Iterator[Watch | None]:
-    """Give a function that shows each update: a bar on a terminal, else a line for every tenth of them."""
+    """Give a function that shows each update: a bar on a terminal, otherwise a line per tenth."""
     console = Console(stderr=True)
     total = study.recipe.iterations
     if quiet:
