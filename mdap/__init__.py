@@ -66,7 +66,18 @@ from mdap.session.signatures import (
     SessionSettings,
     SolveSettings,
 )
-from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Robust, Speculate, VotingSettings
+from mdap.settings import (
+    Budget,
+    Cluster,
+    Lane,
+    Limits,
+    OnDead,
+    Price,
+    Robust,
+    Speculate,
+    VotingSettings,
+    Waves,
+)
 from mdap.tasks import Ask, AskGroup, Chain, Decision, Pending, Process, RedFlag, Step, Task, View
 
 __all__ = [
@@ -92,6 +103,7 @@ __all__ = [
     "FailedError",
     "Guarantee",
     "Interval",
+    "Lane",
     "Limits",
     "LockedError",
     "Log",
@@ -148,6 +160,7 @@ __all__ = [
     "View",
     "VotingSettings",
     "Waiting",
+    "Waves",
     "__version__",
     "calibrate",
     "open_log",

@@ -51,6 +51,9 @@ __all__ = [
 FORBIDDEN: Final = "forbidden"
 """The kind of an `UnavailableError` that is about the key or about the prompt: the endpoint does not say."""
 
+PARKED: Final = "batch"
+"""The kind of an `UnavailableError` of samples that wait in jobs of a batch API, and are not waited for."""
+
 RAISED: Final = (Exception, SystemExit)
 """What other people's code may raise. `sys.exit` in a task must not end the process without a word."""
 

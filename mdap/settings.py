@@ -12,6 +12,7 @@ from mdap.errors import UsageError, slipped_at
 __all__ = [
     "Budget",
     "Cluster",
+    "Lane",
     "Limits",
     "OnDead",
     "Price",
@@ -19,6 +20,7 @@ __all__ = [
     "Speculate",
     "Speculation",
     "VotingSettings",
+    "Waves",
     "complaint",
     "explain",
 ]
@@ -190,6 +192,7 @@ class Price(BaseModel):
         output: for replies, reasoning included.
         cached_input: for prompts read from the provider's cache; None for the price of other prompts.
         cache_write: for prompts written to the provider's cache; None for the price of other prompts.
+        batch: the share of all these that the vendor's batch API charges.
     """
 
     model_config = _FROZEN
@@ -198,6 +201,7 @@ class Price(BaseModel):
     output: float = Field(ge=0)
     cached_input: float | None = Field(None, ge=0)
     cache_write: float | None = Field(None, ge=0)
+    batch: float = Field(0.5, ge=0, le=1)
 
 
 class Budget(BaseModel):
@@ -236,6 +240,41 @@ class Cluster(BaseModel):
     def on_this_machine(self) -> bool:
         """Whether all workers are on this machine."""
         return self.address in ("processes", "local")
+
+
+class Lane(StrEnum):
+    """How samples travel: as ordinary requests, or collected in jobs of the vendors' batch APIs."""
+
+    REQUESTS = "requests"
+    BATCH = "batch"
+
+
+class Waves(BaseModel):
+    """How samples are collected in jobs of a batch API. May differ from one resume to the next.
+
+    Attributes:
+        max_wait: seconds after which a job is cancelled, and what it did not answer is sent as ordinary
+            requests; None waits for as long as the vendor takes.
+        max_waves: waves that a step may be part of; samples that it still needs go as ordinary requests.
+        detach: whether runs stop, resumably, once all their samples wait in jobs.
+        width: samples that may be wanted at a time, over all runs of the session.
+        queued_tokens: prompt tokens that may wait in jobs of one model at a time; None to learn the limit
+            from the vendor's refusals.
+        quiet: seconds without a newly wanted sample after which a wave leaves.
+        poll: seconds between two looks at a job.
+        settle: seconds after which a job that the vendor does not list was never created.
+    """
+
+    model_config = _FROZEN
+
+    max_wait: float | None = Field(None, gt=0)
+    max_waves: int = Field(12, ge=1)
+    detach: bool = False
+    width: int = Field(20_000, ge=1)
+    queued_tokens: int | None = Field(None, ge=1)
+    quiet: float = Field(3.0, gt=0)
+    poll: float = Field(30.0, gt=0)
+    settle: float = Field(60.0, ge=0)
 
 
 class Speculate(StrEnum):

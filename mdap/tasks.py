@@ -306,6 +306,10 @@ class Ask(Protocol):
     def run_id(self) -> str:
         """The run's name; with a step's key it makes an idempotency key."""
 
+    @property
+    def open_steps(self) -> int:
+        """How many steps may be open at a time: more of them only wait, in memory."""
+
     async def __call__(self, step: Step[A]) -> A:
         """Return the winning answer of *step*.
 

@@ -31,6 +31,7 @@ __all__ = ["audit_process"]
 A = TypeVar("A")
 
 _PATIENCE: Final = 600.0
+_OPEN_STEPS: Final = 20_000  # as many as a session in waves opens by default
 
 
 class _Rehearsal:
@@ -45,6 +46,11 @@ class _Rehearsal:
     def run_id(self) -> str:
         """The run's name."""
         return self._record.facts.run_id
+
+    @property
+    def open_steps(self) -> int:
+        """How many steps may be open at a time."""
+        return _OPEN_STEPS
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the recorded answer to *step*; wait forever if there is none yet."""

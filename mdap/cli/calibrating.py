@@ -13,6 +13,8 @@ from mdap.cli.options import (
     budget_of,
     budget_options,
     database,
+    lane_of,
+    lane_options,
     limit_options,
     limits_of,
     task_with_params,
@@ -60,6 +62,7 @@ __all__ = ["calibrate"]
     help="Target probability that every decision is right.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of random steps.")
+@lane_options
 @limit_options
 @budget_options
 @database
@@ -96,6 +99,7 @@ def calibrate(**given: Any) -> int:
                 limits=limits_of(given),
                 budget=budget_of(given),
                 prices=prices,
+                **lane_of(given),
             )
             async with session:
                 made.append(

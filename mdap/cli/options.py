@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
@@ -16,8 +17,8 @@ from mdap.errors import MdapError, UsageError
 from mdap.journal.database import migrate
 from mdap.journal.integrity import check_log
 from mdap.journal.logfile import SCHEMA
-from mdap.plugins import in_full
-from mdap.settings import Budget, Cluster, Limits, OnDead, explain
+from mdap.plugins import in_full, read_values
+from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Waves, explain
 
 __all__ = [
     "MARGIN",
@@ -28,6 +29,8 @@ __all__ = [
     "cluster_of",
     "cluster_options",
     "database",
+    "lane_of",
+    "lane_options",
     "limit_options",
     "limits_of",
     "moved_task",
@@ -68,7 +71,22 @@ class _Numbers(click.ParamType[Any]):
             self.fail(f"{value!r} is no list of numbers such as 0,0.1", param, ctx)
 
 
+class _Duration(click.ParamType[Any]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a time such as 90, 30m, 6h or 1d in seconds."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is no time such as 90s, 30m, 6h or 1d", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
+
+
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 MARGIN: Final = _Margin()
+DURATION: Final = _Duration()
 NUMBERS: Final = _Numbers()
 
 
@@ -217,6 +235,63 @@ def on_dead(command: F) -> F:
         show_default=True,
         help="Stop when one of several models is gone, or continue without it.",
     )(command)
+
+
+def lane_options(command: F) -> F:
+    """Add ``--lane`` and the options that make up `Waves`."""
+    for option in (
+        click.option(
+            "--wave",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="With --lane batch: set quiet, poll, settle, width or queued_tokens of mdap.Waves.",
+        ),
+        click.option(
+            "--max-waves",
+            type=click.IntRange(min=1),
+            default=Waves().max_waves,
+            show_default=True,
+            help="With --lane batch: waves that a step may be part of, before ordinary requests decide it.",
+        ),
+        click.option(
+            "--max-wait",
+            type=DURATION,
+            metavar="TIME",
+            help="With --lane batch: cancel a job after so long, such as 6h, and send what it did not answer "
+            "as ordinary requests.",
+        ),
+        click.option(
+            "--detach",
+            is_flag=True,
+            help="With --lane batch: stop once all samples wait in jobs; `mdap resume` collects them.",
+        ),
+        click.option(
+            "--lane",
+            type=click.Choice([str(lane) for lane in Lane]),
+            show_default="requests; of a resumed run, its own",
+            help="batch: collect what all open steps want in jobs of the vendor's batch API, at half the "
+            "price and in hours. Steps are sampled ahead on guesses only, and not hedged.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def lane_of(given: dict[str, Any], recorded: str | None = None) -> dict[str, Any]:
+    """Return the arguments of a `Session` that say how samples travel.
+
+    Args:
+        given: the options.
+        recorded: the lane of the run to resume.
+    """
+    lane = Lane(given["lane"] or recorded or Lane.REQUESTS)
+    if lane is Lane.REQUESTS and (given["detach"] or given["max_wait"] is not None):
+        raise UsageError("--detach and --max-wait go with --lane batch")
+    named = {name: given[name] for name in ("max_wait", "max_waves", "detach")}
+    try:
+        return {"lane": lane, "waves": Waves(**{**named, **read_values(given["wave"], "--wave")})}
+    except ValidationError as error:
+        raise UsageError(explain("setting of waves", error)) from None
 
 
 def waiting(command: F) -> F:

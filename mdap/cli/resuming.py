@@ -1,16 +1,35 @@
-"""``mdap resume --all``: every run of a database that was cut or stopped."""
+"""``mdap resume``: one run, or every run of a database that was interrupted or stopped."""
 
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import click
 
-from mdap.cli.display import Show, configure_log, shown
+from mdap.cli import completing
+from mdap.cli.display import DISPLAYS, Show, configure_log, shown
+from mdap.cli.driving import go
+from mdap.cli.options import (
+    as_json,
+    budget_of,
+    budget_options,
+    database,
+    fail_unsolved,
+    lane_of,
+    lane_options,
+    limit_options,
+    limits_of,
+    moved_task,
+    on_dead,
+    verbose,
+    waiting,
+)
 from mdap.cli.output import Exit, complain, exit_code_of, finish_code, print_json, say
-from mdap.cli.places import home_of
+from mdap.cli.places import at_home, home_of
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import standing
 from mdap.engine.opening import Progress
@@ -19,13 +38,102 @@ from mdap.journal.reader import RunRow, open_log
 from mdap.records import RunStatus, Solution
 from mdap.session import Session
 from mdap.session.identity import not_alone
+from mdap.settings import Speculate
 
-__all__ = ["resume_all"]
+__all__ = ["resume"]
 
 _SHOWN: Final = 200
 
 
-async def resume_all(
+@click.command()
+@click.argument("run_id", metavar="RUN", required=False, shell_complete=completing.runs)
+@click.option(
+    "--all", "every", is_flag=True, help="Resume every interrupted or stopped run, one after the other."
+)
+@click.option(
+    "--speculate",
+    type=click.Choice([str(mode) for mode in Speculate]),
+    default="vote",
+    show_default=True,
+    help="See `mdap run`.",
+)
+@on_dead
+@waiting
+@moved_task
+@lane_options
+@limit_options
+@budget_options
+@database
+@click.option(
+    "--display",
+    type=click.Choice(DISPLAYS),
+    help="Progress display. [default: rich on a terminal, else plain]",
+)
+@fail_unsolved
+@verbose
+@as_json
+def resume(**given: Any) -> int:
+    """Continue a run that was stopped, interrupted or settled.
+
+    RUN is its id, a unique beginning of it, or `latest`; --all continues all. Task, parameters, models and
+    voting stay as they were; limits, budget and speculation may change.
+    """
+    show = Show.of(given)
+    if given["every"]:
+        return _resume_all(given, show)
+    if given["run_id"] is None:
+        raise UsageError("name the RUN to resume, such as latest, or give --all")
+    return at_home(
+        given["db"], given["run_id"], given["task"], lambda db: anyio.run(_resume, db, given, show)
+    )
+
+
+def _resume_all(given: dict[str, Any], show: Show) -> int:
+    if given["run_id"] is not None or given["task"] is not None:
+        raise UsageError("--all resumes each run by its own task: give neither RUN nor --task with it")
+    path = Path(given["db"]).absolute()
+    budget = budget_of(given)
+    act = partial(
+        _resume_each,
+        path,
+        lambda row: _session_again(path, row, given, show),
+        show,
+        limited=budget.usd is not None or budget.tokens is not None,
+    )
+    return anyio.run(act)
+
+
+async def _resume(path: Path, given: dict[str, Any], show: Show) -> int:
+    async with open_log(path) as reader:
+        row = await reader.find(given["run_id"])
+        lane = await reader.lane(row.number)
+
+    async def act(session: Session, progress: Progress) -> Solution:
+        return await session.resume(row.run_id, task=given["task"], progress=progress)
+
+    return await go(_session_again(path, row, given, show, lane), row.run_id, act, show)
+
+
+def _session_again(
+    path: Path, row: RunRow, given: dict[str, Any], show: Show, lane: str | None = None
+) -> Session:
+    """Return a session with the models of *row*, and its *lane* unless another is given."""
+    return Session(
+        row.provider["models"],
+        escalate_to=row.provider["escalate_to"],
+        db=path,
+        options=row.provider["options"],
+        limits=limits_of(given),
+        budget=budget_of(given),
+        prices=given["prices"],
+        speculate=given["speculate"],
+        on_dead=given["on_dead"],
+        log=show.display == "log",
+        **lane_of(given, lane),
+    )
+
+
+async def _resume_each(
     path: Path, session_of: Callable[[RunRow], Session], show: Show, *, limited: bool
 ) -> int:
     """Resume all runs in turn, those of the same models in one session; print a line for each.

@@ -8,7 +8,15 @@ from mdap.engine.budget_guard import BUDGET
 from mdap.engine.opening import Opening, OpeningStatus, Progress, lost
 from mdap.engine.recording import RUNNING, Recorder, RunConfig
 from mdap.engine.scheduler import GaveUp
-from mdap.errors import FORBIDDEN, MdapError, PluginError, ProviderError, RejectedError, UnavailableError
+from mdap.errors import (
+    FORBIDDEN,
+    PARKED,
+    MdapError,
+    PluginError,
+    ProviderError,
+    RejectedError,
+    UnavailableError,
+)
 from mdap.protocols import Journal
 from mdap.records import Refusal, RunEvent, RunStatus, SampleRequest, StopCause, Trace, Verdict
 from mdap.rules.presence import Absence
@@ -24,6 +32,7 @@ _STRANGE: Final = "refused"
 _FORMLESS: Final = "form"
 _CAUSES: Final = {
     BUDGET: StopCause.BUDGET,
+    PARKED: StopCause.BATCH,
     "quota": StopCause.QUOTA,
     _STRANGE: StopCause.REFUSED,
     _FORMLESS: StopCause.FORM,
@@ -126,7 +135,7 @@ class Answering(Recorder, ABC):
 
     def _can_do_without(self, member: int, error: MdapError) -> bool:
         """Return whether the run may go on without a *member* that is gone."""
-        gone = isinstance(error, ProviderError) and error.kind != BUDGET
+        gone = isinstance(error, ProviderError) and error.kind not in (BUDGET, PARKED)
         others = set(range(len(self._rules.models))) - self._schedule.gone - {member}
         return gone and self._rules.on_dead is OnDead.CONTINUE and bool(others)
 

@@ -72,6 +72,11 @@ class Asking:
         """The run's name."""
         return self._around.run_id
 
+    @property
+    def open_steps(self) -> int:
+        """How many steps may be open at a time."""
+        return self._around.open_steps
+
     async def __call__(self, step: Step[A]) -> A:
         """Return the winning answer of *step*."""
         found = await self._asked(step)

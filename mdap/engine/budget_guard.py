@@ -23,11 +23,13 @@ class BudgetGuard:
     Args:
         budget: the spending limits.
         prices: by member of the ensemble; None where unknown.
+        batched: whether requests are likely to go in jobs of a batch API.
     """
 
-    def __init__(self, budget: Budget, prices: Sequence[Price | None]) -> None:
+    def __init__(self, budget: Budget, prices: Sequence[Price | None], *, batched: bool = False) -> None:
         self._wallet = Wallet(budget)
         self._prices = tuple(prices)
+        self._batched = batched
         self._estimator = Estimator()
         self._news = anyio.Event()
         self.limited = budget.usd is not None or budget.tokens is not None
@@ -74,11 +76,10 @@ class BudgetGuard:
             cached_tokens=sum(reply.cached_tokens or 0 for reply in replies),
             cache_write_tokens=sum(reply.cache_write_tokens or 0 for reply in replies),
         )
-        price = self._prices[request.member]
         for reply in replies:
             if reply.output_tokens is not None:
                 self._estimator.learn(str(request.member), reply.output_tokens)
-        usd = 0.0 if price is None else cost_of(price, used)
+        usd = self._cost(request.member, used, batched=request.trace.batched)
         self.spend(hold, usd, used.input_tokens + used.output_tokens)
 
     def spend(self, hold: Hold, usd: float, tokens: float) -> None:
@@ -92,8 +93,14 @@ class BudgetGuard:
         given = prompt_tokens(request.system, request.user)
         each = self._estimator.expect(str(request.member), request.max_tokens, self._wallet.holds)
         made = each * len(request.ordinals)
-        price = self._prices[request.member]
-        return 0.0 if price is None else cost_of(price, Tokens(given, made)), given + made
+        used = Tokens(given, made)
+        return self._cost(request.member, used, batched=self._batched), given + made
+
+    def _cost(self, member: int, used: Tokens, *, batched: bool) -> float:
+        price = self._prices[member]
+        if price is None:
+            return 0.0
+        return cost_of(price, used) * (price.batch if batched else 1.0)
 
     def _nearly_spent(self) -> str:
         budget = self._wallet.budget

@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 
 from mdap.engine.budget_guard import BUDGET, BudgetGuard
 from mdap.errors import (
+    PARKED,
     MdapError,
     PluginError,
     ProviderError,
@@ -199,7 +200,7 @@ class SamplerPool(Generic[K]):
                     raise TransientError("the provider returned no reply at all", kind="no_reply")
                 _check(replies)
             except ProviderError as error:
-                if error.kind != BUDGET:  # then nothing was attempted
+                if error.kind not in (BUDGET, PARKED):  # then nothing was attempted
                     self._post(Failed(ticket, request, attempt, error, _now()))
                 wait = self._wait(error, attempt, time.monotonic() - started)
                 if wait is None:

@@ -258,7 +258,8 @@ class Race:
 
     def _request(self, part: Assignment, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
         prompt = self.prompts[part.view]
-        return SampleRequest(
+        return SampleRequest.__new__(  # see `mdap.engine.opening.written`
+            SampleRequest,
             system=prompt.system,
             user=prompt.user,
             prompt_digest=prompt.digest,

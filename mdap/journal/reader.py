@@ -224,10 +224,23 @@ class Reader:
         if not usage or any(row["model"] not in prices for row in usage):
             return None
         usd = sum(cost_of(prices[row["model"]], Tokens.of(row)) for row in usage)
+        for row in await self.rows("batched_usage", run):
+            usd -= cost_of(prices[row["model"]], Tokens.of(row)) * (1 - prices[row["model"]].batch)
         saved = sum(saved_by_cache(prices[row["model"]], Tokens.of(row)) for row in usage)
         for row in samples:
             saved += saved_by_sharing(prices[row["model"]], Tokens.of(row), row["prompts"], row["shared"])
         return Bill(usd, saved)
+
+    async def batch_costs(self) -> dict[int, float]:
+        """Return the cost of the recorded samples of each batch job in USD, as far as prices are known."""
+        costs: dict[int, float] = {}
+        for row in await self.rows("batch_costs"):
+            prices = json.loads(row["prices"] or "{}")
+            if row["model"] in prices:
+                price = Price(**prices[row["model"]])
+                cost = cost_of(price, Tokens.of(row)) * price.batch
+                costs[row["job"]] = costs.get(row["job"], 0.0) + cost
+        return costs
 
     async def escalations(self, run: int) -> int:
         """Return the number of escalations in *run*."""
@@ -237,6 +250,11 @@ class Reader:
         """Return the working directory of the last session of *run*; None if not recorded."""
         folder = await self._value("folder", run)
         return None if folder is None else str(folder)
+
+    async def lane(self, run: int) -> str | None:
+        """Return how samples of *run* last travelled; None for ordinary requests."""
+        lane = await self._value("lane", run)
+        return None if lane is None else str(lane)
 
     async def ending(self, run: int) -> tuple[str | None, dict[str, Any]]:
         """Return the reason and the data of the last end of *run*."""

@@ -56,7 +56,7 @@ _COLUMNS: Final = {
     "decision": ", ".join(f"d.{name}" for name in Decided._fields),
     "opening": ", ".join(f"p.{name}" for name in StepOpened._fields),
 }
-_READING: Final = ("read", "view", "audit", "seal")
+_READING: Final = ("read", "view", "audit", "seal", "jobs")
 
 
 @cache

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -19,6 +19,8 @@ from mdap.journal.statements import statements
 from mdap.records import Fact
 
 __all__ = ["Writer", "open_journal"]
+
+T = TypeVar("T")
 
 COMMIT_SECONDS: Final = 0.05
 """Seconds to gather facts for one commit: a killed process loses at most these and pays for them again."""
@@ -132,6 +134,21 @@ class Writer:
         if number is None:
             raise DatabaseError(f"{self.path} gave the new run no number")
         return number
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what *work* returns, once what it writes is on the disk, safe from a power cut too."""
+
+        def surely(connection: sqlite3.Connection) -> T:
+            connection.execute("PRAGMA synchronous = FULL")
+            try:
+                with transaction(connection):
+                    return work(connection)
+            finally:
+                connection.execute("PRAGMA synchronous = NORMAL")
+
+        with translated(self.path), anyio.CancelScope(shield=True):
+            done = await self._connection.visit(surely)
+        return done
 
     async def serve(self) -> None:
         """Commit in groups until `close` is called and nothing is pending.

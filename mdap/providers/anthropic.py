@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from mdap.errors import RejectedError, UsageError
+from mdap.providers.anthropic_batches import AnthropicBatches
 from mdap.providers.dialect import Dialect
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
 from mdap.providers.failures import Guard, billed, count_of, first_line, foreign, json_object, mapping_of
@@ -53,6 +54,7 @@ class AnthropicProvider:
         remote: True.
         max_n: 1.
         dialect: the options in force, with those that were found out.
+        batches: the batch API.
     """
 
     nonblocking: Final = False
@@ -68,6 +70,9 @@ class AnthropicProvider:
         self._guard = Guard(endpoint, off=settings.allow_duplicates)
         sdk = SDK("anthropic", "AsyncAnthropic", "/v1/messages", endpoint)
         self._wire = Wire(sdk, endpoint, settings.transport)
+        self.batches: Final = AnthropicBatches(
+            sdk, endpoint, self._whole, lambda _, response: [self._read(response)]
+        )
 
     @property
     def allow_duplicates(self) -> bool:
@@ -91,7 +96,7 @@ class AnthropicProvider:
             UnavailableError: key, quota or model will not do.
             RejectedError: the endpoint refuses this prompt.
         """
-        body = {**self._body(request), **self._settings.extra_body}
+        body = self._whole(request)
         try:
             return [await self._wire.ask(body, self._read)]
         except RejectedError as error:
@@ -105,6 +110,10 @@ class AnthropicProvider:
     async def aclose(self) -> None:
         """Close the connections, if there are any."""
         await self._wire.aclose()
+        await self.batches.aclose()
+
+    def _whole(self, request: SampleRequest) -> dict[str, Any]:
+        return {**self._body(request), **self._settings.extra_body}
 
     def _body(self, request: SampleRequest) -> dict[str, Any]:
         settings = self.dialect.settings

@@ -15,6 +15,7 @@ from mdap.errors import RejectedError, UsageError
 from mdap.providers.dialect import Dialect
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
 from mdap.providers.failures import Guard, billed, json_object
+from mdap.providers.openai_batches import OpenAIBatches
 from mdap.providers.openai_replies import (
     choices_of,
     label_of,
@@ -83,6 +84,7 @@ class OpenAIProvider:
         nonblocking: False.
         remote: True.
         dialect: the options in force, with those that were found out.
+        batches: the batch API.
     """
 
     nonblocking: Final = False
@@ -97,6 +99,7 @@ class OpenAIProvider:
         self._guard = Guard(endpoint, off=settings.allow_duplicates)
         sdk = SDK("openai", "AsyncOpenAI", "/chat/completions", endpoint)
         self._wire = Wire(sdk, endpoint, settings.transport)
+        self.batches: Final = OpenAIBatches(sdk, endpoint, self._whole, self._read)
 
     @property
     def max_n(self) -> int:
@@ -134,7 +137,7 @@ class OpenAIProvider:
             UnavailableError: key, quota or model will not do.
             RejectedError: the endpoint refuses this prompt.
         """
-        body = {**self._body(request), **self._settings.extra_body}
+        body = self._whole(request)
         try:
             return await self._wire.ask(body, lambda response: self._read(request, response))
         except RejectedError as error:
@@ -148,6 +151,10 @@ class OpenAIProvider:
     async def aclose(self) -> None:
         """Close the connections, if there are any."""
         await self._wire.aclose()
+        await self.batches.aclose()
+
+    def _whole(self, request: SampleRequest) -> dict[str, Any]:
+        return {**self._body(request), **self._settings.extra_body}
 
     def _body(self, request: SampleRequest) -> dict[str, Any]:
         settings = self.dialect.settings

@@ -8,6 +8,7 @@ import anyio
 
 from mdap.errors import RateLimitError, TransientError
 from mdap.protocols import Provider
+from mdap.providers.batch_api import BatchAPI
 from mdap.providers.dialect import Dialect
 from mdap.providers.files import connections_within
 from mdap.providers.gate import FIXED, MOST, Gate
@@ -38,6 +39,7 @@ class Paced:
         allow_duplicates: whether the user wants votes of an endpoint that repeats itself.
         uses_temperature: whether replies depend on the temperature.
         dialect: options that the probe may find out; None where there are none.
+        batches: the batch API of its endpoint; None where it has none.
         gate: where requests wait.
     """
 
@@ -51,6 +53,7 @@ class Paced:
         self.uses_temperature = bool(getattr(inner, "uses_temperature", True))
         dialect = getattr(inner, "dialect", None)
         self.dialect: Dialect[Any] | None = dialect if isinstance(dialect, Dialect) else None
+        self.batches: BatchAPI | None = getattr(inner, "batches", None)
         concurrency = limits.concurrency or (None if self.remote else FIXED)
         fits = max(1, connections_within((concurrency or MOST) * models) // models) if self.remote else None
         self.gate = Gate(concurrency, limits.requests_per_minute, limits.tokens_per_minute, fits)

@@ -23,6 +23,7 @@ from mdap.records.facts import (
     encodable,
     without_later,
 )
+from mdap.records.jobs import BatchJob, BatchRow
 from mdap.records.requests import Reply, SampleRequest, Subject, Trace
 from mdap.records.results import Certificate, Guarantee, Solution
 from mdap.records.resuming import Identity, ProcessPoint, Recorded, RecordedOpening, Refusal, ResumePoint
@@ -41,6 +42,8 @@ __all__ = [
     "SAMPLE_COLUMNS",
     "SURE",
     "AttemptFailed",
+    "BatchJob",
+    "BatchRow",
     "Calibration",
     "Certificate",
     "Decided",

@@ -24,15 +24,17 @@ class Trace:
     Attributes:
         sent: whether an attempt has left for the endpoint.
         began: when the latest attempt left, in milliseconds of Unix time; None if not set.
+        batched: whether it left in a job of a batch API, at that API's price.
         withdrawn: whether mdap no longer needs it and cancels it, so that the provider must not send it.
     """
 
-    __slots__ = ("began", "sent", "withdrawn")
+    __slots__ = ("batched", "began", "sent", "withdrawn")
 
     def __init__(self) -> None:
         self.sent = False
         self.began: int | None = None
         self.withdrawn = False
+        self.batched = False
 
 
 class SampleRequest(NamedTuple):

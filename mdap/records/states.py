@@ -28,6 +28,7 @@ class StopCause(StrEnum):
     """The cause of a run's end without a result.
 
     Attributes:
+        BATCH: its samples wait in jobs of a batch API, and the run must not wait for them.
         BUDGET: the run spent its budget in USD or tokens.
         DEADLINE: the run reached its deadline.
         QUOTA: the account has no quota left at a provider.
@@ -40,6 +41,7 @@ class StopCause(StrEnum):
         OVERRIDE: it replaces a run in which a person overrode a step; resume it.
     """
 
+    BATCH = "batch"
     BUDGET = "budget"
     DEADLINE = "deadline"
     QUOTA = "quota"

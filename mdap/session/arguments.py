@@ -6,7 +6,7 @@ from typing import Any
 
 from mdap.engine.opening import Progress
 from mdap.errors import UsageError
-from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["check_cases", "check_run", "check_session", "check_share", "checked_task"]
@@ -29,7 +29,8 @@ def check_session(**given: Any) -> None:
     _check_made("budget", budget, Budget, f"usd={budget}" if _is_number(budget) else "usd=5")
     _check_made("cluster", given["cluster"], Cluster, "workers=4")
     _check_prices(given["prices"])
-    for name, kind in (("speculate", Speculate), ("on_dead", OnDead)):
+    _check_made("waves", given["waves"], Waves, "max_wait=6 * 3600")
+    for name, kind in (("speculate", Speculate), ("on_dead", OnDead), ("lane", Lane)):
         if given[name] not in list(kind):
             known = " or ".join(repr(str(each)) for each in kind)
             raise UsageError(f"{name} takes {known}, not {given[name]!r:.60}")

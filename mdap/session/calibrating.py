@@ -124,13 +124,13 @@ async def _calibrate(
     progress, number = Progress(), start.number
     resources.limit_changes.running.add(number)
     refusal = await resources.endpoint_probe.pass_on(number, start.options)
-    wanted = Wanted(request.samples, resources.models.most, subject.oracle)
+    wanted = Wanted(request.samples, resources.lane.width, subject.oracle)
     rules = _rules(resources, number, subject)
     work = CalibrationSampler(subject.name, steps, wanted, rules, resources.writer, progress)
     if refusal is not None:
         ended.stop(refusal, StopCause.PROVIDER)
     else:
-        await _surveyed(resources, work, ended)
+        await _surveyed(resources, number, work, ended)
     await resources.writer.flush()
     seconds = ended.data["seconds"] = ended.seconds
     made = await _calibration(resources, number, request, subject, work.polls)
@@ -156,11 +156,14 @@ def _rules(resources: SessionResources, number: int, subject: _Subject) -> RunCo
     )
 
 
-async def _surveyed(resources: SessionResources, work: CalibrationSampler, ended: Ending) -> None:
+async def _surveyed(
+    resources: SessionResources, number: int, work: CalibrationSampler, ended: Ending
+) -> None:
     """Take the samples, as far as model and budget allow, and record the end."""
     with anyio.move_on_after(resources.budget.seconds):
+        provider = await resources.lane.provider(number, resources.models.provider)
         await decide(
-            work, resources.models.provider, resources.limits, resources.writer, resources.budget_guard
+            work, provider, resources.lane.limits(resources.limits), resources.writer, resources.budget_guard
         )
         ended.take(work)
         return

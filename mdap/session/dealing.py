@@ -22,18 +22,23 @@ from mdap.session.models import Roster
 from mdap.session.replay import is_replay
 from mdap.session.resources import SessionResources, SessionSetup, open_resources
 from mdap.session.running import run_task
-from mdap.settings import Cluster
+from mdap.settings import Cluster, Lane
 from mdap.tasks import Task
 
 __all__ = ["Dealer", "check_spread", "open_with_workers"]
 
 
-def check_spread(roster: Roster) -> None:
-    """Refuse models that a worker cannot load.
+def check_spread(roster: Roster, lane: Lane) -> None:
+    """Refuse models that a worker cannot load, and jobs of batch APIs.
 
     Raises:
-        UsageError: one is an object of this program, or a replay.
+        UsageError: a model is an object of this program, or a replay; or the lane is ``batch``.
     """
+    if lane is Lane.BATCH:
+        raise UsageError(
+            "--lane batch does not go with workers: one process collects all samples of a wave; leave out "
+            "--workers and --cluster"
+        )
     for model in (*roster.models, *roster.escalate_to):
         if model in roster.objects or is_replay(model):
             raise UsageError(f"{model} cannot be asked from other processes: leave out the workers")

@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 _RUN: Final = "preview"
 _MOST: Final = 1_000
+_OPEN_STEPS: Final = 512
 _PATIENCE: Final = 60.0
 _GRACE: Final = 0.1
 _LONGEST: Final = 600.0
@@ -200,6 +201,11 @@ class _Asking:
     def run_id(self) -> str:
         """A name, although no run exists."""
         return _RUN
+
+    @property
+    def open_steps(self) -> int:
+        """How many steps may be open at a time."""
+        return _OPEN_STEPS
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the oracle's answer to *step*."""

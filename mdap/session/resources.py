@@ -12,15 +12,17 @@ from anyio.abc import TaskGroup
 
 from mdap.engine.budget_guard import BudgetGuard
 from mdap.journal.claims import Claims
+from mdap.journal.jobs import JobLog
 from mdap.journal.reader import Reader, open_log
 from mdap.journal.runs import LocalRuns, Runs, RunStart
 from mdap.journal.writer import Writer, open_journal
 from mdap.observe import Watch
 from mdap.session.endpoint_probe import EndpointProbe
+from mdap.session.lanes import SessionLane, check_lane
 from mdap.session.limit_changes import LimitChangeRecorder
 from mdap.session.models import Models, Roster
 from mdap.session.replay import as_recorded
-from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Speculate, Speculation
+from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, Speculation, Waves
 from mdap.tracing import Tracing, tracing
 
 if TYPE_CHECKING:
@@ -47,12 +49,13 @@ class SessionSetup:
     log: bool
     tracer_provider: Any
     cluster: Cluster | None = None
+    lane: Lane = Lane.REQUESTS
+    waves: Waves = field(default_factory=Waves)
 
 
 @dataclass(slots=True, kw_only=True)
 class SessionResources:
     """The resources that all runs of a session share.
-
 
     Attributes:
         group: the task group for work until the session closes.
@@ -68,6 +71,7 @@ class SessionResources:
         on_dead: whether to stop or continue when one of several models fails for good.
         limit_changes: records changes of limits.
         endpoint_probe: probes the endpoints.
+        lane: sends samples one by one or in jobs of a batch API.
         named: the ids of running runs, by number.
         tracing: creates spans of runs; None for no tracing.
         unfindable: classes with an earlier warning that `mdap resume` cannot find them.
@@ -89,6 +93,7 @@ class SessionResources:
     on_dead: OnDead
     limit_changes: LimitChangeRecorder
     endpoint_probe: EndpointProbe
+    lane: SessionLane
     named: dict[int, str]
     tracing: Tracing | None = None
     known_spending: set[int] = field(default_factory=set)
@@ -105,10 +110,12 @@ class SessionResources:
     @property
     def breadth(self) -> int:
         """Number of concurrent runs of a batch, or steps of a process, that keeps all slots busy."""
-        return max(_LEAST_OPEN, 2 * self.models.most)
+        return self.lane.width if self.lane.batched else max(_LEAST_OPEN, 2 * self.models.most)
 
     def speculation(self) -> Speculation:
         """Return how far ahead to sample a chain."""
+        if self.lane.batched:
+            return self.lane.speculation(self.speculate)
         if self.models.provider.nonblocking or self.speculate is Speculate.OFF:
             return Speculation()
         if self.speculate is Speculate.GUESS:
@@ -129,6 +136,7 @@ class SessionResources:
             "budget": self.budget.model_dump(),
             "prices": self.models.known_prices(),
             "folder": _here(),
+            **self.lane.about(),
             **({} if self.worker is None else {"worker": self.worker}),
         }
 
@@ -154,6 +162,7 @@ async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]
     roster = roster._replace(models=known[0], escalate_to=known[1])
     models = Models.load(roster, setup.options, limits, setup.prices, path)
     models.check_budget(setup.budget)
+    check_lane(models, setup.lane)
     claims, named = Claims(path), dict[int, str]()
     watch = Watch(named, configured=setup.log)
     try:
@@ -167,7 +176,9 @@ async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]
             for place, gate in enumerate(models.gates):
                 group.start_soon(gate.serve)
                 group.start_soon(limit_changes.follow, place)
-            budget_guard = BudgetGuard(setup.budget, models.prices)
+            budget_guard = BudgetGuard(setup.budget, models.prices, batched=setup.lane is Lane.BATCH)
+            lane = SessionLane(models, JobLog(writer, reader, claims), setup.lane, setup.waves)
+            await lane.open(group)
             yield SessionResources(
                 group=group,
                 models=models,
@@ -182,6 +193,7 @@ async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]
                 on_dead=setup.on_dead,
                 limit_changes=limit_changes,
                 endpoint_probe=EndpointProbe(models, budget_guard, writer, ask=limits.probe),
+                lane=lane,
                 named=named,
                 tracing=tracing(setup.tracer_provider),
             )

@@ -65,6 +65,7 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
         )
     check_methods(type(task), type(task).__qualname__)
     task = as_resumed(task)
+    resources.lane.check(task, spec.voting, resources.speculate)
     row, turn = spec.row, None
     while True:
         if row is not None:
@@ -153,6 +154,8 @@ class _Run:
         """Decide the task, and return its end."""
         resources, spec, seconds = self._resources, self._spec, self._resources.budget.seconds
         log = (resources.reader, resources.writer)
+        if self._start.row is not None:
+            await resources.lane.check_waiting(self._number)
         if self._start.row is not None and spec.listener is not None:
             await spec.listener.begin(log, self._number)
         ended.begin(resources, self._start)
@@ -172,14 +175,13 @@ class _Run:
             beside.append(partial(spec.listener.listen, log, self._number, race))
         if config.patient:
             beside.append(partial(take_rulings, resources, self._number, race))
-        provider = resources.models.provider
+        provider = await resources.lane.provider(self._number, resources.models.provider)
         if self._trace is not None:
             provider = self._trace.provider(provider, resources.models.names)
         try:
             with anyio.move_on_after(seconds) as clock:
-                await decide(
-                    race, provider, resources.limits, resources.writer, resources.budget_guard, beside
-                )
+                limits = resources.lane.limits(resources.limits)
+                await decide(race, provider, limits, resources.writer, resources.budget_guard, beside)
             ended.take(race)
             if clock.cancelled_caught:
                 ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
@@ -244,6 +246,8 @@ class _Run:
 
     def _warms_cache(self) -> bool:
         chosen = self._resources.limits.warm_cache
+        if self._resources.lane.batched:  # the others would wait for the first one's wave
+            return False
         return isinstance(self._task, Process) if chosen is None else chosen
 
     def _fresh_drift(self) -> Drift | None:

@@ -33,7 +33,7 @@ from mdap.session.resources import SessionSetup
 from mdap.session.results import with_typed_result
 from mdap.session.running import run_task
 from mdap.session.signatures import Model, Resulting, RunSettings, Solving
-from mdap.settings import Budget, Cluster, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 from mdap.tasks import Task
 
 __all__ = ["Session"]
@@ -69,6 +69,9 @@ class Session(OpenSession):
             the one that the program has set, if any.
         cluster: where mdap works on the cases of `solve_all`, such as ``mdap.Cluster(workers=4)`` for four
             processes; None for this process. All other runs stay in this process.
+        lane: `requests`, or `batch` to collect the samples of all runs in jobs of the vendors' batch APIs,
+            which take hours and cost half. Speculation on votes is off there.
+        waves: for `batch`: when such jobs leave, and how long mdap waits for them.
 
     Raises:
         UsageError: an argument is wrong.
@@ -91,6 +94,8 @@ class Session(OpenSession):
         log: bool = False,
         tracer_provider: Any = None,
         cluster: Cluster | None = None,
+        lane: Lane | str = Lane.REQUESTS,
+        waves: Waves | None = None,
     ) -> None:
         check_session(
             db=db,
@@ -101,6 +106,8 @@ class Session(OpenSession):
             speculate=speculate,
             on_dead=on_dead,
             cluster=cluster,
+            lane=lane,
+            waves=waves,
         )
         setup = SessionSetup(
             path=Path(db),
@@ -114,9 +121,11 @@ class Session(OpenSession):
             log=log,
             tracer_provider=tracer_provider,
             cluster=cluster,
+            lane=Lane(lane),
+            waves=waves or Waves(),
         )
         if cluster is not None:
-            check_spread(setup.roster)
+            check_spread(setup.roster, setup.lane)
         super().__init__(setup)
         self._record_prompts = record_prompts
 

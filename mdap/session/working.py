@@ -20,6 +20,7 @@ from mdap.cluster.remote import Caller, LeasedBudget, RemoteClaims, RemoteReader
 from mdap.engine.opening import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.errors import told as told_of
+from mdap.journal.jobs import JobLog
 from mdap.journal.reader import Reader, open_log
 from mdap.journal.runs import LocalRuns, Runs
 from mdap.plugins import make_recorded
@@ -28,11 +29,12 @@ from mdap.rules.parameters import version_of
 from mdap.rules.presence import Presence
 from mdap.session.endpoint_probe import EndpointProbe
 from mdap.session.identity import RunSpec
+from mdap.session.lanes import SessionLane
 from mdap.session.limit_changes import LimitChangeRecorder
 from mdap.session.models import Models, Roster
 from mdap.session.resources import SessionResources
 from mdap.session.running import run_task
-from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
+from mdap.settings import Budget, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 from mdap.tasks import Task
 
 __all__ = ["Worker", "main"]
@@ -179,6 +181,7 @@ class Worker:
                     on_dead=OnDead(welcome["on_dead"]),
                     limit_changes=LimitChangeRecorder((), (), writer),
                     endpoint_probe=EndpointProbe(models, guard, writer, ask=False),
+                    lane=SessionLane(models, JobLog(writer, reader, claims), Lane.REQUESTS, Waves()),
                     named={},
                     worker=welcome["name"],
                 )

@@ -5,6 +5,7 @@ the Chat Completions protocol and misbehaves on demand, for the whole way down t
 checks that a task keeps the promises that the engine relies on.
 """
 
+from mdap.testing.batches import BatchFaults
 from mdap.testing.conformance import check_task
 from mdap.testing.faults import Canned, Faults, Served
 from mdap.testing.findings import Breach, Conformance, NonconformingError
@@ -17,6 +18,7 @@ __all__ = [
     "ANTHROPIC_SHEET",
     "OPENAI_SHEET",
     "Answer",
+    "BatchFaults",
     "Breach",
     "Canned",
     "Conformance",

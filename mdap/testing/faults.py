@@ -132,7 +132,8 @@ class Served:
 
     Attributes:
         number: its place in the order of arrival, from 0.
-        outcome: ``ok``, a fault's name, ``limited``, ``refused`` by the server's manners, ``prompt_refused``,
+        outcome: ``ok``, ``batched`` for an answered row of a job, a fault's name,
+            ``limited``, ``refused`` by the server's manners, ``prompt_refused``,
             ``prompt_too_long``, ``out_of_quota``, ``canned`` or ``broken_answer``.
         body: the request's JSON.
         headers: the request's headers, names in lower case.

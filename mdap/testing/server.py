@@ -14,6 +14,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.from_thread import start_blocking_portal
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from mdap.testing.batches import BatchDesk, BatchFaults
 from mdap.testing.faults import ANSWERED, KINDS, Canned, Faults, Served
 from mdap.testing.http import Manner, Request, Response, read_request, send_response
 from mdap.testing.ledger import Ledger
@@ -54,7 +55,8 @@ class _Allowance:
 class FaultyServer:
     """A server on a free loopback port that misbehaves as told.
 
-    It speaks the Chat Completions API, and Anthropic's Messages API at the same address without ``/v1``.
+    It speaks the Chat Completions API, and Anthropic's Messages API at the same address without ``/v1``,
+    and the batch API of both.
 
     ``async with FaultyServer(answer) as server`` serves at ``server.base_url``; `in_thread` does so for
     code without a loop, such as tests of the command line. Faults are drawn by the request's number, so
@@ -67,13 +69,15 @@ class FaultyServer:
         script: what the first requests meet, before rates apply: ``ok``, a fault's name, or a `Canned`.
         seed: of all draws.
         ledger: counts the tokens of each request and its replies, and charges them; None for plain counts.
+        batches: what it does to jobs of its batch APIs.
 
     Attributes:
         base_url: what to set as ``OPENAI_BASE_URL``; known once the server runs.
-        log: one entry for each request for a completion, in order of arrival.
+        log: one entry for each request for a completion, and for each answered row of a job, in order.
+        desk: files and jobs of the batch APIs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, each of them optional
         self,
         answer: Answer,
         *,
@@ -82,6 +86,7 @@ class FaultyServer:
         script: Iterable[str | Canned] = (),
         seed: int = 0,
         ledger: Ledger | None = None,
+        batches: BatchFaults | None = None,
     ) -> None:
         self.base_url = ""
         self.log: list[Served] = []
@@ -92,6 +97,7 @@ class FaultyServer:
         self._script = list(script)
         self._seed = seed
         self._ledger = ledger
+        self.desk = BatchDesk(batches or BatchFaults(), self._row, seed)
         self._answered = 0
         self._busy = 0
         self._requests = _Allowance(self._faults.requests_per_minute)
@@ -103,7 +109,7 @@ class FaultyServer:
 
     @classmethod
     @contextmanager
-    def in_thread(
+    def in_thread(  # noqa: PLR0913 - keywords, each of them optional
         cls,
         answer: Answer,
         *,
@@ -112,9 +118,18 @@ class FaultyServer:
         script: Iterable[str | Canned] = (),
         seed: int = 0,
         ledger: Ledger | None = None,
+        batches: BatchFaults | None = None,
     ) -> Iterator[Self]:
         """Serve from a thread of its own; arguments as for the class."""
-        server = cls(answer, faults=faults, manners=manners, script=script, seed=seed, ledger=ledger)
+        server = cls(
+            answer,
+            faults=faults,
+            manners=manners,
+            script=script,
+            seed=seed,
+            ledger=ledger,
+            batches=batches,
+        )
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(server):
             yield server
 
@@ -168,6 +183,8 @@ class FaultyServer:
         if request.target == ("GET", "/v1/models"):
             model = {"id": "faulty", "object": "model", "owned_by": "mdap"}
             return Response(Canned(body={"object": "list", "data": [model]}))
+        if (answered := self.desk.respond(request)) is not None:
+            return Response(answered[0], "reset" if answered[1] else "whole")
         if request.target not in APIS:
             return Response(error_of(404, "not_found", f"no {' '.join(request.target)} here"))
         try:
@@ -222,6 +239,20 @@ class FaultyServer:
                 "content": None,
             }
         return self._deliver(number, outcome, completion)
+
+    def _row(self, body: dict[str, Any], path: str) -> tuple[int, dict[str, Any]]:
+        """Return status and body of what a row of a job is answered."""
+        number, shape = len(self.log), APIS["POST", path]
+        refusal = self._manners.refusal(body)
+        if refusal is not None:
+            self.log.append(Served(number, "refused", body, {}))
+            return refusal.status, refusal.body
+        count = body.get("n") or 1 if self._faults.supports_n and shape is completion_of else 1
+        texts = [self._answer(body, self._random(number, place)) for place in range(count)]
+        usage = usage_of(body, texts)
+        tokens = usage["prompt_tokens"], usage["completion_tokens"]
+        self.log.append(Served(number, "batched", body, {}, count, *tokens))
+        return 200, {**shape(body, list(texts), usage), "id": f"made-{number}"}
 
     def _lets_through(self, tokens: int) -> bool:
         now = time.monotonic()

@@ -40,6 +40,7 @@ class OracleAsk:
     """
 
     run_id = "conformance"
+    open_steps = 512
 
     def __init__(
         self,

@@ -17,7 +17,6 @@ from mdap_extract.settings import Settings
 
 __all__ = ["Extract"]
 
-_WORKERS: Final = 512
 _NO_TEXT: Final = "the document has no text"
 
 
@@ -38,7 +37,7 @@ class Extract(Settings):
                 filled.setdefault(document.id, []).extend(found)
 
         async with ask.group() as group:
-            for _ in range(_WORKERS):
+            for _ in range(ask.open_steps):
                 group.start(work)
         return self._finish(filled)
 

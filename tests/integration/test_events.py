@@ -13,6 +13,7 @@ from mdap.errors import own_cause
 from mdap.records import EVENTS, RunStatus, StopCause
 from mdap.testing import ScriptedProvider
 from tests.helpers import PROVIDED, Model, Walk, cut_at
+from tests.integration.test_session import query
 
 HUGE = '[0,0,0,[-1,-1],[[0,0,"0:999999999999"]]]'
 FIELDS: dict[str, int] = {}
@@ -70,10 +71,9 @@ def facts(events: list[mdap.Event]) -> list[str]:
 
 def rows(db: Path, run_id: str) -> int:
     """How many rows the log has of a run: each is one fact."""
-    with mdap.open_log(db) as log:
-        sql = "SELECT count(*) FROM {} WHERE run = (SELECT id FROM runs WHERE run_id = ?1)"
-        tables = ("run_events", "steps", "prompts", "samples", "decisions")
-        return sum(log._rows(sql.format(table), run_id)[0][0] for table in tables)
+    sql = "SELECT count(*) FROM {} WHERE run = (SELECT id FROM runs WHERE run_id = ?)"
+    tables = ("run_events", "steps", "prompts", "samples", "decisions")
+    return sum(query(db, sql.format(table), run_id)[0][0] for table in tables)
 
 
 TASKS = [Walk(steps=30, seed=1), Asks()]
@@ -237,7 +237,7 @@ async def test_on_event_is_called_with_the_same(db: Path) -> None:
 @pytest.mark.parametrize("nonblocking", [True, False])
 async def test_an_on_event_that_fails_stops_the_run(db: Path, *, nonblocking: bool) -> None:
     """With its line and its cause; what was asked for by then is on record, and the run can be resumed."""
-    model = Model(Walk(steps=500, seed=1))
+    model = Model(Walk(steps=2_000, seed=1))
     said: list[int] = []
 
     def says(request: mdap.SampleRequest, ordinal: int) -> mdap.Reply:
@@ -255,16 +255,15 @@ async def test_an_on_event_that_fails_stops_the_run(db: Path, *, nonblocking: bo
             mdap.StoppedError,
             match=r"on_event failed while being told of Decided: test_events.py:\d+ in show: KeyError",
         ) as raised:
-            await session.solve(Walk(steps=500, seed=1), run_id="one", on_event=show)
+            await session.solve(Walk(steps=2_000, seed=1), run_id="one", on_event=show)
         assert isinstance(raised.value.__cause__, KeyError)
         solution = raised.value.solution
         assert solution.stop_cause is StopCause.ERROR
         assert solution.traceback.endswith("KeyError: 'fone'")
-        with mdap.open_log(db) as log:
-            sql = "SELECT (SELECT count(*) FROM samples) + (SELECT count(*) FROM pending)"
-            assert log._rows(sql)[0][0] == len(said)
-        assert solution.steps < 500
-        assert (await session.solve(Walk(steps=500, seed=1), run_id="one")).status is RunStatus.FINISHED
+        sql = "SELECT (SELECT count(*) FROM samples) + (SELECT count(*) FROM pending)"
+        assert query(db, sql) == [(len(said),)]
+        assert solution.steps < 2_000
+        assert (await session.solve(Walk(steps=2_000, seed=1), run_id="one")).status is RunStatus.FINISHED
 
 
 async def test_an_on_event_that_fails_at_the_end_is_raised(db: Path) -> None:

@@ -82,6 +82,24 @@ SELECT model, count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_token
        coalesce(sum(input_tokens > 0), 0) AS prompts, coalesce(sum(input_tokens = 0), 0) AS shared
 FROM tree JOIN samples USING (run) GROUP BY model ORDER BY model
 
+-- name: batched_usage
+-- What came by batch APIs, which charge a share of the price.
+{tree}
+SELECT s.model, coalesce(sum(s.input_tokens), 0) AS input_tokens,
+       coalesce(sum(s.output_tokens), 0) AS output_tokens, coalesce(sum(s.cached_tokens), 0) AS cached_tokens,
+       coalesce(sum(s.cache_write_tokens), 0) AS cache_write_tokens
+FROM tree JOIN samples s USING (run) JOIN batch_rows b ON b.custom_id = s.request_id GROUP BY s.model
+
+-- name: batch_costs
+-- Tokens of the samples that each job brought, with the prices of the run.
+SELECT b.job, s.model, coalesce(sum(s.input_tokens), 0) AS input_tokens,
+       coalesce(sum(s.output_tokens), 0) AS output_tokens, coalesce(sum(s.cached_tokens), 0) AS cached_tokens,
+       coalesce(sum(s.cache_write_tokens), 0) AS cache_write_tokens,
+       (SELECT data->>'prices' FROM run_events e WHERE e.run = b.run AND kind IN ('started', 'resumed')
+        ORDER BY id DESC LIMIT 1) AS prices
+FROM (SELECT DISTINCT run FROM batch_rows) r CROSS JOIN samples s ON s.run = r.run
+CROSS JOIN batch_rows b ON b.custom_id = s.request_id GROUP BY b.job, b.run, s.model
+
 -- name: spent_beside
 -- Tokens billed in events: for probes, and for unreadable replies.
 {tree}
@@ -205,6 +223,10 @@ WHERE run = ?1 AND kind NOT IN ('attempt_failed', 'effect') ORDER BY id
 -- name: warnings
 {tree}
 SELECT reason FROM tree JOIN run_events USING (run) WHERE kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
+
+-- name: lane
+SELECT CASE WHEN json_valid(data) THEN data->>'lane' END FROM run_events
+WHERE run = ?1 AND kind IN ('started', 'resumed') ORDER BY id DESC LIMIT 1
 
 -- name: folder
 SELECT data->>'folder' FROM run_events

@@ -1,0 +1,178 @@
+"""Jobs of batch APIs in the log: what is about to be submitted, what became of it, and what is left of it."""
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from mdap.errors import RunBusyError
+from mdap.journal.claims import Claims
+from mdap.journal.reader import Reader
+from mdap.journal.writer import Writer
+from mdap.records import BatchJob, BatchRow
+
+__all__ = ["JobLog", "LeftOver", "forget", "jobs_on_record"]
+
+# Runs are claimed by their number, from 1.
+_CLAIMS: Final = 1 << 40
+_OVER: Final = ("refused", "abandoned")
+
+
+class LeftOver(NamedTuple):
+    """What earlier sessions submitted for a run, or were about to.
+
+    Attributes:
+        jobs: those that may still bring something, each with its rows, whichever run wants them.
+        recorded: samples that are on record: custom id and ordinal.
+        waves: by key and digest of a step, the waves it was part of.
+    """
+
+    jobs: list[tuple[BatchJob, list[BatchRow]]]
+    recorded: set[tuple[str, int]]
+    waves: dict[tuple[str, str], set[int]]
+
+
+class JobLog:
+    """Write and read jobs; every write is on the disk when it returns.
+
+    Args:
+        writer: of the session.
+        reader: of the session.
+        claims: of the session: one process submits a job.
+    """
+
+    def __init__(self, writer: Writer, reader: Reader, claims: Claims) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._claims = claims
+        self._claimed: set[int] = set()
+
+    async def intend(self, token: str, model: str, wave: int, rows: Sequence[BatchRow]) -> BatchJob:
+        """Note that a job is about to be submitted, and claim it."""
+
+        def insert(connection: sqlite3.Connection) -> int:
+            sql = "INSERT INTO batch_jobs(token, model, wave, requests) VALUES (?, ?, ?, ?)"
+            number = connection.execute(sql, (token, model, wave, len(rows))).lastrowid
+            assert number is not None
+            connection.executemany(
+                "INSERT INTO batch_rows(custom_id, job, run, key, digest, view, ordinals) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (row.custom_id, number, row.run, row.key, row.digest, row.view, json.dumps(row.ordinals))
+                    for row in rows
+                ],
+            )
+            return number
+
+        number = await self._writer.write(insert)
+        self.claim(number)
+        [job] = await jobs_on_record(self._reader, [number])
+        return job
+
+    def claim(self, number: int) -> bool:
+        """Return whether this process is the one that may submit the job; no other one may then."""
+        if number not in self._claimed:
+            try:
+                self._claims.take(_CLAIMS + number, "")
+            except RunBusyError:
+                return False
+            self._claimed.add(number)
+        return True
+
+    def drop(self, number: int) -> None:
+        """Give the claim on a job back."""
+        if number in self._claimed:
+            self._claimed.discard(number)
+            self._claims.drop(_CLAIMS + number)
+
+    async def note(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
+        """Note what became of a job."""
+        sql = "INSERT INTO batch_events(job, kind, data) VALUES (?, ?, ?)"
+        values = (number, kind, json.dumps(data))
+        await self._writer.write(lambda connection: connection.execute(sql, values).close())
+
+    async def reread(self, number: int) -> BatchJob:
+        """Return a job as it is on record now: another process may be at it."""
+        [job] = await jobs_on_record(self._reader, [number])
+        return job
+
+    async def vendor_ids(self) -> set[str]:
+        """Return the vendors' ids of all jobs on record."""
+        return {row[0] for row in await self._reader.rows("vendor_ids")}
+
+    async def last_wave(self) -> int:
+        """Return the number of the newest wave, 0 for none."""
+        [row] = await self._reader.rows("last_wave")
+        return int(row[0])
+
+    async def left_over(self, run: int, seen: Collection[int]) -> LeftOver:
+        """Return what earlier sessions submitted for *run* and did not record.
+
+        Args:
+            run: its number.
+            seen: numbers of the jobs whose rows are known already.
+        """
+        rows = [_row(row) for row in await self._reader.rows("batch_rows_of_run", run)]
+        numbers = sorted({number for number, _ in rows})
+        if not numbers:
+            return LeftOver([], set(), {})
+        jobs = {job.number: job for job in await self._jobs(numbers)}
+        recorded = {(row[0], row[1]) for row in await self._reader.rows("batched_samples", run)}
+        waves, open_jobs = defaultdict(set), set()
+        for number, row in rows:
+            if jobs[number].state in _OVER:
+                continue
+            waves[row.key, row.digest].add(jobs[number].wave)
+            lasting = all((row.custom_id, ordinal) in recorded for ordinal in row.ordinals)
+            if number not in seen and not lasting and not _failed(jobs[number], row):
+                open_jobs.add(number)
+        left = [(jobs[number], await self._rows_of(jobs[number])) for number in sorted(open_jobs)]
+        return LeftOver(left, recorded, dict(waves))
+
+    async def _jobs(self, numbers: Sequence[int]) -> list[BatchJob]:
+        return await jobs_on_record(self._reader, numbers)
+
+    async def _rows_of(self, job: BatchJob) -> list[BatchRow]:
+        found = [_row(row)[1] for row in await self._reader.rows("batch_rows_of_job", job.number)]
+        return [row for row in found if not _failed(job, row)]
+
+
+def _failed(job: BatchJob, row: BatchRow) -> bool:
+    return job.state == "collected" and row.custom_id in job.data.get("failed", ())
+
+
+def _row(row: sqlite3.Row) -> tuple[int, BatchRow]:
+    ordinals = tuple(json.loads(row["ordinals"]))
+    return row["job"], BatchRow(
+        row["custom_id"], row["run"], row["key"], row["digest"], row["view"], ordinals
+    )
+
+
+async def forget(writer: Writer, job: BatchJob) -> None:
+    """Note that *job* is lost, so that its samples are asked for again."""
+    sql = "INSERT INTO batch_events(job, kind, data) VALUES (?, 'abandoned', ?)"
+    values = (job.number, json.dumps({"reason": "a person takes it for lost"}))
+    await writer.write(lambda connection: connection.execute(sql, values).close())
+
+
+async def jobs_on_record(reader: Reader, numbers: Sequence[int] | None = None) -> list[BatchJob]:
+    """Return the jobs with these *numbers*, or all jobs, each in the state that its events leave."""
+    found = await reader.rows("batch_jobs", None if numbers is None else json.dumps(numbers))
+    events: dict[int, list[sqlite3.Row]] = defaultdict(list)
+    for event in await reader.rows("batch_events_of", json.dumps([row["id"] for row in found])):
+        events[event["job"]].append(event)
+    return [_folded(row, events[row["id"]]) for row in found]
+
+
+def _folded(row: sqlite3.Row, events: Sequence[sqlite3.Row]) -> BatchJob:
+    about: dict[str, Any] = {"state": "intended", "data": {}}
+    for event in events:
+        data = json.loads(event["data"])
+        about["file"] = data.get("file", about.get("file"))
+        about["vendor_id"] = data.get("vendor_id", about.get("vendor_id"))
+        about["state"] = data.get("state", event["kind"])
+        about["data"] = data
+    return BatchJob(
+        row["id"], row["token"], row["model"], row["wave"], row["requests"], row["intended"], **about
+    )

@@ -1,0 +1,140 @@
+"""Anthropic's Message Batches: jobs have no metadata, so the ids in their results tell whose they are."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from mdap.errors import ProviderError, TransientError
+from mdap.providers.batch_api import BatchClient, BatchLimits, JobState, Result, counted
+from mdap.providers.endpoint import Endpoint
+from mdap.providers.failures import classify, json_or_none, mapping_of
+from mdap.providers.sdk import SDK
+from mdap.providers.sending import spelled
+from mdap.providers.wire import Response
+from mdap.records import Reply, SampleRequest
+
+__all__ = ["AnthropicBatches"]
+
+Body = Callable[[SampleRequest], dict[str, Any]]
+Read = Callable[[SampleRequest, Response], list[Reply]]
+
+_PATH: Final = "/v1/messages/batches"
+_SLACK: Final = 600.0
+# Errors of a row have no status, only a type.
+_STATUSES: Final = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+
+
+class AnthropicBatches:
+    """The batch API of one model; see `mdap.providers.batch_api.BatchAPI`.
+
+    Args:
+        sdk: of Anthropic.
+        endpoint: whom to ask.
+        body: makes the body of an ordinary request.
+        read: reads the replies out of a response.
+    """
+
+    limits: Final = BatchLimits(100_000, 256 * 10**6)
+    uploads: Final = False
+
+    def __init__(self, sdk: SDK, endpoint: Endpoint, body: Body, read: Read) -> None:
+        self._client = BatchClient(sdk, endpoint)
+        self._endpoint = endpoint
+        self._body = body
+        self._read = read
+
+    def row(self, custom_id: str, request: SampleRequest) -> bytes:
+        """Return one request of a job."""
+        return spelled({"custom_id": custom_id, "params": self._body(request)})
+
+    def read(self, request: SampleRequest, result: Result, latency: float) -> Sequence[Reply]:
+        """Return the reply that a response holds."""
+        if result.body is None:
+            raise result.failure or TransientError("the row has no response", kind="missing")
+        return self._read(request, Response({}, result.body, latency))
+
+    async def upload(self, token: str, rows: Sequence[bytes]) -> str:
+        """Refuse: nothing is uploaded here."""
+        raise NotImplementedError
+
+    async def find_upload(self, token: str) -> str | None:
+        """Return None: nothing is uploaded here."""
+        return None
+
+    async def submit(self, token: str, file: str | None, rows: Sequence[bytes]) -> JobState:
+        """Create the job."""
+        requests = [json.loads(row) for row in rows]
+        return _state(
+            await self._client.call(lambda client: client.messages.batches.create(requests=requests))
+        )
+
+    async def find(self, token: str, file: str | None, since: float) -> list[JobState]:
+        """Return the jobs created *since* then, whoever created them."""
+
+        async def look(client: Any) -> list[JobState]:
+            found = []
+            async for job in client.messages.batches.list(limit=100):
+                if job.created_at.timestamp() < since - _SLACK:
+                    break
+                found.append(_state(job))
+            return found
+
+        return await self._client.call(look)
+
+    def is_surely(self, state: JobState) -> bool:
+        """Return False: only the ids in its results tell whose a job is."""
+        return False
+
+    async def state(self, vendor_id: str) -> JobState:
+        """Return how a job stands."""
+        return _state(await self._client.call(lambda client: client.messages.batches.retrieve(vendor_id)))
+
+    async def cancel(self, vendor_id: str) -> None:
+        """Cancel a job."""
+        await self._client.call(lambda client: client.messages.batches.cancel(vendor_id))
+
+    async def download(self, state: JobState, take: Callable[[bytes], None]) -> None:
+        """Hand *take* the lines of the results."""
+        # Not the address that the vendor names: the key goes nowhere but to the endpoint.
+        await self._client.download(f"{_PATH}/{state.vendor_id}/results", take)
+
+    def result(self, line: bytes) -> Result | None:
+        """Return what a line says; None if it cannot be read."""
+        row = mapping_of(json_or_none(line))
+        custom_id, result = row.get("custom_id"), mapping_of(row.get("result"))
+        if not isinstance(custom_id, str) or "type" not in result:
+            return None
+        if result["type"] == "succeeded" and isinstance(result.get("message"), dict):
+            return Result(custom_id, json.dumps(result["message"]).encode())
+        return Result(custom_id, None, self._failed(result))
+
+    def _failed(self, result: dict[str, Any]) -> ProviderError:
+        if result["type"] != "errored":
+            kind = "cancelled" if result["type"] == "canceled" else str(result["type"])[:40]
+            return TransientError(f"{self._endpoint.host} did not come to the request: {kind}", kind=kind)
+        error = mapping_of(result.get("error"))
+        error = mapping_of(error.get("error")) or error
+        status = _STATUSES.get(str(error.get("type")), 500)
+        return classify(status, {}, {"error": error}, self._endpoint)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def _state(job: Any) -> JobState:
+    counts = counted(job.request_counts.model_dump())
+    ended = job.processing_status == "ended"
+    return JobState(
+        job.id, job.processing_status, ended, sum(counts.values()), counts, (job.id,) if ended else ()
+    )

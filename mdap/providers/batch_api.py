@@ -1,0 +1,235 @@
+"""The batch API of a vendor: what the lane asks of it, and the client that reaches it through the SDK."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import anyio
+
+from mdap.errors import ProviderError, TransientError
+from mdap.providers.endpoint import Endpoint
+from mdap.providers.failures import classify, explain_failure, json_or_none, mapping_of
+from mdap.providers.sdk import SDK
+from mdap.providers.sending import CLOSE_SECONDS, IDLE_SECONDS, MAX_BODY
+from mdap.records import Reply, SampleRequest
+
+__all__ = ["BatchAPI", "BatchClient", "BatchLimits", "JobState", "Result", "counted"]
+
+T = TypeVar("T")
+
+CALL_SECONDS: Final = 600.0
+"""How long one call may take; uploads and downloads are large."""
+
+
+_KEPT: Final = ("content-length", "content-type", "transfer-encoding")
+
+
+class BatchLimits(NamedTuple):
+    """What one job may hold.
+
+    Attributes:
+        requests: how many requests.
+        size: bytes of all of them together.
+    """
+
+    requests: int
+    size: int
+
+
+class JobState(NamedTuple):
+    """How a job stands.
+
+    Attributes:
+        vendor_id: the vendor's id of it.
+        state: the vendor's word.
+        ended: whether nothing more will come of it.
+        requests: how many it has, as the vendor counts them.
+        counts: the vendor's counters, to be shown and never relied upon.
+        files: what results are read from, the answers first.
+        queue_full: why the vendor would not take it for now; None if it did.
+        limit: tokens that may be queued, where the refusal tells.
+        refusal: why it failed as a whole; None if it did not.
+    """
+
+    vendor_id: str
+    state: str
+    ended: bool
+    requests: int
+    counts: Mapping[str, int]
+    files: tuple[str, ...] = ()
+    queue_full: str | None = None
+    limit: int | None = None
+    refusal: str | None = None
+
+
+class Result(NamedTuple):
+    """What became of one request of a job.
+
+    Attributes:
+        custom_id: the request's.
+        body: the response as JSON; None where there is none.
+        failure: why there is none.
+    """
+
+    custom_id: str
+    body: bytes | None
+    failure: ProviderError | None = None
+
+
+class BatchAPI(Protocol):
+    """A vendor's batch API, for one model."""
+
+    @property
+    def limits(self) -> BatchLimits:
+        """What one job may hold."""
+
+    @property
+    def uploads(self) -> bool:
+        """Whether requests are uploaded as a file before a job is made of it."""
+
+    def row(self, custom_id: str, request: SampleRequest) -> bytes:
+        """Return one request of a job as JSON.
+
+        Raises:
+            RejectedError: it has no such form.
+        """
+
+    def read(self, request: SampleRequest, result: Result, latency: float) -> Sequence[Reply]:
+        """Return the replies that a response holds.
+
+        Raises:
+            ProviderError: the request failed.
+        """
+
+    async def upload(self, token: str, rows: Sequence[bytes]) -> str:
+        """Upload *rows* under the name *token* and return the file's id."""
+
+    async def find_upload(self, token: str) -> str | None:
+        """Return the id of the file that was uploaded as *token*; None if there is none."""
+
+    async def submit(self, token: str, file: str | None, rows: Sequence[bytes]) -> JobState:
+        """Create the job."""
+
+    async def find(self, token: str, file: str | None, since: float) -> list[JobState]:
+        """Return the jobs that may be the one called *token*, created since some time."""
+
+    def is_surely(self, state: JobState) -> bool:
+        """Return whether a job that `find` returned is the one, without a look into its results."""
+
+    async def state(self, vendor_id: str) -> JobState:
+        """Return how a job stands."""
+
+    async def cancel(self, vendor_id: str) -> None:
+        """Cancel a job; what is answered by then stays."""
+
+    async def download(self, state: JobState, take: Callable[[bytes], None]) -> None:
+        """Hand *take* the lines of a job's results, the answers first."""
+
+    def result(self, line: bytes) -> Result | None:
+        """Return what a line of the results says; None if it cannot be read."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+class BatchClient:
+    """The SDK's own client, with the address and the headers of ordinary requests.
+
+    Args:
+        sdk: of the vendor.
+        endpoint: whom to ask.
+    """
+
+    def __init__(self, sdk: SDK, endpoint: Endpoint) -> None:
+        self._sdk = sdk
+        self._endpoint = endpoint
+        self._client: Any = None
+
+    async def call(self, act: Callable[[Any], Awaitable[T]]) -> T:
+        """Return what *act* makes of the client.
+
+        Raises:
+            ProviderError: it failed.
+        """
+        try:
+            with anyio.fail_after(CALL_SECONDS):
+                return await act(self._opened())
+        except Exception as error:
+            failure = self._failure(error)
+            if failure is None:
+                raise
+        raise failure.with_traceback(None)
+
+    async def download(self, path: str, take: Callable[[bytes], None]) -> None:
+        """Hand *take* the lines of a download, one by one.
+
+        Raises:
+            ProviderError: it failed, or broke off.
+        """
+
+        async def read(client: Any) -> None:
+            kind = self._sdk.http.Response
+            response = await client.get(path, cast_to=kind, stream=True)
+            try:
+                rest = b""
+                async for chunk in response.aiter_bytes():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    if len(rest) > MAX_BODY:
+                        raise TransientError("a line of the results is too long", kind="too_large")
+                    for line in filter(bytes.strip, lines):
+                        take(line)
+                if rest.strip():
+                    take(rest)
+            finally:
+                with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await response.aclose()
+
+        await self.call(read)
+
+    def _failure(self, error: Exception) -> ProviderError | None:
+        endpoint = self._endpoint
+        if isinstance(error, ProviderError):
+            return error
+        if isinstance(error, TimeoutError):
+            return TransientError(f"{endpoint.host} did not answer in time", kind="timeout")
+        if isinstance(error, self._sdk.module.APIStatusError):
+            response: Any = error.response
+            said = json_or_none(response.content) or response.content.decode("utf-8", "replace")
+            return classify(response.status_code, dict(response.headers.items()), said, endpoint)
+        return explain_failure(self._sdk.module, error, endpoint)
+
+    def _opened(self) -> Any:
+        if self._client is None:
+            sdk = self._sdk
+            proxy = sdk.proxy()
+            with sdk.usable():
+                client = sdk.module.DefaultAioHttpClient(
+                    event_hooks={"request": [self._address]},
+                    trust_env=False,
+                    follow_redirects=False,
+                    timeout=IDLE_SECONDS,
+                    proxy=None if proxy is None else proxy.geturl(),
+                    verify=sdk.http.create_ssl_context(),
+                )
+                self._client = sdk.client(client)
+        return self._client
+
+    async def _address(self, request: Any) -> None:
+        """Have *request* carry what ordinary requests carry: headers, key, and the address's query."""
+        own = {name: request.headers[name] for name in _KEPT if name in request.headers}
+        request.headers = self._sdk.http.Headers({**self._sdk.headers(request.headers), **own})
+        query = dict(parse_qsl(urlsplit(self._endpoint.url("")).query, keep_blank_values=True))
+        if query:
+            request.url = request.url.copy_merge_params(query)
+
+    async def aclose(self) -> None:
+        """Close the connections, if there are any."""
+        client, self._client = self._client, None
+        if client is not None:
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                await client.close()
+
+
+def counted(counts: Any) -> dict[str, int]:
+    """Return counters as they may stand in the log."""
+    return {str(name): value for name, value in mapping_of(counts).items() if isinstance(value, int)}

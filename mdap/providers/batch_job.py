@@ -1,0 +1,424 @@
+"""One job of a batch API: submitted once, found again if it may have been, looked at, and collected."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import anyio
+
+from mdap.errors import (
+    MdapError,
+    ProviderError,
+    RateLimitError,
+    RejectedError,
+    TransientError,
+    UnavailableError,
+)
+from mdap.providers.batch_api import BatchAPI, JobState, Result
+from mdap.records import BatchJob, BatchRow, SampleRequest
+from mdap.settings import Waves
+
+__all__ = ["FREED", "BatchLog", "JobLife", "Row", "Sent"]
+
+_OLDEST: Final = 72 * 3600.0
+"""Seconds after which a vendor would have ended a job long ago."""
+
+_TRIES: Final = 20
+_REFUSALS: Final = 3
+_DOWNLOADS: Final = 3
+_GONE: Final = "model_not_found"
+_TOO_LARGE: Final = "http_413"
+_LONGEST_NAP: Final = 60.0
+
+
+class BatchLog(Protocol):
+    """What the log keeps of jobs; every write is on the disk when it returns."""
+
+    async def intend(self, token: str, model: str, wave: int, rows: Sequence[BatchRow]) -> BatchJob:
+        """Note that a job is about to be submitted, and claim it."""
+
+    def claim(self, number: int) -> bool:
+        """Return whether this process is the one that may submit the job."""
+
+    def drop(self, number: int) -> None:
+        """Give the claim on a job back."""
+
+    async def note(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
+        """Note what became of a job."""
+
+    async def reread(self, number: int) -> BatchJob:
+        """Return a job as it is on record now."""
+
+    async def vendor_ids(self) -> set[str]:
+        """Return the vendors' ids of all jobs on record."""
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A request that waits for its response in a job, or for a job.
+
+    Attributes:
+        about: what it asks; its custom id is empty until it is part of a job.
+        member: which model is asked.
+        request: as the engine made it; None for a row of an earlier session until it is asked for again.
+        waited: whether somebody waits for it now.
+        done: set once there is a result or an error, or it goes back to those that wait for a job.
+        result: what the vendor answered.
+        error: why there is no result; `FREED` where it was never submitted.
+        halt: why whoever waits is to wait no more, although the row goes on.
+        since: when it was submitted, in seconds of Unix time.
+        wave: which wave it is part of.
+    """
+
+    about: BatchRow
+    member: int
+    request: SampleRequest | None = None
+    waited: bool = False
+    done: anyio.Event = field(default_factory=anyio.Event)
+    result: Result | None = None
+    error: Exception | None = None
+    halt: MdapError | None = None
+    since: float = 0.0
+    wave: int = 0
+
+    def end(self, result: Result | None, error: Exception | None = None) -> None:
+        """Tell whoever waits what became of it."""
+        self.result, self.error = result, error
+        self.done.set()
+
+    def interrupt(self, error: MdapError) -> None:
+        """Have whoever waits wait no more; the row goes on."""
+        self.halt = error
+        self.done.set()
+
+    async def ended(self) -> None:
+        """Wait for a result or an error.
+
+        Raises:
+            MdapError: it is not to be waited for.
+        """
+        self.waited = True
+        try:
+            await self.done.wait()
+        finally:
+            self.waited = False
+        if self.halt is not None and self.result is None and self.error is None:
+            error, self.halt, self.done = self.halt, None, anyio.Event()
+            raise error.with_traceback(None)
+
+
+FREED: Final = TransientError("the row was never submitted", kind="freed")
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """What a job holds of this session.
+
+    Attributes:
+        about: the job, as it is on record.
+        rows: by custom id, those that somebody here wants.
+        lines: the requests, to be submitted; None for a job of an earlier session.
+        tokens: about how many tokens its prompts have.
+        parked: whether it is known to be under way.
+        lost: whether it is not followed to its end in this session.
+        cancelling: whether mdap cancels it, so that what is left goes as ordinary requests.
+    """
+
+    about: BatchJob
+    rows: dict[str, Row]
+    lines: list[bytes] | None
+    tokens: int
+    parked: bool = False
+    lost: bool = False
+    cancelling: bool = False
+
+
+class Owner(Protocol):
+    """What a job tells the lane."""
+
+    def others(self, sent: Sent) -> bool:
+        """Return whether other jobs of the same model are under way."""
+
+    def full(self, sent: Sent, limit: int | None) -> bool:
+        """Make later jobs smaller, since the queue was full; return False if they cannot be smaller."""
+
+    def too_large(self, sent: Sent) -> bool:
+        """Make later jobs smaller, since one was too large; return False if they cannot be smaller."""
+
+    def leave_lane(self, row: Row) -> None:
+        """Have samples of this row's step go as ordinary requests from now on."""
+
+    def changed(self) -> None:
+        """Look again whether a wave can leave."""
+
+
+class JobLife:
+    """Bring one job to its end.
+
+    Args:
+        sent: the job.
+        api: of its vendor.
+        host: who that is, for errors.
+        log: where it is noted what becomes of it.
+        waves: how long to wait.
+        owner: the lane.
+    """
+
+    def __init__(
+        self, sent: Sent, api: BatchAPI, host: str, log: BatchLog, waves: Waves, owner: Owner
+    ) -> None:
+        self._sent = sent
+        self._api = api
+        self._host = host
+        self._log = log
+        self._waves = waves
+        self._owner = owner
+        self._file = sent.about.file
+        self._number = sent.about.number
+        # When it may have been created without our knowing; None where it cannot have been.
+        self._unsure = sent.about.intended if sent.lines is None else None
+        self._unsure_file = sent.lines is None
+
+    async def live(self) -> None:
+        """Submit the job if need be, wait for its end, and hand out its results; raises nothing."""
+        try:
+            vendor_id = self._sent.about.vendor_id or await self._submitted()
+            if vendor_id is not None:
+                await self._collect(await self._ended(vendor_id))
+        except Exception as error:
+            # None of its rows may be asked for again before it is known what became of it.
+            self._sent.lost = True
+            about = f"{self._host} cannot be asked about job {self._sent.about.token}: {error}"
+            passing = isinstance(error, TransientError)
+            self._end_all(UnavailableError(about, kind="batch_unreachable") if passing else error)
+        finally:
+            self._log.drop(self._number)
+
+    # -- submitting --------------------------------------------------------------------------------
+
+    async def _submitted(self) -> str | None:
+        """Return the vendor's id of the job; None if it was not submitted, and its rows are free again."""
+        if not self._log.claim(self._number) and (known := await self._by_another()) is not None:
+            return known
+        tries = refusals = 0
+        while True:
+            try:
+                state = await self._found_or_made()
+            except RateLimitError as error:
+                refusals += 1
+                if refusals >= _REFUSALS and not self._owner.others(self._sent):
+                    await self._refused(str(error), self._owner.full(self._sent, None), error)
+                    return None
+                await anyio.sleep(max(error.retry_after or 0.0, self._nap(refusals)))
+            except TransientError:
+                tries += 1
+                if tries >= _TRIES:
+                    raise
+                await anyio.sleep(self._nap(tries))
+            except RejectedError as error:
+                if error.kind == _TOO_LARGE:
+                    await self._refused(str(error), self._owner.too_large(self._sent), error)
+                    return None
+                raise UnavailableError(f"the batch was refused: {error}", kind="batch_refused") from None
+            else:
+                if state is None:
+                    await self._abandon("it was never submitted")
+                    return None
+                await self._log.note(self._number, "submitted", {"vendor_id": state.vendor_id})
+                self._began()
+                return state.vendor_id
+
+    def _nap(self, tries: int) -> float:
+        return min(self._waves.poll * tries, _LONGEST_NAP)
+
+    async def _by_another(self) -> str | None:
+        """Return the vendor's id once the process that has the job knows it; None if that has ended."""
+        while not self._log.claim(self._number):  # noqa: ASYNC110 - the other is another process
+            await anyio.sleep(self._waves.poll)
+        about = await self._log.reread(self._number)
+        self._file = about.file
+        return about.vendor_id
+
+    async def _found_or_made(self) -> JobState | None:
+        """Return the job, created now or found; None if there is none, and nothing to create it from."""
+        if self._unsure is not None and (found := await self._found(self._unsure)) is not None:
+            return found
+        lines = self._sent.lines
+        if self._api.uploads and self._file is None:
+            if self._unsure_file:
+                self._file = await self._api.find_upload(self._sent.about.token)
+            if self._file is None and lines is not None:
+                self._unsure_file = True
+                self._file = await self._api.upload(self._sent.about.token, lines)
+            if self._file is not None:
+                await self._log.note(self._number, "uploaded", {"file": self._file})
+        if self._file is None and (lines is None or self._api.uploads):
+            return None
+        before = time.time()
+        try:
+            return await self._api.submit(self._sent.about.token, self._file, lines or ())
+        except (RateLimitError, RejectedError, UnavailableError):
+            raise  # then there is none
+        except TransientError:
+            self._unsure = before
+            raise
+
+    async def _found(self, since: float) -> JobState | None:
+        """Return the job if the vendor has it; None once it is sure that it has not."""
+        rejected: set[str] = set()
+        while True:
+            waits = False
+            known = await self._log.vendor_ids()
+            for state in await self._api.find(self._sent.about.token, self._file, since):
+                if self._api.is_surely(state):
+                    return state
+                if state.vendor_id in known | rejected or state.requests != self._sent.about.requests:
+                    continue
+                if not state.ended:
+                    waits = True
+                elif await self._is_ours(state):
+                    return state
+                else:
+                    rejected.add(state.vendor_id)
+            if not waits and time.time() - since >= self._waves.settle:
+                return None
+            await anyio.sleep(self._waves.poll)
+
+    async def _is_ours(self, state: JobState) -> bool:
+        found = False
+
+        def look(line: bytes) -> None:
+            nonlocal found
+            result = self._api.result(line)
+            found = found or (result is not None and result.custom_id in self._sent.rows)
+
+        await self._api.download(state, look)
+        return found
+
+    async def _refused(self, why: str, smaller: bool, error: ProviderError) -> None:
+        """Free the rows for smaller jobs; raise the *error* if there is no smaller one."""
+        await self._log.note(self._number, "refused", {"reason": why})
+        if not smaller:
+            if error.kind == _TOO_LARGE:
+                self._end_all(error)  # about the one prompt that it has
+                return
+            raise UnavailableError(f"the batch queue of {self._host} is full: {why}", kind="queue_full")
+        self._end_all(FREED)
+
+    async def _abandon(self, why: str) -> None:
+        await self._log.note(self._number, "abandoned", {"reason": why})
+        self._end_all(FREED)
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def _began(self) -> None:
+        self._sent.lines = None
+
+    async def _ended(self, vendor_id: str) -> JobState:
+        """Return the job's state once it has ended."""
+        known, failures = "", 0
+        while True:
+            try:
+                state = await self._api.state(vendor_id)
+                failures = 0
+                if state.state != known:
+                    known = state.state
+                    about = {"state": state.state, "counts": dict(state.counts)}
+                    await self._log.note(self._number, "state", about)
+                if state.ended:
+                    return state
+                await self._cancel_if_late(vendor_id)
+            except TransientError:
+                failures += 1
+                if failures >= _TRIES:
+                    raise
+            except UnavailableError as error:
+                raise self._unknown(vendor_id, error) from None
+            if not self._sent.parked:
+                self._sent.parked = True
+                self._owner.changed()
+            if time.time() - self._sent.about.intended > _OLDEST:
+                raise UnavailableError(f"{self._host} has not ended job {vendor_id} in 72 hours", kind="late")
+            await anyio.sleep(self._waves.poll)
+
+    async def _cancel_if_late(self, vendor_id: str) -> None:
+        most, sent = self._waves.max_wait, self._sent
+        if most is None or sent.cancelling or time.time() - sent.about.intended < most:
+            return
+        sent.cancelling = True
+        await self._log.note(self._number, "cancelling", {})
+        await self._api.cancel(vendor_id)
+
+    def _unknown(self, vendor_id: str, error: UnavailableError) -> UnavailableError:
+        if error.kind != _GONE:
+            return error
+        return UnavailableError(
+            f"{self._host} does not know job {vendor_id}: use the key and the address that submitted it, or, "
+            f"if it was deleted, `mdap batches --forget {self._sent.about.token}`",
+            kind="unknown_job",
+        )
+
+    # -- collecting --------------------------------------------------------------------------------
+
+    async def _collect(self, state: JobState) -> None:
+        if state.queue_full is not None:
+            error = UnavailableError(state.queue_full, kind="queue_full")
+            smaller = self._owner.full(self._sent, state.limit)
+            await self._refused(state.queue_full, smaller, error)
+            return
+        if state.refusal is not None:
+            await self._log.note(self._number, "refused", {"reason": state.refusal})
+            raise UnavailableError(f"{self._host} refused the batch: {state.refusal}", kind="batch_refused")
+        results, strange = await self._results(state)
+        missing = state.state if state.state in ("expired", "cancelled") else "missing"
+        for custom_id in self._sent.rows:
+            lost = TransientError(f"{self._host} returned nothing for the row", kind=missing)
+            results.setdefault(custom_id, Result(custom_id, None, lost))
+        failed = {name: one.failure.kind for name, one in results.items() if one.failure is not None}
+        data = {"state": "collected", "answered": len(results) - len(failed), "failed": failed, **strange}
+        await self._log.note(self._number, "collected", data)
+        for custom_id, row in self._sent.rows.items():
+            if self._sent.cancelling:
+                self._owner.leave_lane(row)
+            row.end(results[custom_id])
+
+    async def _results(self, state: JobState) -> tuple[dict[str, Result], dict[str, int]]:
+        """Return the results of our rows, and how many lines were of no use."""
+        for attempt in range(1, _DOWNLOADS + _TRIES):
+            results: dict[str, Result] = {}
+            strange = dict.fromkeys(("unknown", "doubled", "broken"), 0)
+            try:
+                await self._api.download(state, self._taker(results, strange))
+            except TransientError:
+                if attempt >= _TRIES:
+                    raise
+            except UnavailableError as error:
+                if error.kind != _GONE:
+                    raise
+                return {}, strange  # the vendor keeps results for some weeks only
+            else:
+                if not strange["broken"] or attempt >= _DOWNLOADS:
+                    return results, strange
+            await anyio.sleep(self._nap(attempt))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _taker(self, results: dict[str, Result], strange: dict[str, int]) -> Callable[[bytes], None]:
+        ours = self._sent.rows
+
+        def take(line: bytes) -> None:
+            result = self._api.result(line)
+            if result is None:
+                strange["broken"] += 1
+            elif result.custom_id in results:
+                strange["doubled"] += 1
+            elif result.custom_id in ours:
+                results[result.custom_id] = result
+            else:
+                strange["unknown"] += 1
+
+        return take
+
+    def _end_all(self, error: Exception) -> None:
+        for row in self._sent.rows.values():
+            row.end(None, error)

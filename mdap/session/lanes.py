@@ -1,0 +1,123 @@
+"""Which way the samples of a session travel: as ordinary requests, or in waves of a batch API."""
+
+from typing import Any, Final
+
+from anyio.abc import TaskGroup
+
+from mdap.engine.guarded import length_of
+from mdap.errors import UsageError
+from mdap.journal.jobs import JobLog
+from mdap.plugins import task_name
+from mdap.protocols import Provider
+from mdap.providers.lane import BatchLane
+from mdap.rules.waves import GUESSED_AHEAD, too_many_waves
+from mdap.session.models import Models
+from mdap.settings import Lane, Limits, Speculate, Speculation, VotingSettings, Waves
+from mdap.tasks import Chain, Task
+
+__all__ = ["SessionLane", "check_lane"]
+
+_WEEKS: Final = 30 * 24 * 3600.0
+
+
+def check_lane(models: Models, lane: Lane) -> None:
+    """Refuse waves with a model that has no batch API.
+
+    Raises:
+        UsageError: there is one.
+    """
+    without = [member.name for member in models.members if member.batches is None]
+    if lane is Lane.BATCH and without:
+        raise UsageError(
+            f"--lane batch needs a batch API, which {', '.join(without)} has not: use models of openai, "
+            "openai-api or anthropic, or --lane requests"
+        )
+
+
+class SessionLane:
+    """The lane of a session.
+
+    Args:
+        models: the models.
+        log: where jobs of batch APIs are noted.
+        lane: ordinary requests, or waves.
+        waves: when waves leave, and how long they are waited for.
+    """
+
+    def __init__(self, models: Models, log: JobLog, lane: Lane, waves: Waves) -> None:
+        self._models = models
+        self._log = log
+        self._waves = waves
+        self._lane = lane
+        self._batch: BatchLane | None = None
+
+    async def open(self, group: TaskGroup) -> None:
+        """Begin to collect waves, where samples travel so; ends with *group*."""
+        if self._lane is Lane.BATCH:
+            last = await self._log.last_wave()
+            self._batch = BatchLane(self._models.members, self._log, self._waves, last)
+            group.start_soon(self._batch.serve)
+
+    @property
+    def batched(self) -> bool:
+        """Whether samples travel in waves."""
+        return self._batch is not None
+
+    @property
+    def width(self) -> int:
+        """How many samples may be wanted at a time."""
+        return self._waves.width if self.batched else self._models.most
+
+    def about(self) -> dict[str, Any]:
+        """Return what the record says of it; nothing of ordinary requests."""
+        return {"lane": str(self._lane), "waves": self._waves.model_dump()} if self.batched else {}
+
+    def limits(self, limits: Limits) -> Limits:
+        """Return how long the engine tries: in waves, hours without an answer say nothing of an endpoint."""
+        patient = {"max_retry_seconds": _WEEKS, "max_silence": _WEEKS}
+        return limits.model_copy(update=patient) if self.batched else limits
+
+    def speculation(self, speculate: Speculate) -> Speculation:
+        """Return how far a chain is sampled ahead in waves: on its task's guesses alone."""
+        if speculate is Speculate.GUESS:
+            return Speculation(mode=Speculate.GUESS, depth=min(self.width, GUESSED_AHEAD))
+        return Speculation()
+
+    def check(self, task: Task, voting: VotingSettings, speculate: Speculate) -> None:
+        """Refuse what waves cannot do, or not in any reasonable time.
+
+        Raises:
+            UsageError: the task is a long chain, or steps are to be hedged.
+        """
+        if not self.batched:
+            return
+        if voting.hedge:
+            raise UsageError("--hedge does not go with --lane batch: a wave waits for all its samples anyway")
+        if not isinstance(task, Chain):
+            return
+        if speculate is Speculate.GUESS and type(task).guess is not Chain.guess:
+            return
+        why = too_many_waves(length_of(f"task {task_name(task)}", task) or 0, self._waves.max_waves)
+        if why is not None:
+            raise UsageError(why)
+
+    async def check_waiting(self, run: int) -> None:
+        """Refuse ordinary requests for what waits in jobs: it would be paid for twice.
+
+        Raises:
+            UsageError: samples of the run numbered *run* wait in a job, and this session has no waves.
+        """
+        left = () if self.batched else (await self._log.left_over(run, ())).jobs
+        if left:
+            raise UsageError(
+                f"samples of this run wait in batch job {left[0][0].token}: resume it with --lane batch, and "
+                "with --max-wait 1s to cancel the job and go on with ordinary requests"
+            )
+
+    async def provider(self, run: int, inner: Provider) -> Provider:
+        """Return *inner* as the run numbered *run* is to ask it, with what earlier sessions submitted."""
+        if self._batch is None:
+            return inner
+        left = await self._log.left_over(run, self._batch.seen)
+        self._batch.take_up(run, left.jobs, left.recorded, left.waves)
+        return self._batch.of(run, inner)
