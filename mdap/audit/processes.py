@@ -49,7 +49,7 @@ class _Rehearsal:
 
     @property
     def open_steps(self) -> int:
-        """How many steps may be open at a time."""
+        """The maximum number of open steps."""
         return _OPEN_STEPS
 
     async def __call__(self, step: Step[A]) -> A:

@@ -252,7 +252,7 @@ class Reader:
         return None if folder is None else str(folder)
 
     async def lane(self, run: int) -> str | None:
-        """Return how samples of *run* last travelled; None for ordinary requests."""
+        """Return the last lane of *run*; None for ordinary requests."""
         lane = await self._value("lane", run)
         return None if lane is None else str(lane)
 

@@ -136,7 +136,7 @@ class Writer:
         return number
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what *work* returns, once what it writes is on the disk, safe from a power cut too."""
+        """Call *work* and return its result once its writes are on disk, safe from a power cut."""
 
         def surely(connection: sqlite3.Connection) -> T:
             connection.execute("PRAGMA synchronous = FULL")
