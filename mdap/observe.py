@@ -1,4 +1,4 @@
-"""Each recorded fact is one log event, emitted once it is durable."""
+"""Emit each recorded fact as one log event, once it is durable."""
 
 import logging
 from collections.abc import Mapping, MutableMapping
@@ -22,7 +22,7 @@ __all__ = ["Watch"]
 
 _LONGEST: Final = 500
 _STANDARD: Final = logging.getLogger("mdap.run")
-# Else Python prints warnings of a program that configures nothing.
+# Otherwise Python prints warnings in a program that configures no logging.
 _STANDARD.addHandler(logging.NullHandler())
 _LEVELS: Final = {
     "failed": logging.ERROR,
@@ -35,12 +35,12 @@ _LEVELS: Final = {
 
 
 class Watch:
-    """Emit the event that a fact is: flat, dotted, without the text of prompts and replies.
+    """Emit facts as log events: flat, with dotted names, without the text of prompts and replies.
 
     Args:
-        named: the ids of the runs that are going on, by number.
-        configured: whether events go to structlog as the program has configured it, instead of to the
-            logger ``mdap.run`` of the standard library.
+        named: the ids of running runs, by number.
+        configured: whether events go to the program's structlog configuration, instead of to the logger
+            ``mdap.run`` of the standard library.
     """
 
     def __init__(self, named: Mapping[int, str], *, configured: bool = False) -> None:
@@ -49,11 +49,11 @@ class Watch:
         self._log: Any = structlog.get_logger("mdap") if configured else _standard()
 
     def every(self) -> bool:
-        """Return whether anybody wants to know of steps and samples, not only of what happens to runs."""
+        """Return whether a logger takes events of steps and samples, not only of runs."""
         return self._configured or _STANDARD.isEnabledFor(logging.INFO)
 
     def __call__(self, fact: Fact) -> None:
-        """Emit *fact*; a log that cannot be written does not end the run: the fact is durable."""
+        """Emit *fact*; an error in the logger does not end the run: the fact is durable."""
         level, event, fields = _described(fact)
         with suppress(Exception):
             self._log.log(level, event, run_id=self._named.get(fact.run), run=fact.run, **fields)
@@ -68,7 +68,7 @@ def _standard() -> Any:
 
 
 def _as_record(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Return the arguments of the standard library's logger: a text, and the fields as attributes."""
+    """Return arguments for the standard library's logger: a message, and fields as attributes."""
     name = event.pop("event")
     trace = event.get("traceback")
     shown = (f"{key}={_worded(value)}" for key, value in event.items() if key != "traceback")
@@ -81,7 +81,7 @@ def _worded(value: Any) -> str:
 
 
 def _described(fact: Fact) -> tuple[int, str, dict[str, Any]]:
-    """Return the level, the name and the fields of the event that *fact* is."""
+    """Return the level, name and fields of the event for *fact*."""
     if isinstance(fact, SampleTaken):
         names = (
             "step",

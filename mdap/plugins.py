@@ -1,4 +1,4 @@
-"""Finding tasks and providers: installed ones by entry point, others by ``module:Name`` or file."""
+"""Find tasks and providers: installed ones by entry point, others by ``module:Name`` or file."""
 
 import hashlib
 import importlib
@@ -51,17 +51,17 @@ PROVIDERS: Final = "mdap.providers"
 COMMANDS: Final = "mdap.commands"
 """Commands of the command line, each a `click.Command`."""
 VERIFIERS: Final = "mdap.verifiers"
-"""What verifies records that are no runs, by their kind: called with the database's path and an id."""
+"""Verifiers of records other than runs, by kind; each takes the database's path and an id."""
 OBJECT: Final = "()"
-"""Stands behind the class of a provider that was given to a session as an object: it has no name to load."""
+"""Suffix of a provider's class for a model passed as an object: no name can load it."""
 _SCRIPT: Final = "__main__"
 
 
 @cache
 def installed(group: str) -> dict[str, list[EntryPoint]]:
-    """Return the installed plugins of *group* by name, sorted; what is installed later is not seen.
+    """Return the installed plugins of *group* by name, sorted; packages installed later do not show.
 
-    Packages may give the same name to different plugins: then there are several of it.
+    If packages give one name to different plugins, it has several entries.
     """
     found: dict[str, dict[str, EntryPoint]] = {}
     for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
@@ -74,10 +74,10 @@ def load_task(name: str) -> type[Task]:
 
     Args:
         name: an installed plugin's name, ``package.module:Class``, ``path/file.py:Class``, or
-            ``path/file.py`` if it holds one task. Naming a file runs it: name only files that you trust.
+            ``path/file.py`` if it holds one task. Loading a file runs it: name only files that you trust.
 
     Raises:
-        UsageError: there is no such plugin, module, file or class, or it is no task.
+        UsageError: there is no such plugin, module, file or class, or it is not a task.
         PluginError: importing it raised.
     """
     found = _imported(name, lambda: _only_task(name)) if name.endswith(".py") else _load(name, TASKS, "task")
@@ -126,11 +126,11 @@ def make_task(name: str, values: Mapping[str, Any]) -> Task:
 
 
 def in_full(name: str) -> str:
-    """Return the *name* of a task as runs have it: a file by its whole path."""
+    """Return the *name* of a task as runs record it, with a file's full path."""
     place, colon, attribute = (name, "", "") if name.endswith(".py") else name.rpartition(":")
     if not place.endswith(".py"):
         return name
-    # Not Path.resolve, which raises at links that lead in a circle.
+    # Not Path.resolve: it raises on circular links.
     return f"{os.path.realpath(Path(place).expanduser())}{colon}{attribute}"
 
 
@@ -138,7 +138,7 @@ def make_recorded(name: str, values: Mapping[str, Any]) -> Task:
     """Return the task that a run records as *name*, with its parameters.
 
     Raises:
-        UsageError: it is not there any more, or its parameters do not fit it any more.
+        UsageError: it no longer exists, or its parameters no longer fit it.
     """
     try:
         load_task(name)
@@ -148,9 +148,9 @@ def make_recorded(name: str, values: Mapping[str, Any]) -> Task:
 
 
 def make_moved(old: str, new: str, name: str, values: Mapping[str, Any]) -> Task:
-    """Return the task that a run records as *name*, where task *old* is now to be had as *new*.
+    """Return the task that a run records as *name*, after task *old* moved to *new*.
 
-    What else was in the same file or module as *old* is taken from where *new* is.
+    Other tasks from the file or module of *old* load from that of *new*.
     """
     place, colon, attribute = name.rpartition(":")
     if name == old:
@@ -172,7 +172,7 @@ def load_provider(spec: str, options: Mapping[str, Any]) -> Provider:
         spec: ``provider`` or ``provider/model``; the provider may also be ``package.module:factory`` or
             ``path/file.py:factory``, the model may contain slashes, and options of its own may follow as in
             ``sim/a?seed=1&error_rate=0.1``.
-        options: what ``-M`` sets.
+        options: the options set with ``-M``.
 
     Raises:
         UsageError: there is no such provider, or it refuses the model or the options.
@@ -203,7 +203,7 @@ def _parted(place: str) -> tuple[str, str]:
 
 
 def task_name(task: Task) -> str:
-    """Return the name by which `load_task` finds the class of *task* again, as far as there is one."""
+    """Return the name by which `load_task` finds the class of *task* again, if there is one."""
     kind = type(task)
     for name, points in installed(TASKS).items():
         if len(points) == 1 and _same(points[0], kind):
@@ -212,7 +212,7 @@ def task_name(task: Task) -> str:
 
 
 def former_name(task: Task) -> str:
-    """Return the name that earlier versions recorded for a class of a script, or in a function."""
+    """Return the name that earlier versions recorded for a class in a script or a function."""
     return f"{type(task).__module__}:{type(task).__qualname__}"
 
 
@@ -243,20 +243,20 @@ def _home(kind: type) -> str:
 
 
 def _attribute_of(kind: type) -> str | None:
-    """Return by which name a class is to be had from its module; None for no such name."""
+    """Return the name of a class in its module; None if it has none."""
     module = sys.modules.get(kind.__module__)
     if module is None:
         return None
     qualname: str = kind.__qualname__
     if _attribute(module, qualname) is kind:
         return qualname
-    if kind.__module__ == _SCRIPT:  # of whose names some are not there when it is imported
+    if kind.__module__ == _SCRIPT:  # some modules create names after their import
         return None
     return next((name for name, value in vars(module).items() if value is kind), None)
 
 
 def _same(point: EntryPoint, kind: type) -> bool:
-    # Only compare what is imported anyway: naming one plugin must not import all others.
+    # Compare only imported modules: loading one plugin must not import all others.
     module, _, attribute = point.value.partition(":")
     if (module, attribute) == (kind.__module__, kind.__qualname__):
         return True
@@ -282,9 +282,9 @@ def read_values(
     """Return the values of ``NAME=VALUE`` pairs; lists and objects are read as JSON.
 
     Args:
-        pairs: what was given.
-        option: by which, for errors.
-        fields: what may be set, where that is known.
+        pairs: the user's pairs.
+        option: the option's name, for errors.
+        fields: the allowed fields, if known.
 
     Raises:
         UsageError: a pair has no ``=``, a name is given twice, or its JSON is broken.
@@ -310,16 +310,16 @@ def _value(text: str, what: str, field: FieldInfo | None) -> Any:
 
 
 def _is_text(field: FieldInfo, bracket: str) -> bool:
-    """Return whether a parameter takes text, and nothing that JSON in brackets stands for."""
+    """Return whether a parameter takes text, but no JSON list or object."""
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or Any)
-    except Exception:  # a type that only the task's own settings allow
+    except Exception:  # only the task's own settings allow this type
         return False
     return _may_take(adapter, "") and not _may_take(adapter, [] if bracket == "[" else {})
 
 
 def _may_take(adapter: TypeAdapter[Any], value: Any) -> bool:
-    """Return whether values of this one's type may be taken, if not this very one."""
+    """Return whether a parameter accepts values of this type."""
     try:
         adapter.validate_python(value)
     except ValidationError as error:
@@ -327,7 +327,7 @@ def _may_take(adapter: TypeAdapter[Any], value: Any) -> bool:
         return not any(
             kind.endswith(("_type", "_parsing")) or kind in ("literal_error", "enum") for kind in kinds
         )
-    except RAISED:  # its own check does not cope with this one
+    except RAISED:  # its own validator fails on this value
         return True
     return True
 
@@ -336,7 +336,7 @@ def load_command(name: str) -> Any:
     """Return the command that an installed package adds as *name*, a `click.Command`.
 
     Raises:
-        UsageError: several packages add one of this name, or it is no command.
+        UsageError: several packages add one of this name, or it is not a command.
         PluginError: importing it failed.
     """
     points = installed(COMMANDS)[name]
@@ -350,7 +350,7 @@ def load_command(name: str) -> Any:
 
 
 def load_plugin(point: EntryPoint) -> Any:
-    """Return what an installed plugin names.
+    """Load the object that an installed plugin names.
 
     Raises:
         PluginError: importing it failed.
@@ -370,7 +370,7 @@ def _load(name: str, group: str, what: str) -> Any:
 
 
 def _meant(name: str, group: str) -> str:
-    """Return what to say of the plugin that *name* may have been meant for."""
+    """Return a hint at the plugin that *name* may mean."""
     near = get_close_matches(name, installed(group), 1)
     vendor = _vendor_of(name) if group == PROVIDERS else None
     meant = f"{vendor}/{name}" if vendor else (near[0] if near else None)
@@ -378,8 +378,8 @@ def _meant(name: str, group: str) -> str:
 
 
 def _vendor_of(model: str) -> str | None:
-    """Return the installed provider whose model *model* is, by the price list."""
-    from genai_prices import Usage, calc_price  # slow to import, and hardly ever needed
+    """Return the installed provider of *model*, from the price list."""
+    from genai_prices import Usage, calc_price  # slow to import and rarely needed
 
     try:
         vendor = calc_price(Usage(), model_ref=model).provider.id
@@ -428,7 +428,7 @@ def _from_module(place: str, what: str) -> ModuleType:
 
 
 def _search_first(folder: str) -> None:
-    """Let what stands in *folder* be imported, as with ``python FILE`` there."""
+    """Make modules in *folder* importable, as with ``python FILE`` there."""
     if folder not in sys.path:
         sys.path.insert(0, folder)
         importlib.invalidate_caches()

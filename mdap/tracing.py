@@ -1,6 +1,6 @@
 """OpenTelemetry spans of runs, steps and attempts, by the semantic conventions for generative AI.
 
-Nothing of OpenTelemetry is imported unless the program itself uses it.
+mdap imports OpenTelemetry only if the program itself uses it.
 """
 
 import json
@@ -36,15 +36,15 @@ __all__ = ["RunTrace", "Tracing", "tracing"]
 
 _Place = tuple[int, int]
 
-# How many steps that are over are remembered: what was sent for them may still fail, and be sent again.
+# Number of finished steps to remember: their requests may still fail and be retried.
 _MOST_OVER: Final = 256
 
-# The variable by which all instrumentations of models are asked for texts.
+# The standard variable that makes instrumentations record prompts and replies.
 _TEXTS: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
 
 def tracing(provider: "TracerProvider | None") -> "Tracing | None":
-    """Return what makes spans: with *provider* or the one that the program has set; None for neither."""
+    """Return a maker of spans for *provider* or the program's own provider; None without either."""
     if provider is None:
         api: Any = sys.modules.get("opentelemetry.trace")
         provider = None if api is None else api.get_tracer_provider()
@@ -54,7 +54,7 @@ def tracing(provider: "TracerProvider | None") -> "Tracing | None":
 
 
 class Tracing:
-    """Makes the spans of all runs of a session."""
+    """Create the spans of all runs of a session."""
 
     def __init__(self, tracer: "Tracer") -> None:
         self._tracer = tracer
@@ -63,7 +63,7 @@ class Tracing:
 
     @contextmanager
     def run(self, run_id: str, task: str, k: int) -> Iterator["RunTrace"]:
-        """Make the span of a run, which is the current one within the block.
+        """Create the span of a run; it is the current span within the block.
 
         Args:
             run_id: the run's id.
@@ -85,11 +85,11 @@ class Tracing:
 
 
 class RunTrace:
-    """The spans of one run, made from what it asks and what it records.
+    """The spans of one run, created from its requests and recorded facts.
 
     Args:
-        tracer: makes spans.
-        span: that of the run.
+        tracer: creates spans.
+        span: the run's span.
         run_id: the run's id.
         texts: whether spans hold prompts and replies.
     """
@@ -112,7 +112,7 @@ class RunTrace:
         """Return *inner*, with a span for every attempt.
 
         Args:
-            inner: who is asked.
+            inner: the provider.
             models: the names of its members.
         """
         return _TracedProvider(self, inner, models)
@@ -122,12 +122,12 @@ class RunTrace:
         return _TracedJournal(self, inner)
 
     def reopened(self, openings: Iterable[RecordedOpening]) -> None:
-        """Note steps that earlier sessions opened: each has a span once it is asked again."""
+        """Remember steps that earlier sessions opened; each gets a span with its next request."""
         for recorded in openings:
             self._place(recorded.opened)
 
     def note(self, fact: Fact) -> None:
-        """Draw the consequences of a *fact* that is recorded now."""
+        """Update spans for a *fact* that the run records."""
         if isinstance(fact, StepOpened):
             self._open(fact.key, self._place(fact))
         elif isinstance(fact, SampleTaken):
@@ -144,7 +144,7 @@ class RunTrace:
             self._tell(fact.kind, {}, (data.get("step"), data.get("opening", 0)))
 
     def ended(self, status: RunStatus, cause: StopCause | None) -> None:
-        """Note how the run ended."""
+        """Set the end of the run on its span."""
         self._span.set_attribute("mdap.status", str(status))
         if cause is not None:
             self._span.set_attributes({"mdap.stop_cause": str(cause), "error.type": str(cause)})
@@ -157,7 +157,7 @@ class RunTrace:
             self._end(place, {"decided": False})
 
     def attempt(self, request: SampleRequest, model: str) -> Any:
-        """Return the span of an attempt, to be entered; it is the current one within."""
+        """Return the span of an attempt as a context; it is the current span within it."""
         identity = (request.key, request.step_digest)
         place = self._places.get(identity)
         if place is None:
@@ -189,7 +189,7 @@ class RunTrace:
         )
 
     def answered(self, span: "Span", replies: Sequence[Reply]) -> None:
-        """Note what came of an attempt."""
+        """Set the result of an attempt on its span."""
         first = replies[0]
         about: dict[str, Any] = {
             "gen_ai.response.model": first.served_model,
@@ -211,7 +211,7 @@ class RunTrace:
         span.set_attributes(_known(about))
 
     def failed(self, span: "Span", error: BaseException) -> None:
-        """Note that an attempt failed, or was withdrawn; its text may quote a prompt, and is left out."""
+        """Set the failure or withdrawal of an attempt, without the error's text: it may quote a prompt."""
         span.set_attribute(
             "error.type", error.kind if isinstance(error, ProviderError) else type(error).__name__
         )
@@ -255,7 +255,7 @@ class RunTrace:
 
 
 class _TracedProvider:
-    """A provider whose every attempt has a span."""
+    """A provider with a span for every attempt."""
 
     def __init__(self, trace: RunTrace, inner: Provider, models: Sequence[str]) -> None:
         self._trace = trace
@@ -281,7 +281,7 @@ class _TracedProvider:
 
 
 class _TracedJournal:
-    """A journal that tells a trace of every fact."""
+    """A journal that passes every fact to a trace."""
 
     def __init__(self, trace: RunTrace, inner: Journal) -> None:
         self._trace = trace
@@ -295,7 +295,7 @@ class _TracedJournal:
         return self._inner.behind
 
     def append(self, *facts: Fact) -> None:
-        """Take *facts* for the next commit."""
+        """Append *facts* to the next commit."""
         self._inner.append(*facts)
         for fact in facts:
             self._trace.note(fact)

@@ -1,4 +1,4 @@
-"""After the run: proving, reading and exporting what its log says. Reads only."""
+"""Verify, read and export the log after a run. This package only reads the log."""
 
 from mdap.audit.findings import Mismatch
 from mdap.audit.log import Log, open_log

@@ -1,4 +1,4 @@
-"""The error budget of a run again: each step's rung and price must follow from the steps before it."""
+"""Check the error budget of a run: each step's rung and price must follow from the steps before it."""
 
 import json
 import sqlite3
@@ -23,13 +23,13 @@ Charge = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """What a run has paid, in the order of its steps.
+    """The payments of a run out of its error budget, in the order of its steps.
 
     Attributes:
-        terms: what the run promised.
-        paid: the data of its events, in that order.
-        spent: what had been paid before each of them, and after all.
-        payments: how many payments that was.
+        terms: the terms of its guarantee.
+        paid: the data of its payment events, in step order.
+        spent: the amount paid before each payment, and in total.
+        payments: the number of payments.
     """
 
     terms: Robust
@@ -44,7 +44,7 @@ class Charges:
         return {(data["step"], data["opening"], data["tier"]) for data in paid}
 
     def given_up(self, step: int) -> bool:
-        """Return whether a step has paid because nobody waited for it any more, or has never paid."""
+        """Return whether a step paid because nothing waited for it any more, or never paid."""
         whys = {data["why"] for data in self.paid if data["step"] == step}
         return whys <= {"abandoned"}
 
@@ -64,17 +64,17 @@ class Charges:
 
 
 def _place(data: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return where a payment stands in the order of steps; what is returned, before the next step."""
+    """Return a payment's position in step order; a refund comes before the next step."""
     if data["why"] == "returned":
         return data["before"], 0, 0
     return data["step"], 1, data.get("tier", 0)
 
 
 def charges_of(connection: sqlite3.Connection, number: int, voting: VotingSettings) -> Charges | None:
-    """Return what a run has paid; None if it has no error budget.
+    """Return the payments of a run; None if it has no error budget.
 
     Raises:
-        DatabaseError: an event is not as mdap wrote it.
+        DatabaseError: something has changed an event.
     """
     if voting.robust is None:
         return None
@@ -96,14 +96,14 @@ def check_budget(
     found: Sequence[Charge],
     findings: Findings,
 ) -> None:
-    """Compare what was paid with what the races and the steps before them call for.
+    """Compare the recorded payments with those that the races require.
 
     Args:
         connection: the log.
         number: the run's number.
-        charges: what it has paid.
-        found: the races that were not smooth, as they were counted again.
-        findings: where to say what does not match.
+        charges: its payments.
+        found: the races that were not smooth in the recount.
+        findings: collects the mismatches.
     """
     paid = {}
     for data in charges.paid:
@@ -133,7 +133,7 @@ def check_budget(
 def _expected(
     connection: sqlite3.Connection, number: int, charges: Charges, data: Mapping[str, Any]
 ) -> tuple[str, int, int | None, int | None]:
-    """Return the price, the payments, and m and K of a payment as they must be."""
+    """Return the expected price, number of payments, m and K of a payment."""
     why, step = data["why"], data["step"]
     if why == "inherited":
         source = query(connection, "source", number).fetchone()

@@ -1,7 +1,7 @@
-"""Going through a chain again, decision by decision: what was asked, said, counted, and where it led.
+"""Check a chain decision by decision: its prompts, replies, votes and states.
 
-A part of a chain is checked on its own: it starts from the input and winner recorded for the step before
-it, which the part before it checks. If all parts agree, the whole does.
+The audit checks each part of a chain on its own. A part starts from the recorded input and winner of the step
+before it, and the previous part checks that step. If all parts match, the whole chain does.
 """
 
 import re
@@ -30,11 +30,11 @@ __all__ = ["audit_part", "audit_tail"]
 
 _SOURCE = re.compile(r"run (.+), digest ([0-9a-f]{64})", re.DOTALL)
 _LOST = object()
-"""The state where the task's own code cannot tell it."""
+"""Stands for a state that the task's own code failed to compute."""
 
 
 class _Samples:
-    """The samples of a page, handed out opening by opening."""
+    """The samples of a page, grouped by opening."""
 
     def __init__(self, rows: Iterator[SampleTaken]) -> None:
         self._groups = groupby(rows, lambda row: (row.step, row.opening))
@@ -45,7 +45,7 @@ class _Samples:
         return None if found is None else (found[0], list(found[1]))
 
     def of(self, step: int, opening: int) -> list[SampleTaken]:
-        """Return those of an opening; those before it belong to none."""
+        """Return the samples of an opening; samples before it belong to no opening."""
         while self._next is not None and self._next[0] < (step, opening):
             self._next = self._take()
         if self._next is None or self._next[0] != (step, opening):
@@ -70,10 +70,10 @@ class _Walk:
         self.sent: Mapping[tuple[int, int], Sent] = {}
         self._log: sqlite3.Connection | None = None
 
-    # -- where it starts ---------------------------------------------------------------------------
+    # -- start -------------------------------------------------------------------------------------
 
     def begin(self, connection: sqlite3.Connection, place: int) -> None:
-        """Stand before the decision at *place*, as the row before it says."""
+        """Start before the decision at *place*, from the row before it."""
         self._log = connection
         if place == 0:
             self.state = self._call(0, "giving its first state", self.task.start)
@@ -87,7 +87,7 @@ class _Walk:
         self.state = self._advanced(place - 1, state, self._read(place - 1, self.answers, winner))
 
     def _call(self, step: int, doing: str, method: Any, *args: Any) -> Any:
-        """Call the task's own code; what it raises is a finding, and its result is lost."""
+        """Call the task's own code; report an exception as a finding, without a result."""
         try:
             return method(*args)
         except RAISED as error:
@@ -97,7 +97,7 @@ class _Walk:
             return _LOST
 
     def _ends_with(self, step: int, said: str) -> bool:
-        """Return whether the run is recorded to have failed at *step* with what was *said*."""
+        """Return whether the log records that the run failed at *step* with the message *said*."""
         failure = self.facts.failure
         return failure is not None and step >= self.facts.decisions - 1 and failure.endswith(said)
 
@@ -112,10 +112,10 @@ class _Walk:
             return _LOST
         return self._call(step, "advancing", self.task.advance, state, answer)
 
-    # -- one step after another --------------------------------------------------------------------
+    # -- steps ------------------------------------------------------------------------------------
 
     def page(self, page: Page) -> None:
-        """Go over the steps of a page."""
+        """Check the steps of a page."""
         decisions = {decision.place: decision for decision in page.decisions}
         openings: dict[int, list[StepOpened]] = defaultdict(list)
         for opened in page.openings:
@@ -175,7 +175,7 @@ class _Walk:
             self.part.settled.append((decision.step, decision.author, decision.reason))
 
     def _taken_over(self, decision: Decided) -> None:
-        """Compare a decision that was taken over from another run with the one on record there."""
+        """Compare a copied decision with the original in the other run."""
         named = _SOURCE.fullmatch(decision.reason or "")
         row = None
         if named is not None and self._log is not None:
@@ -194,7 +194,7 @@ class _Walk:
         self.digest = decision.digest
 
     def entered(self, opened: StepOpened) -> Any:
-        """Return the state that a step starts from, which must be the one that the step before led to."""
+        """Return the state that a step starts from; it must follow from the step before."""
         if opened.key != str(opened.step):
             self.findings.add(Kind.STEP, "key", opened.step, opened.key, (opened.step, opened.opening))
         if self.state is not _LOST:
@@ -206,7 +206,7 @@ class _Walk:
         return self._read(opened.step, self.states, opened.input)
 
     def asked(self, opened: StepOpened, state: Any, samples: Sequence[SampleTaken]) -> CurrentStep | None:
-        """Return the step asked anew in *state*, if that can be done; compare its prompt."""
+        """Return the step that the task asks in *state*, if it can; compare its prompt."""
         sent = self.sent.get((opened.step, opened.opening), ())
         intact = check_sent(opened, sent, self.findings, due=bool(samples and self.facts.prompts))
         if state is _LOST:
@@ -233,7 +233,7 @@ class _Walk:
         return question
 
     def guess(self, opened: StepOpened, samples: list[SampleTaken]) -> None:
-        """Check an opening on a guess that was wrong: it decides nothing, but was asked and paid for."""
+        """Check an opening on a wrong guess: it decides nothing, but has paid samples."""
         self.checker.void(samples)
         question = self.asked(opened, self._read(opened.step, self.states, opened.input), samples)
         if question is not None:
@@ -252,10 +252,10 @@ class _Walk:
     def _truth(self, state: Any) -> Any:
         return self.task.canonical(self.task.oracle(state))
 
-    # -- where it ends -----------------------------------------------------------------------------
+    # -- end ---------------------------------------------------------------------------------------
 
     def end(self, place: int) -> None:
-        """Note the state after the decision before *place*, and whether the task ends there."""
+        """Compute the state after the decision before *place*, and whether the task ends there."""
         if self.state is _LOST:
             return
         length = self._call(place, "giving its length", self.task.length)
@@ -286,7 +286,7 @@ def audit_part(
         facts: the run.
         task: the run's task.
         span: the places.
-        oracle: whether to compare each decision with the truth.
+        oracle: whether to compare each decision with the task's oracle.
     """
     walk = _Walk(facts, task, oracle=oracle)
     walk.begin(connection, span[0])
@@ -300,13 +300,13 @@ def audit_part(
 def audit_tail(
     connection: sqlite3.Connection, facts: RunFacts, task: Chain[Any, Any], *, status: str
 ) -> AuditResult:
-    """Check what stands after the last decision: a race that goes on or found no winner, and guesses.
+    """Check the rows after the last decision: a race in progress or without a winner, and guesses.
 
     Args:
         connection: the log, with rows as tuples.
         facts: the run.
         task: the run's task.
-        status: how the run stands.
+        status: the run's status.
     """
     walk = _Walk(facts, task, oracle=False)
     walk.begin(connection, facts.decisions)

@@ -1,8 +1,8 @@
-"""Nested values as the typed columns of a table: what a spreadsheet, a data frame and SQL can work with.
+"""Nested values as typed columns, for spreadsheets, data frames and SQL.
 
-A field of an object is a column ``answer.total``, a place in a list a column ``answer.items.0``, and a value
-that is neither the column ``answer`` itself. A cell is empty where a row has no such value, or null, or an
-empty object or list.
+A field of an object becomes a column ``answer.total``, a list item a column ``answer.items.0``, and any other
+value the column ``answer`` itself. A cell is empty if the row has no such value, or has null or an empty
+object or list.
 """
 
 import json
@@ -23,7 +23,7 @@ class Columns:
     """The columns that one value of each row becomes.
 
     Args:
-        name: what the value is called.
+        name: the value's name.
     """
 
     def __init__(self, name: str) -> None:
@@ -31,7 +31,7 @@ class Columns:
         self._kinds: dict[Path, set[str]] = {}
 
     def see(self, value: Any) -> None:
-        """Take note of the columns of one row's *value*.
+        """Add the columns of one row's *value*.
 
         Raises:
             UsageError: there are too many.
@@ -65,7 +65,7 @@ def _part(part: str | int) -> str:
 
 
 def _leaves(value: Any) -> Iterator[tuple[Path, Any]]:
-    """Yield whatever is neither an object nor a list, nor null, with where it stands."""
+    """Yield each value that is not an object, a list or null, with its path."""
     waiting: list[tuple[Path, Any]] = [((), value)]
     while waiting:
         path, one = waiting.pop()

@@ -1,4 +1,4 @@
-"""How doubtful each way is in which the votes of a run's steps fell."""
+"""The probability that a winner is wrong, for each tally of a run."""
 
 import sqlite3
 
@@ -11,7 +11,7 @@ __all__ = ["doubts_of", "ranked"]
 
 
 def ranked(connection: sqlite3.Connection, run: int) -> list[tuple[TallyShape, float]]:
-    """Return each tally of a run and its parts with the chance that its winner is wrong, the highest first.
+    """Return each tally of a run and its parts with the probability that its winner is wrong, highest first.
 
     Args:
         connection: the log.
@@ -21,9 +21,9 @@ def ranked(connection: sqlite3.Connection, run: int) -> list[tuple[TallyShape, f
 
 
 def doubts_of(connection: sqlite3.Connection, run: int) -> dict[tuple[int, int, int], float]:
-    """Return the chance that a winner is wrong, by its votes, those for the runner-up, and all votes.
+    """Return the probability that a winner is wrong, by its votes, the runner-up's, and all votes.
 
-    What a run took over from one that it overrides is as doubtful as it was there.
+    A decision copied from an overridden run keeps its probability from that run.
     """
     source = source_of(connection, run)
     known = {} if source is None else doubts_of(connection, source)

@@ -1,4 +1,4 @@
-"""Checking what happened to a run as a whole: its events, and the seals over them."""
+"""Check the events of a run and the seals over them."""
 
 import json
 import sqlite3
@@ -36,18 +36,18 @@ class _Event(NamedTuple):
 
 @dataclass(slots=True)
 class History:
-    """What the events of a run say.
+    """The content of a run's events.
 
     Attributes:
-        status: how the run stands: the last event that says so.
+        status: the run's status, from the last event that sets one.
         result: the recorded result; None if the run is not finished.
-        outcome: what its task said of that when the run finished last; None if it said nothing.
+        outcome: the task's verdict on the result when the run last finished; None if it gave none.
         asked: whether the task was asked; not in logs of an earlier mdap.
-        settled: step, author and reason of each decision that a person took.
+        settled: step, author and reason of each decision by a person.
         escalated: step, opening and tier of each race that went to another tier.
         seal: the last seal; None if there is none.
-        sealed: whether nothing has happened since.
-        events: how many events there are.
+        sealed: whether the log holds no event after that seal.
+        events: the number of events.
         digest: the head of the digest chain; None before the first decision.
     """
 
@@ -64,12 +64,12 @@ class History:
 
 
 def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Findings) -> History:
-    """Go over the events of a run, checking each seal, and return what they say.
+    """Read the events of a run, check each seal, and return their content.
 
     Args:
         connection: the log, with rows as tuples.
         facts: the run.
-        findings: where to say what does not match.
+        findings: collects the mismatches.
     """
     history, lines = History(), Lines()
     head = query(connection, "head_digest", facts.number).fetchone()
@@ -118,7 +118,7 @@ def _sealed(
     events: str,
     findings: Findings,
 ) -> Seal | None:
-    """Check all of a seal that does not change with what is sampled afterwards."""
+    """Check the parts of a seal that later samples do not change."""
     data = object_of(event.data)
     try:
         seal = Seal(**{name: value for name, value in data.items() if name != "seal"})
@@ -145,7 +145,7 @@ def _sealed(
 
 
 def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, findings: Findings) -> None:
-    """Check what only the last seal can tell: that there is nothing more, and nothing else."""
+    """Check that the last seal covers every row of the run, unchanged."""
     if seal.decisions != facts.decisions:
         findings.add(Kind.SEAL, "decisions", seal.decisions, facts.decisions, (seal.decisions,))
     rest = Lines()
@@ -168,7 +168,7 @@ def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, fin
 
 
 def object_of(text: Any) -> dict[str, Any]:
-    """Return the JSON object that *text* is; an empty one where it is none."""
+    """Return *text* as a JSON object; an empty one if it is none."""
     try:
         data = json.loads(text or "{}")
     except (ValueError, TypeError, RecursionError):

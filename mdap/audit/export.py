@@ -1,4 +1,4 @@
-"""Writing out what a run decided, or all of its samples, row by row: memory stays flat."""
+"""Export the decided steps or the samples of a run row by row, in constant memory."""
 
 import csv
 import io
@@ -20,8 +20,8 @@ _BATCH: Final = 10_000
 
 _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
-# A spreadsheet takes what begins so for a formula; what begins with the mark is marked too, so that taking
-# one off gives back exactly what was there.
+# Spreadsheets read text that begins like this as a formula, so export puts a mark before it. Text that
+# begins with the mark gets another one: removing one mark always restores the original.
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "'")
 _MARK: Final = "'"
 
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """Rows, each gone through as often as it takes, with the types of their columns by name."""
+    """Rows that can be read repeatedly, with the types of their columns by name."""
 
     types: dict[str, str]
     rows: Callable[[], Iterator[Row]]
@@ -50,9 +50,9 @@ def _steps(log: Log, run_id: str) -> Iterator[Row]:
 
 
 def _table_of_steps(log: Log, run_id: str) -> _Table:
-    """Return the decided steps as a table: input and answer become columns, and so does the vote."""
+    """Return the decided steps as a table: input, answer and vote become columns."""
     nested = {"input": Columns("input"), "answer": Columns("answer")}
-    count = 0  # the run may go on meanwhile
+    count = 0  # the run may continue meanwhile
     for entry in log.steps(run_id):
         nested["input"].see(entry.input)
         nested["answer"].see(entry.answer)
@@ -94,7 +94,7 @@ def _write_jsonl(rows: Iterable[Row], out: IO[bytes]) -> None:
 
 
 def _write_csv(table: _Table, out: IO[bytes]) -> None:
-    # Bare carriage returns are text of a model: the end of a line must be one that readers agree on.
+    # Models can write bare carriage returns: end each line in a way that all readers agree on.
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\r\n")
     writer.writerow(map(_harmless, table.types))
@@ -104,7 +104,7 @@ def _write_csv(table: _Table, out: IO[bytes]) -> None:
 
 
 def _harmless(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula; true and false as JSON has them."""
+    """Return a cell that no spreadsheet reads as a formula; true and false as in JSON."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str) and value.startswith(_FORMULAS):
@@ -113,6 +113,7 @@ def _harmless(value: Any) -> Any:
 
 
 def _write_parquet(table: _Table, out: IO[bytes]) -> None:
+    """Write *table* as Parquet, a batch of rows at a time."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -133,11 +134,11 @@ _WRITERS: Final[dict[str, Callable[[_Table, IO[bytes]], None]]] = {
 _PREFIX: Final = "samples-"
 
 FORMATS: Final = ("jsonl", *_WRITERS, f"{_PREFIX}jsonl", *[f"{_PREFIX}{name}" for name in _WRITERS])
-"""What `export` can write: decided steps, or samples."""
+"""The formats of `export`, for decided steps or samples."""
 
 
 def is_binary(fmt: str) -> bool:
-    """Return whether a format is no text."""
+    """Return whether a format is binary."""
     return fmt.endswith("parquet")
 
 
@@ -146,8 +147,8 @@ def export(log: Log, run_id: str, out: IO[bytes], fmt: str = "jsonl") -> None:
 
     Args:
         log: the open log.
-        run_id: the run's id, a unique beginning of it, or ``latest``.
-        out: where to write.
+        run_id: the run's id, a unique prefix of it, or ``latest``.
+        out: the file to write to.
         fmt: one of `FORMATS`.
 
     Raises:

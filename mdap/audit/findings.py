@@ -1,4 +1,4 @@
-"""What an audit finds: each thing that is not as it must be, with what was expected and what was found."""
+"""The findings of an audit: each mismatch with its expected and recorded value."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
@@ -12,10 +12,10 @@ _SHOWN: Final = 200
 
 
 class Kind(StrEnum):
-    """What does not match.
+    """The kinds of mismatches.
 
-    The first five also come about when the task's own code has changed since the run; the others only when
-    the record has.
+    A change to the task's own code since the run can cause the first five; only a change to the record causes
+    the others.
     """
 
     PROMPT = "prompt"
@@ -44,13 +44,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One thing that is not as it must be.
+    """One mismatch.
 
     Attributes:
-        kind: what does not match.
+        kind: the kind of mismatch.
         what: the thing, in a few words.
-        expected: what it must be.
-        found: what the record has.
+        expected: the expected value.
+        found: the recorded value.
         step: the step; None if it belongs to none.
         opening: the opening of that step.
         sample: the sample's ordinal; None if it belongs to none.
@@ -83,11 +83,11 @@ class Mismatch:
 
 @dataclass(slots=True)
 class Findings:
-    """Mismatches: the first hundred in full, and of all of them how many there are.
+    """Mismatches: the first hundred in full, and counts of all.
 
     Attributes:
         listed: the first ones.
-        counts: how many of each kind.
+        counts: the number of each kind.
     """
 
     listed: list[Mismatch] = field(default_factory=list)
@@ -101,13 +101,13 @@ class Findings:
         found: object,
         place: tuple[int | None, ...] = (),
     ) -> None:
-        """Take one more.
+        """Add a mismatch.
 
         Args:
-            kind: what does not match.
+            kind: the kind of mismatch.
             what: the thing, in a few words.
-            expected: what it must be.
-            found: what the record has.
+            expected: the expected value.
+            found: the recorded value.
             place: step, opening and sample, as far as it belongs to one.
         """
         self.counts[str(kind)] += 1
@@ -116,19 +116,19 @@ class Findings:
             self.listed.append(Mismatch(kind, what, _short(expected), _short(found), step, opening, sample))
 
     def merge(self, other: "Findings", run: str | None = None) -> None:
-        """Take those that come after, of the same run or of its part *run*."""
+        """Add later mismatches, of the same run or of its part *run*."""
         self.counts.update(other.counts)
         listed = other.listed if run is None else [replace(found, run=run) for found in other.listed]
         self.listed = (self.listed + listed)[:_MOST]
 
     @property
     def total(self) -> int:
-        """How many there are."""
+        """The number of mismatches."""
         return self.counts.total()
 
     @property
     def only_of_truth(self) -> bool:
-        """Whether the record is as it was made, and only the decisions are wrong."""
+        """Whether the record is unchanged and only the decisions are wrong."""
         return set(self.counts) == {Kind.TRUTH}
 
     @property

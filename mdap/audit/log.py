@@ -21,7 +21,7 @@ __all__ = ["Log", "RunEntry", "StepEntry", "open_log"]
 
 _PAGE: Final = 1_000
 
-# How a decision was made that was taken over from a run that was overridden.
+# Columns of the original decision, where a run copied it from the run that it overrides.
 _MADE: Final = ("tally", "margin", "author", "reason", "samples", "red_flags")
 
 
@@ -34,10 +34,10 @@ class RunEntry:
         kind: run, pilot, batch, ...
         parent: the name of the run it is a part of; None for none.
         params: the task's parameters.
-        settings: how its steps are decided.
-        provider: where its samples come from.
+        settings: its voting settings.
+        provider: the source of its samples.
         status: running, finished, undecided, stopped or failed; a killed run is *running*, too.
-        outcome: what its task said of its result: solved or not solved; None if nothing.
+        outcome: the task's verdict on the result, solved or not solved; None if it gave none.
     """
 
     run_id: str
@@ -59,18 +59,18 @@ class StepEntry(NamedTuple):
     """A decided step.
 
     Attributes:
-        place: its place in the order of decisions, from 0.
-        opening: which of its openings was decided.
+        place: its position in the order of decisions, from 0.
+        opening: the number of the opening that was decided.
         key: its name within the run.
-        input: what it was about, as JSON values.
+        input: the step's input, as JSON values.
         answer: the winner, as JSON values.
         votes: votes by each candidate's canonical JSON.
         margin: the winner's lead.
-        author: who settled it; None for a vote.
-        reason: why that person settled it so.
+        author: the person who settled it; None for a vote.
+        reason: that person's reason.
         digest: the head of the digest chain after it.
-        samples: all samples of that opening, whatever became of them.
-        red_flags: those that were discarded.
+        samples: all samples of that opening, valid or not.
+        red_flags: discarded samples.
     """
 
     place: int
@@ -91,7 +91,7 @@ class StepEntry(NamedTuple):
 class Log(AbstractContextManager["Log"]):
     """A log that is open for reading; use it as ``with mdap.open_log(path) as log``.
 
-    What it yields is read a page at a time, so memory stays flat, and a run may go on meanwhile.
+    It reads rows a page at a time, so memory use stays constant and the run can continue.
 
     Args:
         path: the database.
@@ -119,14 +119,14 @@ class Log(AbstractContextManager["Log"]):
             raise DatabaseError(f"{self._path} cannot be read ({error})") from error
 
     def runs(self) -> Iterator[RunEntry]:
-        """Yield all runs, the oldest first."""
+        """Yield all runs, oldest first."""
         return map(_run_entry, self._rows("entries_of_runs", None))
 
     def run(self, run_id: str) -> RunEntry:
         """Return one run.
 
         Args:
-            run_id: the run's id, a unique beginning of it, or ``latest``.
+            run_id: the run's id, a unique prefix of it, or ``latest``.
 
         Raises:
             UsageError: there is no such run.
@@ -136,10 +136,10 @@ class Log(AbstractContextManager["Log"]):
     def steps(self, run_id: str) -> Iterator[StepEntry]:
         """Yield the decided steps of a run, in the order of their decisions.
 
-        A decision that it took over from a run that it overrides is told as it was made there.
+        A decision copied from an overridden run appears as that run made it.
 
         Args:
-            run_id: the run's id, a unique beginning of it, or ``latest``.
+            run_id: the run's id, a unique prefix of it, or ``latest``.
 
         Raises:
             UsageError: there is no such run.
@@ -155,7 +155,7 @@ class Log(AbstractContextManager["Log"]):
             place = rows[-1]["place"]
 
     def _as_made(self, values: dict[str, Any], source: int | None) -> dict[str, Any]:
-        """Return the columns of a decision as it was made, if it was taken over from *source*."""
+        """Return the columns of the original decision if the run copied it from *source*."""
         while source is not None and values["author"] == NOTED:
             there = self._rows("entry_of_step", source, values["step"])
             if not there:
@@ -165,12 +165,13 @@ class Log(AbstractContextManager["Log"]):
         return values
 
     def doubts(self, run_id: str) -> Callable[[StepEntry], float | None]:
-        """Return what tells the chance that the winner of a step is wrong, going by all votes of the run.
+        """Return a function from a step to the probability that its winner is wrong.
 
-        It is that of `mdap audit review`; None for a step that no vote decided, or by a lead of one.
+        The probability is that of `mdap audit review`, from all votes of the run. It is None for a step
+        decided without votes, or by a lead of one.
 
         Args:
-            run_id: the run's id, a unique beginning of it, or ``latest``.
+            run_id: the run's id, a unique prefix of it, or ``latest``.
 
         Raises:
             UsageError: there is no such run.
@@ -190,7 +191,7 @@ class Log(AbstractContextManager["Log"]):
         """Yield all samples of a run, by step, opening and ordinal.
 
         Args:
-            run_id: the run's id, a unique beginning of it, or ``latest``.
+            run_id: the run's id, a unique prefix of it, or ``latest``.
 
         Raises:
             UsageError: there is no such run.
@@ -279,6 +280,6 @@ def open_log(path: str | Path = "mdap.db") -> Log:
 
     Raises:
         UsageError: there is no such file.
-        DatabaseError: it is no mdap database, or of another schema.
+        DatabaseError: it is not an mdap database, or has another schema.
     """
     return Log(Path(path))

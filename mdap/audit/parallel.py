@@ -1,4 +1,4 @@
-"""Checking the parts of a long chain side by side, in processes of their own."""
+"""Check the parts of a long chain in parallel processes."""
 
 import signal
 import sqlite3
@@ -19,13 +19,13 @@ MakeTask = Callable[[str, Mapping[str, Any]], Task]
 
 _SMALLEST: Final = 2_000
 _LARGEST: Final = 20_000
-# Fewer decisions than this are checked sooner than other processes are there.
+# Checking fewer decisions than this takes less time than starting processes.
 _WORTHWHILE: Final = 40_000
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be checked, and how.
+    """The log to check, and how to check it.
 
     Attributes:
         path: the log.
@@ -48,7 +48,7 @@ def _spans(decisions: int, jobs: int) -> list[tuple[int, int]]:
 def audit_parts(
     connection: sqlite3.Connection, job: Job, facts: RunFacts, task: Chain[Any, Any]
 ) -> Iterator[AuditResult]:
-    """Check the decisions of a chain, and yield what comes of one part after another, in order.
+    """Check the decisions of a chain, and yield the result of each part in order.
 
     Args:
         connection: the log, with rows as tuples.
@@ -61,7 +61,7 @@ def audit_parts(
         for span in spans:
             yield audit_part(connection, facts, task, span, oracle=job.oracle)
         return
-    # Imported here, since few need them.
+    # Imported here: few callers need them.
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 

@@ -1,4 +1,4 @@
-"""The record of a process: checked on its own, and looked up by what the process asks for."""
+"""The record of a process: check it on its own, then look up each request of the process."""
 
 import json
 import re
@@ -32,23 +32,23 @@ from mdap.tasks import Process, Step, Task, canonical_step
 __all__ = ["Found", "ProcessRecord", "StrayError"]
 
 _PART: Final = re.compile(r"run (.*), digest (\w+)", re.DOTALL)
-# How many recorded steps a changed one is compared with, and for how many changes.
+# Limits on the comparisons of a changed step: recorded steps for each change, and changes.
 _MOST_COMPARED: Final = 32
 _MOST_EXPLAINED: Final = 100
 _ALIKE: Final = 0.6
 
 
 class StrayError(Exception):
-    """The process asks for something that its finished run never decided."""
+    """Raised when the process asks for something that its finished run never decided."""
 
 
 class _Stray(NamedTuple):
     """Something that the process asks for and its finished run never decided.
 
     Attributes:
-        what: in a few words.
+        what: a short description.
         key: the key that the author gave a step; None for none.
-        question: the step; None if it is none.
+        question: the step; None if it is not a step.
     """
 
     what: str
@@ -58,12 +58,12 @@ class _Stray(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What is recorded of a step.
+    """The record of a step.
 
     Attributes:
         step: its number.
         decided: whether there is a decision.
-        intact: whether its prompts are recorded, and as they were sent.
+        intact: whether the log holds its prompts unchanged.
         asked: whether the process has asked for it.
     """
 
@@ -74,15 +74,15 @@ class _Known:
 
 
 class Found(NamedTuple):
-    """What the record says of a step that is asked for.
+    """The recorded answer to a step that the process asks for.
 
     Attributes:
         step: its number.
         answer: the winning answer; None if there is none.
         votes: the votes of each candidate, by its canonical JSON.
-        undecided: why it has no winner; None if it has one.
-        shape: how the votes fell; None where no vote decided.
-        author: who settled it; None for a vote.
+        undecided: the reason for having no winner; None if it has one.
+        shape: the tally; None if no vote decided.
+        author: the person who settled it; None for a vote.
     """
 
     step: int
@@ -94,7 +94,7 @@ class Found(NamedTuple):
 
 
 class ProcessRecord:
-    """The record of a process, checked on its own, and then looked up by what is asked."""
+    """The record of a process, checked on its own and then searched by request."""
 
     def __init__(self, connection: sqlite3.Connection, facts: RunFacts, *, over: bool, oracle: bool) -> None:
         self.part = AuditResult()
@@ -112,7 +112,7 @@ class ProcessRecord:
     # -- the record on its own ---------------------------------------------------------------------
 
     def check(self) -> None:
-        """Recount every race, and compute the digest chain anew."""
+        """Recount every race and recompute the digest chain."""
         digest = CHAIN_START
         for place, (decision, opened) in enumerate(decided(self._connection, self.facts.number)):
             at = (decision.step, decision.opening)
@@ -175,7 +175,7 @@ class ProcessRecord:
             self._known[identity] = known
 
     def _noted(self, decision: Decided, opened: StepOpened) -> None:
-        """Compare the result of a part with what that part's own record says."""
+        """Compare the result of a part with that part's own record."""
         place = (decision.step, decision.opening)
         named = _PART.fullmatch(decision.reason or "")
         if self._source is not None and named is not None and named[1] == self._source.run_id:
@@ -197,14 +197,14 @@ class ProcessRecord:
             found = f"{named[2]}, {decision.winner}"
             self.findings.add(Kind.DECISION, f"part {named[1]}", f"{digest}, {result}", found, place)
 
-    # -- what the process asks for -----------------------------------------------------------------
+    # -- requests of the process -------------------------------------------------------------------
 
     def find(self, identity: Identity, stray: _Stray) -> _Known | None:
-        """Return the decision that is asked for; None if there is none.
+        """Return the requested decision; None if there is none.
 
         Args:
-            identity: what it is known by.
-            stray: what it is if there is none although the run is over.
+            identity: its key and prompt digest.
+            stray: the mismatch to raise if a finished run has no such decision.
         """
         known = self._known.get(identity)
         if known is not None:
@@ -221,7 +221,7 @@ class ProcessRecord:
         return known is not None and known.asked
 
     def explain_strays(self) -> None:
-        """Say what of all that was never decided is a recorded step whose prompt or key changed."""
+        """Report which undecided requests are recorded steps with a changed prompt or key."""
         left = {identity: known for identity, known in self._known.items() if not known.asked}
         for stray in self.strays:
             match = self._match(stray, left)
@@ -237,7 +237,7 @@ class ProcessRecord:
                 compare(stray.question, self._sent(step), self.findings)
 
     def _match(self, stray: _Stray, left: dict[Identity, _Known]) -> Identity | None:
-        """Return which of the steps that nobody asked for is the one that changed, if one is."""
+        """Return which of the unrequested recorded steps is the changed one, if any."""
         question = stray.question
         if question is None or len(self.findings.listed) >= _MOST_EXPLAINED:
             return None
@@ -258,7 +258,7 @@ class ProcessRecord:
         return None if best is None or (best[0] < _ALIKE and not keyed) else best[2]
 
     def answer(self, task: Process[Any], asked: Step[Any]) -> Found | None:
-        """Return how the vote on *asked* went; None if it is not over yet."""
+        """Return the result of the vote on *asked*; None if it is not over yet."""
         step = canonical_step(task, asked)
         question = CurrentStep(step, self.facts.voting, self.findings)
         key = asked.key or question.digest
@@ -270,7 +270,7 @@ class ProcessRecord:
             compare(question, self._sent(known.step), self.findings)
         row, samples, facts = self._behind(known)
         question.check(samples, facts, key)
-        # Of a prompt that must not be stored, the message does not stand in for the input either.
+        # If the log must not hold prompts, the report must not show the message as the input.
         own = None if self.facts.voting.record_prompts is False else asked.user
         about = canonical(own if asked.input is None else asked.input)
         if about != row.input:
@@ -299,7 +299,7 @@ class ProcessRecord:
                 self.findings.add(Kind.TRUTH, "answer", truth, winner, (known.step,))
 
     def _behind(self, known: _Known) -> tuple[DecidedOpening, list[SampleTaken], RunFacts]:
-        """Return a step's row and samples, and the run that sampled it: one that was taken over, or this."""
+        """Return a step's row and samples, and the run that sampled it: this run or an overridden one."""
         row, facts, run = self._row(known), self.facts, self._source
         samples = samples_of(self._connection, facts.number, known.step)
         while run is not None and not samples and row.author is not None:
@@ -322,7 +322,7 @@ class ProcessRecord:
     def _undecided_answer(
         self, known: _Known, samples: list[SampleTaken], question: CurrentStep
     ) -> Found | None:
-        """Return what the process was told of a step that had all of its samples; None if it had not."""
+        """Return the recorded error for a step that used all of its samples; None if it did not."""
         schedule = self.facts.schedule
         tier = schedule.tier_count - 1
         tally = self._checker.tally(known.step, tier)
@@ -334,7 +334,7 @@ class ProcessRecord:
                 tally.add(spelled.get(sample.answer_key, sample.answer_key))
         if not (closed or self._checker.is_exhausted(tally, tier, samples)):
             if self.over and not self._given_up(known.step):
-                # As with a step that was never opened: its process did not wait for it when the run was made.
+                # Treat it like a step that was never opened: the original process did not wait for it.
                 expected = "something that was decided"
                 self.findings.add(Kind.PLUGIN, "asking for it", expected, None, (known.step,))
                 raise StrayError
@@ -347,12 +347,12 @@ class ProcessRecord:
         return Found(known.step, None, tally.votes, sentence)
 
     def _given_up(self, step: int) -> bool:
-        """Return whether nobody waited for a step any more, as a timeout of the process may have it."""
+        """Return whether the process stopped waiting for a step, for example after a timeout."""
         charges = self.facts.charges
         return charges is not None and charges.given_up(step)
 
     def failed_part(self, name: str) -> None:
-        """Raise what the process was told of a part that came to nothing, if it did."""
+        """Raise the recorded error of a part that had no result, if it failed."""
         *_, number = self._part(name) or (None,)
         status, reason = query(self._connection, "last_status", number).fetchone() or (None, None)
         if status in ("undecided", "failed"):
@@ -360,7 +360,7 @@ class ProcessRecord:
             raise error(part_ended(name, reason))
 
     def part_of(self, parts: Parts, task: Task, key: str | None) -> naming.Part:
-        """Return what a nested task is known by, as its session knew it."""
+        """Return the identity of a nested task, as its session recorded it."""
         part, former = parts.of(task, key)
         recorded, *_ = self._part(former.name) or (None,)
         if part.identity in self._known or recorded is None or not could_be(recorded, type(task)):
@@ -368,7 +368,7 @@ class ProcessRecord:
         return former if former.identity in self._known else part._replace(name=former.name)
 
     def noted(self, identity: Identity, about: Any, part: str | None) -> tuple[bool, Any]:
-        """Return whether a part, or something done once, has a result; and the result.
+        """Return whether a part or a `once` call has a result, and the result.
 
         Raises:
             UndecidedError: the part was undecided.
@@ -389,5 +389,5 @@ class ProcessRecord:
         return True, json.loads(row.winner)
 
     def forgotten(self) -> int:
-        """Return how many decisions the process did not ask for."""
+        """Return the number of decisions that the process did not ask for."""
         return sum(known.decided and not known.asked for known in self._known.values())

@@ -1,7 +1,7 @@
-"""Going through a process again: its record first, then its own function, given the recorded answers.
+"""Check a process: its record first, then its function on the recorded answers.
 
-The function is given an `Ask` of its own: whatever it asks for must be recorded, on this very prompt, and
-is answered by what is recorded. Nothing that it does `once` is done again.
+The function runs with a special `Ask`: each step that it asks for must be on record with the same prompt, and
+gets the recorded answer. The audit repeats nothing that the function does `once`.
 """
 
 import sqlite3
@@ -49,11 +49,11 @@ class _Rehearsal:
 
     @property
     def open_steps(self) -> int:
-        """How many steps may be open at a time."""
+        """The maximum number of open steps."""
         return _OPEN_STEPS
 
     async def __call__(self, step: Step[A]) -> A:
-        """Return the recorded answer to *step*; wait for ever where there is none yet."""
+        """Return the recorded answer to *step*; wait forever if there is none yet."""
         [found] = await self._there([self._record.answer(self._task, step)])
         if found.undecided is not None:
             raise UndecidedError(found.undecided)
@@ -61,12 +61,12 @@ class _Rehearsal:
         return answer
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:
-        """Return how the vote on *step* went."""
+        """Return the recorded vote on *step*."""
         [decision] = await self.decisions([step])
         return decision
 
     async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
-        """Return how the vote on each of *steps* went."""
+        """Return the recorded vote on each of *steps*."""
         found = await self._there([self._record.answer(self._task, step) for step in steps])
         return confident([self._decision(one) for one in found], [one.shape for one in found])
 
@@ -91,7 +91,7 @@ class _Rehearsal:
 
     @asynccontextmanager
     async def group(self) -> AsyncIterator[Group]:
-        """Open a group of things to be asked side by side."""
+        """Open a group of concurrent requests."""
         async with gathered() as tasks:
             yield Group(tasks, self)
 
@@ -101,7 +101,7 @@ class _Rehearsal:
         return await self._noted(part.identity, part.about, part.name)
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
-        """Return the recorded result of what was done once."""
+        """Return the recorded result of a `once` call."""
         return await self._noted(identify_named("once", key), key)
 
     async def _noted(self, identity: Identity, about: Any, part: str | None = None) -> Any:
@@ -114,14 +114,14 @@ class _Rehearsal:
 def audit_process(
     connection: sqlite3.Connection, facts: RunFacts, task: Process[Any], *, status: str, oracle: bool = False
 ) -> AuditResult:
-    """Check a process: its record on its own, and what its function asks for and comes to.
+    """Check a process: its record, and the requests and result of its function.
 
     Args:
         connection: the log, with rows as tuples.
         facts: the run.
         task: the run's task.
-        status: how the run stands.
-        oracle: whether to compare each decision with the truth.
+        status: the run's status.
+        oracle: whether to compare each decision with the task's oracle.
     """
     over = status == "finished" and facts.kind != "pilot"
     record = ProcessRecord(connection, facts, over=over, oracle=oracle)
@@ -153,10 +153,10 @@ async def _rehearse(record: ProcessRecord, task: Process[Any]) -> None:
         group.start_soon(perform)
         with watching:
             if record.over:
-                # A process that gave up on a step does so again, in its own time; no other waits.
+                # Only a process that gave up on a step waits here, until it gives up again.
                 group.cancel_scope.deadline = anyio.current_time() + _PATIENCE
                 await strayed.wait()
-            # It goes as far as its record does, and no further.
+            # The process stops where its record ends.
             await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
     if record.over and not record.strays and group.cancel_scope.cancelled_caught:

@@ -1,4 +1,4 @@
-"""Recorded prompts: whether they are what the digest chain says, and what the task asks today instead."""
+"""Check recorded prompts against the digest chain and the task's current prompts."""
 
 import json
 import sqlite3
@@ -34,13 +34,13 @@ def sent_between(
 
 
 def check_sent(opened: StepOpened, sent: Sent, findings: Findings, *, due: bool) -> bool:
-    """Compare the recorded prompts of a step with its digest; return whether they are there and intact.
+    """Compare the recorded prompts of a step with its digest; return whether they are present and intact.
 
     Args:
         opened: the step.
         sent: its recorded prompts.
-        findings: where to say what does not match.
-        due: whether they must be there.
+        findings: collects the mismatches.
+        due: whether they are required.
     """
     place = (opened.step, opened.opening)
     if not sent:
@@ -60,12 +60,12 @@ def check_sent(opened: StepOpened, sent: Sent, findings: Findings, *, due: bool)
 
 
 def compare(question: CurrentStep, sent: Sent, findings: Findings) -> None:
-    """Say how what was asked in one opening differs from what the task asks today.
+    """Report how the prompts of one opening differ from the task's current prompts.
 
     Args:
-        question: the step as the task gives it now.
+        question: the step from the current task.
         sent: its recorded prompts, at least one.
-        findings: where to say it.
+        findings: collects the differences.
     """
     place = (sent[0].step, sent[0].opening)
     if len(sent) != len(question.prompts):
@@ -88,10 +88,10 @@ def compare(question: CurrentStep, sent: Sent, findings: Findings) -> None:
 
 
 def _unordered(schema: str | None) -> Any:
-    """Return a schema without the order of its lists, which is another in each process where a set is one."""
+    """Return a schema without the order of its lists, which varies by process for sets."""
     try:
         return None if schema is None else _sorted(json.loads(schema))
-    except (ValueError, RecursionError):  # somebody has changed it
+    except (ValueError, RecursionError):  # something has changed it
         return schema
 
 
@@ -102,14 +102,14 @@ def _sorted(value: Any) -> Any:
 
 
 def likeness(question: CurrentStep, sent: Sent) -> float:
-    """Return how much of the characters of a step and of recorded prompts is the same, from 0 to 1."""
+    """Return the share of characters that a step and recorded prompts have in common, from 0 to 1."""
     now = "\n".join(text for prompt in question.prompts for text in prompt)
     then = "\n".join(text for prompt in sent for text in (prompt.system or "", prompt.user))
     return SequenceMatcher(None, now, then, autojunk=False).quick_ratio()
 
 
 def excerpts(now: str, then: str) -> tuple[str, str]:
-    """Return of two texts the part in which they differ, with a few characters around it."""
+    """Return the differing parts of two texts, with a few characters around them."""
     start = 0
     while start < min(len(now), len(then)) and now[start] == then[start]:
         start += 1
@@ -121,6 +121,7 @@ def excerpts(now: str, then: str) -> tuple[str, str]:
 
 
 def _excerpt(text: str, start: int, stop: int) -> str:
+    """Return the part from *start* to *stop* with some context, quoted; ellipses mark cut text."""
     first, last = max(start - _AROUND, 0), min(stop + _AROUND, len(text))
     last = min(last, first + _MOST)
     return f"{'…' * (first > 0)}{text[first:last]!r}{'…' * (last < len(text))}"

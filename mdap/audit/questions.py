@@ -1,4 +1,4 @@
-"""A step as the task asks it now: its prompts' digest, and what the recorded replies say to its parser."""
+"""A step from the current task: the digest of its prompts, and its parser's reading of recorded replies."""
 
 from typing import Any, Final, NamedTuple
 
@@ -27,15 +27,15 @@ class _Said(NamedTuple):
 
 
 class CurrentStep:
-    """One step, asked anew.
+    """One step, asked again.
 
     Args:
-        step: as the task gives it now.
-        voting: how the run's steps are decided.
-        findings: where to say what does not match.
+        step: the step from the current task.
+        voting: the run's voting settings.
+        findings: collects the mismatches.
 
     Attributes:
-        answers: the answers that were voted for, by their canonical JSON; the first sample's of each.
+        answers: the first sample's answer for each candidate, by canonical JSON.
         digest: the digest of the step's prompts.
         max_tokens: output tokens that a reply may have.
         prompts: system and user message of each view.
@@ -70,7 +70,7 @@ class CurrentStep:
         return json_schema(self._schema)
 
     def check(self, samples: list[SampleTaken], facts: RunFacts, key: str) -> None:
-        """Read every recorded reply of the step called *key* again, and compare it with what is recorded."""
+        """Parse every recorded reply of the step *key* again, and compare the results."""
         views = len(self._parsers)
         for sample in samples:
             self._check_view(sample, facts, views, key)
@@ -80,7 +80,7 @@ class CurrentStep:
                 self._intact.add(sample.text_digest)
             said = self._reading(sample)
             if sample.counted is None and sample.flag_reason == _UNSPELLED:
-                continue  # whether an answer was like those before it hangs on what came before it
+                continue  # comparing an answer with earlier ones depends on their order
             self._check_vote(sample, said)
             if said.key != sample.answer_key or said.flag != sample.flag_reason:
                 expected = said.key or said.failed or said.flag
@@ -88,7 +88,7 @@ class CurrentStep:
                 self._findings.add(Kind.READING, "what the reply says", expected, found, _at(sample))
 
     def _check_vote(self, sample: SampleTaken, said: _Said) -> None:
-        """Note a vote for an answer that is another than those it was counted with."""
+        """Report a vote whose answer differs from the answers counted with it."""
         if sample.counted is None or said.spelled is None:
             return
         first = self.answers.setdefault(said.spelled, said.answer)
@@ -126,7 +126,7 @@ class CurrentStep:
         try:
             said = read(sample.text or "", finish, sample.answer_tokens, self.max_tokens, parse)
         except RAISED as error:
-            # A reply at which the parser fails is recorded as such.
+            # A run records a reply on which the parser fails.
             return _Said(None, unreadable(type(error).__name__), failed=told(error))
         if said.spelled is None:
             return _Said(None, said.flag)
@@ -140,7 +140,7 @@ def _at(sample: SampleTaken) -> tuple[int, int, int]:
 def check_text(sample: SampleTaken, findings: Findings) -> bool:
     """Compare a reply with its digest; return whether there is a reply to read.
 
-    Only a sample that never came back may be without one.
+    Only a sample without a reply may lack a text.
     """
     _same_text("reasoning", sample.reasoning, sample.reasoning_digest, sample, findings)
     if sample.text is None and sample.text_digest is None:

@@ -1,4 +1,4 @@
-"""The steps that wait for a person: those that voting left undecided, and the most doubtful decisions."""
+"""The steps that wait for a person: undecided steps and the most doubtful decisions."""
 
 import json
 import sqlite3
@@ -14,22 +14,22 @@ from mdap.journal.statements import query
 __all__ = ["Claim", "Ruling", "Settled", "Waiting", "waiting"]
 
 _DOUBT: Final = 0.01
-"""A decision is in the queue if it is wrong with at least this chance, going by all votes of its run."""
+"""The queue holds decisions with at least this probability of being wrong, given all votes of the run."""
 
 _RUNS_SHOWN: Final = 50
 _EACH: Final = 10
 _LONGEST: Final = 50_000
-"""Of a longer run, doubtful decisions are only looked for where that run is asked for: it takes a while."""
+"""For a longer run, the queue lists doubtful decisions only on request for that run: it takes a while."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """That a person is at a step.
+    """A person's claim on a step.
 
     Attributes:
-        number: by which that person shows that the claim is theirs.
-        author: who has the step.
-        until: when the claim ends by itself, in UTC.
+        number: the number that proves whose claim it is.
+        author: the person who has the step.
+        until: when the claim expires, in UTC.
     """
 
     number: int
@@ -43,13 +43,13 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a person says of a step.
+    """A person's answer to a step.
 
     Attributes:
         answer: the answer as JSON, or ``candidate:`` and the key of an answer that was voted for.
-        author: who decides.
-        reason: why so.
-        override: whether the step is one that is decided; None for either.
+        author: the person who decides.
+        reason: that person's reason.
+        override: whether the step is already decided; None for either.
         claim: the number of the author's claim; None to claim the step now.
     """
 
@@ -62,13 +62,13 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What came of settling a step.
+    """The result of settling a step.
 
     Attributes:
-        run_id: the run that goes on: the step's own, or one that takes over from it.
+        run_id: the run that continues: the step's own, or a new one that replaces it.
         step: the step.
-        author: who settled it.
-        goes_on: whether a process took the answer up and goes on from it; if not, resume the run.
+        author: the person who settled it.
+        goes_on: whether a process continues with the answer; if not, resume the run.
     """
 
     run_id: str
@@ -89,8 +89,8 @@ class Waiting(Doubtful):
         run: the run's number in the database.
         state: ``waiting``: its run waits for the answer; ``undecided``: its run ended without one;
             ``doubtful``: votes decided it, and may be wrong.
-        claim: who has it; None for nobody.
-        ruled_by: who gave an answer that no process has taken up yet; None for nobody.
+        claim: its current claim; None for none.
+        ruled_by: author of an answer that no process has used yet; None for none.
     """
 
     run: int
@@ -110,8 +110,8 @@ def waiting(db: str | Path, run_id: str | None = None, most: int = 50) -> list[W
 
     Args:
         db: path of the log.
-        run_id: only those of this run and its parts: its id, a unique beginning of it, or ``latest``.
-        most: how many at most.
+        run_id: only those of this run and its parts: its id, a unique prefix of it, or ``latest``.
+        most: the maximum number of steps.
 
     Raises:
         UsageError: there is no such run.

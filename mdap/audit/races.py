@@ -1,4 +1,4 @@
-"""Counting a race again from its rows alone: no task, no parser, nothing but answer keys and order."""
+"""Recount a race from its rows alone, by answer keys and order, without the task or its parser."""
 
 import json
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ _NOT_COUNTED = ("cancelled", "void")
 
 @dataclass(frozen=True, slots=True)
 class RaceChecker:
-    """Recount races and say what is against the rules.
+    """Recount races and report violations of the rules.
 
     Attributes:
         facts: the run.
-        schedule: who is asked for which sample.
-        part: where to say it.
+        schedule: the model for each sample.
+        part: collects the findings.
     """
 
     facts: RunFacts
@@ -35,7 +35,7 @@ class RaceChecker:
 
     @property
     def findings(self) -> Findings:
-        """Where to say what is against the rules."""
+        """Collects violations of the rules."""
         return self.part.findings
 
     def tally(self, step: int, tier: int, *, proposed: bool = False) -> Tally:
@@ -48,7 +48,7 @@ class RaceChecker:
         """Recount a decided race; return the tier that decided it.
 
         Args:
-            decision: what is recorded of it.
+            decision: the recorded decision.
             samples: all of the opening's rows, by ordinal.
         """
         place = (decision.step, decision.opening)
@@ -65,7 +65,7 @@ class RaceChecker:
             self._same(Kind.COUNT, "winner", tally.winner, winner, place)
         elif decision.author == NOTED:
             self._same(Kind.COUNT, "samples of what was not voted on", 0, len(samples), place)
-        # Of a step that is decided otherwise than in another run, the samples are there.
+        # The samples of an overridden step are in the other run.
         voted_on = bool(samples) or (decision.author != NOTED and decision.step != self.facts.overridden)
         if decision.author not in (None, NOTED) and voted_on:
             self._undecided(tally, tier, samples, place)
@@ -76,13 +76,13 @@ class RaceChecker:
     def undecided(
         self, place: Place, samples: Sequence[SampleTaken], *, exhausted: bool = False, waits: bool = False
     ) -> int:
-        """Recount a race in which nothing is decided; return the tier that it is in.
+        """Recount an undecided race; return its current tier.
 
         Args:
             place: step and opening.
             samples: all of the opening's rows, by ordinal.
-            exhausted: whether it must have had all of its samples.
-            waits: whether it may have a winner, whose decision waits for what becomes of other steps.
+            exhausted: whether it must have used all of its samples.
+            waits: whether it may have a winner whose decision waits for other steps.
         """
         tally, tier = self._fold(samples, place)
         self._drawn(samples, place, complete=exhausted)
@@ -97,7 +97,7 @@ class RaceChecker:
         return tier
 
     def void(self, samples: Sequence[SampleTaken]) -> None:
-        """Check that nothing was counted of an opening that decides nothing."""
+        """Check that an opening without a decision has no counted samples."""
         for sample in samples:
             if sample.counted is not None or sample.verdict not in _NOT_COUNTED:
                 found = f"{sample.verdict}, counted {sample.counted}"
@@ -110,14 +110,14 @@ class RaceChecker:
             self._used_up("samples of the last tier", tier, samples, place)
 
     def is_exhausted(self, tally: Tally, tier: int, samples: Sequence[SampleTaken]) -> bool:
-        """Return whether a race has had all of its samples, or no further one could matter."""
+        """Return whether a race used all of its samples, or further samples cannot change it."""
         taken = sum(self.schedule.tier(sample.ordinal) == tier for sample in samples)
         return tier == self.schedule.tier_count - 1 and (
             tally.stuck or taken >= self.schedule.samples_per_tier
         )
 
     def _used_up(self, what: str, tier: int, samples: Sequence[SampleTaken], place: Place) -> None:
-        """Check that a tier had all of its samples, unless nobody of it could be asked any more."""
+        """Check that a tier used all of its samples, unless none of its models was available any more."""
         if not self.facts.closed(place, tier):
             taken = sum(self.schedule.tier(sample.ordinal) == tier for sample in samples)
             self._same(Kind.COUNT, what, self.schedule.samples_per_tier, taken, place)
@@ -147,7 +147,7 @@ class RaceChecker:
     def _left(
         self, tally: Tally, tier: int, samples: Sequence[SampleTaken], place: Place
     ) -> tuple[Tally, int]:
-        """Check that a race went on to the next tier in order; return that tier, where nothing is counted."""
+        """Check that a race moved to the next tier in order; return that tier with an empty tally."""
         self._same(Kind.COUNT, "winner of a tier that was left", None, tally.winner, place)
         if not tally.stuck:
             self._used_up("samples of a tier that was left", tier, samples, place)
@@ -178,8 +178,8 @@ class RaceChecker:
         return counted
 
     def _drawn(self, samples: Sequence[SampleTaken], place: Place, *, complete: bool) -> None:
-        """Check which samples there are, and at which temperature each was drawn."""
-        # A hedge may withdraw one before it is sent, and a run that was cut draws again what was lost.
+        """Check which samples exist, and the temperature of each."""
+        # A hedge may withdraw a sample before it is sent; an interrupted run repeats lost samples.
         if complete and not self.facts.voting.hedge:
             self._without_gaps(samples, place)
         for sample in samples:
@@ -187,7 +187,7 @@ class RaceChecker:
                 allowed = self.schedule.tier_count * self.schedule.samples_per_tier
                 self.findings.add(Kind.SAMPLE, "samples allowed", allowed, sample.ordinal + 1, _at(sample))
                 return
-            # An endpoint may take none; that was found out, and is no part of the schedule.
+            # An endpoint may accept no temperature; the probe discovers this, the schedule does not know it.
             temperatures = self.schedule.possible_temperatures(sample.ordinal)
             if sample.temperature is not None and sample.temperature not in temperatures:
                 member = self.schedule.tier_members(self.schedule.tier(sample.ordinal))[0]
@@ -196,7 +196,7 @@ class RaceChecker:
                 self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))
 
     def _without_gaps(self, samples: Sequence[SampleTaken], place: Place) -> None:
-        """Check that samples are the first ones of their tier, unless nobody was left to draw the others."""
+        """Check that samples are the first of their tier, unless no model was left for the others."""
         for tier, group in groupby(samples, lambda sample: self.schedule.tier(sample.ordinal)):
             ordinals = [sample.ordinal for sample in group]
             first = tier * self.schedule.samples_per_tier
@@ -223,7 +223,7 @@ def _at(sample: SampleTaken) -> tuple[int, int, int]:
 
 
 def _keyed(tally: str) -> dict[str, int] | str:
-    """Return a recorded tally by answer key, or as it is if it is none."""
+    """Return a recorded tally by answer key, or unchanged if it is invalid."""
     try:
         votes = json.loads(tally)
         return {answer_key(answer): count for answer, count in votes.items()}

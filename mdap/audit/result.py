@@ -1,4 +1,4 @@
-"""What came of checking a run or a part of it."""
+"""The result of checking a run or a part of it."""
 
 from dataclasses import dataclass, field
 
@@ -9,19 +9,19 @@ __all__ = ["AuditResult"]
 
 @dataclass(slots=True)
 class AuditResult:
-    """What came of a part of a run.
+    """The result of checking a part of a run.
 
     Attributes:
-        findings: what does not match.
-        decisions: decisions that were checked.
-        samples: samples that were read again.
-        votes: votes among them that were counted.
-        settled: step, author and reason of each decision that a person took.
+        findings: the mismatches.
+        decisions: decisions checked.
+        samples: samples parsed again.
+        votes: votes among them.
+        settled: step, author and reason of each decision by a person.
         escalated: step, opening and tier of each race that went to another tier.
         charged: step, opening and tier of each race of `-k robust` that was not smooth.
-        over: whether the task ends with the last decision; None where it cannot be told.
-        result: what the task comes to then, in canonical JSON.
-        notes: what else a reader should know, a sentence each.
+        over: whether the task ends with the last decision; None if unknown.
+        result: the task's result then, in canonical JSON.
+        notes: further notes for the reader, one sentence each.
     """
 
     findings: Findings = field(default_factory=Findings)
@@ -36,7 +36,7 @@ class AuditResult:
     notes: list[str] = field(default_factory=list)
 
     def merge(self, other: "AuditResult", run: str | None = None) -> None:
-        """Take what follows, of the same run or of its part *run*."""
+        """Add a later result, of the same run or of its part *run*."""
         self.findings.merge(other.findings, run)
         self.decisions += other.decisions
         self.samples += other.samples

@@ -1,4 +1,4 @@
-"""The decisions to look at first: the most doubtful, each with its candidates and what was replied."""
+"""The decisions to review first: the most doubtful, each with its candidates and replies."""
 
 import json
 import sqlite3
@@ -20,12 +20,12 @@ __all__ = ["Candidate", "Doubtful", "doubtful", "review", "undecided"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An answer that somebody voted for.
+    """An answer with votes.
 
     Attributes:
-        answer: the answer, as JSON values; None in a step without a winner: only replies are on record there.
+        answer: the answer, as JSON values; None in a step without a winner: the log has only replies for it.
         votes: its votes.
-        won: whether it was decided.
+        won: whether it won.
         replies: model and text of each vote for it, in the order of the samples.
         key: the answer's key in the log.
     """
@@ -39,18 +39,18 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Doubtful:
-    """A decision to look at.
+    """A decision to review.
 
     Attributes:
-        run_id: the run it is of: the one that was asked for, or a part of it.
-        step: its step.
+        run_id: its run: the reviewed run or a part of it.
+        step: its step number.
         key: the step's name in its run.
-        input: what the step was about, as JSON values.
-        doubt: the chance that its winner is wrong, going by all votes of the run; None if it has no winner.
+        input: the step's input, as JSON values.
+        doubt: the probability that its winner is wrong, given all votes of the run; None without a winner.
         margin: the winner's lead, or that of the best answer.
         candidates: the winner first.
-        flags: model, reason and text of each reply that was discarded.
-        reason: why it has no winner; None if it has one.
+        flags: model, reason and text of each discarded reply.
+        reason: the reason for having no winner; None if it has one.
     """
 
     run_id: str
@@ -88,12 +88,12 @@ class Doubtful:
 
 
 def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
-    """Return the steps of a run and its parts to look at: those without a winner, then the most doubtful.
+    """Return the steps to review in a run and its parts: undecided ones, then the most doubtful.
 
     Args:
         db: path of the log.
-        run_id: the run's id, a unique beginning of it, or ``latest``.
-        most: how many at most.
+        run_id: the run's id, a unique prefix of it, or ``latest``.
+        most: the maximum number of steps.
 
     Raises:
         UsageError: there is no such run.
@@ -111,8 +111,8 @@ def doubtful(connection: sqlite3.Connection, run: int, most: int, least: float =
     Args:
         connection: the log.
         run: the run's number.
-        most: how many at most.
-        least: the least chance of being wrong.
+        most: the maximum number of steps.
+        least: the lowest probability of being wrong.
     """
     for shape, doubt in ranked(connection, run):
         if most <= 0 or doubt < least:
@@ -144,7 +144,7 @@ def _alike(
 
 
 def undecided(connection: sqlite3.Connection, run: int, most: int) -> Iterator[Doubtful]:
-    """Yield the steps of a run and its parts that voting left undecided, at most *most*."""
+    """Yield up to *most* undecided steps of a run and its parts."""
     rows = query(connection, "undecided_and_sampled", run, most).fetchall()
     for run_id, number, step, opening, key, text, refused in rows:
         samples = [row for row in samples_of(connection, number, step) if row.opening == opening]

@@ -1,4 +1,4 @@
-"""The rows of the log as an audit reads them: by the key of their table, a page at a time."""
+"""Read the rows of the log for an audit, in key order, a page at a time."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -16,18 +16,18 @@ from mdap.records import Decided, SampleTaken, StepOpened
 __all__ = ["PAGE", "Page", "decided", "pages", "plain_reading", "samples_of", "undecided"]
 
 PAGE: Final = 500
-"""Steps read in one transaction: it ends soon, so that a run that is going on can checkpoint its log."""
+"""Steps read in one transaction: short, so that a running run can checkpoint its log."""
 
 
 class Page(NamedTuple):
-    """Some steps of a run, in which decision *n* is of step *n*.
+    """Some steps of a run whose decision *n* decides step *n*.
 
     Attributes:
         first: the first of the steps.
         last: the step after them.
         decisions: their decisions.
         openings: their openings.
-        samples: their samples, yet to be read.
+        samples: their samples, not read yet.
         sent: their recorded prompts, by step and opening.
     """
 
@@ -44,7 +44,7 @@ def plain_reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the log with rows as tuples."""
     with reading(path) as connection:
         connection.row_factory = None
-        # Bytes that are no text are found by their digest; reading them must not end the audit.
+        # The digest check finds bytes that are not valid text; reading them must not end the audit.
         connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         connection.execute("PRAGMA cache_size = -16384")
         yield connection
@@ -62,7 +62,7 @@ def pages(connection: sqlite3.Connection, run: int, first: int, last: int) -> It
 
 
 def decided(connection: sqlite3.Connection, run: int) -> Iterator[tuple[Decided, StepOpened | None]]:
-    """Yield the decisions of a run in their order, each with the opening that was decided."""
+    """Yield the decisions of a run in their order, each with its opening."""
     place = 0
     while rows := query(connection, "decisions_with_openings", run, place, PAGE).fetchall():
         for decision, opened in map(decision_and_opening, rows):
@@ -71,7 +71,7 @@ def decided(connection: sqlite3.Connection, run: int) -> Iterator[tuple[Decided,
 
 
 def undecided(connection: sqlite3.Connection, run: int) -> list[StepOpened]:
-    """Return the openings of a run that nothing was decided on."""
+    """Return the openings of a run that have no decision."""
     return list(map(opening_of, query(connection, "openings_undecided", run)))
 
 

@@ -1,4 +1,4 @@
-"""What an audit must know of a run before it looks at its steps: all of it from the run's row."""
+"""The facts that an audit needs before it checks the steps, from the run's row and events."""
 
 import json
 import sqlite3
@@ -17,13 +17,13 @@ from mdap.settings import VotingSettings
 __all__ = ["Place", "RecordedRefusal", "RunFacts", "find_number", "run_facts", "source_of"]
 
 Place = tuple[int, int]
-"""A step, and which opening of it."""
+"""A step and the number of its opening."""
 
 _REFUSED: Final = ("step", "opening", "member", "view", "views", "tier", "model", "reason")
 
 
 class RecordedRefusal(NamedTuple):
-    """What is recorded of a model that would not answer a step."""
+    """The record of a model that refused a step."""
 
     member: int
     view: int
@@ -35,20 +35,20 @@ class RecordedRefusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts(RunRow):
-    """A run as its row and its events describe it.
+    """A run, from its row and its events.
 
     Attributes:
-        sent: temperatures by member, of those that were sent another one than the schedule's.
-        decisions: how many decisions it had when the audit began.
-        charges: what it paid out of its error budget; None if it has none.
-        source: the run that it took over, to decide a step otherwise; None if it did not.
-        overridden: that step; None if it did not, or the step is of a nested run that it has no result of.
-        refusals: by step and opening, who refused to answer it, in order.
-        escalated: by step and opening, the tier to which it went.
-        absences: who was left out as the run went on, in order.
-        failure: why it failed; None if it did not.
-        prompts: whether the run records its prompts; None: those of a process. False for a run that an
-            earlier version began.
+        sent: temperatures by member, where they differ from the schedule.
+        decisions: the number of decisions when the audit began.
+        charges: the payments from its error budget; None if it has none.
+        source: the run that it overrides; None if it overrides none.
+        overridden: the overridden step; None for none, or in a nested run without a result.
+        refusals: by step and opening, the models that refused it, in order.
+        escalated: by step and opening, the tier it escalated to.
+        absences: the models that the run dropped, in order.
+        failure: the reason for its failure; None if it did not fail.
+        prompts: whether the run records its prompts; None records those of processes only. False for a run
+            that an earlier version began.
     """
 
     voting: VotingSettings
@@ -66,11 +66,11 @@ class RunFacts(RunRow):
 
     @property
     def schedule(self) -> SampleSchedule:
-        """Who was asked for which sample, with everyone there."""
+        """The model for each sample while all models are available."""
         return schedule_of(self.voting, self.tiers, sent=self.sent)
 
     def schedules(self) -> Iterator[SampleSchedule]:
-        """Yield who was asked for which sample, before anyone was left out and after each who was."""
+        """Yield the schedule of samples, at first and after each dropped model."""
         for count in range(len(self.absences) + 1):
             schedule = self.schedule
             for absence in self.absences[:count]:
@@ -78,7 +78,7 @@ class RunFacts(RunRow):
             yield schedule
 
     def views(self, place: Place, key: str, ordinal: int, views: int) -> set[int]:
-        """Return the views that sample *ordinal* of an opening of so many *views* may have been shown."""
+        """Return the views that sample *ordinal* of an opening with that number of *views* may have used."""
         turns = [(refusal.member, refusal.view) for refusal in self.refusals.get(place, ())]
         sets = [frozenset(turns[:count]) for count in range(len(turns) + 1)]
         return {
@@ -88,7 +88,7 @@ class RunFacts(RunRow):
         }
 
     def closed(self, place: Place, tier: int) -> bool:
-        """Return whether nobody of a *tier* could be asked for an opening any more, at the end."""
+        """Return whether no model of a *tier* was available for an opening at the end."""
         refusals = self.refusals.get(place, ())
         views = max((refusal.views for refusal in refusals), default=1)
         *_, schedule = self.schedules()
@@ -96,7 +96,7 @@ class RunFacts(RunRow):
 
 
 def find_number(connection: sqlite3.Connection, name: str) -> int:
-    """Return the number of the run called *name*: its id, a unique beginning of it, or ``latest``.
+    """Return the number of the run called *name*: its id, a unique prefix of it, or ``latest``.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -142,9 +142,9 @@ def _failure(connection: sqlite3.Connection, number: int) -> str | None:
 def _events(
     connection: sqlite3.Connection, facts: RunFacts, kind: str, names: Sequence[str]
 ) -> list[tuple[Any, ...]]:
-    """Return of each event of a *kind* the data of these *names*, and its reason by that name.
+    """Return the data fields *names*, and the reason, of each event of a *kind*.
 
-    Those that are not as mdap wrote them are left out: the audit of events says so.
+    It skips changed events: the check of the events reports them.
     """
     found = []
     for reason, text in query(connection, "events_of_kind", facts.number, kind):
@@ -155,7 +155,7 @@ def _events(
 
 
 def source_of(connection: sqlite3.Connection, run: int) -> int | None:
-    """Return the number of the run that *run* took over, to decide a step otherwise; None if it did not."""
+    """Return the number of the run that *run* overrides; None if it overrides none."""
     source, _ = _overridden(connection, run)
     return source
 
@@ -170,7 +170,7 @@ def _overridden(connection: sqlite3.Connection, run: int) -> tuple[int | None, i
         earlier = source is not None and source < run
         return source if earlier else None, None if about["step"] is None else int(about["step"])
     except (ValueError, TypeError, KeyError, RecursionError):
-        return None, None  # the audit of events says that it is not as mdap wrote it
+        return None, None  # the check of the events reports the change
 
 
 def _facts(connection: sqlite3.Connection, number: int, decisions: int) -> RunFacts:
@@ -193,7 +193,7 @@ def _facts(connection: sqlite3.Connection, number: int, decisions: int) -> RunFa
 
 
 def _sent(about: dict[str, Any]) -> dict[int, tuple[float | None, ...]]:
-    """Return the temperatures that a user had sent in place of the schedule's, by member."""
+    """Return the temperatures that a user set instead of the schedule's, by member."""
     bodies = [member.get("extra_body", {}) for member in about.get("members", [about])]
     return {
         place: (float(body["temperature"]),)

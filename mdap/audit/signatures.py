@@ -1,4 +1,4 @@
-"""Who signed the seal of a run, and whether a list of allowed signers names them."""
+"""Signatures over the seal of a run, checked against a list of allowed signers."""
 
 import json
 import sqlite3
@@ -32,7 +32,7 @@ class Signature(NamedTuple):
 def signatures_of(
     connection: sqlite3.Connection, run: int, run_id: str, signers: Path | None
 ) -> list[Signature]:
-    """Return the signatures in the events of a run, checked.
+    """Check and return the signatures in the events of a run.
 
     Args:
         connection: the log, with rows as tuples.
@@ -47,7 +47,7 @@ def signatures_of(
 
 
 def checked(texts: Sequence[str | None], run_id: str, signers: Path | None = None) -> list[Signature]:
-    """Return the signatures in the data of some events, checked; none where the package for that is missing.
+    """Check and return the signatures in the data of some events; none without the package for it.
 
     Args:
         texts: the data of each event.
@@ -76,7 +76,7 @@ def _checked(text: str | None, run_id: str, allowed: set[str]) -> Signature:
         data = json.loads(text or "{}")
         seal = str(data["seal"])
         key = check_signature(message(run_id, seal).encode(), str(data["signature"]), _NAMESPACE)
-    except RAISED:  # of bytes that somebody has changed, the package fails in ways of its own too
+    except RAISED:  # the package raises other errors for changed bytes
         return Signature("", None, False)
     return Signature(seal, key.sha256_str(), key.openssh_str() in allowed)
 

@@ -1,4 +1,4 @@
-"""What the samples of a run say about its models: how often they agreed, what was discarded, what it took."""
+"""Statistics of the models in a run: agreement, red flags, tokens, cost and latency."""
 
 import json
 import math
@@ -28,12 +28,12 @@ class Use:
 
     Attributes:
         samples: all of them.
-        votes: those that voted.
-        red_flags: those that were discarded.
-        void: those on an input that turned out wrong.
-        cancelled: those that were given up.
-        decided_votes: votes in races that were decided by vote.
-        for_winner: those of them that were for the winner.
+        votes: valid samples.
+        red_flags: discarded samples.
+        void: samples on an input that turned out wrong.
+        cancelled: samples that mdap cancelled.
+        decided_votes: votes in races decided by vote.
+        for_winner: the part of *decided_votes* for the winner.
         input_tokens: tokens of prompts.
         output_tokens: tokens of replies.
         cached_tokens: the part of *input_tokens* read from a cache.
@@ -54,12 +54,12 @@ class Use:
 
     @property
     def agreement(self) -> float | None:
-        """The share of votes in decided races that were for the winner."""
+        """The share of votes for the winner in decided races."""
         return self.for_winner / self.decided_votes if self.decided_votes else None
 
     @property
     def valid_rate(self) -> float | None:
-        """The share of samples that were valid, of those that were judged."""
+        """The share of valid samples among all judged samples."""
         judged = self.votes + self.red_flags
         return self.votes / judged if judged else None
 
@@ -69,11 +69,11 @@ class Use:
 
 
 class Beside(NamedTuple):
-    """What was billed beside the samples.
+    """Tokens billed outside the samples.
 
     Attributes:
         kind: ``probe``, or ``attempt_failed`` for answers that cannot be read.
-        cost_usd: its price; None where there is none.
+        cost_usd: its price in USD; None if unknown.
     """
 
     kind: str
@@ -86,29 +86,29 @@ class Beside(NamedTuple):
 
 @dataclass(slots=True)
 class Statistics:
-    """What `mdap audit stats` tells.
+    """The output of `mdap audit stats`.
 
     Attributes:
-        run_id: the run, of which all parts are counted.
+        run_id: the run; its parts count too.
         models: by model.
         temperatures: by temperature; None where none was sent.
         ordinals: by the sample's place in its race, from 0.
         costs: USD by model, where its price is known.
-        beside: what was billed beside the samples: for probes, and for answers that cannot be read.
+        beside: tokens billed outside the samples: for probes and unreadable replies.
         latency: seconds by model: median, 95th and 99th percentile, longest; to the millisecond.
         flags: model, reason and number of red flags, most first.
         decided: steps decided by vote.
         divided: those with a vote against the winner.
-        settled: decisions that a person took.
-        noted: results of parts and of what a process does once, which nobody votes on.
-        escalated: times that a step went to another tier.
+        settled: decisions by a person.
+        noted: results without a vote: of parts and of `once` calls.
+        escalated: the number of escalations.
         failed_attempts: attempts that failed in transport.
         entropy: mean entropy of the votes of a step, in bits.
         collisions: steps whose first two votes were both against the winner.
         pairs: for two models (or one twice): pairs of votes against a winner in one race, and how many of
             them were for the same answer.
-        lengths: how many steps took so many votes.
-        theory: how many are expected to, between two candidates at the error rate that fits best.
+        lengths: the number of steps by the number of votes.
+        theory: the expected numbers, for two candidates at the best-fitting error rate.
     """
 
     run_id: str
@@ -132,13 +132,13 @@ class Statistics:
     theory: dict[int, float] = field(default_factory=dict)
 
     def usage(self) -> tuple[int, int]:
-        """Return the tokens in and out of all that was billed, samples or not."""
+        """Return all billed input and output tokens, of samples or not."""
         uses = [(use.input_tokens, use.output_tokens) for use in self.models.values()]
         uses += [(one.input_tokens, one.output_tokens) for one in self.beside]
         return sum(given for given, _ in uses), sum(made for _, made in uses)
 
     def undecided(self) -> list[tuple[int, float, float]]:
-        """Return, after each number of votes, the share of steps still undecided, and that of the theory."""
+        """Return the share of steps undecided after each number of votes, measured and in theory."""
         left, expected = self.decided, float(self.decided)
         found = []
         for votes in sorted(set(self.lengths) | set(self.theory)):
@@ -148,7 +148,7 @@ class Statistics:
         return found
 
     def by_temperature(self) -> list[tuple[float | None, Use]]:
-        """Return the samples of each temperature, those without one first."""
+        """Return the samples by temperature, those without one first."""
         return sorted(self.temperatures.items(), key=lambda item: -1.0 if item[0] is None else item[0])
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
 
     Args:
         db: path of the log.
-        run_id: the run's id, a unique beginning of it, or ``latest``.
+        run_id: the run's id, a unique prefix of it, or ``latest``.
 
     Raises:
         UsageError: there is no such run.
@@ -257,7 +257,7 @@ def _latencies(
 
 
 def _quantile(histogram: Sequence[tuple[int, int]], share: float) -> float:
-    """Return the smallest value that so large a share does not exceed, in seconds."""
+    """Return the quantile of that *share*, in seconds."""
     wanted, seen = share * sum(count for _, count in histogram), 0
     for milliseconds, count in histogram:
         seen += count
@@ -281,7 +281,7 @@ def _costs(prices: Mapping[str, Price], models: Mapping[str, Use]) -> dict[str, 
 
 
 def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
-    """Take how many votes steps needed, and how divided they were."""
+    """Add up the votes that steps needed, and their disagreement."""
     bits = 0.0
     races: Counter[tuple[int, int]] = Counter()
     lengths: Counter[int] = Counter()
@@ -301,7 +301,7 @@ def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> Non
 
 
 def _expect(found: Statistics, races: Counter[tuple[int, int]]) -> None:
-    """Take how many votes steps need in theory."""
+    """Compute the votes that steps need in theory."""
     by_margin: Counter[int] = Counter()
     for (margin, _), steps in races.items():
         by_margin[margin] += steps
@@ -313,7 +313,7 @@ def _expect(found: Statistics, races: Counter[tuple[int, int]]) -> None:
 
 
 def _divided(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
-    """Look at the votes of races that were not unanimous, one by one."""
+    """Read the votes of races that were not unanimous, one by one."""
     pairs: Counter[tuple[str, str]] = Counter()
     same: Counter[tuple[str, str]] = Counter()
     for winner, *place in query(connection, "divided", run):

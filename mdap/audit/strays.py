@@ -1,4 +1,4 @@
-"""Rows that belong to no run, and rows that are gone: what shows in the log as a whole, not in one run."""
+"""Find stray and missing rows, which show only in the log as a whole."""
 
 import sqlite3
 from typing import Final
@@ -18,7 +18,7 @@ def check_strays(connection: sqlite3.Connection, findings: Findings) -> None:
 
     Args:
         connection: the log, with rows as tuples.
-        findings: where to say what does not match.
+        findings: collects the mismatches.
     """
     for table in _OF_RUNS:
         for (run,) in query(connection, "runs_missing", table=table):

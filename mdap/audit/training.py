@@ -1,4 +1,4 @@
-"""Lessons from a log: what was asked, a reply that won the vote, and replies that lost it."""
+"""Lessons from a log: a prompt, a reply that won the vote, and replies that lost it."""
 
 import json
 import sqlite3
@@ -31,12 +31,12 @@ Prompt = tuple[str, str]
 
 
 class LessonFilter(NamedTuple):
-    """Which lessons are wanted.
+    """A filter of lessons.
 
     Attributes:
         contested: only of steps in which at least one vote went against the winner.
-        min_margin: only of steps whose winner leads by at least so many votes; None for any.
-        from_model: only replies of this model are given as right; None for those of any.
+        min_margin: only of steps whose winner leads by at least this number of votes; None for any.
+        from_model: only chosen replies by this model; None for any.
     """
 
     contested: bool = False
@@ -50,23 +50,23 @@ EVERYTHING: Final = LessonFilter()
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A prompt with a reply that won the vote on it.
+    """A prompt with a reply that won its vote.
 
     Attributes:
-        run_id: the run that it is of: the one that was asked for, or a part of it.
+        run_id: its run: the given run or a part of it.
         step: its step.
         key: the step's name in its run.
         prompt_digest: digest of system and user message, in hexadecimal.
         system: the system message; empty for none.
         user: the user message.
         chosen: the first reply that voted for the winner.
-        model: who wrote it.
+        model: the model that wrote it.
         rejected: for each answer that lost, the first reply to the same prompt that voted for it.
         votes: votes for the winner.
         total: all votes.
         margin: the winner's lead.
-        doubt: the chance that the winner is wrong, going by all votes of the run; None where a person settled
-            it, or where k = 1 leaves no vote against any winner.
+        doubt: the probability that the winner is wrong, given all votes of the run; None if a person settled
+            it, or if k = 1 leaves no vote against any winner.
     """
 
     run_id: str
@@ -98,19 +98,19 @@ class Lesson:
 def lessons(
     db: str | Path, run_id: str, make_task: MakeTask, wanted: LessonFilter = EVERYTHING
 ) -> Iterator[Lesson]:
-    """Yield what a run, and all its parts, can teach, in the order of its decisions.
+    """Yield the lessons of a run and its parts, in the order of decisions.
 
-    A step teaches nothing if none of its recorded replies gave the winner: one that code decided, or that a
-    person settled otherwise.
+    A step gives no lesson if none of its recorded replies gave the winner: code decided it, or a person
+    overrode the votes.
 
     Args:
         db: path of the log.
-        run_id: the run's id, a unique beginning of it, or ``latest``.
-        make_task: makes a task of its name and parameters, to ask a chain for its prompts again.
-        wanted: which of them.
+        run_id: the run's id, a unique prefix of it, or ``latest``.
+        make_task: makes a task from its name and parameters, to rebuild the prompts of a chain.
+        wanted: the filter.
 
     Raises:
-        UsageError: there is no such run, or its prompts cannot be had.
+        UsageError: there is no such run, or its prompts are not available.
         DatabaseError: the log cannot be read.
     """
     with plain_reading(Path(db)) as connection:
@@ -136,7 +136,7 @@ class _Run(NamedTuple):
 
 
 class _Prompts:
-    """The prompts of a run's steps: as they are recorded, or as its chain gives them again."""
+    """The prompts of a run's steps, from the log or rebuilt by its chain."""
 
     def __init__(self, connection: sqlite3.Connection, run: _Run, make_task: MakeTask) -> None:
         self.run = run
@@ -148,7 +148,7 @@ class _Prompts:
         """Return system and user message of each view of a step.
 
         Raises:
-            UsageError: they are not recorded, and the task does not give them again as they were.
+            UsageError: the log does not have them, and the task cannot rebuild them.
         """
         place = (opened.run, opened.step, opened.opening)
         sent = map(prompt_of, query(self._connection, "prompts_of_step", *place))
@@ -185,7 +185,7 @@ class _Prompts:
 
 
 def _teaches(decision: Decided, wanted: LessonFilter) -> bool:
-    """Return whether a decision is one that is wanted, and that votes or a person made."""
+    """Return whether a decision passes the filter, and votes or a person made it."""
     if decision.author == NOTED or decision.reason == PROPOSED:
         return False
     if wanted.contested and _total(decision) == decision.votes:
@@ -200,7 +200,7 @@ def _total(decision: Decided) -> int:
 def _lesson(
     connection: sqlite3.Connection, of: tuple[Decided, StepOpened], prompts: _Prompts, wanted: LessonFilter
 ) -> Lesson | None:
-    """Return what a step teaches; None where no wanted reply gave its winner."""
+    """Return the lesson of a step; None if no wanted reply gave its winner."""
     decision, opened = of
     rows = samples_of(connection, opened.run, opened.step)
     votes = sorted(
@@ -262,17 +262,17 @@ _ROWS: Final[dict[str, Callable[[Lesson], Iterator[Row]]]] = {
 }
 
 LESSON_FORMATS: Final = tuple(_ROWS)
-"""What `export_lessons` can write: a reply that won the vote, or one beside each that lost it."""
+"""The formats of `export_lessons`: a winning reply, or pairs of a winning and a losing reply."""
 
 
 def export_lessons(found: Iterable[Lesson], out: IO[bytes], fmt: str, *, bare: bool = False) -> None:
-    """Write lessons as training data, an object a line.
+    """Write lessons as training data, one JSON object per line.
 
     Args:
         found: see `lessons`.
-        out: where to write.
+        out: the file to write to.
         fmt: one of `LESSON_FORMATS`.
-        bare: whether to leave out *metadata*, which says where a row comes from and how doubtful it is.
+        bare: whether to leave out *metadata* (the source and the doubt of each row).
     """
     for lesson in found:
         about = {} if bare else {"metadata": {name: getattr(lesson, name) for name in _METADATA}}

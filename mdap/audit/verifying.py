@@ -1,4 +1,4 @@
-"""Proving a run from its log: everything is asked, read, counted and chained again, offline."""
+"""Verify a run from its log: rebuild prompts, parse replies, recount votes and digests, all offline."""
 
 import asyncio
 import json
@@ -42,27 +42,28 @@ _ONLY_OF_PLUGIN: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What came of verifying a run.
+    """The result of verifying a run.
 
     Attributes:
         run_id: the run's id.
         task: its task.
-        status: how the run stands.
-        outcome: what its task says of its result, solved or not solved; None if nothing.
-        verdict: ``verified``; ``mismatch``: the record is not what it must be; ``plugin changed``: the
-            record agrees with itself, but the task's code now asks or reads otherwise; ``wrong decisions``:
-            the record is as it was made, but the task's oracle decides otherwise; ``empty``: the record
-            holds nothing of the run; ``not sealed``: the run has ended, and its end or its seal is gone; or
+        status: the run's status.
+        outcome: the task's verdict on the result, solved or not solved; None if it gives none.
+        verdict: ``verified``; ``mismatch``: the record does not match; ``plugin changed``: the
+            record agrees with itself, but the task's prompts or parser have changed; ``wrong decisions``:
+            the record is unchanged, but the task's oracle disagrees; ``empty``: the record
+            holds nothing of the run; ``not sealed``: the run has ended, and its last event or its seal is
+            missing; or
             ``not signed``: no allowed signer has signed its seal.
         decisions: decisions checked.
-        samples: samples read again.
+        samples: samples parsed again.
         votes: votes counted again.
         digest: the head of the digest chain; None before the first decision.
-        seal: the last seal; None if no session ended in order.
-        signatures: who signed it; see `Signature`.
+        seal: the last seal; None if no session ended normally.
+        signatures: its signatures; see `Signature`.
         mismatches: the first hundred.
-        counts: how many mismatches there are, by kind.
-        notes: what else a reader should know, a sentence each.
+        counts: the number of mismatches by kind.
+        notes: further notes for the reader, one sentence each.
     """
 
     run_id: str
@@ -82,7 +83,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as it must be."""
+        """Whether everything matches."""
         return self.verdict == "verified"
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Verification:
         }
 
 
-def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
+def verify(  # noqa: PLR0913 - public API, all keywords optional
     db: str | Path,
     run_id: str,
     make_task: MakeTask,
@@ -117,25 +118,25 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Check everything that the log holds of a run, and that follows from something else in it.
+    """Verify a run: check every row of it that other rows or its task determine.
 
     Args:
         db: path of the log.
-        run_id: the run's id, a unique beginning of it, or ``latest``.
+        run_id: the run's id, a unique prefix of it, or ``latest``.
         make_task: makes the task from its name and parameters; with several jobs, a function of a module.
         oracle: whether to compare each decision with the task's own truth, too.
-        expect: a digest or seal that was noted elsewhere when the run ended.
+        expect: a digest or seal that you noted elsewhere when the run ended.
         allow_unsealed: whether a run that has ended may lack its seal.
         signers: a file of allowed signers, as ``ssh-keygen`` reads it, of whom one must have signed the seal.
         jobs: processes to use; with more than one, the calling script must be importable.
-        progress: called with the decisions checked so far, and all.
+        progress: called with the numbers of decisions checked so far and in total.
 
     Returns:
-        Whether all of it matches, and whatever does not.
+        The verdict and the mismatches.
 
     Raises:
-        UsageError: there is no such run, or its task is not to be had.
-        DatabaseError: the log cannot be read, or holds what mdap never writes.
+        UsageError: there is no such run, or its task is not available.
+        DatabaseError: the log cannot be read, or holds values that mdap never writes.
     """
     job = Job(Path(db), make_task, oracle, jobs)
     wanted = _Wanted(expect, allow_unsealed, None if signers is None else Path(signers))
@@ -143,13 +144,13 @@ def verify(  # noqa: PLR0913 - the public face: keywords, each of them optional
         asyncio.get_running_loop()
     except RuntimeError:
         return _verified(job, run_id, wanted, progress)
-    # A process is run to be verified, in an event loop of its own, and a thread has but one.
+    # To verify a process, mdap runs it in its own event loop, and a thread has only one.
     with ThreadPoolExecutor(1) as apart:
         return apart.submit(_verified, job, run_id, wanted, progress).result()
 
 
 class _Wanted(NamedTuple):
-    """What else must hold."""
+    """Additional requirements of a verification."""
 
     expect: str | None
     allow_unsealed: bool
@@ -171,7 +172,7 @@ class _Audit:
 
     Args:
         connection: the log.
-        job: how to check.
+        job: the settings of the check.
         progress: called with the decisions checked so far, and all.
     """
 
@@ -186,7 +187,7 @@ class _Audit:
         self._all = 0
 
     def tree(self, number: int) -> tuple[RunFacts, History]:
-        """Check a run and its parts, and return the run itself and what happened to it."""
+        """Check a run and its parts, and return the run and its events."""
         check_texts(self._connection, self._job.path)
         check_strays(self._connection, self.whole.findings)
         [self._all] = query(self._connection, "count_decisions", number).fetchone()
@@ -199,7 +200,7 @@ class _Audit:
         return facts, history
 
     def _run(self, number: int) -> tuple[RunFacts, History, AuditResult]:
-        """Check one run: most of a chain while it may go on, and the rest in one snapshot of the log."""
+        """Check one run: most of a chain while it may still run, and the rest in one snapshot of the log."""
         check_types(self._connection, self._job.path, number)
         facts = run_facts(self._connection, number)
         task = self._task(facts)
@@ -244,7 +245,7 @@ class _Audit:
     def _rest(
         self, whole: AuditResult, facts: RunFacts, task: Chain[Any, Any], stand: tuple[int, str]
     ) -> None:
-        """Check what has been decided since, and what is not decided."""
+        """Check later decisions, and undecided steps."""
         seen, status = stand
         if seen < facts.decisions:
             span = (seen, facts.decisions)
@@ -315,7 +316,7 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: AuditResu
         findings.add(Kind.STEP, "opening of the recorded prompt", "a row in steps", None, place)
     for place in query(connection, "pending_before", facts.number, facts.decisions):
         findings.add(Kind.SAMPLE, "sample on a guess", "none at a decided step", "one", place)
-    # A pilot ends when it has votes enough.
+    # A pilot ends when it has enough votes.
     if history.status == "finished" and facts.kind == "run" and whole.over is not None:
         if whole.over:
             result = canonical(history.result)
@@ -326,7 +327,7 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: AuditResu
 
 
 def _check_outcome(facts: RunFacts, task: Task | None, whole: AuditResult, history: History) -> None:
-    """Compare what the row and the event say of the result with what the task says of it now."""
+    """Compare the recorded outcome with the task's current verdict."""
     findings = whole.findings
     _same(findings, Kind.RUN, "outcome", history.outcome, facts.outcome)
     if task is None or not history.asked or not whole.over or whole.result is None:

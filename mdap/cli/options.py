@@ -161,7 +161,7 @@ def moved_task(command: F) -> F:
 
 
 def limit_options(command: F) -> F:
-    """Add the options that make up `Limits`."""
+    """Add the options that set `Limits`."""
     default = Limits()
     for option in (
         click.option(
@@ -191,7 +191,7 @@ def limit_options(command: F) -> F:
             "--warm-cache/--no-warm-cache",
             default=None,
             show_default="for processes",
-            help="Send one request ahead of others that begin alike, so that they read the cache.",
+            help="Send one of several similar requests first, so that the others can read the cache.",
         ),
         click.option(
             "--no-probe",

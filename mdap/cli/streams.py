@@ -72,16 +72,16 @@ class Steady:
 
     @property
     def lacks_reader(self) -> bool:
-        """Whether the failure only says that nobody reads."""
+        """Whether the failure only means that the reader has gone."""
         return self.failure is not None and (self.is_terminal or self.failure.errno in _NO_READER)
 
 
 class Aside(Steady):
-    """Standard output while it is kept for one JSON object: what a task prints goes to standard error.
+    """Standard output while it is reserved for one JSON object; a task's own output goes to standard error.
 
     Args:
         stream: standard error.
-        answer: where the JSON object goes.
+        answer: the stream for the JSON object.
     """
 
     def __init__(self, stream: IO[Any], answer: Steady) -> None:

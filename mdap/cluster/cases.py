@@ -1,4 +1,4 @@
-"""What a head is made of: cases, what it shares out, and where workers come from."""
+"""The parts of a head: its cases, the resources that it shares, and its pool of workers."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,11 +20,11 @@ __all__ = ["Case", "Pool", "Shared", "WorkersError"]
 
 
 class WorkersError(StoppedError):
-    """Raised when there are no workers, and there will be none."""
+    """Raised when there are no workers and none can start."""
 
 
 class Pool(Protocol):
-    """Where workers come from."""
+    """A pool that starts workers."""
 
     async def start(self, name: str) -> Channel:
         """Start a worker and return the channel to it.
@@ -34,25 +34,25 @@ class Pool(Protocol):
         """
 
     async def gone(self, channel: Channel) -> str:
-        """Return how the worker at the other end of a closed channel ended, in a few words."""
+        """Return a short text on how the worker of a closed channel ended."""
 
     async def aclose(self) -> None:
-        """End all workers, however they stand."""
+        """End all workers in whatever state they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What the head shares out.
+    """The resources that the head shares with workers.
 
     Attributes:
         writer: the journal.
         reader: of the same database.
-        runs: where runs are begun and ended.
-        claims: which runs this process has taken.
-        budget: what may be spent.
-        gates: where the requests to each model wait.
-        named: the ids of the runs that are going on, by number.
-        running: the numbers of the runs that changes of limits are recorded with.
+        runs: begins and ends runs.
+        claims: the claims of this process.
+        budget: the spending limits.
+        gates: for each model, the gate for its requests.
+        named: the ids of running runs, by number.
+        running: the numbers of the runs that record changes of limits.
     """
 
     writer: Writer
@@ -67,16 +67,16 @@ class Shared:
 
 @dataclass(eq=False, slots=True)
 class Case:
-    """One run that a worker is to drive.
+    """One run for a worker to drive.
 
     Attributes:
         name: its id.
         batch: the number of its batch.
-        about: what else a worker must know to drive it.
+        about: the other data that a worker needs to drive it.
         progress: counters of the batch.
         number: its number, once it has one.
-        losses: workers that were lost while they had it.
-        wanted: whether somebody waits for it.
+        losses: the number of workers lost while they had it.
+        wanted: whether a caller still waits for it.
         ended: set once it has a solution or an error.
     """
 
@@ -93,10 +93,10 @@ class Case:
 
     @property
     def is_known(self) -> bool:
-        """Whether it may be on record already."""
+        """Whether the log may hold it already."""
         return self.number is not None or self.losses > 0
 
     def end(self, solution: Solution | None, error: MdapError | None = None) -> None:
-        """Note how it ended."""
+        """Set its solution or error."""
         self.solution, self.error = solution, error
         self.ended.set()

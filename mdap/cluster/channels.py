@@ -1,4 +1,4 @@
-"""What carries messages between the head and one worker, in order, until one of them is gone."""
+"""Channels carry messages between the head and one worker, in order, until one end closes."""
 
 import math
 from contextlib import suppress
@@ -19,17 +19,17 @@ _GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndO
 
 
 class Closed(Exception):
-    """Raised by a channel whose other end is gone."""
+    """Raised by a channel whose other end has closed."""
 
 
 class Channel(Protocol):
-    """Both ends have one; what one sends the other receives."""
+    """One end of a connection: it sends messages to the other end and receives messages from it."""
 
     async def send(self, messages: list[Message]) -> None:
-        """Send *messages*; raises `Closed` if nobody is there."""
+        """Send *messages*; raise `Closed` if the other end has closed."""
 
     async def receive(self) -> list[Message]:
-        """Wait for messages; raises `Closed` if none will come."""
+        """Wait for messages; raise `Closed` if none will come."""
 
     async def aclose(self) -> None:
         """End the exchange."""
@@ -72,7 +72,7 @@ class SocketChannel:
 
 
 class MemoryChannel:
-    """Messages within one event loop, as the objects that they are."""
+    """Messages within one event loop, without serialization."""
 
     def __init__(
         self,
@@ -108,10 +108,10 @@ def memory_pair() -> tuple[MemoryChannel, MemoryChannel]:
 
 
 class Link:
-    """One end of a channel whose messages are sent without waiting: what gathers meanwhile goes together.
+    """One end of a channel that sends without waiting and groups messages that gather meanwhile.
 
     Args:
-        channel: what carries the messages.
+        channel: the channel.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -120,12 +120,12 @@ class Link:
         self._news = anyio.Event()
 
     def send(self, *message: Any) -> None:
-        """Send one message soon."""
+        """Queue one message."""
         self._waiting.append(list(message))
         self._news.set()
 
     async def serve(self) -> None:
-        """Send what there is to send, until the channel is closed."""
+        """Send queued messages until the channel closes."""
         while True:
             await self._news.wait()
             self._news = anyio.Event()

@@ -57,12 +57,12 @@ def packed(facts: Iterable[Fact]) -> list[tuple[Any, ...]]:
 
 
 def facts_of(values: Iterable[Sequence[Any]]) -> list[Fact]:
-    """Return the facts that `packed` made *values* of."""
+    """Return the facts that `packed` turned into *values*."""
     return [_KINDS[kind]._make(fields) for kind, *fields in values]
 
 
 def told(solution: Solution) -> dict[str, Any]:
-    """Return the *solution* of a case as JSON values, but for the error that ended it."""
+    """Return the *solution* of a case as JSON values, without the error that ended it."""
     names = ("run_id", "task", "status", "result", "reason", "k", "cost_usd", "seconds", "digest", "warnings")
     more = ("seal", "undecided", "stop_cause", "traceback", "outcome")
     found = {name: getattr(solution, name) for name in (*names, *more)}
@@ -72,7 +72,7 @@ def told(solution: Solution) -> dict[str, Any]:
 
 
 def solution_of(values: dict[str, Any]) -> Solution:
-    """Return the solution that `told` made *values* of."""
+    """Return the solution that `told` turned into *values*."""
     totals, probe, certificate = values["totals"], values["totals"]["probe"], values["certificate"]
     probe = {**probe, "usage": Usage(**probe["usage"])}
     if certificate is not None:

@@ -17,7 +17,7 @@ _OUTCOMES = frozenset({"succeeded", "refused", "timed_out", "troubled"})
 
 
 class _LeasedTurn(Turn):
-    """A turn whose end is told to the head."""
+    """A turn that reports its end to the head."""
 
     __slots__ = ("number", "outcome")
 
@@ -40,10 +40,10 @@ class _LeasedTurn(Turn):
 
 
 class LeasedGate(Gate):
-    """A worker's gate: it has no limits of its own, and admits whom the head's gate admits.
+    """A worker's gate: it has no limits of its own and waits for the head's gate.
 
     Args:
-        local: the gate that it stands for, which knows how many files this process may open.
+        local: the local gate, which knows how many files this process may open.
         send: sends a message to the head's gate.
     """
 
@@ -55,7 +55,7 @@ class LeasedGate(Gate):
         self._last: Told | None = None
 
     def slot(self, priority: int, likely: Callable[[], int] = lambda: 0) -> Turn:
-        """Return a turn; to enter it waits for the head."""
+        """Return a turn; entering it waits for the head."""
         return _LeasedTurn(self, priority, likely)
 
     def queue(self, turn: Turn) -> None:
@@ -77,7 +77,7 @@ class LeasedGate(Gate):
             turn.granted()
 
     def leave(self, turn: Turn, *, held: bool) -> None:
-        """Tell the head how *turn* ended."""
+        """Report the end of *turn* to the head."""
         assert isinstance(turn, _LeasedTurn)
         self._asked.pop(turn.number, None)
         if turn.attempt is not None:
@@ -86,7 +86,7 @@ class LeasedGate(Gate):
         self._send("left", turn.number, held, turn.outcome)
 
     def learn(self, told: Told) -> None:
-        """Hand on what the endpoint's headers tell."""
+        """Forward the limits in the endpoint's headers."""
         if told != self._last:
             self._last = told
             self._send("limits", told.requests_per_minute, told.tokens_per_minute)
@@ -95,7 +95,7 @@ class LeasedGate(Gate):
         """Do nothing: the head's gate admits."""
 
     async def changed(self) -> None:
-        """Wait for ever: the head records changes."""
+        """Wait forever: the head records changes."""
         await anyio.sleep_forever()
 
     def changes(self) -> list[Change]:
@@ -108,7 +108,7 @@ class Lessor:
 
     Args:
         gates: the head's gates.
-        grant: called with the place of a gate and the number of a turn once it may go.
+        grant: called with the place of a gate and the number of a turn once the gate admits it.
     """
 
     def __init__(self, gates: tuple[Gate, ...], grant: Callable[[int, int], None]) -> None:
@@ -124,7 +124,7 @@ class Lessor:
         self._gates[place].queue(turn)
 
     def left(self, place: int, number: int, held: bool, outcome: list[Any]) -> None:
-        """End a turn as the worker tells."""
+        """End a turn as the worker reports."""
         turn = self._turns.pop((place, number), None)
         if turn is None:
             return
@@ -133,13 +133,13 @@ class Lessor:
         turn.end(held=held)
 
     def limits(self, place: int, requests: int | None, tokens: int | None) -> None:
-        """Take the limits that a worker read in the headers of its endpoint."""
+        """Apply the limits that a worker read in the headers of its endpoint."""
         self._gates[place].learn(Told(requests_per_minute=requests, tokens_per_minute=tokens))
 
     def drop(self) -> None:
-        """End all turns: the worker is lost, and nobody knows what its requests took."""
+        """End all turns: the worker is lost, and its requests' usage is unknown."""
         turns, self._turns = self._turns, {}
         for turn in turns.values():
-            turn.gone = True  # that none gets the slot of another one
+            turn.gone = True  # so that none gets the slot of another one
         for turn in turns.values():
             turn.end(held=turn.attempt is not None)

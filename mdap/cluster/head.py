@@ -1,4 +1,4 @@
-"""The head: it deals cases to workers, and alone writes the log, admits requests and sets money aside."""
+"""The head: it deals cases to workers, and it alone writes the log, admits requests and reserves money."""
 
 import math
 import platform
@@ -27,12 +27,12 @@ from mdap.rules.money import Hold
 __all__ = ["COUNTERS", "LEASE", "PYTHON", "Head"]
 
 COUNTERS: Final = ("steps", "votes", "red_flags", "void", "failed_attempts", "in_flight")
-"""What a worker counts; see `mdap.engine.opening.Progress`."""
+"""The counters of a worker; see `mdap.engine.opening.Progress`."""
 
 LEASE = 15.0
-"""Seconds without a message after which a worker is given up."""
+"""Seconds without a message after which the head gives up a worker."""
 
-_LOSSES: Final = 3  # after which a case is given up
+_LOSSES: Final = 3  # after which the head gives up a case
 _START: Final = 120.0  # seconds
 _LOOKS: Final = 15  # per lease
 _BEATS: Final = 30  # per lease
@@ -49,13 +49,13 @@ class _Worker:
 
     Attributes:
         ready: whether it has joined.
-        fenced: whether it was given up: what it sends from then on is refused.
-        heard: when it was last heard of.
-        cases: what it has in hand, by name.
-        runs: what it has claimed, by number.
+        fenced: whether the head gave it up and refuses its messages.
+        heard: when its last message arrived.
+        cases: its current cases, by name.
+        runs: the runs that it has claimed, by number.
         barred: the numbers of runs that another process has claimed.
-        holds: money that is set aside for it; None while it waits for that.
-        batches: how many batches of facts it has sent.
+        holds: money reserved for it; None while it waits for a reservation.
+        batches: the number of batches of facts that it sent.
         counts: its counters, by batch.
     """
 
@@ -74,18 +74,18 @@ class _Worker:
 
 
 class Head:
-    """Deal cases to workers, and serve them.
+    """Deal cases to workers and serve their calls.
 
     Args:
-        shared: what is shared out.
-        pool: where workers come from.
-        count: how many there are to be.
-        in_hand: cases that a worker has in hand at most.
-        welcome: what each is told first.
+        shared: the resources that workers share.
+        pool: starts the workers.
+        count: the number of workers.
+        in_hand: the maximum number of cases in a worker's hands.
+        welcome: the first message to each worker.
 
     Attributes:
-        refused: facts that were refused, since their worker had been given up.
-        lost: workers that were lost.
+        refused: the number of facts refused because the head had given up their worker.
+        lost: the number of lost workers.
     """
 
     def __init__(self, shared: Shared, pool: Pool, count: int, in_hand: int, welcome: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ class Head:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Self]:
-        """Serve workers within the block, and end them after it."""
+        """Serve workers within the block and end them after it."""
         failure: BaseException | None = None
         try:
             async with anyio.create_task_group() as self._group:
@@ -123,7 +123,7 @@ class Head:
             raise failure
 
     async def _interrupt(self) -> None:
-        """Have workers record that what they have in hand was interrupted."""
+        """Have workers record that their cases were interrupted."""
         self._fail(WorkersError("the session was closed: solve the batch again to resume"), at_once=True)
         with anyio.move_on_after(_PATIENCE, shield=True):
             for worker in self._workers:
@@ -140,8 +140,8 @@ class Head:
 
         Raises:
             WorkersError: there are no workers.
-            FailedError: several workers were lost of it.
-            MdapError: what its worker met.
+            FailedError: it took down several workers.
+            MdapError: the worker's error.
         """
         self._progress[case.batch] = case.progress
         self._pending.append(case)
@@ -168,7 +168,7 @@ class Head:
                     await case.ended.wait()
 
     def _deal(self) -> None:
-        """Give each pending case to the worker with the fewest in hand, and to none more than its share."""
+        """Give each pending case to the worker with the fewest cases, up to its share."""
         if self._failure is not None:
             while self._pending:
                 self._pending.popleft().end(None, self._failure)
@@ -199,7 +199,7 @@ class Head:
     # -- workers -----------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        """Start a worker and serve it until it is gone."""
+        """Start a worker and serve it until it ends."""
         self._started += 1
         name = f"worker {self._started}"
         try:
@@ -223,7 +223,7 @@ class Head:
             group.cancel_scope.cancel()
 
     async def _watch(self) -> None:
-        """Give up workers that are not heard of any more."""
+        """Give up workers that no longer send messages."""
         looked = time.monotonic()
         while True:
             await anyio.sleep(LEASE / _LOOKS)
@@ -231,25 +231,25 @@ class Head:
             for worker in list(self._workers):
                 if (
                     looked - before > 2 * LEASE / _LOOKS
-                ):  # the head itself was held up, and has not read what came
+                ):  # the head itself was delayed and has unread messages
                     worker.heard = looked
                 silence = looked - worker.heard
                 if not worker.fenced and silence > (LEASE if worker.ready else _START):
-                    await self._lose(worker, f"it was not heard of for {silence:.0f} seconds")
+                    await self._lose(worker, f"it sent no message for {silence:.0f} seconds")
 
     def _fail(self, error: WorkersError, *, at_once: bool = False) -> None:
-        """Note that no more workers can be had; those that there are go on, unless all end *at once*."""
+        """Note that no more workers can start; the others continue unless *at once* ends them all."""
         if at_once or all(worker.fenced for worker in self._workers):
             self._failure = self._failure or error
             self._deal()
 
     async def _lose(self, worker: _Worker, why: str) -> None:
-        """Take everything from a worker, and deal its cases again."""
+        """Take everything from a worker and deal its cases again."""
         cases = self._fence(worker)
         sentence = f"{worker.name} was lost ({why})"
         self.lost += 1
         self._fruitless += 1
-        with suppress(DatabaseError):  # which every case meets
+        with suppress(DatabaseError):  # every case raises it
             await self._shared.writer.flush()  # a case that is dealt again begins where its rows end
         for case in cases:
             case.losses += 1
@@ -267,17 +267,17 @@ class Head:
         if not worker.ready:
             self._fail(WorkersError(f"{worker.name} did not start: {why}"))
         elif self._fruitless > _LOSSES * self._count:
-            self._fail(WorkersError(f"one worker after another was lost; the last one: {sentence}"))
+            self._fail(WorkersError(f"too many workers were lost; the last one: {sentence}"))
         elif self._failure is None:
             self._group.start_soon(self._serve)
         self._deal()
 
     def _fence(self, worker: _Worker) -> list[Case]:
-        """Take all rights from a worker, and return the cases it had in hand."""
+        """Revoke all rights of a worker and return its cases."""
         worker.fenced = True
         worker.lessor.drop()
         for hold in worker.holds.values():
-            if hold is not None:  # whoever was asked may bill it
+            if hold is not None:  # the endpoint may bill it
                 self._shared.budget.spend(hold, hold.usd, hold.tokens)
         worker.holds.clear()
         for number in list(worker.runs):
@@ -290,7 +290,7 @@ class Head:
         return cases
 
     async def _give_up(self, case: Case, sentence: str) -> None:
-        """End a case that several workers were lost of."""
+        """End a case that took down several workers."""
         told = f"{case.losses} workers were lost while they worked on it; the last one: {sentence}"
         if case.number is not None:
             ended = RunEvent(case.number, "failed", told, data={"stop_cause": str(StopCause.ERROR)})
@@ -305,7 +305,7 @@ class Head:
     # -- messages ----------------------------------------------------------------------------------
 
     def _take(self, worker: _Worker, message: Message, group: TaskGroup) -> None:
-        """Do what a worker asks, or refuse it if the worker was given up."""
+        """Handle a message of a worker, or refuse it if the head gave up the worker."""
         kind, *rest = message
         worker.heard = time.monotonic()
         if worker.fenced:
@@ -386,7 +386,7 @@ class Head:
 
     def _called(self, worker: _Worker, group: TaskGroup, number: int, name: str, *rest: Any) -> None:
         answer: Awaitable[Any]
-        if name == "facts":  # taken in before anything that was sent later
+        if name == "facts":  # handle it before any later message
             answer = self._facts(worker, *rest)
         else:
             answer = getattr(self, f"_{_CALLS[name]}")(worker, *rest)
@@ -399,14 +399,14 @@ class Head:
             worker.link.send("answer", number, "raised", type(error).__name__, str(error))
 
     def _facts(self, worker: _Worker, number: int, values: list[Any]) -> Awaitable[None]:
-        """Take a batch of facts for the next commit; what is returned waits until they are durable."""
+        """Append a batch of facts to the next commit; return a function that waits until it is durable."""
         if number != worker.batches:
             raise Closed(f"batch {number} of its facts came in place of {worker.batches}")
         worker.batches += 1
         facts = facts_of(values)
         own = [fact for fact in facts if fact.run not in worker.barred] if worker.barred else facts
         self.refused += len(facts) - len(own)
-        with suppress(DatabaseError):  # which the flush raises again
+        with suppress(DatabaseError):  # the flush raises it again
             self._shared.writer.append(*own)
         return self._shared.writer.flush()
 
@@ -419,7 +419,7 @@ class Head:
     async def _take_up(self, worker: _Worker, columns: dict[str, Any], *how: bool) -> RunStart:
         for number, name in list(worker.runs.items()):
             if name == columns["run_id"]:
-                self._release(worker, number)  # to be claimed with what is read of it
+                self._release(worker, number)  # claim it in the same read
         known, process, effects = how
         start = await self._shared.runs.begin(columns, known=known, process=process, effects=effects)
         if start.record is None:
@@ -446,12 +446,12 @@ class Head:
             raise
         if number in worker.holds:
             worker.holds[number] = hold
-        else:  # nobody waits for it any more
+        else:  # no caller waits for it any more
             self._shared.budget.spend(hold, 0.0, 0.0)
 
 
 def _suspect(case: Case) -> bool:
-    """Return whether so many workers were lost of *case* that it must not take others with it."""
+    """Return whether *case* took down so many workers that mdap must stop retrying it."""
     return case.losses >= _LOSSES - 1
 
 

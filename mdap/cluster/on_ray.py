@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of a package that Ray brings along
+    warnings.simplefilter("ignore")  # of a package that Ray installs
     import ray
 from ray.exceptions import RayError
 
@@ -25,7 +25,7 @@ from mdap.settings import Cluster
 __all__ = ["Actors"]
 
 _QUIET: Final = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray tells of a change to come
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise Ray warns of a coming change
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -83,11 +83,11 @@ class Actors:
     """Start workers as actors, spread over the nodes.
 
     Args:
-        cluster: where Ray is.
+        cluster: the address and settings of the Ray cluster.
         module: the module whose ``Worker`` an actor runs.
 
     Raises:
-        UsageError: the cluster may be anybody's.
+        UsageError: other people may control the cluster.
     """
 
     def __init__(self, cluster: Cluster, module: str) -> None:
@@ -105,7 +105,7 @@ class Actors:
         """Start a worker.
 
         Raises:
-            WorkersError: there is no Ray cluster, or it does not let us in.
+            WorkersError: there is no Ray cluster, or it refuses the connection.
         """
         async with self._lock:
             if not ray.is_initialized():
@@ -150,11 +150,10 @@ class Actors:
 
 
 def _silence() -> None:
-    """Keep Ray from printing: its loggers have handlers, and it prints errors of nodes on standard output.
-
-    mdap itself says which workers are lost.
+    """Keep Ray from printing: its loggers have handlers, and it prints node errors on standard output. mdap
+    itself reports lost workers.
     """
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     inside = sys.modules.get("ray._private.worker")
     if hasattr(inside, "print_to_stdstream"):
-        setattr(inside, "print_to_stdstream", lambda *_, **__: None)  # noqa: B010 - it is no part of its API
+        setattr(inside, "print_to_stdstream", lambda *_, **__: None)  # noqa: B010 - not part of its API

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, each at the end of a pair of sockets that nobody else can open."""
+"""Workers as processes of this machine, each connected by a private pair of sockets."""
 
 import signal
 import socket
@@ -18,7 +18,7 @@ _GRACE = 2.0
 
 
 class Processes:
-    """Start workers as processes. They end when the head's end of their socket does, however that ends.
+    """Start workers as processes. A worker ends when the head's end of its socket closes.
 
     Args:
         module: the module whose ``main`` a worker runs, with the number of its socket.
@@ -34,11 +34,11 @@ class Processes:
         """Start a worker.
 
         Raises:
-            WorkersError: the system refuses another process.
+            WorkersError: the system cannot start another process.
         """
         here, there = socket.socketpair()
         try:
-            # A session of its own: Ctrl-C in the terminal is for the head, which tells its workers.
+            # Its own session: Ctrl-C in the terminal goes to the head, which interrupts its workers.
             process = await anyio.open_process(
                 [sys.executable, "-c", f"import {self._module} as it; it.main({there.fileno()})"],
                 stdout=2,
@@ -52,7 +52,7 @@ class Processes:
         finally:
             there.close()
         assert process.stdin is not None
-        await process.stdin.aclose()  # whoever reads there finds the end
+        await process.stdin.aclose()  # a reader there sees the end of the stream
         channel = await channel_of(here)
         self._processes[channel] = process
         return channel
@@ -76,7 +76,7 @@ class Processes:
 
 
 async def _ended(process: Process) -> int:
-    """Wait a moment for the end of a process whose socket is closed; then kill it, even if it is stopped."""
+    """Wait briefly for a process with a closed socket to end, then kill it, even if it is stopped."""
     with anyio.move_on_after(_GRACE):
         return await process.wait()
     with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What a worker has in place of a database, a claim and a budget: the head's."""
+"""A worker's stand-ins for the database, the claims and the budget, which the head holds."""
 
 import asyncio
 import itertools
@@ -38,7 +38,7 @@ FENCED: Final = "the head has given this worker up"
 
 
 class Caller:
-    """Ask the head and wait for its answers.
+    """Call the head and wait for its answers.
 
     Args:
         send: sends a message to the head.
@@ -54,8 +54,8 @@ class Caller:
         """Return the head's answer.
 
         Raises:
-            MdapError: what the head says instead.
-            StoppedError: the head is gone.
+            MdapError: the head's error.
+            StoppedError: the connection to the head is closed.
         """
         if self._closed:
             raise StoppedError(FENCED)
@@ -74,21 +74,21 @@ class Caller:
         return found[1]
 
     def answered(self, number: int, *found: Any) -> None:
-        """Take an answer of the head: ``returned`` and a value, or ``raised``, a kind and a sentence."""
+        """Handle an answer of the head: ``returned`` and a value, or ``raised``, a kind and a sentence."""
         if number in self._open:
             event, place = self._open[number]
             place += found
             event.set()
 
     def close(self) -> None:
-        """Let all calls fail: no answer will come."""
+        """Fail all calls: no answer will come."""
         self._closed = True
         for event, _ in self._open.values():
             event.set()
 
 
 def raised(kind: str, sentence: str) -> MdapError:
-    """Return an error that the other side met."""
+    """Return the other side's error."""
     if kind == "UnavailableError":
         return UnavailableError(sentence, kind=BUDGET)
     found = getattr(errors, kind, None)
@@ -98,7 +98,7 @@ def raised(kind: str, sentence: str) -> MdapError:
 
 
 class RemoteWriter(Writer):
-    """A worker's journal: its commits are batches of facts that the head makes durable.
+    """A worker's journal: it sends batches of facts, and the head makes them durable.
 
     Args:
         path: the database file, as the head has it.
@@ -124,7 +124,7 @@ class RemoteWriter(Writer):
 
 
 class RemoteClaims(Claims):
-    """A worker's claims, which the head holds; that a run is taken, the head tells by ending the case."""
+    """A worker's claims, which the head holds; if another process has a run, the head ends the case."""
 
     def __init__(self, path: Path, send: Callable[..., None]) -> None:
         super().__init__(path)
@@ -132,7 +132,7 @@ class RemoteClaims(Claims):
         self._loop = asyncio.get_running_loop()
 
     def take(self, run: int, run_id: str) -> None:
-        """Claim *run*; in whatever thread, since a run that is taken up is claimed while it is read."""
+        """Claim *run*, in any thread: a resumed run is claimed while it is read."""
         self._loop.call_soon_threadsafe(self._send, "claim", run, run_id)
 
     def drop(self, run: int) -> None:
@@ -141,7 +141,7 @@ class RemoteClaims(Claims):
 
 
 class RemoteReader(Reader):
-    """The log where the head has it, for a worker of another machine.
+    """The log on the head's machine, for a worker on another one.
 
     Args:
         path: the database file, as the head has it.
@@ -153,7 +153,7 @@ class RemoteReader(Reader):
         self._caller = caller
 
     async def visit(self, read: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
-        """Return what *read* finds."""
+        """Return the result of *read*."""
         return await read(self)
 
     async def rows(self, name: str, *values: Any) -> Sequence[Any]:
@@ -163,7 +163,7 @@ class RemoteReader(Reader):
 
 
 class _Row(tuple[Any, ...]):
-    """A row that is asked for its columns by place or by name, as one of `sqlite3`."""
+    """A row with columns by position or by name, like one of `sqlite3`."""
 
     names: list[str]
 
@@ -180,7 +180,7 @@ class _Row(tuple[Any, ...]):
 
 
 class RemoteRuns:
-    """Begin and end runs where the head has the log; see `mdap.journal.runs.Runs`.
+    """Begin and end runs in the head's log; see `mdap.journal.runs.Runs`.
 
     Args:
         writer: of this worker.
@@ -194,7 +194,7 @@ class RemoteRuns:
     async def begin(
         self, columns: Mapping[str, Any], *, known: bool, process: bool = False, effects: bool = False
     ) -> RunStart:
-        """Begin a run, or take it up, and claim it."""
+        """Begin or resume a run, and claim it."""
         with anyio.CancelScope(shield=True):
             start: RunStart = await self._caller.call("take_up", dict(columns), known, process, effects)
         return start
@@ -210,17 +210,17 @@ class RemoteRuns:
         return found
 
     async def release(self, run: int) -> None:
-        """Give a run back, once what was appended is durable."""
+        """Release a run, once all its appended facts are durable."""
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
             await self._writer.flush()
         self._caller.send("drop", run)
 
 
 class LeasedBudget(BudgetGuard):
-    """A worker's purse: the head sets money aside.
+    """A worker's budget guard: the head reserves money.
 
     Args:
-        budget: what may be spent.
+        budget: the spending limits.
         prices: by member; None where unknown.
         caller: asks the head.
     """
@@ -232,10 +232,10 @@ class LeasedBudget(BudgetGuard):
         self._holds: dict[int, int] = {}
 
     def spent_before(self, usd: float, tokens: float) -> None:
-        """Do nothing: the head counts what earlier sessions spent."""
+        """Do nothing: the head counts the spending of earlier sessions."""
 
     async def reserve(self, usd: float, tokens: float) -> Hold:
-        """Have the head set money aside."""
+        """Have the head reserve money."""
         number, hold = next(self._numbers), Hold(usd, tokens)
         try:
             await self._caller.call("hold", number, usd, tokens)
@@ -246,5 +246,5 @@ class LeasedBudget(BudgetGuard):
         return hold
 
     def spend(self, hold: Hold, usd: float, tokens: float) -> None:
-        """Tell the head what was spent."""
+        """Report the spending to the head."""
         self._caller.send("spent", self._holds.pop(id(hold)), usd, tokens)

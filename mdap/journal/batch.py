@@ -26,9 +26,9 @@ _encode: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 _Key = tuple[int, int, int]
 
-# How many rows a statement may have: few sizes, so that each is put together once and then kept. The largest
-# is within SQLite's bound on parameters. The interpreter's lock is let go while a statement runs, and a busy
-# event loop gives it back after 5 ms only: what counts is how few statements there are.
+# Rows per statement: few sizes, so that mdap builds each statement once and keeps it. The largest
+# is within SQLite's limit on parameters. Each statement releases the interpreter's lock, and a busy
+# event loop returns it only after 5 ms: fewer statements mean a faster commit.
 _SIZES: Final = (1, 4, 16, 64, 256, 1024)
 
 _VALUES: Final = "\nVALUES "
@@ -39,13 +39,13 @@ _NULLED: Final = re.compile(r"nullif\(column(\d+), 0\)")
 class Batch:
     """One commit's facts, by table.
 
-    Steps, samples and decisions are taken apart as they come: as objects, all that wait would be gone
-    through by the garbage collector again and again. Events wait as they are, and samples whose input is
-    still a guess: one that is resolved in the same batch never enters the *pending* table.
+    It flattens steps, samples and decisions on arrival: the garbage collector would scan waiting objects
+    again and again. Events wait as objects, and so do samples whose input is still a guess: one that is
+    resolved in the same batch never enters the *pending* table.
 
     Attributes:
-        size: how many facts were taken.
-        events: those that are events of a run, or failed attempts.
+        size: the number of facts in it.
+        events: the events of runs, and failed attempts.
     """
 
     __slots__ = (
@@ -64,7 +64,7 @@ class Batch:
     def __init__(self) -> None:
         self.size = 0
         self._texts: dict[str, str] = {}
-        # Parameters: one row after the other.
+        # Parameters, row after row.
         self._steps: list[Any] = []
         self._prompts: list[Any] = []
         self._samples: list[Any] = []
@@ -75,7 +75,7 @@ class Batch:
         self._outcomes: dict[int, str | None] = {}
 
     def take(self, fact: Fact) -> None:
-        """Take *fact* in; facts come in the order in which they happened."""
+        """Add *fact*; facts arrive in the order in which they happened."""
         self.size += 1
         if isinstance(fact, SampleTaken):
             if fact.text_digest is not None and fact.text is not None:
@@ -111,7 +111,7 @@ class Batch:
         self._prompts += fact.row()
 
     def statements(self) -> Iterator[tuple[str, list[Any]]]:
-        """Yield the name of each statement to execute, and its parameters: one row after the other."""
+        """Yield the name of each statement to execute, and its parameters, row after row."""
         resolved = self._resolved
         known: list[Any] = []
         pending: list[Any] = []
@@ -140,14 +140,14 @@ def _flat(rows: Iterable[Sequence[Any]]) -> list[Any]:
 
 
 def in_blocks(sql: str, parameters: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """Yield what to execute: the statement with as many rows of values as it may have.
+    """Yield the statements to execute, each with as many rows of values as possible.
 
     Args:
         sql: a statement of ``append.sql``.
-        parameters: those of all rows, one row after the other.
+        parameters: the parameters of all rows, row after row.
 
     Yields:
-        A statement, and its parameters: those of the rows in turn, and zeros to fill it up.
+        A statement and its parameters: those of its rows, then zeros as padding.
     """
     width = sql.count("?")
     if len(parameters) % width:
@@ -165,7 +165,7 @@ def in_blocks(sql: str, parameters: list[Any]) -> Iterator[tuple[str, list[Any]]
 
 @cache
 def _often_null(sql: str) -> list[int]:
-    """Return the places of the parameters that stand for NULL if they are 0: binding None is slow."""
+    """Return the positions of parameters for which 0 means NULL: binding None is slow."""
     return [int(column) - 1 for column in _NULLED.findall(sql)]
 
 

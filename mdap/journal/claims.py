@@ -1,4 +1,4 @@
-"""One process a run: a claim that ends with the process, however it ends."""
+"""One process per run: a claim ends with its process, even after a crash."""
 
 import os
 import struct
@@ -14,14 +14,14 @@ __all__ = ["Claims", "is_claimed"]
 if sys.platform == "win32":
 
     def _lock(file: IO[bytes], run: int) -> bool:
-        """Claim nothing: there, only the UNIQUE constraints keep two writers of one run apart."""
+        """Claim nothing: without locks, only UNIQUE constraints keep two writers of a run apart."""
         return True
 
     def _unlock(file: IO[bytes], run: int) -> None:
-        """Give nothing back."""
+        """Release nothing."""
 
     def _is_locked(file: IO[bytes], run: int) -> bool | None:
-        """Return None: nothing is claimed there."""
+        """Return None: this system has no claims."""
         return None
 
 else:
@@ -40,7 +40,7 @@ else:
     if sys.platform == "linux":
 
         def _set_lock(file: IO[bytes], run: int, kind: int, _: int) -> None:
-            # Locks of the open file, not of the process: two sessions of one process are told apart too.
+            # Locks of the open file, not of the process: they also separate two sessions of one process.
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, run, 1, 0))
 
         def _is_locked(file: IO[bytes], run: int) -> bool | None:
@@ -51,7 +51,7 @@ else:
     else:
 
         def _is_locked(file: IO[bytes], run: int) -> bool | None:
-            """Return None: it could only be found out by taking the lock."""
+            """Return None: only taking the lock could tell."""
             return None
 
         def _set_lock(file: IO[bytes], run: int, _: int, how: int) -> None:
@@ -59,7 +59,7 @@ else:
 
 
 def is_claimed(path: Path, run: int) -> bool | None:
-    """Return whether some process is at work on *run*; None where that cannot be told.
+    """Return whether a process is working on *run*; None if unknown.
 
     Args:
         path: the database file.
@@ -75,7 +75,7 @@ def is_claimed(path: Path, run: int) -> bool | None:
 
 
 class Claims:
-    """Advisory locks, one byte a run, on a file beside the database.
+    """Advisory locks, one byte per run, on a file beside the database.
 
     They belong to the process, so the operating system drops them even after ``kill -9``.
 
@@ -87,13 +87,13 @@ class Claims:
         self._path = Path(f"{path}-lock")
         self._file: IO[bytes] | None = None
         self._held: set[int] = set()
-        self._taking = threading.Lock()  # a run that goes on is claimed in the database's thread
+        self._taking = threading.Lock()  # a resumed run is claimed in the database's thread
 
     def take(self, run: int, run_id: str) -> None:
         """Claim *run* for this process.
 
         Raises:
-            RunBusyError: another process, or another task of this one, is at it.
+            RunBusyError: another process, or another task of this one, works on it.
             DatabaseError: the file beside the database cannot be written.
         """
         with self._taking:
@@ -109,13 +109,13 @@ class Claims:
             self._held.add(run)
 
     def drop(self, run: int) -> None:
-        """Give *run* back."""
+        """Release *run*."""
         self._held.discard(run)
         if self._file is not None:
             _unlock(self._file, run)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all runs."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,4 +1,4 @@
-"""Opening the database file, and bringing its schema up to date under the write lock."""
+"""Open the database file and migrate its schema under the write lock."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,26 +32,26 @@ _OLDEST_SQLITE: Final = (3, 38, 0)
 
 
 class Connection(aiosqlite.Connection):
-    """A connection in a thread of its own, to which several statements can be brought in one go.
+    """A connection in its own thread that runs several statements in one visit.
 
-    Each call of a plain one costs turns of the event loop and several waits for the interpreter's lock,
-    of 5 ms each where the loop is busy: a commit that makes twenty of them takes most of a second.
+    Each call of a plain connection costs turns of the event loop and several waits for the interpreter's
+    lock, 5 ms each in a busy loop: a commit with twenty calls takes most of a second.
     """
 
     async def visit(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what *work* returns in the connection's thread."""
+        """Call *work* in the connection's thread and return its result."""
         done: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call] # as all its calls do
         return done
 
 
 class Visited:
-    """A connection for what is in its thread already: each visit of it is done at once."""
+    """A connection for code that already is in its thread: each visit runs immediately."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     async def visit(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what *work* returns."""
+        """Call *work* and return its result."""
         return work(self._connection)
 
 
@@ -95,7 +95,7 @@ async def _prepare(connection: Connection, path: Path) -> None:
 
 
 def _set_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
-    # SQLite refuses this at once where it would else wait for a lock.
+    # SQLite refuses this immediately instead of waiting for a lock.
     waited_out(connection, lambda: connection.execute("PRAGMA journal_mode = WAL").close())
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -65536")
@@ -106,10 +106,10 @@ def _set_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
 
 
 def migrate(path: Path) -> int | None:
-    """Bring a log of an earlier schema up to date; leave every other file alone.
+    """Migrate a log with an earlier schema; leave every other file alone.
 
     Returns:
-        The schema that it had; None if nothing was done.
+        The earlier schema; None if there was nothing to do.
 
     Raises:
         DatabaseError: the log is of an earlier schema and cannot be written.
@@ -118,7 +118,7 @@ def migrate(path: Path) -> int | None:
         try:
             [[owner]] = connection.execute("PRAGMA application_id")
             [[version]] = connection.execute("PRAGMA user_version")
-        except sqlite3.Error:  # whoever reads it has the sentence for that
+        except sqlite3.Error:  # its reader reports this
             return None
     if owner != APPLICATION_ID or version >= max(migrations()):
         return None
@@ -143,8 +143,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the schema version, 0 for a new file; refuse what is not ours or newer than we know."""
-    # In one read transaction, or another process could make the file ours in between.
+    """Return the schema version, 0 for a new file; refuse a foreign or newer file."""
+    # One read transaction: another process could turn the file into a log in between.
     alone = not connection.in_transaction
     if alone:
         connection.execute("BEGIN")
@@ -161,13 +161,13 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Hold the write lock, commit what is done meanwhile, or roll all of it back."""
+    """Hold the write lock within the block; commit at its end, or roll back after an error."""
     waited_out(connection, lambda: connection.execute("BEGIN IMMEDIATE"))
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        # After some errors, such as a full disk, SQLite has rolled back itself; the first one is what counts.
+        # After some errors, such as a full disk, SQLite rolls back itself; keep the first error.
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
@@ -196,9 +196,9 @@ async def open_reading(path: Path) -> AsyncIterator[Connection]:
 
 
 async def _connect(place: str, *, uri: bool = False) -> Connection:
-    """Open a connection; shielded, as every use of it, since a cancelled call goes on in its thread."""
+    """Open a connection; shielded like every use of it, since a cancelled call continues in its thread."""
     with anyio.CancelScope(shield=True):
-        # Tried out first: where it cannot be opened, aiosqlite's thread would outlive the event loop.
+        # Try first: if the file cannot be opened, aiosqlite's thread would outlive the event loop.
         await anyio.to_thread.run_sync(lambda: sqlite3.connect(place, uri=uri).close())
         connection = Connection(
             lambda: sqlite3.connect(

@@ -23,7 +23,7 @@ _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_
 _COLUMNS: Final = "evolution_id, model, weights, recipe, about"
 _OF_ITERATION: Final = "iteration, rewards, coefficients, distance, seconds, measured, weights, digest"
 _CLAIMED: Final = 1 << 40
-"""Where claims of evolutions begin, in the file whose first bytes are claims of runs."""
+"""Offset of the claims of evolutions in the lock file; claims of runs come first."""
 
 
 class IterationRow(NamedTuple):
@@ -40,7 +40,7 @@ class IterationRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EvolutionRow:
-    """An evolution as it is recorded.
+    """A recorded evolution.
 
     Attributes:
         number: its key in the other tables.
@@ -48,7 +48,7 @@ class EvolutionRow:
         model: the base model, as it was loaded.
         weights: digest of the base model's files.
         recipe: the method and its settings.
-        about: what it learned from, and for which task.
+        about: the runs that it learned from, and the task.
         iterations: the updates so far.
         ended: kind and data of the event that ended it; None if it can be resumed.
     """
@@ -74,11 +74,11 @@ def is_evolution(path: Path, name: str) -> bool:
 
 
 def read_evolution(path: Path, name: str) -> EvolutionRow:
-    """Return what is recorded of an evolution.
+    """Return the record of an evolution.
 
     Args:
         path: the database.
-        name: its id, a unique beginning of it, or ``latest``.
+        name: its id, a unique prefix of it, or ``latest``.
 
     Raises:
         UsageError: there is no such evolution, or several.
@@ -112,7 +112,7 @@ def create_evolution(path: Path, columns: Mapping[str, Any]) -> EvolutionRow:
 
 
 class Recorder:
-    """Appends to the record of one evolution, which no other process works on meanwhile.
+    """Append to the record of one evolution; no other process works on it meanwhile.
 
     Args:
         path: the database.
@@ -129,7 +129,7 @@ class Recorder:
         self._claims.take(_CLAIMED + row.number, row.evolution_id)
 
     def close(self) -> None:
-        """Let other processes work on it."""
+        """Release it to other processes."""
         self._claims.close()
 
     def event(self, kind: str, data: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""The facts of a run, read from its rows again in the order in which they took effect.
+"""Read the facts of a run from its rows, in the order in which they took effect.
 
-Events have an order of their own, and so have decisions. A step's samples come before its decision; those of
-steps that decided nothing come before the event that ends the run. A `Cursor` says how far one has read.
+Events have their own order, and so do decisions. A step's samples come before its decision; samples of
+undecided steps come before the event that ends the run. A `Cursor` marks the position of a reader.
 """
 
 import json
@@ -25,14 +25,14 @@ _Row = StepOpened | PromptSent | SampleTaken | AttemptFailed | Decided | RunEven
 
 @dataclass(slots=True)
 class Cursor:
-    """How far the facts of a run have been read.
+    """The position of a reader in the facts of a run.
 
     Attributes:
-        event: the last event.
-        place: the first decision that has not been read to its end.
-        at: how many facts of the step in hand have been read.
-        void: of steps that decided nothing and never will, the last one that has been read.
-        open: of other steps that decided nothing so far, which facts have been read: see `_number`.
+        event: the last event read.
+        place: the first decision not read completely.
+        at: the number of facts read of the current step.
+        void: the last step read of those that will never be decided.
+        open: the facts read of steps that are still undecided; see `_number`.
     """
 
     event: int = 0
@@ -43,10 +43,10 @@ class Cursor:
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor":
-        """Return the cursor that *text* is; one at the beginning for None.
+        """Parse a cursor; None means the beginning.
 
         Raises:
-            UsageError: it is none.
+            UsageError: *text* is not a cursor.
         """
         try:
             event, place, at, void, opened = json.loads(text or "[0,0,0,[-1,-1],[]]")
@@ -85,12 +85,12 @@ def _number(fact: _Row) -> int:
 
 
 class Facts:
-    """The facts of one run behind a cursor, page by page; no query stays open in between.
+    """The facts of one run after a cursor, page by page; no query stays open in between.
 
     Args:
         reader: the log.
         run: the run's number.
-        cursor: moved as facts are read.
+        cursor: advances with each fact.
     """
 
     def __init__(self, reader: Reader, run: int, cursor: Cursor) -> None:
@@ -99,14 +99,14 @@ class Facts:
         self._cursor = cursor
 
     async def skip(self) -> None:
-        """Move the cursor behind all that is recorded by now, but for the samples of steps that are open."""
+        """Advance the cursor past all recorded facts except samples of open steps."""
         [[event, place]] = await self._reader.rows("recorded_by_now", self._run)
         [[first]] = await self._reader.rows("first_open", self._run, -1)
         self._cursor.event, self._cursor.place = event, place
         self._cursor.void = (place if first is None else first - 1, _PAGE)
 
     async def fresh(self) -> AsyncIterator[Event]:
-        """Yield what is recorded by now."""
+        """Yield the facts recorded so far."""
         while True:
             rows = await self._reader.rows("events_after", self._run, self._cursor.event, _PAGE)
             for row in rows:
@@ -122,10 +122,10 @@ class Facts:
                 yield event
 
     async def is_over(self, *, quiet: bool) -> bool:
-        """Return whether the run has ended, and all of it has been read.
+        """Return whether the run has ended and the reader has all of it.
 
         Args:
-            quiet: whether nobody works on the run: then not even its seal is waited for.
+            quiet: whether no process works on the run; then the reader does not wait for its seal either.
         """
         rows = await self._reader.rows("standing", self._run)
         if not rows or rows[0]["kind"] not in ENDED:
@@ -141,7 +141,7 @@ class Facts:
         return bool(rows) and rows[0]["kind"] in ENDED
 
     async def _session(self, ended: int) -> AsyncIterator[Event]:
-        """Yield what a session decided that the event *ended* ends; at the end of all, what is left open."""
+        """Yield the decisions of the session that *ended* closes; at the end of the run, open steps too."""
         rows = await self._reader.rows("decided_at", self._run, ended)
         async for event in self._decided(rows[0][0] if rows else None):
             yield event
@@ -169,7 +169,7 @@ class Facts:
                 return
 
     async def _unread(self, opened: StepOpened) -> list[_Row]:
-        """Return a step as it was opened, its prompts and samples, less what was read while it was open."""
+        """Return a step's opening, prompts and samples, without facts read earlier."""
         read = self._cursor.open.get((opened.step, opened.opening), ())
         place = (opened.run, opened.step, opened.opening)
         facts: list[_Row] = [opened]
@@ -178,7 +178,7 @@ class Facts:
         return [fact for fact in facts if _number(fact) not in read]
 
     async def _undecided(self) -> AsyncIterator[Event]:
-        """Yield steps that decided nothing, of which those before the first open one never will."""
+        """Yield undecided steps; those before the first open one will never be decided."""
         cursor = self._cursor
         [[first]] = await self._reader.rows("first_open", self._run, cursor.void[0])
         place = cursor.void

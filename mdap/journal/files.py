@@ -1,6 +1,6 @@
-"""Noticing that a database was deleted or replaced while it is open.
+"""Detect that a database was deleted or replaced while it is open.
 
-SQLite goes on writing to files that nobody will find again, and reports success.
+SQLite continues to write to the lost files and reports success.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ _Identity = tuple[int, int]
 
 
 class Files:
-    """The database's file and its write-ahead log, as they were when they were first seen.
+    """The database's file and its write-ahead log, as first seen.
 
     Args:
         path: the database file.
@@ -25,10 +25,10 @@ class Files:
         self._seen = {file: found for file, found in known.items() if found is not None}
 
     def check(self) -> None:
-        """Check that both are still the same files; called after a commit, when both must be there.
+        """Check that both are still the same files; call this after a commit, when both must exist.
 
         Raises:
-            DatabaseError: one of them is gone, or another file is in its place.
+            DatabaseError: one of them is missing or replaced.
         """
         for file in self._files:
             found = _identity(file)

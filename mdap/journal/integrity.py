@@ -1,8 +1,8 @@
-"""Whether every value of a log is of its column's type, which SQLite does not see to.
+"""Check that every value of a log has its column's type; SQLite does not enforce this.
 
-What mdap writes always is. A value that is not was put there by something else, and what reads the log would
-stumble over it in as many ways as there are places. An audit looks for it first; everything else once it has
-stumbled, since to look takes as long as to read the whole log.
+mdap always writes the right types. Only another program can have written a wrong one, and it would break the
+log's readers in many different ways. An audit checks the types first. Other readers check them only after an
+error, since the check takes as long as reading the whole log.
 """
 
 import sqlite3
@@ -14,7 +14,7 @@ from mdap.journal.logfile import reading
 
 __all__ = ["check_log", "check_texts", "check_types"]
 
-# The column that says to which run a row belongs.
+# The column with the run of a row.
 _TABLES: Final = {
     "runs": "id",
     "run_events": "run",
@@ -35,14 +35,14 @@ _LARGEST: Final = "1.7976931348623157e308"
 
 
 def check_log(path: Path) -> None:
-    """Look whether all values of a log are of their columns' types, and all JSON in it is JSON.
+    """Check that all values of a log have their columns' types, and that its JSON is valid.
 
     Args:
         path: the log.
 
     Raises:
         UsageError: there is no such file.
-        DatabaseError: it is no log, or a value is not as mdap writes it.
+        DatabaseError: it is not a log, or a value has the wrong type.
     """
     with reading(path) as connection:
         for table in (*_TABLES, "texts"):
@@ -54,11 +54,11 @@ def check_log(path: Path) -> None:
 
 
 def check_types(connection: sqlite3.Connection, path: Path, run: int) -> None:
-    """Look whether all values of a run are of their columns' types, and all numbers finite.
+    """Check that all values of a run have their columns' types, and that all numbers are finite.
 
     Args:
         connection: the log.
-        path: where it is.
+        path: its path.
         run: the run's number.
 
     Raises:
@@ -69,11 +69,11 @@ def check_types(connection: sqlite3.Connection, path: Path, run: int) -> None:
 
 
 def check_texts(connection: sqlite3.Connection, path: Path) -> None:
-    """Look whether all texts are text: they belong to no run, so once is enough for all.
+    """Check that all texts are text: they belong to no run, so one check covers all runs.
 
     Args:
         connection: the log.
-        path: where it is.
+        path: its path.
 
     Raises:
         DatabaseError: one is not.
@@ -84,7 +84,7 @@ def check_texts(connection: sqlite3.Connection, path: Path) -> None:
 def _check(connection: sqlite3.Connection, path: Path, table: str, rows: str) -> None:
     columns = {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({table})")}
     wrong = {name: _wrong(name, kind) for name, kind in columns.items()}
-    # The table once, and its columns one by one only where something is wrong.
+    # Check the table once, and single columns only after a mismatch.
     if not _found(connection, "1", table, f"{rows} AND ({' OR '.join(wrong.values())})"):
         return
     for name, kind in columns.items():
@@ -103,6 +103,6 @@ def _found(connection: sqlite3.Connection, what: str, table: str, where: str) ->
 
 
 def _wrong(name: str, kind: str) -> str:
-    """Return the SQL condition that a column of this name and type holds what it must not."""
+    """Return the SQL condition for an invalid value in a column of this name and type."""
     other = f"{name} IS NOT NULL AND typeof({name}) <> '{kind.lower()}'"
     return f"{other} OR abs({name}) > {_LARGEST}" if kind == "REAL" else other

@@ -1,4 +1,4 @@
-"""Jobs of batch APIs in the log: what is about to be submitted, what became of it, and what is left of it."""
+"""Record jobs of batch APIs in the log: their requests before submission, and their later events."""
 
 import json
 import sqlite3
@@ -20,12 +20,12 @@ _OVER: Final = ("refused", "abandoned")
 
 
 class LeftOver(NamedTuple):
-    """What earlier sessions submitted for a run, or were about to.
+    """Jobs that earlier sessions submitted for a run, or were about to.
 
     Attributes:
-        jobs: those that may still bring something, each with its rows, whichever run wants them.
-        recorded: samples that are on record: custom id and ordinal.
-        waves: by key and digest of a step, the waves it was part of.
+        jobs: jobs that may still return samples, each with all of its rows, of any run.
+        recorded: recorded samples, by custom id and ordinal.
+        waves: the waves of each step, by its key and digest.
     """
 
     jobs: list[tuple[BatchJob, list[BatchRow]]]
@@ -34,12 +34,12 @@ class LeftOver(NamedTuple):
 
 
 class JobLog:
-    """Write and read jobs; every write is on the disk when it returns.
+    """Write and read jobs; every write is on disk when it returns.
 
     Args:
-        writer: of the session.
-        reader: of the session.
-        claims: of the session: one process submits a job.
+        writer: the session's journal.
+        reader: the session's reader.
+        claims: the session's claims, so that only one process submits a job.
     """
 
     def __init__(self, writer: Writer, reader: Reader, claims: Claims) -> None:
@@ -49,7 +49,7 @@ class JobLog:
         self._claimed: set[int] = set()
 
     async def intend(self, token: str, model: str, wave: int, rows: Sequence[BatchRow]) -> BatchJob:
-        """Note that a job is about to be submitted, and claim it."""
+        """Record a job before its submission, and claim it."""
 
         def insert(connection: sqlite3.Connection) -> int:
             sql = "INSERT INTO batch_jobs(token, model, wave, requests) VALUES (?, ?, ?, ?)"
@@ -71,7 +71,7 @@ class JobLog:
         return job
 
     def claim(self, number: int) -> bool:
-        """Return whether this process is the one that may submit the job; no other one may then."""
+        """Return whether this process may submit the job; if so, no other process may."""
         if number not in self._claimed:
             try:
                 self._claims.take(_CLAIMS + number, "")
@@ -81,19 +81,19 @@ class JobLog:
         return True
 
     def drop(self, number: int) -> None:
-        """Give the claim on a job back."""
+        """Release the claim on a job."""
         if number in self._claimed:
             self._claimed.discard(number)
             self._claims.drop(_CLAIMS + number)
 
     async def note(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
-        """Note what became of a job."""
+        """Record an event of a job."""
         sql = "INSERT INTO batch_events(job, kind, data) VALUES (?, ?, ?)"
         values = (number, kind, json.dumps(data))
         await self._writer.write(lambda connection: connection.execute(sql, values).close())
 
     async def reread(self, number: int) -> BatchJob:
-        """Return a job as it is on record now: another process may be at it."""
+        """Return the current record of a job: another process may have changed it."""
         [job] = await jobs_on_record(self._reader, [number])
         return job
 
@@ -107,11 +107,11 @@ class JobLog:
         return int(row[0])
 
     async def left_over(self, run: int, seen: Collection[int]) -> LeftOver:
-        """Return what earlier sessions submitted for *run* and did not record.
+        """Return the samples that earlier sessions submitted for *run* without recording a reply.
 
         Args:
             run: its number.
-            seen: numbers of the jobs whose rows are known already.
+            seen: numbers of the jobs with known rows.
         """
         rows = [_row(row) for row in await self._reader.rows("batch_rows_of_run", run)]
         numbers = sorted({number for number, _ in rows})
@@ -150,14 +150,14 @@ def _row(row: sqlite3.Row) -> tuple[int, BatchRow]:
 
 
 async def forget(writer: Writer, job: BatchJob) -> None:
-    """Note that *job* is lost, so that its samples are asked for again."""
+    """Record that *job* is lost, so that mdap requests its samples again."""
     sql = "INSERT INTO batch_events(job, kind, data) VALUES (?, 'abandoned', ?)"
     values = (job.number, json.dumps({"reason": "a person takes it for lost"}))
     await writer.write(lambda connection: connection.execute(sql, values).close())
 
 
 async def jobs_on_record(reader: Reader, numbers: Sequence[int] | None = None) -> list[BatchJob]:
-    """Return the jobs with these *numbers*, or all jobs, each in the state that its events leave."""
+    """Return the jobs with these *numbers*, or all jobs, each in the state of its last event."""
     found = await reader.rows("batch_jobs", None if numbers is None else json.dumps(numbers))
     events: dict[int, list[sqlite3.Row]] = defaultdict(list)
     for event in await reader.rows("batch_events_of", json.dumps([row["id"] for row in found])):

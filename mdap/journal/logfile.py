@@ -1,4 +1,4 @@
-"""The log's file: whether it is ours, what its errors mean, and opening it to read without an event loop."""
+"""The log's file: identify it, explain its errors, and open it for reading without an event loop."""
 
 import errno
 import logging
@@ -35,36 +35,36 @@ __all__ = [
 T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x6D646170
-"""Marks a SQLite file as ours: "mdap" in ASCII, shown by ``file`` and checked before anything is written."""
+"""Marks a SQLite file as an mdap log: "mdap" in ASCII, shown by ``file``. mdap checks it before it writes."""
 
 SCHEMA: Final = 10
 """The schema that this mdap reads: the number of the newest migration."""
 
 TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE)
-"""With what the system refuses a process, or all of them, another open file."""
+"""Error numbers for too many open files, in a process or in the whole system."""
 
 RAISE_FILES: Final = "raise the limit with `ulimit -n`, or lower --concurrency"
-"""What to do then."""
+"""The advice for these errors."""
 
 PATIENCE: Final = 60.0
-"""Seconds for which a lock that another program holds is waited out."""
+"""Seconds to wait for another program's lock."""
 
 TRY_SECONDS: Final = 2.0
-"""Seconds after which it is said that a lock is waited for."""
+"""Seconds after which mdap reports that it waits for a lock."""
 
 _LOG: Final = logging.getLogger("mdap")
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_FILES_OF_A_LOG: Final = 4  # SQLite opens as many for one connection, and closes them where it fails
+_FILES_OF_A_LOG: Final = 4  # SQLite opens this number for one connection, and closes them when it fails
 _PRIMARY: Final = 0xFF
 _UNWRITABLE: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL)
 _PAUSE: Final = 0.05
-_WAL_MARK: Final = 18  # where a SQLite file's header says how it is written
+_WAL_MARK: Final = 18  # the write version in a SQLite file's header
 
 
 class Numbered(sqlite3.Connection):
-    """A connection that brings values to ``?1``, ``?2``, ... by their names.
+    """A connection that binds values to ``?1``, ``?2``, ... by name.
 
-    Python 3.12.0 to 3.12.3 warn of these placeholders where values come as a sequence.
+    Python 3.12.0 to 3.12.3 warn about these placeholders if values are a sequence.
     """
 
     def execute(self, sql: str, values: Any = (), /) -> sqlite3.Cursor:
@@ -75,12 +75,12 @@ class Numbered(sqlite3.Connection):
 
 
 CONNECTION: Final = Numbered if (3, 12) <= sys.version_info < (3, 12, 4) else sqlite3.Connection
-"""What connections to a log are made of."""
+"""The class of connections to a log."""
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into one sentence that says what to do."""
+    """Turn SQLite's errors into one sentence with advice."""
     try:
         yield
     except sqlite3.Error as error:
@@ -88,16 +88,16 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def is_locked(error: sqlite3.Error) -> bool:
-    """Return whether another program's lock is what stands behind *error*."""
+    """Return whether another program's lock caused *error*."""
     return getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _BUSY
 
 
 def waited_out(connection: sqlite3.Connection, act: Callable[[], T]) -> T:
-    """Return what *act* returns, called again as long as another program's lock keeps it from that.
+    """Call *act* until no other program's lock blocks it, and return its result.
 
     Args:
-        connection: what it uses; waits itself for `TRY_SECONDS`.
-        act: does nothing where it fails.
+        connection: its connection, which itself waits for `TRY_SECONDS`.
+        act: must change nothing if it fails.
     """
     since, said = time.monotonic(), False
     while True:
@@ -107,7 +107,7 @@ def waited_out(connection: sqlite3.Connection, act: Callable[[], T]) -> T:
             waited = time.monotonic() - since
             if not is_locked(error) or waited >= PATIENCE:
                 raise
-        # SQLite refuses at once, without waiting, where two programs make a file's log at the same moment.
+        # SQLite fails immediately if two programs create a file's log at the same moment.
         if not said and waited >= TRY_SECONDS:
             said = True
             [(_, _, file), *_] = connection.execute("PRAGMA database_list")
@@ -117,7 +117,7 @@ def waited_out(connection: sqlite3.Connection, act: Callable[[], T]) -> T:
 
 
 def be_patient(connection: sqlite3.Connection) -> None:
-    """Let each statement of *connection* wait for a lock by itself, without a word."""
+    """Let each statement of *connection* wait for a lock silently."""
     connection.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
 
 
@@ -146,7 +146,7 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
 
 
 def _unopened(path: Path, text: str) -> str:
-    """Return what is wrong where SQLite does not say it: the system does, asked for the same file."""
+    """Return the system's error for the same file, where SQLite gives no cause."""
     cause = _refusal(path)
     if cause is not None and cause.errno in TOO_MANY_FILES:
         return f"{path} cannot be opened ({cause.strerror}): {RAISE_FILES}, then resume"
@@ -160,7 +160,7 @@ def _unopened(path: Path, text: str) -> str:
 
 
 def _refusal(path: Path) -> OSError | None:
-    """Return the error with which the system refuses to open *path* and a few files beside it, or None."""
+    """Return the system's error on opening *path* and a few files beside it, or None."""
     opened = []
     try:
         for place in (str(path), *[os.devnull] * _FILES_OF_A_LOG):
@@ -174,7 +174,7 @@ def _refusal(path: Path) -> OSError | None:
 
 
 def _wal(path: Path) -> Path:
-    """Return where SQLite keeps what is committed and not yet in the database's own file."""
+    """Return the path of the write-ahead log of the database."""
     return Path(f"{path}-wal")
 
 
@@ -187,7 +187,7 @@ def read_uri(path: Path) -> str:
 
     Raises:
         UsageError: there is no such file.
-        DatabaseError: it cannot be read where it is.
+        DatabaseError: it cannot be read in its folder.
     """
     try:
         if not path.is_file():
@@ -201,9 +201,9 @@ def read_uri(path: Path) -> str:
 
 
 def _is_frozen(path: Path, uri: str) -> bool:
-    """Return whether the file can only be read as one that nothing changes: nothing can be created beside it.
+    """Return whether SQLite must open the file as immutable, since its folder is read-only.
 
-    SQLite creates two files beside a log to read it, which a read-only folder does not allow.
+    SQLite creates two files beside a log to read it; a read-only folder does not allow that.
     """
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
@@ -245,7 +245,7 @@ def check_readable(version: int, path: Path, known: int = SCHEMA) -> None:
     """Refuse to read a schema that is not the *known* one.
 
     Raises:
-        DatabaseError: it is another one, or the file holds nothing.
+        DatabaseError: it is another one, or the file is empty.
     """
     if version > known:
         newer = f"schema {version}, this one knows {known}"
@@ -263,7 +263,7 @@ def check_readable(version: int, path: Path, known: int = SCHEMA) -> None:
 
 
 def _wants_wal(path: Path) -> bool:
-    """Return whether the file says that rows may be in another one beside it."""
+    """Return whether the file may have rows in a write-ahead log beside it."""
     with suppress(OSError), path.open("rb") as file:
         return file.read(_WAL_MARK + 1)[_WAL_MARK:] == b"\2"
     return False
@@ -271,7 +271,7 @@ def _wants_wal(path: Path) -> bool:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the log at *path* to read it; rows can be had by name.
+    """Open the log at *path* for reading; rows give access by name.
 
     Raises:
         UsageError: there is no such file.

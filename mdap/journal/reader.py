@@ -1,4 +1,4 @@
-"""Reading the vote log: for resume, totals and people. Read-only, every query on its own and short."""
+"""Read the vote log for resume, totals and people: read-only, in short separate queries."""
 
 import json
 import sqlite3
@@ -50,10 +50,10 @@ class Reader:
         self._connection = connection
 
     async def visit(self, read: Callable[["Reader"], Coroutine[Any, Any, T]]) -> T:
-        """Return what *read* finds, in one visit of the connection's thread.
+        """Return the result of *read*, in one visit of the connection's thread.
 
         Args:
-            read: is given a reader of the same log, and may wait for nothing but that.
+            read: a function of a reader of the same log; it may await only that reader.
         """
         with translated(self.path), anyio.CancelScope(shield=True):
             found = await self._connection.visit(
@@ -64,7 +64,7 @@ class Reader:
     async def rows(self, name: str, *values: Any) -> Sequence[sqlite3.Row]:
         """Return all rows of the statement *name*."""
         with translated(self.path):
-            # In one go: while any statement of a connection is under way, all of them see an old snapshot.
+            # All rows in one call: while a statement of a connection runs, all of them see an old snapshot.
             return await self._connection.visit(
                 lambda plain: plain.execute(statement(name), values).fetchall()
             )
@@ -74,7 +74,7 @@ class Reader:
         return rows[0][0] if rows else None
 
     async def find(self, name: str) -> RunRow:
-        """Return the run called *name*: its id, a unique beginning of it, or ``latest``.
+        """Return the run called *name*: its id, a unique prefix of it, or ``latest``.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -95,11 +95,11 @@ class Reader:
         return run_row(row)
 
     async def runs(self, most: int) -> list[tuple[RunRow, int]]:
-        """Return the newest runs that are no parts of others, each with its number of decided steps."""
+        """Return the newest top-level runs, each with its number of decided steps."""
         return [(run_row(row), int(row["steps"])) for row in await self.rows("runs", most)]
 
     async def unfinished(self) -> list[RunRow]:
-        """Return the runs and batches that were cut, stopped, or settled since, the oldest first."""
+        """Return the runs and batches to resume (interrupted, stopped or settled since), oldest first."""
         return [run_row(row) for row in await self.rows("unfinished")]
 
     async def parts(self, run: int, most: int) -> list[tuple[RunRow, int]]:
@@ -107,11 +107,11 @@ class Reader:
         return [(run_row(row), int(row["steps"])) for row in await self.rows("parts", most, run)]
 
     async def count_parts(self, run: int) -> int:
-        """Return how many runs are parts of *run*."""
+        """Return the number of parts of *run*."""
         return int(await self._value("count_parts", run))
 
     async def calibrations(self, task: str, params: str) -> list[tuple[RunRow, dict[str, Any]]]:
-        """Return the finished calibrations of a task, the newest first, each with what it found.
+        """Return the finished calibrations of a task, newest first, each with its results.
 
         Args:
             task: the task's name.
@@ -131,19 +131,19 @@ class Reader:
         return None if found is None else str(found)
 
     async def count_decisions(self, run: int) -> int:
-        """Return how many decisions *run* has."""
+        """Return the number of decisions of *run*."""
         return int(await self._value("count_decisions", run))
 
     async def margins(self, run: int) -> list[dict[str, Any]]:
-        """Return the margins that were chosen for *run*: each holds *from* a step on."""
+        """Return the margins chosen for *run*; each applies *from* a step on."""
         return [json.loads(row[0]) for row in await self.rows("margins", run)]
 
     async def paid(self, run: int) -> list[dict[str, Any]]:
-        """Return what *run* has paid out of its error budget, in order; see `mdap.records.EVENTS`."""
+        """Return the payments of *run* from its error budget, in order; see `mdap.records.EVENTS`."""
         return [json.loads(row[0]) for row in await self.rows("paid", run)]
 
     async def run_columns(self, run: int, names: Sequence[str]) -> dict[str, Any]:
-        """Return columns of the row of *run* as they are recorded."""
+        """Return the recorded columns of *run*'s row."""
         [row] = await self.rows("run_of", run)
         return {name: row[name] for name in names}
 
@@ -152,7 +152,7 @@ class Reader:
         return str(await self._value("input_at", run, place))
 
     async def totals(self, run: int) -> Totals:
-        """Return what the rows of *run* and of its parts add up to."""
+        """Return the totals of *run* and its parts."""
         counts: dict[str, int] = {}
         tokens_in = tokens_out = 0
         for verdict, count, given, made in await self.rows("totals", run):
@@ -178,21 +178,21 @@ class Reader:
         )
 
     async def billed(self, run: int) -> tuple[Billed, ...]:
-        """Return what was billed beside the samples of *run* and its parts."""
+        """Return the tokens billed outside the samples of *run* and its parts."""
         return tuple(map(Billed._make, await self.rows("spent_beside", run)))
 
     async def polled(self, run: int) -> tuple[int, int]:
-        """Return the votes of *run* and its parts, and how many of them were not for the best answer."""
+        """Return the votes of *run* and its parts, and the number of votes against the best answer."""
         rows = await self.rows("polled", run)
         votes = sum(row["votes"] for row in rows)
         return votes, votes - sum(row["best"] for row in rows)
 
     async def tallies(self, run: int) -> list[TallyShape]:
-        """Return the tallies of the voted decisions of *run* and its parts, each once, counted."""
+        """Return the distinct tallies of the voted decisions of *run* and its parts, with counts."""
         return [TallyShape(*row) for row in await self.rows("tallies", run)]
 
     async def steps_with(self, run: int, shape: TallyShape, most: int) -> list[tuple[str, int, int]]:
-        """Return the first decisions of *run* and its parts whose tally is *shape*, *most* at most.
+        """Return up to *most* first decisions of *run* and its parts with the tally *shape*.
 
         Returns:
             For each decision the id of its run, its step and its opening.
@@ -201,23 +201,23 @@ class Reader:
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def settled(self, run: int) -> int:
-        """Return how many steps of *run* a person settled."""
+        """Return the number of steps of *run* that a person settled."""
         return int(await self._value("count_settled", run))
 
     async def cost(self, run: int) -> float | None:
-        """Return what *run* cost in USD, as `bill` does."""
+        """Return the cost of *run* in USD; see `bill`."""
         bill = await self.bill(run)
         return None if bill is None else bill.usd
 
     async def bill(self, run: int) -> Bill | None:
-        """Return what *run* cost with its probe, at the prices of its last session.
+        """Return the cost of *run* and its probe, at the prices of its last session.
 
         Returns:
-            None if the price of a model that was asked is unknown, or none was asked.
+            None if the price of a sampled model is unknown, or without requests.
         """
         found = json.loads(await self._value("prices", run) or "{}")
         prices = {model: Price(**price) for model, price in found.items()}
-        if not prices:  # then the sums, which take as long as all the totals, would be for nothing
+        if not prices:  # skip the sums, which take as long as all the totals
             return None
         samples, beside = await self.rows("usage_by_model", run), await self.rows("spent_beside", run)
         usage = [*samples, *beside]
@@ -243,30 +243,30 @@ class Reader:
         return costs
 
     async def escalations(self, run: int) -> int:
-        """Return how many steps of *run* were handed to another tier of models."""
+        """Return the number of escalations in *run*."""
         return int(await self._value("count_escalations", run))
 
     async def folder(self, run: int) -> str | None:
-        """Return the folder in which *run* was last taken up; None where that is not on record."""
+        """Return the working directory of the last session of *run*; None if not recorded."""
         folder = await self._value("folder", run)
         return None if folder is None else str(folder)
 
     async def lane(self, run: int) -> str | None:
-        """Return how samples of *run* last travelled; None for ordinary requests."""
+        """Return the last lane of *run*; None for ordinary requests."""
         lane = await self._value("lane", run)
         return None if lane is None else str(lane)
 
     async def ending(self, run: int) -> tuple[str | None, dict[str, Any]]:
-        """Return the reason and the data with which *run* last ended."""
+        """Return the reason and the data of the last end of *run*."""
         rows = await self.rows("last_ended", run)
         return (rows[0][0], json.loads(rows[0][1] or "{}")) if rows else (None, {})
 
     async def warnings(self, run: int) -> tuple[str, ...]:
-        """Return what *run* was warned of, each warning once."""
+        """Return the distinct warnings of *run*."""
         return tuple(row[0] for row in await self.rows("warnings", run))
 
     async def seal(self, run: int) -> str | None:
-        """Return the last seal of *run*; None if no session of it ended in order."""
+        """Return the last seal of *run*; None if no session of it ended normally."""
         seal = await self._value("last_seal", run)
         return None if seal is None else str(seal)
 
@@ -276,32 +276,32 @@ class Reader:
             return await self._connection.visit(partial(is_sealed, run=run))
 
     async def take_seal(self, run: int) -> Seal:
-        """Return a seal over what there is of *run* now."""
+        """Return a seal over the current rows of *run*."""
         with translated(self.path):
             return await self._connection.visit(partial(take_seal, run=run))
 
     async def tiers_with_votes(self, run: int, per_tier: int) -> set[int]:
-        """Return the tiers that have voted in *run* and its parts, as far as a resume need know.
+        """Return the tiers that voted in *run* and its parts, as a resume needs them.
 
         Args:
             run: the run's number.
-            per_tier: the samples that a tier may take.
+            per_tier: the samples allowed per tier.
         """
         tiers = {int(row[0]) for row in await self.rows("tiers_escalated_with_votes", run, per_tier)}
         first = await self._value("any_vote", run)
         return tiers if first is None else tiers | {int(first) // per_tier}
 
     async def absences(self, run: int) -> tuple[Absence, ...]:
-        """Return who was left out of *run*, in order."""
+        """Return the models that *run* dropped, in order."""
         return tuple(Absence(*row) for row in await self.rows("left_out", run))
 
     async def resume_point(self, run: int, *, as_it_ended: bool = False) -> ResumePoint:
-        """Return where the rows of *run* end. Its cost does not grow with the length of the run.
+        """Return the resume point of *run*, in time independent of its length.
 
         Args:
             run: the run's number.
-            as_it_ended: whether refusals count even if the run has no sample. Where nothing was ever
-                answered, every request may have been wrong, and not the prompts that were refused.
+            as_it_ended: whether refusals count even if the run has no sample. Without any reply, the requests
+                as a whole may have been wrong, rather than the refused prompts.
         """
         last = await self.rows("last_decision", run)
         step = int(last[0]["step"]) if last else -1
@@ -339,7 +339,7 @@ class Reader:
     async def _refusals(
         self, run: int, after: int, as_it_ended: bool
     ) -> tuple[dict[tuple[int, int], list[Refusal]], dict[tuple[int, int], int]]:
-        """Return who refused each open step, and the tier to which it had gone."""
+        """Return the models that refused each open step, and the step's tier."""
         refusals: dict[tuple[int, int], list[Refusal]] = {}
         if as_it_ended or await self.rows("any_sample", run):
             for step, opening, *refusal in await self.rows("refusals", run, after):
@@ -348,7 +348,7 @@ class Reader:
         return refusals, {(step, opening): tier for step, opening, tier in escalated}
 
     async def process_point(self, run: int, *, as_it_ended: bool = False) -> ProcessPoint:
-        """Return where the rows of *run*, a process, end; see `resume_point`."""
+        """Return the resume point of *run*, a process; see `resume_point`."""
         known = {(row["key"], row["prompt_digest"]): row["step"] for row in await self.rows("known", run)}
         last = await self.rows("last_decision", run)
         digest = last[0]["digest"] if last else CHAIN_START
@@ -357,12 +357,12 @@ class Reader:
         return ProcessPoint(len(known), digest, following, known, openings)
 
     async def recorded(self, run: int, step: int) -> Recorded:
-        """Return the decision of *step* of *run*, a process; one that was taken over, as it was made."""
+        """Return the decision of *step* of *run*, a process; of a copied decision, the original."""
         if await self.taken_over(run, step):
             return await self.recorded(int(await self._value("source", run)), step)
         [decided] = await self.rows("winner", run, step)
         winner, tally, author = decided["winner"], decided["tally"], decided["author"]
-        # If anybody voted for the answer by which a person overrides another, it was in the run overridden.
+        # Votes for the answer of an override, if any, are in the overridden run.
         where = run
         while not await self.rows("votes_of_step", where, step) and author is not None:
             above = await self._value("source", where)
@@ -380,7 +380,7 @@ class Reader:
         return bool(await self.rows("winner", run, step))
 
     async def taken_over(self, run: int, step: int) -> bool:
-        """Return whether *run* has its decision of *step* from a run that it overrides."""
+        """Return whether *run* copied its decision of *step* from a run that it overrides."""
         [decided] = await self.rows("winner", run, step)
         if decided["author"] != NOTED:
             return False
@@ -393,7 +393,7 @@ class Reader:
         return run_row(rows[0]) if rows else None
 
     async def step_of_part(self, run: int, part: str) -> int | None:
-        """Return as which step *run* has the result of its nested run *part*; None before it has it."""
+        """Return the step that holds the result of the nested run *part* in *run*; None before that."""
         step = await self._value("step_of_part", run, part)
         return None if step is None else int(step)
 
@@ -402,7 +402,7 @@ class Reader:
         return [int(row[0]) for row in await self.rows("steps_called", run, key)]
 
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
-        """Return what happened to *run* as a whole, in order."""
+        """Return the events of *run*, in order."""
         return await self.rows("events", run)
 
     async def decided(self, run: int) -> AsyncIterator[sqlite3.Row]:
@@ -415,7 +415,7 @@ class Reader:
 
 
 def _at_once(reading: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns that waits for nothing."""
+    """Return the result of a coroutine that never waits."""
     try:
         reading.send(None)
     except StopIteration as done:

@@ -1,4 +1,4 @@
-"""Rows of the log as values: the one module that knows which columns become which fields."""
+"""Rows of the log as values: the only module that maps columns to fields."""
 
 import json
 import sqlite3
@@ -33,7 +33,7 @@ __all__ = [
 Row = sqlite3.Row | tuple[Any, ...]
 
 ENDED: Final = (RunStatus.FINISHED, RunStatus.UNDECIDED, RunStatus.STOPPED, RunStatus.FAILED)
-"""How a run stands that no process works on; the events that say so have these names."""
+"""The statuses of an ended run; the events that set them have these names."""
 
 _STOP_CAUSES: Final = {str(cause): cause for cause in StopCause}
 _DECISION: Final = len(Decided._fields)
@@ -41,17 +41,17 @@ _DECISION: Final = len(Decided._fields)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """One row of *runs*, with how the run stands.
+    """One row of *runs*, with the run's status.
 
     Attributes:
         number: the run's key in the other tables.
         parent: the number of the run that it is a part of; None for none.
         params: the task's parameters.
-        settings: how its steps are decided.
-        provider: where its samples come from.
-        status: `running` also stands for a run whose process was killed.
-        stop_cause: why it ended without a result, as recorded; None where nothing is.
-        outcome: what its task said of its result: ``solved`` or ``unsolved``; None for nothing.
+        settings: its voting settings.
+        provider: the source of its samples.
+        status: *running* also after its process was killed.
+        stop_cause: the recorded cause of an end without a result; None if not recorded.
+        outcome: the task's verdict on its result, ``solved`` or ``unsolved``; None for none.
     """
 
     number: int
@@ -76,11 +76,11 @@ class RunRow:
 
 
 class Billed(NamedTuple):
-    """What events of a kind say was billed beside the samples of steps, of one model.
+    """Tokens of one model billed outside the samples of steps, by kind of event.
 
     Attributes:
-        kind: of the events: ``probe``, or ``attempt_failed`` for answers that cannot be read.
-        samples: replies; 0 where they are no samples.
+        kind: the kind of event: ``probe``, or ``attempt_failed`` for unreadable replies.
+        samples: the number of replies that are samples.
     """
 
     kind: str
@@ -94,7 +94,7 @@ class Billed(NamedTuple):
 
     @property
     def purpose(self) -> str:
-        """What the request was for, in a few words."""
+        """The purpose of the request, in a few words."""
         return "for the probe" if self.kind == "probe" else "in answers that cannot be read"
 
     def cost(self, prices: Mapping[str, Price]) -> float | None:
@@ -114,13 +114,13 @@ class DecidedOpening(NamedTuple):
 
 
 def not_ours(run_id: str) -> DatabaseError:
-    """Return the error for a run whose row something else has written to."""
+    """Return the error for a run whose row another program has changed."""
     what = f"the row of run {run_id} in the table runs is not as mdap wrote it"
     return DatabaseError(f"{what}: restore a copy of the log")
 
 
 def status_of(last_event: str | None) -> RunStatus:
-    """Return how a run stands, from the last event that changed it."""
+    """Return a run's status, from the last event that changed it."""
     return RunStatus(last_event) if last_event in ENDED else RunStatus.RUNNING
 
 
@@ -161,11 +161,11 @@ def run_numbered(connection: sqlite3.Connection, number: int) -> RunRow:
 
 
 def the_one(numbers: Sequence[int], name: str, where: object) -> int:
-    """Return the number that the statement *find* found for the *name* of a run.
+    """Return the number that the statement *find* gives for the *name* of a run.
 
     Raises:
-        RunNotFoundError: it found none.
-        UsageError: it found several.
+        RunNotFoundError: there is none.
+        UsageError: there are several.
     """
     if len(numbers) > 1:
         raise UsageError(f"several runs begin with {name!r}: name one in full (see `mdap runs`)")
@@ -201,6 +201,6 @@ def sample_of(row: Iterable[Any]) -> SampleTaken:
 
 
 def sample_of_step(row: Iterable[Any]) -> tuple[tuple[str, str], SampleTaken]:
-    """Return a row of ``{sample}, p.key, p.prompt_digest``, with what the step is known by."""
+    """Return a row of ``{sample}, p.key, p.prompt_digest``, with the step's identity."""
     *sample, key, digest = row
     return (key, digest), SampleTaken(*sample)

@@ -1,7 +1,7 @@
-"""What people do at steps that wait for them: they claim a step, give it back, and rule.
+"""Claims and answers of people for steps that wait for them.
 
-Rows of `rulings` are written in short transactions of their own, whoever works on the run meanwhile: they are
-no part of a run's record. A process that works on a run finds the rulings of its steps here.
+mdap writes rows of `rulings` in short separate transactions, even while a process works on the run: they are
+not part of a run's record. A process that works on a run finds the answers to its steps here.
 """
 
 import sqlite3
@@ -19,7 +19,7 @@ __all__ = ["CLAIM_SECONDS", "Claimed", "Place", "Rulings"]
 T = TypeVar("T")
 
 CLAIM_SECONDS: Final = 600.0
-"""How long a claim lasts by default: long enough to read a step, short enough for whoever waits behind it."""
+"""Default lifetime of a claim: long enough to read a step, short enough for other people waiting."""
 
 _CLAIM: Final = """
 INSERT INTO rulings(run, step, kind, author, until)
@@ -33,12 +33,12 @@ _OUTCOME: Final = (
 
 
 class Place(NamedTuple):
-    """A step that a person is at.
+    """A step that a person is working on.
 
     Attributes:
         run: the run's number.
         step: the step's number.
-        name: what both are called in a sentence.
+        name: the name of both in messages.
     """
 
     run: int
@@ -50,9 +50,9 @@ class Claimed(NamedTuple):
     """A claim.
 
     Attributes:
-        number: by which whoever took it shows that it is theirs.
-        author: who has the step.
-        until: when the claim ends by itself, in UTC.
+        number: the number that proves whose claim it is.
+        author: the person who has the step.
+        until: when the claim expires, in UTC.
     """
 
     number: int
@@ -61,7 +61,7 @@ class Claimed(NamedTuple):
 
 
 class Rulings:
-    """The table of one database.
+    """The table ``rulings`` of one database.
 
     Args:
         path: the database file.
@@ -77,12 +77,12 @@ class Rulings:
 
         Args:
             place: the step.
-            author: who claims it.
-            claim: the number of the claim that *author* has; without it, that it is the same name counts.
-            seconds: how long it lasts.
+            author: the person who claims it.
+            claim: the number of *author*'s claim; without it, the same name is enough.
+            seconds: its lifetime.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
         """
         name = encodable(author)
 
@@ -94,19 +94,19 @@ class Rulings:
         return await self._write(work)
 
     async def check(self, place: Place, author: str, claim: int) -> None:
-        """Check that *author* has a step by a claim, even one that has ended, if nobody took the step since.
+        """Check that *author* has a claim on a step, or an expired one that no other person has replaced.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
         """
         name = encodable(author)
         await self._write(lambda connection: _check_free(connection, place, name, claim))
 
     async def release(self, place: Place, author: str, claim: int | None = None) -> None:
-        """Give a claimed step back.
+        """Release a claimed step.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
         """
         name = encodable(author)
 
@@ -117,13 +117,13 @@ class Rulings:
         await self._write(work)
 
     async def add(self, place: Place, kind: str, author: str, **columns: Any) -> int:
-        """Add a row: that somebody ruled, or what became of a ruling; return its number.
+        """Add an answer, or the result of one, as a row and return its number.
 
         Args:
             place: the step.
             kind: ``ruled``, ``settled`` or ``refused``.
-            author: who ruled.
-            columns: *answer*, *reason*, *about* and *goes_on*, where there is something to say.
+            author: the person who answered.
+            columns: *answer*, *reason*, *about* and *goes_on*, as far as they apply.
         """
         given = (columns.get(name) for name in ("answer", "reason", "about", "goes_on"))
         values = [encodable(value) if isinstance(value, str) else value for value in (author, *given)]
@@ -135,7 +135,8 @@ class Rulings:
         return await self._write(work)
 
     async def outcome(self, place: Place, ruling: int) -> tuple[str, str | None, str | None] | None:
-        """Return what became of a ruling: kind, reason, and the run that goes on; None for nothing yet."""
+        """Return the result of an answer (kind, reason and the run that continues); None if there is none
+        yet."""
 
         def work(connection: sqlite3.Connection) -> Any:
             return connection.execute(_OUTCOME, (place.run, place.step, ruling)).fetchone()

@@ -1,6 +1,6 @@
-"""The two calls in which a session takes a run up and ends it; between them it only appends.
+"""The two calls with which a session begins or resumes a run and ends it; in between, it only appends.
 
-Each visits the database's thread once. Whoever works on runs elsewhere puts other `Runs` in place of these.
+Each call visits the database's thread once. Workers on other machines use other `Runs` instead.
 """
 
 import json
@@ -41,17 +41,17 @@ _NEW_PROCESS: Final = ProcessPoint(0, CHAIN_START, 0, {}, ())
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What is on record of a run, as far as its solution says it.
+    """The recorded data of a run that its solution reports.
 
     Attributes:
-        reason: why it ended so, in a sentence.
-        data: what else was recorded with its end.
-        bill: what it cost; None where that is not known.
-        shapes: the tallies of its voted decisions, counted.
-        escalations: how many steps went to another tier of models.
-        settled: how many steps a person settled.
-        voters: the votes of each model; empty if there is only one.
-        paid: what it has paid out of its error budget.
+        reason: the reason for its end, as a sentence.
+        data: the other data recorded with its end.
+        bill: its cost; None if unknown.
+        shapes: the tallies of its voted decisions, with counts.
+        escalations: the number of steps that escalated.
+        settled: the number of steps that a person settled.
+        voters: the votes by model; empty if there is only one.
+        paid: its payments from its error budget.
     """
 
     row: RunRow
@@ -72,23 +72,23 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """Where the rows of a run end when it is taken up. A run that begins has nothing but its number.
+    """The state of a run when a session begins or resumes it. A new run has only its number.
 
     Attributes:
         number: the run's number.
-        row: its row; None if the run begins.
-        record: what it came to, if it is finished: then it is not claimed.
-        is_half: whether it is an override that was cut before it was whole.
-        totals: what its rows add up to.
-        cost: what it has cost in USD; None where that is not known.
-        paid: what it has paid out of its error budget.
+        row: its row; None for a new run.
+        record: its recorded end, if it is finished (mdap does not claim finished runs).
+        is_half: whether it is an override that was interrupted before it was complete.
+        totals: the totals of its rows.
+        cost: its cost in USD; None if unknown.
+        paid: its payments from its error budget.
         tiers: the tiers that have voted in it.
-        absences: who was left out of it.
-        drift: what notices that it drifts; None where it is compared with nothing.
+        absences: the models that it dropped.
+        drift: the drift detector; None without a baseline.
         has_rulings: whether a person has answered a step that waits.
         options: by model, the options that a probe found.
         owed: decisions whose effects are not recorded as done.
-        point: where its decisions end.
+        point: the end of its decisions.
     """
 
     number: int
@@ -108,37 +108,37 @@ class RunStart:
 
 
 class Runs(Protocol):
-    """Where a session begins and ends its runs."""
+    """Begins and ends the runs of a session."""
 
     async def begin(
         self, columns: Mapping[str, Any], *, known: bool, process: bool = False, effects: bool = False
     ) -> RunStart:
-        """Begin a run, or take it up, and claim it unless it is finished or a batch.
+        """Begin or resume a run, and claim it unless it is finished or a batch.
 
         Args:
-            columns: its row, if it begins.
-            known: whether it is likely to be on record.
+            columns: its row, for a new run.
+            known: whether the log probably has it.
             process: whether its task is a process.
-            effects: whether its decisions bring anything about outside.
+            effects: whether its decisions have outside effects.
 
         Raises:
             RunBusyError: another process is working on it.
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
 
     async def end(self, ended: RunEvent, *, record: bool = True) -> RunRecord | None:
         """Record how a session's work on a run ended, seal the run, and make all of it durable.
 
         Args:
-            ended: the event that says so, which comes after everything else of the run.
-            record: whether to return what is on record of the run.
+            ended: the event for this end, the last one of the session.
+            record: whether to return the run's record.
 
         Raises:
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
 
     async def release(self, run: int) -> None:
-        """Give a run back, once what was appended is durable."""
+        """Release a run, once all its appended facts are durable."""
 
 
 class LocalRuns:
@@ -166,7 +166,7 @@ class LocalRuns:
                 number = await self._writer.begin_run(columns)
                 start = RunStart(number, point=_NEW_PROCESS if process else _NEW_CHAIN)
             except DatabaseError:
-                start = await self._reader.visit(found)  # somebody else began it at the same moment
+                start = await self._reader.visit(found)  # another process began it at the same moment
                 if start is None:
                     raise
             else:
@@ -179,7 +179,7 @@ class LocalRuns:
         return start
 
     def _claim(self, number: int, run_id: str, kind: str) -> None:
-        if kind != "batch":  # whose cases are claimed one by one
+        if kind != "batch":  # its cases are claimed one by one
             self._claims.take(number, run_id)
 
     async def _found(self, reader: Reader, run_id: str, *, process: bool, effects: bool) -> RunStart | None:
@@ -190,7 +190,7 @@ class LocalRuns:
             record = await record_of(reader, row)
             is_sealed = await reader.is_sealed(row.number)
             return RunStart(row.number, row, record if is_sealed else replace(record, seal=None))
-        # Only what is read after that is what the one who had it before left.
+        # Only reads after the claim see all rows of the previous process.
         self._claim(row.number, run_id, row.kind)
         try:
             return await _start_of(reader, row, process=process, effects=effects)
@@ -209,8 +209,8 @@ class LocalRuns:
         return None if found is None else replace(found, seal=seal.seal)
 
     async def release(self, run: int) -> None:
-        """Give a run back, once what was appended is durable."""
-        # Whoever takes the run up next must find all of it.
+        """Release a run, once all its appended facts are durable."""
+        # The next process that resumes the run must find all of it.
         with anyio.CancelScope(shield=True), suppress(DatabaseError):
             await self._writer.flush()
         self._claims.drop(run)
@@ -244,7 +244,7 @@ async def _start_of(reader: Reader, row: RunRow, *, process: bool, effects: bool
 
 
 async def _drift(reader: Reader, row: RunRow) -> Drift | None:
-    """Return what notices a drift of a run from what it is compared with; None for nothing to compare."""
+    """Return the drift detector of a run; None without a baseline."""
     baseline = await reader.rows("baseline", row.number)
     if not baseline:
         return None
@@ -260,7 +260,7 @@ async def _drift(reader: Reader, row: RunRow) -> Drift | None:
 
 
 async def record_of(reader: Reader, row: RunRow) -> RunRecord:
-    """Return what is on record of the run in *row*."""
+    """Return the record of the run in *row*."""
     reason, data = await reader.ending(row.number)
     last = await reader.rows("last_decision", row.number)
     [[seconds]] = await reader.rows("seconds", row.number)
@@ -289,10 +289,10 @@ async def _ended(reader: Reader, run: int, *, record: bool) -> tuple[Seal, RunRe
 
 
 async def append_seal(writer: Writer, reader: Reader, run: int) -> str:
-    """Append a seal over what there is of *run*, and return it.
+    """Append a seal over all rows of *run*, and return it.
 
     Raises:
-        DatabaseError: the database cannot be written any more.
+        DatabaseError: the database can no longer be written.
     """
     with anyio.CancelScope(shield=True):
         await writer.flush()

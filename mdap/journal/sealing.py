@@ -1,4 +1,4 @@
-"""The seal of a run, taken from the rows that are durable."""
+"""Compute the seal of a run from its durable rows."""
 
 import sqlite3
 
@@ -16,7 +16,7 @@ def is_sealed(connection: sqlite3.Connection, run: int) -> bool:
 
 
 def take_seal(connection: sqlite3.Connection, run: int) -> Seal:
-    """Return the seal over what there is of *run*, however many rows that is."""
+    """Return the seal over all rows of *run*, in constant memory."""
     events, rest, parts = Lines(), Lines(), Lines()
     events.add(query(connection, "sealed_run", run).fetchone())
     for event in query(connection, "sealed_events", run):

@@ -1,4 +1,4 @@
-"""SQL lives in files; this reads them."""
+"""Load the SQL statements from their files."""
 
 import re
 import sqlite3
@@ -11,12 +11,12 @@ from mdap.records import CHAINED_COLUMNS, SAMPLE_COLUMNS, Decided, StepOpened
 __all__ = ["KEPT", "migrations", "query", "statement", "statements"]
 
 KEPT: Final = 80
-"""How many prepared statements are kept: all that a writer has, in all their sizes."""
+"""Number of prepared statements to keep: all of a writer's, in all sizes."""
 
 _MARK: Final = "-- name:"
 _FRAGMENT: Final = re.compile(r"\{(\w+)\}")
 
-# Python takes more than ten times as long to bind None as 0: columns that are often NULL are bound as 0.
+# Binding None takes Python over ten times as long as 0, so columns that are often NULL bind 0.
 _OFTEN_NULL: Final = (
     "flag_reason",
     "request_id",
@@ -28,19 +28,19 @@ _OFTEN_NULL: Final = (
 
 
 def _value(place: int, name: str) -> str:
-    """Return what a sample's column number *place*, from 1, is in a statement that writes it."""
+    """Return the SQL for a sample's column number *place*, from 1, in an INSERT."""
     column = f"column{place}"
     if name in _OFTEN_NULL:
         column = f"nullif({column}, 0)"
     return f"(SELECT id FROM texts WHERE digest = {column})" if name in ("text", "reasoning") else column
 
 
-# A digest is empty where the text that a row refers to is gone.
+# A digest is empty if the text of its row is missing.
 _DIGEST: Final = "CASE WHEN s.{0} IS NULL THEN NULL ELSE coalesce({1}.digest, '') END AS {0}_digest"
 _READ: Final = {"text": _DIGEST.format("text", "t"), "reasoning": _DIGEST.format("reasoning", "h")}
 _SEALED: Final = ("step", "opening", "counted", *CHAINED_COLUMNS[CHAINED_COLUMNS.index("ordinal") :])
 
-# What follows from the classes that name the columns of a table; `fragments.sql` holds the rest.
+# Fragments derived from the classes that name a table's columns; `fragments.sql` has the rest.
 _COLUMNS: Final = {
     "columns": ", ".join(SAMPLE_COLUMNS),
     "values": ", ".join(_value(place, name) for place, name in enumerate(SAMPLE_COLUMNS, start=1)),
@@ -67,7 +67,7 @@ def statements(file: str) -> dict[str, str]:
 
 @cache
 def statement(name: str) -> str:
-    """Return the statement *name* of whichever file has it, among those that read."""
+    """Return the reading statement *name* from any file."""
     return next(statements(file)[name] for file in _READING if name in statements(file))
 
 
@@ -76,8 +76,8 @@ def query(connection: sqlite3.Connection, name: str, *values: Any, table: str = 
 
     Args:
         connection: the log.
-        name: of a statement.
-        values: what its marks stand for.
+        name: the statement's name.
+        values: the values of its placeholders.
         table: the table's name, in a statement that serves several.
     """
     return connection.execute(statement(name).replace("{table}", table), values)

@@ -1,4 +1,4 @@
-"""The one writer of the database: facts come in without waiting, commits go out in groups."""
+"""The one writer of the database: appending never waits, and commits go out in groups."""
 
 import sqlite3
 import time
@@ -23,10 +23,10 @@ __all__ = ["Writer", "open_journal"]
 T = TypeVar("T")
 
 COMMIT_SECONDS: Final = 0.05
-"""How long facts are gathered for one commit: what a killed process may lose and buy again."""
+"""Seconds to gather facts for one commit: a killed process loses at most these and pays for them again."""
 
 _MOST_PENDING: Final = 20_000
-# Not more: what waits to be written is in the way of what is being decided, once both do not fit in the
+# Not more: pending facts slow decisions down once both no longer fit in the
 # processor's cache.
 _SOON: Final = 2_000
 
@@ -36,9 +36,9 @@ class Writer:
 
     Args:
         path: the database file.
-        connection: opened for writing; used by nobody else.
-        watch: called with facts once they are durable, or None.
-        every: tells before each commit whether it wants them all, or only what happens to runs.
+        connection: opened for writing; only the journal uses it.
+        watch: called with facts once they are durable; None for no calls.
+        every: tells before each commit whether *watch* wants all facts or only events.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Writer:
         self._keeps = watch is not None and every()
         self._files = Files(path)
         self._batch = Batch()
-        self._untold: list[Fact] = []  # kept only for whoever watches
+        self._untold: list[Fact] = []  # kept only for *watch*
         self._taken = 0
         self._committed = 0
         self._wake = anyio.Event()
@@ -66,10 +66,10 @@ class Writer:
         self._committing_since: float | None = None
 
     def append(self, *facts: Fact) -> None:
-        """Take *facts* for the next commit.
+        """Append *facts* to the next commit.
 
         Raises:
-            DatabaseError: an earlier commit failed; what it held is lost, what was before is safe.
+            DatabaseError: an earlier commit failed; its facts are lost, earlier ones are safe.
         """
         if self._error is not None:
             raise self._error
@@ -90,7 +90,7 @@ class Writer:
 
     @property
     def behind(self) -> bool:
-        """Whether a commit waits for another program's lock, or more is pending than one should hold."""
+        """Whether a commit waits for another program's lock, or too many facts are pending."""
         since = self._committing_since
         if since is not None and time.monotonic() - since > TRY_SECONDS:
             return True
@@ -112,13 +112,13 @@ class Writer:
             raise self._error
 
     async def next_commit(self) -> None:
-        """Wait until the commit that is under way, or else the next one, is done."""
+        """Wait until the current or else the next commit is done."""
         if self._error is not None:
             raise self._error
         await self._done.wait()
 
     async def begin_run(self, columns: Mapping[str, Any]) -> int:
-        """Insert a row into *runs* at once and return its number.
+        """Insert a row into *runs* immediately and return its number.
 
         Args:
             columns: values by column name, all but *id* and *created_at*.
@@ -136,7 +136,7 @@ class Writer:
         return number
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what *work* returns, once what it writes is on the disk, safe from a power cut too."""
+        """Call *work* and return its result once its writes are on disk, safe from a power cut."""
 
         def surely(connection: sqlite3.Connection) -> T:
             connection.execute("PRAGMA synchronous = FULL")
@@ -153,7 +153,7 @@ class Writer:
     async def serve(self) -> None:
         """Commit in groups until `close` is called and nothing is pending.
 
-        Shielded: whoever cancels the runs around it still gets what they appended committed.
+        It is shielded: after a cancellation, mdap still commits everything that the runs appended.
         """
         with anyio.CancelScope(shield=True):
             while not (self._closing and not self._batch.size) and self._error is None:
@@ -176,7 +176,7 @@ class Writer:
                 await self._hurry.wait()
 
     def close(self) -> None:
-        """Let `serve` end after what is pending."""
+        """Let `serve` end after the pending facts."""
         self._closing = True
         self._wake.set()
         self._hurry.set()
@@ -190,7 +190,7 @@ class Writer:
             self._error = error
             return
         except Exception as error:
-            # Whatever it is, those who wait for this commit must not wait for ever.
+            # Whatever the error is, callers must not wait for this commit forever.
             self._error = DatabaseError(f"{self.path} cannot take what was to be recorded ({error})")
             return
         finally:
@@ -201,7 +201,7 @@ class Writer:
                 self._watch(fact)
 
     async def _write(self, batch: Batch, facts: Sequence[Fact]) -> None:
-        """Make *batch* durable, which holds *facts*."""
+        """Commit *batch*, which holds *facts*."""
         await self._connection.visit(lambda connection: _commit(connection, batch))
         self._files.check()
 
@@ -212,7 +212,7 @@ def _insert(connection: sqlite3.Connection, sql: str, columns: Mapping[str, Any]
 
 
 def _commit(connection: sqlite3.Connection, batch: Batch) -> None:
-    """Write all of *batch*, or nothing of it."""
+    """Write all of *batch* or nothing."""
     sql = statements("append")
     with transaction(connection):
         for name, parameters in batch.statements():
@@ -224,7 +224,7 @@ def _commit(connection: sqlite3.Connection, batch: Batch) -> None:
 async def open_journal(
     path: Path, watch: Callable[[Fact], None] | None = None, every: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[Writer]:
-    """Open the journal at *path*; on leaving, whatever was appended is committed first."""
+    """Open the journal at *path*; commit all appended facts before closing it."""
     async with open_writing(path) as connection:
         writer = Writer(path, connection, watch, every)
         async with gathered() as group:

@@ -78,7 +78,7 @@ class Dialect(Generic[S]):
         self.settings = self.settings.model_copy(update=known)
 
     def next_of(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return for each open option among *names* the value to try next, where there is one."""
+        """Return the next value to try for each open option among *names*, if there is one."""
         following = {}
         for name in names:
             values = self.open.get(name, ())

@@ -153,11 +153,11 @@ def _through_socks(proxy: SplitResult, options: dict[str, Any]) -> aiohttp.BaseC
 
 
 def _legible(headers: CIMultiDictProxy[str]) -> dict[str, str]:
-    """Return *headers* by name in lower case, those of one name as one, as text that can be stored."""
+    """Return *headers* as storable text by lower-case name, joining values of the same name."""
     legible: dict[str, str] = {}
     for name, value in headers.items():
         if not value.isascii():
-            # Bytes that are no UTF-8 come as lone surrogates, which can neither be stored nor printed.
+            # Invalid UTF-8 arrives as lone surrogates, which cannot be stored or printed.
             value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         name = name.lower()
         legible[name] = f"{legible[name]}, {value}" if name in legible else value

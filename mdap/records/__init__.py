@@ -1,4 +1,4 @@
-"""The values that flow through the house: what is asked, what comes back, what is recorded."""
+"""The values that pass between mdap's parts: requests, replies and recorded facts."""
 
 from mdap.records.calibrations import SURE, Calibration, Interval, Projection, Quantiles
 from mdap.records.events import EVENTS, METERED

@@ -1,4 +1,4 @@
-"""What a calibration returns."""
+"""The result of a calibration."""
 
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -9,9 +9,9 @@ from mdap.records.states import RunStatus
 __all__ = ["SURE", "Calibration", "Interval", "Projection", "Quantiles"]
 
 SURE: Final = 0.65
-"""How likely it must be that some steps are harder than others for mdap to say so.
+"""Lowest probability of unequal steps at which mdap reports that some steps are harder.
 
-Where errors are independent, it is that likely in one of a hundred runs.
+With independent errors, one run in a hundred reaches it.
 """
 
 
@@ -33,14 +33,14 @@ class Quantiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
-    """What a run will take, by a calibration; each with a 95 % interval.
+    """The samples, cost and time of a run, estimated from a calibration; each with a 95 % interval.
 
     Attributes:
         k: the margin.
-        p_zero_errors: chance of a run without one wrong decision, at the bound on the error rate.
-        samples: samples; those on a guess that turns out wrong come on top.
-        cost_usd: their price in USD; None where no price is known.
-        seconds: how long it takes under the limits given.
+        p_zero_errors: probability of a run without a wrong decision, at the upper bound of the error rate.
+        samples: the number of samples; samples on wrong guesses add to it.
+        cost_usd: their price in USD; None if unknown.
+        seconds: the duration under the given limits.
     """
 
     k: int
@@ -52,46 +52,46 @@ class Projection:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Calibration:
-    """What samples of random steps say of a model at a task.
+    """A model's measured rates on random steps of a task.
 
     Attributes:
         run_id: the calibration's id in the database.
         task: the task's name.
-        models: the models that were asked.
+        models: the sampled models.
         status: finished, or stopped before it had all samples.
-        reason: one sentence on why it stopped; None if it did not.
+        reason: why it stopped, as one sentence; None if it did not.
         truth: ``oracle``: the task knows the right answers; ``consensus``: the winners of races by a lead of
             *consensus_k* stand for them.
         consensus_k: that lead; None for ``oracle``.
-        source: where the steps come from: ``sample_state`` of the task, its ``oracle``, ``run ID``, or
+        source: the source of the steps: ``sample_state`` of the task, its ``oracle``, ``run ID``, or
             ``pilot ID``.
-        steps: steps that were sampled, and whose right answer is known or agreed on.
-        undecided: steps on which no answer was agreed.
+        steps: sampled steps with a known or agreed right answer.
+        undecided: steps without an agreed answer.
         samples: samples taken.
-        votes: valid samples in the steps that count.
+        votes: valid samples of these steps.
         wrong: wrong ones among them.
         red_flags: discarded samples by reason.
         failed_attempts: attempts that failed in transport.
         error_rate: share of wrong votes, 1 - p.
-        error_bound: what it is below with 95 %; k is chosen by this.
-        bias_bound: by how much agreement on wrong answers may make the error rate look smaller; 0 with an
-            oracle. It is already within the interval and the bound.
+        error_bound: upper bound of the error rate at 95 % confidence; k depends on it.
+        bias_bound: how much agreement on wrong answers may lower the measured error rate; 0 with an oracle.
+            The interval and the bound include it.
         valid_rate: share of samples that are not red-flagged, v.
         input_tokens: tokens of a prompt.
         output_tokens: tokens of a reply.
-        latency: seconds a reply takes.
+        latency: seconds per reply.
         collisions: steps whose first two votes agree on a wrong answer.
-        collisions_expected: how many there are at most if errors are independent.
+        collisions_expected: the maximum expected number if errors are independent.
         duplicates: share of samples whose text repeats an earlier one of the same step.
-        p_hard: chance that some steps are harder than others.
-        hard_share: share of hard steps that is to be expected.
-        target: the wanted chance of a run without one wrong decision.
+        p_hard: probability that some steps are harder than others.
+        hard_share: expected share of hard steps.
+        target: target probability of a run without a wrong decision.
         length: steps of the task; None where unknown.
-        projection: what a run will take at the smallest k that reaches the target; None where none does, or
+        projection: the estimate for a run at the smallest k that reaches the target; None if no k does, or
             the length is unknown.
-        cost_usd: what the calibration itself cost; None where no price is known.
-        seconds: how long it took.
-        findings: what is to be known of all this, in words, a sentence each.
+        cost_usd: the cost of the calibration itself in USD; None if unknown.
+        seconds: its duration.
+        findings: the conclusions in words, one sentence each.
     """
 
     run_id: str
@@ -147,12 +147,13 @@ class Calibration:
 
     @property
     def uneven(self) -> bool:
-        """Whether some steps are harder than others, as far as can be told."""
+        """Whether some steps are harder than others, by `p_hard`."""
         return self.p_hard > SURE
 
     @property
     def k(self) -> int | None:
-        """The smallest margin that reaches the target at the bound on the error rate; None if none does."""
+        """The smallest margin that reaches the target at the upper bound of the error rate; None if none
+        does."""
         return None if self.projection is None else self.projection.k
 
     def to_dict(self) -> dict[str, Any]:

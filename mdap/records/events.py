@@ -1,4 +1,4 @@
-"""The kinds of events of a run, and what their data hold."""
+"""The kinds of events of a run, and their data."""
 
 from typing import Final
 
@@ -7,13 +7,13 @@ __all__ = ["EVENTS", "METERED"]
 EVENTS: Final = {
     "started": (
         "the run began",
-        "`limits`, `budget`, `prices` and `folder` of the session; `overrides` and `step` where it overrides "
+        "`limits`, `budget`, `prices` and `folder` of the session; `overrides` and `step` if it overrides "
         "another",
     ),
-    "resumed": ("a later session took the run up", "as for `started`"),
+    "resumed": ("a later session resumed the run", "as for `started`"),
     "finished": (
         "the task is done",
-        "`result`; `outcome`, `solved`, `unsolved` or null where the task does not say; `seconds` of the "
+        "`result`; `outcome`, `solved`, `unsolved` or null if the task gives no verdict; `seconds` of the "
         "session; `in_flight`; `undecided`, steps of a process without a winner",
     ),
     "undecided": (
@@ -22,36 +22,36 @@ EVENTS: Final = {
     ),
     "stopped": (
         "the session ended before the task; it can be resumed",
-        "as for `undecided`; `traceback` where code of your own failed",
+        "as for `undecided`; `traceback` if your own code failed",
     ),
-    "failed": ("the run cannot go on", "as for `stopped`"),
+    "failed": ("the run cannot continue", "as for `stopped`"),
     "attempt_failed": (
         "an attempt at a sample failed in transport",
         "`ordinal`, `attempt`, and `kind`, a stable word such as `timeout`, `rate_limit` or `http_500`; "
         "`began` and `ended`, milliseconds of Unix time; "
-        "`model`, `input_tokens` and `output_tokens` where the endpoint billed an answer that cannot be read",
+        "`model`, `input_tokens` and `output_tokens` if the endpoint billed an unreadable reply",
     ),
     "refused": (
-        "a model will not answer a step's prompt, and is not asked it again; `reason` is the endpoint's",
+        "a model refused a step's prompt, and mdap does not repeat it; `reason` is the endpoint's",
         "`step`, `opening`, `tier`, `member`, `view`, `views` and `model`",
     ),
     "left_out": (
-        "a model, or a whole tier, is not asked any more",
+        "the run dropped a model, or a whole tier",
         "`member` or `tier`, the other one null, and `model`",
     ),
     "escalated": (
-        "a step went to the next models",
-        "`step`, `opening`, and `tier`, from 1, to which it went",
+        "a step escalated to the next models",
+        "`step`, `opening`, and its new `tier`, from 1",
     ),
     "waiting": (
-        "a step that voting left undecided waits for a person, in a session with `--wait-for-person`",
+        "an undecided step waits for a person, in a session with `--wait-for-person`",
         "`step`, `opening`",
     ),
-    "settled": ("a person settled a step, whom `author` names", "`step`"),
-    "effect": ("the effects of a decision were brought about", "`step`"),
+    "settled": ("a person settled a step; `author` names the person", "`step`"),
+    "effect": ("the effects of a decision are done", "`step`"),
     "margin": (
         "`-k auto` chose the margin",
-        "`from`, the first step; `k`; `target`; and `source`, the run that it rests on",
+        "`from`, the first step; `k`; `target`; and `source`, the run with the samples behind it",
     ),
     "paid": (
         "with `-k robust`: a step was not smooth and was charged to the error budget",
@@ -61,30 +61,30 @@ EVENTS: Final = {
         "returned `before`, the first step that counts on it",
     ),
     "baseline": (
-        "what the run is compared with as it goes on",
+        "the run has a baseline, to detect drift",
         "`source`, `against`, `votes`, `flags`, `samples`",
     ),
     "limits": (
-        "a limit of an endpoint was told or discovered; a concurrency below one is a pause between requests",
+        "the endpoint reported a limit, or mdap found one; concurrency below 1 is a pause between requests",
         "`model`, `what` (`concurrency`, `requests_per_minute` or `tokens_per_minute`), `limit_before`, "
         "`limit_after`, `reason`",
     ),
     "probe": (
-        "an endpoint was asked what it takes, before anything else; `reason` says what it does not",
-        "`model`, `options` (as of `-M`), `repeats`, `n`, `usage`, `request_id`, `failure`, null where it "
-        "could not be found out; with the first run of a session also `requests`, `samples`, "
+        "mdap probed an endpoint before the first sample; `reason` lists unsupported options",
+        "`model`, `options` (as of `-M`), `repeats`, `n`, `usage`, `request_id`, `failure`, null if "
+        "unknown; with the first run of a session also `requests`, `samples`, "
         "`failed_attempts`, `input_tokens`, `output_tokens`, `cached_tokens`, `cache_write_tokens`",
     ),
-    "warning": ("what a reader of the result should know", "`drift`, the kind of drift, or null"),
+    "warning": ("a warning to the reader of the result", "`drift`, the kind of drift, or null"),
     "sealed": (
-        "a session ended in order",
+        "a session ended normally",
         "`decisions`, `digest`, `events`, `rest`, `times` where any are recorded, and `seal`, which covers "
         "all before it; of a run with parts also `parts` and `until`, the event up to which their seals are "
         "covered",
     ),
-    "signed": ("somebody signed the last seal", "`seal`, and `signature` as `ssh-keygen` writes it"),
+    "signed": ("a person signed the last seal", "`seal`, and `signature` as `ssh-keygen` writes it"),
 }
-"""The kinds of events of a run, each with what happened and what the event's data hold."""
+"""The kinds of events of a run, each with its meaning and its data."""
 
 METERED: Final = frozenset(
     {
@@ -97,4 +97,4 @@ METERED: Final = frozenset(
         "cache_write_tokens",
     }
 )
-"""What an event says of requests that were sent; whatever event it is, its tokens are in the totals."""
+"""Data of an event on requests that mdap sent; the totals include its tokens."""

@@ -1,6 +1,6 @@
-"""What is recorded of a run: the rows of the log, one class a table, which names its columns.
+"""The facts of a run: the rows of the log, one class per table, which names its columns.
 
-What exists once per sample is a named tuple: immutable, slotted, and cheap to make.
+Classes with one value per sample are named tuples: immutable, slotted and cheap to create.
 """
 
 import math
@@ -53,10 +53,10 @@ class StepOpened(NamedTuple):
 
 
 class PromptSent(NamedTuple):
-    """An opened step asks this in one of its views, from 0, where the run records its prompts.
+    """The prompt of an opened step in one of its views, from 0, if the run records prompts.
 
-    `system` and `schema`, JSON text, are None where there is none. `max_tokens` are the output tokens that a
-    reply may have.
+    `system` and `schema`, JSON text, are None where there is none. `max_tokens` is the maximum number of
+    output tokens of a reply.
     """
 
     run: int
@@ -72,7 +72,7 @@ class PromptSent(NamedTuple):
     schema: str | None
 
     def row(self) -> tuple[Any, ...]:
-        """Return the columns of its row in *prompts*; a digest stands for a text."""
+        """Return the columns of its row in *prompts*, with digests in place of texts."""
         return self[:_PROMPT_ROW]
 
     def texts(self) -> tuple[tuple[str | None, str | None], ...]:
@@ -88,15 +88,15 @@ _PROMPT_ROW: Final = PromptSent._fields.index("system")
 
 
 class SampleTaken(NamedTuple):
-    """A sample came back and was judged.
+    """A sample arrived and got its verdict.
 
     `counted` is its place in the order of counting, from 1; None for one that was never counted.
     `tentative` says that the step's input is still a guess: the verdict holds only once a
-    `StepResolved` confirms the input. `temperature` is None where none was sent. `began` is when its request
-    left, in milliseconds of Unix time; it ended `latency` seconds later.
+    `StepResolved` confirms the input. `temperature` is None if mdap sent none. `began` is the time when its
+    request left, in milliseconds of Unix time; it ended `latency` seconds later.
 
-    This class is where a column of the table *samples* is named: `SAMPLE_COLUMNS`, `row` and
-    `digest_columns` follow from it, and all SQL from those. A new column goes in front of `text`, is None by
+    This class alone names the columns of the table *samples*: `SAMPLE_COLUMNS`, `row` and `digest_columns`
+    follow from it, and all SQL from those. A new column goes in front of `text`, is None by
     default, and needs a migration. The digest chain covers the columns in front of `began`: equal samples
     have equal digests, whenever they were taken.
     """
@@ -159,11 +159,11 @@ class SampleTaken(NamedTuple):
         return SampleEntry._make(_entry(self))
 
     def row(self) -> tuple[Any, ...]:
-        """Return the columns of its row in *samples*; a digest stands for a text."""
+        """Return the columns of its row in *samples*, with digests in place of texts."""
         return self[:_ROW]
 
     def digest_columns(self) -> tuple[Any, ...]:
-        """Return what the digest chain covers: the columns from *ordinal* on, see `without_later`."""
+        """Return the columns that the digest chain covers, from *ordinal* on; see `without_later`."""
         if self.cache_write_tokens is not None:
             return self[_ORDINAL:_CHAINED]
         return self[_ORDINAL : _SINCE if self[_SINCE:_WRITTEN] == _NOTHING_LATER else _WRITTEN]
@@ -190,20 +190,20 @@ SAMPLE_COLUMNS: Final = tuple(_TEXTS.get(name, name) for name in SampleTaken._fi
 """The columns of the table *samples*, in their order."""
 
 CHAINED_NUMBERS: Final = slice(SampleTaken._fields.index("temperature") - _ORDINAL, 1 + _LATENCY - _ORDINAL)
-"""Where the numbers stand among `SampleTaken.digest_columns`."""
+"""Positions of the numbers in `SampleTaken.digest_columns`."""
 
 CHAINED_AT_FIRST: Final = _SINCE - _ORDINAL
-"""How many of these a sample has without what later schemas added."""
+"""Number of digest columns in the first schema."""
 
 CHAINED_COLUMNS: Final = SAMPLE_COLUMNS[:_CHAINED]
-"""Those that digests cover: all but the time, which the seal covers by itself."""
+"""The columns that digests cover: all but the time, which the seal covers."""
 
 
 def without_later(columns: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a sample's last *columns* as digests take them.
 
-    Columns that came with a later schema are left out if they and all behind them are NULL, so that the
-    digests of earlier logs stay as they are.
+    It drops columns of later schemas if they and all columns after them are NULL, so digests of earlier logs
+    stay the same.
     """
     if columns[-1] is not None:
         return columns
@@ -253,13 +253,13 @@ class StepResolved(NamedTuple):
 
 
 CANDIDATE: Final = "candidate:"
-"""What stands before the key of an answer that was voted for, where a person gives no JSON."""
+"""Prefix for the key of a voted answer, where a person chooses one instead of giving JSON."""
 
 NOTED: Final = "mdap"
-"""The author of what was not voted on: results of parts, of code that runs once, and what was taken over."""
+"""The author of decisions without a vote: results of parts and of `once` calls, and copied decisions."""
 
 PROPOSED: Final = "proposal"
-"""The reason of a decision that the first vote made, since others vote on it: see `mdap.Step`."""
+"""The reason of a decision made by one vote, a proposal for later votes: see `mdap.Step`."""
 
 
 class Decided(NamedTuple):
@@ -319,11 +319,11 @@ Fact = StepOpened | PromptSent | SampleTaken | StepResolved | Decided | AttemptF
 
 
 class Event(NamedTuple):
-    """A recorded fact of a run, and where to go on after it.
+    """A recorded fact of a run, and its position.
 
     Attributes:
-        cursor: what to pass as *after* to go on behind this fact.
-        fact: what was recorded.
+        cursor: pass it as *after* to continue after this fact.
+        fact: the recorded fact.
     """
 
     cursor: str

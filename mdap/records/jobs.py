@@ -1,4 +1,4 @@
-"""Jobs of batch APIs: their rows and their state on record."""
+"""Jobs of batch APIs: their rows and their recorded state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ __all__ = ["BatchJob", "BatchRow"]
 
 
 class BatchRow(NamedTuple):
-    """What one request of a batch job asks.
+    """One request of a batch job.
 
     Attributes:
-        custom_id: what the vendor knows it by.
+        custom_id: its id in the vendor's job.
         run: the number of the run that wants it.
-        key: what the step is known by in its run.
-        digest: of the step's prompts.
-        view: which presentation of the step it shows.
-        ordinals: the samples of the step that it asks for.
+        key: the step's key in its run.
+        digest: the digest of the step's prompts.
+        view: the number of the step's view.
+        ordinals: the requested samples of the step.
     """
 
     custom_id: str
@@ -29,19 +29,19 @@ class BatchRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BatchJob:
-    """A job of a vendor's batch API, as it is on record.
+    """A recorded job of a vendor's batch API.
 
     Attributes:
         number: its key in the log.
-        token: what mdap calls it, in the vendor's metadata and file names too.
-        model: who answers.
+        token: mdap's name for it, also in the vendor's metadata and file names.
+        model: the model that replies.
         wave: the jobs of one wave leave together.
-        requests: how many it has.
+        requests: its number of requests.
         intended: when mdap was about to submit it, in seconds of Unix time.
         file: the vendor's id of its upload; None for none.
-        vendor_id: the vendor's id of the job; None where it is not known to exist.
-        state: the last kind of event on record, or the vendor's word; ``intended`` for none.
-        data: what the last event of the collection, or else of its state, says.
+        vendor_id: the vendor's id of the job; None if mdap does not know that it exists.
+        state: the kind of its last event, or the vendor's state; ``intended`` without events.
+        data: the data of its last event: of the collection, or else of its state.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""What is asked of a model, and what comes back."""
+"""Requests to a model and its replies."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -6,7 +6,7 @@ __all__ = ["Reply", "SampleRequest", "Subject", "Trace", "answer_tokens"]
 
 
 class Subject(Protocol):
-    """What a step is really about, for providers that simulate a model; it is never sent anywhere."""
+    """The content of a step, for providers that simulate a model; mdap never sends it."""
 
     def truth(self) -> Any:
         """Return the right answer; raise NotImplementedError where the task has no oracle."""
@@ -19,13 +19,13 @@ class Subject(Protocol):
 
 
 class Trace:
-    """Where whoever sends a request notes that it has been sent; until then it costs nothing.
+    """The sending state of a request, set by its sender; an unsent request costs nothing.
 
     Attributes:
         sent: whether an attempt has left for the endpoint.
-        began: when the latest attempt left, in milliseconds of Unix time; None where nobody noted it.
+        began: when the latest attempt left, in milliseconds of Unix time; None if not set.
         batched: whether it left in a job of a batch API, at that API's price.
-        withdrawn: whether nobody wants it any more: its cancellation is on its way, and nothing may be sent.
+        withdrawn: whether mdap no longer needs it and cancels it, so that the provider must not send it.
     """
 
     __slots__ = ("batched", "began", "sent", "withdrawn")
@@ -44,18 +44,17 @@ class SampleRequest(NamedTuple):
         system: the system message; empty for none.
         user: the user message.
         prompt_digest: digest of both messages in hexadecimal; equal prompts have equal digests.
-        key: what the step is known by in its run: in a chain, its number.
-        ordinals: which samples of the step these are, counted from 0; one reply is wanted for each.
-        temperature: sampling temperature; of the first sample, where the model does not heed it; None where
-            none is sent.
-        max_tokens: output tokens after which the endpoint shall cut the reply.
+        key: the step's key in its run: in a chain, its number.
+        ordinals: the numbers of the requested samples within the step, from 0; each needs one reply.
+        temperature: sampling temperature; of the first sample, if the model ignores it; None to send none.
+        max_tokens: output tokens after which the endpoint cuts the reply.
         schema: JSON schema of the answer, or None.
-        priority: smaller goes first where requests wait for a slot.
-        subject: what the step is about, for simulation.
-        member: which model of an ensemble is asked, from 0.
-        view: which presentation of the step the prompt is, from 0.
-        trace: noted in by whoever sends the request.
-        step_digest: digest over all presentations of the step, in hexadecimal.
+        priority: among waiting requests, the smallest goes first.
+        subject: the step's content, for simulation.
+        member: the number of the model in an ensemble, from 0.
+        view: the number of the step's view in the prompt, from 0.
+        trace: the sending state, set by the sender of the request.
+        step_digest: digest over all views of the step, in hexadecimal.
         shared: characters of *user*, from its beginning, that prompts of further steps repeat.
         warm: whether further requests will repeat a part of the prompt, and may wait for this one.
     """
@@ -72,34 +71,34 @@ class SampleRequest(NamedTuple):
     subject: Subject | None = None
     member: int = 0
     view: int = 0
-    trace: Trace = Trace()  # shared by all requests that nobody traces
+    trace: Trace = Trace()  # shared by all requests without a trace
     step_digest: str = ""
     shared: int = 0
     warm: bool = False
 
     @property
     def n(self) -> int:
-        """How many independent replies are wanted."""
+        """The number of independent replies to return."""
         return len(self.ordinals)
 
 
 class Reply(NamedTuple):
-    """What a model answered to one sample.
+    """A model's reply for one sample.
 
     Attributes:
         text: the reply, as it came.
-        model: who answered, as ``provider/model``.
-        finish_reason: the endpoint's word for why the reply ended: ``stop``, ``length``, ...
+        model: the model that replied, as ``provider/model``.
+        finish_reason: the endpoint's reason for the end of the reply: ``stop``, ``length``, ...
         input_tokens: tokens of the prompt billed to this sample; None where unknown.
         output_tokens: tokens of the reply; None where unknown.
         cached_tokens: the part of *input_tokens* read from the provider's cache; None where unknown.
         latency: seconds from the request to the reply, waiting for a slot not included.
         request_id: the endpoint's id of the request, for support.
-        attempts: attempts it took where it comes from, for replies that are recorded already.
-        reasoning: what the model thought before it answered: recorded, never parsed; None for nothing.
+        attempts: the number of attempts in the original run, for a replayed reply.
+        reasoning: the model's reasoning text: recorded, never parsed; None for none.
         reasoning_tokens: the part of *output_tokens* spent on reasoning; None where unknown.
-        served_model: the model that the endpoint says it served; None where it says nothing.
-        fingerprint: the endpoint's word for the state of its system; None where it says nothing.
+        served_model: the model that the endpoint reports; None if it reports none.
+        fingerprint: the endpoint's system fingerprint; None if it reports none.
         cache_write_tokens: the part of *input_tokens* written to the provider's cache; None where unknown.
     """
 

@@ -1,4 +1,4 @@
-"""What a run returns, and how sure one can be of it."""
+"""The result of a run, and confidence in it."""
 
 import math
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ _NEGLIGIBLE: Final = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """How sure one can be of a run's decisions, going by how their votes agreed.
+    """Confidence in a run's decisions, estimated from the agreement of their votes.
 
-    It assumes that the samples of a step err independently, that wrong ones all say the same (the worst
-    case), and that on a hard step a majority is as likely wrong as right.
+    It assumes that the samples of a step err independently, that all wrong ones agree (the worst case), and
+    that on a hard step a majority is as likely wrong as right.
 
     Attributes:
-        p_zero_errors: chance that every decision is right, if each step is right with a chance above *floor*.
-        expected_errors: how many decisions are wrong on average.
-        error_rate: chance that a vote is wrong, 1 - p, over all steps.
-        error_rate_low: that chance is above this with 97.5 %.
-        error_rate_high: that chance is below this with 97.5 %.
-        p_hard: chance that some steps are harder than others.
-        hard_share: share of hard steps that is to be expected.
-        dispersion: variance of the votes for runners-up, over what it would be if all steps were alike:
-            about 1 if errors are independent; None where it cannot be told.
-        floor: the least chance that a valid sample is right, on every step, that *p_zero_errors* assumes;
-            above 1/2 where a harder step would look like the others.
-        warnings: what a reader should know, a sentence each.
-        voters: where several models were asked, the votes of each; empty for one.
+        p_zero_errors: probability that every decision is right, if p is above *floor* on each step.
+        expected_errors: expected number of wrong decisions.
+        error_rate: probability that a vote is wrong, 1 - p, over all steps.
+        error_rate_low: lower bound of the error rate at 97.5 % confidence.
+        error_rate_high: upper bound of the error rate at 97.5 % confidence.
+        p_hard: probability that some steps are harder than others.
+        hard_share: expected share of hard steps.
+        dispersion: variance of the votes for runners-up, divided by its value for equally hard steps: about 1
+            if errors are independent; None if unknown.
+        floor: the lowest p on any step that *p_zero_errors* assumes; above 1/2 if a harder step would look
+            like the others.
+        warnings: warnings to the reader, one sentence each.
+        voters: the votes by model; empty for a single model.
     """
 
     p_zero_errors: float
@@ -53,16 +53,16 @@ class Certificate:
 
     @property
     def condition(self) -> str:
-        """What must hold for *p_zero_errors*, as a clause."""
+        """The condition of *p_zero_errors*, as a clause."""
         if self.floor <= 0.5:
             return "if every step is right more often than wrong"
         return f"if every step is right in at least {self.floor:.2f} of its valid samples"
 
     @property
     def errors_if_any(self) -> float | None:
-        """How many decisions are wrong on average in a run that has an error; None if errors are negligible.
+        """Expected number of wrong decisions in a run with an error; None if errors are negligible.
 
-        Errors come together: where some steps are hard, several are. So this is 1 or more.
+        Errors cluster: if one step is hard, others are too. So this is 1 or more.
         """
         share = 1 - self.p_zero_errors
         return None if share < _NEGLIGIBLE else max(self.expected_errors / share, 1.0)
@@ -70,16 +70,16 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guarantee:
-    """What a run of `-k robust` may say of itself.
+    """The guarantee of a run with `-k robust`.
 
     Attributes:
-        floor: the least chance that a valid sample is right that was assumed of every step.
-        target: chance that no voted decision is wrong, if that holds.
-        contested: steps whose votes were contested.
-        undecided: steps that votes did not decide, or that nobody waited for any more.
-        spent: what those steps have spent of the error budget, which is 1 - *target*.
-        bound: the chance is at most this that a run has a wrong decision and yet spends so little, however
-            hard its steps are, if the floor holds.
+        floor: the assumed lowest p on any step.
+        target: probability that no voted decision is wrong, if that assumption holds.
+        contested: steps with contested votes.
+        undecided: steps that votes did not decide, or that the process abandoned.
+        spent: the part of the error budget, 1 - *target*, that those steps spent.
+        bound: upper bound on the probability that a run has a wrong decision and spends no more than this,
+            however hard its steps are, if the floor holds.
     """
 
     floor: float
@@ -94,10 +94,10 @@ class Guarantee:
         return {**asdict(self), "spent": float(self.spent), "bound": float(self.bound)}
 
     def sentence(self, steps: int) -> str:
-        """Return what may be said of a run of so many *steps*: a joint statement, not how sure one is."""
+        """Return the guarantee for a run of *steps* steps: a joint probability, not a confidence."""
         noun, were = "step" if steps == 1 else "steps", "was" if self.contested == 1 else "were"
         others = f", and {self.undecided:,} not decided by votes" if self.undecided else ""
-        percent = math.ceil(self.bound * 1000) / 10  # upwards, since it bounds
+        percent = math.ceil(self.bound * 1000) / 10  # round up: it is an upper bound
         return (
             f"{self.contested:,} of {steps:,} {noun} {were} contested{others}. If the model is right in at "
             f"least {self.floor:g} of its valid samples on every step, a run with a wrong decision shows so "
@@ -110,32 +110,33 @@ R_co = TypeVar("R_co", covariant=True, default=Any)
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Solution(Generic[R_co]):
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         run_id: the run's id in the database.
         task: the task's name.
         status: finished, undecided, stopped or failed.
-        result: what the task returned, as a value of the type that it declares in ``Process[R]`` or for
-            `Chain.result` if that comes back from its JSON, else as its JSON value; None unless finished.
-        reason: one sentence on why the run did not finish; None if it did.
+        result: the task's result, None unless finished. It has the type that the task declares in
+            ``Process[R]`` or for `Chain.result` if its JSON converts back to that type, else it is a JSON
+            value.
+        reason: why the run did not finish, as one sentence; None if it did.
         totals: steps, votes, red flags, tokens.
-        k: the margin every decision had to reach; with `-k robust`, m of the first step.
-        cost_usd: price of all samples in USD; None where no price is known.
-        seconds: time spent running, over all resumes.
-        certificate: how sure one can be of the decisions; None where nothing can be said.
+        k: the margin of every decision; with `-k robust`, m of the first step.
+        cost_usd: price of all samples in USD; None if unknown.
+        seconds: running time, over all sessions.
+        certificate: confidence in the decisions; None if the votes do not tell.
         digest: head of the digest chain over the decisions, in hexadecimal.
-        warnings: what a reader of the result should know, a sentence each.
-        guarantee: what `-k robust` says of the run; None for another k.
-        seal: digest over all that the log holds of the run, as of the end of its last session; None if no
-            session ended in order.
-        undecided: steps of a finished process that were asked for and found no winner.
-        stop_cause: the same as one word; None if it did finish, or where nobody recorded it.
-        traceback: where code of the task or of a provider failed, as Python prints it; None if none did.
-        error: the error that ended the run, with its cause; None for a run that was read from the log.
-        outcome: whether the result of a finished run is good; None where neither the task nor the votes say.
-        saved_usd: USD that prompts shared by several samples or read from a cache saved; None where no price
-            is known.
+        warnings: warnings to the reader of the result, one sentence each.
+        guarantee: the guarantee of `-k robust`; None for another k.
+        seal: digest over all rows of the run at the end of its last session; None if no session ended
+            normally.
+        undecided: steps of a finished process that found no winner.
+        stop_cause: the reason as one word; None if the run finished, or if not recorded.
+        traceback: the traceback of a failure in the task's or a provider's code; None for no failure.
+        error: the error that ended the run, with its cause; None for a run read from the log.
+        outcome: whether the result of a finished run is good; None if neither task nor votes tell.
+        saved_usd: USD saved by prompts shared by several samples or read from a cache; None if no price is
+            known.
     """
 
     run_id: str
@@ -158,7 +159,7 @@ class Solution(Generic[R_co]):
     error: Exception | None = field(default=None, compare=False, repr=False)
     outcome: Outcome | None = None
     saved_usd: float | None = None
-    _json: Any = field(default=None, compare=False)  # the result as it is on record
+    _json: Any = field(default=None, compare=False)  # the recorded result
 
     def __repr__(self) -> str:
         return brief_repr(
@@ -178,12 +179,12 @@ class Solution(Generic[R_co]):
 
     @property
     def mostly_undecided(self) -> bool:
-        """Whether a finished run decided fewer steps than it left undecided."""
+        """Whether a finished run left more steps undecided than it decided."""
         return self.status is RunStatus.FINISHED and self.undecided > self.totals.steps
 
     @property
     def p_zero_errors(self) -> float | None:
-        """Estimated chance that every decision is right; None where nothing can be said."""
+        """Estimated probability that every decision is right; None if the votes do not tell."""
         return None if self.certificate is None else self.certificate.p_zero_errors
 
     @property
@@ -193,7 +194,7 @@ class Solution(Generic[R_co]):
 
     @property
     def usage(self) -> Usage:
-        """Tokens of all samples, and of what was billed beside them."""
+        """All billed tokens, of samples or not."""
         return self.totals.usage
 
     def to_dict(self) -> dict[str, Any]:
@@ -237,7 +238,7 @@ _SHOWN: Final = 200
 
 
 def brief_repr(value: Any, **shown: Any) -> str:
-    """Return the *repr* of a large value: what a reader looks for, on one line; None is left out."""
+    """Return a short *repr* of a large value, on one line, without fields that are None."""
     parts = []
     for name, item in shown.items():
         text = repr(item)

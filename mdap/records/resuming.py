@@ -1,4 +1,4 @@
-"""Where a run left off: what the log holds of steps that are not decided."""
+"""Resume points of runs: the recorded facts of undecided steps."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +9,7 @@ __all__ = ["Identity", "ProcessPoint", "Recorded", "RecordedOpening", "Refusal",
 
 
 class Refusal(NamedTuple):
-    """A model will not answer a step's prompt in some view; `reason` is the endpoint's sentence."""
+    """A model refuses a step's prompt in some view; `reason` is the endpoint's sentence."""
 
     member: int
     view: int
@@ -19,10 +19,10 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RecordedOpening:
-    """A step that was opened before and is not decided yet, with what was sampled for it.
+    """An opened, undecided step with its samples.
 
-    `tentative` says that its input was still a guess when its samples were recorded; `void` that the guess
-    turned out wrong, so that only its number is of interest; `tier` to which tier it went.
+    `tentative` says that its input was still a guess when its samples were recorded. `void` says that the
+    guess was wrong, so that only its number matters. `tier` is its current tier.
     """
 
     opened: StepOpened
@@ -35,15 +35,15 @@ class RecordedOpening:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where a run's rows end.
+    """The point at which a chain resumes.
 
     Attributes:
-        decisions: how many decisions the run has.
+        decisions: the number of decisions of the run.
         digest: the head of their digest chain.
         step: the number of the last decided step; -1 for none.
         input: that step's input, in canonical JSON; None for none.
         winner: that step's winner, in canonical JSON; None for none.
-        openings: what was opened after it.
+        openings: the openings after it.
     """
 
     decisions: int
@@ -54,20 +54,20 @@ class ResumePoint:
     openings: tuple[RecordedOpening, ...] = ()
 
 
-# What a step of a process is known by: its key and the digest of its prompt.
+# The identity of a step of a process: its key and the digest of its prompt.
 Identity = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessPoint:
-    """Where the rows of a process end.
+    """The point at which a process resumes.
 
     Attributes:
-        decisions: how many decisions it has.
+        decisions: its number of decisions.
         digest: the head of their digest chain.
-        next_step: the first number that no step has.
-        known: the steps that are decided, by what they are known by.
-        openings: the steps that are not.
+        next_step: the first unused step number.
+        known: the decided steps, by their identity.
+        openings: the undecided steps.
     """
 
     decisions: int
@@ -78,11 +78,12 @@ class ProcessPoint:
 
 
 class Recorded(NamedTuple):
-    """A decision as it is recorded, with a reply that voted for it.
+    """A recorded decision with a reply that voted for it.
 
     `winner` is the answer's canonical JSON, `tally` a JSON object of each candidate's votes; `text` and
-    `view` are of the first vote for the winner, None if there is none: settled by hand, or not voted on. Then
-    `votes` are the texts and views of some votes for other answers. `author` is who decided it; None: a vote.
+    `view` are of the first vote for the winner, None if there is none (a person settled it, or it had no
+    vote). Then `votes` are the texts and views of some votes for other answers. `author` is the person who
+    decided it, None for a vote.
     """
 
     winner: str

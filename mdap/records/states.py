@@ -1,4 +1,4 @@
-"""How samples, runs and results stand."""
+"""The verdicts of samples, and the statuses and outcomes of runs."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ __all__ = ["Outcome", "RunStatus", "StopCause", "Verdict"]
 
 
 class Verdict(StrEnum):
-    """What became of a sample."""
+    """The verdict on a sample."""
 
     VOTE = "vote"
     FLAG = "flag"
@@ -15,7 +15,7 @@ class Verdict(StrEnum):
 
 
 class RunStatus(StrEnum):
-    """How a run stands."""
+    """The status of a run."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -25,20 +25,20 @@ class RunStatus(StrEnum):
 
 
 class StopCause(StrEnum):
-    """Why a run ended without a result.
+    """The cause of a run's end without a result.
 
     Attributes:
-        BATCH: its samples wait in jobs of a batch API, and it was not to wait for them.
-        BUDGET: its budget in USD or tokens is spent.
-        DEADLINE: the seconds that it may take are over.
+        BATCH: its samples wait in jobs of a batch API, and the run must not wait for them.
+        BUDGET: the run spent its budget in USD or tokens.
+        DEADLINE: the run reached its deadline.
         QUOTA: the account has no quota left at a provider.
-        PROVIDER: an endpoint does not answer, denies access, or refuses how it is asked.
-        REFUSED: the models will not answer a prompt.
-        FORM: not one of a model's first replies kept to the form.
+        PROVIDER: an endpoint does not respond, denies access or rejects the form of requests.
+        REFUSED: all models refused a prompt.
+        FORM: all of a model's first replies were red-flagged.
         SAMPLES: a step found no winner within its allowed samples.
-        INTERRUPTED: it was cancelled, or Ctrl-C was pressed.
+        INTERRUPTED: a cancellation or Ctrl-C interrupted it.
         ERROR: the code of the task, of a provider or of `on_event` failed.
-        OVERRIDE: it takes over from a run of which a person decided a step, and waits to be resumed.
+        OVERRIDE: it replaces a run in which a person overrode a step; resume it.
     """
 
     BATCH = "batch"
@@ -58,9 +58,9 @@ class Outcome(StrEnum):
     """Whether a finished run's result is good.
 
     Attributes:
-        SOLVED: the task says that it is.
-        UNSOLVED: the task says that it is not.
-        DOUBTFUL: the task does not say, and steps are undecided or P(no errors) is below 0.5.
+        SOLVED: the task accepts it.
+        UNSOLVED: the task rejects it.
+        DOUBTFUL: the task gives no verdict, and steps are undecided or P(no errors) is below 0.5.
     """
 
     SOLVED = "solved"

@@ -1,4 +1,4 @@
-"""What the rows of a run add up to."""
+"""The totals of a run."""
 
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
@@ -8,7 +8,7 @@ __all__ = ["ProbeTotals", "TallyShape", "Totals", "Usage"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that providers reported: of all samples, of the probe, and of answers that cannot be read.
+    """Tokens that providers reported, for samples, the probe and unreadable replies.
 
     Attributes:
         input_tokens: tokens of the prompts.
@@ -19,17 +19,17 @@ class Usage:
     output_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        """Return both together."""
+        """Return the sum of both."""
         return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeTotals:
-    """What finding out about the endpoints took.
+    """The usage of probing the endpoints.
 
     Attributes:
-        samples: replies.
-        failed_attempts: requests that were refused, or failed otherwise.
+        samples: the number of replies.
+        failed_attempts: failed requests.
         usage: tokens.
     """
 
@@ -38,7 +38,7 @@ class ProbeTotals:
     usage: Usage = field(default_factory=Usage)
 
     def __add__(self, other: "ProbeTotals") -> "ProbeTotals":
-        """Return both together."""
+        """Return the sum of both."""
         return ProbeTotals(
             self.samples + other.samples,
             self.failed_attempts + other.failed_attempts,
@@ -52,17 +52,17 @@ class ProbeTotals:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a run's rows add up to.
+    """The totals of a run.
 
     Attributes:
         steps: decided steps.
-        votes: samples that voted.
+        votes: valid samples.
         red_flags: samples discarded before they could vote.
         void: samples taken on an input that turned out wrong.
-        cancelled: samples given up because their step was decided without them.
+        cancelled: samples that mdap cancelled because their step was decided without them.
         failed_attempts: attempts that failed in transport.
         usage: tokens, those of the probe included.
-        probe: what finding out about the endpoints took.
+        probe: the usage of probing the endpoints.
     """
 
     steps: int = 0
@@ -76,19 +76,19 @@ class Totals:
 
     @property
     def samples(self) -> int:
-        """All samples with a row, whatever became of them."""
+        """All samples with a row, valid or not."""
         return self.votes + self.red_flags + self.void + self.cancelled
 
 
 class TallyShape(NamedTuple):
-    """Steps whose votes fell alike, whatever the answers were.
+    """Steps with the same tally, whatever the answers were.
 
     Attributes:
-        votes: votes for the winner, or for the answer that is known to be right.
+        votes: votes for the winner, or for the answer known to be right.
         runner_up: votes for the best other answer.
         total: all votes.
-        steps: how many steps have this tally.
-        known: whether the answer with *votes* is known to be right, rather than voted.
+        steps: the number of steps with this tally.
+        known: whether the answer with *votes* is known to be right rather than voted.
     """
 
     votes: int
@@ -99,5 +99,5 @@ class TallyShape(NamedTuple):
 
     @property
     def margin(self) -> int:
-        """How far the winner leads."""
+        """The winner's lead."""
         return self.votes - self.runner_up

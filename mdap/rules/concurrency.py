@@ -193,6 +193,7 @@ class ConcurrencyLimit:
         return limit
 
     def _set(self, limit: float, now: float, reason: str) -> Change | None:
+        """Set the limit and restart its measurements; return the change, or None if it stays the same."""
         before, self.limit = self.limit, min(float(self._most), max(limit, 0.001))
         self._since, self._replies, self._failures, self._load, self._peak = now, 0, 0, 0, 0
         self._spent = self._done = 0.0

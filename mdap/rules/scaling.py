@@ -201,7 +201,7 @@ def race_length(error_rate: float, k: int) -> tuple[float, float]:
 
 
 def expected_samples(error_rate: float, k: int, valid_rate: float = 1.0) -> float:
-    """Return how many samples a step takes on average: its votes, over the share that is valid.
+    """Return the expected number of samples of a step: its expected votes divided by the valid rate.
 
     Args:
         error_rate: chance that a valid sample is wrong.

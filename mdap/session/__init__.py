@@ -1,4 +1,4 @@
-"""The only room that knows both the engine and the doors: it wires one `Session`."""
+"""The package that wires one `Session`: it alone imports both the engine and its providers and journal."""
 
 from mdap.session.deciding import settle_step
 from mdap.session.identity import new_run_id

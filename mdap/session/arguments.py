@@ -1,4 +1,4 @@
-"""Arguments that are not what they must be: one sentence that says what to write instead."""
+"""Check arguments: one sentence per wrong argument says what to write instead."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ __all__ = ["check_cases", "check_run", "check_session", "check_share", "checked_
 
 
 def check_session(**given: Any) -> None:
-    """Check the arguments of a `Session`, but for its models.
+    """Check the arguments of a `Session`, except its models.
 
     Raises:
-        UsageError: one is not what it must be.
+        UsageError: one is wrong.
     """
     if not isinstance(given["db"], str | Path):
         raise UsageError(f"db takes a path, not {given['db']!r:.60}: write db='mdap.db'")
@@ -37,7 +37,7 @@ def check_session(**given: Any) -> None:
 
 
 def _check_made(name: str, value: Any, kind: type, example: str) -> None:
-    """Refuse what is neither None nor of a class of settings; write it as that class, if it is a dict."""
+    """Refuse a value that is neither None nor of its settings class; show a dict as that class."""
     if value is None or isinstance(value, kind):
         return
     if isinstance(value, Mapping) and value:
@@ -60,10 +60,10 @@ def _check_prices(prices: Any) -> None:
 
 
 def checked_task(task: Any) -> Chain[Any, Any] | Process[Any]:
-    """Return *task* if it is one that can be run.
+    """Return *task* if mdap can run it.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it cannot.
     """
     if isinstance(task, Chain | Process):
         return task
@@ -83,7 +83,7 @@ def check_cases(tasks: Any, k: Any) -> None:
     """Check the arguments of a batch that differ from those of a run.
 
     Raises:
-        UsageError: there is one task rather than many, or a margin that is for one run.
+        UsageError: there is one task instead of many, or a margin for a single run.
     """
     if isinstance(tasks, Task | str | type) or not isinstance(tasks, Iterable):
         raise UsageError(
@@ -99,7 +99,7 @@ def check_run(k: Any, voting: Any, run_id: Any, progress: Any) -> None:
     """Check the arguments of a run or a batch.
 
     Raises:
-        UsageError: one is not what it must be.
+        UsageError: one is wrong.
     """
     if not (k is None or k in ("auto", "robust") or (isinstance(k, int) and not isinstance(k, bool))):
         raise UsageError(f"k takes a whole number, 'auto' or 'robust', not {k!r:.60}: write k=3")
@@ -117,7 +117,7 @@ def check_share(**shares: Any) -> None:
     """Check arguments that are probabilities.
 
     Raises:
-        UsageError: one is not above 0 and below 1.
+        UsageError: one is not between 0 and 1.
     """
     for name, share in shares.items():
         if not _is_number(share) or not 0 < share < 1:

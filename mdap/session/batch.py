@@ -1,4 +1,4 @@
-"""Many tasks at once: they share a session's models, limits, budget and database."""
+"""Batches: many concurrent tasks share a session's models, limits, budget and database."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
@@ -25,12 +25,12 @@ from mdap.tasks import Task
 __all__ = ["Batch", "Case"]
 
 Case = Task | MdapError
-"""What a batch solves: a task, or the error that says why there is none."""
+"""A case of a batch: a task, or the error that explains why there is none."""
 
 
 @dataclass(slots=True)
 class _Counts:
-    """How the cases of a batch ended, and how many came to each outcome."""
+    """The ends of a batch's cases, and the number of cases with each outcome."""
 
     cases: int = 0
     finished: int = 0
@@ -56,7 +56,7 @@ class _Counts:
         return counts | {name: count for name, count in rest.items() if count}
 
     def outcome(self) -> str | None:
-        """Return the batch's outcome as it is recorded: that of all cases, or of one that is not solved."""
+        """Return the batch's outcome for the record: that of all cases, or of one unsolved case."""
         if self.outcomes[Outcome.UNSOLVED]:
             return recorded(False)
         return recorded(True) if 0 < self.cases == self.outcomes[Outcome.SOLVED] else None
@@ -65,16 +65,16 @@ class _Counts:
 class Batch(AsyncIterator[Solution]):
     """The solutions of many tasks, as an async iterator.
 
-    Tasks are taken from their source only as fast as their solutions are taken from here, so that neither
-    is ever held in memory as a whole. One that fails or is undecided does not keep others from being
-    solved; once one is stopped, by a budget or for want of a provider, no more are begun.
+    The batch reads tasks only as fast as its caller reads solutions, so that memory never holds all of
+    either. A failed or undecided task does not affect the others. Once a task is stopped, by a budget or by a
+    missing provider, the batch begins no more.
 
     Args:
-        resources: what the session's runs share.
-        begin: has a function called in a task of the session, where the runs are driven.
+        resources: the resources that all runs of the session share.
+        begin: calls a function in a task of the session, which drives the runs.
         cases: the tasks.
-        spec: the batch's name and how steps are decided.
-        in_order: whether solutions come in the order of the tasks, or as they are there.
+        spec: the batch's name and voting settings.
+        in_order: whether solutions come in the order of the tasks or as they finish.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Batch(AsyncIterator[Solution]):
             ended.reason = None
             ended.begin(resources, start)
             try:
-                # A case that must not begin is told so as well.
+                # Tell cases that must not begin, too.
                 await resources.endpoint_probe.pass_on(start.number, start.options)
                 async with gathered() as runs:
                     for place, case in enumerate(self._cases):
@@ -170,7 +170,7 @@ class Batch(AsyncIterator[Solution]):
                             break
                         own = replace(spec, name=f"{self.run_id}/{place}", parent=start.number)
                         runs.start_soon(self._one, own, place, case)
-                # Unless every case was looked at, the batch can be taken up again.
+                # Unless all cases have ended, the batch can be resumed.
                 if not self.counts.stopped:
                     ended.status, ended.cause = RunStatus.FINISHED, None
             finally:

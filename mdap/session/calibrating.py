@@ -1,4 +1,4 @@
-"""Calibration: choose the steps, sample them, and say what the samples tell."""
+"""Calibration: choose steps, sample them, and report the rates."""
 
 import statistics
 from collections.abc import Sequence
@@ -32,25 +32,25 @@ from mdap.tasks import Chain, Process, Task
 __all__ = ["CalibrationRequest", "calibrate_task"]
 
 CONSENSUS_MARGIN: Final = 8
-"""The lead by which a race must be won for its winner to stand for the truth."""
+"""The lead at which a race's winner counts as the right answer."""
 
 SAMPLES_PER_STEP: Final = 4
-"""Samples of a step whose right answer is known: few, so that many steps are seen."""
+"""Samples of a step with a known right answer: few, so that they cover many steps."""
 
 _MANY_FLAGS: Final = 0.2
 _HALF: Final = 0.5
-# Hard steps, as they are taken to be: anything above a half.
+# The assumed p of hard steps: anything above a half.
 _HARD: Final = (0.55, 0.65, 0.75, 0.85, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRequest:
-    """What is wanted of a calibration.
+    """A request for a calibration.
 
     Attributes:
         name: its id in the database.
         samples: about how many samples to take.
-        target: wanted chance of a run without one wrong decision.
+        target: target probability of a run without a wrong decision.
         seed: which random steps.
     """
 
@@ -62,7 +62,8 @@ class CalibrationRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is calibrated: a task, how its steps are sampled, whether it has an oracle, and their source."""
+    """The subject of a calibration: a task, its sampling settings, whether it has an oracle, and the steps'
+    source."""
 
     name: str
     task: Task
@@ -76,14 +77,14 @@ async def calibrate_task(
 ) -> Calibration:
     """Calibrate *task* under *voting*; see `Session.calibrate`."""
     if not isinstance(task, Chain | Process):
-        raise UsageError(f"{type(task).__name__} is no task: derive it from mdap.Chain or mdap.Process")
+        raise UsageError(f"{type(task).__name__} is not a task: derive it from mdap.Chain or mdap.Process")
     check_methods(type(task), type(task).__qualname__)
     task = as_resumed(task)
     await resources.writer.flush()
     taken = UsageError(f"there is a run {request.name} already: give the calibration another name")
     if await resources.reader.run(request.name) is not None:
         raise taken
-    from mdap.session.surveying import subjects_of  # what it walks a process with takes a while to import
+    from mdap.session.surveying import subjects_of  # this import takes a while, and only processes need it
 
     steps, source, oracle = await subjects_of(
         resources, task, (request.name, request.samples, request.seed), voting
@@ -105,7 +106,7 @@ async def calibrate_task(
 
 
 def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
-    """Return how the steps are sampled, for runs that are voted as *voting* says."""
+    """Return the sampling settings for runs with *voting*."""
     if oracle:
         return voting.model_copy(update={"k": SAMPLES_PER_STEP, "max_samples": SAMPLES_PER_STEP})
     return voting.model_copy(update={"k": CONSENSUS_MARGIN, "max_samples": None})
@@ -119,7 +120,7 @@ async def _calibrate(
     steps: Subjects,
     ended: Ending,
 ) -> Calibration:
-    """Sample, record, and return what comes of it."""
+    """Sample, record and return the calibration."""
     progress, number = Progress(), start.number
     resources.limit_changes.running.add(number)
     refusal = await resources.endpoint_probe.pass_on(number, start.options)
@@ -158,7 +159,7 @@ def _rules(resources: SessionResources, number: int, subject: _Subject) -> RunCo
 async def _surveyed(
     resources: SessionResources, number: int, work: CalibrationSampler, ended: Ending
 ) -> None:
-    """Take the samples, as far as model and budget allow, and note how that ended."""
+    """Take the samples, as far as model and budget allow, and record the end."""
     with anyio.move_on_after(resources.budget.seconds):
         provider = await resources.lane.provider(number, resources.models.provider)
         await decide(
@@ -196,7 +197,7 @@ async def _calibration(
 
 
 class _Took(NamedTuple):
-    """What the samples took: tokens and seconds, one by one, as far as they are known."""
+    """The tokens and seconds of each sample, as far as known."""
 
     inputs: Sequence[int]
     outputs: Sequence[int]
@@ -238,7 +239,7 @@ def _projection(
 
 
 def _relative_error(values: Sequence[int]) -> float:
-    """Return the standard error of a mean, over the mean."""
+    """Return the standard error of a mean, divided by the mean."""
     mean = statistics.fmean(values) if values else 0.0
     return statistics.stdev(values) / mean / len(values) ** 0.5 if len(values) > 1 and mean else 0.0
 
@@ -246,7 +247,7 @@ def _relative_error(values: Sequence[int]) -> float:
 def _counted(
     resources: SessionResources, request: CalibrationRequest, subject: _Subject, found: Measured
 ) -> Calibration:
-    """Return what counts alone tell."""
+    """Return the figures that follow from counts alone."""
     return Calibration(
         run_id=request.name,
         task=subject.name,
@@ -273,15 +274,15 @@ def _counted(
     )
 
 
-# -- what it means, in words ----------------------------------------------------------------------
+# -- conclusions in words -------------------------------------------------------------------------
 
 
 def _findings(made: Calibration, found: Measured) -> tuple[str, ...]:
-    """Return what a reader should know, a sentence each, the gravest first.
+    """Return the conclusions for the reader, one sentence each, most serious first.
 
     Args:
-        made: the calibration as far as it is known.
-        found: what the samples add up to.
+        made: the calibration so far.
+        found: the totals of the samples.
     """
     return tuple(
         sentence

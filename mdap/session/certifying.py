@@ -1,4 +1,4 @@
-"""How sure one can be of a run, and which of its decisions to look at first: read from its rows."""
+"""Compute the confidence in a run and its most doubtful decisions from its rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +13,13 @@ __all__ = ["Doubt", "certificate_of", "certified", "most_doubtful", "outcome_in"
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A decision, and how doubtful it is.
+    """A decision with its probability of being wrong.
 
     Attributes:
-        run_id: the run that decided it: the one asked for, or a part of it.
+        run_id: the run that decided it: the given run or a part of it.
         step: the step.
-        opening: which opening of it was decided.
-        p_wrong: chance that its winner is wrong.
+        opening: the number of the opening that was decided.
+        p_wrong: probability that its winner is wrong.
         votes: votes for the winner.
         total: all votes.
     """
@@ -33,21 +33,21 @@ class Doubt:
 
 
 async def certificate_of(reader: Reader, run: int) -> Certificate | None:
-    """Return how sure one can be of the decisions of *run*; see `certified`."""
+    """Return the confidence in the decisions of *run*; see `certified`."""
     return certified(await reader.tallies(run), await reader.escalations(run), await reader.settled(run))
 
 
 def certified(shapes: Sequence[TallyShape], escalations: int, settled: int) -> Certificate | None:
-    """Return how sure one can be of decisions.
+    """Return the confidence in decisions.
 
     Args:
-        shapes: the tallies of those that votes made, counted.
-        escalations: how many steps went to another tier of models.
-        settled: how many a person settled.
+        shapes: the tallies of voted decisions, with counts.
+        escalations: the number of steps that escalated.
+        settled: the number of steps that a person settled.
 
     Returns:
-        None where the votes say nothing: without decisions, at k = 1, and after an escalation, whose votes
-        come from several models, each with an error rate of its own.
+        None if the votes do not tell: without decisions, at k = 1, and after an escalation, since its votes
+        come from several models with different error rates.
     """
     certificate = None if escalations else certify(shapes)
     if certificate is None or not settled:
@@ -58,7 +58,7 @@ def certified(shapes: Sequence[TallyShape], escalations: int, settled: int) -> C
 
 
 async def outcome_in(reader: Reader, row: RunRow) -> Outcome | None:
-    """Return the outcome of a run; its votes are looked at only where its task says nothing."""
+    """Return the outcome of a run; read its votes only if its task gives no verdict."""
     if row.status is not RunStatus.FINISHED or row.kind not in JUDGED:
         return None
     _, data = await reader.ending(row.number)
@@ -69,12 +69,12 @@ async def outcome_in(reader: Reader, row: RunRow) -> Outcome | None:
 
 
 async def most_doubtful(reader: Reader, run: int, most: int = 20) -> list[Doubt]:
-    """Return the voted decisions of *run* that are wrong with the greatest chance, the most doubtful first.
+    """Return the most doubtful voted decisions of *run*, highest probability of being wrong first.
 
     Args:
         reader: the log.
         run: the run's number.
-        most: how many to return at most.
+        most: the maximum number to return.
     """
     found: list[Doubt] = []
     for shape, p_wrong in doubts(await reader.tallies(run)):

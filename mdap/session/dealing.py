@@ -1,4 +1,4 @@
-"""Batches whose cases are dealt to workers: what a session's head is made of, and what workers are told."""
+"""Deal the cases of batches to workers: build a session's head, and the messages to its workers."""
 
 import json
 import sys
@@ -29,10 +29,10 @@ __all__ = ["Dealer", "check_spread", "open_with_workers"]
 
 
 def check_spread(roster: Roster, lane: Lane) -> None:
-    """Refuse models that a worker cannot have, and jobs of batch APIs.
+    """Refuse models that a worker cannot load, and jobs of batch APIs.
 
     Raises:
-        UsageError: a model is an object of this program, or a replay; or samples travel in jobs.
+        UsageError: a model is an object of this program, or a replay; or the lane is ``batch``.
     """
     if lane is Lane.BATCH:
         raise UsageError(
@@ -48,9 +48,9 @@ class Dealer:
     """Have workers solve the cases of batches.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         head: deals the cases.
-        workers: how many there are to be.
+        workers: the number of workers.
     """
 
     def __init__(self, resources: SessionResources, head: Head, workers: int) -> None:
@@ -60,11 +60,11 @@ class Dealer:
         self._batches: dict[int, dict[str, Any]] = {}
 
     async def solve(self, task: Task, spec: RunSpec) -> Solution:
-        """Return the solution of a case, which a worker drives unless it is known already.
+        """Return the solution of a case; a worker drives it unless the log has it.
 
         Raises:
             UsageError: a worker cannot find the class of *task*.
-            MdapError: what its worker met.
+            MdapError: the worker's error.
         """
         resources, batch = self._resources, spec.parent
         assert batch is not None
@@ -84,7 +84,7 @@ class Dealer:
         return await self.head.solve(case)
 
     async def _about(self, task: Task, spec: RunSpec, batch: int) -> dict[str, Any]:
-        """Return what a worker must know of a case."""
+        """Return the data of a case that a worker needs."""
         if batch not in self._batches:
             await self._resources.writer.flush()
             found = await self._resources.reader.rows("options_found", batch)
@@ -102,7 +102,7 @@ class Dealer:
         }
 
     async def _take_up(self, row: RunRow, case: Case) -> None:
-        """Go on with a case of an earlier session, whose spending counts."""
+        """Resume a case of an earlier session, and count its spending."""
         case.number, case.about["task"] = row.number, row.task
         if self._resources.budget_guard.limited:
             totals = await self._resources.reader.totals(row.number)
@@ -149,7 +149,7 @@ def _shared(resources: SessionResources) -> Shared:
 
 
 def _welcome(setup: SessionSetup, cluster: Cluster, resources: SessionResources) -> dict[str, Any]:
-    """Return what each worker is told first."""
+    """Return the first message to each worker."""
     limits = setup.limits
     limited = (limits.concurrency, limits.requests_per_minute, limits.tokens_per_minute) != (None,) * 3
     return {

@@ -1,4 +1,4 @@
-"""A person settles a step: one that voting left undecided, or one that it decided."""
+"""Record a person's decision of a step, undecided or decided."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ _BY_KEY: Final = "key:"
 _BY_NUMBER: Final = "step:"
 
 
-async def settle_step(  # noqa: PLR0913 - the public face: keywords, each of them named
+async def settle_step(  # noqa: PLR0913 - public API, all keywords named
     db: str | Path,
     run_id: str,
     step: int | str,
@@ -35,25 +35,25 @@ async def settle_step(  # noqa: PLR0913 - the public face: keywords, each of the
     reason: str,
     moved: str | None = None,
 ) -> str:
-    """Record a person's decision of a step; resuming the run goes on from there.
+    """Record a person's decision of a step; resume the run to continue from there.
 
-    An undecided step is settled in its run, even if that is finished. A decided step is overridden by a new
-    run, which takes over what was decided; nothing on record is changed.
+    This settles an undecided step in its run, even if that is finished. To override a decided step, it
+    creates a new run that copies the earlier decisions; it changes nothing on record.
 
     Args:
         db: path of the database.
-        run_id: the run's id, a unique beginning of it, or ``latest``.
+        run_id: the run's id, a unique prefix of it, or ``latest``.
         step: the step, by its number or its key.
         answer: the answer, as JSON.
-        author: who decides.
-        reason: why so.
-        moved: the run's task, where that has moved to another file, module or name.
+        author: the person who decides.
+        reason: that person's reason.
+        moved: the run's task, if it has moved to another file, module or name.
 
     Returns:
         The full id of the run to resume.
 
     Raises:
-        UsageError: there is no such run or step, or the answer cannot be one of it.
+        UsageError: there is no such run or step, or the answer is invalid for it.
     """
     path = Path(db)
     async with open_log(path) as reader:
@@ -80,7 +80,7 @@ async def settle_step(  # noqa: PLR0913 - the public face: keywords, each of the
 
 
 def _settled(row: RunRow, decision: ManualDecision) -> list[RunEvent]:
-    """Return what is recorded of a run in which a step was settled; a finished one is open again."""
+    """Return the events of settling a step; they reopen a finished run."""
     settled = RunEvent(row.number, "settled", decision.reason, decision.author, {"step": decision.step})
     if row.status is not RunStatus.FINISHED:
         return [settled]
@@ -90,7 +90,7 @@ def _settled(row: RunRow, decision: ManualDecision) -> list[RunEvent]:
 
 
 async def step_number(reader: Reader, row: RunRow, step: int | str) -> int:
-    """Return the number of a step that is given by its number or its key."""
+    """Return the number of a step from its number or key."""
     if isinstance(step, int):
         return step
     if step.startswith(_BY_NUMBER) and step.removeprefix(_BY_NUMBER).isdecimal():
@@ -127,7 +127,7 @@ async def _settle_process(
     rules: RunConfig,
     decision: ManualDecision,
 ) -> None:
-    """Let the process ask again for all that is decided, until it comes to the step that is not."""
+    """Run the process through its decided steps until it asks for the undecided one."""
     point = await reader.process_point(row.number, as_it_ended=True)
     if decision.step not in {recorded.opened.step for recorded in point.openings}:
         raise not_undecided(decision.step)

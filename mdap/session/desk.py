@@ -1,7 +1,7 @@
-"""People settle steps beside runs that go on: each step by one person at a time, each run by one writer.
+"""Settle steps while runs continue: one person per step and one writer per run at a time.
 
-Where no process works on a step's run, it is settled as `mdap decide` does. Where one does and waits for the
-step, the answer is left in the table `rulings`: that process takes it up, and records it.
+If no process works on the step's run, the desk settles the step like `mdap decide`. If a process waits for
+the step, the desk leaves the answer in the table `rulings`, and that process records it.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from mdap.session.deciding import settle_step, step_number
 __all__ = ["Desk"]
 
 _PATIENCE: Final = 5.0
-"""Seconds to wait until the process that works on a run has taken an answer up."""
+"""Seconds to wait for a run's process to use an answer."""
 
 _LOOK: Final = 0.1
 _LONGEST_NAME: Final = 100
@@ -34,11 +34,12 @@ _LONGEST_ANSWER: Final = 1_000_000
 
 
 class Desk:
-    """Where people settle steps of the runs of one database.
+    """A desk at which people settle steps of the runs of one database.
 
     Args:
         path: the database file.
-        may_load: called with the name of a run's task before its code is loaded; raises where it may not be.
+        may_load: called with the name of a run's task before its code is loaded; raises an error to forbid
+            it.
     """
 
     def __init__(self, path: Path, may_load: Callable[[str], None] | None = None) -> None:
@@ -52,7 +53,7 @@ class Desk:
         return [replace(one, state="undecided") if self._was_left(one) else one for one in found]
 
     def _was_left(self, one: Waiting) -> bool:
-        """Return whether the process that waited for a step is gone."""
+        """Return whether the process that waited for a step has ended."""
         return one.state == "waiting" and is_claimed(self._path, one.run) is False
 
     async def claim(self, run_id: str, step: int, author: str, claim: int | None = None) -> Claim:
@@ -61,11 +62,11 @@ class Desk:
         Args:
             run_id: the step's run.
             step: its number.
-            author: who claims it.
+            author: the person who claims it.
             claim: the number of the claim to renew; None for a new one.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
             UsageError: there is no such run or step.
         """
         author = _checked("name", author, _LONGEST_NAME)
@@ -74,29 +75,29 @@ class Desk:
         return Claim(*await self._rulings.claim(place, author, claim))
 
     async def release(self, run_id: str, step: int, author: str, claim: int | None = None) -> None:
-        """Give a claimed step back.
+        """Release a claimed step.
 
         Raises:
-            ClaimedError: somebody else has it.
+            ClaimedError: another person has it.
         """
         async with open_log(self._path) as reader:
             place = await _opened(reader, run_id, step)
         await self._rulings.release(place, _checked("name", author, _LONGEST_NAME), claim)
 
     async def settle(self, run_id: str, step: int | str, ruling: Ruling, moved: str | None = None) -> Settled:
-        """Settle a step, which is claimed first unless its author has it.
+        """Settle a step; claim it first unless its author already has it.
 
         Args:
-            run_id: the step's run: its id, a unique beginning of it, or ``latest``.
+            run_id: the step's run: its id, a unique prefix of it, or ``latest``.
             step: its number or its key.
-            ruling: what a person says of it.
+            ruling: the person's answer.
             moved: the run's task, where that has moved to another file, module or name.
 
         Returns:
-            The run that goes on, and whether a process goes on with it already.
+            The run that continues, and whether a process already continues it.
 
         Raises:
-            ClaimedError: somebody else has the step, or has settled it meanwhile.
+            ClaimedError: another person has the step, or has settled it meanwhile.
             RunBusyError: another process is working on the run, and does not wait for the step.
             UsageError: there is no such run or step, or the answer cannot be one of it.
         """
@@ -131,17 +132,17 @@ class Desk:
         Args:
             row: the step's run.
             place: the step.
-            ruling: what a person says of it.
-            how: the run's task, where that has moved; and whether the run waits for the step.
+            ruling: the person's answer.
+            how: the run's task, if it has moved, and whether the run waits for the step.
         """
         moved, waits = how
-        # Where locks cannot be looked at, the process may be there.
+        # If mdap cannot read locks, the process may still run.
         if waits and is_claimed(self._path, row.number) is not False:
             return await self._leave(row, place, ruling)
         return await self._record(row, place, ruling, moved)
 
     async def _record(self, row: RunRow, place: Place, ruling: Ruling, moved: str | None) -> Settled:
-        """Settle a step of a run that no process works on, or override one."""
+        """Settle or override a step of a run without a process."""
         if self._may_load is not None:
             self._may_load(row.task)
         who = {"author": ruling.author, "reason": ruling.reason}
@@ -169,7 +170,7 @@ class Desk:
 
 
 def _check_meant(place: Place, ruling: Ruling, author: str | None) -> None:
-    """Refuse to override a decision that was made while somebody looked at an undecided step."""
+    """Refuse to override a decision made while a person viewed the step as undecided."""
     if ruling.override is False:
         who = "votes" if author is None else author
         raise ClaimedError(f"{place.name} was decided by {who} meanwhile: look at it again")
@@ -189,7 +190,7 @@ async def _opened(reader: Reader, run_id: str, step: int) -> Place:
 
 
 async def _spelled(reader: Reader, place: Place, answer: str) -> str:
-    """Return the answer to a decided step as JSON; its tally has that of each candidate."""
+    """Return the answer to a decided step as JSON, from the candidates of its tally."""
     if not answer.startswith(CANDIDATE):
         return answer
     key = answer.removeprefix(CANDIDATE)

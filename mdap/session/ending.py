@@ -1,4 +1,4 @@
-"""How work on a run ends, and what is recorded of it, whatever ends it."""
+"""Record how a session's work on a run ends, whatever ends it."""
 
 import time
 from collections.abc import AsyncIterator
@@ -19,16 +19,16 @@ __all__ = ["Ending", "work_on"]
 
 @dataclass(slots=True)
 class Ending:
-    """How a run ends; as long as nothing else is said, it was interrupted.
+    """The end of a run; *interrupted* unless something else is set.
 
     Attributes:
-        status: how the run stands.
-        reason: one sentence on why it did not finish.
-        cause: the same as one word.
-        error: what ended it; None for nothing that was raised.
-        data: what else to record.
-        begun: whether it is on record that the run was taken up.
-        record: what is on record of the run, once that is.
+        status: the run's status.
+        reason: why it did not finish, as one sentence.
+        cause: the reason as one word.
+        error: the exception that ended it; None for none.
+        data: further data to record.
+        begun: whether the log records that this session began or resumed the run.
+        record: the run's record, once written.
     """
 
     status: RunStatus = RunStatus.STOPPED
@@ -41,33 +41,33 @@ class Ending:
     _started: float = field(default_factory=time.monotonic)
 
     def begin(self, resources: SessionResources, start: RunStart) -> None:
-        """Record that the run is taken up."""
+        """Record that the session begins or resumes the run."""
         kind = "started" if start.row is None else "resumed"
         resources.writer.append(RunEvent(start.number, kind, data=resources.about()))
         self.begun = True
 
     def take(self, race: Decider) -> None:
-        """Take over how *race* ended."""
+        """Copy the end of *race*."""
         self.status, self.reason = race.status, race.reason
         self.cause, self.error = race.stop_cause, race.error
 
     def stop(self, reason: str, cause: StopCause) -> None:
-        """Note that the run cannot go on for now."""
+        """Set that the run cannot continue for now."""
         self.status, self.reason, self.cause, self.error = RunStatus.STOPPED, reason, cause, None
 
     def fail(self, error: MdapError) -> None:
-        """Note that the code of a task or of a provider failed."""
+        """Set that the code of a task or of a provider failed."""
         self.stop(str(error), StopCause.ERROR)
         self.status, self.error = RunStatus.FAILED, error
 
     def crash(self, error: Exception) -> None:
-        """Note an error that the run is not the place to handle."""
+        """Set an error that the caller must handle."""
         self.stop(str(error) if isinstance(error, MdapError) else told(error), StopCause.ERROR)
         self.error = error
 
     @property
     def seconds(self) -> float:
-        """How long the session has worked on the run."""
+        """Seconds that the session has worked on the run."""
         return round(time.monotonic() - self._started, 3)
 
     def event(self, run: int) -> RunEvent:
@@ -85,19 +85,19 @@ class Ending:
 async def work_on(
     resources: SessionResources, run: int, name: str, trace: RunTrace | None = None, *, record: bool = True
 ) -> AsyncIterator[Ending]:
-    """Work on a run that was begun; record how that ends, seal the run, and give it back.
+    """Work on a run that was begun; record the end, seal the run and release it.
 
-    A failure of a task's or a provider's own code ends the run, and is not raised.
+    If a task's or a provider's own code fails, the run ends without raising.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         run: its number.
         name: its id.
         trace: its spans; None for none.
-        record: whether to read what is on record of the run in the end.
+        record: whether to read the run's record at the end.
 
     Raises:
-        DatabaseError: the database cannot be written any more.
+        DatabaseError: the database can no longer be written.
     """
     ended = Ending()
     resources.named[run] = name
@@ -111,13 +111,13 @@ async def work_on(
         except BaseException as error:
             if isinstance(error, Exception):
                 ended.crash(error)
-            with suppress(DatabaseError):  # which was the error, or else what follows from it
+            with suppress(DatabaseError):  # the error itself, or a consequence of it
                 await _end(resources, run, ended, trace, record=False)
             raise
         await _end(resources, run, ended, trace, record=record)
     finally:
         await resources.runs.release(run)
-        resources.named.pop(run, None)  # of a batch that was asked for twice
+        resources.named.pop(run, None)  # a batch that the program started twice
 
 
 async def _end(

@@ -1,4 +1,4 @@
-"""What the endpoints of a session are like, found out once and told in the record of each of its runs."""
+"""Probe the endpoints of a session once, and record the findings with each of its runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,13 +21,13 @@ Options = Mapping[str, Mapping[str, Any]]
 class EndpointProbe:
     """Probe the endpoints when the first run needs them.
 
-    A run that is resumed has it on record how its endpoints were asked, and they are asked so again.
+    The record of a resumed run has the earlier findings, and the run uses them again.
 
     Args:
         models: the models of the session.
-        budget_guard: what pays for the probe.
-        writer: where findings are recorded.
-        ask: whether to probe; without that, only what is on record is used.
+        budget_guard: pays for the probe.
+        writer: records the findings.
+        ask: whether to probe; if not, use only recorded findings.
     """
 
     def __init__(self, models: Models, budget_guard: BudgetGuard, writer: Writer, *, ask: bool) -> None:
@@ -40,14 +40,14 @@ class EndpointProbe:
         self._found: list[tuple[Paced, ProbeResult]] = []
 
     async def pass_on(self, run: int, recorded: Options, *, part: bool = False) -> str | None:
-        """Record with *run* what was found; return why it must not begin, or None if it may.
+        """Record the findings with *run*; return the reason why it must not begin, or None.
 
-        What the probe cost is recorded once, with the first run.
+        The first run alone records the cost of the probe.
 
         Args:
             run: the number of the run.
-            recorded: by model, the options that were found when it began.
-            part: whether it is a part of another run, with which everything is recorded.
+            recorded: by model, the options found when the run began.
+            part: whether it is a part of another run, which records everything.
         """
         async with self._lock:
             if not self._begun:
@@ -77,7 +77,7 @@ class EndpointProbe:
             async with anyio.create_task_group() as group:
                 for member, findings in found:
                     group.start_soon(probe, member, findings)
-        finally:  # what was asked is paid for, even if the run is cut meanwhile
+        finally:  # the probe is paid for, even if the run is interrupted
             self._pay(found)
             self._record(run, found)
         self._found = found
@@ -97,7 +97,7 @@ class EndpointProbe:
 
 
 def _changes(findings: ProbeResult, recorded: Options) -> list[str]:
-    """Return a warning if the endpoint is not asked any more as it was when the run began."""
+    """Return a warning if the endpoint's options have changed since the run began."""
     before = recorded.get(findings.model, {})
     changes = [
         f"{name} is {value}, was {before[name]}"

@@ -1,4 +1,4 @@
-"""Following a run: what is recorded of it, read from the log at the reader's own pace."""
+"""Follow a run: read its recorded facts from the log at the reader's own pace."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -14,19 +14,19 @@ from mdap.session.resources import SessionResources
 
 __all__ = ["follow"]
 
-# After how many looks at a run on which nobody works it is taken to be over: killed, or not sealed.
+# Reads of a run without a process after which it counts as over: killed or not sealed.
 _SILENT: Final = 3
-# How long to wait for a run to begin: whoever starts it and whoever follows it may do so side by side.
+# Seconds to wait for a run to begin: a program may start and follow it concurrently.
 _BEGIN: Final = 5.0
 
 
 async def follow(
     resources: SessionResources, run_id: str, after: str | None, is_open: Callable[[], bool]
 ) -> AsyncIterator[Event]:
-    """Yield what is recorded of a run behind a cursor until the run ends; see `Session.events`.
+    """Yield the recorded facts of a run after a cursor until the run ends; see `Session.events`.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         run_id: the run's id.
         after: the cursor; None for the beginning.
         is_open: whether the session is still open.
@@ -68,5 +68,5 @@ async def _begun(resources: SessionResources, run_id: str) -> int:
 
 
 def _is_going_on(resources: SessionResources, run: int) -> bool:
-    """Return whether somebody works on *run*, as far as can be told."""
+    """Return whether a process works on *run*, if known."""
     return run in resources.named or is_claimed(resources.reader.path, run) is not False

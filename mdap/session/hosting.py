@@ -1,4 +1,4 @@
-"""Where a session lives: a task of its own, so that any task may open it, use it and close it."""
+"""Host a session in its own task, so that any task may open, use and close it."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -36,8 +36,8 @@ class Host(Generic[T]):
         self._task: asyncio.Task[None]
 
     async def open(self) -> None:
-        """Open the resources; whatever goes wrong is raised here."""
-        # A task group cannot do that: it must be left by the task that entered it.
+        """Open the resources; raise any error here."""
+        # A task group cannot do that: the task that enters it must also leave it.
         self._task = asyncio.create_task(self._keep())  # noqa: TID251
         try:
             await self._opened.wait()
@@ -86,7 +86,7 @@ class Host(Generic[T]):
 
     @contextmanager
     def visit(self, scope: anyio.CancelScope) -> Iterator[T]:
-        """Give the resources, which stay open until the block is left.
+        """Give the resources; they stay open until the end of the block.
 
         Args:
             scope: cancelled when the session is closed.

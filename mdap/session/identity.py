@@ -1,4 +1,4 @@
-"""What makes a run the run it is, and what it came to, both from its row."""
+"""The identity of a run: its row, and the checks of a resume against it."""
 
 import json
 import secrets
@@ -36,23 +36,24 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """How a task is to be run.
+    """The specification of a run.
 
     Attributes:
         name: the run's id.
-        voting: how steps are decided.
-        row: the run's row if it exists already.
-        known: whether it is likely to exist, though nobody has looked.
+        voting: the voting settings.
+
+        row: the run's row, if it exists already.
+        known: whether it probably exists, without a check.
         kind: run or pilot.
-        parent: the run of which it is a part.
-        depth: how many tasks it is nested in.
-        moved: whether its class has another name than on record.
-        effects: whether it may bring anything about outside.
-        pilot: how far the pilot is that it is, or is nested in; None if it is none.
+        parent: the run that it is a part of.
+        depth: the number of tasks that it is nested in.
+        moved: whether its class has another name than the recorded one.
+        effects: whether it may have outside effects.
+        pilot: the progress of its own or enclosing pilot; None for none.
         progress: counters to keep.
-        presence: what is heard of the models, in the run and all that belong to it.
-        notes: what is to be recorded when the run is taken up: kind of event, reason, data.
-        listener: what is told of every fact; None for nobody.
+        presence: the availability of the models, shared by the run and its parts.
+        notes: events to record when the run begins or resumes: kind, reason, data.
+        listener: receives every fact; None for none.
     """
 
     name: str
@@ -82,10 +83,10 @@ def new_name(stem: str) -> str:
 
 
 def checked_run_id(run_id: str) -> str:
-    """Return *run_id* if it can name a run on a command line and in a table.
+    """Return *run_id* if it is a valid run name for the command line and tables.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it is not.
     """
     fits = run_id.isprintable() and run_id.strip() == run_id and 0 < len(run_id) <= LONGEST_ID
     if run_id == "latest" or run_id.startswith("-") or not fits:
@@ -101,7 +102,7 @@ def run_columns(task: Task, spec: RunSpec, about: Mapping[str, Any]) -> dict[str
 
     Args:
         task: the task with its parameters.
-        spec: how it is to be run.
+        spec: the specification of the run.
         about: the models, see `Models`.
 
     Raises:
@@ -122,7 +123,7 @@ def run_columns(task: Task, spec: RunSpec, about: Mapping[str, Any]) -> dict[str
 
 
 def _recorded_name(task: Task, spec: RunSpec) -> str:
-    """Return by which name the record knows the class of *task*."""
+    """Return the recorded name of the class of *task*."""
     if spec.row is not None and (spec.moved or spec.row.task == former_name(task)):
         return spec.row.task
     return task_name(task)
@@ -132,7 +133,7 @@ def batch_columns(spec: RunSpec, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a batch, by column. Its cases have rows of their own.
 
     Args:
-        spec: how the cases are to be run.
+        spec: the specification of the cases.
         about: the models, see `Models`.
     """
     return {
@@ -150,15 +151,15 @@ def batch_columns(spec: RunSpec, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same(row: RunRow, columns: Mapping[str, Any], task: Task | None = None) -> None:
-    """Refuse to resume a run under other rules than it was started with.
+    """Refuse to resume a run with other settings than it started with.
 
     Args:
-        row: the run as it is recorded.
-        columns: the run as it is to go on.
+        row: the recorded run.
+        columns: the requested run.
         task: its task; None for a batch.
 
     Raises:
-        UsageError: the first thing that differs, as it was and as it is.
+        UsageError: a setting differs; the message gives its old and new value.
     """
     provider = json.loads(columns["provider"])
     compared = {
@@ -185,7 +186,7 @@ def check_same(row: RunRow, columns: Mapping[str, Any], task: Task | None = None
 
 
 def _added(row: RunRow, task: Task | None) -> dict[str, Any]:
-    """Return the parameters that the task was given since the run began, each with its default."""
+    """Return the parameters added to the task since the run began, with their defaults."""
     fields = {} if task is None else type(task).model_fields
     return {
         name: json.loads(canonical(field.get_default(call_default_factory=True, validated_data={})))
@@ -202,7 +203,7 @@ def _how(row: RunRow) -> str:
 
 
 def as_begun(voting: VotingSettings, row: RunRow | None) -> VotingSettings:
-    """Return *voting*; where it leaves open whether to record prompts, as the run in *row* began."""
+    """Return *voting*; if it does not set `record_prompts`, take the setting of the run in *row*."""
     if row is None or voting.record_prompts is not None:
         return voting
     return voting.model_copy(update={"record_prompts": row.settings.get("record_prompts")})
@@ -213,14 +214,14 @@ def _voting(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lasting(about: Any) -> Any:
-    """Return what providers say of themselves, but for where they are: a server may have moved."""
+    """Return the descriptions of providers without their addresses: a server may have moved."""
     if isinstance(about, dict):
         return {name: lasting(value) for name, value in about.items() if name != "host"}
     return [lasting(value) for value in about] if isinstance(about, list) else about
 
 
 def _changes(name: str, was: Any, now: Any) -> str:
-    """Return what differs, as in ``k = 3, not 5``."""
+    """Return the differences, as in ``k = 3, not 5``."""
     if not (isinstance(was, dict) and isinstance(now, dict)):
         return f"{name} {_shown(was)}, not {_shown(now)}"
     return "; ".join(
@@ -236,8 +237,8 @@ def _shown(value: Any) -> str:
 
 
 def not_alone(row: RunRow) -> str:
-    """Return why *row*, which is no run by itself, cannot be resumed by its name alone."""
+    """Return why *row*, which is not a run by itself, cannot be resumed by name."""
     if row.kind == "batch":
         again = f"solve its tasks again under its name, `mdap run --inputs ... --run-id {row.run_id}`"
         return f"{row.run_id} is a batch: to go on, {again}"
-    return f"{row.run_id} is a {row.kind}: to go on, give the command of its run again"
+    return f"{row.run_id} is a {row.kind}: to continue, repeat the command of its run"

@@ -1,4 +1,4 @@
-"""Which way the samples of a session travel: as ordinary requests, or in waves of a batch API."""
+"""The lane of a session's samples: ordinary requests, or waves of jobs of a batch API."""
 
 from typing import Any, Final
 
@@ -39,9 +39,9 @@ class SessionLane:
 
     Args:
         models: the models.
-        log: where jobs of batch APIs are noted.
+        log: records jobs of batch APIs.
         lane: ordinary requests, or waves.
-        waves: when waves leave, and how long they are waited for.
+        waves: when waves leave, and how long mdap waits for them.
     """
 
     def __init__(self, models: Models, log: JobLog, lane: Lane, waves: Waves) -> None:
@@ -52,7 +52,7 @@ class SessionLane:
         self._batch: BatchLane | None = None
 
     async def open(self, group: TaskGroup) -> None:
-        """Begin to collect waves, where samples travel so; ends with *group*."""
+        """Begin to collect waves, if the lane uses them; end with *group*."""
         if self._lane is Lane.BATCH:
             last = await self._log.last_wave()
             self._batch = BatchLane(self._models.members, self._log, self._waves, last)
@@ -60,34 +60,35 @@ class SessionLane:
 
     @property
     def batched(self) -> bool:
-        """Whether samples travel in waves."""
+        """Whether the lane uses waves."""
         return self._batch is not None
 
     @property
     def width(self) -> int:
-        """How many samples may be wanted at a time."""
+        """The maximum number of pending samples."""
         return self._waves.width if self.batched else self._models.most
 
     def about(self) -> dict[str, Any]:
-        """Return what the record says of it; nothing of ordinary requests."""
+        """Return its data for the record; nothing for ordinary requests."""
         return {"lane": str(self._lane), "waves": self._waves.model_dump()} if self.batched else {}
 
     def limits(self, limits: Limits) -> Limits:
-        """Return how long the engine tries: in waves, hours without an answer say nothing of an endpoint."""
+        """Return the engine's limits: with waves, hours without a reply do not mean that an endpoint is
+        down."""
         patient = {"max_retry_seconds": _WEEKS, "max_silence": _WEEKS}
         return limits.model_copy(update=patient) if self.batched else limits
 
     def speculation(self, speculate: Speculate) -> Speculation:
-        """Return how far a chain is sampled ahead in waves: on its task's guesses alone."""
+        """Return how far waves sample a chain ahead: only on its task's guesses."""
         if speculate is Speculate.GUESS:
             return Speculation(mode=Speculate.GUESS, depth=min(self.width, GUESSED_AHEAD))
         return Speculation()
 
     def check(self, task: Task, voting: VotingSettings, speculate: Speculate) -> None:
-        """Refuse what waves cannot do, or not in any reasonable time.
+        """Refuse runs that waves cannot do in a reasonable time.
 
         Raises:
-            UsageError: the task is a long chain, or steps are to be hedged.
+            UsageError: the task is a long chain, or the voting uses hedges.
         """
         if not self.batched:
             return
@@ -102,7 +103,7 @@ class SessionLane:
             raise UsageError(why)
 
     async def check_waiting(self, run: int) -> None:
-        """Refuse ordinary requests for what waits in jobs: it would be paid for twice.
+        """Refuse ordinary requests for samples that wait in jobs: you would pay twice.
 
         Raises:
             UsageError: samples of the run numbered *run* wait in a job, and this session has no waves.
@@ -115,7 +116,7 @@ class SessionLane:
             )
 
     async def provider(self, run: int, inner: Provider) -> Provider:
-        """Return *inner* as the run numbered *run* is to ask it, with what earlier sessions submitted."""
+        """Return *inner* for the run numbered *run*, with the pending jobs of earlier sessions."""
         if self._batch is None:
             return inner
         left = await self._log.left_over(run, self._batch.seen)

@@ -1,4 +1,4 @@
-"""What happens to the limits of a session, told in the record of every run that is going on."""
+"""Record changes of a session's limits with every running run."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,7 +12,7 @@ from mdap.rules.limiter import Change
 
 __all__ = ["LimitChangeRecorder"]
 
-# However wild an endpoint is, no more than one event in so many seconds tells of each limit.
+# Seconds between events of a limit, however erratic the endpoint is.
 _EVERY: Final = 10.0
 
 
@@ -21,11 +21,11 @@ class LimitChangeRecorder:
 
     Args:
         names: the models of the session.
-        gates: where their requests wait, in the same order.
+        gates: the gates of their requests, in the same order.
         writer: the journal.
 
     Attributes:
-        running: the numbers of the runs that are going on.
+        running: the numbers of running runs.
     """
 
     def __init__(self, names: Sequence[str], gates: Sequence[Gate], writer: Writer) -> None:
@@ -34,7 +34,7 @@ class LimitChangeRecorder:
         self._writer = writer
 
     async def follow(self, place: int) -> None:
-        """Record changes at the gate of that *place*, those of some seconds together, for ever."""
+        """Record changes at the gate of that *place* forever, grouped by some seconds."""
         name, gate = self._gates[place]
         while True:
             await gate.changed()
@@ -42,7 +42,7 @@ class LimitChangeRecorder:
             await anyio.sleep(_EVERY)
 
     def tell(self) -> None:
-        """Record what has not been recorded yet: a run is about to end."""
+        """Record pending changes before a run ends."""
         for name, gate in self._gates:
             self._tell(name, gate)
 

@@ -1,4 +1,4 @@
-"""A program's own function that is called with every fact of a run."""
+"""Call a program's own function with every fact of a run."""
 
 import inspect
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from mdap.records import Event
 __all__ = ["LOOK", "Listener"]
 
 LOOK: Final = 0.25
-"""Seconds to wait for a commit before the log is looked at all the same: another process may be at work."""
+"""Seconds to wait for a commit before reading the log anyway: another process may be writing."""
 
 Log = tuple[Reader, Writer]
 
@@ -25,10 +25,10 @@ class Listener:
     """Call a function with every fact of a run, in order, once it is durable.
 
     Args:
-        call: the function, which is somebody else's.
+        call: the program's function.
 
     Raises:
-        UsageError: it would have to be awaited.
+        UsageError: the function is a coroutine function.
     """
 
     def __init__(self, call: Callable[[Event], object]) -> None:
@@ -41,11 +41,11 @@ class Listener:
         self._failure: PluginError | None = None
 
     async def begin(self, log: Log, run: int) -> None:
-        """Begin behind what earlier sessions recorded."""
+        """Begin after the facts of earlier sessions."""
         await Facts(log[0], run, self._cursor).skip()
 
     async def listen(self, log: Log, run: int, race: Decider) -> None:
-        """Call the function until cancelled; if it fails, stop *race*. Nothing is raised."""
+        """Call the function until cancelled; if it fails, stop *race*. Raise nothing."""
         try:
             while True:
                 await self._tell(log, run)
@@ -55,18 +55,18 @@ class Listener:
             self._failure = error
             race.halt(error)
         except DatabaseError:
-            pass  # which the run itself meets
+            pass  # the run itself raises it
 
     async def end(self, log: Log, run: int, ended: Exception | None) -> None:
-        """Call the function with the rest, since the run is over.
+        """Call the function with the remaining facts after the run's end.
 
         Args:
-            log: what reads it, and what writes it.
+            log: its reader and its writer.
             run: the run's number.
             ended: the error that ended the run.
 
         Raises:
-            PluginError: it failed, and that is not what ended the run.
+            PluginError: it failed, but did not end the run.
         """
         if self._failure is None:
             await self._tell(log, run)

@@ -1,4 +1,4 @@
-"""Which margin a run gets where none is given."""
+"""Choose the margin of a run that has none."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,14 +33,14 @@ _ENDED: Final[dict[RunStatus, type[RunError]]] = {
     RunStatus.STOPPED: StoppedError,
     RunStatus.FAILED: FailedError,
 }
-"""The error for each way in which a run ends without being finished."""
+"""The error for each status of an unfinished run."""
 
 _PILOT_MARGIN: Final = 8
 _PILOT_VOTES: Final = 400
 
 
 def with_k(voting: VotingSettings, k: int) -> VotingSettings:
-    """Return *voting* with another margin; refuse one that its samples can never reach."""
+    """Return *voting* with another margin; refuse one that the allowed samples cannot reach."""
     try:
         return VotingSettings(**{**voting.model_dump(), "k": k})
     except ValidationError as error:
@@ -50,9 +50,9 @@ def with_k(voting: VotingSettings, k: int) -> VotingSettings:
 async def batch_margin(
     resources: SessionResources, tasks: Iterable[Task], name: str, voting: VotingSettings, target: float
 ) -> int:
-    """Return the smallest margin at which not one decision of a whole batch is wrong, with chance *target*.
+    """Return the smallest margin that reaches *target* for all decisions of a batch.
 
-    Pilots of its first tasks tell the error rate that can be ruled out; a batch that was begun keeps its k.
+    Pilots of its first tasks bound the error rate; a resumed batch keeps its k.
 
     Raises:
         UsageError: a task does not know its length, or no margin reaches the target.
@@ -84,21 +84,21 @@ def _length(task: Task, instead: str) -> int:
 
 
 async def _polled(resources: SessionResources, pilot: Solution) -> tuple[int, int]:
-    """Return the votes of a pilot, and how many of them were against the winners of their steps."""
+    """Return the votes of a pilot, and the number of votes against winners."""
     return await resources.reader.polled((await resources.reader.find(pilot.run_id)).number)
 
 
 def ended_without_result(solution: Solution, run: str) -> RunError:
-    """Return the error for a run without a result; what ended it is its cause.
+    """Return the error for a run without a result, with the run's error as its cause.
 
     Args:
-        solution: what the run came to; not finished.
-        run: how the sentence names the run.
+        solution: the unfinished run.
+        run: the name of the run in the message.
     """
     error = _ENDED.get(solution.status, StoppedError)(f"{run}: {solution.reason}", solution)
     if solution.error is not None:
         inner = own_cause(solution.error)
-        # One of the same sentence would say nothing more.
+        # A cause with the same sentence would add nothing.
         error.__cause__ = None if isinstance(inner, RunError) else inner
     return error
 
@@ -106,24 +106,24 @@ def ended_without_result(solution: Solution, run: str) -> RunError:
 async def pilot_of(
     resources: SessionResources, task: Task, name: str, voting: VotingSettings, votes: int = _PILOT_VOTES
 ) -> Solution:
-    """Decide the first steps of *task* at a generous margin, in a run of their own.
+    """Decide the first steps of *task* at a generous margin, in a separate run.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         task: the task.
-        name: the name of the run that it is for.
-        voting: how steps are decided but for the margin.
-        votes: how many votes it shall come to.
+        name: the name of the run that needs the pilot.
+        voting: the voting settings, without the margin.
+        votes: the number of votes to collect.
 
     Raises:
         UsageError: a step found no winner.
-        StoppedError: the provider is gone, or a limit was reached.
+        StoppedError: a provider failed, or the run reached a limit.
     """
     pilot = with_k(voting.model_copy(update={"max_samples": None}), _PILOT_MARGIN)
     name = f"{name}-pilot"
     await resources.writer.flush()
     row = await resources.reader.run(name)
-    # Votes of steps that are still open count when these are decided.
+    # Votes of open steps count once these are decided.
     shapes = [] if row is None else await resources.reader.tallies(row.number)
     begun = Pilot(votes - sum(shape.steps * shape.total for shape in shapes))
     spec = RunSpec(name=name, voting=pilot, row=row, kind="pilot", pilot=begun, effects=False)
@@ -142,19 +142,18 @@ async def pilot_of(
 async def with_margin(
     resources: SessionResources, task: Task, spec: RunSpec, k: K | None, goal: tuple[float, float]
 ) -> RunSpec:
-    """Return *spec* with the margin that *k* stands for, and with what is to be recorded of the choice.
+    """Return *spec* with the margin for *k*, and with the events that record the choice.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         task: the task.
-        spec: how it is to be run otherwise.
-        k: a margin; None for that of *spec*; ``auto`` for the smallest that reaches *target* at the
-            error rate that a calibration or a pilot rules out; ``robust`` for one that follows from how the
-            votes of the steps before fell.
-        goal: wanted chance that no decision of the run is wrong, and the floor, for ``robust``.
+        spec: the other settings of the run.
+        k: a margin; None for that of *spec*; ``auto`` for the smallest that reaches *target* at the error
+            bound of a calibration or a pilot; ``robust`` for one that adapts to the votes of earlier steps.
+        goal: target probability that no decision of the run is wrong, and the floor, for ``robust``.
 
     Raises:
-        UsageError: no margin reaches the target, or the run of that name was started for another one.
+        UsageError: no margin reaches the target, or the run of that name started with another target.
     """
     target, floor = goal
     if k == "robust":
@@ -176,7 +175,7 @@ async def with_margin(
 def _as_begun(
     spec: RunSpec, row: RunRow, k: K | None, target: float, begun: Sequence[Mapping[str, Any]]
 ) -> RunSpec:
-    """Return *spec* with the margin with which its run was begun, if it was for the same target."""
+    """Return *spec* with the recorded margin of its run, if that has the same target."""
     if k is None:
         return spec
     if begun and begun[0]["target"] != target:
@@ -211,7 +210,7 @@ async def _auto(
 
 
 async def _measured_by_pilot(resources: SessionResources, task: Task, spec: RunSpec) -> dict[str, Any]:
-    """Return what a pilot counted. Votes against its winners count as wrong."""
+    """Return the counts of a pilot. Votes against its winners count as wrong."""
     solution = await pilot_of(resources, task, spec.name, spec.voting)
     votes, against = await _polled(resources, solution)
     if not votes:
@@ -228,7 +227,7 @@ async def _measured_by_pilot(resources: SessionResources, task: Task, spec: RunS
 
 
 async def matching(resources: SessionResources, task: Task, voting: VotingSettings) -> dict[str, Any] | None:
-    """Return what the newest calibration found of this task, parameters, models and voting but for k.
+    """Return the counts of the newest calibration of this task, parameters, models and voting except k.
 
     Returns:
         None if there is none.

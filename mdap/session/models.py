@@ -1,4 +1,4 @@
-"""Who votes: a session's models as its caller gives them, the providers behind them, and their turns."""
+"""The models of a session: the caller's roster, their providers, and their turns."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ _LONGEST: Final = 200
 
 
 class Roster(NamedTuple):
-    """Who votes.
+    """The models that vote.
 
     Attributes:
-        models: the names of those that vote first; one that is named twice has twice the weight.
-        escalate_to: those to which an undecided step goes, one after the other.
-        objects: the providers that were given as objects, by name.
+        models: names of the first tier; a model named twice has twice the weight.
+        escalate_to: names of the next tiers for undecided steps, in order.
+        objects: the providers given as objects, by name.
     """
 
     models: tuple[str, ...]
@@ -40,7 +40,7 @@ class Roster(NamedTuple):
 
 
 def roster_of(model: Any, escalate_to: Any) -> Roster:
-    """Return the roster of what a caller gives for *model* and *escalate_to*.
+    """Return the roster for a caller's *model* and *escalate_to*.
 
     Raises:
         UsageError: one of them is neither a name nor a provider, or two objects have one name.
@@ -60,7 +60,7 @@ def _several(argument: str, given: Any) -> Iterable[Any]:
 
 
 def _named(argument: str, model: Any, objects: dict[str, Provider]) -> str:
-    """Return the name of *model* on record; add it to *objects* if it is one."""
+    """Return the recorded name of *model*; add it to *objects* if it is an object."""
     if isinstance(model, str):
         return model
     if isinstance(model, type):
@@ -117,12 +117,12 @@ class Models:
     """The models of a session.
 
     Attributes:
-        provider: whom to ask; an ensemble if there is more than one model.
+        provider: the provider to ask; an ensemble for several models.
         tiers: by tier, the members that take turns.
         names: the members' names.
-        prices: the members' prices; None where unknown.
+        prices: the members' prices; None if unknown.
         members: the models, each within its limits.
-        about: what the run's row says of them.
+        about: their description in the run's row.
     """
 
     provider: Provider
@@ -145,13 +145,13 @@ class Models:
 
         Args:
             roster: the models.
-            options: options of all providers that are named.
+            options: options of all providers given by name.
             limits: limits of each provider.
-            prices: the user's own, by model.
-            path: the database of the session, which recorded runs are taken from.
+            prices: the user's own prices, by model.
+            path: the database of the session, for replays of its runs.
 
         Raises:
-            UsageError: there is no model, or one of them is not to be had.
+            UsageError: there is no model, or one is not available.
         """
         models, escalate_to, objects = roster
         if not models or len(models) + len(escalate_to) > _MOST_MODELS:
@@ -188,12 +188,12 @@ class Models:
 
     @property
     def gates(self) -> tuple[Gate, ...]:
-        """Where requests wait for their limits, by member."""
+        """The gates at which requests wait for their limits, by member."""
         return tuple(member.gate for member in self.members)
 
     @property
     def most(self) -> int:
-        """The most requests that may ever be in flight at one of them."""
+        """The maximum number of concurrent requests to one of them."""
         return max(gate.most for gate in self.gates)
 
     def known_prices(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class Models:
         }
 
     def check_budget(self, budget: Budget) -> None:
-        """Refuse a budget in USD for a model whose price is not known."""
+        """Refuse a budget in USD for a model without a known price."""
         unknown = [name for name, price in zip(self.names, self.prices, strict=True) if price is None]
         if budget.usd is not None and unknown:
             raise UsageError(

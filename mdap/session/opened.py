@@ -1,4 +1,4 @@
-"""A session as far as it needs no task: it is opened and closed, its log is followed, its steps settled."""
+"""The part of a session that needs no task: open and close it, follow its log, settle its steps."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ _CLOSED: Final = "this session is closed: use it within its `async with` block, 
 
 
 class OpenSession:
-    """What `mdap.Session` is built on.
+    """The base class of `mdap.Session`.
 
     Args:
         setup: the session's arguments.
@@ -67,7 +67,7 @@ class OpenSession:
     async def close(self) -> None:
         """Stop the runs of the session, resumably, and close its connections; `async with` does it for you.
 
-        A model that was given as an object stays open.
+        It leaves models given as objects open.
         """
         if self._host is not None:
             await self._host.close()
@@ -89,7 +89,7 @@ class OpenSession:
 
     @contextmanager
     def _visit(self) -> Iterator[SessionResources]:
-        """Use the session within the block; refuse what it does if the session is closed meanwhile."""
+        """Use the session within the block; refuse calls if the session closes meanwhile."""
         scope = anyio.CancelScope()
         with self._opened.visit(scope) as resources, scope:
             yield resources
@@ -100,15 +100,15 @@ class OpenSession:
         """Follow a run: ``async for event in session.events(run_id)`` yields each of its recorded facts.
 
         Facts are read from the log, so a slow reader delays nothing. A step's samples come with its decision;
-        those of a step without a decision come when the run ends, and that ends the iteration, too. The runs
-        of cases and of nested tasks are followed by their own ids.
+        those of a step without a decision come when the run ends, and that ends the iteration, too. Follow
+        the runs of cases and of nested tasks by their own ids.
 
         Args:
             run_id: the run's id, exactly; it may be about to begin.
             after: the `cursor` of the last event that was read, to continue after it; None for the beginning.
 
         Returns:
-            What to iterate over; see `mdap.Event`.
+            An async iterator; see `mdap.Event`.
 
         Raises:
             RunNotFoundError: there is no such run, and none begins within 5 seconds.
@@ -122,7 +122,7 @@ class OpenSession:
 
         Args:
             run_id: only those of this run and its parts; None for the newest runs of the database.
-            most: how many at most.
+            most: the maximum number of steps.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -140,7 +140,7 @@ class OpenSession:
         continues; otherwise `resume` the returned run.
 
         Args:
-            run_id: the step's run: its id, a unique beginning of it, or ``latest``.
+            run_id: the step's run: its id, a unique prefix of it, or ``latest``.
             step: its number.
             answer: the answer, as a JSON value.
             author: who decides.
@@ -150,7 +150,7 @@ class OpenSession:
         Raises:
             ClaimedError: another person has the step, or has settled it meanwhile.
             RunBusyError: a process is working on the run, and does not wait for the step.
-            UsageError: there is no such run or step, or the answer cannot be one of it.
+            UsageError: there is no such run or step, or the answer is invalid for it.
         """
         spelled = canonical(answer)
         with self._visit() as resources:
@@ -167,13 +167,13 @@ class OpenSession:
 
 async def row_of(resources: SessionResources, run_id: str) -> RunRow | None:
     """Return the row of a run as this session left it; None if there is no such run."""
-    # What a cancelled run of this session appended may not be committed yet.
+    # Facts of a cancelled run of this session may not be committed yet.
     await resources.writer.flush()
     return await resources.reader.run(run_id)
 
 
 async def left(resources: SessionResources, run_id: str) -> Solution[Any]:
-    """Return what a run came to that was cut when the session was closed."""
+    """Return the solution of a run that the close of the session interrupted."""
     row = await row_of(resources, run_id)
     if row is None:
         raise UsageError(_CLOSED)

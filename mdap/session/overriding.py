@@ -1,11 +1,11 @@
-"""A person overrides a decided step: a new run takes over what was decided, and goes on from there.
+"""Override a decided step: a new run copies the earlier decisions and continues from there.
 
-Nothing on record is changed. The new run notes each decision that it takes over, with its digest in the old
-run, and the person's decision of the step; resumed, it votes on what is not decided. A chain takes over what
-came before the step. A process knows its steps by their content, so it takes over all that was voted on, and
-makes again what is not voted on and was made later: the results of `once` and of nested runs.
+The old record stays unchanged. The new run records each copied decision with its digest in the old run, and
+the person's decision of the step. Once resumed, it votes on the undecided steps. A chain copies the decisions
+before the step. A process identifies its steps by their content, so it copies all voted decisions; it repeats
+later results without a vote, those of `once` and of nested runs.
 
-Where the step is of a nested run, the runs that it is nested in are taken over, too, without its result.
+If the step belongs to a nested run, mdap also copies the enclosing runs, without that run's result.
 """
 
 import re
@@ -49,13 +49,13 @@ _COPIED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ManualDecision:
-    """What a person decides.
+    """A person's decision.
 
     Attributes:
         step: the step.
         answer: the answer, as JSON.
-        author: who decides.
-        reason: why so.
+        author: the person who decides.
+        reason: that person's reason.
     """
 
     step: int
@@ -65,13 +65,13 @@ class ManualDecision:
 
 
 class _Taken(NamedTuple):
-    """A run that is taken over.
+    """A run to copy.
 
     Attributes:
         row: the run.
-        step: its step that is not: the one overridden, or that of the nested run in which it is; None if that
+        step: its step that is not copied: the overridden one, or that of the nested run with it; None if that
             has no result yet.
-        chain: whether it is of a chain.
+        chain: whether its task is a chain.
     """
 
     row: RunRow
@@ -80,16 +80,16 @@ class _Taken(NamedTuple):
 
 
 async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDecision) -> str:
-    """Begin a run that goes on from a decided step with a person's answer; return its id.
+    """Begin a run that continues from a decided step with a person's answer; return its id.
 
     Args:
         path: the database.
         row: the run that decided the step.
         task: its task.
-        decision: what the person decides.
+        decision: the person's decision.
 
     Raises:
-        UsageError: the answer cannot be one of the step.
+        UsageError: the answer is invalid for the step.
     """
     async with open_log(path) as reader, open_journal(path) as journal:
         winner = await _checked(reader, row, task, decision)
@@ -135,7 +135,7 @@ async def _checked(reader: Reader, row: RunRow, task: Task, decision: ManualDeci
 
 
 async def _voted_for(reader: Reader, run: int, step: int, race: Race) -> list[Any]:
-    """Return answers that were voted for: they tell the class of an answer."""
+    """Return voted answers: they show the class of an answer."""
     if await reader.is_decided(run, step):
         recorded = await reader.recorded(run, step)
         replies = recorded.votes if recorded.text is None else ((recorded.text, recorded.view or 0),)
@@ -165,7 +165,7 @@ async def _opened(reader: Reader, row: RunRow, step: int) -> Row:
 
 
 async def _lineage(reader: Reader, row: RunRow, task: Task, step: int) -> list[_Taken]:
-    """Return the run and those that it is nested in, the outermost first."""
+    """Return the run and its enclosing runs, outermost first."""
     line = [_Taken(row, step, chain=isinstance(task, Chain))]
     while (above := await reader.whole_of(line[0].row.number)) is not None:
         if line[0].row.settings.get("robust"):
@@ -179,12 +179,12 @@ async def _lineage(reader: Reader, row: RunRow, task: Task, step: int) -> list[_
 
 
 async def _new_names(reader: Reader, names: Sequence[str]) -> list[str]:
-    """Return what runs are called that take over those of these *names*, the outermost first."""
+    """Return names for the copies of the runs *names*, outermost first."""
     stem, number = _NUMBERED.sub("", names[0]), 1
     while await reader.run(f"{stem}-override-{number}") is not None:
         number += 1
     found = [f"{stem}-override-{number}{name.removeprefix(names[0])}" for name in names]
-    # The process makes such a name shorter, as it did with the old one, from which it cannot be told.
+    # The process shortens such a name, like the old one, so the names would collide.
     if any(len(name) > LONGEST_ID or _SHORTENED.search(name) for name in found):
         raise UsageError(
             f"the name of {names[-1]} is too long to override a step of it: name its run briefly"
@@ -193,7 +193,7 @@ async def _new_names(reader: Reader, names: Sequence[str]) -> list[str]:
 
 
 class _TakeOver:
-    """Take a run over into a new one."""
+    """Copy a run into a new one."""
 
     def __init__(self, reader: Reader, journal: Writer, taken: _Taken, new: int) -> None:
         self._reader = reader
@@ -206,7 +206,7 @@ class _TakeOver:
         self._digest = CHAIN_START
 
     async def run(self, over: tuple[ManualDecision, str] | None) -> None:
-        """Record what is taken over, and the person's decision if it is of this run."""
+        """Record the copied decisions, and the person's decision if it belongs to this run."""
         journal, new, old = self._journal, self._new, self._old
         about = {"overrides": old.run_id, "step": self._step}
         reason = f"step {self._step} of {old.run_id} was overridden"
@@ -222,7 +222,7 @@ class _TakeOver:
         if over is not None:
             journal.append(RunEvent(new, "settled", over[0].reason, over[0].author, {"step": over[0].step}))
         if self._chain and self._step is not None:
-            # The old run has brought about what its decisions called for, but not what this one does.
+            # The old run has had the effects of its decisions, but not of this one.
             journal.append(RunEvent(new, "effect", data={"step": self._step - 1}))
         waits = "waits to be resumed after an override"
         waiting = {"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)}
@@ -232,13 +232,13 @@ class _TakeOver:
         terms = VotingSettings.recorded(self._old.settings).robust
         if terms is not None:
             ledger = ledger_after(terms, await self._reader.paid(self._old.number))
-            # What came after the step was spent, too.
+            # The old run also paid for the steps after this one.
             spent = {"price": str(ledger.spent), "payments": ledger.payments}
             inherited = {"why": "inherited", "step": -1, **spent}
             self._journal.append(RunEvent(self._new, "paid", data=inherited))
 
     async def _decisions(self) -> AsyncIterator[Row]:
-        """Yield the decisions to take over, and the step that is decided otherwise."""
+        """Yield the decisions to copy, and the overridden step."""
         after = False
         async for row in self._reader.decided(self._old.number):
             made = row["author"] == NOTED and row["key"].startswith(("once:", "solve:"))
@@ -247,7 +247,7 @@ class _TakeOver:
             after = after or row["step"] == self._step
             if after and self._chain:
                 return
-        if not after and self._step is not None:  # voting left it undecided
+        if not after and self._step is not None:  # votes left it undecided
             for row in await self._reader.rows("openings_of_step", self._old.number, self._step):
                 yield row
 

@@ -1,6 +1,6 @@
-"""What a task asks, found out without a model: nothing is sent, paid for or recorded.
+"""Show the prompts of a task without a model: send, pay for and record nothing.
 
-The oracle of the task answers where later steps depend on the answers to earlier ones.
+The task's oracle answers if later steps depend on earlier answers.
 """
 
 import inspect
@@ -42,13 +42,13 @@ _LONGEST: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One step that a task asks.
+    """One step of a task.
 
     Attributes:
-        part: the nested task that asks it; None for the task itself.
-        step: its number there, from 0.
+        part: the nested task of the step; None for the task itself.
+        step: its number in that task, from 0.
         key: the key that its author gave it; None for none.
-        prompt: what is asked.
+        prompt: its prompt.
     """
 
     part: str | None
@@ -59,11 +59,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a task asks.
+    """The steps of a task.
 
     Attributes:
-        asked: its steps, in the order in which it asks them.
-        notes: what a reader should know, a sentence each.
+        asked: the steps, in the order of the requests.
+        notes: notes for the reader, one sentence each.
     """
 
     asked: tuple[Asked, ...]
@@ -71,16 +71,16 @@ class Preview:
 
 
 async def preview(name: str, task: Task, wanted: int | None = None) -> Preview:
-    """Return what a task asks first, or at step *wanted*.
+    """Return the first steps of a task, or step *wanted*.
 
     Args:
         name: the task's name.
         task: the task.
-        wanted: the number of a step; None for the first step of a chain, or for all that a process asks
+        wanted: the number of a step; None for the first step of a chain, or for all steps that a process asks
             before it needs an answer.
 
     Raises:
-        UsageError: there is no such step, or what it asks depends on answers that nobody can give.
+        UsageError: there is no such step, or its prompt depends on unknown answers.
         PluginError: the task's own code failed.
     """
     check_methods(type(task), type(task).__qualname__)
@@ -151,7 +151,7 @@ class _Question:
 
 
 class _Collector:
-    """Everything that a process and its nested tasks ask."""
+    """All steps of a process and its nested tasks."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -161,7 +161,7 @@ class _Collector:
         self._counts: dict[str | None, int] = {}
 
     async def ask(self, part: str | None, step: Step[Any], truth: Callable[[], Any]) -> tuple[Asked, Any]:
-        """Return what *step* is, and its answer once there is one."""
+        """Return the identity of *step*, and its answer once there is one."""
         if not isinstance(step, Step):
             raise not_a_step(step)
         race, asked = _asked(self.name, part, self._counts.get(part, 0), step)
@@ -179,7 +179,7 @@ class _Collector:
 
     @property
     def open(self) -> list[_Question]:
-        """The questions without an answer."""
+        """The steps without an answer."""
         return [question for question in self.questions if not question.answered.is_set()]
 
     def find(self, number: int) -> Asked | None:
@@ -189,7 +189,7 @@ class _Collector:
 
 
 class _Asking:
-    """An `mdap.Ask` that notes what is asked. See there for what each method does."""
+    """An `mdap.Ask` that collects the steps. See there for each method."""
 
     def __init__(self, collector: _Collector, task: Process[Any], part: str | None = None) -> None:
         self._collector = collector
@@ -199,12 +199,12 @@ class _Asking:
 
     @property
     def run_id(self) -> str:
-        """The name of a run that there is not."""
+        """A name, although no run exists."""
         return _RUN
 
     @property
     def open_steps(self) -> int:
-        """How many steps may be open at a time."""
+        """The maximum number of open steps."""
         return _OPEN_STEPS
 
     async def __call__(self, step: Step[A]) -> A:
@@ -231,18 +231,18 @@ class _Asking:
     async def _each(self, steps: Iterable[Step[A]], ask: Callable[[Step[A]], Awaitable[T]]) -> list[T]:
         async with gathered() as tasks:
             group = Group(tasks, self)
-            # One more than can be shown, so that it is said that there are more.
+            # One more than the maximum shown, so that the output can say that there are more.
             found = [group.start(ask, step) for step in islice(steps, _MOST + 1)]
         return [pending.value for pending in found]
 
     @asynccontextmanager
     async def group(self) -> AsyncIterator[Group]:
-        """Open a group of things to be asked side by side."""
+        """Open a group of concurrent requests."""
         async with gathered() as tasks:
             yield Group(tasks, self)
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
-        """Return what a nested *task* comes to with the oracle's answers."""
+        """Return the result of a nested *task* with the oracle's answers."""
         name = self._parts.of(task, key)[0].name.removeprefix(f"{_RUN}/")
         if isinstance(task, Process):
             return await task.solve(_Asking(self._collector, task, name))
@@ -261,7 +261,7 @@ class _Asking:
         return task.result(state)
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
-        """Say that what is done once is not done here."""
+        """Refuse to call the function of `once` here."""
         sentence = f"what the task asks after ask.once({key!r}) is not shown: only a run calls that function"
         self._collector.notes[sentence] = None
         await anyio.sleep_forever()
@@ -307,7 +307,7 @@ def _raise(name: str, error: BaseException) -> NoReturn:
 
 
 async def _collected(collector: _Collector, over: anyio.Event, wanted: int | None) -> None:
-    """Wait until a process has asked all that it can, answering it as long as a step is *wanted*."""
+    """Wait until a process has asked all that it can; answer it until step *wanted*."""
     while True:
         await _settled(collector, over)
         if over.is_set() or wanted is None or collector.find(wanted) is not None:
@@ -326,7 +326,7 @@ async def _collected(collector: _Collector, over: anyio.Event, wanted: int | Non
 
 
 async def _settled(collector: _Collector, over: anyio.Event) -> None:
-    """Wait until nothing more is asked: a process may read a file in another thread before it asks."""
+    """Wait until no further request comes: a process may read a file in another thread first."""
     began = time.monotonic()
     while not over.is_set():
         before = len(collector.open)

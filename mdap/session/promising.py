@@ -1,4 +1,4 @@
-"""How a run votes by `-k robust`."""
+"""Voting settings for `-k robust`."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -16,14 +16,14 @@ _TEMPERATURES = (0.1,)
 
 
 def promising(voting: VotingSettings, terms: Mapping[str, Any]) -> VotingSettings:
-    """Return *voting* by `-k robust`.
+    """Return *voting* with the terms of `-k robust`.
 
     Args:
-        voting: how steps are decided otherwise.
-        terms: what differs from the terms in *voting*: floor, target, length.
+        voting: the other voting settings.
+        terms: changes to the terms in *voting*: floor, target, length.
 
     Raises:
-        UsageError: no margin keeps such a promise, or a setting does not go with it.
+        UsageError: no margin can reach the target, or a setting conflicts with it.
     """
     try:
         robust = Robust(**{**(voting.robust or Robust()).model_dump(), **terms})
@@ -42,6 +42,7 @@ def with_share(voting: VotingSettings, share: Fraction, length: int | None) -> V
     """Return *voting* for a nested run that may spend *share* of the budget of the whole.
 
     Raises:
-        UsageError: no margin keeps such a promise.
+        UsageError: no margin can reach the target.
+
     """
     return promising(voting, {"target": float(1 - share), "length": length})

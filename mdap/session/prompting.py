@@ -1,4 +1,4 @@
-"""The prompts of recorded steps, made again by the code of their tasks."""
+"""Rebuild the prompts of recorded steps with the code of their tasks."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -22,11 +22,11 @@ __all__ = ["TaskPrompts"]
 class TaskPrompts:
     """See `mdap.viewer.source.Prompts`.
 
-    A database names the module or file of its tasks, and importing one runs it. So only installed tasks
-    are loaded, and those that the person who looks has named.
+    A database names the module or file of its tasks, and importing one runs it. So mdap loads only installed
+    tasks and those that the user names.
 
     Args:
-        trusted: further tasks that may be loaded, as runs name them.
+        trusted: names of further tasks to load, as recorded by runs.
     """
 
     def __init__(self, trusted: Collection[str] = ()) -> None:
@@ -44,7 +44,7 @@ class TaskPrompts:
     def render(
         self, task: str, params: Mapping[str, Any], step: int, text: str, digest: str
     ) -> Rendered | str:
-        """Return the prompts of a step, or a sentence that says why there are none."""
+        """Return the prompts of a step, or a sentence that explains why there are none."""
         chain = self._chain(task, canonical(dict(params)))
         if isinstance(chain, str):
             return chain
@@ -56,14 +56,14 @@ class TaskPrompts:
             return _rendered(found, digest)
         except ValidationError:
             return f"the installed {task} cannot read this input: it has changed since the run"
-        except RAISED as error:  # it is somebody else's code, and a page must not end with it
+        except RAISED as error:  # this is plugin code, and its failure must not end the page
             return str(error) if isinstance(error, MdapError) else f"{task}: {told(error)}"
 
     def check_trusted(self, task: str) -> None:
         """Refuse a task whose code must not be loaded.
 
         Raises:
-            UsageError: it is neither installed nor named by whoever looks.
+            UsageError: it is neither installed nor named by the user.
         """
         if task not in installed(TASKS) and task not in self._trusted:
             raise UsageError(f"{task} is not installed; to load it, add --task {task}")

@@ -1,7 +1,7 @@
 """Samples from a recorded run: no network, no cost, and the same decisions again.
 
-A sample is found by its step, its prompt and its place among the samples of that step. What is not on
-record is not made up.
+Replay finds a sample by its step, its prompt and its number within the step. It never invents a missing
+sample.
 """
 
 import os
@@ -33,10 +33,10 @@ _Page = dict[tuple[str, str], dict[int, SampleTaken]]
 
 
 class ReplaySettings(BaseModel):
-    """What a user may set with ``-M NAME=VALUE`` for a recorded run.
+    """Options of a replay, set with ``-M NAME=VALUE``.
 
     Attributes:
-        db: the database that the run is in; None for the one that is being written.
+        db: the database with the run; None for the session's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,11 +45,11 @@ class ReplaySettings(BaseModel):
 
 
 class Replay:
-    """A `mdap.protocols.Provider` over the samples of one run and of the runs that are parts of it.
+    """A `mdap.protocols.Provider` over the samples of one run and its parts.
 
     Args:
-        run_id: the run's id, or a unique beginning of it.
-        path: the database it is in.
+        run_id: the run's id, or a unique prefix of it.
+        path: its database.
     """
 
     nonblocking: Final = True
@@ -65,10 +65,10 @@ class Replay:
         self._pages: OrderedDict[tuple[Any, ...], _Page] = OrderedDict()
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Return the recorded replies for the wanted ordinals, as far as they are on record.
+        """Return the recorded replies for the requested ordinals, up to the first missing one.
 
         Raises:
-            UnavailableError: the first of them is not.
+            UnavailableError: the first one is missing.
         """
         recorded = await self._recorded(request)
         replies: list[Reply] = []
@@ -91,14 +91,14 @@ class Replay:
         await self._stack.aclose()
 
     async def _recorded(self, request: SampleRequest) -> dict[int, SampleTaken]:
-        """Return the recorded samples of the step that is asked about, by ordinal."""
+        """Return the recorded samples of the requested step, by ordinal."""
         wanted = request.key, request.step_digest or request.prompt_digest
         found: dict[int, SampleTaken] = {}
-        if request.key.isdecimal():  # a chain's: whoever asks for one asks for the next ones soon
+        if request.key.isdecimal():  # a chain's step: requests for the next ones follow soon
             first = int(request.key) // _STEPS_A_PAGE * _STEPS_A_PAGE
             page = await self._page("replay_steps", first, first + _STEPS_A_PAGE - 1)
             found = page.get(wanted, {})
-        # One of a process, or of a chain that is a part of one.
+        # A step of a process, or of a chain nested in one.
         return found or (await self._page("replay_step", *wanted)).get(wanted, {})
 
     async def _page(self, statement: str, *values: Any) -> _Page:
@@ -135,14 +135,14 @@ class Replay:
 
 
 def _fits(sample: SampleTaken, request: SampleRequest) -> bool:
-    """Return whether a recorded sample was drawn at the temperature that is asked for, or without any."""
+    """Return whether a recorded sample has the requested temperature, or none."""
     return sample.temperature is None or sample.temperature == request.temperature
 
 
 def _paged(rows: Sequence[sqlite3.Row]) -> _Page:
     page: _Page = {}
     for row in rows:
-        # The rows of decided openings come first, and what they hold stays.
+        # Rows of decided openings come first; later rows do not replace them.
         identity, sample = sample_of_step(row)
         page.setdefault(identity, {}).setdefault(sample.ordinal, sample)
     return page
@@ -152,7 +152,7 @@ def create(model: str, options: dict[str, Any]) -> Replay:
     """Replay a run: the factory behind ``--model replay/<run>``.
 
     Args:
-        model: the run's id, or a unique beginning of it.
+        model: the run's id, or a unique prefix of it.
         options: see `ReplaySettings`.
 
     Raises:
@@ -183,8 +183,8 @@ async def as_recorded(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the models of a session with recorded runs named in full.
 
-    A recorded run that stands alone takes every place that its own models had, since the places decide
-    which view and which temperature a sample gets.
+    A replay without other models takes all places of its original models, since the places determine the view
+    and the temperature of each sample.
 
     Raises:
         UsageError: there is no such run, or several.

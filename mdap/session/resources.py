@@ -1,4 +1,4 @@
-"""What all runs of a session share, and how it is opened."""
+"""The resources that all runs of a session share, and how to open them."""
 
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -36,7 +36,7 @@ _LEAST_OPEN: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSetup:
-    """The arguments of a `mdap.Session`, which says what each is."""
+    """The arguments of a `mdap.Session`, documented there."""
 
     path: Path
     roster: Roster
@@ -55,29 +55,29 @@ class SessionSetup:
 
 @dataclass(slots=True, kw_only=True)
 class SessionResources:
-    """What all runs of a session share.
+    """The resources that all runs of a session share.
 
     Attributes:
-        group: where work goes on until the session is closed.
-        models: who is asked.
-        budget_guard: what pays.
-        writer: where facts go.
-        reader: where they are found again.
-        runs: where runs are begun and ended.
-        claims: which runs this process has taken.
-        limits: how often and how long to try.
-        budget: what may be spent.
-        speculate: how far chains are sampled ahead.
-        on_dead: what to do when one of several models is gone.
-        limit_changes: where changes of limits are recorded from.
-        endpoint_probe: what finds out what the endpoints are like.
-        lane: which way samples travel.
-        named: the ids of the runs that are going on, by number.
-        tracing: what makes spans of runs; None for nothing.
-        unfindable: classes of which was said already that `mdap resume` cannot find them.
-        known_spending: runs whose earlier samples are paid for out of the budget already.
-        worker: the name of the worker that this is; None for the head, or where there is one process.
-        dealer: what has workers solve the cases of batches; None for this process.
+        group: the task group for work until the session closes.
+        models: the models to ask.
+        budget_guard: reserves and counts money and tokens.
+        writer: appends facts to the log.
+        reader: reads the log.
+        runs: begins and ends runs.
+        claims: the claims of this process.
+        limits: concurrency, rates, deadlines and attempts.
+        budget: the spending limits.
+        speculate: how far ahead mdap samples chains.
+        on_dead: whether to stop or continue when one of several models fails for good.
+        limit_changes: records changes of limits.
+        endpoint_probe: probes the endpoints.
+        lane: sends samples one by one or in jobs of a batch API.
+        named: the ids of running runs, by number.
+        tracing: creates spans of runs; None for no tracing.
+        unfindable: classes with an earlier warning that `mdap resume` cannot find them.
+        known_spending: runs whose earlier samples the budget already counts.
+        worker: the name of this worker; None for the head or a single process.
+        dealer: deals the cases of batches to workers; None for this process.
     """
 
     group: TaskGroup
@@ -103,17 +103,17 @@ class SessionResources:
 
     @property
     def place(self) -> Path:
-        """The database, by whose name turns at runs are taken; of each worker, another one."""
+        """The name for turns at runs: the database, with the worker's name in a worker."""
         path = self.writer.path
         return path if self.worker is None else path.with_name(f"{path.name} at {self.worker}")
 
     @property
     def breadth(self) -> int:
-        """How many runs of a batch, or steps of a process, may be open at once, so that no slot is idle."""
+        """Number of concurrent runs of a batch, or steps of a process, that keeps all slots busy."""
         return self.lane.width if self.lane.batched else max(_LEAST_OPEN, 2 * self.models.most)
 
     def speculation(self) -> Speculation:
-        """Return how far a chain is to be sampled ahead."""
+        """Return how far ahead to sample a chain."""
         if self.lane.batched:
             return self.lane.speculation(self.speculate)
         if self.models.provider.nonblocking or self.speculate is Speculate.OFF:
@@ -123,14 +123,14 @@ class SessionResources:
         return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
 
     def charge_earlier(self, start: RunStart) -> None:
-        """Charge what a run spent in earlier sessions to the budget, once."""
+        """Charge a run's spending in earlier sessions to the budget, once."""
         if self.budget_guard.limited and start.number not in self.known_spending:
             self.known_spending.add(start.number)
             usage = start.totals.usage
             self.budget_guard.spent_before(start.cost or 0.0, usage.input_tokens + usage.output_tokens)
 
     def about(self) -> dict[str, Any]:
-        """Return what the record says of a session that takes up a run."""
+        """Return the recorded data of a session that begins or resumes a run."""
         return {
             "limits": self.limits.model_dump(),
             "budget": self.budget.model_dump(),
@@ -142,7 +142,7 @@ class SessionResources:
 
 
 def _here() -> str | None:
-    """Return the folder that relative names in a task's parameters are looked up in."""
+    """Return the folder for relative names in a task's parameters."""
     try:
         return os.getcwd()
     except FileNotFoundError:  # it was deleted
@@ -169,7 +169,7 @@ async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]
         async with (
             open_journal(path, watch, watch.every) as writer,
             open_log(path) as reader,
-            open_log(path) as other,  # so that the seal of a long run keeps nobody from reading
+            open_log(path) as other,  # so that the seal of a long run does not block readers
             anyio.create_task_group() as group,
         ):
             limit_changes = LimitChangeRecorder(models.names, models.gates, writer)

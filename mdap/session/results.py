@@ -1,4 +1,4 @@
-"""What a run came to, and its result as a value of the type that its task declares."""
+"""Build the solution of a run, with a result of the type that its task declares."""
 
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -20,12 +20,12 @@ __all__ = ["read_solution", "solution_of", "with_typed_result"]
 
 
 async def read_solution(reader: Reader, row: RunRow) -> Solution:
-    """Return what the run in *row* came to so far, from its rows alone."""
+    """Return the solution so far of the run in *row*, from its rows alone."""
     return solution_of(await reader.visit(partial(record_of, row=row)))
 
 
 def solution_of(record: RunRecord) -> Solution:
-    """Return what a run came to so far, from what is on record of it."""
+    """Return the solution so far of a run, from its record."""
     row, data = record.row, record.data
     certificate = certified(record.shapes, record.escalations, record.settled)
     if certificate is not None and record.voters:
@@ -57,7 +57,7 @@ def solution_of(record: RunRecord) -> Solution:
 
 
 def with_typed_result(task: Task, solution: Solution[Any]) -> Solution[Any]:
-    """Return *solution* with its result as the type that *task* declares, where that loses nothing."""
+    """Return *solution* with its result as the type that *task* declares, if that is lossless."""
     adapter = _adapter_of(type(task))
     if adapter is None or solution.status is not RunStatus.FINISHED:
         return solution

@@ -1,4 +1,4 @@
-"""One run from its row to its end: begun or taken up, decided, and its ending recorded."""
+"""Drive one run: begin or resume it, decide its task, and record its end."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ from mdap.tracing import RunTrace
 __all__ = ["WITHHELD", "run_task"]
 
 WITHHELD: Final = "which a pilot must not bring about"
-"""In the reason of a pilot that cannot go on."""
+"""Part of the reason of a pilot that cannot continue."""
 
 _LOG: Final = logging.getLogger("mdap")
 
@@ -51,12 +51,12 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
     """Run *task* until it is finished, undecided, stopped or failed, and return its solution.
 
     If another caller in this process is driving the run, wait for it and return its solution. If that caller
-    is cancelled, drive the run on.
+    is cancelled, continue the run.
 
     Raises:
-        UsageError: the run exists and was started otherwise, or parameters do not come back from the record.
+        UsageError: the run started with other settings, or its recorded parameters do not convert back.
         RunBusyError: another process is working on it.
-        DatabaseError: the database cannot be written any more.
+        DatabaseError: the database can no longer be written.
     """
     if spec.voting.robust is not None and resources.on_dead is OnDead.CONTINUE:
         raise UsageError(
@@ -133,10 +133,10 @@ class _Run:
     """A run that a session works on.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         task: the task.
-        spec: how it is to be run.
-        start: where its rows end.
+        spec: the specification of the run.
+        start: its state at the start of the session.
         trace: its spans; None for none.
     """
 
@@ -151,7 +151,7 @@ class _Run:
         self._number = start.number
 
     async def drive(self, ended: Ending) -> None:
-        """Decide the task, and say how that ended."""
+        """Decide the task, and return its end."""
         resources, spec, seconds = self._resources, self._spec, self._resources.budget.seconds
         log = (resources.reader, resources.writer)
         if self._start.row is not None:
@@ -168,7 +168,7 @@ class _Run:
         if refusal is not None:
             ended.stop(refusal, StopCause.PROVIDER)
             return
-        # Only now it is known which temperatures are sent, and how many replies a request may ask for.
+        # Only now are the temperatures and the maximum number of replies per request known.
         config = self._config()
         race, beside = self._race(config)
         if spec.listener is not None:
@@ -191,7 +191,7 @@ class _Run:
             ended.data["in_flight"] = race.in_flight
 
     def _note(self) -> None:
-        """Take up what earlier sessions spent, and record what is known before anything is asked."""
+        """Count the spending of earlier sessions, and record all known facts before the first request."""
         resources, spec, start = self._resources, self._spec, self._start
         resources.charge_earlier(start)
         if spec.parent is None:
@@ -207,7 +207,7 @@ class _Run:
             resources.writer.append(RunEvent(self._number, kind, reason, data=data))
 
     def _tell_if_unfindable(self) -> None:
-        """Say at the start, on standard error and on record, if nobody else can resume the run."""
+        """Warn at the start, on standard error and in the log, if no other program can resume the run."""
         kind, said = type(self._task), self._resources.unfindable
         why = unfindable(self._task)
         if why is None or kind in said:
@@ -251,14 +251,14 @@ class _Run:
         return isinstance(self._task, Process) if chosen is None else chosen
 
     def _fresh_drift(self) -> Drift | None:
-        """Return what notices a drift of the run from what it is compared with from now on."""
+        """Return the drift detector of the run."""
         baselines = [data for kind, _, data in self._spec.notes if kind == "baseline"]
         return Drift(Baseline(**baselines[0]), self._spec.voting.k, frozenset()) if baselines else None
 
     def _race(
         self, config: RunConfig
     ) -> tuple[ChainRace | ProcessRace, list[Callable[[], Coroutine[Any, Any, None]]]]:
-        """Return the race of the task, begun where its rows end, and what runs beside it."""
+        """Return the race of the task, started from its resume point, and its companion functions."""
         writer, spec, point = self._resources.writer, self._spec, self._start.point
         task, row = self._task, self._start.row
         name = task_name(task) if row is None else row.task
@@ -292,7 +292,7 @@ class _Run:
         )
 
     def _came_to(self, race: ChainRace | ProcessRace) -> dict[str, Any]:
-        """Return what is recorded of a finished race; a pilot ends before its task, and is not judged."""
+        """Return the record of a finished race; a pilot ends before its task and gets no verdict."""
         if isinstance(race, ProcessRace):
             found = {"result": race.result, "undecided": race.undecided_steps}
         else:
@@ -302,7 +302,7 @@ class _Run:
         return found
 
     def _outcome(self, result: Any) -> str | None:
-        """Return what the task says of its result, as it is recorded; its failure harms no run."""
+        """Return the task's verdict on its result for the record; a failure of it does not affect the run."""
         try:
             return recorded(said_by(task_name(self._task), self._task, result))
         except PluginError as error:
@@ -331,7 +331,7 @@ async def _withheld(process: ProcessRace, key: str) -> None:
 async def _solve_part(
     resources: SessionResources, whole: RunSpec, parent: int, task: Task, name: str, share: Fraction | None
 ) -> Solution:
-    """Run a task that is a part of a process, or take it up again."""
+    """Run or resume a task that is a part of a process."""
     if whole.depth >= resources.limits.max_nesting:
         raise UsageError(
             f"part {name}: tasks are nested more than {resources.limits.max_nesting} deep: let each ask "
@@ -354,5 +354,5 @@ async def _solve_part(
     )
     solution = await run_task(resources, task, part)
     if whole.pilot is not None and whole.pilot.full:
-        await anyio.sleep_forever()  # it may have ended early: until the whole pilot is over
+        await anyio.sleep_forever()  # it may have ended early: wait until the whole pilot is over
     return solution

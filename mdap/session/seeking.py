@@ -1,4 +1,4 @@
-"""A process asks again for all that its run decided, until it comes to a step that a person settles."""
+"""Run a process through its decided steps until it asks for the step that a person settles."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,10 +27,10 @@ _OPEN: Final = 4_096
 
 
 class Muted:
-    """A journal that drops what it is given, until it is to record: who only looks must change nothing.
+    """A journal that drops facts until told to record: a search must change nothing.
 
     Args:
-        journal: where facts go once *recording* is true; None for nowhere.
+        journal: receives facts once *recording* is true; None to drop them.
 
     Attributes:
         recording: whether facts are recorded.
@@ -55,16 +55,16 @@ class Muted:
 
 
 class Sought(ProcessRace):
-    """Find the step of a decision, by what it is known by.
+    """Find the step of a decision by its identity.
 
     Args:
         name: the task's name, for errors.
         task: the process.
         rules: run number, voting settings.
-        identity: what the step is known by.
+        identity: the step's key and prompt digest.
 
     Attributes:
-        found: its race, of which nothing is counted; None until the process has asked for it.
+        found: its race, with nothing counted; None until the process has asked for it.
     """
 
     def __init__(self, name: str, task: Process[Any], rules: RunConfig, identity: Identity) -> None:
@@ -73,7 +73,7 @@ class Sought(ProcessRace):
         self._identity = identity
 
     def race(self, step: Step[Any]) -> Race:
-        """Return a race for *step*, and keep that of the one that is sought."""
+        """Return a race for *step*; keep that of the wanted step."""
         race = super().race(step)
         if identify(step, race) == self._identity:
             self.found = race
@@ -81,7 +81,7 @@ class Sought(ProcessRace):
 
 
 class Gathered(ProcessRace):
-    """Keep every step that a process asks for.
+    """Collect every step that a process asks for.
 
     Args:
         name: the task's name, for errors.
@@ -89,7 +89,7 @@ class Gathered(ProcessRace):
         rules: run number, voting settings.
 
     Attributes:
-        steps: by what they are known by.
+        steps: the steps by their identity.
     """
 
     def __init__(self, name: str, task: Process[Any], rules: RunConfig) -> None:
@@ -104,7 +104,7 @@ class Gathered(ProcessRace):
 
 
 async def rules_of(reader: Reader, row: RunRow, task: Task) -> RunConfig:
-    """Return what a run of *task* is decided by, as its rows say."""
+    """Return the recorded rules of a run of *task*."""
     voting = VotingSettings.recorded(row.settings)
     tiers = tiers_of(row.provider["models"], row.provider["escalate_to"])[1]
     return RunConfig(
@@ -125,15 +125,15 @@ async def ask_again(
     there: Callable[[], bool],
     patience: float = 10.0,
 ) -> None:
-    """Run the function of a process on what is recorded, until *there* is true, or it goes no further.
+    """Run the function of a process on its record until *there* is true or it gets stuck.
 
     Args:
         reader: the log.
         row: the process's run.
         task: the process.
-        race: its race, begun where the rows end.
-        there: whether the process has come to what is looked for.
-        patience: how long, in seconds, it may ask nothing on its way, with everything before it decided.
+        race: its race, started from its resume point.
+        there: whether the process has reached its goal.
+        patience: seconds that it may run without a request while all earlier steps are decided.
     """
     asked = anyio.Event()
     asked.set()
@@ -148,7 +148,7 @@ async def ask_again(
         return await reader.recorded(row.number, step)
 
     async def solve(part: Task, name: str, share: Fraction | None) -> Solution:
-        await anyio.sleep_forever()  # what is not decided yet cannot be decided here
+        await anyio.sleep_forever()  # undecided steps cannot be decided here
         raise AssertionError
 
     async def begun(name: str, part: Task) -> bool:
@@ -156,7 +156,7 @@ async def ask_again(
         return found is not None and could_be(found.task, type(part))
 
     async def withhold(key: str) -> None:
-        await anyio.sleep_forever()  # deciding brings nothing about: resuming does
+        await anyio.sleep_forever()  # settling has no outside effects: resuming has
 
     around = ProcessContext(
         run_id=row.run_id,

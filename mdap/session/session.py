@@ -42,7 +42,7 @@ R = TypeVar("R")
 
 
 class Session(OpenSession):
-    """Decide tasks with one model, one database and one set of limits, which all its runs share.
+    """Decide tasks with one set of models, limits and one database, which all its runs share.
 
     Use it as ``async with mdap.Session(...) as session``, or call `open` and `close`. Any task of the same
     event loop may open, use and close it.
@@ -58,7 +58,7 @@ class Session(OpenSession):
         budget: spending limits that stop runs resumably.
         prices: prices by model, or a JSON file of them; they override the installed price list.
         speculate: whether a chain's next step is sampled before the one before it is decided.
-        on_dead: whether to stop when one of several models is gone (out of quota, or without an answer), or
+        on_dead: whether to stop when one of several models fails (out of quota, or without an answer), or
             to continue without it.
         record_prompts: whether the log keeps the text of every prompt, unless *voting* says; None keeps
             those of processes only, since mdap rebuilds a chain's from its inputs. A resumed run keeps
@@ -78,7 +78,7 @@ class Session(OpenSession):
         DatabaseError: the file is not an mdap database, or cannot be written.
     """
 
-    def __init__(  # noqa: PLR0913 - the public face: keywords, each of them optional
+    def __init__(  # noqa: PLR0913 - public API, all keywords optional
         self,
         model: Model | Sequence[Model] = "sim",
         *,
@@ -146,11 +146,11 @@ class Session(OpenSession):
             UsageError: an argument is wrong, or the run of that name was started with other settings.
             RunBusyError: another process is working on the run of that name.
             UndecidedError: a step found no winner within its allowed samples, or all models refused it.
-            StoppedError: the provider is gone, a limit was reached, or the session was closed; solve it
+            StoppedError: the provider failed, the run reached a limit, or the session was closed; solve it
                 again to resume.
             FailedError: the task's own code failed, whose exception is the cause.
             PluginError: *on_event* failed when the run was over already.
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
         solution: Solution[Any] = await self.run(task, **settings)
         if solution.status is not RunStatus.FINISHED:
@@ -163,7 +163,7 @@ class Session(OpenSession):
     async def run(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
     @overload
     async def run(self, task: Task, **settings: Unpack[RunSettings]) -> Solution[Any]: ...
-    async def run(  # noqa: PLR0913 - the public face: keywords, each of them optional
+    async def run(  # noqa: PLR0913 - public API, all keywords optional
         self,
         task: Any,
         *,
@@ -184,11 +184,11 @@ class Session(OpenSession):
                 keeps *target* however hard the steps are, if *floor* holds; None takes that of *voting*.
             target: target probability that every decision is right; for ``"auto"`` and ``"robust"``.
             floor: lowest probability on any step that a valid sample is right; for ``"robust"``.
-            voting: how steps are decided.
-            run_id: the run's name in the database; an unfinished run of that name is resumed, a finished
-                one is returned as it is, and mdap waits for one that this process is working on. None
-                makes a new name.
-            progress: counters that are kept while this call drives the run.
+            voting: the voting settings.
+            run_id: the run's name in the database. mdap resumes an unfinished run of that name, returns a
+                finished one unchanged, and waits for one that this process is working on. None makes a new
+                name.
+            progress: counters, updated while this call drives the run.
             on_event: called with every fact that this call adds to the record, in order, once it is durable;
                 see `events`. If it raises, the run stops, resumably.
 
@@ -196,7 +196,7 @@ class Session(OpenSession):
             UsageError: an argument is wrong, or the run of that name was started with other settings.
             RunBusyError: another process is working on the run of that name.
             PluginError: *on_event* failed when the run was over already.
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
         task = as_resumed(checked_task(task))
         check_run(k, voting, run_id, progress)
@@ -214,7 +214,7 @@ class Session(OpenSession):
             return await left(resources, name)
 
     def _voting(self, voting: VotingSettings | None, row: RunRow | None = None) -> VotingSettings:
-        """Return how steps are decided; where nobody says whether to record prompts, as the run began."""
+        """Return the voting settings; if they leave `record_prompts` open, with the run's own."""
         voting = voting or VotingSettings()
         if voting.record_prompts is None:
             voting = voting.model_copy(update={"record_prompts": self._record_prompts})
@@ -230,14 +230,13 @@ class Session(OpenSession):
     ) -> int:
         """Return the smallest k at which every decision of a batch is right with probability *target*.
 
-        Pilots of the first tasks, recorded as ``RUN_ID/0-pilot``, ..., tell the error rate that can be ruled
-        out.
+        Pilots of the first tasks, recorded as ``RUN_ID/0-pilot``, ..., bound the error rate.
 
         Args:
             tasks: all tasks of the batch, each of known length; gone through once.
             run_id: the batch's name; if it was begun before, its k stays.
             target: target probability that every decision of the batch is right.
-            voting: how steps are decided, but for k.
+            voting: the voting settings, without k.
 
         Raises:
             UsageError: a task does not know its length, or no k reaches the target.
@@ -265,16 +264,16 @@ class Session(OpenSession):
         A failed task does not stop the others; see each solution's status.
 
         Args:
-            tasks: the tasks; only taken as fast as solutions are.
+            tasks: the tasks; mdap reads them only as fast as you read solutions.
             k: the margin; None takes that of *voting*.
-            voting: how steps are decided.
-            run_id: the batch's name; tasks that were solved under it before are not solved again, others
-                are resumed. None makes up a new one.
+            voting: the voting settings.
+            run_id: the batch's name; mdap does not repeat tasks already solved under it and resumes the
+                others. None makes a new one.
             in_order: whether solutions come in the order of the tasks, or as they finish.
-            progress: counters that are kept while the batch goes on.
+            progress: counters, updated while the batch runs.
 
         Returns:
-            What to iterate over; nothing is begun before that.
+            An async iterator; the batch begins with the first iteration.
 
         Raises:
             UsageError: an argument is wrong.
@@ -303,17 +302,18 @@ class Session(OpenSession):
     ) -> Calibration:
         """Sample random steps of *task* to estimate p, v, the smallest k for *target*, and the cost of a run.
 
-        The steps of a chain are those of the task's own `sample_state`, those of a process what it asks for
-        on its oracle's answers; or else those of the newest run of the same task and parameters, or else of a
-        pilot. The task's oracle says what is right; where there is none, the winners of races do.
+        The steps of a chain are those of the task's own `sample_state`, those of a process the ones that it
+        asks for on its oracle's answers; otherwise those of the newest run of the same task and parameters,
+        or else of a pilot. The task's oracle gives the right answers; without one, the winners of races stand
+        for them.
 
         Args:
             task: the task with its parameters.
             samples: about how many samples to take.
             target: target probability that every decision of a run is right.
-            voting: how long a reply may be, and at which temperatures; the rest does not matter here.
-            seed: which random steps.
-            run_id: the calibration's name in the database; None makes up a new one.
+            voting: reply length and temperatures; a calibration ignores the rest.
+            seed: the seed for the choice of steps.
+            run_id: the calibration's name in the database; None makes a new one.
 
         Returns:
             Rates with their intervals, k, a projection, and findings as sentences.
@@ -322,7 +322,7 @@ class Session(OpenSession):
             UsageError: an argument is wrong.
             StoppedError: the pilot was stopped.
             PluginError: the task's own code failed.
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
         task = checked_task(task)
         check_run(None, voting, run_id, None)
@@ -345,9 +345,9 @@ class Session(OpenSession):
         """Resume the run *run_id*, with the settings it started with.
 
         Args:
-            run_id: its id, a unique beginning of it, or ``latest``.
+            run_id: its id, a unique prefix of it, or ``latest``.
             task: its task's name, if it has moved to another file, module or name.
-            progress: counters that are kept while the run goes on.
+            progress: counters, updated while the run continues.
             on_event: see `run`.
 
         Returns:
@@ -388,13 +388,13 @@ class Session(OpenSession):
         on it.
 
         Args:
-            progress: counters that are kept while the runs go on.
+            progress: counters, updated while the runs continue.
 
         Yields:
             The solution of each run, however it ended: see its status and reason.
 
         Raises:
-            DatabaseError: the database cannot be written any more.
+            DatabaseError: the database can no longer be written.
         """
         with self._visit() as resources:
             await resources.writer.flush()

@@ -1,4 +1,4 @@
-"""The keyword arguments that several public functions share, each with its type, for editors and checkers."""
+"""Typed keyword arguments that several public functions share, for editors and type checkers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,21 +29,21 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Solving(Protocol[R_co]):
-    """A process that says which type its result has."""
+    """A process that declares the type of its result."""
 
     async def solve(self, ask: Ask, /) -> R_co:
         """See `mdap.Process.solve`."""
 
 
 class Resulting(Protocol[R_co]):
-    """A chain that says which type its result has."""
+    """A chain that declares the type of its result."""
 
     def result(self, state: Any, /) -> R_co:
         """See `mdap.Chain.result`."""
 
 
 class SessionSettings(TypedDict, total=False):
-    """Keyword arguments of `mdap.Session`, which says what each is."""
+    """Keyword arguments of `mdap.Session`, documented there."""
 
     escalate_to: Model | Sequence[Model]
     db: str | Path
@@ -62,7 +62,7 @@ class SessionSettings(TypedDict, total=False):
 
 
 class RunSettings(TypedDict, total=False):
-    """Keyword arguments of `mdap.Session.run`, which says what each is."""
+    """Keyword arguments of `mdap.Session.run`, documented there."""
 
     k: K | None
     target: float
@@ -74,7 +74,7 @@ class RunSettings(TypedDict, total=False):
 
 
 class CalibrationSettings(TypedDict, total=False):
-    """Keyword arguments of `mdap.Session.calibrate`, which says what each is."""
+    """Keyword arguments of `mdap.Session.calibrate`, documented there."""
 
     samples: int
     target: float

@@ -1,4 +1,4 @@
-"""Sealing a run by hand, and signing its seal."""
+"""Seal a run by hand and sign its seal."""
 
 from contextlib import closing
 from pathlib import Path
@@ -24,8 +24,8 @@ class Sealed(NamedTuple):
     Attributes:
         run_id: the run.
         seal: its seal.
-        message: the text that stands for both, to sign or to have timestamped.
-        signature: a signature of that text, as ``ssh-keygen`` writes it; None if nobody signed it now.
+        message: the text to sign or timestamp, which names both.
+        signature: a signature of that text, as ``ssh-keygen`` writes it; None without a signature.
     """
 
     run_id: str
@@ -35,15 +35,15 @@ class Sealed(NamedTuple):
 
 
 async def seal_run(db: str | Path, run_id: str, key: str | Path | None = None) -> Sealed:
-    """Seal a run if anything has happened to it since its last seal, and sign its seal.
+    """Seal a run if it has changed since its last seal, and sign the seal.
 
     Args:
         db: path of the database.
-        run_id: the run's id, a unique beginning of it, or ``latest``.
+        run_id: the run's id, a unique prefix of it, or ``latest``.
         key: an SSH key to sign with; ``ssh-keygen`` reads it, or asks the agent. None for no signature.
 
     Raises:
-        UsageError: there is no such run, another process is at work on it, or the key cannot sign.
+        UsageError: there is no such run, another process works on it, or the key cannot sign.
         DatabaseError: the database cannot be written.
     """
     path = Path(db)
@@ -71,7 +71,7 @@ async def _signed(text: str, key: Path) -> str:
         await file.write_text(text)
         command = ["ssh-keygen", "-q", "-Y", "sign", "-n", "mdap", "-f", str(key), str(file)]
         try:
-            # It asks for a passphrase on the terminal by itself.
+            # ssh-keygen itself asks for a passphrase on the terminal.
             done = await anyio.run_process(command, stdin=None, check=False)
         except FileNotFoundError:
             raise UsageError("ssh-keygen is not installed: install OpenSSH to sign a seal") from None

@@ -51,7 +51,7 @@ async def calibrate(task: Task, **settings: Unpack[CalibrateSettings]) -> Calibr
             calibrated as one that takes turns.
 
     Returns:
-        What the samples tell.
+        The calibration.
     """
     of_session, others = _parted(settings)
     async with Session(**of_session) as session:
@@ -71,7 +71,7 @@ def solve_sync(task: Any, **settings: Unpack[SolveSettings]) -> Solution[Any]:
         The solution of the finished run.
 
     Raises:
-        UsageError: an event loop is running here already, as in a notebook: ``await mdap.solve(...)``.
+        UsageError: an event loop is already running, as in a notebook; use ``await mdap.solve(...)``.
     """
     if _in_a_loop():
         raise UsageError(

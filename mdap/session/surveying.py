@@ -1,4 +1,4 @@
-"""Which steps of a task to sample for a calibration, and where they come from."""
+"""Choose the steps of a task to sample for a calibration."""
 
 import itertools
 import random
@@ -25,10 +25,10 @@ from mdap.testing.walking import OracleAsk, TooManyError
 __all__ = ["known_steps", "states_of_run", "states_of_task", "subjects_of"]
 
 _MOST_WALKED: Final = 20_000
-"""Steps of a process that its oracle is asked for, at most."""
+"""Maximum number of steps of a process to ask its oracle for."""
 
 _PARTS: Final = 100
-"""Nested runs that are gone through, at most."""
+"""Maximum number of nested runs to read."""
 
 _PATIENCE: Final = 1.0
 
@@ -36,12 +36,12 @@ _PATIENCE: Final = 1.0
 async def subjects_of(
     resources: SessionResources, task: Task, request: tuple[str, int, int], voting: VotingSettings
 ) -> tuple[Subjects, str, bool]:
-    """Return the steps to sample, where they come from, and whether the right answers are known.
+    """Return the steps to sample, their source, and whether the right answers are known.
 
     Args:
-        resources: what the session's runs share.
+        resources: the resources that all runs of the session share.
         task: the task.
-        request: the calibration's name, about how many samples it takes, and which random steps.
+        request: the calibration's name, its approximate number of samples, and its seed.
         voting: how steps are decided.
 
     Raises:
@@ -69,12 +69,12 @@ async def subjects_of(
 
 
 def known_steps(task: Task, most: int, seed: int) -> list[Surveyed]:
-    """Return random steps whose right answers the task itself knows; none where it has no oracle.
+    """Return random steps with right answers from the task's oracle; none without an oracle.
 
     Args:
         task: a chain or a process.
-        most: how many, at most.
-        seed: which ones.
+        most: the maximum number of steps.
+        seed: the seed for the choice.
 
     Raises:
         PluginError: the task's own code failed.
@@ -90,7 +90,7 @@ def known_steps(task: Task, most: int, seed: int) -> list[Surveyed]:
 
 
 def _drawn(found: Sequence[Surveyed], samples: int, seed: int) -> Subjects:
-    """Yield random ones of the steps *found*, and then the same again."""
+    """Yield the steps *found* in random order, repeatedly."""
     if not found:
         raise UsageError("there is no step to sample: the task asks for none")
     return itertools.cycle(random.Random(seed).sample(found, min(samples, len(found))))
@@ -100,11 +100,11 @@ def _drawn(found: Sequence[Surveyed], samples: int, seed: int) -> Subjects:
 
 
 class _EnoughError(BaseException):
-    """The walk ends here, whatever the process would do with it."""
+    """Ends the walk, even if the process would catch exceptions."""
 
 
 class _Walk(OracleAsk):
-    """Walk a process along the oracle's answers, and keep what is asked; nothing is done `once`."""
+    """Walk a process along the oracle's answers and collect its steps, without calling `once` functions."""
 
     def __init__(self, task: Process[Any], most: int) -> None:
         super().__init__(task, most)
@@ -123,7 +123,7 @@ class _Walk(OracleAsk):
         return answer
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
-        """Return the result of a nested task, and keep its steps, too."""
+        """Return the result of a nested task, and collect its steps, too."""
         left = self._most - len(self.asked)
         if isinstance(task, Process):
             nested = _Walk(task, left)
@@ -137,12 +137,12 @@ class _Walk(OracleAsk):
         return task.result(states[-1])
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
-        """End the walk: what is done outside is not done for a calibration."""
+        """End the walk: a calibration must not have outside effects."""
         raise _EnoughError
 
 
 def _walked_states(task: Any, most: int) -> list[Any]:
-    """Return the states of a chain whose steps its oracle decides, the last one included."""
+    """Return the states of a chain decided by its oracle, including the last one."""
     states, length = [task.start()], task.length()
     while len(states) <= most:
         over = len(states) > length if length is not None else task.step(states[-1]) is None
@@ -187,7 +187,7 @@ def _truth(task: Process[Any], step: Step[Any]) -> str:
 
 
 async def _steps_of_run(reader: Reader, row: RunRow, task: Task, request: tuple[int, int]) -> list[Surveyed]:
-    """Return steps of an earlier run and of those nested in it, asked for again as their rows have them."""
+    """Rebuild and return steps of an earlier run and its nested runs from their rows."""
     samples, seed = request
     if isinstance(task, Chain):
         states = await states_of_run(reader, row, task, samples, seed)

@@ -1,4 +1,4 @@
-"""A run that is under way takes up what people rule on its steps that wait for them."""
+"""Feed people's answers to the waiting steps of a running run."""
 
 import logging
 from typing import Final
@@ -17,15 +17,15 @@ _LOG: Final = logging.getLogger("mdap")
 
 
 async def take_rulings(resources: SessionResources, run: int, race: Decider) -> None:
-    """Settle the steps of *race* that wait, as people rule, until cancelled. Nothing is raised.
+    """Settle waiting steps of *race* with people's answers until cancelled. Raise nothing.
 
-    The log is looked at only as long as a step waits.
+    It reads the log only while a step waits.
     """
     since: dict[int, float] = {}
     try:
         while True:
             if not race.waits:
-                await resources.writer.next_commit()  # before a step waits, that it does is committed
+                await resources.writer.next_commit()  # commit that a step waits before it waits
                 continue
             await _tell(resources, run, race, since)
             await _take(resources, run, race)
@@ -33,11 +33,11 @@ async def take_rulings(resources: SessionResources, run: int, race: Decider) -> 
             if race.waits:
                 await anyio.sleep(LOOK)
     except DatabaseError:
-        pass  # which the run itself meets
+        pass  # the run itself raises it
 
 
 async def _tell(resources: SessionResources, run: int, race: Decider, since: dict[int, float]) -> None:
-    """Say which steps have begun to wait, once that is durable."""
+    """Announce steps that began to wait, once that is durable."""
     new = sorted(race.waits - since.keys())
     if new:
         await resources.writer.flush()
@@ -70,7 +70,7 @@ async def _take(resources: SessionResources, run: int, race: Decider) -> None:
             "goes_on": resources.named[run],
         }
         with anyio.CancelScope(shield=True):  # this may have been the last step
-            await resources.writer.flush()  # it is on record before anybody is told so
+            await resources.writer.flush()  # record it before telling anyone
             await rulings.add(place, "settled", author, **done)
 
 

@@ -1,4 +1,4 @@
-"""One caller at a time drives a run of this process; everybody else who asks for the run waits.
+"""One caller at a time drives a run of this process; other callers for the same run wait.
 
 The claims of `mdap.journal.claims` keep processes apart. Sessions of one process may be in several event
 loops of several threads, so the list of runs under way belongs to the process.
@@ -22,7 +22,7 @@ __all__ = ["Turn", "driving", "take_turn"]
 _Key = tuple[str, str]
 _LOCK: Final = threading.Lock()
 _TAKEN: Final[dict[_Key, "Turn"]] = {}
-# A run whose own code asks for it would wait for itself.
+# A run whose own code asked for it would wait for itself.
 _DRIVEN: Final[ContextVar[frozenset[_Key]]] = ContextVar("mdap_driven_runs", default=frozenset())
 
 
@@ -30,8 +30,8 @@ class Turn:
     """The right to drive one run.
 
     Attributes:
-        ended: whether the run has ended under this turn, rather than been cut.
-        error: what ended it; None for nothing that was raised.
+        ended: whether the run ended during this turn instead of being interrupted.
+        error: the exception that ended it; None for none.
     """
 
     def __init__(self, key: _Key) -> None:
@@ -54,22 +54,22 @@ class Turn:
                 self._waiting.remove(place)
 
     def tell(self) -> None:
-        """Let those who wait look again."""
+        """Wake the waiting callers."""
         with _LOCK:
             waiting, self._waiting = self._waiting, []
         for loop, event in waiting:
-            with suppress(RuntimeError):  # its loop is closed, and nobody waits there any more
+            with suppress(RuntimeError):  # its loop is closed, so nothing waits there
                 loop.call_soon_threadsafe(event.set)
 
     def release(self) -> None:
-        """Give the turn back."""
+        """Release the turn."""
         with _LOCK:
             del _TAKEN[self._key]
         self.tell()
 
 
 def take_turn(path: Path, run_id: str) -> tuple[Turn, bool]:
-    """Return the turn at a run, and whether the caller has it; somebody else has it otherwise.
+    """Return the turn at a run, and whether this caller has it.
 
     Args:
         path: the database.
@@ -94,7 +94,7 @@ def take_turn(path: Path, run_id: str) -> tuple[Turn, bool]:
 
 @contextmanager
 def driving(turn: Turn) -> Iterator[None]:
-    """Mark the run of *turn* as driven by what the block calls; give the turn back after the block."""
+    """Mark the run of *turn* as driven by the block's calls; release the turn after the block."""
     token = _DRIVEN.set(_DRIVEN.get() | {turn._key})
     try:
         yield

@@ -1,4 +1,4 @@
-"""A database as the viewer takes it."""
+"""Describe a database to the viewer."""
 
 from collections.abc import Collection
 from functools import partial
@@ -14,11 +14,11 @@ __all__ = ["shown"]
 
 
 def shown(path: Path, tasks: Collection[str] = (), *, decide: bool = False) -> Shown:
-    """Return the database at *path* to be looked at.
+    """Return the database at *path* for the viewer.
 
     Args:
         path: the database file.
-        tasks: tasks that may be loaded beside those that are installed.
+        tasks: tasks to load in addition to installed ones.
         decide: whether people may settle steps there.
     """
     prompts = TaskPrompts(tasks)

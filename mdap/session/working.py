@@ -41,7 +41,7 @@ __all__ = ["Worker", "main"]
 
 
 class Worker:
-    """Drive the cases that the head deals, until the head is gone.
+    """Drive the cases that the head deals, until the connection closes.
 
     Args:
         channel: to the head.
@@ -56,7 +56,7 @@ class Worker:
         self._batches: dict[int, tuple[Progress, Presence]] = {}
 
     async def work(self) -> None:
-        """Join the head and do what it says."""
+        """Join the head and handle its messages."""
         try:
             [[_, welcome]] = await self._channel.receive()
             async with anyio.create_task_group() as group:
@@ -64,7 +64,7 @@ class Worker:
                 await self._join(welcome)
                 group.cancel_scope.cancel()
         except Closed:
-            pass  # the head is gone
+            pass  # the connection to the head is closed
         finally:
             await self._channel.aclose()
 
@@ -101,7 +101,7 @@ class Worker:
                         return
 
     async def _beat(self, every: float) -> None:
-        """Tell how far the cases are, which also says that this worker lives."""
+        """Report the progress of the cases; this also shows that this worker is alive."""
         while True:
             counted = [
                 (batch, [getattr(progress, name) for name in COUNTERS])
@@ -111,12 +111,12 @@ class Worker:
             await anyio.sleep(every)
 
     async def _solve(self, resources: SessionResources, name: str, batch: int, about: dict[str, Any]) -> None:
-        """Drive one case, and tell the head how it ended."""
+        """Drive one case and report its end to the head."""
         scope = self._scopes[name] = anyio.CancelScope()
         try:
             with scope:
                 task = _task_of(about)
-                # Which options the endpoints take, the head has found out.
+                # The head has probed the endpoints for their options.
                 await resources.endpoint_probe.pass_on(batch, about["options"], part=True)
                 spec = self._spec(name, batch, about)
                 solution = await run_task(resources, task, spec)
@@ -199,7 +199,7 @@ def _models(welcome: dict[str, Any]) -> Models:
     """Return the models, with the keys of this machine's environment.
 
     Raises:
-        UsageError: one of them is not available here.
+        UsageError: one is not available here.
     """
     prices = {name: Price(**price) for name, price in welcome["prices"].items()}
     roster = Roster(tuple(welcome["models"]), tuple(welcome["escalate_to"]), {})
@@ -210,7 +210,7 @@ def _task_of(about: dict[str, Any]) -> Task:
     """Return the task of a case.
 
     Raises:
-        UsageError: it is another one here than at the head.
+        UsageError: it differs from the head's.
     """
     task = make_recorded(about["task"], about["params"])
     if version_of(task) != about["version"]:
@@ -222,7 +222,7 @@ def _task_of(about: dict[str, Any]) -> Task:
 
 
 def main(descriptor: int) -> None:
-    """Work for the head at the other end of a socket, whose end is the worker's."""
+    """Work for the head at the other end of the worker's socket."""
     end = socket.socket(fileno=descriptor)
 
     async def work() -> None:

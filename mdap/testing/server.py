@@ -269,6 +269,7 @@ class FaultyServer:
         return told if self._faults.tells_limits else {}
 
     def _draw(self, number: int, body: dict[str, Any]) -> str | Canned:
+        """Return the response to request *number*: scripted, by a fixed fault, or a random one of `KINDS`."""
         if number < len(self._script):
             return self._script[number]
         longest = self._faults.longest_prompt

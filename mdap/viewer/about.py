@@ -1,4 +1,4 @@
-"""What the pages and the report say of a run as a whole."""
+"""The data of a run as a whole, for the pages and the report."""
 
 import json
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ class About(RunRow):
     """A run, from its row and its events.
 
     Attributes:
-        turn: changes whenever the run is started, resumed, settled or ended.
+        turn: changes whenever the run starts, resumes, ends or has a step settled.
         decided: decisions so far.
         dense: whether the decided steps are exactly those with the numbers below *decided*.
         opened: one more than the number of the last step that was opened.
-        reason: why it did not finish.
-        result: what it came to, as JSON; None unless finished.
-        seconds: time it was running, in sessions that ended in order.
+        reason: the reason why it did not finish.
+        result: its result, as JSON; None unless finished.
+        seconds: running time, over sessions that ended normally.
         since: when its last session began.
-        prices: by model, those of its last session.
+        prices: the prices of its last session, by model.
         digest: head of the digest chain.
-        seal: digest over all that the log holds of it, as of the end of its last session.
-        guarantee: what `-k robust` says of it; None for another k.
-        escalated: whether a step went to another tier of models.
+        seal: digest over all of its rows at the end of its last session.
+        guarantee: the guarantee of `-k robust`; None for another k.
+        escalated: whether a step escalated.
         undecided: steps of a finished process that found no winner.
-        beside: what was billed beside the samples of its steps and parts.
-        alive: whether a process is at work on it; None where that cannot be told.
+        beside: tokens billed outside the samples of its steps and parts.
+        alive: whether a process works on it; None if unknown.
     """
 
     turn: int
@@ -70,18 +70,18 @@ class About(RunRow):
 
     @property
     def end(self) -> int:
-        """Where counting its rows ends: what is still being decided is left out."""
+        """The end of the rows to count, before undecided steps."""
         return self.decided if self.running else max(self.decided, self.opened)
 
     def judged(self, certificate: Certificate | None = None) -> Outcome | None:
-        """Return whether its result is good, as far as its *certificate* is known; None if nothing tells."""
+        """Return whether its result is good, given its *certificate*; None if unknown."""
         if self.status != "finished" or self.kind not in JUDGED:
             return None
         return outcome_of(self.outcome, certificate, self.undecided)
 
     @property
     def beside_tokens(self) -> dict[str, int]:
-        """Tokens in and out that were billed beside the samples, by what they were for."""
+        """Input and output tokens billed outside the samples, by purpose."""
         found: dict[str, int] = {}
         for one in self.beside:
             found[one.purpose] = found.get(one.purpose, 0) + one.input_tokens + one.output_tokens
@@ -111,7 +111,7 @@ async def _about(source: Reader, row: Row) -> About:
         **run.columns(),
         turn=row["last_turn"] or 0,
         decided=row["decided"],
-        # So many different steps, none beyond the last: that leaves none out.
+        # As many different steps as the last number allows: none is missing.
         dense=row["last_decided"] is not None and row["last_decided"] + 1 == row["decided"],
         opened=row["opened"],
         parent_name=row["parent_name"],
@@ -145,15 +145,15 @@ async def _prices(source: Reader, number: int) -> dict[str, Price]:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What the samples of a run came to.
+    """The figures of a run from its samples.
 
     Attributes:
         outcome: whether its result is good; None if neither its task nor its votes tell.
-        certificate: how sure one can be of the decisions; None where nothing can be said.
-        doubts: the most doubtful decisions, each with the chance that it is wrong; None for one that was
-            not voted, and where nothing can be said.
-        input_tokens: of all that was billed, samples or not; so are *output_tokens*.
-        cost_usd: price of all that; None where a model has none.
+        certificate: confidence in the decisions; None if the votes do not tell.
+        doubts: the most doubtful decisions, each with its probability of being wrong; None for one without a
+            vote, or if unknown.
+        input_tokens: all billed input tokens, of samples or not; *output_tokens* likewise.
+        cost_usd: the price of all billed tokens; None if a model has no price.
     """
 
     outcome: Outcome | None
@@ -170,14 +170,14 @@ class Verdicts:
 
     @property
     def p_zero_errors(self) -> float | None:
-        """Chance that every decision is right; None where nothing can be said."""
+        """Probability that every decision is right; None if the votes do not tell."""
         return None if self.certificate is None else self.certificate.p_zero_errors
 
 
 def verdicts(run: About, summary: Summary) -> Verdicts:
-    """Return what the samples of *run* came to, as far as they are counted."""
+    """Return the figures of *run* from the samples counted so far."""
     models = summary.models
-    # Votes of a tier that could not decide say nothing of the one that did.
+    # Votes of a tier that could not decide tell nothing about the tier that did.
     certificate = None if run.escalated else certify(summary.shapes())
     return Verdicts(
         outcome=run.judged(certificate),
@@ -197,7 +197,7 @@ def verdicts(run: About, summary: Summary) -> Verdicts:
 
 
 def spent(run: About, summary: Summary) -> float | None:
-    """Return what was billed for *run* in USD; None where a model has no price."""
+    """Return the total cost of *run* in USD; None if a model has no price."""
     models = summary.models
     beside = [one.cost(run.prices) for one in run.beside]
     of_samples = cost_of_bin(Bin(models=models), run.prices)

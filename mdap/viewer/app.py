@@ -29,7 +29,7 @@ from mdap.viewer.templating import environment, static
 
 __all__ = ["create_app", "server"]
 
-_PATIENCE: Final = 2  # seconds for pages that are being made when it is stopped
+_PATIENCE: Final = 2  # seconds for unfinished pages after a stop
 _FILES: Final = {
     "style.css": "text/css; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
@@ -43,11 +43,11 @@ Page = Callable[[pages.Visit], Awaitable[tuple[str, dict[str, Any]]]]
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """What all pages share.
+    """The state that all pages share.
 
     Attributes:
         shown: the database.
-        counts: what is counted of its runs so far.
+        counts: the counts of its runs so far.
         catalog: the list of its runs.
     """
 
@@ -64,7 +64,7 @@ class Viewer:
         return endpoint
 
     async def show(self, request: Request, page: Page, status: int = 200) -> Response:
-        """Return a page about the run that is asked for."""
+        """Return a page about the requested run."""
         async with self.shown.open() as source:
             run = await self._run(source, request.path_params["run"])
             template, values = await page(self._visit(source, run, request))
@@ -72,10 +72,10 @@ class Viewer:
 
     async def _run(self, source: Reader, number: int) -> About:
         run = await about(source, number)
-        # Nobody claims a batch, but only its cases.
+        # Processes claim the cases of a batch, not the batch.
         if run is not None and run.running and run.kind != "batch":
             alive = self.shown.is_claimed(number)
-            # Its process may have ended since it was read: then its end is recorded by now.
+            # Its process may have ended since the read: then the log now has its end.
             run = await about(source, number) if alive is False else run
             run = run and replace(run, alive=alive)
         if run is None:
@@ -93,7 +93,7 @@ class Viewer:
         return self.answer("runs.html", values)
 
     async def compare(self, request: Request) -> Response:
-        """Show two runs side by side, or what a run may be compared with."""
+        """Show two runs side by side, or the runs to compare one with."""
         names = [request.query_params.get(name, "").strip()[:_LONGEST_NAME] for name in ("a", "b")]
         values: dict[str, Any] = {"names": names, "sides": [], "alike": [], "sentence": None}
         async with self.shown.open() as source:
@@ -113,7 +113,7 @@ class Viewer:
         return self.answer("compare.html", values)
 
     async def text(self, request: Request) -> Response:
-        """Give a recorded text as it is, as text and nothing else."""
+        """Return a recorded text unchanged, as plain text."""
         async with self.shown.open() as source:
             rows = await source.rows("view_text", request.path_params["text"])
         if not rows:
@@ -130,8 +130,8 @@ class Viewer:
         )
 
     async def refused(self, request: Request, error: Exception) -> Response:
-        """Say in a sentence what is wrong."""
-        if isinstance(error, OverflowError):  # a number that no row can have
+        """Return a page with one sentence about the error."""
+        if isinstance(error, OverflowError):  # larger than any row number
             error = HTTPException(404, "There is no such page.")
         status = error.status_code if isinstance(error, HTTPException) else 500
         sentence = f"{error}."
@@ -154,8 +154,8 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
 
     Args:
         shown: the database.
-        hosts: values of the Host header that are ours, with the port.
-        key: what requests must show; needed where the database has a desk at which steps are settled.
+        hosts: accepted values of the Host header, with the port.
+        key: the secret that requests must show; required if people can settle steps.
     """
     _warm_up()
     viewer = Viewer(shown, RunCounts(), Catalog())
@@ -183,24 +183,24 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
     handlers: dict[Any, Any] = dict.fromkeys(
         (HTTPException, MdapError, OverflowError, Exception), viewer.refused
     )
-    # Outermost, so that even the answer to an error of ours carries its headers.
+    # Outermost, so that even responses to internal errors carry its headers.
     return RequestGuard(Starlette(routes=routes, exception_handlers=handlers), hosts, key)
 
 
 def _warm_up() -> None:
-    """Read templates and import what is imported late, so that the first page is as quick as the others."""
+    """Read templates and run late imports now, so that the first page is as fast as the others."""
     for template in environment().list_templates():
         environment().get_template(template)
     certify([TallyShape(3, 0, 3, 1)])
 
 
 def server(app: ASGIApp) -> uvicorn.Server:
-    """Return a server for *app*, which says nothing and knows only plain HTTP."""
+    """Return a silent server for *app* that speaks plain HTTP only."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
             log_config=None,
-            log_level="critical",  # what goes wrong stands on the page
+            log_level="critical",  # the page shows errors
             access_log=False,
             lifespan="off",
             ws="none",

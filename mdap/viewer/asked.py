@@ -1,4 +1,4 @@
-"""What a step asked, for people: read from the log where it is recorded, or made again by the task."""
+"""The prompts of a step for people: from the log, or rebuilt by the task."""
 
 import json
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ _NOT_ASKED: Final = ("solve:", "once:")
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """The run whose steps are shown.
+    """The run of the shown steps.
 
     Attributes:
         number: its key in the other tables.
         task: the task's name.
         params: the task's parameters.
-        settings: how its steps are decided, as its row says.
-        provider: where samples come from, as its row says.
+        settings: its recorded voting settings.
+        provider: the recorded source of its samples.
     """
 
     number: int
@@ -40,11 +40,11 @@ class Asker:
 
 
 async def prompts_of(source: Reader, prompts: Prompts, asker: Asker, opening: Row) -> Rendered | str:
-    """Return the prompts of one opening of a step, or a sentence that says why there are none.
+    """Return the prompts of one opening of a step, or a sentence that explains why there are none.
 
     Args:
         source: the log.
-        prompts: makes those again that are not recorded.
+        prompts: rebuilds prompts that are not recorded.
         asker: the run.
         opening: the columns of the opening.
     """
@@ -56,7 +56,7 @@ async def prompts_of(source: Reader, prompts: Prompts, asker: Asker, opening: Ro
     about = (asker.task, asker.params, opening["step"], opening["input"], opening["prompt_digest"])
     made = await anyio.to_thread.run_sync(prompts.render, *about)
     if isinstance(made, str):
-        return f"the decision was taken over from {opening['reason']}" if opening["noted"] else made
+        return f"the decision was copied from {opening['reason']}" if opening["noted"] else made
     return replace(made, max_tokens=VotingSettings.recorded(asker.settings).tokens_allowed(made.max_tokens))
 
 
@@ -76,7 +76,7 @@ def _recorded(sent: list[PromptSent], digest: str) -> Rendered:
 
 
 def _read(schema: str) -> Any:
-    """Return what a recorded schema says; the text itself where somebody has changed it."""
+    """Return a recorded schema; its text if it is not valid JSON."""
     try:
         return json.loads(schema)
     except (ValueError, RecursionError):
@@ -84,7 +84,7 @@ def _read(schema: str) -> Any:
 
 
 async def merged_by(source: Reader, asker: Asker) -> tuple[str, ...]:
-    """Return the models that take no system message: to them it is the beginning of the user message."""
+    """Return the models without system messages: theirs begins the user message instead."""
     about = asker.provider["about"]
     specs, _ = tiers_of(asker.provider["models"], asker.provider["escalate_to"])
     names = [spec.partition("?")[0] for spec in specs]

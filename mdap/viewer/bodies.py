@@ -1,4 +1,4 @@
-"""What a POST request says: a form, or a JSON object; of a size that is bounded before it is read."""
+"""Read the body of a POST request, a form or a JSON object, with a limited size."""
 
 import json
 from typing import Any, Final
@@ -19,7 +19,7 @@ async def form_of(request: Request) -> dict[str, str]:
     """Return the fields of a form, the last one of each name.
 
     Raises:
-        HTTPException: it is none, or too large.
+        HTTPException: the body is invalid or too large.
     """
     body = await _body(request, _FORM)
     try:
@@ -32,13 +32,13 @@ async def object_of(request: Request) -> dict[str, Any]:
     """Return a JSON object.
 
     Raises:
-        HTTPException: it is none, or too large.
+        HTTPException: the body is invalid or too large.
     """
     body = await _body(request, _JSON)
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, "The body is no JSON.") from error
+        raise HTTPException(400, "The body is not JSON.") from error
     if not isinstance(found, dict):
         raise HTTPException(400, "The body must be a JSON object.")
     return found

@@ -15,7 +15,7 @@ from mdap.viewer.listing import Listed, count_up, listed
 
 __all__ = ["SORTS", "Catalog", "RunFilter"]
 
-_MOST: Final = 20_000  # runs that are sorted: of more, the newest
+_MOST: Final = 20_000  # the newest runs, which the list can sort
 _AT_ONCE: Final = 500
 _COUNTING: Final = 0.08
 _COUNTING_ALL: Final = 0.3
@@ -33,14 +33,14 @@ SORTS: Final[dict[str, tuple[str, Callable[[Listed], Any]]]] = {
     "duration": ("Duration", lambda run: run.seconds),
     "begun": ("Begun", lambda run: run.number),
 }
-"""The columns of the list, each with its head and what it is sorted by."""
+"""The columns of the list, each with its heading and sort key."""
 
 _COUNTED: Final = frozenset({"votes", "cost", "outcome"})
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """What of the list a page is asked for, as it stands in the query.
+    """The filter, order and page of the list, from the query.
 
     Attributes:
         outcome: an outcome, or a status; empty for all.
@@ -60,7 +60,7 @@ class RunFilter:
 
     @classmethod
     def of(cls, request: Request) -> "RunFilter":
-        """Return what a request asks for.
+        """Parse the query of a request.
 
         Raises:
             HTTPException: there is no such column or page.
@@ -75,29 +75,29 @@ class RunFilter:
 
     @property
     def filtered(self) -> bool:
-        """Whether it is less than all."""
+        """Whether it filters the list."""
         return bool(self.outcome or self.task or self.model or self.k)
 
     def link(self, **changed: Any) -> str:
-        """Return the address of the list with something *changed*."""
+        """Return the address of the list with *changed* query values."""
         values = {name: getattr(self, name) for name in self.__slots__} | {"page": 1} | changed
         told = {name: value for name, value in values.items() if value not in ("", "-begun", 1)}
         return f"/?{urlencode(told)}" if told else "/"
 
     def sorted_by(self, column: str) -> str:
-        """Return the address of the list sorted by *column*: the other way round if it is already."""
+        """Return the address of the list sorted by *column*, reversed if it already is."""
         first = f"-{column}" if column in ("begun", "votes", "cost", "steps", "duration") else column
         other = column if first.startswith("-") else f"-{column}"
         return self.link(sort=other if self.sort == first else first)
 
     def direction(self, column: str) -> str | None:
-        """Return how the list is sorted by *column*, as ARIA says it; None if it is not."""
+        """Return the ARIA sort direction of *column*; None if the list has another order."""
         if self.sort.removeprefix("-") != column:
             return None
         return "descending" if self.sort.startswith("-") else "ascending"
 
     def fits(self, run: Listed) -> bool:
-        """Return whether *run* is asked for."""
+        """Return whether *run* passes the filter."""
         return (
             self.outcome in ("", run.word, run.status)
             and self.task.casefold() in run.task.casefold()
@@ -107,9 +107,9 @@ class RunFilter:
 
 
 class Catalog:
-    """The runs of a log that are no parts of others.
+    """The top-level runs of a log.
 
-    A look at it reads only what is new or took a turn since the last one.
+    Each read takes only runs that are new or changed since the last one.
     """
 
     def __init__(self) -> None:
@@ -119,13 +119,13 @@ class Catalog:
         self._event = 0
 
     async def page(self, source: Reader, counts: RunCounts, wanted: RunFilter, size: int) -> dict[str, Any]:
-        """Return what the page of the list shows.
+        """Return the rows of a page of the list.
 
         Args:
             source: the log.
-            counts: what is counted of long runs.
-            wanted: what is asked for.
-            size: runs on a page.
+            counts: the counts of long runs.
+            wanted: the filter, order and page.
+            size: runs per page.
         """
         async with self._lock:
             await self._look(source)
@@ -155,7 +155,7 @@ class Catalog:
         return bool(wanted.outcome) or wanted.sort.removeprefix("-") in _COUNTED
 
     async def _look(self, source: Reader) -> None:
-        """Take in what is new, and what took a turn."""
+        """Add new runs and update changed ones."""
         event = (await source.rows("newest_event"))[0][0]
         turned = await source.rows("view_turned", self._event, _MOST) if self._runs else []
         fresh = await source.rows("view_roots", self._newest, _MOST)
@@ -169,7 +169,7 @@ class Catalog:
             del self._runs[number]
 
     async def _renewed(self, source: Reader, shown: Sequence[Listed]) -> list[Listed]:
-        """Return *shown* with runs that go on as they are now."""
+        """Return *shown* with the current state of running runs."""
         moving = [run.number for run in shown if run.status == "running"]
         now = {run.number: run for run in await listed(source, moving)} if moving else {}
         self._runs |= now
@@ -177,7 +177,7 @@ class Catalog:
 
 
 def _sorted(runs: list[Listed], sort: str) -> list[Listed]:
-    """Return *runs* in the order that is asked for: what is unknown last, the newest of equal ones first."""
+    """Return *runs* in the requested order: unknown values last, newest first among equals."""
     _, by = SORTS[sort.removeprefix("-")]
     runs.sort(key=lambda run: -run.number)
     known = [run for run in runs if by(run) is not None]

@@ -1,4 +1,4 @@
-"""Two runs side by side: their figures, and the steps that they decided differently."""
+"""Compare two runs: their figures, and the steps that they decided differently."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ __all__ = ["Side", "alike", "compared", "differences", "number_of"]
 
 _COUNTING: Final = 0.06
 _DIFFERENCES: Final = 50
-_NAMED_MOST: Final = 50_000  # steps of a process that are matched by their names
+_NAMED_MOST: Final = 50_000  # steps of a process to match by name
 _ALIKE: Final = 20
-_PAIRS: Final = 1_000  # steps that are compared in one go
+_PAIRS: Final = 1_000  # steps to compare in one query
 _LOOKING: Final = 0.12
 
 
@@ -30,7 +30,7 @@ class Side:
     """One of the two runs.
 
     Attributes:
-        whole: whether all of it is counted.
+        whole: whether the count is complete.
     """
 
     run: About
@@ -69,7 +69,7 @@ def _of(part: int, whole: int) -> str:
 
 
 async def side(source: Reader, counts: RunCounts, run: About) -> Side:
-    """Return one of two runs, as far as it is counted."""
+    """Return one of two runs, as counted so far."""
     count = counts.of(run)
     await count.go_on(source, run, _COUNTING)
     told = count.told(run)
@@ -77,7 +77,7 @@ async def side(source: Reader, counts: RunCounts, run: About) -> Side:
 
 
 async def compared(source: Reader, counts: RunCounts, runs: Sequence[About]) -> dict[str, Any]:
-    """Return what stands on the page of two runs: their figures, the same row for both."""
+    """Return the figures of two runs, one row for each figure."""
     sides = [await side(source, counts, run) for run in runs]
     names = list(dict.fromkeys(name for one in sides for name in one.run.params))
     rows = [(name, *(of(one) for one in sides)) for name, of in _ROWS.items()]
@@ -87,7 +87,7 @@ async def compared(source: Reader, counts: RunCounts, runs: Sequence[About]) -> 
 
 
 async def differences(source: Reader, runs: Sequence[About], start: int) -> dict[str, Any]:
-    """Return the steps that two runs decided differently, from a place in the first one's decisions on."""
+    """Return the steps that two runs decided differently, from a decision of the first run on."""
     one, other = runs
     named = [await source.rows("view_named", run.number) for run in runs]
     by_name = any(rows and rows[0]["named"] for rows in named)
@@ -101,7 +101,7 @@ async def differences(source: Reader, runs: Sequence[About], start: int) -> dict
 
 
 async def _by_name(source: Reader, one: About, other: About, start: int) -> Found:
-    """Return the same of steps that have the same name, from the step *start* of the first run on."""
+    """Return the same for steps with equal names, from the step *start* of the first run on."""
     theirs = {row["key"]: row["step"] for row in await source.rows("view_keys", other.number)}
     rows = await source.rows("view_keys", one.number)
     pairs = sorted((row["step"], theirs[row["key"]]) for row in rows if row["key"] in theirs)
@@ -129,6 +129,6 @@ async def number_of(source: Reader, text: str) -> int | None:
 
 
 async def alike(source: Reader, run: About) -> list[Listed]:
-    """Return other runs of the same task, the newest first."""
+    """Return other runs of the same task, newest first."""
     rows = await source.rows("view_alike", run.task, run.number, _ALIKE)
     return await listed(source, [row["id"] for row in rows])

@@ -1,4 +1,4 @@
-"""Counting a run and its parts, a little at a time."""
+"""Count a run and its parts incrementally."""
 
 from collections import OrderedDict, deque
 from dataclasses import replace
@@ -22,22 +22,22 @@ Sums = tuple[int, float | None, Outcome | None]
 _KEPT: Final = 200
 _SUMS_KEPT: Final = 10_000
 _PARTS: Final = 5_000
-_SHORT: Final = 4_096  # steps that are counted in one go
+_SHORT: Final = 4_096  # steps to count in one query
 _WARNINGS: Final = 20
 _FOREVER: Final = float("inf")
 
 
 class Count:
-    """The summary of a run and of its parts that have ended, and how fast the run goes on.
+    """The summary of a run and its ended parts, and the run's current speed.
 
     Args:
-        run: the run as it was when it was first looked at.
+        run: the run as first seen.
 
     Attributes:
-        summary: what is counted.
-        whole: whether that is all there is.
-        escalated: whether a step of a counted part went to another tier of models.
-        warnings: what counted parts were warned of, in order, as keys.
+        summary: the counts so far.
+        whole: whether they are complete.
+        escalated: whether a step of a counted part escalated.
+        warnings: the warnings of counted parts, in order, as keys.
     """
 
     def __init__(self, run: About) -> None:
@@ -58,24 +58,24 @@ class Count:
 
     @property
     def parts(self) -> int:
-        """How many parts are counted."""
+        """The number of counted parts."""
         return len(self._counted)
 
     def told(self, run: About) -> About:
-        """Return *run* with what its counted parts have to say of it."""
+        """Return *run* with the data of its counted parts."""
         warnings = tuple(dict.fromkeys((*run.warnings, *self.warnings)))
         return replace(run, escalated=run.escalated or self.escalated, warnings=warnings)
 
     def pace(self, run: About) -> float | None:
-        """Return how many steps a second were decided since this run was first looked at."""
+        """Return the steps decided per second since this run was first seen."""
         began, decided = self._since
         passed = monotonic() - began
         return (run.decided - decided) / passed if run.running and passed > 0.5 else None
 
     async def go_on(self, source: Reader, run: About, seconds: float = _FOREVER) -> None:
-        """Count on for about so many seconds; a run that took a turn is counted anew.
+        """Continue the count for about *seconds* seconds; restart it if the run changed its status.
 
-        While a run goes on, samples that turn out void come late, for steps that were counted before.
+        While a run continues, void samples arrive late, for steps already counted.
         """
         if self._lock.locked():
             return
@@ -102,7 +102,7 @@ class Count:
         return True
 
     async def _count_short(self, source: Reader) -> None:
-        """Count as many of the next parts as have few steps together."""
+        """Count the next parts that together have few steps."""
         steps = 0
         taken: list[Row] = []
         for row in self._ahead:
@@ -138,7 +138,7 @@ class Count:
 
 
 class RunCounts:
-    """The counts of the runs that were looked at last, and the sums of many more that have ended."""
+    """The counts of recently viewed runs, and the sums of many ended ones."""
 
     def __init__(self) -> None:
         self._counts: OrderedDict[int, Count] = OrderedDict()
@@ -151,12 +151,12 @@ class RunCounts:
         return count
 
     def known(self, run: int, turn: int) -> Sums | None:
-        """Return what `note` was told of the run with this number, unless it took a turn since."""
+        """Return the noted sums of this run, unless it changed since."""
         noted = self._known.get(run)
         return noted[1] if noted is not None and noted[0] == turn else None
 
     def note(self, run: int, turn: int, sums: Sums) -> None:
-        """Keep the votes, the cost and the outcome of a run that has ended."""
+        """Keep the votes, the cost and the outcome of an ended run."""
         _keep(self._known, run, (turn, sums), _SUMS_KEPT)
 
 

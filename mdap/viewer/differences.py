@@ -1,4 +1,4 @@
-"""Candidates beside one another: which words of each differ from those of the first."""
+"""Compare candidates: find the words of each that differ from the first."""
 
 import re
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ Piece = tuple[str, bool]
 
 _WORDS: Final = re.compile(r"\w+|\s+|[^\w\s]")
 _MOST: Final = 400
-"""Texts of more words are not compared: the time grows with the square of their number."""
+"""Maximum number of words to compare: the time grows with its square."""
 
 
 def compared(texts: Sequence[str]) -> list[list[Piece]]:
-    """Return each text in pieces: the others beside the first, and the first beside the second.
+    """Return each text in pieces: compare the others with the first, and the first with the second.
 
     Args:
-        texts: of the candidates, that with the most votes first.
+        texts: the candidates' texts, by votes, most first.
     """
     words = [_WORDS.findall(text) for text in texts]
     found = []

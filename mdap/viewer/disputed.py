@@ -1,4 +1,4 @@
-"""Steps to look at, each with its candidates: settled by a person, divided, or without a winner."""
+"""Steps to review, each with its candidates: settled by a person, divided, or undecided."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ _LARGEST: Final = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Disputed:
-    """A step to look at.
+    """A step to review.
 
     Attributes:
-        part: the name of the part that it is of; None for the run itself.
-        wrong: the chance that its winner is wrong; None where nothing can be said.
-        author: the person who settled it; None for a vote, and where nothing is decided.
-        candidates: answer, votes, and whether it was decided; a reply stands for it where nothing was.
-        more: candidates that are left out.
+        part: the name of its part; None for the run itself.
+        wrong: the probability that its winner is wrong; None if unknown.
+        author: the person who settled it; None for a vote or an undecided step.
+        candidates: answer, votes, and whether it won; a reply in place of the answer if undecided.
+        more: the number of further candidates.
     """
 
     part: str | None
@@ -43,13 +43,13 @@ class Disputed:
 async def doubtful(
     source: Reader, run: About, chances: Mapping[tuple[int, int, int], float], most: int
 ) -> list[Disputed]:
-    """Return decisions of a run and its parts: those that a person took, then the most doubtful ones.
+    """Return decisions of a run and its parts: those by a person, then the most doubtful ones.
 
     Args:
         source: the log.
         run: the run.
-        chances: that a winner is wrong, by its votes, those for the runner-up, and all votes.
-        most: how many of either at most.
+        chances: the probability that a winner is wrong, by its votes, the runner-up's and all votes.
+        most: the maximum number of each kind.
     """
     names = await _names(source, run)
     wanted = json.dumps(list(names))
@@ -98,7 +98,7 @@ def _cut(
 
 
 async def undecided(source: Reader, run: About, most: int) -> list[Disputed]:
-    """Return steps of a run and its parts that have ended without a winner, with the replies that voted."""
+    """Return the undecided steps of a run and its ended parts, with the replies that voted."""
     if run.dense and run.opened == run.decided and not run.children:
         return []
     names = await _names(source, run)

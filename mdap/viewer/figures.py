@@ -17,16 +17,16 @@ __all__ = ["figures"]
 
 _ROWS: Final = 16
 _LATENCY_BINS: Final = 10
-"""Bars of the latency plot in a factor of ten."""
+"""Bars per factor of ten in the latency plot."""
 
 
 def figures(summary: Summary, k: int, prices: Mapping[str, Price]) -> list[Figure]:
-    """Return the plots of a run, as far as it is counted; those without anything to show are left out.
+    """Return the plots of a run as counted so far, without empty ones.
 
     Args:
-        summary: what is counted.
-        k: the margin of the run; where margins differ, the smallest that decided a race counts.
-        prices: by model; the cost is shown if each model has one.
+        summary: the counts.
+        k: the margin of the run; if margins differ, the smallest one that decided a race.
+        prices: prices by model; the plot of cost needs one for each model.
     """
     k = summary.margins[0] if summary.margins else k
     found: list[Figure | None] = [
@@ -44,9 +44,9 @@ _BOTH: Final = (("measured", "this run"), ("theory", "theory, two candidates"))
 
 
 def _theory(summary: Summary, most: int) -> list[float]:
-    """Return the chance that a race takes 0, 1, ... votes, at the share of votes against the winners.
+    """Return the probability that a race takes 0, 1, ... votes, at the measured share of wrong votes.
 
-    Where margins differ between steps, each counts as often as there are races of it.
+    If margins differ between steps, each weighs as much as it has races.
     """
     margins: Counter[int] = Counter()
     for (_, _, margin), count in summary.races.items():

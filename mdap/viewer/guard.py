@@ -1,4 +1,4 @@
-"""What every request must be, and what every answer says to the browser."""
+"""Checks of every request, and headers of every response."""
 
 from collections.abc import Collection
 from typing import Final
@@ -25,15 +25,15 @@ _SAFE: Final = {
 
 
 class RequestGuard:
-    """Let only requests through that come from a page of our own, and have the key where there is one.
+    """Accept only requests from the viewer's own pages, with the key if there is one.
 
-    A foreign page can have its host name point to this machine, and then read what a server answers; but
-    the browser still sends that name as the Host.
+    A foreign page can point its host name to this machine and then read responses of a local server. But the
+    browser still sends that name as the Host.
 
     Args:
         app: the application.
-        hosts: values of the Host header that are ours, with the port.
-        key: what a request must show; None where everybody may read, and nobody may change anything.
+        hosts: accepted values of the Host header, with the port.
+        key: the secret that a request must show; None if anyone may read and nobody may write.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], key: Key | None = None) -> None:
@@ -41,7 +41,7 @@ class RequestGuard:
         self._hosts = frozenset(hosts)
         self._origins = frozenset(f"http://{host}" for host in hosts)
         self._key = key
-        # Without a referrer, browsers keep the origin of a form back, too.
+        # With no-referrer, browsers also withhold the origin of a form.
         self._safe = _SAFE if key is None else {**_SAFE, "Referrer-Policy": "same-origin"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +73,7 @@ class RequestGuard:
         return None
 
     def _without_key(self, scope: Scope, headers: Headers) -> Response | None:
-        """Return the answer to a request that does not show the key; None to one that does."""
+        """Return the response to a request without the key; None for one with the key."""
         key = self._key
         if key is None or key.by_token(headers):
             return None
@@ -83,6 +83,6 @@ class RequestGuard:
         if not key.by_cookie(headers):
             return PlainTextResponse("Open the address that mdap serve printed: it has the token.\n", 401)
         if not reads and not headers.getlist("origin"):
-            # A browser says where a form comes from; who does not has the cookie from somewhere else.
+            # Browsers send the origin of a form; a client without it has stolen the cookie.
             return PlainTextResponse("Only pages of this server may ask.\n", 403)
         return None

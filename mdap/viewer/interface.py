@@ -1,4 +1,4 @@
-"""The same desk for tools: JSON in, JSON out, with the token in a header."""
+"""The desk as a JSON API for tools, with the token in a header."""
 
 import json
 import shlex
@@ -23,7 +23,7 @@ Act = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
 def status_of(error: MdapError) -> int:
-    """Return the HTTP status that says what *error* says."""
+    """Return the HTTP status for *error*."""
     if isinstance(error, RunNotFoundError):
         return 404
     if isinstance(error, ClaimedError | RunBusyError):
@@ -32,7 +32,7 @@ def status_of(error: MdapError) -> int:
 
 
 def resume_command(run_id: str, database: str) -> str:
-    """Return what resumes a run, to be typed into a shell."""
+    """Return the shell command that resumes a run."""
     return f"mdap resume {shlex.quote(run_id)} --db {shlex.quote(database)}"
 
 
@@ -41,8 +41,8 @@ class Interface:
     """The addresses below ``/api``.
 
     Attributes:
-        desk: where steps are settled.
-        key: what a request must show.
+        desk: settles steps.
+        key: the secret that a request must show.
         database: the database's name, for commands.
     """
 
@@ -62,7 +62,7 @@ class Interface:
     def _answering(self, act: Act) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                # A form of another page can neither send this header nor JSON.
+                # A form of a foreign page can send neither this header nor JSON.
                 if request.method == "POST" and not self.key.by_token(request.headers):
                     raise HTTPException(401, "Send the token: Authorization: Bearer TOKEN.")
                 return JSONResponse(await act(request))
@@ -105,13 +105,13 @@ class Interface:
 async def _about(
     request: Request, *names: str, claim: bool = False, answer: bool = False
 ) -> tuple[str, int, dict[str, Any]]:
-    """Return the run, the step and the whole object of a request, whose members are checked.
+    """Return the run, the step and the whole object of a request, after checking its members.
 
     Args:
         request: the request.
-        names: further members that must be texts.
-        claim: whether it may have the number of a claim.
-        answer: whether it must have an answer, or the key of a candidate.
+        names: further members that must be strings.
+        claim: whether it may contain the number of a claim.
+        answer: whether it must contain an answer or the key of a candidate.
     """
     given = await object_of(request)
     known = {"run", "step", *names, *(["claim"] if claim else ())}

@@ -1,4 +1,4 @@
-"""The secret of one server on whose pages steps can be settled: who has it may read and settle."""
+"""The secret of a server that can settle steps: its holder may read and settle."""
 
 import hmac
 from html import escape
@@ -21,14 +21,14 @@ _ONWARD: Final = (
 
 
 class Key:
-    """What a request must show, and what a browser keeps of it.
+    """The secret that a request must show, and the cookie that a browser keeps.
 
-    A browser that opens the printed address gets a cookie, which no script can read and no page of another
-    site can send. A form has a second secret, which only pages of this server hold. A tool sends the token.
+    A browser that opens the printed address gets a cookie that no script can read and no page of another site
+    can send. Forms also carry a second secret, known only to pages of this server. A tool sends the token.
 
     Args:
         token: the secret.
-        port: of the server: browsers send the cookies of all ports of a host.
+        port: the server's port: browsers send a host's cookies to all of its ports.
     """
 
     def __init__(self, token: str, port: int) -> None:
@@ -41,17 +41,17 @@ class Key:
         return hmac.new(self._token.encode(), use.encode(), "sha256").hexdigest()
 
     def entry(self, path: str, query: bytes, headers: Headers) -> Response | None:
-        """Return the answer to an address with a token: the same without it, and the cookie if it is ours."""
+        """Return a redirect to the address without its token, with the cookie if the token is right."""
         given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
         tokens = [value for name, value in given if name == _TOKEN]
         if not tokens or not _same(tokens[0], self._token):
             return None
         rest = urlencode([pair for pair in given if pair[0] != _TOKEN])
-        # One slash: a path that begins with two would lead to another host.
+        # Exactly one slash: a path with two would redirect to another host.
         there = f"/{quote(path.lstrip('/'))}{'?' if rest else ''}{rest}"
         answer: Response = RedirectResponse(there, 303)
         if headers.get("sec-fetch-site") == "cross-site":
-            # A link in somebody's chat: a browser would not send the cookie behind a redirect from there.
+            # From a link in a chat, a browser would not send the cookie after a redirect.
             answer = HTMLResponse(_ONWARD.format(escape(there)))
         self._keep(answer, self._name, self._cookie)
         return answer
@@ -66,15 +66,15 @@ class Key:
         return given[: len(_BEARER)].lower() == _BEARER and _same(given[len(_BEARER) :].strip(), self._token)
 
     def is_form(self, given: str) -> bool:
-        """Whether a form is one of this server's."""
+        """Whether a form comes from this server."""
         return _same(given, self.form)
 
     def named(self, headers: Headers) -> str:
-        """Return the name that this browser gave last; nothing if it gave none."""
+        """Return the last name that this browser sent; empty if none."""
         return unquote(_cookies(headers).get(f"{self._name}-name", ""))[:_LONGEST_NAME]
 
     def keep_name(self, answer: Response, name: str) -> None:
-        """Let the browser remember a person's name."""
+        """Store a person's name in the browser."""
         self._keep(answer, f"{self._name}-name", quote(name[:_LONGEST_NAME], safe=""))
 
     def _keep(self, answer: Response, name: str, value: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs as rows of a table: what is known of each, and what has to be counted first."""
+"""Runs as rows of a table, with figures that may need counting first."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from mdap.viewer.counting import RunCounts
 
 __all__ = ["Listed", "count_up", "listed"]
 
-_SHORT: Final = 4_096  # steps that are counted in one go
+_SHORT: Final = 4_096  # steps to count in one query
 
 
 @dataclass(slots=True)
@@ -29,8 +29,8 @@ class Listed:
 
     Attributes:
         number: its key in the other tables.
-        seconds: how long it was running, in sessions that ended in order; None if none has.
-        counted: whether *votes* and *cost_usd* are known, and whether the votes make the outcome doubtful.
+        seconds: running time, over sessions that ended normally; None without one.
+        counted: whether *votes*, *cost_usd* and the votes' effect on the outcome are known.
     """
 
     number: int
@@ -58,11 +58,11 @@ class Listed:
 
     @property
     def word(self) -> str:
-        """The outcome, or else the status: what the list shows, and is filtered by."""
+        """The outcome, or else the status, for display and filters."""
         return self.outcome or self.status
 
     def judge(self, certificate: Certificate | None) -> None:
-        """Take note of whether the result is good."""
+        """Set whether the result is good."""
         if self.status == "finished" and self.kind in JUDGED:
             self.outcome = outcome_of(self.said, certificate, self.undecided)
 
@@ -103,14 +103,14 @@ def _listed(row: Row) -> Listed:
 
 
 async def listed(source: Reader, numbers: Sequence[int]) -> list[Listed]:
-    """Return the runs of these *numbers*, in their order, not counted yet."""
+    """Return the runs of these *numbers*, in their order, without counts."""
     rows = await source.rows("view_listed", json.dumps(numbers))
     found = {row["id"]: _listed(row) for row in rows}
     return [found[number] for number in numbers if number in found]
 
 
 async def count_up(source: Reader, counts: RunCounts, runs: Sequence[Listed], seconds: float) -> None:
-    """Count *runs* as far as there is time, short ones first and many at once."""
+    """Count *runs* while there is time, short ones first and many per query."""
     deadline = monotonic() + seconds
     waiting = sorted((one for one in runs if not one.counted), key=lambda one: max(one.decided, one.opened))
     short = [one for one in waiting if not one.children and max(one.decided, one.opened) <= _SHORT]
@@ -125,7 +125,7 @@ async def count_up(source: Reader, counts: RunCounts, runs: Sequence[Listed], se
 
 
 def _some(short: Sequence[Listed]) -> list[Listed]:
-    """Return the first of some runs that have few steps together."""
+    """Return the first runs that together have few steps."""
     taken: list[Listed] = []
     steps = 0
     for one in short:
@@ -157,7 +157,7 @@ async def _count_short(source: Reader, runs: Sequence[Listed], deadline: float) 
         sums[row["run"]].usage.append(row)
     for one in runs:
         found = sums[one.number]
-        # What takes long is asked only where it matters: most tasks say themselves whether a result is good.
+        # Run the slow query only if needed: most tasks give a verdict on their result.
         if one.said is None and one.status == "finished" and one.kind in JUDGED and not one.escalated:
             if monotonic() > deadline:
                 return

@@ -1,4 +1,4 @@
-"""What each page shows: a template's name and its values."""
+"""The pages: each returns a template's name and its values."""
 
 import json
 from collections.abc import Sequence
@@ -52,10 +52,10 @@ _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
 _SEARCHED: Final = 200
 _COUNTING: Final = 0.08
-"""Seconds that a page spends on counting."""
+"""Seconds that a page spends counting."""
 
 RUNS: Final = 30
-"""Runs on a page of them."""
+"""Runs per page."""
 
 FILTERS: Final = {
     "all": "All",
@@ -64,7 +64,7 @@ FILTERS: Final = {
     "flagged": "Flagged",
     "overridden": "Overridden",
 }
-"""What the list of steps can be cut down to."""
+"""The filters of the list of steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,10 @@ class Visit:
 
 
 def key(request: Request, name: str, default: int) -> int:
-    """Return a whole number of the query; *default* where it is missing.
+    """Return a whole number of the query; *default* if it is missing.
 
     Raises:
-        HTTPException: it is no such number.
+        HTTPException: it is not such a number.
     """
     text = request.query_params.get(name, "")
     if not text:
@@ -99,7 +99,7 @@ async def _page_of_parts(visit: Visit, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 async def overview(visit: Visit) -> Shown:
-    """Show a run: how it stands, what it came to, its plots and settings."""
+    """Show a run: its status, result, plots and settings."""
     run, source = visit.run, visit.source
     happened = await source.rows("view_main_events", run.number, _LATEST)
     before = key(visit.request, "before", _LARGEST)
@@ -113,12 +113,12 @@ async def overview(visit: Visit) -> Shown:
 
 
 async def live(visit: Visit) -> Shown:
-    """Show the part of the overview that changes while a run goes on."""
+    """Show the part of the overview that changes while a run continues."""
     return "_live.html", await _counted(visit)
 
 
 async def counted(visit: Visit) -> Count:
-    """Return what is counted of a run, after counting on for as long as a page may take."""
+    """Continue counting a run for the time of one page, and return its counts."""
     count = visit.counts.of(visit.run)
     await count.go_on(visit.source, visit.run, _COUNTING)
     return count
@@ -164,7 +164,7 @@ async def steps(visit: Visit) -> Shown:
 
 
 async def _doubts(visit: Visit) -> dict[tuple[int, int, int], float]:
-    """Return the chance that a winner is wrong, by its votes, lead and all votes, as far as it is counted."""
+    """Return the probability that a winner is wrong, by its votes, lead and all votes, as counted so far."""
     count = await counted(visit)
     return {
         (shape.votes, shape.margin, shape.total): doubt for shape, doubt in doubts(count.summary.shapes())
@@ -187,7 +187,7 @@ async def _found(visit: Visit, kind: str, start: int) -> Found:
 
 
 def _one_a_step(rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    """Return the opening of each step that was decided, or else its last one, with what became of it."""
+    """Return the decided opening of each step, or else its last one, with its outcome."""
     chosen: dict[int, Row] = {}
     for row in rows:
         before = chosen.get(row["step"])
@@ -225,7 +225,7 @@ async def step(visit: Visit) -> Shown:
 
 
 async def search(visit: Visit) -> Shown:
-    """Find replies that hold some words."""
+    """Find replies that contain some words."""
     words = visit.request.query_params.get("q", "")
     if len(words) > _SEARCHED:
         raise HTTPException(400, f"Search for {_SEARCHED} characters at most.")
@@ -238,7 +238,7 @@ async def search(visit: Visit) -> Shown:
 
 
 async def events(visit: Visit) -> Shown:
-    """List what happened to a run as a whole."""
+    """List the events of a run."""
     counted = {
         row["kind"]: row["events"] for row in await visit.source.rows("view_event_kinds", visit.run.number)
     }
@@ -256,7 +256,7 @@ async def events(visit: Visit) -> Shown:
 
 
 async def times(visit: Visit) -> tuple[str, dict[str, Any]]:
-    """Show the attempts at some steps of a run, and how the run came along."""
+    """Show the attempts at some steps of a run, and the run's progress over time."""
     start = key(visit.request, "from", 0)
     count = await counted(visit)
     return "times.html", {

@@ -1,4 +1,4 @@
-"""Plots as SVG: from numbers to a string, without a script or a style of their own.
+"""Plots as SVG strings, without scripts or inline styles.
 
 Colours come from the page's style sheet, by class, so that a plot follows light, dark and print.
 """
@@ -32,7 +32,7 @@ def compact(value: float) -> str:
 
 
 def ceiling(value: float) -> float:
-    """Return a round number a little above *value*, to end an axis with."""
+    """Return a round number slightly above *value*, for the end of an axis."""
     size = 10.0 ** math.floor(math.log10(max(value, 1e-12)))
     return next(
         (size * step for step in (1, 1.5, 2, 3, 4, 5, 6, 8) if size * step >= value * 1.02), size * 10
@@ -44,11 +44,11 @@ class Axis:
     """One axis of a plot.
 
     Attributes:
-        label: what it shows.
-        low: value at its beginning; above 0 on a logarithmic axis.
+        label: its label.
+        low: value at its start; above 0 on a logarithmic axis.
         high: value at its end.
         log: whether it is logarithmic.
-        show: writes a value at a tick.
+        show: formats the value at a tick.
     """
 
     label: str
@@ -58,7 +58,7 @@ class Axis:
     show: Callable[[float], str] = compact
 
     def share(self, value: float) -> float:
-        """Return where *value* lies between the ends, from 0 to 1."""
+        """Return the position of *value* between the ends, from 0 to 1."""
         low, high, at = self.low, self.high, value
         if self.log:
             low, high, at = math.log10(low), math.log10(high), math.log10(max(value, self.low))
@@ -103,8 +103,8 @@ class Figure:
     Attributes:
         title: its heading.
         svg: the plot.
-        note: what one sees, in a sentence.
-        heads: column heads of its numbers.
+        note: its message, in a sentence.
+        heads: column headings of its numbers.
         rows: its numbers.
         legend: class and meaning of each line.
     """
@@ -121,11 +121,11 @@ def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line] = (), marks: str =
     """Return a plot of *lines* and ready-made *marks* over two axes.
 
     Args:
-        title: what it shows, in a sentence, for those who do not see it.
+        title: a description in a sentence, for screen readers.
         x: the horizontal axis.
         y: the vertical axis.
-        lines: what to draw.
-        marks: SVG that `bars` made on the same axes.
+        lines: the lines to draw.
+        marks: SVG from `bars` on the same axes.
     """
     drawn = "".join(_path(line, x, y) for line in lines)
     return _svg(title, _HEIGHT, f"{_grid(x, y)}{marks}{drawn}")
@@ -143,7 +143,7 @@ def bars(x: Axis, y: Axis, values: Sequence[tuple[float, float, float, str]], ki
     Args:
         x: the horizontal axis.
         y: the vertical axis.
-        values: left edge, right edge and height of each bar, and what it says.
+        values: left edge, right edge, height and text of each bar.
         kind: a class of the style sheet.
     """
     drawn = []
@@ -162,8 +162,8 @@ def ranked(title: str, values: Sequence[tuple[str, int]]) -> str:
     """Return horizontal bars with a name and a count each.
 
     Args:
-        title: what they show, in a sentence.
-        values: names and counts, in the order in which they are shown.
+        title: a description in a sentence.
+        values: names and counts, in display order.
     """
     most = max((count for _, count in values), default=1) or 1
     height = _ROW * max(len(values), 1) + 8

@@ -19,9 +19,9 @@ class ShownCandidate:
     """An answer with votes.
 
     Attributes:
-        letter: what it is called on the page.
+        letter: its name on the page.
         style: a class of the style sheet.
-        answer: its canonical JSON; None where the log only has its key.
+        answer: its canonical JSON; None if the log has only its key.
         reply: the number of its first sample.
     """
 
@@ -39,8 +39,8 @@ class ShownSample:
 
     Attributes:
         row: its columns.
-        candidate: whom it voted for; None if it did not.
-        lead: the lead after it was counted; None if it was not.
+        candidate: the candidate it voted for; None if it did not vote.
+        lead: the lead after counting it; None if it was not counted.
     """
 
     row: Row
@@ -50,14 +50,14 @@ class ShownSample:
 
 @dataclass(frozen=True, slots=True)
 class ShownRace:
-    """How a step was decided, or is being decided.
+    """The race of a step, decided or in progress.
 
     Attributes:
-        opening: how the step was opened, with its decision, if there is one.
-        candidates: by votes, the most first.
-        entries: samples, in the order of counting; those that were not counted come last.
+        opening: the step's opening, with its decision if there is one.
+        candidates: by votes, most first.
+        entries: samples in the order of counting, uncounted ones last.
         tentative: whether its input is still a guess.
-        cut: whether there are more samples than are shown.
+        cut: whether there are more samples than shown.
     """
 
     opening: Row
@@ -68,7 +68,7 @@ class ShownRace:
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """The winner's votes, its lead and all votes, where votes decided."""
+        """The winner's votes, its lead and all votes, if votes decided."""
         opening = self.opening
         if opening["place"] is None or opening["author"] is not None:
             return None
@@ -76,12 +76,12 @@ class ShownRace:
 
     @property
     def outcome(self) -> str:
-        """What became of the step, in a word."""
+        """The outcome of the step, in a word."""
         return outcome_of(self.opening)
 
 
 def outcome_of(opening: Row) -> str:
-    """Return what became of a step, in a word, from the columns of an opening and its decision."""
+    """Return the outcome of a step, in a word, from the columns of an opening and its decision."""
     if opening["place"] is None:
         return "undecided"
     if opening["author"] is not None:
@@ -96,8 +96,8 @@ def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) ->
 
     Args:
         opening: its columns.
-        rows: its samples, in the order in which they are shown.
-        most: how many of them are shown.
+        rows: its samples, in display order.
+        most: the maximum number of samples to show.
         tentative: whether its input is still a guess.
     """
     candidates = _candidates(opening, rows)

@@ -1,4 +1,4 @@
-"""A run as one page that needs nothing else: to be sent, kept or printed."""
+"""A run as one self-contained page, to send, keep or print."""
 
 import json
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ _LARGEST: Final = 2**62
 
 
 async def report(source: Reader, run: About, length: int | None, made_at: str) -> str:
-    """Return the report of a run as HTML, without a script and without anything from elsewhere.
+    """Return the report of a run as HTML, without scripts or external resources.
 
     Args:
         source: the log.
         run: the run.
-        length: how many steps the task has; None where unknown.
-        made_at: when the report is made.
+        length: the number of steps of the task; None if unknown.
+        made_at: the time of the report.
     """
     count = Count(run)
     await count.go_on(source, run)
@@ -67,10 +67,10 @@ class ShownSeal:
     """A seal of a run.
 
     Attributes:
-        at: when it was taken.
-        decisions: how many decisions it covers.
-        newest: whether nothing has happened to the run since.
-        signatures: when each was made, and whose it is; None where it cannot be checked here.
+        at: its time.
+        decisions: the number of decisions that it covers.
+        newest: whether the run has not changed since.
+        signatures: time and signer of each; None if it cannot be checked here.
     """
 
     at: str
@@ -81,7 +81,7 @@ class ShownSeal:
 
 
 async def seals_of(source: Reader, run: int, run_id: str) -> list[ShownSeal]:
-    """Return the seals of a run, the newest first; of many, the newest."""
+    """Return the latest seals of a run, newest first."""
     rows = await source.rows("view_events", run, json.dumps([SEALED, SIGNED]), _LARGEST, _MOST_SEALS)
     signed = [row for row in rows if row["kind"] == SIGNED]
     told = checked([row["data"] for row in signed], run_id)

@@ -1,4 +1,4 @@
-"""The pages on which people settle steps: what waits, and one step with its candidates and a form."""
+"""The pages to settle steps: the queue, and one step with its candidates and a form."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
 _QUEUED: Final = 50
 _OFFERED: Final = 8
-"""Candidates that are compared: a step can have hundreds, each with words of somebody else's choice."""
+"""Maximum number of candidates to compare: a step can have hundreds, each with long text."""
 _OTHER: Final = "other"
 
 
@@ -48,8 +48,8 @@ class _Choice:
     """A candidate as the form offers it.
 
     Attributes:
-        said: the answer, or a reply where the log has only the answer's key; in pieces.
-        known: whether it is the answer.
+        said: the answer in pieces, or a reply if the log has only the answer's key.
+        known: whether *said* is the answer itself.
         won: whether votes decided it.
     """
 
@@ -64,11 +64,11 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """What a form held that was not taken.
+    """A rejected form.
 
     Attributes:
-        sentence: why not.
-        fields: what was filled in.
+        sentence: the reason.
+        fields: the user's input.
     """
 
     sentence: str | None = None
@@ -77,11 +77,11 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """Where people come to the desk.
+    """The pages of the desk.
 
     Attributes:
-        viewer: what all pages share.
-        desk: where steps are settled.
+        viewer: the state that all pages share.
+        desk: settles steps.
         key: the server's secret.
     """
 
@@ -184,7 +184,7 @@ class Counter:
         }
 
     async def _standing(self, source: Reader, run: int, step: int, mine: int | None) -> dict[str, Any]:
-        """Return who is at a step, and what has been said of it."""
+        """Return the claim on a step, and the pending answer to it."""
         rows = await source.rows("view_rulings", run, step)
         last = next((row for row in rows if row["kind"] in ("claimed", "released", "settled")), None)
         claimed = last is not None and last["kind"] == "claimed"
@@ -201,7 +201,7 @@ class Counter:
         }
 
     async def _goes_on(self, source: Reader, run_id: str | None) -> dict[str, Any] | None:
-        """Return the run that goes on from a settled step: its number, how it stands, and what resumes it."""
+        """Return the run that continues from a settled step: its number, status and resume command."""
         rows = [] if run_id is None else await source.rows("view_run_called", run_id)
         if not rows or run_id is None:
             return None
@@ -212,7 +212,7 @@ class Counter:
         return {"number": rows[0]["id"], "run_id": run_id, "state": state, "command": command}
 
     async def _state(self, source: Reader, run: int, opening: Row) -> str:
-        """Return how a step stands, in a word: one that a process waits for is not just undecided."""
+        """Return the state of a step, in a word; *waiting* if a process waits for it."""
         outcome = outcome_of(opening)
         if outcome != "undecided" or self.viewer.shown.is_claimed(run) is False:
             return outcome
@@ -246,7 +246,7 @@ def _choices(race: ShownRace) -> list[_Choice]:
 
 
 def _answer_in(reply: str, key: str) -> str | None:
-    """Return the answer that *reply* gave, where it is the reply as it stands: its key tells."""
+    """Return the answer in *reply* if the whole reply is the answer: its key shows this."""
     candidates: list[Any] = [reply, reply.strip()]
     with suppress(ValueError, RecursionError):
         candidates.append(json.loads(reply))

@@ -1,4 +1,4 @@
-"""What the pages need from the outside: rows of the log, and prompts made anew."""
+"""Interfaces that the pages need: rows of the log, and rebuilt prompts."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -12,7 +12,7 @@ __all__ = ["Desk", "Opener", "Prompts", "Rendered", "Shown"]
 
 
 class Opener(Protocol):
-    """Opens the log, for as long as one page takes."""
+    """Open the log for one page."""
 
     def __call__(self) -> AbstractAsyncContextManager[Reader]:
         """Return the log as a context."""
@@ -20,14 +20,14 @@ class Opener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The prompts of a step, as they are recorded or made again from its input.
+    """The prompts of a step, recorded or rebuilt from its input.
 
     Attributes:
         views: system and user message of each view.
-        same: whether their digest is the one in the digest chain.
-        max_tokens: output tokens that a reply may have; None for the run's setting.
+        same: whether their digest matches the digest chain.
+        max_tokens: maximum output tokens of a reply; None for the run's setting.
         schema: JSON schema of the answer; None for none.
-        recorded: whether they were read from the log.
+        recorded: whether they come from the log.
     """
 
     views: tuple[tuple[str, str], ...]
@@ -38,7 +38,7 @@ class Rendered:
 
 
 class Prompts(Protocol):
-    """Makes the prompts of recorded steps again, where the task's code is at hand."""
+    """Rebuild the prompts of recorded steps, if the task's code is available."""
 
     def length(self, task: str, params: Mapping[str, Any]) -> int | None:
         """Return the number of steps of a task; None where unknown."""
@@ -56,12 +56,12 @@ class Prompts(Protocol):
             digest: the recorded digest of the prompts.
 
         Returns:
-            The prompts, or a sentence that says why there are none.
+            The prompts, or a sentence that explains why there are none.
         """
 
 
 class Desk(Protocol):
-    """Where people settle steps."""
+    """A desk at which people settle steps."""
 
     async def waiting(self, run_id: str | None = None, most: int = 50) -> list[Waiting]:
         """Return the steps that wait for a person."""
@@ -78,14 +78,14 @@ class Desk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A database that is to be looked at.
+    """A database to view.
 
     Attributes:
-        name: what it is called on the pages.
+        name: its name on the pages.
         open: opens it for one page.
-        prompts: makes prompts anew.
-        is_claimed: says whether a process is at work on the run with a number; None where nobody can tell.
-        desk: where people settle steps from the pages; None where they cannot.
+        prompts: rebuilds prompts.
+        is_claimed: returns whether a process works on the run with a number; None if unknown.
+        desk: settles steps from the pages; None for a read-only viewer.
     """
 
     name: str

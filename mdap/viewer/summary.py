@@ -1,4 +1,4 @@
-"""What the rows of a run add up to, counted range by range, so that no read is long."""
+"""Count the rows of a run range by range, so that every read is short."""
 
 import json
 from collections import Counter
@@ -21,10 +21,10 @@ _FOREVER: Final = float("inf")
 
 @dataclass(slots=True)
 class ModelUse:
-    """What one model was asked for.
+    """The samples of one model.
 
     Attributes:
-        seconds: latencies, added up.
+        seconds: sum of latencies.
         timed: samples with a latency.
     """
 
@@ -46,14 +46,14 @@ class ModelUse:
 
 @dataclass(slots=True)
 class Bin:
-    """A stretch of a run: some decisions in a row, and the samples of the steps of the same numbers.
+    """A stretch of a run: consecutive decisions, and the samples of the steps with the same numbers.
 
     Attributes:
-        divided: races in which some vote was not for the winner.
-        votes: votes of the races.
-        against: those that were not for the winner.
-        models: what each model was asked for.
-        first: when the first sample was asked for, in milliseconds of Unix time; None where not recorded.
+        divided: races with a vote against the winner.
+        votes: votes in the races.
+        against: votes against the winners.
+        models: the samples of each model.
+        first: when the first request was sent, in milliseconds of Unix time; None if not recorded.
         last: when the last one ended.
     """
 
@@ -76,7 +76,7 @@ class Bin:
         self.span(other.first, other.last)
 
     def span(self, first: float | None, last: float | None) -> None:
-        """Take in that something was under way from *first* to *last*."""
+        """Extend the time span to cover *first* to *last*."""
         if first is not None and last is not None:
             self.first = first if self.first is None else min(self.first, first)
             self.last = last if self.last is None else max(self.last, last)
@@ -84,11 +84,11 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class DividedDecision:
-    """A decision that was divided, or made by a person.
+    """A divided decision, or one by a person.
 
     Attributes:
         run: the number of the run.
-        rival: the most votes that another candidate had.
+        rival: the votes of the runner-up.
         total: all votes.
         author: the person; None for a vote.
     """
@@ -105,21 +105,20 @@ class DividedDecision:
 
 @dataclass(slots=True)
 class Summary:
-    """What the rows of a run add up to, as far as they are counted.
+    """The totals of a run, as counted so far.
 
     Attributes:
         run: the run's number.
-        reached: the place and step up to which everything is counted.
-        width: decisions in a bin.
-        races: how many voted decisions took so many votes, with so many of them for the winner, who led
-            by so many.
-        settled: decisions made by a person.
-        noted: results that were recorded without a vote, of nested tasks and of code that is run once.
-        verdicts: samples by what became of them.
+        reached: the place and step at which the count has arrived.
+        width: decisions per bin.
+        races: the number of voted decisions by total votes, winner's votes and margin.
+        settled: decisions by a person.
+        noted: results without a vote, of nested tasks and `once` calls.
+        verdicts: samples by verdict.
         flags: red flags by reason.
         latencies: samples by latency in milliseconds, to two digits.
-        doubts: the most doubtful decisions, those most in doubt first.
-        mixed: whether other runs are in it, so that it has no beginning and no end.
+        doubts: the most doubtful decisions, most doubtful first.
+        mixed: whether it includes other runs, and so has no start and end.
     """
 
     run: int
@@ -147,12 +146,12 @@ class Summary:
 
     @property
     def against(self) -> int:
-        """Those of *votes* that were not for the winner."""
+        """The votes against winners."""
         return sum((total - votes) * count for (total, votes, _), count in self.races.items())
 
     @property
     def divided(self) -> int:
-        """Races in which some vote was not for the winner."""
+        """Races with a vote against the winner."""
         return sum(count for (total, votes, _), count in self.races.items() if total > votes)
 
     @property
@@ -162,14 +161,14 @@ class Summary:
 
     @property
     def models(self) -> dict[str, ModelUse]:
-        """What each model was asked for, in all."""
+        """The samples of each model, in total."""
         whole = Bin()
         for one in self.bins:
             whole.add(one)
         return dict(sorted(whole.models.items()))
 
     def shapes(self) -> list[TallyShape]:
-        """Return how the votes of decided races fell, as the certificate takes them."""
+        """Return the tallies of decided races, as the certificate needs them."""
         return [
             TallyShape(votes, votes - margin, total, count)
             for (total, votes, margin), count in self.races.items()
@@ -182,17 +181,17 @@ class Summary:
         return (min(found), max(found)) if found else None
 
     def lengths(self) -> Counter[int]:
-        """Return how many races took how many votes."""
+        """Return the number of races by their number of votes."""
         found: Counter[int] = Counter()
         for (total, *_), count in self.races.items():
             found[total] += count
         return found
 
     async def count(self, source: Reader, end: int, seconds: float = _FOREVER) -> bool:
-        """Count on, up to *end*, for about so many seconds.
+        """Continue the count up to *end*, for about *seconds* seconds.
 
         Returns:
-            Whether everything before *end* is counted.
+            Whether the count has reached *end*.
         """
         if not self.reached:
             while end > self.width * _BINS:
@@ -205,7 +204,7 @@ class Summary:
         return self.reached >= end
 
     async def add_runs(self, source: Reader, runs: Sequence[int]) -> None:
-        """Count all of some short runs in one go, whatever their numbers."""
+        """Count some short runs completely in one query."""
         part = await self._fold(source, runs, 0, _END)
         self._bin(0).add(part)
         self.mixed = True
@@ -228,7 +227,7 @@ class Summary:
 
     async def _fold(self, source: Reader, runs: Sequence[int], start: int, stop: int) -> Bin:
         part, wanted = Bin(), json.dumps(runs)
-        # All rows first: a request that is given up in between must not leave half a range counted.
+        # Read all rows first: a cancelled request must not leave half a range counted.
         decisions = await source.rows("fold_decisions", wanted, start, stop)
         samples = await source.rows("fold_samples", wanted, start, stop)
         doubts = await source.rows("fold_doubtful", wanted, start, stop, _DOUBTS)

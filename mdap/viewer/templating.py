@@ -1,4 +1,4 @@
-"""Templates, and how values are written in them; everything is escaped, and hidden characters are shown."""
+"""Templates and their filters; they escape everything and show hidden characters."""
 
 import json
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ def environment() -> Environment:
 
 
 def static(name: str) -> bytes:
-    """Return the file *name* that pages are served with."""
+    """Return the static file *name*."""
     return (files("mdap.viewer") / "static" / name).read_bytes()
 
 
@@ -64,7 +64,7 @@ def shown(text: str) -> Markup:
 
 
 def moment(seconds: float) -> str:
-    """Return a moment of Unix time as the log writes those of events."""
+    """Return a Unix time in the format of the log's events."""
     return when(datetime.fromtimestamp(seconds, UTC).isoformat())
 
 
@@ -75,13 +75,13 @@ def written(value: Any) -> str:
 
 
 def brief(value: Any) -> str:
-    """Return the beginning of a parameter, for a line among others."""
+    """Return the beginning of a parameter, for one line."""
     text = written(value)
     return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
 
 
 def pretty(text: str | None) -> str:
-    """Return JSON with its parts on lines of their own, as long as it is not too long."""
+    """Return JSON with its parts on separate lines, unless it is too long."""
     if text is None:
         return "—"
     if len(text) > _LONGEST_JSON:
@@ -94,7 +94,7 @@ def pretty(text: str | None) -> str:
 
 
 def _laid_out(value: Any, indent: str) -> str:
-    """Return *value* as JSON; what fits on a line stays on it."""
+    """Return *value* as JSON; parts that fit on a line stay on it."""
     line = json.dumps(value, ensure_ascii=False)
     if len(indent) + len(line) <= 88 or not isinstance(value, dict | list) or len(indent) > 32:
         return line

@@ -1,4 +1,4 @@
-"""Attempts over time: which began and ended when, what waited in between, and what came of each."""
+"""Attempts over time: their starts, ends, waits and results."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,23 +22,23 @@ KINDS: Final = {
     "cancelled": "cancelled: not needed",
     "void": "void: on a wrong guess",
 }
-"""What a bar stands for, by its class in the style sheet."""
+"""The meaning of a bar, by its class in the style sheet."""
 
-_MOST: Final = 2_000  # samples, and as many failed attempts, that are drawn
+_MOST: Final = 2_000  # maximum number of samples, and of failed attempts, to draw
 _WIDTH: Final = 1000
 _LANE: Final = 9
 _TICKS: Final = 4
-_IDLE: Final = 0.2  # of the busy time: a longer gap with nothing under way is cut out
-_CUT: Final = 0.04  # of the busy time: what is left of such a gap
+_IDLE: Final = 0.2  # share of the busy time: the timeline cuts longer idle gaps
+_CUT: Final = 0.04  # share of the busy time: the rest of such a gap
 
 
 class TimedAttempt(NamedTuple):
-    """Something that began and ended, in milliseconds of Unix time.
+    """An attempt or a wait, with start and end in milliseconds of Unix time.
 
     Attributes:
         kind: a key of `KINDS`.
-        ordinal: the sample, or the first of those that were asked for together.
-        said: what it was, in a few words.
+        ordinal: the sample, or the first of several in one request.
+        said: a short description.
     """
 
     step: int
@@ -51,12 +51,12 @@ class TimedAttempt(NamedTuple):
 
     @property
     def sample(self) -> tuple[int, int, int]:
-        """The sample that it was at: step, opening, ordinal."""
+        """Its sample: step, opening, ordinal."""
         return self.step, self.opening, self.ordinal
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Its duration in milliseconds."""
         return (self.ended - self.began) / 1000
 
 
@@ -66,9 +66,9 @@ class Track:
 
     Attributes:
         step: its step.
-        label: what it is about.
+        label: its label.
         svg: its bars.
-        attempts: what they stand for, in order.
+        attempts: the attempts of its bars, in order.
     """
 
     step: int
@@ -83,12 +83,12 @@ class Timeline:
 
     Attributes:
         tracks: its lines.
-        ticks: seconds since its beginning, evenly spaced; a later one may lie behind a gap.
-        began: its beginning, in milliseconds of Unix time.
-        seconds: from its beginning to its end.
-        gaps: seconds that are cut out since nothing was under way.
-        kinds: which kinds of bars it has.
-        untimed: samples and failed attempts that have no time.
+        ticks: seconds since the start, evenly spaced; a later one may lie after a gap.
+        began: its start, in milliseconds of Unix time.
+        seconds: its duration.
+        gaps: idle seconds that it cuts out.
+        kinds: its kinds of bars.
+        untimed: samples and failed attempts without a time.
     """
 
     tracks: list[Track]
@@ -101,14 +101,14 @@ class Timeline:
 
 
 def attempts_of(samples: Sequence[Row], failures: Sequence[Row]) -> tuple[list[TimedAttempt], int]:
-    """Return the attempts at some steps, with the waits between them, and how many have no time.
+    """Return the attempts at some steps, with the waits between them, and the number without a time.
 
     Args:
         samples: rows of ``view_attempts``.
         failures: rows of ``view_failures``.
     """
     found = [one for one in (_failed(row) for row in failures) if one is not None]
-    ends: dict[tuple[int, int], float] = defaultdict(float)  # when the step had its last counted sample
+    ends: dict[tuple[int, int], float] = defaultdict(float)  # time of the step's last counted sample
     for row in samples:
         if row["counted"] is not None and _is_time(row["began"]):
             at = row["step"], row["opening"]
@@ -140,14 +140,14 @@ def _sampled(row: Row, ends: Mapping[tuple[int, int], float]) -> TimedAttempt | 
         return None
     began, kind = row["began"], row["verdict"]
     ended = began + _length(row)
-    if row["latency"] is None:  # given up when the step was decided
+    if row["latency"] is None:  # cancelled when the step was decided
         ended = max(began, ends.get((row["step"], row["opening"]), began))
     said = KINDS.get(kind, kind) + (f": {row['flag_reason']}" if row["flag_reason"] else "")
     return TimedAttempt(row["step"], row["opening"], row["ordinal"], began, ended, kind, said)
 
 
 def _waits(attempts: Iterable[TimedAttempt]) -> Iterator[TimedAttempt]:
-    """Yield what lies between a failed attempt and the next one at the same sample."""
+    """Yield the waits between a failed attempt and the next one at the same sample."""
     by_sample: dict[tuple[int, int, int], list[TimedAttempt]] = defaultdict(list)
     for one in attempts:
         by_sample[one.sample].append(one)
@@ -160,7 +160,7 @@ def _waits(attempts: Iterable[TimedAttempt]) -> Iterator[TimedAttempt]:
 
 @dataclass(slots=True)
 class _Scale:
-    """Where a moment lies between 0 and `_WIDTH`; long gaps in which nothing happened are cut out."""
+    """Map times to positions between 0 and `_WIDTH`, without long idle gaps."""
 
     busy: list[tuple[float, float]]
     starts: list[float] = field(default_factory=list)
@@ -200,7 +200,7 @@ class _Scale:
         return 0.0
 
     def moment(self, share: float) -> float:
-        """Return the moment that lies at a *share* of the width."""
+        """Return the time at a *share* of the width."""
         place = share * self.whole
         for (began, ended), start in zip(reversed(self.busy), reversed(self.starts), strict=True):
             if place >= start:
@@ -208,7 +208,7 @@ class _Scale:
         return self.busy[0][0]
 
     def cuts(self) -> Iterator[tuple[float, float]]:
-        """Yield where gaps are cut out, from and to."""
+        """Yield the ends of the cut gaps."""
         for (_, ended), start in zip(self.busy, self.starts[1:], strict=False):
             yield self.at(ended), start / self.whole * _WIDTH
 
@@ -225,8 +225,8 @@ def timeline(attempts: Sequence[TimedAttempt], untimed: int, *, by_sample: bool)
 
     Args:
         attempts: in the order of their steps.
-        untimed: how many more have no time.
-        by_sample: whether each sample has a line of its own, or each step.
+        untimed: the number of further ones without a time.
+        by_sample: whether each sample has its own line, instead of each step.
     """
     if not attempts:
         return None
@@ -249,7 +249,7 @@ def timeline(attempts: Sequence[TimedAttempt], untimed: int, *, by_sample: bool)
 
 
 def _drawn(label: str, attempts: Sequence[TimedAttempt], scale: _Scale) -> str:
-    """Return the bars of a line: samples that overlap lie in lanes one below the other."""
+    """Return the bars of a line; overlapping samples get lanes below each other."""
     lanes = _lanes(attempts)
     bars = []
     for one in attempts:
@@ -281,7 +281,7 @@ def _drawn(label: str, attempts: Sequence[TimedAttempt], scale: _Scale) -> str:
 
 
 def _lanes(attempts: Sequence[TimedAttempt]) -> dict[tuple[int, int], int]:
-    """Return the lane of each sample: the first that is free for as long as it took."""
+    """Return the lane of each sample: the first one that is free for its duration."""
     spans: dict[tuple[int, int], tuple[float, float]] = {}
     for one in attempts:
         began, ended = spans.get((one.opening, one.ordinal), (one.began, one.ended))

@@ -10,8 +10,8 @@ from mdap.viewer.race import outcome_of
 
 __all__ = ["tree"]
 
-_LEAVES: Final = 100  # parts or steps that a range on the lowest level has
-_COUNTED: Final = 20_000  # steps whose ranges are counted for a page
+_LEAVES: Final = 100  # parts or steps per range on the lowest level
+_COUNTED: Final = 20_000  # maximum number of steps for which a page counts ranges
 _LARGEST: Final = 2**62
 
 
@@ -22,8 +22,8 @@ class Branch:
     Attributes:
         start: its first step.
         stop: the step after its last.
-        open: whether what is in it is shown.
-        counts: steps, decided, divided and settled ones; None where they are not counted.
+        open: whether the page shows its content.
+        counts: all, decided, divided and settled steps; None if not counted.
         branches: the ranges in it, if it is open.
     """
 
@@ -66,7 +66,7 @@ async def tree(visit: Visit) -> tuple[str, dict[str, Any]]:
 
 
 async def _branches(visit: Visit, start: int, stop: int, at: int) -> list[Branch]:
-    """Return the ranges from *start* to before *stop*, with what is in the one that *at* lies in."""
+    """Return the ranges from *start* to before *stop*, with the content of the one with *at*."""
     size = _LEAVES
     while (stop - start) > size * _LEAVES:
         size *= _LEAVES

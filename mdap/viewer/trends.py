@@ -1,4 +1,4 @@
-"""What a run took and where it was in doubt, from its first step to its last."""
+"""The cost and the disagreement of a run, from its first step to its last."""
 
 from collections.abc import Mapping
 from itertools import accumulate
@@ -17,7 +17,7 @@ _ROWS: Final = 16
 
 
 class _Stretch(NamedTuple):
-    """A part of the run: the steps from *start*, before *stop*, and what is counted of them."""
+    """A part of the run: the steps from *start* to before *stop*, and their counts."""
 
     start: int
     stop: int
@@ -29,7 +29,7 @@ class _Stretch(NamedTuple):
 
 
 def _stretches(summary: Summary, most: int) -> list[_Stretch]:
-    """Return the run in at most so many parts, in order."""
+    """Return the run in a limited number of parts, in order."""
     each = -(-len(summary.bins) // most) or 1
     found = []
     for first in range(0, len(summary.bins), each):
@@ -42,7 +42,7 @@ def _stretches(summary: Summary, most: int) -> list[_Stretch]:
 
 
 def disagreement(summary: Summary) -> Figure | None:
-    """Return how many votes were against the winners, and how many samples were flagged, along the run."""
+    """Return the shares of votes against the winners and of red flags along the run."""
     if not summary.votes or summary.mixed:
         return None
     parts = _stretches(summary, _POINTS)
@@ -82,14 +82,14 @@ def _flagged(part: Bin) -> float:
 
 
 def cost_of_bin(part: Bin, prices: Mapping[str, Price]) -> float | None:
-    """Return what the samples of a stretch cost, in USD; None if a model has no price."""
+    """Return the cost of a stretch's samples in USD; None if a model has no price."""
     if any(model not in prices for model in part.models):
         return None
     return sum(cost_of(prices[model], use) for model, use in part.models.items())
 
 
 def spending(summary: Summary, prices: Mapping[str, Price]) -> Figure | None:
-    """Return what was spent by each step: USD where every model has a price, or else tokens."""
+    """Return the spending up to each step: in USD if every model has a price, else in tokens."""
     if summary.mixed:
         return None
     priced = bool(cost_of_bin(Bin(models=summary.models), prices))
@@ -121,7 +121,7 @@ def spending(summary: Summary, prices: Mapping[str, Price]) -> Figure | None:
 
 
 def progress(summary: Summary) -> Figure | None:
-    """Return when the run had come how far; None where no times are recorded, or parts are in it."""
+    """Return the progress of the run over time; None without recorded times, or with parts."""
     if summary.mixed:
         return None
     timed = [(one, one.part.first, one.part.last) for one in _stretches(summary, _POINTS)]

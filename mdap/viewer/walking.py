@@ -1,4 +1,4 @@
-"""Finding steps by what they are, in ranges of keys, for as long as a page may take."""
+"""Search steps in ranges of keys, for the time that a page may take."""
 
 from dataclasses import dataclass
 from sqlite3 import Row
@@ -15,13 +15,13 @@ _LONGEST_RANGE: Final = 16_000
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was found on the way.
+    """The result of a search.
 
     Attributes:
-        rows: one for each step.
+        rows: one per step.
         start: the key at which the search began.
         stop: the key before which everything was searched.
-        more: whether there is more to search from *stop* on.
+        more: whether there are keys to search from *stop* on.
     """
 
     rows: list[Row]
@@ -39,14 +39,14 @@ async def walk(
     *values: Any,
     seconds: float = 0.15,
 ) -> Found:
-    """Search from key to key until *most* steps are found, nothing is left, or the time is up.
+    """Search until there are *most* steps, no keys are left, or the time is up.
 
     Args:
         source: the log.
         name: a statement of rows with a column *at*, for a run, a range of keys and a limit.
         run: the run's number.
         bounds: the first key, and the one before which the search ends.
-        most: how many steps a page shows.
+        most: steps per page.
         values: further values of the statement.
         seconds: about how long it may take.
     """
@@ -62,7 +62,7 @@ async def walk(
             return Found(rows[:most], start, stop, more=True)
         at, took = stop, monotonic() - began
         began += took
-        # Long enough for few queries, and short enough for the last one not to go far beyond the time.
+        # Long enough for few queries, and short enough for the last one not to exceed the time by much.
         if took < seconds / 8:
             size = min(size * 2, _LONGEST_RANGE)
         elif took > seconds / 4:

@@ -1,4 +1,4 @@
-"""Numbers as people read them; a dash for none."""
+"""Format numbers for people; a dash for none."""
 
 import math
 from typing import Final
@@ -9,12 +9,12 @@ _NONE: Final = "—"
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """Return a number with its thousands apart."""
+    """Return a number with separated thousands."""
     return _NONE if value is None else f"{value:,.{digits}f}"
 
 
 def whole(value: float) -> str:
-    """Return a whole number; nothing for any other, as for a tick between two of them."""
+    """Return a whole number; an empty text for any other, such as a tick between two."""
     return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else ""
 
 
@@ -43,7 +43,7 @@ def seconds(value: float | None) -> str:
 
 
 def chance(value: float | None) -> str:
-    """Return a probability, which never says that something is certain."""
+    """Return a probability that never reads as 0 or 1."""
     if value is None:
         return _NONE
     return "> 0.9999" if value > 0.9999 else f"{value:.4f}"
@@ -72,5 +72,5 @@ def share(part: float, all_: float) -> str:
 
 
 def when(moment: str | None) -> str:
-    """Return a moment of the log to the second; the log's clock is UTC."""
+    """Return a time of the log to the second; the log's clock is UTC."""
     return moment[:19].replace("T", " ") if moment else _NONE

@@ -1,4 +1,4 @@
-"""Learning from votes: a local model that gets better at what runs decided, and forgets nothing else.
+"""Learn from votes: improve a local model on the decisions of runs without losing other tasks.
 
 ``mdap evolve`` is its command. Importing this needs no torch.
 """

@@ -1,4 +1,4 @@
-"""``mdap evolve``: a better local model, from what runs decided."""
+"""``mdap evolve``: train a better local model on the decisions of runs."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +45,7 @@ _FIXED: Final = ("task", "params", "model", "runs", "keep")
     multiple=True,
     metavar="RUN",
     shell_complete=completing.runs,
-    help="A run of TASK whose decisions are learned; may be repeated.",
+    help="A run of TASK to learn from; may be repeated.",
 )
 @click.option(
     "--keep",
@@ -105,18 +105,18 @@ _FIXED: Final = ("task", "params", "model", "runs", "keep")
     "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that compute."
 )
 @click.option("--evolution-id", metavar="ID", help="Name of the evolution. [default: a new one]")
-@click.option("--resume", metavar="ID", help="Continue an evolution that was cut short.")
+@click.option("--resume", metavar="ID", help="Resume an interrupted evolution.")
 @click.option(
-    "--replay", metavar="ID|FILE", help="Make the model of an evolution again, from the base and the record."
+    "--replay", metavar="ID|FILE", help="Rebuild the model of an evolution from the base and the record."
 )
 @database
 @as_json
 def command(**given: Any) -> Exit:
-    """Train a local model on what runs decided.
+    """Train a local model on the decisions of runs.
 
     The model learns the replies that won their votes. Before and after, the command measures p, v, k and
     cost on prompts that are held out, and on each kept task. It refuses to write a model that lost more than
-    --max-loss on a kept task, and exits with 1. An evolution that was cut short continues with --resume.
+    --max-loss on a kept task, and exits with 1. To resume an interrupted evolution, pass --resume.
     """
     db = Path(given["db"])
     if given["replay"] is not None:
@@ -142,7 +142,7 @@ def command(**given: Any) -> Exit:
 
 
 def _add_files(db: Path, evolution_id: str, folder: Path) -> None:
-    """Write the plot, and what others need to make the same model, beside it."""
+    """Write the plot and the replay file beside the new model."""
     share(db, evolution_id, folder)
     (folder / PLOT).write_text(drift_plot(read_evolution(db, evolution_id).iterations))
 
@@ -163,7 +163,7 @@ def _begun(db: Path, given: dict[str, Any]) -> EvolutionRow:
         raise UsageError(f"--model {given['model']}: only a model in this process can learn: name local/NAME")
     out = Path(given["out"])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} is there already: name a new folder")
+        raise UsageError(f"--out {out} exists already: name a new folder")
     model = load_base(name)
     lessons = gather(db, given["runs"], task_name(task), model)
     _check_teaches(lessons, model.name, own_votes=given["own_votes"])
@@ -189,10 +189,10 @@ def _begun(db: Path, given: dict[str, Any]) -> EvolutionRow:
 
 
 def _resumed(db: Path, given: dict[str, Any]) -> EvolutionRow:
-    """Return the record of an evolution that can be continued."""
+    """Return the record of an evolution that can be resumed."""
     for name in _FIXED:
         if given[name]:
-            raise UsageError("--resume takes all from the record: give it no other option than --workers")
+            raise UsageError("--resume takes all from the record: pass no other option than --workers")
     row = read_evolution(db, given["resume"])
     if row.ended is not None:
         raise UsageError(f"{row.evolution_id} has {row.ended[0]} already: start another one")

@@ -1,4 +1,4 @@
-"""An evolution from its record to the model that it writes, or refuses to write."""
+"""Run an evolution from its record to the model that it writes or refuses."""
 
 import math
 import statistics
@@ -34,24 +34,24 @@ __all__ = [
 ]
 
 HELD_OUT: Final = "held out"
-"""Names the steps of the log that are held out, among those that are measured."""
+"""The name of the exam on held-out steps of the log."""
 
 _SURE: Final = 2.0
 
 
 class About(NamedTuple):
-    """What an evolution is about, as its record has it.
+    """The recorded specification of an evolution.
 
     Attributes:
         task: the task, as runs record it.
-        params: its parameters, for which margin and cost are told.
-        runs: what it learns from.
+        params: its parameters, for the margin and the cost.
+        runs: the runs that it learns from.
         keep: tasks that must not get worse.
-        lessons: digest of what is learned and held out.
-        max_loss: what a kept task may lose, in percentage points.
-        target: the wanted chance that every decision of a run is right.
-        out: the folder of the model that is written.
-        own_votes: whether the learner's own votes may be all there is.
+        lessons: digest of the training and held-out prompts.
+        max_loss: the maximum loss of a kept task, in percentage points.
+        target: target probability that every decision of a run is right.
+        out: the folder for the new model.
+        own_votes: whether the learner may train on its own votes alone.
     """
 
     task: str
@@ -66,7 +66,7 @@ class About(NamedTuple):
 
 
 class Study(NamedTuple):
-    """What an evolution needs: the base model, what it learns, and what it is measured by."""
+    """The inputs of an evolution: the base model, the training examples and the exams."""
 
     row: EvolutionRow
     about: About
@@ -77,23 +77,23 @@ class Study(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What an evolution came to.
+    """The result of an evolution.
 
     Attributes:
         evolution_id: its id.
         method: es or sft.
         model: the base model.
-        out: the folder of the new model; None if it was refused.
+        out: the folder of the new model; None if refused.
         weights: digest of the new model's files; None if it was refused.
-        refusal: why it was refused; None if it was not.
-        gain: what P(right) gained on held-out steps, and the standard error of that.
-        lost: what each kept task lost, and the standard error of that.
+        refusal: the reason for a refusal; None if not refused.
+        gain: the gain in P(right) on held-out steps, and its standard error.
+        lost: the loss of each kept task, and its standard error.
         before: figures of the base model, by exam.
-        after: figures of the new one.
-        lessons: how many prompts were learned, contested, held out, and helped by another model.
+        after: figures of the new model, by exam.
+        lessons: the numbers of prompts learned, contested, held out, and helped by another model.
         iterations: updates of the weights.
-        seconds: that they took.
-        distance: of the weights, as averaged, from the base.
+        seconds: their duration.
+        distance: the distance of the averaged weights from the base.
     """
 
     evolution_id: str
@@ -116,10 +116,10 @@ Watch = Callable[[IterationRow], None]
 
 
 def base_model(row: EvolutionRow) -> LocalModel:
-    """Return the model that an evolution began with.
+    """Return the base model of an evolution.
 
     Raises:
-        UsageError: it is not there any more, or it is another one.
+        UsageError: it no longer exists or has changed.
     """
     model = load_base(row.model)
     if model.digest != row.weights:
@@ -137,12 +137,12 @@ def load_base(name: str) -> LocalModel:
     check_libraries(name.removeprefix("local/"))
     import torch
 
-    torch.set_num_threads(1)  # sums of several threads may differ in their last bits
+    torch.set_num_threads(1)  # sums over several threads may differ in their last bits
     return load_model(name.removeprefix("local/"), device="cpu", dtype="float32")
 
 
 def examples_of(model: LocalModel, lessons: Gathered) -> list[Example]:
-    """Return what is learned, in the model's tokens; prompts beyond its context are left out."""
+    """Return the training examples in the model's tokens, without prompts beyond its context."""
     found = []
     for one in lessons.training:
         prompt, reply = model.chat(one.system, one.user), model.reply(one.reply)
@@ -156,17 +156,17 @@ def examples_of(model: LocalModel, lessons: Gathered) -> list[Example]:
 
 
 def study_of(db: Path, row: EvolutionRow) -> Study:
-    """Return what a recorded evolution needs.
+    """Return the inputs of a recorded evolution.
 
     Raises:
-        UsageError: its model, runs or tasks are not as they were.
+        UsageError: its model, runs or tasks have changed.
     """
     about = About(**row.about)
     model = base_model(row)
     lessons = gather(db, about.runs, about.task, model)
     if lessons.digest != about.lessons:
         raise UsageError(
-            f"{', '.join(about.runs)} teach something else than when {row.evolution_id} began: start another"
+            f"{', '.join(about.runs)} give other lessons than when {row.evolution_id} began: start another"
         )
     task = make_recorded(about.task, about.params)
     exams = {HELD_OUT: exam_of_log(lessons.held_out, task, about.target)}
@@ -188,10 +188,10 @@ def learning(
 
 
 def repeated(learner: Learner, row: EvolutionRow) -> None:
-    """Make all recorded updates again.
+    """Repeat all recorded updates.
 
     Raises:
-        ReplayError: they lead to other weights than the recorded ones.
+        ReplayError: the resulting weights differ from the recorded ones.
     """
     for update in row.iterations:
         learner.repeat(Update(update.rewards, update.coefficients))
@@ -203,11 +203,11 @@ def repeated(learner: Learner, row: EvolutionRow) -> None:
 
 
 class ReplayError(MdapError):
-    """An evolution's record does not lead to the weights that it holds."""
+    """Raised when an evolution's record does not reproduce its recorded weights."""
 
 
 def evolve(db: Path, study: Study, workers: int = 1, watch: Watch | None = None) -> Report:
-    """Make the updates that are missing, write the model unless it lost too much, and report.
+    """Make the missing updates, write the model unless it lost too much, and report.
 
     Args:
         db: the database.

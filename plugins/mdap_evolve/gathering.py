@@ -1,4 +1,4 @@
-"""What a model can learn from runs: their lessons, apart from the prompts that are held out."""
+"""Gather lessons from runs: training prompts and held-out prompts."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ _WEIGHTS: Final = f"""{_TREE} SELECT value ->> 'model', value ->> 'weights' FROM
 
 
 class Question(NamedTuple):
-    """A prompt, the reply that won the vote on it, and where that was.
+    """A prompt, the reply that won its vote, and its origin.
 
     Attributes:
-        digest: of the prompt.
+        digest: the prompt's digest.
         system: the system message; empty for none.
         user: the user message.
         reply: the first reply that voted for the winner.
@@ -49,14 +49,14 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What runs can teach.
+    """The lessons of some runs.
 
     Attributes:
-        runs: their ids.
-        training: what is learned.
-        held_out: what is only used to measure: one prompt in eight, by its digest. The models that ship have
-            not seen those either.
-        helped: how many of all these a model other than the learner voted on.
+        runs: the runs' ids.
+        training: the training prompts.
+        held_out: prompts used only to measure: one in eight, by digest. The shipped models have not seen
+            those either.
+        helped: the number of prompts on which a model other than the learner voted.
     """
 
     runs: tuple[str, ...]
@@ -72,16 +72,16 @@ class Gathered:
 
 
 def gather(db: Path, names: Sequence[str], task: str, learner: LocalModel) -> Gathered:
-    """Return what the decided steps of some runs teach; of equal prompts, the first.
+    """Return the lessons of the decided steps of some runs; of equal prompts, the first.
 
     Args:
         db: the database.
-        names: runs, each by its id, a unique beginning of it, or ``latest``.
-        task: the task that they must be of, as runs record it.
+        names: runs, each by its id, a unique prefix of it, or ``latest``.
+        task: the required task, as runs record it.
         learner: the model that learns.
 
     Raises:
-        UsageError: a run is not there or is of another task, or there is nothing to learn or to measure by.
+        UsageError: a run is missing or of another task, or there are no training or held-out prompts.
     """
     found: dict[str, Question] = {}
     helped: set[str] = set()
@@ -108,11 +108,11 @@ def gather(db: Path, names: Sequence[str], task: str, learner: LocalModel) -> Ga
 
 
 class _Run:
-    """What the log says of a run beside its lessons.
+    """The data of a run other than its lessons.
 
     Attributes:
-        helped: steps on which another model than the learner voted, in its parts too.
-        inputs: inputs of its steps.
+        helped: steps on which a model other than the learner voted, including its parts.
+        inputs: the inputs of its steps.
     """
 
     def __init__(self, db: Path, name: str, learner: LocalModel) -> None:
@@ -123,7 +123,7 @@ class _Run:
             sql = "SELECT run_id, task, params FROM runs WHERE id = ?1"
             self.run_id, task, params = connection.execute(sql, (number,)).fetchone()
             self.task: tuple[str, str] = (task, params)
-            # A copy of the learner under another name is no other model.
+            # A copy of the learner under another name does not count as another model.
             known: dict[str, Any] = dict(map(tuple, connection.execute(_WEIGHTS, (number,))))
             for run_id, step, model, about in connection.execute(_VOTERS, (number,)):
                 self.inputs[run_id, step] = about

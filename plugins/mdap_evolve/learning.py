@@ -1,4 +1,4 @@
-"""Changing weights so that replies which won their vote become likelier, one update at a time."""
+"""Change weights, one update at a time, to make winning replies more likely."""
 
 import math
 import random
@@ -16,7 +16,7 @@ _AT_ONCE: Final = 256
 
 
 class Example(NamedTuple):
-    """A prompt and the reply that won the vote on it, in tokens, and whether a vote went against it."""
+    """A prompt and the reply that won its vote, in tokens, and whether a vote went against it."""
 
     prompt: tuple[int, ...]
     reply: tuple[int, ...]
@@ -24,11 +24,11 @@ class Example(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What an iteration is made of.
+    """The data of an iteration.
 
     Attributes:
         rewards: with ES, the mean P(winner) on the batch under each perturbation, the two opposite ones of a
-            pair next to each other; with Adam, the one of the weights before the update.
+            pair next to each other; with Adam, that of the weights before the update.
         coefficients: with ES, how far the update goes along each pair's noise, in units of alpha over the
             population; each is a 16-bit float.
     """
@@ -38,28 +38,28 @@ class Update(NamedTuple):
 
 
 Rewards = Callable[[], Sequence[float]]
-"""Returns the rewards of the next iteration."""
+"""A source of the rewards of the next iteration."""
 
 
 class Learner(Protocol):
-    """Either method, one update after the other.
+    """A training method, one update after the other.
 
     Attributes:
         weights: the weights as of the last update.
-        iteration: how many updates were made.
+        iteration: the number of updates made.
     """
 
     weights: Weights
     iteration: int
 
     def learn(self) -> Update:
-        """Make the next update, and return what it is made of."""
+        """Make the next update, and return its data."""
 
     def repeat(self, update: Update) -> None:
-        """Make the next update as it was recorded."""
+        """Repeat the next recorded update."""
 
     def finish(self) -> None:
-        """Make the weights the average over the last half of the iterations, which the network then has."""
+        """Set the network's weights to their average over the last half of the iterations."""
 
 
 def likelihoods(model: LocalModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
@@ -84,7 +84,7 @@ def coefficients(rewards: Sequence[float]) -> tuple[float, ...]:
 
 
 class _Learner:
-    """What both methods have in common: batches, and the average of the last half."""
+    """The common base of both methods: batches, and the average of the last half."""
 
     def __init__(self, model: LocalModel, examples: Sequence[Example], recipe: Recipe) -> None:
         import torch
@@ -107,7 +107,7 @@ class _Learner:
         return [(one.prompt, one.reply) for one in (*hard, *easy)]
 
     def _moved(self) -> None:
-        """Anchor the weights that an update has moved, and count them towards the average."""
+        """Anchor the updated weights, and add them to the average."""
         recipe = self._recipe
         self.weights.pull(recipe.anchor, recipe.alpha * recipe.strength)
         self.iteration += 1
@@ -115,20 +115,20 @@ class _Learner:
             self._sum += self.weights.now
 
     def finish(self) -> None:
-        """Make the weights the average over the last half of the iterations, which the network then has."""
+        """Set the network's weights to their average over the last half of the iterations."""
         mean = self._sum / (self.iteration - self._recipe.averaged_from + 1)
-        self.weights.now.copy_(mean.half())  # in the precision of the files that are written
+        self.weights.now.copy_(mean.half())  # in the precision of the written files
         self.weights.settle()
 
 
 class Evolution(_Learner):
-    """Evolution strategies: the reward of perturbed weights says which way to go, without a gradient.
+    """Evolution strategies: the rewards of perturbed weights give the direction, without a gradient.
 
     Args:
-        model: whose network is changed; on the CPU, in float32.
-        examples: what to learn.
-        recipe: how.
-        rewards: where the rewards of an iteration come from; None: computed here.
+        model: the model to change; on the CPU, in float32.
+        examples: the training examples.
+        recipe: the settings.
+        rewards: the source of an iteration's rewards; None to compute them here.
     """
 
     def __init__(
@@ -152,14 +152,14 @@ class Evolution(_Learner):
         return found
 
     def learn(self) -> Update:
-        """Make the next update, and return what it is made of."""
+        """Make the next update, and return its data."""
         rewards = tuple(self._rewards())
         update = Update(rewards, coefficients(rewards))
         self.repeat(update)
         return update
 
     def repeat(self, update: Update) -> None:
-        """Make the next update as it was recorded."""
+        """Repeat the next recorded update."""
         scale = self._recipe.alpha / self._recipe.population
         for pair, coefficient in enumerate(update.coefficients):
             self.weights.now.add_(self._noise(pair), alpha=scale * coefficient)
@@ -170,7 +170,7 @@ class Evolution(_Learner):
 
 
 class Tuning(_Learner):
-    """Supervised fine-tuning with Adam: the gradient of log P(winner) says which way to go."""
+    """Supervised fine-tuning with Adam: the gradient of log P(winner) gives the direction."""
 
     def __init__(self, model: LocalModel, examples: Sequence[Example], recipe: Recipe) -> None:
         import torch
@@ -180,7 +180,7 @@ class Tuning(_Learner):
         self._adam = torch.optim.Adam(self._parameters, lr=recipe.alpha, betas=(0.9, 0.98))
 
     def learn(self) -> Update:
-        """Make the next update, and return what it is made of."""
+        """Make the next update, and return its data."""
         self.weights.settle()
         chances = self._model.log_likelihoods(self._batch())
         self._adam.zero_grad()
@@ -191,5 +191,5 @@ class Tuning(_Learner):
         return Update((float(chances.detach().exp().mean()),))
 
     def repeat(self, update: Update) -> None:
-        """Make the next update again: its gradient is not on record."""
+        """Repeat the next update by computing it: its gradient is not on record."""
         self.learn()

@@ -1,4 +1,4 @@
-"""How a model does at a task: p, v, and what a run would take."""
+"""Measure a model at a task: p, v, and the samples and tokens of a run."""
 
 import json
 import math
@@ -26,10 +26,10 @@ from mdap_local.generating import Row, generate
 __all__ = ["Exam", "Figures", "Item", "exam_of_log", "exam_of_task", "loss_of"]
 
 MOST_ITEMS: Final = 512
-"""Steps of an exam, at most."""
+"""Maximum number of steps of an exam."""
 
 GLANCE: Final = 64
-"""Steps of an exam that each iteration looks at."""
+"""Steps of an exam to measure in each iteration."""
 
 _SAMPLES: Final = 4
 _LONGEST: Final = 256
@@ -38,7 +38,7 @@ Parse = Callable[[str], Any]
 
 
 class Item(NamedTuple):
-    """A step to measure by: its prompt, its right reply, and what reads replies; None where nothing can."""
+    """A step of an exam: its prompt, its right reply, and its parser or None."""
 
     system: str
     user: str
@@ -48,14 +48,14 @@ class Item(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """How a model does at a task, at temperature 1.
+    """The figures of a model at a task, at temperature 1.
 
     Attributes:
-        items: steps that were measured.
-        right: the mean chance that a sample is right: p times v.
-        p: the chance that a valid sample is right.
-        v: the chance that a sample is valid; None where nothing reads the task's replies.
-        k: the margin that reaches the target; None where no margin does.
+        items: the number of measured steps.
+        right: the mean probability that a sample is right: p times v.
+        p: the probability that a valid sample is right.
+        v: the probability that a sample is valid; None without a parser.
+        k: the margin that reaches the target; None if no margin does.
         samples: expected samples of the run, at this margin.
         tokens: expected tokens of the run, prompts and replies.
     """
@@ -76,8 +76,8 @@ class Exam:
     Attributes:
         name: the task, for people.
         items: its steps.
-        steps: the length of the run that margin and cost are told for; None where it is not known.
-        target: the wanted chance that every decision of that run is right.
+        steps: the length of the run for margin and cost; None if unknown.
+        target: target probability that every decision of that run is right.
     """
 
     name: str
@@ -86,10 +86,10 @@ class Exam:
     target: float
 
     def fitting(self, model: LocalModel) -> "Exam":
-        """Return the exam without steps that are longer than the context of *model*.
+        """Return the exam without steps beyond the context of *model*.
 
         Raises:
-            UsageError: that leaves none.
+            UsageError: no step is left.
         """
         fit = [item for item in self.items if sum(map(len, _tokens(model, item))) <= model.context]
         if not fit:
@@ -100,17 +100,17 @@ class Exam:
         return replace(self, items=tuple(fit))
 
     def chances(self, model: LocalModel, most: int | None = None) -> list[float]:
-        """Return the chance of the right reply at each step, or the first *most*; it is exact."""
+        """Return the exact probability of the right reply at each step, or the first *most*."""
         return likelihoods(model, [_tokens(model, item) for item in self.items[:most]])
 
     def figures(self, model: LocalModel, seed: int) -> Figures:
-        """Return how *model* does, its red flags and other spellings found from a few samples a step."""
+        """Return the figures of *model*; a few samples per step show red flags and other spellings."""
         right = statistics.fmean(self.chances(model))
         seen = _Seen()
         for sampled, item in _sampled(model, self.items, seed):
             seen.add(item, model.text(sampled.tokens))
             seen.tokens.append(len(sampled.row.prompt) + sampled.made)
-        # Replies that are the right one word for word have an exact chance; samples share out the rest.
+        # Verbatim right replies have an exact probability; samples divide up the rest.
         others = max(1, seen.valid + seen.right + seen.flagged)
         right += (1 - right) * seen.right / others
         valid = 1 - (1 - right) * seen.flagged / max(1, seen.valid + seen.flagged)
@@ -130,7 +130,7 @@ class Exam:
 
 
 class _Seen:
-    """Samples that are not the right reply word for word, by what they are."""
+    """Counts of samples that are not the verbatim right reply, by kind."""
 
     def __init__(self) -> None:
         self.right = self.valid = self.flagged = 0
@@ -155,7 +155,7 @@ class _Seen:
 
 
 def exam_of_log(questions: Sequence[Question], task: Task, target: float) -> Exam:
-    """Return the exam of what a log holds out: the winners of its votes are right."""
+    """Return the exam on held-out prompts of a log; vote winners count as right."""
     drawn = _some(questions)
     readers = dict(_readers(drawn, task))
     items = [
@@ -165,7 +165,7 @@ def exam_of_log(questions: Sequence[Question], task: Task, target: float) -> Exa
 
 
 def _readers(questions: Sequence[Question], task: Task) -> Iterable[tuple[str, tuple[Parse, int]]]:
-    """Yield what reads replies, by the digest of the prompt, as far as the task's code can give it."""
+    """Yield parsers of replies by prompt digest, as far as the task's code can rebuild them."""
     if isinstance(task, Chain):
         for one in questions:
             chain = make_recorded(one.task[0], json.loads(one.task[1]))
@@ -184,14 +184,14 @@ def _readers(questions: Sequence[Question], task: Task) -> Iterable[tuple[str, t
 
 
 def exam_of_task(spec: str, target: float) -> Exam:
-    """Return the exam of a task that knows its right answers.
+    """Return the exam of a task with an oracle.
 
     Args:
         spec: the task, and its parameters as in ``multiply?style=compact``.
-        target: the wanted chance that every decision of a run is right.
+        target: target probability that every decision of a run is right.
 
     Raises:
-        UsageError: there is no such task, or it does not know its right answers.
+        UsageError: there is no such task, or it has no oracle.
         PluginError: its code failed.
     """
     name, _, query = spec.partition("?")
@@ -211,7 +211,7 @@ def exam_of_task(spec: str, target: float) -> Exam:
 
 
 def loss_of(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """Return how much the mean chance fell, and the standard error of that over the steps."""
+    """Return the fall of the mean probability, and its standard error over the steps."""
     lost = [first - last for first, last in zip(before, after, strict=True)]
     error = statistics.stdev(lost) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
     return statistics.fmean(lost), error
@@ -232,7 +232,7 @@ def _tokens(model: LocalModel, item: Item) -> tuple[list[int], list[int]]:
 
 
 def _sampled(model: LocalModel, items: Sequence[Item], seed: int) -> Iterable[tuple[Any, Item]]:
-    """Yield samples of each step with the step; the same chance before and after."""
+    """Yield each step with its samples, with the same random numbers before and after."""
     rows: dict[int, Item] = {}
     wanted = []
     for place, item in enumerate(items):

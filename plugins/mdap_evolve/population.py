@@ -1,4 +1,4 @@
-"""The perturbations of an iteration, over processes: only seeds, coefficients and rewards travel."""
+"""Spread an iteration's perturbations over processes, sending only seeds, coefficients and rewards."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ __all__ = ["WorkerError", "population", "shares"]
 
 
 class WorkerError(MdapError):
-    """A worker of an evolution ended; what was recorded is safe."""
+    """Raised when a worker of an evolution ended; recorded updates are safe."""
 
 
 def shares(pairs: int, workers: int) -> list[range]:
@@ -32,7 +32,7 @@ def shares(pairs: int, workers: int) -> list[range]:
 def population(
     model: LocalModel, examples: Sequence[Example], recipe: Recipe, workers: int
 ) -> Iterator[Evolution]:
-    """Yield an evolution whose rewards so many processes compute, this one included.
+    """Yield an evolution whose rewards *workers* processes compute, including this one.
 
     Raises:
         WorkerError: one of them ended.
@@ -45,7 +45,7 @@ def population(
 
 
 class _Helper:
-    """A process that has the same weights, and is told in JSON what to do."""
+    """A process with the same weights that takes orders in JSON."""
 
     def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
         self._process = process
@@ -55,7 +55,7 @@ class _Helper:
         """Send an order.
 
         Raises:
-            WorkerError: nobody reads it.
+            WorkerError: the worker has ended.
         """
         try:
             self._pipe.send_bytes(json.dumps(what).encode())
@@ -63,7 +63,7 @@ class _Helper:
             raise self._gone() from None
 
     def rewards(self) -> list[float]:
-        """Return the rewards that it was asked for.
+        """Return the requested rewards.
 
         Raises:
             WorkerError: it ended.
@@ -101,7 +101,7 @@ class _Shared(Evolution):
         return found
 
     def repeat(self, update: Update) -> None:
-        """Make the next update as it was recorded, in every process."""
+        """Repeat the next recorded update in every process."""
         for helper, _ in self._helpers:
             helper.tell({"coefficients": list(update.coefficients)})
         super().repeat(update)
@@ -126,7 +126,7 @@ def _started(model: LocalModel, examples: Sequence[Example], recipe: Recipe) -> 
 
 
 def _work(pipe: Connection) -> None:
-    """Compute rewards and make updates, as the pipe says, until it is closed."""
+    """Compute rewards and make updates, as ordered through the pipe, until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
     with suppress(EOFError):
         about = json.loads(pipe.recv_bytes())

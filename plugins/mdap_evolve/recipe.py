@@ -10,7 +10,7 @@ Method = Literal["es", "sft"]
 Anchor = Literal["l2", "l1", "none"]
 
 ALPHA: Final[dict[Method, float]] = {"es": 0.003, "sft": 0.0003}
-"""The step size of each method, unless another one is given."""
+"""The default step size of each method."""
 
 STRENGTH: Final[dict[tuple[Method, Anchor], float]] = {
     ("es", "l2"): 6.0,
@@ -18,11 +18,11 @@ STRENGTH: Final[dict[tuple[Method, Anchor], float]] = {
     ("es", "l1"): 0.01,
     ("sft", "l1"): 0.1,
 }
-"""The strength of each kind of anchor, unless another one is given."""
+"""The default strength of each kind of anchor."""
 
 
 class Recipe(BaseModel):
-    """How weights are changed.
+    """The settings for changing weights.
 
     Attributes:
         method: ``es``, evolution strategies; or ``sft``, supervised fine-tuning with Adam.
@@ -30,12 +30,12 @@ class Recipe(BaseModel):
         alpha: step size.
         sigma: how far each perturbation moves each weight.
         population: perturbations in an iteration, two for each pair of opposite ones.
-        anchor: how an update pulls the weights back to where they began: ``l2`` in proportion, ``l1`` by a
+        anchor: how an update pulls the weights back to their start values: ``l2`` in proportion, ``l1`` by a
             constant amount, ``none`` not at all.
         strength: of the anchor, lambda; an update pulls by alpha times lambda.
         batch: lessons in an iteration.
-        contested: how many of these come from contested steps, as far as there are such.
-        seed: where the perturbations and batches come from.
+        contested: how many of these come from contested steps, if there are enough.
+        seed: the seed of the perturbations and batches.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +61,7 @@ class Recipe(BaseModel):
 
     @property
     def pairs(self) -> int:
-        """How many pairs of opposite perturbations an iteration has."""
+        """The number of pairs of opposite perturbations in an iteration."""
         return self.population // 2
 
     @property

@@ -1,4 +1,4 @@
-"""Making a model again from the base and the record, and proving that the record leads to it."""
+"""Rebuild a model from the base and the record, and prove that the record leads to it."""
 
 import base64
 import json
@@ -20,13 +20,13 @@ from mdap_local import load_model
 __all__ = ["Made", "Verified", "replay", "share", "verify"]
 
 SHARED: Final = "evolution.json"
-"""The file beside a new model from which, with the base model, others make the same one."""
+"""The file beside a new model that rebuilds it from the base model."""
 
 _NEAR: Final = 1e-4
 
 
 class Made(NamedTuple):
-    """A model that was made again."""
+    """A rebuilt model."""
 
     evolution_id: str
     iterations: int
@@ -35,7 +35,7 @@ class Made(NamedTuple):
 
 
 def share(db: Path, evolution_id: str, folder: Path) -> None:
-    """Write what others need beside the base model, a few kilobytes, into the new model's folder."""
+    """Write the replay file, a few kilobytes, into the new model's folder."""
     row = read_evolution(db, evolution_id)
     if row.recipe["method"] == "sft" or row.ended is None:
         return
@@ -54,19 +54,19 @@ def share(db: Path, evolution_id: str, folder: Path) -> None:
 
 
 def replay(db: Path, name: str, out: Path) -> Made:
-    """Make the model of an evolution again, bit by bit.
+    """Rebuild the model of an evolution, bit for bit.
 
     Args:
         db: the database.
-        name: the evolution's id; or the file `SHARED` of a model that was made elsewhere.
+        name: the evolution's id; or the file `SHARED` of a model made elsewhere.
         out: the folder to write it to.
 
     Raises:
-        UsageError: there is no such evolution or file, it has not finished, or *out* is there already.
-        ReplayError: other weights come of it than were recorded.
+        UsageError: there is no such evolution or file, it has not finished, or *out* exists already.
+        ReplayError: the resulting weights differ from the recorded ones.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} is there already: name a new folder")
+        raise UsageError(f"--out {out} exists already: name a new folder")
     row = _of_file(Path(name)) if Path(name).is_file() else read_evolution(db, name)
     if row.ended is None:
         raise UsageError(f"{row.evolution_id} has not finished: continue it with --resume {row.evolution_id}")
@@ -88,7 +88,7 @@ def replay(db: Path, name: str, out: Path) -> Made:
 
 
 def _of_file(path: Path) -> EvolutionRow:
-    """Return the evolution that a file shares, without what only its database has."""
+    """Return the evolution in a shared file, without the data that only its database has."""
     try:
         held = json.loads(path.read_bytes())
         recipe = Recipe(**held["recipe"])
@@ -100,7 +100,7 @@ def _of_file(path: Path) -> EvolutionRow:
         ended = ("finished", {"weights": str(held["result"])})
         evolution_id, model, weights = [str(held[name]) for name in ("evolution_id", "model", "weights")]
     except (OSError, ValueError, KeyError, TypeError, struct.error):
-        raise UsageError(f"{path} is no {SHARED} that mdap wrote: copy it again") from None
+        raise UsageError(f"{path} is not a {SHARED} that mdap wrote: copy it again") from None
     if len(rows) != recipe.iterations:
         raise UsageError(f"{path} has {len(rows)} of {recipe.iterations} iterations: copy it again")
     return EvolutionRow(0, evolution_id, model, weights, recipe.model_dump(), {}, tuple(rows), ended)
@@ -108,13 +108,13 @@ def _of_file(path: Path) -> EvolutionRow:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What came of verifying an evolution.
+    """The result of verifying an evolution.
 
     Attributes:
         evolution_id: its id.
-        iterations: updates that were made again.
-        weights: digest of the model's files that they lead to; None if it has not finished.
-        mismatches: whatever is not as recorded, a sentence each.
+        iterations: the number of repeated updates.
+        weights: digest of the resulting model files; None if it has not finished.
+        mismatches: the differences from the record, one sentence each.
     """
 
     evolution_id: str
@@ -124,7 +124,7 @@ class Verified:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as it must be."""
+        """Whether everything matches."""
         return not self.mismatches
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Verified:
         return {"verdict": "verified" if self.ok else "mismatch", **asdict(self)}
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return names and values to print."""
+        """Return the names and values to print."""
         return [
             ("iterations", f"{self.iterations} made again from the base model and the record"),
             ("weights", self.weights or "-"),
@@ -143,10 +143,10 @@ class Verified:
 def verify(db: Path, name: str) -> Verified:
     """Check that an evolution's record is unchanged, follows from its runs, and leads to its model.
 
-    It makes every update again, and computes the rewards of three iterations again.
+    It repeats every update and recomputes the rewards of three iterations.
 
     Raises:
-        UsageError: there is no such evolution, or its base model or its runs are not there.
+        UsageError: there is no such evolution, or its base model or its runs are missing.
     """
     try:
         row = read_evolution(db, name)
@@ -169,7 +169,7 @@ def verify(db: Path, name: str) -> Verified:
 
 
 def _updates(learner: Learner, study: Study) -> list[str]:
-    """Make the recorded updates again, and return what does not follow."""
+    """Repeat the recorded updates, and return the mismatches."""
     found = []
     rows = study.row.iterations
     looked_at = {0, len(rows) // 2, len(rows) - 1}
@@ -184,7 +184,7 @@ def _updates(learner: Learner, study: Study) -> list[str]:
 
 
 def _result(study: Study) -> list[str]:
-    """Return what the report says otherwise than the weights that were made again."""
+    """Return the differences between the report and the rebuilt weights."""
     assert study.row.ended is not None
     kind, report = study.row.ended
     found = [

@@ -1,4 +1,4 @@
-"""What an evolution shows: its drift while it goes on, a plot of it, and the report."""
+"""Show an evolution: its drift during training, a plot and the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ _TOLD: Final = 10
 
 @contextmanager
 def watching(study: Study, *, quiet: bool) -> Iterator[Watch | None]:
-    """Give what shows each update: a bar on a terminal, else every tenth part in a line."""
+    """Give a function that shows each update: a bar on a terminal, otherwise a line per tenth."""
     console = Console(stderr=True)
     total = study.recipe.iterations
     if quiet:
@@ -57,7 +57,7 @@ def _told(row: IterationRow) -> str:
 
 
 def drift_plot(rows: Sequence[IterationRow]) -> str:
-    """Return how P(wrong) went on held-out steps and on kept tasks, iteration by iteration, as SVG."""
+    """Return a plot of P(wrong) on held-out steps and on kept tasks by iteration, as SVG."""
     lines = {
         name: [(float(row.iteration), 100 * (1 - row.measured[name])) for row in rows]
         for name in rows[0].measured
@@ -69,7 +69,7 @@ def plotted(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> s
     """Return P(wrong) in percent by iteration as SVG, a line for each name.
 
     Args:
-        title: what it shows.
+        title: its title.
         lines: iterations and percentages by name.
     """
     across = Axis("iteration", 0, max(at for points in lines.values() for at, _ in points))
@@ -87,7 +87,7 @@ def plotted(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> s
 
 
 def describe(report: Report, study: Study) -> None:
-    """Print what an evolution came to."""
+    """Print the result of an evolution."""
     say(f"{report.evolution_id}: {_verdict(report)}")
     taught = report.lessons
     gain, error = report.gain
@@ -124,7 +124,7 @@ def _verdict(report: Report) -> str:
 def _gained(gain: float, error: float, study: Study) -> str:
     if study.about.own_votes:
         return (
-            "no gain is claimed: only the learner voted, and what it agrees with itself on says nothing of "
+            "no gain is claimed: only the learner voted, and its agreement with itself does not show "
             "what is right"
         )
     if gain <= 2 * error:

@@ -13,11 +13,11 @@ _BLOCK: Final = 1 << 20
 def signs(place: tuple[int, int, int], count: int) -> Any:
     """Return *count* random signs, -1 or +1: one stream over all weights.
 
-    They are the bits of SHAKE-128 over a counter, so that every machine and version draws the same ones.
+    The signs are the bits of SHAKE-128 over a counter, the same on every machine and version.
 
     Args:
         place: seed, iteration and pair.
-        count: how many.
+        count: the number of signs.
     """
     import numpy
     import torch
@@ -35,11 +35,11 @@ class Weights:
     """The weights of a network, held in one float32 vector that its parameters are views of.
 
     Args:
-        network: a torch module on the CPU; it is changed so that its parameters lie in the vector.
+        network: a torch module on the CPU; its parameters become views of the vector.
 
     Attributes:
-        now: the vector, as of the last update.
-        start: the vector as it was at first.
+        now: the vector after the last update.
+        start: the vector at the start.
     """
 
     def __init__(self, network: Any) -> None:
@@ -58,19 +58,19 @@ class Weights:
         return len(self.now)
 
     def perturb(self, noise: Any, size: float) -> None:
-        """Let the network compute with weights *size* times *noise* away from `now`."""
+        """Set the network's weights to `now` plus *size* times *noise*."""
         self._live.copy_(self.now).add_(noise, alpha=size)
 
     def settle(self) -> None:
-        """Let the network compute with the weights of `now`."""
+        """Set the network's weights to `now`."""
         self._live.copy_(self.now)
 
     def take(self) -> None:
-        """Make the weights that the network holds those of `now`."""
+        """Set `now` to the network's weights."""
         self.now.copy_(self._live)
 
     def pull(self, anchor: Anchor, amount: float) -> None:
-        """Pull the weights back to where they began: Anchored Weight Decay.
+        """Pull the weights back to their start values: Anchored Weight Decay.
 
         Args:
             anchor: in proportion to the distance (``l2``), or by a constant amount (``l1``).
@@ -87,7 +87,7 @@ class Weights:
 
     @property
     def distance(self) -> float:
-        """How far the weights are from where they began: the Euclidean norm of the difference."""
+        """The distance of the weights from their start values, as a Euclidean norm."""
         return float((self.now - self.start).double().norm())
 
     @property

@@ -1,4 +1,4 @@
-"""Models in this process: ``local/micro`` and ``local/micro-weak``, which ship, or any causal language model.
+"""Models in this process: the shipped ``local/micro`` and ``local/micro-weak``, or any causal language model.
 
 Importing this needs no torch; loading a model does: ``pip install 'mdap[local]'``.
 """

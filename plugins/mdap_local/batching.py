@@ -1,4 +1,4 @@
-"""One thread that computes: it takes together what waits, and answers each as soon as it is there."""
+"""Batch jobs for one computing thread, which returns each result as soon as it is ready."""
 
 import asyncio
 import queue
@@ -16,15 +16,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _QUIET: Final = 0.002
-"""Seconds without a further request after which a batch begins; those of a decided step come one by one."""
+"""Seconds without a further request before a batch begins; requests after a decision come one by one."""
 
 
 class Job(Generic[T, R]):
-    """Something that is computed for one caller.
+    """A computation for one caller.
 
     Attributes:
-        wanted: what it is.
-        size: how much of a batch it takes up.
+        wanted: the input.
+        size: its share of a batch.
     """
 
     def __init__(self, wanted: T, size: int) -> None:
@@ -47,19 +47,19 @@ class Job(Generic[T, R]):
             self._future.set_exception(error)
 
     async def result(self) -> R:
-        """Return what came of it; a caller that is cancelled no longer waits for it."""
+        """Return the result; a cancelled caller no longer waits for it."""
         return await asyncio.wrap_future(self._future)
 
 
 class Batcher(Generic[T, R]):
-    """Hand jobs to one thread, together with others that wait.
+    """Group waiting jobs for one thread.
 
-    Nothing here limits how many wait: each waits within a request, and those are limited by their gate.
+    This class does not limit the number of waiting jobs: each belongs to a request, and a gate limits these.
 
     Args:
-        compute: settles or fails each of the jobs that it is given.
-        most: how large a batch may be.
-        name: what the thread is called.
+        compute: settles or fails each of its jobs.
+        most: the maximum size of a batch.
+        name: the thread's name.
     """
 
     def __init__(self, compute: Callable[[Sequence[Job[T, R]]], None], most: int, name: str) -> None:
@@ -70,11 +70,11 @@ class Batcher(Generic[T, R]):
         self._thread: threading.Thread | None = None
 
     async def ask(self, wanted: T, size: int) -> R:
-        """Return what is computed for *wanted*.
+        """Compute and return the result for *wanted*.
 
         Args:
-            wanted: what to compute.
-            size: how much of a batch it takes up, at most *most*.
+            wanted: the input.
+            size: its share of a batch, at most *most*.
         """
         job: Job[T, R] = Job(wanted, size)
         self._jobs.put(job)
@@ -84,7 +84,7 @@ class Batcher(Generic[T, R]):
         return await job.result()
 
     async def aclose(self) -> None:
-        """End the thread after what waits by then; a later request starts another."""
+        """End the thread after all waiting jobs; a later request starts another."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._jobs.put(None)
@@ -100,7 +100,7 @@ class Batcher(Generic[T, R]):
                     job.fail(error)
 
     def _batches(self) -> Iterator[list[Job[T, R]]]:
-        """Yield what waits, in its order and a batch at a time, until the end is called."""
+        """Yield waiting jobs in order, a batch at a time, until the end."""
         over: Job[T, R] | None = None
         while (job := over or self._jobs.get()) is not None:
             batch, room = list[Job[T, R]](), self._most
@@ -113,7 +113,7 @@ class Batcher(Generic[T, R]):
                 yield waiting
 
     def _next(self) -> Job[T, R] | None:
-        """Return what comes within a moment, if anything does."""
+        """Return the next job if one arrives within a moment."""
         try:
             job = self._jobs.get(timeout=_QUIET)
         except queue.Empty:

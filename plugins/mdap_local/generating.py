@@ -1,4 +1,4 @@
-"""Sampling replies to several prompts together, each from chance of its own."""
+"""Sample replies to several prompts together, each with its own random numbers."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -18,22 +18,22 @@ _SMALL: Final = 20_000_000
 
 
 class Wanted(Protocol):
-    """Says whether anybody still waits for a sample."""
+    """A function that tells whether a caller still waits for a sample."""
 
     def __call__(self) -> bool:
-        """Return whether to go on."""
+        """Return whether to continue."""
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One sample that is wanted.
+    """One requested sample.
 
     Attributes:
         prompt: the prompt's tokens.
-        seed: where all of its chance comes from.
-        temperature: sampling temperature; 0 for the likeliest token.
-        max_tokens: after so many tokens it is cut.
-        wanted: says whether anybody still waits for it.
+        seed: the seed of its random numbers.
+        temperature: sampling temperature; 0 for the most likely token.
+        max_tokens: the maximum number of tokens.
+        wanted: tells whether a caller still waits for it.
     """
 
     prompt: tuple[int, ...]
@@ -47,12 +47,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A sample that has ended.
+    """A finished sample.
 
     Attributes:
-        row: what was wanted.
+        row: the request.
         tokens: the reply's tokens without the one that ended it.
-        made: all tokens that were sampled.
+        made: the number of all sampled tokens.
         finish_reason: ``stop`` or ``length``.
     """
 
@@ -63,16 +63,16 @@ class Sampled:
 
 
 def generate(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
-    """Yield the samples of *rows* as they end; those that nobody wants any more are left out.
+    """Yield the samples of *rows* as they finish, without those no longer wanted.
 
-    Where memory runs out, they are sampled again in two halves.
+    If memory runs out, it samples them again in two halves.
 
     Args:
         model: who replies.
         rows: at least one.
 
     Raises:
-        UnavailableError: there is not enough memory for a single one, or the model computes no numbers.
+        UnavailableError: there is not enough memory for a single one, or the model's output is not finite.
     """
     done: set[Row] = set()
     try:
@@ -98,7 +98,7 @@ def generate(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
 
 @contextmanager
 def _threads(model: LocalModel) -> Iterator[None]:
-    """Compute a small model on one thread: handing its work out takes longer than doing it."""
+    """Compute a small model on one thread: distributing its work takes longer than doing it."""
     import torch
 
     if model.network.device.type != "cpu" or model.network.num_parameters() > _SMALL:
@@ -133,11 +133,11 @@ def _together(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
 
 
 class _Batch:
-    """Prompts that a model reads and goes on with together.
+    """Prompts that a model reads and continues together.
 
     Args:
         model: who replies.
-        prompts: one for each sample; equal ones are read once.
+        prompts: one for each sample; the model reads equal ones once.
     """
 
     def __init__(self, model: LocalModel, prompts: Sequence[tuple[int, ...]]) -> None:
@@ -161,7 +161,7 @@ class _Batch:
         self._select([places[prompt] for prompt in prompts])
 
     def drawn(self, rows: Sequence[Row]) -> list[int]:
-        """Return the next token of each row, drawn with one random number of its own."""
+        """Return the next token of each row, sampled with the row's own random number."""
         torch = self._torch
         heat = torch.tensor([max(row.temperature, _COLDEST) for row in rows], dtype=torch.float64)
         logits = self._logits.double()
@@ -179,7 +179,7 @@ class _Batch:
         return tokens
 
     def go_on(self, places: Sequence[int], tokens: Sequence[int]) -> None:
-        """Keep the rows at *places*, and read the token that each has been given."""
+        """Keep the rows at *places*, and read each one's new token."""
         if len(places) < len(self._seen):
             self._select(places)
         new = self._torch.tensor(tokens, device=self._device)[:, None]

@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory that is free."""
+"""Check whether a model fits into free memory."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +13,12 @@ _USED: Final = Path("/sys/fs/cgroup/memory.current")
 
 
 def check_fits(name: str, numbers: int, width: int, free: int | None) -> None:
-    """Refuse a model whose weights alone need more than the memory that is free.
+    """Refuse a model whose weights alone exceed the free memory.
 
     Args:
         name: the model's name.
-        numbers: how many numbers its weights are.
-        width: bytes a number takes.
+        numbers: the number of its weights.
+        width: bytes per weight.
         free: free memory in bytes; None where unknown.
 
     Raises:
@@ -33,7 +33,7 @@ def check_fits(name: str, numbers: int, width: int, free: int | None) -> None:
 
 
 def free_bytes(torch: Any, device: str) -> int | None:
-    """Return the memory that is free on a device, in bytes; None where unknown."""
+    """Return the free memory of a device in bytes; None if unknown."""
     if device != "cpu":
         return int(torch.cuda.mem_get_info()[0])
     try:
@@ -43,12 +43,12 @@ def free_bytes(torch: Any, device: str) -> int | None:
         return None
     try:
         return min(free, int(_LIMIT.read_text()) - int(_USED.read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit
+    except (OSError, ValueError):  # not in a container, or in one without a limit
         return free
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out."""
+    """Return whether an error means that memory ran out."""
     text = str(error)
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 

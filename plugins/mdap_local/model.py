@@ -28,14 +28,15 @@ class LocalModel:
     """A model in this process.
 
     Attributes:
-        name: as a person names it: ``local/micro``.
-        folder: where its files are.
+        name: its name for users, such as ``local/micro``.
+        folder: the folder of its files.
         network: the torch module, ready for inference.
         tokenizer: its tokenizer, from transformers.
         digest: SHA-256 over the names, shapes and bytes of all its weights, in hexadecimal.
         ends: the tokens that end a reply.
-        context: tokens that prompt and reply may have together.
-        takes_system: whether its chat template takes a system message; else that goes before the user's.
+        context: maximum number of tokens of prompt and reply together.
+        takes_system: whether its chat template takes a system message; if not, the user message begins with
+            it.
     """
 
     name: str
@@ -48,11 +49,11 @@ class LocalModel:
     takes_system: bool
 
     def chat(self, system: str, user: str) -> list[int]:
-        """Return the tokens of a prompt, up to where the reply begins."""
+        """Return the tokens of a prompt, up to the start of the reply."""
         return _prompt(self.tokenizer, system, user, takes_system=self.takes_system)
 
     def reply(self, text: str) -> list[int]:
-        """Return the tokens of a reply, with the one that ends it."""
+        """Return the tokens of a reply, with its end token."""
         tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return [*tokens, self.tokenizer.eos_token_id]
 
@@ -66,7 +67,7 @@ class LocalModel:
     def log_likelihoods(self, pairs: Sequence[Pair], temperature: float = 1.0) -> Any:
         """Return log P(reply | prompt) of each pair, by teacher forcing in one batch.
 
-        Gradients are as the caller's context has them.
+        The caller's context determines whether gradients are computed.
 
         Args:
             pairs: tokens, as `chat` and `reply` give them.
@@ -84,7 +85,7 @@ class LocalModel:
             whole = torch.tensor([*prompt, *reply])
             tokens[place, : len(whole)] = whole
             wanted[place, len(prompt) : len(whole)] = whole[len(prompt) :]
-        # Padding stands behind, where a causal model looks at it from nowhere that counts.
+        # Padding comes last: no counted position of a causal model attends to it.
         logits = self.network(tokens.to(self.network.device), use_cache=False).logits[:, :-1]
         wanted = wanted[:, 1:].to(logits.device)
         chances = (logits.float() / temperature).log_softmax(-1)
@@ -92,17 +93,17 @@ class LocalModel:
         return (found * (wanted >= 0)).sum(-1)
 
     def save(self, folder: str | Path) -> None:
-        """Write the model as it is now, its weights in float16, so that ``local/FOLDER`` names it.
+        """Write the current model, with weights in float16, so that ``local/FOLDER`` loads it.
 
         Args:
-            folder: where to; it is made if it is not there.
+            folder: the target folder; created if missing.
         """
         import torch
 
         half: dict[str, Any] = {}
         written: set[int] = set()
         for name, value in self.network.state_dict().items():
-            if value.data_ptr() not in written:  # tied weights are one, under the name that comes first
+            if value.data_ptr() not in written:  # store tied weights once, under the first name
                 written.add(value.data_ptr())
                 half[name] = value.to(torch.float16)
         with _quiet():
@@ -114,12 +115,13 @@ def load_model(name: str, *, device: Device = "auto", dtype: Dtype = "auto") -> 
     """Load a model.
 
     Args:
-        name: ``micro``, ``micro-weak``, a folder, or a name on the Hugging Face Hub, which is fetched once.
-        device: where it computes; ``auto``: on a GPU where there is one.
-        dtype: how its weights are held; ``auto``: as they are stored on a GPU, float32 on a CPU.
+        name: ``micro``, ``micro-weak``, a folder, or a name on the Hugging Face Hub, fetched once.
+        device: the device; ``auto`` uses a GPU if there is one.
+        dtype: the number format of its weights; ``auto`` keeps the stored format on a GPU and uses float32 on
+            a CPU.
 
     Raises:
-        UsageError: there is no such model, it is none that can chat, it does not fit into memory, or torch is
+        UsageError: there is no such model, it has no chat template, it does not fit into memory, or torch is
             not installed.
     """
     folder = find_folder(name)
@@ -154,7 +156,7 @@ def _device(torch: Any, device: Device) -> str:
 
 
 def _weights(folder: Path) -> tuple[str, int, str]:
-    """Return the digest of all weights, how many numbers they are, and as what most of them are stored."""
+    """Return the digest of all weights, their number, and their most common number format."""
     from safetensors import SafetensorError, safe_open
 
     places: dict[str, Path] = {}
@@ -192,7 +194,7 @@ def _network(folder: Path, kind: Any, device: str) -> Any:
             folder, dtype=kind, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         network = network.to(device)
-    except Exception as error:  # of all that may be in a folder
+    except Exception as error:  # files in a folder can raise any error
         if is_out_of_memory(error):
             raise UsageError(f"{folder} does not fit into memory: choose a smaller model") from None
         raise UsageError(f"{folder} cannot be loaded as a causal language model: {_line(error)}") from None
@@ -227,7 +229,7 @@ def _takes_system(folder: Path, tokenizer: Any) -> bool:
     for takes_system in (True, False):
         try:
             _prompt(tokenizer, "Answer.", "1+1", takes_system=takes_system)
-        except Exception as error:  # whatever the template raises
+        except Exception as error:  # templates can raise any error
             refusal = error
         else:
             return takes_system
@@ -245,7 +247,7 @@ def _prompt(tokenizer: Any, system: str, user: str, *, takes_system: bool) -> li
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from writing to the terminal meanwhile."""
+    """Keep transformers from writing to the terminal within the block."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Where a model's files are: shipped with mdap, in a folder, or on the Hugging Face Hub."""
+"""Locate a model's files: shipped with mdap, in a folder, or on the Hugging Face Hub."""
 
 import re
 from importlib.util import find_spec
@@ -23,13 +23,13 @@ def is_held_out(prompt_digest: str) -> bool:
     """Return whether the shipped models have never seen a prompt: one in eight, by its digest.
 
     Args:
-        prompt_digest: the digest of system and user message, as the log has it.
+        prompt_digest: the recorded digest of system and user message.
     """
     return int(prompt_digest[:8], 16) % _HELD_OUT == 0
 
 
 def check_libraries(name: str) -> None:
-    """Refuse to load a model without the libraries that it takes.
+    """Refuse to load a model without the required libraries.
 
     Raises:
         UsageError: one of them is not installed.
@@ -48,7 +48,7 @@ def find_folder(name: str) -> Path:
         name: a name in `SHIPPED`, a folder, or a name on the Hugging Face Hub.
 
     Raises:
-        UsageError: there is no such model, it cannot be fetched, or the folder holds none.
+        UsageError: there is no such model, it cannot be fetched, or the folder does not contain one.
     """
     if not name:
         raise UsageError(

@@ -21,13 +21,14 @@ _SEED_BYTES: Final = 16
 
 
 class LocalSettings(BaseModel):
-    """How a local model is run; each is set with ``-M NAME=VALUE``.
+    """Options of a local model, set with ``-M NAME=VALUE``.
 
     Attributes:
-        seed: where the chance of all samples comes from.
-        batch: samples that are computed together at most.
-        device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
-        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: as stored on a GPU, float32 on a CPU.
+        seed: the seed of all samples.
+        batch: maximum number of samples to compute together.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: the stored format on a GPU, float32 on a
+            CPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +41,7 @@ class LocalSettings(BaseModel):
 
 @dataclass(slots=True)
 class _Asked:
-    """A request while it is computed."""
+    """A request in progress."""
 
     job: Job[SampleRequest, list[Reply]]
     rows: list[Row]
@@ -50,18 +51,18 @@ class _Asked:
 class Local:
     """A `mdap.Provider` over a model in this process.
 
-    A sample's chance comes from the seed, the model's name, the step, the prompt and the sample's ordinal. So
-    the same sample gives the same reply in a batch of any size, as far as rounded arithmetic allows: another
-    batch may add the same numbers in another order, which moves probabilities by about one in a million.
+    A sample's random numbers depend on the seed, the model's name, the step, the prompt and the sample's
+    ordinal. So a sample gets the same reply in a batch of any size, except for rounding: another batch may
+    add the same numbers in another order, which changes probabilities by about one in a million.
 
     Args:
         model: who replies.
-        settings: see `LocalSettings`; device and dtype are the model's already.
+        settings: see `LocalSettings`; the model already has its device and dtype.
 
     Attributes:
         name: as a person names it: ``local/micro``.
         nonblocking: False.
-        max_n: how many replies a request may ask for.
+        max_n: the maximum number of replies per request.
     """
 
     nonblocking: Final = False
@@ -76,7 +77,7 @@ class Local:
         )
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Return a reply for each wanted ordinal, computed together with other requests that wait.
+        """Return a reply for each requested ordinal, computed together with other waiting requests.
 
         Raises:
             RejectedError: the prompt leaves no room for a reply.
@@ -117,11 +118,11 @@ class Local:
                 job.fail(error)
 
     def _read(self, job: Job[SampleRequest, list[Reply]]) -> _Asked | None:
-        """Return what a request wants computed; None where that cannot be."""
+        """Return the samples of a request; None if it failed."""
         request = job.wanted
         try:
             prompt = tuple(self.model.chat(request.system, request.user))
-        except Exception as error:  # whatever a chat template raises
+        except Exception as error:  # chat templates can raise any error
             job.fail(RejectedError(f"the chat template of {self.name} refuses this prompt: {error}"))
             return None
         if len(prompt) >= self.model.context:

@@ -1,17 +1,17 @@
 -- The vote log. Append-only: triggers at the end refuse UPDATE and DELETE on every table of record.
 -- Statements end with a line that holds ";" alone, so that trigger bodies need no parsing.
 
--- One row a run. What decides the law of its votes is fixed here and checked on resume.
+-- One row per run. It fixes the settings that decide its votes, and mdap checks them on resume.
 CREATE TABLE runs (
     id           INTEGER PRIMARY KEY,
     run_id       TEXT NOT NULL UNIQUE,          -- the name by which people and commands know it
     kind         TEXT NOT NULL,                 -- run | pilot | batch | calibration
-    parent       INTEGER REFERENCES runs(id),   -- the process or batch it is a part of; NULL for none
+    parent       INTEGER REFERENCES runs(id),   -- the process or batch it belongs to; NULL for none
     task         TEXT NOT NULL,                 -- plugin name, module:Class or file:Class
     task_version TEXT NOT NULL,
     params       TEXT NOT NULL,                 -- JSON: the task's parameters
     settings     TEXT NOT NULL,                 -- JSON: k, samples allowed, tokens, temperatures
-    provider     TEXT NOT NULL,                 -- JSON: where samples come from, without secrets
+    provider     TEXT NOT NULL,                 -- JSON: the source of samples, without secrets
     k            INTEGER NOT NULL,              -- the margin every decision must reach
     mdap_version TEXT NOT NULL,
     created_at   TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
@@ -21,7 +21,7 @@ CREATE TABLE runs (
 CREATE INDEX runs_by_parent ON runs(parent) WHERE parent IS NOT NULL
 ;
 
--- What happened to a run as a whole, and every attempt that failed in transport.
+-- Events of a run as a whole, and every attempt that failed in transport.
 CREATE TABLE run_events (
     id      INTEGER PRIMARY KEY,
     run     INTEGER NOT NULL REFERENCES runs(id),
@@ -39,7 +39,7 @@ CREATE TABLE run_events (
 CREATE INDEX run_events_by_run ON run_events(run, kind)
 ;
 
--- Content-addressed texts, each once: replies of models.
+-- Content-addressed texts, each stored once: replies of models.
 CREATE TABLE texts (
     id     INTEGER PRIMARY KEY,
     digest TEXT NOT NULL UNIQUE,                -- 128-bit BLAKE2b of the UTF-8 text, hexadecimal
@@ -47,8 +47,8 @@ CREATE TABLE texts (
 )
 ;
 
--- One row an opened step. A step is opened again (opening 1, 2, ...) when the input it was first opened
--- on, a guess, turned out wrong.
+-- One row per opening of a step. mdap opens a step again (opening 1, 2, ...) when its first input,
+-- a guess, turned out wrong.
 CREATE TABLE steps (
     run           INTEGER NOT NULL REFERENCES runs(id),
     step          INTEGER NOT NULL,             -- number of the step in its run, from 0
@@ -60,7 +60,7 @@ CREATE TABLE steps (
 ) WITHOUT ROWID
 ;
 
--- One row a sample that was paid for.
+-- One row per paid sample.
 CREATE TABLE samples (
     run           INTEGER NOT NULL REFERENCES runs(id),
     step          INTEGER NOT NULL,
@@ -71,7 +71,7 @@ CREATE TABLE samples (
     answer_key    TEXT,                         -- 64-bit BLAKE2b of the answer's canonical JSON
     flag_reason   TEXT,
     model         TEXT NOT NULL,
-    view          INTEGER NOT NULL,             -- which presentation of the step was asked, from 0
+    view          INTEGER NOT NULL,             -- the view of the step in the prompt, from 0
     temperature   REAL NOT NULL,
     input_tokens  INTEGER,
     output_tokens INTEGER,
@@ -86,11 +86,11 @@ CREATE TABLE samples (
 ) WITHOUT ROWID
 ;
 
--- What the digest chain leaves out, for the seal.
+-- Samples outside the digest chain, for the seal.
 CREATE INDEX samples_not_counted ON samples(run) WHERE counted IS NULL
 ;
 
--- One row a decision. The digest chain runs over them in the order of place.
+-- One row per decision. The digest chain covers them in the order of place.
 CREATE TABLE decisions (
     run     INTEGER NOT NULL REFERENCES runs(id),
     place   INTEGER NOT NULL,                   -- counts the decisions of the run, from 0
@@ -100,8 +100,8 @@ CREATE TABLE decisions (
     tally   TEXT NOT NULL,                      -- JSON object: candidate's canonical JSON -> votes
     votes   INTEGER NOT NULL,                   -- votes for the winner
     margin  INTEGER NOT NULL,                   -- its lead over every other candidate
-    author  TEXT,                               -- the person who settled the step; NULL: it was voted
-    reason  TEXT,                               -- why that person settled it so
+    author  TEXT,                               -- the person who settled the step; NULL: a vote
+    reason  TEXT,                               -- that person's reason
     digest  TEXT NOT NULL,                      -- 256-bit BLAKE2b of this decision and all before it
     PRIMARY KEY (run, place),
     FOREIGN KEY (run, step, opening) REFERENCES steps(run, step, opening)
@@ -111,7 +111,7 @@ CREATE UNIQUE INDEX decisions_by_step ON decisions(run, step, opening)
 ;
 
 -- Samples of steps whose input is still a guess. Not part of the record: each row moves to samples,
--- as it is or as void, as soon as its input is known; here it only survives a crash until then.
+-- unchanged or as void, as soon as its input is known. This table keeps it safe from a crash until then.
 CREATE TABLE pending (
     run INTEGER NOT NULL, step INTEGER NOT NULL, opening INTEGER NOT NULL, counted INTEGER,
     ordinal INTEGER NOT NULL, verdict TEXT NOT NULL, answer_key TEXT, flag_reason TEXT,
@@ -137,7 +137,7 @@ FROM decisions d JOIN runs r ON r.id = d.run
 JOIN steps p ON p.run = d.run AND p.step = d.step AND p.opening = d.opening
 ;
 
--- What a run's rows add up to.
+-- The totals of a run.
 CREATE VIEW run_totals AS
 SELECT r.id AS run, r.run_id,
        (SELECT count(*) FROM decisions d WHERE d.run = r.id) AS steps,

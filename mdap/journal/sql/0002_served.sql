@@ -1,13 +1,13 @@
--- the model that the endpoint says it served; NULL: it says nothing
+-- the model that the endpoint reports; NULL: it reports none
 ALTER TABLE samples ADD COLUMN served_model TEXT
 ;
--- the endpoint's word for the state of its system
+-- the endpoint's system fingerprint
 ALTER TABLE samples ADD COLUMN fingerprint TEXT
 ;
 -- the part of output_tokens spent on reasoning
 ALTER TABLE samples ADD COLUMN reasoning_tokens INTEGER
 ;
--- what the model thought before it answered: recorded, never parsed
+-- the model's reasoning text: recorded, never parsed
 ALTER TABLE samples ADD COLUMN reasoning INTEGER REFERENCES texts(id)
 ;
 ALTER TABLE pending ADD COLUMN served_model TEXT
@@ -19,7 +19,7 @@ ALTER TABLE pending ADD COLUMN reasoning_tokens INTEGER
 ALTER TABLE pending ADD COLUMN reasoning INTEGER
 ;
 
--- temperature becomes NULL where none was sent. To allow NULL changes nothing on the disk: this is SQLite's own recipe for that; the alternative is to write the
+-- temperature becomes NULL if mdap sent none. Allowing NULL changes nothing on disk: this is SQLite's documented way to do so; the alternative is to write the
 -- whole table again.
 PRAGMA writable_schema = ON
 ;

@@ -1,11 +1,11 @@
--- Whatever an event says that was billed counts: the probe of an endpoint, and answers that could not be read.
+-- Totals include the tokens billed in events: for the probe of an endpoint, and for unreadable replies.
 CREATE INDEX run_events_billed ON run_events(run)
 WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL
 ;
 
 DROP VIEW run_totals
 ;
--- What a run's rows add up to.
+-- The totals of a run.
 CREATE VIEW run_totals AS
 SELECT r.id AS run, r.run_id,
        (SELECT count(*) FROM decisions d WHERE d.run = r.id) AS steps,

@@ -1,13 +1,13 @@
--- What a step asked: one row for each of its views, where the run records its prompts.
+-- The prompts of a step, one row per view, if the run records prompts.
 CREATE TABLE prompts (
     run        INTEGER NOT NULL REFERENCES runs(id),
     step       INTEGER NOT NULL,
     opening    INTEGER NOT NULL,
-    view       INTEGER NOT NULL,                -- which presentation of the step, from 0
+    view       INTEGER NOT NULL,                -- the view of the step, from 0
     system     INTEGER REFERENCES texts(id),    -- the system message; NULL: none
     user       INTEGER NOT NULL REFERENCES texts(id),
     schema     INTEGER REFERENCES texts(id),    -- JSON schema of the answer; NULL: none
-    max_tokens INTEGER NOT NULL,                -- output tokens that a reply may have
+    max_tokens INTEGER NOT NULL,                -- maximum output tokens of a reply
     PRIMARY KEY (run, step, opening, view),
     FOREIGN KEY (run, step, opening) REFERENCES steps(run, step, opening)
 ) WITHOUT ROWID

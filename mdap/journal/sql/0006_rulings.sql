@@ -1,5 +1,5 @@
--- What people do at steps that wait for them, from a page, a program or a tool. Not part of the record: here
--- people find out who is at a step, and a process that works on a run finds what they say. What is settled
+-- Claims and answers of people for waiting steps, from a page, a program or a tool. Not part of the record:
+-- people see here who has a step, and a process that works on a run finds their answers. The final answer
 -- has its author and reason in decisions.
 CREATE TABLE rulings (
     id     INTEGER PRIMARY KEY,
@@ -7,12 +7,12 @@ CREATE TABLE rulings (
     step   INTEGER NOT NULL,
     kind   TEXT NOT NULL CHECK (kind = 'claimed' OR kind = 'released' OR kind = 'ruled' OR kind = 'settled' OR kind = 'refused'),
     at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-    author TEXT NOT NULL,                       -- who does it
-    until  TEXT,                                -- claimed: when the claim ends by itself
+    author TEXT NOT NULL,                       -- the person
+    until  TEXT,                                -- claimed: when the claim expires
     answer TEXT,                                -- ruled: the answer as JSON, or candidate: and an answer's key
-    reason TEXT,                                -- ruled, settled: why so; refused: what is wrong with the answer
+    reason TEXT,                                -- ruled, settled: the person's reason; refused: why mdap rejected the answer
     about  INTEGER REFERENCES rulings(id),      -- settled, refused: the row with the answer; NULL: none was needed
-    goes_on TEXT                                -- settled: the run_id that goes on from there
+    goes_on TEXT                                -- settled: the run_id of the run that continues
 )
 ;
 CREATE INDEX rulings_by_step ON rulings(run, step)

@@ -1,9 +1,9 @@
--- when the request of the sample left for the endpoint, in milliseconds of Unix time; NULL: not recorded
+-- when the sample's request left, in milliseconds of Unix time; NULL: not recorded
 ALTER TABLE samples ADD COLUMN began INTEGER
 ;
 ALTER TABLE pending ADD COLUMN began INTEGER
 ;
--- The attempts of a step that failed, for its timeline.
+-- The failed attempts of a step, for its timeline.
 CREATE INDEX attempts_by_step ON run_events(run, step) WHERE kind = 'attempt_failed'
 ;
 

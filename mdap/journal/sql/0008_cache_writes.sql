@@ -1,4 +1,4 @@
--- the part of input_tokens that was written to the provider's cache; NULL: not told
+-- the part of input_tokens that was written to the provider's cache; NULL: not reported
 ALTER TABLE samples ADD COLUMN cache_write_tokens INTEGER
 ;
 ALTER TABLE pending ADD COLUMN cache_write_tokens INTEGER

@@ -1,30 +1,30 @@
--- What `mdap evolve` did: how a local model learned from the votes of runs.
+-- Evolutions: `mdap evolve` trains a local model on the votes of runs.
 CREATE TABLE evolutions (
     id           INTEGER PRIMARY KEY,
     evolution_id TEXT NOT NULL UNIQUE,          -- the name by which people and commands know it
-    model        TEXT NOT NULL,                 -- local/NAME, as it was loaded
+    model        TEXT NOT NULL,                 -- local/NAME, as loaded
     weights      TEXT NOT NULL,                 -- digest of the model's files
     recipe       TEXT NOT NULL,                 -- JSON: the method and its settings
-    about        TEXT NOT NULL,                 -- JSON: task, runs, kept tasks, digest of what is learned
+    about        TEXT NOT NULL,                 -- JSON: task, runs, kept tasks, digest of the lessons
     mdap_version TEXT NOT NULL,
     created_at   TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 )
 ;
--- One row an update of the weights. With the base model, coefficients are enough to make the weights again.
+-- One row per update of the weights. The base model and the coefficients are enough to rebuild the weights.
 CREATE TABLE iterations (
     evolution    INTEGER NOT NULL REFERENCES evolutions(id),
     iteration    INTEGER NOT NULL,              -- from 1
     rewards      BLOB NOT NULL,                 -- float64, little-endian: mean P(winner) of each perturbation
     coefficients BLOB NOT NULL,                 -- float16, little-endian: one for each pair of perturbations
-    distance     REAL NOT NULL,                 -- how far the weights are from the base: Euclidean norm
-    seconds      REAL NOT NULL,                 -- that computing it took
+    distance     REAL NOT NULL,                 -- distance of the weights from the base: Euclidean norm
+    seconds      REAL NOT NULL,                 -- computing time of the update
     measured     TEXT NOT NULL,                 -- JSON: P(right) on held-out steps and on kept tasks
     weights      TEXT NOT NULL,                 -- SHA-256 of the weights after the update
     digest       TEXT NOT NULL,                 -- 256-bit BLAKE2b of the evolution, this row, and those before
     PRIMARY KEY (evolution, iteration)
 ) WITHOUT ROWID
 ;
--- What happened to an evolution as a whole.
+-- Events of an evolution as a whole.
 CREATE TABLE evolution_events (
     id        INTEGER PRIMARY KEY,
     evolution INTEGER NOT NULL REFERENCES evolutions(id),

@@ -1,30 +1,30 @@
--- Jobs of vendors' batch APIs, noted before they are submitted: so a killed process finds them again instead of
--- paying twice. Not part of the record: what a row brings is a sample, whose request_id is the row's custom_id.
+-- Jobs of vendors' batch APIs, recorded before their submission, so that a resume finds them instead of
+-- paying twice. Not part of the record: a row's reply becomes a sample, whose request_id is the row's custom_id.
 CREATE TABLE batch_jobs (
     id       INTEGER PRIMARY KEY,
-    token    TEXT NOT NULL UNIQUE,              -- what mdap calls the job; in its metadata and its file's name
-    model    TEXT NOT NULL,                     -- who answers, as in samples
+    token    TEXT NOT NULL UNIQUE,              -- mdap's name of the job, also in its metadata and its file's name
+    model    TEXT NOT NULL,                     -- the model that replies, as in samples
     wave     INTEGER NOT NULL,                  -- the jobs of one wave leave together
     requests INTEGER NOT NULL,
     at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))  -- when mdap was about to submit it
 )
 ;
--- What each request of a job asks.
+-- The requests of a job.
 CREATE TABLE batch_rows (
-    custom_id TEXT PRIMARY KEY,                 -- what the vendor knows it by
+    custom_id TEXT PRIMARY KEY,                 -- its id in the vendor's job
     job       INTEGER NOT NULL REFERENCES batch_jobs(id),
     run       INTEGER NOT NULL REFERENCES runs(id),
     key       TEXT NOT NULL,                    -- the step's, as in steps
-    digest    TEXT NOT NULL,                    -- of the step's prompts
+    digest    TEXT NOT NULL,                    -- the digest of the step's prompts
     view      INTEGER NOT NULL,
-    ordinals  TEXT NOT NULL                     -- the samples of the step that it asks for, as a JSON list
+    ordinals  TEXT NOT NULL                     -- the requested samples of the step, as a JSON list
 ) WITHOUT ROWID
 ;
 CREATE INDEX batch_rows_by_run ON batch_rows(run)
 ;
 CREATE INDEX batch_rows_by_job ON batch_rows(job)
 ;
--- What became of a job; the newest row tells its state.
+-- Events of a job; the newest row has its state.
 CREATE TABLE batch_events (
     id   INTEGER PRIMARY KEY,
     job  INTEGER NOT NULL REFERENCES batch_jobs(id),

@@ -1,9 +1,9 @@
--- What one commit writes, each statement for many rows at once. A statement begins at its "-- name:" line; its
--- line of VALUES is written once for every row. Rows of zeros only fill a statement up: WHERE leaves them out, and
+-- The writes of one commit, each statement for many rows. A statement begins at its "-- name:" line; its
+-- line of VALUES is repeated for every row. Rows of zeros only pad a statement: WHERE skips them, and
 -- no run has the number 0.
--- What the columns of a sample are is said in mdap/records/facts.py; {columns} and the like follow from it.
--- The text's number is looked up once a row: among the VALUES, each row would open a cursor of its own, and what
--- a row costs would grow with their number.
+-- mdap/records/facts.py names the columns of a sample; {columns} and similar parts follow from it.
+-- Each row looks up its text's number once: inside VALUES, each row would open its own cursor, and the
+-- cost per row would grow with their number.
 
 -- name: texts
 INSERT INTO texts(digest, body)

@@ -1,4 +1,4 @@
--- What verification and statistics read, a page or a run at a time.
+-- Reads of verification and statistics, a page or a run at a time.
 
 -- name: decisions_between
 SELECT {decision} FROM decisions d WHERE run = ?1 AND place >= ?2 AND place < ?3 ORDER BY place
@@ -58,7 +58,7 @@ SELECT DISTINCT step, opening FROM prompts s WHERE run = ?1 AND NOT EXISTS
 SELECT step, opening, ordinal FROM pending WHERE run = ?1 AND step < ?2
 
 -- name: runs_missing
--- From one run to the next in the table's index, without reading its rows.
+-- Skip from one run to the next in the table's index, without reading its rows.
 WITH RECURSIVE found(run) AS (SELECT min(run) FROM {table} UNION ALL
     SELECT (SELECT min(run) FROM {table} WHERE run > found.run) FROM found WHERE run IS NOT NULL)
 SELECT run FROM found WHERE run IS NOT NULL AND run NOT IN (SELECT id FROM runs) LIMIT 10
@@ -70,7 +70,7 @@ SELECT max(id) - count(*) FROM {table}
 SELECT run_id, parent FROM runs WHERE parent IS NOT NULL AND parent NOT IN (SELECT id FROM runs) LIMIT 10
 
 -- name: part_called
--- A part of a run by its id: its task, the head of its digest chain, and with what it finished.
+-- A part of a run by its id: its task, the head of its digest chain, and its result.
 SELECT task, (SELECT digest FROM decisions d WHERE d.run = r.id ORDER BY place DESC LIMIT 1),
     (SELECT data FROM run_events e WHERE e.run = r.id AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1), id
 FROM runs r WHERE r.parent = ?1 AND r.run_id = ?2
@@ -134,7 +134,7 @@ SELECT (SELECT count(*) FROM tree CROSS JOIN decisions d ON d.run = tree.run WHE
         WHERE e.kind = 'attempt_failed')
 
 -- name: undecided_and_sampled
--- Of a chain, only the step behind the decided ones can be: a long one is not gone through.
+-- In a chain, only the step after the decided ones can: skip the others of a long chain.
 {tree},
 behind(run, first) AS MATERIALIZED (SELECT run, CASE WHEN
     (SELECT max(place) FROM decisions d WHERE d.run = tree.run) =

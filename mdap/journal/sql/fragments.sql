@@ -1,14 +1,14 @@
--- Parts of statements, each said once: {name} stands for it in the other files.
+-- Shared parts of statements: {name} stands for one in the other files.
 
 -- name: statuses
--- The events that say how a run stands: the last of them does.
+-- The events that set a run's status: the last one counts.
 'started', 'resumed', 'finished', 'undecided', 'stopped', 'failed'
 
 -- name: ends
 'finished', 'undecided', 'stopped', 'failed'
 
 -- name: last_event
--- Of a run r. It may have none: its process was killed while it began.
+-- For a run r. It may have none: its process was killed while it began.
 (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind IN ({statuses}) ORDER BY e.id DESC LIMIT 1)
 
 -- name: stop_cause
@@ -26,15 +26,15 @@ r.*, {last_event} AS last_event, {stop_cause} AS stop_cause
 coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = r.id), 0)
 
 -- name: whole
--- Runs that people name: those that are no parts of others.
+-- Runs that people name: top-level ones.
 kind IN ('run', 'batch') AND parent IS NULL
 
 -- name: tree
--- A run and its parts. UNION, since a run that was made its own parent would send UNION ALL in circles.
+-- A run and its parts. UNION, since UNION ALL would loop forever on a forged run that is its own parent.
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 
 -- name: total
--- All votes of a decision. Where the margin is the winner's votes, nobody else has any.
+-- All votes of a decision. If the margin equals the winner's votes, no other candidate has any.
 CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END
 
 -- name: texts
@@ -42,7 +42,7 @@ CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally))
 LEFT JOIN texts t ON t.id = s.text LEFT JOIN texts h ON h.id = s.reasoning
 
 -- name: prompt
--- The fields of mdap.records.PromptSent, and where they are from.
+-- The fields of mdap.records.PromptSent, and their tables.
 p.run, p.step, p.opening, p.view, s.digest AS system_digest, u.digest AS user_digest,
     j.digest AS schema_digest, p.max_tokens, s.body AS system, u.body AS user, j.body AS schema
 FROM prompts p LEFT JOIN texts s ON s.id = p.system LEFT JOIN texts u ON u.id = p.user
@@ -52,14 +52,14 @@ LEFT JOIN texts j ON j.id = p.schema
 p.run = d.run AND p.step = d.step AND p.opening = d.opening
 
 -- name: undecided_opening
--- Of an opening p: nothing is decided on it.
+-- For an opening p: it has no decision.
 NOT EXISTS (SELECT 1 FROM decisions d WHERE {same_opening})
 
 -- name: undecided_step
--- Of an opening p: nothing is decided on any opening of its step.
+-- For an opening p: no opening of its step has a decision.
 NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
 
 -- name: entry
--- The fields of mdap.StepEntry, of a decision d, its opening p and its samples s.
+-- The fields of mdap.StepEntry, from a decision d, its opening p and its samples s.
 d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
     count(s.ordinal) AS samples, coalesce(sum(s.verdict = 'flag'), 0) AS red_flags

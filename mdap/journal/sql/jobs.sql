@@ -1,5 +1,5 @@
 -- name: batch_jobs
--- Those of a JSON list of numbers, or all.
+-- The jobs in a JSON list of numbers, or all.
 SELECT j.id, j.token, j.model, j.wave, j.requests, CAST(strftime('%s', j.at) AS INTEGER) AS intended
 FROM batch_jobs j WHERE ?1 IS NULL OR j.id IN (SELECT value FROM json_each(?1)) ORDER BY j.id
 

@@ -27,7 +27,7 @@ FROM runs r WHERE r.parent = ?2 ORDER BY r.id LIMIT ?1
 SELECT count(*) FROM runs WHERE parent = ?1
 
 -- name: find
--- Whom a name means: the run with that id, else the newest one for `latest`, else those whose ids begin with it.
+-- Runs that a name can mean: the run with that id, else the newest one for `latest`, else those with that prefix.
 WITH exact(id) AS (SELECT id FROM runs WHERE run_id = ?1)
 SELECT id FROM exact UNION ALL
 SELECT id FROM (SELECT id FROM runs WHERE {whole} AND (?1 = 'latest' OR substr(run_id, 1, length(?1)) = ?1)
@@ -101,7 +101,7 @@ FROM (SELECT DISTINCT run FROM batch_rows) r CROSS JOIN samples s ON s.run = r.r
 CROSS JOIN batch_rows b ON b.custom_id = s.request_id GROUP BY b.job, b.run, s.model
 
 -- name: spent_beside
--- What events say that was billed: probes, and answers that could not be read.
+-- Tokens billed in events: for probes, and for unreadable replies.
 {tree}
 SELECT kind, data->>'model' AS model, coalesce(sum(data->>'samples'), 0) AS samples,
        coalesce(sum(data->>'failed_attempts'), 0) AS failed_attempts,
@@ -259,8 +259,8 @@ ORDER BY run, place LIMIT ?5
 SELECT count(*) FROM tree JOIN decisions USING (run) WHERE author <> 'mdap'
 
 -- name: polled
--- By step: its votes, and those of its winner; of a step without a winner, those of its best answer. On a proposal
--- others vote.
+-- By step: its votes, and those of its winner or, without one, of its best answer. Other steps vote on a
+-- proposal.
 {tree}
 SELECT {total} AS votes, votes AS best
 FROM tree JOIN decisions USING (run) WHERE author IS NULL AND reason IS NOT 'proposal'
@@ -332,7 +332,7 @@ WHERE s.text IS NOT NULL AND p.key = ?2 AND p.prompt_digest = ?3 ORDER BY d.plac
 SELECT id, kind, author, reason, step, opening, data FROM run_events WHERE run = ?1 AND id > ?2 ORDER BY id LIMIT ?3
 
 -- name: standing
--- The last event that says how a run stands, and the seal after it.
+-- The last event that sets a run's status, and the seal after it.
 SELECT e.id, e.kind, (SELECT min(s.id) FROM run_events s WHERE s.run = ?1 AND s.kind = 'sealed' AND s.id > e.id) AS sealed
 FROM run_events e WHERE e.run = ?1 AND e.kind IN ({statuses})
 ORDER BY e.id DESC LIMIT 1

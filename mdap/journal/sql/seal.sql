@@ -1,4 +1,4 @@
--- What a seal covers: see mdap.rules.seals. The order of columns and rows is part of the seal.
+-- The rows that a seal covers: see mdap.rules.seals. The order of columns and rows is part of the seal.
 
 -- name: sealed_run
 SELECT run_id, kind, parent, task, task_version, params, settings, provider, k, mdap_version, created_at
@@ -8,7 +8,7 @@ FROM runs WHERE id = ?1
 SELECT kind, at, author, reason, step, opening, data FROM run_events WHERE run = ?1 ORDER BY id
 
 -- name: sealed_openings
--- Openings that decided nothing.
+-- Openings without a decision.
 SELECT p.step, p.opening, p.key, p.input, p.prompt_digest FROM steps p
 WHERE p.run = ?1 AND {undecided_opening} ORDER BY p.step, p.opening
 
@@ -17,23 +17,23 @@ SELECT {sealed} FROM samples s INDEXED BY samples_not_counted
 WHERE s.run = ?1 AND s.counted IS NULL ORDER BY s.step, s.opening, s.ordinal
 
 -- name: sealed_samples_undecided
--- Counted where nothing is decided yet. Materialized, or the planner goes through all samples instead of the few openings.
+-- Counted samples of undecided steps. Materialized, or the planner would read all samples instead of the few openings.
 WITH p AS MATERIALIZED (SELECT * FROM steps p WHERE p.run = ?1 AND {undecided_opening}) SELECT {sealed} FROM p
 CROSS JOIN samples s ON s.run = p.run AND s.step = p.step AND s.opening = p.opening
 WHERE s.counted IS NOT NULL ORDER BY s.step, s.opening, s.ordinal
 
 -- name: sealed_samples_pending
--- On an input that is still a guess.
+-- Samples on an input that is still a guess.
 SELECT {sealed} FROM pending s WHERE s.run = ?1 ORDER BY s.step, s.opening, s.ordinal
 
 -- name: sealed_prompts
--- A run that records none has the seal that earlier versions gave it.
+-- A run without recorded prompts has the same seal as in earlier versions.
 SELECT step, opening, view, (SELECT digest FROM texts t WHERE t.id = p.system),
     (SELECT digest FROM texts t WHERE t.id = p.user), (SELECT digest FROM texts t WHERE t.id = p.schema),
     max_tokens FROM prompts p WHERE run = ?1 ORDER BY step, opening, view
 
 -- name: sealed_times
--- When the samples of some steps were asked for, one after the other with commas between them.
+-- Request times of the samples of some steps, joined with commas.
 SELECT min(step), group_concat(coalesce(began, '')), count(began) FROM (SELECT step, began
     FROM samples WHERE run = ?1 AND step >= ?2 AND step < ?2 + ?3 ORDER BY step, opening, ordinal)
 

@@ -1,5 +1,5 @@
--- What people look at: every statement is bounded by a range of keys or a LIMIT, and reads in one short
--- transaction, so that whoever looks never holds up the writer.
+-- Reads of the viewer: a range of keys or a LIMIT bounds every statement, and each reads in one short
+-- transaction, so that a viewer never blocks the writer.
 
 -- name: view_runs
 SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.parent, r.outcome,
@@ -10,7 +10,7 @@ SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, 
 FROM runs r WHERE r.parent IS ?1 AND r.id < ?2 ORDER BY r.id DESC LIMIT ?3
 
 -- name: view_listed
--- Runs as they are listed and sorted, whatever their order.
+-- The data of listed runs, in any order.
 SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.outcome,
     {last_event} AS last_event,
     {last_turn} AS last_turn,
@@ -27,7 +27,7 @@ SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, 
 FROM json_each(?1) j CROSS JOIN runs r ON r.id = j.value
 
 -- name: view_turned
--- Runs that are no parts and took a turn since an event, the newest first.
+-- Top-level runs that changed since an event, newest first.
 SELECT r.id FROM (SELECT DISTINCT run FROM run_events WHERE id > ?1 AND kind IN
         ({statuses}, 'settled')
     ) t CROSS JOIN runs r ON r.id = t.run WHERE r.parent IS NULL ORDER BY r.id DESC LIMIT ?2
@@ -71,7 +71,7 @@ FROM run_events INDEXED BY attempts_by_step
 WHERE run = ?1 AND step >= ?2 AND step < ?3 AND kind = 'attempt_failed' ORDER BY id LIMIT ?4
 
 -- name: walk_differences
--- Steps of two runs of the same numbers that were decided differently. The planner would look for each of them
+-- Steps of two runs of the same numbers that were decided differently. Otherwise the planner would search for each of them
 -- among all decisions.
 SELECT d.place AS at, d.step, e.step AS other, substr(d.winner, 1, 300) AS winner, d.votes, d.margin,
     substr(e.winner, 1, 300) AS other_winner, e.votes AS other_votes, e.margin AS other_margin,
@@ -96,7 +96,7 @@ WHERE e.winner <> d.winner ORDER BY d.step LIMIT ?4
 SELECT key, min(step) AS step FROM steps WHERE run = ?1 GROUP BY key
 
 -- name: view_named
--- Whether the steps of a run have names that are not their numbers.
+-- Whether the steps of a run have names other than their numbers.
 SELECT key <> CAST(step AS TEXT) AS named FROM steps WHERE run = ?1 LIMIT 1
 
 -- name: last_happened
@@ -123,7 +123,7 @@ GROUP BY p.run, p.step ORDER BY p.run, p.step LIMIT ?2
 SELECT id FROM runs WHERE task = ?1 AND id <> ?2 AND kind IN ('run', 'batch') ORDER BY id DESC LIMIT ?3
 
 -- name: view_branches
--- The steps of a run by ranges of their numbers, each with what became of them.
+-- The outcomes of a run's steps by ranges of their numbers.
 SELECT p.step / ?2 AS branch, count(DISTINCT p.step) AS steps, count(d.place) AS decided,
     coalesce(sum(d.author IS NULL AND d.votes > d.margin), 0) AS divided,
     coalesce(sum(d.author <> 'mdap'), 0) AS settled
@@ -131,7 +131,7 @@ FROM steps p LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.op
 WHERE p.run = ?1 AND p.step >= ?3 AND p.step < ?4 GROUP BY 1 ORDER BY 1
 
 -- name: view_offshoots
--- The parts of a run, so many in a row, each with how they stand.
+-- The parts of a run, grouped, with their statuses.
 SELECT min(id) AS first, max(id) AS last, count(*) AS parts, sum(last_event = 'finished') AS finished,
     sum(last_event IN ('undecided', 'stopped', 'failed')) AS broken FROM (
     SELECT r.id, (row_number() OVER (ORDER BY r.id) - 1) / ?2 AS branch,
@@ -150,8 +150,8 @@ SELECT {run},
 FROM runs r WHERE r.id = ?1
 
 -- name: view_ended_parts
--- By the event, so that a later look only goes through what has happened since. UNION, since a run that
--- was made its own parent would send UNION ALL in circles.
+-- By the event, so that a later read covers only new events. UNION, since UNION ALL would loop forever on
+-- a forged run that is its own parent.
 SELECT e.id AS event, e.run, max(coalesce((SELECT max(place) + 1 FROM decisions d WHERE d.run = e.run), 0),
     coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = e.run), 0)) AS end,
     EXISTS (SELECT 1 FROM run_events x WHERE x.run = e.run AND x.kind = 'escalated') AS escalated,
@@ -185,8 +185,8 @@ ORDER BY id DESC LIMIT ?2
 SELECT reason FROM run_events WHERE run = ?1 AND kind = 'warning' GROUP BY reason ORDER BY min(id) LIMIT 100
 
 -- name: fold_decisions
--- Of one run in a range of places, or of many short ones as they are. A race without a vote against the
--- winner has no other candidate, and needs no look into its tally. What was recorded without a vote has
+-- For one run in a range of places, or for many short ones completely. A race without a vote against the
+-- winner has no other candidate, so its tally need not be read. A result recorded without a vote has
 -- the author mdap, and is not settled by a person.
 SELECT coalesce(author <> 'mdap', 0) AS settled,
     {total} AS total,
@@ -201,7 +201,7 @@ WHERE votes > margin OR author <> 'mdap'
 ORDER BY author IS NULL, votes - margin DESC, d.run, place LIMIT ?4
 
 -- name: fold_samples
--- Latencies to two digits, so that a page of a million samples has few different ones.
+-- Latencies to two digits, so that a million samples have few different ones.
 SELECT model, verdict, flag_reason,
     CASE WHEN latency < 0.1 THEN CAST(latency * 1000 AS INTEGER)
          WHEN latency < 1 THEN CAST(latency * 100 AS INTEGER) * 10
@@ -220,7 +220,7 @@ SELECT p.step, p.opening, substr(p.key, 1, 200) AS key, substr(p.input, 1, 400) 
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening) AS samples,
     (SELECT count(*) FROM samples s WHERE s.run = p.run AND s.step = p.step AND s.opening = p.opening
      AND s.verdict = 'flag') AS red_flags
--- CROSS JOIN, or SQLite reads all steps and looks each of them up among the wanted ones.
+-- CROSS JOIN, or SQLite would read all steps and look up each of them among the wanted ones.
 FROM json_each(?2) j CROSS JOIN steps p ON p.run = ?1 AND p.step = j.value
 LEFT JOIN decisions d ON d.run = p.run AND d.step = p.step AND d.opening = p.opening
 ORDER BY p.step, p.opening
