@@ -159,7 +159,8 @@ def _report(
     if worst is Exit.INTERRUPTED:
         complain(f"interrupted; {again}")
     elif worst is Exit.STOPPED:
-        complain(f"stopped; {again}")
+        why = f": {summary.reason}" if summary is not None and summary.reason else ""
+        complain(f"stopped{why}; {again}")
     elif worst is Exit.FAILED:
         failed, undecided = result["cases"] - result["finished"], result.get("mostly_undecided", 0)
         parts = [f"{failed:,} cases did not finish"] if failed else []

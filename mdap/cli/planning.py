@@ -1,5 +1,6 @@
 """``mdap plan``: what a run will take, before anything is spent."""
 
+import math
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -21,6 +22,17 @@ from mdap.settings import Price, Robust, explain
 __all__ = ["plan"]
 
 _MILLION = 1e6
+
+
+class _Amount(click.FloatRange):
+    """A finite number from 0 on."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return *value* as a number; refuse infinity, and what is no number."""
+        amount = float(super().convert(value, param, ctx))
+        if not math.isfinite(amount):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return amount
 
 
 @click.command()
@@ -55,21 +67,19 @@ _MILLION = 1e6
     show_default=True,
     help="Lowest probability on any step that a valid sample is right, to estimate -k robust.",
 )
-@click.option("--input-tokens", type=click.FloatRange(min=0), help="Prompt tokens of a sample.")
-@click.option("--output-tokens", type=click.FloatRange(min=0), help="Reply tokens of a sample.")
-@click.option("--input-price", type=click.FloatRange(min=0), help="USD per million prompt tokens.")
-@click.option("--output-price", type=click.FloatRange(min=0), help="USD per million reply tokens.")
-@click.option(
-    "--cached-price", type=click.FloatRange(min=0), help="USD per million tokens read from a cache."
-)
+@click.option("--input-tokens", type=_Amount(min=0), help="Prompt tokens of a sample.")
+@click.option("--output-tokens", type=_Amount(min=0), help="Reply tokens of a sample.")
+@click.option("--input-price", type=_Amount(min=0), help="USD per million prompt tokens.")
+@click.option("--output-price", type=_Amount(min=0), help="USD per million reply tokens.")
+@click.option("--cached-price", type=_Amount(min=0), help="USD per million tokens read from a cache.")
 @click.option(
     "--cache-write-price",
-    type=click.FloatRange(min=0),
+    type=_Amount(min=0),
     help="USD per million tokens written to a cache. [default: --input-price]",
 )
 @click.option(
     "--shared-tokens",
-    type=click.FloatRange(min=0),
+    type=_Amount(min=0),
     default=0,
     help="Prompt tokens that several steps begin with, such as those of a document.",
 )
@@ -88,7 +98,7 @@ _MILLION = 1e6
 )
 @click.option(
     "--latency",
-    type=click.FloatRange(min=0),
+    type=_Amount(min=0),
     metavar="SECONDS",
     help="Latency of a reply; a chain takes at least this long for each step.",
 )
@@ -100,7 +110,7 @@ _MILLION = 1e6
     metavar="M",
     help="Steps that one sample answers together; multiplies its output tokens.",
 )
-@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Show what X USD buy.")
+@click.option("--budget-usd", type=_Amount(min=0, min_open=True), help="Show what X USD buy.")
 @click.option(
     "--table",
     type=click.Choice(["margins", "subtasks", "prices"]),

@@ -37,6 +37,7 @@ class _Counts:
     stopped: int = 0
     mostly_undecided: int = 0
     stop_cause: StopCause | None = None
+    stop_reason: str | None = None
     outcomes: Counter[Outcome] = field(default_factory=Counter)
 
     def add(self, solution: Solution) -> None:
@@ -45,7 +46,7 @@ class _Counts:
         self.stopped += solution.status is RunStatus.STOPPED
         self.mostly_undecided += solution.mostly_undecided
         if solution.status is RunStatus.STOPPED and self.stop_cause is None:
-            self.stop_cause = solution.stop_cause
+            self.stop_cause, self.stop_reason = solution.stop_cause, solution.reason
         if solution.outcome is not None:
             self.outcomes[solution.outcome] += 1
 
@@ -174,7 +175,8 @@ class Batch(AsyncIterator[Solution]):
                 if not self.counts.stopped:
                     ended.status, ended.cause = RunStatus.FINISHED, None
             finally:
-                ended.cause = ended.cause and (self.counts.stop_cause or ended.cause)
+                if ended.cause is not None and self.counts.stop_cause is not None:
+                    ended.cause, ended.reason = self.counts.stop_cause, self.counts.stop_reason
                 ended.data = {"result": self.counts.result(), "outcome": self.counts.outcome()}
 
     async def _one(self, spec: RunSpec, place: int, case: Case) -> None:

@@ -178,6 +178,11 @@ def check_same(row: RunRow, columns: Mapping[str, Any], task: Task | None = None
                 f"run {row.run_id} was started with task {was}, not {now}: start another run, or if the task "
                 f"has moved, `mdap resume {row.run_id} --task NAME`"
             )
+        if was != now and name == "task version":
+            raise UsageError(
+                f"run {row.run_id} was started with {_changes(name, was, now)}: give --run-id another name "
+                f"to start another run, or install version {_shown(was)} of {row.task} again to go on with it"
+            )
         if was != now:
             raise UsageError(
                 f"run {row.run_id} was started with {_changes(name, was, now)}: "

@@ -111,6 +111,12 @@ REFUSED = {
     "plan for an impossible rate": Bad("plan --steps 10 --error-rate 1.5", ("from 0 to 1", "1.5")),
     "plan for no steps": Bad("plan --steps 0 --error-rate 0.1", ("at least 1", "not 0")),
     "plan for no valid sample": Bad("plan --steps 9 --error-rate 0.1 --valid-rate 0", ("valid rate", "0")),
+    "plan for a price without end": Bad(
+        "plan --steps 9 --error-rate 0.1 --cached-price inf", ("--cached-price", "not a finite number")
+    ),
+    "plan for tokens that are no number": Bad(
+        "plan --steps 9 --error-rate 0.1 --shared-tokens nan", ("--shared-tokens", "not a finite number")
+    ),
     "plan without a rate": Bad("plan --steps 10", ("--error-rate",)),
     "a class that is no task": Bad("run tasks.py:Stranger", ("tasks.py:Stranger", "derived from mdap.Chain")),
     "a function as task": Bad("run json:dumps", ("json:dumps is not a task", "derived from mdap.Chain")),

@@ -54,6 +54,18 @@ def test_a_bad_line_is_one_case_that_failed(cli: Cli) -> None:
     assert "line 3: parameter a" in found[2]["reason"]
 
 
+def test_a_batch_that_stopped_says_why(cli: Cli) -> None:
+    """In its sentence, in JSON and in the log, as a run does."""
+    products(cli)
+    ended = cli.here(f"{RUN} --budget-tokens 2000 --json")
+    assert (ended.code, ended.json["stop_cause"]) == (3, "budget")
+    assert "the budget of 2,000 tokens" in ended.json["reason"]
+    assert ended.sentence == (
+        f"stopped: {ended.json['reason']}; to go on, give the same command again with --run-id all"
+    )
+    assert cli.here("show all --json").json["reason"] == ended.json["reason"]
+
+
 def test_one_k_for_the_whole_batch(cli: Cli) -> None:
     """-k auto counts the steps of all cases; pilots of the first ones tell the error rate, and k stays."""
     products(cli)
