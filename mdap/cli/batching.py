@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,11 @@ async def run_inputs(
     worst = Exit.FINISHED
     summary: Solution | None = None
     first: Solution | None = None
+    batch: Batch | None = None
     async with AsyncExitStack() as stack:
         scope = stack.enter_context(interruptible(as_json=show.as_json))
         file = None if out is None else stack.enter_context(_kept(out, name))
         await stack.enter_async_context(session)
-        batch: Batch | None = None
         with scope:
             async with shown(show.display, name, progress):
                 batch = await batch_of(progress)
@@ -116,6 +117,8 @@ async def run_inputs(
                 with anyio.CancelScope(shield=True):
                     await batch.aclose()
         summary = await session.find(name)
+    if summary is not None and summary.result is None and batch is not None:
+        summary = replace(summary, result=batch.counts.result())  # of a batch that has not ended
     return _report(summary, session.path, name, (worst, first), show)
 
 
@@ -163,7 +166,7 @@ def _report(
         complain(f"stopped{why}; {again}")
     elif worst is Exit.FAILED:
         failed, undecided = result["cases"] - result["finished"], result.get("mostly_undecided", 0)
-        parts = [f"{failed:,} cases did not finish"] if failed else []
+        parts = [f"{failed:,} {'case' if failed == 1 else 'cases'} did not finish"] if failed else []
         parts += [f"{undecided:,} left most of their steps undecided"] if undecided else []
         if show.fail_unsolved:
             counts = [(result[name.name.lower()], name) for name in _outcomes(result, good=False)]

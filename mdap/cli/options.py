@@ -319,7 +319,7 @@ def cluster_options(command: F) -> F:
         ),
         click.option(
             "--workers",
-            type=int,
+            type=click.IntRange(1, 1000),
             metavar="N",
             help="With --inputs: work on the cases in N processes, which share database, limits and budget.",
         ),
@@ -341,6 +341,8 @@ def cluster_of(given: dict[str, Any]) -> Cluster | None:
             "--workers goes with --inputs: the steps of one run depend on each other, so that it is decided "
             "in one process"
         )
+    if given["insecure_cluster"] and given["cluster"] is None:
+        raise UsageError("--insecure-cluster goes with --cluster: processes of this machine need no token")
     address = {} if given["cluster"] is None else {"address": given["cluster"]}
     try:
         return Cluster(workers=given["workers"], insecure=given["insecure_cluster"], **address)

@@ -131,7 +131,7 @@ class RemoteClaims(Claims):
         self._send = send
         self._loop = asyncio.get_running_loop()
 
-    def take(self, run: int, run_id: str) -> None:
+    def take(self, run: int, run_id: str, *, shared: bool = False) -> None:
         """Claim *run*, in any thread: a resumed run is claimed while it is read."""
         self._loop.call_soon_threadsafe(self._send, "claim", run, run_id)
 

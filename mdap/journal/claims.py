@@ -89,8 +89,13 @@ class Claims:
         self._held: set[int] = set()
         self._taking = threading.Lock()  # a resumed run is claimed in the database's thread
 
-    def take(self, run: int, run_id: str) -> None:
+    def take(self, run: int, run_id: str, *, shared: bool = False) -> None:
         """Claim *run* for this process.
+
+        Args:
+            run: the run's number.
+            run_id: its id, for the error.
+            shared: whether several tasks of this session may work on it, as on a batch.
 
         Raises:
             RunBusyError: another process, or another task of this one, works on it.
@@ -103,6 +108,8 @@ class Claims:
                 except OSError as error:
                     sentence = f"{self._path} cannot be written ({error.strerror}): check its permissions"
                     raise DatabaseError(sentence) from None
+            if shared and run in self._held:
+                return
             if run in self._held or not _lock(self._file, run):
                 busy = f"run {run_id} is being worked on already: wait for that to end, or stop it"
                 raise RunBusyError(busy)

@@ -113,7 +113,7 @@ class Runs(Protocol):
     async def begin(
         self, columns: Mapping[str, Any], *, known: bool, process: bool = False, effects: bool = False
     ) -> RunStart:
-        """Begin or resume a run, and claim it unless it is finished or a batch.
+        """Begin or resume a run, and claim it unless it is finished.
 
         Args:
             columns: its row, for a new run.
@@ -179,8 +179,7 @@ class LocalRuns:
         return start
 
     def _claim(self, number: int, run_id: str, kind: str) -> None:
-        if kind != "batch":  # its cases are claimed one by one
-            self._claims.take(number, run_id)
+        self._claims.take(number, run_id, shared=kind == "batch")
 
     async def _found(self, reader: Reader, run_id: str, *, process: bool, effects: bool) -> RunStart | None:
         row = await reader.run(run_id)

@@ -369,6 +369,22 @@ def test_a_second_process_on_the_same_run_is_refused(cli: Cli) -> None:
     assert after >= before > 0
 
 
+def test_a_second_process_on_the_same_batch_is_refused(cli: Cli) -> None:
+    """A batch is one process's, too: the other one records nothing, and writes no output."""
+    (cli.folder / "cases.jsonl").write_text('{"disks": 20}\n' * 3)
+    run = "run hanoi --inputs cases.jsonl -M latency=0.05 --run-id many"  # it ends when it is told to
+    first = cli.start(f"{run} --display log")
+    logged(first, "step.decided")
+    second = cli.here(f"{run} --out out.jsonl")
+
+    assert (second.code, second.out) == (2, "")
+    assert "run many is being worked on already" in second.sentence
+    assert not (cli.folder / "out.jsonl").exists()
+    assert cli.query("SELECT count(*) FROM run_events WHERE run = 1 AND kind <> 'started'") == [(0,)]
+    first.send_signal(signal.SIGINT)
+    assert cli.end(first).code == 130
+
+
 def test_processes_share_a_database(cli: Cli) -> None:
     """Runs of several processes in one existing database each come out as if they were alone."""
     assert cli.here("run hanoi -p disks=1 --run-id first --json").code == 0
