@@ -16,7 +16,7 @@ from mdap.journal.rows import Billed, run_numbered
 from mdap.journal.statements import query
 from mdap.rules.digests import answer_key
 from mdap.rules.lengths import likely_error_rate, race_lengths
-from mdap.rules.money import cost_of
+from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.settings import Price
 
 __all__ = ["Beside", "Statistics", "Use", "statistics"]
@@ -215,6 +215,9 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
         found.latency = dict(_latencies(query(connection, "latencies", run)))
         prices = _prices(connection, run)
         found.costs = _costs(prices, found.models)
+        for model, *tokens in query(connection, "batched_usage", run):
+            if model in found.costs:
+                found.costs[model] -= saved_in_batches(prices[model], Tokens(*tokens))
         found.beside = [_beside(prices, Billed._make(row)) for row in query(connection, "spent_beside", run)]
         counts = query(connection, "counts_beside_votes", run).fetchone()
         found.settled, found.noted, found.escalated, found.failed_attempts = counts

@@ -30,7 +30,7 @@ from mdap.records import (
     Verdict,
 )
 from mdap.rules.digests import CHAIN_START, answer_key
-from mdap.rules.money import Bill, Tokens, cost_of, saved_by_cache, saved_by_sharing
+from mdap.rules.money import Bill, Tokens, cost_of, saved_by_cache, saved_by_sharing, saved_in_batches
 from mdap.rules.presence import Absence
 from mdap.rules.seals import Seal
 from mdap.settings import Price
@@ -225,7 +225,7 @@ class Reader:
             return None
         usd = sum(cost_of(prices[row["model"]], Tokens.of(row)) for row in usage)
         for row in await self.rows("batched_usage", run):
-            usd -= cost_of(prices[row["model"]], Tokens.of(row)) * (1 - prices[row["model"]].batch)
+            usd -= saved_in_batches(prices[row["model"]], Tokens.of(row))
         saved = sum(saved_by_cache(prices[row["model"]], Tokens.of(row)) for row in usage)
         for row in samples:
             saved += saved_by_sharing(prices[row["model"]], Tokens.of(row), row["prompts"], row["shared"])

@@ -5,7 +5,17 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from mdap.settings import Budget, Price
 
-__all__ = ["Bill", "Billed", "Hold", "Tokens", "Wallet", "cost_of", "saved_by_cache", "saved_by_sharing"]
+__all__ = [
+    "Bill",
+    "Billed",
+    "Hold",
+    "Tokens",
+    "Wallet",
+    "cost_of",
+    "saved_by_cache",
+    "saved_by_sharing",
+    "saved_in_batches",
+]
 
 _MILLION = 1e6
 
@@ -67,6 +77,11 @@ def cost_of(price: Price, used: Billed) -> float:
     """Return what tokens cost, in USD."""
     full = used.input_tokens * price.input + used.output_tokens * price.output
     return full / _MILLION - saved_by_cache(price, used)
+
+
+def saved_in_batches(price: Price, used: Billed) -> float:
+    """Return what samples cost less in jobs of a batch API than as ordinary requests, in USD."""
+    return cost_of(price, used) * (1 - price.batch)
 
 
 def saved_by_cache(price: Price, used: Billed) -> float:

@@ -11,6 +11,7 @@ from mdap.journal.rows import Billed, RunRow, run_row
 from mdap.records import Certificate, Guarantee, Outcome, RunStatus
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.ledger import guarantee_of
+from mdap.rules.money import Tokens, saved_in_batches
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
 from mdap.viewer.summary import Bin, DividedDecision, Summary
@@ -39,6 +40,7 @@ class About(RunRow):
         escalated: whether a step escalated.
         undecided: steps of a finished process that found no winner.
         beside: tokens billed outside the samples of its steps and parts.
+        saved_in_batches: USD that its samples cost less in jobs of batch APIs.
         alive: whether a process works on it; None if unknown.
     """
 
@@ -61,6 +63,7 @@ class About(RunRow):
     failed_attempts: int
     undecided: int
     beside: tuple[Billed, ...] = ()
+    saved_in_batches: float = 0.0
     alive: bool | None = None
 
     @property
@@ -107,6 +110,7 @@ async def _about(source: Reader, row: Row) -> About:
     kinds = {one["kind"]: one["events"] for one in await source.rows("view_event_kinds", number)}
     last = await source.rows("last_decision", number)
     seals = await source.rows("last_seal", number)
+    prices = await _prices(source, number)
     return About(
         **run.columns(),
         turn=row["last_turn"] or 0,
@@ -120,7 +124,7 @@ async def _about(source: Reader, row: Row) -> About:
         result=json.dumps(data.get("result"), ensure_ascii=False) if status == "finished" else None,
         seconds=float((await source.rows("seconds", number))[0][0]),
         since=row["since"],
-        prices=await _prices(source, number),
+        prices=prices,
         digest=last[0]["digest"] if last else None,
         seal=seals[0][0] if seals else None,
         warnings=tuple(one["reason"] for one in await source.rows("view_warnings", number)),
@@ -129,6 +133,11 @@ async def _about(source: Reader, row: Row) -> About:
         undecided=data.get("undecided", 0),
         failed_attempts=kinds.get("attempt_failed", 0),
         beside=await source.billed(number),
+        saved_in_batches=sum(
+            saved_in_batches(prices[row["model"]], Tokens.of(row))
+            for row in await source.rows("batched_usage", number)
+            if row["model"] in prices
+        ),
     )
 
 
@@ -202,7 +211,8 @@ def spent(run: About, summary: Summary) -> float | None:
     beside = [one.cost(run.prices) for one in run.beside]
     of_samples = cost_of_bin(Bin(models=models), run.prices)
     costs = [cost for cost in (of_samples, *beside) if cost is not None]
-    return sum(costs) if (models or run.beside) and len(costs) == 1 + len(beside) else None
+    known = (models or run.beside) and len(costs) == 1 + len(beside)
+    return sum(costs) - run.saved_in_batches if known else None
 
 
 def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[DividedDecision, float | None]]:

@@ -12,7 +12,7 @@ from mdap.journal.reader import Reader
 from mdap.journal.rows import status_of
 from mdap.records import Certificate, TallyShape
 from mdap.rules.certificate import certify
-from mdap.rules.money import Tokens, cost_of
+from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price
 from mdap.viewer.about import about, verdicts
@@ -141,6 +141,7 @@ class _Sums:
     shapes: list[TallyShape] = field(default_factory=list)
     votes: int = 0
     usage: list[Row] = field(default_factory=list)
+    batched: list[Row] = field(default_factory=list)
 
 
 async def _count_short(source: Reader, runs: Sequence[Listed], deadline: float) -> None:
@@ -153,6 +154,8 @@ async def _count_short(source: Reader, runs: Sequence[Listed], deadline: float) 
     for row in await source.rows("sums_of_samples", wanted):
         sums[row["run"]].votes += row["votes"]
         sums[row["run"]].usage.append(row)
+    for row in await source.rows("sums_of_batches", wanted):
+        sums[row["run"]].batched.append(row)
     for row in await source.rows("sums_beside", wanted):
         sums[row["run"]].usage.append(row)
     for one in runs:
@@ -162,13 +165,14 @@ async def _count_short(source: Reader, runs: Sequence[Listed], deadline: float) 
             if monotonic() > deadline:
                 return
             one.judge(certify(found.shapes))
-        one.votes, one.cost_usd, one.counted = found.votes, _cost(found.usage, one.prices), True
+        one.votes, one.cost_usd, one.counted = found.votes, _cost(found, one.prices), True
 
 
-def _cost(usage: Sequence[Row], prices: Mapping[str, Price]) -> float | None:
-    if not usage or any(row["model"] not in prices for row in usage):
+def _cost(sums: _Sums, prices: Mapping[str, Price]) -> float | None:
+    if not sums.usage or any(row["model"] not in prices for row in sums.usage):
         return None
-    return sum(cost_of(prices[row["model"]], Tokens.of(row)) for row in usage)
+    saved = sum(saved_in_batches(prices[row["model"]], Tokens.of(row)) for row in sums.batched)
+    return sum(cost_of(prices[row["model"]], Tokens.of(row)) for row in sums.usage) - saved
 
 
 async def _count_long(source: Reader, counts: RunCounts, one: Listed, deadline: float) -> None:

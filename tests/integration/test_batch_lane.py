@@ -8,8 +8,11 @@ import pytest
 
 import mdap
 from mdap.audit import verify
+from mdap.audit.statistics import statistics
+from mdap.journal.reader import open_log
 from mdap.plugins import make_task
 from mdap.testing import BatchFaults, FaultyServer
+from mdap.viewer.about import about
 from mdap_hanoi import Hanoi
 from tests.batching import QUICK, VENDORS, Digit, answer, check_paid_once, environment, query, session, solve
 
@@ -63,6 +66,12 @@ async def test_waves_decide_as_ordinary_requests_do_and_cost_half(
     assert 0 < sum(rest) < first / 2
     check_paid_once(batch[3], tmp_path / "batch.db")
     assert verify(tmp_path / "batch.db", "docs", make_task).ok
+    # The audit's figures and the pages say what was charged, too.
+    assert sum(statistics(tmp_path / "batch.db", "docs").costs.values()) == pytest.approx(batch[2])
+    async with open_log(tmp_path / "batch.db") as reader:
+        shown = await about(reader, 1)
+    assert shown is not None
+    assert shown.saved_in_batches == pytest.approx(batch[2])
 
 
 TROUBLES: dict[str, dict[str, Any]] = {

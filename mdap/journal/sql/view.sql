@@ -43,6 +43,14 @@ SELECT d.run, {total} AS total,
     votes, margin, count(*) AS decisions
 FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value WHERE d.author IS NULL GROUP BY 1, 2, 3, 4
 
+-- name: sums_of_batches
+-- Samples that came by batch APIs, which charge a share of the price.
+SELECT s.run, s.model, coalesce(sum(s.input_tokens), 0) AS input_tokens,
+    coalesce(sum(s.output_tokens), 0) AS output_tokens, coalesce(sum(s.cached_tokens), 0) AS cached_tokens,
+    coalesce(sum(s.cache_write_tokens), 0) AS cache_write_tokens
+FROM json_each(?1) j CROSS JOIN batch_rows b ON b.run = j.value CROSS JOIN samples s ON s.run = b.run AND s.request_id = b.custom_id
+GROUP BY 1, 2
+
 -- name: sums_of_samples
 SELECT s.run, model, count(*) AS samples, sum(verdict = 'vote') AS votes, coalesce(sum(input_tokens), 0) AS input_tokens,
     coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
