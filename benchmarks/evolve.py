@@ -3,7 +3,7 @@
     python -m benchmarks.evolve run OUT CONFIGURATION SEED     one training, kept as JSON in the folder OUT
     python -m benchmarks.evolve all OUT                        all of them, with three seeds, if missing
     python -m benchmarks.evolve report OUT                     means and spreads
-    python -m benchmarks.evolve plot OUT FILE CONFIGURATION    P(wrong) by iteration, of seed 0, as SVG
+    python -m benchmarks.evolve plot OUT FILE                  drift at the large step, a mean, as SVG
 
 Votes are drawn as `mdap run` draws them, from the models that ship, at every step of the solutions for 8, 9
 and 10 disks: first to lead by k = 3, members in turn, at most 40 votes. Steps without a winner teach nothing.
@@ -36,11 +36,10 @@ SEEDS: Final = (0, 1, 2)
 TESTS: Final = ("Hanoi", "multiplication", "addition")
 
 RECIPES: Final[dict[str, dict[str, Any]]] = {
-    "es": {"alpha": 0.0075},
-    "es, small step": {"alpha": 0.003},
-    "es, large step, anchored": {"alpha": 0.015, "iterations": 60},
-    "es, large step, not anchored": {"alpha": 0.015, "anchor": "none", "iterations": 60},
-    "es, own votes": {"alpha": 0.0075},
+    "es": {},
+    "es, large step, anchored": {"alpha": 0.01, "iterations": 60},
+    "es, large step, not anchored": {"alpha": 0.01, "anchor": "none", "iterations": 60},
+    "es, own votes": {},
     "sft": {"method": "sft", "alpha": 0.0003, "strength": 60},
     "sft, weakly anchored": {"method": "sft", "alpha": 0.0003, "strength": 6},
 }
@@ -162,15 +161,29 @@ def main() -> None:
                 if not file.exists():
                     file.write_text(json.dumps(trained(out, configuration, seed)))
     elif task == "plot":
-        run = json.loads(file_of(out, given[1], 0).read_text())
-        lines = {name: [(point["iteration"], point[name]) for point in run["points"]] for name in TESTS}
-        Path(given[0]).write_text(plotted(f"P(wrong) by iteration: {given[1]}", lines))
+        Path(given[0]).write_text(plotted("P(wrong) by iteration at a large step", drifts(out)))
     else:
         report(out)
 
 
 def file_of(out: Path, configuration: str, seed: int) -> Path:
     return out / f"{configuration.replace(', ', '-').replace(' ', '-')}-{seed}.json"
+
+
+def drifts(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Return how P(wrong) went at the large step, mean of the seeds, by test and anchor."""
+    lines = {}
+    for name in TESTS[:2]:
+        for anchor in ("not anchored", "anchored"):
+            runs = [
+                json.loads(file_of(folder, f"es, large step, {anchor}", seed).read_text())["points"]
+                for seed in SEEDS
+            ]
+            lines[f"{name}, {anchor}"] = [
+                (points[0]["iteration"], statistics.fmean(point[name] for point in points))
+                for points in zip(*runs, strict=True)
+            ]
+    return lines
 
 
 def report(folder: Path) -> None:
