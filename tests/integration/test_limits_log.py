@@ -24,12 +24,18 @@ class Telling(ScriptedProvider):
 
     remote = True
 
-    def __init__(self, limits: Sequence[int]) -> None:
+    def __init__(self, limits: Sequence[int], *, together: int = 1) -> None:
         super().__init__(lambda request, n: Model(Walk()).says(request.user, n), nonblocking=False)
         self.told = Told()
         self._limits = list(limits)
+        self._missing = together  # requests that must be there before it replies to any
+        self._complete = anyio.Event()
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        self._missing -= 1
+        if self._missing <= 0:
+            self._complete.set()
+        await self._complete.wait()
         self.told = Told(requests_per_minute=self._limits[len(self.requests) % len(self._limits)])
         return await super().sample(request)
 
@@ -51,10 +57,10 @@ def _no_providers_left() -> None:
 
 async def test_a_changed_limit_is_an_event_of_every_run_that_is_going_on(tmp_path: Path) -> None:
     """With model, limit, from where to where, and why."""
-    PROVIDED["it"] = Telling([90_000])
-    db = tmp_path / "a.db"
+    PROVIDED["it"] = Telling([90_000], together=4)  # the first two of each run
+    db, limits = tmp_path / "a.db", mdap.Limits(probe=False, concurrency=8)
     async with (
-        mdap.Session("tests.helpers:provided/it", db=db, limits=UNPROBED) as session,
+        mdap.Session("tests.helpers:provided/it", db=db, limits=limits) as session,
         anyio.create_task_group() as group,
     ):
         for name in ("one", "two"):
