@@ -5,11 +5,17 @@ import struct
 import sys
 import threading
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from mdap.errors import DatabaseError, RunBusyError
 
-__all__ = ["Claims", "is_claimed"]
+__all__ = ["EVOLUTIONS", "JOBS", "Claims", "is_claimed"]
+
+JOBS: Final = 1 << 40
+"""Job n of a batch API is claimed by the number JOBS + n; runs are claimed by their own numbers, from 1."""
+
+EVOLUTIONS: Final = 1 << 41
+"""Evolution n is claimed by the number EVOLUTIONS + n."""
 
 if sys.platform == "win32":
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from mdap._version import __version__
 from mdap.errors import DatabaseError, UsageError
-from mdap.journal.claims import Claims
+from mdap.journal.claims import EVOLUTIONS, Claims
 from mdap.journal.database import transaction
 from mdap.journal.logfile import CONNECTION, TRY_SECONDS, reading, translated
 
@@ -22,8 +22,6 @@ _line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_
 
 _COLUMNS: Final = "evolution_id, model, weights, recipe, about"
 _OF_ITERATION: Final = "iteration, rewards, coefficients, distance, seconds, measured, weights, digest"
-_CLAIMED: Final = 1 << 40
-"""Offset of the claims of evolutions in the lock file; claims of runs come first."""
 
 
 class IterationRow(NamedTuple):
@@ -126,7 +124,7 @@ class Recorder:
         self._path = path
         self._row = row
         self._claims = Claims(path)
-        self._claims.take(_CLAIMED + row.number, row.evolution_id)
+        self._claims.take(EVOLUTIONS + row.number, row.evolution_id)
 
     def close(self) -> None:
         """Release it to other processes."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from mdap.errors import RunBusyError
-from mdap.journal.claims import Claims
+from mdap.journal.claims import JOBS, Claims
 from mdap.journal.reader import Reader
 from mdap.journal.writer import Writer
 from mdap.records import BatchJob, BatchRow
@@ -15,7 +15,6 @@ from mdap.records import BatchJob, BatchRow
 __all__ = ["JobLog", "LeftOver", "forget", "jobs_on_record"]
 
 # Runs are claimed by their number, from 1.
-_CLAIMS: Final = 1 << 40
 _OVER: Final = ("refused", "abandoned")
 
 
@@ -74,7 +73,7 @@ class JobLog:
         """Return whether this process may submit the job; if so, no other process may."""
         if number not in self._claimed:
             try:
-                self._claims.take(_CLAIMS + number, "")
+                self._claims.take(JOBS + number, "")
             except RunBusyError:
                 return False
             self._claimed.add(number)
@@ -84,7 +83,7 @@ class JobLog:
         """Release the claim on a job."""
         if number in self._claimed:
             self._claimed.discard(number)
-            self._claims.drop(_CLAIMS + number)
+            self._claims.drop(JOBS + number)
 
     async def note(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
         """Record an event of a job."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mdap.records import CHAINED_COLUMNS, SAMPLE_COLUMNS, Decided, StepOpened
 
-__all__ = ["KEPT", "migrations", "query", "statement", "statements"]
+__all__ = ["KEPT", "READING", "migrations", "query", "statement", "statements"]
 
 KEPT: Final = 80
 """Number of prepared statements to keep: all of a writer's, in all sizes."""
@@ -56,7 +56,8 @@ _COLUMNS: Final = {
     "decision": ", ".join(f"d.{name}" for name in Decided._fields),
     "opening": ", ".join(f"p.{name}" for name in StepOpened._fields),
 }
-_READING: Final = ("read", "view", "audit", "seal", "jobs")
+READING: Final = ("read", "view", "audit", "seal", "jobs")
+"""The files of statements that read."""
 
 
 @cache
@@ -68,7 +69,7 @@ def statements(file: str) -> dict[str, str]:
 @cache
 def statement(name: str) -> str:
     """Return the reading statement *name* from any file."""
-    return next(statements(file)[name] for file in _READING if name in statements(file))
+    return next(statements(file)[name] for file in READING if name in statements(file))
 
 
 def query(connection: sqlite3.Connection, name: str, *values: Any, table: str = "") -> sqlite3.Cursor:

@@ -5,24 +5,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from mdap import UsageError
 from mdap.audit.runs import find_number
 from mdap.audit.training import lessons
 from mdap.journal.logfile import reading
+from mdap.journal.rows import run_numbered
+from mdap.journal.statements import query
 from mdap.plugins import make_recorded
+from mdap.rules.canonical import canonical
 from mdap_local import LocalModel, is_held_out
 
 __all__ = ["Gathered", "Question", "gather"]
-
-_TREE: Final = """WITH RECURSIVE tree(run) AS (SELECT ?1
-    UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run) """
-_VOTERS: Final = f"""{_TREE} SELECT r.run_id, s.step, s.model, max(p.input) FROM samples s
-    JOIN runs r ON r.id = s.run JOIN steps p ON p.run = s.run AND p.step = s.step AND p.opening = s.opening
-    WHERE s.run IN tree AND s.verdict = 'vote' GROUP BY 1, 2, 3"""
-_WEIGHTS: Final = f"""{_TREE} SELECT value ->> 'model', value ->> 'weights' FROM runs, json_tree(provider)
-    WHERE runs.id IN tree AND type = 'object' AND value ->> 'weights' IS NOT NULL"""
 
 
 class Question(NamedTuple):
@@ -119,13 +114,12 @@ class _Run:
         self.helped: set[tuple[str, int]] = set()
         self.inputs: dict[tuple[str, int], str] = {}
         with reading(db) as connection:
-            number = find_number(connection, name)
-            sql = "SELECT run_id, task, params FROM runs WHERE id = ?1"
-            self.run_id, task, params = connection.execute(sql, (number,)).fetchone()
-            self.task: tuple[str, str] = (task, params)
+            row = run_numbered(connection, find_number(connection, name))
+            self.run_id = row.run_id
+            self.task: tuple[str, str] = (row.task, canonical(row.params))
             # A copy of the learner under another name does not count as another model.
-            known: dict[str, Any] = dict(map(tuple, connection.execute(_WEIGHTS, (number,))))
-            for run_id, step, model, about in connection.execute(_VOTERS, (number,)):
+            known: dict[str, Any] = dict(map(tuple, query(connection, "weights_of_models", row.number)))
+            for run_id, step, model, about in query(connection, "voters_of_steps", row.number):
                 self.inputs[run_id, step] = about
                 if model != learner.name and known.get(model) != learner.digest:
                     self.helped.add((run_id, step))

@@ -21,7 +21,7 @@ from mdap.engine.chain import RunConfig
 from mdap.errors import DatabaseError, LockedError, UsageError
 from mdap.journal import writer as writing
 from mdap.journal.batch import Batch, in_blocks
-from mdap.journal.claims import Claims
+from mdap.journal.claims import EVOLUTIONS, JOBS, Claims
 from mdap.journal.database import migrate
 from mdap.journal.logfile import APPLICATION_ID, SCHEMA, Numbered
 from mdap.journal.reader import open_log
@@ -916,6 +916,8 @@ def test_a_run_is_claimed_once(path: Path) -> None:
     claims = Claims(path)
     claims.take(1, "one")
     claims.take(2, "two")
+    claims.take(JOBS + 1, "a job")  # runs, jobs and evolutions have numbers of their own
+    claims.take(EVOLUTIONS + 1, "an evolution")
     with pytest.raises(UsageError, match="run one is being worked on already"):
         claims.take(1, "one")
     claims.drop(1)

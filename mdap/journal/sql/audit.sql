@@ -89,6 +89,19 @@ WHERE p.run = ?1 AND p.step = ?2
 -- name: counted_vote
 SELECT 1 FROM samples WHERE run = ?1 AND step = ?2 AND verdict = 'vote' AND counted > 0 LIMIT 1
 
+-- name: voters_of_steps
+-- Who voted on each step of a run and its parts, and the step's input.
+{tree}
+SELECT r.run_id, s.step, s.model, max(p.input) FROM tree JOIN samples s USING (run)
+JOIN runs r ON r.id = s.run JOIN steps p ON p.run = s.run AND p.step = s.step AND p.opening = s.opening
+WHERE s.verdict = 'vote' GROUP BY 1, 2, 3
+
+-- name: weights_of_models
+-- Digests of the weights of models in this process that a run and its parts asked.
+{tree}
+SELECT value ->> 'model', value ->> 'weights' FROM tree JOIN runs r ON r.id = tree.run, json_tree(r.provider)
+WHERE type = 'object' AND value ->> 'weights' IS NOT NULL
+
 -- name: samples_by_cell
 {tree}
 SELECT s.model, s.temperature, s.ordinal, s.verdict, d.place IS NOT NULL AND d.author IS NULL AS decided,
