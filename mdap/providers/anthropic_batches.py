@@ -5,18 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mdap.errors import ProviderError, TransientError
-from mdap.providers.batch_api import BatchClient, BatchLimits, JobState, Result, counted
-from mdap.providers.endpoint import Endpoint
+from mdap.providers.batch_api import BatchAPI, BatchLimits, JobState, Result, counted
 from mdap.providers.failures import classify, json_or_none, mapping_of
-from mdap.providers.sdk import SDK
 from mdap.providers.sending import spelled
-from mdap.providers.wire import Response
-from mdap.records import Reply, SampleRequest
+from mdap.records import SampleRequest
 
 __all__ = ["AnthropicBatches"]
-
-Body = Callable[[SampleRequest], dict[str, Any]]
-Read = Callable[[SampleRequest, Response], list[Reply]]
 
 _PATH: Final = "/v1/messages/batches"
 _SLACK: Final = 600.0
@@ -34,42 +28,16 @@ _STATUSES: Final = {
 }
 
 
-class AnthropicBatches:
-    """The batch API of one model; see `mdap.providers.batch_api.BatchAPI`.
+class AnthropicBatches(BatchAPI):
+    """The batch API of one model; see `mdap.providers.batch_api.BatchAPI`."""
 
-    Args:
-        sdk: of Anthropic.
-        endpoint: whom to ask.
-        body: makes the body of an ordinary request.
-        read: reads the replies out of a response.
-    """
-
-    limits: Final = BatchLimits(100_000, 256 * 10**6)
-    uploads: Final = False
-
-    def __init__(self, sdk: SDK, endpoint: Endpoint, body: Body, read: Read) -> None:
-        self._client = BatchClient(sdk, endpoint)
-        self._endpoint = endpoint
-        self._body = body
-        self._read = read
+    limits = BatchLimits(100_000, 256 * 10**6)
+    uploads = False
+    has_metadata = False
 
     def row(self, custom_id: str, request: SampleRequest) -> bytes:
         """Return one request of a job."""
         return spelled({"custom_id": custom_id, "params": self._body(request)})
-
-    def read(self, request: SampleRequest, result: Result, latency: float) -> Sequence[Reply]:
-        """Return the reply that a response holds."""
-        if result.body is None:
-            raise result.failure or TransientError("the row has no response", kind="missing")
-        return self._read(request, Response({}, result.body, latency))
-
-    async def upload(self, token: str, rows: Sequence[bytes]) -> str:
-        """Refuse: nothing is uploaded here."""
-        raise NotImplementedError
-
-    async def find_upload(self, token: str) -> str | None:
-        """Return None: nothing is uploaded here."""
-        return None
 
     async def submit(self, token: str, file: str | None, rows: Sequence[bytes]) -> JobState:
         """Create the job."""
@@ -90,10 +58,6 @@ class AnthropicBatches:
             return found
 
         return await self._client.call(look)
-
-    def is_surely(self, state: JobState) -> bool:
-        """Return False: only the ids in its results tell whose a job is."""
-        return False
 
     async def state(self, vendor_id: str) -> JobState:
         """Return how a job stands."""
@@ -126,10 +90,6 @@ class AnthropicBatches:
         error = mapping_of(error.get("error")) or error
         status = _STATUSES.get(str(error.get("type")), 500)
         return classify(status, {}, {"error": error}, self._endpoint)
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
 
 
 def _state(job: Any) -> JobState:

@@ -1,7 +1,8 @@
-"""The batch API of a vendor: what the lane asks of it, and the client that reaches it through the SDK."""
+"""The batch API of a vendor: its interface for the lane, and the client that reaches it through the SDK."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import anyio
@@ -11,6 +12,7 @@ from mdap.providers.endpoint import Endpoint
 from mdap.providers.failures import classify, explain_failure, json_or_none, mapping_of
 from mdap.providers.sdk import SDK
 from mdap.providers.sending import CLOSE_SECONDS, IDLE_SECONDS, MAX_BODY
+from mdap.providers.wire import Response
 from mdap.records import Reply, SampleRequest
 
 __all__ = ["BatchAPI", "BatchClient", "BatchLimits", "JobState", "Result", "counted"]
@@ -63,7 +65,7 @@ class JobState(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of one request of a job.
+    """The result of one request of a job.
 
     Attributes:
         custom_id: the request's.
@@ -76,17 +78,38 @@ class Result(NamedTuple):
     failure: ProviderError | None = None
 
 
-class BatchAPI(Protocol):
-    """A vendor's batch API, for one model."""
+class BatchAPI(ABC):
+    """A vendor's batch API, for one model.
 
-    @property
-    def limits(self) -> BatchLimits:
-        """What one job may hold."""
+    Args:
+        sdk: of the vendor.
+        endpoint: whom to ask.
+        body: makes the body of an ordinary request.
+        read: reads the replies out of a response.
 
-    @property
-    def uploads(self) -> bool:
-        """Whether requests are uploaded as a file before a job is made of it."""
+    Attributes:
+        limits: what one job may hold.
+        uploads: whether requests are uploaded as a file before a job is made of it.
+        has_metadata: whether a job carries mdap's name for it, so that `find` needs no look into results.
+    """
 
+    limits: ClassVar[BatchLimits]
+    uploads: ClassVar[bool]
+    has_metadata: ClassVar[bool]
+
+    def __init__(
+        self,
+        sdk: SDK,
+        endpoint: Endpoint,
+        body: Callable[[SampleRequest], dict[str, Any]],
+        read: Callable[[SampleRequest, Response], list[Reply]],
+    ) -> None:
+        self._client = BatchClient(sdk, endpoint)
+        self._endpoint = endpoint
+        self._body = body
+        self._read = read
+
+    @abstractmethod
     def row(self, custom_id: str, request: SampleRequest) -> bytes:
         """Return one request of a job as JSON.
 
@@ -100,36 +123,45 @@ class BatchAPI(Protocol):
         Raises:
             ProviderError: the request failed.
         """
+        if result.body is None:
+            raise result.failure or TransientError("the row has no response", kind="missing")
+        return self._read(request, Response({}, result.body, latency))
 
     async def upload(self, token: str, rows: Sequence[bytes]) -> str:
-        """Upload *rows* under the name *token* and return the file's id."""
+        """Upload *rows* under the name *token* and return the file's id; see *uploads*."""
+        raise NotImplementedError
 
     async def find_upload(self, token: str) -> str | None:
         """Return the id of the file that was uploaded as *token*; None if there is none."""
+        return None
 
+    @abstractmethod
     async def submit(self, token: str, file: str | None, rows: Sequence[bytes]) -> JobState:
         """Create the job."""
 
+    @abstractmethod
     async def find(self, token: str, file: str | None, since: float) -> list[JobState]:
-        """Return the jobs that may be the one called *token*, created since some time."""
+        """Return the jobs since a moment that may be *token*; the only one if jobs have metadata."""
 
-    def is_surely(self, state: JobState) -> bool:
-        """Return whether a job that `find` returned is the one, without a look into its results."""
-
+    @abstractmethod
     async def state(self, vendor_id: str) -> JobState:
-        """Return how a job stands."""
+        """Return the state of a job."""
 
+    @abstractmethod
     async def cancel(self, vendor_id: str) -> None:
-        """Cancel a job; what is answered by then stays."""
+        """Cancel a job; its answers so far remain."""
 
+    @abstractmethod
     async def download(self, state: JobState, take: Callable[[bytes], None]) -> None:
         """Hand *take* the lines of a job's results, the answers first."""
 
+    @abstractmethod
     def result(self, line: bytes) -> Result | None:
-        """Return what a line of the results says; None if it cannot be read."""
+        """Return the result in a line; None if it is unreadable."""
 
     async def aclose(self) -> None:
         """Close the connections."""
+        await self._client.aclose()
 
 
 class BatchClient:

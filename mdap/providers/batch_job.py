@@ -271,7 +271,7 @@ class JobLife:
             waits = False
             known = await self._log.vendor_ids()
             for state in await self._api.find(self._sent.about.token, self._file, since):
-                if self._api.is_surely(state):
+                if self._api.has_metadata:
                     return state
                 if state.vendor_id in known | rejected or state.requests != self._sent.about.requests:
                     continue

@@ -6,18 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mdap.errors import ProviderError, TransientError
-from mdap.providers.batch_api import BatchClient, BatchLimits, JobState, Result, counted
-from mdap.providers.endpoint import Endpoint
+from mdap.providers.batch_api import BatchAPI, BatchLimits, JobState, Result, counted
 from mdap.providers.failures import classify, json_or_none, mapping_of
-from mdap.providers.sdk import SDK
 from mdap.providers.sending import spelled
-from mdap.providers.wire import Response
-from mdap.records import Reply, SampleRequest
+from mdap.records import SampleRequest
 
 __all__ = ["OpenAIBatches"]
-
-Body = Callable[[SampleRequest], dict[str, Any]]
-Read = Callable[[SampleRequest, Response], list[Reply]]
 
 _PATH: Final = "/v1/chat/completions"
 _METADATA: Final = "mdap"
@@ -28,35 +22,17 @@ _SLACK: Final = 600.0
 """Seconds by which the clock of the vendor may be behind."""
 
 
-class OpenAIBatches:
-    """The batch API of one model; see `mdap.providers.batch_api.BatchAPI`.
+class OpenAIBatches(BatchAPI):
+    """The batch API of one model; see `mdap.providers.batch_api.BatchAPI`."""
 
-    Args:
-        sdk: of OpenAI.
-        endpoint: whom to ask.
-        body: makes the body of an ordinary request.
-        read: reads the replies out of a response.
-    """
-
-    limits: Final = BatchLimits(50_000, 200 * 10**6)
-    uploads: Final = True
-
-    def __init__(self, sdk: SDK, endpoint: Endpoint, body: Body, read: Read) -> None:
-        self._client = BatchClient(sdk, endpoint)
-        self._endpoint = endpoint
-        self._body = body
-        self._read = read
+    limits = BatchLimits(50_000, 200 * 10**6)
+    uploads = True
+    has_metadata = True
 
     def row(self, custom_id: str, request: SampleRequest) -> bytes:
         """Return one line of the file to upload."""
         row = {"custom_id": custom_id, "method": "POST", "url": _PATH, "body": self._body(request)}
         return spelled(row) + b"\n"
-
-    def read(self, request: SampleRequest, result: Result, latency: float) -> Sequence[Reply]:
-        """Return the replies that a response holds."""
-        if result.body is None:
-            raise result.failure or TransientError("the row has no response", kind="missing")
-        return self._read(request, Response({}, result.body, latency))
 
     async def upload(self, token: str, rows: Sequence[bytes]) -> str:
         """Upload *rows* as a file with the name of the job."""
@@ -97,10 +73,6 @@ class OpenAIBatches:
 
         return await self._client.call(look)
 
-    def is_surely(self, state: JobState) -> bool:
-        """Return True: `find` goes by what mdap wrote there."""
-        return True
-
     async def state(self, vendor_id: str) -> JobState:
         """Return how a job stands."""
         return _state(await self._client.call(lambda client: client.batches.retrieve(vendor_id)))
@@ -132,10 +104,6 @@ class OpenAIBatches:
         kind = str(error.get("code") or "row_failed").removeprefix("batch_")[:40]
         said = self._endpoint.tell(str(error.get("message") or "the row has no response"))
         return TransientError(f"{self._endpoint.host} did not answer: {said}", kind=kind)
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
 
 
 def _name(token: str) -> str:
