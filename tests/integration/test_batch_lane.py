@@ -74,13 +74,14 @@ async def test_waves_decide_as_ordinary_requests_do_and_cost_half(
     assert shown.saved_in_batches == pytest.approx(batch[2])
 
 
+# On a busy machine the first wave may leave with few rows, so several jobs have each trouble.
 TROUBLES: dict[str, dict[str, Any]] = {
-    "expired with part of the results": {"expired": 0.4, "jobs": 1},
+    "expired with part of the results": {"expired": 0.4, "jobs": 4},
     "expired without any result": {"expired": 1.0, "jobs": 1},
-    "cancelled by the vendor": {"cancelled": 0.5, "jobs": 1},
-    "rows that failed": {"failed": 0.3, "jobs": 2},
+    "cancelled by the vendor": {"cancelled": 0.5, "jobs": 4},
+    "rows that failed": {"failed": 0.3, "jobs": 4},
     "no output file": {"failed": 1.0, "jobs": 1},
-    "rows in no file": {"missing": 0.3, "jobs": 2},
+    "rows in no file": {"missing": 0.3, "jobs": 4},
     "ids that nobody sent": {"unknown": 5},
     "ids that come twice": {"doubled": 0.5},
     "lines in another order": {"shuffled": True},
