@@ -310,6 +310,10 @@ class Ask(Protocol):
     def open_steps(self) -> int:
         """How many steps may be open at a time: more of them only wait, in memory."""
 
+    @property
+    def dry_run(self) -> bool:
+        """Whether outside effects are forbidden: in an audit, a preview, a calibration or a pilot."""
+
     async def __call__(self, step: Step[A]) -> A:
         """Return the winning answer of *step*.
 
@@ -346,6 +350,21 @@ class Ask(Protocol):
         Raises:
             UndecidedError: one of its steps has no winner.
             FailedError: it cannot go on.
+        """
+
+    async def solve_all(self, tasks: Iterable[tuple[str, Task]], take: Callable[[str, Any], None]) -> None:
+        """Solve any number of nested *tasks* concurrently, each as a run of its own.
+
+        A session with workers deals them out. The results stay in the tasks' own runs, so that the memory of
+        this run does not grow with their number. With `-k robust` each task keeps the target by itself.
+
+        Args:
+            tasks: each with a key of its own; mdap reads them only as fast as it solves them.
+            take: receives the id of each task's run and its result, in the order of *tasks*.
+
+        Raises:
+            UndecidedError: a step of a task has no winner.
+            FailedError: a task cannot go on.
         """
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:

@@ -24,7 +24,15 @@ from mdap.rules import parts as naming
 from mdap.rules.canonical import canonical
 from mdap.rules.confidence import shape_of
 from mdap.rules.digests import CHAIN_START, answer_key, chain_digest, sample_line
-from mdap.rules.parts import Parts, could_be, part_ended
+from mdap.rules.parts import (
+    Parts,
+    RecordedPart,
+    content_of,
+    content_of_row,
+    could_be,
+    part_ended,
+    renamed,
+)
 from mdap.rules.presence import refused_sentence
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, Step, Task, canonical_step
@@ -210,10 +218,13 @@ class ProcessRecord:
         if known is not None:
             known.asked = True
         elif self.over:
-            self.strays.append(stray)
-            if self.strayed is not None:
-                self.strayed()
+            self._stray(stray)
         return known
+
+    def _stray(self, stray: _Stray) -> None:
+        self.strays.append(stray)
+        if self.strayed is not None:
+            self.strayed()
 
     def is_asked(self, identity: Identity) -> bool:
         """Return whether the process has asked for a step."""
@@ -387,6 +398,31 @@ class ProcessRecord:
         if canonical(about) != row.input:
             self.findings.add(Kind.STATE, "input", canonical(about), row.input, (known.step,))
         return True, json.loads(row.winner)
+
+    def part_result(self, name: str, task: Task) -> RecordedPart:
+        """Return the recorded result of a nested task of `mdap.Ask.solve_all`.
+
+        Raises:
+            UndecidedError: the part was undecided.
+            FailedError: the part failed.
+        """
+        content = content_of(task)
+        known = [self._ended_part(each, content) for each in (name, renamed(name, content))]
+        found = next(filter(None, known), RecordedPart(name))
+        if not found.finished:
+            self.failed_part(found.name)
+            if self.over:
+                self._stray(_Stray(f"the part {name} with its parameters"))
+        return found
+
+    def _ended_part(self, name: str, content: str) -> RecordedPart | None:
+        """Return the part of that name and content; None if there is none."""
+        for called, version, params, ended, _ in query(
+            self._connection, "ended_part", self.facts.number, name
+        ):
+            if content_of_row(version, params) == content:
+                return RecordedPart(called, ended is not None, object_of(ended or "{}").get("result"))
+        return None
 
     def forgotten(self) -> int:
         """Return the number of decisions that the process did not ask for."""

@@ -18,6 +18,7 @@ from mdap.plugins import in_full
 from mdap.records import RunStatus, Solution
 from mdap.session import read_solution
 from mdap.session.certifying import outcome_in
+from mdap.session.deciding import find_step
 from mdap.session.prompting import TaskPrompts
 from mdap.viewer.asked import Asker, merged_by, prompts_of
 
@@ -93,8 +94,8 @@ async def _runs(given: dict[str, Any]) -> None:
 @click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 @click.option(
     "--step",
-    type=click.IntRange(min=0),
-    help="Show the prompt of this step and its decision, sample by sample.",
+    help="Show the prompt of this step and its decision, sample by sample. A number of RUN, or a key of RUN "
+    "or its parts.",
 )
 @click.option(
     "--task",
@@ -186,7 +187,8 @@ def _event(event: Any) -> dict[str, Any]:
 
 
 async def _show_step(reader: Reader, row: RunRow, given: dict[str, Any]) -> None:
-    run, step = row.number, given["step"]
+    row, step = await find_step(reader, row, given["step"])
+    run = row.number
     openings = await reader.rows("openings_of_step", run, step)
     samples = await reader.rows("samples_of_step", run, step)
     if not openings:

@@ -19,6 +19,7 @@ from mdap.journal.integrity import check_log
 from mdap.journal.logfile import SCHEMA
 from mdap.plugins import in_full, read_values
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Waves, explain
+from mdap.tasks import Chain, Task
 
 __all__ = [
     "MARGIN",
@@ -321,25 +322,26 @@ def cluster_options(command: F) -> F:
             "--workers",
             type=click.IntRange(1, 1000),
             metavar="N",
-            help="With --inputs: work on the cases in N processes, which share database, limits and budget.",
+            help="Work on the cases of --inputs, or on the nested tasks of a process, in N processes, which "
+            "share database, limits and budget.",
         ),
     ):
         command = option(command)
     return command
 
 
-def cluster_of(given: dict[str, Any]) -> Cluster | None:
-    """Return the workers that the options ask for; None for this process alone."""
+def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
+    """Return the workers that the options ask for, for a task or many; None for this process alone."""
     if given["workers"] is None:
         if given["cluster"] is not None or given["insecure_cluster"]:
             raise UsageError(
                 "--cluster and --insecure-cluster go with --workers: say how many there are to be"
             )
         return None
-    if given["inputs"] is None:
+    if isinstance(task, Chain):
         raise UsageError(
-            "--workers goes with --inputs: the steps of one run depend on each other, so that it is decided "
-            "in one process"
+            "--workers goes with --inputs or with a process: the steps of a chain depend on each other, so "
+            "that one process decides them"
         )
     if given["insecure_cluster"] and given["cluster"] is None:
         raise UsageError("--insecure-cluster goes with --cluster: processes of this machine need no token")

@@ -179,12 +179,12 @@ def run(**given: Any) -> int:
     """
     voting = _voting(given)
     show = Show.of(given)
-    session = _session(given, show, cluster_of(given))
     if given["inputs"] is not None:
-        return _run_inputs(given, session, voting, show)
+        return _run_inputs(given, _session(given, show, cluster_of(given, None)), voting, show)
     if given["out"] is not None:
         raise UsageError("--out goes with --inputs: a single run prints what it came to, with --json as JSON")
     task = make_task(given["task"], read_params(given["task"], given["params"]))
+    session = _session(given, show, cluster_of(given, task))
     run_id = new_run_id(task) if given["run_id"] is None else given["run_id"]
 
     async def act(session: Session, progress: Progress) -> Solution:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from typing import Any, Final
 
 import orjson
@@ -12,6 +13,7 @@ from mdap.records import (
     Certificate,
     Decided,
     Fact,
+    Guarantee,
     Outcome,
     ProbeTotals,
     PromptSent,
@@ -68,6 +70,9 @@ def told(solution: Solution) -> dict[str, Any]:
     found = {name: getattr(solution, name) for name in (*names, *more)}
     found["totals"] = asdict(solution.totals)
     found["certificate"] = None if solution.certificate is None else asdict(solution.certificate)
+    promise = solution.guarantee
+    spent = {} if promise is None else {"spent": str(promise.spent), "bound": str(promise.bound)}
+    found["guarantee"] = None if promise is None else asdict(promise) | spent
     return found
 
 
@@ -77,7 +82,9 @@ def solution_of(values: dict[str, Any]) -> Solution:
     probe = {**probe, "usage": Usage(**probe["usage"])}
     if certificate is not None:
         certificate = Certificate(**{**certificate, "warnings": tuple(certificate["warnings"])})
-    cause, outcome = values["stop_cause"], values["outcome"]
+    cause, outcome, promise = values["stop_cause"], values["outcome"], values["guarantee"]
+    if promise is not None:
+        promise |= {"spent": Fraction(promise["spent"]), "bound": Fraction(promise["bound"])}
     return Solution(
         **{
             **values,
@@ -87,5 +94,6 @@ def solution_of(values: dict[str, Any]) -> Solution:
             "outcome": None if outcome is None else Outcome(outcome),
             "totals": Totals(**{**totals, "usage": Usage(**totals["usage"]), "probe": ProbeTotals(**probe)}),
             "certificate": certificate,
+            "guarantee": None if promise is None else Guarantee(**promise),
         }
     )

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 
@@ -20,7 +20,7 @@ from mdap.records import Identity, Recorded, RunStatus, Solution, TallyShape
 from mdap.rules.canonical import canonical
 from mdap.rules.confidence import confident, shape_of
 from mdap.rules.digests import identify_named
-from mdap.rules.parts import Part, Parts, part_ended, used_already
+from mdap.rules.parts import Part, Parts, RecordedPart, part_ended, used_already
 from mdap.rules.reading import typed_answer
 from mdap.rules.redflags import clean
 from mdap.tasks import Decision, Process, RedFlag, Step, Task
@@ -31,6 +31,22 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
+class SolvePart(Protocol):
+    """Run a nested task."""
+
+    async def __call__(
+        self, task: Task, name: str, share: Fraction | None, /, *, independent: bool = False
+    ) -> Solution:
+        """Return its solution.
+
+        Args:
+            task: the nested task.
+            name: the id of its run.
+            share: what it may spend of the process's error budget; None for a budget of its own, if any.
+            independent: whether its result stays in its own run.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessContext:
     """The context in which a process runs.
@@ -39,9 +55,11 @@ class ProcessContext:
         run_id: the run's name.
         journal: where facts go.
         recall: finds a recorded decision by the number of its step.
-        solve: runs a nested task under the name that it is given, with a share of the error budget if the
-            process has one.
+        solve: runs a nested task.
         open_steps: how many steps may be open at once.
+        dry_run: whether outside effects are forbidden.
+        recorded: finds the run of a nested task that an earlier session began under a name; None where there
+            was no earlier session.
         begun: tells whether an earlier session began a nested task under a name; None where there was none.
         withhold: called with its key before anything is done `once`, which it may keep from being done; None
             to do it.
@@ -50,9 +68,11 @@ class ProcessContext:
     run_id: str
     journal: Journal
     recall: Callable[[int], Awaitable[Recorded]]
-    solve: Callable[[Task, str, Fraction | None], Awaitable[Solution]]
+    solve: SolvePart
     open_steps: int
+    dry_run: bool = False
     begun: Callable[[str, Task], Awaitable[bool]] | None = None
+    recorded: Callable[[str, Task], Awaitable[RecordedPart]] | None = None
     withhold: Callable[[str], Awaitable[None]] | None = None
 
 
@@ -76,6 +96,11 @@ class Asking:
     def open_steps(self) -> int:
         """How many steps may be open at a time."""
         return self._around.open_steps
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether outside effects are forbidden."""
+        return self._around.dry_run
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the winning answer of *step*."""
@@ -214,23 +239,58 @@ class Asking:
         async def run() -> tuple[str, str]:
             nonlocal ended
             share = await self._share(part.identity, part.about)
-            with self._busy():
-                solution = await self._around.solve(task, name, share)
-            if solution.status is RunStatus.STOPPED:
-                stopped = StoppedError(part_ended(name, solution.reason), solution)
-                stopped.__cause__ = solution.error
-                self._race.end(RunStatus.STOPPED, stopped)
-                await anyio.sleep_forever()  # until the whole run is cancelled
-            if solution.status is not RunStatus.FINISHED:
-                error = UndecidedError if solution.status is RunStatus.UNDECIDED else FailedError
-                raise error(part_ended(name, solution.reason), solution) from solution.error
-            ended = solution
+            ended = solution = await self._solved(task, name, share)
             return canonical(solution.result), f"run {name}, digest {solution.digest}"
 
         result = await self._noted(part.identity, part.about, run)
         if isinstance(self._race, OrderedRace):
             await self._settle_loan(part, task, ended)
         return result
+
+    async def _solved(
+        self, task: Task, name: str, share: Fraction | None, *, independent: bool = False
+    ) -> Solution:
+        """Return the solution of a nested task once it is finished."""
+        with self._busy():
+            solution = await self._around.solve(task, name, share, independent=independent)
+        if solution.status is RunStatus.STOPPED:
+            stopped = StoppedError(part_ended(name, solution.reason), solution)
+            stopped.__cause__ = solution.error
+            self._race.end(RunStatus.STOPPED, stopped)
+            await anyio.sleep_forever()  # until the whole run is cancelled
+        if solution.status is not RunStatus.FINISHED:
+            error = UndecidedError if solution.status is RunStatus.UNDECIDED else FailedError
+            raise error(part_ended(name, solution.reason), solution) from solution.error
+        return solution
+
+    async def solve_all(self, tasks: Iterable[tuple[str, Task]], take: Callable[[str, Any], None]) -> None:
+        """Solve nested *tasks*, each as a run of its own; give their results to *take* in order."""
+        room, ready = anyio.Semaphore(self._around.open_steps), dict[int, tuple[str, Any]]()
+        taken = 0
+
+        async def solve(place: int, key: str, task: Task) -> None:
+            nonlocal taken
+            ready[place] = await self._part_result(key, task)
+            while taken in ready:
+                take(*ready.pop(taken))
+                taken += 1
+                room.release()
+
+        async with gathered() as group:
+            for place, (key, task) in enumerate(tasks):
+                await room.acquire()
+                group.start_soon(solve, place, key, task)
+
+    async def _part_result(self, key: str, task: Task) -> tuple[str, Any]:
+        """Return the id of the run of a nested task, and its result."""
+        recorded, name = self._around.recorded, self._parts.named(key, task)
+        if recorded is not None:
+            with self._busy():
+                found = await recorded(name, task)
+            name = found.name
+            if found.finished:
+                return name, found.result
+        return name, json.loads(canonical((await self._solved(task, name, None, independent=True)).result))
 
     async def _settle_loan(self, part: Part, task: Task, ended: Solution | None) -> None:
         """Take back what a nested run did not spend, also where an earlier session was cut before it did."""

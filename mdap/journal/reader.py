@@ -30,6 +30,7 @@ from mdap.records import (
     Verdict,
 )
 from mdap.rules.digests import CHAIN_START, answer_key
+from mdap.rules.ledger import Payments
 from mdap.rules.money import Bill, Tokens, cost_of, saved_by_cache, saved_by_sharing, saved_in_batches
 from mdap.rules.presence import Absence
 from mdap.rules.seals import Seal
@@ -141,6 +142,15 @@ class Reader:
     async def paid(self, run: int) -> list[dict[str, Any]]:
         """Return the payments of *run* from its error budget, in order; see `mdap.records.EVENTS`."""
         return [json.loads(row[0]) for row in await self.rows("paid", run)]
+
+    async def payments(self, run: int) -> Payments:
+        """Return the payments of *run* and of its parts from their error budgets."""
+        of_parts = await self.rows("paid_by_parts", run)
+        return Payments(
+            await self.paid(run),
+            await self.count_parts(run),
+            [(row["run"], json.loads(row["data"])) for row in of_parts],
+        )
 
     async def run_columns(self, run: int, names: Sequence[str]) -> dict[str, Any]:
         """Return the recorded columns of *run*'s row."""
@@ -397,9 +407,13 @@ class Reader:
         step = await self._value("step_of_part", run, part)
         return None if step is None else int(step)
 
-    async def steps_called(self, run: int, key: str) -> list[int]:
+    async def steps_called(self, run: int, key: str) -> list[tuple[int, int]]:
         """Return the steps of *run* with that *key*."""
-        return [int(row[0]) for row in await self.rows("steps_called", run, key)]
+        return [(int(row["run"]), int(row["step"])) for row in await self.rows("steps_called", run, key)]
+
+    async def is_independent(self, run: int) -> bool:
+        """Return whether *run* is a part whose result stays in its own run: of `mdap.Ask.solve_all`."""
+        return bool(await self.rows("is_independent", run))
 
     async def events(self, run: int) -> Sequence[sqlite3.Row]:
         """Return the events of *run*, in order."""

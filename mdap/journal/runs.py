@@ -27,6 +27,7 @@ from mdap.records import (
 )
 from mdap.rules.digests import CHAIN_START
 from mdap.rules.drift import Baseline, Drift
+from mdap.rules.ledger import Payments
 from mdap.rules.money import Bill
 from mdap.rules.presence import Absence
 from mdap.rules.seals import SEALED, Seal
@@ -51,7 +52,7 @@ class RunRecord:
         escalations: the number of steps that escalated.
         settled: the number of steps that a person settled.
         voters: the votes by model; empty if there is only one.
-        paid: its payments from its error budget.
+        payments: its payments from its error budget; None without one.
     """
 
     row: RunRow
@@ -64,7 +65,7 @@ class RunRecord:
     escalations: int
     settled: int
     voters: dict[str, int]
-    paid: list[dict[str, Any]]
+    payments: Payments | None
     warnings: tuple[str, ...]
     digest: str | None
     seal: str | None
@@ -275,7 +276,7 @@ async def record_of(reader: Reader, row: RunRow) -> RunRecord:
         escalations=await reader.escalations(row.number),
         settled=await reader.settled(row.number),
         voters={} if alone else dict(map(tuple, await reader.rows("voters", row.number))),
-        paid=await reader.paid(row.number),
+        payments=await reader.payments(row.number) if row.settings.get("robust") else None,
         warnings=await reader.warnings(row.number),
         digest=last[0]["digest"] if last else None,
         seal=await reader.seal(row.number),

@@ -80,6 +80,8 @@ class Guarantee:
         spent: the part of the error budget, 1 - *target*, that those steps spent.
         bound: upper bound on the probability that a run has a wrong decision and spends no more than this,
             however hard its steps are, if the floor holds.
+        parts: the nested runs of `Ask.solve_all`, each of which keeps the target by itself; *spent* is their
+            sum and *bound* that of one of them. 0 if the run keeps the target as a whole.
     """
 
     floor: float
@@ -88,18 +90,28 @@ class Guarantee:
     undecided: int
     spent: Fraction
     bound: Fraction
+    parts: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as a JSON object."""
-        return {**asdict(self), "spent": float(self.spent), "bound": float(self.bound)}
+        found = {**asdict(self), "spent": float(self.spent), "bound": float(self.bound)}
+        return found if self.parts else {name: value for name, value in found.items() if name != "parts"}
 
     def sentence(self, steps: int) -> str:
         """Return the guarantee for a run of *steps* steps: a joint probability, not a confidence."""
         noun, were = "step" if steps == 1 else "steps", "was" if self.contested == 1 else "were"
         others = f", and {self.undecided:,} not decided by votes" if self.undecided else ""
         percent = math.ceil(self.bound * 1000) / 10  # round up: it is an upper bound
+        of_steps = f"{self.contested:,} of {steps:,} {noun} {were} contested{others}"
+        if self.parts:
+            return (
+                f"{of_steps}. If the model is right in at least {self.floor:g} of its valid samples on every "
+                f"step, each of the {self.parts:,} parts by itself has a wrong decision with probability "
+                f"{percent:g} % at most, however hard the steps are; together they spent "
+                f"{float(self.spent):.3g} of {float(self.parts * self.bound):.3g}."
+            )
         return (
-            f"{self.contested:,} of {steps:,} {noun} {were} contested{others}. If the model is right in at "
+            f"{of_steps}. If the model is right in at "
             f"least {self.floor:g} of its valid samples on every step, a run with a wrong decision shows so "
             f"few contested steps in at most {percent:.1f} % of cases, however hard the steps are."
         )

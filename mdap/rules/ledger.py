@@ -1,14 +1,14 @@
 """The error budget of a run with `-k robust`, in exact fractions: each step's rung, and what is spent."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from mdap.records import Guarantee
 from mdap.rules.rungs import Ladder, Rung, exact
 from mdap.settings import Robust, VotingSettings
 
-__all__ = ["Ledger", "guarantee_of", "ledger_after"]
+__all__ = ["Ledger", "Payments", "guarantee_of", "ledger_after"]
 
 
 class Ledger:
@@ -88,19 +88,41 @@ def ledger_after(terms: Robust, paid: Iterable[Mapping[str, Any]]) -> Ledger:
     return ledger
 
 
-def guarantee_of(voting: VotingSettings, paid: Iterable[Mapping[str, Any]]) -> Guarantee | None:
-    """Return what can be said of a run that has *paid* so; None if it was not by `-k robust`."""
-    terms, paid = voting.robust, list(paid)
+class Payments(NamedTuple):
+    """The payments from error budgets in a run with `-k robust`.
+
+    Attributes:
+        own: those of the run.
+        parts: the number of its parts.
+        of_parts: their payments, each with the number of the part.
+    """
+
+    own: Sequence[Mapping[str, Any]]
+    parts: int = 0
+    of_parts: Sequence[tuple[int, Mapping[str, Any]]] = ()
+
+
+def guarantee_of(voting: VotingSettings, payments: Payments) -> Guarantee | None:
+    """Return what can be said of a run with these payments; None if it was not by `-k robust`."""
+    terms, paid = voting.robust, payments.own
     if terms is None:
         return None
     ledger = ledger_after(terms, paid)
-    contested = {data["step"] for data in paid if data["why"] == "contested"}
-    others = {data["step"] for data in paid if data["why"] in ("undecided", "abandoned")}
+    by_parts = payments.parts and not any(data["why"] == "lent" for data in paid)
+    everything = [(0, data) for data in paid] + ([*payments.of_parts] if by_parts else [])
+    contested = {(run, data["step"]) for run, data in everything if data["why"] == "contested"}
+    others = {(run, data["step"]) for run, data in everything if data["why"] in ("undecided", "abandoned")}
+    if by_parts:
+        spent = sum((Fraction(data["price"]) for _, data in everything), Fraction(0))
+        bound, parts = 1 - exact(terms.target), payments.parts
+    else:
+        spent, bound, parts = ledger.spent, ledger.bound, 0
     return Guarantee(
         floor=terms.floor,
         target=terms.target,
         contested=len(contested),
         undecided=len(others - contested),
-        spent=ledger.spent,
-        bound=ledger.bound,
+        spent=spent,
+        bound=bound,
+        parts=parts,
     )

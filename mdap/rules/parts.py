@@ -7,10 +7,21 @@ from typing import Any, Final, NamedTuple
 from mdap.records import Identity, encodable
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import identify_named, text_digest
-from mdap.rules.parameters import version_of
+from mdap.rules.parameters import as_resumed, version_of
 from mdap.tasks import Task
 
-__all__ = ["LONGEST_ID", "Part", "Parts", "could_be", "part_ended", "used_already"]
+__all__ = [
+    "LONGEST_ID",
+    "Part",
+    "Parts",
+    "RecordedPart",
+    "content_of",
+    "content_of_row",
+    "could_be",
+    "part_ended",
+    "renamed",
+    "used_already",
+]
 
 LONGEST_ID: Final = 100
 """The most characters of a run's id."""
@@ -30,6 +41,20 @@ class Part(NamedTuple):
     identity: Identity
     name: str
     about: dict[str, Any]
+
+
+class RecordedPart(NamedTuple):
+    """The run of a nested task of `mdap.Ask.solve_all` in the record.
+
+    Attributes:
+        name: its id.
+        finished: whether it is finished and sealed.
+        result: its result.
+    """
+
+    name: str
+    finished: bool = False
+    result: Any = None
 
 
 class Parts:
@@ -77,6 +102,16 @@ class Parts:
             ),
         )
 
+    def named(self, key: str, task: Task) -> str:
+        """Return the id of the run of a nested *task* of `mdap.Ask.solve_all`.
+
+        Raises:
+            TypeError: *task* or *key* is none.
+        """
+        if not (isinstance(key, str) and key and isinstance(task, Task)):
+            raise TypeError(f"ask.solve_all takes pairs of a key and a task, not ({key!r:.60}, {task!r:.60})")
+        return self._name(key)
+
     def _kind(self, kind: type) -> str:
         """Return a class's full name; beside the process, its file or module may move with it."""
         if kind.__module__ == type(self._whole).__module__:
@@ -91,10 +126,24 @@ class Parts:
 
     def _name(self, last: str) -> str:
         name = encodable(f"{self._run_id}/{last}")
-        if len(name) <= LONGEST_ID and name.isprintable():
-            return name
-        shown = "".join(each if each.isprintable() else "?" for each in name)
-        return f"{shown[: LONGEST_ID - _DIGITS - 1]}~{text_digest(name)[:_DIGITS]}"
+        return name if len(name) <= LONGEST_ID and name.isprintable() else renamed(name, name)
+
+
+def renamed(name: str, content: str) -> str:
+    """Return an id for a run whose *name* is taken or cannot be used; *content* tells it apart."""
+    shown = "".join(each if each.isprintable() else "?" for each in name)
+    return f"{shown[: LONGEST_ID - _DIGITS - 1]}~{text_digest(content)[:_DIGITS]}"
+
+
+def content_of(task: Task) -> str:
+    """Return the version and parameters of a task as one text: tasks that agree in it share a run."""
+    task = as_resumed(task)
+    return content_of_row(version_of(task), canonical(task))
+
+
+def content_of_row(version: str, params: str) -> str:
+    """Return the same of a run's row."""
+    return f"{version}\n{params}"
 
 
 def used_already(key: str) -> ValueError:

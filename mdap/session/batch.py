@@ -95,7 +95,7 @@ class Batch(AsyncIterator[Solution]):
         self._in_order = in_order
         dealer = resources.dealer
         self._solve = partial(run_task, resources) if dealer is None else dealer.solve
-        self._room = anyio.Semaphore(resources.breadth * (1 if dealer is None else dealer.workers))
+        self._room = anyio.Semaphore(resources.runs_at_once)
         self._ready: dict[int, Solution] = {}
         self._next = 0
         self._begun = False

@@ -45,7 +45,7 @@ def check_spread(roster: Roster, lane: Lane) -> None:
 
 
 class Dealer:
-    """Have workers solve the cases of batches.
+    """Have workers solve the cases of batches, and the nested tasks of processes.
 
     Args:
         resources: the resources that all runs of the session share.
@@ -89,12 +89,14 @@ class Dealer:
             await self._resources.writer.flush()
             found = await self._resources.reader.rows("options_found", batch)
             self._batches[batch] = {
-                "voting": json.loads(canonical(spec.voting)),
                 "options": {row["model"]: json.loads(row["options"]) for row in found},
                 "voted": sorted(spec.presence.voted),
             }
         return {
             **self._batches[batch],
+            "voting": json.loads(canonical(spec.voting)),
+            "depth": spec.depth,
+            "independent": spec.independent,
             "known": spec.known,
             "task": task_name(task),
             "params": json.loads(canonical(as_resumed(task))),

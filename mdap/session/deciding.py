@@ -1,5 +1,7 @@
 """Record a person's decision of a step, undecided or decided."""
 
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ from mdap.session.overriding import ManualDecision, override_step
 from mdap.session.seeking import Muted, ask_again, rules_of
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["settle_step", "step_number"]
+__all__ = ["find_step", "settle_step"]
 
 _BY_KEY: Final = "key:"
 _BY_NUMBER: Final = "step:"
@@ -38,7 +40,8 @@ async def settle_step(  # noqa: PLR0913 - public API, all keywords named
     """Record a person's decision of a step; resume the run to continue from there.
 
     This settles an undecided step in its run, even if that is finished. To override a decided step, it
-    creates a new run that copies the earlier decisions; it changes nothing on record.
+    creates a new run that copies the earlier decisions; it changes nothing on record. A part of
+    `mdap.Ask.solve_all` is settled or overridden by itself, and the run that it is a part of goes on.
 
     Args:
         db: path of the database.
@@ -60,23 +63,62 @@ async def settle_step(  # noqa: PLR0913 - public API, all keywords named
         row = await reader.find(run_id)
         if row.kind != "run":
             raise UsageError(f"{row.run_id} is a {row.kind}, which has no steps of its own to settle")
+        row, number = await find_step(reader, row, step)
         task = make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
-        number = await step_number(reader, row, step)
         decision = ManualDecision(number, answer, encodable(author), encodable(reason))
-        nested = row.status is RunStatus.FINISHED and await reader.whole_of(row.number) is not None
-        if nested or await reader.is_decided(row.number, number):
-            return await override_step(path, row, task, decision)
-        claims = Claims(path)
-        try:
-            claims.take(row.number, row.run_id)
-            async with open_journal(path) as journal:
-                await _settle(reader, journal, row, task, decision)
-                journal.append(*_settled(row, decision))
-                await append_seal(journal, reader, row.number)
-                await journal.flush()
-        finally:
-            claims.close()
-    return row.run_id
+        outermost, wholes = await _enclosing(reader, row)
+        nested = row.status is RunStatus.FINISHED and outermost.number != row.number
+        with closing(Claims(path)) as claims:
+            for each in wholes:
+                claims.take(each.number, each.run_id)
+            if nested or await reader.is_decided(row.number, number):
+                resumed = await override_step(path, row, task, decision)
+            else:
+                claims.take(row.number, row.run_id)
+                async with open_journal(path) as journal:
+                    await _settle(reader, journal, row, task, decision)
+                    journal.append(*_settled(row, decision))
+                    await append_seal(journal, reader, row.number)
+                    await journal.flush()
+                resumed = row.run_id
+            if wholes:
+                resumed = await _reopen(reader, path, wholes, row, number)
+    return resumed
+
+
+async def _enclosing(reader: Reader, row: RunRow) -> tuple[RunRow, list[RunRow]]:
+    """Return the outermost run that goes by the result of *row*, and the runs that this one is a part of."""
+    outermost = row
+    while not await reader.is_independent(outermost.number):
+        whole = await reader.whole_of(outermost.number)
+        if whole is None:
+            return outermost, []
+        outermost = whole
+    wholes = [outermost]
+    while (whole := await reader.whole_of(wholes[-1].number)) is not None:
+        if not await reader.is_independent(wholes[-1].number):
+            raise UsageError(
+                f"{whole.run_id} goes by the result of {wholes[-1].run_id}: settle a step of {whole.run_id} "
+                "instead"
+            )
+        wholes.append(whole)
+    return outermost, wholes[1:]
+
+
+async def _reopen(reader: Reader, path: Path, wholes: Sequence[RunRow], part: RunRow, step: int) -> str:
+    """Have the finished runs of a part wait for a resume; return the id of the outermost."""
+    async with open_journal(path) as journal:
+        for whole in wholes:
+            if whole.status is RunStatus.FINISHED:
+                journal.append(_waiting(whole, f"step {step} of {part.run_id}"))
+                await append_seal(journal, reader, whole.number)
+        await journal.flush()
+    return wholes[-1].run_id
+
+
+def _waiting(row: RunRow, settled: str) -> RunEvent:
+    why = f"waits to be resumed after {settled} was settled"
+    return RunEvent(row.number, "stopped", why, data={"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)})
 
 
 def _settled(row: RunRow, decision: ManualDecision) -> list[RunEvent]:
@@ -84,29 +126,31 @@ def _settled(row: RunRow, decision: ManualDecision) -> list[RunEvent]:
     settled = RunEvent(row.number, "settled", decision.reason, decision.author, {"step": decision.step})
     if row.status is not RunStatus.FINISHED:
         return [settled]
-    why = f"waits to be resumed after step {decision.step} was settled"
-    waiting = {"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)}
-    return [settled, RunEvent(row.number, "stopped", why, data=waiting)]
+    return [settled, _waiting(row, f"step {decision.step}")]
 
 
-async def step_number(reader: Reader, row: RunRow, step: int | str) -> int:
-    """Return the number of a step from its number or key."""
+async def find_step(reader: Reader, row: RunRow, step: int | str) -> tuple[RunRow, int]:
+    """Return the run and the number of a step: a number of *row*'s own steps, or a key in it or its parts."""
     if isinstance(step, int):
-        return step
+        return row, step
     if step.startswith(_BY_NUMBER) and step.removeprefix(_BY_NUMBER).isdecimal():
-        return int(step.removeprefix(_BY_NUMBER))
-    found = await reader.steps_called(row.number, step.removeprefix(_BY_KEY))
-    if step.isdecimal() and found in ([], [int(step)]):
-        return int(step)
+        return row, int(step.removeprefix(_BY_NUMBER))
+    everywhere = await reader.steps_called(row.number, step.removeprefix(_BY_KEY))
+    own = [number for run, number in everywhere if run == row.number]
+    if step.isdecimal() and own in ([], [int(step)]):
+        return row, int(step)
     if step.isdecimal():
         raise UsageError(
-            f"{step} is a number, and the key of step {found[0]}: write {_BY_NUMBER}{step} or {_BY_KEY}{step}"
+            f"{step} is a number, and the key of step {own[0]}: write {_BY_NUMBER}{step} or {_BY_KEY}{step}"
         )
-    if len(found) != 1:
-        many = "several steps" if found else "no step"
-        which = f": give the number of one, {', '.join(map(str, found))}" if found else ""
+    if len(own) == 1:
+        return row, own[0]
+    if own or not everywhere:
+        many = "several steps" if own else "no step"
+        which = f": give the number of one, {', '.join(map(str, own))}" if own else ""
         raise UsageError(f"{row.run_id} has {many} with the key {step!r:.80}{which}")
-    return found[0]
+    run, number = everywhere[-1]  # the newest part, where an earlier one was overridden
+    return await reader.numbered(run), number
 
 
 async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, decision: ManualDecision) -> None:

@@ -20,7 +20,7 @@ from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.rulings import Place, Rulings
 from mdap.records import CANDIDATE
 from mdap.rules.digests import answer_key
-from mdap.session.deciding import settle_step, step_number
+from mdap.session.deciding import find_step, settle_step
 
 __all__ = ["Desk"]
 
@@ -177,8 +177,7 @@ def _check_meant(place: Place, ruling: Ruling, author: str | None) -> None:
 
 
 async def _place(reader: Reader, run_id: str, step: int | str) -> tuple[RunRow, Place]:
-    row = await reader.find(run_id)
-    number = await step_number(reader, row, step)
+    row, number = await find_step(reader, await reader.find(run_id), step)
     return row, Place(row.number, number, f"step {number} of {row.run_id}")
 
 

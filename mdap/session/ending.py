@@ -40,10 +40,11 @@ class Ending:
     record: RunRecord | None = None
     _started: float = field(default_factory=time.monotonic)
 
-    def begin(self, resources: SessionResources, start: RunStart) -> None:
+    def begin(self, resources: SessionResources, start: RunStart, *, independent: bool = False) -> None:
         """Record that the session begins or resumes the run."""
         kind = "started" if start.row is None else "resumed"
-        resources.writer.append(RunEvent(start.number, kind, data=resources.about()))
+        about = resources.about() | ({"independent": True} if independent else {})
+        resources.writer.append(RunEvent(start.number, kind, data=about))
         self.begun = True
 
     def take(self, race: Decider) -> None:

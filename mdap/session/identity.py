@@ -47,6 +47,7 @@ class RunSpec:
         kind: run or pilot.
         parent: the run that it is a part of.
         depth: the number of tasks that it is nested in.
+        independent: whether it is a part whose result stays in its own run.
         moved: whether its class has another name than the recorded one.
         effects: whether it may have outside effects.
         pilot: the progress of its own or enclosing pilot; None for none.
@@ -63,6 +64,7 @@ class RunSpec:
     kind: str = "run"
     parent: int | None = None
     depth: int = 0
+    independent: bool = False
     moved: bool = False
     effects: bool = True
     pilot: Pilot | None = None

@@ -100,7 +100,8 @@ async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDec
         try:
             for taken, own in zip(line, names, strict=True):
                 columns = await reader.run_columns(taken.row.number, _COPIED)
-                parent = numbers[-1] if numbers else None
+                # An independent part stays a part of the run that it belongs to.
+                parent = numbers[-1] if numbers else taken.row.parent
                 numbers.append(await journal.begin_run({**columns, "run_id": own, "parent": parent}))
                 claims.take(numbers[-1], own)
             for taken, number in zip(line, numbers, strict=True):
@@ -167,7 +168,10 @@ async def _opened(reader: Reader, row: RunRow, step: int) -> Row:
 async def _lineage(reader: Reader, row: RunRow, task: Task, step: int) -> list[_Taken]:
     """Return the run and its enclosing runs, outermost first."""
     line = [_Taken(row, step, chain=isinstance(task, Chain))]
-    while (above := await reader.whole_of(line[0].row.number)) is not None:
+    while not await reader.is_independent(line[0].row.number):
+        above = await reader.whole_of(line[0].row.number)
+        if above is None:
+            break
         if line[0].row.settings.get("robust"):
             raise UsageError(
                 f"{row.run_id} is nested, and got a share of the error budget of -k robust: its decisions "
@@ -209,6 +213,8 @@ class _TakeOver:
         """Record the copied decisions, and the person's decision if it belongs to this run."""
         journal, new, old = self._journal, self._new, self._old
         about = {"overrides": old.run_id, "step": self._step}
+        if await self._reader.is_independent(old.number):
+            about["independent"] = True
         reason = f"step {self._step} of {old.run_id} was overridden"
         journal.append(RunEvent(new, "started", reason, data=about))
         await self._inherit()

@@ -207,6 +207,11 @@ class _Asking:
         """The maximum number of open steps."""
         return _OPEN_STEPS
 
+    @property
+    def dry_run(self) -> bool:
+        """Whether outside effects are forbidden: always."""
+        return True
+
     async def __call__(self, step: Step[A]) -> A:
         """Return the oracle's answer to *step*."""
         return (await self.decision(step)).answer  # type: ignore[return-value] # the oracle always has one
@@ -259,6 +264,17 @@ class _Asking:
             winner = guarded.spelled(number, answer)
             state, number = guarded.advance(number, state, answer, winner), number + 1
         return task.result(state)
+
+    async def solve_all(self, tasks: Iterable[tuple[str, Task]], take: Callable[[str, Any], None]) -> None:
+        """Give *take* the results of nested *tasks* with the oracle's answers."""
+        async with gathered() as group:
+            # Each has at least one step; one more than the maximum shown, so that the output can say so.
+            found = [
+                (f"{_RUN}/{key}", Group(group, self).start(self.solve, task, key))
+                for key, task in islice(tasks, _MOST + 1)
+            ]
+        for name, pending in found:
+            take(name, pending.value)
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
         """Refuse to call the function of `once` here."""

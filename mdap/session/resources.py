@@ -112,6 +112,11 @@ class SessionResources:
         """Number of concurrent runs of a batch, or steps of a process, that keeps all slots busy."""
         return self.lane.width if self.lane.batched else max(_LEAST_OPEN, 2 * self.models.most)
 
+    @property
+    def runs_at_once(self) -> int:
+        """Number of concurrent runs that keeps all slots of this process, or of its workers, busy."""
+        return self.breadth * (1 if self.dealer is None else self.dealer.workers)
+
     def speculation(self) -> Speculation:
         """Return how far ahead to sample a chain."""
         if self.lane.batched:

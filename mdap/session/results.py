@@ -50,7 +50,9 @@ def solution_of(record: RunRecord) -> Solution:
         certificate=certificate,
         digest=record.digest,
         seal=record.seal,
-        guarantee=guarantee_of(VotingSettings.recorded(row.settings), record.paid),
+        guarantee=None
+        if record.payments is None
+        else guarantee_of(VotingSettings.recorded(row.settings), record.payments),
         warnings=(*record.warnings, *(certificate.warnings if certificate else ())),
         undecided=undecided,
     )

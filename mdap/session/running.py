@@ -19,6 +19,7 @@ from mdap.engine.process import ProcessRace
 from mdap.engine.recording import RunConfig
 from mdap.engine.run import decide
 from mdap.errors import RAISED, PluginError, UsageError
+from mdap.journal.reader import Reader
 from mdap.journal.runs import RunStart
 from mdap.plugins import task_name, unfindable
 from mdap.records import ProcessPoint, ResumePoint, RunEvent, RunStatus, Solution, StopCause
@@ -27,7 +28,8 @@ from mdap.rules.drift import Baseline, Drift
 from mdap.rules.methods import check_methods
 from mdap.rules.outcomes import recorded, said_by
 from mdap.rules.parameters import as_resumed
-from mdap.rules.parts import could_be
+from mdap.rules.parts import RecordedPart, content_of, content_of_row, could_be, renamed
+from mdap.rules.rungs import exact
 from mdap.session.ending import Ending, work_on
 from mdap.session.identity import RunSpec, check_same, run_columns
 from mdap.session.promising import with_share
@@ -35,7 +37,7 @@ from mdap.session.resources import SessionResources
 from mdap.session.results import read_solution, solution_of
 from mdap.session.taking import take_rulings
 from mdap.session.turns import Turn, driving, take_turn
-from mdap.settings import OnDead
+from mdap.settings import OnDead, VotingSettings
 from mdap.tasks import Chain, Process, Task
 from mdap.tracing import RunTrace
 
@@ -158,7 +160,7 @@ class _Run:
             await resources.lane.check_waiting(self._number)
         if self._start.row is not None and spec.listener is not None:
             await spec.listener.begin(log, self._number)
-        ended.begin(resources, self._start)
+        ended.begin(resources, self._start, independent=spec.independent)
         ended.data["in_flight"] = 0
         self._note()
         resources.limit_changes.running.add(self._number)
@@ -187,6 +189,9 @@ class _Run:
                 ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
             if race.status is RunStatus.FINISHED and not (spec.pilot is not None and spec.pilot.full):
                 ended.data |= self._came_to(race)
+                if isinstance(race, ProcessRace):
+                    [[undecided]] = await resources.reader.rows("undecided_in_parts", self._number)
+                    ended.data["undecided"] += undecided
         finally:
             ended.data["in_flight"] = race.in_flight
 
@@ -285,11 +290,49 @@ class _Run:
             run_id=spec.name,
             journal=resources.writer,
             recall=partial(resources.reader.recorded, self._number),
-            solve=partial(_solve_part, resources, spec, self._number),
-            open_steps=resources.breadth,
+            solve=self._solve_part,
+            open_steps=resources.runs_at_once,
+            dry_run=not spec.effects,
+            recorded=None if spec.row is None else partial(_recorded_part, resources.reader, self._number),
             begun=None if spec.row is None else partial(_begun_before, resources),
             withhold=None if spec.effects else partial(_withheld, process),
         )
+
+    async def _solve_part(
+        self, task: Task, name: str, share: Fraction | None, *, independent: bool = False
+    ) -> Solution:
+        """Run or resume a nested task; see `SolvePart`."""
+        resources, whole = self._resources, self._spec
+        if whole.depth >= resources.limits.max_nesting:
+            raise UsageError(
+                f"part {name}: tasks are nested more than {resources.limits.max_nesting} deep: let each ask "
+                "for a smaller problem than its own, or raise --max-nesting"
+            )
+        row = None
+        if whole.row is not None or not independent:
+            await resources.writer.flush()
+            row = await resources.reader.run(name)
+        part = RunSpec(
+            name=name,
+            voting=_voting_of_part(whole.voting, share, task),
+            row=row,
+            known=row is not None,
+            kind=whole.kind if row is None else row.kind,
+            parent=self._number,
+            depth=whole.depth + 1,
+            independent=independent,
+            moved=whole.moved,
+            effects=whole.effects,
+            pilot=whole.pilot,
+            progress=whole.progress,
+            presence=whole.presence,
+        )
+        if resources.dealer is not None and whole.pilot is None:
+            return await resources.dealer.solve(task, part)
+        solution = await run_task(resources, task, part)
+        if whole.pilot is not None and whole.pilot.full:
+            await anyio.sleep_forever()  # it may have ended early: wait until the whole pilot is over
+        return solution
 
     def _came_to(self, race: ChainRace | ProcessRace) -> dict[str, Any]:
         """Return the record of a finished race; a pilot ends before its task and gets no verdict."""
@@ -322,37 +365,30 @@ async def _begun_before(resources: SessionResources, name: str, task: Task) -> b
     return row is not None and could_be(row.task, type(task))
 
 
+async def _recorded_part(reader: Reader, parent: int, name: str, task: Task) -> RecordedPart:
+    """Return the run of a nested task in the record, or the id for a new one."""
+    content = content_of(task)
+    for each in (name, renamed(name, content)):
+        found = await reader.rows("ended_part", parent, each)
+        for row in found:
+            if content_of_row(row["task_version"], row["params"]) == content:
+                ended = row["ended"] if row["sealed"] else None
+                result = json.loads(ended or "{}").get("result")
+                return RecordedPart(row["run_id"], ended is not None, result)
+        if not found:
+            break
+    return RecordedPart(each)
+
+
 async def _withheld(process: ProcessRace, key: str) -> None:
     refused = UsageError(f"it calls ask.once with the key {key!r}, {WITHHELD}")
     process.end(RunStatus.FAILED, refused)
     await anyio.sleep_forever()  # until the run is over
 
 
-async def _solve_part(
-    resources: SessionResources, whole: RunSpec, parent: int, task: Task, name: str, share: Fraction | None
-) -> Solution:
-    """Run or resume a task that is a part of a process."""
-    if whole.depth >= resources.limits.max_nesting:
-        raise UsageError(
-            f"part {name}: tasks are nested more than {resources.limits.max_nesting} deep: let each ask "
-            "for a smaller problem than its own, or raise --max-nesting"
-        )
-    await resources.writer.flush()
-    row = await resources.reader.run(name)
-    part = RunSpec(
-        name=name,
-        voting=whole.voting if share is None else with_share(whole.voting, share, task.length()),
-        row=row,
-        kind=whole.kind if row is None else row.kind,
-        parent=parent,
-        depth=whole.depth + 1,
-        moved=whole.moved,
-        effects=whole.effects,
-        pilot=whole.pilot,
-        progress=whole.progress,
-        presence=whole.presence,
-    )
-    solution = await run_task(resources, task, part)
-    if whole.pilot is not None and whole.pilot.full:
-        await anyio.sleep_forever()  # it may have ended early: wait until the whole pilot is over
-    return solution
+def _voting_of_part(voting: VotingSettings, share: Fraction | None, task: Task) -> VotingSettings:
+    """Return the settings of a nested task; without a *share* of the error budget, it has one of its own."""
+    if voting.robust is None:
+        return voting
+    whole = 1 - exact(voting.robust.target)
+    return with_share(voting, whole if share is None else share, task.length())

@@ -147,7 +147,7 @@ async def ask_again(
         asked.set()
         return await reader.recorded(row.number, step)
 
-    async def solve(part: Task, name: str, share: Fraction | None) -> Solution:
+    async def solve(part: Task, name: str, share: Fraction | None, *, independent: bool = False) -> Solution:
         await anyio.sleep_forever()  # undecided steps cannot be decided here
         raise AssertionError
 

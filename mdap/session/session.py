@@ -67,8 +67,8 @@ class Session(OpenSession):
             records of the standard library's logger ``mdap.run``.
         tracer_provider: an OpenTelemetry `TracerProvider`, for spans of runs, steps and attempts; None for
             the one that the program has set, if any.
-        cluster: where mdap works on the cases of `solve_all`, such as ``mdap.Cluster(workers=4)`` for four
-            processes; None for this process. All other runs stay in this process.
+        cluster: where mdap works on the cases of `solve_all` and on the nested tasks of processes, such as
+            ``mdap.Cluster(workers=4)`` for four processes; None for this process, where all else stays.
         lane: `requests`, or `batch` to collect the samples of all runs in jobs of the vendors' batch APIs,
             which take hours and cost half. Speculation on votes is off there.
         waves: for `batch`: when such jobs leave, and how long mdap waits for them.

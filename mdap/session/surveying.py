@@ -131,6 +131,7 @@ class _Walk(OracleAsk):
                 return await task.solve(nested)
             finally:
                 self.found += nested.found
+                self.asked += nested.asked
         assert isinstance(task, Chain)
         states = _walked_states(task, left)
         self.found += list(steps_in(GuardedTask(task_name(task), task), iter(states[:-1])))

@@ -141,6 +141,8 @@ class Worker:
             voting=VotingSettings.recorded(about["voting"]),
             known=about["known"],
             parent=batch,
+            depth=about["depth"],
+            independent=about["independent"],
             progress=progress,
             presence=presence,
         )

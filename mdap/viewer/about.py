@@ -143,7 +143,7 @@ async def _about(source: Reader, row: Row) -> About:
 
 async def _guarantee(source: Reader, run: RunRow) -> Guarantee | None:
     voting = VotingSettings.recorded(run.settings)
-    return guarantee_of(voting, [json.loads(row["data"]) for row in await source.rows("paid", run.number)])
+    return guarantee_of(voting, await source.payments(run.number)) if voting.robust else None
 
 
 async def _prices(source: Reader, number: int) -> dict[str, Price]:

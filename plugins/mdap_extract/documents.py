@@ -4,6 +4,7 @@ import codecs
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -11,12 +12,14 @@ from mdap_extract.files import local
 from mdap_extract.tables import read_table
 from mdap_extract.texts import clean, is_blank
 
-__all__ = ["Columns", "Document", "check_documents", "documents"]
+__all__ = ["Columns", "Cursor", "Document", "check_documents", "documents"]
 
 _TABLES: Final = frozenset({".csv", ".tsv", ".tab"})
 _JSON: Final = frozenset({".json", ".jsonl", ".ndjson"})
 _WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BYTE_ORDER_MARK: Final = "\ufeff"
+_KEPT: Final = 16_000_000
+"""The characters of documents to keep in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,11 @@ class Document:
     id: str
     text: str
     truth: dict[str, Any] | None = None
+
+    @property
+    def digest(self) -> str:
+        """A digest of its text."""
+        return blake2b(self.text.encode(), digest_size=16).hexdigest()
 
 
 def documents(path: Path, columns: Columns) -> Iterator[Document]:
@@ -98,6 +106,46 @@ def check_documents(path: Path, columns: Columns) -> int:
     if not readable:
         raise ValueError(f"{path}: no text to read in any document; say with text=NAME where it is")
     return len(seen)
+
+
+class Cursor:
+    """Find documents of a file by their ids, quickly if they are asked for nearly in the order of the file.
+
+    Args:
+        path: see `documents`.
+        columns: see `documents`.
+    """
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._path = path
+        self._columns = columns
+        self._ahead: Iterator[Document] = iter(())
+        # The documents read last: several are worked on side by side.
+        self._behind: dict[str, Document] = {}
+        self._characters = 0
+
+    def find(self, name: str) -> Document:
+        """Return the document with the id *name*.
+
+        Raises:
+            ValueError: there is none any more, or the file cannot be read.
+        """
+        if name not in self._behind and not self._go_to(name):
+            self._ahead = documents(self._path, self._columns)
+            if not self._go_to(name):
+                raise ValueError(f"{self._path} has no document {name!r:.80} any more: restore the file")
+        return self._behind[name]
+
+    def _go_to(self, name: str) -> bool:
+        for document in self._ahead:
+            self._behind[document.id] = document
+            self._characters += len(document.text)
+            while self._characters > _KEPT and len(self._behind) > 1:
+                oldest = next(iter(self._behind))
+                self._characters -= len(self._behind.pop(oldest).text)
+            if document.id == name:
+                return True
+        return False
 
 
 def _opened(path: Path) -> TextIO:

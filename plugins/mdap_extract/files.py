@@ -6,16 +6,18 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from mdap import UsageError
 
-__all__ = ["check_writable", "is_pipe", "local", "real", "replaced", "stamp"]
+__all__ = ["check_writable", "is_kept", "is_pipe", "local", "real", "replaced", "stamp"]
 
 # What stands here may be a file that was opened before, and on some systems goes on from where that was read.
 _STREAMS: Final = (Path("/dev"), Path("/dev/fd"))
+
+# Copies of the content of pipes.
+_COPIES: Final[dict[tuple[Path, int, int], Any]] = {}
 
 _DATABASE: Final = b"SQLite format 3\0"
 
@@ -41,18 +43,23 @@ def local(path: Path) -> Path:
     """
     if not is_pipe(path):
         return path
+    if not is_kept(path):
+        copy = tempfile.NamedTemporaryFile(prefix="mdap-input-")  # noqa: SIM115  # closed with the process
+        with path.open("rb") as source:
+            shutil.copyfileobj(source, copy)
+        copy.flush()
+        _COPIES[_pipe(path)] = copy
+    return Path(_COPIES[_pipe(path)].name)
+
+
+def is_kept(path: Path) -> bool:
+    """Return whether this process can read *path* again: a file, or a pipe of which it has a copy."""
+    return not is_pipe(path) or _pipe(path) in _COPIES
+
+
+def _pipe(path: Path) -> tuple[Path, int, int]:
     status = path.stat()
-    return Path(_kept(path, (status.st_dev, status.st_ino)).name)
-
-
-@lru_cache(maxsize=16)
-def _kept(path: Path, identity: tuple[int, int]) -> Any:
-    """Return a copy of what a pipe gives. It is there as long as this process, and known by the pipe."""
-    copy = tempfile.NamedTemporaryFile(prefix="mdap-input-")  # noqa: SIM115  # closed with the cache
-    with path.open("rb") as source:
-        shutil.copyfileobj(source, copy)
-    copy.flush()
-    return copy
+    return path, status.st_dev, status.st_ino
 
 
 def stamp(path: Path) -> tuple[int, int]:

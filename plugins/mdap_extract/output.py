@@ -3,16 +3,16 @@
 import csv
 import dataclasses
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Self, TextIO
 
 from mdap_extract.files import replaced
 
-__all__ = ["Filled", "queue", "write_queue", "write_records"]
+__all__ = ["Filled", "Spool", "packed", "write_queue", "write_records"]
 
 # A spreadsheet takes what begins so for a formula; what begins with the mark is marked too, so that taking
 # one off gives back what was there. A plain number does no harm.
@@ -27,7 +27,7 @@ class Filled:
     Attributes:
         document: the document's id.
         field: the field's name.
-        step: the number of the step that decided it; None where there was nothing to ask.
+        key: the key of the step that decided it; None where there was nothing to ask.
         decided: whether there is a winner.
         value: the value; None where there is no winner.
         form: the value as votes were compared.
@@ -36,11 +36,12 @@ class Filled:
         confidence: the chance that it is right.
         reason: why there is no winner; None if there is one, or no more to say.
         settled: whether a person decided it.
+        run: the run that decided it; None where there was nothing to ask.
     """
 
     document: str
     field: str
-    step: int | None
+    key: str | None
     decided: bool
     value: Any = None
     form: Any = None
@@ -49,20 +50,57 @@ class Filled:
     confidence: float = 0.0
     reason: str | None = None
     settled: bool = False
+    run: str | None = None
 
 
-def queue(filled: Iterable[Filled], share: float) -> list[Filled]:
-    """Return what a person should look at: all that is undecided, then the least sure that nobody settled.
+class Spool:
+    """The results of documents in a temporary file, in the order in which they were added."""
 
-    Args:
-        filled: all fields of all documents.
-        share: how much of it to return at most, as a share of all; what is undecided always is.
-    """
-    everything = sorted(
-        (each for each in filled if not each.settled), key=lambda each: (each.decided, each.confidence)
-    )
-    undecided = sum(not each.decided for each in everything)
-    return everything[: max(undecided, math.ceil(share * len(everything)))]
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 # closed by __exit__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.close()
+
+    def add(self, run_id: str, result: Mapping[str, Any]) -> None:
+        """Add the result of a document, which the run *run_id* decided; see `ExtractDocument`."""
+        self._file.write(_line([run_id, result]))
+
+    def __iter__(self) -> Iterator[tuple[int, list[Filled]]]:
+        """Yield the place of each result, and its fields."""
+        place = 0
+        while True:
+            self._file.seek(place)
+            line = self._file.readline()
+            if not line:
+                return
+            after = self._file.tell()
+            yield place, _fields(line)
+            place = after
+
+    def at(self, place: int) -> list[Filled]:
+        """Return the fields of the result at a place."""
+        self._file.seek(place)
+        return _fields(self._file.readline())
+
+
+def _fields(line: str) -> list[Filled]:
+    run_id, result = json.loads(line)
+    return [Filled(result["document"], run=run_id, **_unpacked(each)) for each in result["fields"]]
+
+
+def _unpacked(field: dict[str, Any]) -> dict[str, Any]:
+    return field if "json" not in field else {"value": json.loads(field.pop("json")), **field}
+
+
+def packed(value: Any) -> dict[str, Any]:
+    """Return a value of a field as a member of a result; JSON text keeps the order of an object's members."""
+    if isinstance(value, dict | list):
+        return {"json": json.dumps(value, ensure_ascii=False)}
+    return {"value": value}
 
 
 def write_records(path: Path, names: Sequence[str], documents: Iterable[Sequence[Filled]]) -> None:
@@ -86,7 +124,8 @@ def write_queue(path: Path, filled: Iterable[Filled]) -> None:
         for each in filled:
             why = "undecided" if not each.decided else "least sure"
             row = {"id": each.document, "field": each.field, "why": why, "value": each.value}
-            row |= {"confidence": _sure(each), "votes": dict(each.votes), "step": each.step}
+            row |= {"confidence": _sure(each), "votes": dict(each.votes)}
+            row |= {"run": each.run, "key": each.key}
             row |= {"reason": each.reason} if each.reason else {}
             file.write(_line(row | ({"quote": each.quote} if each.quote else {})))
 
@@ -96,7 +135,7 @@ def _sure(filled: Filled) -> float | None:
     return None if filled.settled else min(round(filled.confidence, 4), 0.9999)
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _line(row: Any) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 

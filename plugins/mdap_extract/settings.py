@@ -4,12 +4,12 @@ import json
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mdap import Process, RedFlag
-from mdap_extract.documents import Columns, check_documents, documents
+from mdap_extract.documents import Columns, Document, check_documents, documents
 from mdap_extract.files import check_writable, is_pipe, real, stamp
 from mdap_extract.forms import Forms
 from mdap_extract.schema import Field as RecordField
@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message='Field name "schema"', category=UserWarning)
 
     class Settings(Process[dict[str, Any]]):
-        """The parameters of `mdap_extract.task.Extract`, checked before anything is spent."""
+        """The parameters of `mdap_extract.task.Extract`."""
 
         input: str = Field(description="the documents: a file of JSON Lines, a JSON array, or CSV; or a pipe")
         schema: str | dict[str, Any] = Field(  # type: ignore[assignment]
@@ -60,9 +60,12 @@ with warnings.catch_warnings():
         case: bool = Field(True, description="whether capitals matter when texts are compared")
         punctuation: bool = Field(True, description="whether punctuation matters when texts are compared")
 
-        @model_validator(mode="after")
-        def _check(self) -> Self:
-            """Refuse what would go wrong later, before anything is spent."""
+        def check(self) -> None:
+            """Refuse what would go wrong later.
+
+            Raises:
+                ValueError: a parameter, the schema, a document or a file for the output cannot be used.
+            """
             self.record_fields()
             try:
                 check_documents(Path(self.input), self.columns())
@@ -71,7 +74,6 @@ with warnings.catch_warnings():
             self._check_places()
             if self.truth:
                 self._check_truth()
-            return self
 
         def _check_places(self) -> None:
             output, review = map(real, self.places())
@@ -108,6 +110,16 @@ with warnings.catch_warnings():
         def columns(self) -> Columns:
             """Return which columns of the documents mean what."""
             return Columns(self.text, self.id, self.truth)
+
+        def true_forms(self, document: Document) -> dict[str, Any] | None:
+            """Return the right values of a document in one form; None where they are not known."""
+            if document.truth is None:
+                return None
+            forms = self.forms_wanted()
+            return {
+                field.name: forms.value(field, document.truth.get(field.name)).form
+                for field in self.record_fields()
+            }
 
         def forms_wanted(self) -> Forms:
             """Return how values are brought into one form."""

@@ -2,13 +2,17 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import BaseModel, ValidationError
 
 import mdap
+from mdap.audit import verify
+from mdap.plugins import make_recorded
 from mdap.session import settle_step
 from mdap.testing import ScriptedProvider, check_task
 from mdap_extract import Extract
@@ -16,8 +20,9 @@ from mdap_extract.confidence import Pool, confidence, votes_on
 from mdap_extract.documents import Columns, Document, documents
 from mdap_extract.files import replaced
 from mdap_extract.forms import Forms
-from mdap_extract.output import Filled, queue
+from mdap_extract.output import Spool
 from mdap_extract.reading import Asking
+from mdap_extract.results import Results
 from mdap_extract.schema import Field, fields_of, read_schema
 
 SCHEMA: dict[str, Any] = {
@@ -424,12 +429,38 @@ def test_records_are_counted_field_by_field() -> None:
     assert votes_on("b", votes) == {"2": 4, "3": 2}
 
 
-def test_the_queue_begins_with_what_nobody_decided() -> None:
+@pytest.mark.parametrize(("share", "named"), [(0.1, ["d4", "d19"]), (0.0, ["d4"])])
+def test_the_queue_begins_with_what_nobody_decided(tmp_path: Path, share: float, named: list[str]) -> None:
     """Then comes what is least sure, up to the share that was asked for."""
-    filled = [Filled("d", str(n), n, True, confidence=1 - n / 100) for n in range(20)]
-    filled[4].decided = False
-    assert [each.field for each in queue(filled, 0.1)] == ["4", "19"]
-    assert [each.field for each in queue(filled, 0)] == ["4"]
+    schema = {"properties": {"vendor": {"type": "string"}}}
+    task = Extract(input=write(tmp_path, 20), schema=schema, review_share=share)
+    with Spool() as spool:
+        for n in range(20):
+            votes = {"1": 5, "2": 4} if n == 4 else {"1": 22 - n}
+            found = {
+                "field": "vendor",
+                "key": f"d{n}/vendor",
+                "decided": n != 4,
+                "value": "x",
+                "votes": votes,
+            }
+            spool.add(f"r/d{n}", {"document": f"d{n}", "fields": [found]})
+        result = Results(task, spool).written(dry_run=False)
+    assert [each["id"] for each in lines(result["queue"])] == named
+    assert [each["run"] for each in lines(result["queue"])] == [f"r/{name}" for name in named]
+    assert len(lines(result["output"])) == 20
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    """A calibration goes through the task with the right answers: what a run has written stays."""
+    task = Extract(input=write(tmp_path, 3), schema=SCHEMA, truth="gold")
+    result = mdap.solve_sync(task, db=tmp_path / "a.db", run_id="r").result
+    for place in (result["output"], result["queue"]):
+        Path(place).write_text("kept", "utf-8")
+    calibration = anyio.run(partial(mdap.calibrate, task, db=tmp_path / "a.db", samples=40))
+    assert calibration.samples >= 40
+    assert verify(tmp_path / "a.db", "r", make_recorded).ok
+    assert [Path(place).read_text("utf-8") for place in (result["output"], result["queue"])] == ["kept"] * 2
 
 
 # --- settled by hand
@@ -446,21 +477,28 @@ async def test_a_settled_field_reaches_the_output_of_a_finished_run(tmp_path: Pa
         result = (await session.solve(task, voting=voting, run_id="r")).result
     left = next(each for each in lines(result["queue"]) if each["field"] == "total")
     by = {"author": "ada", "reason": "I looked"}
-    assert await settle_step(tmp_path / "a.db", "r", left["step"], answer='{"total": 7}', **by) == "r"
+    assert await settle_step(tmp_path / "a.db", "r", left["key"], answer='{"total": 7}', **by) == "r"
     async with mdap.Session(db=tmp_path / "a.db", options=options) as session:
-        once = (await session.resume("r")).result
+        resumed = await session.resume("r")
+        once = resumed.result
         assert once["undecided"] == result["undecided"] - 1
         other = next(
             record["id"] for record in lines(once["output"]) if "total" not in record["undecided"]
             and record["id"] != left["id"]
         )  # fmt: skip
         before = lines(once["output"])
-        name = await settle_step(tmp_path / "a.db", "r", f"{other}/total", answer='{"total": 8}', **by)
-        again = (await session.resume(name)).result
-    records = {record["id"]: record for record in lines(again["output"])}
+        assert await settle_step(tmp_path / "a.db", "r", f"{other}/total", answer='{"total": 8}', **by) == "r"
+        again = await session.resume("r")
+    # Only the undecided fields of that document are voted on again.
+    assert again.totals.samples - resumed.totals.samples <= 4 * len(NAMES)
+    assert again.undecided == again.result["undecided"]
+    assert verify(tmp_path / "a.db", "r", make_recorded).ok
+    records = {record["id"]: record for record in lines(again.result["output"])}
     assert [records[each]["record"]["total"] for each in (left["id"], other)] == [7, 8]
     assert [records[each]["confidence"]["total"] for each in (left["id"], other)] == [None, None]
-    assert not [each for each in lines(again["queue"]) if (each["id"], each["field"]) == (other, "total")]
+    assert not [
+        each for each in lines(again.result["queue"]) if (each["id"], each["field"]) == (other, "total")
+    ]
     # What was decided otherwise is as it was, with the values as they were written.
     for record in before:
         for field in set(NAMES) - {"total"} - set(record["undecided"]):

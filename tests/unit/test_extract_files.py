@@ -177,7 +177,7 @@ async def test_no_document_ends_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert any("a\ufffdb\u0007\u001b[31m\u202e" in user for user in asked)
     assert any('{"b": ["\ufffd"]}' in user for user in asked)
     queued = lines(solution.result["queue"])
-    assert [(each["id"], each["why"], each["reason"], each["step"]) for each in queued] == [
+    assert [(each["id"], each["why"], each["reason"], each["key"]) for each in queued] == [
         (name, "undecided", "the document has no text", None) for name in ("empty", "blank", "null")
     ]
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
@@ -221,7 +221,7 @@ def test_a_named_pipe_is_read_once(tmp_path: Path) -> None:
 
 
 def filled(**values: Any) -> list[Filled]:
-    return [Filled("=1+1", name, 0, True, value=value) for name, value in values.items()]
+    return [Filled("=1+1", name, None, True, value=value) for name, value in values.items()]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,33 @@ SELECT {run},
     {steps_decided} AS steps
 FROM runs r WHERE r.parent = ?2 ORDER BY r.id LIMIT ?1
 
+-- name: ended_part
+-- A part of a run by its id, or what overrides it, newest first: its id, version and parameters, how it finished
+-- if it did, and whether it is sealed.
+SELECT r.run_id, r.task_version, r.params,
+    CASE {last_event} WHEN 'finished' THEN (SELECT data FROM run_events e
+        WHERE e.run = r.id AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1) END AS ended,
+    (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind <> 'signed' ORDER BY e.id DESC LIMIT 1)
+        = 'sealed' AS sealed
+FROM runs r WHERE r.parent = ?1 AND (r.run_id = ?2
+    OR r.run_id >= ?2 || '-override-' AND r.run_id < ?2 || '-override.') ORDER BY r.id DESC
+
+-- name: is_independent
+-- Whether a run is a part whose result stays in its own run.
+SELECT 1 FROM run_events WHERE run = ?1 AND kind = 'started' AND json_valid(data) AND data->>'independent'
+LIMIT 1
+
+-- name: undecided_in_parts
+-- The steps without a winner in the finished parts of a run.
+{tree} SELECT coalesce(sum((SELECT data->>'undecided' FROM run_events e WHERE e.run = tree.run
+    AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1)), 0) FROM tree JOIN runs r ON r.id = tree.run
+WHERE tree.run <> ?1 AND NOT EXISTS (SELECT 1 FROM runs o WHERE o.parent = r.parent
+    AND o.run_id >= r.run_id || '-override-' AND o.run_id < r.run_id || '-override.')
+
+-- name: paid_by_parts
+SELECT e.run, e.data FROM runs r JOIN run_events e ON e.run = r.id AND e.kind = 'paid'
+WHERE r.parent = ?1 ORDER BY e.id
+
 -- name: count_parts
 SELECT count(*) FROM runs WHERE parent = ?1
 
@@ -295,7 +322,8 @@ SELECT step FROM decisions WHERE run = ?1 AND author = 'mdap'
 AND substr(reason, 1, length(?2) + 13) = 'run ' || ?2 || ', digest '
 
 -- name: steps_called
-SELECT DISTINCT step FROM steps WHERE run = ?1 AND key = ?2 ORDER BY step
+{tree} SELECT DISTINCT s.run, s.step FROM tree CROSS JOIN steps s ON s.run = tree.run AND s.key = ?2
+ORDER BY s.run, s.step
 
 -- name: openings_of_step
 SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.winner, d.tally, d.margin, d.author, d.reason,

@@ -1,0 +1,110 @@
+"""The results of all documents: confidences, the output, the review queue, and the counts."""
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from mdap_extract.confidence import Pool, confidence
+from mdap_extract.documents import Document, documents
+from mdap_extract.output import Filled, Spool, write_queue, write_records
+from mdap_extract.settings import Settings
+
+__all__ = ["Results"]
+
+_NO_TEXT: Final = "the document has no text"
+
+
+class Results:
+    """The results of all documents, read from a file as often as needed: memory holds one document's.
+
+    Args:
+        settings: the parameters of the task.
+        spool: the results of the documents that have text, in order.
+    """
+
+    def __init__(self, settings: Settings, spool: Spool) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._names = [field.name for field in settings.record_fields()]
+        self._pool = Pool()
+        self._counts = {"documents": 0, "fields": 0, "review": 0, "undecided": 0}
+        self._known = self._right = self._settled = 0
+
+    def written(self, *, dry_run: bool) -> dict[str, Any]:
+        """Write output and review queue, and return the counts.
+
+        Args:
+            dry_run: whether to write nothing.
+        """
+        self._count()
+        output, review = self._settings.places()
+        least = math.ceil(self._settings.review_share * (self._counts["fields"] - self._settled))
+        most = max(self._counts["undecided"], least)
+        queued = heapq.nsmallest(most, self._doubts())
+        self._counts["review"] = len(queued)
+        if not dry_run:
+            write_records(output, self._names, (filled for _, filled in self._filled()))
+            write_queue(review, (self._at(place) for *_, place in queued))
+        return {**self._counts, **self._accuracy(), "output": str(output), "queue": str(review)}
+
+    def _documents(self) -> Iterator[tuple[Document, int | None, list[Filled]]]:
+        """Yield each document, the place of its results, and its fields without confidences."""
+        results = iter(self._spool)
+        for document in documents(Path(self._settings.input), self._settings.columns()):
+            if document.text:
+                place, filled = next(results)
+                yield document, place, filled
+            else:
+                unread = [Filled(document.id, name, None, False, reason=_NO_TEXT) for name in self._names]
+                yield document, None, unread
+
+    def _count(self) -> None:
+        for document, _, filled in self._documents():
+            self._counts["documents"] += 1
+            self._counts["fields"] += len(filled)
+            for each in filled:
+                self._pool.add(each.field, each.votes.values())
+                self._counts["undecided"] += not each.decided
+                self._settled += each.settled
+            if self._settings.truth:
+                self._compare(document, filled)
+
+    def _compare(self, document: Document, filled: Sequence[Filled]) -> None:
+        forms = self._settings.true_forms(document)
+        if forms is not None:
+            self._known += len(filled)
+            self._right += sum(each.decided and each.form == forms[each.field] for each in filled)
+
+    def _accuracy(self) -> dict[str, Any]:
+        """Return how much is right, where that is known."""
+        if not self._known:
+            return {}
+        return {"accuracy": self._right / self._known, "wrong": self._known - self._right}
+
+    def _filled(self) -> Iterator[tuple[int | None, list[Filled]]]:
+        for _, place, filled in self._documents():
+            yield place, self._sure(filled)
+
+    def _sure(self, filled: list[Filled]) -> list[Filled]:
+        for each in filled:
+            agreement = self._pool.agreement(each.field)
+            each.confidence = confidence(each.votes, agreement) if each.decided else 0.0
+        return filled
+
+    def _doubts(self) -> Iterator[tuple[bool, float, int, tuple[int | None, int, str]]]:
+        """Yield what a person may look at, to be sorted: the undecided, then the least sure."""
+        number = 0
+        for place, filled in self._filled():
+            for column, each in enumerate(filled):
+                number += 1
+                if not each.settled:
+                    yield each.decided, each.confidence, number, (place, column, each.document)
+
+    def _at(self, place: tuple[int | None, int, str]) -> Filled:
+        """Return one field of one document again."""
+        at, column, document = place
+        if at is None:
+            return Filled(document, self._names[column], None, False, reason=_NO_TEXT)
+        return self._sure(self._spool.at(at))[column]
