@@ -220,3 +220,19 @@ class Impatient(Double):
                 parts.start(ask.solve, Many(width=5, number=number), f"part {number}")
         answers.append(await ask(double(1000)))
         return answers
+
+
+class Doubles(mdap.Process[Any]):
+    """Double many numbers, each in a run of its own, and move a tower, too."""
+
+    count: int = 6
+    first: int = 0
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        found: list[Any] = []
+        tasks: list[tuple[str, mdap.Task]] = [
+            (f"n{number}", Double(number=number)) for number in range(self.first, self.first + self.count)
+        ]
+        tasks.insert(2, ("tower", Hanoi(disks=2)))
+        await ask.solve_all(tasks, lambda run_id, result: found.append([run_id, result]))
+        return {"doubles": found}

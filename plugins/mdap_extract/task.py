@@ -1,7 +1,7 @@
 """The tasks: fill in a record for each document of a file, each document in a run of its own."""
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -71,7 +71,7 @@ class ExtractDocument(Settings):
 
     async def solve(self, ask: Ask) -> dict[str, Any]:
         """Ask for every field, and return the decisions."""
-        document, asking, groups = self._read(), self._asking(), self._groups()
+        document, asking, groups = self.source, self._asking(), self._groups()
         decisions = await ask.decisions(asking.step(document, group, key) for key, group in groups.items())
         return {
             "document": document.id,
@@ -84,29 +84,40 @@ class ExtractDocument(Settings):
 
     def length(self) -> int:
         """Return the number of steps."""
-        return len(self.record_fields()) if self.vote == "field" else 1
+        return len(self.fields) if self.vote == "field" else 1
 
     def outcome(self, result: dict[str, Any]) -> bool | None:
         """Return whether every field is right; None unless the right record is known."""
-        forms = self.true_forms(self._read()) if self.truth else None
-        if forms is None:
+        if self.right is None:
             return None
-        return all(each["decided"] and each["form"] == forms[each["field"]] for each in result["fields"])
+        return all(each["decided"] and each["form"] == self.right[each["field"]] for each in result["fields"])
 
     def _groups(self) -> dict[str, tuple[RecordField, ...]]:
         """Return the fields that each step decides, by its key."""
-        fields = self.record_fields()
+        fields = self.fields
         if self.vote == "record":
             return {f"{self.document}/record": fields}
         return {f"{self.document}/{field.name}": (field,) for field in fields}
 
-    def _read(self) -> Document:
+    @cached_property
+    def fields(self) -> tuple[RecordField, ...]:
+        """The fields of the record."""
+        return self.record_fields()
+
+    @cached_property
+    def source(self) -> Document:
+        """The document as the file has it."""
         if not is_kept(Path(self.input)):
             raise UsageError(f"another process has read the pipe {self.input}: write the documents to a file")
         return _cursor(self.input, stamp(Path(self.input)), self.columns()).find(self.document)
 
+    @cached_property
+    def right(self) -> dict[str, Any] | None:
+        """The right values in one form; None where they are not known."""
+        return self.true_forms(self.source) if self.truth else None
+
     def _asking(self) -> Asking:
-        fields = self.record_fields()
+        fields = self.fields
         shared = fields if self.vote == "field" and self.share_schema and len(fields) > 1 else ()
         return Asking(self.forms_wanted(), self.evidence, self.instructions, self.views, shared)
 
@@ -114,16 +125,15 @@ class ExtractDocument(Settings):
 
     def oracle(self, step: Step[Any]) -> Answer:
         """Return the right values, from the column *truth*."""
-        forms = self.true_forms(self._read()) if self.truth else None
-        if forms is None:
+        if self.right is None:
             raise NotImplementedError(
                 "the right records are not known: name their column with -p truth=NAME, or give a --model"
             )
-        return Answer({name: forms[name] for name in step.input["fields"]})
+        return Answer({name: self.right[name] for name in step.input["fields"]})
 
     def mistakes(self, step: Step[Any], truth: Mapping[str, Any]) -> list[Answer]:
         """Return answers with one field wrong, as models get them wrong."""
-        fields = {field.name: field for field in self.record_fields()}
+        fields = {field.name: field for field in self.fields}
         forms = self.forms_wanted()
         wrong = []
         for name in step.input["fields"]:
@@ -138,7 +148,7 @@ class ExtractDocument(Settings):
 
     def render(self, step: Step[Any], answer: Mapping[str, Any]) -> str:
         """Return a reply as a model would write it."""
-        return rendered(self._read(), answer, evidence=self.evidence)
+        return rendered(self.source, answer, evidence=self.evidence)
 
 
 def _filled(field: str, key: str, decision: Decision[Any]) -> dict[str, Any]:

@@ -63,9 +63,10 @@ def test_a_batch_survives_its_workers_and_its_head(cli: Cli) -> None:
     assert not [pid for pid in left if Path(f"/proc/{pid}/exe").exists()]
 
 
-def test_workers_are_for_batches(cli: Cli) -> None:
-    """With a single run they are refused in one sentence, as is a number of workers that cannot be."""
-    assert cli.here("run hanoi --workers 2").sentence.startswith("--workers goes with --inputs: ")
+def test_workers_are_for_batches_and_processes(cli: Cli) -> None:
+    """With a single chain they are refused in one sentence, as is a number of workers that cannot be."""
+    refused = cli.here("run hanoi --workers 2").sentence
+    assert refused.startswith("--workers goes with --inputs or with a process: ")
     (cli.folder / "cases.jsonl").write_text('{"disks": 1}\n')
     ended = cli.here("run hanoi --inputs cases.jsonl --workers 0")
     assert (ended.code, "workers" in ended.sentence) == (2, True)
