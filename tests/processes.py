@@ -226,13 +226,17 @@ class Doubles(mdap.Process[Any]):
     """Double many numbers, each in a run of its own, and move a tower, too."""
 
     count: int = 6
-    first: int = 0
+    noted: bool = False
 
     async def solve(self, ask: mdap.Ask) -> Any:
         found: list[Any] = []
         tasks: list[tuple[str, mdap.Task]] = [
-            (f"n{number}", Double(number=number)) for number in range(self.first, self.first + self.count)
+            (f"n{number}", Double(number=number)) for number in range(self.count)
         ]
         tasks.insert(2, ("tower", Hanoi(disks=2)))
+        if self.noted:
+            async with ask.group() as group:
+                pending = [(key, group.start(ask.solve, task, key)) for key, task in tasks]
+            return {"doubles": [[key, each.value] for key, each in pending]}
         await ask.solve_all(tasks, lambda run_id, result: found.append([run_id, result]))
         return {"doubles": found}

@@ -111,8 +111,8 @@ async def where_to_look(path: Path, solution: Solution) -> Rows:
     """
     async with open_log(path) as reader:
         row = await reader.find(solution.run_id)
-        places = [(step, "undecided") for step in await _undecided(reader, row.number, solution)]
-        found = [_command(path, solution.run_id, step, what) for step, what in places]
+        places = await _undecided(reader, row.number, solution)
+        found = [_command(path, run_id, step, "undecided") for run_id, step in places]
         if solution.certificate is not None and len(found) < _PLACES:
             doubts = await most_doubtful(reader, row.number, _PLACES - len(found))
             found += [
@@ -120,18 +120,20 @@ async def where_to_look(path: Path, solution: Solution) -> Rows:
                 for doubt in doubts
                 if doubt.votes < doubt.total
             ]
-    if not found and solution.steps:
-        agreed = "no vote disagreed" if solution.certificate is not None else "as an example"
-        found = [_command(path, solution.run_id, 0, agreed)]
+        if not found and solution.steps:
+            agreed = "no vote disagreed" if solution.certificate is not None else "as an example"
+            own = await reader.count_decisions(row.number)
+            parts = [] if own else await reader.parts(row.number, 1)
+            found = [_command(path, parts[0][0].run_id if parts else row.run_id, 0, agreed)]
     return [("look at", line) for line in found]
 
 
-async def _undecided(reader: Reader, run: int, solution: Solution) -> list[int]:
+async def _undecided(reader: Reader, run: int, solution: Solution) -> list[tuple[str, int]]:
     if solution.status is not RunStatus.UNDECIDED and not solution.undecided:
         return []
     # A chain may have opened later steps ahead of the one that has no winner.
     most = _PLACES if solution.undecided else 1
-    return [int(row[0]) for row in await reader.rows("first_undecided", run, most)]
+    return [(row["run_id"], row["step"]) for row in await reader.rows("first_undecided", run, most)]
 
 
 def _doubt(doubt: Doubt) -> str:

@@ -53,15 +53,19 @@ async def test_results_come_in_the_order_of_the_tasks(tmp_path: Path) -> None:
     assert (found.ok, found.decisions) == (True, 9)
 
 
-async def test_workers_come_to_the_same(tmp_path: Path, pool: LoopPool) -> None:
-    """Parts of a process are dealt as the cases of a batch are."""
+@pytest.mark.parametrize("noted", [False, True], ids=["solve_all", "solve"])
+@pytest.mark.parametrize("k", [3, "robust"])
+async def test_workers_come_to_the_same(tmp_path: Path, pool: LoopPool, k: Any, noted: bool) -> None:
+    """Nested tasks are dealt as the cases of a batch are, with their part of the error budget."""
+    task = Doubles(count=20, noted=noted)
     async with session(tmp_path / "one.db") as opened:
-        alone = await opened.solve(Doubles(count=20), run_id="r")
+        alone = await opened.solve(task, run_id="r", k=k)
     async with session(tmp_path / "many.db", workers=3) as opened:
-        spread = await opened.solve(Doubles(count=20), run_id="r")
+        spread = await opened.solve(task, run_id="r", k=k)
+        again = await opened.solve(task, run_id="r", k=k)
     assert len(pool.channels) == 3
-    assert spread.result == alone.result
-    assert spread.steps == alone.steps
+    assert spread.result == alone.result == again.result
+    assert (spread.steps, spread.guarantee) == (alone.steps, alone.guarantee)
     assert verify(tmp_path / "many.db", "r", make_recorded).ok
 
 

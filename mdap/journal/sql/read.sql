@@ -40,10 +40,10 @@ SELECT 1 FROM run_events WHERE run = ?1 AND kind = 'started' AND json_valid(data
 LIMIT 1
 
 -- name: undecided_in_parts
--- The steps without a winner in the finished parts of a run.
-{tree} SELECT coalesce(sum((SELECT data->>'undecided' FROM run_events e WHERE e.run = tree.run
-    AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1)), 0) FROM tree JOIN runs r ON r.id = tree.run
-WHERE tree.run <> ?1 AND NOT EXISTS (SELECT 1 FROM runs o WHERE o.parent = r.parent
+-- The steps without a winner in the finished parts of a run, and in theirs.
+SELECT coalesce(sum((SELECT data->>'undecided' FROM run_events e WHERE e.run = r.id
+    AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1)), 0) FROM runs r
+WHERE r.parent = ?1 AND NOT EXISTS (SELECT 1 FROM runs o WHERE o.parent = r.parent
     AND o.run_id >= r.run_id || '-override-' AND o.run_id < r.run_id || '-override.')
 
 -- name: paid_by_parts
@@ -171,7 +171,9 @@ WHERE d.run = ?1 ORDER BY d.place DESC LIMIT 1
 SELECT data->>'seal' FROM run_events WHERE run = ?1 AND kind = 'sealed' ORDER BY id DESC LIMIT 1
 
 -- name: first_undecided
-SELECT DISTINCT step FROM steps p WHERE run = ?1 AND {undecided_step} ORDER BY step LIMIT ?2
+-- Of a run and its parts.
+{tree} SELECT DISTINCT r.run_id, p.step FROM tree CROSS JOIN runs r ON r.id = tree.run
+CROSS JOIN steps p ON p.run = tree.run WHERE {undecided_step} ORDER BY p.run, p.step LIMIT ?2
 
 -- name: open_steps
 SELECT {opening} FROM steps p WHERE run = ?1 AND step > ?2 ORDER BY step, opening
