@@ -33,6 +33,7 @@ __all__ = [
     "former_name",
     "in_full",
     "installed",
+    "is_installed",
     "load_command",
     "load_plugin",
     "load_provider",
@@ -67,6 +68,15 @@ def installed(group: str) -> dict[str, list[EntryPoint]]:
     for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
         found.setdefault(point.name, {})[point.value] = point
     return {name: list(points.values()) for name, points in found.items()}
+
+
+def is_installed(task: str) -> bool:
+    """Return whether *task* names an installed task, or a class beside one, such as that of its parts."""
+    found = installed(TASKS)
+    place, colon, _ = task.partition(":")
+    packages = {point.module.partition(".")[0] for points in found.values() for point in points}
+    beside = colon and not place.endswith(".py") and place.partition(".")[0] in packages
+    return task in found or bool(beside)
 
 
 def load_task(name: str) -> type[Task]:

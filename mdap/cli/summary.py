@@ -122,8 +122,7 @@ async def where_to_look(path: Path, solution: Solution) -> Rows:
             ]
         if not found and solution.steps:
             agreed = "no vote disagreed" if solution.certificate is not None else "as an example"
-            own = await reader.count_decisions(row.number)
-            parts = [] if own else await reader.parts(row.number, 1)
+            parts = [] if solution.digest else await reader.parts(row.number, 1)
             found = [_command(path, parts[0][0].run_id if parts else row.run_id, 0, agreed)]
     return [("look at", line) for line in found]
 

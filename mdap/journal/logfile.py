@@ -37,7 +37,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x6D646170
 """Marks a SQLite file as an mdap log: "mdap" in ASCII, shown by ``file``. mdap checks it before it writes."""
 
-SCHEMA: Final = 10
+SCHEMA: Final = 11
 """The schema that this mdap reads: the number of the newest migration."""
 
 TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE)

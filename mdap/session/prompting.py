@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from mdap.engine.guarded import GuardedTask
 from mdap.errors import RAISED, MdapError, UsageError, told
-from mdap.plugins import TASKS, in_full, installed, make_task
+from mdap.plugins import in_full, is_installed, make_task
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.rules.reading import json_schema
@@ -63,9 +63,9 @@ class TaskPrompts:
         """Refuse a task whose code must not be loaded.
 
         Raises:
-            UsageError: it is neither installed nor named by the user.
+            UsageError: it is neither installed, nor beside an installed one, nor named by the user.
         """
-        if task not in installed(TASKS) and task not in self._trusted:
+        if not is_installed(task) and task not in self._trusted:
             raise UsageError(f"{task} is not installed; to load it, add --task {task}")
 
     def _made(self, task: str, params: str) -> GuardedTask | str:

@@ -466,6 +466,27 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 # --- settled by hand
 
 
+async def test_the_outcome_follows_a_settled_field(tmp_path: Path) -> None:
+    """A finished run that was not solved is solved once a person has given the right value, and verifies."""
+    task = Extract(input=write(tmp_path, 3), schema=SCHEMA, truth="gold")
+    voting = mdap.VotingSettings(k=3, max_samples=3)
+    options = {"error_rate": 0.1, "flag_rate": 0.0, "seed": 4}
+    async with mdap.Session(db=tmp_path / "a.db", options=options) as session:
+        before = await session.solve(task, voting=voting, run_id="r")
+    left = [each for each in lines(before.result["queue"]) if each["why"] == "undecided"]
+    assert left
+    for each in left:
+        forms = task.true_forms(Document(each["id"], "", row(int(each["id"][1:]))["gold"]))
+        assert forms is not None
+        right = json.dumps({each["field"]: forms[each["field"]]})
+        await settle_step(tmp_path / "a.db", "r", each["key"], answer=right, author="ada", reason="I looked")
+    async with mdap.Session(db=tmp_path / "a.db", options=options) as session:
+        after = await session.resume("r")
+    assert (str(before.outcome), str(after.outcome)) == ("not solved", "solved")
+    assert (before.undecided, after.undecided) == (len(left), 0)
+    assert verify(tmp_path / "a.db", "r", make_recorded).ok
+
+
 async def test_a_settled_field_reaches_the_output_of_a_finished_run(tmp_path: Path) -> None:
     """Undecided or decided before; nobody is asked to look at it again, and no vote makes it sure."""
     schema = tmp_path / "schema.json"

@@ -10,7 +10,16 @@ import pytest
 
 import mdap
 from mdap.errors import PluginError, UsageError
-from mdap.plugins import in_full, installed, load_provider, load_task, make_task, read_values, task_name
+from mdap.plugins import (
+    in_full,
+    installed,
+    is_installed,
+    load_provider,
+    load_task,
+    make_task,
+    read_values,
+    task_name,
+)
 from mdap.providers.simulated import Simulated
 from mdap.testing import ScriptedProvider
 from mdap_hanoi import Hanoi
@@ -322,3 +331,19 @@ def test_pairs_that_cannot_be_read_are_one_sentence(pairs: tuple[str, ...], sent
     with pytest.raises(UsageError, match=sentence) as raised:
         read_values(pairs, "-p")
     assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("task", "found"),
+    [
+        ("extract", True),
+        ("mdap_extract.task:ExtractDocument", True),
+        ("mdap_extract.py:ExtractDocument", False),
+        ("elsewhere/mdap_extract.py:Extract", False),
+        ("mdap_extractor:Extract", False),
+        ("nothing", False),
+    ],
+)
+def test_the_parts_of_an_installed_task_are_installed(task: str, found: bool) -> None:
+    """A class in its package is as trusted as the task itself; a file of that name is not."""
+    assert is_installed(task) is found
