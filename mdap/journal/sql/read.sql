@@ -26,13 +26,14 @@ FROM runs r WHERE r.parent = ?2 ORDER BY r.id LIMIT ?1
 -- name: ended_part
 -- A part of a run by its id, or what overrides it, newest first: its id, version and parameters, how it finished
 -- if it did, and whether it is sealed.
+WITH named(id) AS (SELECT id FROM runs WHERE run_id = ?2 UNION ALL
+    SELECT id FROM runs WHERE run_id >= ?2 || '-override-' AND run_id < ?2 || '-override.')
 SELECT r.run_id, r.task_version, r.params,
     CASE {last_event} WHEN 'finished' THEN (SELECT data FROM run_events e
         WHERE e.run = r.id AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1) END AS ended,
     (SELECT kind FROM run_events e WHERE e.run = r.id AND e.kind <> 'signed' ORDER BY e.id DESC LIMIT 1)
         = 'sealed' AS sealed
-FROM runs r WHERE r.parent = ?1 AND (r.run_id = ?2
-    OR r.run_id >= ?2 || '-override-' AND r.run_id < ?2 || '-override.') ORDER BY r.id DESC
+FROM named CROSS JOIN runs r ON r.id = named.id WHERE r.parent = ?1 ORDER BY r.id DESC
 
 -- name: is_independent
 -- Whether a run is a part whose result stays in its own run.
@@ -43,7 +44,7 @@ LIMIT 1
 -- The steps without a winner in the finished parts of a run, and in theirs.
 SELECT coalesce(sum((SELECT data->>'undecided' FROM run_events e WHERE e.run = r.id
     AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1)), 0) FROM runs r
-WHERE r.parent = ?1 AND NOT EXISTS (SELECT 1 FROM runs o WHERE o.parent = r.parent
+WHERE r.parent = ?1 AND NOT EXISTS (SELECT 1 FROM runs o WHERE +o.parent = r.parent
     AND o.run_id >= r.run_id || '-override-' AND o.run_id < r.run_id || '-override.')
 
 -- name: paid_by_parts
