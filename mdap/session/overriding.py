@@ -94,7 +94,7 @@ async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDec
     async with open_log(path) as reader, open_journal(path) as journal:
         winner = await _checked(reader, row, task, decision)
         line = await _lineage(reader, row, task, decision.step)
-        names = await _new_names(reader, [taken.row.run_id for taken in line])
+        names = await _new_names(reader, [taken.row for taken in line])
         claims = Claims(path)
         numbers: list[int] = []
         try:
@@ -182,9 +182,11 @@ async def _lineage(reader: Reader, row: RunRow, task: Task, step: int) -> list[_
     return line
 
 
-async def _new_names(reader: Reader, names: Sequence[str]) -> list[str]:
-    """Return names for the copies of the runs *names*, outermost first."""
-    stem, number = _NUMBERED.sub("", names[0]), 1
+async def _new_names(reader: Reader, runs: Sequence[RunRow]) -> list[str]:
+    """Return names for the copies of *runs*, outermost first."""
+    names = [run.run_id for run in runs]
+    overrides = await reader.rows("source", runs[0].number)
+    stem, number = _NUMBERED.sub("", names[0]) if overrides else names[0], 1
     while await reader.run(f"{stem}-override-{number}") is not None:
         number += 1
     found = [f"{stem}-override-{number}{name.removeprefix(names[0])}" for name in names]

@@ -138,6 +138,17 @@ async def test_a_part_is_settled_and_overridden_by_itself(tmp_path: Path) -> Non
     assert await settle_step(tmp_path / "a.db", "r/n3-override-1", 0, answer="61", **BY) == "r"
     async with session(tmp_path / "a.db") as opened:
         assert 61 in results(await opened.resume("r"))
+
+
+async def test_a_key_that_looks_like_an_override_is_none(tmp_path: Path) -> None:
+    """Both tasks can be overridden, and neither takes the other's place."""
+    Given.tasks = [("a", Double(number=1)), ("a-override-1", Double(number=2))]
+    async with session(tmp_path / "a.db") as opened:
+        await opened.solve(Given(), run_id="r")
+    for part, answer in (("r/a", "10"), ("r/a-override-1", "20")):
+        assert await settle_step(tmp_path / "a.db", part, 0, answer=answer, **BY) == "r"
+    async with session(tmp_path / "a.db") as opened:
+        assert (await opened.resume("r")).result == [10, 20]
     assert verify(tmp_path / "a.db", "r", make_recorded).ok
 
 
@@ -203,4 +214,6 @@ class Given(mdap.Process[Any]):
     tasks: ClassVar[Any] = None
 
     async def solve(self, ask: mdap.Ask) -> Any:
-        await ask.solve_all(Given.tasks, lambda run_id, result: None)
+        found: list[Any] = []
+        await ask.solve_all(Given.tasks, lambda run_id, result: found.append(result))
+        return found
