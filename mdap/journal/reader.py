@@ -148,7 +148,7 @@ class Reader:
         of_parts = await self.rows("paid_by_parts", run)
         return Payments(
             await self.paid(run),
-            await self.count_parts(run),
+            int(await self._value("count_independent", run)),
             [(row["run"], json.loads(row["data"])) for row in of_parts],
         )
 

@@ -93,7 +93,7 @@ class Payments(NamedTuple):
 
     Attributes:
         own: those of the run.
-        parts: the number of its parts.
+        parts: the number of its independent parts with steps of their own.
         of_parts: their payments, each with the number of the part.
     """
 
@@ -108,11 +108,10 @@ def guarantee_of(voting: VotingSettings, payments: Payments) -> Guarantee | None
     if terms is None:
         return None
     ledger = ledger_after(terms, paid)
-    by_parts = payments.parts and not any(data["why"] == "lent" for data in paid)
-    everything = [(0, data) for data in paid] + ([*payments.of_parts] if by_parts else [])
+    everything = [*((0, data) for data in paid), *payments.of_parts]
     contested = {(run, data["step"]) for run, data in everything if data["why"] == "contested"}
     others = {(run, data["step"]) for run, data in everything if data["why"] in ("undecided", "abandoned")}
-    if by_parts:
+    if payments.parts:
         spent = sum((Fraction(data["price"]) for _, data in everything), Fraction(0))
         bound, parts = 1 - exact(terms.target), payments.parts
     else:

@@ -167,6 +167,15 @@ async def test_robust_keeps_the_target_for_each_part(tmp_path: Path) -> None:
     assert verify(tmp_path / "a.db", "r", make_recorded).ok
 
 
+async def test_robust_counts_the_parts_that_have_steps(tmp_path: Path) -> None:
+    """Of a process that only solves others which do so, too, those keep the target that ask for something."""
+    Given.tasks = [("few", Doubles(count=2)), ("many", Doubles(count=5)), ("noted", Doubles(noted=True))]
+    async with session(tmp_path / "a.db") as opened:
+        solution = await opened.solve(Given(), run_id="r", k="robust")
+    assert solution.guarantee is not None
+    assert solution.guarantee.parts == 3 + 6 + 1
+
+
 async def test_one_k_is_chosen_for_all_parts(tmp_path: Path) -> None:
     """By a pilot, which the parts take part in, and which has no outside effects."""
     async with session(tmp_path / "a.db") as opened:

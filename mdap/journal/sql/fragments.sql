@@ -33,6 +33,11 @@ kind IN ('run', 'batch') AND parent IS NULL
 -- A run and its parts. UNION, since UNION ALL would loop forever on a forged run that is its own parent.
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 
+-- name: independent
+-- For a run in tree: its result stays in its own run.
+EXISTS (SELECT 1 FROM run_events i WHERE i.run = tree.run AND i.kind = 'started' AND json_valid(i.data)
+    AND i.data->>'independent')
+
 -- name: total
 -- All votes of a decision. If the margin equals the winner's votes, no other candidate has any.
 CASE margin WHEN votes THEN votes ELSE (SELECT sum(value) FROM json_each(tally)) END

@@ -37,8 +37,7 @@ FROM named CROSS JOIN runs r ON r.id = named.id WHERE r.parent = ?1 ORDER BY r.i
 
 -- name: is_independent
 -- Whether a run is a part whose result stays in its own run.
-SELECT 1 FROM run_events WHERE run = ?1 AND kind = 'started' AND json_valid(data) AND data->>'independent'
-LIMIT 1
+SELECT 1 FROM (SELECT ?1 AS run) AS tree WHERE {independent}
 
 -- name: undecided_in_parts
 -- The steps without a winner in the finished parts of a run, and in theirs.
@@ -48,8 +47,14 @@ WHERE r.parent = ?1 AND NOT EXISTS (SELECT 1 FROM runs o WHERE +o.parent = r.par
     AND o.run_id >= r.run_id || '-override-' AND o.run_id < r.run_id || '-override.')
 
 -- name: paid_by_parts
-SELECT e.run, e.data FROM runs r JOIN run_events e ON e.run = r.id AND e.kind = 'paid'
-WHERE r.parent = ?1 ORDER BY e.id
+-- The payments of the independent parts of a run, and of theirs.
+{tree} SELECT e.run, e.data FROM tree CROSS JOIN run_events e ON e.run = tree.run AND e.kind = 'paid'
+WHERE tree.run <> ?1 AND {independent} ORDER BY e.id
+
+-- name: count_independent
+-- The independent parts of a run, and of theirs, with steps of their own.
+{tree} SELECT count(*) FROM tree WHERE tree.run <> ?1 AND {independent}
+AND EXISTS (SELECT 1 FROM steps s WHERE s.run = tree.run)
 
 -- name: count_parts
 SELECT count(*) FROM runs WHERE parent = ?1
