@@ -18,8 +18,9 @@ _TABLES: Final = frozenset({".csv", ".tsv", ".tab"})
 _JSON: Final = frozenset({".json", ".jsonl", ".ndjson"})
 _WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BYTE_ORDER_MARK: Final = "\ufeff"
-_KEPT: Final = 16_000_000
-"""The characters of documents to keep in memory."""
+_KEPT: Final = 4_000_000
+_OVERHEAD: Final = 4_000
+"""The most characters of documents to keep in memory, and those that each counts for besides its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,10 @@ class Cursor:
     def _go_to(self, name: str) -> bool:
         for document in self._ahead:
             self._behind[document.id] = document
-            self._characters += len(document.text)
+            self._characters += len(document.text) + _OVERHEAD
             while self._characters > _KEPT and len(self._behind) > 1:
                 oldest = next(iter(self._behind))
-                self._characters -= len(self._behind.pop(oldest).text)
+                self._characters -= len(self._behind.pop(oldest).text) + _OVERHEAD
             if document.id == name:
                 return True
         return False
