@@ -19,6 +19,7 @@ import pytest
 
 from mdap.engine.chain import RunConfig
 from mdap.errors import DatabaseError, LockedError, UsageError
+from mdap.journal import resuming
 from mdap.journal import writer as writing
 from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.claims import EVOLUTIONS, JOBS, Claims
@@ -198,7 +199,7 @@ async def test_hostile_texts_come_back_as_they_were_recorded(path: Path, kind: s
     [(body, digest)] = query(path, "SELECT body, digest FROM texts")
     assert (body, digest) == (text, text_digest(body))
     async with open_log(path) as reader:
-        [recorded] = (await reader.resume_point(1)).openings or [None]
+        [recorded] = (await resuming.resume_point(reader, 1)).openings or [None]
         assert recorded is None
         [row] = await reader.rows("samples_of_step", 1, 0)
         assert row["text"] == text
@@ -459,7 +460,7 @@ async def test_guesses_wait_apart_from_the_record(path: Path) -> None:
     assert query(path, "SELECT * FROM samples") == []
     assert query(path, "SELECT samples, votes FROM run_totals") == [(0, 0)]
     async with open_log(path) as reader:
-        first, second = (await reader.resume_point(1)).openings
+        first, second = (await resuming.resume_point(reader, 1)).openings
     assert [taken.text for taken in second.samples] == ["a", "b"]
     assert (first.samples, second.tentative) == ([], True)
 
@@ -540,7 +541,7 @@ async def test_the_database_says_what_the_facts_say(path: Path, seed: int) -> No
         assert sorted(found, key=repr) == sorted((row[:-1] for row in rows), key=repr)
     assert query(path, "SELECT * FROM decisions ORDER BY place") == list(map(tuple, expected.decisions))
     async with open_log(path) as reader:
-        assert await reader.resume_point(1) == resume_point(facts)
+        assert await resuming.resume_point(reader, 1) == resume_point(facts)
         totals = await reader.totals(1)
     verdicts = [taken.verdict for taken in samples]
     assert (totals.votes, totals.red_flags) == (verdicts.count("vote"), verdicts.count("flag"))
@@ -642,7 +643,7 @@ async def test_a_cancelled_reader_can_go_on_reading(path: Path, seed: int) -> No
 
         async def read() -> None:
             while True:
-                await reader.resume_point(run)
+                await resuming.resume_point(reader, run)
                 await reader.totals(run)
 
         for step in range(10):
@@ -651,7 +652,7 @@ async def test_a_cancelled_reader_can_go_on_reading(path: Path, seed: int) -> No
                 group.start_soon(cancel_after, rng.randrange(1, 60), group.cancel_scope)
             writer.append(opened(step))
             await writer.flush()
-            assert len((await reader.resume_point(run)).openings) == step + 1
+            assert len((await resuming.resume_point(reader, run)).openings) == step + 1
         await reader.find("one")
     # Only if no reader holds an old state can the whole log be taken into the file.
     assert query(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0
