@@ -200,17 +200,28 @@ def killed_often(cli: Cli, run: str, run_id: str, rng: random.Random, most: int)
     return kills
 
 
+TELL_OF_THE_DATABASE = """
+import sys
+left = ["opened"]  # said once, as the database is created
+def tell(event, arguments):
+    if event == "sqlite3.connect/handle" and left:
+        print(left.pop(), file=sys.stderr, flush=True)
+sys.addaudithook(tell)
+"""
+
+
 def test_kills_while_a_run_is_begun(cli: Cli) -> None:
     """Until there is a run to resume, the same command begins it again, whatever it had come to."""
     command = "run hanoi -p disks=3 --run-id born -M latency=0.02 --json"
+    (cli.folder / "sitecustomize.py").write_text(TELL_OF_THE_DATABASE)
     rng = random.Random(3)
     kills = 0
     for _ in range(3):
         for path in cli.folder.glob("mdap.db*"):
             path.unlink()
-        process = cli.start(command)
-        while process.poll() is None and not (cli.folder / "mdap.db").exists():
-            time.sleep(0.001)
+        process = cli.start(command, env={"PYTHONPATH": str(cli.folder)})
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"opened\n"
         kills += kill(cli, process, rng.uniform(0, 0.05), [])
     ended = cli.here(command)
 
