@@ -22,8 +22,8 @@ from tests.helpers import mostly_slow
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
 
 RATES = "-M latency=0.005 -M error_rate=0.2 -M flag_rate=0.05 -k 7"
-TOWER = f"run hanoi -p disks=8 {RATES}"
-MOVES = 2**8 - 1
+TOWER = f"run hanoi -p disks=7 {RATES}"
+MOVES = 2**7 - 1
 IN_FLIGHT = 64
 """The default concurrency."""
 
