@@ -291,7 +291,7 @@ def test_endless_nesting_ends(task: Cli) -> None:
 
 def test_a_lock_is_waited_out(task: Cli) -> None:
     """Another program's write lock is told of and waited for; nothing is lost."""
-    write(task, "class T(B): n: int = 2000")
+    write(task, "class T(B): n: int = 800")
     assert task.here("run t.py:T -p n=1 --display none").code == 0
     process = task.start("run t.py:T --run-id r -M latency=0.001 --display log")
     line_with(process.stderr, "step.decided")

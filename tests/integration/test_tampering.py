@@ -83,7 +83,8 @@ def alone_finds(path: Path, run_id: str) -> bool:
     with ExitStack() as stack:
 
         def connected(*where: Any, **how: Any) -> sqlite3.Connection:
-            return stack.enter_context(closing(connect(*where, **how)))
+            opened: sqlite3.Connection = stack.enter_context(closing(connect(*where, **how)))
+            return opened
 
         with patch("sqlite3.connect", connected), patch("sys.argv", arguments), redirect_stdout(StringIO()):
             try:
