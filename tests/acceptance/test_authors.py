@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import IO
 
 import pytest
 
+from mdap.plugins import installed
 from tests.acceptance.processes import Cli, Ended
 
 BASE = """
@@ -206,10 +208,19 @@ def test_what_a_task_prints_goes_to_standard_error_with_json(task: Cli) -> None:
     assert "four" in plain.out
 
 
-def test_broken_plugins_and_namesakes(task: Cli) -> None:
+@pytest.fixture
+def packages(task: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose packages this process takes for installed."""
+    monkeypatch.syspath_prepend(task.folder)
+    installed.cache_clear()
+    yield task.folder
+    installed.cache_clear()
+
+
+def test_broken_plugins_and_namesakes(task: Cli, packages: Path) -> None:
     """Each is listed with what is wrong with it, no other suffers, and an ambiguous name is refused."""
     for name in ("one", "two"):
-        about = task.folder / f"pk_{name}-1.dist-info"
+        about = packages / f"pk_{name}-1.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pk_{name}\nVersion: 1\n")
         points = f"[mdap.tasks]\nlabels = pk_{name}:T\nbroken_{name} = pk_{name}:No\n"
@@ -217,8 +228,7 @@ def test_broken_plugins_and_namesakes(task: Cli) -> None:
         (about / "entry_points.txt").write_text(points)
         write(task, "class T(B): pass", f"pk_{name}.py")
     (task.folder / "pk_two.py").write_text(f"{(task.folder / 'pk_two.py').read_text()}\n")
-    env = {"PYTHONPATH": str(task.folder)}
-    listed = task("tasks --json", env=env)
+    listed = task.here("tasks --json")
     tasks = [(each["name"], each["problem"]) for each in listed.json["tasks"]]
     assert listed.code == 0
     assert [problem for name, problem in tasks if name == "hanoi"] == [None]
@@ -226,13 +236,13 @@ def test_broken_plugins_and_namesakes(task: Cli) -> None:
         f"several packages use this name: name this one as pk_{name}:T" for name in ("one", "two")
     ]
     assert ["No" in problem for name, problem in tasks if name.startswith("broken")] == [True, True]
-    assert "bad_one" in task("models", env=env).out
-    ended = task("run labels", env=env)
+    assert "bad_one" in task.here("models").out
+    ended = task.here("run labels")
     assert (
         ended.sentence
         == "several packages call a task 'labels': name the one you want as pk_one:T or pk_two:T"
     )
-    assert task("run pk_two:T --run-id b --json", env=env).json["task"] == "pk_two:T"
+    assert task.here("run pk_two:T --run-id b --json").json["task"] == "pk_two:T"
 
 
 def test_a_task_that_moved(task: Cli) -> None:
