@@ -287,7 +287,7 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
 # Ctrl-C
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 def test_an_interrupt_says_how_to_resume(cli: Cli, sent: signal.Signals) -> None:
     """Exit code 130, one sentence with a command that resumes, and a record that says what happened."""
     process = cli.start(f"{TOWER} --run-id interrupted --display log --json")

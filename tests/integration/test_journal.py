@@ -852,7 +852,7 @@ async def test_a_row_without_a_run_is_refused(path: Path) -> None:
 
 async def test_many_tasks_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     """Whoever comes second waits, and finds the schema that the first one made."""
-    for number in range(25):
+    for number in range(12):
         path = tmp_path / f"{number}.db"
         async with anyio.create_task_group() as group:
             for name in "abcdef":
@@ -869,14 +869,14 @@ def test_two_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
         "async def main():\n"
         "    print('ready', flush=True)\n"
         "    sys.stdin.readline()\n"
-        "    for number in range(25):\n"
+        "    for number in range(12):\n"
         "        async with open_journal(Path(sys.argv[1]) / f'{number}.db'):\n"
         "            pass\n"
         "anyio.run(main)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
     # They have all started before any is let go.
     for process in processes:
         if process.stdout is not None:
@@ -887,8 +887,8 @@ def test_two_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
             process.stdin.flush()
     ended = [(process.communicate(timeout=240)[1], process.returncode) for process in processes]
     # One that waits long for another's lock says so.
-    assert [code for _, code in ended] == [0] * 3, ended
-    for number in range(25):
+    assert [code for _, code in ended] == [0, 0], ended
+    for number in range(12):
         assert query(tmp_path / f"{number}.db", "PRAGMA user_version") == [(max(migrations()),)]
 
 

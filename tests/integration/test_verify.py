@@ -342,14 +342,14 @@ def test_a_run_that_goes_on_is_verified_meanwhile(tmp_path: Path) -> None:
 
     def pause(event: mdap.Event) -> None:
         # However quick the run, and however slow the audit, several of these fall into it.
-        if isinstance(event.fact, mdap.Decided) and event.fact.step % 20 == 19:
+        if isinstance(event.fact, mdap.Decided) and event.fact.step % 10 == 9:
             paused.set()
             verified.wait(20)
             verified.clear()
 
     def run() -> None:
         settings: dict[str, Any] = {"options": options, "k": 2, "on_event": pause}
-        ended.append(mdap.solve_sync(Hanoi(disks=7), db=db, run_id="r", **settings))
+        ended.append(mdap.solve_sync(Hanoi(disks=6), db=db, run_id="r", **settings))
 
     runner = Thread(target=run)
     runner.start()
