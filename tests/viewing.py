@@ -99,7 +99,7 @@ TOY = f"{__name__}:says"
 def make_database(path: Path) -> None:
     """Write runs: 1 plain; 2 undecided, once settled; 3 hostile; 4 a process; 5 its part; 6 stopped."""
     mistaken = {"error_rate": 0.1, "flag_rate": 0.05, "seed": 5}
-    mdap.solve_sync(Hanoi(disks=7), db=path, run_id="plain", options=mistaken)
+    mdap.solve_sync(Hanoi(disks=6), db=path, run_id="plain", options=mistaken)
     voting = mdap.VotingSettings(max_samples=3)
     hard: dict[str, Any] = {"options": {"error_rate": 0.35, "seed": 0}, "voting": voting, "run_id": "hard"}
     with pytest.raises(mdap.UndecidedError) as undecided:

@@ -8,9 +8,10 @@ from typing import Any, Final, NamedTuple
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.runs import RunFacts
 from mdap.journal.rows import ENDED
+from mdap.journal.sealing import digest_of_parts, digest_of_rest, digest_of_times
 from mdap.journal.statements import query
 from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import REST, SEALED, SIGNED, TIMES_STEPS, Lines, Seal, Times
+from mdap.rules.seals import SEALED, SIGNED, Lines, Seal
 
 __all__ = ["History", "check_events", "object_of"]
 
@@ -131,11 +132,9 @@ def _sealed(
     if seal.events != events:
         findings.add(Kind.SEAL, "run and events up to its seal", seal.events, events)
     if seal.parts is not None:
-        parts = Lines()
-        for part in query(connection, "sealed_parts", facts.number, seal.until):
-            parts.add(part)
-        if seal.parts != parts.digest:
-            findings.add(Kind.SEAL, "seals of the parts", seal.parts, parts.digest)
+        parts = digest_of_parts(connection, facts.number, seal.until) or Lines().digest
+        if seal.parts != parts:
+            findings.add(Kind.SEAL, "seals of the parts", seal.parts, parts)
     [head] = query(connection, "digest_after", facts.number, seal.decisions).fetchone() or (None,)
     found = CHAIN_START if seal.decisions == 0 else head
     if found != seal.digest:
@@ -148,23 +147,11 @@ def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, fin
     """Check that the last seal covers every row of the run, unchanged."""
     if seal.decisions != facts.decisions:
         findings.add(Kind.SEAL, "decisions", seal.decisions, facts.decisions, (seal.decisions,))
-    rest = Lines()
-    for row in query(connection, "sealed_openings", facts.number):
-        rest.add(row)
-    for name in REST:
-        for row in query(connection, name, facts.number):
-            rest.add_sample(row)
-    for row in query(connection, "sealed_prompts", facts.number):
-        rest.add(row)
-    if rest.digest != seal.rest:
-        findings.add(Kind.SEAL, "samples that were not counted, and prompts", seal.rest, rest.digest)
-    times = Times()
-    [last] = query(connection, "last_sampled_step", facts.number).fetchone()
-    for first in range(0, 0 if last is None else last + 1, TIMES_STEPS):
-        for row in query(connection, "sealed_times", facts.number, first, TIMES_STEPS):
-            times.add(row)
-    if times.digest != seal.times:
-        findings.add(Kind.SEAL, "when samples were asked for", seal.times, times.digest)
+    rest, times = digest_of_rest(connection, facts.number), digest_of_times(connection, facts.number)
+    if rest != seal.rest:
+        findings.add(Kind.SEAL, "samples that were not counted, and prompts", seal.rest, rest)
+    if times != seal.times:
+        findings.add(Kind.SEAL, "when samples were asked for", seal.times, times)
 
 
 def object_of(text: Any) -> dict[str, Any]:

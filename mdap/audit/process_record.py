@@ -4,13 +4,12 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from mdap.audit.changed_steps import KnownStep, Stray, explain
 from mdap.audit.events import object_of
 from mdap.audit.findings import Kind
-from mdap.audit.prompts import Sent, check_sent, compare, likeness, sent_between
+from mdap.audit.prompts import Sent, check_sent, compare, sent_between
 from mdap.audit.questions import CurrentStep, check_text
 from mdap.audit.races import RaceChecker
 from mdap.audit.result import AuditResult
@@ -40,45 +39,10 @@ from mdap.tasks import Process, Step, Task, canonical_step
 __all__ = ["Found", "ProcessRecord", "StrayError"]
 
 _PART: Final = re.compile(r"run (.*), digest (\w+)", re.DOTALL)
-# Limits on the comparisons of a changed step: recorded steps for each change, and changes.
-_MOST_COMPARED: Final = 32
-_MOST_EXPLAINED: Final = 100
-_ALIKE: Final = 0.6
 
 
 class StrayError(Exception):
     """Raised when the process asks for something that its finished run never decided."""
-
-
-class _Stray(NamedTuple):
-    """Something that the process asks for and its finished run never decided.
-
-    Attributes:
-        what: a short description.
-        key: the key that the author gave a step; None for none.
-        question: the step; None if it is not a step.
-    """
-
-    what: str
-    key: str | None = None
-    question: CurrentStep | None = None
-
-
-@dataclass(slots=True)
-class _Known:
-    """The record of a step.
-
-    Attributes:
-        step: its number.
-        decided: whether there is a decision.
-        intact: whether the log holds its prompts unchanged.
-        asked: whether the process has asked for it.
-    """
-
-    step: int
-    decided: bool
-    intact: bool
-    asked: bool = False
 
 
 class Found(NamedTuple):
@@ -112,8 +76,8 @@ class ProcessRecord:
         self.facts = facts
         self._connection = connection
         self._checker = RaceChecker(facts, facts.schedule, self.part)
-        self._known: dict[Identity, _Known] = {}
-        self.strays: list[_Stray] = []
+        self._known: dict[Identity, KnownStep] = {}
+        self.strays: list[Stray] = []
         self.strayed: Callable[[], None] | None = None
         self._source = None if facts.source is None else run_facts(connection, facts.source)
 
@@ -164,7 +128,7 @@ class ProcessRecord:
             self._noted(decision, opened)
         elif decision.author is not None:
             self.part.settled.append((decision.step, decision.author, decision.reason))
-        self._remember(opened, _Known(opened.step, True, self._are_intact(opened, samples)))
+        self._remember(opened, KnownStep(opened.step, True, self._are_intact(opened, samples)))
 
     def _undecided(self, opened: StepOpened) -> None:
         samples = self._samples(opened)
@@ -172,9 +136,9 @@ class ProcessRecord:
         waits = self.facts.charges is not None
         tier = self._checker.undecided((opened.step, opened.opening), samples, waits=waits)
         self.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
-        self._remember(opened, _Known(opened.step, False, self._are_intact(opened, samples)))
+        self._remember(opened, KnownStep(opened.step, False, self._are_intact(opened, samples)))
 
-    def _remember(self, opened: StepOpened, known: _Known) -> None:
+    def _remember(self, opened: StepOpened, known: KnownStep) -> None:
         identity = (opened.key, opened.prompt_digest)
         given_up = self.facts.charges is not None and not known.decided
         if (identity in self._known and not given_up) or opened.opening:
@@ -207,7 +171,7 @@ class ProcessRecord:
 
     # -- requests of the process -------------------------------------------------------------------
 
-    def find(self, identity: Identity, stray: _Stray) -> _Known | None:
+    def find(self, identity: Identity, stray: Stray) -> KnownStep | None:
         """Return the requested decision; None if there is none.
 
         Args:
@@ -221,7 +185,7 @@ class ProcessRecord:
             self._stray(stray)
         return known
 
-    def _stray(self, stray: _Stray) -> None:
+    def _stray(self, stray: Stray) -> None:
         self.strays.append(stray)
         if self.strayed is not None:
             self.strayed()
@@ -233,40 +197,7 @@ class ProcessRecord:
 
     def explain_strays(self) -> None:
         """Report which undecided requests are recorded steps with a changed prompt or key."""
-        left = {identity: known for identity, known in self._known.items() if not known.asked}
-        for stray in self.strays:
-            match = self._match(stray, left)
-            if match is None or stray.question is None:
-                what = f"asking for {stray.what}"
-                self.findings.add(Kind.PLUGIN, what, "something that was decided", None)
-                continue
-            step = left.pop(match).step
-            if match[1] == stray.question.digest:
-                key = stray.key or stray.question.digest
-                self.findings.add(Kind.PROMPT, "its key changed", key, match[0], (step,))
-            else:
-                compare(stray.question, self._sent(step), self.findings)
-
-    def _match(self, stray: _Stray, left: dict[Identity, _Known]) -> Identity | None:
-        """Return which of the unrequested recorded steps is the changed one, if any."""
-        question = stray.question
-        if question is None or len(self.findings.listed) >= _MOST_EXPLAINED:
-            return None
-        same = next((identity for identity in left if identity[1] == question.digest), None)
-        if same is not None:
-            return same
-        keyed = stray.key is not None
-        alike = (
-            identity
-            for identity, known in left.items()
-            if known.intact and (identity[0] == stray.key if keyed else identity[0] == identity[1])
-        )
-        likely = [
-            (likeness(question, self._sent(left[identity].step)), -left[identity].step, identity)
-            for identity in islice(alike, _MOST_COMPARED)
-        ]
-        best = max(likely, default=None)
-        return None if best is None or (best[0] < _ALIKE and not keyed) else best[2]
+        explain(self.strays, self._known, self._sent, self.findings)
 
     def answer(self, task: Process[Any], asked: Step[Any]) -> Found | None:
         """Return the result of the vote on *asked*; None if it is not over yet."""
@@ -274,7 +205,7 @@ class ProcessRecord:
         question = CurrentStep(step, self.facts.voting, self.findings)
         key = asked.key or question.digest
         first = not self.is_asked((key, question.digest))
-        known = self.find((key, question.digest), _Stray(f"step {key[:60]!r}", asked.key, question))
+        known = self.find((key, question.digest), Stray(f"step {key[:60]!r}", asked.key, question))
         if known is None:
             return None
         if known.intact and first:
@@ -303,13 +234,15 @@ class ProcessRecord:
         shape = None if row.author else shape_of(row.winner, votes)
         return Found(known.step, answer, votes, shape=shape, author=row.author)
 
-    def _compare_with_truth(self, task: Process[Any], asked: Step[Any], known: _Known, winner: str) -> None:
+    def _compare_with_truth(
+        self, task: Process[Any], asked: Step[Any], known: KnownStep, winner: str
+    ) -> None:
         if self.oracle:
             truth = canonical(task.canonical(task.oracle(asked)))
             if truth != winner:
                 self.findings.add(Kind.TRUTH, "answer", truth, winner, (known.step,))
 
-    def _behind(self, known: _Known) -> tuple[DecidedOpening, list[SampleTaken], RunFacts]:
+    def _behind(self, known: KnownStep) -> tuple[DecidedOpening, list[SampleTaken], RunFacts]:
         """Return a step's row and samples, and the run that sampled it: this run or an overridden one."""
         row, facts, run = self._row(known), self.facts, self._source
         samples = samples_of(self._connection, facts.number, known.step)
@@ -322,7 +255,7 @@ class ProcessRecord:
             run = None if run.source is None else run_facts(self._connection, run.source)
         return row, samples, facts
 
-    def _row(self, known: _Known, run: int | None = None) -> Any:
+    def _row(self, known: KnownStep, run: int | None = None) -> Any:
         row = query(self._connection, "first_opening", run or self.facts.number, known.step).fetchone()
         return None if row is None else DecidedOpening._make(row)
 
@@ -331,7 +264,7 @@ class ProcessRecord:
         return query(self._connection, "part_called", self.facts.number, name).fetchone()
 
     def _undecided_answer(
-        self, known: _Known, samples: list[SampleTaken], question: CurrentStep
+        self, known: KnownStep, samples: list[SampleTaken], question: CurrentStep
     ) -> Found | None:
         """Return the recorded error for a step that used all of its samples; None if it did not."""
         schedule = self.facts.schedule
@@ -388,7 +321,7 @@ class ProcessRecord:
         known = self._known.get(identity)
         if known is None and part is not None:
             self.failed_part(part)
-        known = self.find(identity, _Stray(repr(identity[0][:60])))
+        known = self.find(identity, Stray(repr(identity[0][:60])))
         if known is not None and not known.decided and self.over and not self._given_up(known.step):
             self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (known.step,))
             raise StrayError
@@ -412,7 +345,7 @@ class ProcessRecord:
         if not found.finished:
             self.failed_part(found.name)
             if self.over:
-                self._stray(_Stray(f"the part {name} with its parameters"))
+                self._stray(Stray(f"the part {name} with its parameters"))
         return found
 
     def _ended_part(self, name: str, content: str) -> RecordedPart | None:

@@ -20,10 +20,9 @@ from mdap.groups import Group, first_of, gathered
 from mdap.records import Identity
 from mdap.rules.canonical import canonical
 from mdap.rules.confidence import confident
-from mdap.rules.digests import (
-    identify_named,
-)
+from mdap.rules.digests import identify_named
 from mdap.rules.parts import Parts
+from mdap.settings import Waves
 from mdap.tasks import Decision, Process, Step, Task
 
 __all__ = ["audit_process"]
@@ -31,7 +30,6 @@ __all__ = ["audit_process"]
 A = TypeVar("A")
 
 _PATIENCE: Final = 600.0
-_OPEN_STEPS: Final = 20_000  # as many as a session in waves opens by default
 
 
 class _Rehearsal:
@@ -49,8 +47,8 @@ class _Rehearsal:
 
     @property
     def open_steps(self) -> int:
-        """The maximum number of open steps."""
-        return _OPEN_STEPS
+        """The maximum number of open steps: a function may ask for that many before it waits for any."""
+        return Waves().width  # the widest session by default
 
     @property
     def dry_run(self) -> bool:

@@ -12,24 +12,19 @@ import anyio
 
 from mdap.journal.database import Connection, Visited, open_reading
 from mdap.journal.logfile import translated
-from mdap.journal.rows import Billed, RunRow, opening_of, run_row, sample_of, the_one
+from mdap.journal.rows import Billed, RunRow, run_row, the_one
 from mdap.journal.sealing import is_sealed, take_seal
 from mdap.journal.statements import statement
 from mdap.records import (
     NOTED,
     ProbeTotals,
-    ProcessPoint,
     Recorded,
-    RecordedOpening,
-    Refusal,
-    ResumePoint,
-    SampleTaken,
     TallyShape,
     Totals,
     Usage,
     Verdict,
 )
-from mdap.rules.digests import CHAIN_START, answer_key
+from mdap.rules.digests import answer_key
 from mdap.rules.ledger import Payments
 from mdap.rules.money import Bill, Tokens, cost_of, saved_by_cache, saved_by_sharing, saved_in_batches
 from mdap.rules.presence import Absence
@@ -73,6 +68,10 @@ class Reader:
     async def _value(self, name: str, *values: Any) -> Any:
         rows = await self.rows(name, *values)
         return rows[0][0] if rows else None
+
+    async def _text(self, name: str, *values: Any) -> str | None:
+        value: str | None = await self._value(name, *values)
+        return value
 
     async def find(self, name: str) -> RunRow:
         """Return the run called *name*: its id, a unique prefix of it, or ``latest``.
@@ -128,8 +127,7 @@ class Reader:
             task: the task's name.
             params: its parameters, in canonical JSON.
         """
-        found = await self._value("latest_of_task", task, params)
-        return None if found is None else str(found)
+        return await self._text("latest_of_task", task, params)
 
     async def count_decisions(self, run: int) -> int:
         """Return the number of decisions of *run*."""
@@ -258,13 +256,11 @@ class Reader:
 
     async def folder(self, run: int) -> str | None:
         """Return the working directory of the last session of *run*; None if not recorded."""
-        folder = await self._value("folder", run)
-        return None if folder is None else str(folder)
+        return await self._text("folder", run)
 
     async def lane(self, run: int) -> str | None:
         """Return the last lane of *run*; None for ordinary requests."""
-        lane = await self._value("lane", run)
-        return None if lane is None else str(lane)
+        return await self._text("lane", run)
 
     async def ending(self, run: int) -> tuple[str | None, dict[str, Any]]:
         """Return the reason and the data of the last end of *run*."""
@@ -277,8 +273,7 @@ class Reader:
 
     async def seal(self, run: int) -> str | None:
         """Return the last seal of *run*; None if no session of it ended normally."""
-        seal = await self._value("last_seal", run)
-        return None if seal is None else str(seal)
+        return await self._text("last_seal", run)
 
     async def is_sealed(self, run: int) -> bool:
         """Return whether nothing has happened to *run* since its last seal."""
@@ -290,81 +285,9 @@ class Reader:
         with translated(self.path):
             return await self._connection.visit(partial(take_seal, run=run))
 
-    async def tiers_with_votes(self, run: int, per_tier: int) -> set[int]:
-        """Return the tiers that voted in *run* and its parts, as a resume needs them.
-
-        Args:
-            run: the run's number.
-            per_tier: the samples allowed per tier.
-        """
-        tiers = {int(row[0]) for row in await self.rows("tiers_escalated_with_votes", run, per_tier)}
-        first = await self._value("any_vote", run)
-        return tiers if first is None else tiers | {int(first) // per_tier}
-
     async def absences(self, run: int) -> tuple[Absence, ...]:
         """Return the models that *run* dropped, in order."""
         return tuple(Absence(*row) for row in await self.rows("left_out", run))
-
-    async def resume_point(self, run: int, *, as_it_ended: bool = False) -> ResumePoint:
-        """Return the resume point of *run*, in time independent of its length.
-
-        Args:
-            run: the run's number.
-            as_it_ended: whether refusals count even if the run has no sample. Without any reply, the requests
-                as a whole may have been wrong, rather than the refused prompts.
-        """
-        last = await self.rows("last_decision", run)
-        step = int(last[0]["step"]) if last else -1
-        openings = await self._openings(run, step, "open", as_it_ended)
-        if not last:
-            return ResumePoint(0, CHAIN_START, openings=openings)
-        row = last[0]
-        return ResumePoint(row["place"] + 1, row["digest"], step, row["input"], row["winner"], openings)
-
-    async def _openings(
-        self, run: int, after: int, which: str, as_it_ended: bool
-    ) -> tuple[RecordedOpening, ...]:
-        refusals, tiers = await self._refusals(run, after, as_it_ended)
-        samples: dict[tuple[int, int], list[SampleTaken]] = {}
-        void: set[tuple[int, int]] = set()
-        for row in await self.rows(f"{which}_samples", run, after):
-            sample = sample_of(row)
-            samples.setdefault((sample.step, sample.opening), []).append(sample)
-            if sample.verdict == Verdict.VOID:
-                void.add((sample.step, sample.opening))
-        pending: dict[tuple[int, int], list[SampleTaken]] = {}
-        for row in await self.rows("open_pending", run):
-            sample = sample_of(row)
-            pending.setdefault((sample.step, sample.opening), []).append(sample)
-        found = []
-        for row in await self.rows(f"{which}_steps", run, after):
-            opened = opening_of(row)
-            place = (opened.step, opened.opening)
-            tentative = place in pending or place not in samples
-            taken = pending.get(place) or samples.get(place, [])
-            tier, refused = tiers.get(place, 0), tuple(refusals.get(place, ()))
-            found.append(RecordedOpening(opened, taken, tentative, place in void, tier, refused))
-        return tuple(found)
-
-    async def _refusals(
-        self, run: int, after: int, as_it_ended: bool
-    ) -> tuple[dict[tuple[int, int], list[Refusal]], dict[tuple[int, int], int]]:
-        """Return the models that refused each open step, and the step's tier."""
-        refusals: dict[tuple[int, int], list[Refusal]] = {}
-        if as_it_ended or await self.rows("any_sample", run):
-            for step, opening, *refusal in await self.rows("refusals", run, after):
-                refusals.setdefault((step, opening), []).append(Refusal._make(refusal))
-        escalated = await self.rows("escalated_to", run, after)
-        return refusals, {(step, opening): tier for step, opening, tier in escalated}
-
-    async def process_point(self, run: int, *, as_it_ended: bool = False) -> ProcessPoint:
-        """Return the resume point of *run*, a process; see `resume_point`."""
-        known = {(row["key"], row["prompt_digest"]): row["step"] for row in await self.rows("known", run)}
-        last = await self.rows("last_decision", run)
-        digest = last[0]["digest"] if last else CHAIN_START
-        openings = await self._openings(run, -1, "undecided", as_it_ended)
-        following = int(await self._value("next_step", run))
-        return ProcessPoint(len(known), digest, following, known, openings)
 
     async def recorded(self, run: int, step: int) -> Recorded:
         """Return the decision of *step* of *run*, a process; of a copied decision, the original."""

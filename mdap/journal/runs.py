@@ -15,6 +15,7 @@ import anyio
 from mdap.errors import DatabaseError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow
+from mdap.journal.resuming import process_point, resume_point, tiers_with_votes
 from mdap.journal.writer import Writer
 from mdap.records import (
     ProcessPoint,
@@ -226,7 +227,7 @@ async def _start_of(reader: Reader, row: RunRow, *, process: bool, effects: bool
         totals=await reader.totals(number),
         cost=await reader.cost(number),
         paid=await reader.paid(number),
-        tiers=frozenset(await reader.tiers_with_votes(number, allowed)),
+        tiers=frozenset(await tiers_with_votes(reader, number, allowed)),
         absences=await reader.absences(number),
         drift=await _drift(reader, row),
         has_rulings=bool(await reader.rows("open_rulings", number)),
@@ -239,7 +240,7 @@ async def _start_of(reader: Reader, row: RunRow, *, process: bool, effects: bool
         ]
         if effects
         else (),
-        point=await (reader.process_point(number) if process else reader.resume_point(number)),
+        point=await (process_point if process else resume_point)(reader, number),
     )
 
 

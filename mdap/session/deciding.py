@@ -13,6 +13,7 @@ from mdap.engine.recording import RunConfig
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.journal.resuming import process_point, resume_point
 from mdap.journal.runs import append_seal
 from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_recorded, make_task
@@ -157,7 +158,7 @@ async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, deci
     rules = await rules_of(reader, row, task)
     if isinstance(task, Chain):
         chain = ChainRace(row.task, task, rules, journal, Progress())
-        chain.begin(await reader.resume_point(row.number, as_it_ended=True))
+        chain.begin(await resume_point(reader, row.number, as_it_ended=True))
         chain.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)
     elif isinstance(task, Process):
         await _settle_process(reader, Muted(journal), row, task, rules, decision)
@@ -172,7 +173,7 @@ async def _settle_process(
     decision: ManualDecision,
 ) -> None:
     """Run the process through its decided steps until it asks for the undecided one."""
-    point = await reader.process_point(row.number, as_it_ended=True)
+    point = await process_point(reader, row.number, as_it_ended=True)
     if decision.step not in {recorded.opened.step for recorded in point.openings}:
         raise not_undecided(decision.step)
     race = process_race(row.task, task, rules, journal, Progress())

@@ -21,6 +21,7 @@ from mdap.engine.voting import Race
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.journal.resuming import process_point
 from mdap.journal.runs import append_seal
 from mdap.journal.writer import Writer, open_journal
 from mdap.records import NOTED, Decided, RunEvent, StepOpened, StopCause
@@ -124,7 +125,7 @@ async def _checked(reader: Reader, row: RunRow, task: Task, decision: ManualDeci
     opened = await _opened(reader, row, decision.step)
     identity = (opened["key"], opened["prompt_digest"])
     race = Sought(row.task, task, await rules_of(reader, row, task), identity)
-    race.begin(await reader.process_point(row.number, as_it_ended=True))
+    race.begin(await process_point(reader, row.number, as_it_ended=True))
     await ask_again(reader, row, task, race, lambda: race.found is not None)
     if race.found is None:
         raise UsageError(

@@ -13,6 +13,7 @@ from mdap.engine.guarded import GuardedTask, TaskSubject, simulated
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.groups import first_of
 from mdap.journal.reader import Reader, RunRow
+from mdap.journal.resuming import process_point
 from mdap.plugins import make_recorded, task_name
 from mdap.rules.canonical import canonical
 from mdap.session.margins import pilot_of
@@ -195,7 +196,7 @@ async def _steps_of_run(reader: Reader, row: RunRow, task: Task, request: tuple[
         return list(steps_in(GuardedTask(row.task, task), iter(states)))
     assert isinstance(task, Process)
     race = Gathered(row.task, task, await rules_of(reader, row, task))
-    race.begin(await reader.process_point(row.number, as_it_ended=True))
+    race.begin(await process_point(reader, row.number, as_it_ended=True))
     await ask_again(reader, row, task, race, lambda: len(race.steps) >= _MOST_WALKED, _PATIENCE)
     found = [_surveyed(task, step) for step in race.steps.values() if not step.proposal]
     for part, _ in await reader.parts(row.number, _PARTS):

@@ -4,13 +4,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from mdap.plugins import installed
 from tests.acceptance.processes import Cli, Ended
 
 BASE = """
@@ -207,10 +208,19 @@ def test_what_a_task_prints_goes_to_standard_error_with_json(task: Cli) -> None:
     assert "four" in plain.out
 
 
-def test_broken_plugins_and_namesakes(task: Cli) -> None:
+@pytest.fixture
+def packages(task: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose packages this process takes for installed."""
+    monkeypatch.syspath_prepend(task.folder)
+    installed.cache_clear()
+    yield task.folder
+    installed.cache_clear()
+
+
+def test_broken_plugins_and_namesakes(task: Cli, packages: Path) -> None:
     """Each is listed with what is wrong with it, no other suffers, and an ambiguous name is refused."""
     for name in ("one", "two"):
-        about = task.folder / f"pk_{name}-1.dist-info"
+        about = packages / f"pk_{name}-1.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pk_{name}\nVersion: 1\n")
         points = f"[mdap.tasks]\nlabels = pk_{name}:T\nbroken_{name} = pk_{name}:No\n"
@@ -218,8 +228,7 @@ def test_broken_plugins_and_namesakes(task: Cli) -> None:
         (about / "entry_points.txt").write_text(points)
         write(task, "class T(B): pass", f"pk_{name}.py")
     (task.folder / "pk_two.py").write_text(f"{(task.folder / 'pk_two.py').read_text()}\n")
-    env = {"PYTHONPATH": str(task.folder)}
-    listed = task("tasks --json", env=env)
+    listed = task.here("tasks --json")
     tasks = [(each["name"], each["problem"]) for each in listed.json["tasks"]]
     assert listed.code == 0
     assert [problem for name, problem in tasks if name == "hanoi"] == [None]
@@ -227,13 +236,13 @@ def test_broken_plugins_and_namesakes(task: Cli) -> None:
         f"several packages use this name: name this one as pk_{name}:T" for name in ("one", "two")
     ]
     assert ["No" in problem for name, problem in tasks if name.startswith("broken")] == [True, True]
-    assert "bad_one" in task("models", env=env).out
-    ended = task("run labels", env=env)
+    assert "bad_one" in task.here("models").out
+    ended = task.here("run labels")
     assert (
         ended.sentence
         == "several packages call a task 'labels': name the one you want as pk_one:T or pk_two:T"
     )
-    assert task("run pk_two:T --run-id b --json", env=env).json["task"] == "pk_two:T"
+    assert task.here("run pk_two:T --run-id b --json").json["task"] == "pk_two:T"
 
 
 def test_a_task_that_moved(task: Cli) -> None:
@@ -292,49 +301,52 @@ def test_endless_nesting_ends(task: Cli) -> None:
 
 def test_a_lock_is_waited_out(task: Cli) -> None:
     """Another program's write lock is told of and waited for; nothing is lost."""
-    write(task, "class T(B): n: int = 2000")
+    write(task, "class T(B): n: int = 800")
     assert task.here("run t.py:T -p n=1 --display none").code == 0
-    process = task.start("run t.py:T --run-id r -M latency=0.001 --display none")
+    process = task.start("run t.py:T --run-id r -M latency=0.001 --display log")
+    line_with(process.stderr, "step.decided")
     with closing(sqlite3.connect(task.folder / "mdap.db", isolation_level=None)) as other:
-        while not task.query("SELECT 1 FROM decisions d JOIN runs r ON r.id = d.run WHERE r.run_id = 'r'"):
-            time.sleep(0.01)
         other.execute("BEGIN IMMEDIATE")
-        assert process.stderr is not None
-        said = process.stderr.readline().decode().strip()
+        said = line_with(process.stderr, "locked")
         other.execute("ROLLBACK")
-    assert said == "mdap: mdap.db is locked by another program; waiting 60 seconds for it at most"
+    assert "mdap.db is locked by another program; waiting 60 seconds for it at most" in said
     assert task.end(process).code == 0
     assert task.here("audit verify r").code == 0
 
 
 def test_sigterm_ends_a_calibration_as_ctrl_c_does(task: Cli) -> None:
     """With exit code 130, and what was sampled on record."""
-    write(task, "class T(B): n: int = 1000")
+    told = "if s: print('a second decision', flush=True)"
+    write(
+        task,
+        f"class T(B):\n    n: int = 1000\n    def advance(self, s, a):\n        {told}\n        return s + 1",
+    )
     process = task.start("calibrate t.py:T -M latency=0.2 --samples 100000 --concurrency 4")
-    while not sampled(task):
-        time.sleep(0.01)
+    line_with(process.stdout, "a second decision")
     process.send_signal(signal.SIGTERM)
     ended = task.end(process)
     assert (ended.code, "interrupted" in ended.sentence) == (130, True)
     assert task.query("SELECT kind FROM run_events WHERE kind = 'stopped'") == [("stopped",)]
-
-
-def sampled(task: Cli) -> bool:
-    try:
-        return bool(task.query("SELECT 1 FROM samples LIMIT 1"))
-    except sqlite3.OperationalError:  # there is no database yet, or no table in it
-        return False
+    assert task.query("SELECT 1 FROM samples LIMIT 1") == [(1,)]
 
 
 def test_sigterm_while_a_task_is_imported(task: Cli) -> None:
     """Wherever the command is, SIGTERM ends it with a sentence."""
-    write(task, "import pathlib, time\npathlib.Path('here').touch()\ntime.sleep(60)")
+    write(task, "import time\nprint('here', flush=True)\ntime.sleep(60)")
     process = task.start("run t.py:T")
-    while not Path(task.folder / "here").exists():
-        time.sleep(0.01)
+    line_with(process.stdout, "here")
     process.send_signal(signal.SIGTERM)
     ended = task.end(process)
     assert (ended.code, ended.err.strip()) == (130, "mdap: interrupted")
+
+
+def line_with(stream: IO[bytes] | None, words: str) -> str:
+    """Read lines of a process up to the first with these words, and return it."""
+    assert stream is not None
+    while line := stream.readline().decode():
+        if words in line:
+            return line
+    raise AssertionError(f"ended without {words!r}")
 
 
 PICKS = """

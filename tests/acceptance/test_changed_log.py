@@ -48,6 +48,7 @@ def log(shared_cli: Cli) -> Path:
 def change(path: Path, table: str, column: str, value: str) -> None:
     """Do what no SQLite keeps anybody from."""
     with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA synchronous = OFF")
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             connection.execute(f"DROP TRIGGER {name}")
         connection.execute(f"UPDATE OR IGNORE {table} SET {column} = {value}")

@@ -22,8 +22,8 @@ from tests.helpers import mostly_slow
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
 
 RATES = "-M latency=0.005 -M error_rate=0.2 -M flag_rate=0.05 -k 7"
-TOWER = f"run hanoi -p disks=8 {RATES}"
-MOVES = 2**8 - 1
+TOWER = f"run hanoi -p disks=7 {RATES}"
+MOVES = 2**7 - 1
 IN_FLIGHT = 64
 """The default concurrency."""
 
@@ -200,17 +200,28 @@ def killed_often(cli: Cli, run: str, run_id: str, rng: random.Random, most: int)
     return kills
 
 
+TELL_OF_THE_DATABASE = """
+import sys
+left = ["opened"]  # said once, as the database is created
+def tell(event, arguments):
+    if event == "sqlite3.connect/handle" and left:
+        print(left.pop(), file=sys.stderr, flush=True)
+sys.addaudithook(tell)
+"""
+
+
 def test_kills_while_a_run_is_begun(cli: Cli) -> None:
     """Until there is a run to resume, the same command begins it again, whatever it had come to."""
     command = "run hanoi -p disks=3 --run-id born -M latency=0.02 --json"
+    (cli.folder / "sitecustomize.py").write_text(TELL_OF_THE_DATABASE)
     rng = random.Random(3)
     kills = 0
     for _ in range(3):
         for path in cli.folder.glob("mdap.db*"):
             path.unlink()
-        process = cli.start(command)
-        while process.poll() is None and not (cli.folder / "mdap.db").exists():
-            time.sleep(0.001)
+        process = cli.start(command, env={"PYTHONPATH": str(cli.folder)})
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"opened\n"
         kills += kill(cli, process, rng.uniform(0, 0.05), [])
     ended = cli.here(command)
 
@@ -276,7 +287,7 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
 # Ctrl-C
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 def test_an_interrupt_says_how_to_resume(cli: Cli, sent: signal.Signals) -> None:
     """Exit code 130, one sentence with a command that resumes, and a record that says what happened."""
     process = cli.start(f"{TOWER} --run-id interrupted --display log --json")

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.processes import Cli, Ended
-from tests.helpers import mostly_slow
 
 
 class Environment:
@@ -58,7 +57,8 @@ def environment(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "environment")
 
 
-@pytest.mark.parametrize("name", mostly_slow(["demo", "state"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["demo", "state"])
 def test_a_new_domain_installs_runs_and_passes_its_tests(
     cli: Cli, tmp_path: Path, environment: Environment, name: str
 ) -> None:

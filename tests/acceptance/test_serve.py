@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.processes import Cli
+from tests.helpers import mostly_slow
 
 OTHER_ADDRESS = "127.0.0.2"
 """Of this machine too, but not the one that is listened on."""
@@ -24,7 +25,7 @@ def page(port: int, path: str) -> str:
         return response.read().decode()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 def test_it_serves_until_it_is_stopped(cli: Cli, how: signal.Signals) -> None:
     """It prints where it is, answers there alone, shows the runs, and ends with 0 and without a word."""
     assert cli.here("run hanoi -p disks=3 --run-id tower --display none").code == 0

@@ -16,7 +16,7 @@ from mdap.viewer.about import about
 from mdap_hanoi import Hanoi
 from tests.batching import QUICK, VENDORS, Digit, answer, check_paid_once, environment, query, session, solve
 
-DOCS = 24
+DOCS = 16
 
 
 @pytest.fixture(params=VENDORS)

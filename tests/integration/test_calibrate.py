@@ -191,9 +191,9 @@ async def test_a_real_run_takes_what_was_projected(tmp_path: Path) -> None:
     for seed in range(10):
         options = {"error_rate": 0.1, "seed": seed}
         async with mdap.Session(db=tmp_path / f"{seed}.db", options=options) as session:
-            estimate = (await session.calibrate(Hanoi(disks=8))).projection
+            estimate = (await session.calibrate(Hanoi(disks=7))).projection
             assert estimate is not None
-            solution = await session.run(Hanoi(disks=8), k=estimate.k)
+            solution = await session.run(Hanoi(disks=7), k=estimate.k)
         held += estimate.samples.low <= solution.totals.samples <= estimate.samples.high
     assert held >= 9
 

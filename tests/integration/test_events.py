@@ -1,6 +1,6 @@
 """Following a run: every recorded fact, in order, from the log, at the reader's own pace."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -234,20 +234,34 @@ async def test_on_event_is_called_with_the_same(db: Path) -> None:
     assert [event.fact for event in whole if event in got] == [event.fact for event in got if event in whole]
 
 
-@pytest.mark.parametrize("nonblocking", [True, False])
-async def test_an_on_event_that_fails_stops_the_run(db: Path, *, nonblocking: bool) -> None:
+class Held(ScriptedProvider):
+    """After some replies, wait at a gate, so that no run is over before anybody is told of it."""
+
+    gate: anyio.Event
+
+    async def sample(self, request: mdap.SampleRequest) -> Sequence[mdap.Reply]:
+        if not self.nonblocking and len(self.requests) > 200:
+            await self.gate.wait()
+        return await super().sample(request)
+
+
+@pytest.mark.parametrize(("nonblocking", "steps"), [(True, 2_000), (False, 100)])
+async def test_an_on_event_that_fails_stops_the_run(db: Path, steps: int, *, nonblocking: bool) -> None:
     """With its line and its cause; what was asked for by then is on record, and the run can be resumed."""
-    model = Model(Walk(steps=2_000, seed=1))
+    task = Walk(steps=steps, seed=1)
+    model = Model(task)
     said: list[int] = []
 
     def says(request: mdap.SampleRequest, ordinal: int) -> mdap.Reply:
         said.append(ordinal)
         return model.says(request.user, ordinal)
 
-    PROVIDED["it"] = ScriptedProvider(says, nonblocking=nonblocking)
+    PROVIDED["it"] = held = Held(says, nonblocking=nonblocking)
+    held.gate = anyio.Event()
 
     def show(event: mdap.Event) -> None:
         if isinstance(event.fact, mdap.Decided):
+            held.gate.set()
             FIELDS["fone"]
 
     async with mdap.Session("tests.helpers:provided/it", db=db) as session:
@@ -255,15 +269,15 @@ async def test_an_on_event_that_fails_stops_the_run(db: Path, *, nonblocking: bo
             mdap.StoppedError,
             match=r"on_event failed while being told of Decided: test_events.py:\d+ in show: KeyError",
         ) as raised:
-            await session.solve(Walk(steps=2_000, seed=1), run_id="one", on_event=show)
+            await session.solve(task, run_id="one", on_event=show)
         assert isinstance(raised.value.__cause__, KeyError)
         solution = raised.value.solution
         assert solution.stop_cause is StopCause.ERROR
         assert solution.traceback.endswith("KeyError: 'fone'")
         sql = "SELECT (SELECT count(*) FROM samples) + (SELECT count(*) FROM pending)"
         assert query(db, sql) == [(len(said),)]
-        assert solution.steps < 2_000
-        assert (await session.solve(Walk(steps=2_000, seed=1), run_id="one")).status is RunStatus.FINISHED
+        assert solution.steps < steps
+        assert (await session.solve(task, run_id="one")).status is RunStatus.FINISHED
 
 
 async def test_an_on_event_that_fails_at_the_end_is_raised(db: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from mdap.engine.chain import RunConfig
 from mdap.errors import DatabaseError, LockedError, UsageError
+from mdap.journal import resuming
 from mdap.journal import writer as writing
 from mdap.journal.batch import Batch, in_blocks
 from mdap.journal.claims import EVOLUTIONS, JOBS, Claims
@@ -198,7 +199,7 @@ async def test_hostile_texts_come_back_as_they_were_recorded(path: Path, kind: s
     [(body, digest)] = query(path, "SELECT body, digest FROM texts")
     assert (body, digest) == (text, text_digest(body))
     async with open_log(path) as reader:
-        [recorded] = (await reader.resume_point(1)).openings or [None]
+        [recorded] = (await resuming.resume_point(reader, 1)).openings or [None]
         assert recorded is None
         [row] = await reader.rows("samples_of_step", 1, 0)
         assert row["text"] == text
@@ -459,7 +460,7 @@ async def test_guesses_wait_apart_from_the_record(path: Path) -> None:
     assert query(path, "SELECT * FROM samples") == []
     assert query(path, "SELECT samples, votes FROM run_totals") == [(0, 0)]
     async with open_log(path) as reader:
-        first, second = (await reader.resume_point(1)).openings
+        first, second = (await resuming.resume_point(reader, 1)).openings
     assert [taken.text for taken in second.samples] == ["a", "b"]
     assert (first.samples, second.tentative) == ([], True)
 
@@ -540,7 +541,7 @@ async def test_the_database_says_what_the_facts_say(path: Path, seed: int) -> No
         assert sorted(found, key=repr) == sorted((row[:-1] for row in rows), key=repr)
     assert query(path, "SELECT * FROM decisions ORDER BY place") == list(map(tuple, expected.decisions))
     async with open_log(path) as reader:
-        assert await reader.resume_point(1) == resume_point(facts)
+        assert await resuming.resume_point(reader, 1) == resume_point(facts)
         totals = await reader.totals(1)
     verdicts = [taken.verdict for taken in samples]
     assert (totals.votes, totals.red_flags) == (verdicts.count("vote"), verdicts.count("flag"))
@@ -642,7 +643,7 @@ async def test_a_cancelled_reader_can_go_on_reading(path: Path, seed: int) -> No
 
         async def read() -> None:
             while True:
-                await reader.resume_point(run)
+                await resuming.resume_point(reader, run)
                 await reader.totals(run)
 
         for step in range(10):
@@ -651,7 +652,7 @@ async def test_a_cancelled_reader_can_go_on_reading(path: Path, seed: int) -> No
                 group.start_soon(cancel_after, rng.randrange(1, 60), group.cancel_scope)
             writer.append(opened(step))
             await writer.flush()
-            assert len((await reader.resume_point(run)).openings) == step + 1
+            assert len((await resuming.resume_point(reader, run)).openings) == step + 1
         await reader.find("one")
     # Only if no reader holds an old state can the whole log be taken into the file.
     assert query(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0
@@ -851,7 +852,7 @@ async def test_a_row_without_a_run_is_refused(path: Path) -> None:
 
 async def test_many_tasks_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     """Whoever comes second waits, and finds the schema that the first one made."""
-    for number in range(25):
+    for number in range(12):
         path = tmp_path / f"{number}.db"
         async with anyio.create_task_group() as group:
             for name in "abcdef":
@@ -868,14 +869,14 @@ def test_two_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
         "async def main():\n"
         "    print('ready', flush=True)\n"
         "    sys.stdin.readline()\n"
-        "    for number in range(25):\n"
+        "    for number in range(12):\n"
         "        async with open_journal(Path(sys.argv[1]) / f'{number}.db'):\n"
         "            pass\n"
         "anyio.run(main)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
     # They have all started before any is let go.
     for process in processes:
         if process.stdout is not None:
@@ -886,8 +887,8 @@ def test_two_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
             process.stdin.flush()
     ended = [(process.communicate(timeout=240)[1], process.returncode) for process in processes]
     # One that waits long for another's lock says so.
-    assert [code for _, code in ended] == [0] * 3, ended
-    for number in range(25):
+    assert [code for _, code in ended] == [0, 0], ended
+    for number in range(12):
         assert query(tmp_path / f"{number}.db", "PRAGMA user_version") == [(max(migrations()),)]
 
 

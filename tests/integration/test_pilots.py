@@ -97,13 +97,13 @@ def counted(db: Path) -> tuple[int, int]:
     return sum(total for _, total in rows), sum(total - won for won, total in rows)
 
 
-@pytest.mark.parametrize("latency", [0.0, 0.0005])
-@pytest.mark.parametrize("width", [20, 300, 3000])
+@pytest.mark.parametrize(
+    ("width", "latency"),
+    [(20, 0.0), (20, 0.0005), (300, 0.0), (300, 0.0005), pytest.param(3000, 0.0, marks=pytest.mark.slow)],
+)
 async def test_a_wide_process_gets_the_k_of_its_votes(width: int, latency: float, tmp_path: Path) -> None:
     """The pilot opens the steps of 400 votes, whatever the width, finishes them, and counts nothing else."""
     db = tmp_path / "mdap.db"
-    if latency and width == 3000:
-        pytest.skip("takes long, and shows no more")
     solution = await pilot(db, Wide(width=width), latency=latency)
     votes, against = counted(db)
     assert query(db, OPEN) == [(0,)]

@@ -15,7 +15,7 @@ from mdap_hanoi import Hanoi
 from tests.acceptance.player import play
 from tests.helpers import Walk
 
-ROUGH = {"error_rate": 0.2, "flag_rate": 0.1, "latency": 0.0003, "fault_rate": 0.15, "seed": 5}
+ROUGH = {"error_rate": 0.2, "flag_rate": 0.1, "latency": 0.0003, "fault_rate": 0.03, "seed": 5}
 COLUMNS = """s.step, s.ordinal, s.verdict, s.answer_key, s.flag_reason, s.model, s.view, s.temperature,
     s.input_tokens, s.output_tokens, s.cached_tokens, s.latency, s.attempts, s.request_id, s.finish_reason"""
 

@@ -67,7 +67,7 @@ async def test_a_chain_pays_for_its_contested_steps_and_for_no_others(db: Path) 
     proven(db)
 
 
-@pytest.mark.parametrize("speculate", ["off", "vote", "guess"])
+@pytest.mark.parametrize("speculate", mostly_slow(["vote", "off", "guess"]))
 async def test_a_chain_that_is_cut_decides_and_pays_as_an_uncut_one(tmp_path: Path, speculate: str) -> None:
     """Wherever it is cut, and however far it works ahead: the same votes, decisions and payments."""
     options = {**HARD, "latency": 0.0003}

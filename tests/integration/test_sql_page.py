@@ -16,7 +16,7 @@ from mdap_hanoi import Hanoi
 DOCS = Path(mdap.__file__).parents[1] / "docs"
 PAGE = (DOCS / "how-to" / "audit-with-sql.md").read_text(encoding="utf-8")
 QUERIES = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
-OPTIONS = {"error_rate": 0.1, "flag_rate": 0.05, "fault_rate": 0.05, "latency": 0.0005, "seed": 1}
+OPTIONS = {"error_rate": 0.1, "flag_rate": 0.05, "fault_rate": 0.01, "latency": 0.0005, "seed": 1}
 
 
 @pytest.fixture(scope="module")

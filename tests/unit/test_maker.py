@@ -72,18 +72,18 @@ def test_without_votes_the_same_agents_fail_and_it_is_known_where(tmp_path: Path
 
 
 def test_the_law_holds_for_discriminators(tmp_path: Path) -> None:
-    """Of 3,000 choices between two candidates, as many go wrong as the law says, within 4 standard errors."""
+    """Of 1,500 choices between two candidates, as many go wrong as the law says, within 4 standard errors."""
 
     class Choices(Maker):
         async def solve(self, ask: mdap.Ask) -> Any:
-            steps = [choose_solution(problem(number, 7), [str(number * 7), "x"]) for number in range(3_000)]
+            steps = [choose_solution(problem(number, 7), [str(number * 7), "x"]) for number in range(1_500)]
             return sum(await ask.map(steps))
 
     error_rate, k = 0.3, 2
     options = {"error_rate": error_rate, "flag_rate": 0.05, "seed": 3}
     solution = mdap.solve_sync(Choices(), k=k, db=tmp_path / "a.db", options=options)
     expected = 1 / (1 + ((1 - error_rate) / error_rate) ** k)
-    assert abs(solution.result / 3_000 - expected) <= 4 * sqrt(expected * (1 - expected) / 3_000)
+    assert abs(solution.result / 1_500 - expected) <= 4 * sqrt(expected * (1 - expected) / 1_500)
 
 
 def test_proposals_are_told_from_decisions_in_the_record(tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ def test_two_processes_share_a_server() -> None:
         (Slots(30, queues=True), 30.0),
         (Slots(40), 40 / 1.03),
     ):
-        world = World(server, minutes=8, clients=2)
+        world = World(server, minutes=6, clients=2)
         assert sum(client.per_second(3) for client in world.clients) > 0.9 * capacity
         assert sum(sum(client.timeouts) for client in world.clients) == 0
         assert max(client.share_refused(3) for client in world.clients) < 0.02
