@@ -24,7 +24,7 @@ import anyio
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mdap
-from benchmarks.cluster_losses import bought, children, losses
+from benchmarks.cluster_losses import bought, children, losses, on_ray
 from benchmarks.cluster_server import endpoint
 from benchmarks.common import finish, parser, print_environment, scratch, table
 from mdap_hanoi import Hanoi
@@ -140,7 +140,7 @@ def budget(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("what", choices=("costs", "limits", "budget", "bought", "losses"))
+    arguments.add_argument("what", choices=("costs", "limits", "budget", "bought", "losses", "ray"))
     arguments.add_argument("--workers", type=int, default=4)
     arguments.add_argument("--cases", type=int, default=400)
     arguments.add_argument("--rounds", type=int, default=3)
@@ -152,7 +152,8 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
     environment = print_environment()
-    modes = {"costs": costs, "limits": limits, "budget": budget, "bought": bought, "losses": losses}
+    measured = {"costs": costs, "limits": limits, "budget": budget}
+    modes = {**measured, "bought": bought, "losses": losses, "ray": on_ray}
     finish(options, environment, modes[options.what](options))
 
 

@@ -20,7 +20,7 @@ from mdap.audit.verifying import verify
 from mdap.journal.writer import COMMIT_SECONDS
 from mdap.plugins import make_recorded
 
-__all__ = ["bought", "children", "decisions", "losses"]
+__all__ = ["bought", "children", "decisions", "losses", "on_ray"]
 
 
 def children(pid: int) -> list[int]:
@@ -195,3 +195,146 @@ def losses(options: argparse.Namespace) -> dict[str, Any]:
                 file.unlink()
     print(f"{options.rounds} batches of {options.cases:,} cases: all as in one process, all verified")
     return {"losses": found}
+
+
+# -- Ray ---------------------------------------------------------------------------------------------
+
+_SLOW: Final = ("-M", "latency=1.0", "-M", "error_rate=0.05", "-M", "seed=3", "--speculate", "off")
+_DRIVER: Final = """
+import sys
+from contextlib import asynccontextmanager
+from mdap.cli.main import main
+from mdap.cluster.head import Head
+
+serving = Head.serving
+
+@asynccontextmanager
+async def counted(head):
+    async with serving(head):
+        yield head
+    print(head.lost, head.refused, file=sys.stderr)
+
+Head.serving = counted
+main()
+"""
+"""The command line, which also tells how many workers the head lost and how many facts it refused."""
+
+
+def on_ray(options: argparse.Namespace) -> dict[str, Any]:
+    """Run batches on three simulated nodes that are removed, frozen or killed, as is the driver."""
+    rng, found = random.Random(options.seed), []
+    with scratch() as folder:
+        (folder / "cases.jsonl").write_text(options.cases * '{"disks": 4}\n')
+        local, _ = alone_in_one_process(folder)
+        for number in range(options.rounds):
+            one = _on_nodes(folder, rng)
+            assert decisions(folder / "a.db") == local
+            assert verify(folder / "a.db", "b", make_recorded).verdict == "verified"
+            print(number, one, flush=True)
+            found.append(one)
+            for file in folder.glob("a.db*"):
+                file.unlink()
+    print(f"{options.rounds} batches of {options.cases:,} cases on Ray: all as in one process, all verified")
+    return {"ray": found}
+
+
+class _Nodes:
+    """Three nodes that Ray simulates, and what may happen to them."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self._nodes = [self.cluster.add_node(num_cpus=2) for _ in range(2)]
+
+    def removed(self) -> None:
+        if len(self._nodes) > 1:
+            self.cluster.remove_node(self._nodes.pop(), allow_graceful=False)
+
+    def frozen(self) -> None:
+        """Stop a node's raylet and its workers for 20 seconds, which is longer than a lease."""
+        raylet = self._nodes[0].all_processes["raylet"][0].process.pid
+        stopped = [raylet, *children(raylet)]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(20)
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def worker(self) -> None:
+        """Kill a worker."""
+        found = [pid for node in self.cluster.list_all_nodes() for pid in _actors(node)]
+        if found:
+            os.kill(found[0], signal.SIGKILL)
+
+
+def _actors(node: Any) -> list[int]:
+    """Return the processes of a node that work for mdap."""
+    with suppress(OSError):
+        below = children(node.all_processes["raylet"][0].process.pid)
+        return [pid for pid in below if b"_Actor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return []
+
+
+def _on_nodes(folder: Path, rng: random.Random) -> dict[str, Any]:
+    """Run a batch until it ends; return the fates that it met, the exit codes, and what the head counted."""
+    last = rng.choice(("driver", "cluster"))
+    fates = [*rng.sample(["removed", "frozen", "worker"], 3), last]
+    found: dict[str, Any] = {"fates": [], "codes": [], "lost": 0, "refused": 0}
+    nodes = _Nodes()
+    try:
+        while found["codes"][-1:] != [0]:
+            more = ("--workers", "3", "--cluster", nodes.cluster.address, "--insecure-cluster")
+            command = [sys.executable, "-c", _DRIVER, *run_command(folder, "a", *_SLOW, *more)[3:]]
+            driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            _wait_for_decisions(driver, folder / "a.db")
+            _strike(driver, nodes, fates, found, rng)
+            _take(found, driver)
+            if found["fates"][-1:] == ["cluster"] and found["codes"][-1] != 0:
+                nodes = _Nodes()
+    finally:
+        nodes.cluster.shutdown()
+    return found
+
+
+def _strike(
+    driver: subprocess.Popen[bytes],
+    nodes: _Nodes,
+    fates: list[str],
+    found: dict[str, Any],
+    rng: random.Random,
+) -> None:
+    """Let one fate after another happen until the batch or the driver ends."""
+    while fates and driver.poll() is None:
+        time.sleep(1.0 + 2.0 * rng.random())
+        found["fates"].append(fates.pop(0))
+        if found["fates"][-1] == "driver":
+            driver.kill()
+        elif found["fates"][-1] == "cluster":
+            nodes.cluster.shutdown()
+        else:
+            getattr(nodes, found["fates"][-1])()
+
+
+def _take(found: dict[str, Any], driver: subprocess.Popen[bytes]) -> None:
+    """Wait for the driver's end and note its exit code and what it told."""
+    _, err = driver.communicate(timeout=300)
+    found["codes"].append(driver.returncode)
+    said = err.decode().splitlines()
+    for line in said:
+        if line[:1].isdigit():
+            lost, refused = map(int, line.split())
+            found["lost"] += lost
+            found["refused"] += refused
+    found.setdefault("said", []).extend(line for line in said if not line[:1].isdigit())
+    assert driver.returncode in (0, 3, -signal.SIGKILL), err.decode()
+
+
+def _wait_for_decisions(driver: subprocess.Popen[bytes], db: Path) -> None:
+    before = len(decisions(db)) if db.exists() else 0
+    while driver.poll() is None:
+        time.sleep(0.2)
+        with suppress(sqlite3.OperationalError):  # the tables are being made
+            if db.exists() and len(decisions(db)) > before:
+                return
