@@ -3,9 +3,11 @@
 costs   processor time a case of 45 votes, of the head and of one process that does it all, in turns; and the
         head's time a vote on longer chains, so how many workers one head can feed
 limits  a server that enforces requests and tokens a minute, four workers, one of them killed half way
-budget  a budget in USD over four workers, and what the server's own count comes to
-losses  batches in which a worker is killed, one is frozen and thawed, or the head is killed, at random
-        moments: all cases end, as in one process, nothing is decided twice, and the log verifies
+budget  a budget in USD over four workers, and the server's total
+bought  replies that a killed worker had paid for and that are not on record, by the ledger of a faulty server
+losses  batches during which a worker is killed or frozen, or the head is killed, at random moments: all cases
+        end as in one process, nothing is decided twice, and the log verifies
+ray     the same on three nodes that Ray simulates, which are removed, frozen and killed
 """
 
 import argparse
