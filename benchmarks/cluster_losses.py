@@ -49,6 +49,7 @@ _FAULTS: Final = {
     **{"retry_after": 0.05, "supports_n": False},
 }
 _WINDOWS: Final = 2 * COMMIT_SECONDS
+_READ: Final = 0.5
 _DISKS, _K = 4, 3
 
 
@@ -126,9 +127,12 @@ def _recorded(db: Path) -> set[int]:
 
 
 def _losses(missing: list[Entry], kills: list[float], latency: float) -> Iterator[Loss]:
-    """Attribute each reply that is not on record to the first kill after its request."""
+    """Attribute each reply that is not on record to the first kill after its request.
+
+    The server may read a request of a killed worker up to `_READ` seconds after the kill.
+    """
     for before, kill in zip([0.0, *kills], kills, strict=False):
-        own = [kill - one.at - latency for one in missing if before < one.at <= kill]
+        own = [kill - one.at - latency for one in missing if before < one.at - _READ <= kill]
         arrived = [age for age in own if age >= 0]
         yield Loss(len(own) - len(arrived), len(arrived), max(arrived, default=0.0))
 
