@@ -1,4 +1,4 @@
-"""Processor time a case of a batch of short cases, in all threads: what it costs to begin and end a run.
+"""Processor time a case of a batch of short cases, in all threads, most of it to begin and end runs.
 
 Towers of Hanoi at k = 3 with a provider that never waits. Each round has a database and a session of its own;
 sizes take turns, and medians of the rounds are shown.

@@ -3,25 +3,21 @@
 costs   processor time a case of 45 votes, of the head and of one process that does it all, in turns; and the
         head's time a vote on longer chains, so how many workers one head can feed
 limits  a server that enforces requests and tokens a minute, four workers, one of them killed half way
-budget  a budget in USD over four workers, and what the server's own count comes to
-losses  batches in which a worker is killed, one is frozen and thawed, or the head is killed, at random
-        moments: all cases end, as in one process, nothing is decided twice, and the log verifies
+budget  a budget in USD over four workers, and the server's total
+bought  replies that a killed worker had paid for and that are not on record, by the ledger of a faulty server
+losses  batches during which a worker is killed or frozen, or the head is killed, at random moments: all cases
+        end as in one process, nothing is decided twice, and the log verifies
+ray     the same on three nodes that Ray simulates, which are removed, frozen and killed
 """
 
 import argparse
 import asyncio
-import json
 import os
-import random
 import signal
-import sqlite3
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +26,12 @@ import anyio
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mdap
+from benchmarks.cluster_losses import bought, children, losses, on_ray
+from benchmarks.cluster_server import endpoint
 from benchmarks.common import finish, parser, print_environment, scratch, table
-from mdap.audit.verifying import verify
-from mdap.plugins import make_recorded
-from mdap.testing import Faults, FaultyServer
 from mdap_hanoi import Hanoi
-from tests.acceptance.player import play
 
 SIM = {"error_rate": 0.0, "seed": 5, "latency": 0.001}
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def decisions(db: Path) -> list[Any]:
-    with closing(sqlite3.connect(db)) as log:
-        sql = "SELECT run_id, step, winner FROM decisions JOIN runs ON runs.id = run ORDER BY 1, 2"
-        return log.execute(sql).fetchall()
 
 
 # -- costs -----------------------------------------------------------------------------------------
@@ -99,27 +83,6 @@ def costs(options: argparse.Namespace) -> dict[str, Any]:
 
 
 # -- limits and budget -----------------------------------------------------------------------------
-
-
-def serve(faults: str) -> None:
-    """Serve until standard input ends; then print what came, one line of JSON."""
-    with FaultyServer.in_thread(play, faults=Faults(**json.loads(faults))) as server:
-        print(server.base_url, flush=True)
-        sys.stdin.read()
-        log = [(one.at, one.outcome, one.prompt_tokens, one.completion_tokens) for one in server.log]
-    print(json.dumps(log), flush=True)
-
-
-@contextmanager
-def endpoint(**faults: float) -> Iterator[list[list[Any]]]:
-    """Serve in a process of its own; what came is in the list that is given, after the block."""
-    command = [sys.executable, __file__, "serve", "--faults", json.dumps(faults)]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    os.environ |= {"OPENAI_BASE_URL": server.stdout.readline().strip(), "OPENAI_API_KEY": "sk-benchmark"}
-    log: list[list[Any]] = []
-    yield log
-    log += json.loads(server.communicate()[0])
 
 
 async def _kill_one(after: float) -> None:
@@ -177,91 +140,23 @@ def budget(options: argparse.Namespace) -> dict[str, Any]:
     return {"budget": options.usd, "log": told, "server": spent}
 
 
-# -- losses ----------------------------------------------------------------------------------------
-
-
-def _command(folder: Path, options: argparse.Namespace) -> list[str]:
-    return [
-        *(sys.executable, "-m", "mdap", "run", "hanoi", "--inputs", str(folder / "cases.jsonl")),
-        *("--run-id", "b", "--db", str(folder / "a.db"), "--workers", str(options.workers)),
-        *("-M", "latency=0.02", "-M", "error_rate=0.05", "-M", "seed=3", "--display", "none", "--json"),
-    ]
-
-
-def _lossy(folder: Path, options: argparse.Namespace, rng: random.Random) -> dict[str, Any]:
-    """Run a batch through losses until it ends; return what was done to it and what came of that."""
-    done: list[str] = []
-    while True:
-        process = subprocess.Popen(_command(folder, options), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        if len(done) < 3:
-            time.sleep(2.0 + 6.0 * rng.random())
-            fate = rng.choice(("worker", "frozen", "head"))
-            workers = children(process.pid) if process.poll() is None else []
-            if not workers:
-                fate = "none"
-            elif fate == "worker":
-                os.kill(rng.choice(workers), signal.SIGKILL)
-            elif fate == "frozen":
-                frozen = rng.choice(workers)
-                os.kill(frozen, signal.SIGSTOP)
-                time.sleep(20)
-                with suppress(ProcessLookupError):  # the batch has ended, and its head has ended it
-                    os.kill(frozen, signal.SIGCONT)
-            else:
-                process.kill()
-            done.append(fate)
-        out, err = process.communicate(timeout=300)
-        if process.returncode == 0:
-            return {"done": done, "samples": json.loads(out)["samples"]}
-        assert process.returncode == -signal.SIGKILL, err.decode()
-
-
-def losses(options: argparse.Namespace) -> dict[str, Any]:
-    rng = random.Random(options.seed)
-    found = []
-    with scratch() as folder:
-        (folder / "cases.jsonl").write_text(options.cases * '{"disks": 4}\n')
-        plain = [word for word in _command(folder, options) if word != str(folder / "a.db")]
-        at = plain.index("--workers")
-        plain = [*plain[:at], *plain[at + 2 :]]
-        plain[plain.index("--db")] = f"--db={folder / 'local.db'}"
-        out = subprocess.run(plain, check=True, capture_output=True).stdout
-        local, alone = decisions(folder / "local.db"), json.loads(out)["samples"]
-        for number in range(options.rounds):
-            one = _lossy(folder, options, rng)
-            db = folder / "a.db"
-            assert decisions(db) == local
-            assert verify(db, "b", make_recorded).verdict == "verified"
-            with closing(sqlite3.connect(db)) as log:
-                sql = "SELECT count(*) FROM run_events WHERE kind = 'warning' AND reason LIKE '%was lost%'"
-                [one["lost"]] = log.execute(sql).fetchone()
-            one["more"] = one["samples"] - alone
-            print(number, one, flush=True)
-            found.append(one)
-            for file in folder.glob("a.db*"):
-                file.unlink()
-    print(f"{options.rounds} batches of {options.cases:,} cases: all as in one process, all verified")
-    return {"losses": found}
-
-
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("what", choices=("costs", "limits", "budget", "losses", "serve"))
-    arguments.add_argument("--faults", default="{}", help=argparse.SUPPRESS)
+    arguments.add_argument("what", choices=("costs", "limits", "budget", "bought", "losses", "ray"))
     arguments.add_argument("--workers", type=int, default=4)
     arguments.add_argument("--cases", type=int, default=400)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--rpm", type=int, default=6_000)
     arguments.add_argument("--seconds", type=float, default=90.0)
     arguments.add_argument("--usd", type=float, default=5.0)
+    arguments.add_argument("--slots", type=int, default=24, help="concurrent requests of bought")
+    arguments.add_argument("--latency", type=float, default=0.1, help="seconds a reply takes, for bought")
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
-    if options.what == "serve":
-        serve(options.faults)
-        return
     environment = print_environment()
-    act = {"costs": costs, "limits": limits, "budget": budget, "losses": losses}[options.what]
-    finish(options, environment, act(options))
+    measured = {"costs": costs, "limits": limits, "budget": budget}
+    modes = {**measured, "bought": bought, "losses": losses, "ray": on_ray}
+    finish(options, environment, modes[options.what](options))
 
 
 if __name__ == "__main__":

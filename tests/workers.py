@@ -7,7 +7,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mdap.cluster.channels import Channel, Closed, MemoryChannel, memory_pair
-from mdap.cluster.frames import Message, decoded, encoded
+from mdap.cluster.frames import Message, decoded, encoded, facts_of
+from mdap.records import SampleTaken
 from mdap.session.working import Worker
 
 
@@ -18,6 +19,9 @@ class Breakable:
         inner: the channel.
         fate: ``freezes`` or ``dies``, or nothing.
         whole: whether it carries objects, as Ray does, instead of bytes.
+
+    Attributes:
+        unsent: the number of samples in the batch before which it died.
     """
 
     def __init__(self, inner: MemoryChannel, fate: str, *, whole: bool) -> None:
@@ -27,6 +31,7 @@ class Breakable:
         self._batches = 2 if fate else -1
         self._flowing = anyio.Event()
         self._flowing.set()
+        self.unsent = 0
 
     def thaw(self) -> None:
         self._flowing.set()
@@ -36,6 +41,10 @@ class Breakable:
         if self._batches == 0:
             self._flowing, self._batches = anyio.Event(), -1
             if self._fate == "dies":
+                sent = [message[4] for message in messages if message[0] == "call" and message[2] == "facts"]
+                self.unsent = sum(
+                    isinstance(fact, SampleTaken) for values in sent for fact in facts_of(values)
+                )
                 await self.aclose()
                 raise Closed
         await self._flowing.wait()

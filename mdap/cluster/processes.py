@@ -1,5 +1,6 @@
 """Workers as processes of this machine, each connected by a private pair of sockets."""
 
+import ctypes
 import signal
 import socket
 import sys
@@ -12,9 +13,10 @@ from mdap.cluster.cases import WorkersError
 from mdap.cluster.channels import Channel, SocketChannel
 from mdap.errors import UsageError
 
-__all__ = ["Processes", "channel_of"]
+__all__ = ["Processes", "channel_of", "end_with_parent"]
 
 _GRACE = 2.0
+_PR_SET_PDEATHSIG = 1
 
 
 class Processes:
@@ -88,3 +90,9 @@ async def channel_of(end: socket.socket) -> SocketChannel:
     """Return a channel over a connected socket."""
     end.setblocking(False)
     return SocketChannel(await SocketStream.from_socket(end))
+
+
+def end_with_parent() -> None:
+    """Have Linux kill this process, even if it is stopped, when its parent dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,5 +1,7 @@
 """A worker: mdap's own engine, with the head's journal, gates and budget in place of its own."""
 
+import asyncio
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +17,7 @@ from mdap.cluster.channels import Channel, Closed, Link
 from mdap.cluster.frames import told
 from mdap.cluster.gates import LeasedGate
 from mdap.cluster.head import COUNTERS, PYTHON
-from mdap.cluster.processes import channel_of
+from mdap.cluster.processes import channel_of, end_with_parent
 from mdap.cluster.remote import Caller, LeasedBudget, RemoteClaims, RemoteReader, RemoteRuns, RemoteWriter
 from mdap.engine.opening import Progress
 from mdap.errors import MdapError, UsageError
@@ -225,9 +227,14 @@ def _task_of(about: dict[str, Any]) -> Task:
 
 def main(descriptor: int) -> None:
     """Work for the head at the other end of the worker's socket."""
+    end_with_parent()
     end = socket.socket(fileno=descriptor)
 
     async def work() -> None:
         await Worker(await channel_of(end)).work()
 
-    anyio.run(work)
+    try:
+        # Not anyio.run: it would wait for the head's answers after a task's code raised KeyboardInterrupt.
+        asyncio.new_event_loop().run_until_complete(work())
+    except (KeyboardInterrupt, SystemExit):
+        os._exit(1)

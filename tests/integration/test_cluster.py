@@ -236,6 +236,30 @@ async def test_workers_share_one_budget(pool: LoopPool, model: Asked, tmp_path: 
     assert {one.status for one in ended} == {RunStatus.FINISHED}
 
 
+async def test_a_lost_worker_buys_again_only_what_the_head_has_not(
+    pool: LoopPool, model: Asked, tmp_path: Path
+) -> None:
+    """After a loss, a batch asks again for at most what the lost worker had in flight and had not sent."""
+    pool.fate = "dies"
+    count = 0
+
+    async def asked(request: SampleRequest) -> None:
+        nonlocal count
+        count += 1
+        await anyio.sleep(0.01)
+
+    model.asked = asked
+    tasks = [Walk(seed=n, steps=30) for n in range(4)]
+    async with asking(tmp_path / "a.db", 1, speculate="off") as open_session:
+        ended = [one async for one in open_session.solve_all(tasks, run_id="b", k=3)]
+    assert {one.status for one in ended} == {RunStatus.FINISHED}
+    with closing(sqlite3.connect(tmp_path / "a.db")) as log:
+        [[recorded]] = log.execute("SELECT count(*) FROM samples").fetchall()
+    assert recorded == 4 * 30 * 3
+    wave = 4 * 3  # in flight at a time; one more may have arrived since the facts were packed
+    assert 0 < count - recorded <= pool.channels[0].unsent + 2 * wave
+
+
 async def test_without_workers_a_batch_stops(
     pool: LoopPool, model: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

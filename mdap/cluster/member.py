@@ -1,0 +1,154 @@
+"""One worker as the head knows it, with the runs, the money and the turns that it holds."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from mdap.cluster.cases import Case, Shared
+from mdap.cluster.channels import Channel, Closed, Link
+from mdap.cluster.frames import facts_of
+from mdap.cluster.gates import Lessor
+from mdap.errors import DatabaseError
+from mdap.journal.runs import RunRecord, RunStart
+from mdap.records import RunEvent
+from mdap.rules.money import Hold
+
+__all__ = ["Member"]
+
+
+class Member:
+    """One worker: this object is its fencing token.
+
+    Args:
+        name: its name.
+        channel: to it.
+        shared: the resources that workers share.
+
+    Attributes:
+        ready: whether it has joined.
+        fenced: whether the head gave it up and refuses its messages.
+        heard: when its last message arrived.
+        cases: its current cases, by name.
+        barred: the numbers of runs that another process has claimed.
+        counts: its counters, by batch.
+        lessor: its turns at the gates.
+    """
+
+    def __init__(self, name: str, channel: Channel, shared: Shared) -> None:
+        self.name = name
+        self.link = Link(channel)
+        self.ready = self.fenced = False
+        self.heard = time.monotonic()
+        self.cases: dict[str, Case] = {}
+        self.barred: set[int] = set()
+        self.counts: dict[int, list[int]] = {}
+        self.lessor = Lessor(shared.gates, lambda place, number: self.link.send("grant", place, number))
+        self._shared = shared
+        self._runs: dict[int, str] = {}
+        self._holds: dict[int, Hold | None] = {}  # None while it waits for the reservation
+        self._batches = 0
+
+    def fence(self) -> list[Case]:
+        """Revoke all its rights and return its cases."""
+        self.fenced = True
+        self.lessor.drop()
+        for hold in self._holds.values():
+            if hold is not None:  # the endpoint may bill it
+                self._shared.budget.spend(hold, hold.usd, hold.tokens)
+        self._holds.clear()
+        for number in list(self._runs):
+            self.drop(number)
+        cases = list(self.cases.values())
+        self.cases.clear()
+        return cases
+
+    # -- claims ------------------------------------------------------------------------------------
+
+    def claim(self, number: int, name: str) -> None:
+        """Claim a run for it.
+
+        Raises:
+            MdapError: another process has claimed the run.
+        """
+        if number not in self._runs:
+            self._shared.claims.take(number, name)
+            self._runs[number] = self._shared.named[number] = name
+            self._shared.running.add(number)
+        if name in self.cases:
+            self.cases[name].number = number
+
+    def drop(self, number: int) -> None:
+        """Release a run that it has claimed."""
+        if self._runs.pop(number, None) is not None:
+            self._shared.claims.drop(number)
+            self._shared.named.pop(number, None)
+            self._shared.running.discard(number)
+
+    # -- calls that are answered -------------------------------------------------------------------
+
+    def call(self, name: str, *arguments: Any) -> Awaitable[Any]:
+        """Return the answer to its call; facts are handled before this returns."""
+        return _CALLS[name](self, *arguments)
+
+    def _facts(self, number: int, values: list[Any]) -> Awaitable[None]:
+        """Append a batch of facts to the next commit; return a function that waits until it is durable."""
+        if number != self._batches:
+            raise Closed(f"batch {number} of its facts came in place of {self._batches}")
+        self._batches += 1
+        facts = facts_of(values)
+        with suppress(DatabaseError):  # the flush raises it again
+            self._shared.writer.append(*(fact for fact in facts if fact.run not in self.barred))
+        return self._shared.writer.flush()
+
+    async def _begin(self, columns: dict[str, Any]) -> int:
+        number = await self._shared.writer.begin_run(columns)
+        if not self.fenced:
+            self.claim(number, columns["run_id"])
+        return number
+
+    async def _take_up(self, columns: dict[str, Any], known: bool, process: bool, effects: bool) -> RunStart:
+        for number, name in list(self._runs.items()):
+            if name == columns["run_id"]:
+                self.drop(number)  # claim it in the same read
+        start = await self._shared.runs.begin(columns, known=known, process=process, effects=effects)
+        if start.record is None:
+            self._shared.claims.drop(start.number)
+            if not self.fenced:
+                self.claim(start.number, columns["run_id"])
+        return start
+
+    async def _end(self, values: list[Any], record: bool) -> RunRecord | None:
+        [ended] = facts_of(values)
+        assert isinstance(ended, RunEvent)
+        return await self._shared.runs.end(ended, record=record)
+
+    async def _rows(self, name: str, values: Sequence[Any]) -> tuple[list[str], list[Any]]:
+        rows = await self._shared.reader.rows(name, *values)
+        return rows[0].keys() if rows else [], [tuple(row) for row in rows]
+
+    async def _hold(self, number: int, usd: float, tokens: float) -> None:
+        self._holds[number] = None
+        try:
+            hold = await self._shared.budget.reserve(usd, tokens)
+        except BaseException:
+            self._holds.pop(number, None)
+            raise
+        if number in self._holds:
+            self._holds[number] = hold
+        else:  # no caller waits for it any more
+            self._shared.budget.spend(hold, 0.0, 0.0)
+
+    def spend(self, number: int, usd: float, tokens: float) -> None:
+        """Replace a reservation by the actual cost."""
+        hold = self._holds.pop(number, None)
+        if hold is not None:
+            self._shared.budget.spend(hold, usd, tokens)
+
+
+_CALLS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
+    "facts": Member._facts,
+    "begin": Member._begin,
+    "hold": Member._hold,
+    **{"take_up": Member._take_up, "end": Member._end, "rows": Member._rows},  # of one on another machine
+}
