@@ -10,9 +10,9 @@ from typing import Final
 from mdap.engine.answering import Answering
 from mdap.engine.guarded import not_undecided
 from mdap.engine.opening import Opening, OpeningStatus, written
+from mdap.engine.prompts import unread
 from mdap.engine.recording import RUNNING, undecided_sentence
 from mdap.engine.scheduler import Came, Failed, Outcome
-from mdap.engine.voting import unread
 from mdap.errors import PluginError, UsageError
 from mdap.records import AttemptFailed, Reply, RunEvent, RunStatus, SampleRequest, SampleTaken, Verdict
 from mdap.rules.digests import sample_line
