@@ -51,18 +51,18 @@ class Drive:
         race = ChainRace("walk", self.model.task, self.rules, self.journal, Progress())
         race.begin(point)
         self.seams.append(len(self.journal.facts))
-        while race.status is RunStatus.RUNNING:
-            for asked in race.wanted():
+        while race.decider.status is RunStatus.RUNNING:
+            for asked in race.decider.wanted():
                 self.flight.append(Waiting(*asked))
                 asked[1].trace.sent = self.choices.below(4) != 3
             self.check(race)
-            race.take(self.next())
-            for trace in race.dropped():
+            race.decider.take(self.next())
+            for trace in race.decider.dropped():
                 self.drop(trace)
             self.seams.append(len(self.journal.facts))
             self.check(race)
-        race.give_up_void()  # as if nothing of what is still under way came in time
-        for trace in race.dropped():
+        race.decider.give_up_void()  # as if nothing of what is still under way came in time
+        for trace in race.decider.dropped():
             self.drop(trace)
         self.seams.append(len(self.journal.facts))
         return race
@@ -84,9 +84,9 @@ class Drive:
                 and opening.error is None
                 and opening.race.winner is None
             )
-            if alive and race.status is RunStatus.RUNNING:
+            if alive and race.decider.status is RunStatus.RUNNING:
                 assert flying[key] == opening.race.in_flight
-        assert race.progress.in_flight == sum(flying.values())
+        assert race.decider.progress.in_flight == sum(flying.values())
         live = [waiting.opening for waiting in self.flight if not waiting.late]
         opened = {opening.opened.step for opening in live if opening.status is not OpeningStatus.VOID}
         assert len(opened) <= self.rules.speculation.depth + 1

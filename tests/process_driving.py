@@ -60,13 +60,13 @@ class ProcessDrive(Drive):
     asked: dict[int, Question] = field(default_factory=dict)
 
     def over(self, race: ProcessRace) -> bool:
-        return race.status is not RunStatus.RUNNING
+        return race.decider.status is not RunStatus.RUNNING
 
     def solve(self, point: ProcessPoint = NEW_PROCESS) -> ProcessRace:
         race = process_race("web", Web(), self.rules, self.journal, Progress())
         self.seams.append(len(self.journal.facts))
         race.begin(point)
-        while race.status is RunStatus.RUNNING:
+        while race.decider.status is RunStatus.RUNNING:
             self.ask(race)
             self.collect(race)
             if self.over(race):
@@ -76,7 +76,7 @@ class ProcessDrive(Drive):
                 race.pass_over()
                 self.give_up(race)
             elif self.flight:
-                race.take(self.next())
+                race.decider.take(self.next())
                 self.give_up(race)
             self.seams.append(len(self.journal.facts))
             self.check_bounds(race)
@@ -114,12 +114,12 @@ class ProcessDrive(Drive):
             race.finish([self.answers[node] for node in range(self.plan.nodes)])
 
     def send(self, race: ProcessRace) -> None:
-        for asked in race.wanted():
+        for asked in race.decider.wanted():
             self.flight.append(Waiting(*asked))
             asked[1].trace.sent = self.choices.below(4) != 3
 
     def give_up(self, race: ProcessRace) -> None:
-        for trace in race.dropped():
+        for trace in race.decider.dropped():
             self.drop(trace)
 
     def check_bounds(self, race: ProcessRace) -> None:
@@ -129,7 +129,7 @@ class ProcessDrive(Drive):
             if not waiting.late:
                 flying[id(waiting.opening)] += waiting.request.n
                 assert flying[id(waiting.opening)] <= waiting.opening.race.tally.shortfall
-        assert race.progress.in_flight == race.in_flight == sum(flying.values())
+        assert race.decider.progress.in_flight == race.decider.in_flight == sum(flying.values())
 
     def run(self, point: ResumePoint | None = None) -> ChainRace:
         raise NotImplementedError("a process is solved")

@@ -1,11 +1,11 @@
 """Requests in flight, and the fate of unanswered ones: their step's, or the run's."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from mdap.engine.budget_guard import BUDGET
 from mdap.engine.opening import Opening, OpeningStatus, Progress, lost
+from mdap.engine.policy import Policy
 from mdap.engine.recording import RUNNING, Recorder, RunConfig
 from mdap.engine.scheduler import GaveUp
 from mdap.errors import (
@@ -39,41 +39,33 @@ _CAUSES: Final = {
 }
 
 
-class Answering(Recorder, ABC):
+class Answering(Recorder):
     """Keep the requests in flight of one run, and continue without models that do not answer.
 
     Attributes:
+        policy: which steps are open, and what follows from their votes.
         in_flight: samples requested and not yet received.
         news: called when there is more to ask for than what came gave rise to.
         waits: the numbers of the steps that voting left undecided and that wait for a person.
     """
 
-    def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
+    def __init__(self, rules: RunConfig, journal: Journal, progress: Progress, policy: Policy) -> None:
         super().__init__(rules, journal, progress)
+        self.policy = policy
         self.in_flight = 0
         self.news: Callable[[], None] = lambda: None
         self.waits: set[int] = set()
         self._presence = rules.presence
         for absence in rules.absences:
-            self._schedule.leave_out(absence.member, absence.tier)
+            self.schedule.leave_out(absence.member, absence.tier)
         self._heeded = 0
         # Openings that may want more samples.
         self._stale: list[Opening] = []
         self._dropped: list[Trace] = []
 
-    # -- what a kind of task adds ------------------------------------------------------------------
-
-    @abstractmethod
-    def _openings(self) -> Iterable[Opening]:
-        """Return every opening that may have requests in flight."""
-
-    @abstractmethod
-    def _distance(self, opening: Opening) -> int:
-        """Return the priority of *opening*: the step nearest to the head gets slots first."""
-
-    @abstractmethod
-    def _counted(self, opening: Opening) -> None:
-        """Act on counted samples of *opening*."""
+    def ask_more(self, opening: Opening) -> None:
+        """Ask for what *opening* still needs, the next time that requests are sent."""
+        self._stale.append(opening)
 
     # -- who does not answer -----------------------------------------------------------------------
 
@@ -81,16 +73,16 @@ class Answering(Recorder, ABC):
         opening, request, error = outcome.ticket, outcome.request, outcome.error
         if self._is_refusal(request.member, error):
             self._refused(opening, request, error)
-        elif request.member in self._schedule.gone or self._can_do_without(request.member, error):
+        elif request.member in self.schedule.gone or self._can_do_without(request.member, error):
             self._asked_in_vain(opening, request)
-            if request.member not in self._schedule.gone:
+            if request.member not in self.schedule.gone:
                 self._presence.absences.append(Absence(request.member, None, str(error)))
                 self._heed()
         elif opening.status is OpeningStatus.TENTATIVE and isinstance(error, PluginError):
             # The prompt may be nonsense because its input is: that only matters if it is confirmed.
             opening.error = error
         else:
-            self._stop(error)
+            self.stop(error)
 
     def _is_refusal(self, member: int, error: MdapError) -> bool:
         """Return whether *error* is about the prompt.
@@ -111,12 +103,12 @@ class Answering(Recorder, ABC):
             reason = clean_text(str(error)[:_LONGEST_REASON])
             refusal = Refusal(*turn, self._model(request), reason)
             race.refuse(refusal)
-            self._journal.append(_refused_event(opening, refusal))
-            self._withdraw_unsent(opening, {turn[0]}, turn[1])
-        last = race.closed and race.tier + 1 >= self._schedule.tier_count
+            self.journal.append(_refused_event(opening, refusal))
+            self.withdraw(opening, {turn[0]}, turn[1])
+        last = race.closed and race.tier + 1 >= self.schedule.tier_count
         if last and not (self._presence.answered and isinstance(error, RejectedError)):
             self._presence.refused.add(race.prompt_digest)
-        self._counted(opening)
+        self.policy.counted(opening)
 
     def _asked_in_vain(self, opening: Opening, request: SampleRequest) -> None:
         opening.race.give_back(request.ordinals)
@@ -124,9 +116,10 @@ class Answering(Recorder, ABC):
 
     def _stop_as_stranger(self) -> None:
         """Stop, since prompt after prompt is refused and none answered."""
-        last = next((one.race.refusal for one in self._openings() if one.race.refusal is not None), None)
+        refusals = (opening.race.refusal for opening in self.policy.openings())
+        last = next((refusal for refusal in refusals if refusal is not None), None)
         about = "" if last is None else f", the last one by {last.model}: {last.reason}"
-        self._stop(
+        self.stop(
             UnavailableError(
                 f"{len(self._presence.refused)} prompts in a row were refused and none answered{about}",
                 kind=_STRANGE,
@@ -136,18 +129,18 @@ class Answering(Recorder, ABC):
     def _can_do_without(self, member: int, error: MdapError) -> bool:
         """Return whether the run may go on without a *member* that is gone."""
         gone = isinstance(error, ProviderError) and error.kind not in (BUDGET, PARKED)
-        others = set(range(len(self._rules.models))) - self._schedule.gone - {member}
-        return gone and self._rules.on_dead is OnDead.CONTINUE and bool(others)
+        others = set(range(len(self.rules.models))) - self.schedule.gone - {member}
+        return gone and self.rules.on_dead is OnDead.CONTINUE and bool(others)
 
     def _give_up_tier(self, tier: int) -> None:
         """Go on with the next tier, since this one cannot keep to the form; stop if there is none."""
         models = " + ".join(
-            dict.fromkeys(self._rules.models[member] for member in self._schedule.tier_members(tier))
+            dict.fromkeys(self.rules.models[member] for member in self.schedule.tier_members(tier))
         )
         sentence = self._presence.formless_sentence(tier, models)
-        if tier + 1 >= self._schedule.tier_count:
-            self._stop(UnavailableError(sentence, kind=_FORMLESS))
-        elif tier not in self._schedule.over:
+        if tier + 1 >= self.schedule.tier_count:
+            self.stop(UnavailableError(sentence, kind=_FORMLESS))
+        elif tier not in self.schedule.over:
             self._presence.absences.append(Absence(None, tier, sentence))
             self._heed()
 
@@ -155,26 +148,27 @@ class Answering(Recorder, ABC):
         """Leave out the models that this run, or a run that belongs to it, found gone."""
         new, self._heeded = self._presence.absences[self._heeded :], len(self._presence.absences)
         for member, tier, reason in new:
-            if member in self._schedule.gone or tier in self._schedule.over:
+            if member in self.schedule.gone or tier in self.schedule.over:
                 continue  # since an earlier session
-            self._schedule.leave_out(member, tier)
-            tier_members = [member] if member is not None else self._schedule.tier_members(tier or 0)
-            model = " + ".join(dict.fromkeys(self._rules.models[one] for one in tier_members))
+            self.schedule.leave_out(member, tier)
+            tier_members = [member] if member is not None else self.schedule.tier_members(tier or 0)
+            model = " + ".join(dict.fromkeys(self.rules.models[one] for one in tier_members))
             data = {"member": member, "tier": tier, "model": model}
-            run = self._rules.run
-            self._journal.append(RunEvent(run, "left_out", reason, data=data))
+            run = self.rules.run
+            self.journal.append(RunEvent(run, "left_out", reason, data=data))
             told = (
-                f"{model} was left out after {self._place:,} decisions, and had no vote from there: {reason}"
+                f"{model} was left out after {self.place:,} decisions, and had no vote from there: {reason}"
             )
-            self._journal.append(RunEvent(run, "warning", told))
-        for opening in list(self._openings()):
+            self.journal.append(RunEvent(run, "warning", told))
+        for opening in list(self.policy.openings()):
             if opening.status is not OpeningStatus.VOID:
-                out = set(range(len(self._rules.models))) if opening.race.closed else self._schedule.gone
-                self._withdraw_unsent(opening, out)
+                out = set(range(len(self.rules.models))) if opening.race.closed else self.schedule.gone
+                self.withdraw(opening, out)
                 self._stale.append(opening)
-                self._counted(opening)
+                self.policy.counted(opening)
 
-    def _stop(self, error: MdapError) -> None:
+    def stop(self, error: MdapError) -> None:
+        """End the run because of *error*; a run that is over keeps its end."""
         if self.status is not RUNNING:
             return
         self.status = (
@@ -199,16 +193,16 @@ class Answering(Recorder, ABC):
 
     def withdraw_unsent(self) -> None:
         """Drop every request that has not been sent, since the run is over."""
-        for opening in self._openings():
-            self._withdraw_unsent(opening)
+        for opening in self.policy.openings():
+            self.withdraw(opening)
 
     def give_up_void(self) -> None:
         """Record what was sent on an input that turned out wrong, and never came back: it may be billed."""
-        for opening in self._openings():
+        for opening in self.policy.openings():
             if opening.status is OpeningStatus.VOID:
                 self._give_up_flying(opening, _VOID)
 
-    def _withdraw_unsent(
+    def withdraw(
         self, opening: Opening, members: Collection[int] | None = None, view: int | None = None
     ) -> None:
         """Drop what has not been sent: it costs nothing. What has been sent is paid for, and will come.
@@ -225,17 +219,17 @@ class Answering(Recorder, ABC):
 
     def _cancel_surplus(self, opening: Opening) -> None:
         """Give up what a decided race has still under way, which only hedging can leave it."""
-        self._withdraw_unsent(opening)
+        self.withdraw(opening)
         self._give_up_flying(opening, _CANCELLED)
 
     def _give_up_flying(self, opening: Opening, verdict: str) -> None:
         for request in list(opening.flying.values()):
             self._drop(opening, request)
             for ordinal in request.ordinals:
-                self._journal.append(lost(opening, request, ordinal, verdict, self._model(request)))
+                self.journal.append(lost(opening, request, ordinal, verdict, self._model(request)))
 
     def _model(self, request: SampleRequest) -> str:
-        return self._rules.models[request.member % len(self._rules.models)]
+        return self.rules.models[request.member % len(self.rules.models)]
 
     def _drop(self, opening: Opening, request: SampleRequest) -> None:
         del opening.flying[request.ordinals]

@@ -176,7 +176,7 @@ class Asking:
             yield
         finally:
             self._race.busy -= 1
-            self._race.news()
+            self._race.decider.news()
 
     async def _recorded(self, number: int) -> Recorded:
         with self._busy():

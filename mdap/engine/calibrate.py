@@ -5,7 +5,7 @@ to a wide margin, and its winner stands in for the truth.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 from mdap.engine.decider import Decider
 from mdap.engine.guarded import GuardedTask, TaskSubject
 from mdap.engine.opening import Opening, Progress
+from mdap.engine.policy import Policy
 from mdap.engine.recording import RUNNING, RunConfig
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
-from mdap.records import Reply, RunStatus, SampleRequest, SampleTaken, StepOpened, Subject
+from mdap.records import Reply, RunStatus, SampleTaken, StepOpened, Subject
 from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.tasks import Step
@@ -75,7 +76,7 @@ class Wanted:
     oracle: bool
 
 
-class CalibrationSampler(Decider):
+class CalibrationSampler(Policy):
     """Sample steps on the states given, a few of them at any time, until there are enough samples.
 
     With an oracle, *k* and *max_samples* of the rules' voting both equal the samples of a step, all
@@ -99,8 +100,9 @@ class CalibrationSampler(Decider):
         journal: Journal,
         progress: Progress,
     ) -> None:
-        super().__init__(rules, journal, progress)
-        self.digest = CHAIN_START
+        self.decider = Decider(rules, journal, progress, self)
+        self._rules = rules
+        self.decider.digest = CHAIN_START
         self._name = f"task {name}"
         self._subjects = subjects
         self._wanted = wanted
@@ -116,41 +118,35 @@ class CalibrationSampler(Decider):
         """The samples by step, without unfinished steps."""
         return [self._polls[number] for number in sorted(self._polls)]
 
-    def wanted(self) -> list[tuple[Opening, SampleRequest]]:
-        """Return the requests to send now, those of steps that are opened for it included."""
-        asked = super().wanted()
-        while self._is_short and self.in_flight < self._wanted.width and not self._held:
-            self._stale.append(self._begin())
-            asked += super().wanted()
-        return asked
+    def opened_next(self) -> Opening | None:
+        """Open one more step while samples are wanted and there is room for them."""
+        decider = self.decider
+        full = not self._is_short or decider.in_flight >= self._wanted.width or decider.held
+        return None if full else self._begin()
 
     @property
     def _is_short(self) -> bool:
-        return self._taken + self.in_flight < self._wanted.samples
+        return self._taken + self.decider.in_flight < self._wanted.samples
 
-    def _openings(self) -> Iterable[Opening]:
+    def openings(self) -> Iterable[Opening]:
+        """Return every opening that may have requests in flight."""
         return self._open.values()
-
-    def _distance(self, opening: Opening) -> int:
-        return opening.opened.step
 
     def _begin(self) -> Opening:
         number, surveyed = self._opened, next(self._subjects)
         subject = surveyed.subject
-        race = Race(self._name, number, surveyed.step, self._rules.voting, subject, self._schedule)
+        race = Race(self._name, number, surveyed.step, self._rules.voting, subject, self.decider.schedule)
         opened = StepOpened(self._rules.run, number, 0, str(number), surveyed.input, race.prompt_digest)
         self._opened += 1
         self._drawn[number] = {}
         self._truths[number] = surveyed.truth
-        self._open[number] = self._open_afresh(opened, None, race)
+        self._open[number] = self.decider.open_afresh(opened, None, race)
         return self._open[number]
 
-    def _count(
-        self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]
-    ) -> SampleTaken:
-        sample = super()._count(opening, request, reply, drawn)
-        self._taken += 1
-        if opening.error is None:
+    def came(self, taken: Sequence[SampleTaken], replies: Sequence[Reply]) -> None:
+        """Keep what each sample said, for the figures."""
+        self._taken += len(taken)
+        for sample, reply in zip(taken, replies, strict=False):
             self._drawn[sample.step][sample.ordinal] = Drawn(
                 sample.answer_key,
                 sample.flag_reason,
@@ -159,14 +155,14 @@ class CalibrationSampler(Decider):
                 reply.latency,
                 sample.text_digest or "",
             )
-        return sample
 
-    def _counted(self, opening: Opening) -> None:
+    def counted(self, opening: Opening) -> None:
+        """Finish *opening* once its samples have come."""
         race = opening.race
         if not opening.flying and (race.winner is not None or race.exhausted):
             self._finish(opening)
-        if not self._open and not self._is_short and self.status is RUNNING:
-            self.status = RunStatus.FINISHED
+        if not self._open and not self._is_short and self.decider.status is RUNNING:
+            self.decider.status = RunStatus.FINISHED
 
     def _finish(self, opening: Opening) -> None:
         number = opening.opened.step
@@ -182,9 +178,9 @@ class CalibrationSampler(Decider):
         """Return the key of the right answer; None if no answer was agreed on."""
         winner = opening.race.winner
         if self._wanted.oracle:
-            self.progress.steps += 1
+            self.decider.progress.steps += 1
             return answer_key(truth_of())
         if winner is None:
             return None
-        self._record(opening, winner)
+        self.decider.record(opening, winner)
         return answer_key(winner)

@@ -18,9 +18,10 @@ from functools import partial
 from typing import Any
 
 from mdap.engine.account import CONTESTED, UNDECIDED
-from mdap.engine.decider import Decider, Effect
+from mdap.engine.decider import Decider
 from mdap.engine.guarded import GuardedTask, TaskSubject, not_undecided
 from mdap.engine.opening import Opening, OpeningStatus, Progress
+from mdap.engine.policy import Effect, Policy
 from mdap.engine.recorded_openings import RecordedOpenings
 from mdap.engine.recording import RUNNING, RunConfig, undecided_cause, undecided_sentence
 from mdap.engine.voting import Race
@@ -34,7 +35,7 @@ from mdap.tasks import Chain, Decision
 __all__ = ["ChainRace", "RunConfig"]
 
 
-class ChainRace(Decider):
+class ChainRace(Policy):
     """Decide the steps of a chain, from where its rows end.
 
     Args:
@@ -52,7 +53,8 @@ class ChainRace(Decider):
     def __init__(
         self, name: str, task: Chain[Any, Any], rules: RunConfig, journal: Journal, progress: Progress
     ) -> None:
-        super().__init__(rules, journal, progress)
+        self.decider = Decider(rules, journal, progress, self)
+        self._rules = rules
         self.state: Any = None
         self._task = GuardedTask(name, task)
         self._guessing = rules.speculation.mode is Speculate.GUESS
@@ -70,19 +72,18 @@ class ChainRace(Decider):
         Raises:
             PluginError: the task's code raised, or reads its own record otherwise than when it wrote it.
         """
-        self._place = point.decisions
-        self.digest = point.digest
+        self.decider.place = point.decisions
+        self.decider.digest = point.digest
         self._recorded_openings = RecordedOpenings(point.openings)
         self._enter(point.step + 1, self._task.first_state(point))
         self._go_on()
 
-    def _openings(self) -> Iterable[Opening]:
+    def openings(self) -> Iterable[Opening]:
+        """Return every opening that may have requests in flight."""
         return (*self._window, *self._abandoned)
 
-    def _distance(self, opening: Opening) -> int:
-        return opening.opened.step - self._place
-
-    def _counted(self, opening: Opening) -> None:
+    def counted(self, opening: Opening) -> None:
+        """Act on counted samples of *opening*."""
         if self._contradicted(opening):
             self._void_after(opening)
         self._go_on()
@@ -129,58 +130,58 @@ class ChainRace(Decider):
 
     def _go_on(self) -> None:
         self._settle_head()
-        if self._depth and self.status is RUNNING and not self.waits:
+        if self._depth and self.decider.status is RUNNING and not self.decider.waits:
             self._speculate()
 
     def _settle_head(self) -> None:
         while self._window:
             head = self._window[0]
             winner = head.race.winner
-            if self._rules.pilot is not None and self.status is RUNNING:
+            if self._rules.pilot is not None and self.decider.status is RUNNING:
                 self._rules.pilot.opened(self._rules.run, head.opened.step, head.race)
             if head.error is not None:
-                self._stop(head.error)
+                self.decider.stop(head.error)
                 return
             if winner is not None:
                 # Also in a run that is over, whose last replies are still to come: they were paid for.
                 self._decide(head, winner)
-            elif self.status is not RUNNING or self.waits or not head.race.exhausted:
+            elif self.decider.status is not RUNNING or self.decider.waits or not head.race.exhausted:
                 return
             else:
                 self._exhausted(head)
 
     def _exhausted(self, head: Opening) -> None:
-        self._pay(head, CONTESTED if head.race.tally.stuck else UNDECIDED)
+        self.decider.pay(head, CONTESTED if head.race.tally.stuck else UNDECIDED)
         if head.race.escalate():
-            self._escalated(head)
+            self.decider.escalated(head)
         elif self._rules.patient:
             # Guessing a person's decision is not worth a sample.
             self._void_after(head)
-            self._await_person(head)
+            self.decider.await_person(head)
         else:
             self._end_undecided(head)
 
     def _end_undecided(self, head: Opening) -> None:
-        self.status = RunStatus.UNDECIDED
-        self.reason, self.stop_cause = undecided_sentence(head), undecided_cause(head)
+        self.decider.status = RunStatus.UNDECIDED
+        self.decider.reason, self.decider.stop_cause = undecided_sentence(head), undecided_cause(head)
 
     def stop_waiting(self, number: int) -> None:
-        """End the wait of the head for a person; see `Decider.stop_waiting`."""
-        self.waits.discard(number)
-        if self.status is RUNNING:
+        """End the wait of the head for a person; see `Policy.stop_waiting`."""
+        self.decider.waits.discard(number)
+        if self.decider.status is RUNNING:
             self._end_undecided(self._window[0])
-            self.news()
+            self.decider.news()
 
     def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
         """Record a person's answer to the step that voting left undecided."""
         head = self._window[0] if self._window else None
-        undecided = self.status is RunStatus.UNDECIDED or number in self.waits
+        undecided = self.decider.status is RunStatus.UNDECIDED or number in self.decider.waits
         if head is None or head.opened.step != number or not undecided:
             raise not_undecided(number)
         value = self._task.checked_answer(head.race.step, head.race.named(answer))
         spelled = self._task.spelled(number, value)
         self._void_after(head)
-        if self._ruled(head, spelled, author, reason) and self.status is RUNNING:
+        if self.decider.ruled(head, spelled, author, reason) and self.decider.status is RUNNING:
             if self.has_effects:
                 decision = self._decision(number, value, dict(head.race.tally.votes), None)
                 self._due.append((head.state, replace(decision, author=author)))
@@ -188,8 +189,8 @@ class ChainRace(Decider):
             self._go_on()
 
     def _decide(self, head: Opening, winner: str) -> None:
-        self._pay(head, CONTESTED)
-        self._record(head, winner)
+        self.decider.pay(head, CONTESTED)
+        self.decider.record(head, winner)
         number = head.opened.step
         if self.has_effects:
             answer, votes = head.race.answers[winner], dict(head.race.tally.votes)
@@ -203,7 +204,7 @@ class ChainRace(Decider):
         """Go on to the step after *head*, which is decided: by *answer*, or canonically *spelled*."""
         number = head.opened.step
         for opened in self._recorded_openings.drop(number):
-            self._resolve(opened, confirmed=False)
+            self.decider.resolve(opened, confirmed=False)
         self._window.popleft()
         if self._rules.pilot is not None:
             self._rules.pilot.closed(self._rules.run, number)
@@ -221,7 +222,7 @@ class ChainRace(Decider):
     def _confirm(self, opening: Opening) -> None:
         opening.status = OpeningStatus.CERTAIN
         self.state = opening.state
-        self._resolve(opening.opened, confirmed=True)
+        self.decider.resolve(opening.opened, confirmed=True)
 
     def _enter(self, number: int, state: Any) -> None:
         """Make step *number*, whose input *state* is certain, the head; or finish."""
@@ -231,11 +232,11 @@ class ChainRace(Decider):
             self._finish()
 
     def _finish(self) -> None:
-        self.status, self.reason = RunStatus.FINISHED, None
+        self.decider.status, self.decider.reason = RunStatus.FINISHED, None
         while self._window:
             self._abandon(self._window.pop())
         for opened in self._recorded_openings.drop_all():
-            self._resolve(opened, confirmed=False)
+            self.decider.resolve(opened, confirmed=False)
 
     # -- opening and voiding -----------------------------------------------------------------------
 
@@ -250,17 +251,16 @@ class ChainRace(Decider):
             return False
         state, spelled, step = found
         subject = TaskSubject(self._task.task, state)
-        race = Race(
-            self._task.name, number, step, self._rules.voting, subject, self._schedule, self._rung(number)
-        )
+        voting, schedule, rung = self._rules.voting, self.decider.schedule, self.decider.rung(number)
+        race = Race(self._task.name, number, step, voting, subject, schedule, rung)
         race.check = partial(self._task.check_answer, number, (state, spelled))
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
             place = self._recorded_openings.next_opening(number)
             opened = StepOpened(self._rules.run, number, place, race.key, spelled, race.prompt_digest)
-            opening = self._open_afresh(opened, state, race, tentative=tentative)
+            opening = self.decider.open_afresh(opened, state, race, tentative=tentative)
         self._window.append(opening)
-        self._stale.append(opening)
+        self.decider.ask_more(opening)
         return True
 
     def _reopen(
@@ -273,7 +273,7 @@ class ChainRace(Decider):
                 changed = ValueError("its input or prompt is no longer what was recorded; start a new run")
                 self._task.fail(f"opening step {number} again", changed)
             return None
-        opening = self._refolded(recorded, state, race, tentative=tentative)
+        opening = self.decider.reopened(recorded, state, race, tentative=tentative)
         if recorded.tentative and not tentative:
             self._confirm(opening)
         return opening
@@ -324,11 +324,11 @@ class ChainRace(Decider):
         was_tentative = opening.status is OpeningStatus.TENTATIVE
         opening.status = OpeningStatus.VOID
         votes = sum(opening.race.tally.votes.values())
-        self._tell(-votes, votes - opening.race.counted)
-        self.progress.void += opening.race.counted
+        self.decider.add_counts(-votes, votes - opening.race.counted)
+        self.decider.progress.void += opening.race.counted
         if was_tentative:
-            self._resolve(opening.opened, confirmed=False)
-        self._withdraw_unsent(opening)
+            self.decider.resolve(opening.opened, confirmed=False)
+        self.decider.withdraw(opening)
         self._abandoned = [other for other in self._abandoned if other.flying]
         if opening.flying:
             self._abandoned.append(opening)

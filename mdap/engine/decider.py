@@ -3,22 +3,19 @@
 Everything here is synchronous: no await can come between a decision and its consequences.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 from mdap.engine.answering import Answering
-from mdap.engine.guarded import not_undecided
 from mdap.engine.opening import Opening, OpeningStatus, written
+from mdap.engine.prompts import unread
 from mdap.engine.recording import RUNNING, undecided_sentence
 from mdap.engine.scheduler import Came, Failed, Outcome
-from mdap.engine.voting import unread
 from mdap.errors import PluginError, UsageError
 from mdap.records import AttemptFailed, Reply, RunEvent, RunStatus, SampleRequest, SampleTaken, Verdict
 from mdap.rules.digests import sample_line
 from mdap.rules.rungs import Rung
 
-__all__ = ["Decider", "Effect"]
+__all__ = ["Decider"]
 
 _VOTE: Final = str(Verdict.VOTE)
 _FLAG: Final = str(Verdict.FLAG)
@@ -28,84 +25,43 @@ _UNWANTED: Final = (OpeningStatus.VOID, OpeningStatus.IDLE)
 _UNCERTAIN: Final = (OpeningStatus.VOID, OpeningStatus.TENTATIVE)
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """An external effect of a decision.
-
-    Attributes:
-        perform: does it.
-        done: what to record afterwards.
-    """
-
-    perform: Callable[[], Awaitable[None]]
-    done: RunEvent
-
-
 class Decider(Answering):
-    """Keep the open steps of one run: their requests, samples and decisions."""
-
-    @property
-    def stalled(self) -> bool:
-        """Whether decided steps wait for one that nobody has asked for again; see `pass_over`."""
-        return False
-
-    def pass_over(self) -> None:
-        """Let the waiting steps continue without the step they wait for."""
-        assert not self.stalled
+    """Ask for the samples of one run, and record them and all decisions; its policy says what follows."""
 
     def halt(self, error: PluginError) -> None:
         """Stop the run, resumably, since code that runs beside it failed."""
         if self.status is RUNNING:
-            self._stop(error)
+            self.stop(error)
             self.status = RunStatus.STOPPED
             self.news()
 
     # -- who waits for a person --------------------------------------------------------------------
 
-    def _await_person(self, opening: Opening) -> None:
+    def await_person(self, opening: Opening) -> None:
         """Record that *opening*, which voting left undecided, waits for a person."""
         step, place = opening.opened.step, opening.opened.opening
         self.waits.add(step)
         data = {"step": step, "opening": place}
-        self._journal.append(RunEvent(self._rules.run, "waiting", undecided_sentence(opening), data=data))
-
-    def settle_by_hand(self, number: int, answer: str, author: str, reason: str) -> None:
-        """Record a person's answer to a step that voting left undecided; a step that waits goes on from it.
-
-        Args:
-            number: the step.
-            answer: the answer as JSON, or ``candidate:`` and the key of an answer that was voted for.
-            author: who decides.
-            reason: why so.
-
-        Raises:
-            UsageError: that step is not undecided, or the answer is none that it could have.
-            PluginError: the task's own code fails on that answer.
-        """
-        raise not_undecided(number)
-
-    def stop_waiting(self, number: int) -> None:
-        """End the wait of a step for a person: it stays undecided."""
-        assert number not in self.waits
+        self.journal.append(RunEvent(self.rules.run, "waiting", undecided_sentence(opening), data=data))
 
     def rule(self, number: int, answer: str, author: str, reason: str) -> None:
-        """Settle a step of the run that is under way, and let the run go on; see `settle_by_hand`."""
+        """Settle a step of the run that is under way, and let the run go on; see `Policy`."""
         try:
-            self.settle_by_hand(number, answer, author, reason)
+            self.policy.settle_by_hand(number, answer, author, reason)
         except PluginError as error:
             if number in self.waits:  # nothing is recorded, and somebody's slip must not end the run
                 raise UsageError(f"{answer} cannot be checked: {error}") from error
-            self._stop(error)
+            self.stop(error)
         self.news()
 
-    def _ruled(self, opening: Opening, spelled: str, author: str, reason: str) -> bool:
+    def ruled(self, opening: Opening, spelled: str, author: str, reason: str) -> bool:
         """Record a person's decision of *opening*; return whether the run waited for it."""
         step = opening.opened.step
-        self._record(opening, spelled, author, reason)
+        self.record(opening, spelled, author, reason)
         if step not in self.waits:
             return False
         self.waits.remove(step)
-        self._journal.append(RunEvent(self._rules.run, "settled", reason, author, {"step": step}))
+        self.journal.append(RunEvent(self.rules.run, "settled", reason, author, {"step": step}))
         return True
 
     # -- what to ask -------------------------------------------------------------------------------
@@ -115,31 +71,34 @@ class Decider(Answering):
         if self._heeded < len(self._presence.absences):
             self._heed()
         asked: list[tuple[Opening, SampleRequest]] = []
+        self._put(asked)
+        while (opened := self.policy.opened_next()) is not None:
+            self._stale.append(opened)
+            self._put(asked)
+        return asked
+
+    def _put(self, asked: list[tuple[Opening, SampleRequest]]) -> None:
+        """Add the requests of the openings that may want more to *asked*."""
         stale, self._stale = self._stale, []
         unsure = not self._presence.sure
         for place, opening in enumerate(stale):
-            if unsure and self._held:
+            if unsure and self.held:
                 self._stale = stale[place:]
                 break
             if opening.status in _UNWANTED or opening.error is not None:
                 continue
-            for request in opening.race.wanted(self._rules.max_n, self._distance(opening)):
-                if self._rules.warm_cache and (request.shared or opening.race.k > 1):
+            for request in opening.race.wanted(self.rules.max_n, opening.opened.step - self.place):
+                if self.rules.warm_cache and (request.shared or opening.race.k > 1):
                     request = request._replace(warm=True)
                 asked.append((opening, request))
                 ordinals = request.ordinals
                 opening.flying[ordinals] = request
                 self._fly(len(ordinals))
-        return asked
 
     @property
-    def _held(self) -> bool:
+    def held(self) -> bool:
         """Whether to wait for what is under way: it may show that asking more is no use."""
         return self.in_flight > 0 and self._presence.holds(self.in_flight)
-
-    def effects(self) -> list[Effect]:
-        """Return the external effects of decisions in order, each to be carried out once it is durable."""
-        return []
 
     # -- what comes --------------------------------------------------------------------------------
 
@@ -162,7 +121,7 @@ class Decider(Answering):
 
     def _failed(self, outcome: Failed[Opening]) -> None:
         self.progress.failed_attempts += 1
-        self._journal.append(
+        self.journal.append(
             AttemptFailed(
                 outcome.ticket.opened.run,
                 outcome.ticket.opened.step,
@@ -192,9 +151,10 @@ class Decider(Answering):
                 taken.append(self._count(opening, request, reply, (ordinal, failed)))
         finally:
             # Paid samples are on record before they have any effect.
-            self._journal.append(*taken)
+            self.journal.append(*taken)
         if opening.error is not None and opening.status not in _UNCERTAIN:
             raise opening.error
+        self.policy.came(taken, outcome.replies)
         if len(outcome.replies) < len(ordinals):
             race.give_back(ordinals[len(outcome.replies) :])
         if opening.status is OpeningStatus.VOID:
@@ -207,7 +167,7 @@ class Decider(Answering):
             self._stale.append(opening)
         elif opening.flying:
             self._cancel_surplus(opening)
-        self._counted(opening)
+        self.policy.counted(opening)
 
     def _count(
         self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]
@@ -250,40 +210,42 @@ class Decider(Answering):
 
     # -- what a step pays --------------------------------------------------------------------------
 
-    def _rung(self, step: int) -> Rung | None:
+    def rung(self, step: int) -> Rung | None:
         """Return the rung of *step* as things stand; None without `-k robust`."""
-        return None if self._rules.account is None else self._rules.account.rung(step)
+        return None if self.rules.account is None else self.rules.account.rung(step)
 
-    def _pay(self, opening: Opening, why: str) -> None:
+    def pay(self, opening: Opening, why: str) -> None:
         """Charge *opening* unless it is smooth, which raises the rungs of what is open behind it.
 
         What follows from it is recorded in the same commit, since nothing here waits.
         """
-        account, rung = self._rules.account, opening.race.rung
+        account, rung = self.rules.account, opening.race.rung
         if account is not None and rung is not None and not opening.race.smooth:
-            self._journal.append(*account.pay(opening.opened, opening.race.tier, rung, why))
-            self._raise_rungs()
+            self.journal.append(*account.pay(opening.opened, opening.race.tier, rung, why))
+            self.raise_rungs()
 
-    def _raise_rungs(self) -> None:
-        for opening in self._openings():
-            rung = self._rung(opening.opened.step)
+    def raise_rungs(self) -> None:
+        """Go on at the present rungs with all that is open and has not paid."""
+        for opening in self.policy.openings():
+            rung = self.rung(opening.opened.step)
             live = opening.status is not OpeningStatus.VOID
-            if live and rung is not None and not self._is_settled(opening):
+            if live and rung is not None and not self.has_paid(opening):
                 opening.race.go_on_at(rung)
                 self._stale.append(opening)
 
-    def _is_settled(self, opening: Opening) -> bool:
+    def has_paid(self, opening: Opening) -> bool:
         """Return whether the rung of *opening* is fixed, since it has paid."""
-        account = self._rules.account
+        account = self.rules.account
         return account is None or account.paid(opening.opened, opening.race.tier) is not None
 
-    def _escalated(self, opening: Opening) -> None:
+    def escalated(self, opening: Opening) -> None:
+        """Record that the next tier goes on with *opening*, and ask it."""
         self._stale.append(opening)
-        rung = self._rung(opening.opened.step)
+        rung = self.rung(opening.opened.step)
         if rung is not None:
             opening.race.go_on_at(rung)
         reason = f"step {opening.opened.step} undecided after {opening.race.counted} samples"
         if opening.race.refusal is not None:
             reason = f"{reason}, and refused by {opening.race.refusal.model}"
         data = {"step": opening.opened.step, "opening": opening.opened.opening, "tier": opening.race.tier}
-        self._journal.append(RunEvent(self._rules.run, "escalated", reason, data=data))
+        self.journal.append(RunEvent(self.rules.run, "escalated", reason, data=data))

@@ -5,7 +5,8 @@ from enum import Enum, auto
 from math import isfinite
 from typing import Any, Final
 
-from mdap.engine.voting import Judgement, Race
+from mdap.engine.prompts import Judgement
+from mdap.engine.voting import Race
 from mdap.errors import MdapError
 from mdap.records import Reply, SampleRequest, SampleTaken, StepOpened, Totals
 from mdap.rules.digests import text_digest

@@ -86,10 +86,12 @@ class OrderedRace(ProcessRace):
                     self._line[opened.step] = recorded
 
     def _tier(self, recorded: RecordedOpening) -> int:
-        return max(recorded.tier, *(self._schedule.tier(sample.ordinal) for sample in recorded.samples))
+        tier = self.decider.schedule.tier
+        return max(recorded.tier, *(tier(sample.ordinal) for sample in recorded.samples))
 
-    def _openings(self) -> Iterable[Opening]:
-        return (*super()._openings(), *self._void)
+    def openings(self) -> Iterable[Opening]:
+        """Return every opening that may have requests in flight."""
+        return (*super().openings(), *self._void)
 
     def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
         recorded = self._recorded_openings.get(identity)
@@ -142,13 +144,13 @@ class OrderedRace(ProcessRace):
 
     def _settle(self, question: Question) -> None:
         opening = question.opening
-        if self.status is not RUNNING or question.over:
+        if self.decider.status is not RUNNING or question.over:
             return
         if opening.race.rung is None:
             super()._settle(question)  # a proposal, on which others vote
         elif opening.error is not None:
-            self._stop(opening.error)
-        elif self._is_settled(opening):
+            self.decider.stop(opening.error)
+        elif self.decider.has_paid(opening):
             self._settle_alone(question)
         else:
             # A step that was open when the run was cut keeps its place.
@@ -165,7 +167,7 @@ class OrderedRace(ProcessRace):
 
     def _release(self) -> None:
         """Settle what is next, as long as that can be done."""
-        while self._line and self.status is RUNNING:
+        while self._line and self.decider.status is RUNNING:
             place, entry = next(iter(self._line.items()))
             if not self._ready(entry):
                 return
@@ -183,7 +185,7 @@ class OrderedRace(ProcessRace):
             returned = self._account.returned(
                 entry.step, entry.before, entry.unspent, all_of_it=entry.all_of_it
             )
-            self._journal.append(*returned)
+            self.decider.journal.append(*returned)
             return True
         if isinstance(entry, Loan):
             self._grant(entry)
@@ -193,9 +195,9 @@ class OrderedRace(ProcessRace):
 
     def _grant(self, loan: Loan) -> None:
         step = loan.opened.step
-        self._journal.append(*self._account.lend(step))
+        self.decider.journal.append(*self._account.lend(step))
         loan.share = self._account.lent[step]
-        self._raise_rungs()
+        self.decider.raise_rungs()
         for tell in loan.granted:
             tell()
 
@@ -203,12 +205,12 @@ class OrderedRace(ProcessRace):
         opening = question.opening
         race = opening.race
         if race.winner is not None:
-            self._pay(opening, CONTESTED)
+            self.decider.pay(opening, CONTESTED)
             self._decide(question, race.winner)
             return True
-        self._pay(opening, CONTESTED if race.tally.stuck else UNDECIDED)
+        self.decider.pay(opening, CONTESTED if race.tally.stuck else UNDECIDED)
         if race.escalate():
-            self._escalated(opening)
+            self.decider.escalated(opening)
             return False
         self._without_winner(question)
         return True
@@ -222,8 +224,8 @@ class OrderedRace(ProcessRace):
         if isinstance(first, Question):
             given_up = first.opening.status is OpeningStatus.IDLE and not self._ready(first)
         else:
-            given_up = isinstance(first, RecordedOpening) and not (self.in_flight or self.busy)
-        return self.status is RUNNING and given_up and any(map(self._waits, self._line.values()))
+            given_up = isinstance(first, RecordedOpening) and not (self.decider.in_flight or self.busy)
+        return self.decider.status is RUNNING and given_up and any(map(self._waits, self._line.values()))
 
     def _waits(self, entry: _Entry) -> bool:
         return not isinstance(entry, _Credit) and self._ready(entry)
@@ -238,15 +240,15 @@ class OrderedRace(ProcessRace):
         if isinstance(entry, RecordedOpening):
             opened, tier = entry.opened, self._tier(entry)
             rung = self._account.rung(opened.step)
-            self._journal.append(*self._account.pay(opened, tier, rung, ABANDONED))
-            self._raise_rungs()
+            self.decider.journal.append(*self._account.pay(opened, tier, rung, ABANDONED))
+            self.decider.raise_rungs()
         elif isinstance(entry, Question):
             self._abandon(entry)
 
     def _abandon(self, question: Question) -> None:
         opening = question.opening
         if opening.race.tally.votes:
-            self._pay(opening, ABANDONED)
+            self.decider.pay(opening, ABANDONED)
         else:
             # It has no votes: the next asker gets a new number.
             del self._open[question.identity]
@@ -255,7 +257,7 @@ class OrderedRace(ProcessRace):
 
     def finish(self, result: Any) -> None:
         """The author's function has returned *result*: nobody waits for anything any more."""
-        while self._line and self.status is RUNNING:
+        while self._line and self.decider.status is RUNNING:
             entry = self._line.pop(next(iter(self._line)))
             if isinstance(entry, _Credit):
                 self._settled(entry)

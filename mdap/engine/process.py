@@ -15,12 +15,12 @@ from typing import Any, Final, NamedTuple
 from mdap.engine.decider import Decider
 from mdap.engine.guarded import TaskSubject, flaw, not_a_step, not_undecided
 from mdap.engine.opening import Opening, OpeningStatus, Progress
+from mdap.engine.policy import Policy
 from mdap.engine.recording import RUNNING, RunConfig, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import RAISED, MdapError, RunError, UsageError, told
 from mdap.protocols import Journal
 from mdap.records import (
-    NOTED,
     PROPOSED,
     Identity,
     ProcessPoint,
@@ -73,7 +73,7 @@ class _Known(NamedTuple):
     earlier: bool
 
 
-class ProcessRace(Decider):
+class ProcessRace(Policy):
     """Decide the steps of a process as they are asked for.
 
     Args:
@@ -91,7 +91,8 @@ class ProcessRace(Decider):
     def __init__(
         self, name: str, task: Process[Any], rules: RunConfig, journal: Journal, progress: Progress
     ) -> None:
-        super().__init__(rules, journal, progress)
+        self.decider = Decider(rules, journal, progress, self)
+        self._rules = rules
         self.name = f"task {name}"
         self.result: Any = None
         self.busy = 0
@@ -112,8 +113,8 @@ class ProcessRace(Decider):
 
     def begin(self, point: ProcessPoint) -> None:
         """Restore the decisions and samples of earlier sessions."""
-        self._place = point.decisions
-        self.digest = point.digest
+        self.decider.place = point.decisions
+        self.decider.digest = point.digest
         self._next_step = point.next_step
         self._known = {identity: _Known(step, True) for identity, step in point.known.items()}
         for recorded in point.openings:
@@ -165,9 +166,9 @@ class ProcessRace(Decider):
                 self._rules.pilot.opened(self._rules.run, race.number, race)
         question.askers += 1
         question.opening.status = OpeningStatus.CERTAIN
-        self._stale.append(question.opening)
+        self.decider.ask_more(question.opening)
         self._settle(question)
-        self.news()
+        self.decider.news()
         return question
 
     def race(self, step: Step[Any]) -> Race:
@@ -182,18 +183,19 @@ class ProcessRace(Decider):
         subject = TaskSubject(self._task, step, step)
         step = canonical_step(self._task, step)
         number = self._next_step
-        return Race(self.name, number, step, self._rules.voting, subject, self._schedule, self._rung(number))
+        schedule, rung = self.decider.schedule, self.decider.rung(number)
+        return Race(self.name, number, step, self._rules.voting, subject, schedule, rung)
 
     def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
         race.key = identity[0]
         recorded = self._recorded_openings.pop(identity, None)
         if recorded is not None:
             race.number = recorded.opened.step
-            return self._refolded(recorded, step, race)
+            return self.decider.reopened(recorded, step, race)
         race.number = self._next_step
         own = step.user if self._rules.record_prompts else None
         about = canonical(own if step.input is None else step.input)
-        return self._open_afresh(self._opened(identity, about), step, race)
+        return self.decider.open_afresh(self._opened(identity, about), step, race)
 
     def _opened(self, identity: Identity, about: str) -> StepOpened:
         number, self._next_step = self._next_step, self._next_step + 1
@@ -205,8 +207,8 @@ class ProcessRace(Decider):
         question.askers -= 1
         if question.askers == 0 and not question.over and self._rules.pilot is None:
             question.opening.status = OpeningStatus.IDLE
-            self._withdraw_unsent(question.opening)
-            self.news()
+            self.decider.withdraw(question.opening)
+            self.decider.news()
 
     # -- what is recorded without a vote -----------------------------------------------------------
 
@@ -220,23 +222,23 @@ class ProcessRace(Decider):
             reason: where it comes from.
         """
         opened = self._opened_for(identity, about)
-        self._append_decision(opened, [], result, ("{}", 0, 0, NOTED, reason))
+        self.decider.note(opened, result, reason)
         self._known[identity] = _Known(opened.step, False)
 
     def _opened_for(self, identity: Identity, about: Any) -> StepOpened:
         opened = self._opened(identity, canonical(about))
-        self._journal.append(opened)
+        self.decider.journal.append(opened)
         return opened
 
     def warn(self, sentence: str) -> None:
         """Record a note for readers of the result."""
-        self._journal.append(RunEvent(self._rules.run, "warning", sentence))
+        self.decider.journal.append(RunEvent(self._rules.run, "warning", sentence))
 
     # -- how it ends -------------------------------------------------------------------------------
 
     def finish(self, result: Any) -> None:
         """The author's function has returned *result*."""
-        if self.status is not RUNNING:
+        if self.decider.status is not RUNNING:
             return
         if self._rules.pilot is not None and self._rules.pilot.busy:
             self._returned = partial(self.finish, result)  # it finishes what it opened
@@ -267,26 +269,25 @@ class ProcessRace(Decider):
 
     def end(self, status: RunStatus, error: MdapError) -> None:
         """The author's function did not go on, or a part of it could not, because of *error*."""
-        if self.status is RUNNING:
+        if self.decider.status is RUNNING:
             known = error.stop_cause if isinstance(error, RunError) else None
             guess = StopCause.SAMPLES if status is RunStatus.UNDECIDED else StopCause.ERROR
-            self.stop_cause, self.error = StopCause(known or guess), error
+            self.decider.stop_cause, self.decider.error = StopCause(known or guess), error
         self._end(status, str(error))
 
     def _end(self, status: RunStatus, reason: str | None) -> None:
-        if self.status is RUNNING:
-            self.status, self.reason = status, reason
-        self.news()
+        if self.decider.status is RUNNING:
+            self.decider.status, self.decider.reason = status, reason
+        self.decider.news()
 
     # -- deciding ----------------------------------------------------------------------------------
 
-    def _openings(self) -> Iterable[Opening]:
+    def openings(self) -> Iterable[Opening]:
+        """Return every opening that may have requests in flight."""
         return (question.opening for question in self._open.values())
 
-    def _distance(self, opening: Opening) -> int:
-        return opening.opened.step - self._place
-
-    def _counted(self, opening: Opening) -> None:
+    def counted(self, opening: Opening) -> None:
+        """Act on counted samples of *opening*."""
         question = self._open.get((opening.opened.key, opening.opened.prompt_digest))
         if question is not None:
             self._settle(question)
@@ -296,14 +297,14 @@ class ProcessRace(Decider):
         if question.over:
             return
         if opening.error is not None:
-            self._stop(opening.error)
+            self.decider.stop(opening.error)
         elif opening.race.winner is not None:
             # Also of a run that is over, whose last replies are still to come: they were paid for.
             self._decide(question, opening.race.winner)
-        elif self.status is not RUNNING:
+        elif self.decider.status is not RUNNING:
             return
         elif opening.race.exhausted and opening.race.escalate():
-            self._escalated(opening)
+            self.decider.escalated(opening)
         elif opening.race.exhausted:
             self._without_winner(question)
 
@@ -312,13 +313,13 @@ class ProcessRace(Decider):
             return  # it waits already
         question.undecided = undecided_sentence(question.opening)
         if self._rules.patient:
-            self._await_person(question.opening)
+            self.decider.await_person(question.opening)
         else:
             self._answer(question)
 
     def _decide(self, question: Question, winner: str) -> None:
         proposed = question.opening.race.step.proposal
-        self._record(question.opening, winner, reason=PROPOSED if proposed else None)
+        self.decider.record(question.opening, winner, reason=PROPOSED if proposed else None)
         del self._open[question.identity]
         self._known[question.identity] = _Known(question.opening.opened.step, False)
         self._answer(question)
@@ -340,19 +341,19 @@ class ProcessRace(Decider):
             raise not_undecided(number)
         race = question.opening.race
         spelled = checked_answer(self._task, race.step, race.named(answer), race.answers.values())
-        if self._ruled(question.opening, spelled, author, reason):
+        if self.decider.ruled(question.opening, spelled, author, reason):
             del self._open[question.identity]
             self._known[question.identity] = _Known(number, False)
             question.settled = True
             self._answer(question)
 
     def stop_waiting(self, number: int) -> None:
-        """End the wait of a step for a person; see `Decider.stop_waiting`."""
-        self.waits.discard(number)
+        """End the wait of a step for a person; see `Policy.stop_waiting`."""
+        self.decider.waits.discard(number)
         question = self._undecided(number)
         if question is not None and not question.over:
             self._answer(question)
-            self.news()
+            self.decider.news()
 
     def is_asked(self, number: int) -> bool:
         """Return whether step *number* has been asked for and is not decided."""

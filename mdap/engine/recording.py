@@ -10,6 +10,7 @@ from mdap.engine.voting import Race
 from mdap.errors import MdapError
 from mdap.protocols import Journal
 from mdap.records import (
+    NOTED,
     Decided,
     RecordedOpening,
     RunEvent,
@@ -91,6 +92,10 @@ class Recorder:
         error: the error that ended it; None for none.
         digest: head of the digest chain over the decisions.
         progress: the counters.
+        rules: the configuration of the run.
+        schedule: who is asked for which sample.
+        journal: where every fact goes.
+        place: how many steps are decided.
     """
 
     def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
@@ -100,16 +105,17 @@ class Recorder:
         self.error: MdapError | None = None
         self.digest = ""
         self.progress = progress
-        self._rules = rules
-        self._schedule = rules.schedule or schedule_of(rules.voting)
-        self._journal = journal
-        self._place = 0
+        self.rules = rules
+        self.schedule = rules.schedule or schedule_of(rules.voting)
+        self.journal = journal
+        self.place = 0
 
-    def _tell(self, votes: int, red_flags: int) -> None:
+    def add_counts(self, votes: int, red_flags: int) -> None:
+        """Add to the counters of votes and red flags."""
         self.progress.votes += votes
         self.progress.red_flags += red_flags
 
-    def _record(
+    def record(
         self, opening: Opening, winner: str, author: str | None = None, reason: str | None = None
     ) -> None:
         """Record that *opening* is decided."""
@@ -127,9 +133,13 @@ class Recorder:
 
     def _watch(self, race: Race, against: int, votes: int) -> None:
         """Record whether the run drifts."""
-        if self._rules.drift is not None and race.tier == 0:
-            for kind, sentence in self._rules.drift.hear(against, votes, race.counted - votes):
-                self._journal.append(RunEvent(self._rules.run, "warning", sentence, data={"drift": kind}))
+        if self.rules.drift is not None and race.tier == 0:
+            for kind, sentence in self.rules.drift.hear(against, votes, race.counted - votes):
+                self.journal.append(RunEvent(self.rules.run, "warning", sentence, data={"drift": kind}))
+
+    def note(self, opened: StepOpened, result: str, reason: str) -> None:
+        """Record a *result* that was not voted on, and as *reason* where it comes from."""
+        self._append_decision(opened, [], result, ("{}", 0, 0, NOTED, reason))
 
     def _append_decision(
         self,
@@ -138,30 +148,32 @@ class Recorder:
         winner: str,
         how: tuple[str, int, int, str | None, str | None],
     ) -> None:
-        draft = Decided(opened.run, self._place, opened.step, opened.opening, winner, *how, digest="")
+        draft = Decided(opened.run, self.place, opened.step, opened.opening, winner, *how, digest="")
         self.digest = chain_digest(self.digest, opened, lines, draft)
-        self._journal.append(draft._replace(digest=self.digest))
-        self._place += 1
+        self.journal.append(draft._replace(digest=self.digest))
+        self.place += 1
         self.progress.steps += 1
 
-    def _resolve(self, opened: StepOpened, *, confirmed: bool) -> None:
-        self._journal.append(StepResolved(opened.run, opened.step, opened.opening, confirmed))
+    def resolve(self, opened: StepOpened, *, confirmed: bool) -> None:
+        """Record whether a step that was opened on a guess stands on the right input."""
+        self.journal.append(StepResolved(opened.run, opened.step, opened.opening, confirmed))
 
     # -- opening -----------------------------------------------------------------------------------
 
-    def _open_afresh(self, opened: StepOpened, state: Any, race: Race, *, tentative: bool = False) -> Opening:
-        self._journal.append(opened)
-        if self._rules.record_prompts:
-            self._journal.append(*race.sent(opened))
+    def open_afresh(self, opened: StepOpened, state: Any, race: Race, *, tentative: bool = False) -> Opening:
+        """Record that a step is opened; return its opening."""
+        self.journal.append(opened)
+        if self.rules.record_prompts:
+            self.journal.append(*race.sent(opened))
         return Opening(opened, state, race, tentative=tentative)
 
-    def _refolded(
+    def reopened(
         self, recorded: RecordedOpening, state: Any, race: Race, *, tentative: bool = False
     ) -> Opening:
         """Return a recorded opening, its samples counted again."""
         opening = Opening(recorded.opened, state, race, tentative=tentative)
         race.refold(recorded.samples, recorded.tier, recorded.refusals)
-        paid = None if self._rules.account is None else self._rules.account.paid(opening.opened, race.tier)
+        paid = None if self.rules.account is None else self.rules.account.paid(opening.opened, race.tier)
         if paid is not None:
             race.go_on_at(paid)
         opening.lines = [
@@ -170,7 +182,7 @@ class Recorder:
             if taken.counted
         ]
         votes = sum(race.tally.votes.values())
-        self._tell(votes, race.counted - votes)
+        self.add_counts(votes, race.counted - votes)
         return opening
 
 

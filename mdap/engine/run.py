@@ -7,8 +7,8 @@ import anyio
 import anyio.lowlevel
 
 from mdap.engine.budget_guard import BudgetGuard
-from mdap.engine.decider import Decider, Effect
 from mdap.engine.opening import Opening
+from mdap.engine.policy import Effect, Policy
 from mdap.engine.recording import RUNNING
 from mdap.engine.scheduler import Outcome, SamplerPool
 from mdap.groups import gathered
@@ -27,7 +27,7 @@ _DRAIN_SECONDS: Final = 10.0
 
 
 async def decide(
-    race: Decider,
+    race: Policy,
     provider: Provider,
     limits: Limits,
     journal: Journal,
@@ -50,17 +50,18 @@ async def decide(
     """
     async with gathered() as group:
         samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
-        race.news = samplers.wake
+        race.decider.news = samplers.wake
         scope = anyio.CancelScope()
         if beside:
             group.start_soon(_within, scope, beside)
         turn = 0
         await _bring_about(race.effects(), journal)
-        while race.status is RUNNING:
-            await _send(race, samplers, race.wanted())
+        while race.decider.status is RUNNING:
+            await _send(race, samplers, race.decider.wanted())
             if race.stalled:
                 # A cancelled run ends here, or it would take the cancelled askers for ones that gave up.
-                await (anyio.lowlevel.checkpoint if race.in_flight else anyio.wait_all_tasks_blocked)()
+                in_flight = race.decider.in_flight
+                await (anyio.lowlevel.checkpoint if in_flight else anyio.wait_all_tasks_blocked)()
                 race.pass_over()
             else:
                 _take(race, samplers, await samplers.arrived())
@@ -86,7 +87,7 @@ async def _within(scope: anyio.CancelScope, works: Sequence[Callable[[], Corouti
 
 
 async def _send(
-    race: Decider, samplers: SamplerPool[Opening], wanted: list[tuple[Opening, SampleRequest]]
+    race: Policy, samplers: SamplerPool[Opening], wanted: list[tuple[Opening, SampleRequest]]
 ) -> None:
     _drop(race, samplers)
     for place, (opening, request) in enumerate(wanted):
@@ -95,7 +96,7 @@ async def _send(
             # leave first, or it would wait until the last of them is put together.
             await anyio.lowlevel.checkpoint()
         # Meanwhile a process may have stopped, or given up what it had asked.
-        if race.status is RUNNING and opening.flying.get(request.ordinals) is request:
+        if race.decider.status is RUNNING and opening.flying.get(request.ordinals) is request:
             samplers.ask(opening, request)
 
 
@@ -106,24 +107,24 @@ async def _bring_about(effects: list[Effect], journal: Journal) -> None:
         journal.append(effect.done)
 
 
-def _take(race: Decider, samplers: SamplerPool[Opening], arrived: list[Outcome[Opening]]) -> None:
+def _take(race: Policy, samplers: SamplerPool[Opening], arrived: list[Outcome[Opening]]) -> None:
     for outcome in arrived:
-        race.take(outcome)
+        race.decider.take(outcome)
     _drop(race, samplers)
 
 
-def _drop(race: Decider, samplers: SamplerPool[Opening]) -> None:
-    for trace in race.dropped():
+def _drop(race: Policy, samplers: SamplerPool[Opening]) -> None:
+    for trace in race.decider.dropped():
         samplers.drop(trace)
 
 
-async def _drain(race: Decider, samplers: SamplerPool[Opening]) -> None:
+async def _drain(race: Policy, samplers: SamplerPool[Opening]) -> None:
     """Take in what has been sent before the run was over: it is paid for, and a resume can use it."""
-    race.withdraw_unsent()
+    race.decider.withdraw_unsent()
     _drop(race, samplers)
     try:
         with anyio.move_on_after(_DRAIN_SECONDS):
-            while race.in_flight:
+            while race.decider.in_flight:
                 _take(race, samplers, await samplers.arrived())
     finally:
-        race.give_up_void()
+        race.decider.give_up_void()

@@ -1,8 +1,9 @@
 """One step being decided: which samples to ask for, what each one says, and when it is over."""
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from mdap.engine.prompts import Judgement, Prompt, prompts_of
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.records import (
     CANDIDATE,
@@ -17,43 +18,20 @@ from mdap.records import (
     encodable,
 )
 from mdap.rules.canonical import canonical
-from mdap.rules.digests import answer_key, prompt_digest, text_digest, views_digest
-from mdap.rules.reading import json_schema, read, unreadable
+from mdap.rules.digests import answer_key, text_digest, views_digest
+from mdap.rules.reading import json_schema, read
 from mdap.rules.redflags import clean, clean_label
 from mdap.rules.rungs import Rung
-from mdap.rules.schedule import NOBODY, Assignment, SampleSchedule, schedule_of
+from mdap.rules.schedule import NOBODY, SampleSchedule, schedule_of
 from mdap.rules.tally import RobustTally, Tally
 from mdap.rules.values import refuse_rivals
 from mdap.settings import VotingSettings
-from mdap.tasks import Step, View
+from mdap.tasks import Step
 
-__all__ = ["Judgement", "Race", "unread"]
+__all__ = ["Race"]
 
 # A step sees few different texts in a race that is going well; beyond this many nothing is remembered.
 _REMEMBERED: Final = 64
-
-
-class Judgement(NamedTuple):
-    """What one reply comes to: a vote for an answer, or a red flag; its words as they are recorded."""
-
-    text: str
-    text_digest: str
-    answer: str | None
-    answer_key: str | None
-    flag_reason: str | None
-    model: str
-    finish_reason: str
-
-
-class Prompt(NamedTuple):
-    """One presentation of a step: what is asked, and how the reply is read."""
-
-    system: str
-    user: str
-    digest: str
-    parse: Callable[[str], Any]
-    subject: Subject | None
-    shared: int = 0
 
 
 class Race:
@@ -133,18 +111,9 @@ class Race:
         self.schema = None if step.schema is None else self._schema(step.schema)
         self.schedule = schedule or schedule_of(settings)
         self.tier = 0
-        own = Prompt(
-            step.system,
-            step.user,
-            prompt_digest(step.system, step.user),
-            step.parse,
-            subject,
-            len(step.shared),
-        )
-        self.prompts = [own]
-        self.prompt_digest = own.digest
+        self.prompts = prompts_of(step, subject)
+        self.prompt_digest = self.prompts[0].digest
         if step.views:
-            self.prompts += [_viewed(view, subject) for view in step.views]
             self.prompt_digest = views_digest([prompt.digest for prompt in self.prompts])
         self.refused = NOBODY
         self.refusal: Refusal | None = None
@@ -244,7 +213,26 @@ class Race:
         self.in_flight += len(ordinals)
         requests = []
         for part, group in self.schedule.groups(ordinals, len(self.prompts), max_n, self.refused, self.key):
-            requests.append(self._request(part, group, priority))
+            prompt = self.prompts[part.view]
+            request = SampleRequest.__new__(  # see `mdap.engine.opening.written`
+                SampleRequest,
+                system=prompt.system,
+                user=prompt.user,
+                prompt_digest=prompt.digest,
+                key=self.key,
+                ordinals=group,
+                temperature=part.temperature,
+                max_tokens=self.max_tokens,
+                schema=self.schema,
+                priority=priority,
+                subject=prompt.subject,
+                member=part.member,
+                view=part.view,
+                trace=Trace(),
+                step_digest=self.prompt_digest,
+                shared=prompt.shared,
+            )
+            requests.append(request)
         return requests
 
     def _draw(self, count: int) -> tuple[int, ...]:
@@ -255,27 +243,6 @@ class Race:
         fresh = tuple(range(first, last))
         self._next_ordinal += len(fresh)
         return again + fresh
-
-    def _request(self, part: Assignment, ordinals: tuple[int, ...], priority: int) -> SampleRequest:
-        prompt = self.prompts[part.view]
-        return SampleRequest.__new__(  # see `mdap.engine.opening.written`
-            SampleRequest,
-            system=prompt.system,
-            user=prompt.user,
-            prompt_digest=prompt.digest,
-            key=self.key,
-            ordinals=ordinals,
-            temperature=part.temperature,
-            max_tokens=self.max_tokens,
-            schema=self.schema,
-            priority=priority,
-            subject=prompt.subject,
-            member=part.member,
-            view=part.view,
-            trace=Trace(),
-            step_digest=self.prompt_digest,
-            shared=prompt.shared,
-        )
 
     def sent(self, opened: StepOpened) -> list[PromptSent]:
         """Return what the step asks, as *opened*, in each of its views."""
@@ -332,7 +299,7 @@ class Race:
             self.answers[spelled] = answer
         return judgement
 
-    def _judge(self, reply: Reply, prompt: "Prompt") -> tuple[Judgement, Any]:
+    def _judge(self, reply: Reply, prompt: Prompt) -> tuple[Judgement, Any]:
         text = clean(reply.text, self.max_tokens)
         digest = text_digest(text)
         model, finish_reason = clean_label(reply.model), clean_label(reply.finish_reason)
@@ -399,28 +366,3 @@ class Race:
         first = self.tier * self.schedule.samples_per_tier
         self._next_ordinal = max(max(seen, default=-1) + 1, first)
         self._lost = [ordinal for ordinal in range(first, self._next_ordinal) if ordinal not in seen]
-
-
-def unread(reply: Reply, error: PluginError) -> Judgement:
-    """Return the record of a reply at which the parser itself failed: kept, never counted."""
-    text = clean(reply.text, len(reply.text) + 1)
-    model, finish_reason = clean_label(reply.model), clean_label(reply.finish_reason)
-    flag = unreadable(error.cause_name)
-    return Judgement(text, text_digest(text), None, None, flag, model, finish_reason)
-
-
-class _InView:
-    """A subject whose replies are rendered for another view of its step."""
-
-    __slots__ = ("mistakes", "render", "truth")
-
-    def __init__(self, subject: Subject, render: Callable[[Any], str]) -> None:
-        self.truth = subject.truth
-        self.mistakes = subject.mistakes
-        self.render = render
-
-
-def _viewed(view: View[Any], subject: Subject | None) -> Prompt:
-    if subject is not None and view.render is not None:
-        subject = _InView(subject, view.render)
-    return Prompt(view.system, view.user, prompt_digest(view.system, view.user), view.parse, subject)

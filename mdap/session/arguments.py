@@ -79,7 +79,7 @@ def checked_task(task: Any) -> Chain[Any, Any] | Process[Any]:
     )
 
 
-def check_cases(tasks: Any, k: Any) -> None:
+def check_cases(tasks: Any, k: Any, voting: VotingSettings | None = None) -> None:
     """Check the arguments of a batch that differ from those of a run.
 
     Raises:
@@ -93,6 +93,8 @@ def check_cases(tasks: Any, k: Any) -> None:
         raise UsageError(
             f"k={k!r} is for one run, not for many: give a number, such as that of session.choose_k(...)"
         )
+    if voting is not None and voting.robust is not None:
+        raise UsageError("-k robust is for one run, not for many: give k")
 
 
 def check_run(k: Any, voting: Any, run_id: Any, progress: Any) -> None:

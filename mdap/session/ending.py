@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from mdap.engine.decider import Decider
+from mdap.engine.policy import Policy
 from mdap.errors import DatabaseError, MdapError, PluginError, told, traceback_of
 from mdap.journal.runs import RunRecord, RunStart
 from mdap.records import RunEvent, RunStatus, StopCause
@@ -47,10 +47,10 @@ class Ending:
         resources.writer.append(RunEvent(start.number, kind, data=about))
         self.begun = True
 
-    def take(self, race: Decider) -> None:
+    def take(self, race: Policy) -> None:
         """Copy the end of *race*."""
-        self.status, self.reason = race.status, race.reason
-        self.cause, self.error = race.stop_cause, race.error
+        self.status, self.reason = race.decider.status, race.decider.reason
+        self.cause, self.error = race.decider.stop_cause, race.decider.error
 
     def stop(self, reason: str, cause: StopCause) -> None:
         """Set that the run cannot continue for now."""

@@ -6,7 +6,7 @@ from typing import Final
 
 import anyio
 
-from mdap.engine.decider import Decider
+from mdap.engine.policy import Policy
 from mdap.errors import RAISED, DatabaseError, PluginError, UsageError
 from mdap.journal.facts import Cursor, Facts
 from mdap.journal.reader import Reader
@@ -44,7 +44,7 @@ class Listener:
         """Begin after the facts of earlier sessions."""
         await Facts(log[0], run, self._cursor).skip()
 
-    async def listen(self, log: Log, run: int, race: Decider) -> None:
+    async def listen(self, log: Log, run: int, race: Policy) -> None:
         """Call the function until cancelled; if it fails, stop *race*. Raise nothing."""
         try:
             while True:
@@ -53,7 +53,7 @@ class Listener:
                     await log[1].next_commit()
         except PluginError as error:
             self._failure = error
-            race.halt(error)
+            race.decider.halt(error)
         except DatabaseError:
             pass  # the run itself raises it
 

@@ -187,13 +187,13 @@ class _Run:
             ended.take(race)
             if clock.cancelled_caught:
                 ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
-            if race.status is RunStatus.FINISHED and not (spec.pilot is not None and spec.pilot.full):
+            if race.decider.status is RunStatus.FINISHED and not (spec.pilot is not None and spec.pilot.full):
                 ended.data |= self._came_to(race)
                 if isinstance(race, ProcessRace):
                     [[undecided]] = await resources.reader.rows("undecided_in_parts", self._number)
                     ended.data["undecided"] += undecided
         finally:
-            ended.data["in_flight"] = race.in_flight
+            ended.data["in_flight"] = race.decider.in_flight
 
     def _note(self) -> None:
         """Count the spending of earlier sessions, and record all known facts before the first request."""

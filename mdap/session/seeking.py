@@ -141,7 +141,7 @@ async def ask_again(
     def look() -> None:
         asked.set()
 
-    race.news = look
+    race.decider.news = look
 
     async def recall(step: int) -> Recorded:
         asked.set()
@@ -169,7 +169,7 @@ async def ask_again(
     )
     async with anyio.create_task_group() as group:
         group.start_soon(answer_process, task, race, around)
-        while asked.is_set() and not there() and race.status is RunStatus.RUNNING:
+        while asked.is_set() and not there() and race.decider.status is RunStatus.RUNNING:
             asked = anyio.Event()
             with anyio.move_on_after(patience):
                 await asked.wait()

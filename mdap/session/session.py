@@ -1,12 +1,6 @@
 """The session: one set of models, one database and one set of limits for any number of runs."""
 
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
@@ -279,10 +273,8 @@ class Session(OpenSession):
             UsageError: an argument is wrong.
         """
         check_run(k, voting, run_id, progress)
-        check_cases(tasks, k)
         voting = self._voting(voting)
-        if voting.robust is not None:
-            raise UsageError("-k robust is for one run, not for many: give k")
+        check_cases(tasks, k, voting)
         spec = RunSpec(
             name=new_name("batch") if run_id is None else checked_run_id(run_id),
             voting=voting if k is None else with_k(voting, k),
@@ -364,11 +356,10 @@ class Session(OpenSession):
             row = await resources.reader.find(run_id)
         if row.kind != "run":
             raise UsageError(not_alone(row))
-        voting = VotingSettings.recorded(row.settings)
         made = make_recorded(row.task, row.params) if task is None else make_task(task, row.params)
         spec = RunSpec(
             name=row.run_id,
-            voting=voting,
+            voting=VotingSettings.recorded(row.settings),
             row=row,
             moved=task is not None,
             progress=progress or Progress(),

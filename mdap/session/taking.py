@@ -5,7 +5,7 @@ from typing import Final
 
 import anyio
 
-from mdap.engine.decider import Decider
+from mdap.engine.policy import Policy
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.rulings import Place, Rulings
 from mdap.session.listening import LOOK
@@ -16,7 +16,7 @@ __all__ = ["take_rulings"]
 _LOG: Final = logging.getLogger("mdap")
 
 
-async def take_rulings(resources: SessionResources, run: int, race: Decider) -> None:
+async def take_rulings(resources: SessionResources, run: int, race: Policy) -> None:
     """Settle waiting steps of *race* with people's answers until cancelled. Raise nothing.
 
     It reads the log only while a step waits.
@@ -24,21 +24,21 @@ async def take_rulings(resources: SessionResources, run: int, race: Decider) -> 
     since: dict[int, float] = {}
     try:
         while True:
-            if not race.waits:
+            if not race.decider.waits:
                 await resources.writer.next_commit()  # commit that a step waits before it waits
                 continue
             await _tell(resources, run, race, since)
             await _take(resources, run, race)
             _give_up(race, since, resources.limits.wait_for_person)
-            if race.waits:
+            if race.decider.waits:
                 await anyio.sleep(LOOK)
     except DatabaseError:
         pass  # the run itself raises it
 
 
-async def _tell(resources: SessionResources, run: int, race: Decider, since: dict[int, float]) -> None:
+async def _tell(resources: SessionResources, run: int, race: Policy, since: dict[int, float]) -> None:
     """Announce steps that began to wait, once that is durable."""
-    new = sorted(race.waits - since.keys())
+    new = sorted(race.decider.waits - since.keys())
     if new:
         await resources.writer.flush()
     patience = resources.limits.wait_for_person
@@ -51,15 +51,15 @@ async def _tell(resources: SessionResources, run: int, race: Decider, since: dic
             )
 
 
-async def _take(resources: SessionResources, run: int, race: Decider) -> None:
+async def _take(resources: SessionResources, run: int, race: Policy) -> None:
     rulings = Rulings(resources.writer.path)
     for row in await resources.reader.rows("open_rulings", run):
-        if row["step"] not in race.waits:
+        if row["step"] not in race.decider.waits:
             continue
         place = Place(run, row["step"], f"step {row['step']}")
         author, reason = row["author"], row["reason"]
         try:
-            race.rule(row["step"], row["answer"], author, reason)
+            race.decider.rule(row["step"], row["answer"], author, reason)
         except UsageError as error:
             await rulings.add(place, "refused", author, reason=str(error), about=row["id"])
             continue
@@ -74,8 +74,8 @@ async def _take(resources: SessionResources, run: int, race: Decider) -> None:
             await rulings.add(place, "settled", author, **done)
 
 
-def _give_up(race: Decider, since: dict[int, float], patience: float) -> None:
+def _give_up(race: Policy, since: dict[int, float], patience: float) -> None:
     now = anyio.current_time()
-    for step in sorted(race.waits & since.keys()):
+    for step in sorted(race.decider.waits & since.keys()):
         if now - since[step] >= patience:
             race.stop_waiting(step)

@@ -88,12 +88,12 @@ def test_no_schedule_and_no_speculation_changes_what_is_decided(case: Case) -> N
     expected, race = plain.run(), driven.run()
 
     assert recount(driven.journal.facts, case.voting.k) == recount(plain.journal.facts, case.voting.k)
-    assert (race.status, race.reason) == (expected.status, expected.reason)
-    if race.status is RunStatus.FINISHED:
+    assert (race.decider.status, race.decider.reason) == (expected.decider.status, expected.decider.reason)
+    if race.decider.status is RunStatus.FINISHED:
         assert race.state == expected.state
     if not driven.failures:  # how many attempts a sample took is part of the record
-        assert race.digest == expected.digest
-    assert race.progress.steps == len(rows_of(driven.journal.facts).decisions)
+        assert race.decider.digest == expected.decider.digest
+    assert race.decider.progress.steps == len(rows_of(driven.journal.facts).decisions)
 
 
 def place_of(sample: SampleTaken) -> tuple[int, int, int]:
@@ -106,17 +106,17 @@ def assert_each_sample_has_one_row(driven: Drive, race: ChainRace) -> None:
     assert Counter(map(place_of, (fact for fact in taken if fact.text is None))) == driven.given_up
     assert {1} == {*driven.came.values(), *driven.given_up.values(), 1}
     assert not driven.came.keys() & driven.given_up.keys()
-    assert len(driven.journal.of(AttemptFailed)) == driven.failures == race.progress.failed_attempts
+    assert len(driven.journal.of(AttemptFailed)) == driven.failures == race.decider.progress.failed_attempts
     rows = rows_of(driven.journal.facts)
     assert sum(len(samples) for samples in (*rows.samples.values(), *rows.pending.values())) == len(taken)
-    if race.status is RunStatus.FINISHED:
+    if race.decider.status is RunStatus.FINISHED:
         assert not any(rows.pending.values())
         assert all(waiting.late for waiting in driven.flight)
         samples = [sample for samples in rows.samples.values() for sample in samples]
         verdicts = Counter(sample.verdict for sample in samples if sample.text is not None)
-        counters = (race.progress.votes, race.progress.red_flags)
+        counters = (race.decider.progress.votes, race.decider.progress.red_flags)
         assert counters == (verdicts["vote"], verdicts["flag"])
-        assert driven.rules.voting.hedge or race.progress.void == verdicts["void"]
+        assert driven.rules.voting.hedge or race.decider.progress.void == verdicts["void"]
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -137,7 +137,7 @@ def test_hedging_keeps_the_rule_and_the_record(case: Case, hedge: int) -> None:
 
     assert_each_sample_has_one_row(driven, race)
     decisions = recount(driven.journal.facts, case.voting.k, hedged=True)
-    assert len(decisions) == race.progress.steps
+    assert len(decisions) == race.decider.progress.steps
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -151,7 +151,7 @@ def test_every_guess_is_resolved_once(case: Case) -> None:
     resolved = Counter(fact[1:3] for fact in driven.journal.of(StepResolved))
     guessed = {fact[1:3] for fact in driven.journal.of(SampleTaken) if fact.tentative}
     assert set(resolved.values()) <= {1}
-    if race.status is RunStatus.FINISHED:
+    if race.decider.status is RunStatus.FINISHED:
         assert guessed <= set(resolved)
     wrong = {fact[1:3] for fact in driven.journal.of(StepResolved) if not fact.confirmed}
     decided = {(fact.step, fact.opening) for fact in driven.journal.of(Decided)}
@@ -191,11 +191,12 @@ def test_a_run_that_is_cut_anywhere_ends_as_if_it_was_not(
     race = last.run(resume_point(kept))
 
     assert recount(last.journal.facts, case.voting.k) == recount(expected.journal.facts, case.voting.k)
-    assert (race.status, race.reason) == (end.status, end.reason)
+    assert (race.decider.status, race.decider.reason) == (end.decider.status, end.decider.reason)
     if not any(isinstance(fact, AttemptFailed) for fact in last.journal.facts):
-        assert race.digest == end.digest
-    assert race.progress.steps == len(rows_of(last.journal.facts).decisions) - len(rows_of(kept).decisions)
-    if race.status is RunStatus.FINISHED:
+        assert race.decider.digest == end.decider.digest
+    decided = len(rows_of(last.journal.facts).decisions) - len(rows_of(kept).decisions)
+    assert race.decider.progress.steps == decided
+    if race.decider.status is RunStatus.FINISHED:
         rows = rows_of(last.journal.facts)
         assert race.state == end.state
         assert not any(rows.pending.values())
@@ -250,7 +251,7 @@ class Hand:
         return self
 
     def ask(self, sent: bool = True) -> None:
-        for opening, request in self.race.wanted():
+        for opening, request in self.race.decider.wanted():
             request.trace.sent = sent
             self.flight.append((opening, request))
 
@@ -266,7 +267,7 @@ class Hand:
     def say(self, step: int, *texts: str) -> None:
         for text in texts:
             opening, request = self.oldest(step)
-            self.race.take(Came(opening, request, [Reply(text, "toy")] * request.n, 1))
+            self.race.decider.take(Came(opening, request, [Reply(text, "toy")] * request.n, 1))
             self.ask()
 
     def refuse(self, step: int) -> None:
@@ -276,7 +277,7 @@ class Hand:
             for asked in self.flight
             if asked[0].opened.step == step and asked[0].status is not OpeningStatus.VOID
         ]:
-            self.race.take(GaveUp(*self.oldest(step), RejectedError("no such prompt")))
+            self.race.decider.take(GaveUp(*self.oldest(step), RejectedError("no such prompt")))
         self.ask()
 
     def opened(self) -> list[tuple[int, int, str]]:
@@ -298,7 +299,7 @@ def test_without_speculation_one_step_is_open_at_a_time() -> None:
     hand.say(0, "1")
     assert hand.opened() == [(0, 0, "[0,0]"), (1, 0, "[1,1]")]
     hand.say(1, "1", "1")
-    assert (hand.race.status, hand.race.state) == (RunStatus.FINISHED, (2, 11))
+    assert (hand.race.decider.status, hand.race.state) == (RunStatus.FINISHED, (2, 11))
     assert hand.flight == []
 
 
@@ -353,12 +354,12 @@ def test_what_comes_for_a_void_step_is_recorded_and_never_counted() -> None:
     late = hand.oldest(1)
     hand.say(0, "1", "1")
     assert late[0].status is OpeningStatus.VOID
-    hand.race.take(Came(*late, [Reply("3", "toy")], 1))
+    hand.race.decider.take(Came(*late, [Reply("3", "toy")], 1))
     sample = hand.log.of(SampleTaken)[-1]
     assert (sample.step, sample.verdict, sample.counted, sample.tentative) == (1, "void", None, False)
     assert sample.text == "3"
     assert late[0].race.tally.votes == {}
-    assert hand.race.progress.void == 1
+    assert hand.race.decider.progress.void == 1
 
 
 def test_what_was_never_sent_for_a_void_step_is_withdrawn() -> None:
@@ -370,8 +371,8 @@ def test_what_was_never_sent_for_a_void_step_is_withdrawn() -> None:
     for _, request in void[1:]:
         request.trace.sent = False
     hand.say(0, "1", "1")
-    assert hand.race.dropped() == [request.trace for _, request in void[1:]]
-    assert hand.race.dropped() == []
+    assert hand.race.decider.dropped() == [request.trace for _, request in void[1:]]
+    assert hand.race.decider.dropped() == []
     assert [sample for sample in hand.log.of(SampleTaken) if sample.opening == 0 and sample.step == 1] == []
 
 
@@ -388,19 +389,19 @@ def test_a_refused_prompt_matters_only_if_its_input_comes_true() -> None:
     wrong = Hand(Count(steps=9), mode="vote", depth=1).begin()
     wrong.say(0, "2")
     wrong.refuse(1)
-    assert wrong.race.status is RunStatus.RUNNING
+    assert wrong.race.decider.status is RunStatus.RUNNING
     wrong.say(0, "1", "1", "1")
     assert wrong.decided() == ["1"]
-    assert wrong.race.status is RunStatus.RUNNING
+    assert wrong.race.decider.status is RunStatus.RUNNING
 
     right = Hand(Count(steps=9), mode="vote", depth=1).begin()
     right.say(0, "1")
     right.refuse(1)
-    assert right.race.status is RunStatus.RUNNING
+    assert right.race.decider.status is RunStatus.RUNNING
     right.say(0, "1")
     assert right.decided() == ["1"]
     ended = (RunStatus.UNDECIDED, "step 1 was refused by toy: no such prompt")
-    assert (right.race.status, right.race.reason) == ended
+    assert (right.race.decider.status, right.race.decider.reason) == ended
     assert [fact.data["step"] for fact in right.log.of(RunEvent) if fact.kind == "refused"] == [1]
 
 
@@ -408,20 +409,20 @@ def test_a_refused_prompt_matters_only_if_its_input_comes_true() -> None:
 def test_a_dead_provider_stops_the_run_whatever_it_was_asked(step: int) -> None:
     """P5: no attempt can work until a person acts: stopped and resumable, not failed."""
     hand = Hand(Count(steps=9), mode="guess", depth=2).begin()
-    hand.race.take(GaveUp(*hand.oldest(step), UnavailableError("no key")))
-    assert (hand.race.status, hand.race.reason) == (RunStatus.STOPPED, "no key")
+    hand.race.decider.take(GaveUp(*hand.oldest(step), UnavailableError("no key")))
+    assert (hand.race.decider.status, hand.race.decider.reason) == (RunStatus.STOPPED, "no key")
 
 
 def test_a_failed_attempt_is_a_fact_and_nothing_else() -> None:
     """D9: it is no vote, no flag and no sample, and it changes nothing that is wanted."""
     hand = Hand(Count(steps=9)).begin()
     opening, request = hand.flight[0]
-    hand.race.take(Failed(opening, request, 1, TransientError("reset by peer", kind="connection")))
-    assert hand.race.wanted() == []
+    hand.race.decider.take(Failed(opening, request, 1, TransientError("reset by peer", kind="connection")))
+    assert hand.race.decider.wanted() == []
     failed = AttemptFailed(1, 0, 0, 0, 1, "connection", "reset by peer", model="toy")
     assert hand.log.facts[1:] == [failed]
     assert (opening.race.counted, opening.race.in_flight) == (0, 2)
-    assert (hand.race.progress.failed_attempts, hand.race.progress.in_flight) == (1, 2)
+    assert (hand.race.decider.progress.failed_attempts, hand.race.decider.progress.in_flight) == (1, 2)
 
 
 def test_an_undecided_step_is_no_plurality() -> None:
@@ -431,8 +432,8 @@ def test_an_undecided_step_is_no_plurality() -> None:
     hand = Hand(Count(steps=9))
     hand.race, hand.log = ChainRace("count", Count(steps=9), rules, log, Progress()), log
     hand.begin().say(0, "1", "2", "1", "2", "1", "2", "1")
-    assert hand.race.status is RunStatus.UNDECIDED
-    assert hand.race.reason == (
+    assert hand.race.decider.status is RunStatus.UNDECIDED
+    assert hand.race.decider.reason == (
         "step 0 has no winner after 7 samples: its best answer leads by 1, and k is 2"
     )
     assert log.of(Decided) == []
@@ -444,13 +445,13 @@ def test_what_comes_after_the_end_is_recorded_and_changes_nothing(mode: str) -> 
     """A run stays what its end made it: late replies have their rows, late failures are not its reason."""
     hand = Hand(Count(steps=9), k=3, mode=mode, depth=1).begin()
     ended = (RunStatus.STOPPED, "no model")
-    hand.race.take(GaveUp(*hand.oldest(0), UnavailableError("no model")))
-    assert (hand.race.status, hand.race.reason) == ended
-    hand.race.take(Came(*hand.oldest(0), [Reply("1", "toy")], 1))
+    hand.race.decider.take(GaveUp(*hand.oldest(0), UnavailableError("no model")))
+    assert (hand.race.decider.status, hand.race.decider.reason) == ended
+    hand.race.decider.take(Came(*hand.oldest(0), [Reply("1", "toy")], 1))
     assert len(hand.log.of(SampleTaken)) == 1
-    hand.race.take(GaveUp(*hand.oldest(0), UnavailableError("no key")))
-    assert (hand.race.status, hand.race.reason) == ended
-    assert hand.race.wanted() == []
+    hand.race.decider.take(GaveUp(*hand.oldest(0), UnavailableError("no key")))
+    assert (hand.race.decider.status, hand.race.decider.reason) == ended
+    assert hand.race.decider.wanted() == []
 
 
 def test_a_step_that_ends_the_task_early_ends_the_run() -> None:
@@ -466,13 +467,13 @@ def test_a_step_that_ends_the_task_early_ends_the_run() -> None:
     hand = Hand(Short(steps=9), mode="guess", depth=8).begin()
     hand.say(1, "1", "1")
     hand.say(0, "1", "1")
-    assert (hand.race.status, hand.race.state) == (RunStatus.FINISHED, (2, 11))
+    assert (hand.race.decider.status, hand.race.state) == (RunStatus.FINISHED, (2, 11))
 
 
 def test_a_chain_of_no_steps_is_finished_at_once() -> None:
     """Length 0: nothing is asked."""
     hand = Hand(Count(steps=0), mode="guess").begin()
-    assert (hand.race.status, hand.race.state, hand.flight) == (RunStatus.FINISHED, (0, 0), [])
+    assert (hand.race.decider.status, hand.race.state, hand.flight) == (RunStatus.FINISHED, (0, 0), [])
 
 
 # --- the task's own code
@@ -514,7 +515,7 @@ def test_code_that_fails_on_a_wrong_guess_does_not_fail_the_run(at: str, mode: s
     hand.say(0, "2", "1", "1", "1")
     hand.say(1, "1", "1")
     assert hand.decided() == ["1", "1"]
-    assert hand.race.status is RunStatus.FINISHED
+    assert hand.race.decider.status is RunStatus.FINISHED
 
 
 @pytest.mark.parametrize("at", ["advance", "step"])
@@ -536,7 +537,7 @@ def test_a_reply_at_which_the_parser_fails_is_on_record(max_n: int) -> None:
     opening, request = hand.oldest(0)
     replies = [Reply(text, "toy") for text in ("boom", "1", "1", "1")[:max_n]]
     with pytest.raises(PluginError, match=r"step 0: test_chain_race.py:\d+ in read: KeyError"):
-        hand.race.take(Came(opening, request, replies, 1))
+        hand.race.decider.take(Came(opening, request, replies, 1))
     failed = hand.log.of(SampleTaken)[1]
     assert (failed.text, failed.verdict, failed.counted) == ("boom", "cancelled", None)
     assert failed.flag_reason == "parser error: KeyError"

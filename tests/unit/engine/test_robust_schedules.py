@@ -124,7 +124,7 @@ def check_chain(
         race = driven.run(resume_point(kept))
         kept = driven.kept(cut) if cut >= 0 else driven.journal.facts
         choices = later
-    assert race.status is RunStatus.FINISHED
+    assert race.decider.status is RunStatus.FINISHED
     assert votes(kept) == votes(plain.journal.facts)
     assert without_opening(paid(kept)) == without_opening(paid(plain.journal.facts))
     check_payments(kept, terms)
@@ -156,7 +156,7 @@ def check_process(
         race = driven.solve(process_point(kept))
         kept = driven.kept(cut) if cut >= 0 else driven.journal.facts
         choices = later
-    assert race.status is RunStatus.FINISHED
+    assert race.decider.status is RunStatus.FINISHED
     taken = Counter((fact.step, fact.opening, fact.ordinal) for fact in kept if isinstance(fact, SampleTaken))
     assert set(taken.values()) <= {1}
     check_payments(kept, terms)
@@ -192,5 +192,5 @@ def test_what_nobody_asked_for_again_is_passed_over(nodes: int) -> None:
     kept = first.kept(30)
     rules = rules_of(voting, kept)
     again = ProcessDrive(model, rules, Choices([]), Log(kept), plan=Plan(nodes - 5, 3))
-    assert again.solve(process_point(kept)).status is RunStatus.FINISHED
+    assert again.solve(process_point(kept)).decider.status is RunStatus.FINISHED
     check_payments(again.journal.facts, terms)

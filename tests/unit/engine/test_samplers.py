@@ -183,7 +183,7 @@ class Withdrawing(Sending):
         request.trace.sent = True
         race, self.race = self.race, None
         if race is not None:
-            race.withdraw_unsent()
+            race.decider.withdraw_unsent()
             for _ in range(20):
                 await anyio.lowlevel.checkpoint()
         return await super().sample(request)
@@ -197,7 +197,7 @@ async def test_what_is_withdrawn_before_it_is_asked_is_not_asked() -> None:
     race.begin(NEW)
     await decide(race, provider, Limits(), log)
 
-    assert race.status is RunStatus.FINISHED
+    assert race.decider.status is RunStatus.FINISHED
     assert provider.log.count("put together") == len(log.of(SampleTaken))
 
 
@@ -220,9 +220,9 @@ async def test_d8_a_dead_provider_stops_the_run(nonblocking: bool) -> None:
     """D7 and D8: a run on a provider that always fails ends, stopped, after a bounded number of attempts."""
     provider = Always(TransientError("no luck", kind="http_500"), nonblocking=nonblocking)
     race, log = await decided(provider, Limits(max_attempts=4), k=3)
-    assert (race.status, race.reason) == (RunStatus.STOPPED, "no luck")
+    assert (race.decider.status, race.decider.reason) == (RunStatus.STOPPED, "no luck")
     assert provider.calls <= 4 * 3
-    assert len(log.of(AttemptFailed)) == race.progress.failed_attempts >= 4
+    assert len(log.of(AttemptFailed)) == race.decider.progress.failed_attempts >= 4
     assert log.of(SampleTaken) == []
 
 
@@ -272,7 +272,7 @@ async def test_a_provider_that_returns_nothing_is_given_up(nonblocking: bool) ->
     """D7: a provider that neither answers nor fails must not be asked for ever."""
     provider = Always([], nonblocking=nonblocking, most=200)
     race, log = await decided(provider, Limits(max_attempts=5))
-    assert race.status in (RunStatus.STOPPED, RunStatus.FAILED)
+    assert race.decider.status in (RunStatus.STOPPED, RunStatus.FAILED)
     assert log.of(SampleTaken) == []
 
 
@@ -293,9 +293,9 @@ async def test_d9_failed_attempts_are_no_samples(nonblocking: bool, depth: int) 
 
     clean, plain = await decided(ScriptedProvider(lambda request, n: MODEL.says(request.user, n)))
     race, log = await decided(ScriptedProvider(faulty, nonblocking=nonblocking), depth=depth)
-    assert (race.status, race.state) == (clean.status, clean.state)
+    assert (race.decider.status, race.state) == (clean.decider.status, clean.state)
     assert recount(log.facts, 3) == recount(plain.facts, 3)
-    assert race.progress.failed_attempts == len(log.of(AttemptFailed)) > 0
+    assert race.decider.progress.failed_attempts == len(log.of(AttemptFailed)) > 0
     assert {fact.kind for fact in log.of(AttemptFailed)} == {"reset"}
     if depth == 0:
         for sample in log.of(SampleTaken):
@@ -313,7 +313,7 @@ async def test_a_providers_bug_names_the_provider(nonblocking: bool) -> None:
     assert last.error.__cause__ is bug
 
     race, log = await decided(Always(bug, nonblocking=nonblocking))
-    assert (race.status, race.reason) == (RunStatus.FAILED, str(last.error))
+    assert (race.decider.status, race.decider.reason) == (RunStatus.FAILED, str(last.error))
     assert log.of(SampleTaken) == []
 
 
@@ -353,11 +353,11 @@ async def test_d20_a_step_with_a_hung_voter_ends() -> None:
     """D20: a sample that outlives its deadline is a failed attempt, drawn again under the same ordinal."""
     inner = Hanging(1, 4)
     race, log = await decided(Paced(inner, Limits()), Limits(), k=1)
-    assert (race.status, inner.attempts[1]) == (RunStatus.FINISHED, 0)
+    assert (race.decider.status, inner.attempts[1]) == (RunStatus.FINISHED, 0)
 
     limits = Limits(attempt_timeout=0.2)
     race, log = await decided(Paced(inner, limits), limits, k=3)
-    assert race.status is RunStatus.FINISHED
+    assert race.decider.status is RunStatus.FINISHED
     assert {(fact.ordinal, fact.kind) for fact in log.of(AttemptFailed)} >= {(1, "timeout")}
     [again] = [fact for fact in log.of(SampleTaken) if (fact.step, fact.ordinal) == (0, 1)]
     assert again.attempts == 2
@@ -464,6 +464,6 @@ async def test_an_instant_provider_does_not_starve_the_loop() -> None:
         race.begin(NEW)
         await decide(race, provider, Limits(), log)
         over = True
-    assert race.status is RunStatus.FINISHED
+    assert race.decider.status is RunStatus.FINISHED
     assert turns > 10
     assert log.settled > 10

@@ -129,8 +129,8 @@ def check_process(case: Case) -> None:
 
     k, facts = case.voting.k, driven.journal.facts
     first, second = recount_process(plain.journal.facts, k), recount_process(facts, k)
-    assert race.status is expected.status
-    if race.status is RunStatus.FINISHED:
+    assert race.decider.status is expected.decider.status
+    if race.decider.status is RunStatus.FINISHED:
         assert second == first
         assert race.result == expected.result
     else:
@@ -168,7 +168,7 @@ def check_cut_process(case: Case, cuts: list[tuple[int, list[int]]]) -> None:
         if cut >= 0:
             kept = driven.kept(cut)
         choices = later
-    assert race.status is expected.status
+    assert race.decider.status is expected.decider.status
     assert recount_process(driven.journal.facts, case.voting.k) == recount_process(
         end.journal.facts, case.voting.k
     )

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdap.engine.voting import Judgement, Race
+from mdap.engine.prompts import Judgement
+from mdap.engine.voting import Race
 from mdap.errors import PluginError
 from mdap.records import Reply, SampleRequest, SampleTaken
 from mdap.rules.canonical import canonical

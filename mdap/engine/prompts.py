@@ -1,0 +1,68 @@
+"""What one view of a step asks, and what a reply to it comes to."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mdap.errors import PluginError
+from mdap.records import Reply, Subject
+from mdap.rules.digests import prompt_digest, text_digest
+from mdap.rules.reading import unreadable
+from mdap.rules.redflags import clean, clean_label
+from mdap.tasks import Step, View
+
+__all__ = ["Judgement", "Prompt", "prompts_of", "unread"]
+
+
+class Judgement(NamedTuple):
+    """What one reply comes to: a vote for an answer, or a red flag; its words as they are recorded."""
+
+    text: str
+    text_digest: str
+    answer: str | None
+    answer_key: str | None
+    flag_reason: str | None
+    model: str
+    finish_reason: str
+
+
+class Prompt(NamedTuple):
+    """One presentation of a step: what is asked, and how the reply is read."""
+
+    system: str
+    user: str
+    digest: str
+    parse: Callable[[str], Any]
+    subject: Subject | None
+    shared: int = 0
+
+
+def unread(reply: Reply, error: PluginError) -> Judgement:
+    """Return the record of a reply at which the parser itself failed: kept, never counted."""
+    text = clean(reply.text, len(reply.text) + 1)
+    model, finish_reason = clean_label(reply.model), clean_label(reply.finish_reason)
+    flag = unreadable(error.cause_name)
+    return Judgement(text, text_digest(text), None, None, flag, model, finish_reason)
+
+
+def prompts_of(step: Step[Any], subject: Subject | None) -> list[Prompt]:
+    """Return the prompts of *step*: its own first, then one for each further view."""
+    digest = prompt_digest(step.system, step.user)
+    own = Prompt(step.system, step.user, digest, step.parse, subject, len(step.shared))
+    return [own, *(_viewed(view, subject) for view in step.views)] if step.views else [own]
+
+
+class _InView:
+    """A subject whose replies are rendered for another view of its step."""
+
+    __slots__ = ("mistakes", "render", "truth")
+
+    def __init__(self, subject: Subject, render: Callable[[Any], str]) -> None:
+        self.truth = subject.truth
+        self.mistakes = subject.mistakes
+        self.render = render
+
+
+def _viewed(view: View[Any], subject: Subject | None) -> Prompt:
+    if subject is not None and view.render is not None:
+        subject = _InView(subject, view.render)
+    return Prompt(view.system, view.user, prompt_digest(view.system, view.user), view.parse, subject)
