@@ -89,7 +89,7 @@ def test_hostile_names_and_reasons_are_text(reports: dict[str, str]) -> None:
     ("run", "sentence"),
     [
         ("plain", "Every step was decided by a lead of 3 votes among independent samples."),
-        ("plain", "of 127 expected"),
+        ("plain", "of 63 expected"),
         ("hard", "Undecided."),
         ("hard", "Steps settled by a person: 1;"),
         ("poor", "Stopped."),
