@@ -3,24 +3,23 @@
 import hashlib
 import importlib
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, reduce
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isabstract
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
 from mdap.errors import RAISED, MdapError, PluginError, UsageError
 from mdap.protocols import Provider
 from mdap.rules.methods import check_methods
+from mdap.rules.pairs import read_values
 from mdap.settings import complaint, explain
 from mdap.tasks import Task
 
@@ -42,7 +41,6 @@ __all__ = [
     "make_recorded",
     "make_task",
     "read_params",
-    "read_values",
     "task_name",
     "unfindable",
 ]
@@ -188,7 +186,9 @@ def load_provider(spec: str, options: Mapping[str, Any]) -> Provider:
         UsageError: there is no such provider, or it refuses the model or the options.
     """
     place, _, query = spec.partition("?")
-    name, model = _parted(place)
+    path, mark, rest = place.rpartition(".py:")  # the path may contain slashes too
+    attribute, _, model = rest.partition("/")
+    name = f"{path}{mark}{attribute}"
     if name.endswith(OBJECT):
         raise UsageError(
             f"model {spec} is an object of the program that began the run: resume it there, in a session "
@@ -203,13 +203,6 @@ def load_provider(spec: str, options: Mapping[str, Any]) -> Provider:
     except RAISED as error:
         raise PluginError(f"model provider {name}", "being made", error) from error
     return provider
-
-
-def _parted(place: str) -> tuple[str, str]:
-    """Return the names of provider and model; a file's path may contain slashes too."""
-    path, mark, rest = place.rpartition(".py:")
-    name, _, model = rest.partition("/")
-    return f"{path}{mark}{name}", model
 
 
 def task_name(task: Task) -> str:
@@ -286,62 +279,6 @@ def read_params(task: str, pairs: tuple[str, ...]) -> dict[str, Any]:
     return read_values(pairs, "-p", load_task(task).model_fields)
 
 
-def read_values(
-    pairs: tuple[str, ...], option: str, fields: Mapping[str, FieldInfo] | None = None
-) -> dict[str, Any]:
-    """Return the values of ``NAME=VALUE`` pairs; lists and objects are read as JSON.
-
-    Args:
-        pairs: the user's pairs.
-        option: the option's name, for errors.
-        fields: the allowed fields, if known.
-
-    Raises:
-        UsageError: a pair has no ``=``, a name is given twice, or its JSON is broken.
-    """
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise UsageError(f"{option} takes NAME=VALUE, not {pair!r}")
-        if name in values:
-            raise UsageError(f"{option} sets {name!r} twice")
-        values[name] = _value(text, f"{option} {name}", (fields or {}).get(name))
-    return values
-
-
-def _value(text: str, what: str, field: FieldInfo | None) -> Any:
-    if text[:1] not in ("[", "{") or (field is not None and _is_text(field, text[:1])):
-        return text
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise UsageError(f"{what} looks like JSON but cannot be read as such: {text!r:.80}") from None
-
-
-def _is_text(field: FieldInfo, bracket: str) -> bool:
-    """Return whether a parameter takes text, but no JSON list or object."""
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or Any)
-    except Exception:  # only the task's own settings allow this type
-        return False
-    return _may_take(adapter, "") and not _may_take(adapter, [] if bracket == "[" else {})
-
-
-def _may_take(adapter: TypeAdapter[Any], value: Any) -> bool:
-    """Return whether a parameter accepts values of this type."""
-    try:
-        adapter.validate_python(value)
-    except ValidationError as error:
-        kinds = [each["type"] for each in error.errors(include_url=False)]
-        return not any(
-            kind.endswith(("_type", "_parsing")) or kind in ("literal_error", "enum") for kind in kinds
-        )
-    except RAISED:  # its own validator fails on this value
-        return True
-    return True
-
-
 def load_command(name: str) -> Any:
     """Return the command that an installed package adds as *name*, a `click.Command`.
 
@@ -382,9 +319,9 @@ def _load(name: str, group: str, what: str) -> Any:
 def _meant(name: str, group: str) -> str:
     """Return a hint at the plugin that *name* may mean."""
     near = get_close_matches(name, installed(group), 1)
-    vendor = _vendor_of(name) if group == PROVIDERS else None
-    meant = f"{vendor}/{name}" if vendor else (near[0] if near else None)
-    return "" if meant is None else f": did you mean {meant}?"
+    if group == PROVIDERS and (vendor := _vendor_of(name)):
+        near = [f"{vendor}/{name}"]
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def _vendor_of(model: str) -> str | None:
@@ -417,10 +354,7 @@ def _named(name: str, what: str) -> Any:
 
 
 def _attribute(module: ModuleType, path: str) -> Any:
-    found: Any = module
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    return found
+    return reduce(lambda found, part: getattr(found, part, None), path.split("."), module)
 
 
 def _from_module(place: str, what: str) -> ModuleType:

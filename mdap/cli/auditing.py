@@ -19,10 +19,14 @@ from mdap.audit.parallel import MakeTask
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
 from mdap.audit.training import LESSON_FORMATS, LessonFilter, export_lessons, lessons
-from mdap.cli import completing
 from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.numbers import describe_statistics
-from mdap.cli.options import as_json, database, moved_task
+from mdap.cli.options import (
+    as_json,
+    database,
+    moved_task,
+    run_argument,
+)
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.places import at_home
 from mdap.cli.reporting import report
@@ -45,7 +49,7 @@ def audit() -> None:
 
 
 @audit.command("verify")
-@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@run_argument
 @click.option("--oracle", is_flag=True, help="Also compare each decision with the task's oracle.")
 @click.option("--expect", metavar="DIGEST", help="Digest or seal that you noted when the run ended.")
 @click.option("--allow-unsealed", is_flag=True, help="Accept an ended run without a seal.")
@@ -62,7 +66,7 @@ def audit() -> None:
     metavar="N",
     help="Number of worker processes.",
 )
-@moved_task
+@moved_task()
 @database
 @as_json
 def verify_(**given: Any) -> Exit:
@@ -125,7 +129,7 @@ async def _task_of(db: Path, run_id: str) -> str:
 
 
 @audit.command("stats")
-@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@run_argument
 @database
 @as_json
 def stats_(**given: Any) -> None:
@@ -141,7 +145,7 @@ def stats_(**given: Any) -> None:
 
 
 @audit.command("review")
-@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@run_argument
 @click.option(
     "--most", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Decisions to show."
 )
@@ -157,7 +161,7 @@ def review_(**given: Any) -> None:
 
 
 @audit.command("export")
-@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@run_argument
 @click.option(
     "--format",
     "fmt",
@@ -181,7 +185,7 @@ def review_(**given: Any) -> None:
     help="Training data: no metadata, for services that refuse keys outside the format.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Output file. [default: standard output]")
-@moved_task
+@moved_task()
 @database
 def export_(**given: Any) -> None:
     """Export decided steps, samples or training data of a run."""

@@ -7,24 +7,23 @@ from typing import Any
 import anyio
 import click
 
-from mdap.cli import completing
 from mdap.cli.options import (
     as_json,
     budget_of,
-    budget_options,
-    database,
     lane_of,
-    lane_options,
-    limit_options,
     limits_of,
+    model_option,
+    sampling_options,
+    target_option,
     task_with_params,
 )
 from mdap.cli.output import Exit, complain, fields, number, print_json, say, table
 from mdap.cli.stopping import interruptible
 from mdap.errors import UsageError
-from mdap.plugins import make_task, read_params, read_values
+from mdap.plugins import make_task, read_params
 from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Interval, Quantiles, RunStatus
+from mdap.rules.pairs import read_values
 from mdap.session import Session
 from mdap.settings import VotingSettings
 
@@ -33,16 +32,7 @@ __all__ = ["calibrate"]
 
 @click.command()
 @task_with_params
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    default=("sim",),
-    show_default="sim",
-    metavar="PROVIDER[/MODEL]",
-    shell_complete=completing.models,
-    help="Model to calibrate; give several to compare them.",
-)
+@model_option("Model to calibrate; give several to compare them.")
 @click.option(
     "-M", "options", multiple=True, metavar="NAME=VALUE", help="Set an option of the models' provider."
 )
@@ -54,18 +44,9 @@ __all__ = ["calibrate"]
     metavar="N",
     help="Approximate number of samples from each model.",
 )
-@click.option(
-    "--target",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Target probability that every decision is right.",
-)
+@target_option()
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of random steps.")
-@lane_options
-@limit_options
-@budget_options
-@database
+@sampling_options
 @as_json
 def calibrate(**given: Any) -> int:
     """Measure a model on a task: its error rate, and the k it needs.

@@ -7,8 +7,12 @@ import anyio
 import click
 
 from mdap.audit.queue import Ruling
-from mdap.cli import completing
-from mdap.cli.options import as_json, database, moved_task
+from mdap.cli.options import (
+    as_json,
+    database,
+    moved_task,
+    run_argument,
+)
 from mdap.cli.output import print_json, say
 from mdap.cli.places import at_home
 from mdap.errors import UsageError
@@ -18,7 +22,7 @@ __all__ = ["decide"]
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@run_argument
 @click.argument("step")
 @click.option(
     "--answer",
@@ -28,7 +32,7 @@ __all__ = ["decide"]
 )
 @click.option("--reason", required=True, metavar="TEXT", help="Reason for the decision; recorded.")
 @click.option("--author", default=getpass.getuser, show_default="you", help="Who decides; recorded.")
-@moved_task
+@moved_task()
 @database
 @as_json
 def decide(**given: Any) -> None:

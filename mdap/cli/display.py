@@ -22,9 +22,7 @@ from rich.progress import (
 from mdap.engine.opening import Progress as Counters
 from mdap.rules.hidden import plain
 
-__all__ = ["DISPLAYS", "Show", "configure_log", "shown"]
-
-DISPLAYS: Final = ("rich", "plain", "log", "none")
+__all__ = ["Show", "configure_log", "shown"]
 
 _RICH_SECONDS: Final = 0.25
 _PLAIN_SECONDS: Final = 2.0

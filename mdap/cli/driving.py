@@ -53,7 +53,7 @@ async def _done(
                 solution = await act(session, progress)
         if solution is None or scope.cancel_called:
             solution = await session.find(run_id)
-        # While the session has the log open: whoever only reads it last leaves files of SQLite's beside it.
+        # Inside the session: a reader that closes the log last leaves SQLite's -wal and -shm files beside it.
         places = [] if solution is None or show.as_json else await where_to_look(session.path, solution)
     interrupted = scope.cancel_called and (solution is None or solution.status is not RunStatus.FINISHED)
     return _report(solution, places, session.path, show, run_id, interrupted=interrupted)

@@ -8,13 +8,18 @@ import anyio
 import click
 
 from mdap.cli import completing
-from mdap.cli.options import as_json, database, verbose
+from mdap.cli.options import (
+    as_json,
+    database,
+    moved_task,
+    run_argument,
+    verbose,
+)
 from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
 from mdap.cli.prompting import prompt_json, show_prompt, show_text
 from mdap.cli.summary import how_sure, rest, standing, where_to_look
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow, open_log
-from mdap.plugins import in_full
 from mdap.records import RunStatus, Solution
 from mdap.session import read_solution
 from mdap.session.certifying import outcome_in
@@ -91,18 +96,13 @@ async def _runs(given: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@run_argument
 @click.option(
     "--step",
     help="Show the prompt of this step and its decision, sample by sample. A number of RUN, or a key of RUN "
     "or its parts.",
 )
-@click.option(
-    "--task",
-    metavar="TASK",
-    callback=lambda context, option, name: None if name is None else in_full(name),
-    help="With --step: load the task of RUN (runs its code) to rebuild prompts that are not recorded.",
-)
+@moved_task("With --step: load the task of RUN (runs its code) to rebuild prompts that are not recorded.")
 @verbose
 @database
 @as_json

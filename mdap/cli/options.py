@@ -1,94 +1,52 @@
 """Options that several commands share."""
 
 import os
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 from pydantic import ValidationError
 
 from mdap.cli import completing
 from mdap.cli.output import complain
+from mdap.cli.values import DURATION
 from mdap.errors import MdapError, UsageError
 from mdap.journal.database import migrate
 from mdap.journal.integrity import check_log
 from mdap.journal.logfile import SCHEMA
-from mdap.plugins import in_full, read_values
-from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Waves, explain
+from mdap.plugins import in_full
+from mdap.rules.pairs import read_values
+from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Speculate, Waves, explain
 from mdap.tasks import Chain, Task
 
 __all__ = [
-    "MARGIN",
-    "NUMBERS",
     "as_json",
     "budget_of",
-    "budget_options",
     "cluster_of",
     "cluster_options",
     "database",
     "lane_of",
-    "lane_options",
-    "limit_options",
     "limits_of",
+    "model_option",
     "moved_task",
-    "on_dead",
+    "run_argument",
+    "run_options",
+    "sampling_options",
+    "speculate_option",
+    "stop_options",
+    "target_option",
+    "task_param",
     "task_with_params",
-    "waiting",
+    "verbose",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[Any], Any]
 
 
-class _Margin(click.ParamType[Any]):
-    name = "margin"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return *value* as an integer of at least 1, or the word auto or robust."""
-        if value in ("auto", "robust") or isinstance(value, int):
-            return value
-        try:
-            margin = int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor auto or robust", param, ctx)
-        if margin < 1:
-            self.fail(f"the margin k must be at least 1, not {margin}", param, ctx)
-        return margin
-
-
-class _Numbers(click.ParamType[Any]):
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return numbers that are set apart by commas as a tuple."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers such as 0,0.1", param, ctx)
-
-
-class _Duration(click.ParamType[Any]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return a time such as 90, 30m, 6h or 1d in seconds."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
-        if found is None or not float(found[1]):
-            self.fail(f"{value!r} is no time such as 90s, 30m, 6h or 1d", param, ctx)
-        return float(found[1]) * _SECONDS[found[2]]
-
-
-_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-MARGIN: Final = _Margin()
-DURATION: Final = _Duration()
-NUMBERS: Final = _Numbers()
+_LIMITS: Final = Limits()
 
 
 def database(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,164 +76,248 @@ def database(command: Callable[..., Any]) -> Callable[..., Any]:
     )(guarded)
 
 
-def as_json(command: F) -> F:
-    """Add ``--json``."""
-    return click.option("--json", is_flag=True, help="Print one JSON object on standard output.")(command)
+def _together(*options: Decorator) -> Decorator:
+    """Return a decorator that adds *options*, which the help lists in this order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
-def verbose(command: F) -> F:
-    """Add ``-v``."""
-    shown = "Also show the estimates behind P(no errors), what k promises, digest and seal."
-    return click.option("-v", "--verbose", is_flag=True, help=shown)(command)
+as_json: Final = click.option("--json", is_flag=True, help="Print one JSON object on standard output.")
+
+verbose: Final = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Also show the estimates behind P(no errors), what k promises, digest and seal.",
+)
+
+run_argument: Final = click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
 
 
-def fail_unsolved(command: F) -> F:
-    """Add ``--fail-unsolved``."""
+def task_param(shown: str) -> Decorator:
+    """Return ``-p``, with this help."""
     return click.option(
-        "--fail-unsolved", is_flag=True, help="Exit with 1 if the outcome is not solved or doubtful."
-    )(command)
-
-
-def task_with_params(command: F) -> F:
-    """Add the argument TASK, and ``-p``."""
-    command = click.option(
         "-p",
         "--param",
         "params",
         multiple=True,
         metavar="NAME=VALUE",
         shell_complete=completing.params,
-        help="Set a parameter of the task.",
-    )(command)
-    return click.argument("task", shell_complete=completing.tasks)(command)
+        help=shown,
+    )
 
 
-def moved_task(command: F) -> F:
-    """Add ``--task``."""
+task_with_params: Final = _together(
+    click.argument("task", shell_complete=completing.tasks), task_param("Set a parameter of the task.")
+)
+
+
+def moved_task(shown: str = "Task of RUN, if it has moved to another file, module or name.") -> Decorator:
+    """Return ``--task``, with this help."""
     return click.option(
         "--task",
         metavar="TASK",
         shell_complete=completing.tasks,
         callback=lambda context, option, name: None if name is None else in_full(name),
-        help="Task of RUN, if it has moved to another file, module or name.",
-    )(command)
+        help=shown,
+    )
 
 
-def limit_options(command: F) -> F:
-    """Add the options that set `Limits`."""
-    default = Limits()
-    for option in (
-        click.option(
-            "--max-attempts",
-            type=int,
-            default=default.max_attempts,
-            show_default=True,
-            help="Attempts at one sample before the run stops.",
-        ),
-        click.option(
-            "--max-nesting",
-            type=int,
-            default=default.max_nesting,
-            show_default=True,
-            metavar="N",
-            help="Maximum depth of nested tasks.",
-        ),
-        click.option(
-            "--timeout",
-            type=float,
-            default=default.attempt_timeout,
-            show_default=True,
-            metavar="SECONDS",
-            help="Timeout of one attempt.",
-        ),
-        click.option(
-            "--warm-cache/--no-warm-cache",
-            default=None,
-            show_default="for processes",
-            help="Send one of several similar requests first, so that the others can read the cache.",
-        ),
-        click.option(
-            "--no-probe",
-            is_flag=True,
-            help="Skip the small test requests that detect which options each endpoint supports.",
-        ),
-        click.option(
-            "--reserve-max-tokens",
-            is_flag=True,
-            help="Count the maximum reply length against --tpm, as some endpoints do.",
-        ),
-        click.option(
-            "--tpm",
-            type=int,
-            metavar="N",
-            help="Maximum tokens a minute, prompts and replies. [default: from the endpoint's headers]",
-        ),
-        click.option(
-            "--rpm",
-            type=int,
-            metavar="N",
-            help="Maximum requests a minute. [default: from the endpoint's headers]",
-        ),
-        click.option(
-            "--concurrency",
-            type=int,
-            metavar="N",
-            help="Maximum concurrent requests to each model. [default: learned from the endpoint]",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def on_dead(command: F) -> F:
-    """Add ``--on-dead``."""
+def model_option(shown: str) -> Decorator:
+    """Return ``--model``, with this help."""
     return click.option(
+        "--model",
+        "models",
+        multiple=True,
+        default=("sim",),
+        show_default="sim",
+        metavar="PROVIDER[/MODEL]",
+        shell_complete=completing.models,
+        help=shown,
+    )
+
+
+def target_option(purpose: str = "") -> Decorator:
+    """Return ``--target``, whose help ends with its *purpose*."""
+    return click.option(
+        "--target",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.95,
+        show_default=True,
+        help=f"Target probability that every decision is right{purpose}.",
+    )
+
+
+def speculate_option(shown: str) -> Decorator:
+    """Return ``--speculate``, with this help."""
+    return click.option(
+        "--speculate",
+        type=click.Choice([str(mode) for mode in Speculate]),
+        default="vote",
+        show_default=True,
+        help=shown,
+    )
+
+
+stop_options: Final = _together(
+    click.option(
         "--on-dead",
         type=click.Choice([str(what) for what in OnDead]),
         default=str(OnDead.STOP),
         show_default=True,
         help="Stop when one of several models is gone, or continue without it.",
-    )(command)
+    ),
+    click.option(
+        "--wait-for-person",
+        type=float,
+        default=_LIMITS.wait_for_person,
+        metavar="SECONDS",
+        help="How long an undecided step waits for a person before the run ends undecided.",
+    ),
+)
 
+_limits: Final = _together(
+    click.option(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help="Maximum concurrent requests to each model. [default: learned from the endpoint]",
+    ),
+    click.option(
+        "--rpm",
+        type=int,
+        metavar="N",
+        help="Maximum requests a minute. [default: from the endpoint's headers]",
+    ),
+    click.option(
+        "--tpm",
+        type=int,
+        metavar="N",
+        help="Maximum tokens a minute, prompts and replies. [default: from the endpoint's headers]",
+    ),
+    click.option(
+        "--reserve-max-tokens",
+        is_flag=True,
+        help="Count the maximum reply length against --tpm, as some endpoints do.",
+    ),
+    click.option(
+        "--no-probe",
+        is_flag=True,
+        help="Skip the small test requests that detect which options each endpoint supports.",
+    ),
+    click.option(
+        "--warm-cache/--no-warm-cache",
+        default=None,
+        show_default="for processes",
+        help="Send one of several similar requests first, so that the others can read the cache.",
+    ),
+    click.option(
+        "--timeout",
+        type=float,
+        default=_LIMITS.attempt_timeout,
+        show_default=True,
+        metavar="SECONDS",
+        help="Timeout of one attempt.",
+    ),
+    click.option(
+        "--max-nesting",
+        type=int,
+        default=_LIMITS.max_nesting,
+        show_default=True,
+        metavar="N",
+        help="Maximum depth of nested tasks.",
+    ),
+    click.option(
+        "--max-attempts",
+        type=int,
+        default=_LIMITS.max_attempts,
+        show_default=True,
+        help="Attempts at one sample before the run stops.",
+    ),
+)
 
-def lane_options(command: F) -> F:
-    """Add ``--lane`` and the options that make up `Waves`."""
-    for option in (
-        click.option(
-            "--wave",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="With --lane batch: set quiet, poll, settle, width or queued_tokens of mdap.Waves.",
-        ),
-        click.option(
-            "--max-waves",
-            type=click.IntRange(min=1),
-            default=Waves().max_waves,
-            show_default=True,
-            help="With --lane batch: waves that a step may be part of, before ordinary requests decide it.",
-        ),
-        click.option(
-            "--max-wait",
-            type=DURATION,
-            metavar="TIME",
-            help="With --lane batch: cancel a job after so long, such as 6h, and send what it did not answer "
-            "as ordinary requests.",
-        ),
-        click.option(
-            "--detach",
-            is_flag=True,
-            help="With --lane batch: stop once all samples wait in jobs; `mdap resume` collects them.",
-        ),
-        click.option(
-            "--lane",
-            type=click.Choice([str(lane) for lane in Lane]),
-            show_default="requests; of a resumed run, its own",
-            help="batch: collect what all open steps want in jobs of the vendor's batch API, at half the "
-            "price and in hours. Steps are sampled ahead on guesses only, and not hedged.",
-        ),
-    ):
-        command = option(command)
-    return command
+_lane: Final = _together(
+    click.option(
+        "--lane",
+        type=click.Choice([str(lane) for lane in Lane]),
+        show_default="requests; of a resumed run, its own",
+        help="batch: collect what all open steps want in jobs of the vendor's batch API, at half the "
+        "price and in hours. Steps are sampled ahead on guesses only, and not hedged.",
+    ),
+    click.option(
+        "--detach",
+        is_flag=True,
+        help="With --lane batch: stop once all samples wait in jobs; `mdap resume` collects them.",
+    ),
+    click.option(
+        "--max-wait",
+        type=DURATION,
+        metavar="TIME",
+        help="With --lane batch: cancel a job after so long, such as 6h, and send what it did not answer "
+        "as ordinary requests.",
+    ),
+    click.option(
+        "--max-waves",
+        type=click.IntRange(min=1),
+        default=Waves().max_waves,
+        show_default=True,
+        help="With --lane batch: waves that a step may be part of, before ordinary requests decide it.",
+    ),
+    click.option(
+        "--wave",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="With --lane batch: set quiet, poll, settle, width or queued_tokens of mdap.Waves.",
+    ),
+)
+
+_budget: Final = _together(
+    click.option("--budget-usd", type=float, metavar="X", help="Stop before spending more than X USD."),
+    click.option("--budget-tokens", type=int, metavar="N", help="Stop before using more than N tokens."),
+    click.option("--max-seconds", type=float, metavar="S", help="Stop after S seconds."),
+    click.option("--prices", metavar="FILE", help="JSON file with prices by model."),
+)
+
+cluster_options: Final = _together(
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 1000),
+        metavar="N",
+        help="Work on the cases of --inputs, or on the nested tasks of a process, in N processes, which "
+        "share database, limits and budget.",
+    ),
+    click.option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="With --workers: work on the cases in actors of Ray; local starts a Ray cluster on this "
+        "machine, auto takes the one that this machine is a part of.",
+    ),
+    click.option(
+        "--insecure-cluster", is_flag=True, help="Use a Ray cluster that has no token authentication."
+    ),
+)
+
+sampling_options: Final = _together(_lane, _limits, _budget, database)
+"""How samples travel, `Limits`, `Budget` with prices, and the database."""
+
+run_options: Final = _together(
+    sampling_options,
+    click.option(
+        "--display",
+        type=click.Choice(["rich", "plain", "log", "none"]),
+        help="Progress display. [default: rich on a terminal, else plain]",
+    ),
+    click.option(
+        "--fail-unsolved", is_flag=True, help="Exit with 1 if the outcome is not solved or doubtful."
+    ),
+    verbose,
+    as_json,
+)
 
 
 def lane_of(given: dict[str, Any], recorded: str | None = None) -> dict[str, Any]:
@@ -293,41 +335,6 @@ def lane_of(given: dict[str, Any], recorded: str | None = None) -> dict[str, Any
         return {"lane": lane, "waves": Waves(**{**named, **read_values(given["wave"], "--wave")})}
     except ValidationError as error:
         raise UsageError(explain("setting of waves", error)) from None
-
-
-def waiting(command: F) -> F:
-    """Add ``--wait-for-person``."""
-    return click.option(
-        "--wait-for-person",
-        type=float,
-        default=Limits().wait_for_person,
-        metavar="SECONDS",
-        help="How long an undecided step waits for a person before the run ends undecided.",
-    )(command)
-
-
-def cluster_options(command: F) -> F:
-    """Add the options that make up `Cluster`."""
-    for option in (
-        click.option(
-            "--insecure-cluster", is_flag=True, help="Use a Ray cluster that has no token authentication."
-        ),
-        click.option(
-            "--cluster",
-            metavar="ADDRESS",
-            help="With --workers: work on the cases in actors of Ray; local starts a Ray cluster on this "
-            "machine, auto takes the one that this machine is a part of.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(1, 1000),
-            metavar="N",
-            help="Work on the cases of --inputs, or on the nested tasks of a process, in N processes, which "
-            "share database, limits and budget.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
@@ -350,18 +357,6 @@ def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
         return Cluster(workers=given["workers"], insecure=given["insecure_cluster"], **address)
     except ValidationError as error:
         raise UsageError(explain("option", error)) from None
-
-
-def budget_options(command: F) -> F:
-    """Add the options that make up `Budget`, and prices."""
-    for option in (
-        click.option("--prices", metavar="FILE", help="JSON file with prices by model."),
-        click.option("--max-seconds", type=float, metavar="S", help="Stop after S seconds."),
-        click.option("--budget-tokens", type=int, metavar="N", help="Stop before using more than N tokens."),
-        click.option("--budget-usd", type=float, metavar="X", help="Stop before spending more than X USD."),
-    ):
-        command = option(command)
-    return command
 
 
 def budget_of(given: dict[str, Any]) -> Budget:

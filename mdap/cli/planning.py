@@ -133,7 +133,7 @@ def plan(**given: Any) -> None:
     )
     each = _each(given)
     if given["table"] == "prices":
-        _ways(given, estimate)  # what is wrong with it is said before anything else
+        _ways(given, estimate)  # complains about bad input before anything is printed
     bought = None
     if given["budget_usd"] is not None:
         if each is None or sum(each) == 0:

@@ -7,9 +7,12 @@ from typing import Any
 import anyio
 import click
 
-from mdap.cli import completing
 from mdap.cli.files import check_apart, database_files, written
-from mdap.cli.options import as_json, database
+from mdap.cli.options import (
+    as_json,
+    database,
+    run_argument,
+)
 from mdap.cli.output import print_json, say
 from mdap.cli.serving import needs_viewer
 from mdap.errors import MdapError
@@ -20,7 +23,7 @@ __all__ = ["report"]
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@run_argument
 @click.option("-o", "--output", required=True, metavar="FILE", help="Output file, such as report.html.")
 @click.option(
     "--task",

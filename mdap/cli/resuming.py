@@ -11,22 +11,16 @@ import anyio
 import click
 
 from mdap.cli import completing
-from mdap.cli.display import DISPLAYS, Show, configure_log, shown
+from mdap.cli.display import Show, configure_log, shown
 from mdap.cli.driving import go
 from mdap.cli.options import (
-    as_json,
     budget_of,
-    budget_options,
-    database,
-    fail_unsolved,
     lane_of,
-    lane_options,
-    limit_options,
     limits_of,
     moved_task,
-    on_dead,
-    verbose,
-    waiting,
+    run_options,
+    speculate_option,
+    stop_options,
 )
 from mdap.cli.output import Exit, complain, exit_code_of, finish_code, print_json, say
 from mdap.cli.places import at_home, home_of
@@ -38,7 +32,6 @@ from mdap.journal.reader import RunRow, open_log
 from mdap.records import RunStatus, Solution
 from mdap.session import Session
 from mdap.session.identity import not_alone
-from mdap.settings import Speculate
 
 __all__ = ["resume"]
 
@@ -50,28 +43,10 @@ _SHOWN: Final = 200
 @click.option(
     "--all", "every", is_flag=True, help="Resume every interrupted or stopped run, one after the other."
 )
-@click.option(
-    "--speculate",
-    type=click.Choice([str(mode) for mode in Speculate]),
-    default="vote",
-    show_default=True,
-    help="See `mdap run`.",
-)
-@on_dead
-@waiting
-@moved_task
-@lane_options
-@limit_options
-@budget_options
-@database
-@click.option(
-    "--display",
-    type=click.Choice(DISPLAYS),
-    help="Progress display. [default: rich on a terminal, else plain]",
-)
-@fail_unsolved
-@verbose
-@as_json
+@speculate_option("See `mdap run`.")
+@stop_options
+@moved_task()
+@run_options
 def resume(**given: Any) -> int:
     """Continue a run that was stopped, interrupted or settled.
 

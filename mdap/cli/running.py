@@ -11,36 +11,32 @@ from pydantic import ValidationError
 
 from mdap.cli import completing
 from mdap.cli.batching import cases_of, run_inputs
-from mdap.cli.display import DISPLAYS, Show
+from mdap.cli.display import Show
 from mdap.cli.driving import go
 from mdap.cli.files import check_apart, database_files, readable
 from mdap.cli.options import (
-    MARGIN,
-    NUMBERS,
-    as_json,
     budget_of,
-    budget_options,
     cluster_of,
     cluster_options,
-    database,
-    fail_unsolved,
     lane_of,
-    lane_options,
-    limit_options,
     limits_of,
-    on_dead,
+    model_option,
+    run_options,
+    speculate_option,
+    stop_options,
+    target_option,
     task_with_params,
-    verbose,
-    waiting,
 )
+from mdap.cli.values import MARGIN, NUMBERS
 from mdap.engine.opening import Progress
 from mdap.errors import MdapError, UsageError
-from mdap.plugins import load_task, make_task, read_params, read_values
+from mdap.plugins import load_task, make_task, read_params
 from mdap.records import Solution
+from mdap.rules.pairs import read_values
 from mdap.session import Session, new_run_id
 from mdap.session.batch import Batch, Case
 from mdap.session.identity import new_name
-from mdap.settings import Cluster, Robust, Speculate, VotingSettings, explain
+from mdap.settings import Cluster, Robust, VotingSettings, explain
 from mdap.tasks import Task
 
 __all__ = ["run"]
@@ -48,16 +44,9 @@ __all__ = ["run"]
 
 @click.command()
 @task_with_params
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    default=("sim",),
-    show_default="sim",
-    metavar="PROVIDER[/MODEL]",
-    shell_complete=completing.models,
-    help="Model to sample, such as openai/gpt-4.1-mini; `mdap models` lists providers. Several models take "
-    "turns; append options of one, as in 'sim/a?seed=1'.",
+@model_option(
+    "Model to sample, such as openai/gpt-4.1-mini; `mdap models` lists providers. Several models take "
+    "turns; append options of one, as in 'sim/a?seed=1'."
 )
 @click.option(
     "--escalate-to",
@@ -80,13 +69,7 @@ __all__ = ["run"]
     "if all steps are equally hard, from the newest matching calibration or a pilot. robust: keeps "
     "--target however hard the steps are, if --floor holds.",
 )
-@click.option(
-    "--target",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Target probability that every decision is right; for -k auto and robust.",
-)
+@target_option("; for -k auto and robust")
 @click.option(
     "--floor",
     type=float,
@@ -144,12 +127,8 @@ __all__ = ["run"]
     help="With --inputs: write each result as one JSON line, in input order; FILE appears when the "
     "batch ends.",
 )
-@click.option(
-    "--speculate",
-    type=click.Choice([str(mode) for mode in Speculate]),
-    default="vote",
-    show_default=True,
-    help="Start the next steps before a step is decided, from its leading answer or the task's guess.",
+@speculate_option(
+    "Start the next steps before a step is decided, from its leading answer or the task's guess."
 )
 @click.option(
     "--record-prompts/--no-record-prompts",
@@ -158,20 +137,8 @@ __all__ = ["run"]
     help="Store the text of every prompt in the log; not for confidential documents.",
 )
 @cluster_options
-@on_dead
-@waiting
-@lane_options
-@limit_options
-@budget_options
-@database
-@click.option(
-    "--display",
-    type=click.Choice(DISPLAYS),
-    help="Progress display. [default: rich on a terminal, else plain]",
-)
-@fail_unsolved
-@verbose
-@as_json
+@stop_options
+@run_options
 def run(**given: Any) -> int:
     """Run a task: vote on each step, and record everything.
 

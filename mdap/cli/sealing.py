@@ -6,9 +6,12 @@ from typing import Any
 import anyio
 import click
 
-from mdap.cli import completing
 from mdap.cli.files import check_apart, database_files, written
-from mdap.cli.options import as_json, database
+from mdap.cli.options import (
+    as_json,
+    database,
+    run_argument,
+)
 from mdap.cli.output import print_json, say
 from mdap.session.signing import seal_run
 
@@ -16,7 +19,7 @@ __all__ = ["seal"]
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN", shell_complete=completing.runs)
+@run_argument
 @click.option("--sign", metavar="KEY", help="Sign the seal with this SSH key, and record the signature.")
 @click.option(
     "-o",

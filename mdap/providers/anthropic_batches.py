@@ -47,7 +47,7 @@ class AnthropicBatches(BatchAPI):
         )
 
     async def find(self, token: str, file: str | None, since: float) -> list[JobState]:
-        """Return the jobs created *since* then, whoever created them."""
+        """Return all jobs of the account created *since* then."""
 
         async def look(client: Any) -> list[JobState]:
             found = []

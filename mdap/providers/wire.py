@@ -110,6 +110,8 @@ class Wire:
 def _sender(sdk: SDK, transport: Transport) -> Sender:
     if transport == "sdk":
         return ThroughSDK(sdk)
-    from mdap.providers.direct import Direct  # and with it aiohttp, which takes a while
+    # The default: it takes about 40 % less processor time a vote than the SDK (2.2 against 3.8 ms, with 32
+    # requests in flight; benchmarks/over_http.py). Imported here, since aiohttp takes a while to load.
+    from mdap.providers.direct import Direct
 
     return Direct(sdk)

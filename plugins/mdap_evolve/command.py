@@ -8,7 +8,12 @@ from pydantic import ValidationError
 
 from mdap import UsageError
 from mdap.cli import completing
-from mdap.cli.options import as_json, database
+from mdap.cli.options import (
+    as_json,
+    database,
+    target_option,
+    task_param,
+)
 from mdap.cli.output import Exit, complain, print_json, say
 from mdap.journal.evolutions import EvolutionRow, create_evolution, read_evolution
 from mdap.plugins import make_task, read_params, task_name
@@ -27,15 +32,7 @@ _FIXED: Final = ("task", "params", "model", "runs", "keep")
 
 @click.command("evolve")
 @click.argument("task", required=False, shell_complete=completing.tasks)
-@click.option(
-    "-p",
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    shell_complete=completing.params,
-    help="Set a parameter of the task whose k and cost are reported.",
-)
+@task_param("Set a parameter of the task whose k and cost are reported.")
 @click.option(
     "--model", metavar="local/NAME", shell_complete=completing.models, help="The model that learns."
 )
@@ -93,13 +90,7 @@ _FIXED: Final = ("task", "params", "model", "runs", "keep")
     metavar="POINTS",
     help="Percentage points of P(right) that a kept task may lose, beyond two standard errors.",
 )
-@click.option(
-    "--target",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Target probability that every decision is right, for which k and cost are reported.",
-)
+@target_option(", for which k and cost are reported")
 @click.option("--own-votes", is_flag=True, help="Learn even if no other model voted in any of the runs.")
 @click.option(
     "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that compute."

@@ -62,7 +62,10 @@ class Gathered:
     @property
     def digest(self) -> str:
         """SHA-256 over all questions and winners, in hexadecimal."""
-        rows = [list(question[:5]) for question in (*self.training, *self.held_out)]
+        rows = [
+            (one.digest, one.system, one.user, one.reply, one.contested)
+            for one in (*self.training, *self.held_out)
+        ]
         return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
 
 
