@@ -21,12 +21,7 @@ from mdap.audit.statistics import statistics
 from mdap.audit.training import LESSON_FORMATS, LessonFilter, export_lessons, lessons
 from mdap.cli.files import check_apart, database_files, written
 from mdap.cli.numbers import describe_statistics
-from mdap.cli.options import (
-    as_json,
-    database,
-    moved_task,
-    run_argument,
-)
+from mdap.cli.options import as_json, database, moved_task, run_argument
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.places import at_home
 from mdap.cli.reporting import report

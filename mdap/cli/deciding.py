@@ -7,12 +7,7 @@ import anyio
 import click
 
 from mdap.audit.queue import Ruling
-from mdap.cli.options import (
-    as_json,
-    database,
-    moved_task,
-    run_argument,
-)
+from mdap.cli.options import as_json, database, moved_task, run_argument
 from mdap.cli.output import print_json, say
 from mdap.cli.places import at_home
 from mdap.errors import UsageError

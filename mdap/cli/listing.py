@@ -8,13 +8,7 @@ import anyio
 import click
 
 from mdap.cli import completing
-from mdap.cli.options import (
-    as_json,
-    database,
-    moved_task,
-    run_argument,
-    verbose,
-)
+from mdap.cli.options import as_json, database, moved_task, run_argument, verbose
 from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
 from mdap.cli.prompting import prompt_json, show_prompt, show_text
 from mdap.cli.summary import how_sure, rest, standing, where_to_look

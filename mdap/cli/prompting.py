@@ -6,10 +6,7 @@ from typing import Any, Final
 import anyio
 import click
 
-from mdap.cli.options import (
-    as_json,
-    task_with_params,
-)
+from mdap.cli.options import as_json, task_with_params
 from mdap.cli.output import complain, print_json, say
 from mdap.plugins import make_task, read_params
 from mdap.session.preview import Asked, preview

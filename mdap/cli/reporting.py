@@ -8,11 +8,7 @@ import anyio
 import click
 
 from mdap.cli.files import check_apart, database_files, written
-from mdap.cli.options import (
-    as_json,
-    database,
-    run_argument,
-)
+from mdap.cli.options import as_json, database, run_argument
 from mdap.cli.output import print_json, say
 from mdap.cli.serving import needs_viewer
 from mdap.errors import MdapError

@@ -8,12 +8,7 @@ from pydantic import ValidationError
 
 from mdap import UsageError
 from mdap.cli import completing
-from mdap.cli.options import (
-    as_json,
-    database,
-    target_option,
-    task_param,
-)
+from mdap.cli.options import as_json, database, target_option, task_param
 from mdap.cli.output import Exit, complain, print_json, say
 from mdap.journal.evolutions import EvolutionRow, create_evolution, read_evolution
 from mdap.plugins import make_task, read_params, task_name
