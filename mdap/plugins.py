@@ -238,8 +238,7 @@ def _home(kind: type) -> str:
     source: str | None = getattr(module, "__mdap_file__", None)
     if source is not None or kind.__module__ != _SCRIPT:
         return source or kind.__module__
-    spec = getattr(module, "__spec__", None)
-    if spec is not None:  # python -m
+    if (spec := getattr(module, "__spec__", None)) is not None:  # python -m
         return str(spec.name)
     file: str = getattr(module, "__file__", None) or ""
     return str(Path(file).resolve()) if file.endswith(".py") and Path(file).is_file() else _SCRIPT
