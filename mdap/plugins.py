@@ -352,7 +352,7 @@ def _named(name: str, what: str) -> Any:
     return found
 
 
-def _attribute(module: ModuleType, path: str) -> Any:
+def _attribute(module: Any, path: str) -> Any:
     return reduce(lambda found, part: getattr(found, part, None), path.split("."), module)
 
 
