@@ -1,7 +1,6 @@
 """The classes a domain subclasses: `Chain` and `Process`, and the `Step` that they ask.
 
-A task is a pydantic model: its fields are its parameters, validated, stored with the run and settable
-with ``-p NAME=VALUE`` on the command line.
+A task is a pydantic model; its fields are its parameters, stored with the run and set by ``-p NAME=VALUE``.
 """
 
 import random
@@ -10,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import update_wrapper
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,8 +27,6 @@ __all__ = [
     "Task",
     "View",
     "canonical_step",
-    "result_type_of",
-    "types_of",
 ]
 
 S = TypeVar("S")
@@ -401,46 +398,3 @@ class Process(Task, Generic[R]):
     def render(self, step: Step[Any], answer: Any) -> str:
         """Return the reply that gives *answer* to *step*, for simulation and tests."""
         raise NotImplementedError(f"{type(self).__name__} does not render replies")
-
-
-def types_of(kind: type[Chain[Any, Any]]) -> tuple[Any, Any]:
-    """Return a task's types of state and answer, as given to ``Chain[S, A]``; `Any` where none were."""
-    found = _given_to(Chain, kind)
-    return (found[0], found[1]) if found else (Any, Any)
-
-
-def result_type_of(kind: type[Task]) -> Any:
-    """Return the type that a task declares for its result; `Any` where it declares none.
-
-    It is what `Process.solve` or `Chain.result` is said to return, or else the R of ``Process[R]``.
-    """
-    method = getattr(kind, "solve" if issubclass(kind, Process) else "result", None)
-    try:
-        declared = get_type_hints(method).get("return", R)
-    except Exception:  # a name that is there for type checkers only, or no function
-        return Any
-    given = (*_given_to(Process, kind), Any)[0]
-    return given if isinstance(declared, TypeVar) else declared
-
-
-def _given_to(generic_base: type[Task], kind: type[Task]) -> tuple[Any, ...]:
-    """Return what *kind* or its bases gave to *generic_base* in square brackets; nothing where none did."""
-    found: tuple[Any, ...] = ()
-    # A base of one's own may be generic, too: what it was given stands nearer to the task.
-    for base in reversed(kind.__mro__):
-        generic = getattr(base, "__pydantic_generic_metadata__", None) or {}
-        origin, given = generic.get("origin"), generic.get("args") or ()
-        if origin is generic_base:
-            found = given
-        elif origin is not None and given:
-            bound = dict(zip(origin.__pydantic_generic_metadata__["parameters"], given, strict=True))
-            found = tuple(_bound(argument, bound) for argument in found)
-    return found
-
-
-def _bound(argument: Any, bound: Mapping[Any, Any]) -> Any:
-    if isinstance(argument, TypeVar):
-        return bound.get(argument, argument)
-    generic = getattr(argument, "__pydantic_generic_metadata__", None) or {}
-    parameters = generic.get("parameters") or getattr(argument, "__parameters__", ())
-    return argument[tuple(bound.get(each, each) for each in parameters)] if parameters else argument

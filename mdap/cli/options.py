@@ -341,9 +341,7 @@ def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
     """Return the workers that the options ask for, for a task or many; None for this process alone."""
     if given["workers"] is None:
         if given["cluster"] is not None or given["insecure_cluster"]:
-            raise UsageError(
-                "--cluster and --insecure-cluster go with --workers: say how many there are to be"
-            )
+            raise UsageError("--cluster and --insecure-cluster go with --workers: give the number of workers")
         return None
     if isinstance(task, Chain):
         raise UsageError(

@@ -15,6 +15,8 @@ from mdap.cli.display import Show, configure_log, shown
 from mdap.cli.driving import go
 from mdap.cli.options import (
     budget_of,
+    cluster_of,
+    cluster_options,
     lane_of,
     limits_of,
     moved_task,
@@ -29,9 +31,11 @@ from mdap.cli.summary import standing
 from mdap.engine.opening import Progress
 from mdap.errors import DatabaseError, MdapError, RunBusyError, UsageError
 from mdap.journal.reader import RunRow, open_log
+from mdap.plugins import make_recorded, make_task
 from mdap.records import RunStatus, Solution
 from mdap.session import Session
 from mdap.session.identity import not_alone
+from mdap.tasks import Task
 
 __all__ = ["resume"]
 
@@ -44,6 +48,7 @@ _SHOWN: Final = 200
     "--all", "every", is_flag=True, help="Resume every interrupted or stopped run, one after the other."
 )
 @speculate_option("See `mdap run`.")
+@cluster_options
 @stop_options
 @moved_task()
 @run_options
@@ -51,7 +56,7 @@ def resume(**given: Any) -> int:
     """Continue a run that was stopped, interrupted or settled.
 
     RUN is its id, a unique beginning of it, or `latest`; --all continues all. Task, parameters, models and
-    voting stay as they were; limits, budget and speculation may change.
+    voting stay as they were; limits, budget, speculation and workers may change.
     """
     show = Show.of(given)
     if given["every"]:
@@ -66,6 +71,8 @@ def resume(**given: Any) -> int:
 def _resume_all(given: dict[str, Any], show: Show) -> int:
     if given["run_id"] is not None or given["task"] is not None:
         raise UsageError("--all resumes each run by its own task: give neither RUN nor --task with it")
+    if given["workers"] is not None:
+        raise UsageError("--workers does not go with --all: resume a process by its id to spread it")
     path = Path(given["db"]).absolute()
     budget = budget_of(given)
     act = partial(
@@ -89,6 +96,13 @@ async def _resume(path: Path, given: dict[str, Any], show: Show) -> int:
     return await go(_session_again(path, row, given, show, lane), row.run_id, act, show)
 
 
+def _task_of(row: RunRow, moved: str | None) -> Task | None:
+    """Return the task of a run; None for a part of another, which no session resumes by itself."""
+    if row.kind != "run":
+        return None
+    return make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
+
+
 def _session_again(
     path: Path, row: RunRow, given: dict[str, Any], show: Show, lane: str | None = None
 ) -> Session:
@@ -104,6 +118,7 @@ def _session_again(
         speculate=given["speculate"],
         on_dead=given["on_dead"],
         log=show.display == "log",
+        cluster=cluster_of(given, None if given["workers"] is None else _task_of(row, given["task"])),
         **lane_of(given, lane),
     )
 

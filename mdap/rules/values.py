@@ -20,7 +20,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mdap.errors import RAISED, UsageError, told
 from mdap.rules.canonical import canonical
-from mdap.tasks import Chain, Task, types_of
+from mdap.rules.declared import types_of
+from mdap.tasks import Chain, Task
 
 __all__ = ["Difference", "Kind", "SpellingError", "difference", "kinds_of", "refuse_rivals"]
 

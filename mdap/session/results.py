@@ -10,11 +10,12 @@ from mdap.journal.reader import Reader, RunRow
 from mdap.journal.runs import RunRecord, record_of
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
+from mdap.rules.declared import result_type_of
 from mdap.rules.ledger import guarantee_of
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.session.certifying import certified
 from mdap.settings import VotingSettings
-from mdap.tasks import Task, result_type_of
+from mdap.tasks import Task
 
 __all__ = ["read_solution", "solution_of", "with_typed_result"]
 

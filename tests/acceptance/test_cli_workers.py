@@ -16,6 +16,19 @@ RUN = (
     "--display plain"
 )
 
+TOWERS = """
+import mdap
+from mdap_hanoi import Hanoi
+
+
+class Towers(mdap.Process[int]):
+    async def solve(self, ask: mdap.Ask) -> int:
+        moved: list[str] = []
+        towers = ((f"t{number}", Hanoi(disks=4)) for number in range(4))
+        await ask.solve_all(towers, lambda run_id, result: moved.append(run_id))
+        return len(moved)
+"""
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets")
 
 
@@ -71,3 +84,22 @@ def test_workers_are_for_batches_and_processes(cli: Cli) -> None:
     ended = cli.here("run hanoi --inputs cases.jsonl --workers 0")
     assert (ended.code, "workers" in ended.sentence) == (2, True)
     assert not (cli.folder / "mdap.db").exists()
+
+
+def test_a_process_resumes_on_workers(cli: Cli) -> None:
+    """Workers solve its nested tasks; a stopped chain and --all are refused, in one sentence each."""
+    (cli.folder / "towers.py").write_text(TOWERS)
+    stopped = "--budget-tokens 9000 --display none"
+    assert cli.here(f"run towers.py:Towers --run-id towers {stopped}").code == 3
+    assert cli.here(f"run hanoi -p disks=6 --run-id chain {stopped}").code == 3
+
+    assert cli.here("resume chain --workers 2").sentence.startswith("--workers goes with ")
+    assert cli.here("resume --all --workers 2").sentence.startswith("--workers does not go with --all")
+    assert cli.here("resume towers --cluster local").sentence.startswith("--cluster and --insecure-cluster ")
+
+    ended = cli("resume towers --workers 2 --display plain")
+    assert ended.code == 0, ended.err
+    assert "worker 2: step" in ended.err
+    parts = "FROM decisions JOIN runs ON runs.id = run WHERE run_id LIKE 'towers%'"
+    assert cli.query(f"SELECT count(*), count(DISTINCT run || ' ' || step) {parts}") == [(60, 60)]
+    assert cli.here("audit verify towers").code == 0

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SecretStr, TypeAdapter, comp
 import mdap
 from mdap.errors import UsageError
 from mdap.rules.canonical import canonical
+from mdap.rules.declared import types_of
 from mdap.rules.parameters import as_resumed, version_of
 from mdap.rules.values import (
     Kind,
@@ -29,7 +30,6 @@ from mdap.rules.values import (
     kinds_of,
     refuse_rivals,
 )
-from mdap.tasks import types_of
 from tests.spellings import Colour, Level, Point, Wine, Word, drawn, kind_of, spelled
 
 _ROOT = Path(__file__).parents[3]
