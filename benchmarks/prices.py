@@ -1,14 +1,14 @@
-"""What `extract` costs from documents that are long: ordinary requests, `n`, the cache, both, and batches.
+"""Measure the cost of `extract` on long documents: ordinary requests, `n`, the cache, both, and batches.
 
-A server on loopback keeps a cache of beginnings as the vendor's pages describe it, and bills each request by
-a price sheet: gpt-4.1-mini (beginnings of 1,024 tokens and more are kept by themselves, and read at a quarter
-of the price) and claude-sonnet-4-5 (what is marked is kept for five minutes, written at 1.25 times the price
-and read at a tenth of it). Its ledger is what is shown; mdap's own figure must agree with it. Batch APIs take
-half of each price and read no cache: the ways that end in "batch" are measured, the column "halved" is
-arithmetic.
+A server on loopback caches prompt prefixes as the vendor's pages describe it, and bills each request by a
+price sheet: gpt-4.1-mini (caches prefixes of 1,024 tokens and more by itself, and reads them at a quarter of
+the price) and claude-sonnet-4-5 (caches marked prefixes for five minutes, writes them at 1.25 times the price
+and reads them at a tenth of it). The table shows the server's ledger; mdap's own figure must agree with it.
+Batch APIs halve each price and read no cache: the ways that end in "batch" are measured, the column "halved"
+is arithmetic.
 
-Compared with are ordinary requests whose every token is paid in full, and what the same requests cost where a
-vendor's cache helps by chance.
+The table compares these with ordinary requests that pay every token in full, and with the same requests where
+a vendor's cache helps by chance.
 """
 
 import json
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def documents(arguments: Any) -> list[dict[str, Any]]:
-    """Return made-up documents of so many tokens, four characters each, with their records."""
+    """Return made-up documents of `--tokens` tokens, four characters each, with their records."""
     rng, made = random.Random(5), []
     for number in range(arguments.documents):
         record = {name: f"{name}-{rng.randrange(10**6)}" for name in FIELDS}
