@@ -91,7 +91,7 @@ async def _kill_one(after: float) -> None:
 
 
 async def _under_limits(db: Path, options: argparse.Namespace) -> None:
-    limits = mdap.Limits(requests_per_minute=options.rpm, tokens_per_minute=1_000 * options.rpm)
+    limits = mdap.Limits(requests_per_minute=options.rpm, tokens_per_minute=options.tpm)
     budget = mdap.Budget(seconds=options.seconds)
     cluster = mdap.Cluster(workers=options.workers)
     async with (
@@ -104,16 +104,20 @@ async def _under_limits(db: Path, options: argparse.Namespace) -> None:
 
 
 def limits(options: argparse.Namespace) -> dict[str, Any]:
-    rates = {"requests_per_minute": options.rpm, "tokens_per_minute": 1_000 * options.rpm}
+    rates = {"requests_per_minute": options.rpm, "tokens_per_minute": options.tpm}
     with scratch() as folder, endpoint(latency=0.05, **rates) as log:
         asyncio.run(_under_limits(folder / "a.db", options))
-    at, counts = [one[0] for one in log], Counter(one[1] for one in log)
-    first = at[0]
-    window = [moment for moment in at if first + 5 <= moment < first + options.seconds - 2]
-    share = len(window) / (options.seconds - 7) / options.rpm * 60
+    first, counts = log[0].at, Counter(one.outcome for one in log)
+    window = [one for one in log if first + 5 <= one.at < first + options.seconds - 2]
+    minutes = (options.seconds - 7) / 60
+    requests = len(window) / minutes / options.rpm
+    tokens = sum(one.prompt + one.completion for one in window) / minutes / options.tpm
     refused = sum(count for name, count in counts.items() if "limit" in name)
-    print(f"{share:.1%} of {options.rpm:,} requests a minute used, {refused} refused, {counts}")
-    return {"share": share, "refused": refused, "rpm": options.rpm, "counts": dict(counts)}
+    print(
+        f"{requests:.1%} of {options.rpm:,} requests and {tokens:.1%} of {options.tpm:,} tokens a minute "
+        f"used, {refused} refused, {dict(counts)}"
+    )
+    return {"requests": requests, "tokens": tokens, "refused": refused, "counts": dict(counts)}
 
 
 async def _budgeted(db: Path, usd: float, workers: int) -> str | None:
@@ -135,9 +139,13 @@ async def _budgeted(db: Path, usd: float, workers: int) -> str | None:
 def budget(options: argparse.Namespace) -> dict[str, Any]:
     with scratch() as folder, endpoint(latency=0.02) as log:
         told = asyncio.run(_budgeted(folder / "a.db", options.usd, options.workers))
-    spent = sum(400e-6 * given + 1600e-6 * made for _, _, given, made in log)
-    print(f"a budget of {options.usd:g} USD: {told} by the log, {spent:.2f} by the server")
-    return {"budget": options.usd, "log": told, "server": spent}
+    prices = [400e-6 * one.prompt + 1600e-6 * one.completion for one in log]
+    allowed = options.usd + options.workers * max(prices)
+    print(
+        f"a budget of {options.usd:g} USD: {told} by the log, {sum(prices):.2f} by the server; with one "
+        f"request more of each worker it would be {allowed:.2f}"
+    )
+    return {"budget": options.usd, "log": told, "server": sum(prices), "allowed": allowed}
 
 
 def main() -> None:
@@ -147,6 +155,7 @@ def main() -> None:
     arguments.add_argument("--cases", type=int, default=400)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--rpm", type=int, default=6_000)
+    arguments.add_argument("--tpm", type=int, default=600_000)
     arguments.add_argument("--seconds", type=float, default=90.0)
     arguments.add_argument("--usd", type=float, default=5.0)
     arguments.add_argument("--slots", type=int, default=24, help="concurrent requests of bought")
