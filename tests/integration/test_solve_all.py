@@ -164,6 +164,10 @@ async def test_robust_keeps_the_target_for_each_part(tmp_path: Path) -> None:
     assert 0 < solution.guarantee.spent <= 13 * solution.guarantee.bound
     sentence = solution.guarantee.sentence(solution.steps)
     assert "each of the 13 parts by itself has a wrong decision with probability 10 % at most" in sentence
+    await settle_step(tmp_path / "a.db", "r/n3", 0, answer="60", **BY)
+    async with session(tmp_path / "a.db", options={"error_rate": 0.3, "seed": 3}) as opened:
+        again = await opened.resume("r")
+    assert again.guarantee == solution.guarantee  # the part that replaces another takes over its payments
     assert verify(tmp_path / "a.db", "r", make_recorded).ok
 
 

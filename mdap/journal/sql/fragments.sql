@@ -33,6 +33,13 @@ kind IN ('run', 'batch') AND parent IS NULL
 -- A run and its parts. UNION, since UNION ALL would loop forever on a forged run that is its own parent.
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 
+-- name: overridden
+-- For a run r: another part of the same run overrides it.
+EXISTS (SELECT 1 FROM runs o WHERE +o.parent = r.parent
+    AND o.run_id >= r.run_id || '-override-' AND o.run_id < r.run_id || '-override.'
+    AND EXISTS (SELECT 1 FROM run_events s WHERE s.run = o.id AND s.kind = 'started' AND json_valid(s.data)
+        AND s.data->>'overrides' IS NOT NULL))
+
 -- name: independent
 -- For a run in tree: its result stays in its own run.
 EXISTS (SELECT 1 FROM run_events i WHERE i.run = tree.run AND i.kind = 'started' AND json_valid(i.data)

@@ -43,18 +43,18 @@ SELECT 1 FROM (SELECT ?1 AS run) AS tree WHERE {independent}
 -- The steps without a winner in the finished parts of a run, and in theirs.
 SELECT coalesce(sum((SELECT data->>'undecided' FROM run_events e WHERE e.run = r.id
     AND e.kind = 'finished' ORDER BY e.id DESC LIMIT 1)), 0) FROM runs r
-WHERE r.parent = ?1 AND NOT EXISTS (SELECT 1 FROM runs o WHERE +o.parent = r.parent
-    AND o.run_id >= r.run_id || '-override-' AND o.run_id < r.run_id || '-override.')
+WHERE r.parent = ?1 AND NOT {overridden}
 
 -- name: paid_by_parts
 -- The payments of the independent parts of a run, and of theirs.
-{tree} SELECT e.run, e.data FROM tree CROSS JOIN run_events e ON e.run = tree.run AND e.kind = 'paid'
-WHERE tree.run <> ?1 AND {independent} ORDER BY e.id
+{tree} SELECT e.run, e.data FROM tree CROSS JOIN runs r ON r.id = tree.run
+CROSS JOIN run_events e ON e.run = tree.run AND e.kind = 'paid'
+WHERE tree.run <> ?1 AND {independent} AND NOT {overridden} ORDER BY e.id
 
 -- name: count_independent
 -- The independent parts of a run, and of theirs, with steps of their own.
-{tree} SELECT count(*) FROM tree WHERE tree.run <> ?1 AND {independent}
-AND EXISTS (SELECT 1 FROM steps s WHERE s.run = tree.run)
+{tree} SELECT count(*) FROM tree CROSS JOIN runs r ON r.id = tree.run
+WHERE tree.run <> ?1 AND {independent} AND NOT {overridden} AND EXISTS (SELECT 1 FROM steps s WHERE s.run = tree.run)
 
 -- name: count_parts
 SELECT count(*) FROM runs WHERE parent = ?1
