@@ -22,8 +22,8 @@ from tests.helpers import mostly_slow
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
 
 RATES = "-M latency=0.005 -M error_rate=0.2 -M flag_rate=0.05 -k 7"
-TOWER = f"run hanoi -p disks=7 {RATES}"
-MOVES = 2**7 - 1
+TOWER = f"run hanoi -p disks=8 {RATES}"
+MOVES = 2**8 - 1
 IN_FLIGHT = 64
 """The default concurrency."""
 
@@ -33,12 +33,14 @@ Events = list[dict[str, Any]]
 # Cutting a run short
 
 
-def logged(process: subprocess.Popen[bytes], event: str) -> Events:
-    """Read what *process* logs up to the first *event*, whose commit is over by then."""
+def logged(process: subprocess.Popen[bytes], event: str, *, may_end: bool = False) -> Events:
+    """Read what *process* logs up to the first *event*, whose commit is over by then, or to its end."""
     assert process.stderr is not None
     events: Events = []
     while not events or events[-1]["event"] != event:
         line = process.stderr.readline()
+        if may_end and not line:
+            break
         assert line.startswith(b"{"), f"no {event} before its end: {line!r}, {process.communicate()[1]!r}"
         events.append(json.loads(line))
     return events
@@ -193,7 +195,7 @@ def killed_often(cli: Cli, run: str, run_id: str, rng: random.Random, most: int)
         events = []
         process = cli.start(f"resume {run_id} --display log")
         if rng.random() < 0.5:
-            events = logged(process, "sample.taken")
+            events = logged(process, "sample.taken", may_end=True)
         else:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(startup * rng.uniform(0.6, 0.95))
