@@ -13,11 +13,11 @@ C  inserts   the rows of A's finished database written with `executemany` into a
              1,000 rows a transaction, WAL, synchronous NORMAL, the file closed at the end. The rows are in
              memory before the clock starts, and are written table by table.
 
-What each takes is set beside the floor of its own round, which is the mean of one before A and one after:
-on a shared machine, whose speed changes from one second to the next, medians of things that were measured at
-different times cannot be compared. The figure that counts is the median of these ratios.
+Each time is divided by the floor of its own round, the mean of one floor before A and one after: on a shared
+machine, whose speed changes from one second to the next, medians of different times cannot be compared. The
+figure that counts is the median of these ratios.
 
-Left out: the interpreter's start and imports, and whatever a real model's network client costs (see
+Left out: the interpreter's start and imports, and the cost of a real model's network client (see
 over_http.py). Wall time and processor time (all threads) are both shown, since the engine writes in a
 second thread: on a machine with a free second core its wall time is the smaller of the two.
 """

@@ -8,7 +8,7 @@ timeout, for nobody.
 **Paced**, the rest of this text:
 
 Thousands of tasks wait to be let through, and join the queue again as soon as they were: the queue never
-empties. Whoever lets them through is measured, each way in a process of its own, one after another:
+empties. The benchmark measures each way to let them through in a process of its own, one after another:
 
   nobody           nothing is let through: what the waiters and the measuring itself cost
   every waiter     each waiter calls `Throttler.acquire` itself, as the README of asyncio-throttle has it

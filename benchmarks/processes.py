@@ -30,7 +30,7 @@ _LOOKS = 20
 
 
 class Doubles(mdap.Process[int]):
-    """Double so many numbers at once, and add them up."""
+    """Double many numbers concurrently, and add them up."""
 
     steps: int = 10_000
 

@@ -93,7 +93,7 @@ def write(path: Path, count: int, seed: int) -> None:
 def run(
     folder: Path, name: str, more: list[str], db: str | None = None, after: float | None = None
 ) -> dict[str, Any]:
-    """Run the command to its end, or kill it *after* so many seconds; return its figures."""
+    """Run the command to its end, or kill it *after* that many seconds; return its figures."""
     db = db or f"{name}.db"
     given = {"input": f"{name}.jsonl", "schema": "schema.json", "truth": "gold", "output": f"{name}.out"}
     params = [word for pair in given.items() for word in ("-p", "=".join(pair))]

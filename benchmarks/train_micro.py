@@ -136,7 +136,7 @@ def new_pupil(seed: int, arguments: argparse.Namespace) -> Pupil:
 
 
 def encoded(pupil: Pupil, lessons: list[Lesson]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tokens, and what is to be predicted: the reply and its end, nothing of the prompt."""
+    """Return tokens, and the targets: the reply and its end, nothing of the prompt."""
     number, start, end, reply = (
         pupil.tokens.get_vocab(),
         *map(pupil.tokens.convert_tokens_to_ids, SPECIAL[2:]),

@@ -1,9 +1,9 @@
 """Whole sessions over HTTP against a server that enforces limits.
 
-The server is `mdap.testing.FaultyServer` in a process of its own; it lets so many requests, tokens or
-requests at once through, counted exactly in a sliding window of 60 seconds, and answers 429 to the rest.
-Many independent chains in one session want more than that at all times. Read from the server's own log,
-minute by minute: what it let through, and what it refused.
+The server is `mdap.testing.FaultyServer` in a process of its own; it enforces a limit of requests,
+tokens or concurrent requests, counted exactly in a sliding window of 60 seconds, and answers 429 beyond it.
+Many independent chains in one session always want more than that. The server's own log says, minute by
+minute, how many requests it let through and how many it refused.
 
   configured     600 requests and 60,000 tokens a minute, given to mdap as well
   requests       600 requests a minute, which nobody tells mdap; nothing but 429 says so

@@ -119,7 +119,7 @@ def pages(db: Path, steps: int) -> tuple[dict[str, list[float]], float]:
 
 
 def watched(db: Path, disks: int, every: float | None) -> dict[str, float]:
-    """Run a tower, asked for every so many seconds; return its seconds and the largest log in MB."""
+    """Run a tower while a reader polls it at an interval; return its seconds and the largest log in MB."""
     log = Path(f"{db}-wal")
     with viewer_of_nothing(db) as (port, _):
         process = run_tower(db, disks)

@@ -26,7 +26,7 @@ PARTS: Final = {
 RULES: Final = (
     "Rules for code that uses it:",
     "",
-    "- A parser raises `mdap.RedFlag` and nothing else, whatever the text; it repairs nothing.",
+    "- A parser raises `mdap.RedFlag` and nothing else, for any text; it repairs nothing.",
     "- `start`, `step`, `advance`, `guess` and parsers are pure; a process acts through `ask.once`.",
     "- Answers are compared as canonical JSON: give each one spelling, with `Task.canonical` where need be.",
     "- Give `run_id=` to make a run resumable by the same call; a finished run is returned as it is.",

@@ -55,9 +55,19 @@ def commands(group: click.Group = cli, before: str = "") -> dict[str, click.Comm
 
 
 def _options(command: str) -> str:
+    """Return the table of a command's options; a line below it names those that `mdap run` has, too."""
+    rows = _rows(command)
+    shared = [] if command == "run" else [name for name, row in rows.items() if row == _rows("run").get(name)]
+    own = [row for name, row in rows.items() if name not in shared]
+    parts = [table(("option", "default", "what it does"), own)] if own else []
+    if shared:
+        parts.append(f"As for [`mdap run`](#mdap-run-task): {', '.join(f'`{name}`' for name in shared)}.")
+    return "\n\n".join(parts)
+
+
+def _rows(command: str) -> dict[str, tuple[str, str, str]]:
     options = [option for option in commands()[command].params if isinstance(option, click.Option)]
-    rows = [(_usage(option), _default(option), option.help or "") for option in options]
-    return table(("option", "default", "what it does"), rows)
+    return {option.opts[-1]: (_usage(option), _default(option), option.help or "") for option in options}
 
 
 def _default(option: click.Option) -> str:

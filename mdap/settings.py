@@ -226,7 +226,7 @@ class Cluster(BaseModel):
     Attributes:
         address: ``processes`` for processes of this machine; ``local`` for a Ray cluster that mdap starts on
             it; ``auto`` for the Ray cluster that this machine is a part of, or the address of one.
-        workers: how many there are to be.
+        workers: the number of workers.
         insecure: whether a Ray cluster may do without token authentication.
     """
 

@@ -67,8 +67,8 @@ class Counted(asyncio.SelectorEventLoop):
     """An event loop that counts its turns, and does something after one of them.
 
     Attributes:
-        turns: so many since it began, or since *strike* was set.
-        strike: after which turn to do what; None for nothing.
+        turns: turns of the loop since it began, or since *strike* was set.
+        strike: a turn, and the call to make after it; None for neither.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Counted(asyncio.SelectorEventLoop):
 
 
 async def cut(work: Callable[[], Awaitable[object]], turn: int, way: str) -> bool:
-    """Do *work*, cancelled after so many turns; return whether it was over before."""
+    """Do *work*, cancelled after that many turns; return whether it had ended before."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Counted)
     scope = anyio.CancelScope()
@@ -146,7 +146,7 @@ class Storm:
             await self._work(session, self._k)
 
     async def cut_at(self, turn: int, way: str) -> bool:
-        """Cut it after so many turns, look what comes of it, and return whether it was over before."""
+        """Cut it after that many turns, check the outcome, and return whether it had ended before."""
         db = self._place / f"{way}-{turn}" / "mdap.db"
         db.parent.mkdir()
         alone = asyncio.all_tasks()
@@ -178,7 +178,7 @@ class Storm:
 async def storm(
     kind: str, place: Path, server: Served | None, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Cut one kind of run at every so many turns, in both ways."""
+    """Cut one kind of run at regular turns, in both ways."""
     found = Storm(kind, place, server, arguments)
 
     def told(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ class Storm:
 
 @dataclass(slots=True)
 class Cut:
-    """A run that is to be cut short, and the one that was not."""
+    """A run to cut short, and the uninterrupted one."""
 
     kind: str
     folder: Path
@@ -133,7 +133,7 @@ def query(db: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 def decided(db: Path) -> list[tuple[Any, ...]]:
-    """Return all decisions and the votes they were taken on, whatever their order."""
+    """Return all decisions and the votes behind them, in no particular order."""
     return query(db, BY_CONTENT)
 
 

@@ -1,4 +1,4 @@
-"""A long run over HTTP with faults, at whatever rate the machine sustains: does anything grow?
+"""A long run over HTTP with faults, at the highest rate the machine sustains: does anything grow?
 
 Small towers of Hanoi, one after the other and many side by side, go through one session against the faulty
 test server in a process of its own: a fifth of all requests meets a fault. Every so often are taken: votes a
@@ -30,8 +30,7 @@ from benchmarks.common import finish, memory, parser, print_environment, raise_f
 from benchmarks.fire.forked import serving
 from mdap_hanoi import Hanoi
 
-# Few refusals for coming too fast, since mdap takes them for what they say and asks more slowly: the machine
-# is to be the limit.
+# Few 429s, since mdap slows down after them: the machine, not a rate, should be the limit.
 FAULTS = {
     **{"rate_limit": 0.005, "rate_limit_silent": 0.005, "server_error": 0.05, "overloaded": 0.04},
     **{"reset": 0.04, "truncated": 0.03, "wrong_type": 0.02, "empty_choices": 0.01, "missing_usage": 0.01},
