@@ -18,7 +18,7 @@ async def main() -> None:
                 print(solution.result, solution.steps, solution.totals.votes, solution.usage)
 
         async with anyio.create_task_group() as group:
-            group.start_soon(solve, 7)
+            group.start_soon(solve, 4)
             group.start_soon(solve, 8)
 
 
