@@ -330,9 +330,10 @@ class Reader:
         step = await self._value("step_of_part", run, part)
         return None if step is None else int(step)
 
-    async def steps_called(self, run: int, key: str) -> list[tuple[int, int]]:
+    async def steps_called(self, run: int, key: str) -> list[tuple[int, str, int]]:
         """Return the steps of *run* with that *key*."""
-        return [(int(row["run"]), int(row["step"])) for row in await self.rows("steps_called", run, key)]
+        found = await self.rows("steps_called", run, key)
+        return [(int(row["run"]), str(row["run_id"]), int(row["step"])) for row in found]
 
     async def is_independent(self, run: int) -> bool:
         """Return whether *run* is a part whose result stays in its own run: of `mdap.Ask.solve_all`."""

@@ -26,6 +26,7 @@ __all__ = ["find_step", "settle_step"]
 
 _BY_KEY: Final = "key:"
 _BY_NUMBER: Final = "step:"
+_SHOWN: Final = 3
 
 
 async def settle_step(  # noqa: PLR0913 - public API, all keywords named
@@ -137,7 +138,7 @@ async def find_step(reader: Reader, row: RunRow, step: int | str) -> tuple[RunRo
     if step.startswith(_BY_NUMBER) and step.removeprefix(_BY_NUMBER).isdecimal():
         return row, int(step.removeprefix(_BY_NUMBER))
     everywhere = await reader.steps_called(row.number, step.removeprefix(_BY_KEY))
-    own = [number for run, number in everywhere if run == row.number]
+    own = [number for run, _, number in everywhere if run == row.number]
     if step.isdecimal() and own in ([], [int(step)]):
         return row, int(step)
     if step.isdecimal():
@@ -150,7 +151,13 @@ async def find_step(reader: Reader, row: RunRow, step: int | str) -> tuple[RunRo
         many = "several steps" if own else "no step"
         which = f": give the number of one, {', '.join(map(str, own))}" if own else ""
         raise UsageError(f"{row.run_id} has {many} with the key {step!r:.80}{which}")
-    run, number = everywhere[-1]  # the newest part, where an earlier one was overridden
+    if len(everywhere) > 1:
+        named = ", ".join(f"{run_id} {number}" for _, run_id, number in everywhere[:_SHOWN])
+        raise UsageError(
+            f"{len(everywhere)} parts of {row.run_id} have a step with the key {step!r:.80}: name one by its "
+            f"run and number, such as {named}"
+        )
+    [(run, _, number)] = everywhere
     return await reader.numbered(run), number
 
 

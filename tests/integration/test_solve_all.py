@@ -13,7 +13,7 @@ from mdap.plugins import make_recorded
 from mdap.session import dealing, settle_step
 from mdap.session.preview import preview
 from mdap.testing import check_task
-from tests.processes import Double, Doubles
+from tests.processes import Double, Doubles, double
 from tests.workers import LoopPool, loop_pool
 
 SIM = {"error_rate": 0.1, "seed": 7}
@@ -138,6 +138,26 @@ async def test_a_part_is_settled_and_overridden_by_itself(tmp_path: Path) -> Non
     assert await settle_step(tmp_path / "a.db", "r/n3-override-1", 0, answer="61", **BY) == "r"
     async with session(tmp_path / "a.db") as opened:
         assert 61 in results(await opened.resume("r"))
+
+
+async def test_a_key_that_several_parts_have_names_none_of_them(tmp_path: Path) -> None:
+    """The parts are listed instead; a part that replaces another takes over its keys."""
+    Given.tasks = [("a", Keyed(number=1)), ("b", Keyed(number=2))]
+    async with session(tmp_path / "a.db") as opened:
+        await opened.solve(Given(), run_id="r")
+    with pytest.raises(UsageError, match=r"2 parts of r have a step .* such as r/a 0, r/b 0"):
+        await settle_step(tmp_path / "a.db", "r", "same", answer="10", **BY)
+    for answer in ("10", "11"):
+        assert await settle_step(tmp_path / "a.db", "r", "only 1", answer=answer, **BY) == "r"
+    async with session(tmp_path / "a.db") as opened:
+        assert (await opened.resume("r")).result == [11 + 2, 4 + 4]
+
+
+class Keyed(Double):
+    """Double a number twice, under a key that all have and one of its own."""
+
+    async def solve(self, ask: mdap.Ask) -> int:
+        return sum(await ask.map([double(self.number, "same"), double(self.number, f"only {self.number}")]))
 
 
 async def test_a_key_that_looks_like_an_override_is_none(tmp_path: Path) -> None:

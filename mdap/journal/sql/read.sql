@@ -330,8 +330,10 @@ SELECT step FROM decisions WHERE run = ?1 AND author = 'mdap'
 AND substr(reason, 1, length(?2) + 13) = 'run ' || ?2 || ', digest '
 
 -- name: steps_called
-{tree} SELECT DISTINCT s.run, s.step FROM tree CROSS JOIN steps s ON s.run = tree.run AND s.key = ?2
-ORDER BY s.run, s.step
+-- In a run and its parts, but for parts that others override.
+{tree} SELECT DISTINCT s.run, r.run_id, s.step FROM tree CROSS JOIN runs r ON r.id = tree.run
+CROSS JOIN steps s ON s.run = tree.run AND s.key = ?2
+WHERE tree.run = ?1 OR NOT {overridden} ORDER BY s.run, s.step
 
 -- name: openings_of_step
 SELECT p.step, p.opening, p.key, p.input, p.prompt_digest, d.winner, d.tally, d.margin, d.author, d.reason,
