@@ -83,7 +83,7 @@ def bought(options: argparse.Namespace) -> dict[str, Any]:
         paid = [one.outcome in ANSWERED for one in ledger]
         again = sum(paid) - options.cases * (2**_DISKS - 1) * _K  # a model that never errs needs just k votes
         missing = [one for number, one in enumerate(ledger) if paid[number] and number not in recorded]
-        assert again == len(missing), (again, len(missing))  # what is on record is not bought again
+        assert again == len(missing), (again, len(missing))  # mdap buys no recorded reply again
         found += _losses(missing, kills, options.latency)
     rows = [
         [

@@ -202,7 +202,7 @@ class Head:
                     await self._lose(worker, f"it sent no message for {silence:.0f} seconds")
 
     def _fail(self, error: WorkersError, *, at_once: bool = False) -> None:
-        """Stop all cases with *error* if no worker is left, or *at once*."""
+        """Stop all cases with *error* if there are no more workers; with *at once*, in any case."""
         if at_once or all(worker.fenced for worker in self._workers):
             self._failure = self._failure or error
             self._deal()

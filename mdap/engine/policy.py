@@ -1,4 +1,4 @@
-"""What a kind of run decides: the part of a run in which chains, processes and calibrations differ."""
+"""The part of a run in which chains, processes and calibrations differ."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What one view of a step asks, and what a reply to it comes to."""
+"""The prompts of a step, one for each view, and the judgement of a reply."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ __all__ = ["Judgement", "Prompt", "prompts_of", "unread"]
 
 
 class Judgement(NamedTuple):
-    """What one reply comes to: a vote for an answer, or a red flag; its words as they are recorded."""
+    """The judgement of one reply: a vote for an answer, or a red flag, with the recorded text."""
 
     text: str
     text_digest: str
@@ -26,7 +26,7 @@ class Judgement(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """One presentation of a step: what is asked, and how the reply is read."""
+    """One presentation of a step: the messages, and the parser of the reply."""
 
     system: str
     user: str

@@ -55,8 +55,8 @@ class Presence:
         self._heard: dict[int, _Heard] = {}
 
     def flag(self, tier: int, reason: str, text: str) -> None:
-        """Note a reply of a *tier* that was flagged for a *reason*."""
-        if tier not in self.voted:
+        """Note a reply of a *tier* that was flagged for a *reason*; not those that come after its end."""
+        if tier not in self.voted and not self.formless(tier):
             heard = self._heard.setdefault(tier, _Heard(Counter(), reason, text))
             heard.flags[reason] += 1
 

@@ -235,7 +235,7 @@ async def test_on_event_is_called_with_the_same(db: Path) -> None:
 
 
 class Held(ScriptedProvider):
-    """After some replies, wait at a gate, so that no run is over before anybody is told of it."""
+    """A provider that waits at a gate after some replies, so that listeners hear of a run before it ends."""
 
     gate: anyio.Event
 

@@ -70,7 +70,7 @@ async def test_workers_come_to_the_same(tmp_path: Path, pool: LoopPool, k: Any, 
 
 
 async def test_a_stopped_run_solves_nothing_twice(tmp_path: Path) -> None:
-    """What is finished is read from the log, and only the rest is bought."""
+    """mdap reads finished tasks from the log, and buys only the others."""
     with pytest.raises(StoppedError, match="budget"):
         async with session(tmp_path / "a.db", budget=mdap.Budget(tokens=2_000)) as opened:
             await opened.solve(Doubles(count=40), run_id="r", k=3)
