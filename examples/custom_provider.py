@@ -13,11 +13,10 @@ import anyio
 import mdap
 
 PROGRAM: Final = """
-import json, random, sys
+import json, sys
 request = json.load(sys.stdin)
 word = request["user"].rpartition(" ")[2]
-answers = [word[::-1] if random.random() < 0.9 else word for _ in range(request["n"])]
-json.dump(answers, sys.stdout)
+json.dump([word[::-1]] * request["n"], sys.stdout)
 """
 
 
