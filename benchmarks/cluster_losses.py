@@ -49,7 +49,6 @@ _FAULTS: Final = {
     **{"retry_after": 0.05, "supports_n": False},
 }
 _WINDOWS: Final = 2 * COMMIT_SECONDS
-_READ: Final = 0.5
 _DISKS, _K = 4, 3
 
 
@@ -59,12 +58,24 @@ class Loss(NamedTuple):
     Attributes:
         flying: paid replies that were on their way at that moment.
         arrived: paid replies that had arrived, and are not on record.
-        age: seconds since the earliest of them was sent.
+        age: seconds since the earliest of them left the server.
     """
 
     flying: int
     arrived: int
     age: float
+
+
+class Kill(NamedTuple):
+    """A killed worker.
+
+    Attributes:
+        at: the moment, in seconds of `time.monotonic`.
+        ports: its ends of connections at that moment.
+    """
+
+    at: float
+    ports: frozenset[int]
 
 
 def bought(options: argparse.Namespace) -> dict[str, Any]:
@@ -84,7 +95,9 @@ def bought(options: argparse.Namespace) -> dict[str, Any]:
         again = sum(paid) - options.cases * (2**_DISKS - 1) * _K  # a model that never errs needs just k votes
         missing = [one for number, one in enumerate(ledger) if paid[number] and number not in recorded]
         assert again == len(missing), (again, len(missing))  # mdap buys no recorded reply again
-        found += _losses(missing, kills, options.latency)
+        losses = [_loss(missing, kill) for kill in kills]
+        assert sum(one.flying + one.arrived for one in losses) == len(missing)
+        found += losses
     rows = [
         [
             str(number),
@@ -105,8 +118,8 @@ def bought(options: argparse.Namespace) -> dict[str, Any]:
     return {"bought": [one._asdict() for one in found], "broken": broken}
 
 
-def _killing(process: subprocess.Popen[bytes], db: Path, rng: random.Random) -> Iterator[float]:
-    """Kill two workers, since mdap gives up a case that loses three; yield the moments."""
+def _killing(process: subprocess.Popen[bytes], db: Path, rng: random.Random) -> Iterator[Kill]:
+    """Kill two workers, since mdap gives up a case that loses three."""
     count = 0
     while process.poll() is None and count < 2:
         with suppress(subprocess.TimeoutExpired):
@@ -114,9 +127,24 @@ def _killing(process: subprocess.Popen[bytes], db: Path, rng: random.Random) -> 
         if process.poll() is None and db.exists() and decisions(db):
             workers = children(process.pid)
             if workers:
-                os.kill(rng.choice(workers), signal.SIGKILL)
-                yield time.monotonic()
+                killed = rng.choice(workers)
+                os.kill(killed, signal.SIGSTOP)  # or its connections would change while they are listed
+                kill = Kill(time.monotonic(), _ports(killed))
+                os.kill(killed, signal.SIGKILL)
+                yield kill
                 count += 1
+
+
+def _ports(pid: int) -> frozenset[int]:
+    """Return a process's ends of its TCP connections."""
+    sockets = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            sockets.add(os.readlink(link))
+    connections = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return frozenset(
+        int(one[1].rpartition(":")[2], 16) for one in connections if f"socket:[{one[9]}]" in sockets
+    )
 
 
 def _recorded(db: Path) -> set[int]:
@@ -126,15 +154,11 @@ def _recorded(db: Path) -> set[int]:
     return {int(name.removeprefix("req-")) for [name] in names}
 
 
-def _losses(missing: list[Entry], kills: list[float], latency: float) -> Iterator[Loss]:
-    """Attribute each reply that is not on record to the first kill after its request.
-
-    The server may read a request of a killed worker up to `_READ` seconds after the kill.
-    """
-    for before, kill in zip([0.0, *kills], kills, strict=False):
-        own = [kill - one.at - latency for one in missing if before < one.at - _READ <= kill]
-        arrived = [age for age in own if age >= 0]
-        yield Loss(len(own) - len(arrived), len(arrived), max(arrived, default=0.0))
+def _loss(missing: list[Entry], kill: Kill) -> Loss:
+    """Return the killed worker's replies that are not on record."""
+    own = [kill.at - one.left for one in missing if one.port in kill.ports]
+    arrived = [age for age in own if age >= 0]
+    return Loss(len(own) - len(arrived), len(arrived), max(arrived, default=0.0))
 
 
 # -- random losses -----------------------------------------------------------------------------------

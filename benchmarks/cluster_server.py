@@ -5,13 +5,17 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anyio.abc import SocketAttribute
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import mdap.testing.server as serving
 from mdap.testing import Faults, FaultyServer
 from tests.acceptance.player import play
 
@@ -24,12 +28,16 @@ class Entry(NamedTuple):
 
     Attributes:
         at: when it arrived, in seconds of `time.monotonic`, which all processes of a machine share.
+        left: when its reply left the server; infinite if none did.
+        port: the client's end of its connection.
         outcome: see `mdap.testing.faults.Served`.
         prompt: tokens billed for the prompt.
         completion: tokens billed for its replies.
     """
 
     at: float
+    left: float
+    port: int
     outcome: str
     prompt: int
     completion: int
@@ -60,12 +68,32 @@ def endpoint(**faults: Any) -> Iterator[list[Entry]]:
         ledger += [Entry(*one) for one in json.loads(server.communicate()[0])]
 
 
+def _clocked() -> dict[int, tuple[float, int]]:
+    """Return a table of when and to which port the server sends its replies, by the request's number."""
+    sent: dict[int, tuple[float, int]] = {}
+    send = serving.send_response  # type: ignore[attr-defined] # not part of its interface
+
+    async def noted(stream: Any, response: Any, faults: Faults) -> bool:
+        name = response.what.headers.get("X-Request-Id")
+        if name is not None:
+            port = stream.extra(SocketAttribute.remote_port)
+            sent[int(name.removeprefix("req-"))] = time.monotonic(), port
+        return await send(stream, response, faults)
+
+    serving.send_response = noted  # type: ignore[attr-defined]
+    return sent
+
+
 def main() -> None:
     """Serve until standard input ends; then print the ledger."""
+    sent = _clocked()
     with FaultyServer.in_thread(_right, faults=Faults(**json.loads(sys.argv[1])), seed=1) as server:
         print(server.base_url, flush=True)
         sys.stdin.read()
-        ledger = [(one.at, one.outcome, one.prompt_tokens, one.completion_tokens) for one in server.log]
+        ledger = [
+            (one.at, *sent.get(one.number, (1e300, 0)), one.outcome, one.prompt_tokens, one.completion_tokens)
+            for one in server.log
+        ]
     print(json.dumps(ledger), flush=True)
 
 

@@ -92,13 +92,16 @@ class Member:
         return _CALLS[name](self, *arguments)
 
     def _facts(self, number: int, values: list[Any]) -> Awaitable[None]:
-        """Append a batch of facts to the next commit; return a function that waits until it is durable."""
+        """Append a batch of facts to the next commit; return a function that waits for room for more."""
         if number != self._batches:
             raise Closed(f"batch {number} of its facts came in place of {self._batches}")
         self._batches += 1
         facts = facts_of(values)
-        with suppress(DatabaseError):  # the flush raises it again
+        with suppress(DatabaseError):  # raised again while it waits
             self._shared.writer.append(*(fact for fact in facts if fact.run not in self.barred))
+        return self._shared.writer.wait_for_room()
+
+    def _flush(self) -> Awaitable[None]:
         return self._shared.writer.flush()
 
     async def _begin(self, columns: dict[str, Any]) -> int:
@@ -148,6 +151,7 @@ class Member:
 
 _CALLS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
     "facts": Member._facts,
+    "flush": Member._flush,
     "begin": Member._begin,
     "hold": Member._hold,
     **{"take_up": Member._take_up, "end": Member._end, "rows": Member._rows},  # of one on another machine

@@ -98,7 +98,7 @@ def raised(kind: str, sentence: str) -> MdapError:
 
 
 class RemoteWriter(Writer):
-    """A worker's journal: it sends batches of facts, and the head makes them durable.
+    """A worker's journal: it sends facts at each commit window, and the head commits them.
 
     Args:
         path: the database file, as the head has it.
@@ -116,9 +116,22 @@ class RemoteWriter(Writer):
             number: int = await self._caller.call("begin", dict(columns))
         return number
 
+    async def send_all(self) -> None:
+        """Wait until the head has every fact appended so far."""
+        await super().flush()
+
+    async def flush(self) -> None:
+        """Wait until every fact appended so far is durable."""
+        await self.send_all()
+        await self._call("flush")
+
     async def _write(self, batch: Batch, facts: Sequence[Fact]) -> None:
+        # The head answers before its commit: facts that gather meanwhile would be lost with this worker.
+        await self._call("facts", next(self._sent), packed(facts))
+
+    async def _call(self, name: str, *arguments: Any) -> None:
         try:
-            await self._caller.call("facts", next(self._sent), packed(facts))
+            await self._caller.call(name, *arguments)
         except StoppedError as error:
             raise DatabaseError(str(error)) from None
 
@@ -187,7 +200,7 @@ class RemoteRuns:
         caller: asks the head.
     """
 
-    def __init__(self, writer: Writer, caller: Caller) -> None:
+    def __init__(self, writer: RemoteWriter, caller: Caller) -> None:
         self._writer = writer
         self._caller = caller
 
@@ -202,7 +215,7 @@ class RemoteRuns:
     async def end(self, ended: RunEvent, *, record: bool = True) -> RunRecord | None:
         """Record how a run ended, seal it, and make all of it durable."""
         with anyio.CancelScope(shield=True):
-            await self._writer.flush()
+            await self._writer.send_all()
             try:
                 found: RunRecord | None = await self._caller.call("end", packed([ended]), record)
             except StoppedError as error:

@@ -97,10 +97,16 @@ class Writer:
         return self._batch.size > _MOST_PENDING
 
     async def wait_for_room(self) -> None:
-        """Wait while the journal is `behind`."""
+        """Wait while the journal is `behind`.
+
+        Raises:
+            DatabaseError: an earlier commit failed.
+        """
         while self.behind:
             self._hurry.set()
             await self.next_commit()
+        if self._error is not None:
+            raise self._error
 
     async def flush(self) -> None:
         """Wait until every fact appended so far is durable."""

@@ -1,5 +1,7 @@
 """Detect an endpoint that is not the expected API."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from mdap.errors import ProviderError, UnavailableError
@@ -31,6 +33,17 @@ class Acquaintance:
         self._path = path
         self._good = 0
         self._foreign = 0
+        self._open = 0
+        self._competing = 0
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Count a request as open within the block."""
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
 
     def met(self) -> None:
         """Note a good answer."""
@@ -46,8 +59,12 @@ class Acquaintance:
         odd = error.foreign or error.output_tokens is not None
         if not odd or isinstance(error, UnavailableError):
             return error
+        # Of many requests at once, those that fail are the first to be answered.
+        if not self._foreign:
+            self._competing = self._open
         self._foreign += 1
-        if self._foreign < (_ENOUGH if self._good >= _KNOWN_AFTER else _ENOUGH_AT_FIRST):
+        enough = _ENOUGH if self._good >= _KNOWN_AFTER else _ENOUGH_AT_FIRST
+        if self._foreign < max(enough, self._competing):
             return error
         if self._good:
             told = f"{error}. The last {self._foreign} answers were of this kind, so mdap stopped asking"

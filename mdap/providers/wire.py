@@ -65,7 +65,8 @@ class Wire:
             ProviderError: no response that can be read; the subclass says whether another attempt may work.
         """
         try:
-            answer = read(await self.post(body))
+            with self._acquaintance.asking():
+                answer = read(await self.post(body))
         except ProviderError as error:
             failure = self._acquaintance.judged(error)
         else:

@@ -90,6 +90,25 @@ async def test_an_answer_that_cannot_be_read_is_a_failed_attempt_with_its_tokens
         assert json.loads(data).items() >= {"input_tokens": 50, "output_tokens": 10}.items()
 
 
+async def test_requests_that_fail_before_others_are_answered_do_not_make_the_address_wrong(
+    tmp_path: Path,
+) -> None:
+    """Of requests that left at once, those that fail come back first."""
+    body = {"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]}
+    faults = Faults(latency=0.2)
+    with FaultyServer.in_thread(play, faults=faults, script=[unreadable(body)] * 4) as server:
+        solution = await mdap.solve(
+            Hanoi(disks=2),
+            model="openai/m",
+            options={"base_url": server.base_url},
+            k=8,
+            db=tmp_path / "a.db",
+            limits=mdap.Limits(probe=False, concurrency=8),
+        )
+    assert solution.status is mdap.RunStatus.FINISHED
+    assert solution.totals.failed_attempts == 4
+
+
 async def test_the_budget_pays_for_what_cannot_be_read() -> None:
     """As it pays for replies."""
     budget_guard = BudgetGuard(mdap.Budget(tokens=1000), (None,))
