@@ -230,22 +230,23 @@ def losses(options: argparse.Namespace) -> dict[str, Any]:
 _SLOW: Final = ("-M", "latency=1.0", "-M", "error_rate=0.05", "-M", "seed=3", "--speculate", "off")
 _DRIVER: Final = """
 import sys
-from contextlib import asynccontextmanager
 from mdap.cli.main import main
 from mdap.cluster.head import Head
 
-serving = Head.serving
+def telling(name):
+    class Told:
+        def __set__(self, head, value):
+            head.__dict__[name] = value
+            if value:
+                print("counted", name, value, file=sys.stderr, flush=True)
+        def __get__(self, head, owner):
+            return head.__dict__[name]
+    return Told()
 
-@asynccontextmanager
-async def counted(head):
-    async with serving(head):
-        yield head
-    print(head.lost, head.refused, file=sys.stderr)
-
-Head.serving = counted
+Head.lost, Head.refused = telling("lost"), telling("refused")
 main()
 """
-"""The command line, which also tells how many workers the head lost and how many facts it refused."""
+"""The command line, which also tells, at once, of each lost worker and of facts that the head refuses."""
 
 
 def on_ray(options: argparse.Namespace) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def on_ray(options: argparse.Namespace) -> dict[str, Any]:
         (folder / "cases.jsonl").write_text(options.cases * '{"disks": 4}\n')
         local, _ = alone_in_one_process(folder)
         for number in range(options.rounds):
-            one = _on_nodes(folder, rng)
+            one = _on_nodes(folder, rng, ("driver", "cluster")[number % 2])
             assert decisions(folder / "a.db") == local
             assert verify(folder / "a.db", "b", make_recorded).verdict == "verified"
             print(number, one, flush=True)
@@ -305,9 +306,8 @@ def _actors(node: Any) -> list[int]:
     return []
 
 
-def _on_nodes(folder: Path, rng: random.Random) -> dict[str, Any]:
+def _on_nodes(folder: Path, rng: random.Random, last: str) -> dict[str, Any]:
     """Run a batch until it ends; return the fates that it met, the exit codes, and what the head counted."""
-    last = rng.choice(("driver", "cluster"))
     fates = [*rng.sample(["removed", "frozen", "worker"], 3), last]
     found: dict[str, Any] = {"fates": [], "codes": [], "lost": 0, "refused": 0}
     nodes = _Nodes()
@@ -350,12 +350,10 @@ def _take(found: dict[str, Any], driver: subprocess.Popen[bytes]) -> None:
     _, err = driver.communicate(timeout=300)
     found["codes"].append(driver.returncode)
     said = err.decode().splitlines()
-    for line in said:
-        if line[:1].isdigit():
-            lost, refused = map(int, line.split())
-            found["lost"] += lost
-            found["refused"] += refused
-    found.setdefault("said", []).extend(line for line in said if not line[:1].isdigit())
+    counted = dict(line.split()[1:] for line in said if line.startswith("counted "))  # the last of each
+    for name in ("lost", "refused"):
+        found[name] += int(counted.get(name, 0))
+    found.setdefault("said", []).extend(line for line in said if not line.startswith("counted "))
     assert driver.returncode in (0, 3, -signal.SIGKILL), err.decode()
 
 
