@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio.abc import TaskGroup
 
+from mdap.cluster.cases import WorkersError
 from mdap.cluster.channels import Channel, Closed, MemoryChannel, memory_pair
 from mdap.cluster.frames import Message, decoded, encoded, facts_of
 from mdap.records import SampleTaken
@@ -65,6 +66,7 @@ class LoopPool:
     Attributes:
         channels: the workers' ends of their channels, in order.
         over: for each of them, set once the worker has ended.
+        lost: set to have the pool fail.
         fate: of the first one; see `Breakable`.
         whole: whether objects are carried; see `Breakable`.
     """
@@ -73,6 +75,7 @@ class LoopPool:
         self.channels: list[Breakable] = []
         self.over: list[anyio.Event] = []
         self.fate, self.whole = "", False
+        self.lost = anyio.Event()
         self._group = group
         self._heads: list[Channel] = []
 
@@ -92,6 +95,10 @@ class LoopPool:
     async def kill(self, place: int) -> None:
         """Cut a worker off, and end it before it can do anything more."""
         await self.channels[place].aclose()
+
+    async def watch(self) -> None:
+        await self.lost.wait()
+        raise WorkersError("the pool is gone")
 
     async def gone(self, channel: Channel) -> str:
         await channel.aclose()

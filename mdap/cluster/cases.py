@@ -33,6 +33,13 @@ class Pool(Protocol):
             WorkersError: it cannot be started.
         """
 
+    async def watch(self) -> None:
+        """Wait until the pool can bear no more workers.
+
+        Raises:
+            WorkersError: always, then.
+        """
+
     async def gone(self, channel: Channel) -> str:
         """Return a short text on how the worker of a closed channel ended."""
 

@@ -75,6 +75,7 @@ class Head:
                 for _ in range(self._count):
                     self._group.start_soon(self._serve)
                 self._group.start_soon(self._watch)
+                self._group.start_soon(self._watch_pool)
                 # Raised after the group has closed, which would wrap it.
                 try:
                     yield self
@@ -200,6 +201,16 @@ class Head:
                 silence = looked - worker.heard
                 if not worker.fenced and silence > (LEASE if worker.ready else _START):
                     await self._lose(worker, f"it sent no message for {silence:.0f} seconds")
+
+    async def _watch_pool(self) -> None:
+        """Give up all workers if the pool fails."""
+        try:
+            await self._pool.watch()
+        except WorkersError as error:
+            self._failure = self._failure or error
+            for worker in list(self._workers):
+                if not worker.fenced:
+                    await self._lose(worker, str(error))
 
     def _fail(self, error: WorkersError, *, at_once: bool = False) -> None:
         """Stop all cases with *error* if there are no more workers; with *at once*, in any case."""

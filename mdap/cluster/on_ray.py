@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 import warnings
 from contextlib import suppress
 from typing import Any, Final
@@ -28,6 +29,10 @@ _QUIET: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise Ray warns of a coming change
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+
+# Seconds for a head node that restarts. Ray ends this process after a minute without one.
+_PATIENCE: Final = 15.0
 
 
 class _Actor:
@@ -136,6 +141,20 @@ class Actors:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
             raise WorkersError(f"no Ray cluster at {self._cluster.address}: {reason}") from None
 
+    async def watch(self) -> None:
+        """Wait until the cluster's head node is gone; Ray's calls would wait, and then end this process.
+
+        Raises:
+            WorkersError: it has not answered for a while.
+        """
+        answered = time.monotonic()
+        while time.monotonic() - answered < _PATIENCE:
+            await anyio.sleep(_PATIENCE / 15)
+            if not ray.is_initialized() or await _answers(ray.get_runtime_context().gcs_address):
+                answered = time.monotonic()
+        told = f"the Ray cluster at {self._cluster.address} is gone"
+        raise WorkersError(f"{told}: start it, and solve the batch again to resume")
+
     async def gone(self, channel: Channel) -> str:
         """Return how the actor of a closed channel ended."""
         assert isinstance(channel, _ActorChannel)
@@ -147,6 +166,15 @@ class Actors:
         for channel in self._channels:
             await channel.aclose()
         await anyio.to_thread.run_sync(ray.shutdown)
+
+
+async def _answers(address: str) -> bool:
+    """Return whether a server listens at ``HOST:PORT``."""
+    host, _, port = address.rpartition(":")
+    with suppress(OSError), anyio.move_on_after(_PATIENCE / 3):
+        await (await anyio.connect_tcp(host.strip("[]"), int(port))).aclose()
+        return True
+    return False
 
 
 def _silence() -> None:

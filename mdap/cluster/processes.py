@@ -59,6 +59,10 @@ class Processes:
         self._processes[channel] = process
         return channel
 
+    async def watch(self) -> None:
+        """Wait forever: this machine can always start processes."""
+        await anyio.sleep_forever()
+
     async def gone(self, channel: Channel) -> str:
         """Return how the process of a closed channel ended."""
         process = self._processes.pop(channel)

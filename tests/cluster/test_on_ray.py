@@ -72,6 +72,28 @@ async def test_a_node_and_a_worker_are_lost(tmp_path: Path) -> None:
     assert verify(there, "b", make_recorded).verdict == "verified"
 
 
+def test_a_batch_stops_when_its_cluster_is_gone(tmp_path: Path) -> None:
+    """Resumably, before Ray would end the process, and in one sentence."""
+    from ray.cluster_utils import Cluster
+
+    cli = Cli(tmp_path)
+    (tmp_path / "cases.jsonl").write_text(40 * '{"disks": 4}\n')
+    simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    there = f"--workers 2 --cluster {simulated.address} --insecure-cluster -M latency=1.0"
+    process = cli.start(f"run hanoi --inputs cases.jsonl --run-id b {there} --display plain")
+    assert process.stderr is not None
+    while b"worker" not in process.stderr.readline():
+        pass
+    simulated.shutdown()
+    out, err = process.communicate(timeout=200)
+    said = [line for line in err.decode().splitlines() if not line.startswith(("b: ", "  worker"))]
+    assert (process.returncode, out) == (3, b"")
+    assert said == [
+        f"mdap: the Ray cluster at {simulated.address} is gone: start it, and solve the batch again to resume"
+    ]
+    assert cli("run hanoi --inputs cases.jsonl --run-id b").code == 0
+
+
 def test_a_cluster_without_authentication_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody who reaches such a cluster runs code on it: the user has to say that this is meant."""
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)

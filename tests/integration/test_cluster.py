@@ -274,6 +274,24 @@ async def test_without_workers_a_batch_stops(
     assert ended.status is RunStatus.FINISHED
 
 
+async def test_a_batch_stops_when_the_pool_is_gone(pool: LoopPool, model: Asked, tmp_path: Path) -> None:
+    """Resumably, in one sentence, though its workers still have cases and say nothing."""
+
+    async def asked(request: SampleRequest) -> None:
+        pool.lost.set()
+        await anyio.sleep_forever()
+
+    model.asked = asked
+    tasks = [Walk(seed=n) for n in range(4)]
+    async with asking(tmp_path / "a.db", 2) as open_session:
+        with pytest.raises(StoppedError, match="the pool is gone"):
+            await anext(open_session.solve_all(tasks, run_id="b"))
+    PROVIDED["it"] = Asked()
+    async with mdap.Session("tests.helpers:provided/it", db=tmp_path / "a.db") as open_session:
+        ended = [one async for one in open_session.solve_all(tasks, run_id="b")]
+    assert {one.status for one in ended} == {RunStatus.FINISHED}
+
+
 async def test_a_worker_without_a_key_stops_the_batch(
     pool: LoopPool, model: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
