@@ -1,11 +1,12 @@
 """The settings of a run: read once, validated, frozen, stored with the run."""
 
+import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mdap.errors import UsageError, slipped_at
 
@@ -235,6 +236,13 @@ class Cluster(BaseModel):
     address: str = Field("processes", min_length=1)
     workers: int = Field(2, ge=1, le=1000)
     insecure: bool = False
+
+    @field_validator("address")
+    @classmethod
+    def _names_a_place(cls, address: str) -> str:
+        if address not in ("processes", "local", "auto") and not re.fullmatch(r"[^\s/]+:\d{1,5}", address):
+            raise ValueError("give processes, local, auto, or HOST:PORT of the Ray cluster's head node")
+        return address
 
     @property
     def on_this_machine(self) -> bool:

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import subprocess
 import sys
 import time
 import warnings
@@ -33,6 +34,18 @@ _QUIET: Final = {
 
 # Seconds for a head node that restarts. Ray ends this process after a minute without one.
 _PATIENCE: Final = 15.0
+_CONNECT: Final = 30.0  # seconds
+
+
+_TRIAL: Final = """
+import sys, ray
+from mdap.cluster.on_ray import _first_of
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False)
+except Exception as error:
+    print(_first_of(error))
+    sys.exit(1)
+"""
 
 
 class _Actor:
@@ -114,7 +127,7 @@ class Actors:
         """
         async with self._lock:
             if not ray.is_initialized():
-                await anyio.to_thread.run_sync(self._connect)
+                await self._connect()
         here = self._cluster.address == "local"
         options = {"num_cpus": 0 if here else 1, "max_restarts": 0, "max_concurrency": 4}
         actor = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options).remote(self._module)
@@ -122,7 +135,16 @@ class Actors:
         self._channels.append(channel)
         return channel
 
-    def _connect(self) -> None:
+    async def _connect(self) -> None:
+        address = self._cluster.address
+        if address != "local":
+            head_node = _head_node(address)
+            if not await _answers(head_node):
+                raise WorkersError(f"no Ray cluster at {head_node}: no program listens there")
+            await _try(head_node)
+        await anyio.to_thread.run_sync(self._initialize)
+
+    def _initialize(self) -> None:
         for variable, value in _QUIET.items():
             os.environ.setdefault(variable, value)
         _silence()
@@ -138,8 +160,7 @@ class Actors:
                     **local,
                 )
         except (RayError, OSError, ValueError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
-            raise WorkersError(f"no Ray cluster at {self._cluster.address}: {reason}") from None
+            raise WorkersError(f"no Ray cluster at {self._cluster.address}: {_first_of(error)}") from None
 
     async def watch(self) -> None:
         """Wait until the cluster's head node is gone; Ray's calls would wait, and then end this process.
@@ -166,6 +187,45 @@ class Actors:
         for channel in self._channels:
             await channel.aclose()
         await anyio.to_thread.run_sync(ray.shutdown)
+
+
+def _head_node(address: str) -> str:
+    """Return the ``HOST:PORT`` that Ray would connect to.
+
+    Raises:
+        WorkersError: it finds none.
+    """
+    if address != "auto":
+        return address
+    inside = sys.modules.get("ray._private.services")
+    find = getattr(inside, "canonicalize_bootstrap_address_or_die", str)  # not part of its API
+    try:
+        found: str = find(address)
+    except (OSError, ValueError) as error:
+        raise WorkersError(f"no Ray cluster found: {_first_of(error)}") from None
+    return found
+
+
+async def _try(address: str) -> None:
+    """Connect in a process that may be killed: Ray retries for minutes, and prints at its own will.
+
+    Raises:
+        WorkersError: no Ray cluster answers, or it refuses the connection.
+    """
+    found = None
+    with anyio.move_on_after(_CONNECT):
+        found = await anyio.run_process(
+            [sys.executable, "-c", _TRIAL, address], stderr=subprocess.DEVNULL, check=False
+        )
+    if found is None:
+        raise WorkersError(f"no Ray cluster at {address}: the program that listens there does not answer Ray")
+    if found.returncode != 0:
+        raise WorkersError(f"no Ray cluster at {address}: {found.stdout.decode(errors='replace').strip()}")
+
+
+def _first_of(error: Exception) -> str:
+    """Return the first sentence of *error*."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
 
 
 async def _answers(address: str) -> bool:

@@ -84,6 +84,9 @@ def test_workers_are_for_batches_and_processes(cli: Cli) -> None:
     (cli.folder / "cases.jsonl").write_text('{"disks": 1}\n')
     ended = cli.here("run hanoi --inputs cases.jsonl --workers 0")
     assert (ended.code, "workers" in ended.sentence) == (2, True)
+    for address in ("ray://head:10001", "head", "head:port", "http://head:6379"):
+        ended = cli.here(f"run hanoi --inputs cases.jsonl --workers 2 --cluster {address}")
+        assert (ended.code, "HOST:PORT" in ended.sentence) == (2, True), address
     assert not (cli.folder / "mdap.db").exists()
 
 

@@ -32,7 +32,7 @@ async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoopPool]:
         yield made
 
 
-AWAY = "elsewhere"
+AWAY = "elsewhere:6379"
 """The address of a cluster whose workers cannot read the log themselves."""
 
 
