@@ -259,8 +259,14 @@ def _columns(lines: list[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
                 words = ", ".join(re.findall(r"'(\w+)'", column.partition("CHECK")[2]))
                 columns.append((found[1], _kind(found[2]), comment.strip() or words))
             elif column.startswith(("PRIMARY", "FOREIGN", "UNIQUE")):
-                keys.append(column.strip())
+                keys.append(_key(column.strip()))
     return columns, keys
+
+
+def _key(declared: str) -> str:
+    """Return a key in words; a foreign key is on columns of the same names."""
+    foreign = re.match(r"FOREIGN KEY (\(.*?\)) REFERENCES (\w+)", declared)
+    return f"{foreign[1]} refers to `{foreign[2]}`" if foreign else declared.capitalize()
 
 
 def _kind(declared: str) -> str:
