@@ -3,15 +3,18 @@
 import importlib
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 from pydantic import BaseModel
 
 from mdap import errors
 from mdap.cli.main import cli
+from mdap.cli.options import sampling_options
 from mdap.cli.output import Exit, exit_code_of
 from mdap.records import EVENTS
 
@@ -35,7 +38,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a Markdown table."""
     names = list(head)
     # No bar may stand in a cell, not even as code.
-    lines = ["| " + " | ".join(cell.replace("|", "or") for cell in line) + " |" for line in [names, *rows]]
+    lines = ["| " + " | ".join(cell.replace(" | ", ", ") for cell in line) + " |" for line in [names, *rows]]
     return "\n".join([lines[0], "|---" * len(names) + "|", *lines[1:]])
 
 
@@ -54,31 +57,63 @@ def commands(group: click.Group = cli, before: str = "") -> dict[str, click.Comm
     return found
 
 
-def _options(command: str) -> str:
-    """Return the table of a command's options; a line below it names those that `mdap run` has, too."""
-    rows = _rows(command)
-    shared = [] if command == "run" else [name for name, row in rows.items() if row == _rows("run").get(name)]
-    own = [row for name, row in rows.items() if name not in shared]
-    parts = [table(("option", "default", "what it does"), own)] if own else []
-    if shared:
-        parts.append(f"As for [`mdap run`](#mdap-run-task): {', '.join(f'`{name}`' for name in shared)}.")
-    return "\n\n".join(parts)
+def _options(name: str) -> str:
+    """Return the table of a command's own options; a line below it links to the others."""
+    if name in SHARED:
+        return table(("option", "meaning"), SHARED[name]().values())
+    own, also = _rows(name), []
+    for group, rows in SHARED.items():
+        if shared := [option for option, row in rows().items() if own.get(option) == row]:
+            listed = f"{group} options" if shared == [*rows()] else _listed(shared)
+            also.append(f"[{listed}](#{group}-options)")
+            own = {option: row for option, row in own.items() if option not in shared}
+    if of_run := [option for option, row in own.items() if name != "run" and row == _rows("run").get(option)]:
+        also.append(f"{_listed(of_run)} of [`mdap run`](#mdap-run-task)")
+        own = {option: row for option, row in own.items() if option not in of_run}
+    parts = [table(("option", "meaning"), own.values())] if own else []
+    return "\n\n".join([*parts, f"Also {', '.join(also)}."] if also else parts)
 
 
-def _rows(command: str) -> dict[str, tuple[str, str, str]]:
-    options = [option for option in commands()[command].params if isinstance(option, click.Option)]
-    return {option.opts[-1]: (_usage(option), _default(option), option.help or "") for option in options}
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
-def _default(option: click.Option) -> str:
-    if isinstance(option.show_default, str):
-        return option.show_default
-    return f"`{option.default}`" if option.show_default else ""
+def _rows(command: str) -> dict[str, tuple[str, str]]:
+    return _described(commands()[command].params)
+
+
+def _described(params: Iterable[click.Parameter]) -> dict[str, tuple[str, str]]:
+    options = [param for param in params if isinstance(param, click.Option)]
+    return {option.opts[-1]: (_usage(option), _meaning(option)) for option in options}
+
+
+@cache
+def _sampling() -> dict[str, tuple[str, str]]:
+    """Return the options of the commands that take samples; ``--db`` is common to others."""
+    rows = _described(reversed(sampling_options(lambda: None).__click_params__))
+    return {name: row for name, row in rows.items() if name != "--db"}
+
+
+@cache
+def _common() -> dict[str, tuple[str, str]]:
+    """Return the options that three or more commands have alike."""
+    every = [row for command in commands() for row in _rows(command).items()]
+    often = Counter(every)
+    return {name: row for name, row in every if often[name, row] > 2 and name not in _sampling()}
+
+
+SHARED: Final = {"sampling": _sampling, "common": _common}
+"""The options that several commands share, by the name of their section on the page."""
+
+
+def _meaning(option: click.Option) -> str:
+    default = option.show_default if isinstance(option.show_default, str) else option.default
+    return f"{option.help or ''} [default: {default}]" if option.show_default else option.help or ""
 
 
 def _usage(option: click.Option) -> str:
-    value = "" if option.is_flag else f" {_value(option)}"
-    return ", ".join(f"`{name}{value}`" for name in option.opts)
+    *short, long = option.opts
+    return _listed([*short, long if option.is_flag else f"{long} {_value(option)}"])
 
 
 def _value(option: click.Option) -> str:
@@ -102,15 +137,17 @@ def _fields(path: str) -> str:
     model: type[BaseModel] = getattr(importlib.import_module(module), name)
     meanings = {key: text for base in reversed(model.__mro__) for key, text in described(base).items()}
     rows = [
-        (f"`{key}`", f"`{_type(field.annotation)}`", _given(field), meanings.get(key, ""))
+        (f"`{key}: {_type(field.annotation)}{_given(field)}`", meanings.get(key, ""))
         for key, field in model.model_fields.items()
     ]
-    return table(("setting", "type", "default", "meaning"), rows)
+    return table(("setting", "meaning"), rows)
 
 
 def _given(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
-    return "needed" if field.is_required() else f"`{value}`"
+    if field.is_required() or value is None:
+        return ""
+    return f" = {str(value)!r}" if isinstance(value, str) else f" = {value}"
 
 
 def _type(annotation: Any) -> str:
@@ -147,7 +184,8 @@ def _errors(_: str | None) -> str:
     for name in errors.__all__:
         error = getattr(errors, name)
         bare = error.__new__(error)
-        summary = (error.__doc__ or "").partition("\n")[0]
+        summary = (error.__doc__ or "").partition("\n")[0].removeprefix("Raised when ")
+        summary = summary[:1].upper() + summary[1:]
         rows.append((f"`{name}`", f"`{error.__base__.__name__}`", summary, str(int(exit_code_of(bare)))))
     return table(("error", "is a", "meaning", "exit code"), rows)
 
@@ -156,48 +194,91 @@ def _errors(_: str | None) -> str:
 
 
 def _schema(_: str | None) -> str:
-    parts: dict[str, str] = {}
+    parts: dict[str, _Part] = {}
     for file in sorted(SQL.glob("[0-9]*.sql")):
         for statement in file.read_text(encoding="utf-8").split("\n;\n"):
             if found := re.search(r"^CREATE (?:TABLE|VIEW) (\w+)", statement, re.M):
                 parts[found[1]] = _part(statement)
             elif found := re.search(r"^ALTER TABLE (\w+) ADD COLUMN (\w+) (.+)", statement, re.M):
                 comment = " ".join(re.findall(r"^-- (.+)", statement, re.M))
-                parts[found[1]] += f"\n| `{found[2]}` | {found[3]} | {comment} |"
-    return "\n\n".join(parts.values())
+                parts[found[1]].columns.append((found[2], _kind(found[3]), comment))
+    return "\n\n".join(_shown(name, part, parts) for name, part in parts.items())
 
 
-def _part(statement: str) -> str:
+class _Part(NamedTuple):
+    """A table or a view: its comment, its columns as name, type and comment, and its keys."""
+
+    comment: str
+    columns: list[tuple[str, str, str]]
+    keys: list[str]
+
+
+def _part(statement: str) -> _Part:
     lines = statement.strip().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("CREATE"))
     comment = " ".join(line.removeprefix("--").strip() for line in lines[:start] if line.startswith("--"))
     comment = comment.partition("need no parsing. ")[2] or comment
-    found = re.match(r"CREATE (TABLE|VIEW) (\w+)", lines[start])
-    assert found is not None
-    heading = f"### {found[2]}\n\n{'A view. ' if found[1] == 'VIEW' else ''}{comment}"
-    if found[1] == "VIEW":
-        return f"{heading}\n\nColumns: {_columns_of_view(' '.join(lines[start + 1 :]))}."
-    return f"{heading}\n\n{table(('column', 'type', 'meaning'), _columns(lines[start + 1 :]))}"
+    if lines[start].startswith("CREATE VIEW"):
+        names = _columns_of_view(" ".join(lines[start + 1 :]))
+        return _Part(f"A view. {comment}", [(name, "", "") for name in names], [])
+    return _Part(comment, *_columns(lines[start + 1 :]))
 
 
-def _columns(lines: list[str]) -> list[list[str]]:
-    rows: list[list[str]] = []
+def _shown(name: str, part: _Part, parts: dict[str, _Part]) -> str:
+    told = [(f"`{column}` {kind}", meaning) for column, kind, meaning in part.columns if meaning]
+    untold: dict[str, list[str]] = {}
+    for column, kind, meaning in part.columns:
+        if not meaning:
+            untold.setdefault(kind, []).append(column)
+    others = "; ".join(f"{_listed(columns)} {kind}".strip() for kind, columns in untold.items())
+    if not told:
+        names = [column for column, *_ in part.columns]
+        alike = [other for other in parts if names == [key for key, *_ in parts[other].columns]]
+        of = f" of `{alike[0]}`, without their constraints" if alike[0] != name else ""
+        others = f"Columns{of}: {_listed(names)}."
+    elif others:
+        others = f"Also {others}."
+    paragraphs = [
+        f"### {name}",
+        part.comment,
+        *([table(("column", "meaning"), told)] if told else []),
+        others,
+    ]
+    return "\n\n".join(filter(None, [*paragraphs, " ".join(f"{key}." for key in part.keys)]))
+
+
+def _columns(lines: list[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
+    columns: list[tuple[str, str, str]] = []
+    keys: list[str] = []
     for line in lines:
         body, _, comment = line.partition("--")
-        if not body.strip():
-            if rows and comment:
-                rows[-1][2] += f" {comment.strip()}"
-            continue
+        if not body.strip() and columns and comment:
+            columns[-1] = (*columns[-1][:2], f"{columns[-1][2]} {comment.strip()}")
         for column in re.split(r",\s+(?![^(]*\))", body.strip().rstrip(",")):
-            found = re.match(r"([a-z_]+)\s+((?:INTEGER|TEXT|REAL|BLOB)\b.*)", column)
-            if found:
-                rows.append([f"`{found[1]}`", found[2].strip(), comment.strip()])
+            if found := re.match(r"([a-z_]+)\s+((?:INTEGER|TEXT|REAL|BLOB)\b.*)", column):
+                words = ", ".join(re.findall(r"'(\w+)'", column.partition("CHECK")[2]))
+                columns.append((found[1], _kind(found[2]), comment.strip() or words))
             elif column.startswith(("PRIMARY", "FOREIGN", "UNIQUE")):
-                rows.append(["", column.strip(), ""])
-    return rows
+                keys.append(_key(column.strip()))
+    return columns, keys
 
 
-def _columns_of_view(select: str) -> str:
+def _key(declared: str) -> str:
+    """Return a key in words; a foreign key is on columns of the same names."""
+    foreign = re.match(r"FOREIGN KEY (\(.*?\)) REFERENCES (\w+)", declared)
+    return f"{foreign[1]} refers to `{foreign[2]}`" if foreign else declared.capitalize()
+
+
+def _kind(declared: str) -> str:
+    """Return a column's type, with a question mark if it may be NULL."""
+    kind, _, rest = declared.partition(" ")
+    optional = "" if "NOT NULL" in rest or "PRIMARY KEY" in rest else "?"
+    rest = re.sub(r"NOT NULL|CHECK .*", "", rest)
+    rest = re.sub(r"DEFAULT \(strftime.*", "(default: now)", rest)
+    return " ".join(f"{kind}{optional} {rest}".split())
+
+
+def _columns_of_view(select: str) -> list[str]:
     chosen = select.partition("SELECT")[2]
     depth, names, piece = 0, [], ""
     for letter in chosen:
@@ -209,7 +290,7 @@ def _columns_of_view(select: str) -> str:
             piece = ""
         else:
             piece += letter
-    return ", ".join(f"`{re.split(r'[ .]', name.strip())[-1]}`" for name in names)
+    return [re.split(r"[ .]", name.strip())[-1] for name in names]
 
 
 _MAKERS: Final[dict[str, Callable[[Any], str]]] = {
