@@ -109,7 +109,7 @@ class Actors:
     """
 
     def __init__(self, cluster: Cluster, module: str) -> None:
-        if cluster.address != "local" and not cluster.insecure and os.environ.get("RAY_AUTH_MODE") != "token":
+        if cluster.address != "local" and not cluster.insecure and not _has_token():
             raise UsageError(
                 "a Ray cluster runs the code of anybody who reaches it: set RAY_AUTH_MODE=token on every "
                 "node and here, or pass --insecure-cluster"
@@ -220,7 +220,14 @@ async def _try(address: str) -> None:
     if found is None:
         raise WorkersError(f"no Ray cluster at {address}: the program that listens there does not answer Ray")
     if found.returncode != 0:
-        raise WorkersError(f"no Ray cluster at {address}: {found.stdout.decode(errors='replace').strip()}")
+        reason = found.stdout.decode(errors="replace").strip()
+        hint = "" if _has_token() else "; if it asks for a token, set RAY_AUTH_MODE=token here, too"
+        raise WorkersError(f"no Ray cluster at {address}: {reason}{hint}")
+
+
+def _has_token() -> bool:
+    """Return whether Ray authenticates this process with a token."""
+    return os.environ.get("RAY_AUTH_MODE") == "token"
 
 
 def _first_of(error: Exception) -> str:

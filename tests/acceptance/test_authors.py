@@ -217,6 +217,7 @@ def packages(task: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     installed.cache_clear()
 
 
+@pytest.mark.slow
 def test_broken_plugins_and_namesakes(task: Cli, packages: Path) -> None:
     """Each is listed with what is wrong with it, no other suffers, and an ambiguous name is refused."""
     for name in ("one", "two"):
@@ -299,6 +300,7 @@ def test_endless_nesting_ends(task: Cli) -> None:
     assert "more than 3 deep" in task.here("run t.py:T --max-nesting 3 --display none --no-probe").sentence
 
 
+@pytest.mark.slow
 def test_a_lock_is_waited_out(task: Cli) -> None:
     """Another program's write lock is told of and waited for; nothing is lost."""
     write(task, "class T(B): n: int = 800")

@@ -3,6 +3,8 @@
 import random
 from typing import Any
 
+import pytest
+
 from mdap.testing import BatchFaults, FaultyServer
 from tests.acceptance.player import play
 from tests.acceptance.processes import Cli
@@ -17,6 +19,7 @@ def right(body: dict[str, Any], rng: random.Random) -> str:
     return play({**body, "seed": 2}, rng)
 
 
+@pytest.mark.slow
 def test_a_detached_run_is_collected_by_resume(cli: Cli) -> None:
     """`--detach` ends with 3 and says how to go on; `mdap batches` shows the job; resume collects it."""
     with FaultyServer.in_thread(right, batches=BatchFaults(polls=40)) as server:

@@ -1,5 +1,7 @@
 """Where samples come from, on the command line: recorded runs, endpoints with a name, providers in files."""
 
+import pytest
+
 from mdap.testing import FaultyServer
 from tests.acceptance.player import play
 from tests.acceptance.processes import Cli
@@ -31,6 +33,7 @@ def test_a_recorded_run_must_be_there(cli: Cli) -> None:
     assert cli.query("SELECT run_id FROM runs") == [("a",)]
 
 
+@pytest.mark.slow
 def test_endpoints_with_names_vote_together(cli: Cli) -> None:
     """Two of them, each with its own variables; each sample says whose it is, and no key is kept."""
     with FaultyServer.in_thread(play) as one, FaultyServer.in_thread(play) as two:

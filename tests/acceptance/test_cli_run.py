@@ -131,6 +131,7 @@ def test_too_small_a_margin_ends_unsolved_and_says_so(cli: Cli) -> None:
     assert differing[0][0] >= 1
 
 
+@pytest.mark.slow
 def test_failed_attempts_are_neither_votes_nor_flags(cli: Cli) -> None:
     """A provider that drops attempts gives the same votes and flags as one that does not, only later."""
     run = "run hanoi -p disks=6 -M flag_rate=0.1 --json"
@@ -380,6 +381,7 @@ def test_plain_progress_is_lines_on_standard_error(cli: Cli) -> None:
     assert unasked.err.splitlines()[-1] == f"two: {counted}"
 
 
+@pytest.mark.slow
 def test_log_is_one_json_object_a_line_for_each_fact(shared_cli: Cli) -> None:
     """Each decision, sample and failed attempt on record is one event on standard error."""
     ended = shared_cli(f"{MIXED} --run-id logged --db logged.db --display log")

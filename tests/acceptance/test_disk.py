@@ -100,6 +100,7 @@ def test_a_file_that_disappears_is_noticed(cli: Cli, file: str, *, replaced: boo
     assert ended.json["exit_code"] == 2
 
 
+@pytest.mark.slow
 def test_a_database_put_back_is_gone_on_with(cli: Cli) -> None:
     """What was committed before is not lost: with the old file in its place, the run is resumed."""
     process = cli.start(f"{TOWER.replace('0.002', '0.01')} --display log")
@@ -128,6 +129,7 @@ def test_a_database_that_another_program_locks(cli: Cli, monkeypatch: pytest.Mon
     assert cli.here("run hanoi -p disks=2 --run-id second --json").code == 0
 
 
+@pytest.mark.slow
 def test_of_two_that_resume_one_goes_on(cli: Cli) -> None:
     """Two processes resume the same run at the same moment: one does, the other one is refused."""
     process = cli.start(f"{TOWER.replace('0.002', '0.02')} --display log")
@@ -172,6 +174,7 @@ def stopped(cli: Cli) -> bytes:
 
 
 @pytest.mark.parametrize("pages", mostly_slow([5, 15]))
+@pytest.mark.slow
 def test_a_damaged_page_is_never_a_wrong_result(cli: Cli, stopped: bytes, pages: int) -> None:
     """Flip bytes of any page: the run is refused, or fails, or its result is right, and never a traceback.
 

@@ -157,6 +157,7 @@ def unprivileged() -> tuple[str, ...]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are others there")
+@pytest.mark.slow
 def test_a_log_in_a_read_only_folder_can_be_read(cli: Cli, unprivileged: tuple[str, ...]) -> None:
     """All that reads works there; what writes says that it cannot."""
     folder = cli.folder / "archive"

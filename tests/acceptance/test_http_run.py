@@ -41,6 +41,7 @@ def check_no_key(cli: Cli, *ended: Ended) -> None:
     assert [name for name, content in files.items() if CANARY.encode() in content] == []
 
 
+@pytest.mark.slow
 def test_a_bad_endpoint_costs_attempts_and_nothing_else(cli: Cli) -> None:
     """Through 429, 500, 503, resets and broken bodies, a run ends as it does without any.
 
@@ -71,6 +72,7 @@ def test_a_bad_endpoint_costs_attempts_and_nothing_else(cli: Cli) -> None:
     check_no_key(cli, smooth, rough)
 
 
+@pytest.mark.slow
 def test_a_request_that_hangs_is_given_up(cli: Cli) -> None:
     """After `--timeout`, as a failed attempt; the run goes on to its end."""
     with FaultyServer.in_thread(play, script=["ok", "hang"]) as server:
@@ -188,6 +190,7 @@ def line_of(path: Path) -> bytes:
         return b""  # it has ended meanwhile
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_stops_the_run_resumably(cli: Cli) -> None:
     """After --max-attempts refused connections: exit code 3, and what was decided is kept."""
     with FaultyServer.in_thread(play, script=["ok"] * 50, faults=Faults(hang=1.0)) as server:
@@ -209,6 +212,7 @@ def test_a_server_that_goes_away_stops_the_run_resumably(cli: Cli) -> None:
     assert ended.json["failed_attempts"] > 0
 
 
+@pytest.mark.slow
 def test_a_server_that_repeats_the_key_does_not_get_it_into_the_record(cli: Cli) -> None:
     """An endpoint's own error message may quote the key; what is told and recorded of it does not."""
     error = {"message": f"Incorrect API key provided: {CANARY}.", "code": "invalid_api_key"}

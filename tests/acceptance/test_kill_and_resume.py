@@ -153,6 +153,7 @@ def check_durable(cli: Cli, run_id: str, events: Events) -> None:
 
 
 @pytest.mark.parametrize("wanted", mostly_slow([4, 20]))
+@pytest.mark.slow
 def test_kills_at_random_moments(cli: Cli, wanted: int) -> None:
     """A run that is killed again and again ends as an uncut one: the same votes and flags, each step once.
 
@@ -212,6 +213,7 @@ sys.addaudithook(tell)
 """
 
 
+@pytest.mark.slow
 def test_kills_while_a_run_is_begun(cli: Cli) -> None:
     """Until there is a run to resume, the same command begins it again, whatever it had come to."""
     command = "run hanoi -p disks=3 --run-id born -M latency=0.02 --json"
@@ -290,6 +292,7 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("sent", mostly_slow([signal.SIGINT, signal.SIGTERM]))
+@pytest.mark.slow
 def test_an_interrupt_says_how_to_resume(cli: Cli, sent: signal.Signals) -> None:
     """Exit code 130, one sentence with a command that resumes, and a record that says what happened."""
     process = cli.start(f"{TOWER} --run-id interrupted --display log --json")
@@ -331,6 +334,7 @@ def test_a_second_interrupt_ends_the_process_at_once(cli: Cli) -> None:
 PILOT = "run hanoi -p disks=7 -k auto -M latency=0.004 --speculate off --json"
 
 
+@pytest.mark.slow
 def test_a_pilot_that_was_killed_goes_on_where_it_was(cli: Cli) -> None:
     """The same command takes up a cut pilot, spends no more votes on it, and comes to the same margin."""
     process = cli.start(f"{PILOT} --run-id cut --display log")
@@ -346,6 +350,7 @@ def test_a_pilot_that_was_killed_goes_on_where_it_was(cli: Cli) -> None:
     assert cut.json["result"] == {"solved": True, "moves": 127}
 
 
+@pytest.mark.slow
 def test_an_interrupted_pilot_says_how_to_go_on(cli: Cli) -> None:
     """Before there is a run to resume: exit code 130, one sentence, and still one JSON object."""
     process = cli.start(f"{PILOT} --run-id early --display log")
@@ -400,6 +405,7 @@ def test_a_second_process_on_the_same_batch_is_refused(cli: Cli) -> None:
     assert cli.end(first).code == 130
 
 
+@pytest.mark.slow
 def test_processes_share_a_database(cli: Cli) -> None:
     """Runs of several processes in one existing database each come out as if they were alone."""
     assert cli.here("run hanoi -p disks=1 --run-id first --json").code == 0
@@ -413,6 +419,7 @@ def test_processes_share_a_database(cli: Cli) -> None:
         check_record(cli, name, 31, 7)
 
 
+@pytest.mark.slow
 def test_processes_may_create_the_database_together(cli: Cli) -> None:
     """Whoever comes first creates it; the others wait for that and then run as usual."""
     ended = cli.each(*[f"run hanoi -p disks=2 --run-id run-{place} --json" for place in range(3)])

@@ -109,6 +109,7 @@ class C(mdap.Chain[int, int]):
 """
 
 
+@pytest.mark.slow
 def test_code_that_breaks_after_the_run(cli: Cli) -> None:
     """Resuming, deciding and verifying name the line as well."""
     (cli.folder / "c.py").write_text(CHAIN)

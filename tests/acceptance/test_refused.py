@@ -47,6 +47,7 @@ def lines(cli: Cli, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
+@pytest.mark.slow
 def test_refused_documents_are_queued_and_all_others_filled_in(cli: Cli) -> None:
     """Killed on the way or not: the run finishes, the queue holds what was refused, and the log proves it."""
     in_folder(cli)

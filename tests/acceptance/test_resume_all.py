@@ -103,6 +103,7 @@ def test_what_does_not_go_together_is_refused(cli: Cli, given: str, sentence: st
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+@pytest.mark.slow
 def test_ctrl_c_stops_the_one_that_goes_on(cli: Cli) -> None:
     """It is said which one; the same command goes on."""
     slow = "-M latency=0.05"

@@ -42,6 +42,7 @@ def seeded(seed: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("style", mostly_slow(_WORKS))
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_another_process(cli: Cli, style: str) -> None:
     """Killed, and resumed under another hash seed, it verifies and has the result of an uncut run."""
     run = f"run tests.acceptance.styles:{style} -M error_rate=0.2 -M latency=0.003 -M seed=3"

@@ -141,6 +141,7 @@ def test_output_that_is_lost_is_no_bug(cli: Cli, redirected: str, code: int, say
     assert cli.query("SELECT reason FROM run_events WHERE kind = 'finished'") == [(None,)]
 
 
+@pytest.mark.slow
 def test_other_commands_are_no_exception(place: Cli) -> None:
     """Wrong use is 2, whoever listens; an export stops with its reader; click's own output is like ours."""
     ended = shell(

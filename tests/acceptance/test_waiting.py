@@ -51,6 +51,7 @@ def waiting(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> tuple[subprocess.Popen
     return process, step
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_what_other_processes_say(
     cli: Cli, waiting: tuple[subprocess.Popen[bytes], int]
 ) -> None:

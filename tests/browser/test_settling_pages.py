@@ -106,6 +106,7 @@ def cli(tmp_path: Path) -> Iterator[Cli]:
     ("colours", "size"),
     mostly_slow([("dark", "phone"), ("light", "desk"), ("dark", "desk"), ("light", "phone")]),
 )
+@pytest.mark.slow
 def test_everybody_can_use_the_pages(browser: Browser, site: Site, colours: str, size: str) -> None:
     """The queue, a step before and after it is claimed, one with hostile texts, and one that somebody has."""
     page, other = person(browser, site, colours, size), person(browser, site, colours, size)
@@ -124,6 +125,7 @@ def test_everybody_can_use_the_pages(browser: Browser, site: Site, colours: str,
         page.get_by_role("button", name="Claim this step").wait_for()
 
 
+@pytest.mark.slow
 def test_two_people_settle_three_steps(browser: Browser, site: Site) -> None:
     """Each takes one of the queue; a decided one is overridden; each is on record, with what to resume."""
     ada, bob = person(browser, site), person(browser, site, "dark", "phone")

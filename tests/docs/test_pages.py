@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 LONG = (
     *("a-table-of-rows", "audit-a-run", "audit-with-sql", "choose-k", "first-run", "resume-a-run"),
-    *("domains", "write-test-publish-a-plugin", "your-first-domain"),
+    *("README", "domains", "run-at-batch-prices", "write-test-publish-a-plugin", "your-first-domain"),
 )
 """Pages that watch runs for seconds, or whose commands are many."""
 

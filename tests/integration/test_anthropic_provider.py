@@ -263,6 +263,7 @@ def test_a_missing_key_or_sdk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         create("m", {})
 
 
+@pytest.mark.slow
 async def test_a_run_through_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second wire proves the seam: a whole run, with faults, exactly accounted for."""
     faults = Faults(

@@ -125,6 +125,7 @@ async def test_a_queue_without_room_for_one_row_stops_with_a_sentence(
     assert server.log == []
 
 
+@pytest.mark.slow
 async def test_detached_runs_stop_once_all_waits_and_resume_with_what_came(
     tmp_path: Path, vendor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,6 +246,7 @@ class Held(ScriptedProvider):
 
 
 @pytest.mark.parametrize(("nonblocking", "steps"), [(True, 2_000), (False, 100)])
+@pytest.mark.slow
 async def test_an_on_event_that_fails_stops_the_run(db: Path, steps: int, *, nonblocking: bool) -> None:
     """With its line and its cause; what was asked for by then is on record, and the run can be resumed."""
     task = Walk(steps=steps, seed=1)

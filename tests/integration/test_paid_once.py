@@ -82,6 +82,7 @@ async def extract(
 
 
 @pytest.mark.parametrize(("vendor", "most"), [("openai", 0.35), ("anthropic", 0.3)])
+@pytest.mark.slow
 async def test_a_document_is_paid_for_about_once(
     vendor: str, most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

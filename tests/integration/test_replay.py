@@ -59,6 +59,7 @@ async def replayed(db: Path, task: Any, run_id: str, **settings: Any) -> mdap.So
 
 
 @pytest.mark.parametrize("speculate", ["off", "vote", "guess"])
+@pytest.mark.slow
 async def test_a_replay_repeats_every_decision_and_digest(db: Path, speculate: str) -> None:
     """With flags, failed attempts and samples on wrong guesses in the run that is replayed."""
     task = Hanoi(disks=6)

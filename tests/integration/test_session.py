@@ -251,6 +251,7 @@ async def test_d13_a_margin_that_cannot_be_used_is_refused(db: Path, what: Any, 
 MARGINS = (*range(1, 13), 16, 23, 31, 40)
 
 
+@pytest.mark.slow
 async def test_d13_every_margin_is_used_as_requested(db: Path) -> None:
     """D13: no ceiling and no floor: k from 1 to 40 is recorded, and every decision's lead is just k."""
     async with mdap.Session(db=db, options={"error_rate": 0.2, "flag_rate": 0.05}) as session:
@@ -558,6 +559,7 @@ SEEN: list[int] = []
 
 
 @pytest.mark.parametrize("mode", mostly_slow(["vote", "off", "guess"]))
+@pytest.mark.slow
 async def test_d21_memory_does_not_grow_with_the_steps(db: Path, mode: str) -> None:
     """D21 and P6: no more steps are in memory at the end of a run than at its beginning."""
     SEEN.clear()

@@ -333,6 +333,7 @@ def test_a_failure_of_the_author_is_verified_as_recorded(
     assert (came.verdict, {found.kind for found in came.mismatches}) == ("plugin changed", {"plugin"})
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_verified_meanwhile(tmp_path: Path) -> None:
     """Whatever is recorded while the audit reads is no mismatch."""
     db = tmp_path / "a.db"

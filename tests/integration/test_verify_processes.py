@@ -123,6 +123,7 @@ def test_a_process_that_was_cut_goes_as_far_as_its_record(tmp_path: Path) -> Non
     assert (came.verdict, came.status, came.decisions) == ("verified", "finished", 15)
 
 
+@pytest.mark.slow
 def test_a_process_that_goes_by_the_clock_is_not_taken_for_a_forged_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
