@@ -221,8 +221,9 @@ async def _try(address: str) -> None:
         raise WorkersError(f"no Ray cluster at {address}: the program that listens there does not answer Ray")
     if found.returncode != 0:
         reason = found.stdout.decode(errors="replace").strip()
-        hint = "" if _has_token() else "; if it asks for a token, set RAY_AUTH_MODE=token here, too"
-        raise WorkersError(f"no Ray cluster at {address}: {reason}{hint}")
+        token = "check that it has the token that is set here"
+        hint = token if _has_token() else "if it asks for a token, set RAY_AUTH_MODE=token here, too"
+        raise WorkersError(f"no Ray cluster at {address}: {reason}; {hint}")
 
 
 def _has_token() -> bool:

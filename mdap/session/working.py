@@ -214,9 +214,12 @@ def _task_of(about: dict[str, Any]) -> Task:
     """Return the task of a case.
 
     Raises:
-        UsageError: it differs from the head's.
+        UsageError: it is not installed here, or differs from the head's.
     """
-    task = make_recorded(about["task"], about["params"])
+    try:
+        task = make_recorded(about["task"], about["params"])
+    except UsageError as error:
+        raise UsageError(f"install the task's package where workers run: at the worker, {error}") from None
     if version_of(task) != about["version"]:
         raise UsageError(
             f"{about['task']} has version {version_of(task)} at the worker, not {about['version']}: install "

@@ -336,3 +336,20 @@ async def test_a_cancelled_batch_is_recorded_by_its_workers(
         ended = [one async for one in open_session.solve_all(tasks, run_id="b")]
     assert {one.status for one in ended} == {RunStatus.FINISHED}
     assert verify(tmp_path / "a.db", "b", make_recorded).verdict == "verified"
+
+
+async def test_a_worker_without_the_task_says_so(
+    pool: LoopPool, model: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The case fails with a sentence that says where the task's package is missing."""
+
+    def lacking(name: str, params: Any) -> Any:
+        raise UsageError(f"there is no task {name}")
+
+    monkeypatch.setattr(working, "make_recorded", lacking)
+    async with asking(tmp_path / "a.db", 1) as open_session:
+        [ended] = [one async for one in open_session.solve_all([Walk(seed=1)], run_id="b")]
+    assert ended.status is RunStatus.FAILED
+    assert str(ended.reason).startswith(
+        "install the task's package where workers run: at the worker, there is"
+    )
