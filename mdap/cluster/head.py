@@ -207,7 +207,7 @@ class Head:
         try:
             await self._pool.watch()
         except WorkersError as error:
-            self._failure = self._failure or error
+            self._fail(error, at_once=True)
             for worker in list(self._workers):
                 if not worker.fenced:
                     await self._lose(worker, str(error))

@@ -1,17 +1,20 @@
 """Workers as actors of a Ray cluster: the only module that knows Ray."""
 
+import asyncio
 import importlib
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import anyio
-import anyio.to_thread
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a package that Ray installs
@@ -26,6 +29,8 @@ from mdap.settings import Cluster
 
 __all__ = ["Actors"]
 
+T = TypeVar("T")
+
 _QUIET: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise Ray warns of a coming change
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,6 +40,7 @@ _QUIET: Final = {
 # Seconds for a head node that restarts. Ray ends this process after a minute without one.
 _PATIENCE: Final = 15.0
 _CONNECT: Final = 30.0  # seconds
+_END: Final = 10.0  # seconds
 
 
 _TRIAL: Final = """
@@ -93,8 +99,8 @@ class _ActorChannel:
             raise Closed from None
 
     async def aclose(self) -> None:
-        with suppress(RayError):
-            ray.kill(self.actor)
+        with anyio.move_on_after(_END), suppress(RayError):
+            await _apart(partial(ray.kill, self.actor))
 
 
 class Actors:
@@ -117,7 +123,6 @@ class Actors:
         self._cluster = cluster
         self._module = module
         self._lock = anyio.Lock()
-        self._channels: list[_ActorChannel] = []
 
     async def start(self, name: str) -> Channel:
         """Start a worker.
@@ -130,10 +135,8 @@ class Actors:
                 await self._connect()
         here = self._cluster.address == "local"
         options = {"num_cpus": 0 if here else 1, "max_restarts": 0, "max_concurrency": 4}
-        actor = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options).remote(self._module)
-        channel = _ActorChannel(actor)
-        self._channels.append(channel)
-        return channel
+        made = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options)
+        return _ActorChannel(await _apart(partial(made.remote, self._module)))
 
     async def _connect(self) -> None:
         address = self._cluster.address
@@ -142,7 +145,7 @@ class Actors:
             if not await _answers(head_node):
                 raise WorkersError(f"no Ray cluster at {head_node}: no program listens there")
             await _try(head_node)
-        await anyio.to_thread.run_sync(self._initialize)
+        await _apart(self._initialize)
 
     def _initialize(self) -> None:
         for variable, value in _QUIET.items():
@@ -183,10 +186,9 @@ class Actors:
         return channel.why
 
     async def aclose(self) -> None:
-        """End all workers, and leave the cluster."""
-        for channel in self._channels:
-            await channel.aclose()
-        await anyio.to_thread.run_sync(ray.shutdown)
+        """Leave the cluster, which ends all workers."""
+        with anyio.move_on_after(_END, shield=True):
+            await _apart(ray.shutdown)
 
 
 def _head_node(address: str) -> str:
@@ -234,6 +236,30 @@ def _has_token() -> bool:
 def _first_of(error: Exception) -> str:
     """Return the first sentence of *error*."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
+
+
+async def _apart(call: Callable[[], T]) -> T:
+    """Return the result of a call that blocks while there is no head node.
+
+    It runs in a thread that does not keep this process from ending.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except Exception as error:
+            tell(found.set_exception, error)
+        else:
+            tell(found.set_result, result)
+
+    def tell(how: Callable[[Any], None], what: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(lambda: None if found.done() else how(what))
+
+    threading.Thread(target=run, daemon=True).start()
+    return await found
 
 
 async def _answers(address: str) -> bool:

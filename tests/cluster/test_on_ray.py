@@ -72,8 +72,9 @@ async def test_a_node_and_a_worker_are_lost(tmp_path: Path) -> None:
     assert verify(there, "b", make_recorded).verdict == "verified"
 
 
-def test_a_batch_stops_when_its_cluster_is_gone(tmp_path: Path) -> None:
-    """Resumably, before Ray would end the process, and in one sentence."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_batch_stops_when_its_cluster_is_gone(tmp_path: Path, whole: bool) -> None:
+    """Resumably, before Ray would end the process, and in one sentence, whatever is left of the cluster."""
     from ray.cluster_utils import Cluster
 
     cli = Cli(tmp_path)
@@ -84,14 +85,18 @@ def test_a_batch_stops_when_its_cluster_is_gone(tmp_path: Path) -> None:
     assert process.stderr is not None
     while b"worker" not in process.stderr.readline():
         pass
-    simulated.shutdown()
+    if whole:
+        simulated.shutdown()
+    else:
+        simulated.head_node.all_processes["gcs_server"][0].process.kill()
     out, err = process.communicate(timeout=200)
     said = [line for line in err.decode().splitlines() if not line.startswith(("b: ", "  worker"))]
     assert (process.returncode, out) == (3, b"")
     assert said == [
         f"mdap: the Ray cluster at {simulated.address} is gone: start it, and solve the batch again to resume"
     ]
-    assert cli("run hanoi --inputs cases.jsonl --run-id b").code == 0
+    assert cli("run hanoi --inputs cases.jsonl --run-id b -M latency=1.0").code == 0
+    simulated.shutdown()
 
 
 def test_a_cluster_without_authentication_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
