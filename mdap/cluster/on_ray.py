@@ -4,7 +4,6 @@ import asyncio
 import importlib
 import logging
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -216,9 +215,7 @@ async def _try(address: str) -> None:
     """
     found = None
     with anyio.move_on_after(_CONNECT):
-        found = await anyio.run_process(
-            [sys.executable, "-c", _TRIAL, address], stderr=subprocess.DEVNULL, check=False
-        )
+        found = await anyio.run_process([sys.executable, "-c", _TRIAL, address], check=False)
     if found is None:
         raise WorkersError(f"no Ray cluster at {address}: the program that listens there does not answer Ray")
     if found.returncode != 0:
