@@ -28,8 +28,7 @@ from benchmarks.fire import strict
 from mdap import RedFlag, Step
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean, precheck
-from mdap.testing.deadline import OverdueError, deadline
-from mdap.testing.hostile import corpus, fuzzed
+from mdap.testing.hostile import OverdueError, corpus, deadline, fuzzed
 from mdap_arithmetic import multiplication
 from mdap_arithmetic.sorting import Sort
 from mdap_extract.documents import Document

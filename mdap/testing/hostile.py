@@ -1,13 +1,18 @@
-"""Hostile texts to test a parser with."""
+"""Hostile texts to test a parser with, and a bound on the processor time that it takes."""
 
 import random
 import re
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Final
 
 from mdap.rules.redflags import MAX_CHARS_PER_TOKEN, clean
 
-__all__ = ["LONGEST", "corpus", "fuzzed"]
+__all__ = ["LONGEST", "OverdueError", "corpus", "deadline", "fuzzed"]
 
 LONGEST: Final = 120_000
 """Characters of the longest text: enough to tell linear time from quadratic."""
@@ -92,3 +97,45 @@ def _parts(replies: Sequence[str]) -> list[str]:
     parts = [word for reply in replies[:1] for word in reply.split()]
     lines = [line for reply in replies[:1] for line in reply.splitlines() if line]
     return list(dict.fromkeys([*parts[-6:], *lines[-2:]]))
+
+
+class OverdueError(BaseException):
+    """Raised when a call took more processor time than allowed; `except Exception` does not hide it."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise `OverdueError` if the block takes more processor time than *seconds*.
+
+    In the main thread, where the system has a timer of processor time, the block is interrupted;
+    elsewhere it is only measured, and must end by itself.
+    """
+    started = time.thread_time()
+    try:
+        with _interrupted(started + seconds):
+            yield
+    finally:
+        if time.thread_time() - started > seconds:
+            raise OverdueError
+
+
+@contextmanager
+def _interrupted(end: float) -> Iterator[None]:
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def look(number: int, frame: FrameType | None) -> None:
+        # The timer counts all threads of the process; only this one's time matters.
+        left = end - time.thread_time()
+        if left <= 0:
+            raise OverdueError
+        signal.setitimer(signal.ITIMER_VIRTUAL, left)
+
+    before = signal.signal(signal.SIGVTALRM, look)
+    signal.setitimer(signal.ITIMER_VIRTUAL, end - time.thread_time())
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
