@@ -111,7 +111,7 @@ def ledger() -> Iterator[Target]:
 
 
 def arithmetic() -> Iterator[Target]:
-    product = Step("What is 7 times 8?", multiplication.read)
+    product = Step("What is 7 times 8?", multiplication.STYLES["full"].read)
     yield Target("multiply", product, ["7 times 8 is 56.\nresult=56", "result=9"], strict.result)
     task = Sort()
     numbers = task.numbers[:8]

@@ -72,24 +72,18 @@ class Spool:
     def __iter__(self) -> Iterator[tuple[int, list[Filled]]]:
         """Yield the place of each result, and its fields."""
         place = 0
-        while True:
-            self._file.seek(place)
-            line = self._file.readline()
-            if not line:
-                return
+        while filled := self.at(place):
             after = self._file.tell()
-            yield place, _fields(line)
+            yield place, filled
             place = after
 
     def at(self, place: int) -> list[Filled]:
-        """Return the fields of the result at a place."""
+        """Return the fields of the result at a place; none at the end."""
         self._file.seek(place)
-        return _fields(self._file.readline())
-
-
-def _fields(line: str) -> list[Filled]:
-    run_id, result = json.loads(line)
-    return [Filled(result["document"], run=run_id, **_unpacked(each)) for each in result["fields"]]
+        if not (line := self._file.readline()):
+            return []
+        run_id, result = json.loads(line)
+        return [Filled(result["document"], run=run_id, **_unpacked(each)) for each in result["fields"]]
 
 
 def _unpacked(field: dict[str, Any]) -> dict[str, Any]:
@@ -122,10 +116,16 @@ def write_queue(path: Path, filled: Iterable[Filled]) -> None:
     """Write the queue as JSON Lines, the least sure first."""
     with replaced(path) as file:
         for each in filled:
-            why = "undecided" if not each.decided else "least sure"
-            row = {"id": each.document, "field": each.field, "why": why, "value": each.value}
-            row |= {"confidence": _sure(each), "votes": dict(each.votes)}
-            row |= {"run": each.run, "key": each.key}
+            row = {
+                "id": each.document,
+                "field": each.field,
+                "why": "least sure" if each.decided else "undecided",
+                "value": each.value,
+                "confidence": _sure(each),
+                "votes": dict(each.votes),
+                "run": each.run,
+                "key": each.key,
+            }
             row |= {"reason": each.reason} if each.reason else {}
             file.write(_line(row | ({"quote": each.quote} if each.quote else {})))
 
@@ -163,12 +163,10 @@ def _write_csv(file: TextIO, names: Sequence[str], documents: Iterable[Sequence[
 
 def _named_apart(ours: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return the names of our own columns, changed where a field is called so: none may be there twice."""
-    taken = set(names)
-    apart = []
+    apart: list[str] = []
     for name in ours:
-        while name in taken:
+        while name in (*names, *apart):
             name = f"document {name}"
-        taken.add(name)
         apart.append(name)
     return apart
 

@@ -1,19 +1,74 @@
 """The results of all documents: confidences, the output, the review queue, and the counts."""
 
 import heapq
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mdap_extract.confidence import Pool, confidence
 from mdap_extract.documents import Document, documents
 from mdap_extract.output import Filled, Spool, write_queue, write_records
 from mdap_extract.settings import Settings
 
-__all__ = ["Results"]
+__all__ = ["Pool", "Results", "confidence", "votes_on"]
 
 _NO_TEXT: Final = "the document has no text"
+
+_WEIGHT: Final = 4.0
+"""Votes for which the field as a whole counts in the estimate for one document."""
+
+
+class Pool:
+    """The votes on each field over all documents."""
+
+    def __init__(self) -> None:
+        self._for: Counter[str] = Counter()
+        self._against: Counter[str] = Counter()
+
+    def add(self, field: str, votes: Iterable[int]) -> None:
+        """Count the candidates' votes on one field of one document."""
+        counts = sorted(votes)
+        if counts:
+            self._for[field] += counts[-1]
+            self._against[field] += sum(counts[:-1])
+
+    def agreement(self, field: str) -> float:
+        """Return the share of votes that went to winners, so estimated that it is never 0 or 1."""
+        return (self._for[field] + 1) / (self._for[field] + self._against[field] + 2)
+
+
+def votes_on(field: str, votes: Mapping[str, int]) -> dict[str, int]:
+    """Return the votes on one field: candidates that have it alike count together.
+
+    Args:
+        field: the field's name.
+        votes: each candidate's votes, by the canonical JSON of all its fields.
+    """
+    counted: Counter[str] = Counter()
+    for candidate, count in votes.items():
+        counted[json.dumps(json.loads(candidate).get(field), ensure_ascii=False)] += count
+    return dict(counted)
+
+
+def confidence(votes: Mapping[str, int], agreement: float) -> float:
+    """Return the chance that the leader of a vote is right.
+
+    The chance p that a vote is right is estimated from the votes on this very question, drawn towards how
+    voters agree on the field elsewhere. With a lead of k the leader is then right with the chance
+    ``1 / (1 + ((1 - p) / p)^k)`` (paper, section 3.2). It rests on votes that err independently.
+
+    Args:
+        votes: each candidate's votes.
+        agreement: the share of votes on this field that went to winners, over all documents.
+    """
+    counts = sorted(votes.values())
+    if not counts:
+        return 0.0
+    lead = counts[-1] - (counts[-2] if len(counts) > 1 else 0)
+    p = (counts[-1] + _WEIGHT * agreement) / (sum(counts) + _WEIGHT)
+    return 1.0 / (1.0 + ((1.0 - p) / p) ** lead) if lead else 1.0 / len(counts)
 
 
 class Results:
@@ -47,7 +102,9 @@ class Results:
         if not dry_run:
             write_records(output, self._names, (filled for _, filled in self._filled()))
             write_queue(review, (self._at(place) for *_, place in queued))
-        return {**self._counts, **self._accuracy(), "output": str(output), "queue": str(review)}
+        known, right = self._known, self._right
+        accuracy = {"accuracy": right / known, "wrong": known - right} if known else {}
+        return {**self._counts, **accuracy, "output": str(output), "queue": str(review)}
 
     def _documents(self) -> Iterator[tuple[Document, int | None, list[Filled]]]:
         """Yield each document, the place of its results, and its fields without confidences."""
@@ -68,20 +125,10 @@ class Results:
                 self._pool.add(each.field, each.votes.values())
                 self._counts["undecided"] += not each.decided
                 self._settled += each.settled
-            if self._settings.truth:
-                self._compare(document, filled)
-
-    def _compare(self, document: Document, filled: Sequence[Filled]) -> None:
-        forms = self._settings.true_forms(document)
-        if forms is not None:
-            self._known += len(filled)
-            self._right += sum(each.decided and each.form == forms[each.field] for each in filled)
-
-    def _accuracy(self) -> dict[str, Any]:
-        """Return how much is right, where that is known."""
-        if not self._known:
-            return {}
-        return {"accuracy": self._right / self._known, "wrong": self._known - self._right}
+            forms = self._settings.true_forms(document)
+            if forms is not None:
+                self._known += len(filled)
+                self._right += sum(each.decided and each.form == forms[each.field] for each in filled)
 
     def _filled(self) -> Iterator[tuple[int | None, list[Filled]]]:
         for _, place, filled in self._documents():

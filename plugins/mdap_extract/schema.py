@@ -15,9 +15,8 @@ from pydantic import BaseModel
 
 from mdap_extract.files import local
 from mdap_extract.references import PREFIX, definitions, gathered
-from mdap_extract.shapes import Shapes
+from mdap_extract.shapes import Shapes, accepts
 from mdap_extract.texts import clean
-from mdap_extract.validation import accepts
 
 __all__ = ["Field", "fields_of", "read_schema"]
 
@@ -55,9 +54,7 @@ class Field:
     def kinds(self) -> frozenset[str]:
         """The JSON types that a value may have."""
         named = [part.get("type", []) for part in self._parts]
-        kinds = {kind for kind in named if isinstance(kind, str)}.union(
-            *[kind for kind in named if isinstance(kind, list)]
-        )
+        kinds = {kind for each in named for kind in ([each] if isinstance(each, str) else each)}
         return frozenset(kinds | {"null"} if None in self.choices else kinds)
 
     @cached_property

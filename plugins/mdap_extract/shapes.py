@@ -1,23 +1,61 @@
-"""The alternatives of a schema, each with all its constraints."""
+"""The alternatives of a schema, each with all its constraints, and the check whether a value fits."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+
 from mdap import canonical
 from mdap_extract.references import PREFIX
-from mdap_extract.validation import accepts
 
-__all__ = ["ANYTHING", "Shape", "Shapes", "exact", "numeral"]
+__all__ = ["ANYTHING", "Shape", "Shapes", "accepts", "exact", "numeral"]
 
 ANYTHING: Final[Mapping[str, Any]] = {}
 _MOST: Final = 256
 _NUMERAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,20})?")
+
+
+_follow: Final[Any] = Draft202012Validator.VALIDATORS["$ref"]
+
+
+def _multiple_of(_: Any, unit: Any, value: Any, __: Any) -> Iterator[ValidationError]:
+    """Compare decimals as they are written: division of floats does not show that 0.01 goes into 19.99."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (Fraction(str(value)) / Fraction(str(unit))).denominator != 1:
+        yield ValidationError(f"{value} is no multiple of {unit}")
+
+
+def accepts(schema: Mapping[str, Any]) -> Callable[[Any], bool]:
+    """Return the check whether a value fits *schema*, of which every loop goes through a reference."""
+    checked = threading.local()
+
+    def reference(validator: Any, name: Any, value: Any, part: Any) -> Iterator[ValidationError]:
+        # Alternatives may lead to the same place in as many ways as two to the power of a reply's depth.
+        place = (name, id(value))
+        if place not in checked.places:
+            checked.places[place] = next(iter(_follow(validator, name, value, part)), None) is None
+        if not checked.places[place]:
+            yield ValidationError(f"no {name}")
+
+    kind = extend(Draft202012Validator, {"multipleOf": _multiple_of, "$ref": reference})  # type: ignore[no-untyped-call]
+    validator = kind(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+    def check(value: Any) -> bool:
+        checked.places = {}
+        fits: bool = validator.is_valid(value)
+        return fits
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -95,10 +133,9 @@ class Shapes:
 
     def of(self, part: Mapping[str, Any]) -> tuple[Shape, ...]:
         """Return the alternatives of *part*, which is a part of the schema, in the order to try them."""
-        found = self._found.get(id(part))
-        if found is None:
-            found = self._found[id(part)] = self._sorted(part)
-        return found
+        if id(part) not in self._found:
+            self._found[id(part)] = self._sorted(part)
+        return self._found[id(part)]
 
     def _sorted(self, part: Mapping[str, Any]) -> tuple[Shape, ...]:
         shapes = [
@@ -133,15 +170,11 @@ class Shapes:
 
 def _kinds(parts: tuple[Mapping[str, Any], ...]) -> Sequence[str | None]:
     """Return the types that *parts* allow together; one that is None if they name none."""
-    allowed: set[str] | None = None
-    for part in parts:
-        named = part.get("type")
-        if named is not None:
-            kinds = {named} if isinstance(named, str) else set(named)
-            kinds |= {"integer"} if "number" in kinds else set()
-            allowed = kinds if allowed is None else allowed & kinds
-    if allowed is None:
+    named = [part["type"] for part in parts if part.get("type") is not None]
+    if not named:
         return [None]
+    every = [{kinds} if isinstance(kinds, str) else set(kinds) for kinds in named]
+    allowed = set.intersection(*(kinds | {"integer"} if "number" in kinds else kinds for kinds in every))
     return sorted(allowed - {"integer"} if "number" in allowed else allowed)
 
 

@@ -1,6 +1,7 @@
 """The tasks: fill in a record for each document of a file, each document in a run of its own."""
 
 from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
@@ -8,13 +9,11 @@ from typing import Any, ClassVar, Final, Self
 from pydantic import Field, model_validator
 
 from mdap import Ask, Decision, RedFlag, Step, UsageError
-from mdap_extract.confidence import votes_on
 from mdap_extract.documents import Columns, Cursor, Document, documents
 from mdap_extract.files import is_kept, stamp
-from mdap_extract.invention import wrong_values
 from mdap_extract.output import Spool, packed
 from mdap_extract.reading import Answer, Asking, rendered
-from mdap_extract.results import Results
+from mdap_extract.results import Results, votes_on
 from mdap_extract.schema import Field as RecordField
 from mdap_extract.settings import Settings
 
@@ -137,7 +136,7 @@ class ExtractDocument(Settings):
         forms = self.forms_wanted()
         wrong = []
         for name in step.input["fields"]:
-            for raw in wrong_values(fields[name], truth[name]):
+            for raw in _wrong_values(fields[name], truth[name]):
                 try:
                     form = forms.value(fields[name], raw).form
                 except RedFlag:
@@ -166,6 +165,56 @@ def _filled(field: str, key: str, decision: Decision[Any]) -> dict[str, Any]:
         "reason": decision.reason,
         "settled": decision.author is not None,
     }
+
+
+def _wrong_values(field: RecordField, truth: Any) -> Iterator[Any]:
+    """Yield values that are likely instead of the form *truth*; some may be no values of the field."""
+    yield None  # overlooked
+    if field.choices:
+        yield from (choice for choice in field.choices if choice != truth)
+    elif field.is_date and (day := _day(truth)):
+        yield from ((day + timedelta(days=days)).isoformat() for days in (1, 30, -365) if day.year > 2)
+    elif isinstance(truth, bool) or (truth is None and "boolean" in field.kinds):
+        yield not truth
+    elif isinstance(truth, int | float) or (truth is None and field.kinds & {"number", "integer"}):
+        number = truth or 0
+        yield from (number + 1, number * 10, number - 1, number / 10)
+    elif isinstance(truth, list) or (truth is None and "array" in field.kinds):
+        yield (truth or [])[:-1]
+        yield [*(truth or []), *_wrong_members(field, truth or [])]
+    elif isinstance(truth, dict) or (truth is None and "object" in field.kinds):
+        truth = truth or {}
+        yield {}
+        for member in field.members:
+            if member.name in truth:
+                yield from (
+                    {**truth, member.name: wrong} for wrong in _wrong_values(member, truth[member.name])
+                )
+    else:
+        yield from _texts(truth)
+
+
+def _day(truth: Any) -> date | None:
+    """Return the day that *truth* is, or some day where it is none yet; None if it is no day."""
+    try:
+        return date.fromisoformat(truth or "2026-01-01")
+    except (TypeError, ValueError):
+        return None
+
+
+def _wrong_members(field: RecordField, truth: list[Any]) -> list[Any]:
+    """Return a member that a list does not have."""
+    wrong = _wrong_values(field.items, truth[-1] if truth else None) if field.items else iter(["and more"])
+    return [each for each in wrong if each is not None and each not in truth][:1]
+
+
+def _texts(truth: Any) -> Iterator[str]:
+    words = str(truth or "").split()
+    if len(words) > 1:
+        yield " ".join(words[:-1])
+        yield " ".join(words[1:])
+    yield f"{truth} etc." if truth else "unknown"
+    yield "not stated"
 
 
 @lru_cache(maxsize=4)

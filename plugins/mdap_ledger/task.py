@@ -6,8 +6,7 @@ from pydantic import Field
 
 from mdap import Chain, Step, View
 from mdap_ledger import words
-from mdap_ledger.book import ACCOUNTS, Answer, State, after, written
-from mdap_ledger.invention import amount_of, invented
+from mdap_ledger.book import ACCOUNTS, Answer, State, after, amount_of, invented, written
 
 __all__ = ["Ledger"]
 
@@ -63,9 +62,8 @@ class Ledger(Chain[State, Answer]):
 
     def mistakes(self, state: State, truth: Answer) -> list[Answer]:
         """Return wrong postings as a model would make them."""
-        other = next(
-            name for name in ("receivables", "bank", "cash") if name not in (truth.debit, truth.credit)
-        )
+        others = ("receivables", "bank", "cash")
+        other = next(name for name in others if name not in (truth.debit, truth.credit))
         candidates = [
             after(state, truth.credit, truth.debit, truth.amount),  # the wrong way round
             after(state, other, truth.credit, truth.amount),  # the wrong account

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mdap_maker.arithmetic import answer_to
+from mdap_maker.arithmetic import answer_to, composed
 
 __all__ = ["Failure", "failures"]
 
@@ -50,6 +50,6 @@ def _failures(tree: Mapping[str, Any], right: Callable[[str], str | None], path:
         yield Failure(path, "answer", tree["problem"], tree["answer"])
     elif all(right(part["problem"]) in (None, part["answer"]) for part in parts):
         first, second = (part["answer"] for part in parts)
-        planned = right(f"{tree['compose']} The first result is {first}. The second result is {second}.")
+        planned = right(composed(tree["compose"], first, second))
         kind: Literal["plan", "composition"] = "composition" if planned == truth else "plan"
         yield Failure(path, kind, tree["problem"], tree["answer"])

@@ -1,12 +1,14 @@
 """The process: split, choose, solve the parts, compose, choose again (arXiv 2511.09030, appendix)."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from pydantic import Field
 
 from mdap import Ask, Process, RedFlag, Step, UndecidedError
 from mdap_maker import arithmetic, words
-from mdap_maker.plans import SIMPLE, Plan
+from mdap_maker.words import SIMPLE, Plan
 
 __all__ = ["Maker"]
 
@@ -58,52 +60,40 @@ class Maker(Process[dict[str, Any]]):
 
     async def _plan(self, ask: Ask) -> Plan:
         """Return the plan that decomposers proposed and discriminators chose."""
-        problems = (*self.ancestors, self.problem)
-        plans: list[Plan] = await self._proposed(
-            ask, [words.propose_plan(problems, number) for number in self._numbers()]
-        )
-        if not plans:
-            raise UndecidedError(
-                f"no plan: none of {self.proposals} proposals can be used for: {self.problem:.200}"
-            )
-        if len(plans) == 1:
-            return plans[0]  # nothing to choose
-        try:
-            place: int = await ask(words.choose_plan(self.problem, plans))
-        except UndecidedError as error:
-            raise UndecidedError(
-                f"no agreement on a plan for: {self.problem:.200}: {error}", stop_cause=error.stop_cause
-            ) from error
-        return plans[place]
+        problems, shown = (*self.ancestors, self.problem), f"{self.problem:.200}"
+        steps = [words.propose_plan(problems, number) for number in range(1, self.proposals + 1)]
+        none = f"no plan: none of {self.proposals} proposals can be used for: {shown}"
+        choose = partial(words.choose_plan, self.problem)
+        plan: Plan = await self._chosen(ask, steps, choose, none, f"no agreement on a plan for: {shown}")
+        return plan
 
     async def _answered(self, ask: Ask, problem: str) -> dict[str, Any]:
         """Return the answer to *problem* that solvers proposed and discriminators chose."""
-        answers = await self._proposed(
-            ask, [words.propose_solution(problem, number) for number in self._numbers()]
-        )
-        if not answers:
-            raise UndecidedError(
-                f"no answer: none of {self.proposals} replies can be used for: {problem:.200}"
-            )
-        if len(answers) == 1:
-            return {"answer": answers[0]}
-        try:
-            place: int = await ask(words.choose_solution(problem, answers))
-        except UndecidedError as error:
-            raise UndecidedError(
-                f"no agreement on an answer to: {problem:.200}: {error}", stop_cause=error.stop_cause
-            ) from error
-        return {"answer": answers[place]}
+        steps = [words.propose_solution(problem, number) for number in range(1, self.proposals + 1)]
+        none = f"no answer: none of {self.proposals} replies can be used for: {problem:.200}"
+        split = f"no agreement on an answer to: {problem:.200}"
+        return {
+            "answer": await self._chosen(ask, steps, partial(words.choose_solution, problem), none, split)
+        }
 
-    async def _proposed(self, ask: Ask, steps: list[Step[Any]]) -> list[Any]:
-        """Return different proposals, in an order that does not hang on which came first."""
+    async def _chosen(
+        self, ask: Ask, steps: Sequence[Step[Any]], choose: Callable[[Any], Step[int]], none: str, split: str
+    ) -> Any:
+        """Return the proposal that discriminators chose; raise `UndecidedError` with one of the sentences."""
         async with ask.group() as group:
             votes = [group.start(ask.decision, step) for step in steps]
         found = [vote.value.answer for vote in votes if vote.value.decided]
-        return [each for place, each in enumerate(found) if each not in found[:place]]
-
-    def _numbers(self) -> range:
-        return range(1, self.proposals + 1)
+        # In an order that does not hang on which came first.
+        different = [each for place, each in enumerate(found) if each not in found[:place]]
+        if not different:
+            raise UndecidedError(none)
+        if len(different) == 1:
+            return different[0]
+        try:
+            place: int = await ask(choose(different))
+        except UndecidedError as error:
+            raise UndecidedError(f"{split}: {error}", stop_cause=error.stop_cause) from error
+        return different[place]
 
     # -- for simulation and tests ------------------------------------------------------------------
 
@@ -119,8 +109,10 @@ class Maker(Process[dict[str, Any]]):
         if agent == "solver":
             return answer
         if agent == "solution discriminator":
-            return arithmetic.best_of([candidate == answer for candidate in candidates])
-        return arithmetic.best_of([arithmetic.is_good(problem, candidate) for candidate in candidates])
+            good = [candidate == answer for candidate in candidates]
+        else:
+            good = [arithmetic.is_good(problem, candidate) for candidate in candidates]
+        return good.index(True) if True in good else 0
 
     def mistakes(self, step: Step[Any], truth: Any) -> list[Any]:
         """Return wrong proposals, and wrong choices."""
