@@ -114,6 +114,9 @@ class Report(NamedTuple):
 
 Watch = Callable[[IterationRow], None]
 
+Measured = dict[str, tuple[Figures, list[float]]]
+"""The figures of each exam, and P(right) at each of its steps."""
+
 
 def base_model(row: EvolutionRow) -> LocalModel:
     """Return the base model of an evolution.
@@ -182,9 +185,9 @@ def learning(
     """Yield the learner of either method; Adam computes in this process alone."""
     if recipe.method == "sft":
         yield Tuning(model, examples, recipe)
-    else:
-        with population(model, examples, recipe, workers) as evolution:
-            yield evolution
+        return
+    with population(model, examples, recipe, workers) as evolution:
+        yield evolution
 
 
 def repeated(learner: Learner, row: EvolutionRow) -> None:
@@ -223,8 +226,7 @@ def evolve(db: Path, study: Study, workers: int = 1, watch: Watch | None = None)
     recorder = Recorder(db, row)
     try:
         recorder.event("resumed" if row.iterations else "started", {"workers": workers})
-        before = {name: exam.figures(model, recipe.seed) for name, exam in study.exams.items()}
-        chances = {name: exam.chances(model) for name, exam in study.exams.items()}
+        before = _measured(study)
         with learning(model, examples_of(model, study.lessons), recipe, workers) as learner:
             repeated(learner, row)
             seconds = math.fsum(update.seconds for update in row.iterations)
@@ -235,7 +237,7 @@ def evolve(db: Path, study: Study, workers: int = 1, watch: Watch | None = None)
                 if watch is not None:
                     watch(made)
             learner.finish()
-        report = _judged(study, learner, (before, chances), seconds)
+        report = _judged(study, learner, before, seconds)
         recorder.event("finished" if report.refusal is None else "refused", report._asdict())
         return report
     finally:
@@ -250,54 +252,44 @@ def _next(study: Study, learner: Learner) -> IterationRow:
             f"the weights diverged in iteration {learner.iteration}: start again with a smaller --alpha"
         )
     seconds = time.monotonic() - started
-    learner.weights.settle()
+    weights = learner.weights
+    weights.settle()
     measured = {
         name: statistics.fmean(exam.chances(study.model, GLANCE)) for name, exam in study.exams.items()
     }
-    weights = learner.weights
     return IterationRow(learner.iteration, *update, weights.distance, seconds, measured, weights.digest)
 
 
-def _judged(
-    study: Study,
-    learner: Learner,
-    base: tuple[dict[str, Figures], dict[str, list[float]]],
-    seconds: float,
-) -> Report:
+def _measured(study: Study) -> Measured:
+    return {
+        name: (exam.figures(study.model, study.recipe.seed), exam.chances(study.model))
+        for name, exam in study.exams.items()
+    }
+
+
+def _judged(study: Study, learner: Learner, before: Measured, seconds: float) -> Report:
     """Compare the new model with the base, and write it unless a kept task lost too much."""
-    before, chances = base
-    about, model = study.about, study.model
-    after = {name: exam.figures(model, study.recipe.seed) for name, exam in study.exams.items()}
-    losses = {name: loss_of(chances[name], exam.chances(model)) for name, exam in study.exams.items()}
+    after = _measured(study)
+    losses = {name: loss_of(before[name][1], after[name][1]) for name in study.exams}
     gained, error = losses.pop(HELD_OUT)
-    refusal = _refusal(losses, about.max_loss)
-    weights = None
-    if refusal is None:
-        try:
-            model.save(about.out)
-        except OSError as error:
-            raise MdapError(
-                f"{about.out} cannot be written ({error.strerror}): make room there, and continue with "
-                f"mdap evolve --resume {study.row.evolution_id}"
-            ) from None
-        weights = load_model(about.out, device="cpu").digest
-    training, held_out = study.lessons.training, study.lessons.held_out
+    refusal = _refusal(losses, study.about.max_loss)
+    lessons = study.lessons
     return Report(
         evolution_id=study.row.evolution_id,
         method=study.recipe.method,
-        model=model.name,
-        out=None if refusal else about.out,
-        weights=weights,
+        model=study.model.name,
+        out=None if refusal else study.about.out,
+        weights=None if refusal else _written(study),
         refusal=refusal,
         gain=(-gained, error),
         lost=losses,
-        before={name: figures._asdict() for name, figures in before.items()},
-        after={name: figures._asdict() for name, figures in after.items()},
+        before={name: figures._asdict() for name, (figures, _) in before.items()},
+        after={name: figures._asdict() for name, (figures, _) in after.items()},
         lessons={
-            "learned": len(training),
-            "contested": sum(one.contested for one in training),
-            "held_out": len(held_out),
-            "helped": study.lessons.helped,
+            "learned": len(lessons.training),
+            "contested": sum(one.contested for one in lessons.training),
+            "held_out": len(lessons.held_out),
+            "helped": lessons.helped,
         },
         iterations=learner.iteration,
         seconds=seconds,
@@ -305,10 +297,22 @@ def _judged(
     )
 
 
+def _written(study: Study) -> str:
+    """Write the new model, and return the digest of its files."""
+    try:
+        study.model.save(study.about.out)
+    except OSError as error:
+        raise MdapError(
+            f"{study.about.out} cannot be written ({error.strerror}): make room there, and continue with "
+            f"mdap evolve --resume {study.row.evolution_id}"
+        ) from None
+    return load_model(study.about.out, device="cpu").digest
+
+
 def _refusal(losses: dict[str, tuple[float, float]], max_loss: float) -> str | None:
-    worst = [name for name, (lost, error) in losses.items() if 100 * (lost - _SURE * error) > max_loss]
     told = [
-        f"{name} lost {100 * losses[name][0]:.1f} points (standard error {100 * losses[name][1]:.1f})"
-        for name in worst
+        f"{name} lost {100 * lost:.1f} points (standard error {100 * error:.1f})"
+        for name, (lost, error) in losses.items()
+        if 100 * (lost - _SURE * error) > max_loss
     ]
     return f"{'; '.join(told)}, and --max-loss is {max_loss:g}" if told else None

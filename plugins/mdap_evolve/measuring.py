@@ -4,9 +4,9 @@ import json
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 from mdap import RedFlag, UsageError
@@ -21,7 +21,7 @@ from mdap.tasks import Chain, Task, canonical_step
 from mdap_evolve.gathering import Question
 from mdap_evolve.learning import likelihoods
 from mdap_local import LocalModel
-from mdap_local.generating import Row, generate
+from mdap_local.generating import Row, Sampled, generate
 
 __all__ = ["Exam", "Figures", "Item", "exam_of_log", "exam_of_task", "loss_of"]
 
@@ -38,7 +38,7 @@ Parse = Callable[[str], Any]
 
 
 class Item(NamedTuple):
-    """A step of an exam: its prompt, its right reply, and its parser or None."""
+    """A step of an exam: its prompt, its right reply, and its parser if that is known."""
 
     system: str
     user: str
@@ -106,62 +106,52 @@ class Exam:
     def figures(self, model: LocalModel, seed: int) -> Figures:
         """Return the figures of *model*; a few samples per step show red flags and other spellings."""
         right = statistics.fmean(self.chances(model))
-        seen = _Seen()
+        seen: Counter[str] = Counter()
+        tokens = []
         for sampled, item in _sampled(model, self.items, seed):
-            seen.add(item, model.text(sampled.tokens))
-            seen.tokens.append(len(sampled.row.prompt) + sampled.made)
+            seen[_kind(item, model.text(sampled.tokens))] += 1
+            tokens.append(len(sampled.row.prompt) + sampled.made)
         # Verbatim right replies have an exact probability; samples divide up the rest.
-        others = max(1, seen.valid + seen.right + seen.flagged)
-        right += (1 - right) * seen.right / others
-        valid = 1 - (1 - right) * seen.flagged / max(1, seen.valid + seen.flagged)
+        others = max(1, seen["wrong"] + seen["right"] + seen["flagged"])
+        right += (1 - right) * seen["right"] / others
+        v = 1 - (1 - right) * seen["flagged"] / max(1, seen["wrong"] + seen["flagged"])
+        p = right / v if v else 0.0
         readable = any(item.parse is not None for item in self.items)
-        p = right / valid if valid else 0.0
-        return self._planned(right, p, valid if readable else None, seen.tokens)
-
-    def _planned(self, right: float, p: float, v: float | None, tokens: Sequence[int]) -> Figures:
         k = samples = None
         if self.steps and 0.5 < p < 1:
-            made = plan(self.steps, 1 - p, 1.0 if v is None else v, self.target)
+            made = plan(self.steps, 1 - p, v if readable else 1.0, self.target)
             k, samples = made.k, made.samples
         elif self.steps and p == 1:
             k, samples = 1, float(self.steps)
         each = statistics.fmean(tokens) if tokens else math.nan
-        return Figures(len(self.items), right, p, v, k, samples, None if samples is None else samples * each)
+        cost = None if samples is None else samples * each
+        return Figures(len(self.items), right, p, v if readable else None, k, samples, cost)
 
 
-class _Seen:
-    """Counts of samples that are not the verbatim right reply, by kind."""
-
-    def __init__(self) -> None:
-        self.right = self.valid = self.flagged = 0
-        self.tokens: list[int] = []
-
-    def add(self, item: Item, text: str) -> None:
-        """Count a sample."""
-        if text == item.reply:
-            return
-        if item.parse is None:
-            self.valid += 1
-            return
-        try:
-            said = canonical(item.parse(text))
-        except RedFlag:
-            self.flagged += 1
-            return
-        if said == canonical(item.parse(item.reply)):
-            self.right += 1
-        else:
-            self.valid += 1
+def _kind(item: Item, text: str) -> str:
+    """Return what a sample is: ``verbatim`` the right reply, ``right``, ``wrong`` or ``flagged``."""
+    if text == item.reply:
+        return "verbatim"
+    if item.parse is None:
+        return "wrong"
+    try:
+        said = canonical(item.parse(text))
+    except RedFlag:
+        return "flagged"
+    return "right" if said == canonical(item.parse(item.reply)) else "wrong"
 
 
 def exam_of_log(questions: Sequence[Question], task: Task, target: float) -> Exam:
     """Return the exam on held-out prompts of a log; vote winners count as right."""
-    drawn = _some(questions)
+    drawn = random.Random(0).sample(list(questions), min(len(questions), MOST_ITEMS))
     readers = dict(_readers(drawn, task))
     items = [
         Item(one.system, one.user, one.reply, *readers.get(one.digest, (None, _LONGEST))) for one in drawn
     ]
-    return Exam(_named(task), tuple(items), task.length(), target)
+    changed = task.model_dump(mode="json", exclude_unset=True)
+    query = "&".join(f"{name}={value}" for name, value in changed.items())
+    name = f"{task_name(task)}{'?' if query else ''}{query}"
+    return Exam(name, tuple(items), task.length(), target)
 
 
 def _readers(questions: Sequence[Question], task: Task) -> Iterable[tuple[str, tuple[Parse, int]]]:
@@ -217,31 +207,20 @@ def loss_of(before: Sequence[float], after: Sequence[float]) -> tuple[float, flo
     return statistics.fmean(lost), error
 
 
-def _named(task: Task) -> str:
-    changed = task.model_dump(mode="json", exclude_unset=True)
-    query = "&".join(f"{name}={value}" for name, value in changed.items())
-    return f"{task_name(task)}{'?' if query else ''}{query}"
-
-
-def _some(questions: Sequence[Question]) -> list[Question]:
-    return random.Random(0).sample(list(questions), min(len(questions), MOST_ITEMS))
-
-
 def _tokens(model: LocalModel, item: Item) -> tuple[list[int], list[int]]:
     return model.chat(item.system, item.user), model.reply(item.reply)
 
 
-def _sampled(model: LocalModel, items: Sequence[Item], seed: int) -> Iterable[tuple[Any, Item]]:
+def _sampled(model: LocalModel, items: Sequence[Item], seed: int) -> Iterable[tuple[Sampled, Item]]:
     """Yield each step with its samples, with the same random numbers before and after."""
-    rows: dict[int, Item] = {}
-    wanted = []
+    items_of: dict[Row, Item] = {}
     for place, item in enumerate(items):
         prompt = tuple(model.chat(item.system, item.user))
         room = min(item.max_tokens, _LONGEST, model.context - len(prompt))
         for number in range(_SAMPLES):
             chance = random.Random(f"{seed}|{place}|{number}").getrandbits(64)
-            wanted.append(Row(prompt, chance, 1.0, room, partial(bool, True)))
-            rows[id(wanted[-1])] = item
-    for first in range(0, len(wanted), _SAMPLES * 16):
-        for sampled in generate(model, wanted[first : first + _SAMPLES * 16]):
-            yield sampled, rows[id(sampled.row)]
+            items_of[Row(prompt, chance, 1.0, room, lambda: True)] = item
+    rows = list(items_of)
+    for first in range(0, len(rows), _SAMPLES * 16):
+        for sampled in generate(model, rows[first : first + _SAMPLES * 16]):
+            yield sampled, items_of[sampled.row]

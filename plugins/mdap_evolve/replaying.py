@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from mdap_evolve.learning import Evolution, Example, Learner, coefficients
 from mdap_evolve.recipe import Recipe
 from mdap_local import load_model
 
-__all__ = ["Made", "Verified", "replay", "share", "verify"]
+__all__ = ["Made", "Verified", "check_free", "replay", "share", "verify"]
 
 SHARED: Final = "evolution.json"
 """The file beside a new model that rebuilds it from the base model."""
@@ -53,6 +54,12 @@ def share(db: Path, evolution_id: str, folder: Path) -> None:
     (folder / SHARED).write_text(json.dumps(held) + "\n")
 
 
+def check_free(out: Path) -> None:
+    """Refuse a folder that holds anything, or a file."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out} exists already: name a new folder")
+
+
 def replay(db: Path, name: str, out: Path) -> Made:
     """Rebuild the model of an evolution, bit for bit.
 
@@ -65,8 +72,7 @@ def replay(db: Path, name: str, out: Path) -> Made:
         UsageError: there is no such evolution or file, it has not finished, or *out* exists already.
         ReplayError: the resulting weights differ from the recorded ones.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} exists already: name a new folder")
+    check_free(out)
     row = _of_file(Path(name)) if Path(name).is_file() else read_evolution(db, name)
     if row.ended is None:
         raise UsageError(f"{row.evolution_id} has not finished: continue it with --resume {row.evolution_id}")
@@ -177,7 +183,7 @@ def _updates(learner: Learner, study: Study) -> list[str]:
         if isinstance(learner, Evolution):
             if coefficients(row.rewards) != row.coefficients:
                 found.append(f"iteration {row.iteration}: its coefficients do not follow from its rewards")
-            if place in looked_at and not _same(learner.rewards(range(study.recipe.pairs)), row.rewards):
+            if place in looked_at and not _same(learner.all_rewards(), row.rewards):
                 found.append(f"iteration {row.iteration}: its rewards are not those of its batch")
         repeated(learner, replace(study.row, iterations=(row,)))
     return found
@@ -206,6 +212,5 @@ def _result(study: Study) -> list[str]:
 
 def _same(one: Sequence[float], other: Sequence[float]) -> bool:
     """Return whether rewards are the same, as far as rounding on different machines allows."""
-    return len(one) == len(other) and all(
-        abs(left - right) <= _NEAR for left, right in zip(one, other, strict=True)
-    )
+    near = [math.isclose(*pair, rel_tol=0, abs_tol=_NEAR) for pair in zip(one, other, strict=False)]
+    return len(one) == len(other) and all(near)
