@@ -20,12 +20,7 @@ _QUIET: Final = 0.002
 
 
 class Job(Generic[T, R]):
-    """A computation for one caller.
-
-    Attributes:
-        wanted: the input.
-        size: its share of a batch.
-    """
+    """A computation for one caller: its input, and its share of a batch."""
 
     def __init__(self, wanted: T, size: int) -> None:
         self.wanted = wanted
@@ -70,12 +65,7 @@ class Batcher(Generic[T, R]):
         self._thread: threading.Thread | None = None
 
     async def ask(self, wanted: T, size: int) -> R:
-        """Compute and return the result for *wanted*.
-
-        Args:
-            wanted: the input.
-            size: its share of a batch, at most *most*.
-        """
+        """Compute and return the result for *wanted*, whose share of a batch is *size*."""
         job: Job[T, R] = Job(wanted, size)
         self._jobs.put(job)
         if self._thread is None:

@@ -1,27 +1,19 @@
 """Sample replies to several prompts together, each with its own random numbers."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from mdap import UnavailableError
-from mdap_local.memory import is_out_of_memory
-from mdap_local.model import LocalModel
+from mdap_local.model import LocalModel, is_out_of_memory
 
 __all__ = ["Row", "Sampled", "generate"]
 
 _COLDEST: Final = 1e-6
 _SMALL: Final = 20_000_000
-
-
-class Wanted(Protocol):
-    """A function that tells whether a caller still waits for a sample."""
-
-    def __call__(self) -> bool:
-        """Return whether to continue."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +32,7 @@ class Row:
     seed: int
     temperature: float
     max_tokens: int
-    wanted: Wanted
+    wanted: Callable[[], bool]
     said: list[int] = field(default_factory=list)
     chance: random.Random = field(default_factory=random.Random)
 
@@ -91,9 +83,8 @@ def generate(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
             "choose a smaller model",
             kind="out_of_memory",
         )
-    for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
-        if half:
-            yield from generate(model, half)
+    for half in filter(None, (rest[: len(rest) // 2], rest[len(rest) // 2 :])):
+        yield from generate(model, half)
 
 
 @contextmanager

@@ -62,10 +62,6 @@ def find_folder(name: str) -> Path:
         if not _HUB.fullmatch(name):
             raise UsageError(f"there is no folder {name}")
         folder = _fetched(name)
-    return _checked(folder)
-
-
-def _checked(folder: Path) -> Path:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: name the folder that holds the model's config.json")
     if not (folder / "config.json").is_file():

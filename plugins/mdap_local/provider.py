@@ -1,8 +1,7 @@
 """Samples from a model in this process: ``--model local/micro``."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -16,8 +15,6 @@ from mdap_local.generating import Row, Sampled, generate
 from mdap_local.model import Device, Dtype, LocalModel, load_model
 
 __all__ = ["Local", "LocalSettings", "create"]
-
-_SEED_BYTES: Final = 16
 
 
 class LocalSettings(BaseModel):
@@ -37,15 +34,6 @@ class LocalSettings(BaseModel):
     batch: int = Field(64, ge=1, le=4096)
     device: Device = "auto"
     dtype: Dtype = "auto"
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A request in progress."""
-
-    job: Job[SampleRequest, list[Reply]]
-    rows: list[Row]
-    sampled: dict[int, Sampled] = field(default_factory=dict)
 
 
 class Local:
@@ -72,9 +60,7 @@ class Local:
         self.max_n: Final = settings.batch
         self.model: Final = model
         self._settings = settings
-        self._batcher: Batcher[SampleRequest, list[Reply]] = Batcher(
-            self._compute, settings.batch, model.name
-        )
+        self._batcher = Batcher(self._compute, settings.batch, model.name)
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Return a reply for each requested ordinal, computed together with other waiting requests.
@@ -90,13 +76,8 @@ class Local:
 
     def describe(self) -> dict[str, Any]:
         """Return name, seed, number format and the digest of the weights."""
-        settings = self._settings
-        return {
-            "model": self.name,
-            "seed": settings.seed,
-            "dtype": settings.dtype,
-            "weights": self.model.digest,
-        }
+        about = {"model": self.name, "seed": self._settings.seed, "dtype": self._settings.dtype}
+        return {**about, "weights": self.model.digest}
 
     async def aclose(self) -> None:
         """End the thread that computes."""
@@ -105,50 +86,52 @@ class Local:
     # -- in the thread that computes ---------------------------------------------------------------
 
     def _compute(self, jobs: Sequence[Job[SampleRequest, list[Reply]]]) -> None:
-        asked = [one for job in jobs if (one := self._read(job)) is not None]
-        owner = {row: (one, place) for one in asked for place, row in enumerate(one.rows)}
+        rows_of: dict[Job[SampleRequest, list[Reply]], list[Row]] = {}
+        for job in jobs:
+            try:
+                rows_of[job] = self._rows(job.wanted, job.waits)
+            except RejectedError as error:
+                job.fail(error)
+        job_of = {row: job for job, rows in rows_of.items() for row in rows}
+        done: dict[Row, Sampled] = {}
         try:
-            for sampled in generate(self.model, list(owner)) if owner else ():
-                one, place = owner[sampled.row]
-                one.sampled[place] = sampled
-                if len(one.sampled) == len(one.rows):
-                    one.job.settle([self._reply(one.sampled[each]) for each in range(len(one.rows))])
+            for sampled in generate(self.model, list(job_of)) if job_of else ():
+                done[sampled.row] = sampled
+                job = job_of[sampled.row]
+                if all(row in done for row in rows_of[job]):
+                    job.settle([self._reply(done[row]) for row in rows_of[job]])
         except ProviderError as error:
             for job in jobs:
                 job.fail(error)
 
-    def _read(self, job: Job[SampleRequest, list[Reply]]) -> _Asked | None:
-        """Return the samples of a request; None if it failed."""
-        request = job.wanted
+    def _rows(self, request: SampleRequest, waits: Callable[[], bool]) -> list[Row]:
+        """Return the samples of a request.
+
+        Raises:
+            RejectedError: the prompt cannot be written, or leaves no room for a reply.
+        """
         try:
             prompt = tuple(self.model.chat(request.system, request.user))
         except Exception as error:  # chat templates can raise any error
-            job.fail(RejectedError(f"the chat template of {self.name} refuses this prompt: {error}"))
-            return None
+            raise RejectedError(f"the chat template of {self.name} refuses this prompt: {error}") from None
         if len(prompt) >= self.model.context:
-            job.fail(
-                RejectedError(
-                    f"a prompt of {len(prompt)} tokens leaves no room for a reply in the context of "
-                    f"{self.name}, {self.model.context} tokens"
-                )
+            raise RejectedError(
+                f"a prompt of {len(prompt)} tokens leaves no room for a reply in the context of {self.name}, "
+                f"{self.model.context} tokens"
             )
-            return None
         temperature = 1.0 if request.temperature is None else request.temperature
-        rows = [
-            Row(prompt, self._seed(request, ordinal), temperature, request.max_tokens, job.waits)
+        return [
+            Row(prompt, self._seed(request, ordinal), temperature, request.max_tokens, waits)
             for ordinal in request.ordinals
         ]
-        return _Asked(job, rows)
 
     def _seed(self, request: SampleRequest, ordinal: int) -> int:
         about = f"{self._settings.seed}|{self.name}|{request.key}|{request.prompt_digest}|{ordinal}"
-        return int.from_bytes(blake2b(about.encode(), digest_size=_SEED_BYTES).digest())
+        return int.from_bytes(blake2b(about.encode(), digest_size=16).digest())
 
     def _reply(self, sampled: Sampled) -> Reply:
         text, reasoning = split_reasoning(self.model.text(sampled.tokens))
-        thought = None
-        if reasoning is not None:
-            thought = max(0, sampled.made - len(self.model.reply(text)))
+        thought = None if reasoning is None else max(0, sampled.made - len(self.model.reply(text)))
         return Reply(
             text=text,
             model=self.name,
