@@ -22,6 +22,7 @@ _VALUES: Final = (
     *('"', "'", '""', "[", "{", "}", "[]", "{}", "[[]]", '{"a": 1, "a": 2}', "\\ud800", "\ufffd", "\u202e"),
     *("<b>", "%s", "{0}", "$x", "../..", "'; --", "\t", "\r\n", "\x1b[31m", "\ufeff", "e\u0301", "İ", "ß"),
 )
+_RENUMBERED: Final = ("", "-1", "9" * 5_000, "1.5", "null", "٣", "1e999")
 _TOKEN: Final = re.compile(r"\w+|\s+|[^\w\s]")
 
 
@@ -35,10 +36,16 @@ def corpus(replies: Sequence[str], max_tokens: int) -> Iterator[str]:
     longest = min(LONGEST, max_tokens * MAX_CHARS_PER_TOKEN)
     texts: list[str] = list(_VALUES)
     texts += ["I cannot help with that.", "```json\n{}\n```", '{"answer": null}', "answer = 1"]
-    for reply in replies[:2]:
-        texts += _spoiled(reply)
+    for reply in replies[:2]:  # cut, doubled, wrapped and renumbered
+        texts += [reply[: len(reply) * share // 8] for share in range(1, 8)]
+        texts += [re.sub(r"\d+", value, reply) for value in _RENUMBERED]
+        texts += [reply + reply, f"```\n{reply}\n```", reply.upper(), reply.replace(" ", "")]
     yield from (clean(text, max_tokens) for text in texts)
-    parts = ["[", '{"a":', "(", "a", "1", " ", "\n", "= ", "\\", '"', "a1 ", "[1,", *_parts(replies)]
+    # Where a parser looks for the last words of an honest reply, it may look too long.
+    words = [word for reply in replies[:1] for word in reply.split()]
+    lines = [line for reply in replies[:1] for line in reply.splitlines() if line]
+    last = dict.fromkeys([*words[-6:], *lines[-2:]])
+    parts = ["[", '{"a":', "(", "a", "1", " ", "\n", "= ", "\\", '"', "a1 ", "[1,", *last]
     # Growing slowly at first: what takes exponential time is found while it still ends.
     sizes = [*range(8, 40, 2), 200, 2_000, longest // 3, longest]
     for size in sizes:
@@ -83,20 +90,6 @@ def _mutate(tokens: list[str], draw: random.Random) -> None:
             tokens[place] = draw.choice(_VALUES)
         case _:
             tokens[place] = str(draw.randint(-(10**6), 10**6))
-
-
-def _spoiled(reply: str) -> list[str]:
-    """Return an honest reply cut, doubled, wrapped and renumbered."""
-    cuts = [reply[: len(reply) * share // 8] for share in range(1, 8)]
-    digits = [re.sub(r"\d+", value, reply) for value in ("", "-1", "9" * 5_000, "1.5", "null", "٣", "1e999")]
-    return [*cuts, *digits, reply + reply, f"```\n{reply}\n```", reply.upper(), reply.replace(" ", "")]
-
-
-def _parts(replies: Sequence[str]) -> list[str]:
-    """Return the last words of honest replies: where a parser looks for them, it may look too long."""
-    parts = [word for reply in replies[:1] for word in reply.split()]
-    lines = [line for reply in replies[:1] for line in reply.splitlines() if line]
-    return list(dict.fromkeys([*parts[-6:], *lines[-2:]]))
 
 
 class OverdueError(BaseException):

@@ -119,7 +119,14 @@ class ExaminedStep:
         Returns:
             Some of the answers that were read from hostile texts, each different.
         """
-        self._check_prompt()
+        prompts = [(self._raw.system, self._raw.user), *((v.system, v.user) for v in self._raw.views)]
+        if not all(user.strip() for _, user in prompts):
+            self._findings.add("a step asks something", "its user message, or that of a view, is empty")
+        if len(set(prompts)) < len(prompts):
+            self._findings.add("views differ", "two presentations of the step have the same prompt")
+        if self._raw.max_tokens is not None and self._raw.max_tokens < 1:
+            self._findings.add("a step allows a reply", f"max_tokens is {self._raw.max_tokens}")
+            raise AbandonedError
         for answer in answers:
             form = self._findings.call("canonical", self._task.canonical, answer)
             again = self._findings.call("canonical", self._task.canonical, form)
@@ -129,16 +136,6 @@ class ExaminedStep:
                 if side.render is not None:
                     self._check_rendering(side, side.render, answer, form)
         return self._check_texts(effort, number)
-
-    def _check_prompt(self) -> None:
-        prompts = [(self._raw.system, self._raw.user), *((v.system, v.user) for v in self._raw.views)]
-        if not all(user.strip() for _, user in prompts):
-            self._findings.add("a step asks something", "its user message, or that of a view, is empty")
-        if len(set(prompts)) < len(prompts):
-            self._findings.add("views differ", "two presentations of the step have the same prompt")
-        if self._raw.max_tokens is not None and self._raw.max_tokens < 1:
-            self._findings.add("a step allows a reply", f"max_tokens is {self._raw.max_tokens}")
-            raise AbandonedError
 
     def _check_rendering(self, side: _Side, render: Callable[[Any], str], answer: Any, form: Any) -> None:
         reply = self._findings.pure("render", render, answer)

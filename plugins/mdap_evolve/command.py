@@ -19,6 +19,7 @@ from mdap_evolve.gathering import gather
 from mdap_evolve.recipe import ALPHA, STRENGTH, Recipe
 from mdap_evolve.replaying import check_free, replay, share
 from mdap_evolve.showing import PLOT, describe, drift_plot, watching
+from mdap_local import LocalModel
 
 __all__ = ["command"]
 
@@ -138,12 +139,9 @@ def _begun(db: Path, given: dict[str, Any]) -> EvolutionRow:
             raise UsageError(f"name {name}, or continue an evolution with --resume ID")
     recipe = _recipe(given)
     task = make_task(given["task"], read_params(given["task"], given["params"]))
-    provider, _, name = given["model"].partition("/")
-    if provider != "local" or not name:
-        raise UsageError(f"--model {given['model']}: only a model in this process can learn: name local/NAME")
     out = Path(given["out"])
     check_free(out)
-    model = load_base(name)
+    model = _learner(given["model"])
     lessons = gather(db, given["runs"], task_name(task), model)
     if not lessons.helped and not given["own_votes"]:
         raise UsageError(
@@ -170,6 +168,13 @@ def _begun(db: Path, given: dict[str, Any]) -> EvolutionRow:
         "about": about._asdict(),
     }
     return create_evolution(db, columns)
+
+
+def _learner(model: str) -> LocalModel:
+    provider, _, name = model.partition("/")
+    if provider != "local" or not name:
+        raise UsageError(f"--model {model}: only a model in this process can learn: name local/NAME")
+    return load_base(name)
 
 
 def _resumed(db: Path, given: dict[str, Any]) -> EvolutionRow:

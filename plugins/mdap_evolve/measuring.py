@@ -17,7 +17,7 @@ from mdap.rules.digests import prompt_digest
 from mdap.rules.scaling import plan
 from mdap.rules.values import kinds_of
 from mdap.session.surveying import known_steps
-from mdap.tasks import Chain, Task, canonical_step
+from mdap.tasks import Chain, Step, Task, canonical_step
 from mdap_evolve.gathering import Question
 from mdap_evolve.learning import likelihoods
 from mdap_local import LocalModel
@@ -144,7 +144,13 @@ def _kind(item: Item, text: str) -> str:
 def exam_of_log(questions: Sequence[Question], task: Task, target: float) -> Exam:
     """Return the exam on held-out prompts of a log; vote winners count as right."""
     drawn = random.Random(0).sample(list(questions), min(len(questions), MOST_ITEMS))
-    readers = dict(_readers(drawn, task))
+    if isinstance(task, Chain):
+        steps = [step for one in drawn if (step := _step_again(one)) is not None]
+    else:
+        steps = [known.step for known in known_steps(task, MOST_ITEMS, 0)]
+    readers = {
+        prompt_digest(step.system, step.user): (step.parse, step.max_tokens or _LONGEST) for step in steps
+    }
     items = [
         Item(one.system, one.user, one.reply, *readers.get(one.digest, (None, _LONGEST))) for one in drawn
     ]
@@ -154,23 +160,15 @@ def exam_of_log(questions: Sequence[Question], task: Task, target: float) -> Exa
     return Exam(name, tuple(items), task.length(), target)
 
 
-def _readers(questions: Sequence[Question], task: Task) -> Iterable[tuple[str, tuple[Parse, int]]]:
-    """Yield parsers of replies by prompt digest, as far as the task's code can rebuild them."""
-    if isinstance(task, Chain):
-        for one in questions:
-            chain = make_recorded(one.task[0], json.loads(one.task[1]))
-            assert isinstance(chain, Chain)
-            try:
-                step = chain.step(kinds_of(chain)[0].read(one.input))
-            except RAISED as error:
-                raise PluginError(f"task {one.task[0]}", "giving a step again", error) from error
-            if step is not None and prompt_digest(step.system, step.user) == one.digest:
-                step = canonical_step(chain, step)
-                yield one.digest, (step.parse, step.max_tokens or _LONGEST)
-        return
-    for known in known_steps(task, MOST_ITEMS, 0):
-        step = known.step
-        yield prompt_digest(step.system, step.user), (step.parse, step.max_tokens or _LONGEST)
+def _step_again(one: Question) -> Step[Any] | None:
+    """Return a chain's step again, as its code gives it now."""
+    chain = make_recorded(one.task[0], json.loads(one.task[1]))
+    assert isinstance(chain, Chain)
+    try:
+        step = chain.step(kinds_of(chain)[0].read(one.input))
+    except RAISED as error:
+        raise PluginError(f"task {one.task[0]}", "giving a step again", error) from error
+    return None if step is None else canonical_step(chain, step)
 
 
 def exam_of_task(spec: str, target: float) -> Exam:

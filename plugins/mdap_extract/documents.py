@@ -70,7 +70,10 @@ def documents(path: Path, columns: Columns) -> Iterator[Document]:
         ValueError: the file cannot be read, or not so; the message names the line.
     """
     try:
-        with _opened(local(path)) as file:
+        place = local(path)
+        with place.open("rb") as begin:
+            encoding = "utf-16" if begin.read(2) in _WIDE else "utf-8-sig"
+        with place.open(encoding=encoding, newline="") as file:
             for number, (line, row) in enumerate(_rows(file, path.suffix.lower(), columns), start=1):
                 try:
                     document = _document(row, columns, number)
@@ -149,37 +152,22 @@ class Cursor:
         return False
 
 
-def _opened(path: Path) -> TextIO:
-    with path.open("rb") as file:
-        wide = file.read(2) in _WIDE
-    return path.open(encoding="utf-16" if wide else "utf-8-sig", newline="")
-
-
 def _rows(file: TextIO, suffix: str, columns: Columns) -> Iterator[tuple[int, Any]]:
     beginning = file.read(1024).lstrip()[:1]
     file.seek(0)
     if suffix in _TABLES or (suffix not in _JSON and beginning not in ("", "{", "[")):
         yield from read_table(file, (columns.text or "text", columns.id or "id", columns.truth))
     elif beginning == "[":
-        yield from _json_array(file)
+        found = _json(file.read())
+        if not isinstance(found, list):
+            raise ValueError("line 1: not a JSON array")
+        yield from ((1, row) for row in found)
     else:
-        yield from _json_lines(file)
-
-
-def _json_array(file: TextIO) -> Iterator[tuple[int, Any]]:
-    found = _json(file.read())
-    if not isinstance(found, list):
-        raise ValueError("line 1: not a JSON array")
-    for row in found:
-        yield 1, row
-
-
-def _json_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(file, start=1):
-        # Files that were put together have marks of their own in the middle.
-        plain = line.strip().strip(_BYTE_ORDER_MARK)
-        if plain:
-            yield number, _json(plain)
+        for number, line in enumerate(file, start=1):
+            # Files that were put together have marks of their own in the middle.
+            plain = line.strip().strip(_BYTE_ORDER_MARK)
+            if plain:
+                yield number, _json(plain)
 
 
 def _json(text: str) -> Any:

@@ -83,11 +83,10 @@ class Spool:
         if not (line := self._file.readline()):
             return []
         run_id, result = json.loads(line)
-        return [Filled(result["document"], run=run_id, **_unpacked(each)) for each in result["fields"]]
-
-
-def _unpacked(field: dict[str, Any]) -> dict[str, Any]:
-    return field if "json" not in field else {"value": json.loads(field.pop("json")), **field}
+        for each in result["fields"]:
+            if "json" in each:
+                each["value"] = json.loads(each.pop("json"))
+        return [Filled(result["document"], run=run_id, **each) for each in result["fields"]]
 
 
 def packed(value: Any) -> dict[str, Any]:
@@ -152,23 +151,18 @@ def _record(filled: Sequence[Filled]) -> dict[str, Any]:
 def _write_csv(file: TextIO, names: Sequence[str], documents: Iterable[Sequence[Filled]]) -> None:
     writer = csv.writer(file)
     ours = ("id", *(f"{name} confidence" for name in names), "undecided")
-    document, *sures, left = _named_apart(ours, names)
+    apart: list[str] = []  # from the fields' names: none may be there twice
+    for name in ours:
+        while name in (*names, *apart):
+            name = f"document {name}"
+        apart.append(name)
+    document, *sures, left = apart
     writer.writerow([_harmless(cell) for cell in (document, *names, *sures, left)])
     for filled in documents:
         values = [_cell(each.value) for each in filled]
         sure = [_cell(_sure(each)) for each in filled]
         undecided = " ".join(each.field for each in filled if not each.decided)
         writer.writerow([_harmless(filled[0].document), *values, *sure, _harmless(undecided)])
-
-
-def _named_apart(ours: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the names of our own columns, changed where a field is called so: none may be there twice."""
-    apart: list[str] = []
-    for name in ours:
-        while name in (*names, *apart):
-            name = f"document {name}"
-        apart.append(name)
-    return apart
 
 
 def _cell(value: Any) -> str:

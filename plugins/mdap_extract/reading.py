@@ -78,11 +78,15 @@ class Asking:
         """Return the step that fills in *fields* from a document."""
         system = _SYSTEM.replace("{form}", _QUOTED if self.evidence else _PLAIN)
         read = self._reader(document, fields)
-        shown, asked = self._parts(document, fields)
-        document_first, fields_first = f"{shown}{asked}", f"{asked}\n\n{shown.strip()}"
+        # No document can contain its own digest but by a rare chance, and so none can end early.
+        line = f"----- {blake2b(document.text.encode(), digest_size=6).hexdigest()} -----"
+        shown = f"Document:\n{line}\n{document.text}\n{line}\n\n"
+        listed = "\n".join(f"- {json.dumps(field.name)}: {_spelled(field.schema)}" for field in fields)
+        asked = f"{clean(self.instructions)}\n\nFields:\n{listed}".strip()
+        fields_first = f"{asked}\n\n{shown.strip()}"
         views = (View(fields_first, read, system),) if self.views == 2 else ()
         return Step(
-            document_first,
+            f"{shown}{asked}",
             read,
             system,
             schema=_reply_schema(fields, self.fields, evidence=self.evidence),
@@ -91,14 +95,6 @@ class Asking:
             input={"document": document.id, "fields": [field.name for field in fields]},
             key=key,
         )
-
-    def _parts(self, document: Document, fields: Sequence[Field]) -> tuple[str, str]:
-        """Return the document, with which the prompts of all its fields begin, and the question."""
-        # No document can contain its own digest but by a rare chance, and so none can end early.
-        line = f"----- {blake2b(document.text.encode(), digest_size=6).hexdigest()} -----"
-        shown = f"Document:\n{line}\n{document.text}\n{line}\n\n"
-        listed = "\n".join(f"- {json.dumps(field.name)}: {_spelled(field.schema)}" for field in fields)
-        return shown, f"{clean(self.instructions)}\n\nFields:\n{listed}".strip()
 
     def _reader(self, document: Document, fields: Sequence[Field]) -> Callable[[str], Answer]:
         known = {field.name: field for field in fields}

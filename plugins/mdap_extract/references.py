@@ -7,6 +7,7 @@ most of these point nowhere. So each part that is referred to becomes a definiti
 
 import re
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -21,18 +22,8 @@ PREFIX: Final = "#/$defs/"
 _BY_NAME: Final = frozenset({"properties", "patternProperties", "dependentSchemas"})
 _LISTS: Final = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 _ONES: Final = frozenset(
-    {
-        "additionalProperties",
-        "contains",
-        "contentSchema",
-        "else",
-        "if",
-        "items",
-        "not",
-        "propertyNames",
-        "then",
-    }
-    | {"unevaluatedItems", "unevaluatedProperties"}
+    {"additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames"}
+    | {"then", "unevaluatedItems", "unevaluatedProperties"}
 )
 # Of the place where a part stood, and not of what it says.
 _DROPPED: Final = frozenset(
@@ -116,12 +107,12 @@ class _Gathering:
             ) from None
         if not isinstance(found.contents, Mapping | bool):
             raise ValueError(f"it refers to {reference!r:.100}, which is no schema")
-        name = self._names.get(id(found.contents))
-        if name is None:
-            name = self._names[id(found.contents)] = self._free(reference)
+        place = id(found.contents)
+        if place not in self._names:
+            name = self._names[place] = self._free(reference)
             self.found[name] = True  # the name is taken while its own parts are looked at
             self.found[name] = self.copy(found.contents, found.resolver)
-        return name
+        return self._names[place]
 
     def _free(self, reference: str) -> str:
         stem = _ODD.sub("_", unquote(re.split("[#/]", reference)[-1])).strip("_") or "record"
@@ -144,19 +135,11 @@ def _nullable(part: dict[str, Any]) -> dict[str, Any]:
 
 def _check_ends(found: Mapping[str, Any]) -> None:
     """Refuse definitions that a value could be compared with for ever."""
-    over: set[str] = set()
-    for start in found:
-        way: list[str] = []
-        left = [(start, 0)]
-        while left:
-            name, depth = left.pop()
-            del way[depth:]
-            if name in way:
-                raise ValueError(f"its definition {name!r:.80} is defined by itself alone")
-            if name not in over:
-                way.append(name)
-                over.add(name)
-                left.extend((other, depth + 1) for other in _of_same_value(found[name]))
+    try:
+        TopologicalSorter({name: set(_of_same_value(part)) for name, part in found.items()}).prepare()
+    except CycleError as error:
+        name = error.args[1][0]
+        raise ValueError(f"its definition {name!r:.80} is defined by itself alone") from None
 
 
 def _of_same_value(part: Any) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import importlib
 import json
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,13 +63,10 @@ class Field:
         return not self.required or "null" in self.kinds
 
     @cached_property
-    def _fits(self) -> Any:
-        return accepts(self.schema)
-
-    def accepts(self, value: Any) -> bool:
-        """Return whether *value* is one that the field may have."""
-        fits: bool = (value is None and self.nullable) or self._fits(value)
-        return fits
+    def accepts(self) -> Callable[[Any], bool]:
+        """The check whether a value is one that the field may have."""
+        fits = accepts(self.schema)
+        return lambda value: (value is None and self.nullable) or fits(value)
 
     @cached_property
     def choices(self) -> tuple[Any, ...]:

@@ -134,19 +134,16 @@ class Shapes:
     def of(self, part: Mapping[str, Any]) -> tuple[Shape, ...]:
         """Return the alternatives of *part*, which is a part of the schema, in the order to try them."""
         if id(part) not in self._found:
-            self._found[id(part)] = self._sorted(part)
+            shapes = [
+                Shape(parts, kind, self._known)
+                for parts in islice(self._alternatives([part], ()), _MOST)
+                for kind in _kinds(parts)
+                if kind != "null"  # null is no matter of form
+            ]
+            if len(shapes) >= _MOST:  # too many to try: what fits none of these may still fit the whole
+                shapes.append(Shape((part,), None, self._known))
+            self._found[id(part)] = tuple(sorted(shapes, key=lambda shape: shape.rank))
         return self._found[id(part)]
-
-    def _sorted(self, part: Mapping[str, Any]) -> tuple[Shape, ...]:
-        shapes = [
-            Shape(parts, kind, self._known)
-            for parts in islice(self._alternatives([part], ()), _MOST)
-            for kind in _kinds(parts)
-            if kind != "null"  # null is no matter of form
-        ]
-        if len(shapes) >= _MOST:  # too many to try: what fits none of these may still fit the whole
-            shapes.append(Shape((part,), None, self._known))
-        return tuple(sorted(shapes, key=lambda shape: shape.rank))
 
     def _alternatives(
         self, left: list[Any], done: tuple[Mapping[str, Any], ...]

@@ -46,11 +46,11 @@ def read_table(file: TextIO, needed: Collection[str]) -> Iterator[tuple[int, Row
         file.readline()
     reader = _reader(file, delimiter)
     try:
-        header: list[str] = next((row for row in reader if _filled(row)), [])
+        header: list[str] = next(filter(_filled, reader), [])
         names = _names(header, needed)
-        for row in reader:
-            if _filled(row):
-                yield reader.line_num + bool(told), _by_name(row, names, reader.line_num + bool(told))
+        for row in filter(_filled, reader):
+            line = reader.line_num + bool(told)
+            yield line, _by_name(row, names, line)
     except csv.Error as error:
         raise ValueError(
             f"line {reader.line_num + bool(told)}: not CSV: {error}: check its quotes; within a quoted "
@@ -77,9 +77,7 @@ def _fit(sample: str, delimiter: str) -> tuple[float, int]:
     """Return the share of rows that have as many cells as the header, and how many these are."""
     rows: list[list[str]] = []
     with suppress(csv.Error):  # a sample ends anywhere
-        rows.extend(
-            row for row in islice(_reader(iter(sample.splitlines(True)), delimiter), 200) if _filled(row)
-        )
+        rows.extend(filter(_filled, islice(_reader(iter(sample.splitlines(True)), delimiter), 200)))
     if not rows or len(rows[0]) < 2:
         return (0.0, 0)
     width = len(rows[0])

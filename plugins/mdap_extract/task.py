@@ -35,8 +35,14 @@ class Extract(Settings):
 
     async def solve(self, ask: Ask) -> dict[str, Any]:
         """Have each document read in a run of its own, and write what came of it."""
+        given = dict(self)
+        parts = (
+            (document.id, ExtractDocument(**given, document=document.id, digest=document.digest))
+            for document in documents(Path(self.input), self.columns())
+            if document.text
+        )
         with Spool() as spool:
-            await ask.solve_all(self._parts(), spool.add)
+            await ask.solve_all(parts, spool.add)
             return Results(self, spool).written(dry_run=ask.dry_run)
 
     def length(self) -> int:
@@ -53,12 +59,6 @@ class Extract(Settings):
         )
         return True if known else None
 
-    def _parts(self) -> Iterator[tuple[str, "ExtractDocument"]]:
-        given = dict(self)
-        for document in documents(Path(self.input), self.columns()):
-            if document.text:
-                yield document.id, ExtractDocument(**given, document=document.id, digest=document.digest)
-
 
 class ExtractDocument(Settings):
     """Fill in the record of one document, every field decided by voting."""
@@ -70,7 +70,12 @@ class ExtractDocument(Settings):
 
     async def solve(self, ask: Ask) -> dict[str, Any]:
         """Ask for every field, and return the decisions."""
-        document, asking, groups = self.source, self._asking(), self._groups()
+        document, fields = self.source, self.fields
+        groups: dict[str, tuple[RecordField, ...]] = {f"{document.id}/record": fields}
+        if self.vote == "field":
+            groups = {f"{document.id}/{field.name}": (field,) for field in fields}
+        shared = fields if self.vote == "field" and self.share_schema and len(fields) > 1 else ()
+        asking = Asking(self.forms_wanted(), self.evidence, self.instructions, self.views, shared)
         decisions = await ask.decisions(asking.step(document, group, key) for key, group in groups.items())
         return {
             "document": document.id,
@@ -91,13 +96,6 @@ class ExtractDocument(Settings):
             return None
         return all(each["decided"] and each["form"] == self.right[each["field"]] for each in result["fields"])
 
-    def _groups(self) -> dict[str, tuple[RecordField, ...]]:
-        """Return the fields that each step decides, by its key."""
-        fields = self.fields
-        if self.vote == "record":
-            return {f"{self.document}/record": fields}
-        return {f"{self.document}/{field.name}": (field,) for field in fields}
-
     @cached_property
     def fields(self) -> tuple[RecordField, ...]:
         """The fields of the record."""
@@ -114,11 +112,6 @@ class ExtractDocument(Settings):
     def right(self) -> dict[str, Any] | None:
         """The right values in one form; None where they are not known."""
         return self.true_forms(self.source) if self.truth else None
-
-    def _asking(self) -> Asking:
-        fields = self.fields
-        shared = fields if self.vote == "field" and self.share_schema and len(fields) > 1 else ()
-        return Asking(self.forms_wanted(), self.evidence, self.instructions, self.views, shared)
 
     # -- for simulation, calibration and tests -------------------------------------------------
 
@@ -181,7 +174,9 @@ def _wrong_values(field: RecordField, truth: Any) -> Iterator[Any]:
         yield from (number + 1, number * 10, number - 1, number / 10)
     elif isinstance(truth, list) or (truth is None and "array" in field.kinds):
         yield (truth or [])[:-1]
-        yield [*(truth or []), *_wrong_members(field, truth or [])]
+        members = _wrong_values(field.items, truth[-1] if truth else None) if field.items else ["and more"]
+        wrong = [each for each in members if each is not None and each not in (truth or [])]
+        yield [*(truth or []), *wrong[:1]]
     elif isinstance(truth, dict) or (truth is None and "object" in field.kinds):
         truth = truth or {}
         yield {}
@@ -200,12 +195,6 @@ def _day(truth: Any) -> date | None:
         return date.fromisoformat(truth or "2026-01-01")
     except (TypeError, ValueError):
         return None
-
-
-def _wrong_members(field: RecordField, truth: list[Any]) -> list[Any]:
-    """Return a member that a list does not have."""
-    wrong = _wrong_values(field.items, truth[-1] if truth else None) if field.items else iter(["and more"])
-    return [each for each in wrong if each is not None and each not in truth][:1]
 
 
 def _texts(truth: Any) -> Iterator[str]:

@@ -140,13 +140,14 @@ def load_model(name: str, *, device: Device = "auto", dtype: Dtype = "auto") -> 
     with _quiet():
         network = _network(folder, kind, where)
         tokenizer = _tokenizer(folder)
+    told = getattr(network.generation_config, "eos_token_id", None)
     return LocalModel(
         name=f"local/{name}",
         folder=folder,
         network=network,
         tokenizer=tokenizer,
         digest=digest,
-        ends=_ends(network, tokenizer),
+        ends=frozenset([*(told if isinstance(told, list) else [told]), tokenizer.eos_token_id]) - {None},
         context=getattr(network.config, "max_position_embeddings", None) or _NO_LIMIT,
         takes_system=_takes_system(folder, tokenizer),
     )
@@ -248,11 +249,6 @@ def _tokenizer(folder: Path) -> Any:
     if tokenizer.eos_token_id is None:
         raise UsageError(f"the tokenizer in {folder} has no token that ends a reply (eos_token)")
     return tokenizer
-
-
-def _ends(network: Any, tokenizer: Any) -> frozenset[int]:
-    told = getattr(network.generation_config, "eos_token_id", None)
-    return frozenset([*(told if isinstance(told, list) else [told]), tokenizer.eos_token_id]) - {None}
 
 
 def _takes_system(folder: Path, tokenizer: Any) -> bool:

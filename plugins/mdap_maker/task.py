@@ -39,9 +39,10 @@ class Maker(Process[dict[str, Any]]):
         if plan == SIMPLE:
             node = await self._answered(ask, self.problem)
             return {"problem": self.problem, **node}
+        below = self.model_copy(update={"ancestors": (*self.ancestors, self.problem)})
         async with ask.group() as group:
             parts = [
-                group.start(self._part, ask, plan[name], str(number))
+                group.start(ask.solve, below.model_copy(update={"problem": plan[name]}), str(number))
                 for number, name in enumerate(("first", "second"), start=1)
             ]
         first, second = (part.value for part in parts)
@@ -53,10 +54,6 @@ class Maker(Process[dict[str, Any]]):
         """Return whether the answer is right, where the problem is a product of whole numbers."""
         right = arithmetic.answer_to(_last(self.problem))
         return None if right is None else bool(result["answer"] == right)
-
-    async def _part(self, ask: Ask, problem: str, key: str) -> Any:
-        part = self.model_copy(update={"problem": problem, "ancestors": (*self.ancestors, self.problem)})
-        return await ask.solve(part, key)
 
     async def _plan(self, ask: Ask) -> Plan:
         """Return the plan that decomposers proposed and discriminators chose."""
