@@ -73,11 +73,6 @@ class BatchFaults(BaseModel):
 class BatchDesk:
     """Files and jobs of one server.
 
-    Args:
-        faults: the trouble they give.
-        work: answers a row; its tokens are billed.
-        seed: of all draws.
-
     Attributes:
         files: content by id: uploads, outputs and error files.
         jobs: all jobs of both protocols, in the order of their creation.

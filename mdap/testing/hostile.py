@@ -27,11 +27,9 @@ _TOKEN: Final = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 def corpus(replies: Sequence[str], max_tokens: int) -> Iterator[str]:
-    """Yield short hostile texts first, then texts of growing length.
+    """Yield short hostile texts made of honest *replies* first, then texts of growing length.
 
-    Args:
-        replies: honest replies, from whose parts the texts are made.
-        max_tokens: output tokens that a reply may have; no text is longer than the engine would let through.
+    No text is longer than the engine would let through.
     """
     longest = min(LONGEST, max_tokens * MAX_CHARS_PER_TOKEN)
     texts: list[str] = list(_VALUES)
@@ -59,14 +57,7 @@ def corpus(replies: Sequence[str], max_tokens: int) -> Iterator[str]:
 
 
 def fuzzed(replies: Sequence[str], count: int, seed: str, max_tokens: int) -> Iterator[str]:
-    """Yield *count* replies with some of their tokens lost, doubled, swapped or replaced.
-
-    Args:
-        replies: honest replies.
-        count: how many texts to make.
-        seed: where all the draws come from.
-        max_tokens: output tokens that a reply may have.
-    """
+    """Yield *count* replies with some of their tokens lost, doubled, swapped or replaced."""
     draw = random.Random(seed)
     for _ in range(count):
         tokens = _TOKEN.findall(draw.choice(replies))

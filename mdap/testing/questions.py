@@ -39,14 +39,7 @@ class _Side:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How hard to try.
-
-    Attributes:
-        steps: how many steps to look at, at most.
-        texts: how many mutations of honest replies to try at a step.
-        seconds: processor time that reading one text may take.
-        seed: where the mutations come from.
-    """
+    """How hard to try; see `check_task`."""
 
     steps: int
     texts: int
@@ -79,12 +72,8 @@ def check_outcome(findings: Breaches, task: Task, result: Any) -> None:
 class ExaminedStep:
     """A step with all that is known of it.
 
-    Args:
-        findings: where breaches are noted.
-        task: the task that asks.
-        step: the step.
-        render: writes a reply that gives an answer; None where the task renders none.
-        survives: raises `SpellingError` at an answer that does not come back from its JSON.
+    *render* writes a reply that gives an answer, if the task can; *survives* raises `SpellingError` at an
+    answer that does not come back from its JSON.
     """
 
     def __init__(
@@ -111,13 +100,8 @@ class ExaminedStep:
     def examine(self, answers: Iterable[Any], effort: Effort, number: int) -> list[Any]:
         """Note what is wrong with the prompts, and with the parsers on replies and on hostile texts.
 
-        Args:
-            answers: possible answers, each to be rendered and read back.
-            effort: how hard to try.
-            number: the step's place among those that are looked at, from 1.
-
-        Returns:
-            Some of the answers that were read from hostile texts, each different.
+        Each of the *answers* is rendered and read back. The step is the one at place *number*, from 1.
+        It returns some of the answers that were read from hostile texts, each different.
         """
         prompts = [(self._raw.system, self._raw.user), *((v.system, v.user) for v in self._raw.views)]
         if not all(user.strip() for _, user in prompts):

@@ -92,15 +92,12 @@ class Job:
     """One job of a batch API.
 
     Attributes:
-        id: the vendor's id.
         rows: the bodies that were sent, by custom id.
         troubled: whether trouble happens to it.
         metadata: what the client wrote there; Anthropic's jobs have none.
         file: the id of the file that it was made from; empty for Anthropic's.
-        created: seconds of Unix time.
         state: OpenAI's word for it.
         polls: requests that showed it so far.
-        output: lines of results.
         errors: lines of rows without a result; part of the results for Anthropic.
         code: why it failed as a whole, as OpenAI words it.
         listed: listings since it was created.
@@ -131,12 +128,7 @@ class Job:
 
 
 def openai_batch(job: Job, *, counted: bool) -> dict[str, Any]:
-    """Return a job of OpenAI, with the ids of its files.
-
-    Args:
-        job: the job.
-        counted: whether its counter of completed requests is right, and not 0.
-    """
+    """Return a job of OpenAI with the ids of its files; if not *counted*, it claims no completed request."""
     failure = None
     if job.code is not None:
         code, message = job.code

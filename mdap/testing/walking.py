@@ -28,13 +28,9 @@ class TooManyError(BaseException):
 
 
 class OracleAsk:
-    """An `mdap.Ask` that answers at once, and keeps what is asked.
+    """An `mdap.Ask` that answers at once with what the oracle or *answer* says, up to *most* steps.
 
-    Args:
-        task: the process, for its oracle.
-        most: how many steps it may ask for.
-        answer: gives the answer to a step that is asked, from its number and the right one.
-        backwards: whether what is asked side by side is answered from the last to the first.
+    With *backwards*, what is asked side by side is answered from the last to the first.
 
     Attributes:
         asked: the steps that were asked for, each once, in order.

@@ -212,12 +212,6 @@ class ReplayError(MdapError):
 def evolve(db: Path, study: Study, workers: int = 1, watch: Watch | None = None) -> Report:
     """Make the missing updates, write the model unless it lost too much, and report.
 
-    Args:
-        db: the database.
-        study: see `study_of`.
-        workers: processes that compute rewards.
-        watch: called after each update.
-
     Raises:
         RunBusyError: another process works on it.
         MdapError: the weights diverged, or a worker ended.

@@ -50,13 +50,9 @@ class Update(NamedTuple):
 
 
 def signs(place: tuple[int, int, int], count: int) -> Any:
-    """Return *count* random signs, -1 or +1: one stream over all weights.
+    """Return *count* random signs, -1 or +1: one stream over all weights, for a seed, iteration and pair.
 
     The signs are the bits of SHAKE-128 over a counter, the same on every machine and version.
-
-    Args:
-        place: seed, iteration and pair.
-        count: the number of signs.
     """
     import numpy
     import torch
@@ -71,10 +67,7 @@ def signs(place: tuple[int, int, int], count: int) -> Any:
 
 
 class Weights:
-    """The weights of a network, held in one float32 vector that its parameters are views of.
-
-    Args:
-        network: a torch module on the CPU; its parameters become views of the vector.
+    """The weights of a network on the CPU, in one float32 vector that its parameters are views of.
 
     Attributes:
         now: the vector after the last update.
@@ -111,9 +104,7 @@ class Weights:
     def pull(self, anchor: Anchor, amount: float) -> None:
         """Pull the weights back to their start values: Anchored Weight Decay.
 
-        Args:
-            anchor: in proportion to the distance (``l2``), or by a constant amount (``l1``).
-            amount: the share or the amount: step size times strength.
+        The *amount*, step size times strength, is a share of the distance (``l2``), or constant (``l1``).
         """
         if anchor == "none" or amount == 0:
             return
@@ -157,12 +148,7 @@ def coefficients(rewards: Sequence[float]) -> tuple[float, ...]:
 
 
 class Learner(ABC):
-    """A training method, one update after the other.
-
-    Args:
-        model: the model to change; on the CPU, in float32.
-        examples: the training examples.
-        recipe: the settings.
+    """A training method that changes a model on the CPU, in float32, one update after the other.
 
     Attributes:
         weights: the weights as of the last update.

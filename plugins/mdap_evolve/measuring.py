@@ -71,14 +71,7 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """Steps of a task with their right replies.
-
-    Attributes:
-        name: the task, for people.
-        items: its steps.
-        steps: the length of the run for margin and cost; None if unknown.
-        target: target probability that every decision of that run is right.
-    """
+    """Steps of a task with their right replies, and the length and target of the run to plan."""
 
     name: str
     items: tuple[Item, ...]
@@ -172,11 +165,7 @@ def _step_again(one: Question) -> Step[Any] | None:
 
 
 def exam_of_task(spec: str, target: float) -> Exam:
-    """Return the exam of a task with an oracle.
-
-    Args:
-        spec: the task, and its parameters as in ``multiply?style=compact``.
-        target: target probability that every decision of a run is right.
+    """Return the exam of a task with an oracle, named with its parameters as in ``multiply?style=compact``.
 
     Raises:
         UsageError: there is no such task, or it has no oracle.

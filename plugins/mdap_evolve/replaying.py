@@ -61,12 +61,7 @@ def check_free(out: Path) -> None:
 
 
 def replay(db: Path, name: str, out: Path) -> Made:
-    """Rebuild the model of an evolution, bit for bit.
-
-    Args:
-        db: the database.
-        name: the evolution's id; or the file `SHARED` of a model made elsewhere.
-        out: the folder to write it to.
+    """Rebuild the model of an evolution, named by its id or by a file `SHARED`, bit for bit.
 
     Raises:
         UsageError: there is no such evolution or file, it has not finished, or *out* exists already.
@@ -114,14 +109,7 @@ def _of_file(path: Path) -> EvolutionRow:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The result of verifying an evolution.
-
-    Attributes:
-        evolution_id: its id.
-        iterations: the number of repeated updates.
-        weights: digest of the resulting model files; None if it has not finished.
-        mismatches: the differences from the record, one sentence each.
-    """
+    """The number of repeated updates, the digest of a finished model, and a sentence for each mismatch."""
 
     evolution_id: str
     iterations: int

@@ -61,12 +61,7 @@ def drift_plot(rows: Sequence[IterationRow]) -> str:
 
 
 def plotted(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Return P(wrong) in percent by iteration as SVG, a line for each name.
-
-    Args:
-        title: its title.
-        lines: iterations and percentages by name.
-    """
+    """Return P(wrong) in percent by iteration as SVG, a line for each name."""
     across = Axis("iteration", 0, max(at for points in lines.values() for at, _ in points))
     up = Axis("P(wrong), %", 0, ceiling(max(value for points in lines.values() for _, value in points)))
     drawn = [Line(f"l{place}", points) for place, points in enumerate(lines.values())]

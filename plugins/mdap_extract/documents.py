@@ -40,13 +40,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document.
-
-    Attributes:
-        id: what it is called in the output.
-        text: what is to be read; empty where there is nothing.
-        truth: the record that should come out; None where it is not known.
-    """
+    """A document: its id, its text, which may be empty, and the record that should come out, if known."""
 
     id: str
     text: str
@@ -113,12 +107,7 @@ def check_documents(path: Path, columns: Columns) -> int:
 
 
 class Cursor:
-    """Find documents of a file by their ids, quickly if they are asked for nearly in the order of the file.
-
-    Args:
-        path: see `documents`.
-        columns: see `documents`.
-    """
+    """Find documents of a file by their ids, quickly if asked for nearly in the order of the file."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._path = path

@@ -42,12 +42,7 @@ _READERS: Final[Mapping[str, Callable[[str], str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value, in two ways.
-
-    Attributes:
-        form: as votes are compared.
-        written: as it goes into the output.
-    """
+    """A value in the form in which votes are compared, and as it goes into the output."""
 
     form: Any
     written: Any

@@ -22,21 +22,15 @@ _NUMBER: Final = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*")
 
 @dataclass(slots=True)
 class Filled:
-    """One field of one document, and its decision.
+    """One field of one document, and its decision; without a key and a run where there was nothing to ask.
 
     Attributes:
-        document: the document's id.
-        field: the field's name.
-        key: the key of the step that decided it; None where there was nothing to ask.
-        decided: whether there is a winner.
         value: the value; None where there is no winner.
         form: the value as votes were compared.
         quote: the passage that was quoted for it; None for none.
-        votes: each candidate's votes.
         confidence: the chance that it is right.
         reason: why there is no winner; None if there is one, or no more to say.
         settled: whether a person decided it.
-        run: the run that decided it; None where there was nothing to ask.
     """
 
     document: str
@@ -97,13 +91,7 @@ def packed(value: Any) -> dict[str, Any]:
 
 
 def write_records(path: Path, names: Sequence[str], documents: Iterable[Sequence[Filled]]) -> None:
-    """Write a record for each document: CSV if the path's name ends so, otherwise JSON Lines.
-
-    Args:
-        path: where to; what is there is replaced once all is written.
-        names: the fields' names.
-        documents: the fields of each document.
-    """
+    """Write a record for each document: CSV if the path's name ends so, otherwise JSON Lines."""
     with replaced(path) as file:
         if path.suffix.lower() == ".csv":
             _write_csv(file, names, documents)

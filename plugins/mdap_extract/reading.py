@@ -38,11 +38,7 @@ _LONGEST_QUOTE: Final = 2_000
 class Answer(dict[str, Any]):
     """The forms of the fields that a reply gives; votes are for these.
 
-    How the values were written, and what was quoted for them, goes along without a vote.
-
-    Attributes:
-        written: each field's value for the output.
-        quotes: the passage that was quoted for each field; None for none.
+    How the values were *written*, and the *quotes* for them, go along without a vote.
     """
 
     def __init__(
@@ -157,11 +153,8 @@ def _quote(document: Document, form: Any) -> str | None:
 def _reply_schema(fields: Sequence[Field], record: Sequence[Field], *, evidence: bool) -> dict[str, Any]:
     """Return the JSON Schema of a reply, for endpoints that can hold a model to one.
 
-    Args:
-        fields: those that are asked for.
-        record: those of the whole record, if one schema is to serve for all steps of a document: a schema
-            stands in front of the prompt, and another one would keep the document from being cached.
-        evidence: whether each value comes with a quote.
+    With *record*, one schema of all its fields serves for all steps of a document: a schema stands in front
+    of the prompt, and another one would keep the document from being cached.
     """
     properties: dict[str, Any] = {}
     shared: dict[str, Any] = {}

@@ -40,12 +40,7 @@ class Pool:
 
 
 def votes_on(field: str, votes: Mapping[str, int]) -> dict[str, int]:
-    """Return the votes on one field: candidates that have it alike count together.
-
-    Args:
-        field: the field's name.
-        votes: each candidate's votes, by the canonical JSON of all its fields.
-    """
+    """Return the votes on one field, from those by the canonical JSON of all: equal values count together."""
     counted: Counter[str] = Counter()
     for candidate, count in votes.items():
         counted[json.dumps(json.loads(candidate).get(field), ensure_ascii=False)] += count
@@ -58,10 +53,6 @@ def confidence(votes: Mapping[str, int], agreement: float) -> float:
     The chance p that a vote is right is estimated from the votes on this very question, drawn towards how
     voters agree on the field elsewhere. With a lead of k the leader is then right with the chance
     ``1 / (1 + ((1 - p) / p)^k)`` (paper, section 3.2). It rests on votes that err independently.
-
-    Args:
-        votes: each candidate's votes.
-        agreement: the share of votes on this field that went to winners, over all documents.
     """
     counts = sorted(votes.values())
     if not counts:
@@ -72,12 +63,7 @@ def confidence(votes: Mapping[str, int], agreement: float) -> float:
 
 
 class Results:
-    """The results of all documents, read from a file as often as needed: memory holds one document's.
-
-    Args:
-        settings: the parameters of the task.
-        spool: the results of the documents that have text, in order.
-    """
+    """The results of all documents, read from a file as often as needed: memory holds one document's."""
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
         self._settings = settings
@@ -88,11 +74,7 @@ class Results:
         self._known = self._right = self._settled = 0
 
     def written(self, *, dry_run: bool) -> dict[str, Any]:
-        """Write output and review queue, and return the counts.
-
-        Args:
-            dry_run: whether to write nothing.
-        """
+        """Write output and review queue unless it is a dry run, and return the counts."""
         self._count()
         output, review = self._settings.places()
         least = math.ceil(self._settings.review_share * (self._counts["fields"] - self._settled))

@@ -23,13 +23,7 @@ __all__ = ["Field", "fields_of", "read_schema"]
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the record.
-
-    Attributes:
-        name: its name.
-        schema: the JSON Schema of its values, complete in itself.
-        required: whether a record must have it.
-    """
+    """A field of the record: its name, and the JSON Schema of its values, complete in itself."""
 
     name: str
     schema: Mapping[str, Any]
@@ -121,10 +115,7 @@ def read_schema(source: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fields_of(schema: Mapping[str, Any]) -> tuple[Field, ...]:
-    """Return the fields of the record that *schema* describes, in its order.
-
-    Args:
-        schema: as `read_schema` returns it.
+    """Return the fields of the record that a schema from `read_schema` describes, in its order.
 
     Raises:
         ValueError: a field is required that no record may have, or that is not listed.
@@ -160,10 +151,7 @@ def _parts(
 ) -> Iterator[Mapping[str, Any]]:
     """Yield a schema and all that says something of the same value, references followed.
 
-    Args:
-        schema: a schema, or a part of one.
-        known: what it may refer to.
-        alternatives: whether to follow those of which only one must hold, too.
+    With *alternatives*, those of which only one must hold are followed, too.
     """
     words = ("anyOf", "oneOf", "allOf") if alternatives else ("allOf",)
     left, seen = [schema], set[str]()

@@ -60,13 +60,7 @@ def accepts(schema: Mapping[str, Any]) -> Callable[[Any], bool]:
 
 @dataclass(frozen=True)
 class Shape:
-    """One alternative of a schema.
-
-    Attributes:
-        parts: schemas that all hold of a value.
-        kind: the JSON type of a value; None for any.
-        definitions: what the parts refer to.
-    """
+    """One alternative of a schema: parts that all hold of a value, and its JSON type; None for any."""
 
     parts: tuple[Mapping[str, Any], ...]
     kind: str | None
@@ -121,11 +115,7 @@ class Shape:
 
 
 class Shapes:
-    """The alternatives of every part of a schema.
-
-    Args:
-        definitions: what the schema refers to.
-    """
+    """The alternatives of every part of a schema with these *definitions*."""
 
     def __init__(self, definitions: Mapping[str, Any]) -> None:
         self._known = definitions

@@ -30,9 +30,7 @@ Row = dict[str, str]
 def read_table(file: TextIO, needed: Collection[str]) -> Iterator[tuple[int, Row]]:
     """Yield the line and the cells by column of each row that is not empty.
 
-    Args:
-        file: the open file, which can be read again from its beginning.
-        needed: columns that must not be there twice.
+    The columns that are *needed* must not be there twice.
 
     Raises:
         ValueError: it is no CSV, or a row does not fit the header; the message names the line.

@@ -83,14 +83,7 @@ def written(cents: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry and what it means.
-
-    Attributes:
-        text: what is written.
-        debit: the account to debit.
-        credit: the account to credit.
-        amount: cents, or ``all`` or ``half`` of a balance.
-    """
+    """An entry and what it means; its amount is in cents, or ``all`` or ``half`` of a balance."""
 
     text: str
     debit: str

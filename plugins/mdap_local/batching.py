@@ -47,14 +47,9 @@ class Job(Generic[T, R]):
 
 
 class Batcher(Generic[T, R]):
-    """Group waiting jobs for one thread.
+    """Group waiting jobs for one thread, up to the size *most*; *compute* settles or fails each of them.
 
     This class does not limit the number of waiting jobs: each belongs to a request, and a gate limits these.
-
-    Args:
-        compute: settles or fails each of its jobs.
-        most: the maximum size of a batch.
-        name: the thread's name.
     """
 
     def __init__(self, compute: Callable[[Sequence[Job[T, R]]], None], most: int, name: str) -> None:

@@ -18,15 +18,7 @@ _SMALL: Final = 20_000_000
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One requested sample.
-
-    Attributes:
-        prompt: the prompt's tokens.
-        seed: the seed of its random numbers.
-        temperature: sampling temperature; 0 for the most likely token.
-        max_tokens: the maximum number of tokens.
-        wanted: tells whether a caller still waits for it.
-    """
+    """One requested sample, with the seed of its random numbers, and whether a caller waits for it."""
 
     prompt: tuple[int, ...]
     seed: int
@@ -39,14 +31,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A finished sample.
-
-    Attributes:
-        row: the request.
-        tokens: the reply's tokens without the one that ended it.
-        made: the number of all sampled tokens.
-        finish_reason: ``stop`` or ``length``.
-    """
+    """A finished sample: its tokens without the one that ended it, and how many were made in all."""
 
     row: Row
     tokens: Sequence[int]
@@ -58,10 +43,6 @@ def generate(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
     """Yield the samples of *rows* as they finish, without those no longer wanted.
 
     If memory runs out, it samples them again in two halves.
-
-    Args:
-        model: who replies.
-        rows: at least one.
 
     Raises:
         UnavailableError: there is not enough memory for a single one, or the model's output is not finite.
@@ -124,12 +105,7 @@ def _together(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
 
 
 class _Batch:
-    """Prompts that a model reads and continues together.
-
-    Args:
-        model: who replies.
-        prompts: one for each sample; the model reads equal ones once.
-    """
+    """Prompts, one for each sample, that a model reads and continues together; it reads equal ones once."""
 
     def __init__(self, model: LocalModel, prompts: Sequence[tuple[int, ...]]) -> None:
         import torch

@@ -44,9 +44,6 @@ def check_libraries(name: str) -> None:
 def find_folder(name: str) -> Path:
     """Return the folder that holds the files of the model called *name*; fetch it if it is on the Hub.
 
-    Args:
-        name: a name in `SHIPPED`, a folder, or a name on the Hugging Face Hub.
-
     Raises:
         UsageError: there is no such model, it cannot be fetched, or the folder does not contain one.
     """

@@ -73,11 +73,9 @@ _REFERENCES: Final = (
 
 
 def propose_plan(problems: tuple[str, ...], number: int) -> Step[Plan]:
-    """Return the step in which a decomposer proposes a plan.
+    """Return the step in which decomposer *number* proposes a plan for the last of the *problems*.
 
-    Args:
-        problems: the problem, and before it those that it is a part of.
-        number: which of several decomposers it is, from 1.
+    The problems before it are those that it is a part of.
     """
 
     def read(text: str) -> Plan:
@@ -144,13 +142,9 @@ def _last_json(text: str) -> Any:
 def checked_plan(found: Any, problems: tuple[str, ...]) -> Plan:
     """Return a plan in its one form; refuse one that cannot work, whatever it says.
 
-    Args:
-        found: what a reply holds, as a JSON value.
-        problems: the problem, and before it those that it is a part of.
-
     Raises:
-        RedFlag: it is no plan; a subproblem is that problem again, or one that it is a part of; one is not
-            smaller; or one does not stand by itself.
+        RedFlag: it is no plan; a subproblem is one of the *problems* again, of which the last is to be split;
+            one is not smaller; or one does not stand by itself.
     """
     if found == SIMPLE:
         return SIMPLE
