@@ -204,7 +204,7 @@ def _replay(db: Path, given: dict[str, Any]) -> Exit:
         raise UsageError("--replay needs --out DIR: the folder to write the model to")
     made = replay(db, given["replay"], Path(given["out"]))
     if given["json"]:
-        print_json(made._asdict())
+        print_json(made)
     else:
-        say(f"{made.evolution_id}: made again, {made.iterations} iterations, weights {made.weights}")
+        say("{evolution_id}: made again, {iterations} iterations, weights {weights}".format(**made))
     return Exit.FINISHED

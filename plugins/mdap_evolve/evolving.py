@@ -17,6 +17,7 @@ from mdap_evolve.measuring import GLANCE, Exam, Figures, exam_of_log, exam_of_ta
 from mdap_evolve.population import population
 from mdap_evolve.recipe import Recipe
 from mdap_local import LocalModel, load_model
+from mdap_local.places import check_libraries
 
 __all__ = [
     "HELD_OUT",
@@ -135,13 +136,12 @@ def base_model(row: EvolutionRow) -> LocalModel:
 
 def load_base(name: str) -> LocalModel:
     """Return the model called *name*, on one thread of the CPU."""
-    from mdap_local.places import check_libraries
-
-    check_libraries(name.removeprefix("local/"))
+    name = name.removeprefix("local/")
+    check_libraries(name)
     import torch
 
     torch.set_num_threads(1)  # sums over several threads may differ in their last bits
-    return load_model(name.removeprefix("local/"), device="cpu", dtype="float32")
+    return load_model(name, device="cpu", dtype="float32")
 
 
 def examples_of(model: LocalModel, lessons: Gathered) -> list[Example]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from mdap import UsageError
 from mdap.errors import DatabaseError
@@ -18,7 +18,7 @@ from mdap_evolve.learning import Evolution, Example, Learner, coefficients
 from mdap_evolve.recipe import Recipe
 from mdap_local import load_model
 
-__all__ = ["Made", "Verified", "check_free", "replay", "share", "verify"]
+__all__ = ["Verified", "check_free", "replay", "share", "verify"]
 
 SHARED: Final = "evolution.json"
 """The file beside a new model that rebuilds it from the base model."""
@@ -26,23 +26,13 @@ SHARED: Final = "evolution.json"
 _NEAR: Final = 1e-4
 
 
-class Made(NamedTuple):
-    """A rebuilt model."""
-
-    evolution_id: str
-    iterations: int
-    out: str
-    weights: str
-
-
 def share(db: Path, evolution_id: str, folder: Path) -> None:
     """Write the replay file, a few kilobytes, into the new model's folder."""
     row = read_evolution(db, evolution_id)
     if row.recipe["method"] == "sft" or row.ended is None:
         return
-    updates = b"".join(
-        struct.pack(f"<{len(each.coefficients)}e", *each.coefficients) for each in row.iterations
-    )
+    flat = [each for update in row.iterations for each in update.coefficients]
+    updates = struct.pack(f"<{len(flat)}e", *flat)
     held = {
         "evolution_id": row.evolution_id,
         "model": row.model,
@@ -60,7 +50,7 @@ def check_free(out: Path) -> None:
         raise UsageError(f"--out {out} exists already: name a new folder")
 
 
-def replay(db: Path, name: str, out: Path) -> Made:
+def replay(db: Path, name: str, out: Path) -> dict[str, Any]:
     """Rebuild the model of an evolution, named by its id or by a file `SHARED`, bit for bit.
 
     Raises:
@@ -85,7 +75,8 @@ def replay(db: Path, name: str, out: Path) -> Made:
     weights = load_model(str(out), device="cpu").digest
     if weights != row.ended[1]["weights"]:
         raise ReplayError(f"{row.evolution_id}: the replay has weights {weights[:16]}, the record other ones")
-    return Made(row.evolution_id, len(row.iterations), str(out), weights)
+    made = {"evolution_id": row.evolution_id, "iterations": len(row.iterations)}
+    return {**made, "out": str(out), "weights": weights}
 
 
 def _of_file(path: Path) -> EvolutionRow:

@@ -11,9 +11,8 @@ from pydantic import Field, model_validator
 from mdap import Ask, Decision, RedFlag, Step, UsageError
 from mdap_extract.documents import Columns, Cursor, Document, documents
 from mdap_extract.files import is_kept, stamp
-from mdap_extract.output import Spool, packed
 from mdap_extract.reading import Answer, Asking, rendered
-from mdap_extract.results import Results, votes_on
+from mdap_extract.results import Results, Spool, packed, votes_on
 from mdap_extract.schema import Field as RecordField
 from mdap_extract.settings import Settings
 

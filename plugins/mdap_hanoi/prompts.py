@@ -9,7 +9,7 @@ from json import JSONDecoder
 from typing import Any, Final
 
 from mdap import RedFlag
-from mdap_hanoi.state import Answer, Move, Pegs, State
+from mdap_hanoi.state import Answer, Pegs, State
 from mdap_hanoi.strategy import direction
 
 __all__ = ["read", "reply", "system", "user"]
@@ -102,9 +102,19 @@ def read(text: str, disks: int) -> Answer:
         RedFlag: the move is missing or is not three integers; the state is missing or is not three
             lists that hold the disks 1 to *disks* exactly once.
     """
-    move = _as_move(_assigned(text, "move", _MOVE, _MOVE_CHARS))
-    state = _assigned(text, "next_state", _STATE, _STATE_CHARS + _STATE_CHARS_PER_DISK * disks)
-    return Answer(move, _as_pegs(state, disks))
+    move = _assigned(text, "move", _MOVE, _MOVE_CHARS)
+    # Exact types: a bool is an int to `isinstance`, and 1.0 and True equal 1.
+    if type(move) is not list or len(move) != 3 or set(map(type, move)) != {int}:
+        raise RedFlag("malformed move")
+    if not all(-_LARGEST <= number <= _LARGEST for number in move):
+        raise RedFlag("malformed move")
+    pegs = _assigned(text, "next_state", _STATE, _STATE_CHARS + _STATE_CHARS_PER_DISK * disks)
+    if type(pegs) is not list or len(pegs) != 3 or set(map(type, pegs)) != {list}:
+        raise RedFlag("malformed next_state")
+    everything = [*pegs[0], *pegs[1], *pegs[2]]
+    if set(map(type, everything)) != {int} or sorted(everything) != list(range(1, disks + 1)):
+        raise RedFlag("malformed next_state")
+    return Answer((move[0], move[1], move[2]), (tuple(pegs[0]), tuple(pegs[1]), tuple(pegs[2])))
 
 
 @cache
@@ -126,22 +136,3 @@ def _assigned(text: str, name: str, pattern: re.Pattern[str], most: int) -> Any:
         return _decode(text[start : start + most])[0]
     except (ValueError, RecursionError):  # nested too deep: some thousand brackets are within bounds
         raise RedFlag(f"malformed {name}") from None
-
-
-def _as_move(value: Any) -> Move:
-    # Exact types: a bool is an int to `isinstance`, and 1.0 and True equal 1.
-    if type(value) is not list or len(value) != 3 or set(map(type, value)) != {int}:
-        raise RedFlag("malformed move")
-    if not all(-_LARGEST <= number <= _LARGEST for number in value):
-        raise RedFlag("malformed move")
-    return value[0], value[1], value[2]
-
-
-def _as_pegs(value: Any, disks: int) -> Pegs:
-    if type(value) is not list or len(value) != 3 or set(map(type, value)) != {list}:
-        raise RedFlag("malformed next_state")
-    first, second, third = value
-    everything = first + second + third
-    if set(map(type, everything)) != {int} or sorted(everything) != list(range(1, disks + 1)):
-        raise RedFlag("malformed next_state")
-    return tuple(first), tuple(second), tuple(third)

@@ -19,9 +19,8 @@ from mdap_extract import Extract
 from mdap_extract.documents import Columns, Document, documents
 from mdap_extract.files import replaced
 from mdap_extract.forms import Forms
-from mdap_extract.output import Spool
 from mdap_extract.reading import Asking
-from mdap_extract.results import Pool, Results, confidence, votes_on
+from mdap_extract.results import Pool, Results, Spool, confidence, votes_on
 from mdap_extract.schema import Field, fields_of, read_schema
 
 SCHEMA: dict[str, Any] = {
