@@ -11,16 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mdap.testing.faults import Canned
 from mdap.testing.http import Request, Response
-from mdap.testing.shapes import (
-    Job,
-    error_of,
-    errored,
-    left_out,
-    message_batch,
-    openai_batch,
-    succeeded,
-    usage_of,
-)
+from mdap.testing.shapes import Job, error_of, job_of, result_of, usage_of
 
 __all__ = ["BatchDesk", "BatchFaults"]
 
@@ -201,9 +192,7 @@ class BatchDesk:
     def _shown(self, job: Job | None) -> Canned:
         if job is None:
             return error_of(404, "not_found", "no such batch")
-        if job.of_anthropic:
-            return Canned(body=message_batch(job))
-        return Canned(body=openai_batch(job, counted=not self._faults.wrong_counters))
+        return Canned(body=job_of(job, counted=not self._faults.wrong_counters))
 
     # -- a job's life ------------------------------------------------------------------------------
 
@@ -230,7 +219,7 @@ class BatchDesk:
             copies = round(self._faults.doubled * len(job.output))
             job.output += job.output[:copies]
             for number in range(self._faults.unknown):
-                job.output.append(json.dumps(succeeded(job, f"nobody-{number}", {})))
+                job.output.append(json.dumps(result_of(job, f"nobody-{number}", 200, {})))
             if self._faults.shuffled:
                 rng.shuffle(job.output)
         self.files[f"{job.id}-output"] = "", _file_of(job.output)
@@ -238,18 +227,16 @@ class BatchDesk:
 
     def _answer(self, job: Job, name: str, body: dict[str, Any] | None, rng: random.Random) -> None:
         drawn = rng.random() if job.troubled else 1.0
-        if body is None:
-            job.errors.append(json.dumps(left_out(job, name)))
-        elif drawn < self._faults.missing:
-            self._work(body, job.path)
-        else:
-            breaks = drawn < self._faults.missing + self._faults.failed
-            broke = 500, error_of(500, "api_error", "it broke").body
-            status, response = broke if breaks else self._work(body, job.path)
-            if status == 200:
-                job.output.append(json.dumps(succeeded(job, name, response)))
+        status: int | None = None
+        response: dict[str, Any] = {}
+        if body is not None:
+            if self._faults.missing <= drawn < self._faults.missing + self._faults.failed:
+                status, response = 500, error_of(500, "api_error", "it broke").body
             else:
-                job.errors.append(json.dumps(errored(job, name, status, response)))
+                status, response = self._work(body, job.path)
+        if body is None or drawn >= self._faults.missing:
+            lines = job.output if status == 200 else job.errors
+            lines.append(json.dumps(result_of(job, name, status, response)))
 
 
 def _file_in(request: Request) -> tuple[str, bytes]:

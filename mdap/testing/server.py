@@ -38,27 +38,6 @@ class ServerOptions(TypedDict, total=False):
     batches: BatchFaults | None
 
 
-class _Allowance:
-    """So much in any 60 seconds; None for any amount."""
-
-    def __init__(self, most: int | None) -> None:
-        self._most = most
-        self._taken: deque[tuple[float, int]] = deque()
-        self._total = 0
-
-    def allows(self, amount: int, now: float) -> bool:
-        """Return whether *amount* may be taken at the moment *now*."""
-        while self._taken and self._taken[0][0] <= now - 60.0:
-            self._total -= self._taken.popleft()[1]
-        return self._most is None or self._total + amount <= self._most
-
-    def take(self, amount: int, now: float) -> None:
-        """Count *amount* as taken."""
-        if self._most is not None:
-            self._taken.append((now, amount))
-            self._total += amount
-
-
 class FaultyServer:
     """A server on a free loopback port that misbehaves as told.
 
@@ -107,8 +86,8 @@ class FaultyServer:
         self.desk = BatchDesk(batches or BatchFaults(), self._row, seed)
         self._answered = 0
         self._busy = 0
-        self._requests = _Allowance(self._faults.requests_per_minute)
-        self._tokens = _Allowance(self._faults.tokens_per_minute)
+        self._taken: deque[tuple[float, int]] = deque()  # moments of the last minute, and tokens
+        self._spent = 0
         self._running: AbstractAsyncContextManager[None] | None = None
         unknown = {name for name in self._script if isinstance(name, str)} - {"ok", *KINDS}
         if unknown:
@@ -239,12 +218,19 @@ class FaultyServer:
         return response
 
     def _lets_through(self, tokens: int) -> bool:
-        now = time.monotonic()
-        full = self._faults.at_once is not None and self._busy >= self._faults.at_once
-        if full or not (self._requests.allows(1, now) and self._tokens.allows(tokens, now)):
+        """Return whether the limits leave room for a request, and count it if so."""
+        faults, now = self._faults, time.monotonic()
+        while self._taken and self._taken[0][0] <= now - 60.0:
+            self._spent -= self._taken.popleft()[1]
+        wanted = (
+            (self._busy + 1, faults.at_once),
+            (len(self._taken) + 1, faults.requests_per_minute),
+            (self._spent + tokens, faults.tokens_per_minute),
+        )
+        if any(most is not None and amount > most for amount, most in wanted):
             return False
-        self._requests.take(1, now)
-        self._tokens.take(tokens, now)
+        self._taken.append((now, tokens))
+        self._spent += tokens
         return True
 
     def _told(self) -> dict[str, str]:

@@ -7,19 +7,7 @@ from typing import Any, Final
 
 from mdap.testing.faults import Canned
 
-__all__ = [
-    "APIS",
-    "Job",
-    "Shape",
-    "completion_of",
-    "error_of",
-    "errored",
-    "left_out",
-    "message_batch",
-    "openai_batch",
-    "succeeded",
-    "usage_of",
-]
+__all__ = ["APIS", "Job", "Shape", "completion_of", "error_of", "job_of", "result_of", "usage_of"]
 
 
 def error_of(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Canned:
@@ -127,8 +115,10 @@ class Job:
         return "/v1/messages" if self.of_anthropic else "/v1/chat/completions"
 
 
-def openai_batch(job: Job, *, counted: bool) -> dict[str, Any]:
-    """Return a job of OpenAI with the ids of its files; if not *counted*, it claims no completed request."""
+def job_of(job: Job, *, counted: bool) -> dict[str, Any]:
+    """Return a job as its vendor words it; one of OpenAI claims no completed request if not *counted*."""
+    if job.of_anthropic:
+        return _message_batch(job)
     failure = None
     if job.code is not None:
         code, message = job.code
@@ -150,8 +140,7 @@ def openai_batch(job: Job, *, counted: bool) -> dict[str, Any]:
     }
 
 
-def message_batch(job: Job) -> dict[str, Any]:
-    """Return a job of Anthropic."""
+def _message_batch(job: Job) -> dict[str, Any]:
     ended = job.state != "in_progress"
     left = {"expired": "expired", "cancelled": "canceled"}.get(job.state, "errored")
     good = min(len(job.output), len(job.rows))
@@ -171,33 +160,19 @@ def message_batch(job: Job) -> dict[str, Any]:
     }
 
 
-def succeeded(job: Job, name: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of a row with the response *body*."""
-    if job.of_anthropic:
-        return _result(name, {"type": "succeeded", "message": body})
-    return _row(name, {"status_code": 200, "request_id": f"req-{name}", "body": body})
-
-
-def errored(job: Job, name: str, status: int, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of a row that failed with *status* and an error's *body*."""
-    if job.of_anthropic:
+def result_of(job: Job, name: str, status: int | None, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a row: its response or error; without a status, *job* did not come to it."""
+    if not job.of_anthropic:
+        response = {"status_code": status, "request_id": f"req-{name}", "body": body}
+        error = {"code": f"batch_{job.state}", "message": "This request could not be executed in time."}
+        outcome = (None, error) if status is None else (response, None)
+        return {"id": f"row-{name}", "custom_id": name, "response": outcome[0], "error": outcome[1]}
+    if status is None:
+        result: dict[str, Any] = {"type": "canceled" if job.state == "cancelled" else "expired"}
+    elif status == 200:
+        result = {"type": "succeeded", "message": body}
+    else:
         kinds = {400: "invalid_request_error", 413: "request_too_large"}
         error = {"type": kinds.get(status, "api_error"), "message": body["error"]["message"]}
-        return _result(name, {"type": "errored", "error": {"type": "error", "error": error}})
-    return _row(name, {"status_code": status, "request_id": f"req-{name}", "body": body})
-
-
-def left_out(job: Job, name: str) -> dict[str, Any]:
-    """Return the result of a row that *job* did not come to before its end."""
-    if job.of_anthropic:
-        return _result(name, {"type": "canceled" if job.state == "cancelled" else "expired"})
-    code, message = f"batch_{job.state}", "This request could not be executed in time."
-    return _row(name, None, {"code": code, "message": message})
-
-
-def _result(name: str, result: dict[str, Any]) -> dict[str, Any]:
+        result = {"type": "errored", "error": {"type": "error", "error": error}}
     return {"custom_id": name, "result": result}
-
-
-def _row(name: str, response: dict[str, Any] | None, error: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"id": f"row-{name}", "custom_id": name, "response": response, "error": error}

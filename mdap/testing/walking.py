@@ -96,7 +96,9 @@ class OracleAsk:
         """Open a group whose members are called one after the other when it is left."""
         group = _Group(self)
         yield group
-        await group.finish(backwards=self._backwards)
+        while group.todo:  # what was started, and what that starts
+            member, function, args = group.todo.pop(-1 if self._backwards else 0)
+            member.value = await function(*args)
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
         """Return the result of a nested task, decided by its oracle."""
@@ -132,7 +134,7 @@ class _Group:
 
     def __init__(self, ask: OracleAsk) -> None:
         self._ask = ask
-        self._todo: list[tuple[_Member, Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
+        self.todo: list[tuple[_Member, Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
 
     def ask(self, step: Step[Any]) -> _Member:
         """Ask for *step*."""
@@ -141,14 +143,8 @@ class _Group:
     def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> _Member:
         """Call an async *function*."""
         member = _Member()
-        self._todo.append((member, function, args))
+        self.todo.append((member, function, args))
         return member
-
-    async def finish(self, *, backwards: bool) -> None:
-        """Call what was started, and what that starts."""
-        while self._todo:
-            member, function, args = self._todo.pop(-1 if backwards else 0)
-            member.value = await function(*args)
 
 
 def _played(task: Any, most: int) -> Any:

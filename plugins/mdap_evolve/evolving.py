@@ -44,14 +44,11 @@ class About(NamedTuple):
     """The recorded specification of an evolution.
 
     Attributes:
-        task: the task, as runs record it.
-        params: its parameters, for the margin and the cost.
-        runs: the runs that it learns from.
+        params: of the task, for the margin and the cost.
         keep: tasks that must not get worse.
         lessons: digest of the training and held-out prompts.
         max_loss: the maximum loss of a kept task, in percentage points.
         target: target probability that every decision of a run is right.
-        out: the folder for the new model.
         own_votes: whether the learner may train on its own votes alone.
     """
 
@@ -78,22 +75,14 @@ class Study(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The result of an evolution.
+    """The result of an evolution; without a folder and weights of a new model if it was refused.
 
     Attributes:
-        evolution_id: its id.
-        method: es or sft.
-        model: the base model.
-        out: the folder of the new model; None if refused.
-        weights: digest of the new model's files; None if it was refused.
-        refusal: the reason for a refusal; None if not refused.
         gain: the gain in P(right) on held-out steps, and its standard error.
         lost: the loss of each kept task, and its standard error.
         before: figures of the base model, by exam.
         after: figures of the new model, by exam.
         lessons: the numbers of prompts learned, contested, held out, and helped by another model.
-        iterations: updates of the weights.
-        seconds: their duration.
         distance: the distance of the averaged weights from the base.
     """
 

@@ -149,22 +149,19 @@ class _Reading:
         """Return the member of an enumeration that *raw* is: exactly, or as the only one that it may mean."""
         if (spelled := exact(raw)) in shape.by_spelling:
             return shape.by_spelling[spelled]
+        alike: list[Any] = []
         texts = [choice for choice in shape.choices if isinstance(choice, str)]
-        if isinstance(raw, str):
-            for form in (tidied, folded, partial(folded, case=False)):
-                alike = [choice for choice in texts if form(choice) == form(raw)]
-                if alike:
-                    return self._only(alike)
-            # Without a text among them, a text can only mean a number.
-            number = numeral(raw.strip()) if texts else canonical.number(raw, decimal=self._forms.decimal)
-            alike = [
-                choice for choice in shape.choices if number is not None and exact(choice) == exact(number)
-            ]
-        else:
+        if not isinstance(raw, str):
             alike = [choice for choice in texts if choice.strip() == spelled]
-        return self._only(alike)
-
-    def _only(self, alike: list[Any]) -> Any:
+        else:
+            for form in (tidied, folded, partial(folded, case=False)):
+                alike = alike or [choice for choice in texts if form(choice) == form(raw)]
+            # Without a text among them, a text can only mean a number.
+            number = None
+            if not alike:
+                number = numeral(raw.strip()) if texts else canonical.number(raw, decimal=self._forms.decimal)
+            if number is not None:
+                alike = [choice for choice in shape.choices if exact(choice) == exact(number)]
         if len(alike) != 1:
             raise self._none
         return alike[0]

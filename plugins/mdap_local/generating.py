@@ -73,11 +73,9 @@ def _threads(model: LocalModel) -> Iterator[None]:
     """Compute a small model on one thread: distributing its work takes longer than doing it."""
     import torch
 
-    if model.network.device.type != "cpu" or model.network.num_parameters() > _SMALL:
-        yield
-        return
+    is_small = model.network.device.type == "cpu" and model.network.num_parameters() <= _SMALL
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if is_small else threads)
     try:
         yield
     finally:

@@ -1,8 +1,12 @@
-"""The process: split, choose, solve the parts, compose, choose again (arXiv 2511.09030, appendix)."""
+"""The process: split, choose, solve the parts, compose, choose again (arXiv 2511.09030, appendix).
 
-from collections.abc import Callable, Sequence
+After the fact, `failures` shows where in the tree something went wrong.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -10,7 +14,7 @@ from mdap import Ask, Process, RedFlag, Step, UndecidedError
 from mdap_maker import arithmetic, words
 from mdap_maker.words import SIMPLE, Plan
 
-__all__ = ["Maker"]
+__all__ = ["Failure", "Maker", "failures"]
 
 _NOT_KNOWN: Final = "only products of whole numbers can be simulated ('Multiply 12 by 34.'): give a --model"
 
@@ -136,3 +140,51 @@ class Maker(Process[dict[str, Any]]):
 def _last(problem: str) -> str:
     """Return the line that says what is to be done: of a composition, the last one."""
     return problem.rpartition("\n")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A node where a right answer could have been had, and was not.
+
+    Attributes:
+        path: the way to it from the root: 1 or 2 for each split; empty for the root.
+        kind: ``plan``: its parts are right, and their composition as planned is wrong; ``composition``: what
+            was planned is right, and was carried out wrongly; ``answer``: it was not split, and its answer is
+            wrong.
+        problem: the problem.
+        answer: the answer that it got.
+    """
+
+    path: str
+    kind: Literal["plan", "composition", "answer"]
+    problem: str
+    answer: str
+
+
+def failures(
+    tree: Mapping[str, Any], right: Callable[[str], str | None] = arithmetic.answer_to
+) -> Iterator[Failure]:
+    """Yield the nodes where things went wrong, those that only pass on what was wrong below left out.
+
+    Args:
+        tree: the result of a `Maker`.
+        right: gives the right answer to a problem, None where it is not known; by default, to products of
+            whole numbers.
+    """
+    return _failures(tree, right, "")
+
+
+def _failures(tree: Mapping[str, Any], right: Callable[[str], str | None], path: str) -> Iterator[Failure]:
+    parts = tree.get("parts", [])
+    for number, part in enumerate(parts, start=1):
+        yield from _failures(part, right, f"{path}{number}")
+    truth = right(tree["problem"])
+    if truth is None or tree["answer"] == truth:
+        return
+    if not parts:
+        yield Failure(path, "answer", tree["problem"], tree["answer"])
+    elif all(right(part["problem"]) in (None, part["answer"]) for part in parts):
+        first, second = (part["answer"] for part in parts)
+        planned = right(arithmetic.composed(tree["compose"], first, second))
+        kind: Literal["plan", "composition"] = "composition" if planned == truth else "plan"
+        yield Failure(path, kind, tree["problem"], tree["answer"])
