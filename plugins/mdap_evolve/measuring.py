@@ -51,7 +51,6 @@ class Figures(NamedTuple):
     """The figures of a model at a task, at temperature 1.
 
     Attributes:
-        items: the number of measured steps.
         right: the mean probability that a sample is right: p times v.
         p: the probability that a valid sample is right.
         v: the probability that a sample is valid; None without a parser.

@@ -16,10 +16,10 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from mdap import canonical
-from mdap_extract.references import PREFIX
 
-__all__ = ["ANYTHING", "Shape", "Shapes", "accepts", "exact", "numeral"]
+__all__ = ["ANYTHING", "PREFIX", "Shape", "Shapes", "accepts", "exact", "numeral"]
 
+PREFIX: Final = "#/$defs/"
 ANYTHING: Final[Mapping[str, Any]] = {}
 _MOST: Final = 256
 _NUMERAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,20})?")
@@ -92,11 +92,6 @@ class Shape:
         """Whether it is any text."""
         return self.kind in ("string", None) and not self.choices and self.first("format") is None
 
-    @cached_property
-    def rank(self) -> int:
-        """Its place among alternatives: what fits few values is tried before what fits many."""
-        return 0 if self.choices else 2 if self.is_plain_text else 1
-
     def member(self, name: str) -> Any:
         """Return what the member *name* of an object looks like."""
         for part in self.parts:
@@ -132,7 +127,7 @@ class Shapes:
             ]
             if len(shapes) >= _MOST:  # too many to try: what fits none of these may still fit the whole
                 shapes.append(Shape((part,), None, self._known))
-            self._found[id(part)] = tuple(sorted(shapes, key=lambda shape: shape.rank))
+            self._found[id(part)] = tuple(sorted(shapes, key=_rank))
         return self._found[id(part)]
 
     def _alternatives(
@@ -153,6 +148,11 @@ class Shapes:
                         yield from self._alternatives([other, without, *left], done[:-1])
                     return
         yield done
+
+
+def _rank(shape: Shape) -> int:
+    """Return the place of a shape: what fits few values is tried before what fits many."""
+    return 0 if shape.choices else 2 if shape.is_plain_text else 1
 
 
 def _kinds(parts: tuple[Mapping[str, Any], ...]) -> Sequence[str | None]:
