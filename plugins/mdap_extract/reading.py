@@ -139,15 +139,12 @@ def rendered(document: Document, answer: Mapping[str, Any], *, evidence: bool) -
     """Return a reply as a model would write it to give *answer*, quotes included."""
     if not evidence:
         return _spelled(answer)
-    return _spelled({name: {"value": form, "quote": _quote(document, form)} for name, form in answer.items()})
-
-
-def _quote(document: Document, form: Any) -> str | None:
-    if form is None:
-        return None
-    if isinstance(form, str) and squeezed(form) and squeezed(form) in squeezed(document.text):
-        return form
-    return document.text.strip()[:40].strip()
+    text, quoted = squeezed(document.text), {}
+    for name, form in answer.items():
+        found = isinstance(form, str) and squeezed(form) and squeezed(form) in text
+        quote = form if found or form is None else document.text.strip()[:40].strip()
+        quoted[name] = {"value": form, "quote": quote}
+    return _spelled(quoted)
 
 
 def _reply_schema(fields: Sequence[Field], record: Sequence[Field], *, evidence: bool) -> dict[str, Any]:

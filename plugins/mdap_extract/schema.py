@@ -303,18 +303,15 @@ class _Gathering:
             raise ValueError(f"it refers to {reference!r:.100}, which is no schema")
         place = id(found.contents)
         if place not in self._names:
-            name = self._names[place] = self._free(reference)
+            stem = _ODD.sub("_", unquote(re.split("[#/]", reference)[-1])).strip("_") or "record"
+            name, number = stem, 1
+            while name in self.found:
+                number += 1
+                name = f"{stem}_{number}"
+            self._names[place] = name
             self.found[name] = True  # the name is taken while its own parts are looked at
             self.found[name] = self.copy(found.contents, found.resolver)
         return self._names[place]
-
-    def _free(self, reference: str) -> str:
-        stem = _ODD.sub("_", unquote(re.split("[#/]", reference)[-1])).strip("_") or "record"
-        name, number = stem, 1
-        while name in self.found:
-            number += 1
-            name = f"{stem}_{number}"
-        return name
 
 
 def _nullable(part: dict[str, Any]) -> dict[str, Any]:

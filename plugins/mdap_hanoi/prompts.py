@@ -79,7 +79,8 @@ def system(disks: int, goal: int) -> str:
 def user(state: State, disks: int) -> str:
     """Return the user message: the strategy, the previous move and the current state."""
     previous = "none" if state.last_move is None else list(state.last_move)
-    return f"{_strategy(disks)}\nPrevious move: {previous}\nCurrent state: {_written(state.pegs)}"
+    strategy = _STRATEGY.format(direction=_DIRECTIONS[direction(disks)])
+    return f"{strategy}\nPrevious move: {previous}\nCurrent state: {_written(state.pegs)}"
 
 
 def reply(answer: Answer) -> str:
@@ -115,11 +116,6 @@ def read(text: str, disks: int) -> Answer:
     if set(map(type, everything)) != {int} or sorted(everything) != list(range(1, disks + 1)):
         raise RedFlag("malformed next_state")
     return Answer((move[0], move[1], move[2]), (tuple(pegs[0]), tuple(pegs[1]), tuple(pegs[2])))
-
-
-@cache
-def _strategy(disks: int) -> str:
-    return _STRATEGY.format(direction=_DIRECTIONS[direction(disks)])
 
 
 def _written(pegs: Pegs) -> str:

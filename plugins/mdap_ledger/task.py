@@ -45,7 +45,12 @@ class Ledger(Chain[State, Answer]):
         """Return the balances, whether they add up to nothing and, if made up, whether they are right."""
         balances = {name: written(cents) for name, cents in state.balances.items()}
         result = {"balanced": sum(state.balances.values()) == 0, "balances": balances}
-        return result if self.entries else {"solved": state == self._right_end(), **result}
+        if self.entries:
+            return result
+        right = self.start()
+        while right.posted < self.made_up:
+            right = self.advance(right, self.oracle(right))
+        return {"solved": state == right, **result}
 
     def outcome(self, result: dict[str, Any]) -> bool | None:
         """Return whether the balances are right, which only a made-up daybook can tell."""
@@ -78,9 +83,3 @@ class Ledger(Chain[State, Answer]):
 
     def _text(self, place: int) -> str:
         return self.entries[place] if self.entries else invented(self.made_up, self.seed)[place].text
-
-    def _right_end(self) -> State:
-        state = self.start()
-        while state.posted < self.made_up:
-            state = self.advance(state, self.oracle(state))
-        return state
