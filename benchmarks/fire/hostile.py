@@ -28,8 +28,7 @@ from benchmarks.fire import strict
 from mdap import RedFlag, Step
 from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean, precheck
-from mdap.testing.deadline import OverdueError, deadline
-from mdap.testing.hostile import corpus, fuzzed
+from mdap.testing.hostile import OverdueError, corpus, deadline, fuzzed
 from mdap_arithmetic import multiplication
 from mdap_arithmetic.sorting import Sort
 from mdap_extract.documents import Document
@@ -112,7 +111,7 @@ def ledger() -> Iterator[Target]:
 
 
 def arithmetic() -> Iterator[Target]:
-    product = Step("What is 7 times 8?", multiplication.read)
+    product = Step("What is 7 times 8?", multiplication.STYLES["full"].read)
     yield Target("multiply", product, ["7 times 8 is 56.\nresult=56", "result=9"], strict.result)
     task = Sort()
     numbers = task.numbers[:8]

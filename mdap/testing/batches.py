@@ -4,23 +4,14 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mdap.testing.batch_shapes import (
-    Job,
-    errored,
-    file_in,
-    left_out,
-    message_batch,
-    openai_batch,
-    succeeded,
-)
 from mdap.testing.faults import Canned
-from mdap.testing.http import Request
-from mdap.testing.shapes import error_of, usage_of
+from mdap.testing.http import Request, Response
+from mdap.testing.shapes import Job, error_of, job_of, result_of, usage_of
 
 __all__ = ["BatchDesk", "BatchFaults"]
 
@@ -73,11 +64,6 @@ class BatchFaults(BaseModel):
 class BatchDesk:
     """Files and jobs of one server.
 
-    Args:
-        faults: the trouble they give.
-        work: answers a row; its tokens are billed.
-        seed: of all draws.
-
     Attributes:
         files: content by id: uploads, outputs and error files.
         jobs: all jobs of both protocols, in the order of their creation.
@@ -92,40 +78,41 @@ class BatchDesk:
         self._cut = faults.cut
         self._lost = faults.lost
 
-    def respond(self, request: Request) -> tuple[Canned, bool] | None:
-        """Return the response and whether it is lost on its way; None if the request is for another API."""
+    def respond(self, request: Request) -> Response | None:
+        """Return the response; None if the request is for another API."""
         method, target = request.target
-        path, _, _ = target.partition("?")
         largest = self._faults.largest
         if largest is not None and len(request.content) > largest:
-            return error_of(413, "request_too_large", "the request is larger than allowed"), False
+            return Response(error_of(413, "request_too_large", "the request is larger than allowed"))
         for pattern, handler in _ROUTES.items():
-            found = re.fullmatch(pattern, f"{method} {path}")
+            found = re.fullmatch(pattern, f"{method} {target.partition('?')[0]}")
             if found is not None:
-                return handler(self, request, *found.groups())
+                answer = handler(self, request, *found.groups())
+                lost = self._lost > 0 and handler in _CREATIONS and answer.status == 200
+                self._lost -= lost
+                return Response(answer, "reset" if lost else "whole")
         return None
 
-    # -- OpenAI ------------------------------------------------------------------------------------
+    # -- files, as OpenAI has them -----------------------------------------------------------------
 
-    def _upload(self, request: Request) -> tuple[Canned, bool]:
-        name, content = file_in(request)
+    def _upload(self, request: Request) -> Canned:
         made = f"file-{len(self.files)}"
-        self.files[made] = name, content
-        return Canned(body=self._file(made)), False
+        self.files[made] = _file_in(request)
+        return Canned(body=self._file(made))
 
     def _file(self, made: str) -> dict[str, Any]:
         name, content = self.files[made]
         about = {"id": made, "object": "file", "bytes": len(content), "filename": name, "purpose": "batch"}
         return {**about, "created_at": int(time.time()), "status": "processed"}
 
-    def _files(self, request: Request) -> tuple[Canned, bool]:
+    def _files(self, request: Request) -> Canned:
         data = [self._file(made) for made, (name, _) in reversed(self.files.items()) if name]
-        return Canned(body={"object": "list", "data": data, "has_more": False}), False
+        return Canned(body={"object": "list", "data": data, "has_more": False})
 
-    def _content(self, request: Request, made: str) -> tuple[Canned, bool]:
+    def _content(self, request: Request, made: str) -> Canned:
         if made not in self.files:
-            return error_of(404, "not_found", "no such file"), False
-        return self._download(self.files[made][1]), False
+            return error_of(404, "not_found", "no such file")
+        return self._download(self.files[made][1])
 
     def _download(self, content: bytes) -> Canned:
         if self._cut and content:
@@ -133,89 +120,71 @@ class BatchDesk:
             content = content[: len(content) * 2 // 3]
         return Canned(body=content, headers={"Content-Type": "application/octet-stream"})
 
-    def _create(self, request: Request) -> tuple[Canned, bool]:
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def _create(self, request: Request) -> Canned:
         given = json.loads(request.content)
         if given.get("input_file_id") not in self.files:
-            return error_of(400, "invalid_request_error", "no such input file"), False
-        lines = self.files[given["input_file_id"]][1].decode().splitlines()
-        sent = [json.loads(line) for line in lines]
+            return error_of(400, "invalid_request_error", "no such input file")
+        sent = map(json.loads, self.files[given["input_file_id"]][1].decode().splitlines())
         rows = {row["custom_id"]: row["body"] for row in sent}
-        job = self._job("batch", rows, given.get("metadata") or {}, given["input_file_id"])
-        limit = self._faults.queued_tokens
-        queued = sum(one.tokens for one in self.jobs if one.state == "in_progress")
-        if limit is not None and queued > limit:
+        full = self._is_full(rows)
+        job = self._job("batch", rows)
+        job.metadata, job.file = given.get("metadata") or {}, given["input_file_id"]
+        if full:
             job.state = "failed"
-            said = f" Limit: {limit:,} enqueued tokens." if self._faults.says_limit else ""
-            message = f"Enqueued token limit reached for faulty in organization org-1.{said}"
-            job.code = ("token_limit_exceeded", message)
-        return Canned(body=self._batch(job)), self._is_lost()
+            limit = f" Limit: {self._faults.queued_tokens:,} enqueued tokens."
+            message = "Enqueued token limit reached for faulty in organization org-1."
+            job.code = ("token_limit_exceeded", message + (limit if self._faults.says_limit else ""))
+        return self._shown(job)
 
-    def _job(self, kind: str, rows: dict[str, Any], metadata: dict[str, str], file: str) -> Job:
+    def _create_messages(self, request: Request) -> Canned:
+        rows = {row["custom_id"]: row["params"] for row in json.loads(request.content)["requests"]}
+        if bad := next((one for one in rows if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", one)), None):
+            return error_of(400, "invalid_request_error", f"requests.0.custom_id: {bad!r}")
+        if self._is_full(rows):
+            return error_of(429, "rate_limit_error", "too many requests are being processed")
+        return self._shown(self._job("msgbatch", rows))
+
+    def _is_full(self, rows: dict[str, dict[str, Any]]) -> bool:
+        """Return whether there is no room for the prompts of *rows* beside those that are being processed."""
+        queued = [rows, *(job.rows for job in self.jobs if job.state == "in_progress")]
+        tokens = sum(usage_of(body, ())["prompt_tokens"] for each in queued for body in each.values())
+        return self._faults.queued_tokens is not None and tokens > self._faults.queued_tokens
+
+    def _job(self, kind: str, rows: dict[str, dict[str, Any]]) -> Job:
         number, most = len(self.jobs), self._faults.jobs
-        troubled = most is None or number < most
-        job = Job(f"{kind}_{number}", rows, metadata, file, time.time(), troubled)
-        self.jobs.append(job)
-        return job
+        self.jobs.append(Job(f"{kind}_{number}", rows, troubled=most is None or number < most))
+        return self.jobs[-1]
 
-    def _is_lost(self) -> bool:
-        lost, self._lost = self._lost > 0, max(self._lost - 1, 0)
-        return lost
-
-    def _batches(self, request: Request) -> tuple[Canned, bool]:
-        data = [self._batch(job) for job in self._listed("batch")]
-        return Canned(body={"object": "list", "data": data, "has_more": False}), False
-
-    def _listed(self, kind: str) -> Iterator[Job]:
+    def _list(self, request: Request, messages: str | None) -> Canned:
+        data = []
         for job in reversed(self.jobs):
             job.listed += 1
-            if job.id.startswith(kind) and job.listed > self._faults.hidden:
+            if job.of_anthropic == bool(messages) and job.listed > self._faults.hidden:
                 self._advance(job)
-                yield job
+                data.append(self._shown(job).body)
+        first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+        about = {"object": "list", "has_more": False, "first_id": first, "last_id": last}
+        return Canned(body={**about, "data": data})
 
-    def _batch(self, job: Job) -> dict[str, Any]:
-        return openai_batch(job, counted=not self._faults.wrong_counters)
-
-    # -- Anthropic ---------------------------------------------------------------------------------
-
-    def _create_messages(self, request: Request) -> tuple[Canned, bool]:
-        given = json.loads(request.content)
-        rows = {row["custom_id"]: row["params"] for row in given["requests"]}
-        if bad := next((one for one in rows if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", one)), None):
-            return error_of(400, "invalid_request_error", f"requests.0.custom_id: {bad!r}"), False
-        limit = self._faults.queued_tokens
-        queued = sum(one.tokens for one in self.jobs if one.state == "in_progress")
-        if (
-            limit is not None
-            and queued + sum(usage_of(b, ())["prompt_tokens"] for b in rows.values()) > limit
-        ):
-            return error_of(429, "rate_limit_error", "too many requests are being processed"), False
-        job = self._job("msgbatch", rows, {}, "")
-        return Canned(body=message_batch(job)), self._is_lost()
-
-    def _message_batches(self, request: Request) -> tuple[Canned, bool]:
-        data = [message_batch(job) for job in self._listed("msgbatch")]
-        ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
-        return Canned(body={"data": data, "has_more": False, **ends}), False
-
-    def _results(self, request: Request, made: str) -> tuple[Canned, bool]:
-        job = self._named(made)
-        if job is None or job.state == "in_progress":
-            return error_of(404, "not_found_error", "no results yet"), False
-        return self._download(_file_of([*job.output, *job.errors])), False
-
-    # -- both --------------------------------------------------------------------------------------
-
-    def _retrieve(self, request: Request, made: str) -> tuple[Canned, bool]:
+    def _retrieve(self, request: Request, made: str) -> Canned:
         job = self._named(made)
         if job is not None:
             self._advance(job)
-        return self._shown(job), False
+        return self._shown(job)
 
-    def _cancel(self, request: Request, made: str) -> tuple[Canned, bool]:
+    def _results(self, request: Request, made: str) -> Canned:
+        job = self._named(made)
+        if job is None or job.state == "in_progress":
+            return error_of(404, "not_found_error", "no results yet")
+        return self._download(_file_of([*job.output, *job.errors]))
+
+    def _cancel(self, request: Request, made: str) -> Canned:
         job = self._named(made)
         if job is not None and job.state == "in_progress":
             self._end(job, "cancelled", left=0.5)
-        return self._shown(job), False
+        return self._shown(job)
 
     def _named(self, made: str) -> Job | None:
         return next((job for job in self.jobs if job.id == made), None)
@@ -223,7 +192,7 @@ class BatchDesk:
     def _shown(self, job: Job | None) -> Canned:
         if job is None:
             return error_of(404, "not_found", "no such batch")
-        return Canned(body=message_batch(job) if job.of_anthropic else self._batch(job))
+        return Canned(body=job_of(job, counted=not self._faults.wrong_counters))
 
     # -- a job's life ------------------------------------------------------------------------------
 
@@ -250,7 +219,7 @@ class BatchDesk:
             copies = round(self._faults.doubled * len(job.output))
             job.output += job.output[:copies]
             for number in range(self._faults.unknown):
-                job.output.append(json.dumps(succeeded(job, f"nobody-{number}", {})))
+                job.output.append(json.dumps(result_of(job, f"nobody-{number}", 200, {})))
             if self._faults.shuffled:
                 rng.shuffle(job.output)
         self.files[f"{job.id}-output"] = "", _file_of(job.output)
@@ -258,36 +227,43 @@ class BatchDesk:
 
     def _answer(self, job: Job, name: str, body: dict[str, Any] | None, rng: random.Random) -> None:
         drawn = rng.random() if job.troubled else 1.0
-        if body is None:
-            job.errors.append(json.dumps(left_out(job, name)))
-        elif drawn < self._faults.missing:
-            self._work(body, job.path)
-        elif drawn < self._faults.missing + self._faults.failed:
-            broke = error_of(500, "api_error", "it broke").body
-            job.errors.append(json.dumps(errored(job, name, 500, broke)))
-        else:
-            status, response = self._work(body, job.path)
-            if status == 200:
-                job.output.append(json.dumps(succeeded(job, name, response)))
+        status: int | None = None
+        response: dict[str, Any] = {}
+        if body is not None:
+            if self._faults.missing <= drawn < self._faults.missing + self._faults.failed:
+                status, response = 500, error_of(500, "api_error", "it broke").body
             else:
-                job.errors.append(json.dumps(errored(job, name, status, response)))
+                status, response = self._work(body, job.path)
+        if body is None or drawn >= self._faults.missing:
+            lines = job.output if status == 200 else job.errors
+            lines.append(json.dumps(result_of(job, name, status, response)))
+
+
+def _file_in(request: Request) -> tuple[str, bytes]:
+    """Return name and content of the file in a form."""
+    boundary = request.headers["content-type"].partition("boundary=")[2].strip('"').encode()
+    for part in request.content.split(b"--" + boundary):
+        head, _, content = part.partition(b"\r\n\r\n")
+        if found := re.search(rb'filename="([^"]*)"', head):
+            return found[1].decode(), content.removesuffix(b"\r\n")
+    return "", b""
 
 
 def _file_of(lines: list[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-_ROUTES: Final[dict[str, Callable[..., tuple[Canned, bool]]]] = {
+_ROUTES: Final[dict[str, Callable[..., Canned]]] = {
     r"POST /v1/files": BatchDesk._upload,
     r"GET /v1/files": BatchDesk._files,
     r"GET /v1/files/([^/]+)/content": BatchDesk._content,
     r"POST /v1/batches": BatchDesk._create,
-    r"GET /v1/batches": BatchDesk._batches,
-    r"GET /v1/batches/([^/]+)": BatchDesk._retrieve,
-    r"POST /v1/batches/([^/]+)/cancel": BatchDesk._cancel,
     r"POST /v1/messages/batches": BatchDesk._create_messages,
-    r"GET /v1/messages/batches": BatchDesk._message_batches,
-    r"GET /v1/messages/batches/([^/]+)": BatchDesk._retrieve,
+    r"GET /v1/(messages/)?batches": BatchDesk._list,
+    r"GET /v1/(?:messages/)?batches/([^/]+)": BatchDesk._retrieve,
     r"GET /v1/messages/batches/([^/]+)/results": BatchDesk._results,
-    r"POST /v1/messages/batches/([^/]+)/cancel": BatchDesk._cancel,
+    r"POST /v1/(?:messages/)?batches/([^/]+)/cancel": BatchDesk._cancel,
 }
+
+# The requests whose responses can get lost.
+_CREATIONS: Final = (BatchDesk._create, BatchDesk._create_messages)

@@ -86,12 +86,7 @@ class AbandonedError(Exception):
 
 @dataclass(slots=True)
 class Breaches:
-    """Breaches as they are found; each property once a step.
-
-    Attributes:
-        part: the part of the task that is being looked at; empty for the task itself.
-        step: the step that is being looked at.
-    """
+    """Breaches as they are found, each property once a step; by part, which is empty for the task itself."""
 
     part: str = ""
     breaches: list[Breach] = field(default_factory=list)

@@ -84,14 +84,16 @@ class Ledger:
         """
         beginnings = dict(self._beginnings(body))
         prompt = sum(len(text) for text, _ in _blocks(body)) // _CHARS + 1
-        read = max((tokens for key, tokens in beginnings.items() if self._keeps(key, at)), default=0)
-        new = max(beginnings.values(), default=0)
-        written = max(0, new - read) if self.sheet.marked else 0
-        for key in beginnings:
+        read = new = 0
+        for key, tokens in beginnings.items():
             since, used = self._kept.get(key, (ready, ready))
             if at > used + self.sheet.seconds:
                 since = ready
+            elif key in self._kept and since <= at:
+                read = max(read, tokens)
+            new = max(new, tokens)
             self._kept[key] = (min(since, ready), max(used, ready))
+        written = max(0, new - read) if self.sheet.marked else 0
         return self._charge((prompt, read, written), texts, 1.0)
 
     def bill_row(self, body: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
@@ -121,10 +123,6 @@ class Ledger:
             "total_tokens": prompt + made,
             "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written},
         }
-
-    def _keeps(self, key: bytes, at: float) -> bool:
-        since, used = self._kept.get(key, (at + 1, at))
-        return since <= at <= used + self.sheet.seconds
 
     def _beginnings(self, body: dict[str, Any]) -> Iterator[tuple[bytes, int]]:
         """Yield each beginning of a prompt that is kept, as a key, and its tokens."""

@@ -68,18 +68,17 @@ class Manners(BaseModel):
             if name in body and name not in (*self.limits, *self.ignores):
                 return f"Unsupported parameter: '{name}'"
         temperature = body.get("temperature")
-        if temperature is not None and self._refuses_temperature(temperature):
+        limited = self.temperatures == "none" or (self.temperatures == "default" and temperature != 1)
+        if temperature is not None and limited:
             return f"Unsupported value: 'temperature' does not support {temperature} with this model"
-        if not self.system_role and _has_system(body):
+        roles = ["system" if "system" in body else "", *(each.get("role") for each in body["messages"])]
+        if not self.system_role and "system" in roles:
             return "System role not supported"
         inner = json.dumps([body.get("system"), body["messages"]])
         return next(
             (f"Unknown field: '{name}'" for name in self.refuses if name in body or f'"{name}":' in inner),
             None,
         )
-
-    def _refuses_temperature(self, temperature: Any) -> bool:
-        return self.temperatures == "none" or (self.temperatures == "default" and temperature != 1)
 
     def cut(self, body: dict[str, Any], texts: list[str]) -> tuple[list[str], list[bool]]:
         """Return the replies as far as their limit of tokens reaches, and which of them are cut there.
@@ -107,7 +106,3 @@ class Manners(BaseModel):
                 message["content"] = [{"type": "text", "text": message["content"]}]
             if short:
                 choice["finish_reason"] = "length"
-
-
-def _has_system(body: dict[str, Any]) -> bool:
-    return "system" in body or any(message.get("role") == "system" for message in body["messages"])

@@ -1,8 +1,9 @@
 """Examine one step of a task: its prompts, and its parsers on any text."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from mdap.errors import RAISED
@@ -11,14 +12,12 @@ from mdap.rules.redflags import precheck
 from mdap.rules.values import SpellingError, refuse_rivals
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, RedFlag, Step, Task, canonical_step
-from mdap.testing.deadline import OverdueError, deadline
 from mdap.testing.findings import AbandonedError, Breaches
-from mdap.testing.hostile import corpus, fuzzed
+from mdap.testing.hostile import OverdueError, corpus, deadline, fuzzed
 
-__all__ = ["OVERDUE", "Effort", "ExaminedStep", "check_mistakes", "check_outcome", "defines", "note_skipped"]
+__all__ = ["Effort", "ExaminedStep", "check_outcome", "defines", "note_skipped"]
 
-OVERDUE: Final = "any text is read in bounded time"
-
+_OVERDUE: Final = "any text is read in bounded time"
 _SKIPPED: Final = {
     "oracle": "it has no oracle: no answer was looked at, and only the first step of a chain",
     "mistakes": "it names no mistakes: wrong answers were not looked at",
@@ -31,23 +30,16 @@ _FOLLOWED: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One presentation of the step: the parser, and how a model's reply to it is written."""
+    """One presentation of the step: the parser, and how a model would reply, if that is known."""
 
     name: str
     parse: Callable[[str], Any]
-    render: Callable[[Any], str]
+    render: Callable[[Any], str] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How hard to try.
-
-    Attributes:
-        steps: how many steps to look at, at most.
-        texts: how many mutations of honest replies to try at a step.
-        seconds: processor time that reading one text may take.
-        seed: where the mutations come from.
-    """
+    """How hard to try; see `check_task`."""
 
     steps: int
     texts: int
@@ -68,18 +60,6 @@ def note_skipped(findings: Breaches, task: Task) -> None:
             findings.skipped[sentence] = None
 
 
-def check_mistakes(findings: Breaches, task: Task, truth: Any, wrong: Iterable[Any]) -> None:
-    """Note if there are no mistakes, or one that is right."""
-    forms = []
-    for answer in [truth, *wrong]:
-        form = findings.call("canonical", task.canonical, answer)
-        forms.append(findings.spelled("an answer", form))
-    if len(forms) == 1:
-        findings.add("there are mistakes", "mistakes returned none")
-    if forms[0] in forms[1:]:
-        findings.add("mistakes are wrong", f"{forms[0]:.160} is right, and among the mistakes")
-
-
 def check_outcome(findings: Breaches, task: Task, result: Any) -> None:
     """Note a task whose outcome rejects its oracle's result, or is not True, False or None."""
     said: object = findings.pure("outcome", task.outcome, json.loads(findings.spelled("the result", result)))
@@ -92,12 +72,8 @@ def check_outcome(findings: Breaches, task: Task, result: Any) -> None:
 class ExaminedStep:
     """A step with all that is known of it.
 
-    Args:
-        findings: where breaches are noted.
-        task: the task that asks.
-        step: the step.
-        render: writes a reply that gives an answer; None where the task renders none.
-        survives: raises `SpellingError` at an answer that does not come back from its JSON.
+    *render* writes a reply that gives an answer, if the task can; *survives* raises `SpellingError` at an
+    answer that does not come back from its JSON.
     """
 
     def __init__(
@@ -112,19 +88,21 @@ class ExaminedStep:
         self._task = task
         self._survives = survives
         self._read: dict[str, Any] = {}
+        self._reasons: set[str] = set()
+        self._replies: list[str] = []
         self._raw = step
         step = canonical_step(task, step)
-        self.max_tokens = step.max_tokens or VotingSettings().max_tokens
-        self._sides = [_Side("the step itself", step.parse, render or _unrendered)]
-        self._sides += [
-            _Side(f"view {number}", view.parse, view.render or render or _unrendered)
-            for number, view in enumerate(step.views, start=1)
-        ]
-        self.can_render = render is not None
-        self.replies: list[str] = []
+        self._max_tokens = step.max_tokens or VotingSettings().max_tokens
+        self._sides = [_Side("the step itself", step.parse, render)]
+        for number, view in enumerate(step.views, start=1):
+            self._sides.append(_Side(f"view {number}", view.parse, render and (view.render or render)))
 
-    def check_prompt(self) -> None:
-        """Note what is wrong with the step as it is given."""
+    def examine(self, answers: Iterable[Any], effort: Effort, number: int) -> list[Any]:
+        """Note what is wrong with the prompts, and with the parsers on replies and on hostile texts.
+
+        Each of the *answers* is rendered and read back. The step is the one at place *number*, from 1.
+        It returns some of the answers that were read from hostile texts, each different.
+        """
         prompts = [(self._raw.system, self._raw.user), *((v.system, v.user) for v in self._raw.views)]
         if not all(user.strip() for _, user in prompts):
             self._findings.add("a step asks something", "its user message, or that of a view, is empty")
@@ -133,25 +111,23 @@ class ExaminedStep:
         if self._raw.max_tokens is not None and self._raw.max_tokens < 1:
             self._findings.add("a step allows a reply", f"max_tokens is {self._raw.max_tokens}")
             raise AbandonedError
-
-    def check_answers(self, answers: Iterable[Any]) -> None:
-        """Note where an answer does not survive its JSON, or a rendered reply is not read back as it."""
         for answer in answers:
             form = self._findings.call("canonical", self._task.canonical, answer)
             again = self._findings.call("canonical", self._task.canonical, form)
             self._findings.same("a canonical form is its own", "its canonical form", form, again)
-            self.read_back(form)
-            if self.can_render:
-                for side in self._sides:
-                    self._check_rendering(side, answer, form)
+            self._read_back(form)
+            for side in self._sides:
+                if side.render is not None:
+                    self._check_rendering(side, side.render, answer, form)
+        return self._check_texts(effort, number)
 
-    def _check_rendering(self, side: _Side, answer: Any, form: Any) -> None:
-        reply = self._findings.pure("render", side.render, answer)
-        self.replies.append(reply)
+    def _check_rendering(self, side: _Side, render: Callable[[Any], str], answer: Any, form: Any) -> None:
+        reply = self._findings.pure("render", render, answer)
+        self._replies.append(reply)
         tokens = len(reply) // _CHARS_PER_TOKEN + 1
-        flag = precheck(reply, "stop", tokens, self.max_tokens)
+        flag = precheck(reply, "stop", tokens, self._max_tokens)
         if flag is not None:
-            self._findings.add("a rendered reply may vote", f"{flag}: {tokens} tokens of {self.max_tokens}")
+            self._findings.add("a rendered reply may vote", f"{flag}: {tokens} tokens of {self._max_tokens}")
             return
         read = self._findings.pure("parse", _flags_as_values(side.parse), reply)
         if isinstance(read, _Flagged):
@@ -159,7 +135,7 @@ class ExaminedStep:
         else:
             self._findings.same("reading undoes rendering", f"for {side.name}, what is read back", form, read)
 
-    def read_back(self, answer: Any) -> None:
+    def _read_back(self, answer: Any) -> None:
         """Note an *answer* that does not come back from its JSON, or shares its JSON with another."""
         spelled = self._findings.spelled("an answer", answer)
         self._tell_apart(answer, spelled)
@@ -175,49 +151,33 @@ class ExaminedStep:
         except SpellingError as error:
             self._findings.add("unequal answers are told apart", str(error))
 
-    def check_texts(self, effort: Effort, number: int) -> list[Any]:
+    def _check_texts(self, effort: Effort, number: int) -> list[Any]:
         """Note where a hostile text does anything but vote or raise `RedFlag`, in bounded time.
 
-        Args:
-            effort: how hard to try.
-            number: the step's place among those that are looked at, from 1. Texts are tried at the places
-                1, 2, 4, 8, ... alone; at the first, also the whole corpus.
-
-        Returns:
-            Some of the answers that were read, each different.
+        Texts are tried at the places 1, 2, 4, 8, ... alone; at the first, also the whole corpus.
         """
-        if number & (number - 1) or self._findings.has(OVERDUE):
+        if number & (number - 1) or self._findings.has(_OVERDUE):
             return []
-        texts = self._texts(effort, corpora=number == 1)
-        reasons: set[str] = set()
+        seed = f"{effort.seed} {self._findings.step}"
+        texts = fuzzed(self._replies or ["answer = 1"], effort.texts, seed, self._max_tokens)
+        corpora = corpus(self._replies, self._max_tokens) if number == 1 else ()
         read: dict[str, Any] = {}
-        slow: set[str] = set()
-        for text in texts:
-            if precheck(text, "stop", None, self.max_tokens) is not None:
+        sides = list(self._sides)
+        for text in chain(texts, corpora):
+            if precheck(text, "stop", None, self._max_tokens) is not None:
                 continue  # the engine would not have it parsed
             self._findings.texts += 1
-            for side in self._sides:
-                if side.name not in slow and not self._check_text(side, text, effort.seconds, reasons, read):
-                    slow.add(side.name)
-        if len(reasons) > _REASONS:
+            sides = [side for side in sides if self._check_text(side, text, effort.seconds, read)]
+        if len(self._reasons) > _REASONS:
             self._findings.add(
                 "reasons are few",
-                f"{len(reasons)} reasons of red flags: a reason is counted, keep the text out",
+                f"{len(self._reasons)} reasons of red flags: a reason is counted, keep the text out",
             )
         for answer in list(read.values()):
-            self.read_back(answer)
+            self._read_back(answer)
         return list(read.values())
 
-    def _texts(self, effort: Effort, *, corpora: bool) -> Iterator[str]:
-        """Yield mutations of honest replies, and the whole corpus if wanted."""
-        seed = f"{effort.seed} {self._findings.step}"
-        yield from fuzzed(self.replies or ["answer = 1"], effort.texts, seed, self.max_tokens)
-        if corpora:
-            yield from corpus(self.replies, self.max_tokens)
-
-    def _check_text(
-        self, side: _Side, text: str, seconds: float, reasons: set[str], read: dict[str, Any]
-    ) -> bool:
+    def _check_text(self, side: _Side, text: str, seconds: float, read: dict[str, Any]) -> bool:
         """Look at one text; return False if the parser is not to be tried any further."""
         answer: Any = None
         try:
@@ -225,18 +185,14 @@ class ExaminedStep:
                 answer = side.parse(text)
                 spelled = canonical(answer)
         except RedFlag as raised:
-            reasons.add(raised.reason)
+            self._reasons.add(raised.reason)
         except OverdueError:
-            self._findings.add(
-                OVERDUE,
-                f"{side.name} took more than {seconds:g} s for {len(text)} characters: {text!r:.80}",
-            )
+            what = f"{side.name} took more than {seconds:g} s for {len(text)} characters: {text!r:.80}"
+            self._findings.add(_OVERDUE, what)
             return False
         except RAISED as error:
-            self._findings.add(
-                "bad text raises RedFlag and nothing else",
-                f"{side.name} raised {type(error).__name__}: {error!s:.100} for {text!r:.100}",
-            )
+            what = f"{side.name} raised {type(error).__name__}: {error!s:.100} for {text!r:.100}"
+            self._findings.add("bad text raises RedFlag and nothing else", what)
         else:
             self._tell_apart(answer, spelled)
             if len(read) < _FOLLOWED:
@@ -259,7 +215,3 @@ def _flags_as_values(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             return _Flagged(raised.reason)
 
     return read
-
-
-def _unrendered(answer: Any) -> str:
-    raise NotImplementedError

@@ -55,9 +55,10 @@ class ScriptedProvider:
         self.requests.append(request)
         if not self.nonblocking:
             await anyio.lowlevel.checkpoint()
+        used_up = UnavailableError(f"the script of {self.name} is used up", kind="script_used_up")
         replies: list[Reply] = []
         for ordinal in request.ordinals[: self.max_n]:
-            said = self._next(request, ordinal)
+            said = self._function(request, ordinal) if self._function else next(self._rest, used_up)
             if isinstance(said, Exception):
                 if not replies:
                     raise said
@@ -72,9 +73,3 @@ class ScriptedProvider:
 
     async def aclose(self) -> None:
         """Do nothing: there are no connections."""
-
-    def _next(self, request: SampleRequest, ordinal: int) -> Scripted:
-        if self._function is not None:
-            return self._function(request, ordinal)
-        used_up = UnavailableError(f"the script of {self.name} is used up", kind="script_used_up")
-        return next(self._rest, used_up)

@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypedDict, Unpack
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
@@ -27,29 +27,15 @@ Answer = Callable[[dict[str, Any], random.Random], str]
 """What a `FaultyServer` says: a function of the request's JSON body and a random source of its own."""
 
 
-class _Allowance:
-    """So much in any 60 seconds.
+class ServerOptions(TypedDict, total=False):
+    """The options of a `FaultyServer`."""
 
-    Args:
-        most: how much; None for any amount.
-    """
-
-    def __init__(self, most: int | None) -> None:
-        self._most = most
-        self._taken: deque[tuple[float, int]] = deque()
-        self._total = 0
-
-    def allows(self, amount: int, now: float) -> bool:
-        """Return whether *amount* may be taken at the moment *now*."""
-        while self._taken and self._taken[0][0] <= now - 60.0:
-            self._total -= self._taken.popleft()[1]
-        return self._most is None or self._total + amount <= self._most
-
-    def take(self, amount: int, now: float) -> None:
-        """Count *amount* as taken."""
-        if self._most is not None:
-            self._taken.append((now, amount))
-            self._total += amount
+    faults: Faults | None
+    manners: Manners | None
+    script: Iterable[str | Canned]
+    seed: int
+    ledger: Ledger | None
+    batches: BatchFaults | None
 
 
 class FaultyServer:
@@ -100,8 +86,8 @@ class FaultyServer:
         self.desk = BatchDesk(batches or BatchFaults(), self._row, seed)
         self._answered = 0
         self._busy = 0
-        self._requests = _Allowance(self._faults.requests_per_minute)
-        self._tokens = _Allowance(self._faults.tokens_per_minute)
+        self._taken: deque[tuple[float, int]] = deque()  # moments of the last minute, and tokens
+        self._spent = 0
         self._running: AbstractAsyncContextManager[None] | None = None
         unknown = {name for name in self._script if isinstance(name, str)} - {"ok", *KINDS}
         if unknown:
@@ -109,27 +95,9 @@ class FaultyServer:
 
     @classmethod
     @contextmanager
-    def in_thread(  # noqa: PLR0913 - keywords, each of them optional
-        cls,
-        answer: Answer,
-        *,
-        faults: Faults | None = None,
-        manners: Manners | None = None,
-        script: Iterable[str | Canned] = (),
-        seed: int = 0,
-        ledger: Ledger | None = None,
-        batches: BatchFaults | None = None,
-    ) -> Iterator[Self]:
+    def in_thread(cls, answer: Answer, **options: Unpack[ServerOptions]) -> Iterator[Self]:
         """Serve from a thread of its own; arguments as for the class."""
-        server = cls(
-            answer,
-            faults=faults,
-            manners=manners,
-            script=script,
-            seed=seed,
-            ledger=ledger,
-            batches=batches,
-        )
+        server = cls(answer, **options)
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(server):
             yield server
 
@@ -184,7 +152,7 @@ class FaultyServer:
             model = {"id": "faulty", "object": "model", "owned_by": "mdap"}
             return Response(Canned(body={"object": "list", "data": [model]}))
         if (answered := self.desk.respond(request)) is not None:
-            return Response(answered[0], "reset" if answered[1] else "whole")
+            return answered
         if request.target not in APIS:
             return Response(error_of(404, "not_found", f"no {' '.join(request.target)} here"))
         try:
@@ -199,68 +167,70 @@ class FaultyServer:
         number = len(self.log)
         outcome = self._draw(number, body)
         if isinstance(outcome, Canned):
-            self.log.append(Served(number, "canned", body, headers))
-            return Response(outcome)
+            return self._refuse("canned", body, headers, Response(outcome))
         if outcome not in ANSWERED:
-            self.log.append(Served(number, outcome, body, headers))
-            return self._refuse(outcome)
-        refusal = self._manners.refusal(body)
-        if refusal is not None:
-            self.log.append(Served(number, "refused", body, headers))
-            return Response(refusal)
-        count = body.get("n") or 1 if self._faults.supports_n and shape is completion_of else 1
+            return self._refuse(outcome, body, headers, self._fault(outcome))
+        if (refusal := self._manners.refusal(body)) is not None:
+            return self._refuse("refused", body, headers, Response(refusal))
         source = json.dumps(body["messages"]) if self._faults.repeats else number
         try:
-            texts = [self._answer(body, self._random(source, place)) for place in range(count)]
+            texts, cut = self._manners.cut(body, self._texts(body, shape, source))
         except Exception as error:
-            self.log.append(Served(number, "broken_answer", body, headers))
-            return Response(error_of(500, "broken_answer", f"the answer function raised {error!r}"))
-        texts, cut = self._manners.cut(body, texts)
+            broken = error_of(500, "broken_answer", f"the answer function raised {error!r}")
+            return self._refuse("broken_answer", body, headers, Response(broken))
         usage = usage_of(body, texts)
         if not self._lets_through(usage["total_tokens"]):
-            self.log.append(Served(number, "limited", body, headers))
-            return Response(error_of(*_REFUSALS["rate_limit_silent"], self._told()))
+            limited = error_of(*_REFUSALS["rate_limit_silent"], self._told())
+            return self._refuse("limited", body, headers, Response(limited))
         if self._ledger is not None:
             now = time.monotonic()
             usage = self._ledger.bill(body, texts, now, now + self._delay(number))
         self._answered += 1
         tokens = usage["prompt_tokens"], usage["completion_tokens"]
-        self.log.append(Served(number, outcome, body, headers, count, *tokens))
+        self.log.append(Served(number, outcome, body, headers, len(texts), *tokens))
         said = [None if outcome == "content_filter" else text for text in texts]
         completion = shape(body, said, usage)
         self._manners.put_on(completion, cut=cut)
         completion["id"] = f"made-{self._random(source, 'id').randbytes(12).hex()}"
-        if outcome == "missing_usage":
-            del completion["usage"]
-        if outcome == "unreadable":
-            broke = {"code": 502, "message": "upstream failed"}
-            completion |= {
-                "choices": [{"index": 0, "error": broke, "finish_reason": "error"}],
-                "content": None,
-            }
         return self._deliver(number, outcome, completion)
 
     def _row(self, body: dict[str, Any], path: str) -> tuple[int, dict[str, Any]]:
         """Return status and body of what a row of a job is answered."""
         number, shape = len(self.log), APIS["POST", path]
-        refusal = self._manners.refusal(body)
-        if refusal is not None:
+        if (refusal := self._manners.refusal(body)) is not None:
             self.log.append(Served(number, "refused", body, {}))
             return refusal.status, refusal.body
-        count = body.get("n") or 1 if self._faults.supports_n and shape is completion_of else 1
-        texts = [self._answer(body, self._random(number, place)) for place in range(count)]
+        texts = self._texts(body, shape, number)
         usage = usage_of(body, texts) if self._ledger is None else self._ledger.bill_row(body, texts)
         tokens = usage["prompt_tokens"], usage["completion_tokens"]
-        self.log.append(Served(number, "batched", body, {}, count, *tokens))
+        self.log.append(Served(number, "batched", body, {}, len(texts), *tokens))
         return 200, {**shape(body, list(texts), usage), "id": f"made-{number}"}
 
+    def _texts(self, body: dict[str, Any], shape: Shape, source: str | int) -> list[str]:
+        """Return the replies to a request, drawn from *source*."""
+        count = body.get("n") or 1 if self._faults.supports_n and shape is completion_of else 1
+        return [self._answer(body, self._random(source, place)) for place in range(count)]
+
+    def _refuse(
+        self, outcome: str, body: dict[str, Any], headers: dict[str, str], response: Response
+    ) -> Response:
+        self.log.append(Served(len(self.log), outcome, body, headers))
+        return response
+
     def _lets_through(self, tokens: int) -> bool:
-        now = time.monotonic()
-        full = self._faults.at_once is not None and self._busy >= self._faults.at_once
-        if full or not (self._requests.allows(1, now) and self._tokens.allows(tokens, now)):
+        """Return whether the limits leave room for a request, and count it if so."""
+        faults, now = self._faults, time.monotonic()
+        while self._taken and self._taken[0][0] <= now - 60.0:
+            self._spent -= self._taken.popleft()[1]
+        wanted = (
+            (self._busy + 1, faults.at_once),
+            (len(self._taken) + 1, faults.requests_per_minute),
+            (self._spent + tokens, faults.tokens_per_minute),
+        )
+        if any(most is not None and amount > most for amount, most in wanted):
             return False
-        self._requests.take(1, now)
-        self._tokens.take(tokens, now)
+        self._taken.append((now, tokens))
+        self._spent += tokens
         return True
 
     def _told(self) -> dict[str, str]:
@@ -290,7 +260,7 @@ class FaultyServer:
     def _random(self, *place: int | str) -> random.Random:
         return random.Random(":".join(map(str, (self._seed, *place))))
 
-    def _refuse(self, outcome: str) -> Response:
+    def _fault(self, outcome: str) -> Response:
         match outcome:
             case "hang" | "huge_body":
                 return Response(Canned(), outcome)
@@ -313,10 +283,18 @@ class FaultyServer:
 
     def _deliver(self, number: int, outcome: str, completion: dict[str, Any]) -> Response:
         manner: Manner = "whole"
-        if outcome in ("drip", "reset", "truncated"):
-            manner = outcome  # type: ignore[assignment]
+        match outcome:
+            case "drip" | "reset" | "truncated":
+                manner = outcome
+            case "missing_usage":
+                del completion["usage"]
+            case "unreadable":
+                broke = {"code": 502, "message": "upstream failed"}
+                choices = [{"index": 0, "error": broke, "finish_reason": "error"}]
+                completion |= {"choices": choices, "content": None}
         delay = self._delay(number)
-        what = Canned(body=completion, headers={**_named(number), **self._told()})
+        named = {"X-Request-Id": f"req-{number}", "Request-Id": f"req-{number}"}
+        what = Canned(body=completion, headers={**named, **self._told()})
         return Response(what, manner, delay, works=bool(delay or self._manners.slots))
 
 
@@ -330,7 +308,3 @@ _REFUSALS: Final = {
     "prompt_too_long": (400, "context_length_exceeded", "the prompt is longer than the model's context"),
     "out_of_quota": (429, "insufficient_quota", "You exceeded your current quota, check your plan"),
 }
-
-
-def _named(number: int) -> dict[str, str]:
-    return {"X-Request-Id": f"req-{number}", "Request-Id": f"req-{number}"}

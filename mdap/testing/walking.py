@@ -4,8 +4,9 @@ import inspect
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -16,6 +17,7 @@ from mdap.tasks import Decision, Process, Step, Task
 
 __all__ = ["OracleAsk", "TooManyError", "solved"]
 
+T = TypeVar("T")
 
 _VOTES: Final = 3
 """For the right answer to each step that an oracle decides."""
@@ -26,13 +28,9 @@ class TooManyError(BaseException):
 
 
 class OracleAsk:
-    """An `mdap.Ask` that answers at once, and keeps what is asked.
+    """An `mdap.Ask` that answers at once with what the oracle or *answer* says, up to *most* steps.
 
-    Args:
-        task: the process, for its oracle.
-        most: how many steps it may ask for.
-        answer: gives the answer to a step that is asked, from its number and the right one.
-        backwards: whether what is asked side by side is answered from the last to the first.
+    With *backwards*, what is asked side by side is answered from the last to the first.
 
     Attributes:
         asked: the steps that were asked for, each once, in order.
@@ -62,8 +60,7 @@ class OracleAsk:
 
     async def __call__(self, step: Step[Any]) -> Any:
         """Return the answer to *step*."""
-        views = tuple([(view.system, view.user) for view in step.views])
-        content = (step.key, step.system, step.user, views)
+        content = (step.key, step.system, step.user, *((view.system, view.user) for view in step.views))
         if content not in self._decided:
             if len(self.asked) >= self._most:
                 raise TooManyError
@@ -90,19 +87,18 @@ class OracleAsk:
         """Return the answers to *steps*."""
         return await self._each(steps, self)
 
-    async def _each(
-        self, steps: Iterable[Step[Any]], asked: Callable[[Step[Any]], Awaitable[Any]]
-    ) -> list[Any]:
-        todo = list(enumerate(steps))
-        found = [(place, await asked(step)) for place, step in (reversed(todo) if self._backwards else todo)]
-        return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+    async def _each(self, steps: Iterable[Step[Any]], ask: Callable[[Step[Any]], Awaitable[T]]) -> list[T]:
+        order = -1 if self._backwards else 1
+        return [await ask(step) for step in list(steps)[::order]][::order]
 
     @asynccontextmanager
     async def group(self) -> AsyncIterator["_Group"]:
         """Open a group whose members are called one after the other when it is left."""
         group = _Group(self)
         yield group
-        await group.finish(backwards=self._backwards)
+        while group.todo:  # what was started, and what that starts
+            member, function, args = group.todo.pop(-1 if self._backwards else 0)
+            member.value = await function(*args)
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
         """Return the result of a nested task, decided by its oracle."""
@@ -138,7 +134,7 @@ class _Group:
 
     def __init__(self, ask: OracleAsk) -> None:
         self._ask = ask
-        self._todo: list[tuple[_Member, Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
+        self.todo: list[tuple[_Member, Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
 
     def ask(self, step: Step[Any]) -> _Member:
         """Ask for *step*."""
@@ -147,14 +143,8 @@ class _Group:
     def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> _Member:
         """Call an async *function*."""
         member = _Member()
-        self._todo.append((member, function, args))
+        self.todo.append((member, function, args))
         return member
-
-    async def finish(self, *, backwards: bool) -> None:
-        """Call what was started, and what that starts."""
-        while self._todo:
-            member, function, args = self._todo.pop(-1 if backwards else 0)
-            member.value = await function(*args)
 
 
 def _played(task: Any, most: int) -> Any:
@@ -171,21 +161,16 @@ def _played(task: Any, most: int) -> Any:
 
 def solved(task: Process[Any], ask: OracleAsk) -> Any:
     """Return the result of *task* with *ask*, with or without a running event loop."""
-    came: list[Any] = []
-    raised: list[BaseException] = []
+    future: Future[Any] = Future()
 
     def run() -> None:
         try:
-            came.append(anyio.run(task.solve, ask))
+            future.set_result(anyio.run(task.solve, ask))
         except BaseException as error:
-            raised.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
-    return came[0]
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 def _decision(step: int, answer: Any, votes: dict[str, int], reason: str | None = None) -> Decision[Any]:

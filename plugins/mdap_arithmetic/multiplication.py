@@ -1,8 +1,9 @@
 """Long multiplication on paper: one product or sum of two digits at a time."""
 
 import re
-from collections.abc import Callable
-from typing import Any, Final, Literal, NamedTuple
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -15,12 +16,8 @@ You do one small step of a written multiplication. Work it out in one short sent
 this line and nothing after it, N being the result in digits:
 result=N"""
 
-_LAST_LINE: Final = re.compile("result=([0-9]{1,3})")
-
 _COMPACT_SYSTEM: Final = """\
 You work out one small sum, such as 7*8+3 or 7+8+1. Write the result in digits, and nothing else."""
-
-_COMPACT_LINE: Final = re.compile("([0-9]{1,3})")
 
 Digits = list[int]
 """A number's digits, the last one first."""
@@ -42,20 +39,16 @@ class Multiply(Process[dict[str, Any]]):
         Within a row, a carry makes each step wait for the one before; rows do not wait for one another.
         """
         top = [int(digit) for digit in reversed(self.a)]
+        bottom = [int(digit) for digit in reversed(self.b)]
         async with ask.group() as group:
-            rows = [
-                group.start(self._row, ask, top, int(digit), zeros)
-                for zeros, digit in enumerate(reversed(self.b))
-            ]
+            rows = [group.start(self._row, ask, top, digit, zeros) for zeros, digit in enumerate(bottom)]
         sums = [row.value for row in rows]
         while len(sums) > 1:
+            pairwise = zip(sums[::2], sums[1::2], strict=False)
             async with ask.group() as group:
-                pairs = [
-                    group.start(self._sum, ask, one, two)
-                    for one, two in zip(sums[::2], sums[1::2], strict=False)
-                ]
+                pairs = [group.start(self._sum, ask, one, two) for one, two in pairwise]
             sums = [pair.value for pair in pairs] + (sums[-1:] if len(sums) % 2 else [])
-        product = _spelled(sums[0])
+        product = "".join(map(str, reversed(sums[0]))).lstrip("0") or "0"
         # Two strings of 400 digits multiply in no time: what the vote is worth can be seen at once.
         return {"solved": product == str(int(self.a) * int(self.b)), "product": product}
 
@@ -78,15 +71,14 @@ class Multiply(Process[dict[str, Any]]):
     async def _sum(self, ask: Ask, one: Digits, two: Digits) -> Digits:
         """Return the sum of two numbers."""
         carry, total = 0, []
-        width = max(len(one), len(two))
-        for left, right in zip(_padded(one, width), _padded(two, width), strict=True):
+        for left, right in zip_longest(one, two, fillvalue=0):
             carry, last = divmod(await ask(self._step("+", left, right, carry)), 10)
             total.append(last)
         return [*total, carry]
 
     def _step(self, sign: str, left: int, right: int, carry: int) -> Step[int]:
         about = {"sign": sign, "digits": [left, right], "carry": carry}
-        words = _STYLES[self.style]
+        words = STYLES[self.style]
         swapped = View(words.question(sign, right, left, carry), words.read, words.system)
         views = (swapped,) if self.views == 2 and left != right else ()
         user = words.question(sign, left, right, carry)
@@ -109,48 +101,31 @@ class Multiply(Process[dict[str, Any]]):
         return str(answer) if self.style == "compact" else f"Together that makes {answer}.\nresult={answer}"
 
 
-def _question(sign: str, left: int, right: int, carry: int) -> str:
-    verb = f"Multiply {left} by {right}" if sign == "*" else f"Add {left} and {right}"
-    return f"{verb}, then add the carry {carry}."
-
-
-def read(text: str) -> int:
-    """Read the last line of a reply; raise `RedFlag` unless it is exactly what was asked for."""
-    return _read(text, _LAST_LINE)
-
-
-def _compact_question(sign: str, left: int, right: int, carry: int) -> str:
-    return f"{left}{sign}{right}+{carry}"
-
-
-def _read_compact(text: str) -> int:
-    return _read(text, _COMPACT_LINE)
-
-
-def _read(text: str, last_line: re.Pattern[str]) -> int:
-    found = last_line.fullmatch(text.rstrip("\n").rpartition("\n")[2])
-    if found is None:
-        raise RedFlag("malformed last line")
-    return int(found[1])
-
-
-class _Words(NamedTuple):
-    """What a style makes of a step."""
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The words of a step: the system message, the question for each sign, and the last line of a reply."""
 
     system: str
-    question: Callable[[str, int, int, int], str]
-    read: Callable[[str], int]
+    questions: dict[str, str]
+    last_line: re.Pattern[str]
+
+    def question(self, sign: str, left: int, right: int, carry: int) -> str:
+        return self.questions[sign].format(left, right, carry)
+
+    def read(self, text: str) -> int:
+        """Read the last line of a reply; raise `RedFlag` unless it is exactly what was asked for."""
+        found = self.last_line.fullmatch(text.rstrip("\n").rpartition("\n")[2])
+        if found is None:
+            raise RedFlag("malformed last line")
+        return int(found[1])
 
 
-_STYLES: Final = {
-    "full": _Words(_SYSTEM, _question, read),
-    "compact": _Words(_COMPACT_SYSTEM, _compact_question, _read_compact),
+_FULL: Final = {
+    "*": "Multiply {} by {}, then add the carry {}.",
+    "+": "Add {} and {}, then add the carry {}.",
 }
-
-
-def _padded(digits: Digits, width: int) -> Digits:
-    return digits + [0] * (width - len(digits))
-
-
-def _spelled(digits: Digits) -> str:
-    return "".join(map(str, reversed(digits))).lstrip("0") or "0"
+_COMPACT: Final = {"*": "{}*{}+{}", "+": "{}+{}+{}"}
+STYLES: Final = {
+    "full": _Words(_SYSTEM, _FULL, re.compile("result=([0-9]{1,3})")),
+    "compact": _Words(_COMPACT_SYSTEM, _COMPACT, re.compile("([0-9]{1,3})")),
+}

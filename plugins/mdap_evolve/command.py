@@ -1,7 +1,7 @@
 """``mdap evolve``: train a better local model on the decisions of runs."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 from pydantic import ValidationError
@@ -15,14 +15,13 @@ from mdap.plugins import make_task, read_params, task_name
 from mdap.session.identity import new_name
 from mdap.settings import explain
 from mdap_evolve.evolving import About, evolve, load_base, study_of
-from mdap_evolve.gathering import Gathered, gather
+from mdap_evolve.gathering import gather
 from mdap_evolve.recipe import ALPHA, STRENGTH, Recipe
-from mdap_evolve.replaying import replay, share
+from mdap_evolve.replaying import check_free, replay, share
 from mdap_evolve.showing import PLOT, describe, drift_plot, watching
+from mdap_local import LocalModel
 
 __all__ = ["command"]
-
-_FIXED: Final = ("task", "params", "model", "runs", "keep")
 
 
 @click.command("evolve")
@@ -116,7 +115,9 @@ def command(**given: Any) -> Exit:
         complain(f"{row.evolution_id} can be resumed: mdap evolve --resume {row.evolution_id} --db {db}")
         raise
     if report.out is not None:
-        _add_files(db, row.evolution_id, Path(report.out))
+        folder = Path(report.out)
+        share(db, row.evolution_id, folder)
+        (folder / PLOT).write_text(drift_plot(read_evolution(db, row.evolution_id).iterations))
     if given["json"]:
         print_json(report._asdict())
     else:
@@ -125,12 +126,6 @@ def command(**given: Any) -> Exit:
         return Exit.FINISHED
     complain(f"no model was written: {report.refusal}; raise --anchor-strength, or lower --alpha")
     return Exit.FAILED
-
-
-def _add_files(db: Path, evolution_id: str, folder: Path) -> None:
-    """Write the plot and the replay file beside the new model."""
-    share(db, evolution_id, folder)
-    (folder / PLOT).write_text(drift_plot(read_evolution(db, evolution_id).iterations))
 
 
 def _begun(db: Path, given: dict[str, Any]) -> EvolutionRow:
@@ -144,15 +139,16 @@ def _begun(db: Path, given: dict[str, Any]) -> EvolutionRow:
             raise UsageError(f"name {name}, or continue an evolution with --resume ID")
     recipe = _recipe(given)
     task = make_task(given["task"], read_params(given["task"], given["params"]))
-    provider, _, name = given["model"].partition("/")
-    if provider != "local" or not name:
-        raise UsageError(f"--model {given['model']}: only a model in this process can learn: name local/NAME")
     out = Path(given["out"])
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} exists already: name a new folder")
-    model = load_base(name)
+    check_free(out)
+    model = _learner(given["model"])
     lessons = gather(db, given["runs"], task_name(task), model)
-    _check_teaches(lessons, model.name, own_votes=given["own_votes"])
+    if not lessons.helped and not given["own_votes"]:
+        raise UsageError(
+            f"all votes in {', '.join(lessons.runs)} are of {model.name} itself, and a model's own votes "
+            "hardly teach it what it does not know: run the task with a stronger --model beside it, or with "
+            "--escalate-to, or try with --own-votes"
+        )
     about = About(
         task=task_name(task),
         params=task.model_dump(mode="json"),
@@ -174,11 +170,17 @@ def _begun(db: Path, given: dict[str, Any]) -> EvolutionRow:
     return create_evolution(db, columns)
 
 
+def _learner(model: str) -> LocalModel:
+    provider, _, name = model.partition("/")
+    if provider != "local" or not name:
+        raise UsageError(f"--model {model}: only a model in this process can learn: name local/NAME")
+    return load_base(name)
+
+
 def _resumed(db: Path, given: dict[str, Any]) -> EvolutionRow:
     """Return the record of an evolution that can be resumed."""
-    for name in _FIXED:
-        if given[name]:
-            raise UsageError("--resume takes all from the record: pass no other option than --workers")
+    if any(given[name] for name in ("task", "params", "model", "runs", "keep")):
+        raise UsageError("--resume takes all from the record: pass no other option than --workers")
     row = read_evolution(db, given["resume"])
     if row.ended is not None:
         raise UsageError(f"{row.evolution_id} has {row.ended[0]} already: start another one")
@@ -197,21 +199,12 @@ def _recipe(given: dict[str, Any]) -> Recipe:
         raise UsageError(explain("option", error)) from None
 
 
-def _check_teaches(lessons: Gathered, model: str, *, own_votes: bool) -> None:
-    if not lessons.helped and not own_votes:
-        raise UsageError(
-            f"all votes in {', '.join(lessons.runs)} are of {model} itself, and a model's own votes hardly "
-            "teach it what it does not know: run the task with a stronger --model beside it, or with "
-            "--escalate-to, or try with --own-votes"
-        )
-
-
 def _replay(db: Path, given: dict[str, Any]) -> Exit:
     if not given["out"]:
         raise UsageError("--replay needs --out DIR: the folder to write the model to")
     made = replay(db, given["replay"], Path(given["out"]))
     if given["json"]:
-        print_json(made._asdict())
+        print_json(made)
     else:
-        say(f"{made.evolution_id}: made again, {made.iterations} iterations, weights {made.weights}")
+        say("{evolution_id}: made again, {iterations} iterations, weights {weights}".format(**made))
     return Exit.FINISHED

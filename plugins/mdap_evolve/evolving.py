@@ -17,6 +17,7 @@ from mdap_evolve.measuring import GLANCE, Exam, Figures, exam_of_log, exam_of_ta
 from mdap_evolve.population import population
 from mdap_evolve.recipe import Recipe
 from mdap_local import LocalModel, load_model
+from mdap_local.places import check_libraries
 
 __all__ = [
     "HELD_OUT",
@@ -43,14 +44,11 @@ class About(NamedTuple):
     """The recorded specification of an evolution.
 
     Attributes:
-        task: the task, as runs record it.
-        params: its parameters, for the margin and the cost.
-        runs: the runs that it learns from.
+        params: of the task, for the margin and the cost.
         keep: tasks that must not get worse.
         lessons: digest of the training and held-out prompts.
         max_loss: the maximum loss of a kept task, in percentage points.
         target: target probability that every decision of a run is right.
-        out: the folder for the new model.
         own_votes: whether the learner may train on its own votes alone.
     """
 
@@ -77,22 +75,14 @@ class Study(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The result of an evolution.
+    """The result of an evolution; without a folder and weights of a new model if it was refused.
 
     Attributes:
-        evolution_id: its id.
-        method: es or sft.
-        model: the base model.
-        out: the folder of the new model; None if refused.
-        weights: digest of the new model's files; None if it was refused.
-        refusal: the reason for a refusal; None if not refused.
         gain: the gain in P(right) on held-out steps, and its standard error.
         lost: the loss of each kept task, and its standard error.
         before: figures of the base model, by exam.
         after: figures of the new model, by exam.
         lessons: the numbers of prompts learned, contested, held out, and helped by another model.
-        iterations: updates of the weights.
-        seconds: their duration.
         distance: the distance of the averaged weights from the base.
     """
 
@@ -114,6 +104,9 @@ class Report(NamedTuple):
 
 Watch = Callable[[IterationRow], None]
 
+Measured = dict[str, tuple[Figures, list[float]]]
+"""The figures of each exam, and P(right) at each of its steps."""
+
 
 def base_model(row: EvolutionRow) -> LocalModel:
     """Return the base model of an evolution.
@@ -132,13 +125,12 @@ def base_model(row: EvolutionRow) -> LocalModel:
 
 def load_base(name: str) -> LocalModel:
     """Return the model called *name*, on one thread of the CPU."""
-    from mdap_local.places import check_libraries
-
-    check_libraries(name.removeprefix("local/"))
+    name = name.removeprefix("local/")
+    check_libraries(name)
     import torch
 
     torch.set_num_threads(1)  # sums over several threads may differ in their last bits
-    return load_model(name.removeprefix("local/"), device="cpu", dtype="float32")
+    return load_model(name, device="cpu", dtype="float32")
 
 
 def examples_of(model: LocalModel, lessons: Gathered) -> list[Example]:
@@ -182,9 +174,9 @@ def learning(
     """Yield the learner of either method; Adam computes in this process alone."""
     if recipe.method == "sft":
         yield Tuning(model, examples, recipe)
-    else:
-        with population(model, examples, recipe, workers) as evolution:
-            yield evolution
+        return
+    with population(model, examples, recipe, workers) as evolution:
+        yield evolution
 
 
 def repeated(learner: Learner, row: EvolutionRow) -> None:
@@ -209,12 +201,6 @@ class ReplayError(MdapError):
 def evolve(db: Path, study: Study, workers: int = 1, watch: Watch | None = None) -> Report:
     """Make the missing updates, write the model unless it lost too much, and report.
 
-    Args:
-        db: the database.
-        study: see `study_of`.
-        workers: processes that compute rewards.
-        watch: called after each update.
-
     Raises:
         RunBusyError: another process works on it.
         MdapError: the weights diverged, or a worker ended.
@@ -223,8 +209,7 @@ def evolve(db: Path, study: Study, workers: int = 1, watch: Watch | None = None)
     recorder = Recorder(db, row)
     try:
         recorder.event("resumed" if row.iterations else "started", {"workers": workers})
-        before = {name: exam.figures(model, recipe.seed) for name, exam in study.exams.items()}
-        chances = {name: exam.chances(model) for name, exam in study.exams.items()}
+        before = _measured(study)
         with learning(model, examples_of(model, study.lessons), recipe, workers) as learner:
             repeated(learner, row)
             seconds = math.fsum(update.seconds for update in row.iterations)
@@ -235,7 +220,7 @@ def evolve(db: Path, study: Study, workers: int = 1, watch: Watch | None = None)
                 if watch is not None:
                     watch(made)
             learner.finish()
-        report = _judged(study, learner, (before, chances), seconds)
+        report = _judged(study, learner, before, seconds)
         recorder.event("finished" if report.refusal is None else "refused", report._asdict())
         return report
     finally:
@@ -250,54 +235,44 @@ def _next(study: Study, learner: Learner) -> IterationRow:
             f"the weights diverged in iteration {learner.iteration}: start again with a smaller --alpha"
         )
     seconds = time.monotonic() - started
-    learner.weights.settle()
+    weights = learner.weights
+    weights.settle()
     measured = {
         name: statistics.fmean(exam.chances(study.model, GLANCE)) for name, exam in study.exams.items()
     }
-    weights = learner.weights
     return IterationRow(learner.iteration, *update, weights.distance, seconds, measured, weights.digest)
 
 
-def _judged(
-    study: Study,
-    learner: Learner,
-    base: tuple[dict[str, Figures], dict[str, list[float]]],
-    seconds: float,
-) -> Report:
+def _measured(study: Study) -> Measured:
+    return {
+        name: (exam.figures(study.model, study.recipe.seed), exam.chances(study.model))
+        for name, exam in study.exams.items()
+    }
+
+
+def _judged(study: Study, learner: Learner, before: Measured, seconds: float) -> Report:
     """Compare the new model with the base, and write it unless a kept task lost too much."""
-    before, chances = base
-    about, model = study.about, study.model
-    after = {name: exam.figures(model, study.recipe.seed) for name, exam in study.exams.items()}
-    losses = {name: loss_of(chances[name], exam.chances(model)) for name, exam in study.exams.items()}
+    after = _measured(study)
+    losses = {name: loss_of(before[name][1], after[name][1]) for name in study.exams}
     gained, error = losses.pop(HELD_OUT)
-    refusal = _refusal(losses, about.max_loss)
-    weights = None
-    if refusal is None:
-        try:
-            model.save(about.out)
-        except OSError as error:
-            raise MdapError(
-                f"{about.out} cannot be written ({error.strerror}): make room there, and continue with "
-                f"mdap evolve --resume {study.row.evolution_id}"
-            ) from None
-        weights = load_model(about.out, device="cpu").digest
-    training, held_out = study.lessons.training, study.lessons.held_out
+    refusal = _refusal(losses, study.about.max_loss)
+    lessons = study.lessons
     return Report(
         evolution_id=study.row.evolution_id,
         method=study.recipe.method,
-        model=model.name,
-        out=None if refusal else about.out,
-        weights=weights,
+        model=study.model.name,
+        out=None if refusal else study.about.out,
+        weights=None if refusal else _written(study),
         refusal=refusal,
         gain=(-gained, error),
         lost=losses,
-        before={name: figures._asdict() for name, figures in before.items()},
-        after={name: figures._asdict() for name, figures in after.items()},
+        before={name: figures._asdict() for name, (figures, _) in before.items()},
+        after={name: figures._asdict() for name, (figures, _) in after.items()},
         lessons={
-            "learned": len(training),
-            "contested": sum(one.contested for one in training),
-            "held_out": len(held_out),
-            "helped": study.lessons.helped,
+            "learned": len(lessons.training),
+            "contested": sum(one.contested for one in lessons.training),
+            "held_out": len(lessons.held_out),
+            "helped": lessons.helped,
         },
         iterations=learner.iteration,
         seconds=seconds,
@@ -305,10 +280,22 @@ def _judged(
     )
 
 
+def _written(study: Study) -> str:
+    """Write the new model, and return the digest of its files."""
+    try:
+        study.model.save(study.about.out)
+    except OSError as error:
+        raise MdapError(
+            f"{study.about.out} cannot be written ({error.strerror}): make room there, and continue with "
+            f"mdap evolve --resume {study.row.evolution_id}"
+        ) from None
+    return load_model(study.about.out, device="cpu").digest
+
+
 def _refusal(losses: dict[str, tuple[float, float]], max_loss: float) -> str | None:
-    worst = [name for name, (lost, error) in losses.items() if 100 * (lost - _SURE * error) > max_loss]
     told = [
-        f"{name} lost {100 * losses[name][0]:.1f} points (standard error {100 * losses[name][1]:.1f})"
-        for name in worst
+        f"{name} lost {100 * lost:.1f} points (standard error {100 * error:.1f})"
+        for name, (lost, error) in losses.items()
+        if 100 * (lost - _SURE * error) > max_loss
     ]
     return f"{'; '.join(told)}, and --max-loss is {max_loss:g}" if told else None

@@ -21,12 +21,9 @@ __all__ = ["Gathered", "Question", "gather"]
 
 
 class Question(NamedTuple):
-    """A prompt, the reply that won its vote, and its origin.
+    """A prompt with its digest, and its origin.
 
     Attributes:
-        digest: the prompt's digest.
-        system: the system message; empty for none.
-        user: the user message.
         reply: the first reply that voted for the winner.
         contested: whether a vote went against the winner.
         task: the run's task, by its name and parameters as JSON.
@@ -44,14 +41,10 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The lessons of some runs.
+    """The training prompts and the held-out prompts of some runs.
 
-    Attributes:
-        runs: the runs' ids.
-        training: the training prompts.
-        held_out: prompts used only to measure: one in eight, by digest. The shipped models have not seen
-            those either.
-        helped: the number of prompts on which a model other than the learner voted.
+    One prompt in eight, by digest, is held out to measure. The shipped models have not seen those either.
+    *helped* counts the prompts on which a model other than the learner voted.
     """
 
     runs: tuple[str, ...]
@@ -72,11 +65,7 @@ class Gathered:
 def gather(db: Path, names: Sequence[str], task: str, learner: LocalModel) -> Gathered:
     """Return the lessons of the decided steps of some runs; of equal prompts, the first.
 
-    Args:
-        db: the database.
-        names: runs, each by its id, a unique prefix of it, or ``latest``.
-        task: the required task, as runs record it.
-        learner: the model that learns.
+    Each run is named by its id, a unique prefix of it, or ``latest``.
 
     Raises:
         UsageError: a run is missing or of another task, or there are no training or held-out prompts.
@@ -106,12 +95,7 @@ def gather(db: Path, names: Sequence[str], task: str, learner: LocalModel) -> Ga
 
 
 class _Run:
-    """The data of a run other than its lessons.
-
-    Attributes:
-        helped: steps on which a model other than the learner voted, including its parts.
-        inputs: the inputs of its steps.
-    """
+    """The inputs of a run's steps, parts included, and the steps on which another model voted."""
 
     def __init__(self, db: Path, name: str, learner: LocalModel) -> None:
         self.helped: set[tuple[str, int]] = set()

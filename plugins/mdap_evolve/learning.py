@@ -1,18 +1,30 @@
 """Change weights, one update at a time, to make winning replies more likely."""
 
+import hashlib
 import math
 import random
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
-from mdap_evolve.recipe import Recipe
-from mdap_evolve.weights import Weights, signs
+from mdap_evolve.recipe import Anchor, Recipe
 from mdap_local import LocalModel
 
-__all__ = ["Evolution", "Example", "Learner", "Rewards", "Tuning", "Update", "coefficients", "likelihoods"]
+__all__ = [
+    "Evolution",
+    "Example",
+    "Learner",
+    "Tuning",
+    "Update",
+    "Weights",
+    "coefficients",
+    "likelihoods",
+    "signs",
+]
 
 _AT_ONCE: Final = 256
+_BLOCK: Final = 1 << 20
 
 
 class Example(NamedTuple):
@@ -37,29 +49,81 @@ class Update(NamedTuple):
     coefficients: tuple[float, ...] = ()
 
 
-Rewards = Callable[[], Sequence[float]]
-"""A source of the rewards of the next iteration."""
+def signs(place: tuple[int, int, int], count: int) -> Any:
+    """Return *count* random signs, -1 or +1: one stream over all weights, for a seed, iteration and pair.
+
+    The signs are the bits of SHAKE-128 over a counter, the same on every machine and version.
+    """
+    import numpy
+    import torch
+
+    blocks = []
+    for first in range(0, count, _BLOCK):
+        bits = min(_BLOCK, count - first)
+        counter = f"mdap-evolve|{place[0]}|{place[1]}|{place[2]}|{first // _BLOCK}"
+        drawn = hashlib.shake_128(counter.encode()).digest((bits + 7) // 8)
+        blocks.append(numpy.unpackbits(numpy.frombuffer(drawn, numpy.uint8))[:bits])
+    return torch.from_numpy(numpy.concatenate(blocks)).float().mul_(2).sub_(1)
 
 
-class Learner(Protocol):
-    """A training method, one update after the other.
+class Weights:
+    """The weights of a network on the CPU, in one float32 vector that its parameters are views of.
 
     Attributes:
-        weights: the weights as of the last update.
-        iteration: the number of updates made.
+        now: the vector after the last update.
+        start: the vector at the start.
     """
 
-    weights: Weights
-    iteration: int
+    def __init__(self, network: Any) -> None:
+        import torch
 
-    def learn(self) -> Update:
-        """Make the next update, and return its data."""
+        parameters = list(network.parameters())
+        self.now = torch.cat([each.detach().reshape(-1).float() for each in parameters])
+        self.start = self.now.clone()
+        self._live = self.now.clone()
+        first = 0
+        for each in parameters:
+            each.data = self._live[first : first + each.numel()].view(each.shape)
+            first += each.numel()
 
-    def repeat(self, update: Update) -> None:
-        """Repeat the next recorded update."""
+    def __len__(self) -> int:
+        return len(self.now)
 
-    def finish(self) -> None:
-        """Set the network's weights to their average over the last half of the iterations."""
+    def perturb(self, noise: Any, size: float) -> None:
+        """Set the network's weights to `now` plus *size* times *noise*."""
+        self._live.copy_(self.now).add_(noise, alpha=size)
+
+    def settle(self) -> None:
+        """Set the network's weights to `now`."""
+        self._live.copy_(self.now)
+
+    def take(self) -> None:
+        """Set `now` to the network's weights."""
+        self.now.copy_(self._live)
+
+    def pull(self, anchor: Anchor, amount: float) -> None:
+        """Pull the weights back to their start values: Anchored Weight Decay.
+
+        The *amount*, step size times strength, is a share of the distance (``l2``), or constant (``l1``).
+        """
+        if anchor == "none" or amount == 0:
+            return
+        away = self.now - self.start
+        if anchor == "l2":
+            away.mul_(1 - amount)
+        else:
+            away = away.sign() * (away.abs() - amount).clamp_(min=0)
+        self.now.copy_(self.start).add_(away)
+
+    @property
+    def distance(self) -> float:
+        """The distance of the weights from their start values, as a Euclidean norm."""
+        return float((self.now - self.start).double().norm())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the bytes of `now`, in hexadecimal."""
+        return hashlib.sha256(self.now.numpy()).hexdigest()
 
 
 def likelihoods(model: LocalModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
@@ -83,8 +147,13 @@ def coefficients(rewards: Sequence[float]) -> tuple[float, ...]:
     return struct.unpack(f"<{len(differences)}e", struct.pack(f"<{len(differences)}e", *differences))
 
 
-class _Learner:
-    """The common base of both methods: batches, and the average of the last half."""
+class Learner(ABC):
+    """A training method that changes a model on the CPU, in float32, one update after the other.
+
+    Attributes:
+        weights: the weights as of the last update.
+        iteration: the number of updates made.
+    """
 
     def __init__(self, model: LocalModel, examples: Sequence[Example], recipe: Recipe) -> None:
         import torch
@@ -96,6 +165,20 @@ class _Learner:
         self._contested = [one for one in examples if one.contested]
         self._others = [one for one in examples if not one.contested]
         self._sum = torch.zeros(len(self.weights), dtype=torch.float64)
+
+    @abstractmethod
+    def learn(self) -> Update:
+        """Make the next update, and return its data."""
+
+    @abstractmethod
+    def repeat(self, update: Update) -> None:
+        """Repeat the next recorded update."""
+
+    def finish(self) -> None:
+        """Set the network's weights to their average over the last half of the iterations."""
+        mean = self._sum / (self.iteration - self._recipe.averaged_from + 1)
+        self.weights.now.copy_(mean.half())  # in the precision of the written files
+        self.weights.settle()
 
     def _batch(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Return the pairs of tokens of the next iteration; steps that were contested come first."""
@@ -114,32 +197,9 @@ class _Learner:
         if self.iteration >= recipe.averaged_from:
             self._sum += self.weights.now
 
-    def finish(self) -> None:
-        """Set the network's weights to their average over the last half of the iterations."""
-        mean = self._sum / (self.iteration - self._recipe.averaged_from + 1)
-        self.weights.now.copy_(mean.half())  # in the precision of the written files
-        self.weights.settle()
 
-
-class Evolution(_Learner):
-    """Evolution strategies: the rewards of perturbed weights give the direction, without a gradient.
-
-    Args:
-        model: the model to change; on the CPU, in float32.
-        examples: the training examples.
-        recipe: the settings.
-        rewards: the source of an iteration's rewards; None to compute them here.
-    """
-
-    def __init__(
-        self,
-        model: LocalModel,
-        examples: Sequence[Example],
-        recipe: Recipe,
-        rewards: Rewards | None = None,
-    ) -> None:
-        super().__init__(model, examples, recipe)
-        self._rewards = rewards or (lambda: self.rewards(range(recipe.pairs)))
+class Evolution(Learner):
+    """Evolution strategies: the rewards of perturbed weights give the direction, without a gradient."""
 
     def rewards(self, pairs: Sequence[int]) -> list[float]:
         """Return the rewards of some pairs of the next iteration, two for each."""
@@ -151,9 +211,13 @@ class Evolution(_Learner):
                 found.append(math.fsum(likelihoods(self._model, batch)) / len(batch))
         return found
 
+    def all_rewards(self) -> Sequence[float]:
+        """Return the rewards of all pairs of the next iteration."""
+        return self.rewards(range(self._recipe.pairs))
+
     def learn(self) -> Update:
         """Make the next update, and return its data."""
-        rewards = tuple(self._rewards())
+        rewards = tuple(self.all_rewards())
         update = Update(rewards, coefficients(rewards))
         self.repeat(update)
         return update
@@ -169,7 +233,7 @@ class Evolution(_Learner):
         return signs((self._recipe.seed, self.iteration, pair), len(self.weights))
 
 
-class Tuning(_Learner):
+class Tuning(Learner):
     """Supervised fine-tuning with Adam: the gradient of log P(winner) gives the direction."""
 
     def __init__(self, model: LocalModel, examples: Sequence[Example], recipe: Recipe) -> None:

@@ -4,9 +4,9 @@ import json
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 from mdap import RedFlag, UsageError
@@ -17,11 +17,11 @@ from mdap.rules.digests import prompt_digest
 from mdap.rules.scaling import plan
 from mdap.rules.values import kinds_of
 from mdap.session.surveying import known_steps
-from mdap.tasks import Chain, Task, canonical_step
+from mdap.tasks import Chain, Step, Task, canonical_step
 from mdap_evolve.gathering import Question
 from mdap_evolve.learning import likelihoods
 from mdap_local import LocalModel
-from mdap_local.generating import Row, generate
+from mdap_local.generating import Row, Sampled, generate
 
 __all__ = ["Exam", "Figures", "Item", "exam_of_log", "exam_of_task", "loss_of"]
 
@@ -38,7 +38,7 @@ Parse = Callable[[str], Any]
 
 
 class Item(NamedTuple):
-    """A step of an exam: its prompt, its right reply, and its parser or None."""
+    """A step of an exam: its prompt, its right reply, and its parser if that is known."""
 
     system: str
     user: str
@@ -51,7 +51,6 @@ class Figures(NamedTuple):
     """The figures of a model at a task, at temperature 1.
 
     Attributes:
-        items: the number of measured steps.
         right: the mean probability that a sample is right: p times v.
         p: the probability that a valid sample is right.
         v: the probability that a sample is valid; None without a parser.
@@ -71,14 +70,7 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """Steps of a task with their right replies.
-
-    Attributes:
-        name: the task, for people.
-        items: its steps.
-        steps: the length of the run for margin and cost; None if unknown.
-        target: target probability that every decision of that run is right.
-    """
+    """Steps of a task with their right replies, and the length and target of the run to plan."""
 
     name: str
     items: tuple[Item, ...]
@@ -106,89 +98,73 @@ class Exam:
     def figures(self, model: LocalModel, seed: int) -> Figures:
         """Return the figures of *model*; a few samples per step show red flags and other spellings."""
         right = statistics.fmean(self.chances(model))
-        seen = _Seen()
+        seen: Counter[str] = Counter()
+        tokens = []
         for sampled, item in _sampled(model, self.items, seed):
-            seen.add(item, model.text(sampled.tokens))
-            seen.tokens.append(len(sampled.row.prompt) + sampled.made)
+            seen[_kind(item, model.text(sampled.tokens))] += 1
+            tokens.append(len(sampled.row.prompt) + sampled.made)
         # Verbatim right replies have an exact probability; samples divide up the rest.
-        others = max(1, seen.valid + seen.right + seen.flagged)
-        right += (1 - right) * seen.right / others
-        valid = 1 - (1 - right) * seen.flagged / max(1, seen.valid + seen.flagged)
+        others = max(1, seen["wrong"] + seen["right"] + seen["flagged"])
+        right += (1 - right) * seen["right"] / others
+        v = 1 - (1 - right) * seen["flagged"] / max(1, seen["wrong"] + seen["flagged"])
+        p = right / v if v else 0.0
         readable = any(item.parse is not None for item in self.items)
-        p = right / valid if valid else 0.0
-        return self._planned(right, p, valid if readable else None, seen.tokens)
-
-    def _planned(self, right: float, p: float, v: float | None, tokens: Sequence[int]) -> Figures:
         k = samples = None
         if self.steps and 0.5 < p < 1:
-            made = plan(self.steps, 1 - p, 1.0 if v is None else v, self.target)
+            made = plan(self.steps, 1 - p, v if readable else 1.0, self.target)
             k, samples = made.k, made.samples
         elif self.steps and p == 1:
             k, samples = 1, float(self.steps)
         each = statistics.fmean(tokens) if tokens else math.nan
-        return Figures(len(self.items), right, p, v, k, samples, None if samples is None else samples * each)
+        cost = None if samples is None else samples * each
+        return Figures(len(self.items), right, p, v if readable else None, k, samples, cost)
 
 
-class _Seen:
-    """Counts of samples that are not the verbatim right reply, by kind."""
-
-    def __init__(self) -> None:
-        self.right = self.valid = self.flagged = 0
-        self.tokens: list[int] = []
-
-    def add(self, item: Item, text: str) -> None:
-        """Count a sample."""
-        if text == item.reply:
-            return
-        if item.parse is None:
-            self.valid += 1
-            return
-        try:
-            said = canonical(item.parse(text))
-        except RedFlag:
-            self.flagged += 1
-            return
-        if said == canonical(item.parse(item.reply)):
-            self.right += 1
-        else:
-            self.valid += 1
+def _kind(item: Item, text: str) -> str:
+    """Return what a sample is: ``verbatim`` the right reply, ``right``, ``wrong`` or ``flagged``."""
+    if text == item.reply:
+        return "verbatim"
+    if item.parse is None:
+        return "wrong"
+    try:
+        said = canonical(item.parse(text))
+    except RedFlag:
+        return "flagged"
+    return "right" if said == canonical(item.parse(item.reply)) else "wrong"
 
 
 def exam_of_log(questions: Sequence[Question], task: Task, target: float) -> Exam:
     """Return the exam on held-out prompts of a log; vote winners count as right."""
-    drawn = _some(questions)
-    readers = dict(_readers(drawn, task))
+    drawn = random.Random(0).sample(list(questions), min(len(questions), MOST_ITEMS))
+    if isinstance(task, Chain):
+        steps = [step for one in drawn if (step := _step_again(one)) is not None]
+    else:
+        steps = [known.step for known in known_steps(task, MOST_ITEMS, 0)]
+    readers = {
+        prompt_digest(step.system, step.user): (step.parse, step.max_tokens or _LONGEST) for step in steps
+    }
     items = [
         Item(one.system, one.user, one.reply, *readers.get(one.digest, (None, _LONGEST))) for one in drawn
     ]
-    return Exam(_named(task), tuple(items), task.length(), target)
+    changed = task.model_dump(mode="json", exclude_unset=True)
+    query = "&".join(f"{name}={value}" for name, value in changed.items())
+    name = f"{task_name(task)}{'?' if query else ''}{query}"
+    return Exam(name, tuple(items), task.length(), target)
 
 
-def _readers(questions: Sequence[Question], task: Task) -> Iterable[tuple[str, tuple[Parse, int]]]:
-    """Yield parsers of replies by prompt digest, as far as the task's code can rebuild them."""
-    if isinstance(task, Chain):
-        for one in questions:
-            chain = make_recorded(one.task[0], json.loads(one.task[1]))
-            assert isinstance(chain, Chain)
-            try:
-                step = chain.step(kinds_of(chain)[0].read(one.input))
-            except RAISED as error:
-                raise PluginError(f"task {one.task[0]}", "giving a step again", error) from error
-            if step is not None and prompt_digest(step.system, step.user) == one.digest:
-                step = canonical_step(chain, step)
-                yield one.digest, (step.parse, step.max_tokens or _LONGEST)
-        return
-    for known in known_steps(task, MOST_ITEMS, 0):
-        step = known.step
-        yield prompt_digest(step.system, step.user), (step.parse, step.max_tokens or _LONGEST)
+def _step_again(one: Question) -> Step[Any] | None:
+    """Return a chain's step again, as its code gives it now."""
+    chain = make_recorded(one.task[0], json.loads(one.task[1]))
+    assert isinstance(chain, Chain)
+    try:
+        step = chain.step(kinds_of(chain)[0].read(one.input))
+    except RAISED as error:
+        raise PluginError(f"task {one.task[0]}", "giving a step again", error) from error
+    return None if step is None else canonical_step(chain, step)
 
 
 def exam_of_task(spec: str, target: float) -> Exam:
-    """Return the exam of a task with an oracle.
-
-    Args:
-        spec: the task, and its parameters as in ``multiply?style=compact``.
-        target: target probability that every decision of a run is right.
+    """Return the exam of a task with an oracle, named with its parameters as in ``multiply?style=compact``.
 
     Raises:
         UsageError: there is no such task, or it has no oracle.
@@ -217,31 +193,20 @@ def loss_of(before: Sequence[float], after: Sequence[float]) -> tuple[float, flo
     return statistics.fmean(lost), error
 
 
-def _named(task: Task) -> str:
-    changed = task.model_dump(mode="json", exclude_unset=True)
-    query = "&".join(f"{name}={value}" for name, value in changed.items())
-    return f"{task_name(task)}{'?' if query else ''}{query}"
-
-
-def _some(questions: Sequence[Question]) -> list[Question]:
-    return random.Random(0).sample(list(questions), min(len(questions), MOST_ITEMS))
-
-
 def _tokens(model: LocalModel, item: Item) -> tuple[list[int], list[int]]:
     return model.chat(item.system, item.user), model.reply(item.reply)
 
 
-def _sampled(model: LocalModel, items: Sequence[Item], seed: int) -> Iterable[tuple[Any, Item]]:
+def _sampled(model: LocalModel, items: Sequence[Item], seed: int) -> Iterable[tuple[Sampled, Item]]:
     """Yield each step with its samples, with the same random numbers before and after."""
-    rows: dict[int, Item] = {}
-    wanted = []
+    items_of: dict[Row, Item] = {}
     for place, item in enumerate(items):
         prompt = tuple(model.chat(item.system, item.user))
         room = min(item.max_tokens, _LONGEST, model.context - len(prompt))
         for number in range(_SAMPLES):
             chance = random.Random(f"{seed}|{place}|{number}").getrandbits(64)
-            wanted.append(Row(prompt, chance, 1.0, room, partial(bool, True)))
-            rows[id(wanted[-1])] = item
-    for first in range(0, len(wanted), _SAMPLES * 16):
-        for sampled in generate(model, wanted[first : first + _SAMPLES * 16]):
-            yield sampled, rows[id(sampled.row)]
+            items_of[Row(prompt, chance, 1.0, room, lambda: True)] = item
+    rows = list(items_of)
+    for first in range(0, len(rows), _SAMPLES * 16):
+        for sampled in generate(model, rows[first : first + _SAMPLES * 16]):
+            yield sampled, items_of[sampled.row]

@@ -40,7 +40,8 @@ def population(
     own, *others = shares(recipe.pairs, workers)
     with ExitStack() as stack:
         helpers = [stack.enter_context(_started(model, examples, recipe)) for _ in others]
-        evolution = _Shared(model, examples, recipe, (own, list(zip(helpers, others, strict=True))))
+        evolution = _Shared(model, examples, recipe)
+        evolution.own, evolution.helpers = own, list(zip(helpers, others, strict=True))
         yield evolution
 
 
@@ -52,57 +53,43 @@ class _Helper:
         self._pipe = pipe
 
     def tell(self, what: dict[str, Any]) -> None:
-        """Send an order.
-
-        Raises:
-            WorkerError: the worker has ended.
-        """
-        try:
+        """Send an order."""
+        with self._alive():
             self._pipe.send_bytes(json.dumps(what).encode())
-        except OSError:
-            raise self._gone() from None
 
     def rewards(self) -> list[float]:
-        """Return the requested rewards.
-
-        Raises:
-            WorkerError: it ended.
-        """
-        try:
+        """Return the requested rewards."""
+        with self._alive():
             return [float(reward) for reward in json.loads(self._pipe.recv_bytes())]
-        except (OSError, EOFError):
-            raise self._gone() from None
 
-    def _gone(self) -> WorkerError:
-        self._process.join()
-        code = self._process.exitcode
-        return WorkerError(
-            f"a worker ended with code {code}, perhaps for lack of memory: use fewer --workers"
-        )
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError):
+            self._process.join()
+            code = self._process.exitcode
+            raise WorkerError(
+                f"a worker ended with code {code}, perhaps for lack of memory: use fewer --workers"
+            ) from None
 
 
 class _Shared(Evolution):
-    def __init__(
-        self,
-        model: LocalModel,
-        examples: Sequence[Example],
-        recipe: Recipe,
-        shared: tuple[range, list[tuple[_Helper, range]]],
-    ) -> None:
-        super().__init__(model, examples, recipe, self._all_rewards)
-        self._own, self._helpers = shared
+    own: range
+    helpers: Sequence[tuple[_Helper, range]]
 
-    def _all_rewards(self) -> list[float]:
-        for helper, pairs in self._helpers:
+    def all_rewards(self) -> list[float]:
+        """Return the rewards of all pairs of the next iteration, each computed by one process."""
+        for helper, pairs in self.helpers:
             helper.tell({"rewards": [pairs.start, pairs.stop]})
-        found = self.rewards(self._own)
-        for helper, _ in self._helpers:
+        found = self.rewards(self.own)
+        for helper, _ in self.helpers:
             found += helper.rewards()
         return found
 
     def repeat(self, update: Update) -> None:
         """Repeat the next recorded update in every process."""
-        for helper, _ in self._helpers:
+        for helper, _ in self.helpers:
             helper.tell({"coefficients": list(update.coefficients)})
         super().repeat(update)
 

@@ -2,12 +2,13 @@
 
 import base64
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from mdap import UsageError
 from mdap.errors import DatabaseError
@@ -17,7 +18,7 @@ from mdap_evolve.learning import Evolution, Example, Learner, coefficients
 from mdap_evolve.recipe import Recipe
 from mdap_local import load_model
 
-__all__ = ["Made", "Verified", "replay", "share", "verify"]
+__all__ = ["Verified", "check_free", "replay", "share", "verify"]
 
 SHARED: Final = "evolution.json"
 """The file beside a new model that rebuilds it from the base model."""
@@ -25,23 +26,13 @@ SHARED: Final = "evolution.json"
 _NEAR: Final = 1e-4
 
 
-class Made(NamedTuple):
-    """A rebuilt model."""
-
-    evolution_id: str
-    iterations: int
-    out: str
-    weights: str
-
-
 def share(db: Path, evolution_id: str, folder: Path) -> None:
     """Write the replay file, a few kilobytes, into the new model's folder."""
     row = read_evolution(db, evolution_id)
     if row.recipe["method"] == "sft" or row.ended is None:
         return
-    updates = b"".join(
-        struct.pack(f"<{len(each.coefficients)}e", *each.coefficients) for each in row.iterations
-    )
+    flat = [each for update in row.iterations for each in update.coefficients]
+    updates = struct.pack(f"<{len(flat)}e", *flat)
     held = {
         "evolution_id": row.evolution_id,
         "model": row.model,
@@ -53,20 +44,20 @@ def share(db: Path, evolution_id: str, folder: Path) -> None:
     (folder / SHARED).write_text(json.dumps(held) + "\n")
 
 
-def replay(db: Path, name: str, out: Path) -> Made:
-    """Rebuild the model of an evolution, bit for bit.
+def check_free(out: Path) -> None:
+    """Refuse a folder that holds anything, or a file."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out} exists already: name a new folder")
 
-    Args:
-        db: the database.
-        name: the evolution's id; or the file `SHARED` of a model made elsewhere.
-        out: the folder to write it to.
+
+def replay(db: Path, name: str, out: Path) -> dict[str, Any]:
+    """Rebuild the model of an evolution, named by its id or by a file `SHARED`, bit for bit.
 
     Raises:
         UsageError: there is no such evolution or file, it has not finished, or *out* exists already.
         ReplayError: the resulting weights differ from the recorded ones.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} exists already: name a new folder")
+    check_free(out)
     row = _of_file(Path(name)) if Path(name).is_file() else read_evolution(db, name)
     if row.ended is None:
         raise UsageError(f"{row.evolution_id} has not finished: continue it with --resume {row.evolution_id}")
@@ -84,7 +75,8 @@ def replay(db: Path, name: str, out: Path) -> Made:
     weights = load_model(str(out), device="cpu").digest
     if weights != row.ended[1]["weights"]:
         raise ReplayError(f"{row.evolution_id}: the replay has weights {weights[:16]}, the record other ones")
-    return Made(row.evolution_id, len(row.iterations), str(out), weights)
+    made = {"evolution_id": row.evolution_id, "iterations": len(row.iterations)}
+    return {**made, "out": str(out), "weights": weights}
 
 
 def _of_file(path: Path) -> EvolutionRow:
@@ -108,14 +100,7 @@ def _of_file(path: Path) -> EvolutionRow:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The result of verifying an evolution.
-
-    Attributes:
-        evolution_id: its id.
-        iterations: the number of repeated updates.
-        weights: digest of the resulting model files; None if it has not finished.
-        mismatches: the differences from the record, one sentence each.
-    """
+    """The number of repeated updates, the digest of a finished model, and a sentence for each mismatch."""
 
     evolution_id: str
     iterations: int
@@ -177,7 +162,7 @@ def _updates(learner: Learner, study: Study) -> list[str]:
         if isinstance(learner, Evolution):
             if coefficients(row.rewards) != row.coefficients:
                 found.append(f"iteration {row.iteration}: its coefficients do not follow from its rewards")
-            if place in looked_at and not _same(learner.rewards(range(study.recipe.pairs)), row.rewards):
+            if place in looked_at and not _same(learner.all_rewards(), row.rewards):
                 found.append(f"iteration {row.iteration}: its rewards are not those of its batch")
         repeated(learner, replace(study.row, iterations=(row,)))
     return found
@@ -206,6 +191,5 @@ def _result(study: Study) -> list[str]:
 
 def _same(one: Sequence[float], other: Sequence[float]) -> bool:
     """Return whether rewards are the same, as far as rounding on different machines allows."""
-    return len(one) == len(other) and all(
-        abs(left - right) <= _NEAR for left, right in zip(one, other, strict=True)
-    )
+    near = [math.isclose(*pair, rel_tol=0, abs_tol=_NEAR) for pair in zip(one, other, strict=False)]
+    return len(one) == len(other) and all(near)

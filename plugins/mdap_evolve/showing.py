@@ -32,13 +32,8 @@ def watching(study: Study, *, quiet: bool) -> Iterator[Watch | None]:
     if quiet:
         yield None
     elif console.is_terminal:
-        columns = (
-            TextColumn("evolving"),
-            BarColumn(20),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-        )
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        done = TextColumn("evolving"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}")
+        with Progress(*done, TimeRemainingColumn(), console=console, transient=True) as bar:
             task = bar.add_task("", total=total)
             yield lambda row: bar.update(task, completed=row.iteration, description=_told(row))
     else:
@@ -66,12 +61,7 @@ def drift_plot(rows: Sequence[IterationRow]) -> str:
 
 
 def plotted(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Return P(wrong) in percent by iteration as SVG, a line for each name.
-
-    Args:
-        title: its title.
-        lines: iterations and percentages by name.
-    """
+    """Return P(wrong) in percent by iteration as SVG, a line for each name."""
     across = Axis("iteration", 0, max(at for points in lines.values() for at, _ in points))
     up = Axis("P(wrong), %", 0, ceiling(max(value for points in lines.values() for _, value in points)))
     drawn = [Line(f"l{place}", points) for place, points in enumerate(lines.values())]
@@ -88,7 +78,8 @@ def plotted(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> s
 
 def describe(report: Report, study: Study) -> None:
     """Print the result of an evolution."""
-    say(f"{report.evolution_id}: {_verdict(report)}")
+    verdict = "refused" if report.refusal else f"finished; use it with --model local/{report.out}"
+    say(f"{report.evolution_id}: {verdict}")
     taught = report.lessons
     gain, error = report.gain
     rows = [
@@ -105,20 +96,15 @@ def describe(report: Report, study: Study) -> None:
         rows += [("written to", report.out), ("weights", str(report.weights))]
     fields(rows)
     say()
-    heads = ("", "", "P(right)", "p", "v", "k", "samples", "tokens")
     cells = []
-    for name in report.before:
-        for when, figures in (("before", report.before[name]), ("after", report.after[name])):
-            cells.append([name if when == "before" else "", when, *_cells(figures)])
-    table(heads, cells)
+    for name, figures in report.before.items():
+        cells.append([name, "before", *_cells(figures)])
+        cells.append(["", "after", *_cells(report.after[name])])
+    table(("", "", "P(right)", "p", "v", "k", "samples", "tokens"), cells)
     say(
         f"k, samples and tokens are for one run at P(no errors) {study.about.target:g}, if all steps are "
         "equally hard; '-': no margin serves, or the length is not known"
     )
-
-
-def _verdict(report: Report) -> str:
-    return "refused" if report.refusal else f"finished; use it with --model local/{report.out}"
 
 
 def _gained(gain: float, error: float, study: Study) -> str:
@@ -133,10 +119,6 @@ def _gained(gain: float, error: float, study: Study) -> str:
 
 
 def _cells(figures: dict[str, Any]) -> list[str]:
-    shares = [figures["right"], figures["p"], figures["v"]]
-    return [
-        *["-" if share is None else f"{share:.4f}" for share in shares],
-        number(figures["k"]),
-        number(figures["samples"]),
-        number(figures["tokens"]),
-    ]
+    shares = [figures[name] for name in ("right", "p", "v")]
+    cells = ["-" if share is None else f"{share:.4f}" for share in shares]
+    return cells + [number(figures[name]) for name in ("k", "samples", "tokens")]

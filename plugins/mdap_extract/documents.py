@@ -1,15 +1,24 @@
-"""The input: documents from JSON Lines, a JSON array, or CSV, one at a time."""
+"""The input: documents from JSON Lines, a JSON array, or CSV as spreadsheets write it, one at a time.
+
+The standard library's reader reads CSV. Which character parts the cells is told here, from the header and
+from how many rows fit it: `csv.Sniffer` and CleverCSV look for patterns in the cells, and where these are
+whole documents they find a blank, or nothing.
+"""
 
 import codecs
+import csv
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from mdap_extract.files import local
-from mdap_extract.tables import read_table
 from mdap_extract.texts import clean, is_blank
 
 __all__ = ["Columns", "Cursor", "Document", "check_documents", "documents"]
@@ -18,6 +27,12 @@ _TABLES: Final = frozenset({".csv", ".tsv", ".tab"})
 _JSON: Final = frozenset({".json", ".jsonl", ".ndjson"})
 _WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BYTE_ORDER_MARK: Final = "\ufeff"
+# Where two fit alike, the comma is last: it also stands in numbers.
+_DELIMITERS: Final = ("\t", ";", "|", ",")
+_NOWHERE: Final = "\x1f"  # for a table of one column, whose texts may contain any of those
+_LOOKED_AT: Final = 2**18  # characters
+_LARGEST_CELL: Final = 2**31 - 1
+_TOLD: Final = re.compile(r'"?sep=(.)"?\r?\n')  # how Excel tells itself
 _KEPT: Final = 4_000_000
 _OVERHEAD: Final = 4_000
 """The most characters of documents to keep in memory, and those that each counts for besides its text."""
@@ -40,13 +55,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document.
-
-    Attributes:
-        id: what it is called in the output.
-        text: what is to be read; empty where there is nothing.
-        truth: the record that should come out; None where it is not known.
-    """
+    """A document: its id, its text, which may be empty, and the record that should come out, if known."""
 
     id: str
     text: str
@@ -70,7 +79,10 @@ def documents(path: Path, columns: Columns) -> Iterator[Document]:
         ValueError: the file cannot be read, or not so; the message names the line.
     """
     try:
-        with _opened(local(path)) as file:
+        place = local(path)
+        with place.open("rb") as begin:
+            encoding = "utf-16" if begin.read(2) in _WIDE else "utf-8-sig"
+        with place.open(encoding=encoding, newline="") as file:
             for number, (line, row) in enumerate(_rows(file, path.suffix.lower(), columns), start=1):
                 try:
                     document = _document(row, columns, number)
@@ -110,12 +122,7 @@ def check_documents(path: Path, columns: Columns) -> int:
 
 
 class Cursor:
-    """Find documents of a file by their ids, quickly if they are asked for nearly in the order of the file.
-
-    Args:
-        path: see `documents`.
-        columns: see `documents`.
-    """
+    """Find documents of a file by their ids, quickly if asked for nearly in the order of the file."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._path = path
@@ -149,37 +156,103 @@ class Cursor:
         return False
 
 
-def _opened(path: Path) -> TextIO:
-    with path.open("rb") as file:
-        wide = file.read(2) in _WIDE
-    return path.open(encoding="utf-16" if wide else "utf-8-sig", newline="")
-
-
 def _rows(file: TextIO, suffix: str, columns: Columns) -> Iterator[tuple[int, Any]]:
     beginning = file.read(1024).lstrip()[:1]
     file.seek(0)
     if suffix in _TABLES or (suffix not in _JSON and beginning not in ("", "{", "[")):
-        yield from read_table(file, (columns.text or "text", columns.id or "id", columns.truth))
+        yield from _table(file, (columns.text or "text", columns.id or "id", columns.truth))
     elif beginning == "[":
-        yield from _json_array(file)
+        found = _json(file.read())
+        if not isinstance(found, list):
+            raise ValueError("line 1: not a JSON array")
+        yield from ((1, row) for row in found)
     else:
-        yield from _json_lines(file)
+        for number, line in enumerate(file, start=1):
+            # Files that were put together have marks of their own in the middle.
+            plain = line.strip().strip(_BYTE_ORDER_MARK)
+            if plain:
+                yield number, _json(plain)
 
 
-def _json_array(file: TextIO) -> Iterator[tuple[int, Any]]:
-    found = _json(file.read())
-    if not isinstance(found, list):
-        raise ValueError("line 1: not a JSON array")
-    for row in found:
-        yield 1, row
+def _table(file: TextIO, needed: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line and the cells by column of each row; the columns *needed* must not be there twice."""
+    csv.field_size_limit(_LARGEST_CELL)
+    sample = file.read(_LOOKED_AT)
+    told = _TOLD.match(sample)
+    delimiter = told[1] if told else _delimiter(sample)
+    file.seek(0)
+    if told:
+        file.readline()
+    reader = _reader(file, delimiter)
+    try:
+        header: list[str] = next(filter(_filled, reader), [])
+        names = _names(header, needed)
+        for row in filter(_filled, reader):
+            line = reader.line_num + bool(told)
+            yield line, _by_name(row, names, line)
+    except csv.Error as error:
+        raise ValueError(
+            f"line {reader.line_num + bool(told)}: not CSV: {error}: check its quotes; within a quoted "
+            "cell, a quote is written twice"
+        ) from None
 
 
-def _json_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(file, start=1):
-        # Files that were put together have marks of their own in the middle.
-        plain = line.strip().strip(_BYTE_ORDER_MARK)
-        if plain:
-            yield number, _json(plain)
+def _reader(lines: Iterator[str], delimiter: str) -> Any:
+    return csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t")
+
+
+def _filled(row: list[str]) -> bool:
+    return any(cell.strip() for cell in row)
+
+
+def _delimiter(sample: str) -> str:
+    """Return what parts the cells: it parts the header, and most rows in as many cells as that."""
+    fits = {delimiter: _fit(sample, delimiter) for delimiter in _DELIMITERS}
+    best = max(_DELIMITERS, key=fits.__getitem__)
+    return best if fits[best] > (0.0, 0) else _NOWHERE
+
+
+def _fit(sample: str, delimiter: str) -> tuple[float, int]:
+    """Return the share of rows that have as many cells as the header, and how many these are."""
+    rows: list[list[str]] = []
+    with suppress(csv.Error):  # a sample ends anywhere
+        rows.extend(filter(_filled, islice(_reader(iter(sample.splitlines(True)), delimiter), 200)))
+    if not rows or len(rows[0]) < 2:
+        return (0.0, 0)
+    width = len(rows[0])
+    # The last row may be cut, and short rows are short of empty cells.
+    inner = rows[1:-1] or rows[1:]
+    return (sum(len(row) == width for row in inner) / len(inner) if inner else 1.0, width)
+
+
+def _names(header: list[str], needed: Collection[str]) -> list[str]:
+    """Return the columns' names: no blanks around them, no name twice, none of a column without a name."""
+    names: list[str] = []
+    plain = [clean(name).strip(" \t\r\n\u00a0\ufeff\u200b") for name in header]
+    often = Counter(name.casefold() for name in plain)
+    for name in needed:
+        if name and often[name.casefold()] > 1 and plain.count(name) != 1:
+            raise ValueError(f"the column {name!r:.80} is there {often[name.casefold()]} times: rename one")
+    for place, name in enumerate(plain, start=1):
+        unique, number = name or f"column {place}", 1
+        while unique in names:
+            number += 1
+            unique = f"{name} ({number})"
+        names.append(unique)
+    return names
+
+
+def _by_name(row: list[str], names: list[str], line: int) -> dict[str, str]:
+    if _filled(row[len(names) :]):
+        raise ValueError(
+            f"line {line}: it has {len(row)} cells, and the header {len(names)}: "
+            "put a cell that contains a delimiter in quotes"
+        )
+    cells = row[: len(names)] + [""] * (len(names) - len(row))
+    unnamed = {f"column {place}" for place in range(1, len(names) + 1)}
+    return {
+        name: cell for name, cell in zip(names, cells, strict=True) if cell.strip() or name not in unnamed
+    }
 
 
 def _json(text: str) -> Any:

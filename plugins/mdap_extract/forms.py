@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import time, timedelta
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -19,6 +20,7 @@ from mdap_extract.texts import folded, tidied
 __all__ = ["Forms", "Value"]
 
 _DURATION: Final = TypeAdapter(timedelta)
+_NUMBERS: Final = ("number", "integer", None)
 
 
 def _duration(text: str) -> str:
@@ -40,12 +42,7 @@ _READERS: Final[Mapping[str, Callable[[str], str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value, in two ways.
-
-    Attributes:
-        form: as votes are compared.
-        written: as it goes into the output.
-    """
+    """A value in the form in which votes are compared, and as it goes into the output."""
 
     form: Any
     written: Any
@@ -89,7 +86,7 @@ class _Reading:
 
     def __init__(self, forms: Forms, field: Field) -> None:
         self._forms = forms
-        self._name = field.name
+        self._none = RedFlag(f"not a value of {field.name:.60}")
         self._shapes = field.shapes
         # Alternatives that contain one another share parts: read once, not once for each of the ways there,
         # which a reply can make very many.
@@ -126,10 +123,7 @@ class _Reading:
                 continue
             if len(shapes) == 1 or shape.accepts(value.written):
                 return value
-        raise failure or self._none()
-
-    def _none(self) -> RedFlag:
-        return RedFlag(f"not a value of {self._name:.60}")
+        raise failure or self._none
 
     def _as(self, shape: Shape, others: tuple[Shape, ...], raw: Any) -> Value:
         if shape.choices:
@@ -143,36 +137,33 @@ class _Reading:
                 return _both(canonical.number(raw, decimal=self._forms.decimal))
             case bool() if shape.kind in ("boolean", None):
                 return _both(raw)
-            case int() | float() if shape.kind in ("number", "integer", None) and not isinstance(raw, bool):
+            case int() | float() if shape.kind in _NUMBERS and not isinstance(raw, bool):
                 return _both(canonical.number(raw))
             case list() if shape.kind in ("array", None):
                 return self._list(shape, raw)
             case dict() if shape.kind in ("object", None):
                 return self._object(shape, raw)
-        raise self._none()
+        raise self._none
 
     def _choice(self, shape: Shape, raw: Any) -> Any:
         """Return the member of an enumeration that *raw* is: exactly, or as the only one that it may mean."""
         if (spelled := exact(raw)) in shape.by_spelling:
             return shape.by_spelling[spelled]
+        alike: list[Any] = []
         texts = [choice for choice in shape.choices if isinstance(choice, str)]
-        if isinstance(raw, str):
-            for form in (tidied, folded, _caseless):
-                alike = [choice for choice in texts if form(choice) == form(raw)]
-                if alike:
-                    return self._only(alike)
-            # Without a text among them, a text can only mean a number.
-            number = numeral(raw.strip()) if texts else canonical.number(raw, decimal=self._forms.decimal)
-            alike = [
-                choice for choice in shape.choices if number is not None and exact(choice) == exact(number)
-            ]
-        else:
+        if not isinstance(raw, str):
             alike = [choice for choice in texts if choice.strip() == spelled]
-        return self._only(alike)
-
-    def _only(self, alike: list[Any]) -> Any:
+        else:
+            for form in (tidied, folded, partial(folded, case=False)):
+                alike = alike or [choice for choice in texts if form(choice) == form(raw)]
+            # Without a text among them, a text can only mean a number.
+            number = None
+            if not alike:
+                number = numeral(raw.strip()) if texts else canonical.number(raw, decimal=self._forms.decimal)
+            if number is not None:
+                alike = [choice for choice in shape.choices if exact(choice) == exact(number)]
         if len(alike) != 1:
-            raise self._none()
+            raise self._none
         return alike[0]
 
     def _text(self, shape: Shape, others: tuple[Shape, ...], raw: str) -> Value:
@@ -186,7 +177,8 @@ class _Reading:
             except (ValueError, OverflowError, RedFlag):
                 pass  # whether that may be is for the schema to say
         number = numeral(written)
-        if number is not None and any(_takes(other, number) for other in others):
+        numbers = [other for other in others if other.kind in _NUMBERS and not other.choices]
+        if number is not None and any(other.accepts(number) for other in numbers):
             return Value(number, written)
         forms = self._forms
         return Value(folded(written, case=forms.case, punctuation=forms.punctuation), written)
@@ -213,15 +205,6 @@ class _Reading:
             {name: value.form for name, value in values.items()},
             {name: value.written for name, value in values.items()},
         )
-
-
-def _takes(shape: Shape, number: float) -> bool:
-    """Return whether *number* could stand where a text stands that says it."""
-    return shape.kind in ("number", "integer", None) and not shape.choices and bool(shape.accepts(number))
-
-
-def _caseless(text: str) -> str:
-    return folded(text, case=False)
 
 
 def _both(value: Any) -> Value:

@@ -38,11 +38,7 @@ _LONGEST_QUOTE: Final = 2_000
 class Answer(dict[str, Any]):
     """The forms of the fields that a reply gives; votes are for these.
 
-    How the values were written, and what was quoted for them, goes along without a vote.
-
-    Attributes:
-        written: each field's value for the output.
-        quotes: the passage that was quoted for each field; None for none.
+    How the values were *written*, and the *quotes* for them, go along without a vote.
     """
 
     def __init__(
@@ -78,11 +74,15 @@ class Asking:
         """Return the step that fills in *fields* from a document."""
         system = _SYSTEM.replace("{form}", _QUOTED if self.evidence else _PLAIN)
         read = self._reader(document, fields)
-        shown, asked = self._parts(document, fields)
-        document_first, fields_first = f"{shown}{asked}", f"{asked}\n\n{shown.strip()}"
+        # No document can contain its own digest but by a rare chance, and so none can end early.
+        line = f"----- {blake2b(document.text.encode(), digest_size=6).hexdigest()} -----"
+        shown = f"Document:\n{line}\n{document.text}\n{line}\n\n"
+        listed = "\n".join(f"- {json.dumps(field.name)}: {_spelled(field.schema)}" for field in fields)
+        asked = f"{clean(self.instructions)}\n\nFields:\n{listed}".strip()
+        fields_first = f"{asked}\n\n{shown.strip()}"
         views = (View(fields_first, read, system),) if self.views == 2 else ()
         return Step(
-            document_first,
+            f"{shown}{asked}",
             read,
             system,
             schema=_reply_schema(fields, self.fields, evidence=self.evidence),
@@ -91,14 +91,6 @@ class Asking:
             input={"document": document.id, "fields": [field.name for field in fields]},
             key=key,
         )
-
-    def _parts(self, document: Document, fields: Sequence[Field]) -> tuple[str, str]:
-        """Return the document, with which the prompts of all its fields begin, and the question."""
-        # No document can contain its own digest but by a rare chance, and so none can end early.
-        line = f"----- {blake2b(document.text.encode(), digest_size=6).hexdigest()} -----"
-        shown = f"Document:\n{line}\n{document.text}\n{line}\n\n"
-        listed = "\n".join(f"- {json.dumps(field.name)}: {_spelled(field.schema)}" for field in fields)
-        return shown, f"{clean(self.instructions)}\n\nFields:\n{listed}".strip()
 
     def _reader(self, document: Document, fields: Sequence[Field]) -> Callable[[str], Answer]:
         known = {field.name: field for field in fields}
@@ -147,25 +139,19 @@ def rendered(document: Document, answer: Mapping[str, Any], *, evidence: bool) -
     """Return a reply as a model would write it to give *answer*, quotes included."""
     if not evidence:
         return _spelled(answer)
-    return _spelled({name: {"value": form, "quote": _quote(document, form)} for name, form in answer.items()})
-
-
-def _quote(document: Document, form: Any) -> str | None:
-    if form is None:
-        return None
-    if isinstance(form, str) and squeezed(form) and squeezed(form) in squeezed(document.text):
-        return form
-    return document.text.strip()[:40].strip()
+    text, quoted = squeezed(document.text), {}
+    for name, form in answer.items():
+        found = isinstance(form, str) and squeezed(form) and squeezed(form) in text
+        quote = form if found or form is None else document.text.strip()[:40].strip()
+        quoted[name] = {"value": form, "quote": quote}
+    return _spelled(quoted)
 
 
 def _reply_schema(fields: Sequence[Field], record: Sequence[Field], *, evidence: bool) -> dict[str, Any]:
     """Return the JSON Schema of a reply, for endpoints that can hold a model to one.
 
-    Args:
-        fields: those that are asked for.
-        record: those of the whole record, if one schema is to serve for all steps of a document: a schema
-            stands in front of the prompt, and another one would keep the document from being cached.
-        evidence: whether each value comes with a quote.
+    With *record*, one schema of all its fields serves for all steps of a document: a schema stands in front
+    of the prompt, and another one would keep the document from being cached.
     """
     properties: dict[str, Any] = {}
     shared: dict[str, Any] = {}

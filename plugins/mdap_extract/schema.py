@@ -1,36 +1,52 @@
-"""The schema of a record: its fields and their values."""
+"""The schema of a record, its fields and their values.
+
+Schemas refer to parts of themselves in many ways: ``#/$defs/X``, ``#/properties/x``, ``#/components/...``,
+``#``, an anchor, a name relative to an ``$id``. A prompt and a response format show one field alone, where
+most of these point nowhere. So each part that is referred to becomes a definition, referred to by its name.
+"""
 
 import importlib
 import json
+import re
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from pydantic import BaseModel
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from mdap_extract.files import local
-from mdap_extract.references import PREFIX, definitions, gathered
-from mdap_extract.shapes import Shapes
+from mdap_extract.shapes import PREFIX, Shapes, accepts
 from mdap_extract.texts import clean
-from mdap_extract.validation import accepts
 
 __all__ = ["Field", "fields_of", "read_schema"]
+
+_BY_NAME: Final = frozenset({"properties", "patternProperties", "dependentSchemas"})
+_LISTS: Final = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_ONES: Final = frozenset(
+    {"additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames"}
+    | {"then", "unevaluatedItems", "unevaluatedProperties"}
+)
+# Of the place where a part stood, and not of what it says.
+_DROPPED: Final = frozenset(
+    {"$anchor", "$defs", "$dynamicAnchor", "$id", "$schema", "components", "definitions"}
+)
+_SAME_VALUE: Final = ("if", "then", "else", "not")
+_ODD: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the record.
-
-    Attributes:
-        name: its name.
-        schema: the JSON Schema of its values, complete in itself.
-        required: whether a record must have it.
-    """
+    """A field of the record: its name, and the JSON Schema of its values, complete in itself."""
 
     name: str
     schema: Mapping[str, Any]
@@ -55,9 +71,7 @@ class Field:
     def kinds(self) -> frozenset[str]:
         """The JSON types that a value may have."""
         named = [part.get("type", []) for part in self._parts]
-        kinds = {kind for kind in named if isinstance(kind, str)}.union(
-            *[kind for kind in named if isinstance(kind, list)]
-        )
+        kinds = {kind for each in named for kind in ([each] if isinstance(each, str) else each)}
         return frozenset(kinds | {"null"} if None in self.choices else kinds)
 
     @cached_property
@@ -66,13 +80,10 @@ class Field:
         return not self.required or "null" in self.kinds
 
     @cached_property
-    def _fits(self) -> Any:
-        return accepts(self.schema)
-
-    def accepts(self, value: Any) -> bool:
-        """Return whether *value* is one that the field may have."""
-        fits: bool = (value is None and self.nullable) or self._fits(value)
-        return fits
+    def accepts(self) -> Callable[[Any], bool]:
+        """The check whether a value is one that the field may have."""
+        fits = accepts(self.schema)
+        return lambda value: (value is None and self.nullable) or fits(value)
 
     @cached_property
     def choices(self) -> tuple[Any, ...]:
@@ -113,7 +124,7 @@ def read_schema(source: str | Mapping[str, Any]) -> dict[str, Any]:
     try:
         found = json.loads(clean(json.dumps(found, ensure_ascii=False)))
         Draft202012Validator.check_schema(found)
-        found = gathered(found)
+        found = _gathered(found)
         Draft202012Validator.check_schema(found)
     except SchemaError as error:
         where = error.json_path.removeprefix("$").lstrip(".")
@@ -127,10 +138,7 @@ def read_schema(source: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fields_of(schema: Mapping[str, Any]) -> tuple[Field, ...]:
-    """Return the fields of the record that *schema* describes, in its order.
-
-    Args:
-        schema: as `read_schema` returns it.
+    """Return the fields of the record that a schema from `read_schema` describes, in its order.
 
     Raises:
         ValueError: a field is required that no record may have, or that is not listed.
@@ -166,10 +174,7 @@ def _parts(
 ) -> Iterator[Mapping[str, Any]]:
     """Yield a schema and all that says something of the same value, references followed.
 
-    Args:
-        schema: a schema, or a part of one.
-        known: what it may refer to.
-        alternatives: whether to follow those of which only one must hold, too.
+    With *alternatives*, those of which only one must hold are followed, too.
     """
     words = ("anyOf", "oneOf", "allOf") if alternatives else ("allOf",)
     left, seen = [schema], set[str]()
@@ -218,5 +223,125 @@ def _of_model(source: str, place: str, name: str) -> dict[str, Any]:
 
 def _complete(part: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Return a part of a schema with the definitions that it refers to."""
-    needed = definitions(part, known)
+    needed = _definitions(part, known)
     return {**part, "$defs": needed} if needed else dict(part)
+
+
+def _gathered(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *schema* with references to its ``$defs`` alone, and there every part that it refers to.
+
+    OpenAPI's ``nullable`` becomes the type null.
+
+    Raises:
+        ValueError: a reference leads out of the schema, or back to itself.
+    """
+    gathering = _Gathering(schema)
+    whole: dict[str, Any] = gathering.copy(schema, gathering.resolver)
+    if gathering.found:
+        whole["$defs"] = gathering.found
+        _check_ends(gathering.found)
+    return whole
+
+
+def _definitions(part: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the *known* definitions that *part* needs."""
+    needed: dict[str, Any] = {}
+    left = [part]
+    while left:
+        for name in _names(left.pop()):
+            if name in known and name not in needed:
+                needed[name] = known[name]
+                left.append(known[name])
+    return needed
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Yield the names of the definitions that *value* refers to."""
+    if isinstance(value, Mapping):
+        reference = value.get("$ref")
+        if isinstance(reference, str):
+            yield reference.removeprefix(PREFIX)
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _names(part)
+
+
+class _Gathering:
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        resource = DRAFT202012.create_resource(root)
+        self.resolver: Any = Registry().resolver_with_root(resource)
+        self.found: dict[str, Any] = {}
+        self._names: dict[int, str] = {}
+
+    def copy(self, part: Any, resolver: Any) -> Any:
+        """Return *part* with its references replaced, and note what they refer to."""
+        if not isinstance(part, Mapping):
+            return part
+        resolver = resolver.in_subresource(DRAFT202012.create_resource(part))
+        copied: dict[str, Any] = {}
+        for word, value in part.items():
+            if word in ("$ref", "$dynamicRef"):
+                copied["$ref"] = PREFIX + self._name(value, resolver)
+            elif word in _BY_NAME and isinstance(value, Mapping):
+                copied[word] = {name: self.copy(each, resolver) for name, each in value.items()}
+            elif word in _LISTS and isinstance(value, list):
+                copied[word] = [self.copy(each, resolver) for each in value]
+            elif word not in _DROPPED:
+                copied[word] = self.copy(value, resolver) if word in _ONES else value
+        return _nullable(copied) if copied.pop("nullable", False) is True else copied
+
+    def _name(self, reference: str, resolver: Any) -> str:
+        try:
+            found = resolver.lookup(reference)
+        except (Unresolvable, LookupError, TypeError, ValueError):
+            raise ValueError(
+                f"it refers to {reference!r:.100}, which is not there: only references within the schema "
+                "are followed"
+            ) from None
+        if not isinstance(found.contents, Mapping | bool):
+            raise ValueError(f"it refers to {reference!r:.100}, which is no schema")
+        place = id(found.contents)
+        if place not in self._names:
+            stem = _ODD.sub("_", unquote(re.split("[#/]", reference)[-1])).strip("_") or "record"
+            name, number = stem, 1
+            while name in self.found:
+                number += 1
+                name = f"{stem}_{number}"
+            self._names[place] = name
+            self.found[name] = True  # the name is taken while its own parts are looked at
+            self.found[name] = self.copy(found.contents, found.resolver)
+        return self._names[place]
+
+
+def _nullable(part: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema that also allows null."""
+    kind = part.get("type")
+    if kind is not None and "enum" not in part and "const" not in part:
+        kinds = kind if isinstance(kind, list) else [kind]
+        return {**part, "type": [*kinds, *({"null"} - set(kinds))]}
+    about: dict[str, Any] = {word: part.pop(word) for word in ("title", "description") if word in part}
+    return {**about, "anyOf": [part, {"type": "null"}]}
+
+
+def _check_ends(found: Mapping[str, Any]) -> None:
+    """Refuse definitions that a value could be compared with for ever."""
+    try:
+        TopologicalSorter({name: set(_of_same_value(part)) for name, part in found.items()}).prepare()
+    except CycleError as error:
+        name = error.args[1][0]
+        raise ValueError(f"its definition {name!r:.80} is defined by itself alone") from None
+
+
+def _of_same_value(part: Any) -> Iterator[str]:
+    """Yield the definitions with which the very value is compared that *part* is compared with."""
+    if not isinstance(part, Mapping):
+        return
+    if isinstance(part.get("$ref"), str):
+        yield part["$ref"].removeprefix(PREFIX)
+    inner = [part.get(word) for word in _SAME_VALUE]
+    for word in ("anyOf", "oneOf", "allOf"):
+        inner += part.get(word, [])
+    inner += part.get("dependentSchemas", {}).values()
+    for other in inner:
+        yield from _of_same_value(other)

@@ -1,34 +1,66 @@
-"""The alternatives of a schema, each with all its constraints."""
+"""The alternatives of a schema, each with all its constraints, and the check whether a value fits."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+
 from mdap import canonical
-from mdap_extract.references import PREFIX
-from mdap_extract.validation import accepts
 
-__all__ = ["ANYTHING", "Shape", "Shapes", "exact", "numeral"]
+__all__ = ["ANYTHING", "PREFIX", "Shape", "Shapes", "accepts", "exact", "numeral"]
 
+PREFIX: Final = "#/$defs/"
 ANYTHING: Final[Mapping[str, Any]] = {}
 _MOST: Final = 256
 _NUMERAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,20})?")
 
 
+_follow: Final[Any] = Draft202012Validator.VALIDATORS["$ref"]
+
+
+def _multiple_of(_: Any, unit: Any, value: Any, __: Any) -> Iterator[ValidationError]:
+    """Compare decimals as they are written: division of floats does not show that 0.01 goes into 19.99."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (Fraction(str(value)) / Fraction(str(unit))).denominator != 1:
+        yield ValidationError(f"{value} is no multiple of {unit}")
+
+
+def accepts(schema: Mapping[str, Any]) -> Callable[[Any], bool]:
+    """Return the check whether a value fits *schema*, of which every loop goes through a reference."""
+    checked = threading.local()
+
+    def reference(validator: Any, name: Any, value: Any, part: Any) -> Iterator[ValidationError]:
+        # Alternatives may lead to the same place in as many ways as two to the power of a reply's depth.
+        place = (name, id(value))
+        if place not in checked.places:
+            checked.places[place] = next(iter(_follow(validator, name, value, part)), None) is None
+        if not checked.places[place]:
+            yield ValidationError(f"no {name}")
+
+    kind = extend(Draft202012Validator, {"multipleOf": _multiple_of, "$ref": reference})  # type: ignore[no-untyped-call]
+    validator = kind(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+    def check(value: Any) -> bool:
+        checked.places = {}
+        fits: bool = validator.is_valid(value)
+        return fits
+
+    return check
+
+
 @dataclass(frozen=True)
 class Shape:
-    """One alternative of a schema.
-
-    Attributes:
-        parts: schemas that all hold of a value.
-        kind: the JSON type of a value; None for any.
-        definitions: what the parts refer to.
-    """
+    """One alternative of a schema: parts that all hold of a value, and its JSON type; None for any."""
 
     parts: tuple[Mapping[str, Any], ...]
     kind: str | None
@@ -60,11 +92,6 @@ class Shape:
         """Whether it is any text."""
         return self.kind in ("string", None) and not self.choices and self.first("format") is None
 
-    @cached_property
-    def rank(self) -> int:
-        """Its place among alternatives: what fits few values is tried before what fits many."""
-        return 0 if self.choices else 2 if self.is_plain_text else 1
-
     def member(self, name: str) -> Any:
         """Return what the member *name* of an object looks like."""
         for part in self.parts:
@@ -83,11 +110,7 @@ class Shape:
 
 
 class Shapes:
-    """The alternatives of every part of a schema.
-
-    Args:
-        definitions: what the schema refers to.
-    """
+    """The alternatives of every part of a schema with these *definitions*."""
 
     def __init__(self, definitions: Mapping[str, Any]) -> None:
         self._known = definitions
@@ -95,21 +118,17 @@ class Shapes:
 
     def of(self, part: Mapping[str, Any]) -> tuple[Shape, ...]:
         """Return the alternatives of *part*, which is a part of the schema, in the order to try them."""
-        found = self._found.get(id(part))
-        if found is None:
-            found = self._found[id(part)] = self._sorted(part)
-        return found
-
-    def _sorted(self, part: Mapping[str, Any]) -> tuple[Shape, ...]:
-        shapes = [
-            Shape(parts, kind, self._known)
-            for parts in islice(self._alternatives([part], ()), _MOST)
-            for kind in _kinds(parts)
-            if kind != "null"  # null is no matter of form
-        ]
-        if len(shapes) >= _MOST:  # too many to try: what fits none of these may still fit the whole
-            shapes.append(Shape((part,), None, self._known))
-        return tuple(sorted(shapes, key=lambda shape: shape.rank))
+        if id(part) not in self._found:
+            shapes = [
+                Shape(parts, kind, self._known)
+                for parts in islice(self._alternatives([part], ()), _MOST)
+                for kind in _kinds(parts)
+                if kind != "null"  # null is no matter of form
+            ]
+            if len(shapes) >= _MOST:  # too many to try: what fits none of these may still fit the whole
+                shapes.append(Shape((part,), None, self._known))
+            self._found[id(part)] = tuple(sorted(shapes, key=_rank))
+        return self._found[id(part)]
 
     def _alternatives(
         self, left: list[Any], done: tuple[Mapping[str, Any], ...]
@@ -131,17 +150,18 @@ class Shapes:
         yield done
 
 
+def _rank(shape: Shape) -> int:
+    """Return the place of a shape: what fits few values is tried before what fits many."""
+    return 0 if shape.choices else 2 if shape.is_plain_text else 1
+
+
 def _kinds(parts: tuple[Mapping[str, Any], ...]) -> Sequence[str | None]:
     """Return the types that *parts* allow together; one that is None if they name none."""
-    allowed: set[str] | None = None
-    for part in parts:
-        named = part.get("type")
-        if named is not None:
-            kinds = {named} if isinstance(named, str) else set(named)
-            kinds |= {"integer"} if "number" in kinds else set()
-            allowed = kinds if allowed is None else allowed & kinds
-    if allowed is None:
+    named = [part["type"] for part in parts if part.get("type") is not None]
+    if not named:
         return [None]
+    every = [{kinds} if isinstance(kinds, str) else set(kinds) for kinds in named]
+    allowed = set.intersection(*(kinds | {"integer"} if "number" in kinds else kinds for kinds in every))
     return sorted(allowed - {"integer"} if "number" in allowed else allowed)
 
 

@@ -1,6 +1,7 @@
 """The tasks: fill in a record for each document of a file, each document in a run of its own."""
 
 from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
@@ -8,13 +9,10 @@ from typing import Any, ClassVar, Final, Self
 from pydantic import Field, model_validator
 
 from mdap import Ask, Decision, RedFlag, Step, UsageError
-from mdap_extract.confidence import votes_on
 from mdap_extract.documents import Columns, Cursor, Document, documents
 from mdap_extract.files import is_kept, stamp
-from mdap_extract.invention import wrong_values
-from mdap_extract.output import Spool, packed
 from mdap_extract.reading import Answer, Asking, rendered
-from mdap_extract.results import Results
+from mdap_extract.results import Results, Spool, packed, votes_on
 from mdap_extract.schema import Field as RecordField
 from mdap_extract.settings import Settings
 
@@ -36,8 +34,14 @@ class Extract(Settings):
 
     async def solve(self, ask: Ask) -> dict[str, Any]:
         """Have each document read in a run of its own, and write what came of it."""
+        given = dict(self)
+        parts = (
+            (document.id, ExtractDocument(**given, document=document.id, digest=document.digest))
+            for document in documents(Path(self.input), self.columns())
+            if document.text
+        )
         with Spool() as spool:
-            await ask.solve_all(self._parts(), spool.add)
+            await ask.solve_all(parts, spool.add)
             return Results(self, spool).written(dry_run=ask.dry_run)
 
     def length(self) -> int:
@@ -54,12 +58,6 @@ class Extract(Settings):
         )
         return True if known else None
 
-    def _parts(self) -> Iterator[tuple[str, "ExtractDocument"]]:
-        given = dict(self)
-        for document in documents(Path(self.input), self.columns()):
-            if document.text:
-                yield document.id, ExtractDocument(**given, document=document.id, digest=document.digest)
-
 
 class ExtractDocument(Settings):
     """Fill in the record of one document, every field decided by voting."""
@@ -71,7 +69,12 @@ class ExtractDocument(Settings):
 
     async def solve(self, ask: Ask) -> dict[str, Any]:
         """Ask for every field, and return the decisions."""
-        document, asking, groups = self.source, self._asking(), self._groups()
+        document, fields = self.source, self.fields
+        groups: dict[str, tuple[RecordField, ...]] = {f"{document.id}/record": fields}
+        if self.vote == "field":
+            groups = {f"{document.id}/{field.name}": (field,) for field in fields}
+        shared = fields if self.vote == "field" and self.share_schema and len(fields) > 1 else ()
+        asking = Asking(self.forms_wanted(), self.evidence, self.instructions, self.views, shared)
         decisions = await ask.decisions(asking.step(document, group, key) for key, group in groups.items())
         return {
             "document": document.id,
@@ -92,13 +95,6 @@ class ExtractDocument(Settings):
             return None
         return all(each["decided"] and each["form"] == self.right[each["field"]] for each in result["fields"])
 
-    def _groups(self) -> dict[str, tuple[RecordField, ...]]:
-        """Return the fields that each step decides, by its key."""
-        fields = self.fields
-        if self.vote == "record":
-            return {f"{self.document}/record": fields}
-        return {f"{self.document}/{field.name}": (field,) for field in fields}
-
     @cached_property
     def fields(self) -> tuple[RecordField, ...]:
         """The fields of the record."""
@@ -116,11 +112,6 @@ class ExtractDocument(Settings):
         """The right values in one form; None where they are not known."""
         return self.true_forms(self.source) if self.truth else None
 
-    def _asking(self) -> Asking:
-        fields = self.fields
-        shared = fields if self.vote == "field" and self.share_schema and len(fields) > 1 else ()
-        return Asking(self.forms_wanted(), self.evidence, self.instructions, self.views, shared)
-
     # -- for simulation, calibration and tests -------------------------------------------------
 
     def oracle(self, step: Step[Any]) -> Answer:
@@ -137,7 +128,7 @@ class ExtractDocument(Settings):
         forms = self.forms_wanted()
         wrong = []
         for name in step.input["fields"]:
-            for raw in wrong_values(fields[name], truth[name]):
+            for raw in _wrong_values(fields[name], truth[name]):
                 try:
                     form = forms.value(fields[name], raw).form
                 except RedFlag:
@@ -166,6 +157,52 @@ def _filled(field: str, key: str, decision: Decision[Any]) -> dict[str, Any]:
         "reason": decision.reason,
         "settled": decision.author is not None,
     }
+
+
+def _wrong_values(field: RecordField, truth: Any) -> Iterator[Any]:
+    """Yield values that are likely instead of the form *truth*; some may be no values of the field."""
+    yield None  # overlooked
+    if field.choices:
+        yield from (choice for choice in field.choices if choice != truth)
+    elif field.is_date and (day := _day(truth)):
+        yield from ((day + timedelta(days=days)).isoformat() for days in (1, 30, -365) if day.year > 2)
+    elif isinstance(truth, bool) or (truth is None and "boolean" in field.kinds):
+        yield not truth
+    elif isinstance(truth, int | float) or (truth is None and field.kinds & {"number", "integer"}):
+        number = truth or 0
+        yield from (number + 1, number * 10, number - 1, number / 10)
+    elif isinstance(truth, list) or (truth is None and "array" in field.kinds):
+        yield (truth or [])[:-1]
+        members = _wrong_values(field.items, truth[-1] if truth else None) if field.items else ["and more"]
+        wrong = [each for each in members if each is not None and each not in (truth or [])]
+        yield [*(truth or []), *wrong[:1]]
+    elif isinstance(truth, dict) or (truth is None and "object" in field.kinds):
+        truth = truth or {}
+        yield {}
+        for member in field.members:
+            if member.name in truth:
+                yield from (
+                    {**truth, member.name: wrong} for wrong in _wrong_values(member, truth[member.name])
+                )
+    else:
+        yield from _texts(truth)
+
+
+def _day(truth: Any) -> date | None:
+    """Return the day that *truth* is, or some day where it is none yet; None if it is no day."""
+    try:
+        return date.fromisoformat(truth or "2026-01-01")
+    except (TypeError, ValueError):
+        return None
+
+
+def _texts(truth: Any) -> Iterator[str]:
+    words = str(truth or "").split()
+    if len(words) > 1:
+        yield " ".join(words[:-1])
+        yield " ".join(words[1:])
+    yield f"{truth} etc." if truth else "unknown"
+    yield "not stated"
 
 
 @lru_cache(maxsize=4)

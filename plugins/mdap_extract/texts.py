@@ -41,15 +41,10 @@ def tidied(text: str) -> str:
 
 
 def folded(text: str, *, case: bool = True, punctuation: bool = True) -> str:
-    """Return *text* as votes on it are compared.
+    """Return *text* as votes on it are compared, with or without regard to capitals and punctuation.
 
     Widths, ligatures, unseen characters and the shapes of quotes and dashes do not matter. Superscripts and
     fractions do: 10⁶ and 106 are two answers, and must not vote for one another.
-
-    Args:
-        text: any text.
-        case: whether capitals matter.
-        punctuation: whether punctuation matters.
     """
     plain = canonical.text(_UNSEEN.sub("", text).translate(_TYPED)).translate(_TYPED)
     return canonical.text(plain, case=case, punctuation=punctuation)

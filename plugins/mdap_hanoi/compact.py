@@ -7,9 +7,7 @@ from mdap import RedFlag
 from mdap_hanoi.state import Answer, Pegs, State
 from mdap_hanoi.strategy import direction
 
-__all__ = ["MALFORMED", "MOST_DISKS", "SYSTEM", "in_order", "read", "reply", "user"]
-
-MALFORMED: Final = "malformed last line"
+__all__ = ["MOST_DISKS", "SYSTEM", "in_order", "read", "reply", "user"]
 
 MOST_DISKS: Final = 26
 """One letter a disk."""
@@ -29,12 +27,7 @@ _REPLY: Final = re.compile("([a-z])([0-9])([0-9]) ([012]{1,26})")
 
 
 def user(state: State, disks: int) -> str:
-    """Return the user message, such as ``+ a01 0001``.
-
-    Args:
-        state: the state that the step starts from.
-        disks: the height of the tower.
-    """
+    """Return the user message, such as ``+ a01 0001``."""
     last = "none" if state.last_move is None else _move(*state.last_move)
     return f"{_SIGNS[direction(disks)]} {last} {_places(state.pegs)}"
 
@@ -52,7 +45,7 @@ def read(text: str, disks: int) -> Answer:
     """
     found = _REPLY.fullmatch(text.rstrip("\n").rpartition("\n")[2])
     if found is None or len(found[4]) != disks:
-        raise RedFlag(MALFORMED)
+        raise RedFlag("malformed last line")
     pegs: tuple[list[int], list[int], list[int]] = ([], [], [])
     for disk, peg in zip(range(disks, 0, -1), found[4], strict=True):
         pegs[int(peg)].append(disk)

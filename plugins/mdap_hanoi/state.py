@@ -1,15 +1,15 @@
-"""What a step starts from and what it decides."""
+"""What a step starts from and what it decides, also with all pegs moved on by some places.
+
+Such a turn keeps the direction in which disk 1 goes round, so that the strategy reads the same.
+"""
 
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Answer", "Move", "Peg", "Pegs", "State"]
+__all__ = ["Answer", "Move", "Pegs", "State", "turned_answer", "turned_state"]
 
-Peg: TypeAlias = tuple[int, ...]
-"""The disks on one peg, from bottom to top; disk 1 is the smallest."""
-
-Pegs: TypeAlias = tuple[Peg, Peg, Peg]
-"""All three pegs, numbered 0, 1 and 2."""
+Pegs: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""The disks on pegs 0, 1 and 2, each from bottom to top; disk 1 is the smallest."""
 
 Move: TypeAlias = tuple[int, int, int]
 """The disk that is moved, the peg it leaves, and the peg it goes to."""
@@ -43,3 +43,25 @@ class Answer:
 
     move: Move
     next_state: Pegs
+
+
+def turned_state(state: State, turns: int) -> State:
+    """Return *state* with every peg moved on by *turns* places; negative to move back."""
+    return State(_pegs(state.pegs, turns), None if state.last_move is None else _move(state.last_move, turns))
+
+
+def turned_answer(answer: Answer, turns: int) -> Answer:
+    """Return *answer* with every peg moved on by *turns* places, also one with a peg that does not exist."""
+    return Answer(_move(answer.move, turns), _pegs(answer.next_state, turns))
+
+
+def _pegs(pegs: Pegs, turns: int) -> Pegs:
+    first, second, third = (pegs[(peg - turns) % 3] for peg in range(3))
+    return first, second, third
+
+
+def _move(move: Move, turns: int) -> Move:
+    # Only pegs that exist are turned: a model's peg 7 must not become a vote for peg 1.
+    disk, *pegs = move
+    source, target = ((peg + turns) % 3 if 0 <= peg < 3 else peg for peg in pegs)
+    return disk, source, target

@@ -6,45 +6,25 @@ __all__ = ["direction", "mistakes", "right_answer", "state_after"]
 
 
 def direction(disks: int) -> int:
-    """Return the pegs that disk 1 goes up by at each of its moves, modulo 3.
+    """Return the pegs that disk 1 goes up by at each of its moves, modulo 3: 1 is clockwise.
 
     The parity of the tower decides it: only so does every tower end on the third peg.
-
-    Args:
-        disks: the height of the tower.
-
-    Returns:
-        1, clockwise (0 -> 1 -> 2 -> 0), for an even number of disks; otherwise 2, counterclockwise.
     """
     return 1 if disks % 2 == 0 else 2
 
 
 def right_answer(state: State, disks: int) -> Answer:
-    """Return what the strategy prescribes in *state*.
+    """Return the move that the strategy prescribes in *state*, and its effect.
 
-    Args:
-        state: any arrangement of the disks, also one that no legal play reaches.
-        disks: the height of the tower.
-
-    Returns:
-        A legal move and its effect. Where the strategy prescribes nothing that is legal, as it can be
-        after a wrong decision, the move is some other legal one: there always is one.
+    Where it prescribes nothing that is legal, as it can be after a wrong decision, the move is some other
+    legal one: there always is one.
     """
     move = _prescribed(state.pegs, direction(disks), _small_disk_is_due(state))
     return Answer(move, _moved(state.pegs, move))
 
 
 def mistakes(state: State, truth: Answer, disks: int) -> list[Answer]:
-    """Return wrong answers that models do give in *state*.
-
-    Args:
-        state: the state that the step starts from.
-        truth: the right answer in it.
-        disks: the height of the tower.
-
-    Returns:
-        Different answers, all well formed and none equal to *truth*, the likeliest first.
-    """
+    """Return wrong answers that models do give in *state*, the likeliest first; all are well formed."""
     disk, source, target = truth.move
     third = 3 - source - target
     astray = (disk, source, third)
@@ -63,10 +43,6 @@ def state_after(moves: int, disks: int) -> State:
 
     Every disk goes round the pegs in one direction, neighbours in opposite ones, and disk d moves at every
     move that is an odd multiple of 2**(d-1).
-
-    Args:
-        moves: from 0 to 2**disks - 1.
-        disks: the height of the tower.
     """
     pegs: list[list[int]] = [[], [], []]
     for disk in range(disks, 0, -1):

@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mdap import Chain, Step, View
-from mdap_hanoi import compact, parse, prompts, strategy, turning
-from mdap_hanoi.state import Answer, State
+from mdap_hanoi import compact, prompts, strategy
+from mdap_hanoi.state import Answer, State, turned_answer, turned_state
 
 __all__ = ["Hanoi"]
 
@@ -52,7 +52,7 @@ class Hanoi(Chain[State, Answer]):
 
     def read(self, text: str) -> Answer:
         """Return the answer that a reply gives; raise `RedFlag` where it gives none."""
-        return compact.read(text, self.disks) if self.style == "compact" else parse.read(text, self.disks)
+        return compact.read(text, self.disks) if self.style == "compact" else prompts.read(text, self.disks)
 
     def guess(self, state: State) -> Answer:
         """Return what the strategy prescribes: here, a guess is as good as the truth."""
@@ -82,12 +82,12 @@ class Hanoi(Chain[State, Answer]):
         """Return the step as it looks with all pegs moved on by so many places."""
 
         def read(text: str) -> Answer:
-            return turning.turned_answer(self.read(text), -turns)
+            return turned_answer(self.read(text), -turns)
 
         def render(answer: Answer) -> str:
-            return self.render(turning.turned_answer(answer, turns))
+            return self.render(turned_answer(answer, turns))
 
-        user = self._user(turning.turned_state(state, turns))
+        user = self._user(turned_state(state, turns))
         return View(user, read, self._system((2 + turns) % 3), render)
 
     def _user(self, state: State) -> str:

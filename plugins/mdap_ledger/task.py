@@ -6,8 +6,7 @@ from pydantic import Field
 
 from mdap import Chain, Step, View
 from mdap_ledger import words
-from mdap_ledger.book import ACCOUNTS, Answer, State, after, written
-from mdap_ledger.invention import amount_of, invented
+from mdap_ledger.book import ACCOUNTS, Answer, State, after, amount_of, invented, written
 
 __all__ = ["Ledger"]
 
@@ -46,7 +45,12 @@ class Ledger(Chain[State, Answer]):
         """Return the balances, whether they add up to nothing and, if made up, whether they are right."""
         balances = {name: written(cents) for name, cents in state.balances.items()}
         result = {"balanced": sum(state.balances.values()) == 0, "balances": balances}
-        return result if self.entries else {"solved": state == self._right_end(), **result}
+        if self.entries:
+            return result
+        right = self.start()
+        while right.posted < self.made_up:
+            right = self.advance(right, self.oracle(right))
+        return {"solved": state == right, **result}
 
     def outcome(self, result: dict[str, Any]) -> bool | None:
         """Return whether the balances are right, which only a made-up daybook can tell."""
@@ -63,9 +67,8 @@ class Ledger(Chain[State, Answer]):
 
     def mistakes(self, state: State, truth: Answer) -> list[Answer]:
         """Return wrong postings as a model would make them."""
-        other = next(
-            name for name in ("receivables", "bank", "cash") if name not in (truth.debit, truth.credit)
-        )
+        others = ("receivables", "bank", "cash")
+        other = next(name for name in others if name not in (truth.debit, truth.credit))
         candidates = [
             after(state, truth.credit, truth.debit, truth.amount),  # the wrong way round
             after(state, other, truth.credit, truth.amount),  # the wrong account
@@ -80,9 +83,3 @@ class Ledger(Chain[State, Answer]):
 
     def _text(self, place: int) -> str:
         return self.entries[place] if self.entries else invented(self.made_up, self.seed)[place].text
-
-    def _right_end(self) -> State:
-        state = self.start()
-        while state.posted < self.made_up:
-            state = self.advance(state, self.oracle(state))
-        return state

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from mdap import RedFlag
-from mdap_ledger.book import ACCOUNTS, Answer, State, in_cents, written
+from mdap_ledger.book import ACCOUNTS, Answer, State, written
 
 __all__ = ["SYSTEM", "read", "reply", "user"]
 
@@ -31,14 +31,7 @@ _BALANCES: Final = re.compile(rf"balances = ({_MONEY}), ({_MONEY})")
 
 
 def user(state: State, entry: str, *, turned: bool = False) -> str:
-    """Return the user message.
-
-    Args:
-        state: the balances before.
-        entry: the entry, as it was written down.
-        turned: whether to give the entry first and the accounts from the last to the first: the same
-            question, in which a model looks elsewhere first.
-    """
+    """Return the user message; if *turned*, the entry comes first, and the last account before the others."""
     # In an order of their own: balances that come back from the database are sorted by name.
     accounts = tuple(reversed(ACCOUNTS)) if turned else ACCOUNTS
     balances = "\n".join(f"{name}: {written(state.balances[name])}" for name in accounts)
@@ -74,4 +67,7 @@ def read(text: str) -> Answer:
     debit, credit = posting[1], posting[2]
     if debit not in ACCOUNTS or credit not in ACCOUNTS or debit == credit:
         raise RedFlag("no such accounts")
-    return Answer(debit, credit, in_cents(posting[3]), in_cents(balances[1]), in_cents(balances[2]))
+    amount, debit_after, credit_after = (
+        int(money.replace(".", "")) for money in (posting[3], balances[1], balances[2])
+    )
+    return Answer(debit, credit, amount, debit_after, credit_after)

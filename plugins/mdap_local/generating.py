@@ -1,15 +1,14 @@
 """Sample replies to several prompts together, each with its own random numbers."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from mdap import UnavailableError
-from mdap_local.memory import is_out_of_memory
-from mdap_local.model import LocalModel
+from mdap_local.model import LocalModel, is_out_of_memory
 
 __all__ = ["Row", "Sampled", "generate"]
 
@@ -17,44 +16,22 @@ _COLDEST: Final = 1e-6
 _SMALL: Final = 20_000_000
 
 
-class Wanted(Protocol):
-    """A function that tells whether a caller still waits for a sample."""
-
-    def __call__(self) -> bool:
-        """Return whether to continue."""
-
-
 @dataclass(slots=True, eq=False)
 class Row:
-    """One requested sample.
-
-    Attributes:
-        prompt: the prompt's tokens.
-        seed: the seed of its random numbers.
-        temperature: sampling temperature; 0 for the most likely token.
-        max_tokens: the maximum number of tokens.
-        wanted: tells whether a caller still waits for it.
-    """
+    """One requested sample, with the seed of its random numbers, and whether a caller waits for it."""
 
     prompt: tuple[int, ...]
     seed: int
     temperature: float
     max_tokens: int
-    wanted: Wanted
+    wanted: Callable[[], bool]
     said: list[int] = field(default_factory=list)
     chance: random.Random = field(default_factory=random.Random)
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A finished sample.
-
-    Attributes:
-        row: the request.
-        tokens: the reply's tokens without the one that ended it.
-        made: the number of all sampled tokens.
-        finish_reason: ``stop`` or ``length``.
-    """
+    """A finished sample: its tokens without the one that ended it, and how many were made in all."""
 
     row: Row
     tokens: Sequence[int]
@@ -66,10 +43,6 @@ def generate(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
     """Yield the samples of *rows* as they finish, without those no longer wanted.
 
     If memory runs out, it samples them again in two halves.
-
-    Args:
-        model: who replies.
-        rows: at least one.
 
     Raises:
         UnavailableError: there is not enough memory for a single one, or the model's output is not finite.
@@ -91,9 +64,8 @@ def generate(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
             "choose a smaller model",
             kind="out_of_memory",
         )
-    for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
-        if half:
-            yield from generate(model, half)
+    for half in filter(None, (rest[: len(rest) // 2], rest[len(rest) // 2 :])):
+        yield from generate(model, half)
 
 
 @contextmanager
@@ -101,11 +73,9 @@ def _threads(model: LocalModel) -> Iterator[None]:
     """Compute a small model on one thread: distributing its work takes longer than doing it."""
     import torch
 
-    if model.network.device.type != "cpu" or model.network.num_parameters() > _SMALL:
-        yield
-        return
+    is_small = model.network.device.type == "cpu" and model.network.num_parameters() <= _SMALL
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if is_small else threads)
     try:
         yield
     finally:
@@ -133,12 +103,7 @@ def _together(model: LocalModel, rows: Sequence[Row]) -> Iterator[Sampled]:
 
 
 class _Batch:
-    """Prompts that a model reads and continues together.
-
-    Args:
-        model: who replies.
-        prompts: one for each sample; the model reads equal ones once.
-    """
+    """Prompts, one for each sample, that a model reads and continues together; it reads equal ones once."""
 
     def __init__(self, model: LocalModel, prompts: Sequence[tuple[int, ...]]) -> None:
         import torch

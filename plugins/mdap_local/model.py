@@ -1,6 +1,7 @@
 """A causal language model with its tokenizer, loaded from a folder or the Hub."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,10 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mdap import UsageError
-from mdap_local.memory import check_fits, free_bytes, is_out_of_memory
 from mdap_local.places import check_libraries, find_folder
 
-__all__ = ["Device", "Dtype", "LocalModel", "load_model"]
+__all__ = ["Device", "Dtype", "LocalModel", "is_out_of_memory", "load_model"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -21,6 +21,10 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 _NO_LIMIT: Final = 10**9
 _SHOWN: Final = 200
+
+_MEMINFO: Final = Path("/proc/meminfo")
+_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+_USED: Final = Path("/sys/fs/cgroup/memory.current")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,17 +136,18 @@ def load_model(name: str, *, device: Device = "auto", dtype: Dtype = "auto") -> 
     digest, numbers, stored = _weights(folder)
     held = dtype if dtype != "auto" else "float32" if where == "cpu" else stored
     kind = getattr(torch, held)
-    check_fits(name, numbers, kind.itemsize, free_bytes(torch, where))
+    _check_fits(name, numbers, kind.itemsize, free_bytes(torch, where))
     with _quiet():
         network = _network(folder, kind, where)
         tokenizer = _tokenizer(folder)
+    told = getattr(network.generation_config, "eos_token_id", None)
     return LocalModel(
         name=f"local/{name}",
         folder=folder,
         network=network,
         tokenizer=tokenizer,
         digest=digest,
-        ends=_ends(network, tokenizer),
+        ends=frozenset([*(told if isinstance(told, list) else [told]), tokenizer.eos_token_id]) - {None},
         context=getattr(network.config, "max_position_embeddings", None) or _NO_LIMIT,
         takes_system=_takes_system(folder, tokenizer),
     )
@@ -155,35 +160,62 @@ def _device(torch: Any, device: Device) -> str:
     return "cuda" if there and device != "cpu" else "cpu"
 
 
+def _check_fits(name: str, numbers: int, width: int, free: int | None) -> None:
+    """Refuse a model of so many weights, each of *width* bytes, that do not fit into the free memory."""
+    if free is not None and numbers * width > free:
+        smaller = "; -M dtype=bfloat16 halves that" if width > 2 else ""
+        raise UsageError(
+            f"{name} needs {numbers * width / 1e9:.1f} GB for its weights and {free / 1e9:.1f} GB are free: "
+            f"choose a smaller model{smaller}"
+        )
+
+
+def free_bytes(torch: Any, device: str) -> int | None:
+    """Return the free memory of a device in bytes; None if unknown."""
+    if device != "cpu":
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        return min(free, int(_LIMIT.read_text()) - int(_USED.read_text()))
+    except (OSError, ValueError):  # not in a container, or in one without a limit
+        return free
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
 def _weights(folder: Path) -> tuple[str, int, str]:
     """Return the digest of all weights, their number, and their most common number format."""
+    import torch
     from safetensors import SafetensorError, safe_open
 
     places: dict[str, Path] = {}
-    digest, sizes = hashlib.sha256(), dict[str, int]()
+    digest, sizes = hashlib.sha256(), Counter[str]()
     try:
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as weights:
                 places.update(dict.fromkeys(weights.keys(), file))
         for name, file in sorted(places.items()):
             with safe_open(file, "pt") as weights:
-                _add(digest, sizes, name, weights.get_tensor(name))
+                tensor = weights.get_tensor(name)
+                kind = str(tensor.dtype).removeprefix("torch.")
+                sizes[kind] += tensor.numel()
+                digest.update(f"{name} {kind} {list(tensor.shape)}\n".encode())
+                digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     except (SafetensorError, OSError) as error:
         raise UsageError(
             f"the weights in {folder} cannot be read ({_line(error)}): copy or fetch them again"
         ) from None
     if not sizes:
         raise UsageError(f"{folder} is no model: its weights are empty")
-    return digest.hexdigest(), sum(sizes.values()), max(sizes, key=lambda kind: sizes[kind])
-
-
-def _add(digest: Any, sizes: dict[str, int], name: str, tensor: Any) -> None:
-    import torch
-
-    kind = str(tensor.dtype).removeprefix("torch.")
-    sizes[kind] = sizes.get(kind, 0) + tensor.numel()
-    digest.update(f"{name} {kind} {list(tensor.shape)}\n".encode())
-    digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest(), sizes.total(), sizes.most_common(1)[0][0]
 
 
 def _network(folder: Path, kind: Any, device: str) -> Any:
@@ -217,12 +249,6 @@ def _tokenizer(folder: Path) -> Any:
     if tokenizer.eos_token_id is None:
         raise UsageError(f"the tokenizer in {folder} has no token that ends a reply (eos_token)")
     return tokenizer
-
-
-def _ends(network: Any, tokenizer: Any) -> frozenset[int]:
-    told = getattr(network.generation_config, "eos_token_id", None)
-    several = told if isinstance(told, list) else [told]
-    return frozenset([each for each in several if each is not None] + [tokenizer.eos_token_id])
 
 
 def _takes_system(folder: Path, tokenizer: Any) -> bool:

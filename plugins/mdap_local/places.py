@@ -44,9 +44,6 @@ def check_libraries(name: str) -> None:
 def find_folder(name: str) -> Path:
     """Return the folder that holds the files of the model called *name*; fetch it if it is on the Hub.
 
-    Args:
-        name: a name in `SHIPPED`, a folder, or a name on the Hugging Face Hub.
-
     Raises:
         UsageError: there is no such model, it cannot be fetched, or the folder does not contain one.
     """
@@ -62,10 +59,6 @@ def find_folder(name: str) -> Path:
         if not _HUB.fullmatch(name):
             raise UsageError(f"there is no folder {name}")
         folder = _fetched(name)
-    return _checked(folder)
-
-
-def _checked(folder: Path) -> Path:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: name the folder that holds the model's config.json")
     if not (folder / "config.json").is_file():

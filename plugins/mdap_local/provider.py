@@ -1,23 +1,31 @@
-"""Samples from a model in this process: ``--model local/micro``."""
+"""Samples from a model in this process, ``--model local/micro``, computed in batches by one thread."""
 
+import asyncio
+import queue
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
+import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mdap import ProviderError, RejectedError, Reply, SampleRequest, UsageError
 from mdap.rules.reasoning import split_reasoning
 from mdap.settings import explain
-from mdap_local.batching import Batcher, Job
 from mdap_local.generating import Row, Sampled, generate
 from mdap_local.model import Device, Dtype, LocalModel, load_model
 
-__all__ = ["Local", "LocalSettings", "create"]
+__all__ = ["Batcher", "Job", "Local", "LocalSettings", "create"]
 
-_SEED_BYTES: Final = 16
+T = TypeVar("T")
+R = TypeVar("R")
+
+_QUIET: Final = 0.002
+"""Seconds without a further request before a batch begins; requests after a decision come one by one."""
 
 
 class LocalSettings(BaseModel):
@@ -39,13 +47,93 @@ class LocalSettings(BaseModel):
     dtype: Dtype = "auto"
 
 
-@dataclass(slots=True)
-class _Asked:
-    """A request in progress."""
+class Job(Generic[T, R]):
+    """A computation for one caller: its input, and its share of a batch."""
 
-    job: Job[SampleRequest, list[Reply]]
-    rows: list[Row]
-    sampled: dict[int, Sampled] = field(default_factory=dict)
+    def __init__(self, wanted: T, size: int) -> None:
+        self.wanted = wanted
+        self.size = size
+        self._future: Future[R] = Future()
+
+    def waits(self) -> bool:
+        """Return whether its caller still waits for it."""
+        return not self._future.done()
+
+    def settle(self, result: R) -> None:
+        """Hand *result* to the caller, if it still waits."""
+        with suppress(InvalidStateError):
+            self._future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise *error* at the caller, if it still waits."""
+        with suppress(InvalidStateError):
+            self._future.set_exception(error)
+
+    async def result(self) -> R:
+        """Return the result; a cancelled caller no longer waits for it."""
+        return await asyncio.wrap_future(self._future)
+
+
+class Batcher(Generic[T, R]):
+    """Group waiting jobs for one thread, up to the size *most*; *compute* settles or fails each of them.
+
+    This class does not limit the number of waiting jobs: each belongs to a request, and a gate limits these.
+    """
+
+    def __init__(self, compute: Callable[[Sequence[Job[T, R]]], None], most: int, name: str) -> None:
+        self._compute = compute
+        self._most = most
+        self._name = name
+        self._jobs: queue.SimpleQueue[Job[T, R] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def ask(self, wanted: T, size: int) -> R:
+        """Compute and return the result for *wanted*, whose share of a batch is *size*."""
+        job: Job[T, R] = Job(wanted, size)
+        self._jobs.put(job)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+        return await job.result()
+
+    async def aclose(self) -> None:
+        """End the thread after all waiting jobs; a later request starts another."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._jobs.put(None)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(thread.join)
+
+    def _work(self) -> None:
+        for batch in self._batches():
+            try:
+                self._compute(batch)
+            except BaseException as error:
+                for job in batch:
+                    job.fail(error)
+
+    def _batches(self) -> Iterator[list[Job[T, R]]]:
+        """Yield waiting jobs in order, a batch at a time, until the end."""
+        over: Job[T, R] | None = None
+        while (job := over or self._jobs.get()) is not None:
+            batch, room = list[Job[T, R]](), self._most
+            while job is not None and job.size <= room:
+                batch.append(job)
+                room -= job.size
+                job = self._next()
+            over = job
+            if waiting := [job for job in batch if job.waits()]:
+                yield waiting
+
+    def _next(self) -> Job[T, R] | None:
+        """Return the next job if one arrives within a moment."""
+        try:
+            job = self._jobs.get(timeout=_QUIET)
+        except queue.Empty:
+            return None
+        if job is None:
+            self._jobs.put(None)  # the end comes after this batch
+        return job
 
 
 class Local:
@@ -72,9 +160,7 @@ class Local:
         self.max_n: Final = settings.batch
         self.model: Final = model
         self._settings = settings
-        self._batcher: Batcher[SampleRequest, list[Reply]] = Batcher(
-            self._compute, settings.batch, model.name
-        )
+        self._batcher = Batcher(self._compute, settings.batch, model.name)
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         """Return a reply for each requested ordinal, computed together with other waiting requests.
@@ -90,13 +176,8 @@ class Local:
 
     def describe(self) -> dict[str, Any]:
         """Return name, seed, number format and the digest of the weights."""
-        settings = self._settings
-        return {
-            "model": self.name,
-            "seed": settings.seed,
-            "dtype": settings.dtype,
-            "weights": self.model.digest,
-        }
+        about = {"model": self.name, "seed": self._settings.seed, "dtype": self._settings.dtype}
+        return {**about, "weights": self.model.digest}
 
     async def aclose(self) -> None:
         """End the thread that computes."""
@@ -105,50 +186,52 @@ class Local:
     # -- in the thread that computes ---------------------------------------------------------------
 
     def _compute(self, jobs: Sequence[Job[SampleRequest, list[Reply]]]) -> None:
-        asked = [one for job in jobs if (one := self._read(job)) is not None]
-        owner = {row: (one, place) for one in asked for place, row in enumerate(one.rows)}
+        rows_of: dict[Job[SampleRequest, list[Reply]], list[Row]] = {}
+        for job in jobs:
+            try:
+                rows_of[job] = self._rows(job.wanted, job.waits)
+            except RejectedError as error:
+                job.fail(error)
+        job_of = {row: job for job, rows in rows_of.items() for row in rows}
+        done: dict[Row, Sampled] = {}
         try:
-            for sampled in generate(self.model, list(owner)) if owner else ():
-                one, place = owner[sampled.row]
-                one.sampled[place] = sampled
-                if len(one.sampled) == len(one.rows):
-                    one.job.settle([self._reply(one.sampled[each]) for each in range(len(one.rows))])
+            for sampled in generate(self.model, list(job_of)) if job_of else ():
+                done[sampled.row] = sampled
+                job = job_of[sampled.row]
+                if all(row in done for row in rows_of[job]):
+                    job.settle([self._reply(done[row]) for row in rows_of[job]])
         except ProviderError as error:
             for job in jobs:
                 job.fail(error)
 
-    def _read(self, job: Job[SampleRequest, list[Reply]]) -> _Asked | None:
-        """Return the samples of a request; None if it failed."""
-        request = job.wanted
+    def _rows(self, request: SampleRequest, waits: Callable[[], bool]) -> list[Row]:
+        """Return the samples of a request.
+
+        Raises:
+            RejectedError: the prompt cannot be written, or leaves no room for a reply.
+        """
         try:
             prompt = tuple(self.model.chat(request.system, request.user))
         except Exception as error:  # chat templates can raise any error
-            job.fail(RejectedError(f"the chat template of {self.name} refuses this prompt: {error}"))
-            return None
+            raise RejectedError(f"the chat template of {self.name} refuses this prompt: {error}") from None
         if len(prompt) >= self.model.context:
-            job.fail(
-                RejectedError(
-                    f"a prompt of {len(prompt)} tokens leaves no room for a reply in the context of "
-                    f"{self.name}, {self.model.context} tokens"
-                )
+            raise RejectedError(
+                f"a prompt of {len(prompt)} tokens leaves no room for a reply in the context of {self.name}, "
+                f"{self.model.context} tokens"
             )
-            return None
         temperature = 1.0 if request.temperature is None else request.temperature
-        rows = [
-            Row(prompt, self._seed(request, ordinal), temperature, request.max_tokens, job.waits)
+        return [
+            Row(prompt, self._seed(request, ordinal), temperature, request.max_tokens, waits)
             for ordinal in request.ordinals
         ]
-        return _Asked(job, rows)
 
     def _seed(self, request: SampleRequest, ordinal: int) -> int:
         about = f"{self._settings.seed}|{self.name}|{request.key}|{request.prompt_digest}|{ordinal}"
-        return int.from_bytes(blake2b(about.encode(), digest_size=_SEED_BYTES).digest())
+        return int.from_bytes(blake2b(about.encode(), digest_size=16).digest())
 
     def _reply(self, sampled: Sampled) -> Reply:
         text, reasoning = split_reasoning(self.model.text(sampled.tokens))
-        thought = None
-        if reasoning is not None:
-            thought = max(0, sampled.made - len(self.model.reply(text)))
+        thought = None if reasoning is None else max(0, sampled.made - len(self.model.reply(text)))
         return Reply(
             text=text,
             model=self.name,

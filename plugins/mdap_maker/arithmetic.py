@@ -1,10 +1,9 @@
 """Products of whole numbers, in words: problems whose answers and right plans are known, for simulation."""
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
-from mdap_maker.plans import SIMPLE, Plan
+from mdap_maker.words import SIMPLE, Plan
 
 __all__ = ["answer_to", "best_plan", "composed", "is_good", "wrong_answers", "wrong_plans"]
 
@@ -38,13 +37,12 @@ def best_plan(problem: str) -> Plan | None:
     a, b = found[1], found[2]
     if len(a) == len(b) == 1:
         return SIMPLE
+    zeros = max(len(a), len(b)) // 2
     if len(a) >= len(b):
-        zeros = len(a) // 2
-        halves = [f"Multiply {part} by {b}." for part in (a[:-zeros], a[-zeros:])]
+        first, second = (f"Multiply {part} by {b}." for part in (a[:-zeros], a[-zeros:]))
     else:
-        zeros = len(b) // 2
-        halves = [f"Multiply {a} by {part}." for part in (b[:-zeros], b[-zeros:])]
-    return {"first": halves[0], "second": halves[1], "compose": _instruction(zeros)}
+        first, second = (f"Multiply {a} by {part}." for part in (b[:-zeros], b[-zeros:]))
+    return {"first": first, "second": second, "compose": _instruction(zeros)}
 
 
 def is_good(problem: str, plan: Plan) -> bool:
@@ -62,14 +60,8 @@ def wrong_plans(problem: str) -> list[Plan]:
     """Return plans as a poor decomposer would make them."""
     best = best_plan(problem)
     if best is None or best == SIMPLE:
-        return [
-            {
-                "first": f"Multiply {one} by {one}.",
-                "second": f"Multiply {one} by 1.",
-                "compose": _instruction(1),
-            }
-            for one in (2, 3)
-        ]
+        parts = [(f"Multiply {one} by {one}.", f"Multiply {one} by 1.") for one in (2, 3)]
+        return [{"first": one, "second": other, "compose": _instruction(1)} for one, other in parts]
     return [
         {**best, "compose": _instruction(len(best["first"]) % 3 + 4)},
         {**best, "second": best["second"].replace("Multiply ", "Multiply 1", 1)},
@@ -91,8 +83,3 @@ def wrong_answers(truth: str) -> list[str]:
 
 def _instruction(zeros: int) -> str:
     return f"Append {zeros} zeros to the first result, then add the second result."
-
-
-def best_of(good: Sequence[bool]) -> int:
-    """Return the place of the first that is good; the first of all if none is."""
-    return good.index(True) if True in good else 0

@@ -1,13 +1,29 @@
-"""The words of the four agents: decomposer, solver, and a discriminator for what each of them proposes."""
+"""The words of the four agents: decomposer, solver, and a discriminator for what each of them proposes.
+
+A decomposer proposes two subproblems and how to compose their answers, or that none are needed.
+"""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from mdap import RedFlag, Step, canonical
-from mdap_maker.plans import Plan, checked_plan
 
-__all__ = ["choose_plan", "choose_solution", "propose_plan", "propose_solution", "rendered"]
+__all__ = [
+    "SIMPLE",
+    "Plan",
+    "checked_plan",
+    "choose_plan",
+    "choose_solution",
+    "propose_plan",
+    "propose_solution",
+    "rendered",
+]
+
+Plan = dict[str, Any]
+"""Either `SIMPLE`, or the texts ``first``, ``second`` and ``compose``."""
+
+SIMPLE: Final[Plan] = {"simple": True}
 
 _PLANNER: Final = """\
 You decide how a problem is to be split. Other people will solve the parts; each of them sees nothing but the
@@ -43,14 +59,23 @@ choice=N"""
 
 _LONGEST_ANSWER: Final = 10_000
 _PLAN_TOKENS: Final = 1_500
+_PARTS: Final = ("first", "second", "compose")
+_LONGEST_PART: Final = 4_000
+_GROWTH: Final = 1.25
+_SLACK: Final = 40
+
+# A subproblem that speaks of the other one, or of what came before, cannot be solved by who sees it alone.
+_REFERENCES: Final = (
+    *("first subproblem", "second subproblem", "other subproblem"),
+    *("first result", "second result", "previous result", "the result above"),
+    *("answer of the first", "answer of the second"),
+)
 
 
 def propose_plan(problems: tuple[str, ...], number: int) -> Step[Plan]:
-    """Return the step in which a decomposer proposes a plan.
+    """Return the step in which decomposer *number* proposes a plan for the last of the *problems*.
 
-    Args:
-        problems: the problem, and before it those that it is a part of.
-        number: which of several decomposers it is, from 1.
+    The problems before it are those that it is a part of.
     """
 
     def read(text: str) -> Plan:
@@ -62,13 +87,6 @@ def propose_plan(problems: tuple[str, ...], number: int) -> Step[Plan]:
     return Step(user, read, _PLANNER, max_tokens=_PLAN_TOKENS, input=about, proposal=True, shared=shared)
 
 
-def choose_plan(problem: str, plans: Sequence[Plan]) -> Step[int]:
-    """Return the step in which discriminators vote on plans; its answer is the place of one, from 0."""
-    listed = [_listed(plan) for plan in plans]
-    about = {"agent": "decomposition discriminator", "problem": problem, "candidates": list(plans)}
-    return Step(_candidates(problem, listed), _choice(len(plans)), _JUDGE_OF_PLANS, input=about)
-
-
 def propose_solution(problem: str, number: int) -> Step[str]:
     """Return the step in which a solver proposes an answer."""
     shared = f"Problem:\n{problem}\n\n"
@@ -77,10 +95,29 @@ def propose_solution(problem: str, number: int) -> Step[str]:
     return Step(user, _solution, _SOLVER, input=about, proposal=True, shared=shared)
 
 
+def choose_plan(problem: str, plans: Sequence[Plan]) -> Step[int]:
+    """Return the step in which discriminators vote on plans; its answer is the place of one, from 0."""
+    about = {"agent": "decomposition discriminator", "problem": problem, "candidates": list(plans)}
+    return _choice(list(map(_listed, plans)), _JUDGE_OF_PLANS, about)
+
+
 def choose_solution(problem: str, answers: Sequence[str]) -> Step[int]:
     """Return the step in which discriminators vote on answers; its answer is the place of one, from 0."""
     about = {"agent": "solution discriminator", "problem": problem, "candidates": list(answers)}
-    return Step(_candidates(problem, answers), _choice(len(answers)), _JUDGE_OF_SOLUTIONS, input=about)
+    return _choice(answers, _JUDGE_OF_SOLUTIONS, about)
+
+
+def _choice(listed: Sequence[str], system: str, about: dict[str, Any]) -> Step[int]:
+    choices = {f"choice={number}": number - 1 for number in range(1, len(listed) + 1)}
+
+    def read(text: str) -> int:
+        last = text.rstrip("\n").rpartition("\n")[2]
+        if last not in choices:
+            raise RedFlag("no choice")
+        return choices[last]
+
+    numbered = "\n\n".join(f"{number}. {text}" for number, text in enumerate(listed, start=1))
+    return Step(f"Problem:\n{about['problem']}\n\nCandidates:\n\n{numbered}", read, system, input=about)
 
 
 def rendered(agent: str, answer: Any) -> str:
@@ -90,11 +127,6 @@ def rendered(agent: str, answer: Any) -> str:
     if agent == "solver":
         return f"I have worked it out.\n{json.dumps({'answer': answer}, ensure_ascii=False)}"
     return f"I have checked them all.\nchoice={answer + 1}"
-
-
-def _candidates(problem: str, listed: Sequence[str]) -> str:
-    numbered = "\n\n".join(f"{number}. {text}" for number, text in enumerate(listed, start=1))
-    return f"Problem:\n{problem}\n\nCandidates:\n\n{numbered}"
 
 
 def _listed(plan: Plan) -> str:
@@ -107,6 +139,31 @@ def _last_json(text: str) -> Any:
     return canonical.json_value(text.rstrip("\n").rpartition("\n")[2])
 
 
+def checked_plan(found: Any, problems: tuple[str, ...]) -> Plan:
+    """Return a plan in its one form; refuse one that cannot work, whatever it says.
+
+    Raises:
+        RedFlag: it is no plan; a subproblem is one of the *problems* again, of which the last is to be split;
+            one is not smaller; or one does not stand by itself.
+    """
+    if found == SIMPLE:
+        return SIMPLE
+    if not isinstance(found, dict) or set(found) != set(_PARTS):
+        raise RedFlag("not a plan")
+    plan = {name: canonical.text(found[name]) for name in _PARTS}
+    if not all(0 < len(text) <= _LONGEST_PART for text in plan.values()):
+        raise RedFlag("an empty or endless part")
+    parts = [canonical.text(plan[name], case=False) for name in ("first", "second")]
+    before = [canonical.text(problem, case=False) for problem in problems]
+    if set(parts) & set(before):
+        raise RedFlag("a subproblem that is the problem again")
+    if max(map(len, parts)) > _GROWTH * len(before[-1]) + _SLACK:
+        raise RedFlag("a subproblem that is not smaller")
+    if any(words in part for part in parts for words in _REFERENCES):
+        raise RedFlag("a subproblem that does not stand by itself")
+    return plan
+
+
 def _solution(text: str) -> str:
     found = _last_json(text)
     if not isinstance(found, dict) or set(found) != {"answer"} or not isinstance(found["answer"], str):
@@ -115,15 +172,3 @@ def _solution(text: str) -> str:
     if not 0 < len(answer) <= _LONGEST_ANSWER:
         raise RedFlag("an empty or endless answer")
     return answer
-
-
-def _choice(count: int) -> Callable[[str], int]:
-    choices = {f"choice={number}": number - 1 for number in range(1, count + 1)}
-
-    def read(text: str) -> int:
-        last = text.rstrip("\n").rpartition("\n")[2]
-        if last not in choices:
-            raise RedFlag("no choice")
-        return choices[last]
-
-    return read

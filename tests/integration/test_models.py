@@ -14,7 +14,7 @@ from mdap.providers.prices import price_of
 from mdap.rules.canonical import canonical
 from mdap.session import settle_step
 from mdap_hanoi import Hanoi, State
-from mdap_hanoi.turning import turned_answer, turned_state
+from mdap_hanoi.state import turned_answer, turned_state
 
 PRICES = {"sim": mdap.Price(input=0.4, output=1.6)}
 

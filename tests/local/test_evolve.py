@@ -14,7 +14,7 @@ import mdap
 from mdap.cli.main import main
 from mdap.journal.evolutions import EvolutionRow, IterationRow, read_evolution
 from mdap_evolve.evolving import Report, evolve, learning, study_of
-from mdap_evolve.learning import Evolution, Example, coefficients, likelihoods
+from mdap_evolve.learning import Evolution, Example, Weights, coefficients, likelihoods, signs
 from mdap_evolve.measuring import Exam, Item
 from mdap_evolve.population import shares
 from mdap_evolve.recipe import Recipe
@@ -23,8 +23,6 @@ from mdap_local import load_model
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-
-from mdap_evolve.weights import Weights, signs  # noqa: E402 - needs torch
 
 TOWER = Hanoi(disks=6, style="compact")
 KEEP = "multiply?style=compact&a=37&b=48"
@@ -117,7 +115,12 @@ def test_an_update_follows_the_rewards() -> None:
     prompt, reply = tuple(model.chat("", "7*8+3")), tuple(model.reply("59"))
     recipe = Recipe(iterations=2, population=4, batch=1, contested=0)
     rewards = [0.5, 0.25, 0.125, 0.5]
-    evolution = Evolution(model, [Example(prompt, reply, contested=False)], recipe, lambda: rewards)
+
+    class Rewarded(Evolution):
+        def all_rewards(self) -> list[float]:
+            return rewards
+
+    evolution = Rewarded(model, [Example(prompt, reply, contested=False)], recipe)
     evolution.learn()
     step = sum(
         coefficient * signs((0, 0, pair), len(evolution.weights)).double()

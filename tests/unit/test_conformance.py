@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
 import mdap
 from mdap.testing import NonconformingError, check_task
-from mdap.testing.deadline import OverdueError, deadline
+from mdap.testing.hostile import OverdueError, deadline
 from mdap_hanoi import Hanoi
 
 

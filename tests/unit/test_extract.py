@@ -16,13 +16,11 @@ from mdap.plugins import make_recorded
 from mdap.session import settle_step
 from mdap.testing import ScriptedProvider, check_task
 from mdap_extract import Extract
-from mdap_extract.confidence import Pool, confidence, votes_on
 from mdap_extract.documents import Columns, Document, documents
 from mdap_extract.files import replaced
 from mdap_extract.forms import Forms
-from mdap_extract.output import Spool
 from mdap_extract.reading import Asking
-from mdap_extract.results import Results
+from mdap_extract.results import Pool, Results, Spool, confidence, votes_on
 from mdap_extract.schema import Field, fields_of, read_schema
 
 SCHEMA: dict[str, Any] = {

@@ -16,7 +16,7 @@ import mdap
 from mdap.testing import ScriptedProvider
 from mdap_extract import Extract
 from mdap_extract.documents import Columns, check_documents, documents
-from mdap_extract.output import Filled, write_records
+from mdap_extract.results import Filled, write_records
 
 SCHEMA: dict[str, Any] = {"properties": {"who": {"type": "string"}}}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from mdap_local.batching import Batcher, Job
+from mdap_local.provider import Batcher, Job
 
 Doubling = Job[int, int]
 

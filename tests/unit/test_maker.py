@@ -18,8 +18,7 @@ from mdap.testing import check_task
 from mdap.testing.walking import OracleAsk, solved
 from mdap_maker import Failure, Maker, failures
 from mdap_maker.arithmetic import answer_to, best_plan, is_good, wrong_plans
-from mdap_maker.plans import SIMPLE, checked_plan
-from mdap_maker.words import choose_plan, choose_solution, propose_plan
+from mdap_maker.words import SIMPLE, checked_plan, choose_plan, choose_solution, propose_plan
 
 PRODUCT = "Multiply 46048 by 42098."
 
