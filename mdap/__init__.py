@@ -8,7 +8,7 @@ from mdap._version import __version__
 from mdap.audit.log import Log, RunEntry, StepEntry, open_log
 from mdap.audit.queue import Claim, Settled, Waiting
 from mdap.audit.review import Candidate
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import (
     ClaimedError,
     DatabaseError,

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mdap.engine.config import RunConfig
 from mdap.engine.decider import Decider
 from mdap.engine.guarded import GuardedTask, TaskSubject
-from mdap.engine.opening import Opening, Progress
 from mdap.engine.policy import Policy
-from mdap.engine.recording import RUNNING, RunConfig
+from mdap.engine.recording import RUNNING, Opening
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
-from mdap.records import Reply, RunStatus, SampleTaken, StepOpened, Subject
+from mdap.records import Reply, RunStatus, SampleTaken, Subject
 from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.tasks import Step
@@ -79,31 +79,19 @@ class Wanted:
 class CalibrationSampler(Policy):
     """Sample steps on the states given, a few of them at any time, until there are enough samples.
 
-    With an oracle, *k* and *max_samples* of the rules' voting both equal the samples of a step, all
+    With an oracle, *k* and *max_samples* of the voting both equal the samples of a step, all
     requested concurrently.
 
     Args:
-        name: the task's name, for errors.
         subjects: the steps, one after the other; there must be enough.
         wanted: how much to sample.
-        rules: run number, voting settings, sample schedule.
+        config: the configuration of the run.
         journal: where every fact goes.
-        progress: counters to keep.
     """
 
-    def __init__(
-        self,
-        name: str,
-        subjects: Subjects,
-        wanted: Wanted,
-        rules: RunConfig,
-        journal: Journal,
-        progress: Progress,
-    ) -> None:
-        self.decider = Decider(rules, journal, progress, self)
-        self._rules = rules
+    def __init__(self, subjects: Subjects, wanted: Wanted, config: RunConfig, journal: Journal) -> None:
+        self.decider = Decider(config, journal, self)
         self.decider.digest = CHAIN_START
-        self._name = f"task {name}"
         self._subjects = subjects
         self._wanted = wanted
         self._open: dict[int, Opening] = {}
@@ -134,13 +122,11 @@ class CalibrationSampler(Policy):
 
     def _begin(self) -> Opening:
         number, surveyed = self._opened, next(self._subjects)
-        subject = surveyed.subject
-        race = Race(self._name, number, surveyed.step, self._rules.voting, subject, self.decider.schedule)
-        opened = StepOpened(self._rules.run, number, 0, str(number), surveyed.input, race.prompt_digest)
+        race = Race(self.decider.config, number, surveyed.step, surveyed.subject)
         self._opened += 1
         self._drawn[number] = {}
         self._truths[number] = surveyed.truth
-        self._open[number] = self.decider.open_afresh(opened, None, race)
+        self._open[number] = self.decider.open_afresh(race, surveyed.input, None)
         return self._open[number]
 
     def came(self, taken: Sequence[SampleTaken], replies: Sequence[Reply]) -> None:

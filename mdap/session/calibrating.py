@@ -8,10 +8,9 @@ from typing import Final, NamedTuple
 import anyio
 
 from mdap.engine.calibrate import CalibrationSampler, Subjects, Wanted
+from mdap.engine.config import Progress, RunConfig
 from mdap.engine.guarded import length_of
-from mdap.engine.opening import Progress
-from mdap.engine.recording import RunConfig
-from mdap.engine.run import decide
+from mdap.engine.scheduler import decide
 from mdap.errors import UsageError
 from mdap.journal.runs import RunStart
 from mdap.plugins import task_name
@@ -23,7 +22,7 @@ from mdap.rules.parameters import as_resumed
 from mdap.rules.projection import VoteCounts, estimated_samples, estimated_seconds, scaled
 from mdap.rules.robust_estimate import law
 from mdap.rules.scaling import minimal_k, run_success
-from mdap.session.ending import Ending, work_on
+from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, run_columns
 from mdap.session.resources import SessionResources
 from mdap.settings import Robust, VotingSettings
@@ -97,8 +96,9 @@ async def calibrate_task(
         if start.record is None:
             await resources.runs.release(start.number)
         raise taken
-    async with work_on(resources, start.number, request.name, record=False) as ended:
-        ended.begin(resources, start)
+    ended = Ending(resources, start, request.name)
+    async with ended.recorded(record=False):
+        ended.begin()
         made = await _calibrate(resources, start, request, subject, steps, ended)
     if ended.error is not None and "result" not in ended.data:
         raise ended.error
@@ -125,8 +125,17 @@ async def _calibrate(
     resources.limit_changes.running.add(number)
     refusal = await resources.endpoint_probe.pass_on(number, start.options)
     wanted = Wanted(request.samples, resources.lane.width, subject.oracle)
-    rules = _rules(resources, number, subject)
-    work = CalibrationSampler(subject.name, steps, wanted, rules, resources.writer, progress)
+    config = RunConfig(
+        run=number,
+        voting=subject.voting,
+        max_n=resources.models.provider.max_n,
+        models=resources.models.names,
+        schedule=resources.models.schedule(subject.voting),
+        record_prompts=subject.voting.records_prompts(process=False),
+        task=subject.name,
+        progress=progress,
+    )
+    work = CalibrationSampler(steps, wanted, config, resources.writer)
     if refusal is not None:
         ended.stop(refusal, StopCause.PROVIDER)
     else:
@@ -143,17 +152,6 @@ async def _calibrate(
     )
     ended.data["result"] = made.to_dict()
     return made
-
-
-def _rules(resources: SessionResources, number: int, subject: _Subject) -> RunConfig:
-    return RunConfig(
-        run=number,
-        voting=subject.voting,
-        max_n=resources.models.provider.max_n,
-        models=resources.models.names,
-        schedule=resources.models.schedule(subject.voting),
-        record_prompts=subject.voting.records_prompts(process=False),
-    )
 
 
 async def _surveyed(

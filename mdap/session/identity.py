@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdap._version import __version__
-from mdap.engine.opening import Progress
-from mdap.engine.pilot import Pilot
+from mdap.engine.config import Pilot, Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import RunRow
 from mdap.plugins import OBJECT, former_name, task_name

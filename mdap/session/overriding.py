@@ -28,7 +28,7 @@ from mdap.records import NOTED, Decided, RunEvent, StepOpened, StopCause
 from mdap.rules.digests import CHAIN_START, chain_digest
 from mdap.rules.ledger import ledger_after
 from mdap.rules.parts import LONGEST_ID
-from mdap.session.seeking import Sought, ask_again, rules_of
+from mdap.session.seeking import Sought, ask_again, config_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -124,7 +124,7 @@ async def _checked(reader: Reader, row: RunRow, task: Task, decision: ManualDeci
     assert isinstance(task, Process)
     opened = await _opened(reader, row, decision.step)
     identity = (opened["key"], opened["prompt_digest"])
-    race = Sought(row.task, task, await rules_of(reader, row, task), identity)
+    race = Sought(task, await config_of(reader, row, task), identity)
     race.begin(await process_point(reader, row.number, as_it_ended=True))
     await ask_again(reader, row, task, race, lambda: race.found is not None)
     if race.found is None:

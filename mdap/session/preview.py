@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import anyio
 
+from mdap.engine.config import RunConfig
 from mdap.engine.guarded import GuardedTask, not_a_step
 from mdap.engine.voting import Race
 from mdap.errors import RAISED, MdapError, PluginError, UsageError
@@ -93,7 +94,7 @@ async def preview(name: str, task: Task, wanted: int | None = None) -> Preview:
 
 
 def _asked(name: str, part: str | None, number: int, step: Step[Any]) -> tuple[Race, Asked]:
-    race = Race(f"task {name}", number, step, VotingSettings(), None)
+    race = Race(RunConfig(0, VotingSettings(), task=name), number, step, None)
     views = tuple((prompt.system, prompt.user) for prompt in race.prompts)
     rendered = Rendered(views, same=True, max_tokens=race.max_tokens, schema=race.schema)
     return race, Asked(part, number, step.key, rendered)

@@ -9,9 +9,8 @@ import anyio
 
 from mdap.engine.account import account_of
 from mdap.engine.asking import ProcessContext, answer_process
-from mdap.engine.opening import Progress
+from mdap.engine.config import RunConfig
 from mdap.engine.process import ProcessRace, identify
-from mdap.engine.recording import RunConfig
 from mdap.engine.voting import Race
 from mdap.journal.reader import Reader, RunRow
 from mdap.protocols import Journal
@@ -21,7 +20,7 @@ from mdap.rules.schedule import schedule_of, tiers_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Process, Step, Task
 
-__all__ = ["Gathered", "Muted", "Sought", "ask_again", "rules_of"]
+__all__ = ["Gathered", "Muted", "Sought", "ask_again", "config_of"]
 
 _OPEN: Final = 4_096
 
@@ -58,17 +57,16 @@ class Sought(ProcessRace):
     """Find the step of a decision by its identity.
 
     Args:
-        name: the task's name, for errors.
         task: the process.
-        rules: run number, voting settings.
+        config: the configuration of the run.
         identity: the step's key and prompt digest.
 
     Attributes:
         found: its race, with nothing counted; None until the process has asked for it.
     """
 
-    def __init__(self, name: str, task: Process[Any], rules: RunConfig, identity: Identity) -> None:
-        super().__init__(name, task, replace(rules, account=None), Muted(), Progress())
+    def __init__(self, task: Process[Any], config: RunConfig, identity: Identity) -> None:
+        super().__init__(task, replace(config, account=None), Muted())
         self.found: Race | None = None
         self._identity = identity
 
@@ -84,16 +82,15 @@ class Gathered(ProcessRace):
     """Collect every step that a process asks for.
 
     Args:
-        name: the task's name, for errors.
         task: the process.
-        rules: run number, voting settings.
+        config: the configuration of the run.
 
     Attributes:
         steps: the steps by their identity.
     """
 
-    def __init__(self, name: str, task: Process[Any], rules: RunConfig) -> None:
-        super().__init__(name, task, replace(rules, account=None), Muted(), Progress())
+    def __init__(self, task: Process[Any], config: RunConfig) -> None:
+        super().__init__(task, replace(config, account=None), Muted())
         self.steps: dict[Identity, Step[Any]] = {}
 
     def race(self, step: Step[Any]) -> Race:
@@ -103,8 +100,8 @@ class Gathered(ProcessRace):
         return race
 
 
-async def rules_of(reader: Reader, row: RunRow, task: Task) -> RunConfig:
-    """Return the recorded rules of a run of *task*."""
+async def config_of(reader: Reader, row: RunRow, task: Task) -> RunConfig:
+    """Return the recorded configuration of a run of *task*."""
     voting = VotingSettings.recorded(row.settings)
     tiers = tiers_of(row.provider["models"], row.provider["escalate_to"])[1]
     return RunConfig(
@@ -114,6 +111,7 @@ async def rules_of(reader: Reader, row: RunRow, task: Task) -> RunConfig:
         account=account_of(row.number, voting.robust, await reader.paid(row.number)),
         absences=await reader.absences(row.number),
         record_prompts=voting.records_prompts(process=isinstance(task, Process)),
+        task=row.task,
     )
 
 

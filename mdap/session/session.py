@@ -7,7 +7,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 import anyio
 
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import PluginError, UsageError
 from mdap.journal.reader import RunRow
 from mdap.plugins import make_recorded, make_task

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, TypeVar
 
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.protocols import Provider
 from mdap.records import Event
 from mdap.session.margins import K

@@ -19,7 +19,7 @@ from mdap.cluster.gates import LeasedGate
 from mdap.cluster.head import COUNTERS, PYTHON
 from mdap.cluster.processes import channel_of, end_with_parent
 from mdap.cluster.remote import Caller, LeasedBudget, RemoteClaims, RemoteReader, RemoteRuns, RemoteWriter
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.errors import told as told_of
 from mdap.journal.jobs import JobLog
