@@ -57,8 +57,7 @@ from mdap.records import (
     Usage,
 )
 from mdap.session import Session, calibrate, solve, solve_sync
-from mdap.session.batch import Batch, Case
-from mdap.session.signatures import (
+from mdap.session.arguments import (
     CalibrateSettings,
     CalibrationSettings,
     Model,
@@ -66,6 +65,7 @@ from mdap.session.signatures import (
     SessionSettings,
     SolveSettings,
 )
+from mdap.session.batch import Batch, Case
 from mdap.settings import (
     Budget,
     Cluster,

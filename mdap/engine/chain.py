@@ -22,17 +22,24 @@ from mdap.engine.config import RunConfig
 from mdap.engine.decider import Decider
 from mdap.engine.guarded import GuardedTask, TaskSubject, not_undecided
 from mdap.engine.policy import Effect, Policy
-from mdap.engine.recorded_openings import RecordedOpenings
 from mdap.engine.recording import RUNNING, Opening, OpeningStatus, undecided_cause, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError
 from mdap.protocols import Journal
-from mdap.records import Recorded, ResumePoint, RunEvent, RunStatus, TallyShape
+from mdap.records import (
+    Recorded,
+    RecordedOpening,
+    ResumePoint,
+    RunEvent,
+    RunStatus,
+    StepOpened,
+    TallyShape,
+)
 from mdap.rules.confidence import confident, shape_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
-__all__ = ["ChainRace"]
+__all__ = ["ChainRace", "RecordedOpenings"]
 
 
 class ChainRace(Policy):
@@ -326,3 +333,54 @@ class ChainRace(Policy):
         self._abandoned = [other for other in self._abandoned if other.flying]
         if opening.flying:
             self._abandoned.append(opening)
+
+
+class RecordedOpenings:
+    """Recorded openings of undecided steps, by step.
+
+    Args:
+        openings: from the database, in order.
+    """
+
+    def __init__(self, openings: tuple[RecordedOpening, ...] = ()) -> None:
+        self._by_step: dict[int, list[RecordedOpening]] = {}
+        for recorded in openings:
+            self._by_step.setdefault(recorded.opened.step, []).append(recorded)
+        self._used = {
+            step: max(one.opened.opening for one in all_) + 1 for step, all_ in self._by_step.items()
+        }
+
+    def certain(self, step: int) -> StepOpened | None:
+        """Return how *step* was opened on an input that was certain, if it was."""
+        for recorded in self._by_step.get(step, ()):
+            if not recorded.tentative and not recorded.void:
+                return recorded.opened
+        return None
+
+    def take(self, step: int, spelled: str, prompt_digest: str) -> RecordedOpening | None:
+        """Remove and return the opening of *step* on this very input and prompt, if there is one."""
+        # The newest first: an older one without samples is void, though no row says so.
+        for recorded in reversed(self._by_step.get(step, ())):
+            same = (recorded.opened.input, recorded.opened.prompt_digest) == (spelled, prompt_digest)
+            if same and not recorded.void:
+                self._by_step[step].remove(recorded)
+                return recorded
+        return None
+
+    def next_opening(self, step: int) -> int:
+        """Return the number for a fresh opening of *step*, and count it."""
+        number = self._used.get(step, 0)
+        self._used[step] = number + 1
+        return number
+
+    def drop(self, step: int) -> list[StepOpened]:
+        """Forget *step*, which is decided; return its openings whose samples turned out void."""
+        self._used.pop(step, None)
+        left = self._by_step.pop(step, None)
+        if left is None:
+            return []
+        return [recorded.opened for recorded in left if recorded.tentative and not recorded.void]
+
+    def drop_all(self) -> list[StepOpened]:
+        """Forget everything; return the openings whose samples turned out void."""
+        return [opened for step in list(self._by_step) for opened in self.drop(step)]

@@ -16,7 +16,7 @@ from mdap.rules.canonical import canonical
 from mdap.rules.parameters import version_of
 from mdap.rules.parts import LONGEST_ID
 from mdap.rules.presence import Presence
-from mdap.session.listening import Listener
+from mdap.session.following import Listener
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 

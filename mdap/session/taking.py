@@ -8,7 +8,7 @@ import anyio
 from mdap.engine.policy import Policy
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.rulings import Place, Rulings
-from mdap.session.listening import LOOK
+from mdap.session.following import LOOK
 from mdap.session.resources import SessionResources
 
 __all__ = ["take_rulings"]
