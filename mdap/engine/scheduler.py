@@ -270,7 +270,7 @@ async def decide(
     budget_guard: BudgetGuard | None = None,
     beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> None:
-    """Decide *race* until it is finished, undecided or stopped.
+    """Decide *race* until it is finished, undecided or stopped; raise what its task or the journal raises.
 
     Args:
         race: the run, already begun.
@@ -279,18 +279,13 @@ async def decide(
         journal: where facts go; waited for when it falls behind.
         budget_guard: what pays for every attempt; None for no budget.
         beside: what runs beside it, never raises, and is cancelled when the race is over.
-
-    Raises:
-        PluginError: the task's own code failed.
-        DatabaseError: the journal cannot write.
     """
     async with gathered() as group:
         samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
         race.decider.news = samplers.wake
-        scope = anyio.CancelScope()
+        scope, turn = anyio.CancelScope(), 0
         if beside:
             group.start_soon(_within, scope, beside)
-        turn = 0
         await _bring_about(race.effects(), journal)
         while race.decider.status is RUNNING:
             await _send(race, samplers, race.decider.wanted())
@@ -302,8 +297,7 @@ async def decide(
                 await _bring_about(effects, journal)
             turn += 1
             if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
-                await anyio.lowlevel.checkpoint()
-                await journal.wait_for_room()
+                await _give_way(journal)
         scope.cancel()
         await _drain(race, samplers)
         await _bring_about(race.effects(), journal)
@@ -329,6 +323,11 @@ async def _send(
         # Meanwhile a process may have stopped, or given up what it had asked.
         if race.decider.status is RUNNING and opening.flying.get(request.ordinals) is request:
             samplers.ask(opening, request)
+
+
+async def _give_way(journal: Journal) -> None:
+    await anyio.lowlevel.checkpoint()
+    await journal.wait_for_room()
 
 
 async def _pass_over(race: Policy) -> None:

@@ -14,8 +14,7 @@ from mdap.providers.prices import read_prices
 from mdap.records import Event
 from mdap.session.dealing import check_spread
 from mdap.session.margins import K
-from mdap.session.models import roster_of
-from mdap.session.resources import SessionSetup
+from mdap.session.models import SessionSetup, roster_of
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 from mdap.tasks import Ask, Chain, Process, Task
 

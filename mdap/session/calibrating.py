@@ -158,14 +158,13 @@ async def _surveyed(
     resources: SessionResources, number: int, work: CalibrationSampler, ended: Ending
 ) -> None:
     """Take the samples, as far as model and budget allow, and record the end."""
-    with anyio.move_on_after(resources.budget.seconds):
+    seconds, limits = resources.setup.budget.seconds, resources.lane.limits(resources.setup.limits)
+    with anyio.move_on_after(seconds):
         provider = await resources.lane.provider(number, resources.models.provider)
-        await decide(
-            work, provider, resources.lane.limits(resources.limits), resources.writer, resources.budget_guard
-        )
+        await decide(work, provider, limits, resources.writer, resources.budget_guard)
         ended.take(work)
         return
-    ended.stop(f"the {resources.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
+    ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
 
 
 async def _calibration(
@@ -232,7 +231,7 @@ def _projection(
         cost_usd=None
         if cost is None
         else scaled(samples, cost / found.samples, _relative_error(took.outputs)),
-        seconds=estimated_seconds(length, k, samples, resources.limits, tokens, took.latencies),
+        seconds=estimated_seconds(length, k, samples, resources.setup.limits, tokens, took.latencies),
     )
 
 

@@ -67,24 +67,27 @@ async def settle_step(  # noqa: PLR0913 - public API, all keywords named
         row, number = await find_step(reader, row, step)
         task = make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
         decision = ManualDecision(number, answer, encodable(author), encodable(reason))
-        outermost, wholes = await _enclosing(reader, row)
-        nested = row.status is RunStatus.FINISHED and outermost.number != row.number
-        with closing(Claims(path)) as claims:
-            for each in wholes:
-                claims.take(each.number, each.run_id)
-            if nested or await reader.is_decided(row.number, number):
-                resumed = await override_step(path, row, task, decision)
-            else:
-                claims.take(row.number, row.run_id)
-                async with open_journal(path) as journal:
-                    await _settle(reader, journal, row, task, decision)
-                    journal.append(*_settled(row, decision))
-                    await append_seal(journal, reader, row.number)
-                    await journal.flush()
-                resumed = row.run_id
-            if wholes:
-                resumed = await _reopen(reader, path, wholes, row, number)
-    return resumed
+        return await _record(reader, path, row, task, decision)
+
+
+async def _record(reader: Reader, path: Path, row: RunRow, task: Task, decision: ManualDecision) -> str:
+    """Settle or override the step; return the full id of the run to resume."""
+    outermost, wholes = await _enclosing(reader, row)
+    nested = row.status is RunStatus.FINISHED and outermost.number != row.number
+    with closing(Claims(path)) as claims:
+        for each in wholes:
+            claims.take(each.number, each.run_id)
+        if nested or await reader.is_decided(row.number, decision.step):
+            resumed = await override_step(path, row, task, decision)
+        else:
+            claims.take(row.number, row.run_id)
+            async with open_journal(path) as journal:
+                await _settle(reader, journal, row, task, decision)
+                journal.append(*_settled(row, decision))
+                await append_seal(journal, reader, row.number)
+                await journal.flush()
+            resumed = row.run_id
+        return await _reopen(reader, path, wholes, row, decision.step) if wholes else resumed
 
 
 async def _enclosing(reader: Reader, row: RunRow) -> tuple[RunRow, list[RunRow]]:

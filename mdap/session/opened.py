@@ -19,7 +19,8 @@ from mdap.rules.canonical import canonical
 from mdap.session.dealing import open_with_workers
 from mdap.session.desk import Desk
 from mdap.session.following import follow
-from mdap.session.resources import SessionResources, SessionSetup
+from mdap.session.models import SessionSetup
+from mdap.session.resources import SessionResources
 from mdap.session.results import read_solution
 
 __all__ = ["OpenSession", "left", "row_of"]

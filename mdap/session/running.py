@@ -28,13 +28,14 @@ from mdap.rules.drift import Baseline, Drift
 from mdap.rules.methods import check_methods
 from mdap.rules.outcomes import recorded, said_by
 from mdap.rules.parameters import as_resumed
-from mdap.rules.parts import RecordedPart, content_of, content_of_row, could_be, renamed
+from mdap.rules.parts import RecordedPart, content_of, content_of_row, renamed
 from mdap.rules.rungs import exact
 from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, check_same, run_columns
 from mdap.session.promising import with_share
 from mdap.session.resources import SessionResources
 from mdap.session.results import read_solution, solution_of
+from mdap.session.seeking import begun_before
 from mdap.session.taking import take_rulings
 from mdap.session.turns import driving, take_turn
 from mdap.settings import OnDead, VotingSettings
@@ -62,14 +63,7 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
         RunBusyError: another process is working on it.
         DatabaseError: the database can no longer be written.
     """
-    if spec.voting.robust is not None and resources.on_dead is OnDead.CONTINUE:
-        raise UsageError(
-            "-k robust cannot go with --on-dead continue: without one of its models, the later samples of a "
-            "step would not be drawn as the earlier ones were"
-        )
-    check_methods(type(task), type(task).__qualname__)
-    task = as_resumed(task)
-    resources.lane.check(task, spec.voting, resources.speculate)
+    task = _checked(resources, task, spec)
     row, turn = spec.row, None
     while True:
         if row is not None:
@@ -97,6 +91,19 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
             solution = solution_of(start.record)
         turn.ended, turn.error = True, solution.error
     return solution
+
+
+def _checked(resources: SessionResources, task: Task, spec: RunSpec) -> Task:
+    """Return *task* as a resume has it; refuse one that the session cannot run."""
+    if spec.voting.robust is not None and resources.setup.on_dead is OnDead.CONTINUE:
+        raise UsageError(
+            "-k robust cannot go with --on-dead continue: without one of its models, the later samples of a "
+            "step would not be drawn as the earlier ones were"
+        )
+    check_methods(type(task), type(task).__qualname__)
+    task = as_resumed(task)
+    resources.lane.check(task, spec.voting, resources.setup.speculate)
+    return task
 
 
 class _Run:
@@ -151,7 +158,7 @@ class _Run:
             )
 
     async def _decide(self) -> None:
-        resources, ended, seconds = self._resources, self._ended, self._resources.budget.seconds
+        resources, ended, seconds = self._resources, self._ended, self._resources.setup.budget.seconds
         refusal = await self._begin()
         if refusal is not None:
             ended.stop(refusal, StopCause.PROVIDER)
@@ -161,7 +168,7 @@ class _Run:
         provider = await resources.lane.provider(self._number, resources.models.provider)
         if self._trace is not None:
             provider = self._trace.provider(provider, resources.models.names)
-        limits = resources.lane.limits(resources.limits)
+        limits = resources.lane.limits(resources.setup.limits)
         try:
             with anyio.move_on_after(seconds) as clock:
                 await decide(race, provider, limits, resources.writer, resources.budget_guard, beside)
@@ -219,7 +226,7 @@ class _Run:
 
     def _config(self) -> RunConfig:
         resources, spec, start = self._resources, self._spec, self._start
-        waits = resources.limits.wait_for_person > 0 or start.has_rulings
+        waits = resources.setup.limits.wait_for_person > 0 or start.has_rulings
         return RunConfig(
             run=self._number,
             run_id=spec.name,
@@ -230,7 +237,7 @@ class _Run:
             schedule=resources.models.schedule(spec.voting),
             account=account_of(self._number, spec.voting.robust, start.paid),
             presence=spec.presence,
-            on_dead=resources.on_dead,
+            on_dead=resources.setup.on_dead,
             absences=start.absences,
             effects=spec.effects,
             drift=start.drift or self._fresh_drift(),
@@ -243,7 +250,7 @@ class _Run:
         )
 
     def _warms_cache(self) -> bool:
-        chosen = self._resources.limits.warm_cache
+        chosen = self._resources.setup.limits.warm_cache
         if self._resources.lane.batched:  # the others would wait for the first one's wave
             return False
         return isinstance(self._task, Process) if chosen is None else chosen
@@ -291,7 +298,7 @@ class _Run:
             open_steps=resources.runs_at_once,
             dry_run=not spec.effects,
             recorded=None if spec.row is None else partial(_recorded_part, resources.reader, self._number),
-            begun=None if spec.row is None else partial(_begun_before, resources),
+            begun=None if spec.row is None else partial(begun_before, resources.reader),
             withhold=None if spec.effects else partial(_withheld, process),
         )
 
@@ -300,10 +307,11 @@ class _Run:
     ) -> Solution:
         """Run or resume a nested task; see `SolvePart`."""
         resources, whole = self._resources, self._spec
-        if whole.depth >= resources.limits.max_nesting:
+        most = resources.setup.limits.max_nesting
+        if whole.depth >= most:
             raise UsageError(
-                f"part {name}: tasks are nested more than {resources.limits.max_nesting} deep: let each ask "
-                "for a smaller problem than its own, or raise --max-nesting"
+                f"part {name}: tasks are nested more than {most} deep: let each ask for a smaller problem "
+                "than its own, or raise --max-nesting"
             )
         row = None
         if whole.row is not None or not independent:
@@ -356,11 +364,6 @@ class _Run:
             return json.loads(canonical(self._task.result(race.state)))
         except RAISED as error:
             raise PluginError(f"task {type(self._task).__name__}", "giving its result", error) from error
-
-
-async def _begun_before(resources: SessionResources, name: str, task: Task) -> bool:
-    row = await resources.reader.run(name)
-    return row is not None and could_be(row.task, type(task))
 
 
 async def _recorded_part(reader: Reader, parent: int, name: str, task: Task) -> RecordedPart:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NoReturn
 
 import anyio
 
@@ -14,13 +14,13 @@ from mdap.engine.process import ProcessRace, identify
 from mdap.engine.voting import Race
 from mdap.journal.reader import Reader, RunRow
 from mdap.protocols import Journal
-from mdap.records import Fact, Identity, Recorded, RunStatus, Solution
+from mdap.records import Fact, Identity, Recorded, RunStatus
 from mdap.rules.parts import could_be
 from mdap.rules.schedule import schedule_of, tiers_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Process, Step, Task
 
-__all__ = ["Gathered", "Muted", "Sought", "ask_again", "config_of"]
+__all__ = ["Gathered", "Muted", "Sought", "ask_again", "begun_before", "config_of"]
 
 _OPEN: Final = 4_096
 
@@ -133,42 +133,52 @@ async def ask_again(
         there: whether the process has reached its goal.
         patience: seconds that it may run without a request while all earlier steps are decided.
     """
-    asked = anyio.Event()
-    asked.set()
-
-    def look() -> None:
-        asked.set()
-
-    race.decider.news = look
-
-    async def recall(step: int) -> Recorded:
-        asked.set()
-        return await reader.recorded(row.number, step)
-
-    async def solve(part: Task, name: str, share: Fraction | None, *, independent: bool = False) -> Solution:
-        await anyio.sleep_forever()  # undecided steps cannot be decided here
-        raise AssertionError
-
-    async def begun(name: str, part: Task) -> bool:
-        found = await reader.run(name)
-        return found is not None and could_be(found.task, type(part))
-
-    async def withhold(key: str) -> None:
-        await anyio.sleep_forever()  # settling has no outside effects: resuming has
-
-    around = ProcessContext(
-        run_id=row.run_id,
-        journal=Muted(),
-        recall=recall,
-        solve=solve,
-        open_steps=_OPEN,
-        begun=begun,
-        withhold=withhold,
-    )
+    record = _Record(reader, row.number)
+    race.decider.news = record.look
     async with anyio.create_task_group() as group:
-        group.start_soon(answer_process, task, race, around)
-        while asked.is_set() and not there() and race.decider.status is RunStatus.RUNNING:
-            asked = anyio.Event()
+        group.start_soon(answer_process, task, race, record.context(row.run_id))
+        while record.asked.is_set() and not there() and race.decider.status is RunStatus.RUNNING:
+            record.asked = anyio.Event()
             with anyio.move_on_after(patience):
-                await asked.wait()
+                await record.asked.wait()
         group.cancel_scope.cancel()
+
+
+class _Record:
+    """The record on which a process runs again: nothing is decided, and nothing done outside."""
+
+    def __init__(self, reader: Reader, run: int) -> None:
+        self.asked = anyio.Event()
+        self.asked.set()
+        self._reader = reader
+        self._run = run
+
+    def context(self, run_id: str) -> ProcessContext:
+        return ProcessContext(
+            run_id=run_id,
+            journal=Muted(),
+            recall=self._recall,
+            solve=_never,
+            open_steps=_OPEN,
+            begun=partial(begun_before, self._reader),
+            withhold=_never,
+        )
+
+    def look(self) -> None:
+        self.asked.set()
+
+    async def _recall(self, step: int) -> Recorded:
+        self.look()
+        return await self._reader.recorded(self._run, step)
+
+
+async def _never(*about: Any, **how: Any) -> NoReturn:
+    """Wait for what only a resume does: undecided steps, and outside effects."""
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+async def begun_before(reader: Reader, name: str, task: Task) -> bool:
+    """Return whether an earlier session began a nested *task* under a name."""
+    row = await reader.run(name)
+    return row is not None and could_be(row.task, type(task))
