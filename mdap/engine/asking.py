@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from mdap.engine.ordered import Loan, OrderedRace
+from mdap.engine.ordered import OrderedRace
 from mdap.engine.process import ProcessRace, Question, identify
 from mdap.engine.recording import undecided_cause
 from mdap.errors import FailedError, MdapError, PluginError, StoppedError, UndecidedError
@@ -162,7 +162,8 @@ class Asking:
                 await anyio.sleep_forever()  # until the pilot has finished the steps it opened
             question = self._race.open(identity, step, race)
             try:
-                await _answered(question)
+                if not question.over:
+                    await question.ended.wait()
             finally:
                 self._race.leave(question)
         # What a person said is read back as in any later session.
@@ -309,7 +310,8 @@ class Asking:
             return None
         loan = self._race.borrow(identity, about)
         try:
-            await _granted(loan)
+            if loan.share is None:
+                await loan.granted.wait()
         except BaseException:
             self._race.withdraw(identity)
             raise
@@ -357,23 +359,6 @@ class Asking:
                 # Results are durable before they are returned.
                 await self._around.journal.flush()
                 return json.loads(result if number is None else (await self._around.recall(number)).winner)
-
-
-async def _granted(loan: Loan) -> None:
-    if loan.share is None:
-        news = anyio.Event()
-        loan.granted.append(news.set)
-        await news.wait()
-
-
-async def _answered(question: Question) -> None:
-    if not question.over:
-        news = anyio.Event()
-        question.answered.append(news.set)
-        try:
-            await news.wait()
-        finally:
-            question.answered.remove(news.set)
 
 
 async def answer_process(task: Process[Any], race: ProcessRace, around: ProcessContext) -> None:

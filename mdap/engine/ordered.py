@@ -6,10 +6,12 @@ were contested, and is passed over. A nested run is a step, too: it is charged i
 is settled, and what it did not spend is there again for the steps that are asked for after its end.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
+
+import anyio
 
 from mdap.engine.account import ABANDONED, CONTESTED, UNDECIDED, Account
 from mdap.engine.config import RunConfig
@@ -32,12 +34,12 @@ class Loan:
     Attributes:
         opened: as which step it was asked for.
         share: what it may spend; None as long as it waits.
-        granted: called once it has its share.
+        granted: set once it has its share.
     """
 
     opened: StepOpened
     share: Fraction | None = None
-    granted: list[Callable[[], None]] = field(default_factory=list)
+    granted: anyio.Event = field(default_factory=anyio.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +198,7 @@ class OrderedRace(ProcessRace):
         self.decider.journal.append(*self._account.lend(step))
         loan.share = self._account.lent[step]
         self.decider.raise_rungs()
-        for tell in loan.granted:
-            tell()
+        loan.granted.set()
 
     def _decided(self, question: Question) -> bool:
         opening = question.opening

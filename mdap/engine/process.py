@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+import anyio
+
 from mdap.engine.config import RunConfig
 from mdap.engine.decider import Decider
 from mdap.engine.guarded import TaskSubject, flaw, not_a_step, not_undecided
@@ -45,20 +47,23 @@ class Question:
     Attributes:
         identity: what it is known by.
         opening: its votes.
-        answered: called once it is decided or cannot be.
+        ended: set once it is decided or cannot be.
         askers: how many wait for it.
-        over: whether it is decided or cannot be.
         undecided: why it has no winner; None while it may have one.
         settled: whether a person settled it while it was waited for.
     """
 
     identity: Identity
     opening: Opening
-    answered: list[Callable[[], None]] = field(default_factory=list)
+    ended: anyio.Event = field(default_factory=anyio.Event)
     askers: int = 0
-    over: bool = False
     undecided: str | None = None
     settled: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it is decided or cannot be."""
+        return self.ended.is_set()
 
     @property
     def answer(self) -> Any:
@@ -321,9 +326,7 @@ class ProcessRace(Policy):
         self._answer(question)
 
     def _answer(self, question: Question) -> None:
-        question.over = True
-        for tell in question.answered:
-            tell()
+        question.ended.set()
         pilot = self._config.pilot
         if pilot is not None:
             pilot.closed(self._config.run, question.opening.opened.step)

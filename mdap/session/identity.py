@@ -109,41 +109,23 @@ def run_columns(task: Task, spec: RunSpec, about: Mapping[str, Any]) -> dict[str
     Raises:
         UsageError: the task's version has no JSON form.
     """
-    return {
-        "run_id": spec.name,
-        "kind": spec.kind,
-        "parent": spec.parent,
-        "task": _recorded_name(task, spec),
-        "task_version": version_of(task),
-        "params": canonical(task),
-        "settings": canonical(spec.voting),
-        "provider": canonical(about),
-        "k": spec.voting.k,
-        "mdap_version": __version__,
-    }
-
-
-def _recorded_name(task: Task, spec: RunSpec) -> str:
-    """Return the recorded name of the class of *task*."""
+    name = task_name(task)
     if spec.row is not None and (spec.moved or spec.row.task == former_name(task)):
-        return spec.row.task
-    return task_name(task)
+        name = spec.row.task
+    given = {"task": name, "task_version": version_of(task), "params": canonical(task)}
+    return _columns(spec.kind, spec, about) | given
 
 
 def batch_columns(spec: RunSpec, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a batch, by column. Its cases have rows of their own.
+    """Return the row of a batch, by column. Its cases, which *spec* specifies, have rows of their own."""
+    return _columns("batch", spec, about) | {"task": "batch", "task_version": "1", "params": "{}"}
 
-    Args:
-        spec: the specification of the cases.
-        about: the models, see `Models`.
-    """
+
+def _columns(kind: str, spec: RunSpec, about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "run_id": spec.name,
-        "kind": "batch",
-        "parent": None,
-        "task": "batch",
-        "task_version": "1",
-        "params": "{}",
+        "kind": kind,
+        "parent": spec.parent,
         "settings": canonical(spec.voting),
         "provider": canonical(about),
         "k": spec.voting.k,
