@@ -80,27 +80,15 @@ class Asking:
     """The `mdap.Ask` of one run. See there for what each method does."""
 
     def __init__(self, task: Process[Any], race: ProcessRace, around: ProcessContext) -> None:
+        self.run_id = around.run_id
+        self.open_steps = around.open_steps
+        self.dry_run = around.dry_run
         self._race = race
         self._around = around
         self._parts = Parts(around.run_id, task)
         self._room = anyio.Semaphore(around.open_steps)
         # Only one of two askers may run the same nested task, or compute the same result.
         self._under_way: dict[tuple[str, str], anyio.Lock] = {}
-
-    @property
-    def run_id(self) -> str:
-        """The run's name."""
-        return self._around.run_id
-
-    @property
-    def open_steps(self) -> int:
-        """How many steps may be open at a time."""
-        return self._around.open_steps
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether outside effects are forbidden."""
-        return self._around.dry_run
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the winning answer of *step*."""
@@ -217,7 +205,7 @@ class Asking:
                 room.release()
 
         # As many tasks as there can be open steps: a million steps must not be a million tasks.
-        room = anyio.Semaphore(self._around.open_steps)
+        room = anyio.Semaphore(self.open_steps)
         async with gathered() as group:
             for place, step in enumerate(steps):
                 await room.acquire()
@@ -266,7 +254,7 @@ class Asking:
 
     async def solve_all(self, tasks: Iterable[tuple[str, Task]], take: Callable[[str, Any], None]) -> None:
         """Solve nested *tasks*, each as a run of its own; give their results to *take* in order."""
-        room, ready = anyio.Semaphore(self._around.open_steps), dict[int, tuple[str, Any]]()
+        room, ready = anyio.Semaphore(self.open_steps), dict[int, tuple[str, Any]]()
         taken = 0
 
         async def solve(place: int, key: str, task: Task) -> None:

@@ -22,7 +22,7 @@ from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.tasks import Step
 
-__all__ = ["CalibrationSampler", "Subjects", "Surveyed", "Wanted", "steps_in"]
+__all__ = ["CalibrationSampler", "Subjects", "Surveyed", "steps_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +61,6 @@ def _truth(task: GuardedTask, number: int, state: Any) -> str:
     return task.spelled(number, task.oracle(number, state))
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """How much to sample.
-
-    Attributes:
-        samples: about how many samples in all; steps that are begun are sampled to their end.
-        width: samples in flight at which no further step is opened.
-        oracle: whether the task's oracle says what is right; else the winner of each race does.
-    """
-
-    samples: int
-    width: int
-    oracle: bool
-
-
 class CalibrationSampler(Policy):
     """Sample steps on the states given, a few of them at any time, until there are enough samples.
 
@@ -84,16 +69,29 @@ class CalibrationSampler(Policy):
 
     Args:
         subjects: the steps, one after the other; there must be enough.
-        wanted: how much to sample.
         config: the configuration of the run.
         journal: where every fact goes.
+        samples: about how many samples in all; steps that are begun are sampled to their end.
+        width: samples in flight at which no further step is opened.
+        oracle: whether the task's oracle says what is right; else the winner of each race does.
     """
 
-    def __init__(self, subjects: Subjects, wanted: Wanted, config: RunConfig, journal: Journal) -> None:
+    def __init__(
+        self,
+        subjects: Subjects,
+        config: RunConfig,
+        journal: Journal,
+        *,
+        samples: int,
+        width: int,
+        oracle: bool,
+    ) -> None:
         self.decider = Decider(config, journal, self)
         self.decider.digest = CHAIN_START
         self._subjects = subjects
-        self._wanted = wanted
+        self._samples = samples
+        self._width = width
+        self._oracle = oracle
         self._open: dict[int, Opening] = {}
         self._truths: dict[int, Callable[[], str]] = {}
         self._drawn: dict[int, dict[int, Drawn]] = {}
@@ -109,12 +107,12 @@ class CalibrationSampler(Policy):
     def opened_next(self) -> Opening | None:
         """Open one more step while samples are wanted and there is room for them."""
         decider = self.decider
-        full = not self._is_short or decider.in_flight >= self._wanted.width or decider.held
+        full = not self._is_short or decider.in_flight >= self._width or decider.held
         return None if full else self._begin()
 
     @property
     def _is_short(self) -> bool:
-        return self._taken + self.decider.in_flight < self._wanted.samples
+        return self._taken + self.decider.in_flight < self._samples
 
     def openings(self) -> Iterable[Opening]:
         """Return every opening that may have requests in flight."""
@@ -163,7 +161,7 @@ class CalibrationSampler(Policy):
     def _truth(self, opening: Opening, truth_of: Callable[[], str]) -> str | None:
         """Return the key of the right answer; None if no answer was agreed on."""
         winner = opening.race.winner
-        if self._wanted.oracle:
+        if self._oracle:
             self.decider.progress.steps += 1
             return answer_key(truth_of())
         if winner is None:

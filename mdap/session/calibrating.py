@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import anyio
 
-from mdap.engine.calibrate import CalibrationSampler, Subjects, Wanted
+from mdap.engine.calibrate import CalibrationSampler, Subjects
 from mdap.engine.config import Progress, RunConfig
 from mdap.engine.guarded import length_of
 from mdap.engine.scheduler import decide
@@ -124,7 +124,6 @@ async def _calibrate(
     progress, number = Progress(), start.number
     resources.limit_changes.running.add(number)
     refusal = await resources.endpoint_probe.pass_on(number, start.options)
-    wanted = Wanted(request.samples, resources.lane.width, subject.oracle)
     config = RunConfig(
         run=number,
         voting=subject.voting,
@@ -135,7 +134,14 @@ async def _calibrate(
         task=subject.name,
         progress=progress,
     )
-    work = CalibrationSampler(steps, wanted, config, resources.writer)
+    work = CalibrationSampler(
+        steps,
+        config,
+        resources.writer,
+        samples=request.samples,
+        width=resources.lane.width,
+        oracle=subject.oracle,
+    )
     if refusal is not None:
         ended.stop(refusal, StopCause.PROVIDER)
     else:

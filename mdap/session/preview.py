@@ -192,26 +192,15 @@ class _Collector:
 class _Asking:
     """An `mdap.Ask` that collects the steps. See there for each method."""
 
+    run_id = _RUN
+    open_steps = _OPEN_STEPS
+    dry_run = True
+
     def __init__(self, collector: _Collector, task: Process[Any], part: str | None = None) -> None:
         self._collector = collector
         self._task = task
         self._part = part
         self._parts = Parts(_RUN if part is None else f"{_RUN}/{part}", task)
-
-    @property
-    def run_id(self) -> str:
-        """A name, although no run exists."""
-        return _RUN
-
-    @property
-    def open_steps(self) -> int:
-        """The maximum number of open steps."""
-        return _OPEN_STEPS
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether outside effects are forbidden: always."""
-        return True
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the oracle's answer to *step*."""

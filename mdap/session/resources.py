@@ -17,9 +17,8 @@ from mdap.journal.reader import Reader, open_log
 from mdap.journal.runs import LocalRuns, Runs, RunStart
 from mdap.journal.writer import Writer, open_journal
 from mdap.observe import Watch
-from mdap.session.endpoint_probe import EndpointProbe
+from mdap.session.endpoints import EndpointProbe, LimitChangeRecorder
 from mdap.session.lanes import SessionLane, check_lane
-from mdap.session.limit_changes import LimitChangeRecorder
 from mdap.session.models import Models, Roster, SessionSetup
 from mdap.session.replay import as_recorded
 from mdap.settings import Lane, Speculate, Speculation

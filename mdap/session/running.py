@@ -177,7 +177,11 @@ class _Run:
                 ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
             pilot = self._spec.pilot
             if race.decider.status is RunStatus.FINISHED and not (pilot is not None and pilot.full):
-                ended.data |= await self._came_to(race)
+                # Without waiting, since the session may be closed at any moment that waits.
+                ended.data |= self._came_to(race)
+                if isinstance(race, ProcessRace):
+                    [[undecided]] = await resources.reader.rows("undecided_in_parts", self._number)
+                    ended.data["undecided"] += undecided
         finally:
             ended.data["in_flight"] = race.decider.in_flight
 
@@ -339,11 +343,10 @@ class _Run:
             await anyio.sleep_forever()  # it may have ended early: wait until the whole pilot is over
         return solution
 
-    async def _came_to(self, race: ChainRace | ProcessRace) -> dict[str, Any]:
+    def _came_to(self, race: ChainRace | ProcessRace) -> dict[str, Any]:
         """Return the record of a finished race; a pilot ends before its task and gets no verdict."""
         if isinstance(race, ProcessRace):
-            [[undecided]] = await self._resources.reader.rows("undecided_in_parts", self._number)
-            found = {"result": race.result, "undecided": race.undecided_steps + undecided}
+            found = {"result": race.result, "undecided": race.undecided_steps}
         else:
             found = {"result": self._result_of(race)}
         if self._spec.kind == "run":

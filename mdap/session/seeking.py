@@ -20,7 +20,7 @@ from mdap.rules.schedule import schedule_of, tiers_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Process, Step, Task
 
-__all__ = ["Gathered", "Muted", "Sought", "ask_again", "begun_before", "config_of"]
+__all__ = ["Gathered", "Muted", "ask_again", "begun_before", "config_of"]
 
 _OPEN: Final = 4_096
 
@@ -51,31 +51,6 @@ class Muted:
 
     async def flush(self) -> None:
         """Wait for nothing."""
-
-
-class Sought(ProcessRace):
-    """Find the step of a decision by its identity.
-
-    Args:
-        task: the process.
-        config: the configuration of the run.
-        identity: the step's key and prompt digest.
-
-    Attributes:
-        found: its race, with nothing counted; None until the process has asked for it.
-    """
-
-    def __init__(self, task: Process[Any], config: RunConfig, identity: Identity) -> None:
-        super().__init__(task, replace(config, account=None), Muted())
-        self.found: Race | None = None
-        self._identity = identity
-
-    def race(self, step: Step[Any]) -> Race:
-        """Return a race for *step*; keep that of the wanted step."""
-        race = super().race(step)
-        if identify(step, race) == self._identity:
-            self.found = race
-        return race
 
 
 class Gathered(ProcessRace):
