@@ -61,9 +61,9 @@ class CalibrationRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """The subject of a calibration: a task, its sampling settings, whether it has an oracle, and the steps'
-    source."""
+    """What is calibrated: a task, how it is sampled, whether it has an oracle, and the steps' source."""
 
+    request: CalibrationRequest
     name: str
     task: Task
     voting: VotingSettings
@@ -88,7 +88,8 @@ async def calibrate_task(
     steps, source, oracle = await subjects_of(
         resources, task, (request.name, request.samples, request.seed), voting
     )
-    subject = _Subject(task_name(task), task, _sampled(voting, oracle=oracle), oracle, source)
+    sampled = _sampled(voting, oracle=oracle)
+    subject = _Subject(request, task_name(task), task, sampled, oracle, source)
     spec = RunSpec(name=request.name, voting=subject.voting, kind="calibration")
     columns = run_columns(task, spec, resources.models.about)
     start = await resources.runs.begin(columns, known=False)
@@ -99,7 +100,7 @@ async def calibrate_task(
     ended = Ending(resources, start, request.name)
     async with ended.recorded(record=False):
         ended.begin()
-        made = await _calibrate(resources, start, request, subject, steps, ended)
+        made = await _calibrate(resources, start, subject, steps, ended)
     if ended.error is not None and "result" not in ended.data:
         raise ended.error
     return made
@@ -113,12 +114,7 @@ def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
 
 
 async def _calibrate(
-    resources: SessionResources,
-    start: RunStart,
-    request: CalibrationRequest,
-    subject: _Subject,
-    steps: Subjects,
-    ended: Ending,
+    resources: SessionResources, start: RunStart, subject: _Subject, steps: Subjects, ended: Ending
 ) -> Calibration:
     """Sample, record and return the calibration."""
     progress, number = Progress(), start.number
@@ -138,7 +134,7 @@ async def _calibrate(
         steps,
         config,
         resources.writer,
-        samples=request.samples,
+        samples=subject.request.samples,
         width=resources.lane.width,
         oracle=subject.oracle,
     )
@@ -148,7 +144,7 @@ async def _calibrate(
         await _surveyed(resources, number, work, ended)
     await resources.writer.flush()
     seconds = ended.data["seconds"] = ended.seconds
-    made = await _calibration(resources, number, request, subject, work.polls)
+    made = await _calibration(resources, number, subject, work.polls)
     made = replace(
         made,
         status=ended.status,
@@ -174,17 +170,12 @@ async def _surveyed(
 
 
 async def _calibration(
-    resources: SessionResources,
-    number: int,
-    request: CalibrationRequest,
-    subject: _Subject,
-    polls: Sequence[Poll],
+    resources: SessionResources, number: int, subject: _Subject, polls: Sequence[Poll]
 ) -> Calibration:
     found = measure(polls, None if subject.oracle else CONSENSUS_MARGIN)
-    length = length_of(f"task {subject.name}", subject.task)
-    made = _counted(resources, request, subject, found)
+    made = _counted(resources, subject, found)
     if not found.votes:
-        return replace(made, length=length, findings=("no valid sample came: there is nothing to tell",))
+        return replace(made, findings=("no valid sample came: there is nothing to tell",))
     cost = await resources.reader.cost(number)
     took = _Took.of(polls)
     made = replace(
@@ -192,8 +183,7 @@ async def _calibration(
         input_tokens=spread_of(took.inputs),
         output_tokens=spread_of(took.outputs),
         latency=spread_of(took.latencies),
-        length=length,
-        projection=_projection(resources, made, found, took, (length, cost)),
+        projection=_projection(resources, made, found, took, cost),
         cost_usd=cost,
     )
     return replace(made, findings=_findings(made, found))
@@ -221,9 +211,9 @@ def _projection(
     made: Calibration,
     found: Measured,
     took: _Took,
-    known: tuple[int | None, float | None],
+    cost: float | None,
 ) -> Projection | None:
-    length, cost = known
+    length = made.length
     if not length or found.error_bound >= 0.5:
         return None
     k = minimal_k(found.error_bound, length, made.target)
@@ -247,12 +237,10 @@ def _relative_error(values: Sequence[int]) -> float:
     return statistics.stdev(values) / mean / len(values) ** 0.5 if len(values) > 1 and mean else 0.0
 
 
-def _counted(
-    resources: SessionResources, request: CalibrationRequest, subject: _Subject, found: Measured
-) -> Calibration:
+def _counted(resources: SessionResources, subject: _Subject, found: Measured) -> Calibration:
     """Return the figures that follow from counts alone."""
     return Calibration(
-        run_id=request.name,
+        run_id=subject.request.name,
         task=subject.name,
         models=tuple(resources.models.about["models"]),
         truth="oracle" if subject.oracle else "consensus",
@@ -273,7 +261,8 @@ def _counted(
         duplicates=found.duplicates,
         p_hard=found.p_hard,
         hard_share=found.hard_share,
-        target=request.target,
+        target=subject.request.target,
+        length=length_of(f"task {subject.name}", subject.task),
     )
 
 

@@ -156,21 +156,20 @@ def check_same(row: RunRow, columns: Mapping[str, Any], task: Task | None = None
         "model options": (lasting(row.provider["about"]), lasting(provider["about"])),
     }
     for name, (was, now) in compared.items():
-        if was != now and name == "task":
+        if was == now:
+            continue
+        if name == "task":
             raise UsageError(
                 f"run {row.run_id} was started with task {was}, not {now}: start another run, or if the task "
                 f"has moved, `mdap resume {row.run_id} --task NAME`"
             )
-        if was != now and name == "task version":
-            raise UsageError(
-                f"run {row.run_id} was started with {_changes(name, was, now)}: give --run-id another name "
-                f"to start another run, or install version {_shown(was)} of {row.task} again to go on with it"
-            )
-        if was != now:
-            raise UsageError(
-                f"run {row.run_id} was started with {_changes(name, was, now)}: "
-                f"give --run-id another name to start another run, or go on as it was started {_how(row)}"
-            )
+        instead = f"go on as it was started {_how(row)}"
+        if name == "task version":
+            instead = f"install version {_shown(was)} of {row.task} again to go on with it"
+        raise UsageError(
+            f"run {row.run_id} was started with {_changes(name, was, now)}: give --run-id another name to "
+            f"start another run, or {instead}"
+        )
 
 
 def _added(row: RunRow, task: Task | None) -> dict[str, Any]:
