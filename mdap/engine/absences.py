@@ -89,7 +89,7 @@ class Absences:
             opened, views = opening.opened, len(race.prompts)
             place = {"step": opened.step, "opening": opened.opening, "tier": race.tier, "views": views}
             who = {"member": refusal.member, "view": refusal.view, "model": refusal.model}
-            self._decider.tell("refused", reason, {**place, **who})
+            self._decider.record_event("refused", reason, {**place, **who})
             self._decider.withdraw(opening, {turn[0]}, turn[1])
         last = race.closed and race.tier + 1 >= self._schedule.tier_count
         if last and not (self._presence.answered and isinstance(error, RejectedError)):
@@ -135,8 +135,8 @@ class Absences:
             model = self._named(schedule.tier_members(tier or 0) if member is None else [member])
             left = f"{model} was left out after {decider.place:,} decisions, and had no vote from there"
             data = {"member": member, "tier": tier, "model": model}
-            decider.tell("left_out", reason, data)
-            decider.tell("warning", f"{left}: {reason}")
+            decider.record_event("left_out", reason, data)
+            decider.record_event("warning", f"{left}: {reason}")
         for opening in list(decider.policy.openings()):
             if opening.status is not OpeningStatus.VOID:
                 out = set(range(len(self._models))) if opening.race.closed else schedule.gone

@@ -102,7 +102,7 @@ class Decider(Recorder):
         """Record that *opening*, which voting left undecided, waits for a person."""
         step, place = opening.opened.step, opening.opened.opening
         self.waits.add(step)
-        self.tell("waiting", undecided_sentence(opening), {"step": step, "opening": place})
+        self.record_event("waiting", undecided_sentence(opening), {"step": step, "opening": place})
 
     def rule(self, number: int, answer: str, author: str, reason: str) -> None:
         """Settle a step of the run that is under way, and let the run go on; see `Policy`."""
@@ -121,7 +121,7 @@ class Decider(Recorder):
         if step not in self.waits:
             return False
         self.waits.remove(step)
-        self.tell("settled", reason, {"step": step}, author)
+        self.record_event("settled", reason, {"step": step}, author)
         return True
 
     # -- what to ask -------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ class Decider(Recorder):
         if opening.race.refusal is not None:
             reason = f"{reason}, and refused by {opening.race.refusal.model}"
         data = {"step": opening.opened.step, "opening": opening.opened.opening, "tier": opening.race.tier}
-        self.tell("escalated", reason, data)
+        self.record_event("escalated", reason, data)
 
     def _fly(self, samples: int) -> None:
         self.in_flight += samples

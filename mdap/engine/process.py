@@ -233,7 +233,7 @@ class ProcessRace(Policy):
 
     def warn(self, sentence: str) -> None:
         """Record a note for readers of the result."""
-        self.decider.tell("warning", sentence)
+        self.decider.record_event("warning", sentence)
 
     # -- how it ends -------------------------------------------------------------------------------
 

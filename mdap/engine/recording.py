@@ -187,7 +187,7 @@ class Recorder:
         self.journal = journal
         self.place = 0
 
-    def tell(
+    def record_event(
         self, kind: str, reason: str, data: dict[str, Any] | None = None, author: str | None = None
     ) -> None:
         """Record an event of the run."""
@@ -218,7 +218,7 @@ class Recorder:
         """Record whether the run drifts."""
         if self.config.drift is not None and race.tier == 0:
             for kind, sentence in self.config.drift.hear(against, votes, race.counted - votes):
-                self.tell("warning", sentence, {"drift": kind})
+                self.record_event("warning", sentence, {"drift": kind})
 
     def note(self, opened: StepOpened, result: str, reason: str) -> None:
         """Record a *result* that was not voted on, and as *reason* where it comes from."""
