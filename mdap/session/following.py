@@ -10,8 +10,6 @@ from mdap.engine.policy import Policy
 from mdap.errors import RAISED, DatabaseError, PluginError, RunNotFoundError, UsageError
 from mdap.journal.claims import is_claimed
 from mdap.journal.facts import Cursor, Facts
-from mdap.journal.reader import Reader
-from mdap.journal.writer import Writer
 from mdap.records import Event
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ LOOK: Final = 0.25
 _SILENT: Final = 3
 # Seconds to wait for a run to begin: a program may start and follow it concurrently.
 _BEGIN: Final = 5.0
-
-Log = tuple[Reader, Writer]
 
 
 async def follow(
@@ -101,28 +97,28 @@ class Listener:
         self._cursor = Cursor()
         self._failure: PluginError | None = None
 
-    async def begin(self, log: Log, run: int) -> None:
+    async def begin(self, resources: "SessionResources", run: int) -> None:
         """Begin after the facts of earlier sessions."""
-        await Facts(log[0], run, self._cursor).skip()
+        await Facts(resources.reader, run, self._cursor).skip()
 
-    async def listen(self, log: Log, run: int, race: Policy) -> None:
+    async def listen(self, resources: "SessionResources", run: int, race: Policy) -> None:
         """Call the function until cancelled; if it fails, stop *race*. Raise nothing."""
         try:
             while True:
-                await self._tell(log, run)
+                await self._tell(resources, run)
                 with anyio.move_on_after(LOOK):
-                    await log[1].next_commit()
+                    await resources.writer.next_commit()
         except PluginError as error:
             self._failure = error
             race.decider.halt(error)
         except DatabaseError:
             pass  # the run itself raises it
 
-    async def end(self, log: Log, run: int, ended: Exception | None) -> None:
+    async def end(self, resources: "SessionResources", run: int, ended: Exception | None) -> None:
         """Call the function with the remaining facts after the run's end.
 
         Args:
-            log: its reader and its writer.
+            resources: the resources that all runs of the session share.
             run: the run's number.
             ended: the error that ended the run.
 
@@ -130,12 +126,12 @@ class Listener:
             PluginError: it failed, but did not end the run.
         """
         if self._failure is None:
-            await self._tell(log, run)
+            await self._tell(resources, run)
         elif self._failure is not ended:
             raise self._failure
 
-    async def _tell(self, log: Log, run: int) -> None:
-        async for event in Facts(log[0], run, self._cursor).fresh():
+    async def _tell(self, resources: "SessionResources", run: int) -> None:
+        async for event in Facts(resources.reader, run, self._cursor).fresh():
             try:
                 self._call(event)
             except RAISED as error:

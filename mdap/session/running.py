@@ -128,7 +128,6 @@ class _Run:
     async def drive(self, columns: dict[str, Any]) -> Solution:
         """Decide the task, if the recorded run is the one in *columns*; return its solution."""
         resources, spec, ended = self._resources, self._spec, self._ended
-        log = (resources.reader, resources.writer)
         with self._traced() as self._trace:
             async with ended.recorded(self._trace):
                 self._check_taken_up(columns)
@@ -138,7 +137,7 @@ class _Run:
                     if spec.pilot is not None:
                         spec.pilot.forget(self._number)
         if spec.listener is not None:
-            await spec.listener.end(log, self._number, ended.error)
+            await spec.listener.end(resources, self._number, ended.error)
         assert ended.record is not None
         return replace(solution_of(ended.record), error=ended.error)
 
@@ -191,7 +190,7 @@ class _Run:
         if start.row is not None:
             await resources.lane.check_waiting(number)
             if spec.listener is not None:
-                await spec.listener.begin((resources.reader, resources.writer), number)
+                await spec.listener.begin(resources, number)
         self._ended.begin(independent=spec.independent)
         self._ended.data["in_flight"] = 0
         self._note()
@@ -286,8 +285,7 @@ class _Run:
             race.begin(point)
             beside.append(partial(answer_process, self._task, race, self._context(race)))
         if spec.listener is not None:
-            log = (resources.reader, resources.writer)
-            beside.append(partial(spec.listener.listen, log, self._number, race))
+            beside.append(partial(spec.listener.listen, resources, self._number, race))
         if config.patient:
             beside.append(partial(take_rulings, resources, self._number, race))
         return race, beside
