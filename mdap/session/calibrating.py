@@ -26,7 +26,7 @@ from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, run_columns
 from mdap.session.resources import SessionResources
 from mdap.settings import Robust, VotingSettings
-from mdap.tasks import Chain, Process, Task
+from mdap.tasks import Task
 
 __all__ = ["CalibrationRequest", "calibrate_task"]
 
@@ -75,8 +75,6 @@ async def calibrate_task(
     resources: SessionResources, task: Task, request: CalibrationRequest, voting: VotingSettings
 ) -> Calibration:
     """Calibrate *task* under *voting*; see `Session.calibrate`."""
-    if not isinstance(task, Chain | Process):
-        raise UsageError(f"{type(task).__name__} is not a task: derive it from mdap.Chain or mdap.Process")
     check_methods(type(task), type(task).__qualname__)
     task = as_resumed(task)
     await resources.writer.flush()
@@ -144,9 +142,8 @@ async def _calibrate(
         await _surveyed(resources, number, work, ended)
     await resources.writer.flush()
     seconds = ended.data["seconds"] = ended.seconds
-    made = await _calibration(resources, number, subject, work.polls)
     made = replace(
-        made,
+        await _calibration(resources, number, subject, work.polls),
         status=ended.status,
         reason=ended.reason,
         failed_attempts=progress.failed_attempts,

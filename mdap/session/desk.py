@@ -50,11 +50,13 @@ class Desk:
     async def waiting(self, run_id: str | None = None, most: int = 50) -> list[Waiting]:
         """Return the steps that wait for a person; see `mdap.audit.queue.waiting`."""
         found = await anyio.to_thread.run_sync(partial(waiting, self._path, run_id, most))
-        return [replace(one, state="undecided") if self._was_left(one) else one for one in found]
-
-    def _was_left(self, one: Waiting) -> bool:
-        """Return whether the process that waited for a step has ended."""
-        return one.state == "waiting" and is_claimed(self._path, one.run) is False
+        return [
+            # The process that waited for it has ended.
+            replace(one, state="undecided")
+            if one.state == "waiting" and is_claimed(self._path, one.run) is False
+            else one
+            for one in found
+        ]
 
     async def claim(self, run_id: str, step: int, author: str, claim: int | None = None) -> Claim:
         """Claim a step for some minutes, or renew a claim.
@@ -111,11 +113,9 @@ class Desk:
             elif ruling.override:
                 raise UsageError(f"{place.name} is not decided, so there is nothing to override")
             waits = not decided and bool(await reader.rows("waits_for_person", *place[:2]))
+        own = None if ruling.claim is not None else await self._rulings.claim(place, ruling.author)
         if ruling.claim is not None:
             await self._rulings.check(place, ruling.author, ruling.claim)
-            own = None
-        else:
-            own = (await self._rulings.claim(place, ruling.author)).number
         try:
             # If mdap cannot read locks, the process that waits for the step may still run.
             if waits and is_claimed(self._path, row.number) is not False:
@@ -123,7 +123,7 @@ class Desk:
             return await self._record(row, place, ruling, moved)
         except MdapError:
             if own is not None:
-                await self._rulings.release(place, ruling.author, own)
+                await self._rulings.release(place, ruling.author, own.number)
             raise
 
     async def _record(self, row: RunRow, place: Place, ruling: Ruling, moved: str | None) -> Settled:

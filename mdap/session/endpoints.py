@@ -56,7 +56,9 @@ class EndpointProbe:
         """
         async with self._lock:
             if not self._begun:
-                self._adopt(recorded)
+                for member in self._models.members:
+                    if member.dialect is not None:
+                        member.dialect.adopt(recorded.get(member.name, {}))
                 if self._ask:
                     await self._inspect(run)
                 self._begun = True
@@ -71,11 +73,6 @@ class EndpointProbe:
                 refusal = f"{warnings[-1]}; turn it off, or allow it with -M allow_duplicates=true"
         return refusal
 
-    def _adopt(self, recorded: Options) -> None:
-        for member in self._models.members:
-            if member.dialect is not None:
-                member.dialect.adopt(recorded.get(member.name, {}))
-
     async def _inspect(self, run: int) -> None:
         found = [(member, ProbeResult(member.name)) for member in self._models.members if member.remote]
         try:
@@ -83,7 +80,10 @@ class EndpointProbe:
                 for member, findings in found:
                     group.start_soon(probe, member, findings)
         finally:  # the probe is paid for, even if the run is interrupted
-            self._pay(found)
+            for member, findings in found:
+                price = self._models.prices[self._models.members.index(member)]
+                usd = 0.0 if price is None else cost_of(price, findings)
+                self._budget_guard.spent_before(usd, findings.input_tokens + findings.output_tokens)
             self._record(run, found)
         self._found = found
 
@@ -93,12 +93,6 @@ class EndpointProbe:
             if again:
                 data = {name: value for name, value in data.items() if name not in METERED}
             self._writer.append(RunEvent(run, "probe", findings.summary(), data=data))
-
-    def _pay(self, found: list[tuple[Paced, ProbeResult]]) -> None:
-        for member, findings in found:
-            price = self._models.prices[self._models.members.index(member)]
-            usd = 0.0 if price is None else cost_of(price, findings)
-            self._budget_guard.spent_before(usd, findings.input_tokens + findings.output_tokens)
 
 
 def _changes(findings: ProbeResult, recorded: Options) -> list[str]:

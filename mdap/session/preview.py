@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -295,7 +295,9 @@ async def _of_process(name: str, task: Process[Any], wanted: int | None) -> Prev
         tasks.cancel_scope.cancel()
     found = None if wanted is None else collector.find(wanted)
     if failure and found is None:
-        _raise(name, failure[0])
+        if isinstance(failure[0], MdapError):
+            raise failure[0]
+        raise PluginError(f"task {name}", "solving", failure[0]) from failure[0]
     notes = tuple(collector.notes)
     if wanted is None:
         return Preview(tuple(one.asked for one in collector.questions), notes)
@@ -304,12 +306,6 @@ async def _of_process(name: str, task: Process[Any], wanted: int | None) -> Prev
         why = f": {notes[0]}" if notes else ""
         raise UsageError(f"there is no step {wanted} among the {own} that {name} asks{why}")
     return Preview((found,))
-
-
-def _raise(name: str, error: BaseException) -> NoReturn:
-    if isinstance(error, MdapError):
-        raise error
-    raise PluginError(f"task {name}", "solving", error) from error
 
 
 async def _collected(collector: _Collector, over: anyio.Event, wanted: int | None) -> None:
