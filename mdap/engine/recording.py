@@ -106,7 +106,7 @@ class Opening:
             input_tokens=reply.input_tokens,
             output_tokens=reply.output_tokens,
             cached_tokens=reply.cached_tokens,
-            latency=_seconds(reply.latency),
+            latency=_seconds(reply.latency) if reply.latency else 0.0,
             attempts=failed + reply.attempts,
             request_id=_label(reply.request_id),
             finish_reason=judgement.finish_reason,
