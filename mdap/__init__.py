@@ -8,7 +8,7 @@ from mdap._version import __version__
 from mdap.audit.log import Log, RunEntry, StepEntry, open_log
 from mdap.audit.queue import Claim, Settled, Waiting
 from mdap.audit.review import Candidate
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import (
     ClaimedError,
     DatabaseError,
@@ -57,8 +57,7 @@ from mdap.records import (
     Usage,
 )
 from mdap.session import Session, calibrate, solve, solve_sync
-from mdap.session.batch import Batch, Case
-from mdap.session.signatures import (
+from mdap.session.arguments import (
     CalibrateSettings,
     CalibrationSettings,
     Model,
@@ -66,6 +65,7 @@ from mdap.session.signatures import (
     SessionSettings,
     SolveSettings,
 )
+from mdap.session.batch import Batch, Case
 from mdap.settings import (
     Budget,
     Cluster,

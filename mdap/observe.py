@@ -32,6 +32,18 @@ _LEVELS: Final = {
     "left_out": logging.WARNING,
     "warning": logging.WARNING,
 }
+_FACTS: Final = {
+    AttemptFailed: (logging.WARNING, "attempt.failed", ("step", "ordinal", "attempt", "kind")),
+    Decided: (logging.INFO, "step.decided", ("step", "votes", "margin")),
+    PromptSent: (logging.DEBUG, "prompt.recorded", ("step", "opening", "view")),
+    SampleTaken: (
+        logging.DEBUG,
+        "sample.taken",
+        ("step", "ordinal", "verdict", "flag_reason", "answer_key", "latency", "attempts", "tentative"),
+    ),
+    StepOpened: (logging.DEBUG, "step.opened", ("step", "opening")),
+    StepResolved: (logging.DEBUG, "step.resolved", ("step", "confirmed")),
+}
 
 
 class Watch:
@@ -82,34 +94,13 @@ def _worded(value: Any) -> str:
 
 def _described(fact: Fact) -> tuple[int, str, dict[str, Any]]:
     """Return the level, name and fields of the event for *fact*."""
-    if isinstance(fact, SampleTaken):
-        names = (
-            "step",
-            "ordinal",
-            "verdict",
-            "flag_reason",
-            "answer_key",
-            "latency",
-            "attempts",
-            "tentative",
-        )
-        return logging.DEBUG, "sample.taken", {name: getattr(fact, name) for name in names}
-    if isinstance(fact, Decided):
-        return logging.INFO, "step.decided", {"step": fact.step, "votes": fact.votes, "margin": fact.margin}
+    if isinstance(fact, RunEvent):
+        return _of_run(fact)
+    level, event, names = _FACTS[type(fact)]
+    fields = {name: getattr(fact, name) for name in names}
     if isinstance(fact, AttemptFailed):
-        fields = {name: getattr(fact, name) for name in ("step", "ordinal", "attempt", "kind")}
-        return logging.WARNING, "attempt.failed", {**fields, "error": fact.message[:_LONGEST]}
-    if isinstance(fact, StepOpened):
-        return logging.DEBUG, "step.opened", {"step": fact.step, "opening": fact.opening}
-    if isinstance(fact, PromptSent):
-        return (
-            logging.DEBUG,
-            "prompt.recorded",
-            {"step": fact.step, "opening": fact.opening, "view": fact.view},
-        )
-    if isinstance(fact, StepResolved):
-        return logging.DEBUG, "step.resolved", {"step": fact.step, "confirmed": fact.confirmed}
-    return _of_run(fact)
+        fields["error"] = fact.message[:_LONGEST]
+    return level, event, fields
 
 
 def _of_run(fact: RunEvent) -> tuple[int, str, dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from mdap.engine.chain import ChainRace, RunConfig
-from mdap.engine.opening import Opening, OpeningStatus, Progress
+from mdap.engine.chain import ChainRace
+from mdap.engine.config import Progress, RunConfig
+from mdap.engine.recording import Opening, OpeningStatus
 from mdap.engine.scheduler import Came, Failed, GaveUp
 from mdap.errors import RejectedError, TransientError
 from mdap.records import Fact, ResumePoint, RunStatus, SampleRequest, Trace
@@ -48,7 +49,8 @@ class Drive:
 
     def run(self, point: ResumePoint = NEW) -> ChainRace:
         self.seams.append(len(self.journal.facts))
-        race = ChainRace("walk", self.model.task, self.rules, self.journal, Progress())
+        config = replace(self.rules, task="walk", progress=Progress())
+        race = ChainRace(self.model.task, config, self.journal)
         race.begin(point)
         self.seams.append(len(self.journal.facts))
         while race.decider.status is RunStatus.RUNNING:

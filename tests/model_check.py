@@ -5,10 +5,11 @@ flight may come next with any answer. A state is reached again by doing again wh
 differ only in the order in which samples were counted are one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mdap.engine.chain import ChainRace, RunConfig
-from mdap.engine.opening import Opening, Progress
+from mdap.engine.chain import ChainRace
+from mdap.engine.config import Progress, RunConfig
+from mdap.engine.recording import Opening
 from mdap.engine.scheduler import Came
 from mdap.records import Decided, Fact, Reply, RunStatus, SampleRequest, SampleTaken, StepResolved
 from mdap.settings import Speculate, Speculation, VotingSettings
@@ -68,7 +69,8 @@ class World:
         self.journal = Log(facts or [])
         self.resumed = facts is not None
         self.rules = rules
-        self.race = ChainRace("path", Path(steps=steps), rules, self.journal, Progress())
+        config = replace(rules, task="path", progress=Progress())
+        self.race = ChainRace(Path(steps=steps), config, self.journal)
         self.race.begin(resume_point(facts) if facts else NEW)
         self.flight: list[tuple[Opening, SampleRequest]] = []
         self.refill()

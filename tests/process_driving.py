@@ -2,11 +2,11 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mdap.engine.chain import ChainRace
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.engine.ordered import process_race
 from mdap.engine.process import ProcessRace, Question, identify
 from mdap.errors import UndecidedError
@@ -63,7 +63,8 @@ class ProcessDrive(Drive):
         return race.decider.status is not RunStatus.RUNNING
 
     def solve(self, point: ProcessPoint = NEW_PROCESS) -> ProcessRace:
-        race = process_race("web", Web(), self.rules, self.journal, Progress())
+        config = replace(self.rules, task="web", progress=Progress())
+        race = process_race(Web(), config, self.journal)
         self.seams.append(len(self.journal.facts))
         race.begin(point)
         while race.decider.status is RunStatus.RUNNING:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 import mdap
 from mdap.rules.canonical import canonical
 from mdap.session import settle_step
-from mdap.session.viewing import shown
+from mdap.session.prompting import shown
 from mdap.testing import ScriptedProvider
 from mdap.viewer.app import create_app, server
 from mdap.viewer.key import Key

@@ -25,7 +25,7 @@ from mdap.cli.output import (
 )
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import how_sure
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import PluginError, UsageError
 from mdap.plugins import make_task
 from mdap.records import Outcome, RunStatus, Solution

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mdap.engine.opening import Progress as Counters
+from mdap.engine.config import Progress as Counters
 from mdap.rules.hidden import plain
 
 __all__ = ["Show", "configure_log", "shown"]

@@ -21,7 +21,7 @@ from mdap.cli.output import (
 )
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import Rows, first, how_sure, rest, where_to_look
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.records import RunStatus, Solution
 from mdap.session import Session
 

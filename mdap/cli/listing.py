@@ -16,9 +16,9 @@ from mdap.errors import UsageError
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.records import RunStatus, Solution
 from mdap.session import read_solution
-from mdap.session.certifying import outcome_in
 from mdap.session.deciding import find_step
 from mdap.session.prompting import TaskPrompts
+from mdap.session.results import outcome_in
 from mdap.viewer.asked import Asker, merged_by, prompts_of
 
 __all__ = ["runs", "show"]

@@ -28,7 +28,7 @@ from mdap.cli.output import Exit, complain, exit_code_of, finish_code, print_jso
 from mdap.cli.places import at_home, home_of
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import standing
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import DatabaseError, MdapError, RunBusyError, UsageError
 from mdap.journal.reader import RunRow, open_log
 from mdap.plugins import make_recorded, make_task

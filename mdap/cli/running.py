@@ -28,7 +28,7 @@ from mdap.cli.options import (
     task_with_params,
 )
 from mdap.cli.values import MARGIN, NUMBERS
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.plugins import load_task, make_task, read_params
 from mdap.records import Solution

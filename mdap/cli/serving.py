@@ -16,7 +16,7 @@ from mdap.cli.options import database
 from mdap.cli.output import say
 from mdap.errors import UsageError
 from mdap.journal.reader import open_log
-from mdap.session.viewing import shown
+from mdap.session.prompting import shown
 
 __all__ = ["needs_viewer", "serve"]
 

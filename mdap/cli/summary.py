@@ -7,7 +7,7 @@ from typing import Any, Final
 from mdap.cli.output import chance, number
 from mdap.journal.reader import Reader, open_log
 from mdap.records import Certificate, Outcome, RunStatus, Solution
-from mdap.session.certifying import Doubt, most_doubtful
+from mdap.session.results import Doubt, most_doubtful
 
 __all__ = ["Rows", "first", "how_sure", "rest", "standing", "where_to_look"]
 

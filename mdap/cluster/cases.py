@@ -7,7 +7,7 @@ import anyio
 
 from mdap.cluster.channels import Channel
 from mdap.engine.budget_guard import BudgetGuard
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import MdapError, StoppedError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader

@@ -17,14 +17,14 @@ from mdap.cluster.channels import Closed
 from mdap.cluster.frames import Message, solution_of
 from mdap.cluster.member import Member
 from mdap.cluster.remote import raised
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import DatabaseError, FailedError, MdapError, StoppedError
 from mdap.records import RunEvent, Solution, StopCause
 
 __all__ = ["COUNTERS", "LEASE", "PYTHON", "Head"]
 
 COUNTERS: Final = ("steps", "votes", "red_flags", "void", "failed_attempts", "in_flight")
-"""The counters of a worker; see `mdap.engine.opening.Progress`."""
+"""The counters of a worker; see `mdap.engine.config.Progress`."""
 
 LEASE = 15.0
 """Seconds without a message after which the head gives up a worker."""

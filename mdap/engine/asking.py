@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from mdap.engine.ordered import Loan, OrderedRace
+from mdap.engine.ordered import OrderedRace
 from mdap.engine.process import ProcessRace, Question, identify
 from mdap.engine.recording import undecided_cause
 from mdap.errors import FailedError, MdapError, PluginError, StoppedError, UndecidedError
@@ -80,27 +80,15 @@ class Asking:
     """The `mdap.Ask` of one run. See there for what each method does."""
 
     def __init__(self, task: Process[Any], race: ProcessRace, around: ProcessContext) -> None:
+        self.run_id = around.run_id
+        self.open_steps = around.open_steps
+        self.dry_run = around.dry_run
         self._race = race
         self._around = around
         self._parts = Parts(around.run_id, task)
         self._room = anyio.Semaphore(around.open_steps)
         # Only one of two askers may run the same nested task, or compute the same result.
         self._under_way: dict[tuple[str, str], anyio.Lock] = {}
-
-    @property
-    def run_id(self) -> str:
-        """The run's name."""
-        return self._around.run_id
-
-    @property
-    def open_steps(self) -> int:
-        """How many steps may be open at a time."""
-        return self._around.open_steps
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether outside effects are forbidden."""
-        return self._around.dry_run
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the winning answer of *step*."""
@@ -162,7 +150,8 @@ class Asking:
                 await anyio.sleep_forever()  # until the pilot has finished the steps it opened
             question = self._race.open(identity, step, race)
             try:
-                await _answered(question)
+                if not question.over:
+                    await question.ended.wait()
             finally:
                 self._race.leave(question)
         # What a person said is read back as in any later session.
@@ -216,7 +205,7 @@ class Asking:
                 room.release()
 
         # As many tasks as there can be open steps: a million steps must not be a million tasks.
-        room = anyio.Semaphore(self._around.open_steps)
+        room = anyio.Semaphore(self.open_steps)
         async with gathered() as group:
             for place, step in enumerate(steps):
                 await room.acquire()
@@ -265,7 +254,7 @@ class Asking:
 
     async def solve_all(self, tasks: Iterable[tuple[str, Task]], take: Callable[[str, Any], None]) -> None:
         """Solve nested *tasks*, each as a run of its own; give their results to *take* in order."""
-        room, ready = anyio.Semaphore(self._around.open_steps), dict[int, tuple[str, Any]]()
+        room, ready = anyio.Semaphore(self.open_steps), dict[int, tuple[str, Any]]()
         taken = 0
 
         async def solve(place: int, key: str, task: Task) -> None:
@@ -309,7 +298,8 @@ class Asking:
             return None
         loan = self._race.borrow(identity, about)
         try:
-            await _granted(loan)
+            if loan.share is None:
+                await loan.granted.wait()
         except BaseException:
             self._race.withdraw(identity)
             raise
@@ -357,23 +347,6 @@ class Asking:
                 # Results are durable before they are returned.
                 await self._around.journal.flush()
                 return json.loads(result if number is None else (await self._around.recall(number)).winner)
-
-
-async def _granted(loan: Loan) -> None:
-    if loan.share is None:
-        news = anyio.Event()
-        loan.granted.append(news.set)
-        await news.wait()
-
-
-async def _answered(question: Question) -> None:
-    if not question.over:
-        news = anyio.Event()
-        question.answered.append(news.set)
-        try:
-            await news.wait()
-        finally:
-            question.answered.remove(news.set)
 
 
 async def answer_process(task: Process[Any], race: ProcessRace, around: ProcessContext) -> None:

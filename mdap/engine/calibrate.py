@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mdap.engine.config import RunConfig
 from mdap.engine.decider import Decider
 from mdap.engine.guarded import GuardedTask, TaskSubject
-from mdap.engine.opening import Opening, Progress
 from mdap.engine.policy import Policy
-from mdap.engine.recording import RUNNING, RunConfig
+from mdap.engine.recording import RUNNING, Opening
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
-from mdap.records import Reply, RunStatus, SampleTaken, StepOpened, Subject
+from mdap.records import Reply, RunStatus, SampleTaken, Subject
 from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.tasks import Step
 
-__all__ = ["CalibrationSampler", "Subjects", "Surveyed", "Wanted", "steps_in"]
+__all__ = ["CalibrationSampler", "Subjects", "Surveyed", "steps_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,51 +61,37 @@ def _truth(task: GuardedTask, number: int, state: Any) -> str:
     return task.spelled(number, task.oracle(number, state))
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """How much to sample.
+class CalibrationSampler(Policy):
+    """Sample steps on the states given, a few of them at any time, until there are enough samples.
 
-    Attributes:
+    With an oracle, *k* and *max_samples* of the voting both equal the samples of a step, all
+    requested concurrently.
+
+    Args:
+        subjects: the steps, one after the other; there must be enough.
+        config: the configuration of the run.
+        journal: where every fact goes.
         samples: about how many samples in all; steps that are begun are sampled to their end.
         width: samples in flight at which no further step is opened.
         oracle: whether the task's oracle says what is right; else the winner of each race does.
     """
 
-    samples: int
-    width: int
-    oracle: bool
-
-
-class CalibrationSampler(Policy):
-    """Sample steps on the states given, a few of them at any time, until there are enough samples.
-
-    With an oracle, *k* and *max_samples* of the rules' voting both equal the samples of a step, all
-    requested concurrently.
-
-    Args:
-        name: the task's name, for errors.
-        subjects: the steps, one after the other; there must be enough.
-        wanted: how much to sample.
-        rules: run number, voting settings, sample schedule.
-        journal: where every fact goes.
-        progress: counters to keep.
-    """
-
     def __init__(
         self,
-        name: str,
         subjects: Subjects,
-        wanted: Wanted,
-        rules: RunConfig,
+        config: RunConfig,
         journal: Journal,
-        progress: Progress,
+        *,
+        samples: int,
+        width: int,
+        oracle: bool,
     ) -> None:
-        self.decider = Decider(rules, journal, progress, self)
-        self._rules = rules
+        self.decider = Decider(config, journal, self)
         self.decider.digest = CHAIN_START
-        self._name = f"task {name}"
         self._subjects = subjects
-        self._wanted = wanted
+        self._samples = samples
+        self._width = width
+        self._oracle = oracle
         self._open: dict[int, Opening] = {}
         self._truths: dict[int, Callable[[], str]] = {}
         self._drawn: dict[int, dict[int, Drawn]] = {}
@@ -121,12 +107,12 @@ class CalibrationSampler(Policy):
     def opened_next(self) -> Opening | None:
         """Open one more step while samples are wanted and there is room for them."""
         decider = self.decider
-        full = not self._is_short or decider.in_flight >= self._wanted.width or decider.held
+        full = not self._is_short or decider.in_flight >= self._width or decider.held
         return None if full else self._begin()
 
     @property
     def _is_short(self) -> bool:
-        return self._taken + self.decider.in_flight < self._wanted.samples
+        return self._taken + self.decider.in_flight < self._samples
 
     def openings(self) -> Iterable[Opening]:
         """Return every opening that may have requests in flight."""
@@ -134,13 +120,11 @@ class CalibrationSampler(Policy):
 
     def _begin(self) -> Opening:
         number, surveyed = self._opened, next(self._subjects)
-        subject = surveyed.subject
-        race = Race(self._name, number, surveyed.step, self._rules.voting, subject, self.decider.schedule)
-        opened = StepOpened(self._rules.run, number, 0, str(number), surveyed.input, race.prompt_digest)
+        race = Race(self.decider.config, number, surveyed.step, surveyed.subject)
         self._opened += 1
         self._drawn[number] = {}
         self._truths[number] = surveyed.truth
-        self._open[number] = self.decider.open_afresh(opened, None, race)
+        self._open[number] = self.decider.open_afresh(race, surveyed.input, None)
         return self._open[number]
 
     def came(self, taken: Sequence[SampleTaken], replies: Sequence[Reply]) -> None:
@@ -177,7 +161,7 @@ class CalibrationSampler(Policy):
     def _truth(self, opening: Opening, truth_of: Callable[[], str]) -> str | None:
         """Return the key of the right answer; None if no answer was agreed on."""
         winner = opening.race.winner
-        if self._wanted.oracle:
+        if self._oracle:
             self.decider.progress.steps += 1
             return answer_key(truth_of())
         if winner is None:

@@ -18,47 +18,50 @@ from functools import partial
 from typing import Any
 
 from mdap.engine.account import CONTESTED, UNDECIDED
+from mdap.engine.config import RunConfig
 from mdap.engine.decider import Decider
 from mdap.engine.guarded import GuardedTask, TaskSubject, not_undecided
-from mdap.engine.opening import Opening, OpeningStatus, Progress
 from mdap.engine.policy import Effect, Policy
-from mdap.engine.recorded_openings import RecordedOpenings
-from mdap.engine.recording import RUNNING, RunConfig, undecided_cause, undecided_sentence
+from mdap.engine.recording import RUNNING, Opening, OpeningStatus, undecided_cause, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import PluginError
 from mdap.protocols import Journal
-from mdap.records import Recorded, ResumePoint, RunEvent, RunStatus, StepOpened, TallyShape
+from mdap.records import (
+    Recorded,
+    RecordedOpening,
+    ResumePoint,
+    RunEvent,
+    RunStatus,
+    StepOpened,
+    TallyShape,
+)
 from mdap.rules.confidence import confident, shape_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
-__all__ = ["ChainRace", "RunConfig"]
+__all__ = ["ChainRace", "RecordedOpenings"]
 
 
 class ChainRace(Policy):
     """Decide the steps of a chain, from where its rows end.
 
     Args:
-        name: the task's name, for errors.
         task: the chain.
-        rules: run number, voting settings, speculation.
+        config: the configuration of the run.
         journal: where every fact goes.
-        progress: counters to keep.
 
     Attributes:
         state: the input of the first undecided step; the last state once finished.
         length: the number of steps; None where unknown.
     """
 
-    def __init__(
-        self, name: str, task: Chain[Any, Any], rules: RunConfig, journal: Journal, progress: Progress
-    ) -> None:
-        self.decider = Decider(rules, journal, progress, self)
-        self._rules = rules
+    def __init__(self, task: Chain[Any, Any], config: RunConfig, journal: Journal) -> None:
+        self.decider = Decider(config, journal, self)
+        self._config = config
         self.state: Any = None
-        self._task = GuardedTask(name, task)
-        self._guessing = rules.speculation.mode is Speculate.GUESS
-        self._depth = rules.speculation.depth
+        self._task = GuardedTask(config.task, task)
+        self._guessing = config.speculation.mode is Speculate.GUESS
+        self._depth = config.speculation.depth
         self._window: deque[Opening] = deque()
         self._recorded_openings = RecordedOpenings()
         self.length = self._task.length()
@@ -91,7 +94,7 @@ class ChainRace(Policy):
     @property
     def has_effects(self) -> bool:
         """Whether decisions have external effects."""
-        return self._task.has_effects and self._rules.effects
+        return self._task.has_effects and self._config.effects
 
     def owe(self, decided: Iterable[tuple[int, str, Recorded]]) -> None:
         """Queue decisions of earlier sessions whose effects are not recorded as done.
@@ -114,7 +117,7 @@ class ChainRace(Policy):
         return [
             Effect(
                 partial(self._task.effects, state, decision),
-                RunEvent(self._rules.run, "effect", data={"step": decision.step}),
+                RunEvent(self._config.run, "effect", data={"step": decision.step}),
             )
             for state, decision in due
         ]
@@ -122,7 +125,7 @@ class ChainRace(Policy):
     def _decision(
         self, number: int, answer: Any, votes: dict[str, int], shape: TallyShape | None
     ) -> Decision[Any]:
-        key = f"{self._rules.run_id}/{number}"
+        key = f"{self._config.run_id}/{number}"
         decision = Decision(step=number, answer=answer, decided=True, votes=votes, key=key)
         return confident([decision], [shape])[0]
 
@@ -137,8 +140,8 @@ class ChainRace(Policy):
         while self._window:
             head = self._window[0]
             winner = head.race.winner
-            if self._rules.pilot is not None and self.decider.status is RUNNING:
-                self._rules.pilot.opened(self._rules.run, head.opened.step, head.race)
+            if self._config.pilot is not None and self.decider.status is RUNNING:
+                self._config.pilot.opened(self._config.run, head.opened.step, head.race)
             if head.error is not None:
                 self.decider.stop(head.error)
                 return
@@ -154,7 +157,7 @@ class ChainRace(Policy):
         self.decider.pay(head, CONTESTED if head.race.tally.stuck else UNDECIDED)
         if head.race.escalate():
             self.decider.escalated(head)
-        elif self._rules.patient:
+        elif self._config.patient:
             # Guessing a person's decision is not worth a sample.
             self._void_after(head)
             self.decider.await_person(head)
@@ -206,8 +209,8 @@ class ChainRace(Policy):
         for opened in self._recorded_openings.drop(number):
             self.decider.resolve(opened, confirmed=False)
         self._window.popleft()
-        if self._rules.pilot is not None:
-            self._rules.pilot.closed(self._rules.run, number)
+        if self._config.pilot is not None:
+            self._config.pilot.closed(self._config.run, number)
         if self._window and self._admits():
             self._confirm(self._window[0])
         elif self._window:
@@ -217,7 +220,7 @@ class ChainRace(Policy):
             self._enter(number + 1, after)
 
     def _admits(self) -> bool:
-        return self._rules.pilot is None or self._rules.pilot.admit()
+        return self._config.pilot is None or self._config.pilot.admit()
 
     def _confirm(self, opening: Opening) -> None:
         opening.status = OpeningStatus.CERTAIN
@@ -251,14 +254,12 @@ class ChainRace(Policy):
             return False
         state, spelled, step = found
         subject = TaskSubject(self._task.task, state)
-        voting, schedule, rung = self._rules.voting, self.decider.schedule, self.decider.rung(number)
-        race = Race(self._task.name, number, step, voting, subject, schedule, rung)
+        race = Race(self._config, number, step, subject, self.decider.rung(number))
         race.check = partial(self._task.check_answer, number, (state, spelled))
         opening = self._reopen(number, spelled, state, race, tentative=tentative)
         if opening is None:
             place = self._recorded_openings.next_opening(number)
-            opened = StepOpened(self._rules.run, number, place, race.key, spelled, race.prompt_digest)
-            opening = self.decider.open_afresh(opened, state, race, tentative=tentative)
+            opening = self.decider.open_afresh(race, spelled, state, place, tentative=tentative)
         self._window.append(opening)
         self.decider.ask_more(opening)
         return True
@@ -332,3 +333,54 @@ class ChainRace(Policy):
         self._abandoned = [other for other in self._abandoned if other.flying]
         if opening.flying:
             self._abandoned.append(opening)
+
+
+class RecordedOpenings:
+    """Recorded openings of undecided steps, by step.
+
+    Args:
+        openings: from the database, in order.
+    """
+
+    def __init__(self, openings: tuple[RecordedOpening, ...] = ()) -> None:
+        self._by_step: dict[int, list[RecordedOpening]] = {}
+        for recorded in openings:
+            self._by_step.setdefault(recorded.opened.step, []).append(recorded)
+        self._used = {
+            step: max(one.opened.opening for one in all_) + 1 for step, all_ in self._by_step.items()
+        }
+
+    def certain(self, step: int) -> StepOpened | None:
+        """Return how *step* was opened on an input that was certain, if it was."""
+        for recorded in self._by_step.get(step, ()):
+            if not recorded.tentative and not recorded.void:
+                return recorded.opened
+        return None
+
+    def take(self, step: int, spelled: str, prompt_digest: str) -> RecordedOpening | None:
+        """Remove and return the opening of *step* on this very input and prompt, if there is one."""
+        # The newest first: an older one without samples is void, though no row says so.
+        for recorded in reversed(self._by_step.get(step, ())):
+            same = (recorded.opened.input, recorded.opened.prompt_digest) == (spelled, prompt_digest)
+            if same and not recorded.void:
+                self._by_step[step].remove(recorded)
+                return recorded
+        return None
+
+    def next_opening(self, step: int) -> int:
+        """Return the number for a fresh opening of *step*, and count it."""
+        number = self._used.get(step, 0)
+        self._used[step] = number + 1
+        return number
+
+    def drop(self, step: int) -> list[StepOpened]:
+        """Forget *step*, which is decided; return its openings whose samples turned out void."""
+        self._used.pop(step, None)
+        left = self._by_step.pop(step, None)
+        if left is None:
+            return []
+        return [recorded.opened for recorded in left if recorded.tentative and not recorded.void]
+
+    def drop_all(self) -> list[StepOpened]:
+        """Forget everything; return the openings whose samples turned out void."""
+        return [opened for step in list(self._by_step) for opened in self.drop(step)]

@@ -1,17 +1,31 @@
-"""The common part of chains and processes: open steps, their samples, and decisions.
+"""The common part of chains and processes: requests in flight, samples that come, and decisions.
 
 Everything here is synchronous: no await can come between a decision and its consequences.
 """
 
+from collections import deque
+from collections.abc import Callable, Collection
 from typing import Final
 
-from mdap.engine.answering import Answering
-from mdap.engine.opening import Opening, OpeningStatus, written
+from mdap.engine.absences import FORMLESS, STRANGE, Absences
+from mdap.engine.budget_guard import BUDGET
+from mdap.engine.config import RunConfig
+from mdap.engine.policy import Policy
 from mdap.engine.prompts import unread
-from mdap.engine.recording import RUNNING, undecided_sentence
+from mdap.engine.recording import RUNNING, Opening, OpeningStatus, Recorder, undecided_sentence
 from mdap.engine.scheduler import Came, Failed, Outcome
-from mdap.errors import PluginError, UsageError
-from mdap.records import AttemptFailed, Reply, RunEvent, RunStatus, SampleRequest, SampleTaken, Verdict
+from mdap.errors import PARKED, MdapError, PluginError, ProviderError, RejectedError, UsageError
+from mdap.protocols import Journal
+from mdap.records import (
+    AttemptFailed,
+    Reply,
+    RunStatus,
+    SampleRequest,
+    SampleTaken,
+    StopCause,
+    Trace,
+    Verdict,
+)
 from mdap.rules.digests import sample_line
 from mdap.rules.rungs import Rung
 
@@ -23,10 +37,57 @@ _VOID: Final = str(Verdict.VOID)
 _CANCELLED: Final = str(Verdict.CANCELLED)
 _UNWANTED: Final = (OpeningStatus.VOID, OpeningStatus.IDLE)
 _UNCERTAIN: Final = (OpeningStatus.VOID, OpeningStatus.TENTATIVE)
+_CAUSES: Final = {
+    BUDGET: StopCause.BUDGET,
+    PARKED: StopCause.BATCH,
+    "quota": StopCause.QUOTA,
+    STRANGE: StopCause.REFUSED,
+    FORMLESS: StopCause.FORM,
+}
 
 
-class Decider(Answering):
-    """Ask for the samples of one run, and record them and all decisions; its policy says what follows."""
+class Decider(Recorder):
+    """Ask for the samples of one run, and record them and all decisions; its policy says what follows.
+
+    Args:
+        config: the configuration of the run.
+        journal: where every fact goes.
+        policy: which steps are open, and what follows from their votes.
+
+    Attributes:
+        in_flight: samples requested and not yet received.
+        news: called when there is more to ask for than what came gave rise to.
+        waits: the numbers of the steps that voting left undecided and that wait for a person.
+    """
+
+    def __init__(self, config: RunConfig, journal: Journal, policy: Policy) -> None:
+        super().__init__(config, journal)
+        self.policy = policy
+        self.in_flight = 0
+        self.news: Callable[[], None] = lambda: None
+        self.waits: set[int] = set()
+        self._presence = config.presence
+        self._absences = Absences(self)
+        # Openings that may want more samples.
+        self._stale: deque[Opening] = deque()
+        self._dropped: list[Trace] = []
+
+    def ask_more(self, opening: Opening) -> None:
+        """Ask for what *opening* still needs, the next time that requests are sent."""
+        self._stale.append(opening)
+
+    def stop(self, error: MdapError) -> None:
+        """End the run because of *error*; a run that is over keeps its end."""
+        if self.status is not RUNNING:
+            return
+        self.status = (
+            RunStatus.FAILED if isinstance(error, PluginError | RejectedError) else RunStatus.STOPPED
+        )
+        self.reason, self.error = str(error), error
+        if isinstance(error, ProviderError):
+            self.stop_cause = _CAUSES.get(error.kind, StopCause.PROVIDER)
+        else:
+            self.stop_cause = StopCause.ERROR
 
     def halt(self, error: PluginError) -> None:
         """Stop the run, resumably, since code that runs beside it failed."""
@@ -41,8 +102,7 @@ class Decider(Answering):
         """Record that *opening*, which voting left undecided, waits for a person."""
         step, place = opening.opened.step, opening.opened.opening
         self.waits.add(step)
-        data = {"step": step, "opening": place}
-        self.journal.append(RunEvent(self.rules.run, "waiting", undecided_sentence(opening), data=data))
+        self.record_event("waiting", undecided_sentence(opening), {"step": step, "opening": place})
 
     def rule(self, number: int, answer: str, author: str, reason: str) -> None:
         """Settle a step of the run that is under way, and let the run go on; see `Policy`."""
@@ -61,39 +121,33 @@ class Decider(Answering):
         if step not in self.waits:
             return False
         self.waits.remove(step)
-        self.journal.append(RunEvent(self.rules.run, "settled", reason, author, {"step": step}))
+        self.record_event("settled", reason, {"step": step}, author)
         return True
 
     # -- what to ask -------------------------------------------------------------------------------
 
     def wanted(self) -> list[tuple[Opening, SampleRequest]]:
         """Return the requests to send now; they count as in flight from here on."""
-        if self._heeded < len(self._presence.absences):
-            self._heed()
+        if self._absences.heeded < len(self._presence.absences):
+            self._absences.leave_out()
         asked: list[tuple[Opening, SampleRequest]] = []
-        self._put(asked)
-        while (opened := self.policy.opened_next()) is not None:
-            self._stale.append(opened)
-            self._put(asked)
-        return asked
-
-    def _put(self, asked: list[tuple[Opening, SampleRequest]]) -> None:
-        """Add the requests of the openings that may want more to *asked*."""
-        stale, self._stale = self._stale, []
-        unsure = not self._presence.sure
-        for place, opening in enumerate(stale):
-            if unsure and self.held:
-                self._stale = stale[place:]
-                break
+        while (opening := self._next()) is not None:
             if opening.status in _UNWANTED or opening.error is not None:
                 continue
-            for request in opening.race.wanted(self.rules.max_n, opening.opened.step - self.place):
-                if self.rules.warm_cache and (request.shared or opening.race.k > 1):
+            for request in opening.race.wanted(self.config.max_n, opening.opened.step - self.place):
+                if self.config.warm_cache and (request.shared or opening.race.k > 1):
                     request = request._replace(warm=True)
                 asked.append((opening, request))
                 ordinals = request.ordinals
                 opening.flying[ordinals] = request
                 self._fly(len(ordinals))
+        return asked
+
+    def _next(self) -> Opening | None:
+        """Return the next opening that may want more samples; None if there is none, or not now."""
+        if not self._stale:
+            return self.policy.opened_next()
+        return self._stale.popleft() if self._presence.sure or not self.held else None
 
     @property
     def held(self) -> bool:
@@ -115,28 +169,28 @@ class Decider(Answering):
         if isinstance(outcome, Came):
             self._came(outcome)
         elif opening.status is not OpeningStatus.VOID:
-            self._gave_up(outcome)
+            self._absences.gave_up(outcome)
         if self._presence.strange and not self.in_flight:
-            self._stop_as_stranger()
+            self._absences.stop_as_stranger()
 
     def _failed(self, outcome: Failed[Opening]) -> None:
         self.progress.failed_attempts += 1
-        self.journal.append(
-            AttemptFailed(
-                outcome.ticket.opened.run,
-                outcome.ticket.opened.step,
-                outcome.ticket.opened.opening,
-                outcome.request.ordinals[0],
-                outcome.attempt,
-                outcome.error.kind,
-                str(outcome.error)[:500],
-                outcome.error.input_tokens,
-                outcome.error.output_tokens,
-                self._model(outcome.request),
-                outcome.request.trace.began,
-                outcome.ended,
-            )
+        opened, request, error = outcome.ticket.opened, outcome.request, outcome.error
+        failed = AttemptFailed(
+            opened.run,
+            opened.step,
+            opened.opening,
+            request.ordinals[0],
+            outcome.attempt,
+            error.kind,
+            str(error)[:500],
+            error.input_tokens,
+            error.output_tokens,
+            self.model_of(request),
+            request.trace.began,
+            outcome.ended,
         )
+        self.journal.append(failed)
 
     def _came(self, outcome: Came[Opening]) -> None:
         opening, request, failed = outcome.ticket, outcome.request, outcome.attempts - 1
@@ -148,7 +202,7 @@ class Decider(Answering):
         taken: list[SampleTaken] = []
         try:
             for ordinal, reply in zip(ordinals, outcome.replies, strict=False):
-                taken.append(self._count(opening, request, reply, (ordinal, failed)))
+                taken.append(self._count(opening, request, reply, ordinal, failed))
         finally:
             # Paid samples are on record before they have any effect.
             self.journal.append(*taken)
@@ -162,31 +216,24 @@ class Decider(Answering):
         if race.tally.leader is not None:
             presence.voted.add(race.tier)
         elif presence.formless(race.tier):
-            self._give_up_tier(race.tier)
+            self._absences.give_up_tier(race.tier)
         if race.tally.winner is None:
             self._stale.append(opening)
-        elif opening.flying:
-            self._cancel_surplus(opening)
+        elif opening.flying:  # which only hedging can leave
+            self.withdraw(opening)
+            self._give_up_flying(opening, _CANCELLED)
         self.policy.counted(opening)
 
     def _count(
-        self, opening: Opening, request: SampleRequest, reply: Reply, drawn: tuple[int, int]
+        self, opening: Opening, request: SampleRequest, reply: Reply, ordinal: int, failed: int
     ) -> SampleTaken:
-        """Judge and count a sample; return its record.
-
-        Args:
-            opening: the step it was drawn for.
-            request: what was asked.
-            reply: the reply as it came.
-            drawn: ordinal, attempts that failed.
-        """
+        """Judge and count sample *ordinal*, of which so many attempts *failed*; return its record."""
         race, progress = opening.race, self.progress
-        ordinal, failed = drawn
         try:
             judgement = race.judge(reply, request.view, ordinal)
         except PluginError as error:
             opening.error = error
-            return written(opening, request, unread(reply, error), reply, (ordinal, failed, _CANCELLED, None))
+            return opening.taken(request, unread(reply, error), reply, (ordinal, failed, _CANCELLED, None))
         counted = None
         if opening.status is OpeningStatus.VOID:
             verdict = _VOID
@@ -203,7 +250,7 @@ class Decider(Answering):
                 verdict = _FLAG
                 progress.red_flags += 1
                 self._presence.flag(race.tier, judgement.flag_reason or "", judgement.text)
-        sample = written(opening, request, judgement, reply, (ordinal, failed, verdict, counted))
+        sample = opening.taken(request, judgement, reply, (ordinal, failed, verdict, counted))
         if counted is not None:
             opening.lines.append((ordinal, sample_line(sample.digest_columns())))
         return sample
@@ -212,14 +259,14 @@ class Decider(Answering):
 
     def rung(self, step: int) -> Rung | None:
         """Return the rung of *step* as things stand; None without `-k robust`."""
-        return None if self.rules.account is None else self.rules.account.rung(step)
+        return None if self.config.account is None else self.config.account.rung(step)
 
     def pay(self, opening: Opening, why: str) -> None:
         """Charge *opening* unless it is smooth, which raises the rungs of what is open behind it.
 
         What follows from it is recorded in the same commit, since nothing here waits.
         """
-        account, rung = self.rules.account, opening.race.rung
+        account, rung = self.config.account, opening.race.rung
         if account is not None and rung is not None and not opening.race.smooth:
             self.journal.append(*account.pay(opening.opened, opening.race.tier, rung, why))
             self.raise_rungs()
@@ -235,7 +282,7 @@ class Decider(Answering):
 
     def has_paid(self, opening: Opening) -> bool:
         """Return whether the rung of *opening* is fixed, since it has paid."""
-        account = self.rules.account
+        account = self.config.account
         return account is None or account.paid(opening.opened, opening.race.tier) is not None
 
     def escalated(self, opening: Opening) -> None:
@@ -248,4 +295,59 @@ class Decider(Answering):
         if opening.race.refusal is not None:
             reason = f"{reason}, and refused by {opening.race.refusal.model}"
         data = {"step": opening.opened.step, "opening": opening.opened.opening, "tier": opening.race.tier}
-        self.journal.append(RunEvent(self.rules.run, "escalated", reason, data=data))
+        self.record_event("escalated", reason, data)
+
+    def _fly(self, samples: int) -> None:
+        self.in_flight += samples
+        self.progress.in_flight += samples
+
+    def dropped(self) -> list[Trace]:
+        """Return the traces of requests to cancel now; nothing may be told of them afterwards."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
+    # -- requests under way that are of no use any more --------------------------------------------
+
+    def withdraw_unsent(self) -> None:
+        """Drop every request that has not been sent, since the run is over."""
+        for opening in self.policy.openings():
+            self.withdraw(opening)
+
+    def give_up_void(self) -> None:
+        """Record what was sent on an input that turned out wrong, and never came back: it may be billed."""
+        for opening in self.policy.openings():
+            if opening.status is OpeningStatus.VOID:
+                self._give_up_flying(opening, _VOID)
+
+    def withdraw(
+        self, opening: Opening, members: Collection[int] | None = None, view: int | None = None
+    ) -> None:
+        """Drop what has not been sent: it costs nothing. What has been sent is paid for, and will come.
+
+        Args:
+            opening: whose requests.
+            members: only what asks one of these; None for all.
+            view: only what shows this view; None for all.
+        """
+        for request in list(opening.flying.values()):
+            asked = members is None or request.member in members
+            if asked and view in (None, request.view) and not request.trace.sent:
+                self._drop(opening, request)
+
+    def _give_up_flying(self, opening: Opening, verdict: str) -> None:
+        for request in list(opening.flying.values()):
+            self._drop(opening, request)
+            for ordinal in request.ordinals:
+                self.journal.append(opening.lost(request, ordinal, verdict, self.model_of(request)))
+
+    def model_of(self, request: SampleRequest) -> str:
+        """Return the name of the model that *request* asks."""
+        return self.config.models[request.member % len(self.config.models)]
+
+    def _drop(self, opening: Opening, request: SampleRequest) -> None:
+        del opening.flying[request.ordinals]
+        # Whoever asks for this step again draws the same samples: none may be missing from the record.
+        opening.race.give_back(request.ordinals)
+        self._fly(-len(request.ordinals))
+        request.trace.withdrawn = True
+        self._dropped.append(request.trace)

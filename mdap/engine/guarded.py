@@ -289,17 +289,12 @@ class GuardedTask:
 
     def read_back(self, number: int, spelled: str, winner: str) -> tuple[Any, Any]:
         """Return the recorded state and answer of step *number*."""
-        try:
-            return self.states.read(spelled), self.answers.read(winner)
-        except RAISED as error:
-            self.fail(f"reading back step {number}", error)
+        state = self.state(number, spelled)
+        return state, self._call("reading back step {}", number, self.answers.read, winner)
 
     def state(self, number: int, spelled: str) -> Any:
         """Return the recorded state in which step *number* was asked."""
-        try:
-            return self.states.read(spelled)
-        except RAISED as error:
-            self.fail(f"reading back step {number}", error)
+        return self._call("reading back step {}", number, self.states.read, spelled)
 
     def checked_answer(self, step: Step[Any], text: str) -> Any:
         """Return the answer that *text* is as JSON; refuse one that no reply could have given.

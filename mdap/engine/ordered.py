@@ -6,15 +6,17 @@ were contested, and is passed over. A nested run is a step, too: it is charged i
 is settled, and what it did not spend is there again for the steps that are asked for after its end.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
 
+import anyio
+
 from mdap.engine.account import ABANDONED, CONTESTED, UNDECIDED, Account
-from mdap.engine.opening import Opening, OpeningStatus, Progress
+from mdap.engine.config import RunConfig
 from mdap.engine.process import ProcessRace, Question
-from mdap.engine.recording import RUNNING, RunConfig
+from mdap.engine.recording import RUNNING, Opening, OpeningStatus
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, StepOpened, Verdict
@@ -32,12 +34,12 @@ class Loan:
     Attributes:
         opened: as which step it was asked for.
         share: what it may spend; None as long as it waits.
-        granted: called once it has its share.
+        granted: set once it has its share.
     """
 
     opened: StepOpened
     share: Fraction | None = None
-    granted: list[Callable[[], None]] = field(default_factory=list)
+    granted: anyio.Event = field(default_factory=anyio.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,12 @@ _Entry = Question | Loan | _Credit | RecordedOpening
 
 
 class OrderedRace(ProcessRace):
-    """Decide the steps of a process within the error budget of its rules; see `ProcessRace`."""
+    """Decide the steps of a process within the error budget of the run; see `ProcessRace`."""
 
-    def __init__(
-        self, name: str, task: Process[Any], rules: RunConfig, journal: Journal, progress: Progress
-    ) -> None:
-        super().__init__(name, task, rules, journal, progress)
-        assert rules.account is not None
-        self._account: Account = rules.account
+    def __init__(self, task: Process[Any], config: RunConfig, journal: Journal) -> None:
+        super().__init__(task, config, journal)
+        assert config.account is not None
+        self._account: Account = config.account
         # What is not settled yet, in the order of its numbers.
         self._line: dict[object, _Entry] = {}
         self._loans: dict[Identity, Loan] = {}
@@ -71,7 +71,7 @@ class OrderedRace(ProcessRace):
         self._recorded_openings.clear()
         for identity, step in point.known.items():
             if step in self._account.lent:
-                opened = StepOpened(self._rules.run, step, 0, identity[0], "", identity[1])
+                opened = StepOpened(self._config.run, step, 0, identity[0], "", identity[1])
                 self._loans[identity] = Loan(opened, self._account.lent[step])
         for recorded in point.openings:
             opened = recorded.opened
@@ -198,8 +198,7 @@ class OrderedRace(ProcessRace):
         self.decider.journal.append(*self._account.lend(step))
         loan.share = self._account.lent[step]
         self.decider.raise_rungs()
-        for tell in loan.granted:
-            tell()
+        loan.granted.set()
 
     def _decided(self, question: Question) -> bool:
         opening = question.opening
@@ -266,9 +265,6 @@ class OrderedRace(ProcessRace):
         super().finish(result)
 
 
-def process_race(
-    name: str, task: Process[Any], rules: RunConfig, journal: Journal, progress: Progress
-) -> ProcessRace:
+def process_race(task: Process[Any], config: RunConfig, journal: Journal) -> ProcessRace:
     """Return the race of a process: in order if it has an error budget. See `ProcessRace`."""
-    kind = ProcessRace if rules.account is None else OrderedRace
-    return kind(name, task, rules, journal, progress)
+    return (ProcessRace if config.account is None else OrderedRace)(task, config, journal)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mdap.engine.guarded import not_undecided
-from mdap.engine.opening import Opening
+from mdap.engine.recording import Opening
 from mdap.records import Reply, RunEvent, SampleTaken
 
 if TYPE_CHECKING:

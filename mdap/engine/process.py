@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+import anyio
+
+from mdap.engine.config import RunConfig
 from mdap.engine.decider import Decider
 from mdap.engine.guarded import TaskSubject, flaw, not_a_step, not_undecided
-from mdap.engine.opening import Opening, OpeningStatus, Progress
 from mdap.engine.policy import Policy
-from mdap.engine.recording import RUNNING, RunConfig, undecided_sentence
+from mdap.engine.recording import RUNNING, Opening, OpeningStatus, undecided_sentence
 from mdap.engine.voting import Race
 from mdap.errors import RAISED, MdapError, RunError, UsageError, told
 from mdap.protocols import Journal
@@ -25,7 +27,6 @@ from mdap.records import (
     Identity,
     ProcessPoint,
     RecordedOpening,
-    RunEvent,
     RunStatus,
     StepOpened,
     StopCause,
@@ -46,20 +47,23 @@ class Question:
     Attributes:
         identity: what it is known by.
         opening: its votes.
-        answered: called once it is decided or cannot be.
+        ended: set once it is decided or cannot be.
         askers: how many wait for it.
-        over: whether it is decided or cannot be.
         undecided: why it has no winner; None while it may have one.
         settled: whether a person settled it while it was waited for.
     """
 
     identity: Identity
     opening: Opening
-    answered: list[Callable[[], None]] = field(default_factory=list)
+    ended: anyio.Event = field(default_factory=anyio.Event)
     askers: int = 0
-    over: bool = False
     undecided: str | None = None
     settled: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it is decided or cannot be."""
+        return self.ended.is_set()
 
     @property
     def answer(self) -> Any:
@@ -77,23 +81,19 @@ class ProcessRace(Policy):
     """Decide the steps of a process as they are asked for.
 
     Args:
-        name: the task's name, for errors.
         task: the process.
-        rules: run number, voting settings.
+        config: the configuration of the run.
         journal: where every fact goes.
-        progress: counters to keep.
 
     Attributes:
         result: what the author's function returned, as a JSON value, once finished.
         busy: how many askers wait for something that no decision of this run holds up.
     """
 
-    def __init__(
-        self, name: str, task: Process[Any], rules: RunConfig, journal: Journal, progress: Progress
-    ) -> None:
-        self.decider = Decider(rules, journal, progress, self)
-        self._rules = rules
-        self.name = f"task {name}"
+    def __init__(self, task: Process[Any], config: RunConfig, journal: Journal) -> None:
+        self.decider = Decider(config, journal, self)
+        self._config = config
+        self.name = f"task {config.task}"
         self.result: Any = None
         self.busy = 0
         self._task = task
@@ -107,7 +107,7 @@ class ProcessRace(Policy):
         self._recorded_openings: dict[Identity, RecordedOpening] = {}
         self._next_step = 0
         self._returned: Callable[[], None] | None = None
-        pilot = rules.pilot
+        pilot = config.pilot
         if pilot is not None and pilot.when_over is None:  # nothing that it is nested in is a process
             pilot.when_over = self._pilot_over
 
@@ -121,8 +121,8 @@ class ProcessRace(Policy):
             self._recorded_openings[recorded.opened.key, recorded.opened.prompt_digest] = recorded
         for identity in (*self._known, *self._recorded_openings):
             self._by_key.setdefault(identity[0], set()).add(identity)
-        if self._rules.pilot is not None:
-            self._rules.pilot.admit()  # an earlier session may have got all that it wants
+        if self._config.pilot is not None:
+            self._config.pilot.admit()  # an earlier session may have got all that it wants
 
     # -- what is asked -----------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class ProcessRace(Policy):
 
     def admits(self, identity: Identity) -> bool:
         """Return whether the step of this *identity* may be opened: a pilot ends once it has enough."""
-        pilot = self._rules.pilot
+        pilot = self._config.pilot
         return pilot is None or identity in self._open or identity in self._recorded_openings or pilot.admit()
 
     def open(self, identity: Identity, step: Step[Any], race: Race) -> Question:
@@ -162,8 +162,8 @@ class ProcessRace(Policy):
         question = self._open.get(identity)
         if question is None:
             question = self._open[identity] = Question(identity, self._opening(identity, step, race))
-            if self._rules.pilot is not None:
-                self._rules.pilot.opened(self._rules.run, race.number, race)
+            if self._config.pilot is not None:
+                self._config.pilot.opened(self._config.run, race.number, race)
         question.askers += 1
         question.opening.status = OpeningStatus.CERTAIN
         self.decider.ask_more(question.opening)
@@ -183,8 +183,7 @@ class ProcessRace(Policy):
         subject = TaskSubject(self._task, step, step)
         step = canonical_step(self._task, step)
         number = self._next_step
-        schedule, rung = self.decider.schedule, self.decider.rung(number)
-        return Race(self.name, number, step, self._rules.voting, subject, schedule, rung)
+        return Race(self._config, number, step, subject, self.decider.rung(number))
 
     def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
         race.key = identity[0]
@@ -192,20 +191,20 @@ class ProcessRace(Policy):
         if recorded is not None:
             race.number = recorded.opened.step
             return self.decider.reopened(recorded, step, race)
-        race.number = self._next_step
-        own = step.user if self._rules.record_prompts else None
+        own = step.user if self._config.record_prompts else None
         about = canonical(own if step.input is None else step.input)
-        return self.decider.open_afresh(self._opened(identity, about), step, race)
+        race.number = self._number(identity)
+        return self.decider.open_afresh(race, about, step)
 
-    def _opened(self, identity: Identity, about: str) -> StepOpened:
+    def _number(self, identity: Identity) -> int:
         number, self._next_step = self._next_step, self._next_step + 1
         self._new_keys.add(identity[0])
-        return StepOpened(self._rules.run, number, 0, identity[0], about, identity[1])
+        return number
 
     def leave(self, question: Question) -> None:
         """One who asked *question* does not wait any more; without any, nothing more is sampled for it."""
         question.askers -= 1
-        if question.askers == 0 and not question.over and self._rules.pilot is None:
+        if question.askers == 0 and not question.over and self._config.pilot is None:
             question.opening.status = OpeningStatus.IDLE
             self.decider.withdraw(question.opening)
             self.decider.news()
@@ -226,13 +225,15 @@ class ProcessRace(Policy):
         self._known[identity] = _Known(opened.step, False)
 
     def _opened_for(self, identity: Identity, about: Any) -> StepOpened:
-        opened = self._opened(identity, canonical(about))
+        key, digest = identity
+        spelled = canonical(about)
+        opened = StepOpened(self._config.run, self._number(identity), 0, key, spelled, digest)
         self.decider.journal.append(opened)
         return opened
 
     def warn(self, sentence: str) -> None:
         """Record a note for readers of the result."""
-        self.decider.journal.append(RunEvent(self._rules.run, "warning", sentence))
+        self.decider.record_event("warning", sentence)
 
     # -- how it ends -------------------------------------------------------------------------------
 
@@ -240,7 +241,7 @@ class ProcessRace(Policy):
         """The author's function has returned *result*."""
         if self.decider.status is not RUNNING:
             return
-        if self._rules.pilot is not None and self._rules.pilot.busy:
+        if self._config.pilot is not None and self._config.pilot.busy:
             self._returned = partial(self.finish, result)  # it finishes what it opened
             return
         self.result = result
@@ -312,7 +313,7 @@ class ProcessRace(Policy):
         if question.undecided is not None:
             return  # it waits already
         question.undecided = undecided_sentence(question.opening)
-        if self._rules.patient:
+        if self._config.patient:
             self.decider.await_person(question.opening)
         else:
             self._answer(question)
@@ -325,12 +326,10 @@ class ProcessRace(Policy):
         self._answer(question)
 
     def _answer(self, question: Question) -> None:
-        question.over = True
-        for tell in question.answered:
-            tell()
-        pilot = self._rules.pilot
+        question.ended.set()
+        pilot = self._config.pilot
         if pilot is not None:
-            pilot.closed(self._rules.run, question.opening.opened.step)
+            pilot.closed(self._config.run, question.opening.opened.step)
             if self._returned is not None and not pilot.busy:
                 self._returned()
 

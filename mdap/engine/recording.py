@@ -1,11 +1,11 @@
-"""The recorder of chains and processes: opened, decided and resolved steps."""
+"""The record of a run: its openings, each a step opened on one input, their samples, and decisions."""
 
-from dataclasses import dataclass, field
+from enum import Enum, auto
+from math import isfinite
 from typing import Any, Final
 
-from mdap.engine.account import Account
-from mdap.engine.opening import Opening, Progress
-from mdap.engine.pilot import Pilot
+from mdap.engine.config import RunConfig
+from mdap.engine.prompts import Judgement
 from mdap.engine.voting import Race
 from mdap.errors import MdapError
 from mdap.protocols import Journal
@@ -13,77 +13,156 @@ from mdap.records import (
     NOTED,
     Decided,
     RecordedOpening,
+    Reply,
     RunEvent,
     RunStatus,
+    SampleRequest,
+    SampleTaken,
     StepOpened,
     StepResolved,
     StopCause,
 )
 from mdap.rules.canonical import canonical
-from mdap.rules.digests import chain_digest, sample_line
-from mdap.rules.drift import Drift
-from mdap.rules.presence import Absence, Presence, refused_sentence
-from mdap.rules.schedule import SampleSchedule, schedule_of
-from mdap.settings import OnDead, Speculation, VotingSettings
+from mdap.rules.digests import chain_digest, sample_line, text_digest
+from mdap.rules.presence import refused_sentence
+from mdap.rules.redflags import clean, clean_label
 
-__all__ = ["RUNNING", "Recorder", "RunConfig", "undecided_cause", "undecided_sentence"]
+__all__ = ["RUNNING", "Opening", "OpeningStatus", "Recorder", "undecided_cause", "undecided_sentence"]
 
 # Looked up once: a member of an enumeration takes longer to find than all else that is done with it.
 RUNNING: Final = RunStatus.RUNNING
 
+# Maximum characters of a model's reasoning that the record keeps.
+_REASONING_TOKENS: Final = 16_384
 
-@dataclass(frozen=True, slots=True)
-class RunConfig:
-    """The configuration of a run, besides its task.
 
-    Attributes:
-        run: the run's number in the database.
-        run_id: the run's name.
-        voting: how steps are decided.
-        speculation: how far a chain works ahead.
-        max_n: maximum replies of one request.
-        models: by member, whom to name for samples that never came back.
-        schedule: who is asked for which sample; None for one model.
-        pilot: how far the pilot is that the run is, or is nested in; None if it is none.
-        open_steps: how many steps of a process may be open at once.
-        account: the error budget of `-k robust`; None for one k throughout.
-        effects: whether what is decided may bring anything about outside.
-        drift: notices that the run does otherwise than its calibration did; None for nothing to compare.
-        presence: which models have answered, in this run and all that belong to it.
-        on_dead: what to do when one of several models is gone.
-        absences: who was left out in earlier sessions.
-        record_prompts: whether the text of every prompt is recorded.
-        patient: whether an undecided step waits for a person, instead of ending.
-        warm_cache: whether one request goes ahead of others that begin with the same text.
+Drawn = tuple[int, int, str, int | None]
+"""A sample's ordinal, its failed attempts, its verdict, and its place in the order of counting."""
+
+
+class OpeningStatus(Enum):
+    """Whether an opening matters: its input is a guess, or certain; nobody waits for it; or it is void.
+
+    It is void once its input turned out wrong, or does not matter any more. Of one that is idle, nothing more
+    is asked until somebody waits for it again.
     """
 
-    run: int
-    voting: VotingSettings
-    speculation: Speculation = field(default_factory=Speculation)
-    max_n: int = 1
-    models: tuple[str, ...] = ("",)
-    schedule: SampleSchedule | None = None
-    pilot: Pilot | None = None
-    open_steps: int = 128
-    run_id: str = ""
-    account: Account | None = None
-    drift: Drift | None = None
-    effects: bool = True
-    presence: Presence = field(default_factory=Presence)
-    on_dead: OnDead = OnDead.STOP
-    absences: tuple[Absence, ...] = ()
-    record_prompts: bool = False
-    patient: bool = False
-    warm_cache: bool = False
+    TENTATIVE = auto()
+    CERTAIN = auto()
+    IDLE = auto()
+    VOID = auto()
+
+
+class Opening:
+    """One step opened on one input.
+
+    Args:
+        race: its votes.
+        place: how many times the step was opened before.
+        spelled: the input, in canonical JSON.
+        state: the input.
+        tentative: whether the input is a guess.
+
+    Attributes:
+        opened: its record.
+        status: whether it matters.
+        error: why it cannot be sampled; only matters once its input is certain.
+        basis: the answer on which the next step is open, in canonical JSON; None if none is.
+        flying: requests in flight, by their ordinals.
+        lines: ordinal and recorded columns of each counted sample, for the digest chain.
+    """
+
+    __slots__ = ("basis", "error", "flying", "lines", "opened", "race", "state", "status")
+
+    def __init__(self, race: Race, place: int, spelled: str, state: Any, *, tentative: bool = False) -> None:
+        run = race.config.run
+        self.opened = StepOpened(run, race.number, place, race.key, spelled, race.prompt_digest)
+        self.state = state
+        self.race = race
+        self.status = OpeningStatus.TENTATIVE if tentative else OpeningStatus.CERTAIN
+        self.error: MdapError | None = None
+        self.basis: str | None = None
+        self.flying: dict[tuple[int, ...], SampleRequest] = {}
+        self.lines: list[tuple[int, str]] = []
+
+    def taken(self, request: SampleRequest, judgement: Judgement, reply: Reply, drawn: Drawn) -> SampleTaken:
+        """Return the record of a sample."""
+        ordinal, failed, verdict, counted = drawn
+        reasoning = clean(reply.reasoning, _REASONING_TOKENS) if reply.reasoning else None
+        # Called by itself, since a class that is called with keywords takes three times as long.
+        return SampleTaken.__new__(
+            SampleTaken,
+            run=self.opened.run,
+            step=self.opened.step,
+            opening=self.opened.opening,
+            counted=counted,
+            ordinal=ordinal,
+            verdict=verdict,
+            answer_key=judgement.answer_key,
+            flag_reason=judgement.flag_reason,
+            model=judgement.model,
+            view=request.view,
+            temperature=self.race.schedule.temperature(ordinal, request.member),
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            cached_tokens=reply.cached_tokens,
+            latency=_seconds(reply.latency) if reply.latency else 0.0,
+            attempts=failed + reply.attempts,
+            request_id=_label(reply.request_id),
+            finish_reason=judgement.finish_reason,
+            text_digest=judgement.text_digest,
+            served_model=_label(reply.served_model),
+            fingerprint=_label(reply.fingerprint),
+            reasoning_tokens=reply.reasoning_tokens,
+            reasoning_digest=None if reasoning is None else text_digest(reasoning),
+            cache_write_tokens=reply.cache_write_tokens,
+            began=request.trace.began,
+            text=judgement.text,
+            reasoning=reasoning,
+            tentative=self.status is OpeningStatus.TENTATIVE,
+        )
+
+    def lost(self, request: SampleRequest, ordinal: int, verdict: str, model: str) -> SampleTaken:
+        """Return the record of a sample that was abandoned before its reply arrived."""
+        return SampleTaken(
+            self.opened.run,
+            self.opened.step,
+            self.opened.opening,
+            counted=None,
+            ordinal=ordinal,
+            verdict=verdict,
+            answer_key=None,
+            flag_reason=None,
+            model=model,
+            view=request.view,
+            temperature=self.race.schedule.temperature(ordinal, request.member),
+            input_tokens=None,
+            output_tokens=None,
+            cached_tokens=None,
+            latency=None,
+            attempts=1,
+            request_id=None,
+            finish_reason=None,
+            text_digest=None,
+            began=request.trace.began,
+        )
+
+
+def _label(text: str | None) -> str | None:
+    return None if text is None else clean_label(text)
+
+
+def _seconds(latency: float) -> float | None:
+    seconds = float(latency)
+    return round(seconds, 6) if isfinite(seconds) else None
 
 
 class Recorder:
     """Record the steps of one run.
 
     Args:
-        rules: run number, voting settings.
+        config: the configuration of the run.
         journal: where every fact goes.
-        progress: counters to keep.
 
     Attributes:
         status: running, until it is finished, undecided, stopped or failed.
@@ -92,23 +171,27 @@ class Recorder:
         error: the error that ended it; None for none.
         digest: head of the digest chain over the decisions.
         progress: the counters.
-        rules: the configuration of the run.
         schedule: who is asked for which sample.
-        journal: where every fact goes.
         place: how many steps are decided.
     """
 
-    def __init__(self, rules: RunConfig, journal: Journal, progress: Progress) -> None:
+    def __init__(self, config: RunConfig, journal: Journal) -> None:
         self.status: RunStatus = RUNNING
         self.reason: str | None = None
         self.stop_cause: StopCause | None = None
         self.error: MdapError | None = None
         self.digest = ""
-        self.progress = progress
-        self.rules = rules
-        self.schedule = rules.schedule or schedule_of(rules.voting)
+        self.progress = config.progress
+        self.config = config
+        self.schedule = config.schedule
         self.journal = journal
         self.place = 0
+
+    def record_event(
+        self, kind: str, reason: str, data: dict[str, Any] | None = None, author: str | None = None
+    ) -> None:
+        """Record an event of the run."""
+        self.journal.append(RunEvent(self.config.run, kind, reason, author, data))
 
     def add_counts(self, votes: int, red_flags: int) -> None:
         """Add to the counters of votes and red flags."""
@@ -133,9 +216,9 @@ class Recorder:
 
     def _watch(self, race: Race, against: int, votes: int) -> None:
         """Record whether the run drifts."""
-        if self.rules.drift is not None and race.tier == 0:
-            for kind, sentence in self.rules.drift.hear(against, votes, race.counted - votes):
-                self.journal.append(RunEvent(self.rules.run, "warning", sentence, data={"drift": kind}))
+        if self.config.drift is not None and race.tier == 0:
+            for kind, sentence in self.config.drift.hear(against, votes, race.counted - votes):
+                self.record_event("warning", sentence, {"drift": kind})
 
     def note(self, opened: StepOpened, result: str, reason: str) -> None:
         """Record a *result* that was not voted on, and as *reason* where it comes from."""
@@ -160,20 +243,24 @@ class Recorder:
 
     # -- opening -----------------------------------------------------------------------------------
 
-    def open_afresh(self, opened: StepOpened, state: Any, race: Race, *, tentative: bool = False) -> Opening:
+    def open_afresh(
+        self, race: Race, spelled: str, state: Any, place: int = 0, *, tentative: bool = False
+    ) -> Opening:
         """Record that a step is opened; return its opening."""
-        self.journal.append(opened)
-        if self.rules.record_prompts:
-            self.journal.append(*race.sent(opened))
-        return Opening(opened, state, race, tentative=tentative)
+        opening = Opening(race, place, spelled, state, tentative=tentative)
+        self.journal.append(opening.opened)
+        if self.config.record_prompts:
+            self.journal.append(*race.sent(opening.opened))
+        return opening
 
     def reopened(
         self, recorded: RecordedOpening, state: Any, race: Race, *, tentative: bool = False
     ) -> Opening:
         """Return a recorded opening, its samples counted again."""
-        opening = Opening(recorded.opened, state, race, tentative=tentative)
+        opened = recorded.opened
+        opening = Opening(race, opened.opening, opened.input, state, tentative=tentative)
         race.refold(recorded.samples, recorded.tier, recorded.refusals)
-        paid = None if self.rules.account is None else self.rules.account.paid(opening.opened, race.tier)
+        paid = None if self.config.account is None else self.config.account.paid(opening.opened, race.tier)
         if paid is not None:
             race.go_on_at(paid)
         opening.lines = [

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+from mdap.engine.config import RunConfig
 from mdap.engine.prompts import Judgement, Prompt, prompts_of
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.records import (
@@ -22,10 +23,9 @@ from mdap.rules.digests import answer_key, text_digest, views_digest
 from mdap.rules.reading import json_schema, read
 from mdap.rules.redflags import clean, clean_label
 from mdap.rules.rungs import Rung
-from mdap.rules.schedule import NOBODY, SampleSchedule, schedule_of
+from mdap.rules.schedule import NOBODY
 from mdap.rules.tally import RobustTally, Tally
 from mdap.rules.values import refuse_rivals
-from mdap.settings import VotingSettings
 from mdap.tasks import Step
 
 __all__ = ["Race"]
@@ -42,12 +42,10 @@ class Race:
     (see `Tally`).
 
     Args:
-        name: the task's name, for errors.
+        config: the configuration of the run.
         number: the step's number in its run, from 0.
         step: prompt and parser.
-        settings: k, samples allowed, temperatures.
         subject: what the step is about, for simulation.
-        schedule: who is asked for which sample; None for one model.
         rung: how `-k robust` decides the step; None for a lead of k.
 
     Attributes:
@@ -61,12 +59,12 @@ class Race:
         "_next_ordinal",
         "answers",
         "check",
+        "config",
         "counted",
         "in_flight",
         "k",
         "key",
         "max_tokens",
-        "name",
         "number",
         "prompt_digest",
         "prompts",
@@ -75,31 +73,25 @@ class Race:
         "rung",
         "schedule",
         "schema",
-        "settings",
         "step",
-        "subject",
         "tally",
         "tier",
     )
 
-    def __init__(  # noqa: PLR0913 - all that a step is decided by
+    def __init__(
         self,
-        name: str,
+        config: RunConfig,
         number: int,
         step: Step[Any],
-        settings: VotingSettings,
         subject: Subject | None,
-        schedule: SampleSchedule | None = None,
         rung: Rung | None = None,
     ) -> None:
-        self.name = name
+        self.config = config
         self.number = number
         self.key = str(number)
         self.step = step
-        self.settings = settings
-        self.subject = subject
         # A proposal is not decided here: others vote on it.
-        self.k = 1 if step.proposal else settings.k
+        self.k = 1 if step.proposal else config.voting.k
         self.rung = None if step.proposal else rung
         self.tally = self._fresh_tally()
         self.answers: dict[str, Any] = {}
@@ -107,9 +99,9 @@ class Race:
         self.check: Callable[[Any, str], None] | None = None
         self.counted = 0
         self.in_flight = 0
-        self.max_tokens = settings.tokens_allowed(step.max_tokens)
+        self.max_tokens = config.voting.tokens_allowed(step.max_tokens)
         self.schema = None if step.schema is None else self._schema(step.schema)
-        self.schedule = schedule or schedule_of(settings)
+        self.schedule = config.schedule
         self.tier = 0
         self.prompts = prompts_of(step, subject)
         self.prompt_digest = self.prompts[0].digest
@@ -129,13 +121,16 @@ class Race:
             return json_schema(schema)
         except Exception as error:
             what = f"schema={schema!r:.80} is neither a type nor a JSON schema"
-            raise PluginError(self.name, f"giving step {self.number}", TypeError(what)) from error
+            raise self._failure(f"giving step {self.number}", TypeError(what)) from error
 
     def _spelled_schema(self) -> str:
         try:
             return encodable(canonical(self.schema))
         except RAISED as error:
-            raise PluginError(self.name, f"giving the schema of step {self.number}", error) from error
+            raise self._failure(f"giving the schema of step {self.number}", error) from error
+
+    def _failure(self, doing: str, error: BaseException) -> PluginError:
+        return PluginError(f"task {self.config.task}", doing, error)
 
     @property
     def winner(self) -> str | None:
@@ -206,7 +201,7 @@ class Race:
             priority: the requests' priority; smaller goes first.
         """
         shortfall = self.tally.shortfall
-        short = shortfall + self.settings.hedge - self.in_flight
+        short = shortfall + self.config.voting.hedge - self.in_flight
         if short <= 0 or shortfall <= 0 or self.closed:
             return []
         ordinals = self._draw(short)
@@ -214,7 +209,7 @@ class Race:
         requests = []
         for part, group in self.schedule.groups(ordinals, len(self.prompts), max_n, self.refused, self.key):
             prompt = self.prompts[part.view]
-            request = SampleRequest.__new__(  # see `mdap.engine.opening.written`
+            request = SampleRequest.__new__(  # see `Opening.taken`
                 SampleRequest,
                 system=prompt.system,
                 user=prompt.user,
@@ -310,7 +305,7 @@ class Race:
             if spelled is not None:
                 self._compare(answer, spelled)
         except RAISED as error:
-            raise PluginError(self.name, f"reading a reply to step {self.number}", error) from error
+            raise self._failure(f"reading a reply to step {self.number}", error) from error
         if spelled is None:
             return Judgement(text, digest, None, None, flag, model, finish_reason), None
         return Judgement(text, digest, spelled, answer_key(spelled), None, model, finish_reason), answer
@@ -352,11 +347,9 @@ class Race:
                 pass
             judgement = self.judge(sample.reply(), sample.view, sample.ordinal)
             if (judgement.answer_key, judgement.flag_reason) != (sample.answer_key, sample.flag_reason):
-                raise PluginError(
-                    self.name,
-                    f"reading the recorded sample {sample.ordinal} of step {self.number} again",
-                    ValueError("the parser now says otherwise; start a new run, or restore the old parser"),
-                )
+                changed = "the parser now says otherwise; start a new run, or restore the old parser"
+                doing = f"reading the recorded sample {sample.ordinal} of step {self.number} again"
+                raise self._failure(doing, ValueError(changed))
             self.count(judgement.answer)
         while tier > self.tier and self.escalate():
             pass

@@ -1,39 +1,139 @@
-"""Check arguments: one sentence per wrong argument says what to write instead."""
+"""The arguments of a session, a run and a calibration: their types for editors, and their checks.
 
-from collections.abc import Iterable, Mapping
+One sentence per wrong argument says what to write instead.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypedDict, TypeVar
 
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import UsageError
+from mdap.protocols import Provider
+from mdap.providers.prices import read_prices
+from mdap.records import Event
+from mdap.session.dealing import check_spread
+from mdap.session.margins import K
+from mdap.session.models import SessionSetup, roster_of
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
-from mdap.tasks import Chain, Process, Task
+from mdap.tasks import Ask, Chain, Process, Task
 
-__all__ = ["check_cases", "check_run", "check_session", "check_share", "checked_task"]
+__all__ = [
+    "CalibrateSettings",
+    "CalibrationSettings",
+    "Model",
+    "Resulting",
+    "RunSettings",
+    "SessionSettings",
+    "SolveSettings",
+    "Solving",
+    "check_cases",
+    "check_run",
+    "checked_task",
+    "setup_of",
+]
+
+Model = str | Provider
+"""A model by its name, ``provider`` or ``provider/model``, or as an object that is an `mdap.Provider`."""
+
+R_co = TypeVar("R_co", covariant=True)
 
 
-def check_session(**given: Any) -> None:
-    """Check the arguments of a `Session`, except its models.
+class Solving(Protocol[R_co]):
+    """A process that declares the type of its result."""
+
+    async def solve(self, ask: Ask, /) -> R_co:
+        """See `mdap.Process.solve`."""
+
+
+class Resulting(Protocol[R_co]):
+    """A chain that declares the type of its result."""
+
+    def result(self, state: Any, /) -> R_co:
+        """See `mdap.Chain.result`."""
+
+
+class SessionSettings(TypedDict, total=False):
+    """Keyword arguments of `mdap.Session`, documented there."""
+
+    escalate_to: Model | Sequence[Model]
+    db: str | Path
+    options: Mapping[str, Any] | None
+    limits: Limits | None
+    budget: Budget | None
+    prices: Mapping[str, Price] | str | Path | None
+    speculate: Speculate | str
+    on_dead: OnDead | str
+    record_prompts: bool | None
+    log: bool
+    tracer_provider: Any
+    cluster: Cluster | None
+    lane: Lane | str
+    waves: Waves | None
+
+
+class RunSettings(TypedDict, total=False):
+    """Keyword arguments of `mdap.Session.run`, documented there."""
+
+    k: K | None
+    target: float
+    floor: float
+    voting: VotingSettings | None
+    run_id: str | None
+    progress: Progress | None
+    on_event: Callable[[Event], object] | None
+
+
+class CalibrationSettings(TypedDict, total=False):
+    """Keyword arguments of `mdap.Session.calibrate`, documented there."""
+
+    samples: int
+    target: float
+    voting: VotingSettings | None
+    seed: int
+    run_id: str | None
+
+
+class SolveSettings(SessionSettings, RunSettings, total=False):
+    """Keyword arguments of `mdap.solve`: those of a session and of a run."""
+
+    model: Model | Sequence[Model]
+
+
+class CalibrateSettings(SessionSettings, CalibrationSettings, total=False):
+    """Keyword arguments of `mdap.calibrate`: those of a session and of a calibration."""
+
+    model: Model | Sequence[Model]
+
+
+def setup_of(model: Any, escalate_to: Any, **given: Any) -> SessionSetup:
+    """Return the setup of a `Session` with these arguments.
 
     Raises:
         UsageError: one is wrong.
     """
-    if not isinstance(given["db"], str | Path):
-        raise UsageError(f"db takes a path, not {given['db']!r:.60}: write db='mdap.db'")
-    if not isinstance(given["options"], Mapping | None):
-        raise UsageError(
-            f"options takes a dict, not {given['options']!r:.60}: write options={{'temperature': 0.1}}"
-        )
+    db, options, budget, prices = given.pop("db"), given.pop("options"), given["budget"], given["prices"]
+    if not isinstance(db, str | Path):
+        raise UsageError(f"db takes a path, not {db!r:.60}: write db='mdap.db'")
+    if not isinstance(options, Mapping | None):
+        raise UsageError(f"options takes a dict, not {options!r:.60}: write options={{'temperature': 0.1}}")
     _check_made("limits", given["limits"], Limits, "concurrency=8")
-    budget = given["budget"]
     _check_made("budget", budget, Budget, f"usd={budget}" if _is_number(budget) else "usd=5")
     _check_made("cluster", given["cluster"], Cluster, "workers=4")
-    _check_prices(given["prices"])
+    _check_prices(prices)
     _check_made("waves", given["waves"], Waves, "max_wait=6 * 3600")
     for name, kind in (("speculate", Speculate), ("on_dead", OnDead), ("lane", Lane)):
         if given[name] not in list(kind):
             known = " or ".join(repr(str(each)) for each in kind)
             raise UsageError(f"{name} takes {known}, not {given[name]!r:.60}")
+        given[name] = kind(given[name])
+    for name, default in (("limits", Limits()), ("budget", Budget()), ("waves", Waves())):
+        given[name] = given[name] or default
+    roster = roster_of(model, escalate_to)
+    given["prices"] = read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {})
+    if given["cluster"] is not None:
+        check_spread(roster, given["lane"])
+    return SessionSetup(path=Path(db), roster=roster, options=dict(options or {}), **given)
 
 
 def _check_made(name: str, value: Any, kind: type, example: str) -> None:
@@ -97,8 +197,8 @@ def check_cases(tasks: Any, k: Any, voting: VotingSettings | None = None) -> Non
         raise UsageError("-k robust is for one run, not for many: give k")
 
 
-def check_run(k: Any, voting: Any, run_id: Any, progress: Any) -> None:
-    """Check the arguments of a run or a batch.
+def check_run(k: Any, voting: Any, run_id: Any, progress: Any = None, **shares: Any) -> None:
+    """Check the arguments of a run, a batch or a calibration; *shares* are probabilities.
 
     Raises:
         UsageError: one is wrong.
@@ -113,14 +213,6 @@ def check_run(k: Any, voting: Any, run_id: Any, progress: Any) -> None:
             f"progress takes an mdap.Progress, not {progress!r:.60}: write progress=mdap.Progress(), and "
             "read its counters"
         )
-
-
-def check_share(**shares: Any) -> None:
-    """Check arguments that are probabilities.
-
-    Raises:
-        UsageError: one is not between 0 and 1.
-    """
     for name, share in shares.items():
         if not _is_number(share) or not 0 < share < 1:
             instead = share / 100 if _is_number(share) and 1 < share < 100 else 0.95

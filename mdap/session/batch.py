@@ -15,7 +15,7 @@ from mdap.plugins import task_name
 from mdap.records import Outcome, RunStatus, Solution, StopCause, Totals
 from mdap.rules.outcomes import recorded
 from mdap.session.arguments import checked_task
-from mdap.session.ending import work_on
+from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, as_begun, batch_columns, check_same
 from mdap.session.resources import SessionResources
 from mdap.session.results import with_typed_result
@@ -154,13 +154,14 @@ class Batch(AsyncIterator[Solution]):
         spec = replace(spec, voting=as_begun(spec.voting, row), known=row is not None)
         columns = batch_columns(spec, resources.models.about)
         start = await resources.runs.begin(columns, known=spec.known)
-        async with work_on(resources, start.number, self.run_id, record=False) as ended:
+        ended = Ending(resources, start, self.run_id)
+        async with ended.recorded(record=False):
             if start.row is not None:
                 check_same(start.row, columns)
             spec.progress.add(start.totals)
             spec.presence.voted.update(start.tiers)
             ended.reason = None
-            ended.begin(resources, start)
+            ended.begin()
             try:
                 # Tell cases that must not begin, too.
                 await resources.endpoint_probe.pass_on(start.number, start.options)

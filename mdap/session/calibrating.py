@@ -1,17 +1,16 @@
 """Calibration: choose steps, sample them, and report the rates."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import anyio
 
-from mdap.engine.calibrate import CalibrationSampler, Subjects, Wanted
+from mdap.engine.calibrate import CalibrationSampler, Subjects
+from mdap.engine.config import Progress, RunConfig
 from mdap.engine.guarded import length_of
-from mdap.engine.opening import Progress
-from mdap.engine.recording import RunConfig
-from mdap.engine.run import decide
+from mdap.engine.scheduler import decide
 from mdap.errors import UsageError
 from mdap.journal.runs import RunStart
 from mdap.plugins import task_name
@@ -23,11 +22,11 @@ from mdap.rules.parameters import as_resumed
 from mdap.rules.projection import VoteCounts, estimated_samples, estimated_seconds, scaled
 from mdap.rules.robust_estimate import law
 from mdap.rules.scaling import minimal_k, run_success
-from mdap.session.ending import Ending, work_on
+from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, run_columns
 from mdap.session.resources import SessionResources
 from mdap.settings import Robust, VotingSettings
-from mdap.tasks import Chain, Process, Task
+from mdap.tasks import Task
 
 __all__ = ["CalibrationRequest", "calibrate_task"]
 
@@ -62,9 +61,9 @@ class CalibrationRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """The subject of a calibration: a task, its sampling settings, whether it has an oracle, and the steps'
-    source."""
+    """What is calibrated: a task, how it is sampled, whether it has an oracle, and the steps' source."""
 
+    request: CalibrationRequest
     name: str
     task: Task
     voting: VotingSettings
@@ -76,8 +75,6 @@ async def calibrate_task(
     resources: SessionResources, task: Task, request: CalibrationRequest, voting: VotingSettings
 ) -> Calibration:
     """Calibrate *task* under *voting*; see `Session.calibrate`."""
-    if not isinstance(task, Chain | Process):
-        raise UsageError(f"{type(task).__name__} is not a task: derive it from mdap.Chain or mdap.Process")
     check_methods(type(task), type(task).__qualname__)
     task = as_resumed(task)
     await resources.writer.flush()
@@ -89,7 +86,8 @@ async def calibrate_task(
     steps, source, oracle = await subjects_of(
         resources, task, (request.name, request.samples, request.seed), voting
     )
-    subject = _Subject(task_name(task), task, _sampled(voting, oracle=oracle), oracle, source)
+    sampled = _sampled(voting, oracle=oracle)
+    subject = _Subject(request, task_name(task), task, sampled, oracle, source)
     spec = RunSpec(name=request.name, voting=subject.voting, kind="calibration")
     columns = run_columns(task, spec, resources.models.about)
     start = await resources.runs.begin(columns, known=False)
@@ -97,9 +95,10 @@ async def calibrate_task(
         if start.record is None:
             await resources.runs.release(start.number)
         raise taken
-    async with work_on(resources, start.number, request.name, record=False) as ended:
-        ended.begin(resources, start)
-        made = await _calibrate(resources, start, request, subject, steps, ended)
+    ended = Ending(resources, start, request.name)
+    async with ended.recorded(record=False):
+        ended.begin()
+        made = await _calibrate(resources, start, subject, steps, ended)
     if ended.error is not None and "result" not in ended.data:
         raise ended.error
     return made
@@ -113,29 +112,38 @@ def _sampled(voting: VotingSettings, *, oracle: bool) -> VotingSettings:
 
 
 async def _calibrate(
-    resources: SessionResources,
-    start: RunStart,
-    request: CalibrationRequest,
-    subject: _Subject,
-    steps: Subjects,
-    ended: Ending,
+    resources: SessionResources, start: RunStart, subject: _Subject, steps: Subjects, ended: Ending
 ) -> Calibration:
     """Sample, record and return the calibration."""
     progress, number = Progress(), start.number
     resources.limit_changes.running.add(number)
     refusal = await resources.endpoint_probe.pass_on(number, start.options)
-    wanted = Wanted(request.samples, resources.lane.width, subject.oracle)
-    rules = _rules(resources, number, subject)
-    work = CalibrationSampler(subject.name, steps, wanted, rules, resources.writer, progress)
+    config = RunConfig(
+        run=number,
+        voting=subject.voting,
+        max_n=resources.models.provider.max_n,
+        models=resources.models.names,
+        schedule=resources.models.schedule(subject.voting),
+        record_prompts=subject.voting.records_prompts(process=False),
+        task=subject.name,
+        progress=progress,
+    )
+    work = CalibrationSampler(
+        steps,
+        config,
+        resources.writer,
+        samples=subject.request.samples,
+        width=resources.lane.width,
+        oracle=subject.oracle,
+    )
     if refusal is not None:
         ended.stop(refusal, StopCause.PROVIDER)
     else:
         await _surveyed(resources, number, work, ended)
     await resources.writer.flush()
     seconds = ended.data["seconds"] = ended.seconds
-    made = await _calibration(resources, number, request, subject, work.polls)
     made = replace(
-        made,
+        await _calibration(resources, number, subject, work.polls),
         status=ended.status,
         reason=ended.reason,
         failed_attempts=progress.failed_attempts,
@@ -145,43 +153,26 @@ async def _calibrate(
     return made
 
 
-def _rules(resources: SessionResources, number: int, subject: _Subject) -> RunConfig:
-    return RunConfig(
-        run=number,
-        voting=subject.voting,
-        max_n=resources.models.provider.max_n,
-        models=resources.models.names,
-        schedule=resources.models.schedule(subject.voting),
-        record_prompts=subject.voting.records_prompts(process=False),
-    )
-
-
 async def _surveyed(
     resources: SessionResources, number: int, work: CalibrationSampler, ended: Ending
 ) -> None:
     """Take the samples, as far as model and budget allow, and record the end."""
-    with anyio.move_on_after(resources.budget.seconds):
+    seconds, limits = resources.setup.budget.seconds, resources.lane.limits(resources.setup.limits)
+    with anyio.move_on_after(seconds):
         provider = await resources.lane.provider(number, resources.models.provider)
-        await decide(
-            work, provider, resources.lane.limits(resources.limits), resources.writer, resources.budget_guard
-        )
+        await decide(work, provider, limits, resources.writer, resources.budget_guard)
         ended.take(work)
         return
-    ended.stop(f"the {resources.budget.seconds:g} seconds allowed are over", StopCause.DEADLINE)
+    ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
 
 
 async def _calibration(
-    resources: SessionResources,
-    number: int,
-    request: CalibrationRequest,
-    subject: _Subject,
-    polls: Sequence[Poll],
+    resources: SessionResources, number: int, subject: _Subject, polls: Sequence[Poll]
 ) -> Calibration:
     found = measure(polls, None if subject.oracle else CONSENSUS_MARGIN)
-    length = length_of(f"task {subject.name}", subject.task)
-    made = _counted(resources, request, subject, found)
+    made = _counted(resources, subject, found)
     if not found.votes:
-        return replace(made, length=length, findings=("no valid sample came: there is nothing to tell",))
+        return replace(made, findings=("no valid sample came: there is nothing to tell",))
     cost = await resources.reader.cost(number)
     took = _Took.of(polls)
     made = replace(
@@ -189,8 +180,7 @@ async def _calibration(
         input_tokens=spread_of(took.inputs),
         output_tokens=spread_of(took.outputs),
         latency=spread_of(took.latencies),
-        length=length,
-        projection=_projection(resources, made, found, took, (length, cost)),
+        projection=_projection(resources, made, found, took, cost),
         cost_usd=cost,
     )
     return replace(made, findings=_findings(made, found))
@@ -218,9 +208,9 @@ def _projection(
     made: Calibration,
     found: Measured,
     took: _Took,
-    known: tuple[int | None, float | None],
+    cost: float | None,
 ) -> Projection | None:
-    length, cost = known
+    length = made.length
     if not length or found.error_bound >= 0.5:
         return None
     k = minimal_k(found.error_bound, length, made.target)
@@ -234,7 +224,7 @@ def _projection(
         cost_usd=None
         if cost is None
         else scaled(samples, cost / found.samples, _relative_error(took.outputs)),
-        seconds=estimated_seconds(length, k, samples, resources.limits, tokens, took.latencies),
+        seconds=estimated_seconds(length, k, samples, resources.setup.limits, tokens, took.latencies),
     )
 
 
@@ -244,12 +234,10 @@ def _relative_error(values: Sequence[int]) -> float:
     return statistics.stdev(values) / mean / len(values) ** 0.5 if len(values) > 1 and mean else 0.0
 
 
-def _counted(
-    resources: SessionResources, request: CalibrationRequest, subject: _Subject, found: Measured
-) -> Calibration:
+def _counted(resources: SessionResources, subject: _Subject, found: Measured) -> Calibration:
     """Return the figures that follow from counts alone."""
     return Calibration(
-        run_id=request.name,
+        run_id=subject.request.name,
         task=subject.name,
         models=tuple(resources.models.about["models"]),
         truth="oracle" if subject.oracle else "consensus",
@@ -270,7 +258,8 @@ def _counted(
         duplicates=found.duplicates,
         p_hard=found.p_hard,
         hard_share=found.hard_share,
-        target=request.target,
+        target=subject.request.target,
+        length=length_of(f"task {subject.name}", subject.task),
     )
 
 
@@ -278,108 +267,69 @@ def _counted(
 
 
 def _findings(made: Calibration, found: Measured) -> tuple[str, ...]:
-    """Return the conclusions for the reader, one sentence each, most serious first.
+    """Return the conclusions for the reader, one sentence each, most serious first."""
+    return (*_hopes(made, found), *_doubts(made, found))
 
-    Args:
-        made: the calibration so far.
-        found: the totals of the samples.
-    """
-    return tuple(
-        sentence
-        for sentence in (
-            _hopeless(made),
-            _hard(made, found),
-            _below(found),
-            _robust(made, found),
-            _collisions(made, found),
-            _consensus(made),
-            _length(made),
-            _flags(made),
-            _first_steps(made),
+
+def _hopes(made: Calibration, found: Measured) -> Iterator[str]:
+    """Yield what voting can reach."""
+    if made.error_bound >= _HALF:
+        yield (
+            f"no k reaches the target: {made.error_rate.value:.1%} of the votes are wrong, and it may be "
+            f"{made.error_bound:.1%}; voting only helps below half, so take a better model, smaller steps, "
+            "or more samples to know it better"
         )
-        if sentence
-    )
-
-
-def _hopeless(made: Calibration) -> str:
-    if made.error_bound < 0.5:
-        return ""
-    return (
-        f"no k reaches the target: {made.error_rate.value:.1%} of the votes are wrong, and it may be "
-        f"{made.error_bound:.1%}; voting only helps below half, so take a better model, smaller steps, "
-        "or more samples to know it better"
-    )
-
-
-def _hard(made: Calibration, found: Measured) -> str:
+    uneven = f"steps are not equally hard: about {max(found.hard_share, 1e-4):.2%} of them are hard"
     if not found.uneven:
-        return "errors look independent: no step stands out as harder than others"
-    told = f"steps are not equally hard: about {max(found.hard_share, 1e-4):.2%} of them are hard"
+        yield "errors look independent: no step stands out as harder than others"
+    elif made.length is None:
+        yield f"{uneven}, and on a hard step voting can agree on a wrong answer"
+    else:
+        yield (
+            f"{uneven}, some {found.hard_share * made.length:,.0f} of {made.length:,}; one k for all steps "
+            "does not reach the target then: use -k robust, and views of the step, another model beside this "
+            "one, or smaller steps"
+        )
+    if found.minority:
+        are = "step has" if found.minority == 1 else "steps have"
+        yield (
+            f"{found.minority:,} of {found.steps:,} {are} more wrong votes than right ones, and may be below "
+            "any floor of -k robust: votes cannot see a step on which the model is wrong more often than "
+            "right"
+        )
+    if made.length is not None and made.error_rate.value < _HALF:
+        yield _robust(made, made.length, found)
+
+
+def _doubts(made: Calibration, found: Measured) -> Iterator[str]:
+    """Yield what makes the figures less certain."""
+    if found.collide:
+        yield (
+            f"on {made.collisions:,} steps the first two votes agree on a wrong answer, where independent "
+            f"errors would do so on {made.collisions_expected:.2g} at most"
+        )
+    if made.truth != "oracle":
+        undecided = f"; {made.undecided:,} steps found no winner and are left out" if made.undecided else ""
+        yield (
+            "the task has no oracle, so winners of races stand for the truth: agreement on a wrong answer is "
+            f"not seen; with independent errors that hides at most {made.bias_bound:.2%} of the votes"
+            f"{undecided}"
+        )
     if made.length is None:
-        return f"{told}, and on a hard step voting can agree on a wrong answer"
-    hard = found.hard_share * made.length
-    return (
-        f"{told}, some {hard:,.0f} of {made.length:,}; one k for all steps does not reach the target then: "
-        "use -k robust, and views of the step, another model beside this one, or smaller steps"
-    )
+        yield "the task's length is unknown: for k, cost and time give it to `mdap plan` with these rates"
+    if made.valid_rate.value < 1 - _MANY_FLAGS:
+        reason = next(iter(made.red_flags))
+        yield f"{1 - made.valid_rate.value:.0%} of the samples are red-flagged, most for: {reason}"
+    if made.source.startswith("pilot"):
+        yield "only the first steps were seen: calibrate after a run, or define sample_state for a chain"
 
 
-def _below(found: Measured) -> str:
-    if not found.minority:
-        return ""
-    are = "step has" if found.minority == 1 else "steps have"
-    return (
-        f"{found.minority:,} of {found.steps:,} {are} more wrong votes than right ones, and may be below any "
-        "floor of -k robust: votes cannot see a step on which the model is wrong more often than right"
-    )
-
-
-def _robust(made: Calibration, found: Measured) -> str:
-    if made.length is None or made.error_rate.value >= _HALF:
-        return ""
-    rung = Ledger(Robust(target=made.target, length=made.length)).ladder.first
+def _robust(made: Calibration, length: int, found: Measured) -> str:
+    rung = Ledger(Robust(target=made.target, length=length)).ladder.first
     hard = sum(law(rung, p).contested for p in _HARD) / len(_HARD)
     usual = law(rung, 1 - max(made.error_rate.value - found.hard_share / 4, 0.0)).contested
     share = (1 - found.hard_share) * usual + found.hard_share * hard
     return (
-        f"with -k robust and a floor of 0.6, about {share * made.length:,.1f} of {made.length:,} steps would "
+        f"with -k robust and a floor of 0.6, about {share * length:,.1f} of {length:,} steps would "
         f"be contested, from m = {rung.margin}"
     )
-
-
-def _collisions(made: Calibration, found: Measured) -> str:
-    if not found.collide:
-        return ""
-    return (
-        f"on {made.collisions:,} steps the first two votes agree on a wrong answer, where independent errors "
-        f"would do so on {made.collisions_expected:.2g} at most"
-    )
-
-
-def _consensus(made: Calibration) -> str:
-    if made.truth == "oracle":
-        return ""
-    undecided = f"; {made.undecided:,} steps found no winner and are left out" if made.undecided else ""
-    return (
-        "the task has no oracle, so winners of races stand for the truth: agreement on a wrong answer is not "
-        f"seen; with independent errors that hides at most {made.bias_bound:.2%} of the votes{undecided}"
-    )
-
-
-def _length(made: Calibration) -> str:
-    if made.length is not None:
-        return ""
-    return "the task's length is unknown: for k, cost and time give it to `mdap plan` with these rates"
-
-
-def _flags(made: Calibration) -> str:
-    if made.valid_rate.value >= 1 - _MANY_FLAGS:
-        return ""
-    reason = next(iter(made.red_flags))
-    return f"{1 - made.valid_rate.value:.0%} of the samples are red-flagged, most for: {reason}"
-
-
-def _first_steps(made: Calibration) -> str:
-    if not made.source.startswith("pilot"):
-        return ""
-    return "only the first steps were seen: calibrate after a run, or define sample_state for a chain"

@@ -18,9 +18,9 @@ from mdap.rules.canonical import canonical
 from mdap.rules.parameters import as_resumed, version_of
 from mdap.session import working
 from mdap.session.identity import RunSpec
-from mdap.session.models import Roster
+from mdap.session.models import Roster, SessionSetup
 from mdap.session.replay import is_replay
-from mdap.session.resources import SessionResources, SessionSetup, open_resources
+from mdap.session.resources import SessionResources, open_resources
 from mdap.session.running import run_task
 from mdap.settings import Cluster, Lane
 from mdap.tasks import Task

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdap.engine.chain import ChainRace
+from mdap.engine.config import RunConfig
 from mdap.engine.guarded import not_undecided
-from mdap.engine.opening import Progress
 from mdap.engine.ordered import process_race
-from mdap.engine.recording import RunConfig
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
@@ -19,7 +18,7 @@ from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_recorded, make_task
 from mdap.records import RunEvent, RunStatus, StopCause, encodable
 from mdap.session.overriding import ManualDecision, override_step
-from mdap.session.seeking import Muted, ask_again, rules_of
+from mdap.session.seeking import Muted, ask_again, config_of
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["find_step", "settle_step"]
@@ -68,24 +67,27 @@ async def settle_step(  # noqa: PLR0913 - public API, all keywords named
         row, number = await find_step(reader, row, step)
         task = make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
         decision = ManualDecision(number, answer, encodable(author), encodable(reason))
-        outermost, wholes = await _enclosing(reader, row)
-        nested = row.status is RunStatus.FINISHED and outermost.number != row.number
-        with closing(Claims(path)) as claims:
-            for each in wholes:
-                claims.take(each.number, each.run_id)
-            if nested or await reader.is_decided(row.number, number):
-                resumed = await override_step(path, row, task, decision)
-            else:
-                claims.take(row.number, row.run_id)
-                async with open_journal(path) as journal:
-                    await _settle(reader, journal, row, task, decision)
-                    journal.append(*_settled(row, decision))
-                    await append_seal(journal, reader, row.number)
-                    await journal.flush()
-                resumed = row.run_id
-            if wholes:
-                resumed = await _reopen(reader, path, wholes, row, number)
-    return resumed
+        return await _record(reader, path, row, task, decision)
+
+
+async def _record(reader: Reader, path: Path, row: RunRow, task: Task, decision: ManualDecision) -> str:
+    """Settle or override the step; return the full id of the run to resume."""
+    outermost, wholes = await _enclosing(reader, row)
+    nested = row.status is RunStatus.FINISHED and outermost.number != row.number
+    with closing(Claims(path)) as claims:
+        for each in wholes:
+            claims.take(each.number, each.run_id)
+        if nested or await reader.is_decided(row.number, decision.step):
+            resumed = await override_step(path, row, task, decision)
+        else:
+            claims.take(row.number, row.run_id)
+            async with open_journal(path) as journal:
+                await _settle(reader, journal, row, task, decision)
+                journal.append(*_settled(row, decision))
+                await append_seal(journal, reader, row.number)
+                await journal.flush()
+            resumed = row.run_id
+        return await _reopen(reader, path, wholes, row, decision.step) if wholes else resumed
 
 
 async def _enclosing(reader: Reader, row: RunRow) -> tuple[RunRow, list[RunRow]]:
@@ -162,13 +164,13 @@ async def find_step(reader: Reader, row: RunRow, step: int | str) -> tuple[RunRo
 
 
 async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, decision: ManualDecision) -> None:
-    rules = await rules_of(reader, row, task)
+    config = await config_of(reader, row, task)
     if isinstance(task, Chain):
-        chain = ChainRace(row.task, task, rules, journal, Progress())
+        chain = ChainRace(task, config, journal)
         chain.begin(await resume_point(reader, row.number, as_it_ended=True))
         chain.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)
     elif isinstance(task, Process):
-        await _settle_process(reader, Muted(journal), row, task, rules, decision)
+        await _settle_process(reader, Muted(journal), row, task, config, decision)
 
 
 async def _settle_process(
@@ -176,14 +178,14 @@ async def _settle_process(
     journal: Muted,
     row: RunRow,
     task: Process[Any],
-    rules: RunConfig,
+    config: RunConfig,
     decision: ManualDecision,
 ) -> None:
     """Run the process through its decided steps until it asks for the undecided one."""
     point = await process_point(reader, row.number, as_it_ended=True)
     if decision.step not in {recorded.opened.step for recorded in point.openings}:
         raise not_undecided(decision.step)
-    race = process_race(row.task, task, rules, journal, Progress())
+    race = process_race(task, config, journal)
     race.begin(point)
     await ask_again(reader, row, task, race, lambda: race.is_asked(decision.step))
     journal.recording = True

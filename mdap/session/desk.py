@@ -50,11 +50,13 @@ class Desk:
     async def waiting(self, run_id: str | None = None, most: int = 50) -> list[Waiting]:
         """Return the steps that wait for a person; see `mdap.audit.queue.waiting`."""
         found = await anyio.to_thread.run_sync(partial(waiting, self._path, run_id, most))
-        return [replace(one, state="undecided") if self._was_left(one) else one for one in found]
-
-    def _was_left(self, one: Waiting) -> bool:
-        """Return whether the process that waited for a step has ended."""
-        return one.state == "waiting" and is_claimed(self._path, one.run) is False
+        return [
+            # The process that waited for it has ended.
+            replace(one, state="undecided")
+            if one.state == "waiting" and is_claimed(self._path, one.run) is False
+            else one
+            for one in found
+        ]
 
     async def claim(self, run_id: str, step: int, author: str, claim: int | None = None) -> Claim:
         """Claim a step for some minutes, or renew a claim.
@@ -101,12 +103,7 @@ class Desk:
             RunBusyError: another process is working on the run, and does not wait for the step.
             UsageError: there is no such run or step, or the answer cannot be one of it.
         """
-        ruling = replace(
-            ruling,
-            answer=_checked("answer", ruling.answer, _LONGEST_ANSWER),
-            author=_checked("name", ruling.author, _LONGEST_NAME),
-            reason=_checked("reason", ruling.reason, _LONGEST_REASON),
-        )
+        ruling = _checked_ruling(ruling)
         async with open_log(self._path) as reader:
             row, place = await _place(reader, run_id, step)
             decided = await reader.rows("settled_by", *place[:2])
@@ -116,30 +113,18 @@ class Desk:
             elif ruling.override:
                 raise UsageError(f"{place.name} is not decided, so there is nothing to override")
             waits = not decided and bool(await reader.rows("waits_for_person", *place[:2]))
+        own = None if ruling.claim is not None else await self._rulings.claim(place, ruling.author)
         if ruling.claim is not None:
             await self._rulings.check(place, ruling.author, ruling.claim)
-            return await self._done(row, place, ruling, (moved, waits))
-        claim = await self._rulings.claim(place, ruling.author)
         try:
-            return await self._done(row, place, ruling, (moved, waits))
+            # If mdap cannot read locks, the process that waits for the step may still run.
+            if waits and is_claimed(self._path, row.number) is not False:
+                return await self._leave(row, place, ruling)
+            return await self._record(row, place, ruling, moved)
         except MdapError:
-            await self._rulings.release(place, ruling.author, claim.number)
+            if own is not None:
+                await self._rulings.release(place, ruling.author, own.number)
             raise
-
-    async def _done(self, row: RunRow, place: Place, ruling: Ruling, how: tuple[str | None, bool]) -> Settled:
-        """Settle a step, here or in the process that waits for it.
-
-        Args:
-            row: the step's run.
-            place: the step.
-            ruling: the person's answer.
-            how: the run's task, if it has moved, and whether the run waits for the step.
-        """
-        moved, waits = how
-        # If mdap cannot read locks, the process may still run.
-        if waits and is_claimed(self._path, row.number) is not False:
-            return await self._leave(row, place, ruling)
-        return await self._record(row, place, ruling, moved)
 
     async def _record(self, row: RunRow, place: Place, ruling: Ruling, moved: str | None) -> Settled:
         """Settle or override a step of a run without a process."""
@@ -197,6 +182,15 @@ async def _spelled(reader: Reader, place: Place, answer: str) -> str:
         if answer_key(row["answer"]) == key:
             return str(row["answer"])
     raise UsageError(f"nobody voted for an answer with the key {key!r:.80}")
+
+
+def _checked_ruling(ruling: Ruling) -> Ruling:
+    return replace(
+        ruling,
+        answer=_checked("answer", ruling.answer, _LONGEST_ANSWER),
+        author=_checked("name", ruling.author, _LONGEST_NAME),
+        reason=_checked("reason", ruling.reason, _LONGEST_REASON),
+    )
 
 
 def _checked(what: str, text: str, most: int) -> str:

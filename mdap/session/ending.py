@@ -3,7 +3,6 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from mdap.engine.policy import Policy
@@ -14,12 +13,16 @@ from mdap.rules.redflags import clean_text
 from mdap.session.resources import SessionResources
 from mdap.tracing import RunTrace
 
-__all__ = ["Ending", "work_on"]
+__all__ = ["Ending"]
 
 
-@dataclass(slots=True)
 class Ending:
-    """The end of a run; *interrupted* unless something else is set.
+    """The end of a session's work on a run; *interrupted* unless something else is set.
+
+    Args:
+        resources: the resources that all runs of the session share.
+        start: the state of the run at the start of the session.
+        name: the run's id.
 
     Attributes:
         status: the run's status.
@@ -27,25 +30,28 @@ class Ending:
         cause: the reason as one word.
         error: the exception that ended it; None for none.
         data: further data to record.
-        begun: whether the log records that this session began or resumed the run.
         record: the run's record, once written.
     """
 
-    status: RunStatus = RunStatus.STOPPED
-    reason: str | None = "interrupted"
-    cause: StopCause | None = StopCause.INTERRUPTED
-    error: Exception | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    begun: bool = False
-    record: RunRecord | None = None
-    _started: float = field(default_factory=time.monotonic)
+    def __init__(self, resources: SessionResources, start: RunStart, name: str) -> None:
+        self.status = RunStatus.STOPPED
+        self.reason: str | None = "interrupted"
+        self.cause: StopCause | None = StopCause.INTERRUPTED
+        self.error: Exception | None = None
+        self.data: dict[str, Any] = {}
+        self.record: RunRecord | None = None
+        self._resources = resources
+        self._start = start
+        self._name = name
+        self._begun = False
+        self._started = time.monotonic()
 
-    def begin(self, resources: SessionResources, start: RunStart, *, independent: bool = False) -> None:
+    def begin(self, *, independent: bool = False) -> None:
         """Record that the session begins or resumes the run."""
-        kind = "started" if start.row is None else "resumed"
-        about = resources.about() | ({"independent": True} if independent else {})
-        resources.writer.append(RunEvent(start.number, kind, data=about))
-        self.begun = True
+        kind = "started" if self._start.row is None else "resumed"
+        about = self._resources.about() | ({"independent": True} if independent else {})
+        self._resources.writer.append(RunEvent(self._start.number, kind, data=about))
+        self._begun = True
 
     def take(self, race: Policy) -> None:
         """Copy the end of *race*."""
@@ -71,63 +77,51 @@ class Ending:
         """Seconds that the session has worked on the run."""
         return round(time.monotonic() - self._started, 3)
 
-    def event(self, run: int) -> RunEvent:
-        """Return the event to record with *run*."""
-        data = {"seconds": self.seconds, **self.data}
+    @asynccontextmanager
+    async def recorded(self, trace: RunTrace | None = None, *, record: bool = True) -> AsyncIterator[None]:
+        """Work on the run within the block; then record its end, seal the run and release it.
+
+        If a task's or a provider's own code fails, the run ends without raising.
+
+        Args:
+            trace: its spans; None for none.
+            record: whether to read the run's record at the end.
+
+        Raises:
+            DatabaseError: the database can no longer be written.
+        """
+        resources, number = self._resources, self._start.number
+        resources.named[number] = self._name
+        try:
+            try:
+                yield
+            except PluginError as error:
+                if not self._begun:
+                    raise
+                self.fail(error)
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    self.crash(error)
+                with suppress(DatabaseError):  # the error itself, or a consequence of it
+                    await self._end(trace, record=False)
+                raise
+            await self._end(trace, record=record)
+        finally:
+            await resources.runs.release(number)
+            resources.named.pop(number, None)  # a batch that the program started twice
+
+    async def _end(self, trace: RunTrace | None, *, record: bool) -> None:
+        if not self._begun:
+            return
+        resources, data = self._resources, {"seconds": self.seconds, **self.data}
+        resources.limit_changes.tell()
+        resources.limit_changes.running.discard(self._start.number)
+        if trace is not None:
+            trace.ended(self.status, self.cause)
         if self.cause is not None:
             data["stop_cause"] = str(self.cause)
-        trace = traceback_of(self.error) if self.error and self.cause is StopCause.ERROR else None
-        if trace is not None:
-            data["traceback"] = clean_text(trace)
-        return RunEvent(run, str(self.status), self.reason or None, data=data)
-
-
-@asynccontextmanager
-async def work_on(
-    resources: SessionResources, run: int, name: str, trace: RunTrace | None = None, *, record: bool = True
-) -> AsyncIterator[Ending]:
-    """Work on a run that was begun; record the end, seal the run and release it.
-
-    If a task's or a provider's own code fails, the run ends without raising.
-
-    Args:
-        resources: the resources that all runs of the session share.
-        run: its number.
-        name: its id.
-        trace: its spans; None for none.
-        record: whether to read the run's record at the end.
-
-    Raises:
-        DatabaseError: the database can no longer be written.
-    """
-    ended = Ending()
-    resources.named[run] = name
-    try:
-        try:
-            yield ended
-        except PluginError as error:
-            if not ended.begun:
-                raise
-            ended.fail(error)
-        except BaseException as error:
-            if isinstance(error, Exception):
-                ended.crash(error)
-            with suppress(DatabaseError):  # the error itself, or a consequence of it
-                await _end(resources, run, ended, trace, record=False)
-            raise
-        await _end(resources, run, ended, trace, record=record)
-    finally:
-        await resources.runs.release(run)
-        resources.named.pop(run, None)  # a batch that the program started twice
-
-
-async def _end(
-    resources: SessionResources, run: int, ended: Ending, trace: RunTrace | None, *, record: bool
-) -> None:
-    if not ended.begun:
-        return
-    resources.limit_changes.tell()
-    resources.limit_changes.running.discard(run)
-    if trace is not None:
-        trace.ended(ended.status, ended.cause)
-    ended.record = await resources.runs.end(ended.event(run), record=record)
+        lines = traceback_of(self.error) if self.error and self.cause is StopCause.ERROR else None
+        if lines is not None:
+            data["traceback"] = clean_text(lines)
+        ended = RunEvent(self._start.number, str(self.status), self.reason or None, data=data)
+        self.record = await resources.runs.end(ended, record=record)

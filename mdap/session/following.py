@@ -1,18 +1,24 @@
-"""Follow a run: read its recorded facts from the log at the reader's own pace."""
+"""Follow a run: read its recorded facts from the log, or have a function called with each."""
 
+import inspect
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from mdap.errors import RunNotFoundError, UsageError
+from mdap.engine.policy import Policy
+from mdap.errors import RAISED, DatabaseError, PluginError, RunNotFoundError, UsageError
 from mdap.journal.claims import is_claimed
 from mdap.journal.facts import Cursor, Facts
 from mdap.records import Event
-from mdap.session.listening import LOOK
-from mdap.session.resources import SessionResources
 
-__all__ = ["follow"]
+if TYPE_CHECKING:
+    from mdap.session.resources import SessionResources
+
+__all__ = ["LOOK", "Listener", "follow"]
+
+LOOK: Final = 0.25
+"""Seconds to wait for a commit before reading the log anyway: another process may be writing."""
 
 # Reads of a run without a process after which it counts as over: killed or not sealed.
 _SILENT: Final = 3
@@ -21,7 +27,7 @@ _BEGIN: Final = 5.0
 
 
 async def follow(
-    resources: SessionResources, run_id: str, after: str | None, is_open: Callable[[], bool]
+    resources: "SessionResources", run_id: str, after: str | None, is_open: Callable[[], bool]
 ) -> AsyncIterator[Event]:
     """Yield the recorded facts of a run after a cursor until the run ends; see `Session.events`.
 
@@ -43,7 +49,7 @@ async def follow(
         raise UsageError(f"the session was closed while run {run_id} was followed: keep it open") from None
 
 
-async def _followed(resources: SessionResources, run_id: str, after: str | None) -> AsyncIterator[Event]:
+async def _followed(resources: "SessionResources", run_id: str, after: str | None) -> AsyncIterator[Event]:
     cursor = Cursor.read(after)
     run = await _begun(resources, run_id)
     facts = Facts(resources.reader, run, cursor)
@@ -58,7 +64,7 @@ async def _followed(resources: SessionResources, run_id: str, after: str | None)
             await resources.writer.next_commit()
 
 
-async def _begun(resources: SessionResources, run_id: str) -> int:
+async def _begun(resources: "SessionResources", run_id: str) -> int:
     with anyio.move_on_after(_BEGIN):
         while (row := await resources.reader.run(run_id)) is None:
             with anyio.move_on_after(LOOK):
@@ -67,6 +73,67 @@ async def _begun(resources: SessionResources, run_id: str) -> int:
     raise RunNotFoundError(f"there is no run {run_id!r} to follow in {resources.reader.path}: start it first")
 
 
-def _is_going_on(resources: SessionResources, run: int) -> bool:
+def _is_going_on(resources: "SessionResources", run: int) -> bool:
     """Return whether a process works on *run*, if known."""
     return run in resources.named or is_claimed(resources.reader.path, run) is not False
+
+
+class Listener:
+    """Call a function with every fact of a run, in order, once it is durable.
+
+    Args:
+        call: the program's function.
+
+    Raises:
+        UsageError: the function is a coroutine function.
+    """
+
+    def __init__(self, call: Callable[[Event], object]) -> None:
+        if not callable(call) or inspect.iscoroutinefunction(call):
+            raise UsageError(
+                "on_event takes a plain function of an event: to await something, iterate over session.events"
+            )
+        self._call = call
+        self._cursor = Cursor()
+        self._failure: PluginError | None = None
+
+    async def begin(self, resources: "SessionResources", run: int) -> None:
+        """Begin after the facts of earlier sessions."""
+        await Facts(resources.reader, run, self._cursor).skip()
+
+    async def listen(self, resources: "SessionResources", run: int, race: Policy) -> None:
+        """Call the function until cancelled; if it fails, stop *race*. Raise nothing."""
+        try:
+            while True:
+                await self._tell(resources, run)
+                with anyio.move_on_after(LOOK):
+                    await resources.writer.next_commit()
+        except PluginError as error:
+            self._failure = error
+            race.decider.halt(error)
+        except DatabaseError:
+            pass  # the run itself raises it
+
+    async def end(self, resources: "SessionResources", run: int, ended: Exception | None) -> None:
+        """Call the function with the remaining facts after the run's end.
+
+        Args:
+            resources: the resources that all runs of the session share.
+            run: the run's number.
+            ended: the error that ended the run.
+
+        Raises:
+            PluginError: it failed, but did not end the run.
+        """
+        if self._failure is None:
+            await self._tell(resources, run)
+        elif self._failure is not ended:
+            raise self._failure
+
+    async def _tell(self, resources: "SessionResources", run: int) -> None:
+        async for event in Facts(resources.reader, run, self._cursor).fresh():
+            try:
+                self._call(event)
+            except RAISED as error:
+                told = f"being told of {type(event.fact).__name__}"
+                raise PluginError("on_event", told, error) from error

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mdap._version import __version__
-from mdap.engine.opening import Progress
-from mdap.engine.pilot import Pilot
+from mdap.engine.config import Pilot, Progress
 from mdap.errors import UsageError
 from mdap.journal.reader import RunRow
 from mdap.plugins import OBJECT, former_name, task_name
@@ -17,7 +16,7 @@ from mdap.rules.canonical import canonical
 from mdap.rules.parameters import version_of
 from mdap.rules.parts import LONGEST_ID
 from mdap.rules.presence import Presence
-from mdap.session.listening import Listener
+from mdap.session.following import Listener
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 
@@ -110,41 +109,23 @@ def run_columns(task: Task, spec: RunSpec, about: Mapping[str, Any]) -> dict[str
     Raises:
         UsageError: the task's version has no JSON form.
     """
-    return {
-        "run_id": spec.name,
-        "kind": spec.kind,
-        "parent": spec.parent,
-        "task": _recorded_name(task, spec),
-        "task_version": version_of(task),
-        "params": canonical(task),
-        "settings": canonical(spec.voting),
-        "provider": canonical(about),
-        "k": spec.voting.k,
-        "mdap_version": __version__,
-    }
-
-
-def _recorded_name(task: Task, spec: RunSpec) -> str:
-    """Return the recorded name of the class of *task*."""
+    name = task_name(task)
     if spec.row is not None and (spec.moved or spec.row.task == former_name(task)):
-        return spec.row.task
-    return task_name(task)
+        name = spec.row.task
+    given = {"task": name, "task_version": version_of(task), "params": canonical(task)}
+    return _columns(spec.kind, spec, about) | given
 
 
 def batch_columns(spec: RunSpec, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a batch, by column. Its cases have rows of their own.
+    """Return the row of a batch, by column. Its cases, which *spec* specifies, have rows of their own."""
+    return _columns("batch", spec, about) | {"task": "batch", "task_version": "1", "params": "{}"}
 
-    Args:
-        spec: the specification of the cases.
-        about: the models, see `Models`.
-    """
+
+def _columns(kind: str, spec: RunSpec, about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "run_id": spec.name,
-        "kind": "batch",
-        "parent": None,
-        "task": "batch",
-        "task_version": "1",
-        "params": "{}",
+        "kind": kind,
+        "parent": spec.parent,
         "settings": canonical(spec.voting),
         "provider": canonical(about),
         "k": spec.voting.k,
@@ -175,21 +156,20 @@ def check_same(row: RunRow, columns: Mapping[str, Any], task: Task | None = None
         "model options": (lasting(row.provider["about"]), lasting(provider["about"])),
     }
     for name, (was, now) in compared.items():
-        if was != now and name == "task":
+        if was == now:
+            continue
+        if name == "task":
             raise UsageError(
                 f"run {row.run_id} was started with task {was}, not {now}: start another run, or if the task "
                 f"has moved, `mdap resume {row.run_id} --task NAME`"
             )
-        if was != now and name == "task version":
-            raise UsageError(
-                f"run {row.run_id} was started with {_changes(name, was, now)}: give --run-id another name "
-                f"to start another run, or install version {_shown(was)} of {row.task} again to go on with it"
-            )
-        if was != now:
-            raise UsageError(
-                f"run {row.run_id} was started with {_changes(name, was, now)}: "
-                f"give --run-id another name to start another run, or go on as it was started {_how(row)}"
-            )
+        instead = f"go on as it was started {_how(row)}"
+        if name == "task version":
+            instead = f"install version {_shown(was)} of {row.task} again to go on with it"
+        raise UsageError(
+            f"run {row.run_id} was started with {_changes(name, was, now)}: give --run-id another name to "
+            f"start another run, or {instead}"
+        )
 
 
 def _added(row: RunRow, task: Task | None) -> dict[str, Any]:

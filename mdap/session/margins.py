@@ -7,8 +7,8 @@ from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
+from mdap.engine.config import Pilot
 from mdap.engine.guarded import length_of
-from mdap.engine.pilot import Pilot
 from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError, own_cause
 from mdap.journal.reader import RunRow
 from mdap.plugins import task_name

@@ -1,7 +1,7 @@
-"""The models of a session: the caller's roster, their providers, and their turns."""
+"""The arguments of a session, and its models: the roster, their providers, and their turns."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,9 +15,9 @@ from mdap.providers.prices import price_of
 from mdap.rules.canonical import canonical
 from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.session.replay import is_replay
-from mdap.settings import Budget, Limits, Price, VotingSettings
+from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 
-__all__ = ["Models", "Roster", "roster_of"]
+__all__ = ["Models", "Roster", "SessionSetup", "roster_of"]
 
 _MOST_MODELS: Final = 100
 _NEEDED: Final = ("name", "nonblocking", "max_n", "sample", "describe", "aclose")
@@ -37,6 +37,25 @@ class Roster(NamedTuple):
     models: tuple[str, ...]
     escalate_to: tuple[str, ...]
     objects: Mapping[str, Provider]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSetup:
+    """The arguments of a `mdap.Session`, documented there."""
+
+    path: Path
+    roster: Roster
+    options: Mapping[str, Any]
+    limits: Limits
+    budget: Budget
+    prices: Mapping[str, Price]
+    speculate: Speculate
+    on_dead: OnDead
+    log: bool = False
+    tracer_provider: Any = None
+    cluster: Cluster | None = None
+    lane: Lane = Lane.REQUESTS
+    waves: Waves = field(default_factory=Waves)
 
 
 def roster_of(model: Any, escalate_to: Any) -> Roster:
@@ -120,8 +139,8 @@ class Models:
         provider: the provider to ask; an ensemble for several models.
         tiers: by tier, the members that take turns.
         names: the members' names.
-        prices: the members' prices; None if unknown.
         members: the models, each within its limits.
+        prices: the members' prices; None if unknown.
         about: their description in the run's row.
     """
 
@@ -133,27 +152,13 @@ class Models:
     about: dict[str, Any]
 
     @classmethod
-    def load(
-        cls,
-        roster: Roster,
-        options: Mapping[str, Any],
-        limits: Limits,
-        prices: Mapping[str, Price],
-        path: Path,
-    ) -> "Models":
-        """Build the providers.
-
-        Args:
-            roster: the models.
-            options: options of all providers given by name.
-            limits: limits of each provider.
-            prices: the user's own prices, by model.
-            path: the database of the session, for replays of its runs.
+    def load(cls, setup: SessionSetup) -> "Models":
+        """Build the providers of a session.
 
         Raises:
             UsageError: there is no model, or one is not available.
         """
-        models, escalate_to, objects = roster
+        (models, escalate_to, objects), options = setup.roster, setup.options
         if not models or len(models) + len(escalate_to) > _MOST_MODELS:
             raise UsageError(
                 f"a session takes 1 to {_MOST_MODELS} models, not {len(models) + len(escalate_to)}"
@@ -161,12 +166,12 @@ class Models:
         specs, tiers = tiers_of(models, escalate_to)
         if options and objects.keys() >= set(specs):
             raise UsageError("options are for models given by name: set those of an object where you make it")
-        members = [
-            Paced(objects[spec], limits, len(specs), owned=False)
+        members = tuple(
+            Paced(objects[spec], setup.limits, len(specs), owned=False)
             if spec in objects
-            else Paced(_load(spec, options, path), limits, len(specs))
+            else Paced(_load(spec, options, setup.path), setup.limits, len(specs))
             for spec in specs
-        ]
+        )
         for spec, member in zip(specs, members, strict=True):
             _check_described(spec, member)
         provider = members[0] if len(members) == 1 else Ensemble(members)
@@ -177,14 +182,8 @@ class Models:
             "about": provider.describe(),
         }
         names = tuple(member.name for member in members)
-        return cls(
-            provider=provider,
-            tiers=tiers,
-            names=names,
-            members=tuple(members),
-            prices=tuple(price_of(name, prices) for name in names),
-            about=about,
-        )
+        prices = tuple(price_of(name, setup.prices) for name in names)
+        return cls(provider, tiers, names, members, prices, about)
 
     @property
     def gates(self) -> tuple[Gate, ...]:

@@ -1,7 +1,11 @@
-"""The part of a session that needs no task: open and close it, follow its log, settle its steps."""
+"""The part of a session that needs no task: open and close it, follow its log, settle its steps.
 
+A session is kept in a task of its own, so that any task may open, use and close it.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, Self
 
@@ -15,8 +19,8 @@ from mdap.rules.canonical import canonical
 from mdap.session.dealing import open_with_workers
 from mdap.session.desk import Desk
 from mdap.session.following import follow
-from mdap.session.hosting import Host
-from mdap.session.resources import SessionResources, SessionSetup
+from mdap.session.models import SessionSetup
+from mdap.session.resources import SessionResources
 from mdap.session.results import read_solution
 
 __all__ = ["OpenSession", "left", "row_of"]
@@ -25,6 +29,122 @@ _NOT_OPEN: Final = (
     "this session is not open: write `async with mdap.Session(...) as session:`, and use it in that block"
 )
 _CLOSED: Final = "this session is closed: use it within its `async with` block, or open another one"
+
+
+class _Host:
+    """Keep resources open from `open` to `close`, whichever tasks call these.
+
+    Args:
+        resources: opens the resources.
+
+    Attributes:
+        closing: whether the resources are being closed, or are closed.
+    """
+
+    def __init__(self, resources: Callable[[], AbstractAsyncContextManager[SessionResources]]) -> None:
+        self.closing = False
+        self._resources = resources
+        self._loop = _loop()
+        self._opened = anyio.Event()
+        self._leave = anyio.Event()
+        self._visits: set[anyio.CancelScope] = set()
+        self._gone = anyio.Event()
+        self._value: SessionResources
+        self._task: asyncio.Task[None]
+
+    async def open(self) -> None:
+        """Open the resources; raise any error here."""
+        # A task group cannot do that: the task that enters it must also leave it.
+        self._task = asyncio.create_task(self._keep())  # noqa: TID251
+        try:
+            await self._opened.wait()
+        except BaseException:
+            with suppress(Exception):
+                await self.close()
+            raise
+        if self.closing:
+            self._task.result()
+
+    async def close(self) -> None:
+        """End all visits, and close the resources."""
+        self._check_loop()
+        self._leave.set()
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not self._task.done():
+                try:
+                    await asyncio.wait([self._task])  # which, unlike await, does not cancel it
+                except asyncio.CancelledError as error:  # by asyncio itself, from which no scope shields
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        self._task.result()
+
+    async def _keep(self) -> None:
+        try:
+            async with self._resources() as self._value:
+                self._opened.set()
+                try:
+                    await self._leave.wait()
+                finally:
+                    await self._end_visits()
+        finally:
+            self.closing = True
+            self._opened.set()
+
+    async def _end_visits(self) -> None:
+        self.closing = True
+        with anyio.CancelScope(shield=True):
+            while self._visits:
+                for scope in self._visits:
+                    scope.cancel()
+                self._gone = anyio.Event()
+                await self._gone.wait()
+
+    @contextmanager
+    def visit(self, scope: anyio.CancelScope) -> Iterator[SessionResources]:
+        """Give the resources; they stay open until the end of the block.
+
+        Args:
+            scope: cancelled when the session is closed.
+
+        Raises:
+            UsageError: another event loop opened them.
+        """
+        value = self.value
+        self._visits.add(scope)
+        try:
+            yield value
+        finally:
+            self._visits.discard(scope)
+            self._gone.set()
+
+    @property
+    def value(self) -> SessionResources:
+        """The resources.
+
+        Raises:
+            UsageError: another event loop opened them.
+        """
+        self._check_loop()
+        return self._value
+
+    def _check_loop(self) -> None:
+        if self._loop is not _loop():
+            raise UsageError(
+                "this session belongs to another event loop: open a session in each loop, or in pytest give "
+                "the fixture and its tests one loop (pytest-asyncio: loop_scope)"
+            )
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageError(
+            "a session needs a running asyncio loop: call it in an async function that "
+            "asyncio.run(...) started"
+        ) from None
 
 
 class OpenSession:
@@ -37,7 +157,7 @@ class OpenSession:
     def __init__(self, setup: SessionSetup) -> None:
         self.path = setup.path
         self._setup = setup
-        self._host: Host[SessionResources] | None = None
+        self._host: _Host | None = None
 
     def __repr__(self) -> str:
         roster = self._setup.roster
@@ -61,7 +181,7 @@ class OpenSession:
         """
         if self._host is not None and not self._host.closing:
             raise UsageError("this session is open already: open it once, and share it")
-        self._host = Host(partial(open_with_workers, self._setup))
+        self._host = _Host(partial(open_with_workers, self._setup))
         await self._host.open()
 
     async def close(self) -> None:
@@ -77,7 +197,7 @@ class OpenSession:
         return self._opened.value
 
     @property
-    def _opened(self) -> Host[SessionResources]:
+    def _opened(self) -> _Host:
         if self._host is None:
             raise UsageError(_NOT_OPEN)
         if self._host.closing:

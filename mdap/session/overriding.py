@@ -28,7 +28,7 @@ from mdap.records import NOTED, Decided, RunEvent, StepOpened, StopCause
 from mdap.rules.digests import CHAIN_START, chain_digest
 from mdap.rules.ledger import ledger_after
 from mdap.rules.parts import LONGEST_ID
-from mdap.session.seeking import Sought, ask_again, rules_of
+from mdap.session.seeking import Gathered, ask_again, config_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -124,16 +124,17 @@ async def _checked(reader: Reader, row: RunRow, task: Task, decision: ManualDeci
     assert isinstance(task, Process)
     opened = await _opened(reader, row, decision.step)
     identity = (opened["key"], opened["prompt_digest"])
-    race = Sought(row.task, task, await rules_of(reader, row, task), identity)
+    race = Gathered(task, await config_of(reader, row, task))
     race.begin(await process_point(reader, row.number, as_it_ended=True))
-    await ask_again(reader, row, task, race, lambda: race.found is not None)
-    if race.found is None:
+    await ask_again(reader, row, task, race, lambda: identity in race.steps)
+    if identity not in race.steps:
         raise UsageError(
             f"{row.task} does not ask for step {decision.step} any more: its code has changed, or it was led "
             "elsewhere"
         )
-    alike = await _voted_for(reader, row.number, decision.step, race.found)
-    return checked_answer(task, race.found.step, decision.answer, alike)
+    found = race.race(race.steps[identity])
+    alike = await _voted_for(reader, row.number, decision.step, found)
+    return checked_answer(task, found.step, decision.answer, alike)
 
 
 async def _voted_for(reader: Reader, run: int, step: int, race: Race) -> list[Any]:

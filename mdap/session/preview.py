@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
+from mdap.engine.config import RunConfig
 from mdap.engine.guarded import GuardedTask, not_a_step
 from mdap.engine.voting import Race
 from mdap.errors import RAISED, MdapError, PluginError, UsageError
@@ -93,7 +94,7 @@ async def preview(name: str, task: Task, wanted: int | None = None) -> Preview:
 
 
 def _asked(name: str, part: str | None, number: int, step: Step[Any]) -> tuple[Race, Asked]:
-    race = Race(f"task {name}", number, step, VotingSettings(), None)
+    race = Race(RunConfig(0, VotingSettings(), task=name), number, step, None)
     views = tuple((prompt.system, prompt.user) for prompt in race.prompts)
     rendered = Rendered(views, same=True, max_tokens=race.max_tokens, schema=race.schema)
     return race, Asked(part, number, step.key, rendered)
@@ -191,26 +192,15 @@ class _Collector:
 class _Asking:
     """An `mdap.Ask` that collects the steps. See there for each method."""
 
+    run_id = _RUN
+    open_steps = _OPEN_STEPS
+    dry_run = True
+
     def __init__(self, collector: _Collector, task: Process[Any], part: str | None = None) -> None:
         self._collector = collector
         self._task = task
         self._part = part
         self._parts = Parts(_RUN if part is None else f"{_RUN}/{part}", task)
-
-    @property
-    def run_id(self) -> str:
-        """A name, although no run exists."""
-        return _RUN
-
-    @property
-    def open_steps(self) -> int:
-        """The maximum number of open steps."""
-        return _OPEN_STEPS
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether outside effects are forbidden: always."""
-        return True
 
     async def __call__(self, step: Step[A]) -> A:
         """Return the oracle's answer to *step*."""
@@ -305,7 +295,9 @@ async def _of_process(name: str, task: Process[Any], wanted: int | None) -> Prev
         tasks.cancel_scope.cancel()
     found = None if wanted is None else collector.find(wanted)
     if failure and found is None:
-        _raise(name, failure[0])
+        if isinstance(failure[0], MdapError):
+            raise failure[0]
+        raise PluginError(f"task {name}", "solving", failure[0]) from failure[0]
     notes = tuple(collector.notes)
     if wanted is None:
         return Preview(tuple(one.asked for one in collector.questions), notes)
@@ -314,12 +306,6 @@ async def _of_process(name: str, task: Process[Any], wanted: int | None) -> Prev
         why = f": {notes[0]}" if notes else ""
         raise UsageError(f"there is no step {wanted} among the {own} that {name} asks{why}")
     return Preview((found,))
-
-
-def _raise(name: str, error: BaseException) -> NoReturn:
-    if isinstance(error, MdapError):
-        raise error
-    raise PluginError(f"task {name}", "solving", error) from error
 
 
 async def _collected(collector: _Collector, over: anyio.Event, wanted: int | None) -> None:

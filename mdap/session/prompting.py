@@ -1,22 +1,26 @@
-"""Rebuild the prompts of recorded steps with the code of their tasks."""
+"""Describe a database to the viewer; rebuild the prompts of its steps with the code of their tasks."""
 
 import json
 from collections.abc import Collection, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from mdap.engine.guarded import GuardedTask
 from mdap.errors import RAISED, MdapError, UsageError, told
+from mdap.journal.claims import is_claimed
+from mdap.journal.reader import open_log
 from mdap.plugins import in_full, is_installed, make_task
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.rules.reading import json_schema
+from mdap.session.desk import Desk
 from mdap.tasks import Chain, Step
-from mdap.viewer.source import Rendered
+from mdap.viewer.source import Rendered, Shown
 
-__all__ = ["TaskPrompts"]
+__all__ = ["TaskPrompts", "shown"]
 
 
 class TaskPrompts:
@@ -85,3 +89,16 @@ def _rendered(step: Step[Any], digest: str) -> Rendered:
     views = ((step.system, step.user), *((view.system, view.user) for view in step.views))
     found = views_digest([prompt_digest(*view) for view in views])
     return Rendered(views, found == digest, step.max_tokens, json_schema(step.schema))
+
+
+def shown(path: Path, tasks: Collection[str] = (), *, decide: bool = False) -> Shown:
+    """Return the database at *path* for the viewer.
+
+    Args:
+        path: the database file.
+        tasks: tasks to load in addition to installed ones.
+        decide: whether people may settle steps there.
+    """
+    prompts = TaskPrompts(tasks)
+    desk = Desk(path, prompts.check_trusted) if decide else None
+    return Shown(str(path), partial(open_log, path), prompts, partial(is_claimed, path), desk)

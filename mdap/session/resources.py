@@ -1,9 +1,9 @@
 """The resources that all runs of a session share, and how to open them."""
 
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,40 +17,20 @@ from mdap.journal.reader import Reader, open_log
 from mdap.journal.runs import LocalRuns, Runs, RunStart
 from mdap.journal.writer import Writer, open_journal
 from mdap.observe import Watch
-from mdap.session.endpoint_probe import EndpointProbe
+from mdap.session.endpoints import EndpointProbe, LimitChangeRecorder
 from mdap.session.lanes import SessionLane, check_lane
-from mdap.session.limit_changes import LimitChangeRecorder
-from mdap.session.models import Models, Roster
+from mdap.session.models import Models, Roster, SessionSetup
 from mdap.session.replay import as_recorded
-from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, Speculation, Waves
+from mdap.settings import Lane, Speculate, Speculation
 from mdap.tracing import Tracing, tracing
 
 if TYPE_CHECKING:
     from mdap.session.dealing import Dealer
 
-__all__ = ["SessionResources", "SessionSetup", "open_resources"]
+__all__ = ["SessionResources", "open_resources"]
 
 _VOTE_DEPTH: Final = 16
 _LEAST_OPEN: Final = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionSetup:
-    """The arguments of a `mdap.Session`, documented there."""
-
-    path: Path
-    roster: Roster
-    options: Mapping[str, Any]
-    limits: Limits
-    budget: Budget
-    prices: Mapping[str, Price]
-    speculate: Speculate
-    on_dead: OnDead
-    log: bool
-    tracer_provider: Any
-    cluster: Cluster | None = None
-    lane: Lane = Lane.REQUESTS
-    waves: Waves = field(default_factory=Waves)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +38,7 @@ class SessionResources:
     """The resources that all runs of a session share.
 
     Attributes:
+        setup: the session's arguments.
         group: the task group for work until the session closes.
         models: the models to ask.
         budget_guard: reserves and counts money and tokens.
@@ -65,21 +46,18 @@ class SessionResources:
         reader: reads the log.
         runs: begins and ends runs.
         claims: the claims of this process.
-        limits: concurrency, rates, deadlines and attempts.
-        budget: the spending limits.
-        speculate: how far ahead mdap samples chains.
-        on_dead: whether to stop or continue when one of several models fails for good.
-        limit_changes: records changes of limits.
-        endpoint_probe: probes the endpoints.
-        lane: sends samples one by one or in jobs of a batch API.
         named: the ids of running runs, by number.
         tracing: creates spans of runs; None for no tracing.
         unfindable: classes with an earlier warning that `mdap resume` cannot find them.
         known_spending: runs whose earlier samples the budget already counts.
         worker: the name of this worker; None for the head or a single process.
         dealer: deals the cases of batches to workers; None for this process.
+        limit_changes: records changes of limits.
+        endpoint_probe: probes the endpoints.
+        lane: sends samples one by one or in jobs of a batch API.
     """
 
+    setup: SessionSetup
     group: TaskGroup
     models: Models
     budget_guard: BudgetGuard
@@ -87,19 +65,26 @@ class SessionResources:
     reader: Reader
     runs: Runs
     claims: Claims
-    limits: Limits
-    budget: Budget
-    speculate: Speculate
-    on_dead: OnDead
-    limit_changes: LimitChangeRecorder
-    endpoint_probe: EndpointProbe
-    lane: SessionLane
     named: dict[int, str]
     tracing: Tracing | None = None
     known_spending: set[int] = field(default_factory=set)
     unfindable: set[type] = field(default_factory=set)
     worker: str | None = None
     dealer: "Dealer | None" = None
+    limit_changes: LimitChangeRecorder = field(init=False)
+    endpoint_probe: EndpointProbe = field(init=False)
+    lane: SessionLane = field(init=False)
+
+    def __post_init__(self) -> None:
+        models, writer, setup = self.models, self.writer, self.setup
+        # A worker's head watches the limits, and has probed the endpoints.
+        alone = self.worker is None
+        watched = (models.names, models.gates) if alone else ((), ())
+        self.limit_changes = LimitChangeRecorder(*watched, writer)
+        ask = alone and setup.limits.probe
+        self.endpoint_probe = EndpointProbe(models, self.budget_guard, writer, ask=ask)
+        log = JobLog(writer, self.reader, self.claims)
+        self.lane = SessionLane(models, log, setup.lane, setup.waves)
 
     @property
     def place(self) -> Path:
@@ -119,11 +104,12 @@ class SessionResources:
 
     def speculation(self) -> Speculation:
         """Return how far ahead to sample a chain."""
+        speculate = self.setup.speculate
         if self.lane.batched:
-            return self.lane.speculation(self.speculate)
-        if self.models.provider.nonblocking or self.speculate is Speculate.OFF:
+            return self.lane.speculation(speculate)
+        if self.models.provider.nonblocking or speculate is Speculate.OFF:
             return Speculation()
-        if self.speculate is Speculate.GUESS:
+        if speculate is Speculate.GUESS:
             return Speculation(mode=Speculate.GUESS, depth=self.models.most)
         return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
 
@@ -137,8 +123,8 @@ class SessionResources:
     def about(self) -> dict[str, Any]:
         """Return the recorded data of a session that begins or resumes a run."""
         return {
-            "limits": self.limits.model_dump(),
-            "budget": self.budget.model_dump(),
+            "limits": self.setup.limits.model_dump(),
+            "budget": self.setup.budget.model_dump(),
             "prices": self.models.known_prices(),
             "folder": _here(),
             **self.lane.about(),
@@ -162,48 +148,45 @@ async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]
         UsageError: a model is not available.
         DatabaseError: the file is not an mdap database, or cannot be written.
     """
-    roster, path, limits = setup.roster, setup.path, setup.limits
-    known = await as_recorded(roster.models, roster.escalate_to, setup.options, path)
-    roster = roster._replace(models=known[0], escalate_to=known[1])
-    models = Models.load(roster, setup.options, limits, setup.prices, path)
-    models.check_budget(setup.budget)
-    check_lane(models, setup.lane)
-    claims, named = Claims(path), dict[int, str]()
+    path, named = setup.path, dict[int, str]()
     watch = Watch(named, configured=setup.log)
+    async with _loaded(setup) as models:
+        with closing(Claims(path)) as claims:
+            async with (
+                open_journal(path, watch, watch.every) as writer,
+                open_log(path) as reader,
+                open_log(path) as other,  # so that the seal of a long run does not block readers
+                anyio.create_task_group() as group,
+            ):
+                resources = SessionResources(
+                    setup=setup,
+                    group=group,
+                    models=models,
+                    budget_guard=BudgetGuard(setup.budget, models.prices, batched=setup.lane is Lane.BATCH),
+                    writer=writer,
+                    reader=reader,
+                    runs=LocalRuns(writer, other, claims),
+                    claims=claims,
+                    named=named,
+                    tracing=tracing(setup.tracer_provider),
+                )
+                for place, gate in enumerate(models.gates):
+                    group.start_soon(gate.serve)
+                    group.start_soon(resources.limit_changes.follow, place)
+                await resources.lane.open(group)
+                yield resources
+                group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _loaded(setup: SessionSetup) -> AsyncIterator[Models]:
+    roster = setup.roster
+    known = await as_recorded(roster.models, roster.escalate_to, setup.options, setup.path)
+    models = Models.load(replace(setup, roster=Roster(*known, roster.objects)))
     try:
-        async with (
-            open_journal(path, watch, watch.every) as writer,
-            open_log(path) as reader,
-            open_log(path) as other,  # so that the seal of a long run does not block readers
-            anyio.create_task_group() as group,
-        ):
-            limit_changes = LimitChangeRecorder(models.names, models.gates, writer)
-            for place, gate in enumerate(models.gates):
-                group.start_soon(gate.serve)
-                group.start_soon(limit_changes.follow, place)
-            budget_guard = BudgetGuard(setup.budget, models.prices, batched=setup.lane is Lane.BATCH)
-            lane = SessionLane(models, JobLog(writer, reader, claims), setup.lane, setup.waves)
-            await lane.open(group)
-            yield SessionResources(
-                group=group,
-                models=models,
-                budget_guard=budget_guard,
-                writer=writer,
-                reader=reader,
-                runs=LocalRuns(writer, other, claims),
-                claims=claims,
-                limits=limits,
-                budget=setup.budget,
-                speculate=setup.speculate,
-                on_dead=setup.on_dead,
-                limit_changes=limit_changes,
-                endpoint_probe=EndpointProbe(models, budget_guard, writer, ask=limits.probe),
-                lane=lane,
-                named=named,
-                tracing=tracing(setup.tracer_provider),
-            )
-            group.cancel_scope.cancel()
+        models.check_budget(setup.budget)
+        check_lane(models, setup.lane)
+        yield models
     finally:
-        claims.close()
         with anyio.CancelScope(shield=True):
             await models.provider.aclose()

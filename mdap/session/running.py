@@ -14,10 +14,10 @@ import anyio
 from mdap.engine.account import account_of
 from mdap.engine.asking import ProcessContext, answer_process
 from mdap.engine.chain import ChainRace
+from mdap.engine.config import RunConfig
 from mdap.engine.ordered import process_race
 from mdap.engine.process import ProcessRace
-from mdap.engine.recording import RunConfig
-from mdap.engine.run import decide
+from mdap.engine.scheduler import decide
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.journal.reader import Reader
 from mdap.journal.runs import RunStart
@@ -28,15 +28,16 @@ from mdap.rules.drift import Baseline, Drift
 from mdap.rules.methods import check_methods
 from mdap.rules.outcomes import recorded, said_by
 from mdap.rules.parameters import as_resumed
-from mdap.rules.parts import RecordedPart, content_of, content_of_row, could_be, renamed
+from mdap.rules.parts import RecordedPart, content_of, content_of_row, renamed
 from mdap.rules.rungs import exact
-from mdap.session.ending import Ending, work_on
+from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, check_same, run_columns
 from mdap.session.promising import with_share
 from mdap.session.resources import SessionResources
 from mdap.session.results import read_solution, solution_of
+from mdap.session.seeking import begun_before
 from mdap.session.taking import take_rulings
-from mdap.session.turns import Turn, driving, take_turn
+from mdap.session.turns import driving, take_turn
 from mdap.settings import OnDead, VotingSettings
 from mdap.tasks import Chain, Process, Task
 from mdap.tracing import RunTrace
@@ -47,6 +48,8 @@ WITHHELD: Final = "which a pilot must not bring about"
 """Part of the reason of a pilot that cannot continue."""
 
 _LOG: Final = logging.getLogger("mdap")
+
+Beside = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> Solution:
@@ -60,14 +63,7 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
         RunBusyError: another process is working on it.
         DatabaseError: the database can no longer be written.
     """
-    if spec.voting.robust is not None and resources.on_dead is OnDead.CONTINUE:
-        raise UsageError(
-            "-k robust cannot go with --on-dead continue: without one of its models, the later samples of a "
-            "step would not be drawn as the earlier ones were"
-        )
-    check_methods(type(task), type(task).__qualname__)
-    task = as_resumed(task)
-    resources.lane.check(task, spec.voting, resources.speculate)
+    task = _checked(resources, task, spec)
     row, turn = spec.row, None
     while True:
         if row is not None:
@@ -80,55 +76,34 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
         await turn.news()
         row = await resources.reader.run(spec.name)
     with driving(turn):
-        solution = await _run_in_turn(resources, task, spec, turn)
+        columns = run_columns(task, spec, resources.models.about)
+        start = await resources.runs.begin(
+            columns,
+            known=spec.row is not None or spec.known,
+            process=isinstance(task, Process),
+            effects=spec.effects and isinstance(task, Chain) and type(task).effects is not Chain.effects,
+        )
+        turn.tell()
+        if start.record is None:
+            solution = await _Run(resources, task, replace(spec, row=start.row), start).drive(columns)
+        else:
+            check_same(start.record.row, columns, task)
+            solution = solution_of(start.record)
         turn.ended, turn.error = True, solution.error
     return solution
 
 
-async def _run_in_turn(resources: SessionResources, task: Task, spec: RunSpec, turn: Turn) -> Solution:
-    columns = run_columns(task, spec, resources.models.about)
-    start = await resources.runs.begin(
-        columns,
-        known=spec.row is not None or spec.known,
-        process=isinstance(task, Process),
-        effects=spec.effects and isinstance(task, Chain) and type(task).effects is not Chain.effects,
-    )
-    turn.tell()
-    spec = replace(spec, row=start.row)
-    if start.record is not None:
-        check_same(start.record.row, columns, task)
-        return solution_of(start.record)
-    with _traced(resources, task, spec) as trace:
-        async with work_on(resources, start.number, spec.name, trace) as ended:
-            if start.row is not None:
-                _check_taken_up(start, columns, task)
-            try:
-                await _Run(resources, task, spec, start, trace).drive(ended)
-            finally:
-                if spec.pilot is not None:
-                    spec.pilot.forget(start.number)
-    if spec.listener is not None:
-        await spec.listener.end((resources.reader, resources.writer), start.number, ended.error)
-    assert ended.record is not None
-    return replace(solution_of(ended.record), error=ended.error)
-
-
-def _check_taken_up(start: RunStart, columns: dict[str, Any], task: Task) -> None:
-    assert start.row is not None
-    check_same(start.row, columns, task)
-    if start.is_half:
+def _checked(resources: SessionResources, task: Task, spec: RunSpec) -> Task:
+    """Return *task* as a resume has it; refuse one that the session cannot run."""
+    if spec.voting.robust is not None and resources.setup.on_dead is OnDead.CONTINUE:
         raise UsageError(
-            f"run {start.row.run_id} was cut while it took over another run: give `mdap decide` again, and "
-            "resume the run that it names"
+            "-k robust cannot go with --on-dead continue: without one of its models, the later samples of a "
+            "step would not be drawn as the earlier ones were"
         )
-
-
-def _traced(
-    resources: SessionResources, task: Task, spec: RunSpec
-) -> AbstractContextManager[RunTrace | None]:
-    if resources.tracing is None:
-        return nullcontext()
-    return resources.tracing.run(spec.name, type(task).__qualname__, spec.voting.k)
+    check_methods(type(task), type(task).__qualname__)
+    task = as_resumed(task)
+    resources.lane.check(task, spec.voting, resources.setup.speculate)
+    return task
 
 
 class _Run:
@@ -139,61 +114,88 @@ class _Run:
         task: the task.
         spec: the specification of the run.
         start: its state at the start of the session.
-        trace: its spans; None for none.
     """
 
-    def __init__(
-        self, resources: SessionResources, task: Task, spec: RunSpec, start: RunStart, trace: RunTrace | None
-    ) -> None:
+    def __init__(self, resources: SessionResources, task: Task, spec: RunSpec, start: RunStart) -> None:
         self._resources = resources
         self._task = task
         self._spec = spec
         self._start = start
-        self._trace = trace
         self._number = start.number
+        self._trace: RunTrace | None = None
+        self._ended = Ending(resources, start, spec.name)
 
-    async def drive(self, ended: Ending) -> None:
-        """Decide the task, and return its end."""
-        resources, spec, seconds = self._resources, self._spec, self._resources.budget.seconds
-        log = (resources.reader, resources.writer)
-        if self._start.row is not None:
-            await resources.lane.check_waiting(self._number)
-        if self._start.row is not None and spec.listener is not None:
-            await spec.listener.begin(log, self._number)
-        ended.begin(resources, self._start, independent=spec.independent)
-        ended.data["in_flight"] = 0
-        self._note()
-        resources.limit_changes.running.add(self._number)
-        refusal = await resources.endpoint_probe.pass_on(
-            self._number, self._start.options, part=spec.parent is not None
-        )
+    async def drive(self, columns: dict[str, Any]) -> Solution:
+        """Decide the task, if the recorded run is the one in *columns*; return its solution."""
+        resources, spec, ended = self._resources, self._spec, self._ended
+        with self._traced() as self._trace:
+            async with ended.recorded(self._trace):
+                self._check_taken_up(columns)
+                try:
+                    await self._decide()
+                finally:
+                    if spec.pilot is not None:
+                        spec.pilot.forget(self._number)
+        if spec.listener is not None:
+            await spec.listener.end(resources, self._number, ended.error)
+        assert ended.record is not None
+        return replace(solution_of(ended.record), error=ended.error)
+
+    def _traced(self) -> AbstractContextManager[RunTrace | None]:
+        tracing, spec = self._resources.tracing, self._spec
+        name = type(self._task).__qualname__
+        return nullcontext() if tracing is None else tracing.run(spec.name, name, spec.voting.k)
+
+    def _check_taken_up(self, columns: dict[str, Any]) -> None:
+        row = self._start.row
+        if row is not None:
+            check_same(row, columns, self._task)
+        if self._start.is_half:
+            raise UsageError(
+                f"run {self._spec.name} was cut while it took over another run: give `mdap decide` again, "
+                "and resume the run that it names"
+            )
+
+    async def _decide(self) -> None:
+        resources, ended, seconds = self._resources, self._ended, self._resources.setup.budget.seconds
+        refusal = await self._begin()
         if refusal is not None:
             ended.stop(refusal, StopCause.PROVIDER)
             return
         # Only now are the temperatures and the maximum number of replies per request known.
-        config = self._config()
-        race, beside = self._race(config)
-        if spec.listener is not None:
-            beside.append(partial(spec.listener.listen, log, self._number, race))
-        if config.patient:
-            beside.append(partial(take_rulings, resources, self._number, race))
+        race, beside = self._race(self._config())
         provider = await resources.lane.provider(self._number, resources.models.provider)
         if self._trace is not None:
             provider = self._trace.provider(provider, resources.models.names)
+        limits = resources.lane.limits(resources.setup.limits)
         try:
             with anyio.move_on_after(seconds) as clock:
-                limits = resources.lane.limits(resources.limits)
                 await decide(race, provider, limits, resources.writer, resources.budget_guard, beside)
             ended.take(race)
             if clock.cancelled_caught:
                 ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
-            if race.decider.status is RunStatus.FINISHED and not (spec.pilot is not None and spec.pilot.full):
+            pilot = self._spec.pilot
+            if race.decider.status is RunStatus.FINISHED and not (pilot is not None and pilot.full):
+                # Without waiting, since the session may be closed at any moment that waits.
                 ended.data |= self._came_to(race)
                 if isinstance(race, ProcessRace):
                     [[undecided]] = await resources.reader.rows("undecided_in_parts", self._number)
                     ended.data["undecided"] += undecided
         finally:
             ended.data["in_flight"] = race.decider.in_flight
+
+    async def _begin(self) -> str | None:
+        """Record that this session works on the run; return why it cannot go on with its models, if so."""
+        resources, spec, start, number = self._resources, self._spec, self._start, self._number
+        if start.row is not None:
+            await resources.lane.check_waiting(number)
+            if spec.listener is not None:
+                await spec.listener.begin(resources, number)
+        self._ended.begin(independent=spec.independent)
+        self._ended.data["in_flight"] = 0
+        self._note()
+        resources.limit_changes.running.add(number)
+        return await resources.endpoint_probe.pass_on(number, start.options, part=spec.parent is not None)
 
     def _note(self) -> None:
         """Count the spending of earlier sessions, and record all known facts before the first request."""
@@ -227,7 +229,7 @@ class _Run:
 
     def _config(self) -> RunConfig:
         resources, spec, start = self._resources, self._spec, self._start
-        waits = resources.limits.wait_for_person > 0 or start.has_rulings
+        waits = resources.setup.limits.wait_for_person > 0 or start.has_rulings
         return RunConfig(
             run=self._number,
             run_id=spec.name,
@@ -236,10 +238,9 @@ class _Run:
             max_n=resources.models.provider.max_n,
             models=resources.models.names,
             schedule=resources.models.schedule(spec.voting),
-            open_steps=resources.breadth,
             account=account_of(self._number, spec.voting.robust, start.paid),
             presence=spec.presence,
-            on_dead=resources.on_dead,
+            on_dead=resources.setup.on_dead,
             absences=start.absences,
             effects=spec.effects,
             drift=start.drift or self._fresh_drift(),
@@ -247,10 +248,12 @@ class _Run:
             pilot=spec.pilot,
             patient=spec.pilot is None and waits,
             warm_cache=self._warms_cache(),
+            task=task_name(self._task) if start.row is None else start.row.task,
+            progress=spec.progress,
         )
 
     def _warms_cache(self) -> bool:
-        chosen = self._resources.limits.warm_cache
+        chosen = self._resources.setup.limits.warm_cache
         if self._resources.lane.batched:  # the others would wait for the first one's wave
             return False
         return isinstance(self._task, Process) if chosen is None else chosen
@@ -260,29 +263,32 @@ class _Run:
         baselines = [data for kind, _, data in self._spec.notes if kind == "baseline"]
         return Drift(Baseline(**baselines[0]), self._spec.voting.k, frozenset()) if baselines else None
 
-    def _race(
-        self, config: RunConfig
-    ) -> tuple[ChainRace | ProcessRace, list[Callable[[], Coroutine[Any, Any, None]]]]:
-        """Return the race of the task, started from its resume point, and its companion functions."""
-        writer, spec, point = self._resources.writer, self._spec, self._start.point
-        task, row = self._task, self._start.row
-        name = task_name(task) if row is None else row.task
-        journal = writer if self._trace is None else self._trace.journal(writer)
-        if self._trace is not None:
-            self._trace.reopened(point.openings)
-        if isinstance(task, Chain):
+    def _race(self, config: RunConfig) -> tuple[ChainRace | ProcessRace, list[Beside]]:
+        """Return the race of the task, started from its resume point, and what runs beside it."""
+        resources, point, spec, trace = self._resources, self._start.point, self._spec, self._trace
+        journal = resources.writer if trace is None else trace.journal(resources.writer)
+        race: ChainRace | ProcessRace
+        beside: list[Beside] = []
+        if trace is not None:
+            trace.reopened(point.openings)
+        if isinstance(self._task, Chain):
             assert isinstance(point, ResumePoint)
-            chain = ChainRace(name, task, config, journal, spec.progress)
+            race = ChainRace(self._task, config, journal)
             if spec.parent is None:
-                spec.progress.length = chain.length
-            chain.owe(self._start.owed)
-            chain.begin(point)
-            return chain, []
-        assert isinstance(task, Process)
-        assert isinstance(point, ProcessPoint)
-        process = process_race(name, task, config, journal, spec.progress)
-        process.begin(point)
-        return process, [partial(answer_process, task, process, self._context(process))]
+                spec.progress.length = race.length
+            race.owe(self._start.owed)
+            race.begin(point)
+        else:
+            assert isinstance(self._task, Process)
+            assert isinstance(point, ProcessPoint)
+            race = process_race(self._task, config, journal)
+            race.begin(point)
+            beside.append(partial(answer_process, self._task, race, self._context(race)))
+        if spec.listener is not None:
+            beside.append(partial(spec.listener.listen, resources, self._number, race))
+        if config.patient:
+            beside.append(partial(take_rulings, resources, self._number, race))
+        return race, beside
 
     def _context(self, process: ProcessRace) -> ProcessContext:
         resources, spec = self._resources, self._spec
@@ -294,7 +300,7 @@ class _Run:
             open_steps=resources.runs_at_once,
             dry_run=not spec.effects,
             recorded=None if spec.row is None else partial(_recorded_part, resources.reader, self._number),
-            begun=None if spec.row is None else partial(_begun_before, resources),
+            begun=None if spec.row is None else partial(begun_before, resources.reader),
             withhold=None if spec.effects else partial(_withheld, process),
         )
 
@@ -303,10 +309,11 @@ class _Run:
     ) -> Solution:
         """Run or resume a nested task; see `SolvePart`."""
         resources, whole = self._resources, self._spec
-        if whole.depth >= resources.limits.max_nesting:
+        most = resources.setup.limits.max_nesting
+        if whole.depth >= most:
             raise UsageError(
-                f"part {name}: tasks are nested more than {resources.limits.max_nesting} deep: let each ask "
-                "for a smaller problem than its own, or raise --max-nesting"
+                f"part {name}: tasks are nested more than {most} deep: let each ask for a smaller problem "
+                "than its own, or raise --max-nesting"
             )
         row = None
         if whole.row is not None or not independent:
@@ -358,11 +365,6 @@ class _Run:
             return json.loads(canonical(self._task.result(race.state)))
         except RAISED as error:
             raise PluginError(f"task {type(self._task).__name__}", "giving its result", error) from error
-
-
-async def _begun_before(resources: SessionResources, name: str, task: Task) -> bool:
-    row = await resources.reader.run(name)
-    return row is not None and could_be(row.task, type(task))
 
 
 async def _recorded_part(reader: Reader, parent: int, name: str, task: Task) -> RecordedPart:

@@ -2,26 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NoReturn
 
 import anyio
 
 from mdap.engine.account import account_of
 from mdap.engine.asking import ProcessContext, answer_process
-from mdap.engine.opening import Progress
+from mdap.engine.config import RunConfig
 from mdap.engine.process import ProcessRace, identify
-from mdap.engine.recording import RunConfig
 from mdap.engine.voting import Race
 from mdap.journal.reader import Reader, RunRow
 from mdap.protocols import Journal
-from mdap.records import Fact, Identity, Recorded, RunStatus, Solution
+from mdap.records import Fact, Identity, Recorded, RunStatus
 from mdap.rules.parts import could_be
 from mdap.rules.schedule import schedule_of, tiers_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Process, Step, Task
 
-__all__ = ["Gathered", "Muted", "Sought", "ask_again", "rules_of"]
+__all__ = ["Gathered", "Muted", "ask_again", "begun_before", "config_of"]
 
 _OPEN: Final = 4_096
 
@@ -54,46 +53,19 @@ class Muted:
         """Wait for nothing."""
 
 
-class Sought(ProcessRace):
-    """Find the step of a decision by its identity.
-
-    Args:
-        name: the task's name, for errors.
-        task: the process.
-        rules: run number, voting settings.
-        identity: the step's key and prompt digest.
-
-    Attributes:
-        found: its race, with nothing counted; None until the process has asked for it.
-    """
-
-    def __init__(self, name: str, task: Process[Any], rules: RunConfig, identity: Identity) -> None:
-        super().__init__(name, task, replace(rules, account=None), Muted(), Progress())
-        self.found: Race | None = None
-        self._identity = identity
-
-    def race(self, step: Step[Any]) -> Race:
-        """Return a race for *step*; keep that of the wanted step."""
-        race = super().race(step)
-        if identify(step, race) == self._identity:
-            self.found = race
-        return race
-
-
 class Gathered(ProcessRace):
     """Collect every step that a process asks for.
 
     Args:
-        name: the task's name, for errors.
         task: the process.
-        rules: run number, voting settings.
+        config: the configuration of the run.
 
     Attributes:
         steps: the steps by their identity.
     """
 
-    def __init__(self, name: str, task: Process[Any], rules: RunConfig) -> None:
-        super().__init__(name, task, replace(rules, account=None), Muted(), Progress())
+    def __init__(self, task: Process[Any], config: RunConfig) -> None:
+        super().__init__(task, replace(config, account=None), Muted())
         self.steps: dict[Identity, Step[Any]] = {}
 
     def race(self, step: Step[Any]) -> Race:
@@ -103,8 +75,8 @@ class Gathered(ProcessRace):
         return race
 
 
-async def rules_of(reader: Reader, row: RunRow, task: Task) -> RunConfig:
-    """Return the recorded rules of a run of *task*."""
+async def config_of(reader: Reader, row: RunRow, task: Task) -> RunConfig:
+    """Return the recorded configuration of a run of *task*."""
     voting = VotingSettings.recorded(row.settings)
     tiers = tiers_of(row.provider["models"], row.provider["escalate_to"])[1]
     return RunConfig(
@@ -114,6 +86,7 @@ async def rules_of(reader: Reader, row: RunRow, task: Task) -> RunConfig:
         account=account_of(row.number, voting.robust, await reader.paid(row.number)),
         absences=await reader.absences(row.number),
         record_prompts=voting.records_prompts(process=isinstance(task, Process)),
+        task=row.task,
     )
 
 
@@ -135,42 +108,52 @@ async def ask_again(
         there: whether the process has reached its goal.
         patience: seconds that it may run without a request while all earlier steps are decided.
     """
-    asked = anyio.Event()
-    asked.set()
-
-    def look() -> None:
-        asked.set()
-
-    race.decider.news = look
-
-    async def recall(step: int) -> Recorded:
-        asked.set()
-        return await reader.recorded(row.number, step)
-
-    async def solve(part: Task, name: str, share: Fraction | None, *, independent: bool = False) -> Solution:
-        await anyio.sleep_forever()  # undecided steps cannot be decided here
-        raise AssertionError
-
-    async def begun(name: str, part: Task) -> bool:
-        found = await reader.run(name)
-        return found is not None and could_be(found.task, type(part))
-
-    async def withhold(key: str) -> None:
-        await anyio.sleep_forever()  # settling has no outside effects: resuming has
-
-    around = ProcessContext(
-        run_id=row.run_id,
-        journal=Muted(),
-        recall=recall,
-        solve=solve,
-        open_steps=_OPEN,
-        begun=begun,
-        withhold=withhold,
-    )
+    record = _Record(reader, row.number)
+    race.decider.news = record.look
     async with anyio.create_task_group() as group:
-        group.start_soon(answer_process, task, race, around)
-        while asked.is_set() and not there() and race.decider.status is RunStatus.RUNNING:
-            asked = anyio.Event()
+        group.start_soon(answer_process, task, race, record.context(row.run_id))
+        while record.asked.is_set() and not there() and race.decider.status is RunStatus.RUNNING:
+            record.asked = anyio.Event()
             with anyio.move_on_after(patience):
-                await asked.wait()
+                await record.asked.wait()
         group.cancel_scope.cancel()
+
+
+class _Record:
+    """The record on which a process runs again: nothing is decided, and nothing done outside."""
+
+    def __init__(self, reader: Reader, run: int) -> None:
+        self.asked = anyio.Event()
+        self.asked.set()
+        self._reader = reader
+        self._run = run
+
+    def context(self, run_id: str) -> ProcessContext:
+        return ProcessContext(
+            run_id=run_id,
+            journal=Muted(),
+            recall=self._recall,
+            solve=_never,
+            open_steps=_OPEN,
+            begun=partial(begun_before, self._reader),
+            withhold=_never,
+        )
+
+    def look(self) -> None:
+        self.asked.set()
+
+    async def _recall(self, step: int) -> Recorded:
+        self.look()
+        return await self._reader.recorded(self._run, step)
+
+
+async def _never(*about: Any, **how: Any) -> NoReturn:
+    """Wait for what only a resume does: undecided steps, and outside effects."""
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+async def begun_before(reader: Reader, name: str, task: Task) -> bool:
+    """Return whether an earlier session began a nested *task* under a name."""
+    row = await reader.run(name)
+    return row is not None and could_be(row.task, type(task))

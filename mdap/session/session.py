@@ -7,26 +7,30 @@ from typing import Any, TypeVar, Unpack, overload
 
 import anyio
 
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import PluginError, UsageError
 from mdap.journal.reader import RunRow
 from mdap.plugins import make_recorded, make_task
-from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Event, RunStatus, Solution
 from mdap.rules.parameters import as_resumed
-from mdap.session.arguments import check_cases, check_run, check_session, check_share, checked_task
+from mdap.session.arguments import (
+    Model,
+    Resulting,
+    RunSettings,
+    Solving,
+    check_cases,
+    check_run,
+    checked_task,
+    setup_of,
+)
 from mdap.session.batch import Batch, Case
 from mdap.session.calibrating import CalibrationRequest, calibrate_task
-from mdap.session.dealing import check_spread
+from mdap.session.following import Listener
 from mdap.session.identity import RunSpec, as_begun, checked_run_id, new_name, new_run_id, not_alone
-from mdap.session.listening import Listener
 from mdap.session.margins import K, batch_margin, ended_without_result, with_k, with_margin
-from mdap.session.models import roster_of
 from mdap.session.opened import OpenSession, left, row_of
-from mdap.session.resources import SessionSetup
 from mdap.session.results import with_typed_result
 from mdap.session.running import run_task
-from mdap.session.signatures import Model, Resulting, RunSettings, Solving
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 from mdap.tasks import Task
 
@@ -91,7 +95,9 @@ class Session(OpenSession):
         lane: Lane | str = Lane.REQUESTS,
         waves: Waves | None = None,
     ) -> None:
-        check_session(
+        setup = setup_of(
+            model,
+            escalate_to,
             db=db,
             options=options,
             limits=limits,
@@ -99,27 +105,12 @@ class Session(OpenSession):
             prices=prices,
             speculate=speculate,
             on_dead=on_dead,
+            log=log,
+            tracer_provider=tracer_provider,
             cluster=cluster,
             lane=lane,
             waves=waves,
         )
-        setup = SessionSetup(
-            path=Path(db),
-            roster=roster_of(model, escalate_to),
-            options=dict(options or {}),
-            limits=limits or Limits(),
-            budget=budget or Budget(),
-            prices=read_prices(Path(prices)) if isinstance(prices, str | Path) else dict(prices or {}),
-            speculate=Speculate(speculate),
-            on_dead=OnDead(on_dead),
-            log=log,
-            tracer_provider=tracer_provider,
-            cluster=cluster,
-            lane=Lane(lane),
-            waves=waves or Waves(),
-        )
-        if cluster is not None:
-            check_spread(setup.roster, setup.lane)
         super().__init__(setup)
         self._record_prompts = record_prompts
 
@@ -193,8 +184,7 @@ class Session(OpenSession):
             DatabaseError: the database can no longer be written.
         """
         task = as_resumed(checked_task(task))
-        check_run(k, voting, run_id, progress)
-        check_share(target=target, floor=floor)
+        check_run(k, voting, run_id, progress, target=target, floor=floor)
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         listener = None if on_event is None else Listener(on_event)
         scope = anyio.CancelScope()
@@ -235,9 +225,8 @@ class Session(OpenSession):
         Raises:
             UsageError: a task does not know its length, or no k reaches the target.
         """
-        check_run(None, voting, run_id, None)
+        check_run(None, voting, run_id, target=target)
         check_cases(tasks, None)
-        check_share(target=target)
         name = checked_run_id(run_id)
         with self._visit() as resources:
             return await batch_margin(resources, tasks, name, self._voting(voting), target)
@@ -317,8 +306,7 @@ class Session(OpenSession):
             DatabaseError: the database can no longer be written.
         """
         task = checked_task(task)
-        check_run(None, voting, run_id, None)
-        check_share(target=target)
+        check_run(None, voting, run_id, target=target)
         if not isinstance(samples, int) or samples < 1:
             raise UsageError(f"samples takes a whole number of at least 1, not {samples!r:.60}")
         name = f"{new_run_id(task)}-calibration" if run_id is None else checked_run_id(run_id)

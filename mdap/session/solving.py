@@ -7,8 +7,8 @@ import anyio
 
 from mdap.errors import UsageError
 from mdap.records import Calibration, Solution
+from mdap.session.arguments import CalibrateSettings, Resulting, SessionSettings, SolveSettings, Solving
 from mdap.session.session import Session
-from mdap.session.signatures import CalibrateSettings, Resulting, SessionSettings, SolveSettings, Solving
 from mdap.tasks import Task
 
 __all__ = ["calibrate", "solve", "solve_sync"]

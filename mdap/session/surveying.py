@@ -18,7 +18,7 @@ from mdap.plugins import make_recorded, task_name
 from mdap.rules.canonical import canonical
 from mdap.session.margins import pilot_of
 from mdap.session.resources import SessionResources
-from mdap.session.seeking import Gathered, ask_again, rules_of
+from mdap.session.seeking import Gathered, ask_again, config_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Step, Task, canonical_step
 from mdap.testing.walking import OracleAsk, TooManyError
@@ -195,7 +195,7 @@ async def _steps_of_run(reader: Reader, row: RunRow, task: Task, request: tuple[
         states = await states_of_run(reader, row, task, samples, seed)
         return list(steps_in(GuardedTask(row.task, task), iter(states)))
     assert isinstance(task, Process)
-    race = Gathered(row.task, task, await rules_of(reader, row, task))
+    race = Gathered(task, await config_of(reader, row, task))
     race.begin(await process_point(reader, row.number, as_it_ended=True))
     await ask_again(reader, row, task, race, lambda: len(race.steps) >= _MOST_WALKED, _PATIENCE)
     found = [_surveyed(task, step) for step in race.steps.values() if not step.proposal]

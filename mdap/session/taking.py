@@ -8,7 +8,7 @@ import anyio
 from mdap.engine.policy import Policy
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.rulings import Place, Rulings
-from mdap.session.listening import LOOK
+from mdap.session.following import LOOK
 from mdap.session.resources import SessionResources
 
 __all__ = ["take_rulings"]
@@ -29,7 +29,7 @@ async def take_rulings(resources: SessionResources, run: int, race: Policy) -> N
                 continue
             await _tell(resources, run, race, since)
             await _take(resources, run, race)
-            _give_up(race, since, resources.limits.wait_for_person)
+            _give_up(race, since, resources.setup.limits.wait_for_person)
             if race.decider.waits:
                 await anyio.sleep(LOOK)
     except DatabaseError:
@@ -41,7 +41,7 @@ async def _tell(resources: SessionResources, run: int, race: Policy, since: dict
     new = sorted(race.decider.waits - since.keys())
     if new:
         await resources.writer.flush()
-    patience = resources.limits.wait_for_person
+    patience = resources.setup.limits.wait_for_person
     for step in new:
         since[step] = anyio.current_time()
         if patience:

@@ -19,24 +19,20 @@ from mdap.cluster.gates import LeasedGate
 from mdap.cluster.head import COUNTERS, PYTHON
 from mdap.cluster.processes import channel_of, end_with_parent
 from mdap.cluster.remote import Caller, LeasedBudget, RemoteClaims, RemoteReader, RemoteRuns, RemoteWriter
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.errors import told as told_of
-from mdap.journal.jobs import JobLog
 from mdap.journal.reader import Reader, open_log
 from mdap.journal.runs import LocalRuns, Runs
 from mdap.plugins import make_recorded
 from mdap.providers.gate import Gate
 from mdap.rules.parameters import version_of
 from mdap.rules.presence import Presence
-from mdap.session.endpoint_probe import EndpointProbe
 from mdap.session.identity import RunSpec
-from mdap.session.lanes import SessionLane
-from mdap.session.limit_changes import LimitChangeRecorder
-from mdap.session.models import Models, Roster
+from mdap.session.models import Models, Roster, SessionSetup
 from mdap.session.resources import SessionResources
 from mdap.session.running import run_task
-from mdap.settings import Budget, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
+from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Task
 
 __all__ = ["Worker", "main"]
@@ -74,11 +70,12 @@ class Worker:
         if "path" in welcome:
             sys.path[:] = welcome["path"]
         try:
-            models = _models(welcome)
+            setup = _setup(welcome)
+            models = Models.load(setup)
         except MdapError as error:
             await self._channel.send([["unable", str(error)]])
             return
-        async with self._resources(models, welcome) as resources, anyio.create_task_group() as group:
+        async with self._resources(setup, models, welcome) as resources, anyio.create_task_group() as group:
             self._link.send("join", __version__, PYTHON)
             group.start_soon(self._beat, welcome["beat"])
             await self._listen(resources, group)
@@ -150,10 +147,10 @@ class Worker:
         )
 
     @asynccontextmanager
-    async def _resources(self, models: Models, welcome: dict[str, Any]) -> AsyncIterator[SessionResources]:
-        path = Path(welcome["db"])
-        budget = Budget(**welcome["budget"])
-        guard = LeasedBudget(budget, models.prices, self._caller)
+    async def _resources(
+        self, setup: SessionSetup, models: Models, welcome: dict[str, Any]
+    ) -> AsyncIterator[SessionResources]:
+        path = setup.path
         for place, member in enumerate(models.members):
             if welcome["leased"][place]:
                 member.gate = LeasedGate(member.gate, self._sender(place))
@@ -172,20 +169,14 @@ class Worker:
                     group.start_soon(gate.serve)
                 group.start_soon(writer.serve)
                 yield SessionResources(
+                    setup=setup,
                     group=group,
                     models=models,
-                    budget_guard=guard,
+                    budget_guard=LeasedBudget(setup.budget, models.prices, self._caller),
                     writer=writer,
                     reader=reader,
                     runs=runs,
                     claims=claims,
-                    limits=Limits(**welcome["limits"]),
-                    budget=budget,
-                    speculate=Speculate(welcome["speculate"]),
-                    on_dead=OnDead(welcome["on_dead"]),
-                    limit_changes=LimitChangeRecorder((), (), writer),
-                    endpoint_probe=EndpointProbe(models, guard, writer, ask=False),
-                    lane=SessionLane(models, JobLog(writer, reader, claims), Lane.REQUESTS, Waves()),
                     named={},
                     worker=welcome["name"],
                 )
@@ -199,15 +190,18 @@ class Worker:
         return lambda kind, *rest: self._link.send(kind, place, *rest)
 
 
-def _models(welcome: dict[str, Any]) -> Models:
-    """Return the models, with the keys of this machine's environment.
-
-    Raises:
-        UsageError: one is not available here.
-    """
-    prices = {name: Price(**price) for name, price in welcome["prices"].items()}
-    roster = Roster(tuple(welcome["models"]), tuple(welcome["escalate_to"]), {})
-    return Models.load(roster, welcome["options"], Limits(**welcome["limits"]), prices, Path(welcome["db"]))
+def _setup(welcome: dict[str, Any]) -> SessionSetup:
+    """Return the arguments of the head's session, as far as a worker needs them."""
+    return SessionSetup(
+        path=Path(welcome["db"]),
+        roster=Roster(tuple(welcome["models"]), tuple(welcome["escalate_to"]), {}),
+        options=welcome["options"],
+        limits=Limits(**welcome["limits"]),
+        budget=Budget(**welcome["budget"]),
+        prices={name: Price(**price) for name, price in welcome["prices"].items()},
+        speculate=Speculate(welcome["speculate"]),
+        on_dead=OnDead(welcome["on_dead"]),
+    )
 
 
 def _task_of(about: dict[str, Any]) -> Task:

@@ -5,7 +5,7 @@ from pathlib import Path
 import mdap
 from mdap.journal.reader import open_log
 from mdap.rules.values import Kind, kinds_of
-from mdap.session.certifying import most_doubtful
+from mdap.session.results import most_doubtful
 from mdap_hanoi import Hanoi
 from mdap_hanoi.strategy import right_answer
 

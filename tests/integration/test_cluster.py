@@ -300,7 +300,7 @@ async def test_a_worker_without_a_key_stops_the_batch(
     def lacking(welcome: Any) -> Any:
         raise UsageError("OPENAI_API_KEY is not set")
 
-    monkeypatch.setattr(working, "_models", lacking)
+    monkeypatch.setattr(working, "_setup", lacking)
     async with asking(tmp_path / "a.db", 2) as open_session:
         with pytest.raises(StoppedError, match=r"worker \d: OPENAI_API_KEY is not set"):
             await anext(open_session.solve_all([Walk(seed=1)], run_id="b"))

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 import mdap
 from mdap.records import Reply, RunStatus, SampleRequest
-from mdap.session.signatures import CalibrationSettings, RunSettings, SessionSettings
+from mdap.session.arguments import CalibrationSettings, RunSettings, SessionSettings
 from mdap_hanoi import Hanoi
 from tests.helpers import Model, Walk
 

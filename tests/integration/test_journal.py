@@ -17,7 +17,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mdap.engine.chain import RunConfig
+from mdap.engine.config import RunConfig
 from mdap.errors import DatabaseError, LockedError, UsageError
 from mdap.journal import resuming
 from mdap.journal import writer as writing

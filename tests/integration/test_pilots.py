@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 import mdap
-from mdap.engine.pilot import Pilot
+from mdap.engine.config import Pilot
 from mdap.errors import UnavailableError, UsageError
 from mdap.rules.certificate import error_upper_bound
 from mdap.rules.scaling import minimal_k

@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import mdap
-from mdap.engine.opening import Opening
+from mdap.engine.recording import Opening
 from mdap.engine.voting import Race
 from mdap.errors import (
     FailedError,

@@ -128,7 +128,7 @@ def test_a_process_that_goes_by_the_clock_is_not_taken_for_a_forged_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It did not wait for its step when the run was made, and does now: its code is what differs."""
-    monkeypatch.setattr("mdap.engine.run._DRAIN_SECONDS", 0.1)  # the votes on their way take a minute
+    monkeypatch.setattr("mdap.engine.scheduler._DRAIN_SECONDS", 0.1)  # the votes on their way take a minute
     db = tmp_path / "a.db"
     one = mdap.Limits(concurrency=1)  # so that most of its votes are not on their way yet
     solution = mdap.solve_sync(Hurried(), options={"latency": 60}, limits=one, db=db, run_id="h")

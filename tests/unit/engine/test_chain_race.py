@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdap.engine.chain import ChainRace, RunConfig
-from mdap.engine.opening import Opening, OpeningStatus, Progress
+from mdap.engine.chain import ChainRace
+from mdap.engine.config import RunConfig
+from mdap.engine.recording import Opening, OpeningStatus
 from mdap.engine.scheduler import Came, Failed, GaveUp
 from mdap.errors import PluginError, RejectedError, TransientError, UnavailableError
 from mdap.records import (
@@ -241,8 +242,8 @@ class Hand:
     def __init__(self, task: Walk, *, k: int = 2, mode: str = "off", depth: int = 2, **rules: Any) -> None:
         self.log = Log()
         speculation = Speculation(mode=Speculate(mode), depth=0 if mode == "off" else depth)
-        told = RunConfig(1, VotingSettings(k=k), speculation, models=("toy",), **rules)
-        self.race = ChainRace("count", task, told, self.log, Progress())
+        told = RunConfig(1, VotingSettings(k=k), speculation, models=("toy",), task="count", **rules)
+        self.race = ChainRace(task, told, self.log)
         self.flight: list[tuple[Opening, SampleRequest]] = []
 
     def begin(self, point: ResumePoint = NEW) -> "Hand":
@@ -430,7 +431,7 @@ def test_an_undecided_step_is_no_plurality() -> None:
     log = Log()
     rules = RunConfig(1, VotingSettings(k=2, max_samples=7))
     hand = Hand(Count(steps=9))
-    hand.race, hand.log = ChainRace("count", Count(steps=9), rules, log, Progress()), log
+    hand.race, hand.log = ChainRace(Count(steps=9), rules, log), log
     hand.begin().say(0, "1", "2", "1", "2", "1", "2", "1")
     assert hand.race.decider.status is RunStatus.UNDECIDED
     assert hand.race.decider.reason == (

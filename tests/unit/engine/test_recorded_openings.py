@@ -1,6 +1,6 @@
 """Which recorded opening of a step is taken up again."""
 
-from mdap.engine.recorded_openings import RecordedOpenings
+from mdap.engine.chain import RecordedOpenings
 from mdap.records import RecordedOpening, SampleTaken, StepOpened
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdap.engine.account import account_of
-from mdap.engine.chain import RunConfig
+from mdap.engine.config import RunConfig
 from mdap.records import Fact, RunStatus, SampleTaken
 from mdap.rules.ledger import Ledger
 from mdap.rules.tally import RobustTally

@@ -9,10 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
-from mdap.engine.chain import ChainRace, RunConfig
-from mdap.engine.opening import Progress
-from mdap.engine.run import decide
-from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome, SamplerPool
+from mdap.engine.chain import ChainRace
+from mdap.engine.config import RunConfig
+from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome, SamplerPool, decide
 from mdap.errors import (
     PluginError,
     ProviderError,
@@ -143,8 +142,8 @@ async def decided(
     """Decide the toy chain with *provider*."""
     log = Log()
     speculation = Speculation(mode=Speculate.VOTE, depth=depth) if depth else Speculation()
-    rules = RunConfig(1, VotingSettings(k=k), speculation, provider.max_n)
-    race = ChainRace("walk", TASK, rules, log, Progress())
+    rules = RunConfig(1, VotingSettings(k=k), speculation, provider.max_n, task="walk")
+    race = ChainRace(TASK, rules, log)
     race.begin(NEW)
     await decide(race, provider, limits or Limits(), log)
     return race, log
@@ -192,7 +191,7 @@ class Withdrawing(Sending):
 async def test_what_is_withdrawn_before_it_is_asked_is_not_asked() -> None:
     """It would be paid for, and nobody would hear of it: each sample that is asked for has its row."""
     provider, log = Withdrawing(), Log()
-    race = ChainRace("walk", TASK, RunConfig(1, VotingSettings(k=9)), log, Progress())
+    race = ChainRace(TASK, RunConfig(1, VotingSettings(k=9), task="walk"), log)
     provider.race = race
     race.begin(NEW)
     await decide(race, provider, Limits(), log)
@@ -327,7 +326,7 @@ async def test_a_parsers_bug_comes_out_bare(nonblocking: bool) -> None:
 
     provider = ScriptedProvider(lambda request, ordinal: "1", nonblocking=nonblocking)
     log = Log()
-    race = ChainRace("walk", Broken(), RunConfig(1, VotingSettings(k=3)), log, Progress())
+    race = ChainRace(Broken(), RunConfig(1, VotingSettings(k=3), task="walk"), log)
     race.begin(NEW)
     with pytest.raises(PluginError, match=r"step 0: test_samplers.py:\d+ in read: LookupError"):
         await decide(race, provider, Limits(), log)
@@ -460,7 +459,7 @@ async def test_an_instant_provider_does_not_starve_the_loop() -> None:
         task = Walk(steps=1_000)
         model = Model(task)
         provider = ScriptedProvider(lambda request, ordinal: model.says(request.user, ordinal))
-        race = ChainRace("walk", task, RunConfig(1, VotingSettings(k=3)), log, Progress())
+        race = ChainRace(task, RunConfig(1, VotingSettings(k=3), task="walk"), log)
         race.begin(NEW)
         await decide(race, provider, Limits(), log)
         over = True

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdap.engine.chain import RunConfig
+from mdap.engine.config import RunConfig
 from mdap.engine.voting import Race
 from mdap.records import AttemptFailed, Decided, Fact, Reply, RunStatus, SampleTaken
 from mdap.settings import VotingSettings
@@ -48,7 +48,8 @@ def law(answers: list[str], k: int, most: int) -> str | None:
 
 def check_voting(k: int, most: int, coming: list[tuple[int, str]]) -> None:
     """P1 and P5: the winner is that of the law over what was counted, or there is none, visibly."""
-    race = Race("task letters", 0, Step("?", read_letter), VotingSettings(k=k, max_samples=most), None)
+    config = RunConfig(1, VotingSettings(k=k, max_samples=most), task="letters")
+    race = Race(config, 0, Step("?", read_letter), None)
     flight: list[int] = []
     counted: list[str] = []
     for place, answer in coming:

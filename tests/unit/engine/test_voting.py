@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdap.engine.config import RunConfig
 from mdap.engine.prompts import Judgement
 from mdap.engine.voting import Race
 from mdap.errors import PluginError
@@ -31,7 +32,7 @@ def read_letter(text: str) -> str:
 
 def race(step: Step[Any] | None = None, **voting: Any) -> Race:
     step = step or Step(user="Which letter?", system="Say it.", parse=read_letter)
-    return Race("task letters", 7, step, VotingSettings(**voting), None)
+    return Race(RunConfig(1, VotingSettings(**voting), task="letters"), 7, step, None)
 
 
 def asked(requests: Iterable[SampleRequest]) -> list[tuple[int, ...]]:
@@ -112,7 +113,7 @@ def test_a_request_says_what_the_step_says() -> None:
     """Messages, limits, schema and priority are the step's, or the run's where it says nothing."""
     schema = {"type": "string"}
     step = Step(user="u", system="s", parse=read_letter, schema=schema, max_tokens=9)
-    [request] = Race("task t", 7, step, VotingSettings(k=1), None).wanted(1, 5)
+    [request] = Race(RunConfig(1, VotingSettings(k=1)), 7, step, None).wanted(1, 5)
     assert (request.system, request.user, int(request.key), request.priority) == ("s", "u", 7, 5)
     assert (request.max_tokens, request.schema, request.subject) == (9, schema, None)
 

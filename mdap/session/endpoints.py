@@ -1,19 +1,24 @@
-"""Probe the endpoints of a session once, and record the findings with each of its runs."""
+"""The endpoints of a session: probe them once, and record findings and changed limits with its runs."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import anyio
 
 from mdap.engine.budget_guard import BudgetGuard
 from mdap.journal.writer import Writer
+from mdap.providers.gate import Gate
 from mdap.providers.paced import Paced
 from mdap.providers.probe import ProbeResult, probe
 from mdap.records import METERED, RunEvent
+from mdap.rules.limiter import Change
 from mdap.rules.money import cost_of
 from mdap.session.models import Models
 
-__all__ = ["EndpointProbe"]
+__all__ = ["EndpointProbe", "LimitChangeRecorder"]
+
+# Seconds between events of a limit, however erratic the endpoint is.
+_EVERY: Final = 10.0
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -51,7 +56,9 @@ class EndpointProbe:
         """
         async with self._lock:
             if not self._begun:
-                self._adopt(recorded)
+                for member in self._models.members:
+                    if member.dialect is not None:
+                        member.dialect.adopt(recorded.get(member.name, {}))
                 if self._ask:
                     await self._inspect(run)
                 self._begun = True
@@ -66,11 +73,6 @@ class EndpointProbe:
                 refusal = f"{warnings[-1]}; turn it off, or allow it with -M allow_duplicates=true"
         return refusal
 
-    def _adopt(self, recorded: Options) -> None:
-        for member in self._models.members:
-            if member.dialect is not None:
-                member.dialect.adopt(recorded.get(member.name, {}))
-
     async def _inspect(self, run: int) -> None:
         found = [(member, ProbeResult(member.name)) for member in self._models.members if member.remote]
         try:
@@ -78,7 +80,10 @@ class EndpointProbe:
                 for member, findings in found:
                     group.start_soon(probe, member, findings)
         finally:  # the probe is paid for, even if the run is interrupted
-            self._pay(found)
+            for member, findings in found:
+                price = self._models.prices[self._models.members.index(member)]
+                usd = 0.0 if price is None else cost_of(price, findings)
+                self._budget_guard.spent_before(usd, findings.input_tokens + findings.output_tokens)
             self._record(run, found)
         self._found = found
 
@@ -88,12 +93,6 @@ class EndpointProbe:
             if again:
                 data = {name: value for name, value in data.items() if name not in METERED}
             self._writer.append(RunEvent(run, "probe", findings.summary(), data=data))
-
-    def _pay(self, found: list[tuple[Paced, ProbeResult]]) -> None:
-        for member, findings in found:
-            price = self._models.prices[self._models.members.index(member)]
-            usd = 0.0 if price is None else cost_of(price, findings)
-            self._budget_guard.spent_before(usd, findings.input_tokens + findings.output_tokens)
 
 
 def _changes(findings: ProbeResult, recorded: Options) -> list[str]:
@@ -107,3 +106,53 @@ def _changes(findings: ProbeResult, recorded: Options) -> list[str]:
     if not changes:
         return []
     return [f"{findings.model} takes other options than when the run began: {', '.join(changes)}"]
+
+
+class LimitChangeRecorder:
+    """Record changes of limits as events of kind ``limits``.
+
+    Args:
+        names: the models of the session.
+        gates: the gates of their requests, in the same order.
+        writer: the journal.
+
+    Attributes:
+        running: the numbers of running runs.
+    """
+
+    def __init__(self, names: Sequence[str], gates: Sequence[Gate], writer: Writer) -> None:
+        self.running: set[int] = set()
+        self._gates = tuple(zip(names, gates, strict=True))
+        self._writer = writer
+
+    async def follow(self, place: int) -> None:
+        """Record changes at the gate of that *place* forever, grouped by some seconds."""
+        name, gate = self._gates[place]
+        while True:
+            await gate.changed()
+            self._tell(name, gate)
+            await anyio.sleep(_EVERY)
+
+    def tell(self) -> None:
+        """Record pending changes before a run ends."""
+        for name, gate in self._gates:
+            self._tell(name, gate)
+
+    def _tell(self, name: str, gate: Gate) -> None:
+        if not self._writer.usable:
+            return
+        for change in gate.changes():
+            reason, data = _worded(name, change)
+            for run in self.running:
+                self._writer.append(RunEvent(run, "limits", reason, data=data))
+
+
+def _worded(name: str, change: Change) -> tuple[str, dict[str, object]]:
+    what = change.what.replace("_", " ")
+    before, after = (_shown(limit) for limit in (change.limit_before, change.limit_after))
+    data: dict[str, object] = {"model": name, **change._asdict()}
+    return f"{name}: {what} from {before} to {after}: {change.reason}", data
+
+
+def _shown(limit: float | None) -> str:
+    return "no limit" if limit is None else f"{limit:,.0f}" if limit >= 10 else f"{limit:.2g}"
