@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.questions import CurrentStep
-from mdap.journal.rows import prompt_of
 from mdap.journal.statements import query
 from mdap.records import PromptSent, StepOpened, encodable
 from mdap.rules.canonical import canonical
@@ -28,7 +27,7 @@ def sent_between(
 ) -> dict[tuple[int, int], list[PromptSent]]:
     """Return the recorded prompts of the steps from *first* to before *last*, by step and opening."""
     found: dict[tuple[int, int], list[PromptSent]] = {}
-    for sent in map(prompt_of, query(connection, "prompts_between", run, first, last)):
+    for sent in map(PromptSent._make, query(connection, "prompts_between", run, first, last)):
         found.setdefault((sent.step, sent.opening), []).append(sent)
     return found
 

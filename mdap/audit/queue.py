@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from mdap.audit.review import Doubtful, doubtful, undecided
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import find_number
+from mdap.journal.rulings import Claim
 from mdap.journal.statements import query
 
 __all__ = ["Claim", "Ruling", "Settled", "Waiting", "waiting"]
@@ -20,25 +21,6 @@ _RUNS_SHOWN: Final = 50
 _EACH: Final = 10
 _LONGEST: Final = 50_000
 """For a longer run, the queue lists doubtful decisions only on request for that run: it takes a while."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A person's claim on a step.
-
-    Attributes:
-        number: the number that proves whose claim it is.
-        author: the person who has the step.
-        until: when the claim expires, in UTC.
-    """
-
-    number: int
-    author: str
-    until: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {"claim": self.number, "author": self.author, "until": self.until}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from mdap.audit.prompts import Sent, sent_between
 from mdap.journal.logfile import reading
-from mdap.journal.rows import decision_and_opening, decision_of, opening_of, sample_of
+from mdap.journal.rows import decision_and_opening, sample_of
 from mdap.journal.statements import query
 from mdap.records import Decided, SampleTaken, StepOpened
 
@@ -54,8 +54,8 @@ def pages(connection: sqlite3.Connection, run: int, first: int, last: int) -> It
     """Yield the steps from *first* to before *last*, page by page."""
     for start in range(first, last, PAGE):
         bounds = (run, start, min(start + PAGE, last))
-        decisions = list(map(decision_of, query(connection, "decisions_between", *bounds)))
-        openings = list(map(opening_of, query(connection, "openings_between", *bounds)))
+        decisions = list(map(Decided._make, query(connection, "decisions_between", *bounds)))
+        openings = list(map(StepOpened._make, query(connection, "openings_between", *bounds)))
         samples = map(sample_of, query(connection, "samples_between", *bounds))
         sent = sent_between(connection, *bounds)
         yield Page(bounds[1], bounds[2], decisions, openings, samples, sent)
@@ -72,7 +72,7 @@ def decided(connection: sqlite3.Connection, run: int) -> Iterator[tuple[Decided,
 
 def undecided(connection: sqlite3.Connection, run: int) -> list[StepOpened]:
     """Return the openings of a run that have no decision."""
-    return list(map(opening_of, query(connection, "openings_undecided", run)))
+    return list(map(StepOpened._make, query(connection, "openings_undecided", run)))
 
 
 def samples_of(connection: sqlite3.Connection, run: int, step: int) -> list[SampleTaken]:

@@ -12,9 +12,8 @@ from mdap.audit.parallel import MakeTask
 from mdap.audit.rows import decided, plain_reading, samples_of
 from mdap.audit.runs import find_number
 from mdap.errors import RAISED, PluginError, UsageError
-from mdap.journal.rows import prompt_of
 from mdap.journal.statements import query
-from mdap.records import NOTED, PROPOSED, Decided, SampleTaken, StepOpened, Verdict
+from mdap.records import NOTED, PROPOSED, Decided, PromptSent, SampleTaken, StepOpened, Verdict
 from mdap.rules.digests import answer_key, prompt_digest, views_digest
 from mdap.rules.values import kinds_of
 from mdap.tasks import Chain
@@ -151,7 +150,7 @@ class _Prompts:
             UsageError: the log does not have them, and the task cannot rebuild them.
         """
         place = (opened.run, opened.step, opened.opening)
-        sent = map(prompt_of, query(self._connection, "prompts_of_step", *place))
+        sent = map(PromptSent._make, query(self._connection, "prompts_of_step", *place))
         found = [(prompt.system or "", prompt.user) for prompt in sent] or self._asked_again(opened)
         digests = [prompt_digest(*prompt) for prompt in found]
         if opened.prompt_digest != (views_digest(digests) if len(digests) > 1 else digests[0]):

@@ -91,7 +91,8 @@ class Batch:
         elif isinstance(fact, StepOpened):
             self._steps += fact
         elif isinstance(fact, PromptSent):
-            self._take_prompt(fact)
+            self._texts |= {digest: text for digest, text in fact.texts() if digest and text is not None}
+            self._prompts += fact.row()
         elif isinstance(fact, StepResolved):
             self._resolved[fact.run, fact.step, fact.opening] = fact.confirmed
         else:
@@ -104,12 +105,6 @@ class Batch:
             ):
                 self._outcomes[fact.run] = fact.data["outcome"]
 
-    def _take_prompt(self, fact: PromptSent) -> None:
-        for digest, text in fact.texts():
-            if digest is not None and text is not None:
-                self._texts[digest] = text
-        self._prompts += fact.row()
-
     def statements(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield the name of each statement to execute, and its parameters, row after row."""
         resolved = self._resolved
@@ -121,7 +116,8 @@ class Batch:
                 if confirmed is None:
                     pending += sample.row()
                 else:
-                    known += (sample if confirmed else _voided(sample)).row()
+                    right = sample if confirmed else sample._replace(verdict="void", counted=None)
+                    known += right.row()
         yield "texts", _flat(self._texts.items())
         yield "steps", self._steps
         yield "prompts", self._prompts
@@ -174,10 +170,6 @@ def _block(sql: str, size: int) -> str:
     head, _, rest = sql.partition(_VALUES)
     row, end, tail = rest.partition("\n")
     return f"{head}{_VALUES}{', '.join([row] * size)}{end}{tail}"
-
-
-def _voided(sample: SampleTaken) -> SampleTaken:
-    return sample._replace(verdict="void", counted=None)
 
 
 def _event(fact: RunEvent | AttemptFailed) -> tuple[Any, ...]:

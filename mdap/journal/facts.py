@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader
-from mdap.journal.rows import ENDED, decision_and_opening, opening_of, prompt_of, sample_of
+from mdap.journal.rows import ENDED, decision_and_opening, sample_of
 from mdap.records import AttemptFailed, Decided, Event, PromptSent, RunEvent, SampleTaken, StepOpened
 
 __all__ = ["Cursor", "Facts"]
@@ -173,7 +173,7 @@ class Facts:
         read = self._cursor.open.get((opened.step, opened.opening), ())
         place = (opened.run, opened.step, opened.opening)
         facts: list[_Row] = [opened]
-        facts += map(prompt_of, await self._reader.rows("prompts_of_step", *place))
+        facts += map(PromptSent._make, await self._reader.rows("prompts_of_step", *place))
         facts += map(sample_of, await self._reader.rows("samples_of_opening", *place))
         return [fact for fact in facts if _number(fact) not in read]
 
@@ -184,7 +184,7 @@ class Facts:
         place = cursor.void
         while rows := await self._reader.rows("openings_without_decision", self._run, *place, _PAGE):
             for row in rows:
-                opened = opening_of(row)
+                opened = StepOpened._make(row)
                 place = (opened.step, opened.opening)
                 facts = await self._unread(opened)
                 if first is None or opened.step < first:
@@ -203,17 +203,4 @@ def _fact(run: int, row: Any) -> RunEvent | AttemptFailed:
     data: dict[str, Any] = json.loads(row["data"] or "{}")
     if row["kind"] != "attempt_failed":
         return RunEvent(run, row["kind"], row["reason"], row["author"], data or None)
-    return AttemptFailed(
-        run=run,
-        step=row["step"],
-        opening=row["opening"],
-        ordinal=data["ordinal"],
-        attempt=data["attempt"],
-        kind=data["kind"],
-        message=row["reason"],
-        input_tokens=data.get("input_tokens"),
-        output_tokens=data.get("output_tokens"),
-        model=data.get("model"),
-        began=data.get("began"),
-        ended=data.get("ended"),
-    )
+    return AttemptFailed(run, row["step"], row["opening"], message=row["reason"], **data)

@@ -14,7 +14,6 @@ from mdap.records import BatchJob, BatchRow
 
 __all__ = ["JobLog", "LeftOver", "forget", "jobs_on_record"]
 
-# Runs are claimed by their number, from 1.
 _OVER: Final = ("refused", "abandoned")
 
 
@@ -66,8 +65,7 @@ class JobLog:
 
         number = await self._writer.write(insert)
         self.claim(number)
-        [job] = await jobs_on_record(self._reader, [number])
-        return job
+        return await self.reread(number)
 
     def claim(self, number: int) -> bool:
         """Return whether this process may submit the job; if so, no other process may."""
@@ -116,7 +114,7 @@ class JobLog:
         numbers = sorted({number for number, _ in rows})
         if not numbers:
             return LeftOver([], set(), {})
-        jobs = {job.number: job for job in await self._jobs(numbers)}
+        jobs = {job.number: job for job in await jobs_on_record(self._reader, numbers)}
         recorded = {(row[0], row[1]) for row in await self._reader.rows("batched_samples", run)}
         waves, open_jobs = defaultdict(set), set()
         for number, row in rows:
@@ -128,9 +126,6 @@ class JobLog:
                 open_jobs.add(number)
         left = [(jobs[number], await self._rows_of(jobs[number])) for number in sorted(open_jobs)]
         return LeftOver(left, recorded, dict(waves))
-
-    async def _jobs(self, numbers: Sequence[int]) -> list[BatchJob]:
-        return await jobs_on_record(self._reader, numbers)
 
     async def _rows_of(self, job: BatchJob) -> list[BatchRow]:
         found = [_row(row)[1] for row in await self._reader.rows("batch_rows_of_job", job.number)]

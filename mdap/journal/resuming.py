@@ -1,8 +1,16 @@
 """Read where a run stopped: its last decision, and what is on record of its open steps."""
 
 from mdap.journal.reader import Reader
-from mdap.journal.rows import opening_of, sample_of
-from mdap.records import ProcessPoint, RecordedOpening, Refusal, ResumePoint, SampleTaken, Verdict
+from mdap.journal.rows import sample_of
+from mdap.records import (
+    ProcessPoint,
+    RecordedOpening,
+    Refusal,
+    ResumePoint,
+    SampleTaken,
+    StepOpened,
+    Verdict,
+)
 from mdap.rules.digests import CHAIN_START
 
 __all__ = ["process_point", "resume_point", "tiers_with_votes"]
@@ -58,7 +66,7 @@ async def _openings(
     pending = await _samples(reader, "open_pending", run)
     found = []
     for row in await reader.rows(f"{which}_steps", run, after):
-        opened = opening_of(row)
+        opened = StepOpened._make(row)
         place = (opened.step, opened.opening)
         tentative = place in pending or place not in samples
         void = any(sample.verdict == Verdict.VOID for sample in samples.get(place, ()))

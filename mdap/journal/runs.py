@@ -274,13 +274,13 @@ async def record_of(reader: Reader, row: RunRow) -> RunRecord:
         bill=await reader.bill(row.number),
         seconds=seconds,
         shapes=await reader.tallies(row.number),
-        escalations=await reader.escalations(row.number),
-        settled=await reader.settled(row.number),
+        escalations=await reader.value("count_escalations", row.number),
+        settled=await reader.value("count_settled", row.number),
         voters={} if alone else dict(map(tuple, await reader.rows("voters", row.number))),
         payments=await reader.payments(row.number) if row.settings.get("robust") else None,
-        warnings=await reader.warnings(row.number),
+        warnings=tuple(row[0] for row in await reader.rows("warnings", row.number)),
         digest=last[0]["digest"] if last else None,
-        seal=await reader.seal(row.number),
+        seal=await reader.value("last_seal", row.number),
     )
 
 
