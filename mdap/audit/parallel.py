@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdap.audit.chains import audit_part
-from mdap.audit.result import AuditResult
+from mdap.audit.findings import AuditResult
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import RunFacts
 from mdap.tasks import Chain, Task

@@ -11,9 +11,8 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from mdap.audit.findings import Kind
+from mdap.audit.findings import AuditResult, Kind
 from mdap.audit.process_record import Found, ProcessRecord, StrayError
-from mdap.audit.result import AuditResult
 from mdap.audit.runs import RunFacts
 from mdap.errors import RAISED, UndecidedError, told
 from mdap.groups import Group, first_of, gathered
@@ -138,12 +137,7 @@ def audit_process(
     record = ProcessRecord(connection, facts, over=over, oracle=oracle)
     record.check()
     anyio.run(_rehearse, record, task)
-    record.explain_strays()
-    if over and record.part.over and record.forgotten():
-        record.part.notes.append(
-            f"the process came to its end without asking for {record.forgotten()} of its decisions: their "
-            "prompts and replies were not read again"
-        )
+    record.conclude()
     return record.part
 
 

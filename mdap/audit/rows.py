@@ -4,16 +4,22 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from mdap.audit.prompts import Sent, sent_between
+from mdap.audit.runs import Place
 from mdap.journal.logfile import reading
 from mdap.journal.rows import decision_and_opening, sample_of
 from mdap.journal.statements import query
 from mdap.records import Decided, SampleTaken, StepOpened
 
 __all__ = ["PAGE", "Page", "decided", "pages", "plain_reading", "samples_of", "undecided"]
+
+_STEP: Final = attrgetter("step")
+_OPENING: Final = attrgetter("step", "opening")
 
 PAGE: Final = 500
 """Steps read in one transaction: short, so that a running run can checkpoint its log."""
@@ -23,20 +29,18 @@ class Page(NamedTuple):
     """Some steps of a run whose decision *n* decides step *n*.
 
     Attributes:
-        first: the first of the steps.
-        last: the step after them.
-        decisions: their decisions.
-        openings: their openings.
-        samples: their samples, not read yet.
+        steps: the numbers of the steps.
+        decisions: their decisions, by place.
+        openings: their openings, by step.
+        samples: their samples, by step and opening.
         sent: their recorded prompts, by step and opening.
     """
 
-    first: int
-    last: int
-    decisions: list[Decided]
-    openings: list[StepOpened]
-    samples: Iterator[SampleTaken]
-    sent: Mapping[tuple[int, int], Sent]
+    steps: range
+    decisions: dict[int, Decided]
+    openings: dict[int, list[StepOpened]]
+    samples: dict[Place, list[SampleTaken]]
+    sent: Mapping[Place, Sent]
 
 
 @contextmanager
@@ -54,11 +58,16 @@ def pages(connection: sqlite3.Connection, run: int, first: int, last: int) -> It
     """Yield the steps from *first* to before *last*, page by page."""
     for start in range(first, last, PAGE):
         bounds = (run, start, min(start + PAGE, last))
-        decisions = list(map(Decided._make, query(connection, "decisions_between", *bounds)))
-        openings = list(map(StepOpened._make, query(connection, "openings_between", *bounds)))
-        samples = map(sample_of, query(connection, "samples_between", *bounds))
-        sent = sent_between(connection, *bounds)
-        yield Page(bounds[1], bounds[2], decisions, openings, samples, sent)
+        decided = map(Decided._make, query(connection, "decisions_between", *bounds))
+        opened = groupby(map(StepOpened._make, query(connection, "openings_between", *bounds)), _STEP)
+        samples = groupby(map(sample_of, query(connection, "samples_between", *bounds)), _OPENING)
+        yield Page(
+            range(*bounds[1:]),
+            {decision.place: decision for decision in decided},
+            {step: list(openings) for step, openings in opened},
+            {place: list(taken) for place, taken in samples},
+            sent_between(connection, *bounds),
+        )
 
 
 def decided(connection: sqlite3.Connection, run: int) -> Iterator[tuple[Decided, StepOpened | None]]:

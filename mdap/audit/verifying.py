@@ -12,10 +12,9 @@ from typing import Any, Final, NamedTuple
 from mdap.audit.budget import check_budget
 from mdap.audit.chains import audit_part, audit_tail
 from mdap.audit.events import History, check_events
-from mdap.audit.findings import Findings, Kind, Mismatch
+from mdap.audit.findings import AuditResult, Findings, Kind, Mismatch
 from mdap.audit.parallel import Job, MakeTask, audit_parts
 from mdap.audit.processes import audit_process
-from mdap.audit.result import AuditResult
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import RunFacts, find_number, run_facts
 from mdap.audit.signatures import Signature, signatures_of

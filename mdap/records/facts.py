@@ -128,6 +128,11 @@ class SampleTaken(NamedTuple):
     tentative: bool = False
 
     @property
+    def place(self) -> tuple[int, int, int]:
+        """Step, opening and ordinal."""
+        return self.step, self.opening, self.ordinal
+
+    @property
     def answer_tokens(self) -> int | None:
         """Tokens of the reply without its reasoning; None where unknown."""
         return answer_tokens(self.output_tokens, self.reasoning_tokens)
