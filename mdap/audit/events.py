@@ -73,8 +73,7 @@ def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Find
         findings: collects the mismatches.
     """
     history, lines = History(), Lines()
-    head = query(connection, "head_digest", facts.number).fetchone()
-    history.digest = None if head is None else head[0]
+    [history.digest] = query(connection, "head_digest", facts.number).fetchone() or (None,)
     lines.add(query(connection, "sealed_run", facts.number).fetchone())
     last: Seal | None = None
     for event in map(_Event._make, query(connection, "sealed_events", facts.number)):
@@ -113,11 +112,7 @@ def _note(history: History, event: _Event, findings: Findings) -> None:
 
 
 def _sealed(
-    connection: sqlite3.Connection,
-    facts: RunFacts,
-    event: _Event,
-    events: str,
-    findings: Findings,
+    connection: sqlite3.Connection, facts: RunFacts, event: _Event, events: str, findings: Findings
 ) -> Seal | None:
     """Check the parts of a seal that later samples do not change."""
     data = object_of(event.data)
@@ -129,29 +124,22 @@ def _sealed(
     beside = (event.author, event.reason, event.step, event.opening)
     if seal.to_dict() != data or beside != (None,) * 4:
         findings.add(Kind.SEAL, "seal", seal.to_dict(), (*beside, event.data))
-    if seal.events != events:
-        findings.add(Kind.SEAL, "run and events up to its seal", seal.events, events)
+    findings.compare(Kind.SEAL, "run and events up to its seal", seal.events, events)
     if seal.parts is not None:
         parts = digest_of_parts(connection, facts.number, seal.until) or Lines().digest
-        if seal.parts != parts:
-            findings.add(Kind.SEAL, "seals of the parts", seal.parts, parts)
+        findings.compare(Kind.SEAL, "seals of the parts", seal.parts, parts)
     [head] = query(connection, "digest_after", facts.number, seal.decisions).fetchone() or (None,)
-    found = CHAIN_START if seal.decisions == 0 else head
-    if found != seal.digest:
-        place = (seal.decisions - 1,)
-        findings.add(Kind.SEAL, "digest of the last decision that was sealed", seal.digest, found, place)
+    found, place = CHAIN_START if seal.decisions == 0 else head, (seal.decisions - 1,)
+    findings.compare(Kind.SEAL, "digest of the last decision that was sealed", seal.digest, found, place)
     return seal
 
 
 def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, findings: Findings) -> None:
     """Check that the last seal covers every row of the run, unchanged."""
-    if seal.decisions != facts.decisions:
-        findings.add(Kind.SEAL, "decisions", seal.decisions, facts.decisions, (seal.decisions,))
+    findings.compare(Kind.SEAL, "decisions", seal.decisions, facts.decisions, (seal.decisions,))
     rest, times = digest_of_rest(connection, facts.number), digest_of_times(connection, facts.number)
-    if rest != seal.rest:
-        findings.add(Kind.SEAL, "samples that were not counted, and prompts", seal.rest, rest)
-    if times != seal.times:
-        findings.add(Kind.SEAL, "when samples were asked for", seal.times, times)
+    findings.compare(Kind.SEAL, "samples that were not counted, and prompts", seal.rest, rest)
+    findings.compare(Kind.SEAL, "when samples were asked for", seal.times, times)
 
 
 def object_of(text: Any) -> dict[str, Any]:

@@ -129,11 +129,6 @@ class Findings:
         return self.counts.total()
 
     @property
-    def only_of_truth(self) -> bool:
-        """Whether the record is unchanged and only the decisions are wrong."""
-        return set(self.counts) == {Kind.TRUTH}
-
-    @property
     def only_of_plugin(self) -> bool:
         """Whether the record agrees with itself, so that only a changed plugin can be the cause."""
         return all(Kind(kind).of_plugin for kind in self.counts)

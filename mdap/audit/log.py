@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
-from mdap.audit.doubts import doubts_of
+from mdap.audit.review import doubts_of
 from mdap.audit.runs import find_number, source_of
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.logfile import reading

@@ -32,12 +32,18 @@ class Job:
         make_task: makes a task from its name and parameters.
         oracle: whether to compare decisions with the truth.
         jobs: processes to use.
+        expect: a digest or seal noted elsewhere.
+        allow_unsealed: whether a run that has ended may lack its seal.
+        signers: a file of allowed signers, of whom one must have signed the seal.
     """
 
     path: Path
     make_task: MakeTask
     oracle: bool
     jobs: int
+    expect: str | None
+    allow_unsealed: bool
+    signers: Path | None
 
 
 def _spans(decisions: int, jobs: int) -> list[tuple[int, int]]:

@@ -5,10 +5,9 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mdap.audit.changed_steps import KnownStep, Stray, explain
 from mdap.audit.events import object_of
 from mdap.audit.findings import AuditResult, Kind
-from mdap.audit.prompts import Sent, check_sent, compare, sent_between
+from mdap.audit.prompts import KnownStep, Sent, Stray, check_sent, compare, explain, sent_between
 from mdap.audit.questions import CurrentStep, check_text
 from mdap.audit.races import COPIED, SOURCE, RaceChecker
 from mdap.audit.rows import decided, samples_of, undecided

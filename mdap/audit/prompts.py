@@ -1,25 +1,31 @@
-"""Check recorded prompts against the digest chain and the task's current prompts."""
+"""Check recorded prompts against the digest chain and the current task, and explain changed prompts."""
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.questions import CurrentStep
 from mdap.journal.statements import query
-from mdap.records import PromptSent, StepOpened, encodable
+from mdap.records import Identity, PromptSent, StepOpened, encodable
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, text_digest, views_digest
 
-__all__ = ["Sent", "check_sent", "compare", "excerpts", "likeness", "sent_between"]
+__all__ = ["KnownStep", "Sent", "Stray", "check_sent", "compare", "excerpts", "explain", "sent_between"]
 
 Sent = Sequence[PromptSent]
 """The recorded prompts of one opening, by view."""
 
 _AROUND: Final = 24
 _MOST: Final = 90
+# Limits on the comparisons of a changed step: recorded steps for each change, and changes.
+_MOST_COMPARED: Final = 32
+_MOST_EXPLAINED: Final = 100
+_ALIKE: Final = 0.6
 
 
 def sent_between(
@@ -67,8 +73,8 @@ def compare(question: CurrentStep, sent: Sent, findings: Findings) -> None:
         findings: collects the differences.
     """
     place = (sent[0].step, sent[0].opening)
-    if len(sent) != len(question.prompts):
-        findings.add(Kind.PROMPT, "its number of views changed", len(question.prompts), len(sent), place)
+    views = (len(question.prompts), len(sent))
+    findings.compare(Kind.PROMPT, "its number of views changed", *views, place)
     for recorded, (system, user) in zip(sent, question.prompts, strict=False):
         of_view = f" of view {recorded.view + 1}" if len(sent) > 1 else ""
         for name, now, was in (("system", system, recorded.system or ""), ("user", user, recorded.user)):
@@ -81,9 +87,8 @@ def compare(question: CurrentStep, sent: Sent, findings: Findings) -> None:
     if _unordered(spelled) != _unordered(then):
         shown = (spelled, then) if spelled is None or then is None else excerpts(spelled, then)
         findings.add(Kind.PROMPT, "its schema changed", *shown, place)
-    if sent[0].max_tokens != question.max_tokens:
-        what = "its limit of output tokens changed"
-        findings.add(Kind.PROMPT, what, question.max_tokens, sent[0].max_tokens, place)
+    limits = (question.max_tokens, sent[0].max_tokens)
+    findings.compare(Kind.PROMPT, "its limit of output tokens changed", *limits, place)
 
 
 def _unordered(schema: str | None) -> Any:
@@ -100,7 +105,7 @@ def _sorted(value: Any) -> Any:
     return sorted(map(_sorted, value), key=canonical) if isinstance(value, list) else value
 
 
-def likeness(question: CurrentStep, sent: Sent) -> float:
+def _likeness(question: CurrentStep, sent: Sent) -> float:
     """Return the share of characters that a step and recorded prompts have in common, from 0 to 1."""
     now = "\n".join(text for prompt in question.prompts for text in prompt)
     then = "\n".join(text for prompt in sent for text in (prompt.system or "", prompt.user))
@@ -124,3 +129,87 @@ def _excerpt(text: str, start: int, stop: int) -> str:
     first, last = max(start - _AROUND, 0), min(stop + _AROUND, len(text))
     last = min(last, first + _MOST)
     return f"{'…' * (first > 0)}{text[first:last]!r}{'…' * (last < len(text))}"
+
+
+class Stray(NamedTuple):
+    """Something that the process asks for and its finished run never decided.
+
+    Attributes:
+        what: a short description.
+        key: the key that the author gave a step; None for none.
+        question: the step; None if it is not a step.
+    """
+
+    what: str
+    key: str | None = None
+    question: CurrentStep | None = None
+
+
+@dataclass(slots=True)
+class KnownStep:
+    """The record of a step.
+
+    Attributes:
+        step: its number.
+        decided: whether there is a decision.
+        intact: whether the log holds its prompts unchanged.
+        asked: whether the process has asked for it.
+    """
+
+    step: int
+    decided: bool
+    intact: bool
+    asked: bool = False
+
+
+def explain(
+    strays: Iterable[Stray],
+    recorded: Mapping[Identity, KnownStep],
+    sent: Callable[[int], Sent],
+    findings: Findings,
+) -> None:
+    """Report which undecided requests are recorded steps with a changed prompt or key.
+
+    Args:
+        strays: the requests.
+        recorded: all recorded steps.
+        sent: returns the recorded prompts of a step.
+        findings: collects the mismatches.
+    """
+    left = {identity: known for identity, known in recorded.items() if not known.asked}
+    for stray in strays:
+        few = len(findings.listed) < _MOST_EXPLAINED
+        match = _match(stray.question, stray.key, left, sent) if few and stray.question is not None else None
+        if match is None or stray.question is None:
+            what = f"asking for {stray.what}"
+            findings.add(Kind.PLUGIN, what, "something that was decided", None)
+            continue
+        step = left.pop(match).step
+        if match[1] == stray.question.digest:
+            key = stray.key or stray.question.digest
+            findings.add(Kind.PROMPT, "its key changed", key, match[0], (step,))
+        else:
+            compare(stray.question, sent(step), findings)
+
+
+def _match(
+    question: CurrentStep,
+    key: str | None,
+    left: Mapping[Identity, KnownStep],
+    sent: Callable[[int], Sent],
+) -> Identity | None:
+    """Return which of the unrequested recorded steps is the changed one, if any."""
+    same = next((identity for identity in left if identity[1] == question.digest), None)
+    if same is not None:
+        return same
+    alike = (
+        identity
+        for identity, known in left.items()
+        if known.intact and (identity[0] == (identity[1] if key is None else key))
+    )
+    likely = [
+        (_likeness(question, sent(left[identity].step)), -left[identity].step, identity)
+        for identity in islice(alike, _MOST_COMPARED)
+    ]
+    best = max(likely, default=None)
+    return None if best is None or (best[0] < _ALIKE and key is None) else best[2]

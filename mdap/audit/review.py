@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdap.audit.doubts import ranked
 from mdap.audit.rows import plain_reading, samples_of
-from mdap.audit.runs import find_number
+from mdap.audit.runs import find_number, source_of
 from mdap.journal.statements import query
 from mdap.records import SampleTaken, TallyShape
+from mdap.rules.certificate import doubts
 from mdap.rules.digests import answer_key
 
-__all__ = ["Candidate", "Doubtful", "doubtful", "review", "undecided"]
+__all__ = ["Candidate", "Doubtful", "doubtful", "doubts_of", "review", "undecided"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,27 @@ class Doubtful:
         }
 
 
+def _ranked(connection: sqlite3.Connection, run: int) -> list[tuple[TallyShape, float]]:
+    """Return each tally of a run and its parts with the probability that its winner is wrong, highest first.
+
+    Args:
+        connection: the log.
+        run: the run's number.
+    """
+    return doubts([TallyShape(*row) for row in query(connection, "tallies", run)])
+
+
+def doubts_of(connection: sqlite3.Connection, run: int) -> dict[tuple[int, int, int], float]:
+    """Return the probability that a winner is wrong, by its votes, the runner-up's, and all votes.
+
+    A decision copied from an overridden run keeps its probability from that run.
+    """
+    source = source_of(connection, run)
+    known = {} if source is None else doubts_of(connection, source)
+    own = {(shape.votes, shape.runner_up, shape.total): doubt for shape, doubt in _ranked(connection, run)}
+    return {**known, **own}
+
+
 def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
     """Return the steps to review in a run and its parts: undecided ones, then the most doubtful.
 
@@ -114,7 +135,7 @@ def doubtful(connection: sqlite3.Connection, run: int, most: int, least: float =
         most: the maximum number of steps.
         least: the lowest probability of being wrong.
     """
-    for shape, doubt in ranked(connection, run):
+    for shape, doubt in _ranked(connection, run):
         if most <= 0 or doubt < least:
             return
         for one in _alike(connection, run, shape, (doubt, most)):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from mdap.audit.doubts import doubts_of
 from mdap.audit.parallel import MakeTask
+from mdap.audit.review import doubts_of
 from mdap.audit.rows import decided, plain_reading, samples_of
 from mdap.audit.runs import find_number
 from mdap.errors import RAISED, PluginError, UsageError
