@@ -40,10 +40,8 @@ class Kind(StrEnum):
     STRAY = "stray"
     TRUTH = "truth"
 
-    @property
-    def of_plugin(self) -> bool:
-        """Whether a changed plugin can be the cause."""
-        return self in (Kind.PROMPT, Kind.READING, Kind.STATE, Kind.RESULT, Kind.PLUGIN)
+
+_OF_PLUGIN: Final = {Kind.PROMPT, Kind.READING, Kind.STATE, Kind.RESULT, Kind.PLUGIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ class Findings:
     @property
     def only_of_plugin(self) -> bool:
         """Whether the record agrees with itself, so that only a changed plugin can be the cause."""
-        return all(Kind(kind).of_plugin for kind in self.counts)
+        return self.counts.keys() <= _OF_PLUGIN
 
 
 @dataclass(slots=True)

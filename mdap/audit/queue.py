@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -60,7 +61,7 @@ class Settled:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {"run_id": self.run_id, "step": self.step, "author": self.author, "goes_on": self.goes_on}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,20 +106,17 @@ def waiting(db: str | Path, run_id: str | None = None, most: int = 50) -> list[W
         overridden = {(run, step) for run, step in query(connection, "steps_overridden")}
         found: list[Waiting] = []
         for run, _ in runs:
-            found += _waiting(connection, list(undecided(connection, run, most - len(found))))
+            found += _waiting(connection, undecided(connection, run, most - len(found)))
         for run, status in runs:
-            if status == "finished" and (run_id is not None or _is_short(connection, run)):
+            [decided] = query(connection, "count_decisions", run).fetchone()
+            if status == "finished" and (run_id is not None or decided <= _LONGEST):
                 each = min(_EACH, most - len(found))
-                found += _waiting(connection, list(doubtful(connection, run, each, _DOUBT)))
+                found += _waiting(connection, doubtful(connection, run, each, _DOUBT))
     return [one for one in found if (one.run_id, one.step) not in overridden]
 
 
-def _is_short(connection: sqlite3.Connection, run: int) -> bool:
-    [(decided,)] = query(connection, "count_decisions", run).fetchall()
-    return bool(decided <= _LONGEST)
-
-
-def _waiting(connection: sqlite3.Connection, found: list[Doubtful]) -> list[Waiting]:
+def _waiting(connection: sqlite3.Connection, steps: Iterable[Doubtful]) -> list[Waiting]:
+    found = list(steps)
     names = json.dumps([one.run_id for one in found])
     numbers = dict(query(connection, "numbers_of_runs", names).fetchall())
     return [_stands(connection, numbers[one.run_id], one) for one in found]

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from mdap.audit.budget import Charges, charges_of
@@ -55,14 +55,14 @@ class RunFacts(RunRow):
     tiers: tuple[tuple[int, ...], ...]
     sent: dict[int, tuple[float | None, ...]]
     decisions: int
-    charges: Charges | None = None
-    source: int | None = None
-    overridden: int | None = None
-    refusals: Mapping[Place, tuple[RecordedRefusal, ...]] = field(default_factory=dict)
-    escalated: Mapping[Place, int] = field(default_factory=dict)
-    absences: tuple[Absence, ...] = ()
-    failure: str | None = None
-    prompts: bool | None = False
+    charges: Charges | None
+    source: int | None
+    overridden: int | None
+    refusals: Mapping[Place, tuple[RecordedRefusal, ...]]
+    escalated: Mapping[Place, int]
+    absences: tuple[Absence, ...]
+    failure: str | None
+    prompts: bool | None
 
     @property
     def schedule(self) -> SampleSchedule:
@@ -112,42 +112,50 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
         DatabaseError: its row cannot be read.
     """
     [decisions] = query(connection, "last_place", number).fetchone()
-    facts = _facts(connection, number, decisions)
-    charges = charges_of(connection, number, facts.voting)
+    row = run_numbered(connection, number)
+    try:
+        _, tiers = tiers_of(row.provider["models"], row.provider["escalate_to"])
+        voting, sent = VotingSettings.recorded(row.settings), _sent(row.provider["about"])
+        if row.k < 1 or not isinstance(row.params, dict):
+            raise ValueError(row)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise not_ours(row.run_id) from None
+    charges = charges_of(connection, number, voting)
     refusals: dict[Place, tuple[RecordedRefusal, ...]] = {}
-    for step, opening, *refusal in _events(connection, facts, "refused", _REFUSED):
+    for step, opening, *refusal in _events(connection, number, "refused", _REFUSED):
         refusals[step, opening] = (*refusals.get((step, opening), ()), RecordedRefusal(*refusal))
     escalated: dict[Place, int] = {}
-    for step, opening, tier in _events(connection, facts, "escalated", ("step", "opening", "tier")):
+    for step, opening, tier in _events(connection, number, "escalated", ("step", "opening", "tier")):
         escalated[step, opening] = max(tier, escalated.get((step, opening), 0))
-    absences = _events(connection, facts, "left_out", ("member", "tier"))
+    absences = _events(connection, number, "left_out", ("member", "tier"))
     source, overridden = _overridden(connection, number)
-    return replace(
-        facts,
+    kind, reason = query(connection, "last_status", number).fetchone() or (None, None)
+    return RunFacts(
+        **row.columns(),
+        voting=voting,
+        tiers=tiers,
+        sent=sent,
+        decisions=decisions,
         charges=charges,
         source=source,
         overridden=overridden,
         refusals=refusals,
         escalated=escalated,
         absences=tuple(Absence(member, tier, "") for member, tier in absences),
-        failure=_failure(connection, number),
+        failure=str(reason) if kind == "failed" else None,
+        prompts=voting.record_prompts if "record_prompts" in row.settings else False,
     )
 
 
-def _failure(connection: sqlite3.Connection, number: int) -> str | None:
-    kind, reason = query(connection, "last_status", number).fetchone() or (None, None)
-    return str(reason) if kind == "failed" else None
-
-
 def _events(
-    connection: sqlite3.Connection, facts: RunFacts, kind: str, names: Sequence[str]
+    connection: sqlite3.Connection, run: int, kind: str, names: Sequence[str]
 ) -> list[tuple[Any, ...]]:
     """Return the data fields *names*, and the reason, of each event of a *kind*.
 
     It skips changed events: the check of the events reports them.
     """
     found = []
-    for reason, text in query(connection, "events_of_kind", facts.number, kind):
+    for reason, text in query(connection, "events_of_kind", run, kind):
         with suppress(ValueError, TypeError, KeyError, RecursionError):
             data = {**json.loads(text), "reason": reason}
             found.append(tuple(data[name] for name in names))
@@ -171,25 +179,6 @@ def _overridden(connection: sqlite3.Connection, run: int) -> tuple[int | None, i
         return source if earlier else None, None if about["step"] is None else int(about["step"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None, None  # the check of the events reports the change
-
-
-def _facts(connection: sqlite3.Connection, number: int, decisions: int) -> RunFacts:
-    row = run_numbered(connection, number)
-    try:
-        _, tiers = tiers_of(row.provider["models"], row.provider["escalate_to"])
-        voting = VotingSettings.recorded(row.settings)
-        if row.k < 1 or not isinstance(row.params, dict):
-            raise ValueError(row)
-        return RunFacts(
-            **row.columns(),
-            voting=voting,
-            tiers=tiers,
-            sent=_sent(row.provider["about"]),
-            decisions=decisions,
-            prompts=voting.record_prompts if "record_prompts" in row.settings else False,
-        )
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise not_ours(row.run_id) from None
 
 
 def _sent(about: dict[str, Any]) -> dict[int, tuple[float | None, ...]]:

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from mdap.audit.budget import check_budget
-from mdap.audit.chains import audit_part, audit_tail
-from mdap.audit.events import History, check_events
+from mdap.audit.chains import Job, MakeTask, audit_part, audit_parts, audit_tail
+from mdap.audit.events import History, Signature, check_events, signatures_of
 from mdap.audit.findings import AuditResult, Findings, Kind, Mismatch
-from mdap.audit.parallel import Job, MakeTask, audit_parts
 from mdap.audit.processes import audit_process
 from mdap.audit.rows import plain_reading
 from mdap.audit.runs import RunFacts, find_number, run_facts
-from mdap.audit.signatures import Signature, signatures_of
 from mdap.errors import PluginError, UsageError
-from mdap.journal.integrity import check_texts, check_types
+from mdap.journal.integrity import check_types
 from mdap.journal.statements import query
 from mdap.records import Outcome
 from mdap.rules.canonical import canonical
@@ -170,7 +168,7 @@ class _Audit:
 
     def tree(self, number: int) -> tuple[RunFacts, History]:
         """Check a run and its parts, and return the run and its events."""
-        check_texts(self._connection, self.job.path)
+        check_types(self._connection, self.job.path)
         _check_strays(self._connection, self.whole.findings)
         [self._all] = query(self._connection, "count_decisions", number).fetchone()
         facts, history, part = self._run(number)

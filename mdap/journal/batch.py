@@ -48,19 +48,6 @@ class Batch:
         events: the events of runs, and failed attempts.
     """
 
-    __slots__ = (
-        "_decisions",
-        "_outcomes",
-        "_prompts",
-        "_resolved",
-        "_samples",
-        "_steps",
-        "_tentative",
-        "_texts",
-        "events",
-        "size",
-    )
-
     def __init__(self) -> None:
         self.size = 0
         self._texts: dict[str, str] = {}

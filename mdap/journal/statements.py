@@ -109,11 +109,9 @@ def migrations() -> dict[int, list[str]]:
     """Return each migration's statements by its number, which is the schema version it leads to."""
     folder = files("mdap.journal") / "sql"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name[:4].isdigit())
-    return {int(name[:4]): _split(_text(name)) for name in names}
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split("\n;\n") if part.strip()]
+    return {
+        int(name[:4]): [part.strip() for part in _text(name).split("\n;\n") if part.strip()] for name in names
+    }
 
 
 def _text(name: str) -> str:
