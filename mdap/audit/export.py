@@ -9,7 +9,6 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any, Final, get_type_hints
 
@@ -32,7 +31,6 @@ _MARK: Final = "'"
 _LAST: Final = ("samples", "red_flags", "doubt", "author")
 
 _STEP_NAMES: Final = ("step", "key", "input", "answer", "votes", "samples", "red_flags")
-_INTEGERS: Final = ("step", "votes", "against", "candidates", "samples", "red_flags")
 _TYPES: Final = {int: "int64", int | None: "int64", float | None: "float64"}
 
 Row = dict[str, Any]
@@ -40,14 +38,8 @@ _Path = tuple[str | int, ...]
 
 _MOST_COLUMNS: Final = 1_000
 _INT64: Final = 2**63
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Rows that can be read repeatedly, with the types of their columns by name."""
-
-    types: dict[str, str]
-    rows: Callable[[], Iterator[Row]]
+_Table = tuple[dict[str, str], Iterator[Row]]
+"""The types of the columns by name, and the rows."""
 
 
 def _steps(log: Log, run_id: str) -> Iterator[Row]:
@@ -59,34 +51,30 @@ def _steps(log: Log, run_id: str) -> Iterator[Row]:
 
 def _table_of_steps(log: Log, run_id: str) -> _Table:
     """Return the decided steps as a table: input, answer and vote become columns."""
-    nested = {"input": Columns("input"), "answer": Columns("answer")}
+    about, answers = Columns("input"), Columns("answer")
     count = 0  # the run may continue meanwhile
     for entry in log.steps(run_id):
-        nested["input"].see(entry.input)
-        nested["answer"].see(entry.answer)
+        about.see(entry.input)
+        answers.see(entry.answer)
         count += 1
-    types: dict[str, str] = {}
-    for name in ("step", "key", "input", "answer", "votes", "against", "candidates", *_LAST):
-        types |= nested[name].types() if name in nested else {name: _type(name)}
+    types = {"step": "int64", "key": "string", **about.types(), **answers.types()}
+    types |= dict.fromkeys(("votes", "against", "candidates", "samples", "red_flags"), "int64")
+    types |= {"doubt": "float64", "author": "string"}
 
     def rows() -> Iterator[Row]:
         for row in islice(_steps(log, run_id), count):
             votes = row["votes"]
             won = votes.get(canonical(row["answer"]), 0)
-            cells = [row["step"], row["key"], *nested["input"].cells(row["input"])]
-            cells += [*nested["answer"].cells(row["answer"]), won, sum(votes.values()) - won, len(votes)]
-            yield dict(zip(types, [*cells, *(row[name] for name in _LAST)], strict=True))
+            cells = [row["step"], row["key"], *about.cells(row["input"]), *answers.cells(row["answer"])]
+            cells += [won, sum(votes.values()) - won, len(votes), *(row[name] for name in _LAST)]
+            yield dict(zip(types, cells, strict=True))
 
-    return _Table(types, rows)
-
-
-def _type(name: str) -> str:
-    return "float64" if name == "doubt" else "int64" if name in _INTEGERS else "string"
+    return types, rows()
 
 
 def _table_of_samples(log: Log, run_id: str) -> _Table:
     types = {name: _TYPES.get(kind, "string") for name, kind in get_type_hints(SampleEntry).items()}
-    return _Table(types, lambda: _samples(log, run_id))
+    return types, _samples(log, run_id)
 
 
 def _samples(log: Log, run_id: str) -> Iterator[Row]:
@@ -187,8 +175,9 @@ def _write_csv(table: _Table, out: IO[bytes]) -> None:
     # Models can write bare carriage returns: end each line in a way that all readers agree on.
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\r\n")
-    writer.writerow(map(_harmless, table.types))
-    for row in table.rows():
+    types, rows = table
+    writer.writerow(map(_harmless, types))
+    for row in rows:
         writer.writerow(map(_harmless, row.values()))
     text.detach()
 
@@ -210,8 +199,8 @@ def _write_parquet(table: _Table, out: IO[bytes]) -> None:
     except ModuleNotFoundError:
         raise UsageError("Parquet needs pyarrow: install it with `pip install 'mdap[parquet]'`") from None
     makers = {"bool": pyarrow.bool_, "int64": pyarrow.int64, "float64": pyarrow.float64}
-    columns = [(name, makers.get(kind, pyarrow.string)()) for name, kind in table.types.items()]
-    schema, rows = pyarrow.schema(columns), table.rows()
+    types, rows = table
+    schema = pyarrow.schema([(name, makers.get(kind, pyarrow.string)()) for name, kind in types.items()])
     with parquet.ParquetWriter(out, schema) as writer:
         while batch := list(islice(rows, _BATCH)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple
 
 from mdap.audit.review import doubts_of
 from mdap.audit.runs import find_number, source_of
@@ -101,9 +101,6 @@ class Log(AbstractContextManager["Log"]):
         self._path = path
         self._stack = ExitStack()
         self._connection = self._stack.enter_context(reading(path))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -150,7 +150,8 @@ async def _rehearse(record: ProcessRecord, task: Process[Any]) -> None:
             result = await task.solve(_Rehearsal(record, task))
             record.part.over, record.part.result = True, canonical(result)
         except RAISED as error:
-            _ended(record, error)
+            if record.over and not isinstance(first_of(error), StrayError):
+                record.findings.add(Kind.PLUGIN, "solving", "a result", told(first_of(error)))
         finally:
             watching.cancel()
 
@@ -166,11 +167,3 @@ async def _rehearse(record: ProcessRecord, task: Process[Any]) -> None:
             group.cancel_scope.cancel()
     if record.over and not record.strays and group.cancel_scope.cancelled_caught:
         record.findings.add(Kind.PLUGIN, "solving", "a result", f"none within {_PATIENCE:g} seconds")
-
-
-def _ended(record: ProcessRecord, error: BaseException) -> None:
-    error = first_of(error)
-    if isinstance(error, StrayError) or (isinstance(error, UndecidedError) and not record.over):
-        return
-    if record.over:
-        record.findings.add(Kind.PLUGIN, "solving", "a result", told(error))

@@ -15,7 +15,7 @@ from mdap.records import Identity, PromptSent, StepOpened, encodable
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, text_digest, views_digest
 
-__all__ = ["KnownStep", "Sent", "Stray", "check_sent", "compare", "excerpts", "explain", "sent_between"]
+__all__ = ["KnownStep", "Sent", "Stray", "check_sent", "compare", "explain", "sent_between"]
 
 Sent = Sequence[PromptSent]
 """The recorded prompts of one opening, by view."""
@@ -80,12 +80,12 @@ def compare(question: CurrentStep, sent: Sent, findings: Findings) -> None:
         for name, now, was in (("system", system, recorded.system or ""), ("user", user, recorded.user)):
             if now != was:
                 what = f"its prompt changed, {name} message{of_view}"
-                findings.add(Kind.PROMPT, what, *excerpts(now, was), place)
+                findings.add(Kind.PROMPT, what, *_excerpts(now, was), place)
     schema = question.schema
     spelled = None if schema is None else encodable(canonical(schema))
     then = sent[0].schema
     if _unordered(spelled) != _unordered(then):
-        shown = (spelled, then) if spelled is None or then is None else excerpts(spelled, then)
+        shown = (spelled, then) if spelled is None or then is None else _excerpts(spelled, then)
         findings.add(Kind.PROMPT, "its schema changed", *shown, place)
     limits = (question.max_tokens, sent[0].max_tokens)
     findings.compare(Kind.PROMPT, "its limit of output tokens changed", *limits, place)
@@ -112,16 +112,16 @@ def _likeness(question: CurrentStep, sent: Sent) -> float:
     return SequenceMatcher(None, now, then, autojunk=False).quick_ratio()
 
 
-def excerpts(now: str, then: str) -> tuple[str, str]:
+def _excerpts(now: str, then: str) -> tuple[str, str]:
     """Return the differing parts of two texts, with a few characters around them."""
-    start = 0
-    while start < min(len(now), len(then)) and now[start] == then[start]:
-        start += 1
-    rest = min(len(now), len(then)) - start
-    end = 0
-    while end < rest and now[-1 - end] == then[-1 - end]:
-        end += 1
+    start = _shared(now, then)
+    end = _shared(now[start:][::-1], then[start:][::-1])
     return _excerpt(now, start, len(now) - end), _excerpt(then, start, len(then) - end)
+
+
+def _shared(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _excerpt(text: str, start: int, stop: int) -> str:

@@ -18,16 +18,14 @@ EVOLUTIONS: Final = 1 << 41
 """Evolution n is claimed by the number EVOLUTIONS + n."""
 
 if sys.platform == "win32":
-
+    # Without locks, only UNIQUE constraints keep two writers of a run apart.
     def _lock(file: IO[bytes], run: int) -> bool:
-        """Claim nothing: without locks, only UNIQUE constraints keep two writers of a run apart."""
         return True
 
     def _unlock(file: IO[bytes], run: int) -> None:
-        """Release nothing."""
+        pass
 
     def _is_locked(file: IO[bytes], run: int) -> bool | None:
-        """Return None: this system has no claims."""
         return None
 
 else:
@@ -44,9 +42,9 @@ else:
         _set_lock(file, run, fcntl.F_UNLCK, fcntl.LOCK_UN)
 
     if sys.platform == "linux":
+        # Locks of the open file, not of the process: they also separate two sessions of one process.
 
         def _set_lock(file: IO[bytes], run: int, kind: int, _: int) -> None:
-            # Locks of the open file, not of the process: they also separate two sessions of one process.
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, run, 1, 0))
 
         def _is_locked(file: IO[bytes], run: int) -> bool | None:
@@ -56,12 +54,11 @@ else:
 
     else:
 
-        def _is_locked(file: IO[bytes], run: int) -> bool | None:
-            """Return None: only taking the lock could tell."""
-            return None
-
         def _set_lock(file: IO[bytes], run: int, _: int, how: int) -> None:
             fcntl.lockf(file, how, 1, run, os.SEEK_SET)
+
+        def _is_locked(file: IO[bytes], run: int) -> bool | None:
+            return None  # only taking the lock could tell
 
 
 def is_claimed(path: Path, run: int) -> bool | None:

@@ -56,10 +56,7 @@ class JobLog:
             connection.executemany(
                 "INSERT INTO batch_rows(custom_id, job, run, key, digest, view, ordinals) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (row.custom_id, number, row.run, row.key, row.digest, row.view, json.dumps(row.ordinals))
-                    for row in rows
-                ],
+                [(row.custom_id, number, *row[1:5], json.dumps(row.ordinals)) for row in rows],
             )
             return number
 
@@ -137,10 +134,8 @@ def _failed(job: BatchJob, row: BatchRow) -> bool:
 
 
 def _row(row: sqlite3.Row) -> tuple[int, BatchRow]:
-    ordinals = tuple(json.loads(row["ordinals"]))
-    return row["job"], BatchRow(
-        row["custom_id"], row["run"], row["key"], row["digest"], row["view"], ordinals
-    )
+    custom_id, job, run, key, digest, view, ordinals = row
+    return job, BatchRow(custom_id, run, key, digest, view, tuple(json.loads(ordinals)))
 
 
 async def forget(writer: Writer, job: BatchJob) -> None:
@@ -167,6 +162,4 @@ def _folded(row: sqlite3.Row, events: Sequence[sqlite3.Row]) -> BatchJob:
         about["vendor_id"] = data.get("vendor_id", about.get("vendor_id"))
         about["state"] = data.get("state", event["kind"])
         about["data"] = data
-    return BatchJob(
-        row["id"], row["token"], row["model"], row["wave"], row["requests"], row["intended"], **about
-    )
+    return BatchJob(*row, **about)
