@@ -105,9 +105,7 @@ WHERE type = 'object' AND value ->> 'weights' IS NOT NULL
 -- name: samples_by_cell
 {tree}
 SELECT s.model, s.temperature, s.ordinal, s.verdict, d.place IS NOT NULL AND d.author IS NULL AS decided,
-       count(*), sum(s.answer_key = key_of(d.winner)), coalesce(sum(s.input_tokens), 0),
-       coalesce(sum(s.output_tokens), 0), coalesce(sum(s.cached_tokens), 0),
-       coalesce(sum(s.cache_write_tokens), 0)
+       count(*), sum(s.answer_key = key_of(d.winner)), {tokens}
 FROM tree CROSS JOIN samples s ON s.run = tree.run
 LEFT JOIN decisions d ON d.run = s.run AND d.step = s.step AND d.opening = s.opening
 GROUP BY 1, 2, 3, 4, 5
