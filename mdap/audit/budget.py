@@ -92,15 +92,7 @@ def charges_of(connection: sqlite3.Connection, number: int, voting: VotingSettin
 def check_budget(
     connection: sqlite3.Connection, number: int, charges: Charges, found: Sequence[Charge], findings: Findings
 ) -> None:
-    """Compare the recorded payments with those that the races require.
-
-    Args:
-        connection: the log.
-        number: the run's number.
-        charges: its payments.
-        found: the races that were not smooth in the recount.
-        findings: collects the mismatches.
-    """
+    """Compare the recorded payments with those of the races *found* not to be smooth."""
     paid = {}
     for data in charges.paid:
         said = (data["price"], data["payments"], data.get("m"), data.get("lead"))

@@ -247,15 +247,7 @@ def audit_part(
     *,
     oracle: bool = False,
 ) -> AuditResult:
-    """Check the decisions of a chain from the first place of *span* to before its last.
-
-    Args:
-        connection: the log, with rows as tuples.
-        facts: the run.
-        task: the run's task.
-        span: the places.
-        oracle: whether to compare each decision with the task's oracle.
-    """
+    """Check the decisions of a chain from the first place of *span* to before its last."""
     walk = _Walk(connection, facts, task, oracle=oracle)
     walk.begin(span[0])
     for page in pages(connection, facts.number, *span):
@@ -268,14 +260,7 @@ def audit_part(
 def audit_tail(
     connection: sqlite3.Connection, facts: RunFacts, task: Chain[Any, Any], *, status: str
 ) -> AuditResult:
-    """Check the rows after the last decision: a race in progress or without a winner, and guesses.
-
-    Args:
-        connection: the log, with rows as tuples.
-        facts: the run.
-        task: the run's task.
-        status: the run's status.
-    """
+    """Check the rows after the last decision: a race in progress or without a winner, and guesses."""
     walk = _Walk(connection, facts, task)
     walk.begin(facts.decisions)
     last = facts.decisions
@@ -305,14 +290,7 @@ def _spans(decisions: int, jobs: int) -> list[tuple[int, int]]:
 def audit_parts(
     connection: sqlite3.Connection, job: Job, facts: RunFacts, task: Chain[Any, Any]
 ) -> Iterator[AuditResult]:
-    """Check the decisions of a chain, and yield the result of each part in order.
-
-    Args:
-        connection: the log, with rows as tuples.
-        job: how to check.
-        facts: the run.
-        task: the run's task.
-    """
+    """Check the decisions of a chain, and yield the result of each part in order."""
     spans = _spans(facts.decisions, job.jobs)
     if job.jobs == 1 or facts.decisions < _WORTHWHILE:
         for span in spans:

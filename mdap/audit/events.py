@@ -69,13 +69,7 @@ class History:
 
 
 def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Findings) -> History:
-    """Read the events of a run, check each seal, and return their content.
-
-    Args:
-        connection: the log, with rows as tuples.
-        facts: the run.
-        findings: collects the mismatches.
-    """
+    """Read the events of a run, check each seal, and return their content."""
     history, lines = History(), Lines()
     [history.digest] = query(connection, "head_digest", facts.number).fetchone() or (None,)
     lines.add(query(connection, "sealed_run", facts.number).fetchone())

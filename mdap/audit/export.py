@@ -85,11 +85,7 @@ def _samples(log: Log, run_id: str) -> Iterator[Row]:
 
 
 class Columns:
-    """The columns that one value of each row becomes.
-
-    Args:
-        name: the value's name.
-    """
+    """The columns that the value *name* of each row becomes."""
 
     def __init__(self, name: str) -> None:
         self._name = name

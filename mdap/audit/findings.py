@@ -96,15 +96,7 @@ class Findings:
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, kind: Kind, what: str, expected: object, found: object, place: Where = ()) -> None:
-        """Add a mismatch.
-
-        Args:
-            kind: the kind of mismatch.
-            what: the thing, in a few words.
-            expected: the expected value.
-            found: the recorded value.
-            place: its place.
-        """
+        """Add a mismatch: its kind, the thing in a few words, both values, and its place."""
         self.counts[str(kind)] += 1
         if len(self.listed) < _MOST:
             step, opening, sample = (*place, None, None, None)[:3]

@@ -143,12 +143,7 @@ class ProcessRecord:
     # -- requests of the process -------------------------------------------------------------------
 
     def find(self, identity: Identity, stray: Stray) -> KnownStep | None:
-        """Return the requested decision; None if there is none.
-
-        Args:
-            identity: its key and prompt digest.
-            stray: the mismatch to raise if a finished run has no such decision.
-        """
+        """Return the requested decision; None, and *stray* in a finished run, if there is none."""
         known = self._known.get(identity)
         if known is not None:
             known.asked = True

@@ -124,15 +124,7 @@ class _Rehearsal:
 def audit_process(
     connection: sqlite3.Connection, facts: RunFacts, task: Process[Any], *, status: str, oracle: bool = False
 ) -> AuditResult:
-    """Check a process: its record, and the requests and result of its function.
-
-    Args:
-        connection: the log, with rows as tuples.
-        facts: the run.
-        task: the run's task.
-        status: the run's status.
-        oracle: whether to compare each decision with the task's oracle.
-    """
+    """Check a process: its record, and the requests and result of its function."""
     over = status == "finished" and facts.kind != "pilot"
     record = ProcessRecord(connection, facts, over=over, oracle=oracle)
     record.check()

@@ -39,14 +39,7 @@ def sent_between(
 
 
 def check_sent(opened: StepOpened, sent: Sent, findings: Findings, *, due: bool) -> bool:
-    """Compare the recorded prompts of a step with its digest; return whether they are present and intact.
-
-    Args:
-        opened: the step.
-        sent: its recorded prompts.
-        findings: collects the mismatches.
-        due: whether they are required.
-    """
+    """Compare the recorded prompts of a step with its digest; return whether they are present and intact."""
     place = (opened.step, opened.opening)
     if not sent:
         if due:
@@ -65,13 +58,7 @@ def check_sent(opened: StepOpened, sent: Sent, findings: Findings, *, due: bool)
 
 
 def compare(question: CurrentStep, sent: Sent, findings: Findings) -> None:
-    """Report how the prompts of one opening differ from the task's current prompts.
-
-    Args:
-        question: the step from the current task.
-        sent: its recorded prompts, at least one.
-        findings: collects the differences.
-    """
+    """Report how the prompts of one opening, at least one, differ from the task's current prompts."""
     place = (sent[0].step, sent[0].opening)
     views = (len(question.prompts), len(sent))
     findings.compare(Kind.PROMPT, "its number of views changed", *views, place)
@@ -168,14 +155,7 @@ def explain(
     sent: Callable[[int], Sent],
     findings: Findings,
 ) -> None:
-    """Report which undecided requests are recorded steps with a changed prompt or key.
-
-    Args:
-        strays: the requests.
-        recorded: all recorded steps.
-        sent: returns the recorded prompts of a step.
-        findings: collects the mismatches.
-    """
+    """Report which undecided requests are recorded steps with a changed prompt or key."""
     left = {identity: known for identity, known in recorded.items() if not known.asked}
     for stray in strays:
         few = len(findings.listed) < _MOST_EXPLAINED

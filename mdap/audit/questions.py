@@ -27,12 +27,7 @@ class _Said(NamedTuple):
 
 
 class CurrentStep:
-    """One step, asked again.
-
-    Args:
-        step: the step from the current task.
-        voting: the run's voting settings.
-        findings: collects the mismatches.
+    """One step of the current task, asked again.
 
     Attributes:
         answers: the first sample's answer for each candidate, by canonical JSON.

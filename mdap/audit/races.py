@@ -24,12 +24,7 @@ _NOT_COUNTED: Final = ("cancelled", "void")
 
 
 class RaceChecker:
-    """Recount races and report violations of the rules.
-
-    Args:
-        facts: the run.
-        part: collects the results.
-    """
+    """Recount the races of a run, and add the results and violations of the rules to *part*."""
 
     def __init__(self, facts: RunFacts, part: AuditResult) -> None:
         self.facts = facts
@@ -44,12 +39,7 @@ class RaceChecker:
         return RobustTally(self.facts.charges.rung(step, tier))
 
     def decided(self, decision: Decided, samples: Sequence[SampleTaken]) -> None:
-        """Recount a decided race and add it to the results.
-
-        Args:
-            decision: the recorded decision.
-            samples: all of the opening's rows, by ordinal.
-        """
+        """Recount a decided race, from all rows of its opening by ordinal, and add it to the results."""
         place = (decision.step, decision.opening)
         proposed = decision.author is None and decision.reason == PROPOSED
         tally, tier = self._fold(samples, place, proposed=proposed)
@@ -79,13 +69,10 @@ class RaceChecker:
     def undecided(
         self, place: Place, samples: Sequence[SampleTaken], *, exhausted: bool = False, waits: bool = False
     ) -> None:
-        """Recount an undecided race and add it to the results.
+        """Recount an undecided race, and add it to the results.
 
-        Args:
-            place: step and opening.
-            samples: all of the opening's rows, by ordinal.
-            exhausted: whether it must have used all of its samples.
-            waits: whether it may have a winner whose decision waits for other steps.
+        An *exhausted* race must have used all of its samples. One that *waits* may have a winner, whose
+        decision waits for other steps.
         """
         tally, tier = self._fold(samples, place)
         self._drawn(samples, place, complete=exhausted)

@@ -81,12 +81,7 @@ class Doubtful:
 
 
 def _ranked(connection: sqlite3.Connection, run: int) -> list[tuple[TallyShape, float]]:
-    """Return each tally of a run and its parts with the probability that its winner is wrong, highest first.
-
-    Args:
-        connection: the log.
-        run: the run's number.
-    """
+    """Return the tallies of a run and its parts, each with P(its winner is wrong), highest first."""
     return doubts([TallyShape(*row) for row in query(connection, "tallies", run)])
 
 
@@ -120,14 +115,7 @@ def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
 
 
 def doubtful(connection: sqlite3.Connection, run: int, most: int, least: float = 0.0) -> Iterator[Doubtful]:
-    """Yield the most doubtful decisions of a run and its parts.
-
-    Args:
-        connection: the log.
-        run: the run's number.
-        most: the maximum number of steps.
-        least: the lowest probability of being wrong.
-    """
+    """Yield up to *most* decisions of a run and its parts that are wrong with probability *least* or more."""
     for shape, doubt in _ranked(connection, run):
         if most <= 0 or doubt < least:
             return

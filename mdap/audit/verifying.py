@@ -148,13 +148,7 @@ def _verified(job: Job, run_id: str, progress: Callable[[int, int], None] | None
 
 
 class _Audit:
-    """An audit under way, of a run and of all its parts.
-
-    Args:
-        connection: the log.
-        job: the settings of the check.
-        progress: called with the decisions checked so far, and all.
-    """
+    """An audit under way, of a run and of all its parts."""
 
     def __init__(
         self, connection: sqlite3.Connection, job: Job, progress: Callable[[int, int], None] | None
