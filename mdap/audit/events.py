@@ -16,7 +16,7 @@ from mdap.journal.statements import query
 from mdap.rules.digests import CHAIN_START
 from mdap.rules.seals import SEALED, SIGNED, Lines, Seal, message
 
-__all__ = ["History", "Signature", "check_events", "checked", "object_of", "signatures_of"]
+__all__ = ["History", "Signature", "check_events", "checked", "object_of"]
 
 _DATA: Final = {
     "settled": ("step",),
@@ -166,33 +166,16 @@ class Signature(NamedTuple):
     allowed: bool
 
 
-def signatures_of(
-    connection: sqlite3.Connection, run: int, run_id: str, signers: Path | None
-) -> list[Signature]:
-    """Check and return the signatures in the events of a run.
-
-    Args:
-        connection: the log, with rows as tuples.
-        run: the run's number.
-        run_id: its id.
-        signers: a file of allowed signers, as ``ssh-keygen`` reads it; None for none.
-
-    Raises:
-        UsageError: the file cannot be read, or the package that checks signatures is missing.
-    """
-    return checked([text for _, text in query(connection, "events_of_kind", run, SIGNED)], run_id, signers)
-
-
 def checked(texts: Sequence[str | None], run_id: str, signers: Path | None = None) -> list[Signature]:
     """Check and return the signatures in the data of some events; none without the package for it.
 
     Args:
         texts: the data of each event.
         run_id: the run's id.
-        signers: as for `signatures_of`.
+        signers: a file of allowed signers, as ``ssh-keygen`` reads it; None for none.
 
     Raises:
-        UsageError: as for `signatures_of`.
+        UsageError: the file cannot be read, or the package that checks signatures is missing.
     """
     if not texts and signers is None:
         return []

@@ -17,7 +17,7 @@ from mdap.errors import UsageError
 from mdap.records import SampleEntry
 from mdap.rules.canonical import canonical
 
-__all__ = ["FORMATS", "Columns", "export", "is_binary"]
+__all__ = ["FORMATS", "Columns", "export"]
 
 _BATCH: Final = 10_000
 
@@ -210,11 +210,6 @@ _PREFIX: Final = "samples-"
 
 FORMATS: Final = ("jsonl", *_WRITERS, f"{_PREFIX}jsonl", *[f"{_PREFIX}{name}" for name in _WRITERS])
 """The formats of `export`, for decided steps or samples."""
-
-
-def is_binary(fmt: str) -> bool:
-    """Return whether a format is binary."""
-    return fmt.endswith("parquet")
 
 
 def export(log: Log, run_id: str, out: IO[bytes], fmt: str = "jsonl") -> None:

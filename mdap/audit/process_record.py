@@ -20,15 +20,6 @@ from mdap.rules import parts as naming
 from mdap.rules.canonical import canonical
 from mdap.rules.confidence import shape_of
 from mdap.rules.digests import CHAIN_START, answer_key
-from mdap.rules.parts import (
-    Parts,
-    RecordedPart,
-    content_of,
-    content_of_row,
-    could_be,
-    part_ended,
-    renamed,
-)
 from mdap.rules.presence import refused_sentence
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, Step, Task, canonical_step
@@ -249,13 +240,13 @@ class ProcessRecord:
         status, reason = query(self._connection, "last_status", number).fetchone() or (None, None)
         if status in ("undecided", "failed"):
             error = UndecidedError if status == "undecided" else FailedError
-            raise error(part_ended(name, reason))
+            raise error(naming.part_ended(name, reason))
 
-    def part_of(self, parts: Parts, task: Task, key: str | None) -> naming.Part:
+    def part_of(self, parts: naming.Parts, task: Task, key: str | None) -> naming.Part:
         """Return the identity of a nested task, as its session recorded it."""
         part, former = parts.of(task, key)
         recorded, *_ = self._part(former.name) or (None,)
-        if part.identity in self._known or recorded is None or not could_be(recorded, type(task)):
+        if part.identity in self._known or recorded is None or not naming.could_be(recorded, type(task)):
             return part
         return former if former.identity in self._known else part._replace(name=former.name)
 
@@ -278,29 +269,29 @@ class ProcessRecord:
         self.findings.compare(Kind.STATE, "input", canonical(about), row.input, (known.step,))
         return True, json.loads(row.winner)
 
-    def part_result(self, name: str, task: Task) -> RecordedPart:
+    def part_result(self, name: str, task: Task) -> naming.RecordedPart:
         """Return the recorded result of a nested task of `mdap.Ask.solve_all`.
 
         Raises:
             UndecidedError: the part was undecided.
             FailedError: the part failed.
         """
-        content = content_of(task)
-        known = [self._ended_part(each, content) for each in (name, renamed(name, content))]
-        found = next(filter(None, known), RecordedPart(name))
+        content = naming.content_of(task)
+        known = [self._ended_part(each, content) for each in (name, naming.renamed(name, content))]
+        found = next(filter(None, known), naming.RecordedPart(name))
         if not found.finished:
             self.failed_part(found.name)
             if self.over:
                 self._stray(Stray(f"the part {name} with its parameters"))
         return found
 
-    def _ended_part(self, name: str, content: str) -> RecordedPart | None:
+    def _ended_part(self, name: str, content: str) -> naming.RecordedPart | None:
         """Return the part of that name and content; None if there is none."""
         for called, version, params, ended, _ in query(
             self._connection, "ended_part", self.facts.number, name
         ):
-            if content_of_row(version, params) == content:
-                return RecordedPart(called, ended is not None, object_of(ended or "{}").get("result"))
+            if naming.content_of_row(version, params) == content:
+                return naming.RecordedPart(called, ended is not None, object_of(ended or "{}").get("result"))
         return None
 
     def conclude(self) -> None:

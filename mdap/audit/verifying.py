@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mdap.audit.budget import check_budget
 from mdap.audit.chains import Job, MakeTask, audit_part, audit_parts, audit_tail
-from mdap.audit.events import History, Signature, check_events, signatures_of
+from mdap.audit.events import History, Signature, check_events, checked
 from mdap.audit.findings import AuditResult, Findings, Kind, Mismatch
 from mdap.audit.processes import audit_process
 from mdap.audit.rows import plain_reading
@@ -24,6 +24,7 @@ from mdap.rules.canonical import canonical
 from mdap.rules.ledger import Ledger
 from mdap.rules.outcomes import outcome_of, recorded, said_by
 from mdap.rules.parameters import version_of
+from mdap.rules.seals import SIGNED
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Verification", "verify"]
@@ -143,8 +144,8 @@ def _verified(job: Job, run_id: str, progress: Callable[[int, int], None] | None
     with plain_reading(job.path) as connection:
         audit = _Audit(connection, job, progress)
         facts, history = audit.tree(find_number(connection, run_id))
-        signatures = signatures_of(connection, facts.number, facts.run_id, job.signers)
-        return _concluded(facts, history, audit, tuple(signatures))
+        signed = [text for _, text in query(connection, "events_of_kind", facts.number, SIGNED)]
+        return _concluded(facts, history, audit, tuple(checked(signed, facts.run_id, job.signers)))
 
 
 class _Audit:

@@ -13,7 +13,7 @@ from mdap.records import (
 )
 from mdap.rules.digests import CHAIN_START
 
-__all__ = ["process_point", "resume_point", "tiers_with_votes"]
+__all__ = ["process_point", "resume_point"]
 
 _Place = tuple[int, int]
 
@@ -44,18 +44,6 @@ async def process_point(reader: Reader, run: int, *, as_it_ended: bool = False) 
     openings = await _openings(reader, run, -1, "undecided", as_it_ended)
     [[following]] = await reader.rows("next_step", run)
     return ProcessPoint(len(known), digest, int(following), known, openings)
-
-
-async def tiers_with_votes(reader: Reader, run: int, per_tier: int) -> set[int]:
-    """Return the tiers that voted in *run* and its parts, as a resume needs them.
-
-    Args:
-        reader: the log.
-        run: the run's number.
-        per_tier: the samples allowed per tier.
-    """
-    tiers = {int(row[0]) for row in await reader.rows("tiers_escalated_with_votes", run, per_tier)}
-    return tiers | {int(row[0]) // per_tier for row in await reader.rows("any_vote", run)}
 
 
 async def _openings(

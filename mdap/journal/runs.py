@@ -15,17 +15,9 @@ import anyio
 from mdap.errors import DatabaseError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow
-from mdap.journal.resuming import process_point, resume_point, tiers_with_votes
+from mdap.journal.resuming import process_point, resume_point
 from mdap.journal.writer import Writer
-from mdap.records import (
-    ProcessPoint,
-    Recorded,
-    ResumePoint,
-    RunEvent,
-    RunStatus,
-    TallyShape,
-    Totals,
-)
+from mdap.records import ProcessPoint, Recorded, ResumePoint, RunEvent, RunStatus, TallyShape, Totals
 from mdap.rules.digests import CHAIN_START
 from mdap.rules.drift import Baseline, Drift
 from mdap.rules.ledger import Payments
@@ -220,6 +212,8 @@ class LocalRuns:
 async def _start_of(reader: Reader, row: RunRow, *, process: bool, effects: bool) -> RunStart:
     number = row.number
     allowed = VotingSettings.recorded(row.settings).samples_allowed
+    tiers = [ordinal // allowed for [ordinal] in await reader.rows("any_vote", number)]
+    tiers += [tier for [tier] in await reader.rows("tiers_escalated_with_votes", number, allowed)]
     return RunStart(
         number=number,
         row=row,
@@ -227,7 +221,7 @@ async def _start_of(reader: Reader, row: RunRow, *, process: bool, effects: bool
         totals=await reader.totals(number),
         cost=await reader.cost(number),
         paid=await reader.paid(number),
-        tiers=frozenset(await tiers_with_votes(reader, number, allowed)),
+        tiers=frozenset(tiers),
         absences=await reader.absences(number),
         drift=await _drift(reader, row),
         has_rulings=bool(await reader.rows("open_rulings", number)),
