@@ -58,7 +58,7 @@ class Job:
     jobs: int
     expect: str | None
     allow_unsealed: bool
-    signers: Path | None
+    signers: str | Path | None
 
 
 class _Walk:
@@ -78,8 +78,6 @@ class _Walk:
         self.digest = CHAIN_START
         self.sent: Mapping[Place, Sent] = {}
         self._connection = connection
-
-    # -- start -------------------------------------------------------------------------------------
 
     def begin(self, place: int) -> None:
         """Start before the decision at *place*, from the row before it."""
@@ -115,8 +113,6 @@ class _Walk:
         if state is _LOST or answer is _LOST:
             return _LOST
         return self._call(step, "advancing", self.task.advance, state, answer)
-
-    # -- steps ------------------------------------------------------------------------------------
 
     def page(self, page: Page) -> None:
         """Check the steps of a page."""
@@ -222,8 +218,6 @@ class _Walk:
         if truth is not _LOST:
             place = (decision.step, decision.opening)
             self.findings.compare(Kind.TRUTH, "answer", truth, decision.winner, place)
-
-    # -- end ---------------------------------------------------------------------------------------
 
     def end(self, place: int) -> None:
         """Compute the state after the decision before *place*, and whether the task ends there."""

@@ -166,7 +166,7 @@ class Signature(NamedTuple):
     allowed: bool
 
 
-def checked(texts: Sequence[str | None], run_id: str, signers: Path | None = None) -> list[Signature]:
+def checked(texts: Sequence[str | None], run_id: str, signers: str | Path | None = None) -> list[Signature]:
     """Check and return the signatures in the data of some events; none without the package for it.
 
     Args:
@@ -185,7 +185,7 @@ def checked(texts: Sequence[str | None], run_id: str, signers: Path | None = Non
         if signers is None:
             return []
         raise UsageError("to check signatures, pip install 'mdap[sign]'") from None
-    allowed = set() if signers is None else set(_allowed(signers))
+    allowed = set() if signers is None else set(_allowed(Path(signers)))
     return [_checked(text, run_id, allowed) for text in texts]
 
 

@@ -32,7 +32,7 @@ _PATIENCE: Final = 600.0
 
 
 class _Rehearsal:
-    """An `mdap.Ask` that answers from the record alone."""
+    """An `mdap.Ask` that answers from the record alone, and waits forever where there is no answer yet."""
 
     def __init__(self, record: ProcessRecord, task: Process[Any]) -> None:
         self._record = record
@@ -41,7 +41,6 @@ class _Rehearsal:
 
     @property
     def run_id(self) -> str:
-        """The run's name."""
         return self._record.facts.run_id
 
     @property
@@ -51,11 +50,9 @@ class _Rehearsal:
 
     @property
     def dry_run(self) -> bool:
-        """Whether outside effects are forbidden: always."""
         return True
 
     async def __call__(self, step: Step[A]) -> A:
-        """Return the recorded answer to *step*; wait forever if there is none yet."""
         [found] = await self._there([self._record.answer(self._task, step)])
         if found.undecided is not None:
             raise UndecidedError(found.undecided)
@@ -63,12 +60,10 @@ class _Rehearsal:
         return answer
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:
-        """Return the recorded vote on *step*."""
         [decision] = await self.decisions([step])
         return decision
 
     async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
-        """Return the recorded vote on each of *steps*."""
         found = await self._there([self._record.answer(self._task, step) for step in steps])
         return confident([self._decision(one) for one in found], [one.shape for one in found])
 
@@ -84,7 +79,6 @@ class _Rehearsal:
         return there
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
-        """Return the recorded answers to *steps*."""
         asked = [self._record.answer(self._task, step) for step in steps]
         sentence = next((one.undecided for one in asked if one is not None and one.undecided), None)
         if sentence is not None:
@@ -93,17 +87,14 @@ class _Rehearsal:
 
     @asynccontextmanager
     async def group(self) -> AsyncIterator[Group]:
-        """Open a group of concurrent requests."""
         async with gathered() as tasks:
             yield Group(tasks, self)
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
-        """Return the recorded result of a part."""
         part = self._record.part_of(self._parts, task, key)
         return await self._noted(part.identity, part.about, part.name)
 
     async def solve_all(self, tasks: Iterable[tuple[str, Task]], take: Callable[[str, Any], None]) -> None:
-        """Give *take* the recorded results of the runs of *tasks*."""
         for key, task in tasks:
             found = self._record.part_result(self._parts.named(key, task), task)
             if not found.finished:
@@ -111,7 +102,6 @@ class _Rehearsal:
             take(found.name, found.result)
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
-        """Return the recorded result of a `once` call."""
         return await self._noted(identify_named("once", key), key)
 
     async def _noted(self, identity: Identity, about: Any, part: str | None = None) -> Any:

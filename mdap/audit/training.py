@@ -147,8 +147,7 @@ class _Prompts:
         place = (opened.run, opened.step, opened.opening)
         sent = map(PromptSent._make, query(self.connection, "prompts_of_step", *place))
         found = [(prompt.system or "", prompt.user) for prompt in sent] or self._asked_again(opened)
-        digests = [prompt_digest(*prompt) for prompt in found]
-        if opened.prompt_digest != (views_digest(digests) if len(digests) > 1 else digests[0]):
+        if opened.prompt_digest != views_digest([prompt_digest(*prompt) for prompt in found]):
             raise UsageError(
                 f"{self._step(opened)} had another prompt than {self.run.task} gives it now: export with the "
                 "version of the task that made the run"

@@ -129,8 +129,7 @@ def verify(  # noqa: PLR0913 - public API, all keywords optional
         UsageError: there is no such run, or its task is not available.
         DatabaseError: the log cannot be read, or holds values that mdap never writes.
     """
-    signed = None if signers is None else Path(signers)
-    job = Job(Path(db), make_task, oracle, jobs, expect, allow_unsealed, signed)
+    job = Job(Path(db), make_task, oracle, jobs, expect, allow_unsealed, signers)
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -79,7 +79,7 @@ async def open_writing(path: Path) -> AsyncIterator[Connection]:
         connection = await _connect(str(path))
         try:
             with anyio.CancelScope(shield=True):
-                await _prepare(connection, path)
+                await connection.visit(lambda plain: _prepare(plain, path))
             yield connection
         finally:
             with anyio.CancelScope(shield=True):
@@ -95,15 +95,11 @@ def _check_place(path: Path) -> None:
         raise UsageError(f"{path} is a folder: name a file with --db")
 
 
-async def _prepare(connection: Connection, path: Path) -> None:
-    version = await connection.visit(lambda plain: waited_out(plain, lambda: _check(plain, path)))
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = waited_out(connection, lambda: _check(connection, path))
     if version == 0:
         # Only before the first table: larger pages keep long replies out of overflow chains.
-        await connection.visit(lambda plain: plain.execute("PRAGMA page_size = 16384").close())
-    await connection.visit(lambda plain: _set_up(plain, path, version))
-
-
-def _set_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
+        connection.execute("PRAGMA page_size = 16384").close()
     # SQLite refuses this immediately instead of waiting for a lock.
     waited_out(connection, lambda: connection.execute("PRAGMA journal_mode = WAL").close())
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -236,9 +232,6 @@ class Files:
     """The database's file and its write-ahead log, as first seen.
 
     If they are deleted or replaced, SQLite continues to write to the lost files and reports success.
-
-    Args:
-        path: the database file.
     """
 
     def __init__(self, path: Path) -> None:

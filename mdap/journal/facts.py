@@ -85,13 +85,7 @@ def _number(fact: _Row) -> int:
 
 
 class Facts:
-    """The facts of one run after a cursor, page by page; no query stays open in between.
-
-    Args:
-        reader: the log.
-        run: the run's number.
-        cursor: advances with each fact.
-    """
+    """The facts of one run after *cursor*, which advances with each; no query stays open in between."""
 
     def __init__(self, reader: Reader, run: int, cursor: Cursor) -> None:
         self._reader = reader

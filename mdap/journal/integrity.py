@@ -30,9 +30,6 @@ _LARGEST: Final = "1.7976931348623157e308"
 def check_log(path: Path) -> None:
     """Check that all values of a log have their columns' types, and that its JSON is valid.
 
-    Args:
-        path: the log.
-
     Raises:
         UsageError: there is no such file.
         DatabaseError: it is not a log, or a value has the wrong type.
@@ -49,10 +46,7 @@ def check_log(path: Path) -> None:
 def check_types(connection: sqlite3.Connection, path: Path, run: int | None = None) -> None:
     """Check that all values of a run have their columns' types, and that all numbers are finite.
 
-    Args:
-        connection: the log.
-        path: its path.
-        run: the run's number; None to check the texts instead, which belong to no run.
+    Without *run*, it checks the texts, which belong to no run.
 
     Raises:
         DatabaseError: one is not.

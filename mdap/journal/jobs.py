@@ -32,13 +32,7 @@ class LeftOver(NamedTuple):
 
 
 class JobLog:
-    """Write and read jobs; every write is on disk when it returns.
-
-    Args:
-        writer: the session's journal.
-        reader: the session's reader.
-        claims: the session's claims, so that only one process submits a job.
-    """
+    """Write and read jobs; every write is on disk when it returns, and only one process submits a job."""
 
     def __init__(self, writer: Writer, reader: Reader, claims: Claims) -> None:
         self._writer = writer

@@ -63,11 +63,7 @@ class Claim:
 
 
 class Rulings:
-    """The table ``rulings`` of one database.
-
-    Args:
-        path: the database file.
-    """
+    """The table ``rulings`` of one database."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

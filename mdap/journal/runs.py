@@ -136,13 +136,7 @@ class Runs(Protocol):
 
 
 class LocalRuns:
-    """Begin and end the runs of a database on this machine; see `Runs`.
-
-    Args:
-        writer: of the database.
-        reader: of the same database.
-        claims: of this session.
-    """
+    """Begin and end the runs of a database on this machine; see `Runs`."""
 
     def __init__(self, writer: Writer, reader: Reader, claims: Claims) -> None:
         self._writer = writer
