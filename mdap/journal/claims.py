@@ -62,12 +62,7 @@ else:
 
 
 def is_claimed(path: Path, run: int) -> bool | None:
-    """Return whether a process is working on *run*; None if unknown.
-
-    Args:
-        path: the database file.
-        run: the run's number.
-    """
+    """Return whether a process is working on *run*, a number; None if unknown."""
     try:
         with Path(f"{path}-lock").open("rb") as file:
             return _is_locked(file, run)
@@ -81,9 +76,6 @@ class Claims:
     """Advisory locks, one byte per run, on a file beside the database.
 
     They belong to the process, so the operating system drops them even after ``kill -9``.
-
-    Args:
-        path: the database file.
     """
 
     def __init__(self, path: Path) -> None:

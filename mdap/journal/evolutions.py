@@ -71,11 +71,7 @@ def is_evolution(path: Path, name: str) -> bool:
 
 
 def read_evolution(path: Path, name: str) -> EvolutionRow:
-    """Return the record of an evolution.
-
-    Args:
-        path: the database.
-        name: its id, a unique prefix of it, or ``latest``.
+    """Return the record of the evolution *name*: its id, a unique prefix of it, or ``latest``.
 
     Raises:
         UsageError: there is no such evolution, or several.
@@ -91,11 +87,7 @@ def read_evolution(path: Path, name: str) -> EvolutionRow:
 
 
 def create_evolution(path: Path, columns: Mapping[str, Any]) -> EvolutionRow:
-    """Record a new evolution.
-
-    Args:
-        path: the database.
-        columns: evolution_id, model, weights, recipe and about.
+    """Record a new evolution from its *evolution_id*, *model*, *weights*, *recipe* and *about*.
 
     Raises:
         DatabaseError: the database cannot be written.
@@ -110,10 +102,6 @@ def create_evolution(path: Path, columns: Mapping[str, Any]) -> EvolutionRow:
 
 class Recorder:
     """Append to the record of one evolution; no other process works on it meanwhile.
-
-    Args:
-        path: the database.
-        row: the evolution.
 
     Raises:
         RunBusyError: another process works on it.

@@ -111,7 +111,7 @@ class Facts:
                 yield self._event(_fact(self._run, row))
             if len(rows) < _PAGE:
                 break
-        if not await self._is_ended():
+        if await self._ended() is None:
             async for event in self._decided(None):
                 yield event
 
@@ -121,26 +121,24 @@ class Facts:
         Args:
             quiet: whether no process works on the run; then the reader does not wait for its seal either.
         """
-        rows = await self._reader.rows("standing", self._run)
-        if not rows or rows[0]["kind"] not in ENDED:
-            return quiet
-        last = rows[0]["sealed"]
-        return quiet if last is None else bool(last <= self._cursor.event)
+        ended = await self._ended()
+        return quiet if ended is None or ended["sealed"] is None else ended["sealed"] <= self._cursor.event
 
     def _event(self, fact: _Row) -> Event:
         return Event(str(self._cursor), fact)
 
-    async def _is_ended(self) -> bool:
+    async def _ended(self) -> Any:
+        """Return the event that ended the run, with the seal after it; None while the run goes on."""
         rows = await self._reader.rows("standing", self._run)
-        return bool(rows) and rows[0]["kind"] in ENDED
+        return rows[0] if rows and rows[0]["kind"] in ENDED else None
 
     async def _session(self, ended: int) -> AsyncIterator[Event]:
         """Yield the decisions of the session that *ended* closes; at the end of the run, open steps too."""
         rows = await self._reader.rows("decided_at", self._run, ended)
         async for event in self._decided(rows[0][0] if rows else None):
             yield event
-        [last] = await self._reader.rows("standing", self._run)
-        if last["id"] == ended:
+        last = await self._ended()
+        if last is not None and last["id"] == ended:
             async for event in self._undecided():
                 yield event
 
