@@ -16,8 +16,7 @@ from mdap.audit.findings import AuditResult, Kind
 from mdap.audit.prompts import Sent, check_sent, compare
 from mdap.audit.questions import CurrentStep
 from mdap.audit.races import COPIED, SOURCE, RaceChecker
-from mdap.audit.rows import Page, pages, plain_reading
-from mdap.audit.runs import Place, RunFacts
+from mdap.audit.runs import Page, Place, RunFacts, pages, plain_reading
 from mdap.errors import RAISED, told
 from mdap.journal.statements import query
 from mdap.records import NOTED, Decided, SampleTaken, StepOpened

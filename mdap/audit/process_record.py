@@ -7,15 +7,14 @@ from typing import Any, NamedTuple
 
 from mdap.audit.events import object_of
 from mdap.audit.findings import AuditResult, Kind
-from mdap.audit.prompts import KnownStep, Sent, Stray, check_sent, compare, explain, sent_between
+from mdap.audit.prompts import KnownStep, Sent, Stray, check_sent, compare, explain
 from mdap.audit.questions import CurrentStep, check_text
 from mdap.audit.races import COPIED, SOURCE, RaceChecker
-from mdap.audit.rows import decided, samples_of, undecided
-from mdap.audit.runs import RunFacts, run_facts
+from mdap.audit.runs import RunFacts, decided, run_facts, samples_of, undecided
 from mdap.errors import FailedError, UndecidedError
 from mdap.journal.rows import DecidedOpening
 from mdap.journal.statements import query
-from mdap.records import NOTED, PROPOSED, Decided, Identity, SampleTaken, StepOpened, TallyShape
+from mdap.records import NOTED, PROPOSED, Decided, Identity, PromptSent, SampleTaken, StepOpened, TallyShape
 from mdap.rules import parts as naming
 from mdap.rules.canonical import canonical
 from mdap.rules.confidence import shape_of
@@ -99,8 +98,8 @@ class ProcessRecord:
         return samples
 
     def _sent(self, step: int) -> Sent:
-        found = sent_between(self._connection, self.facts.number, step, step + 1)
-        return found.get((step, 0), ())
+        rows = query(self._connection, "prompts_of_step", self.facts.number, step, 0)
+        return list(map(PromptSent._make, rows))
 
     def _remember(self, opened: StepOpened, samples: list[SampleTaken], *, decided: bool) -> None:
         due = bool(samples) and self.facts.prompts is not False

@@ -53,10 +53,7 @@ class _Rehearsal:
         return True
 
     async def __call__(self, step: Step[A]) -> A:
-        [found] = await self._there([self._record.answer(self._task, step)])
-        if found.undecided is not None:
-            raise UndecidedError(found.undecided)
-        answer: A = found.answer
+        [answer] = await self.map([step])
         return answer
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:

@@ -1,7 +1,6 @@
 """Check recorded prompts against the digest chain and the current task, and explain changed prompts."""
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -10,12 +9,11 @@ from typing import Any, Final, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.questions import CurrentStep
-from mdap.journal.statements import query
 from mdap.records import Identity, PromptSent, StepOpened, encodable
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, text_digest, views_digest
 
-__all__ = ["KnownStep", "Sent", "Stray", "check_sent", "compare", "explain", "sent_between"]
+__all__ = ["KnownStep", "Sent", "Stray", "check_sent", "compare", "explain"]
 
 Sent = Sequence[PromptSent]
 """The recorded prompts of one opening, by view."""
@@ -26,16 +24,6 @@ _MOST: Final = 90
 _MOST_COMPARED: Final = 32
 _MOST_EXPLAINED: Final = 100
 _ALIKE: Final = 0.6
-
-
-def sent_between(
-    connection: sqlite3.Connection, run: int, first: int, last: int
-) -> dict[tuple[int, int], list[PromptSent]]:
-    """Return the recorded prompts of the steps from *first* to before *last*, by step and opening."""
-    found: dict[tuple[int, int], list[PromptSent]] = {}
-    for sent in map(PromptSent._make, query(connection, "prompts_between", run, first, last)):
-        found.setdefault((sent.step, sent.opening), []).append(sent)
-    return found
 
 
 def check_sent(opened: StepOpened, sent: Sent, findings: Findings, *, due: bool) -> bool:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mdap.audit.review import Doubtful, doubtful, undecided
-from mdap.audit.rows import plain_reading
-from mdap.audit.runs import find_number
+from mdap.audit.runs import find_number, plain_reading
 from mdap.journal.rulings import Claim
 from mdap.journal.statements import query
 

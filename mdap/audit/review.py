@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mdap.audit.rows import plain_reading, samples_of
-from mdap.audit.runs import find_number, source_of
+from mdap.audit.runs import find_number, plain_reading, samples_of, source_of
 from mdap.journal.statements import query
 from mdap.records import SampleTaken, TallyShape
 from mdap.rules.certificate import doubts

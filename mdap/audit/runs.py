@@ -1,23 +1,49 @@
-"""The facts that an audit needs before it checks the steps, from the run's row and events."""
+"""Read a run for an audit: first the facts in its row and events, then its rows, a page at a time."""
 
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from mdap.audit.budget import Charges, charges_of
-from mdap.journal.rows import RunRow, not_ours, run_numbered, the_one
+from mdap.journal.logfile import reading
+from mdap.journal.rows import RunRow, decision_and_opening, not_ours, run_numbered, sample_of, the_one
 from mdap.journal.statements import query
+from mdap.records import Decided, PromptSent, SampleTaken, StepOpened
 from mdap.rules.presence import Absence
 from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.settings import VotingSettings
 
-__all__ = ["Place", "RecordedRefusal", "RunFacts", "find_number", "run_facts", "source_of"]
+__all__ = [
+    "PAGE",
+    "Page",
+    "Place",
+    "RecordedRefusal",
+    "RunFacts",
+    "decided",
+    "find_number",
+    "pages",
+    "plain_reading",
+    "run_facts",
+    "samples_of",
+    "source_of",
+    "undecided",
+]
 
 Place = tuple[int, int]
 """A step and the number of its opening."""
+
+_STEP: Final = attrgetter("step")
+_OPENING: Final = attrgetter("step", "opening")
+
+PAGE: Final = 500
+"""Steps read in one transaction: short, so that a running run can checkpoint its log."""
 
 _REFUSED: Final = ("step", "opening", "member", "view", "views", "tier", "model", "reason")
 
@@ -189,3 +215,71 @@ def _sent(about: dict[str, Any]) -> dict[int, tuple[float | None, ...]]:
         for place, body in enumerate(bodies)
         if isinstance(body.get("temperature"), int | float)
     }
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+class Page(NamedTuple):
+    """Some steps of a run whose decision *n* decides step *n*.
+
+    Attributes:
+        steps: the numbers of the steps.
+        decisions: their decisions, by place.
+        openings: their openings, by step.
+        samples: their samples, by step and opening.
+        sent: their recorded prompts, by step and opening.
+    """
+
+    steps: range
+    decisions: dict[int, Decided]
+    openings: dict[int, list[StepOpened]]
+    samples: dict[Place, list[SampleTaken]]
+    sent: dict[Place, list[PromptSent]]
+
+
+@contextmanager
+def plain_reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the log with rows as tuples."""
+    with reading(path) as connection:
+        connection.row_factory = None
+        # The digest check finds bytes that are not valid text; reading them must not end the audit.
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        connection.execute("PRAGMA cache_size = -16384")
+        yield connection
+
+
+def pages(connection: sqlite3.Connection, run: int, first: int, last: int) -> Iterator[Page]:
+    """Yield the steps from *first* to before *last*, page by page."""
+    for start in range(first, last, PAGE):
+        bounds = (run, start, min(start + PAGE, last))
+        decided = map(Decided._make, query(connection, "decisions_between", *bounds))
+        opened = groupby(map(StepOpened._make, query(connection, "openings_between", *bounds)), _STEP)
+        samples = groupby(map(sample_of, query(connection, "samples_between", *bounds)), _OPENING)
+        prompts = groupby(map(PromptSent._make, query(connection, "prompts_between", *bounds)), _OPENING)
+        yield Page(
+            range(*bounds[1:]),
+            {decision.place: decision for decision in decided},
+            {step: list(openings) for step, openings in opened},
+            {place: list(taken) for place, taken in samples},
+            {place: list(sent) for place, sent in prompts},
+        )
+
+
+def decided(connection: sqlite3.Connection, run: int) -> Iterator[tuple[Decided, StepOpened | None]]:
+    """Yield the decisions of a run in their order, each with its opening."""
+    place = 0
+    while rows := query(connection, "decisions_with_openings", run, place, PAGE).fetchall():
+        for decision, opened in map(decision_and_opening, rows):
+            yield decision, opened
+            place = decision.place + 1
+
+
+def undecided(connection: sqlite3.Connection, run: int) -> list[StepOpened]:
+    """Return the openings of a run that have no decision."""
+    return list(map(StepOpened._make, query(connection, "openings_undecided", run)))
+
+
+def samples_of(connection: sqlite3.Connection, run: int, step: int) -> list[SampleTaken]:
+    """Return the samples of a step, by opening and ordinal."""
+    return list(map(sample_of, query(connection, "samples_between", run, step, step + 1)))

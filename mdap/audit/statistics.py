@@ -10,8 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from mdap.audit.rows import plain_reading
-from mdap.audit.runs import find_number
+from mdap.audit.runs import find_number, plain_reading
 from mdap.journal.rows import Billed, run_numbered
 from mdap.journal.statements import query
 from mdap.rules.digests import answer_key

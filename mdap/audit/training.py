@@ -9,9 +9,9 @@ from typing import IO, Any, Final, NamedTuple
 
 from mdap.audit.chains import MakeTask
 from mdap.audit.review import doubts_of
-from mdap.audit.rows import decided, plain_reading, samples_of
-from mdap.audit.runs import find_number
+from mdap.audit.runs import decided, find_number, plain_reading, samples_of
 from mdap.errors import RAISED, PluginError, UsageError
+from mdap.journal.rows import RunRow, run_numbered
 from mdap.journal.statements import query
 from mdap.records import NOTED, PROPOSED, Decided, PromptSent, StepOpened, Verdict
 from mdap.rules.digests import answer_key, prompt_digest, views_digest
@@ -115,24 +115,17 @@ def lessons(
     with plain_reading(Path(db)) as connection:
         number = find_number(connection, run_id)
         certain = doubts_of(connection, number)
-        for run in map(_Run._make, query(connection, "runs_to_learn_from", number).fetchall()):
-            prompts = _Prompts(connection, run, make_task)
-            for decision, opened in decided(connection, run.number):
+        for [run] in query(connection, "runs_to_learn_from", number).fetchall():
+            prompts = _Prompts(connection, run_numbered(connection, run), make_task)
+            for decision, opened in decided(connection, run):
                 if opened is not None and _teaches(decision, wanted):
                     yield from _lesson(prompts, decision, opened, certain, wanted)
-
-
-class _Run(NamedTuple):
-    number: int
-    run_id: str
-    task: str
-    params: str
 
 
 class _Prompts:
     """The prompts of a run's steps, from the log or rebuilt by its chain."""
 
-    def __init__(self, connection: sqlite3.Connection, run: _Run, make_task: MakeTask) -> None:
+    def __init__(self, connection: sqlite3.Connection, run: RunRow, make_task: MakeTask) -> None:
         self.run = run
         self.connection = connection
         self._make_task = make_task
@@ -165,7 +158,7 @@ class _Prompts:
         return [(step.system, step.user), *[(view.system, view.user) for view in step.views]]
 
     def _made(self) -> Chain[Any, Any]:
-        task = self._make_task(self.run.task, json.loads(self.run.params))
+        task = self._make_task(self.run.task, self.run.params)
         if not isinstance(task, Chain):
             raise UsageError(
                 f"{self.run.run_id} is a process whose prompts are not in the log, and only a chain can give "

@@ -14,8 +14,7 @@ from mdap.audit.chains import Job, MakeTask, audit_part, audit_parts, audit_tail
 from mdap.audit.events import History, Signature, check_events, checked
 from mdap.audit.findings import AuditResult, Findings, Kind, Mismatch
 from mdap.audit.processes import audit_process
-from mdap.audit.rows import plain_reading
-from mdap.audit.runs import RunFacts, find_number, run_facts
+from mdap.audit.runs import RunFacts, find_number, plain_reading, run_facts
 from mdap.errors import PluginError, UsageError
 from mdap.journal.integrity import check_types
 from mdap.journal.statements import query

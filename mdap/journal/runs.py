@@ -158,16 +158,13 @@ class LocalRuns:
                 if start is None:
                     raise
             else:
-                self._claim(start.number, columns["run_id"], columns["kind"])
+                self._claims.take(start.number, columns["run_id"], shared=columns["kind"] == "batch")
         if start.record is not None and start.record.seal is None:
             # Its process was killed between its end and its seal.
             seal = await append_seal(self._writer, self._reader, start.number)
             await self._writer.flush()
             return replace(start, record=replace(start.record, seal=seal))
         return start
-
-    def _claim(self, number: int, run_id: str, kind: str) -> None:
-        self._claims.take(number, run_id, shared=kind == "batch")
 
     async def _found(self, reader: Reader, run_id: str, *, process: bool, effects: bool) -> RunStart | None:
         row = await reader.run(run_id)
@@ -178,7 +175,7 @@ class LocalRuns:
             is_sealed = await reader.is_sealed(row.number)
             return RunStart(row.number, row, record if is_sealed else replace(record, seal=None))
         # Only reads after the claim see all rows of the previous process.
-        self._claim(row.number, run_id, row.kind)
+        self._claims.take(row.number, run_id, shared=row.kind == "batch")
         try:
             return await _start_of(reader, row, process=process, effects=effects)
         except BaseException:

@@ -195,7 +195,7 @@ WHERE e.run = r.id AND e.kind = 'started' AND json_valid(e.data) AND e.data->>'o
 SELECT run_id, id FROM runs WHERE run_id IN (SELECT value FROM json_each(?1))
 
 -- name: runs_to_learn_from
-{tree} SELECT id, run_id, task, params FROM runs WHERE id IN tree AND kind <> 'batch' ORDER BY id
+{tree} SELECT id FROM runs WHERE id IN tree AND kind <> 'batch' ORDER BY id
 
 -- name: entries_of_runs
 SELECT {run}, (SELECT run_id FROM runs p WHERE p.id = r.parent) AS parent_name
