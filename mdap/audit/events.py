@@ -85,7 +85,11 @@ def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Find
             _note(history, event, findings)
         lines.add(event)
     if history.sealed and last is not None:
-        _check_last(connection, facts, last, findings)
+        # The last seal covers every row of the run.
+        findings.compare(Kind.SEAL, "decisions", last.decisions, facts.decisions, (last.decisions,))
+        rest, times = digest_of_rest(connection, facts.number), digest_of_times(connection, facts.number)
+        findings.compare(Kind.SEAL, "samples that were not counted, and prompts", last.rest, rest)
+        findings.compare(Kind.SEAL, "when samples were asked for", last.times, times)
     return history
 
 
@@ -130,14 +134,6 @@ def _sealed(
     found, place = CHAIN_START if seal.decisions == 0 else head, (seal.decisions - 1,)
     findings.compare(Kind.SEAL, "digest of the last decision that was sealed", seal.digest, found, place)
     return seal
-
-
-def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, findings: Findings) -> None:
-    """Check that the last seal covers every row of the run, unchanged."""
-    findings.compare(Kind.SEAL, "decisions", seal.decisions, facts.decisions, (seal.decisions,))
-    rest, times = digest_of_rest(connection, facts.number), digest_of_times(connection, facts.number)
-    findings.compare(Kind.SEAL, "samples that were not counted, and prompts", seal.rest, rest)
-    findings.compare(Kind.SEAL, "when samples were asked for", seal.times, times)
 
 
 def object_of(text: Any) -> dict[str, Any]:

@@ -105,7 +105,8 @@ class Columns:
 
     def types(self) -> dict[str, str]:
         """Return the type of each column by its name, in order: bool, int64, float64 or string."""
-        return {self._called(path): _kind_of(self._kinds[path]) for path in self._paths()}
+        names = {path: self._name + "".join(map(_part, path)) for path in self._paths()}
+        return {name: _kind_of(self._kinds[path]) for path, name in names.items()}
 
     def cells(self, value: Any) -> list[Any]:
         """Return the cells of one row's *value*, in that order; None for an empty one."""
@@ -114,9 +115,6 @@ class Columns:
 
     def _paths(self) -> Iterable[_Path]:
         return sorted(self._kinds, key=lambda path: [(isinstance(part, str), part) for part in path])
-
-    def _called(self, path: _Path) -> str:
-        return self._name + "".join(map(_part, path))
 
 
 def _part(part: str | int) -> str:
@@ -160,11 +158,6 @@ def _as(kind: str, cell: Any) -> Any:
 
 
 # -- formats ---------------------------------------------------------------------------------------
-
-
-def _write_jsonl(rows: Iterable[Row], out: IO[bytes]) -> None:
-    for row in rows:
-        out.write(f"{_line(row)}\n".encode())
 
 
 def _write_csv(table: _Table, out: IO[bytes]) -> None:
@@ -231,6 +224,7 @@ def export(log: Log, run_id: str, out: IO[bytes], fmt: str = "jsonl") -> None:
         )
     of_samples, written = fmt.startswith(_PREFIX), fmt.removeprefix(_PREFIX)
     if written == "jsonl":
-        _write_jsonl(_samples(log, run_id) if of_samples else _steps(log, run_id), out)
+        for row in (_samples if of_samples else _steps)(log, run_id):
+            out.write(f"{_line(row)}\n".encode())
     else:
         _WRITERS[written]((_table_of_samples if of_samples else _table_of_steps)(log, run_id), out)

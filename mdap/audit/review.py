@@ -150,13 +150,9 @@ def _reviewed(
     place: list[Any], samples: list[SampleTaken], candidates: tuple[Candidate, ...], **columns: Any
 ) -> Doubtful:
     run_id, _, step, _, key, text = place
-    about, flags = json.loads(text or "null"), _flags(samples)
-    return Doubtful(run_id, step, key or str(step), about, candidates=candidates, flags=flags, **columns)
-
-
-def _flags(samples: list[SampleTaken]) -> tuple[tuple[str, str, str], ...]:
-    flags = [row for row in samples if row.verdict == "flag"]
-    return tuple((row.model, row.flag_reason or "", row.text or "") for row in flags)
+    flags = [(row.model, row.flag_reason or "", row.text or "") for row in samples if row.verdict == "flag"]
+    about = (key or str(step), json.loads(text or "null"))
+    return Doubtful(run_id, step, *about, candidates=candidates, flags=tuple(flags), **columns)
 
 
 def _unwon(samples: list[SampleTaken]) -> Iterator[Candidate]:

@@ -211,7 +211,8 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
         _cells(connection, run, found)
         found.flags = query(connection, "red_flags", run).fetchall()
         found.latency = dict(_latencies(query(connection, "latencies", run)))
-        prices = _prices(connection, run)
+        [given] = query(connection, "prices", run).fetchone() or (None,)
+        prices = {model: Price(**price) for model, price in json.loads(given or "{}").items()}
         found.costs = {
             model: cost_of(prices[model], use) for model, use in found.models.items() if model in prices
         }
@@ -265,11 +266,6 @@ def _quantile(histogram: Sequence[tuple[int, int]], share: float) -> float:
         if seen >= wanted:
             return milliseconds / 1000
     return math.nan
-
-
-def _prices(connection: sqlite3.Connection, run: int) -> dict[str, Price]:
-    [prices] = query(connection, "prices", run).fetchone() or (None,)
-    return {model: Price(**price) for model, price in json.loads(prices or "{}").items()}
 
 
 def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> None:

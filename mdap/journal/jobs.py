@@ -91,8 +91,7 @@ class JobLog:
 
     async def last_wave(self) -> int:
         """Return the number of the newest wave, 0 for none."""
-        [row] = await self._reader.rows("last_wave")
-        return int(row[0])
+        return int(await self._reader.value("last_wave"))
 
     async def left_over(self, run: int, seen: Collection[int]) -> LeftOver:
         """Return the samples that earlier sessions submitted for *run* without recording a reply.
