@@ -74,11 +74,7 @@ async def open_writing(path: Path) -> AsyncIterator[Connection]:
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise DatabaseError(f"mdap needs SQLite 3.38 or newer; this Python has {sqlite3.sqlite_version}")
-    if not path.parent.is_dir():
-        advice = "create it, or name another file with --db"
-        raise UsageError(f"the folder {path.parent} does not exist: {advice}")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder: name a file with --db")
+    _check_place(path)
     with translated(path):
         connection = await _connect(str(path))
         try:
@@ -88,6 +84,14 @@ async def open_writing(path: Path) -> AsyncIterator[Connection]:
         finally:
             with anyio.CancelScope(shield=True):
                 await connection.close()
+
+
+def _check_place(path: Path) -> None:
+    if not path.parent.is_dir():
+        advice = "create it, or name another file with --db"
+        raise UsageError(f"the folder {path.parent} does not exist: {advice}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file with --db")
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
