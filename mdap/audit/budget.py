@@ -25,11 +25,7 @@ Charge = tuple[int, int, int]
 class Charges:
     """The payments of a run out of its error budget, in the order of its steps.
 
-    Attributes:
-        terms: the terms of its guarantee.
-        paid: the data of its payment events, in step order.
-        spent: the amount paid before each payment, and in total.
-        payments: the number of payments.
+    *spent* is the amount paid before each payment, and in total; *payments* is the number of payments.
     """
 
     terms: Robust

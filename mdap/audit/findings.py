@@ -85,12 +85,7 @@ class Mismatch:
 
 @dataclass(slots=True)
 class Findings:
-    """Mismatches: the first hundred in full, and counts of all.
-
-    Attributes:
-        listed: the first ones.
-        counts: the number of each kind.
-    """
+    """Mismatches: the first hundred in full, and counts of all by kind."""
 
     listed: list[Mismatch] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)

@@ -31,15 +31,9 @@ class StrayError(Exception):
 
 
 class Found(NamedTuple):
-    """The recorded answer to a step that the process asks for.
+    """The recorded answer to a step that the process asks for, or why it is *undecided*.
 
-    Attributes:
-        step: its number.
-        answer: the winning answer; None if there is none.
-        votes: the votes of each candidate, by its canonical JSON.
-        undecided: the reason for having no winner; None if it has one.
-        shape: the tally; None if no vote decided.
-        author: the person who settled it; None for a vote.
+    *shape* is its tally, if votes decided it, and *author* the person who settled it, if any.
     """
 
     step: int

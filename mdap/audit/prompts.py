@@ -107,13 +107,7 @@ def _excerpt(text: str, start: int, stop: int) -> str:
 
 
 class Stray(NamedTuple):
-    """Something that the process asks for and its finished run never decided.
-
-    Attributes:
-        what: a short description.
-        key: the key that the author gave a step; None for none.
-        question: the step; None if it is not a step.
-    """
+    """Something that the process asks for and its finished run never decided: a step has a *question*."""
 
     what: str
     key: str | None = None
@@ -122,14 +116,7 @@ class Stray(NamedTuple):
 
 @dataclass(slots=True)
 class KnownStep:
-    """The record of a step.
-
-    Attributes:
-        step: its number.
-        decided: whether there is a decision.
-        intact: whether the log holds its prompts unchanged.
-        asked: whether the process has asked for it.
-    """
+    """A recorded step: whether it is decided, its prompts are intact, and the process has asked for it."""
 
     step: int
     decided: bool

@@ -221,15 +221,7 @@ def _sent(about: dict[str, Any]) -> dict[int, tuple[float | None, ...]]:
 
 
 class Page(NamedTuple):
-    """Some steps of a run whose decision *n* decides step *n*.
-
-    Attributes:
-        steps: the numbers of the steps.
-        decisions: their decisions, by place.
-        openings: their openings, by step.
-        samples: their samples, by step and opening.
-        sent: their recorded prompts, by step and opening.
-    """
+    """Some steps of a run whose decision *n* decides step *n*: all their rows, by place of the row."""
 
     steps: range
     decisions: dict[int, Decided]

@@ -118,8 +118,7 @@ class Facts:
     async def is_over(self, *, quiet: bool) -> bool:
         """Return whether the run has ended and the reader has all of it.
 
-        Args:
-            quiet: whether no process works on the run; then the reader does not wait for its seal either.
+        If no process works on the run (*quiet*), the reader does not wait for its seal either.
         """
         ended = await self._ended()
         return quiet if ended is None or ended["sealed"] is None else ended["sealed"] <= self._cursor.event

@@ -96,9 +96,7 @@ class JobLog:
     async def left_over(self, run: int, seen: Collection[int]) -> LeftOver:
         """Return the samples that earlier sessions submitted for *run* without recording a reply.
 
-        Args:
-            run: its number.
-            seen: numbers of the jobs with known rows.
+        *seen* are the numbers of jobs whose rows are known.
         """
         rows = [_row(row) for row in await self._reader.rows("batch_rows_of_run", run)]
         numbers = sorted({number for number, _ in rows})

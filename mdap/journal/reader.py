@@ -38,11 +38,7 @@ class Reader:
         self._connection = connection
 
     async def visit(self, read: Callable[["Reader"], Coroutine[Any, Any, T]]) -> T:
-        """Return the result of *read*, in one visit of the connection's thread.
-
-        Args:
-            read: a function of a reader of the same log; it may await only that reader.
-        """
+        """Return the result of *read*, which awaits only its reader, in one visit of the connection's thread."""
         with translated(self.path), anyio.CancelScope(shield=True):
             found = await self._connection.visit(
                 lambda connection: _at_once(read(Reader(self.path, Visited(connection))))

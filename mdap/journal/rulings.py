@@ -30,13 +30,7 @@ _OUTCOME: Final = (
 
 
 class Place(NamedTuple):
-    """A step that a person is working on.
-
-    Attributes:
-        run: the run's number.
-        step: the step's number.
-        name: the name of both in messages.
-    """
+    """A step that a person is working on, by the numbers of its run and itself; messages use its *name*."""
 
     run: int
     step: int
@@ -71,10 +65,7 @@ class Rulings:
     async def claim(self, place: Place, author: str, claim: int | None = None) -> Claim:
         """Claim a step for ten minutes, or renew a claim on it.
 
-        Args:
-            place: the step.
-            author: the person who claims it.
-            claim: the number of *author*'s claim; without it, the same name is enough.
+        *claim* is the number of the author's claim; without it, the same name is enough.
 
         Raises:
             ClaimedError: another person has it.
@@ -101,13 +92,9 @@ class Rulings:
         await self._write(_INSERT, values, (place, name, claim))
 
     async def add(self, place: Place, kind: str, author: str, **columns: Any) -> int:
-        """Add an answer, or the result of one, as a row and return its number.
+        """Add an answer (``ruled``), or its result (``settled`` or ``refused``), and return its number.
 
-        Args:
-            place: the step.
-            kind: ``ruled``, ``settled`` or ``refused``.
-            author: the person who answered.
-            columns: *answer*, *reason*, *about* and *goes_on*, as far as they apply.
+        The columns are *answer*, *reason*, *about* and *goes_on*, as far as they apply.
         """
         given = (columns.get(name) for name in ("answer", "reason", "about", "goes_on"))
         values = [encodable(value) if isinstance(value, str) else value for value in (author, *given)]

@@ -73,14 +73,7 @@ def statement(name: str) -> str:
 
 
 def query(connection: sqlite3.Connection, name: str, *values: Any, table: str = "") -> sqlite3.Cursor:
-    """Execute the statement *name* on a connection that reads.
-
-    Args:
-        connection: the log.
-        name: the statement's name.
-        values: the values of its placeholders.
-        table: the table's name, in a statement that serves several.
-    """
+    """Execute the reading statement *name*; *table* fills in the table of one that serves several."""
     return connection.execute(statement(name).replace("{table}", table), values)
 
 
