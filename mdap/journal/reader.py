@@ -38,7 +38,7 @@ class Reader:
         self._connection = connection
 
     async def visit(self, read: Callable[["Reader"], Coroutine[Any, Any, T]]) -> T:
-        """Return the result of *read*, which awaits only its reader, in one visit of the connection's thread."""
+        """Return the result of *read*, which may await only its reader, in one visit of the thread."""
         with translated(self.path), anyio.CancelScope(shield=True):
             found = await self._connection.visit(
                 lambda connection: _at_once(read(Reader(self.path, Visited(connection))))
