@@ -272,9 +272,6 @@ def audit_tail(
     return walk.part
 
 
-# -- in parallel -----------------------------------------------------------------------------------
-
-
 def _spans(decisions: int, jobs: int) -> list[tuple[int, int]]:
     size = max(_SMALLEST, min(_LARGEST, -(-decisions // (8 * jobs))))
     return [(first, min(first + size, decisions)) for first in range(0, decisions, size)] or [(0, 0)]

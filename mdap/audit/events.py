@@ -145,9 +145,6 @@ def object_of(text: Any) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-# -- signatures ------------------------------------------------------------------------------------
-
-
 class Signature(NamedTuple):
     """A signature of a seal.
 

@@ -217,9 +217,6 @@ def _sent(about: dict[str, Any]) -> dict[int, tuple[float | None, ...]]:
     }
 
 
-# -- rows ------------------------------------------------------------------------------------------
-
-
 class Page(NamedTuple):
     """Some steps of a run whose decision *n* decides step *n*: all their rows, by place of the row."""
 

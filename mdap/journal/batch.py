@@ -123,14 +123,9 @@ def _flat(rows: Iterable[Sequence[Any]]) -> list[Any]:
 
 
 def in_blocks(sql: str, parameters: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the statements to execute, each with as many rows of values as possible.
+    """Yield the statements to execute for one of ``append.sql``, each with as many rows as possible.
 
-    Args:
-        sql: a statement of ``append.sql``.
-        parameters: the parameters of all rows, row after row.
-
-    Yields:
-        A statement and its parameters: those of its rows, then zeros as padding.
+    *parameters* are those of all rows, row after row; zeros pad those of a statement.
     """
     width = sql.count("?")
     if len(parameters) % width:

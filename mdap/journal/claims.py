@@ -85,12 +85,7 @@ class Claims:
         self._taking = threading.Lock()  # a resumed run is claimed in the database's thread
 
     def take(self, run: int, run_id: str, *, shared: bool = False) -> None:
-        """Claim *run* for this process.
-
-        Args:
-            run: the run's number.
-            run_id: its id, for the error.
-            shared: whether several tasks of this session may work on it, as on a batch.
+        """Claim *run* for this process; several tasks of this session may work on a *shared* one, a batch.
 
         Raises:
             RunBusyError: another process, or another task of this one, works on it.

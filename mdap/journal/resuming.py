@@ -21,11 +21,8 @@ _Place = tuple[int, int]
 async def resume_point(reader: Reader, run: int, *, as_it_ended: bool = False) -> ResumePoint:
     """Return the resume point of a chain, in time independent of its length.
 
-    Args:
-        reader: the log.
-        run: the run's number.
-        as_it_ended: whether refusals count even if the run has no sample. Without any reply, the requests
-            as a whole may have been wrong, rather than the refused prompts.
+    *as_it_ended* says whether refusals count even if the run has no sample: without any reply, the requests
+    as a whole may have been wrong, rather than the refused prompts.
     """
     last = await reader.rows("last_decision", run)
     step = int(last[0]["step"]) if last else -1

@@ -22,7 +22,6 @@ __all__ = [
     "run_numbered",
     "run_row",
     "sample_of",
-    "sample_of_step",
     "status_of",
     "the_one",
 ]
@@ -167,9 +166,3 @@ def decision_and_opening(row: Row) -> tuple[Decided, StepOpened | None]:
 def sample_of(row: Iterable[Any]) -> SampleTaken:
     """Return a row of ``{sample}``."""
     return SampleTaken(*row)
-
-
-def sample_of_step(row: Iterable[Any]) -> tuple[tuple[str, str], SampleTaken]:
-    """Return a row of ``{sample}, p.key, p.prompt_digest``, with the step's identity."""
-    *sample, key, digest = row
-    return (key, digest), SampleTaken(*sample)
