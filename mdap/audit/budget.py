@@ -25,11 +25,7 @@ Charge = tuple[int, int, int]
 class Charges:
     """The payments of a run out of its error budget, in the order of its steps.
 
-    Attributes:
-        terms: the terms of its guarantee.
-        paid: the data of its payment events, in step order.
-        spent: the amount paid before each payment, and in total.
-        payments: the number of payments.
+    *spent* is the amount paid before each payment, and in total; *payments* is the number of payments.
     """
 
     terms: Robust
@@ -90,21 +86,9 @@ def charges_of(connection: sqlite3.Connection, number: int, voting: VotingSettin
 
 
 def check_budget(
-    connection: sqlite3.Connection,
-    number: int,
-    charges: Charges,
-    found: Sequence[Charge],
-    findings: Findings,
+    connection: sqlite3.Connection, number: int, charges: Charges, found: Sequence[Charge], findings: Findings
 ) -> None:
-    """Compare the recorded payments with those that the races require.
-
-    Args:
-        connection: the log.
-        number: the run's number.
-        charges: its payments.
-        found: the races that were not smooth in the recount.
-        findings: collects the mismatches.
-    """
+    """Compare the recorded payments with those of the races *found* not to be smooth."""
     paid = {}
     for data in charges.paid:
         said = (data["price"], data["payments"], data.get("m"), data.get("lead"))
@@ -115,16 +99,13 @@ def check_budget(
         except KeyError:
             findings.add(Kind.EVENT, "data of an event paid", "what it is of", dict(data), (data["step"],))
             continue
-        if expected != said:
-            findings.add(Kind.EVENT, f"price of what is {data['why']}", expected, said, (data["step"],))
-    for charge in sorted(set(found) - set(paid)):
-        step, opening, _ = charge
+        findings.compare(Kind.EVENT, f"price of what is {data['why']}", expected, said, (data["step"],))
+    for step, opening, _ in sorted(set(found) - set(paid)):
         what = "payment of a step that is not smooth"
         findings.add(Kind.EVENT, what, "an event paid", None, (step, opening))
     for charge in sorted(set(paid) - set(found)):
         step, opening, _ = charge
-        gone = paid[charge] == "abandoned" and query(connection, "counted_vote", number, step).fetchone()
-        if not gone:
+        if paid[charge] != "abandoned" or not query(connection, "counted_vote", number, step).fetchone():
             findings.add(Kind.EVENT, "payment", "none: the step is smooth", paid[charge], (step, opening))
     if charges.spent[-1] > 1 - exact(charges.terms.target):
         findings.add(Kind.EVENT, "spent", f"at most 1 - {charges.terms.target}", charges.spent[-1])
@@ -157,9 +138,8 @@ def _expected(
 
 def _total(connection: sqlite3.Connection, number: int) -> tuple[Fraction, int]:
     paid = list(_paid(connection, number))
-    return sum((Fraction(data["price"]) for data in paid), Fraction(0)), sum(
-        data["payments"] for data in paid
-    )
+    spent = sum((Fraction(data["price"]) for data in paid), Fraction(0))
+    return spent, sum(data["payments"] for data in paid)
 
 
 def _paid(connection: sqlite3.Connection, number: int) -> Iterator[dict[str, Any]]:

@@ -1,84 +1,89 @@
-"""Check a chain decision by decision: its prompts, replies, votes and states.
+"""Check a chain decision by decision: its prompts, replies, votes and states; a long one in parallel.
 
 The audit checks each part of a chain on its own. A part starts from the recorded input and winner of the step
 before it, and the previous part checks that step. If all parts match, the whole chain does.
 """
 
-import re
+import signal
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
 
-from mdap.audit.findings import Kind
+from mdap.audit.findings import AuditResult, Kind
 from mdap.audit.prompts import Sent, check_sent, compare
 from mdap.audit.questions import CurrentStep
-from mdap.audit.races import RaceChecker
-from mdap.audit.result import AuditResult
-from mdap.audit.rows import Page, pages
-from mdap.audit.runs import RunFacts
+from mdap.audit.races import COPIED, SOURCE, RaceChecker
+from mdap.audit.runs import Page, Place, RunFacts, pages, plain_reading
 from mdap.errors import RAISED, told
 from mdap.journal.statements import query
 from mdap.records import NOTED, Decided, SampleTaken, StepOpened
 from mdap.rules.canonical import canonical
-from mdap.rules.digests import CHAIN_START, chain_digest, sample_line
+from mdap.rules.digests import CHAIN_START
 from mdap.rules.values import kinds_of
-from mdap.tasks import Chain, canonical_step
+from mdap.tasks import Chain, Task, canonical_step
 
-__all__ = ["audit_part", "audit_tail"]
+__all__ = ["Job", "MakeTask", "audit_part", "audit_parts", "audit_tail"]
 
-_SOURCE = re.compile(r"run (.+), digest ([0-9a-f]{64})", re.DOTALL)
+MakeTask = Callable[[str, Mapping[str, Any]], Task]
+
+_SMALLEST: Final = 2_000
+_LARGEST: Final = 20_000
+# Checking fewer decisions than this takes less time than starting processes.
+_WORTHWHILE: Final = 40_000
 _LOST = object()
 """Stands for a state that the task's own code failed to compute."""
 
 
-class _Samples:
-    """The samples of a page, grouped by opening."""
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The log to check, and how to check it.
 
-    def __init__(self, rows: Iterator[SampleTaken]) -> None:
-        self._groups = groupby(rows, lambda row: (row.step, row.opening))
-        self._next = self._take()
+    Attributes:
+        path: the log.
+        make_task: makes a task from its name and parameters.
+        oracle: whether to compare decisions with the truth.
+        jobs: processes to use.
+        expect: a digest or seal noted elsewhere.
+        allow_unsealed: whether a run that has ended may lack its seal.
+        signers: a file of allowed signers, of whom one must have signed the seal.
+    """
 
-    def _take(self) -> tuple[tuple[int, int], list[SampleTaken]] | None:
-        found = next(self._groups, None)
-        return None if found is None else (found[0], list(found[1]))
-
-    def of(self, step: int, opening: int) -> list[SampleTaken]:
-        """Return the samples of an opening; samples before it belong to no opening."""
-        while self._next is not None and self._next[0] < (step, opening):
-            self._next = self._take()
-        if self._next is None or self._next[0] != (step, opening):
-            return []
-        samples, self._next = self._next[1], self._take()
-        return samples
+    path: Path
+    make_task: MakeTask
+    oracle: bool
+    jobs: int
+    expect: str | None
+    allow_unsealed: bool
+    signers: str | Path | None
 
 
 class _Walk:
     """A walk along a chain, from one recorded decision to the next."""
 
-    def __init__(self, facts: RunFacts, task: Chain[Any, Any], *, oracle: bool) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, facts: RunFacts, task: Chain[Any, Any], *, oracle: bool = False
+    ) -> None:
         self.part = AuditResult()
         self.findings = self.part.findings
         self.facts = facts
         self.task = task
         self.oracle = oracle
-        self.checker = RaceChecker(facts, facts.schedule, self.part)
+        self.checker = RaceChecker(facts, self.part)
         self.states, self.answers = kinds_of(task)
         self.state: Any = _LOST
         self.digest = CHAIN_START
-        self.sent: Mapping[tuple[int, int], Sent] = {}
-        self._log: sqlite3.Connection | None = None
+        self.sent: Mapping[Place, Sent] = {}
+        self._connection = connection
 
-    # -- start -------------------------------------------------------------------------------------
-
-    def begin(self, connection: sqlite3.Connection, place: int) -> None:
+    def begin(self, place: int) -> None:
         """Start before the decision at *place*, from the row before it."""
-        self._log = connection
         if place == 0:
             self.state = self._call(0, "giving its first state", self.task.start)
             return
-        row = query(connection, "decision_at", self.facts.number, place - 1).fetchone()
+        row = query(self._connection, "decision_at", self.facts.number, place - 1).fetchone()
         if row is None:
             self.digest = ""
             return
@@ -91,15 +96,11 @@ class _Walk:
         try:
             return method(*args)
         except RAISED as error:
-            said = told(error)
-            if not self._ends_with(step, said):
+            said, failure = told(error), self.facts.failure
+            # The log may record that the run failed at this step with this message.
+            if failure is None or step < self.facts.decisions - 1 or not failure.endswith(said):
                 self.findings.add(Kind.PLUGIN, doing, "no error", said, (step,))
             return _LOST
-
-    def _ends_with(self, step: int, said: str) -> bool:
-        """Return whether the log records that the run failed at *step* with the message *said*."""
-        failure = self.facts.failure
-        return failure is not None and step >= self.facts.decisions - 1 and failure.endswith(said)
 
     def _read(self, step: int, kind: Any, text: Any) -> Any:
         return self._call(step, "reading back the record", kind.read, text)
@@ -112,48 +113,40 @@ class _Walk:
             return _LOST
         return self._call(step, "advancing", self.task.advance, state, answer)
 
-    # -- steps ------------------------------------------------------------------------------------
-
     def page(self, page: Page) -> None:
         """Check the steps of a page."""
-        decisions = {decision.place: decision for decision in page.decisions}
-        openings: dict[int, list[StepOpened]] = defaultdict(list)
-        for opened in page.openings:
-            openings[opened.step].append(opened)
-        samples = _Samples(page.samples)
         self.sent = page.sent
-        for step in range(page.first, page.last):
-            self._step(step, decisions.get(step), openings.get(step, []), samples)
+        for step in page.steps:
+            self._step(step, page.decisions.get(step), page)
 
-    def _step(
-        self, step: int, decision: Decided | None, openings: list[StepOpened], samples: _Samples
-    ) -> None:
+    def _step(self, step: int, decision: Decided | None, page: Page) -> None:
         if decision is None:
             self.findings.add(Kind.DECISION, "decision", "a row in decisions", None, (step,))
-        elif decision.step != step:
-            self.findings.add(Kind.DECISION, "step decided at its place", step, decision.step, (step,))
+        else:
+            self.findings.compare(Kind.DECISION, "step decided at its place", step, decision.step, (step,))
         right = None
-        for opened in openings:
-            rows = samples.of(step, opened.opening)
+        for opened in page.openings.get(step, ()):
+            samples = page.samples.get((step, opened.opening), [])
             if decision is not None and opened.opening == decision.opening and decision.step == step:
-                right = (opened, rows)
+                right = (opened, samples)
             else:
-                self.guess(opened, rows)
-        if decision is None or right is None:
-            if decision is not None and decision.step == step:
-                self.findings.add(Kind.STEP, "opening that was decided", "a row in steps", None, (step,))
-            self.state, self.digest = _LOST, "" if decision is None else decision.digest
+                self.guess(opened, samples)
+        if decision is not None and right is not None:
+            self._decided(decision, *right)
             return
-        self._decided(decision, *right)
+        if decision is not None and decision.step == step:
+            self.findings.add(Kind.STEP, "opening that was decided", "a row in steps", None, (step,))
+        self.state, self.digest = _LOST, "" if decision is None else decision.digest
 
     def _decided(self, decision: Decided, opened: StepOpened, samples: list[SampleTaken]) -> None:
         step = decision.step
-        self._count(decision, samples)
-        self._chain(decision, opened, samples)
+        self.checker.decided(decision, samples)
+        if decision.author == NOTED:
+            self._taken_over(decision)
+        self.checker.digest(self.digest, opened, samples, decision)
+        self.digest = decision.digest
         state = self.entered(opened)
         question = self.asked(opened, state, samples)
-        if question is not None:
-            question.check(samples, self.facts, opened.key)
         answer = _LOST if question is None else question.answers.get(decision.winner, _LOST)
         if answer is _LOST:
             answer = self._read(step, self.answers, decision.winner)
@@ -162,60 +155,40 @@ class _Walk:
         if self.oracle and state is not _LOST:
             self._compare_with_truth(decision, state)
         self.state = self._advanced(step, state, answer)
-        self.part.decisions += 1
-        self.part.samples += len(samples)
-
-    def _count(self, decision: Decided, samples: list[SampleTaken]) -> None:
-        tier = self.checker.decided(decision, samples)
-        self.part.votes += sum(sample.counted is not None and sample.verdict == "vote" for sample in samples)
-        self.part.escalated += [(decision.step, decision.opening, passed) for passed in range(1, tier + 1)]
-        if decision.author == NOTED:
-            self._taken_over(decision)
-        elif decision.author is not None:
-            self.part.settled.append((decision.step, decision.author, decision.reason))
 
     def _taken_over(self, decision: Decided) -> None:
         """Compare a copied decision with the original in the other run."""
-        named = _SOURCE.fullmatch(decision.reason or "")
-        row = None
-        if named is not None and self._log is not None:
-            row = query(self._log, "decision_of", named[1], decision.place).fetchone()
+        row, named = None, SOURCE.fullmatch(decision.reason or "")
+        if named is not None:
+            row = query(self._connection, "decision_of", named[1], decision.place).fetchone()
         if named is None or row != (decision.step, decision.winner, named[2]):
-            expected = "a decision of another run"
-            place = (decision.step, decision.opening)
-            self.findings.add(Kind.DECISION, "where the decision is from", expected, decision.reason, place)
-
-    def _chain(self, decision: Decided, opened: StepOpened, samples: list[SampleTaken]) -> None:
-        lines = [sample_line(sample.digest_columns()) for sample in samples if sample.counted is not None]
-        digest = chain_digest(self.digest, opened, lines, decision)
-        if digest != decision.digest:
-            place = (decision.step, decision.opening)
-            self.findings.add(Kind.CHAIN, "digest of the decision", digest, decision.digest, place)
-        self.digest = decision.digest
+            place, found = (decision.step, decision.opening), decision.reason
+            self.findings.add(Kind.DECISION, "where the decision is from", COPIED, found, place)
 
     def entered(self, opened: StepOpened) -> Any:
         """Return the state that a step starts from; it must follow from the step before."""
+        place = (opened.step, opened.opening)
         if opened.key != str(opened.step):
-            self.findings.add(Kind.STEP, "key", opened.step, opened.key, (opened.step, opened.opening))
+            self.findings.add(Kind.STEP, "key", opened.step, opened.key, place)
         if self.state is not _LOST:
             spelled = self._call(opened.step, "spelling its state", canonical, self.state)
             if spelled == opened.input:
                 return self._settled(opened.step, self.states, self.state, opened.input)
             if spelled is not _LOST:
-                self.findings.add(Kind.STATE, "input", spelled, opened.input, (opened.step, opened.opening))
+                self.findings.add(Kind.STATE, "input", spelled, opened.input, place)
         return self._read(opened.step, self.states, opened.input)
 
-    def asked(self, opened: StepOpened, state: Any, samples: Sequence[SampleTaken]) -> CurrentStep | None:
-        """Return the step that the task asks in *state*, if it can; compare its prompt."""
-        sent = self.sent.get((opened.step, opened.opening), ())
+    def asked(self, opened: StepOpened, state: Any, samples: list[SampleTaken]) -> CurrentStep | None:
+        """Return the step that the task asks in *state*, if it can; compare its prompt and replies."""
+        place = (opened.step, opened.opening)
+        sent = self.sent.get(place, ())
         intact = check_sent(opened, sent, self.findings, due=bool(samples and self.facts.prompts))
-        if state is _LOST:
-            return None
-        step = self._call(opened.step, "giving the step", self.task.step, state)
-        if step is _LOST:
-            return None
+        step: Any = _LOST
+        if state is not _LOST:
+            step = self._call(opened.step, "giving the step", self.task.step, state)
         if step is None:
-            self.findings.add(Kind.STATE, "end of the task", "a step", None, (opened.step, opened.opening))
+            self.findings.add(Kind.STATE, "end of the task", "a step", None, place)
+        if step is None or step is _LOST:
             return None
         step = canonical_step(self.task, step)
         question: CurrentStep | object = self._call(
@@ -225,34 +198,25 @@ class _Walk:
             return None
         if intact:
             self._call(opened.step, "giving the step", compare, question, sent, self.findings)
-        elif question.digest != opened.prompt_digest:
+        else:
             found = opened.prompt_digest
-            self.findings.add(
-                Kind.PROMPT, "digest of the prompt", question.digest, found, (opened.step, opened.opening)
-            )
+            self.findings.compare(Kind.PROMPT, "digest of the prompt", question.digest, found, place)
+        question.check(samples, self.facts, opened.key)
         return question
 
     def guess(self, opened: StepOpened, samples: list[SampleTaken]) -> None:
         """Check an opening on a wrong guess: it decides nothing, but has paid samples."""
         self.checker.void(samples)
-        question = self.asked(opened, self._read(opened.step, self.states, opened.input), samples)
-        if question is not None:
-            question.check(samples, self.facts, opened.key)
-        self.part.samples += len(samples)
+        self.asked(opened, self._read(opened.step, self.states, opened.input), samples)
 
     def _compare_with_truth(self, decision: Decided, state: Any) -> None:
-        truth = self._call(decision.step, "telling the truth", self._truth, state)
-        spelled = (
-            _LOST if truth is _LOST else self._call(decision.step, "spelling the truth", canonical, truth)
-        )
-        if spelled is not _LOST and spelled != decision.winner:
+        task = self.task
+        truth = self._call(decision.step, "telling the truth", lambda: task.canonical(task.oracle(state)))
+        if truth is not _LOST:
+            truth = self._call(decision.step, "spelling the truth", canonical, truth)
+        if truth is not _LOST:
             place = (decision.step, decision.opening)
-            self.findings.add(Kind.TRUTH, "answer", spelled, decision.winner, place)
-
-    def _truth(self, state: Any) -> Any:
-        return self.task.canonical(self.task.oracle(state))
-
-    # -- end ---------------------------------------------------------------------------------------
+            self.findings.compare(Kind.TRUTH, "answer", truth, decision.winner, place)
 
     def end(self, place: int) -> None:
         """Compute the state after the decision before *place*, and whether the task ends there."""
@@ -264,11 +228,8 @@ class _Walk:
         if step is not _LOST:
             self.part.over = step is None
         if step is None:
-            result = self._call(place, "giving its result", self._result)
+            result = self._call(place, "giving its result", lambda: canonical(self.task.result(self.state)))
             self.part.result = result if isinstance(result, str) else None
-
-    def _result(self) -> str:
-        return canonical(self.task.result(self.state))
 
 
 def audit_part(
@@ -279,17 +240,9 @@ def audit_part(
     *,
     oracle: bool = False,
 ) -> AuditResult:
-    """Check the decisions of a chain from the first place of *span* to before its last.
-
-    Args:
-        connection: the log, with rows as tuples.
-        facts: the run.
-        task: the run's task.
-        span: the places.
-        oracle: whether to compare each decision with the task's oracle.
-    """
-    walk = _Walk(facts, task, oracle=oracle)
-    walk.begin(connection, span[0])
+    """Check the decisions of a chain from the first place of *span* to before its last."""
+    walk = _Walk(connection, facts, task, oracle=oracle)
+    walk.begin(span[0])
     for page in pages(connection, facts.number, *span):
         walk.page(page)
     if span[1] == facts.decisions:
@@ -300,35 +253,60 @@ def audit_part(
 def audit_tail(
     connection: sqlite3.Connection, facts: RunFacts, task: Chain[Any, Any], *, status: str
 ) -> AuditResult:
-    """Check the rows after the last decision: a race in progress or without a winner, and guesses.
-
-    Args:
-        connection: the log, with rows as tuples.
-        facts: the run.
-        task: the run's task.
-        status: the run's status.
-    """
-    walk = _Walk(facts, task, oracle=False)
-    walk.begin(connection, facts.decisions)
+    """Check the rows after the last decision: a race in progress or without a winner, and guesses."""
+    walk = _Walk(connection, facts, task)
+    walk.begin(facts.decisions)
     last = facts.decisions
     [beyond] = query(connection, "next_step", facts.number).fetchone()
     for page in pages(connection, facts.number, last, max(beyond, last + 1)):
-        samples = _Samples(page.samples)
         walk.sent = page.sent
-        for opened in page.openings:
-            rows = samples.of(opened.step, opened.opening)
-            counted = any(row.counted is not None for row in rows)
-            if opened.step == last and (counted or (opened.step, opened.opening) in facts.escalated):
-                _undecided(walk, opened, rows, exhausted=status == "undecided")
+        for opened in chain.from_iterable(page.openings.values()):
+            place = (opened.step, opened.opening)
+            samples = page.samples.get(place, [])
+            counted = any(sample.counted is not None for sample in samples)
+            if opened.step == last and (counted or place in facts.escalated):
+                walk.checker.undecided(place, samples, exhausted=status == "undecided")
+                walk.asked(opened, walk.entered(opened), samples)
             else:
-                walk.guess(opened, rows)
+                walk.guess(opened, samples)
     return walk.part
 
 
-def _undecided(walk: _Walk, opened: StepOpened, samples: list[SampleTaken], *, exhausted: bool) -> None:
-    tier = walk.checker.undecided((opened.step, opened.opening), samples, exhausted=exhausted)
-    walk.part.escalated += [(opened.step, opened.opening, passed) for passed in range(1, tier + 1)]
-    question = walk.asked(opened, walk.entered(opened), samples)
-    if question is not None:
-        question.check(samples, walk.facts, opened.key)
-    walk.part.samples += len(samples)
+def _spans(decisions: int, jobs: int) -> list[tuple[int, int]]:
+    size = max(_SMALLEST, min(_LARGEST, -(-decisions // (8 * jobs))))
+    return [(first, min(first + size, decisions)) for first in range(0, decisions, size)] or [(0, 0)]
+
+
+def audit_parts(
+    connection: sqlite3.Connection, job: Job, facts: RunFacts, task: Chain[Any, Any]
+) -> Iterator[AuditResult]:
+    """Check the decisions of a chain, and yield the result of each part in order."""
+    spans = _spans(facts.decisions, job.jobs)
+    if job.jobs == 1 or facts.decisions < _WORTHWHILE:
+        for span in spans:
+            yield audit_part(connection, facts, task, span, oracle=job.oracle)
+        return
+    # Imported here: few callers need them.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Not forked: the caller may have threads.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(job.jobs, len(spans)), context, _ignore_interrupt) as pool:
+        try:
+            yield from pool.map(_work, [job] * len(spans), [facts] * len(spans), spans)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _ignore_interrupt() -> None:
+    """Leave Ctrl-C to the process that waits for this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work(job: Job, facts: RunFacts, span: tuple[int, int]) -> AuditResult:
+    task = job.make_task(facts.task, facts.params)
+    assert isinstance(task, Chain)
+    with plain_reading(job.path) as connection:
+        return audit_part(connection, facts, task, span, oracle=job.oracle)

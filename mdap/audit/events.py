@@ -1,19 +1,22 @@
-"""Check the events of a run and the seals over them."""
+"""Check the events of a run, the seals over them, and the signatures over the seals."""
 
 import json
 import sqlite3
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from mdap.audit.findings import Findings, Kind
 from mdap.audit.runs import RunFacts
+from mdap.errors import RAISED, UsageError
 from mdap.journal.rows import ENDED
 from mdap.journal.sealing import digest_of_parts, digest_of_rest, digest_of_times
 from mdap.journal.statements import query
 from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import SEALED, SIGNED, Lines, Seal
+from mdap.rules.seals import SEALED, SIGNED, Lines, Seal, message
 
-__all__ = ["History", "check_events", "object_of"]
+__all__ = ["History", "Signature", "check_events", "checked", "object_of"]
 
 _DATA: Final = {
     "settled": ("step",),
@@ -22,6 +25,7 @@ _DATA: Final = {
     "refused": ("step", "opening", "tier", "member", "view", "views", "model"),
     "left_out": ("member", "tier", "model"),
 }
+_NAMESPACE: Final = "mdap"
 _STATUS: Final = ("started", "resumed", *ENDED)
 
 
@@ -65,16 +69,9 @@ class History:
 
 
 def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Findings) -> History:
-    """Read the events of a run, check each seal, and return their content.
-
-    Args:
-        connection: the log, with rows as tuples.
-        facts: the run.
-        findings: collects the mismatches.
-    """
+    """Read the events of a run, check each seal, and return their content."""
     history, lines = History(), Lines()
-    head = query(connection, "head_digest", facts.number).fetchone()
-    history.digest = None if head is None else head[0]
+    [history.digest] = query(connection, "head_digest", facts.number).fetchone() or (None,)
     lines.add(query(connection, "sealed_run", facts.number).fetchone())
     last: Seal | None = None
     for event in map(_Event._make, query(connection, "sealed_events", facts.number)):
@@ -88,7 +85,11 @@ def check_events(connection: sqlite3.Connection, facts: RunFacts, findings: Find
             _note(history, event, findings)
         lines.add(event)
     if history.sealed and last is not None:
-        _check_last(connection, facts, last, findings)
+        # The last seal covers every row of the run.
+        findings.compare(Kind.SEAL, "decisions", last.decisions, facts.decisions, (last.decisions,))
+        rest, times = digest_of_rest(connection, facts.number), digest_of_times(connection, facts.number)
+        findings.compare(Kind.SEAL, "samples that were not counted, and prompts", last.rest, rest)
+        findings.compare(Kind.SEAL, "when samples were asked for", last.times, times)
     return history
 
 
@@ -113,11 +114,7 @@ def _note(history: History, event: _Event, findings: Findings) -> None:
 
 
 def _sealed(
-    connection: sqlite3.Connection,
-    facts: RunFacts,
-    event: _Event,
-    events: str,
-    findings: Findings,
+    connection: sqlite3.Connection, facts: RunFacts, event: _Event, events: str, findings: Findings
 ) -> Seal | None:
     """Check the parts of a seal that later samples do not change."""
     data = object_of(event.data)
@@ -129,29 +126,14 @@ def _sealed(
     beside = (event.author, event.reason, event.step, event.opening)
     if seal.to_dict() != data or beside != (None,) * 4:
         findings.add(Kind.SEAL, "seal", seal.to_dict(), (*beside, event.data))
-    if seal.events != events:
-        findings.add(Kind.SEAL, "run and events up to its seal", seal.events, events)
+    findings.compare(Kind.SEAL, "run and events up to its seal", seal.events, events)
     if seal.parts is not None:
         parts = digest_of_parts(connection, facts.number, seal.until) or Lines().digest
-        if seal.parts != parts:
-            findings.add(Kind.SEAL, "seals of the parts", seal.parts, parts)
+        findings.compare(Kind.SEAL, "seals of the parts", seal.parts, parts)
     [head] = query(connection, "digest_after", facts.number, seal.decisions).fetchone() or (None,)
-    found = CHAIN_START if seal.decisions == 0 else head
-    if found != seal.digest:
-        place = (seal.decisions - 1,)
-        findings.add(Kind.SEAL, "digest of the last decision that was sealed", seal.digest, found, place)
+    found, place = CHAIN_START if seal.decisions == 0 else head, (seal.decisions - 1,)
+    findings.compare(Kind.SEAL, "digest of the last decision that was sealed", seal.digest, found, place)
     return seal
-
-
-def _check_last(connection: sqlite3.Connection, facts: RunFacts, seal: Seal, findings: Findings) -> None:
-    """Check that the last seal covers every row of the run, unchanged."""
-    if seal.decisions != facts.decisions:
-        findings.add(Kind.SEAL, "decisions", seal.decisions, facts.decisions, (seal.decisions,))
-    rest, times = digest_of_rest(connection, facts.number), digest_of_times(connection, facts.number)
-    if rest != seal.rest:
-        findings.add(Kind.SEAL, "samples that were not counted, and prompts", seal.rest, rest)
-    if times != seal.times:
-        findings.add(Kind.SEAL, "when samples were asked for", seal.times, times)
 
 
 def object_of(text: Any) -> dict[str, Any]:
@@ -161,3 +143,69 @@ def object_of(text: Any) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+class Signature(NamedTuple):
+    """A signature of a seal.
+
+    Attributes:
+        seal: the seal that it covers.
+        key: the fingerprint of the key that made it; None if the signature is not valid.
+        allowed: whether the list of allowed signers has that key.
+    """
+
+    seal: str
+    key: str | None
+    allowed: bool
+
+
+def checked(texts: Sequence[str | None], run_id: str, signers: str | Path | None = None) -> list[Signature]:
+    """Check and return the signatures in the data of some events; none without the package for it.
+
+    Args:
+        texts: the data of each event.
+        run_id: the run's id.
+        signers: a file of allowed signers, as ``ssh-keygen`` reads it; None for none.
+
+    Raises:
+        UsageError: the file cannot be read, or the package that checks signatures is missing.
+    """
+    if not texts and signers is None:
+        return []
+    try:
+        import sshsig  # noqa: F401 - an extra
+    except ImportError:
+        if signers is None:
+            return []
+        raise UsageError("to check signatures, pip install 'mdap[sign]'") from None
+    allowed = set() if signers is None else set(_allowed(Path(signers)))
+    return [_checked(text, run_id, allowed) for text in texts]
+
+
+def _checked(text: str | None, run_id: str, allowed: set[str]) -> Signature:
+    from sshsig import check_signature
+
+    try:
+        data = json.loads(text or "{}")
+        seal = str(data["seal"])
+        key = check_signature(message(run_id, seal).encode(), str(data["signature"]), _NAMESPACE)
+    except RAISED:  # the package raises other errors for changed bytes
+        return Signature("", None, False)
+    return Signature(seal, key.sha256_str(), key.openssh_str() in allowed)
+
+
+def _allowed(signers: Path) -> Iterator[str]:
+    from sshsig import PublicKey
+    from sshsig.allowed_signers import load_allowed_signers_file
+
+    try:
+        for signer in load_allowed_signers_file(signers):
+            options = signer.options or {}
+            if set(options) - {"namespaces"}:
+                raise ValueError(f"mdap does not know the option {min(set(options) - {'namespaces'})}")
+            if _NAMESPACE in options.get("namespaces", _NAMESPACE).split(","):
+                yield PublicKey.from_openssh_str(f"{signer.key_type} {signer.base64_key}").openssh_str()
+    except OSError as error:
+        raise UsageError(f"--signers {signers} cannot be read: {error.strerror}") from None
+    except (ValueError, NotImplementedError) as error:
+        raise UsageError(f"--signers {signers} is no list of allowed signers: {error}") from None

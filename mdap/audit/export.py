@@ -1,20 +1,23 @@
-"""Export the decided steps or the samples of a run row by row, in constant memory."""
+"""Export the decided steps or the samples of a run row by row, in constant memory.
+
+Nested values become typed columns: a field of an object a column ``answer.total``, a list item a column
+``answer.items.0``, and any other value the column ``answer`` itself. A cell is empty if the row has no such
+value, or has null or an empty object or list.
+"""
 
 import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any, Final, get_type_hints
 
-from mdap.audit.columns import Columns
 from mdap.audit.log import Log
 from mdap.errors import UsageError
 from mdap.records import SampleEntry
 from mdap.rules.canonical import canonical
 
-__all__ = ["FORMATS", "export", "is_binary"]
+__all__ = ["FORMATS", "Columns", "export"]
 
 _BATCH: Final = 10_000
 
@@ -28,18 +31,15 @@ _MARK: Final = "'"
 _LAST: Final = ("samples", "red_flags", "doubt", "author")
 
 _STEP_NAMES: Final = ("step", "key", "input", "answer", "votes", "samples", "red_flags")
-_INTEGERS: Final = ("step", "votes", "against", "candidates", "samples", "red_flags")
 _TYPES: Final = {int: "int64", int | None: "int64", float | None: "float64"}
 
 Row = dict[str, Any]
+_Path = tuple[str | int, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Rows that can be read repeatedly, with the types of their columns by name."""
-
-    types: dict[str, str]
-    rows: Callable[[], Iterator[Row]]
+_MOST_COLUMNS: Final = 1_000
+_INT64: Final = 2**63
+_Table = tuple[dict[str, str], Iterator[Row]]
+"""The types of the columns by name, and the rows."""
 
 
 def _steps(log: Log, run_id: str) -> Iterator[Row]:
@@ -51,54 +51,122 @@ def _steps(log: Log, run_id: str) -> Iterator[Row]:
 
 def _table_of_steps(log: Log, run_id: str) -> _Table:
     """Return the decided steps as a table: input, answer and vote become columns."""
-    nested = {"input": Columns("input"), "answer": Columns("answer")}
+    about, answers = Columns("input"), Columns("answer")
     count = 0  # the run may continue meanwhile
     for entry in log.steps(run_id):
-        nested["input"].see(entry.input)
-        nested["answer"].see(entry.answer)
+        about.see(entry.input)
+        answers.see(entry.answer)
         count += 1
-    types: dict[str, str] = {}
-    for name in ("step", "key", "input", "answer", "votes", "against", "candidates", *_LAST):
-        types |= nested[name].types() if name in nested else {name: _type(name)}
+    types = {"step": "int64", "key": "string", **about.types(), **answers.types()}
+    types |= dict.fromkeys(("votes", "against", "candidates", "samples", "red_flags"), "int64")
+    types |= {"doubt": "float64", "author": "string"}
 
     def rows() -> Iterator[Row]:
         for row in islice(_steps(log, run_id), count):
             votes = row["votes"]
             won = votes.get(canonical(row["answer"]), 0)
-            cells = [row["step"], row["key"], *nested["input"].cells(row["input"])]
-            cells += [*nested["answer"].cells(row["answer"]), won, sum(votes.values()) - won, len(votes)]
-            yield dict(zip(types, [*cells, *(row[name] for name in _LAST)], strict=True))
+            cells = [row["step"], row["key"], *about.cells(row["input"]), *answers.cells(row["answer"])]
+            cells += [won, sum(votes.values()) - won, len(votes), *(row[name] for name in _LAST)]
+            yield dict(zip(types, cells, strict=True))
 
-    return _Table(types, rows)
-
-
-def _type(name: str) -> str:
-    return "float64" if name == "doubt" else "int64" if name in _INTEGERS else "string"
+    return types, rows()
 
 
 def _table_of_samples(log: Log, run_id: str) -> _Table:
     types = {name: _TYPES.get(kind, "string") for name, kind in get_type_hints(SampleEntry).items()}
-    return _Table(types, lambda: _samples(log, run_id))
+    return types, _samples(log, run_id)
 
 
 def _samples(log: Log, run_id: str) -> Iterator[Row]:
     return (entry._asdict() for entry in log.samples(run_id))
 
 
+# -- nested values ---------------------------------------------------------------------------------
+
+
+class Columns:
+    """The columns that the value *name* of each row becomes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._kinds: dict[_Path, set[str]] = {}
+
+    def see(self, value: Any) -> None:
+        """Add the columns of one row's *value*.
+
+        Raises:
+            UsageError: there are too many.
+        """
+        for path, leaf in _leaves(value):
+            self._kinds.setdefault(path, set()).add(_kind(leaf))
+            if len(self._kinds) > _MOST_COLUMNS:
+                many = f"{self._name} would become more than {_MOST_COLUMNS:,} columns"
+                raise UsageError(f"{many}: export with --format jsonl")
+
+    def types(self) -> dict[str, str]:
+        """Return the type of each column by its name, in order: bool, int64, float64 or string."""
+        names = {path: self._name + "".join(map(_part, path)) for path in self._paths()}
+        return {name: _kind_of(self._kinds[path]) for path, name in names.items()}
+
+    def cells(self, value: Any) -> list[Any]:
+        """Return the cells of one row's *value*, in that order; None for an empty one."""
+        found = dict(_leaves(value))
+        return [_as(_kind_of(self._kinds[path]), found.get(path)) for path in self._paths()]
+
+    def _paths(self) -> Iterable[_Path]:
+        return sorted(self._kinds, key=lambda path: [(isinstance(part, str), part) for part in path])
+
+
+def _part(part: str | int) -> str:
+    plain = isinstance(part, int) or (part and "." not in part and "[" not in part and not part.isdecimal())
+    return f".{part}" if plain else f"[{json.dumps(part)}]"
+
+
+def _leaves(value: Any) -> Iterator[tuple[_Path, Any]]:
+    """Yield each value that is not an object, a list or null, with its path."""
+    waiting: list[tuple[_Path, Any]] = [((), value)]
+    while waiting:
+        path, one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += [((*path, key), each) for key, each in one.items()]
+        elif isinstance(one, list):
+            waiting += [((*path, place), each) for place, each in enumerate(one)]
+        elif one is not None:
+            yield path, one
+
+
+def _kind(leaf: Any) -> str:
+    if isinstance(leaf, bool):
+        return "bool"
+    if isinstance(leaf, int):
+        return "int64" if -_INT64 <= leaf < _INT64 else "string"
+    return "float64" if isinstance(leaf, float) else "string"
+
+
+def _kind_of(kinds: set[str]) -> str:
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "float64" if kinds == {"int64", "float64"} else "string"
+
+
+def _as(kind: str, cell: Any) -> Any:
+    if cell is None or kind in ("bool", "int64"):
+        return cell
+    if kind == "float64":
+        return float(cell)
+    return cell if isinstance(cell, str) else json.dumps(cell)
+
+
 # -- formats ---------------------------------------------------------------------------------------
-
-
-def _write_jsonl(rows: Iterable[Row], out: IO[bytes]) -> None:
-    for row in rows:
-        out.write(f"{_line(row)}\n".encode())
 
 
 def _write_csv(table: _Table, out: IO[bytes]) -> None:
     # Models can write bare carriage returns: end each line in a way that all readers agree on.
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\r\n")
-    writer.writerow(map(_harmless, table.types))
-    for row in table.rows():
+    types, rows = table
+    writer.writerow(map(_harmless, types))
+    for row in rows:
         writer.writerow(map(_harmless, row.values()))
     text.detach()
 
@@ -120,8 +188,8 @@ def _write_parquet(table: _Table, out: IO[bytes]) -> None:
     except ModuleNotFoundError:
         raise UsageError("Parquet needs pyarrow: install it with `pip install 'mdap[parquet]'`") from None
     makers = {"bool": pyarrow.bool_, "int64": pyarrow.int64, "float64": pyarrow.float64}
-    columns = [(name, makers.get(kind, pyarrow.string)()) for name, kind in table.types.items()]
-    schema, rows = pyarrow.schema(columns), table.rows()
+    types, rows = table
+    schema = pyarrow.schema([(name, makers.get(kind, pyarrow.string)()) for name, kind in types.items()])
     with parquet.ParquetWriter(out, schema) as writer:
         while batch := list(islice(rows, _BATCH)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
@@ -135,11 +203,6 @@ _PREFIX: Final = "samples-"
 
 FORMATS: Final = ("jsonl", *_WRITERS, f"{_PREFIX}jsonl", *[f"{_PREFIX}{name}" for name in _WRITERS])
 """The formats of `export`, for decided steps or samples."""
-
-
-def is_binary(fmt: str) -> bool:
-    """Return whether a format is binary."""
-    return fmt.endswith("parquet")
 
 
 def export(log: Log, run_id: str, out: IO[bytes], fmt: str = "jsonl") -> None:
@@ -161,6 +224,7 @@ def export(log: Log, run_id: str, out: IO[bytes], fmt: str = "jsonl") -> None:
         )
     of_samples, written = fmt.startswith(_PREFIX), fmt.removeprefix(_PREFIX)
     if written == "jsonl":
-        _write_jsonl(_samples(log, run_id) if of_samples else _steps(log, run_id), out)
+        for row in (_samples if of_samples else _steps)(log, run_id):
+            out.write(f"{_line(row)}\n".encode())
     else:
         _WRITERS[written]((_table_of_samples if of_samples else _table_of_steps)(log, run_id), out)

@@ -1,14 +1,18 @@
-"""The findings of an audit: each mismatch with its expected and recorded value."""
+"""The results of an audit: each mismatch with its expected and recorded value, and counts."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
-__all__ = ["Findings", "Kind", "Mismatch"]
+__all__ = ["AuditResult", "Findings", "Kind", "Mismatch", "Where"]
 
 _MOST: Final = 100
 _SHOWN: Final = 200
+
+
+Where = tuple[int | None, ...]
+"""Step, opening and sample, as far as something belongs to one."""
 
 
 class Kind(StrEnum):
@@ -36,10 +40,8 @@ class Kind(StrEnum):
     STRAY = "stray"
     TRUTH = "truth"
 
-    @property
-    def of_plugin(self) -> bool:
-        """Whether a changed plugin can be the cause."""
-        return self in (Kind.PROMPT, Kind.READING, Kind.STATE, Kind.RESULT, Kind.PLUGIN)
+
+_OF_PLUGIN: Final = {Kind.PROMPT, Kind.READING, Kind.STATE, Kind.RESULT, Kind.PLUGIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,37 +85,22 @@ class Mismatch:
 
 @dataclass(slots=True)
 class Findings:
-    """Mismatches: the first hundred in full, and counts of all.
-
-    Attributes:
-        listed: the first ones.
-        counts: the number of each kind.
-    """
+    """Mismatches: the first hundred in full, and counts of all by kind."""
 
     listed: list[Mismatch] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(
-        self,
-        kind: Kind,
-        what: str,
-        expected: object,
-        found: object,
-        place: tuple[int | None, ...] = (),
-    ) -> None:
-        """Add a mismatch.
-
-        Args:
-            kind: the kind of mismatch.
-            what: the thing, in a few words.
-            expected: the expected value.
-            found: the recorded value.
-            place: step, opening and sample, as far as it belongs to one.
-        """
+    def add(self, kind: Kind, what: str, expected: object, found: object, place: Where = ()) -> None:
+        """Add a mismatch: its kind, the thing in a few words, both values, and its place."""
         self.counts[str(kind)] += 1
         if len(self.listed) < _MOST:
             step, opening, sample = (*place, None, None, None)[:3]
             self.listed.append(Mismatch(kind, what, _short(expected), _short(found), step, opening, sample))
+
+    def compare(self, kind: Kind, what: str, expected: object, found: object, place: Where = ()) -> None:
+        """Add a mismatch if both values differ; the arguments are those of `add`."""
+        if expected != found:
+            self.add(kind, what, expected, found, place)
 
     def merge(self, other: "Findings", run: str | None = None) -> None:
         """Add later mismatches, of the same run or of its part *run*."""
@@ -127,14 +114,45 @@ class Findings:
         return self.counts.total()
 
     @property
-    def only_of_truth(self) -> bool:
-        """Whether the record is unchanged and only the decisions are wrong."""
-        return set(self.counts) == {Kind.TRUTH}
-
-    @property
     def only_of_plugin(self) -> bool:
         """Whether the record agrees with itself, so that only a changed plugin can be the cause."""
-        return all(Kind(kind).of_plugin for kind in self.counts)
+        return self.counts.keys() <= _OF_PLUGIN
+
+
+@dataclass(slots=True)
+class AuditResult:
+    """The result of checking a part of a run.
+
+    Attributes:
+        findings: the mismatches.
+        decisions: decisions checked.
+        samples: samples parsed again.
+        votes: votes among them.
+        settled: step, author and reason of each decision by a person.
+        escalated: step, opening and tier of each race that went to another tier.
+        charged: step, opening and tier of each race of `-k robust` that was not smooth.
+        over: whether the task ends with the last decision; None if unknown.
+        result: the task's result then, in canonical JSON.
+        notes: further notes for the reader, one sentence each.
+    """
+
+    findings: Findings = field(default_factory=Findings)
+    decisions: int = 0
+    samples: int = 0
+    votes: int = 0
+    settled: list[tuple[int, str, str | None]] = field(default_factory=list)
+    escalated: list[tuple[int, int, int]] = field(default_factory=list)
+    charged: list[tuple[int, int, int]] = field(default_factory=list)
+    over: bool | None = None
+    result: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def merge(self, other: "AuditResult", run: str | None = None) -> None:
+        """Add a later result, of the same run or of its part *run*."""
+        self.findings.merge(other.findings, run)
+        for name in ("decisions", "samples", "votes", "settled", "escalated", "charged", "notes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.over, self.result = other.over, other.result
 
 
 def _short(value: object) -> str:

@@ -4,11 +4,11 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple
 
-from mdap.audit.doubts import doubts_of
+from mdap.audit.review import doubts_of
 from mdap.audit.runs import find_number, source_of
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.logfile import reading
@@ -101,9 +101,6 @@ class Log(AbstractContextManager["Log"]):
         self._path = path
         self._stack = ExitStack()
         self._connection = self._stack.enter_context(reading(path))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -222,7 +219,7 @@ class Log(AbstractContextManager["Log"]):
             UsageError: there is no such run, or the library is not installed.
         """
         if what == "runs":
-            rows = [{field.name: getattr(run, field.name) for field in fields(run)} for run in self.runs()]
+            rows = [asdict(run) for run in self.runs()]
         else:
             entries = self.steps(run_id) if what == "steps" else self.samples(run_id)
             rows = [entry._asdict() for entry in entries]
@@ -238,21 +235,10 @@ _JSON: Final = {
 
 def _run_entry(row: sqlite3.Row) -> RunEntry:
     run = run_row(row)
-    return RunEntry(
-        run_id=run.run_id,
-        kind=run.kind,
-        parent=row["parent_name"],
-        task=run.task,
-        task_version=run.task_version,
-        params=run.params,
-        settings=run.settings,
-        provider=run.provider,
-        k=run.k,
-        mdap_version=run.mdap_version,
-        created_at=run.created_at,
-        status=str(run.status),
-        outcome=None if run.outcome is None else outcome_of(run.outcome, None, 0),
-    )
+    columns = {name: getattr(run, name) for name in RunEntry.__dataclass_fields__}
+    columns |= {"parent": row["parent_name"], "status": str(run.status)}
+    columns["outcome"] = None if run.outcome is None else outcome_of(run.outcome, None, 0)
+    return RunEntry(**columns)
 
 
 def _frame(rows: list[dict[str, Any]], what: str, library: str) -> Any:
@@ -266,9 +252,8 @@ def _frame(rows: list[dict[str, Any]], what: str, library: str) -> Any:
             return polars.DataFrame(rows, infer_schema_length=None)
         import pandas
     except ModuleNotFoundError:
-        raise UsageError(
-            f"{library} is not installed: install it with `pip install 'mdap[{library}]'`"
-        ) from None
+        advice = f"install it with `pip install 'mdap[{library}]'`"
+        raise UsageError(f"{library} is not installed: {advice}") from None
     return pandas.DataFrame(rows)
 
 

@@ -11,9 +11,8 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from mdap.audit.findings import Kind
+from mdap.audit.findings import AuditResult, Kind
 from mdap.audit.process_record import Found, ProcessRecord, StrayError
-from mdap.audit.result import AuditResult
 from mdap.audit.runs import RunFacts
 from mdap.errors import RAISED, UndecidedError, told
 from mdap.groups import Group, first_of, gathered
@@ -33,7 +32,7 @@ _PATIENCE: Final = 600.0
 
 
 class _Rehearsal:
-    """An `mdap.Ask` that answers from the record alone."""
+    """An `mdap.Ask` that answers from the record alone, and waits forever where there is no answer yet."""
 
     def __init__(self, record: ProcessRecord, task: Process[Any]) -> None:
         self._record = record
@@ -42,7 +41,6 @@ class _Rehearsal:
 
     @property
     def run_id(self) -> str:
-        """The run's name."""
         return self._record.facts.run_id
 
     @property
@@ -52,24 +50,17 @@ class _Rehearsal:
 
     @property
     def dry_run(self) -> bool:
-        """Whether outside effects are forbidden: always."""
         return True
 
     async def __call__(self, step: Step[A]) -> A:
-        """Return the recorded answer to *step*; wait forever if there is none yet."""
-        [found] = await self._there([self._record.answer(self._task, step)])
-        if found.undecided is not None:
-            raise UndecidedError(found.undecided)
-        answer: A = found.answer
+        [answer] = await self.map([step])
         return answer
 
     async def decision(self, step: Step[A]) -> Decision[A | None]:
-        """Return the recorded vote on *step*."""
         [decision] = await self.decisions([step])
         return decision
 
     async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
-        """Return the recorded vote on each of *steps*."""
         found = await self._there([self._record.answer(self._task, step) for step in steps])
         return confident([self._decision(one) for one in found], [one.shape for one in found])
 
@@ -85,7 +76,6 @@ class _Rehearsal:
         return there
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
-        """Return the recorded answers to *steps*."""
         asked = [self._record.answer(self._task, step) for step in steps]
         sentence = next((one.undecided for one in asked if one is not None and one.undecided), None)
         if sentence is not None:
@@ -94,17 +84,14 @@ class _Rehearsal:
 
     @asynccontextmanager
     async def group(self) -> AsyncIterator[Group]:
-        """Open a group of concurrent requests."""
         async with gathered() as tasks:
             yield Group(tasks, self)
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
-        """Return the recorded result of a part."""
         part = self._record.part_of(self._parts, task, key)
         return await self._noted(part.identity, part.about, part.name)
 
     async def solve_all(self, tasks: Iterable[tuple[str, Task]], take: Callable[[str, Any], None]) -> None:
-        """Give *take* the recorded results of the runs of *tasks*."""
         for key, task in tasks:
             found = self._record.part_result(self._parts.named(key, task), task)
             if not found.finished:
@@ -112,7 +99,6 @@ class _Rehearsal:
             take(found.name, found.result)
 
     async def once(self, function: Callable[[], Any], key: str) -> Any:
-        """Return the recorded result of a `once` call."""
         return await self._noted(identify_named("once", key), key)
 
     async def _noted(self, identity: Identity, about: Any, part: str | None = None) -> Any:
@@ -125,25 +111,12 @@ class _Rehearsal:
 def audit_process(
     connection: sqlite3.Connection, facts: RunFacts, task: Process[Any], *, status: str, oracle: bool = False
 ) -> AuditResult:
-    """Check a process: its record, and the requests and result of its function.
-
-    Args:
-        connection: the log, with rows as tuples.
-        facts: the run.
-        task: the run's task.
-        status: the run's status.
-        oracle: whether to compare each decision with the task's oracle.
-    """
+    """Check a process: its record, and the requests and result of its function."""
     over = status == "finished" and facts.kind != "pilot"
     record = ProcessRecord(connection, facts, over=over, oracle=oracle)
     record.check()
     anyio.run(_rehearse, record, task)
-    record.explain_strays()
-    if over and record.part.over and record.forgotten():
-        record.part.notes.append(
-            f"the process came to its end without asking for {record.forgotten()} of its decisions: their "
-            "prompts and replies were not read again"
-        )
+    record.conclude()
     return record.part
 
 
@@ -156,7 +129,8 @@ async def _rehearse(record: ProcessRecord, task: Process[Any]) -> None:
             result = await task.solve(_Rehearsal(record, task))
             record.part.over, record.part.result = True, canonical(result)
         except RAISED as error:
-            _ended(record, error)
+            if record.over and not isinstance(first_of(error), StrayError):
+                record.findings.add(Kind.PLUGIN, "solving", "a result", told(first_of(error)))
         finally:
             watching.cancel()
 
@@ -172,11 +146,3 @@ async def _rehearse(record: ProcessRecord, task: Process[Any]) -> None:
             group.cancel_scope.cancel()
     if record.over and not record.strays and group.cancel_scope.cancelled_caught:
         record.findings.add(Kind.PLUGIN, "solving", "a result", f"none within {_PATIENCE:g} seconds")
-
-
-def _ended(record: ProcessRecord, error: BaseException) -> None:
-    error = first_of(error)
-    if isinstance(error, StrayError) or (isinstance(error, UndecidedError) and not record.over):
-        return
-    if record.over:
-        record.findings.add(Kind.PLUGIN, "solving", "a result", told(error))

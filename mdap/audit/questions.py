@@ -27,12 +27,7 @@ class _Said(NamedTuple):
 
 
 class CurrentStep:
-    """One step, asked again.
-
-    Args:
-        step: the step from the current task.
-        voting: the run's voting settings.
-        findings: collects the mismatches.
+    """One step of the current task, asked again.
 
     Attributes:
         answers: the first sample's answer for each candidate, by canonical JSON.
@@ -40,18 +35,6 @@ class CurrentStep:
         max_tokens: output tokens that a reply may have.
         prompts: system and user message of each view.
     """
-
-    __slots__ = (
-        "_findings",
-        "_intact",
-        "_parsers",
-        "_said",
-        "_schema",
-        "answers",
-        "digest",
-        "max_tokens",
-        "prompts",
-    )
 
     def __init__(self, step: Step[Any], voting: VotingSettings, findings: Findings) -> None:
         self.answers: dict[str, Any] = {}
@@ -73,7 +56,8 @@ class CurrentStep:
         """Parse every recorded reply of the step *key* again, and compare the results."""
         views = len(self._parsers)
         for sample in samples:
-            self._check_view(sample, facts, views, key)
+            if views > 1 or sample.view != 0:
+                self._check_view(sample, facts, views, key)
             if sample.text_digest not in self._intact:
                 if not check_text(sample, self._findings):
                     continue
@@ -85,7 +69,7 @@ class CurrentStep:
             if said.key != sample.answer_key or said.flag != sample.flag_reason:
                 expected = said.key or said.failed or said.flag
                 found = sample.answer_key or sample.flag_reason
-                self._findings.add(Kind.READING, "what the reply says", expected, found, _at(sample))
+                self._findings.add(Kind.READING, "what the reply says", expected, found, sample.place)
 
     def _check_vote(self, sample: SampleTaken, said: _Said) -> None:
         """Report a vote whose answer differs from the answers counted with it."""
@@ -96,18 +80,16 @@ class CurrentStep:
             try:
                 refuse_rivals(first, said.answer, said.spelled)
             except SpellingError as error:
-                self._findings.add(Kind.COUNT, "votes for one answer", "equal answers", error, _at(sample))
+                self._findings.add(Kind.COUNT, "votes for one answer", "equal answers", error, sample.place)
 
     def _check_view(self, sample: SampleTaken, facts: RunFacts, views: int, key: str) -> None:
-        if views == 1 and sample.view == 0:
-            return
         schedule = facts.schedule
         if schedule.tier(sample.ordinal) < schedule.tier_count:
             view = schedule.part(sample.ordinal, views, key=key).view
             if sample.view != view and sample.view not in facts.views(
-                (sample.step, sample.opening), key, sample.ordinal, views
+                sample.place[:2], key, sample.ordinal, views
             ):
-                self._findings.add(Kind.PROMPT, "view of the step", view, sample.view, _at(sample))
+                self._findings.add(Kind.PROMPT, "view of the step", view, sample.view, sample.place)
 
     def _reading(self, sample: SampleTaken) -> _Said:
         tokens = sample.answer_tokens
@@ -133,10 +115,6 @@ class CurrentStep:
         return _Said(answer_key(said.spelled), None, said.spelled, said.answer)
 
 
-def _at(sample: SampleTaken) -> tuple[int, int, int]:
-    return sample.step, sample.opening, sample.ordinal
-
-
 def check_text(sample: SampleTaken, findings: Findings) -> bool:
     """Compare a reply with its digest; return whether there is a reply to read.
 
@@ -145,7 +123,7 @@ def check_text(sample: SampleTaken, findings: Findings) -> bool:
     _same_text("reasoning", sample.reasoning, sample.reasoning_digest, sample, findings)
     if sample.text is None and sample.text_digest is None:
         if sample.counted is not None or sample.answer_key is not None:
-            findings.add(Kind.TEXT, "reply", "a text", None, _at(sample))
+            findings.add(Kind.TEXT, "reply", "a text", None, sample.place)
         return False
     return _same_text("reply", sample.text, sample.text_digest, sample, findings)
 
@@ -156,9 +134,7 @@ def _same_text(
     """Compare a text with its digest; return whether there is one."""
     if text is None:
         if digest is not None:
-            findings.add(Kind.TEXT, what, "a text", None, _at(sample))
+            findings.add(Kind.TEXT, what, "a text", None, sample.place)
         return False
-    found = text_digest(text)
-    if found != digest:
-        findings.add(Kind.TEXT, f"digest of the {what}", digest, found, _at(sample))
+    findings.compare(Kind.TEXT, f"digest of the {what}", digest, text_digest(text), sample.place)
     return True

@@ -2,13 +2,14 @@
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from mdap.audit.review import Doubtful, doubtful, undecided
-from mdap.audit.rows import plain_reading
-from mdap.audit.runs import find_number
+from mdap.audit.runs import find_number, plain_reading
+from mdap.journal.rulings import Claim
 from mdap.journal.statements import query
 
 __all__ = ["Claim", "Ruling", "Settled", "Waiting", "waiting"]
@@ -20,25 +21,6 @@ _RUNS_SHOWN: Final = 50
 _EACH: Final = 10
 _LONGEST: Final = 50_000
 """For a longer run, the queue lists doubtful decisions only on request for that run: it takes a while."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A person's claim on a step.
-
-    Attributes:
-        number: the number that proves whose claim it is.
-        author: the person who has the step.
-        until: when the claim expires, in UTC.
-    """
-
-    number: int
-    author: str
-    until: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {"claim": self.number, "author": self.author, "until": self.until}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +60,7 @@ class Settled:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {"run_id": self.run_id, "step": self.step, "author": self.author, "goes_on": self.goes_on}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,20 +105,17 @@ def waiting(db: str | Path, run_id: str | None = None, most: int = 50) -> list[W
         overridden = {(run, step) for run, step in query(connection, "steps_overridden")}
         found: list[Waiting] = []
         for run, _ in runs:
-            found += _waiting(connection, list(undecided(connection, run, most - len(found))))
+            found += _waiting(connection, undecided(connection, run, most - len(found)))
         for run, status in runs:
-            if status == "finished" and (run_id is not None or _is_short(connection, run)):
+            [decided] = query(connection, "count_decisions", run).fetchone()
+            if status == "finished" and (run_id is not None or decided <= _LONGEST):
                 each = min(_EACH, most - len(found))
-                found += _waiting(connection, list(doubtful(connection, run, each, _DOUBT)))
+                found += _waiting(connection, doubtful(connection, run, each, _DOUBT))
     return [one for one in found if (one.run_id, one.step) not in overridden]
 
 
-def _is_short(connection: sqlite3.Connection, run: int) -> bool:
-    [(decided,)] = query(connection, "count_decisions", run).fetchall()
-    return bool(decided <= _LONGEST)
-
-
-def _waiting(connection: sqlite3.Connection, found: list[Doubtful]) -> list[Waiting]:
+def _waiting(connection: sqlite3.Connection, steps: Iterable[Doubtful]) -> list[Waiting]:
+    found = list(steps)
     names = json.dumps([one.run_id for one in found])
     numbers = dict(query(connection, "numbers_of_runs", names).fetchall())
     return [_stands(connection, numbers[one.run_id], one) for one in found]

@@ -1,42 +1,36 @@
 """Recount a race from its rows alone, by answer keys and order, without the task or its parser."""
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import Final
 
-from mdap.audit.findings import Findings, Kind
-from mdap.audit.result import AuditResult
+from mdap.audit.findings import AuditResult, Kind
 from mdap.audit.runs import Place, RunFacts
-from mdap.records import NOTED, PROPOSED, Decided, SampleTaken
-from mdap.rules.digests import answer_key
-from mdap.rules.schedule import SampleSchedule
+from mdap.records import NOTED, PROPOSED, Decided, SampleTaken, StepOpened
+from mdap.rules.digests import answer_key, chain_digest, sample_line
 from mdap.rules.tally import RobustTally, Tally
 
-__all__ = ["RaceChecker"]
+__all__ = ["COPIED", "SOURCE", "RaceChecker"]
 
-_COUNTED = ("vote", "flag")
-_NOT_COUNTED = ("cancelled", "void")
+SOURCE: Final = re.compile(r"run (.*), digest (\w+)", re.DOTALL)
+"""The reason of a result copied from another run: its id, and a digest of it."""
+
+COPIED: Final = "a decision of another run"
+
+_COUNTED: Final = ("vote", "flag")
+_NOT_COUNTED: Final = ("cancelled", "void")
 
 
-@dataclass(frozen=True, slots=True)
 class RaceChecker:
-    """Recount races and report violations of the rules.
+    """Recount the races of a run, and add the results and violations of the rules to *part*."""
 
-    Attributes:
-        facts: the run.
-        schedule: the model for each sample.
-        part: collects the findings.
-    """
-
-    facts: RunFacts
-    schedule: SampleSchedule
-    part: AuditResult
-
-    @property
-    def findings(self) -> Findings:
-        """Collects violations of the rules."""
-        return self.part.findings
+    def __init__(self, facts: RunFacts, part: AuditResult) -> None:
+        self.facts = facts
+        self.part = part
+        self.findings = part.findings
+        self.schedule = facts.schedule
 
     def tally(self, step: int, tier: int, *, proposed: bool = False) -> Tally:
         """Return an empty tally for a tier of a step."""
@@ -44,13 +38,8 @@ class RaceChecker:
             return Tally(1 if proposed else self.facts.k)
         return RobustTally(self.facts.charges.rung(step, tier))
 
-    def decided(self, decision: Decided, samples: Sequence[SampleTaken]) -> int:
-        """Recount a decided race; return the tier that decided it.
-
-        Args:
-            decision: the recorded decision.
-            samples: all of the opening's rows, by ordinal.
-        """
+    def decided(self, decision: Decided, samples: Sequence[SampleTaken]) -> None:
+        """Recount a decided race, from all rows of its opening by ordinal, and add it to the results."""
         place = (decision.step, decision.opening)
         proposed = decision.author is None and decision.reason == PROPOSED
         tally, tier = self._fold(samples, place, proposed=proposed)
@@ -58,31 +47,32 @@ class RaceChecker:
         winner = answer_key(decision.winner)
         votes = tally.votes.get(winner, 0)
         others = max((count for key, count in tally.votes.items() if key != winner), default=0)
-        said = (decision.votes, decision.margin)
-        self._same(Kind.COUNT, "votes and margin", (votes, votes - others), said, place)
-        self._same(Kind.COUNT, "tally", tally.votes, _keyed(decision.tally), place)
+        said, compare = (decision.votes, decision.margin), self.findings.compare
+        compare(Kind.COUNT, "votes and margin", (votes, votes - others), said, place)
+        compare(Kind.COUNT, "tally", tally.votes, _keyed(decision.tally), place)
         if decision.author is None:
-            self._same(Kind.COUNT, "winner", tally.winner, winner, place)
+            compare(Kind.COUNT, "winner", tally.winner, winner, place)
         elif decision.author == NOTED:
-            self._same(Kind.COUNT, "samples of what was not voted on", 0, len(samples), place)
+            compare(Kind.COUNT, "samples of what was not voted on", 0, len(samples), place)
         # The samples of an overridden step are in the other run.
         voted_on = bool(samples) or (decision.author != NOTED and decision.step != self.facts.overridden)
-        if decision.author not in (None, NOTED) and voted_on:
-            self._undecided(tally, tier, samples, place)
+        if decision.author not in (None, NOTED):
+            self.part.settled.append((decision.step, decision.author, decision.reason))
+            if voted_on:
+                self._undecided(tally, tier, samples, place)
         if voted_on and isinstance(tally, RobustTally) and not tally.smooth:
             self.part.charged.append((*place, tier))
-        return tier
+        self._add(place, tier, samples)
+        self.part.decisions += 1
+        self.part.votes += sum(sample.counted is not None and sample.verdict == "vote" for sample in samples)
 
     def undecided(
         self, place: Place, samples: Sequence[SampleTaken], *, exhausted: bool = False, waits: bool = False
-    ) -> int:
-        """Recount an undecided race; return its current tier.
+    ) -> None:
+        """Recount an undecided race, and add it to the results.
 
-        Args:
-            place: step and opening.
-            samples: all of the opening's rows, by ordinal.
-            exhausted: whether it must have used all of its samples.
-            waits: whether it may have a winner whose decision waits for other steps.
+        An *exhausted* race must have used all of its samples. One that *waits* may have a winner, whose
+        decision waits for other steps.
         """
         tally, tier = self._fold(samples, place)
         self._drawn(samples, place, complete=exhausted)
@@ -93,42 +83,55 @@ class RaceChecker:
             if isinstance(tally, RobustTally):
                 self.part.charged.append((*place, tier))
         elif not waits:
-            self._same(Kind.COUNT, "winner of a race that goes on", None, tally.winner, place)
-        return tier
+            self.findings.compare(Kind.COUNT, "winner of a race that goes on", None, tally.winner, place)
+        self._add(place, tier, samples)
+
+    def _add(self, place: Place, tier: int, samples: Sequence[SampleTaken]) -> None:
+        self.part.escalated += [(*place, passed) for passed in range(1, tier + 1)]
+        self.part.samples += len(samples)
+
+    def digest(
+        self, before: str, opened: StepOpened, samples: Sequence[SampleTaken], decision: Decided
+    ) -> None:
+        """Compare the digest of a decision with that of its rows and of the decision *before*."""
+        lines = [sample_line(sample.digest_columns()) for sample in samples if sample.counted is not None]
+        digest, place = chain_digest(before, opened, lines, decision), (decision.step, decision.opening)
+        self.findings.compare(Kind.CHAIN, "digest of the decision", digest, decision.digest, place)
 
     def void(self, samples: Sequence[SampleTaken]) -> None:
         """Check that an opening without a decision has no counted samples."""
         for sample in samples:
             if sample.counted is not None or sample.verdict not in _NOT_COUNTED:
                 found = f"{sample.verdict}, counted {sample.counted}"
-                self.findings.add(Kind.SAMPLE, "verdict on a guess", "void, not counted", found, _at(sample))
+                self.findings.add(Kind.SAMPLE, "verdict on a guess", "void, not counted", found, sample.place)
+        self.part.samples += len(samples)
 
     def _undecided(self, tally: Tally, tier: int, samples: Sequence[SampleTaken], place: Place) -> None:
-        self._same(Kind.COUNT, "winner of an undecided race", None, tally.winner, place)
-        self._same(Kind.COUNT, "last tier asked", self.schedule.tier_count - 1, tier, place)
+        self.findings.compare(Kind.COUNT, "winner of an undecided race", None, tally.winner, place)
+        self.findings.compare(Kind.COUNT, "last tier asked", self.schedule.tier_count - 1, tier, place)
         if not tally.stuck:
             self._used_up("samples of the last tier", tier, samples, place)
 
     def is_exhausted(self, tally: Tally, tier: int, samples: Sequence[SampleTaken]) -> bool:
         """Return whether a race used all of its samples, or further samples cannot change it."""
-        taken = sum(self.schedule.tier(sample.ordinal) == tier for sample in samples)
-        return tier == self.schedule.tier_count - 1 and (
-            tally.stuck or taken >= self.schedule.samples_per_tier
-        )
+        allowed = self.schedule.samples_per_tier
+        return tier == self.schedule.tier_count - 1 and (tally.stuck or self._taken(tier, samples) >= allowed)
+
+    def _taken(self, tier: int, samples: Sequence[SampleTaken]) -> int:
+        return sum(self.schedule.tier(sample.ordinal) == tier for sample in samples)
 
     def _used_up(self, what: str, tier: int, samples: Sequence[SampleTaken], place: Place) -> None:
         """Check that a tier used all of its samples, unless none of its models was available any more."""
         if not self.facts.closed(place, tier):
-            taken = sum(self.schedule.tier(sample.ordinal) == tier for sample in samples)
-            self._same(Kind.COUNT, what, self.schedule.samples_per_tier, taken, place)
+            taken = self._taken(tier, samples)
+            self.findings.compare(Kind.COUNT, what, self.schedule.samples_per_tier, taken, place)
 
     def _fold(
         self, samples: Sequence[SampleTaken], place: Place, *, proposed: bool = False
     ) -> tuple[Tally, int]:
         """Return the tally of the tier that a race is in, and that tier."""
-        counted = self._counted(samples)
         tally, tier = self.tally(place[0], 0, proposed=proposed), 0
-        for sample in counted:
+        for sample in self._counted(samples):
             while tier < self.schedule.tier(sample.ordinal):
                 tally, tier = self._left(tally, tier, samples, place)
             if tally.winner is not None:
@@ -148,7 +151,7 @@ class RaceChecker:
         self, tally: Tally, tier: int, samples: Sequence[SampleTaken], place: Place
     ) -> tuple[Tally, int]:
         """Check that a race moved to the next tier in order; return that tier with an empty tally."""
-        self._same(Kind.COUNT, "winner of a tier that was left", None, tally.winner, place)
+        self.findings.compare(Kind.COUNT, "winner of a tier that was left", None, tally.winner, place)
         if not tally.stuck:
             self._used_up("samples of a tier that was left", tier, samples, place)
         if isinstance(tally, RobustTally):
@@ -169,12 +172,12 @@ class RaceChecker:
                 fits = sample.verdict in _COUNTED and (votes if sample.verdict == "vote" else flag)
             if not fits:
                 found = f"{sample.verdict}, counted {sample.counted}"
-                self.findings.add(Kind.SAMPLE, "verdict", "one that fits its columns", found, _at(sample))
-        counted.sort(key=_place)
-        if [sample.counted for sample in counted] != list(range(1, len(counted) + 1)):
-            places = [sample.counted for sample in counted]
-            expected = f"1 to {len(counted)}"
-            self.findings.add(Kind.COUNT, "order of counting", expected, places, _opening(samples[0]))
+                self.findings.add(Kind.SAMPLE, "verdict", "one that fits its columns", found, sample.place)
+        counted.sort(key=lambda sample: sample.counted or 0)
+        places = [sample.counted for sample in counted]
+        if places != list(range(1, len(counted) + 1)):
+            place, expected = samples[0].place[:2], f"1 to {len(counted)}"
+            self.findings.add(Kind.COUNT, "order of counting", expected, places, place)
         return counted
 
     def _drawn(self, samples: Sequence[SampleTaken], place: Place, *, complete: bool) -> None:
@@ -185,7 +188,7 @@ class RaceChecker:
         for sample in samples:
             if self.schedule.tier(sample.ordinal) >= self.schedule.tier_count:
                 allowed = self.schedule.tier_count * self.schedule.samples_per_tier
-                self.findings.add(Kind.SAMPLE, "samples allowed", allowed, sample.ordinal + 1, _at(sample))
+                self.findings.add(Kind.SAMPLE, "samples allowed", allowed, sample.ordinal + 1, sample.place)
                 return
             # An endpoint may accept no temperature; the probe discovers this, the schedule does not know it.
             temperatures = self.schedule.possible_temperatures(sample.ordinal)
@@ -193,7 +196,7 @@ class RaceChecker:
                 member = self.schedule.tier_members(self.schedule.tier(sample.ordinal))[0]
                 temperature = self.schedule.temperature(sample.ordinal, member)
                 found = sample.temperature
-                self.findings.add(Kind.SAMPLE, "temperature", temperature, found, _at(sample))
+                self.findings.add(Kind.SAMPLE, "temperature", temperature, found, sample.place)
 
     def _without_gaps(self, samples: Sequence[SampleTaken], place: Place) -> None:
         """Check that samples are the first of their tier, unless no model was left for the others."""
@@ -204,22 +207,6 @@ class RaceChecker:
             if ordinals != expected and not self.facts.closed(place, tier):
                 told = f"{first} to {expected[-1]}"
                 self.findings.add(Kind.SAMPLE, "samples of the race", told, ordinals, place)
-
-    def _same(self, kind: Kind, what: str, expected: object, found: object, place: tuple[int, ...]) -> None:
-        if expected != found:
-            self.findings.add(kind, what, expected, found, place)
-
-
-def _opening(sample: SampleTaken) -> tuple[int, int]:
-    return sample.step, sample.opening
-
-
-def _place(sample: SampleTaken) -> int:
-    return sample.counted or 0
-
-
-def _at(sample: SampleTaken) -> tuple[int, int, int]:
-    return sample.step, sample.opening, sample.ordinal
 
 
 def _keyed(tally: str) -> dict[str, int] | str:

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from mdap.audit.doubts import ranked
-from mdap.audit.rows import plain_reading, samples_of
-from mdap.audit.runs import find_number
+from mdap.audit.runs import find_number, plain_reading, samples_of, source_of
 from mdap.journal.statements import query
 from mdap.records import SampleTaken, TallyShape
+from mdap.rules.certificate import doubts
 from mdap.rules.digests import answer_key
 
-__all__ = ["Candidate", "Doubtful", "doubtful", "review", "undecided"]
+__all__ = ["Candidate", "Doubtful", "doubtful", "doubts_of", "review", "undecided"]
+
+
+_PLAIN: Final = ("run_id", "step", "key", "input", "doubt", "reason", "margin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +67,32 @@ class Doubtful:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {
-            "run_id": self.run_id,
-            "step": self.step,
-            "key": self.key,
-            "input": self.input,
-            "doubt": self.doubt,
-            "reason": self.reason,
-            "margin": self.margin,
-            "candidates": [
-                {
-                    "answer": one.answer,
-                    "key": one.key,
-                    "votes": one.votes,
-                    "won": one.won,
-                    "replies": [{"model": model, "text": text} for model, text in one.replies],
-                }
-                for one in self.candidates
-            ],
-            "flags": [{"model": model, "reason": why, "text": text} for model, why, text in self.flags],
-        }
+        candidates = [
+            {
+                **{name: getattr(one, name) for name in ("answer", "key", "votes", "won")},
+                "replies": [{"model": model, "text": text} for model, text in one.replies],
+            }
+            for one in self.candidates
+        ]
+        flags = [{"model": model, "reason": why, "text": text} for model, why, text in self.flags]
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        return {**plain, "candidates": candidates, "flags": flags}
+
+
+def _ranked(connection: sqlite3.Connection, run: int) -> list[tuple[TallyShape, float]]:
+    """Return the tallies of a run and its parts, each with P(its winner is wrong), highest first."""
+    return doubts([TallyShape(*row) for row in query(connection, "tallies", run)])
+
+
+def doubts_of(connection: sqlite3.Connection, run: int) -> dict[tuple[int, int, int], float]:
+    """Return the probability that a winner is wrong, by its votes, the runner-up's, and all votes.
+
+    A decision copied from an overridden run keeps its probability from that run.
+    """
+    source = source_of(connection, run)
+    known = {} if source is None else doubts_of(connection, source)
+    own = {(shape.votes, shape.runner_up, shape.total): doubt for shape, doubt in _ranked(connection, run)}
+    return {**known, **own}
 
 
 def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
@@ -106,70 +114,45 @@ def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
 
 
 def doubtful(connection: sqlite3.Connection, run: int, most: int, least: float = 0.0) -> Iterator[Doubtful]:
-    """Yield the most doubtful decisions of a run and its parts.
-
-    Args:
-        connection: the log.
-        run: the run's number.
-        most: the maximum number of steps.
-        least: the lowest probability of being wrong.
-    """
-    for shape, doubt in ranked(connection, run):
+    """Yield up to *most* decisions of a run and its parts that are wrong with probability *least* or more."""
+    for shape, doubt in _ranked(connection, run):
         if most <= 0 or doubt < least:
             return
-        for one in _alike(connection, run, shape, (doubt, most)):
+        tally = (shape.votes, shape.margin, shape.total)
+        found = query(connection, "decisions_with_tally", run, *tally, most).fetchall()
+        for *step, winner, votes, margin in found:
             most -= 1
-            yield one
-
-
-def _alike(
-    connection: sqlite3.Connection, run: int, shape: TallyShape, wanted: tuple[float, int]
-) -> Iterator[Doubtful]:
-    doubt, most = wanted
-    rows = query(
-        connection, "decisions_with_tally", run, shape.votes, shape.margin, shape.total, most
-    ).fetchall()
-    for run_id, number, step, opening, key, text, winner, tally, margin in rows:
-        samples = [row for row in samples_of(connection, number, step) if row.opening == opening]
-        yield Doubtful(
-            run_id=run_id,
-            step=step,
-            key=key or str(step),
-            input=json.loads(text or "null"),
-            doubt=doubt,
-            margin=margin,
-            candidates=tuple(_candidates(winner, json.loads(tally), samples)),
-            flags=_flags(samples),
-        )
+            samples = _samples(connection, step)
+            candidates = tuple(_candidates(winner, json.loads(votes), samples))
+            yield _reviewed(step, samples, candidates, doubt=doubt, margin=margin)
 
 
 def undecided(connection: sqlite3.Connection, run: int, most: int) -> Iterator[Doubtful]:
     """Yield up to *most* undecided steps of a run and its parts."""
-    rows = query(connection, "undecided_and_sampled", run, most).fetchall()
-    for run_id, number, step, opening, key, text, refused in rows:
-        samples = [row for row in samples_of(connection, number, step) if row.opening == opening]
+    for *step, refused in query(connection, "undecided_and_sampled", run, most).fetchall():
+        samples = _samples(connection, step)
         candidates = tuple(_unwon(samples))
         votes = [one.votes for one in candidates] + [0, 0]
         counted = sum(sample.counted is not None for sample in samples)
         reason = f"{counted} samples, none of which leads far enough"
         if refused is not None:
             [reason] = query(connection, "reason_of_event", refused).fetchone()
-        yield Doubtful(
-            run_id=run_id,
-            step=step,
-            key=key or str(step),
-            input=json.loads(text or "null"),
-            doubt=None,
-            margin=votes[0] - votes[1],
-            candidates=candidates,
-            flags=_flags(samples),
-            reason=reason,
-        )
+        margin = votes[0] - votes[1]
+        yield _reviewed(step, samples, candidates, doubt=None, margin=margin, reason=reason)
 
 
-def _flags(samples: list[SampleTaken]) -> tuple[tuple[str, str, str], ...]:
-    flags = [row for row in samples if row.verdict == "flag"]
-    return tuple((row.model, row.flag_reason or "", row.text or "") for row in flags)
+def _samples(connection: sqlite3.Connection, place: list[Any]) -> list[SampleTaken]:
+    _, number, step, opening, *_ = place
+    return [row for row in samples_of(connection, number, step) if row.opening == opening]
+
+
+def _reviewed(
+    place: list[Any], samples: list[SampleTaken], candidates: tuple[Candidate, ...], **columns: Any
+) -> Doubtful:
+    run_id, _, step, _, key, text = place
+    flags = [(row.model, row.flag_reason or "", row.text or "") for row in samples if row.verdict == "flag"]
+    about = (key or str(step), json.loads(text or "null"))
+    return Doubtful(run_id, step, *about, candidates=candidates, flags=tuple(flags), **columns)
 
 
 def _unwon(samples: list[SampleTaken]) -> Iterator[Candidate]:

@@ -1,23 +1,49 @@
-"""The facts that an audit needs before it checks the steps, from the run's row and events."""
+"""Read a run for an audit: first the facts in its row and events, then its rows, a page at a time."""
 
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from mdap.audit.budget import Charges, charges_of
-from mdap.journal.rows import RunRow, not_ours, run_numbered, the_one
+from mdap.journal.logfile import reading
+from mdap.journal.rows import RunRow, decision_and_opening, not_ours, run_numbered, sample_of, the_one
 from mdap.journal.statements import query
+from mdap.records import Decided, PromptSent, SampleTaken, StepOpened
 from mdap.rules.presence import Absence
 from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.settings import VotingSettings
 
-__all__ = ["Place", "RecordedRefusal", "RunFacts", "find_number", "run_facts", "source_of"]
+__all__ = [
+    "PAGE",
+    "Page",
+    "Place",
+    "RecordedRefusal",
+    "RunFacts",
+    "decided",
+    "find_number",
+    "pages",
+    "plain_reading",
+    "run_facts",
+    "samples_of",
+    "source_of",
+    "undecided",
+]
 
 Place = tuple[int, int]
 """A step and the number of its opening."""
+
+_STEP: Final = attrgetter("step")
+_OPENING: Final = attrgetter("step", "opening")
+
+PAGE: Final = 500
+"""Steps read in one transaction: short, so that a running run can checkpoint its log."""
 
 _REFUSED: Final = ("step", "opening", "member", "view", "views", "tier", "model", "reason")
 
@@ -55,14 +81,14 @@ class RunFacts(RunRow):
     tiers: tuple[tuple[int, ...], ...]
     sent: dict[int, tuple[float | None, ...]]
     decisions: int
-    charges: Charges | None = None
-    source: int | None = None
-    overridden: int | None = None
-    refusals: Mapping[Place, tuple[RecordedRefusal, ...]] = field(default_factory=dict)
-    escalated: Mapping[Place, int] = field(default_factory=dict)
-    absences: tuple[Absence, ...] = ()
-    failure: str | None = None
-    prompts: bool | None = False
+    charges: Charges | None
+    source: int | None
+    overridden: int | None
+    refusals: Mapping[Place, tuple[RecordedRefusal, ...]]
+    escalated: Mapping[Place, int]
+    absences: tuple[Absence, ...]
+    failure: str | None
+    prompts: bool | None
 
     @property
     def schedule(self) -> SampleSchedule:
@@ -112,42 +138,50 @@ def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
         DatabaseError: its row cannot be read.
     """
     [decisions] = query(connection, "last_place", number).fetchone()
-    facts = _facts(connection, number, decisions)
-    charges = charges_of(connection, number, facts.voting)
+    row = run_numbered(connection, number)
+    try:
+        _, tiers = tiers_of(row.provider["models"], row.provider["escalate_to"])
+        voting, sent = VotingSettings.recorded(row.settings), _sent(row.provider["about"])
+        if row.k < 1 or not isinstance(row.params, dict):
+            raise ValueError(row)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise not_ours(row.run_id) from None
+    charges = charges_of(connection, number, voting)
     refusals: dict[Place, tuple[RecordedRefusal, ...]] = {}
-    for step, opening, *refusal in _events(connection, facts, "refused", _REFUSED):
+    for step, opening, *refusal in _events(connection, number, "refused", _REFUSED):
         refusals[step, opening] = (*refusals.get((step, opening), ()), RecordedRefusal(*refusal))
     escalated: dict[Place, int] = {}
-    for step, opening, tier in _events(connection, facts, "escalated", ("step", "opening", "tier")):
+    for step, opening, tier in _events(connection, number, "escalated", ("step", "opening", "tier")):
         escalated[step, opening] = max(tier, escalated.get((step, opening), 0))
-    absences = _events(connection, facts, "left_out", ("member", "tier"))
+    absences = _events(connection, number, "left_out", ("member", "tier"))
     source, overridden = _overridden(connection, number)
-    return replace(
-        facts,
+    kind, reason = query(connection, "last_status", number).fetchone() or (None, None)
+    return RunFacts(
+        **row.columns(),
+        voting=voting,
+        tiers=tiers,
+        sent=sent,
+        decisions=decisions,
         charges=charges,
         source=source,
         overridden=overridden,
         refusals=refusals,
         escalated=escalated,
         absences=tuple(Absence(member, tier, "") for member, tier in absences),
-        failure=_failure(connection, number),
+        failure=str(reason) if kind == "failed" else None,
+        prompts=voting.record_prompts if "record_prompts" in row.settings else False,
     )
 
 
-def _failure(connection: sqlite3.Connection, number: int) -> str | None:
-    kind, reason = query(connection, "last_status", number).fetchone() or (None, None)
-    return str(reason) if kind == "failed" else None
-
-
 def _events(
-    connection: sqlite3.Connection, facts: RunFacts, kind: str, names: Sequence[str]
+    connection: sqlite3.Connection, run: int, kind: str, names: Sequence[str]
 ) -> list[tuple[Any, ...]]:
     """Return the data fields *names*, and the reason, of each event of a *kind*.
 
     It skips changed events: the check of the events reports them.
     """
     found = []
-    for reason, text in query(connection, "events_of_kind", facts.number, kind):
+    for reason, text in query(connection, "events_of_kind", run, kind):
         with suppress(ValueError, TypeError, KeyError, RecursionError):
             data = {**json.loads(text), "reason": reason}
             found.append(tuple(data[name] for name in names))
@@ -173,25 +207,6 @@ def _overridden(connection: sqlite3.Connection, run: int) -> tuple[int | None, i
         return None, None  # the check of the events reports the change
 
 
-def _facts(connection: sqlite3.Connection, number: int, decisions: int) -> RunFacts:
-    row = run_numbered(connection, number)
-    try:
-        _, tiers = tiers_of(row.provider["models"], row.provider["escalate_to"])
-        voting = VotingSettings.recorded(row.settings)
-        if row.k < 1 or not isinstance(row.params, dict):
-            raise ValueError(row)
-        return RunFacts(
-            **row.columns(),
-            voting=voting,
-            tiers=tiers,
-            sent=_sent(row.provider["about"]),
-            decisions=decisions,
-            prompts=voting.record_prompts if "record_prompts" in row.settings else False,
-        )
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise not_ours(row.run_id) from None
-
-
 def _sent(about: dict[str, Any]) -> dict[int, tuple[float | None, ...]]:
     """Return the temperatures that a user set instead of the schedule's, by member."""
     bodies = [member.get("extra_body", {}) for member in about.get("members", [about])]
@@ -200,3 +215,60 @@ def _sent(about: dict[str, Any]) -> dict[int, tuple[float | None, ...]]:
         for place, body in enumerate(bodies)
         if isinstance(body.get("temperature"), int | float)
     }
+
+
+class Page(NamedTuple):
+    """Some steps of a run whose decision *n* decides step *n*: all their rows, by place of the row."""
+
+    steps: range
+    decisions: dict[int, Decided]
+    openings: dict[int, list[StepOpened]]
+    samples: dict[Place, list[SampleTaken]]
+    sent: dict[Place, list[PromptSent]]
+
+
+@contextmanager
+def plain_reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the log with rows as tuples."""
+    with reading(path) as connection:
+        connection.row_factory = None
+        # The digest check finds bytes that are not valid text; reading them must not end the audit.
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        connection.execute("PRAGMA cache_size = -16384")
+        yield connection
+
+
+def pages(connection: sqlite3.Connection, run: int, first: int, last: int) -> Iterator[Page]:
+    """Yield the steps from *first* to before *last*, page by page."""
+    for start in range(first, last, PAGE):
+        bounds = (run, start, min(start + PAGE, last))
+        decided = map(Decided._make, query(connection, "decisions_between", *bounds))
+        opened = groupby(map(StepOpened._make, query(connection, "openings_between", *bounds)), _STEP)
+        samples = groupby(map(sample_of, query(connection, "samples_between", *bounds)), _OPENING)
+        prompts = groupby(map(PromptSent._make, query(connection, "prompts_between", *bounds)), _OPENING)
+        yield Page(
+            range(*bounds[1:]),
+            {decision.place: decision for decision in decided},
+            {step: list(openings) for step, openings in opened},
+            {place: list(taken) for place, taken in samples},
+            {place: list(sent) for place, sent in prompts},
+        )
+
+
+def decided(connection: sqlite3.Connection, run: int) -> Iterator[tuple[Decided, StepOpened | None]]:
+    """Yield the decisions of a run in their order, each with its opening."""
+    place = 0
+    while rows := query(connection, "decisions_with_openings", run, place, PAGE).fetchall():
+        for decision, opened in map(decision_and_opening, rows):
+            yield decision, opened
+            place = decision.place + 1
+
+
+def undecided(connection: sqlite3.Connection, run: int) -> list[StepOpened]:
+    """Return the openings of a run that have no decision."""
+    return list(map(StepOpened._make, query(connection, "openings_undecided", run)))
+
+
+def samples_of(connection: sqlite3.Connection, run: int, step: int) -> list[SampleTaken]:
+    """Return the samples of a step, by opening and ordinal."""
+    return list(map(sample_of, query(connection, "samples_between", run, step, step + 1)))

@@ -4,14 +4,13 @@ import json
 import math
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from mdap.audit.rows import plain_reading
-from mdap.audit.runs import find_number
+from mdap.audit.runs import find_number, plain_reading
 from mdap.journal.rows import Billed, run_numbered
 from mdap.journal.statements import query
 from mdap.rules.digests import answer_key
@@ -20,6 +19,10 @@ from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.settings import Price
 
 __all__ = ["Beside", "Statistics", "Use", "statistics"]
+
+
+_COUNTS: Final = ("decided", "divided", "settled", "noted", "escalated")
+_QUANTILES: Final = ("median", "p95", "p99", "longest")
 
 
 @dataclass(slots=True)
@@ -153,15 +156,10 @@ class Statistics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object that ``mdap audit stats --json`` prints."""
-        quantiles = ("median", "p95", "p99", "longest")
         return {
             "run_id": self.run_id,
             "steps": {
-                "decided": self.decided,
-                "divided": self.divided,
-                "settled": self.settled,
-                "noted": self.noted,
-                "escalated": self.escalated,
+                **{name: getattr(self, name) for name in _COUNTS},
                 "entropy_bits": self.entropy,
                 "collisions": self.collisions,
             },
@@ -172,7 +170,7 @@ class Statistics:
                 {
                     "model": model,
                     **use.to_dict(),
-                    "latency": dict(zip(quantiles, self.latency.get(model, (None,) * 4), strict=True)),
+                    "latency": dict(zip(_QUANTILES, self.latency.get(model, (None,) * 4), strict=True)),
                     "cost_usd": self.costs.get(model),
                 }
                 for model, use in sorted(self.models.items())
@@ -207,27 +205,28 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
         DatabaseError: the log cannot be read.
     """
     with plain_reading(Path(db)) as connection:
-        connection.create_function("key_of", 1, _key_of, deterministic=True)
+        connection.create_function("key_of", 1, lambda text: text and answer_key(text), deterministic=True)
         run = find_number(connection, run_id)
         found = Statistics(run_numbered(connection, run).run_id)
         _cells(connection, run, found)
         found.flags = query(connection, "red_flags", run).fetchall()
         found.latency = dict(_latencies(query(connection, "latencies", run)))
-        prices = _prices(connection, run)
-        found.costs = _costs(prices, found.models)
+        [given] = query(connection, "prices", run).fetchone() or (None,)
+        prices = {model: Price(**price) for model, price in json.loads(given or "{}").items()}
+        found.costs = {
+            model: cost_of(prices[model], use) for model, use in found.models.items() if model in prices
+        }
         for model, *tokens in query(connection, "batched_usage", run):
             if model in found.costs:
                 found.costs[model] -= saved_in_batches(prices[model], Tokens(*tokens))
-        found.beside = [_beside(prices, Billed._make(row)) for row in query(connection, "spent_beside", run)]
+        for billed in map(Billed._make, query(connection, "spent_beside", run)):
+            used = (billed.samples, billed.input_tokens, billed.output_tokens)
+            found.beside.append(Beside(billed.kind, billed.model, *used, billed.cost(prices)))
         counts = query(connection, "counts_beside_votes", run).fetchone()
         found.settled, found.noted, found.escalated, found.failed_attempts = counts
         _tallies(connection, run, found)
         _divided(connection, run, found)
     return found
-
-
-def _key_of(winner: str | None) -> str | None:
-    return None if winner is None else answer_key(winner)
 
 
 _COLUMN_OF: Final = {"vote": "votes", "flag": "red_flags", "void": "void", "cancelled": "cancelled"}
@@ -269,29 +268,17 @@ def _quantile(histogram: Sequence[tuple[int, int]], share: float) -> float:
     return math.nan
 
 
-def _prices(connection: sqlite3.Connection, run: int) -> dict[str, Price]:
-    [prices] = query(connection, "prices", run).fetchone() or (None,)
-    return {model: Price(**price) for model, price in json.loads(prices or "{}").items()}
-
-
-def _beside(prices: Mapping[str, Price], billed: Billed) -> Beside:
-    tokens = (billed.input_tokens, billed.output_tokens)
-    return Beside(billed.kind, billed.model, billed.samples, *tokens, billed.cost(prices))
-
-
-def _costs(prices: Mapping[str, Price], models: Mapping[str, Use]) -> dict[str, float]:
-    return {model: cost_of(prices[model], use) for model, use in models.items() if model in prices}
-
-
 def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
-    """Add up the votes that steps needed, and their disagreement."""
+    """Add up the votes that steps needed, in fact and in theory, and their disagreement."""
     bits = 0.0
     races: Counter[tuple[int, int]] = Counter()
     lengths: Counter[int] = Counter()
+    margins: Counter[int] = Counter()
     for margin, signature, votes, steps in query(connection, "votes_by_margin", run):
         counts = [int(part) for part in str(signature).split(",")]
         taken = sum(counts)
         lengths[taken] += steps
+        margins[margin] += steps
         races[margin, taken - votes] += steps
         found.divided += steps * (taken > votes)
         bits -= steps * sum(count / taken * math.log2(count / taken) for count in counts if count < taken)
@@ -300,16 +287,8 @@ def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> Non
         return
     found.entropy = bits / found.decided
     found.lengths = dict(sorted(lengths.items()))
-    _expect(found, races)
-
-
-def _expect(found: Statistics, races: Counter[tuple[int, int]]) -> None:
-    """Compute the votes that steps need in theory."""
-    by_margin: Counter[int] = Counter()
-    for (margin, _), steps in races.items():
-        by_margin[margin] += steps
     rate = likely_error_rate(races)
-    for margin, steps in by_margin.items():
+    for margin, steps in margins.items():
         for votes, chance in enumerate(race_lengths(rate, margin, max(found.lengths))):
             if chance > 0:
                 found.theory[votes] = found.theory.get(votes, 0.0) + steps * chance

@@ -2,19 +2,18 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from mdap.audit.doubts import doubts_of
-from mdap.audit.parallel import MakeTask
-from mdap.audit.rows import decided, plain_reading, samples_of
-from mdap.audit.runs import find_number
+from mdap.audit.chains import MakeTask
+from mdap.audit.review import doubts_of
+from mdap.audit.runs import decided, find_number, plain_reading, samples_of
 from mdap.errors import RAISED, PluginError, UsageError
-from mdap.journal.rows import prompt_of
+from mdap.journal.rows import RunRow, run_numbered
 from mdap.journal.statements import query
-from mdap.records import NOTED, PROPOSED, Decided, SampleTaken, StepOpened, Verdict
+from mdap.records import NOTED, PROPOSED, Decided, PromptSent, StepOpened, Verdict
 from mdap.rules.digests import answer_key, prompt_digest, views_digest
 from mdap.rules.values import kinds_of
 from mdap.tasks import Chain
@@ -116,31 +115,19 @@ def lessons(
     with plain_reading(Path(db)) as connection:
         number = find_number(connection, run_id)
         certain = doubts_of(connection, number)
-        for run in map(_Run._make, query(connection, "runs_to_learn_from", number).fetchall()):
-            prompts = _Prompts(connection, run, make_task)
-            for decision, opened in decided(connection, run.number):
-                if opened is None or not _teaches(decision, wanted):
-                    continue
-                lesson = _lesson(connection, (decision, opened), prompts, wanted)
-                if lesson is not None:
-                    shape = (decision.votes, decision.votes - decision.margin, lesson.total)
-                    doubt = None if decision.author else certain.get(shape)
-                    yield replace(lesson, doubt=doubt)
-
-
-class _Run(NamedTuple):
-    number: int
-    run_id: str
-    task: str
-    params: str
+        for [run] in query(connection, "runs_to_learn_from", number).fetchall():
+            prompts = _Prompts(connection, run_numbered(connection, run), make_task)
+            for decision, opened in decided(connection, run):
+                if opened is not None and _teaches(decision, wanted):
+                    yield from _lesson(prompts, decision, opened, certain, wanted)
 
 
 class _Prompts:
     """The prompts of a run's steps, from the log or rebuilt by its chain."""
 
-    def __init__(self, connection: sqlite3.Connection, run: _Run, make_task: MakeTask) -> None:
+    def __init__(self, connection: sqlite3.Connection, run: RunRow, make_task: MakeTask) -> None:
         self.run = run
-        self._connection = connection
+        self.connection = connection
         self._make_task = make_task
         self._chain: Chain[Any, Any] | None = None
 
@@ -151,10 +138,9 @@ class _Prompts:
             UsageError: the log does not have them, and the task cannot rebuild them.
         """
         place = (opened.run, opened.step, opened.opening)
-        sent = map(prompt_of, query(self._connection, "prompts_of_step", *place))
+        sent = map(PromptSent._make, query(self.connection, "prompts_of_step", *place))
         found = [(prompt.system or "", prompt.user) for prompt in sent] or self._asked_again(opened)
-        digests = [prompt_digest(*prompt) for prompt in found]
-        if opened.prompt_digest != (views_digest(digests) if len(digests) > 1 else digests[0]):
+        if opened.prompt_digest != views_digest([prompt_digest(*prompt) for prompt in found]):
             raise UsageError(
                 f"{self._step(opened)} had another prompt than {self.run.task} gives it now: export with the "
                 "version of the task that made the run"
@@ -172,7 +158,7 @@ class _Prompts:
         return [(step.system, step.user), *[(view.system, view.user) for view in step.views]]
 
     def _made(self) -> Chain[Any, Any]:
-        task = self._make_task(self.run.task, json.loads(self.run.params))
+        task = self._make_task(self.run.task, self.run.params)
         if not isinstance(task, Chain):
             raise UsageError(
                 f"{self.run.run_id} is a process whose prompts are not in the log, and only a chain can give "
@@ -198,29 +184,30 @@ def _total(decision: Decided) -> int:
 
 
 def _lesson(
-    connection: sqlite3.Connection, of: tuple[Decided, StepOpened], prompts: _Prompts, wanted: LessonFilter
-) -> Lesson | None:
-    """Return the lesson of a step; None if no wanted reply gave its winner."""
-    decision, opened = of
-    rows = samples_of(connection, opened.run, opened.step)
-    votes = sorted(
-        (
-            row
-            for row in rows
-            if row.opening == opened.opening and row.counted and row.verdict == Verdict.VOTE
-        ),
-        key=lambda row: row.counted or 0,
-    )
-    right = answer_key(decision.winner)
-    chosen = next((row for row in votes if row.answer_key == right and _is_by(row, wanted.from_model)), None)
+    prompts: _Prompts,
+    decision: Decided,
+    opened: StepOpened,
+    certain: Mapping[tuple[int, int, int], float],
+    wanted: LessonFilter,
+) -> Iterator[Lesson]:
+    """Yield the lesson of a step, if a wanted reply gave its winner."""
+    rows = samples_of(prompts.connection, opened.run, opened.step)
+    votes = [
+        row for row in rows if row.opening == opened.opening and row.counted and row.verdict == Verdict.VOTE
+    ]
+    votes.sort(key=lambda row: row.counted or 0)
+    right, by = answer_key(decision.winner), wanted.from_model
+    chosen = next((row for row in votes if row.answer_key == right and by in (None, row.model)), None)
     if chosen is None:
-        return None
+        return
     system, user = prompts.of(opened)[chosen.view]
     others: dict[str | None, str] = {}
     for row in votes:
         if row.view == chosen.view and row.answer_key != right:
             others.setdefault(row.answer_key, row.text or "")
-    return Lesson(
+    total = _total(decision)
+    shape = (decision.votes, decision.votes - decision.margin, total)
+    yield Lesson(
         run_id=prompts.run.run_id,
         step=opened.step,
         key=opened.key,
@@ -231,13 +218,10 @@ def _lesson(
         model=chosen.model,
         rejected=tuple(others.values()),
         votes=decision.votes,
-        total=_total(decision),
+        total=total,
         margin=decision.margin,
+        doubt=None if decision.author else certain.get(shape),
     )
-
-
-def _is_by(row: SampleTaken, model: str | None) -> bool:
-    return model is None or row.model == model
 
 
 # -- formats ---------------------------------------------------------------------------------------

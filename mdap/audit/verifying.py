@@ -7,33 +7,32 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from mdap.audit.budget import check_budget
-from mdap.audit.chains import audit_part, audit_tail
-from mdap.audit.events import History, check_events
-from mdap.audit.findings import Findings, Kind, Mismatch
-from mdap.audit.parallel import Job, MakeTask, audit_parts
+from mdap.audit.chains import Job, MakeTask, audit_part, audit_parts, audit_tail
+from mdap.audit.events import History, Signature, check_events, checked
+from mdap.audit.findings import AuditResult, Findings, Kind, Mismatch
 from mdap.audit.processes import audit_process
-from mdap.audit.result import AuditResult
-from mdap.audit.rows import plain_reading
-from mdap.audit.runs import RunFacts, find_number, run_facts
-from mdap.audit.signatures import Signature, signatures_of
-from mdap.audit.strays import check_strays
+from mdap.audit.runs import RunFacts, find_number, plain_reading, run_facts
 from mdap.errors import PluginError, UsageError
-from mdap.journal.integrity import check_texts, check_types
+from mdap.journal.integrity import check_types
 from mdap.journal.statements import query
 from mdap.records import Outcome
 from mdap.rules.canonical import canonical
 from mdap.rules.ledger import Ledger
 from mdap.rules.outcomes import outcome_of, recorded, said_by
 from mdap.rules.parameters import version_of
+from mdap.rules.seals import SIGNED
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Verification", "verify"]
 
 _MOST_NOTES: Final = 100
 _UNDER_WAY: Final = ("started", "resumed")
+_OF_RUNS: Final = ("run_events", "steps", "prompts", "samples", "pending", "decisions")
+# mdap numbers these rows one by one and deletes none.
+_NUMBERED: Final = ("runs", "run_events")
 _ONLY_OF_PLUGIN: Final = (
     "the record agrees with itself: the task's code asks, reads or goes on otherwise than when the run was "
     "made, or the log was forged as a whole: compare the digest with one noted elsewhere"
@@ -61,8 +60,8 @@ class Verification:
         digest: the head of the digest chain; None before the first decision.
         seal: the last seal; None if no session ended normally.
         signatures: its signatures; see `Signature`.
-        mismatches: the first hundred.
         counts: the number of mismatches by kind.
+        mismatches: the first hundred.
         notes: further notes for the reader, one sentence each.
     """
 
@@ -77,8 +76,8 @@ class Verification:
     digest: str | None
     seal: str | None
     signatures: tuple[Signature, ...]
-    mismatches: tuple[Mismatch, ...]
     counts: Mapping[str, int]
+    mismatches: tuple[Mismatch, ...]
     notes: tuple[str, ...]
 
     @property
@@ -88,17 +87,8 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object that ``mdap audit verify --json`` prints."""
-        return {
-            "run_id": self.run_id,
-            "task": self.task,
-            "status": self.status,
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {
             "outcome": None if self.outcome is None else str(self.outcome),
-            "verdict": self.verdict,
-            "decisions": self.decisions,
-            "samples": self.samples,
-            "votes": self.votes,
-            "digest": self.digest,
-            "seal": self.seal,
             "signatures": [signature._asdict() for signature in self.signatures],
             "counts": dict(self.counts),
             "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
@@ -138,58 +128,41 @@ def verify(  # noqa: PLR0913 - public API, all keywords optional
         UsageError: there is no such run, or its task is not available.
         DatabaseError: the log cannot be read, or holds values that mdap never writes.
     """
-    job = Job(Path(db), make_task, oracle, jobs)
-    wanted = _Wanted(expect, allow_unsealed, None if signers is None else Path(signers))
+    job = Job(Path(db), make_task, oracle, jobs, expect, allow_unsealed, signers)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _verified(job, run_id, wanted, progress)
+        return _verified(job, run_id, progress)
     # To verify a process, mdap runs it in its own event loop, and a thread has only one.
     with ThreadPoolExecutor(1) as apart:
-        return apart.submit(_verified, job, run_id, wanted, progress).result()
+        return apart.submit(_verified, job, run_id, progress).result()
 
 
-class _Wanted(NamedTuple):
-    """Additional requirements of a verification."""
-
-    expect: str | None
-    allow_unsealed: bool
-    signers: Path | None
-
-
-def _verified(
-    job: Job, run_id: str, wanted: _Wanted, progress: Callable[[int, int], None] | None
-) -> Verification:
+def _verified(job: Job, run_id: str, progress: Callable[[int, int], None] | None) -> Verification:
     with plain_reading(job.path) as connection:
         audit = _Audit(connection, job, progress)
         facts, history = audit.tree(find_number(connection, run_id))
-        signatures = signatures_of(connection, facts.number, facts.run_id, wanted.signers)
-        return _concluded(facts, history, audit, wanted, tuple(signatures))
+        signed = [text for _, text in query(connection, "events_of_kind", facts.number, SIGNED)]
+        return _concluded(facts, history, audit, tuple(checked(signed, facts.run_id, job.signers)))
 
 
 class _Audit:
-    """An audit under way, of a run and of all its parts.
-
-    Args:
-        connection: the log.
-        job: the settings of the check.
-        progress: called with the decisions checked so far, and all.
-    """
+    """An audit under way, of a run and of all its parts."""
 
     def __init__(
         self, connection: sqlite3.Connection, job: Job, progress: Callable[[int, int], None] | None
     ) -> None:
+        self.job = job
         self.whole = AuditResult()
         self.unsealed: list[str] = []
         self._connection = connection
-        self._job = job
         self._progress = progress
         self._all = 0
 
     def tree(self, number: int) -> tuple[RunFacts, History]:
         """Check a run and its parts, and return the run and its events."""
-        check_texts(self._connection, self._job.path)
-        check_strays(self._connection, self.whole.findings)
+        check_types(self._connection, self.job.path)
+        _check_strays(self._connection, self.whole.findings)
         [self._all] = query(self._connection, "count_decisions", number).fetchone()
         facts, history, part = self._run(number)
         self.whole.merge(part)
@@ -201,7 +174,7 @@ class _Audit:
 
     def _run(self, number: int) -> tuple[RunFacts, History, AuditResult]:
         """Check one run: most of a chain while it may still run, and the rest in one snapshot of the log."""
-        check_types(self._connection, self._job.path, number)
+        check_types(self._connection, self.job.path, number)
         facts = run_facts(self._connection, number)
         task = self._task(facts)
         whole = self._decided(facts, task) if isinstance(task, Chain) else AuditResult()
@@ -213,7 +186,7 @@ class _Audit:
             if isinstance(task, Chain):
                 self._rest(whole, facts, task, (seen, history.status))
             elif isinstance(task, Process):
-                status, oracle = history.status, self._job.oracle
+                status, oracle = history.status, self.job.oracle
                 whole.merge(audit_process(self._connection, facts, task, status=status, oracle=oracle))
             whole.findings.merge(events)
             _check_run(self._connection, facts, whole, history)
@@ -230,14 +203,14 @@ class _Audit:
     def _task(self, facts: RunFacts) -> Task | None:
         if facts.kind == "batch":
             return None
-        task = self._job.make_task(facts.task, facts.params)
+        task = self.job.make_task(facts.task, facts.params)
         if not isinstance(task, Chain | Process):
             raise UsageError(f"{facts.task} is neither a chain nor a process any more")
         return task
 
     def _decided(self, facts: RunFacts, task: Chain[Any, Any]) -> AuditResult:
         whole = AuditResult()
-        for part in audit_parts(self._connection, self._job, facts, task):
+        for part in audit_parts(self._connection, self.job, facts, task):
             whole.merge(part)
             self._tell(self.whole.decisions + whole.decisions)
         return whole
@@ -249,7 +222,7 @@ class _Audit:
         seen, status = stand
         if seen < facts.decisions:
             span = (seen, facts.decisions)
-            whole.merge(audit_part(self._connection, facts, task, span, oracle=self._job.oracle))
+            whole.merge(audit_part(self._connection, facts, task, span, oracle=self.job.oracle))
         end = (whole.over, whole.result)
         whole.merge(audit_tail(self._connection, facts, task, status=status))
         whole.over, whole.result = end
@@ -272,13 +245,13 @@ def _notes(facts: RunFacts, task: Task | None, history: History) -> Iterator[str
 
 
 def _concluded(
-    facts: RunFacts, history: History, audit: _Audit, wanted: _Wanted, signatures: tuple[Signature, ...]
+    facts: RunFacts, history: History, audit: _Audit, signatures: tuple[Signature, ...]
 ) -> Verification:
     whole = audit.whole
-    findings = whole.findings
-    if wanted.expect is not None and wanted.expect not in (history.digest, history.seal):
+    findings, expect = whole.findings, audit.job.expect
+    if expect is not None and expect not in (history.digest, history.seal):
         found = f"{history.digest} or {history.seal}"
-        findings.add(Kind.SEAL, "digest or seal noted elsewhere", wanted.expect, found)
+        findings.add(Kind.SEAL, "digest or seal noted elsewhere", expect, found)
     if any(signature.key is None for signature in signatures):
         findings.add(Kind.SEAL, "signature of a seal", "a valid one", "one that is not")
     if findings.total and findings.only_of_plugin:
@@ -288,7 +261,7 @@ def _concluded(
         task=facts.task,
         status="running" if history.status in _UNDER_WAY else history.status,
         outcome=outcome_of(history.outcome, None, 0) if history.status == "finished" else None,
-        verdict=_verdict(findings, history, audit.unsealed, wanted, signatures),
+        verdict=_verdict(history, audit, signatures),
         decisions=whole.decisions,
         samples=whole.samples,
         votes=whole.votes,
@@ -301,15 +274,28 @@ def _concluded(
     )
 
 
+def _check_strays(connection: sqlite3.Connection, findings: Findings) -> None:
+    """Find rows of runs that are not in the log, and gaps in the numbers of runs and events."""
+    for table in _OF_RUNS:
+        for (run,) in query(connection, "runs_missing", table=table):
+            findings.add(Kind.STRAY, f"run of some rows in {table}", f"a row {run} in runs", None)
+    for run_id, parent in query(connection, "parents_missing"):
+        findings.add(Kind.STRAY, f"what {run_id} is a part of", f"a row {parent} in runs", None)
+    for table in _NUMBERED:
+        [missing] = query(connection, "rows_missing", table=table).fetchone()
+        if missing:
+            findings.add(Kind.STRAY, f"rows that are missing from {table}", 0, missing)
+
+
 def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: AuditResult, history: History) -> None:
     findings = whole.findings
-    _same(findings, Kind.RUN, "k", facts.voting.k, facts.k)
-    _same(findings, Kind.EVENT, "steps settled by people", sorted(whole.settled), sorted(history.settled))
-    _same(findings, Kind.EVENT, "escalations", sorted(set(whole.escalated)), sorted(set(history.escalated)))
+    findings.compare(Kind.RUN, "k", facts.voting.k, facts.k)
+    findings.compare(Kind.EVENT, "steps settled by people", sorted(whole.settled), sorted(history.settled))
+    findings.compare(Kind.EVENT, "escalations", sorted(set(whole.escalated)), sorted(set(history.escalated)))
     if facts.charges is not None:
         check_budget(connection, facts.number, facts.charges, whole.charged, findings)
     [decisions] = query(connection, "count_rows_of_decisions", facts.number).fetchone()
-    _same(findings, Kind.RUN, "decisions", facts.decisions, decisions)
+    findings.compare(Kind.RUN, "decisions", facts.decisions, decisions)
     for place in query(connection, "samples_without_opening", facts.number):
         findings.add(Kind.STEP, "opening of the sample", "a row in steps", None, place)
     for place in query(connection, "prompts_without_opening", facts.number):
@@ -320,7 +306,7 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: AuditResu
     if history.status == "finished" and facts.kind == "run" and whole.over is not None:
         if whole.over:
             result = canonical(history.result)
-            _same(findings, Kind.RESULT, "result", whole.result, result, (facts.decisions - 1,))
+            findings.compare(Kind.RESULT, "result", whole.result, result, (facts.decisions - 1,))
         else:
             place = (facts.decisions,)
             findings.add(Kind.DECISION, "next decision", "a row in decisions", None, place)
@@ -329,7 +315,7 @@ def _check_run(connection: sqlite3.Connection, facts: RunFacts, whole: AuditResu
 def _check_outcome(facts: RunFacts, task: Task | None, whole: AuditResult, history: History) -> None:
     """Compare the recorded outcome with the task's current verdict."""
     findings = whole.findings
-    _same(findings, Kind.RUN, "outcome", history.outcome, facts.outcome)
+    findings.compare(Kind.RUN, "outcome", history.outcome, facts.outcome)
     if task is None or not history.asked or not whole.over or whole.result is None:
         return
     try:
@@ -338,45 +324,25 @@ def _check_outcome(facts: RunFacts, task: Task | None, whole: AuditResult, histo
         if history.outcome is not None:
             findings.add(Kind.PLUGIN, "giving its outcome", history.outcome, error)
     else:
-        _same(findings, Kind.RESULT, "outcome", said, history.outcome)
+        findings.compare(Kind.RESULT, "outcome", said, history.outcome)
 
 
 def _check_terms(facts: RunFacts, task: Task | None, findings: Findings) -> None:
     terms = facts.voting.robust
     if terms is not None and task is not None and facts.kind == "run":
-        _same(findings, Kind.RUN, "length", task.length(), terms.length)
-        _same(findings, Kind.RUN, "m of the first step", Ledger(terms).ladder.first.margin, facts.k)
+        findings.compare(Kind.RUN, "length", task.length(), terms.length)
+        findings.compare(Kind.RUN, "m of the first step", Ledger(terms).ladder.first.margin, facts.k)
 
 
-def _same(
-    findings: Findings,
-    kind: Kind,
-    what: str,
-    expected: object,
-    found: object,
-    place: tuple[int | None, ...] = (),
-) -> None:
-    if expected != found:
-        findings.add(kind, what, expected, found, place)
-
-
-def _verdict(
-    findings: Findings,
-    history: History,
-    unsealed: list[str],
-    wanted: _Wanted,
-    signatures: tuple[Signature, ...],
-) -> str:
+def _verdict(history: History, audit: _Audit, signatures: tuple[Signature, ...]) -> str:
+    findings, job = audit.whole.findings, audit.job
     if findings.total:
-        if findings.only_of_truth:
+        if set(findings.counts) == {Kind.TRUTH}:
             return "wrong decisions"
         return "plugin changed" if findings.only_of_plugin else "mismatch"
     if not history.events:
         return "empty"
-    if unsealed and not wanted.allow_unsealed:
+    if audit.unsealed and not job.allow_unsealed:
         return "not sealed"
-    if wanted.signers is not None and not any(
-        signature.allowed and signature.seal == history.seal for signature in signatures
-    ):
-        return "not signed"
-    return "verified"
+    signed = any(signature.allowed and signature.seal == history.seal for signature in signatures)
+    return "verified" if signed or job.signers is None else "not signed"

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mdap.audit import Signature, Verification, open_log, verify
-from mdap.audit.export import FORMATS, export, is_binary
-from mdap.audit.parallel import MakeTask
+from mdap.audit.chains import MakeTask
+from mdap.audit.export import FORMATS, export
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
 from mdap.audit.training import LESSON_FORMATS, LessonFilter, export_lessons, lessons
@@ -186,7 +186,7 @@ def export_(**given: Any) -> None:
     """Export decided steps, samples or training data of a run."""
     write = _write_lessons if given["fmt"] in LESSON_FORMATS else _write_rows
     if given["output"] is None:
-        if is_binary(given["fmt"]) and sys.stdout.isatty():
+        if given["fmt"].endswith("parquet") and sys.stdout.isatty():
             raise UsageError(f"{given['fmt']} is not for a terminal: name a file with -o")
         with binary_output() as out:
             write(given, out)

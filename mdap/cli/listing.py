@@ -115,8 +115,8 @@ async def _show(given: dict[str, Any]) -> None:
             await _show_step(reader, row, given)
             return
         solution = await read_solution(reader, row)
-        events = await reader.events(row.number)
-        parts = await reader.count_parts(row.number)
+        events = await reader.rows("events", row.number)
+        parts = await reader.value("count_parts", row.number)
         places = [] if given["json"] else await where_to_look(reader.path, solution)
     if given["json"]:
         print_json(

@@ -73,7 +73,7 @@ async def home_of(path: Path, run_id: str, task: str | None) -> Home | None:
     with suppress(MdapError, ValueError):
         async with open_log(path) as reader:
             row = await reader.find(run_id)
-            folder = await reader.folder(row.number)
+            folder = await reader.value("folder", row.number)
         if row.kind == "run" and folder is not None and Path(folder) != Path.cwd():
             try:
                 make_task(task or row.task, row.params)

@@ -88,7 +88,7 @@ def _resume_all(given: dict[str, Any], show: Show) -> int:
 async def _resume(path: Path, given: dict[str, Any], show: Show) -> int:
     async with open_log(path) as reader:
         row = await reader.find(given["run_id"])
-        lane = await reader.lane(row.number)
+        lane = await reader.value("lane", row.number)
 
     async def act(session: Session, progress: Progress) -> Solution:
         return await session.resume(row.run_id, task=given["task"], progress=progress)

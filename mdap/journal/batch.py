@@ -48,19 +48,6 @@ class Batch:
         events: the events of runs, and failed attempts.
     """
 
-    __slots__ = (
-        "_decisions",
-        "_outcomes",
-        "_prompts",
-        "_resolved",
-        "_samples",
-        "_steps",
-        "_tentative",
-        "_texts",
-        "events",
-        "size",
-    )
-
     def __init__(self) -> None:
         self.size = 0
         self._texts: dict[str, str] = {}
@@ -91,7 +78,8 @@ class Batch:
         elif isinstance(fact, StepOpened):
             self._steps += fact
         elif isinstance(fact, PromptSent):
-            self._take_prompt(fact)
+            self._texts |= {digest: text for digest, text in fact.texts() if digest and text is not None}
+            self._prompts += fact.row()
         elif isinstance(fact, StepResolved):
             self._resolved[fact.run, fact.step, fact.opening] = fact.confirmed
         else:
@@ -104,12 +92,6 @@ class Batch:
             ):
                 self._outcomes[fact.run] = fact.data["outcome"]
 
-    def _take_prompt(self, fact: PromptSent) -> None:
-        for digest, text in fact.texts():
-            if digest is not None and text is not None:
-                self._texts[digest] = text
-        self._prompts += fact.row()
-
     def statements(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield the name of each statement to execute, and its parameters, row after row."""
         resolved = self._resolved
@@ -121,7 +103,8 @@ class Batch:
                 if confirmed is None:
                     pending += sample.row()
                 else:
-                    known += (sample if confirmed else _voided(sample)).row()
+                    right = sample if confirmed else sample._replace(verdict="void", counted=None)
+                    known += right.row()
         yield "texts", _flat(self._texts.items())
         yield "steps", self._steps
         yield "prompts", self._prompts
@@ -140,14 +123,9 @@ def _flat(rows: Iterable[Sequence[Any]]) -> list[Any]:
 
 
 def in_blocks(sql: str, parameters: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the statements to execute, each with as many rows of values as possible.
+    """Yield the statements to execute for one of ``append.sql``, each with as many rows as possible.
 
-    Args:
-        sql: a statement of ``append.sql``.
-        parameters: the parameters of all rows, row after row.
-
-    Yields:
-        A statement and its parameters: those of its rows, then zeros as padding.
+    *parameters* are those of all rows, row after row; zeros pad those of a statement.
     """
     width = sql.count("?")
     if len(parameters) % width:
@@ -174,10 +152,6 @@ def _block(sql: str, size: int) -> str:
     head, _, rest = sql.partition(_VALUES)
     row, end, tail = rest.partition("\n")
     return f"{head}{_VALUES}{', '.join([row] * size)}{end}{tail}"
-
-
-def _voided(sample: SampleTaken) -> SampleTaken:
-    return sample._replace(verdict="void", counted=None)
 
 
 def _event(fact: RunEvent | AttemptFailed) -> tuple[Any, ...]:

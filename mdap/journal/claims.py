@@ -18,16 +18,14 @@ EVOLUTIONS: Final = 1 << 41
 """Evolution n is claimed by the number EVOLUTIONS + n."""
 
 if sys.platform == "win32":
-
+    # Without locks, only UNIQUE constraints keep two writers of a run apart.
     def _lock(file: IO[bytes], run: int) -> bool:
-        """Claim nothing: without locks, only UNIQUE constraints keep two writers of a run apart."""
         return True
 
     def _unlock(file: IO[bytes], run: int) -> None:
-        """Release nothing."""
+        pass
 
     def _is_locked(file: IO[bytes], run: int) -> bool | None:
-        """Return None: this system has no claims."""
         return None
 
 else:
@@ -44,9 +42,9 @@ else:
         _set_lock(file, run, fcntl.F_UNLCK, fcntl.LOCK_UN)
 
     if sys.platform == "linux":
+        # Locks of the open file, not of the process: they also separate two sessions of one process.
 
         def _set_lock(file: IO[bytes], run: int, kind: int, _: int) -> None:
-            # Locks of the open file, not of the process: they also separate two sessions of one process.
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, run, 1, 0))
 
         def _is_locked(file: IO[bytes], run: int) -> bool | None:
@@ -56,21 +54,15 @@ else:
 
     else:
 
-        def _is_locked(file: IO[bytes], run: int) -> bool | None:
-            """Return None: only taking the lock could tell."""
-            return None
-
         def _set_lock(file: IO[bytes], run: int, _: int, how: int) -> None:
             fcntl.lockf(file, how, 1, run, os.SEEK_SET)
 
+        def _is_locked(file: IO[bytes], run: int) -> bool | None:
+            return None  # only taking the lock could tell
+
 
 def is_claimed(path: Path, run: int) -> bool | None:
-    """Return whether a process is working on *run*; None if unknown.
-
-    Args:
-        path: the database file.
-        run: the run's number.
-    """
+    """Return whether a process is working on *run*, a number; None if unknown."""
     try:
         with Path(f"{path}-lock").open("rb") as file:
             return _is_locked(file, run)
@@ -84,9 +76,6 @@ class Claims:
     """Advisory locks, one byte per run, on a file beside the database.
 
     They belong to the process, so the operating system drops them even after ``kill -9``.
-
-    Args:
-        path: the database file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,12 +85,7 @@ class Claims:
         self._taking = threading.Lock()  # a resumed run is claimed in the database's thread
 
     def take(self, run: int, run_id: str, *, shared: bool = False) -> None:
-        """Claim *run* for this process.
-
-        Args:
-            run: the run's number.
-            run_id: its id, for the error.
-            shared: whether several tasks of this session may work on it, as on a batch.
+        """Claim *run* for this process; several tasks of this session may work on a *shared* one, a batch.
 
         Raises:
             RunBusyError: another process, or another task of this one, works on it.

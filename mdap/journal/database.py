@@ -1,10 +1,10 @@
-"""Open the database file and migrate its schema under the write lock."""
+"""Open the database file, migrate its schema under the write lock, and notice if the file is replaced."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import aiosqlite
 import anyio
@@ -24,7 +24,16 @@ from mdap.journal.logfile import (
 )
 from mdap.journal.statements import KEPT, migrations
 
-__all__ = ["Connection", "Visited", "migrate", "open_reading", "open_writing", "transaction"]
+__all__ = [
+    "Connection",
+    "Files",
+    "Visited",
+    "migrate",
+    "open_reading",
+    "open_writing",
+    "transaction",
+    "writing",
+]
 
 T = TypeVar("T")
 
@@ -70,7 +79,7 @@ async def open_writing(path: Path) -> AsyncIterator[Connection]:
         connection = await _connect(str(path))
         try:
             with anyio.CancelScope(shield=True):
-                await _prepare(connection, path)
+                await connection.visit(lambda plain: _prepare(plain, path))
             yield connection
         finally:
             with anyio.CancelScope(shield=True):
@@ -79,22 +88,17 @@ async def open_writing(path: Path) -> AsyncIterator[Connection]:
 
 def _check_place(path: Path) -> None:
     if not path.parent.is_dir():
-        raise UsageError(
-            f"the folder {path.parent} does not exist: create it, or name another file with --db"
-        )
+        advice = "create it, or name another file with --db"
+        raise UsageError(f"the folder {path.parent} does not exist: {advice}")
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file with --db")
 
 
-async def _prepare(connection: Connection, path: Path) -> None:
-    version = await connection.visit(lambda plain: waited_out(plain, lambda: _check(plain, path)))
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = waited_out(connection, lambda: _check(connection, path))
     if version == 0:
         # Only before the first table: larger pages keep long replies out of overflow chains.
-        await connection.visit(lambda plain: plain.execute("PRAGMA page_size = 16384").close())
-    await connection.visit(lambda plain: _set_up(plain, path, version))
-
-
-def _set_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
+        connection.execute("PRAGMA page_size = 16384").close()
     # SQLite refuses this immediately instead of waiting for a lock.
     waited_out(connection, lambda: connection.execute("PRAGMA journal_mode = WAL").close())
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -122,11 +126,7 @@ def migrate(path: Path) -> int | None:
             return None
     if owner != APPLICATION_ID or version >= max(migrations()):
         return None
-    with (
-        translated(path),
-        closing(sqlite3.connect(path, isolation_level=None, timeout=TRY_SECONDS)) as connection,
-        transaction(connection),
-    ):
+    with writing(path) as connection:
         _migrate(connection, path)
     return int(version)
 
@@ -173,6 +173,18 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open an existing log for one transaction, without an event loop."""
+    timing: dict[str, Any] = {"isolation_level": None, "timeout": TRY_SECONDS}
+    with (
+        translated(path),
+        closing(sqlite3.connect(path, factory=CONNECTION, **timing)) as connection,
+        transaction(connection),
+    ):
+        yield connection
+
+
 @asynccontextmanager
 async def open_reading(path: Path) -> AsyncIterator[Connection]:
     """Open the database read-only; keep every transaction short, or the log cannot be checkpointed.
@@ -213,3 +225,37 @@ async def _connect(place: str, *, uri: bool = False) -> Connection:
         )
         await connection
     return connection
+
+
+class Files:
+    """The database's file and its write-ahead log, as first seen.
+
+    If they are deleted or replaced, SQLite continues to write to the lost files and reports success.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = (path, Path(f"{path}-wal"))
+        known = {file: _identity(file) for file in self._files}
+        self._seen = {file: found for file, found in known.items() if found is not None}
+
+    def check(self) -> None:
+        """Check that both are still the same files; call this after a commit, when both must exist.
+
+        Raises:
+            DatabaseError: one of them is missing or replaced.
+        """
+        for file in self._files:
+            found = _identity(file)
+            if found is None or self._seen.setdefault(file, found) != found:
+                raise DatabaseError(
+                    f"{file} was deleted or replaced while it was in use, and what was written since may be "
+                    f"lost: put the old file back if you can, and resume the run"
+                )
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -3,9 +3,8 @@
 import json
 import sqlite3
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -13,8 +12,8 @@ from typing import Any, Final, NamedTuple
 from mdap._version import __version__
 from mdap.errors import DatabaseError, UsageError
 from mdap.journal.claims import EVOLUTIONS, Claims
-from mdap.journal.database import transaction
-from mdap.journal.logfile import CONNECTION, TRY_SECONDS, reading, translated
+from mdap.journal.database import writing
+from mdap.journal.logfile import reading
 
 __all__ = ["EvolutionRow", "IterationRow", "Recorder", "create_evolution", "is_evolution", "read_evolution"]
 
@@ -72,11 +71,7 @@ def is_evolution(path: Path, name: str) -> bool:
 
 
 def read_evolution(path: Path, name: str) -> EvolutionRow:
-    """Return the record of an evolution.
-
-    Args:
-        path: the database.
-        name: its id, a unique prefix of it, or ``latest``.
+    """Return the record of the evolution *name*: its id, a unique prefix of it, or ``latest``.
 
     Raises:
         UsageError: there is no such evolution, or several.
@@ -92,18 +87,14 @@ def read_evolution(path: Path, name: str) -> EvolutionRow:
 
 
 def create_evolution(path: Path, columns: Mapping[str, Any]) -> EvolutionRow:
-    """Record a new evolution.
-
-    Args:
-        path: the database.
-        columns: evolution_id, model, weights, recipe and about.
+    """Record a new evolution from its *evolution_id*, *model*, *weights*, *recipe* and *about*.
 
     Raises:
         DatabaseError: the database cannot be written.
     """
     values = [columns[name] for name in ("evolution_id", "model", "weights")]
     values += [_line(columns[name]) for name in ("recipe", "about")]
-    with _writing(path) as connection, transaction(connection):
+    with writing(path) as connection:
         sql = f"INSERT INTO evolutions({_COLUMNS}, mdap_version) VALUES (?, ?, ?, ?, ?, ?)"
         connection.execute(sql, (*values, __version__))
         return _read(connection, columns["evolution_id"])
@@ -111,10 +102,6 @@ def create_evolution(path: Path, columns: Mapping[str, Any]) -> EvolutionRow:
 
 class Recorder:
     """Append to the record of one evolution; no other process works on it meanwhile.
-
-    Args:
-        path: the database.
-        row: the evolution.
 
     Raises:
         RunBusyError: another process works on it.
@@ -132,13 +119,13 @@ class Recorder:
 
     def event(self, kind: str, data: Mapping[str, Any]) -> None:
         """Append an event."""
-        with _writing(self._path) as connection, transaction(connection):
+        with writing(self._path) as connection:
             sql = "INSERT INTO evolution_events(evolution, kind, data) VALUES (?, ?, ?)"
             connection.execute(sql, (self._row.number, kind, _line(data)))
 
     def append(self, row: IterationRow) -> None:
         """Append an update; it is durable when this returns."""
-        with _writing(self._path) as connection, transaction(connection):
+        with writing(self._path) as connection:
             number = self._row.number
             sql = "SELECT digest FROM iterations WHERE evolution = ? ORDER BY iteration DESC LIMIT 1"
             last = connection.execute(sql, (number,)).fetchone()
@@ -146,17 +133,6 @@ class Recorder:
             digest = _chained(_head(self._row) if last is None else last[0], values)
             sql = f"INSERT INTO iterations(evolution, {_OF_ITERATION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             connection.execute(sql, (number, *values, digest))
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[sqlite3.Connection]:
-    with (
-        translated(path),
-        closing(
-            sqlite3.connect(path, isolation_level=None, timeout=TRY_SECONDS, factory=CONNECTION)
-        ) as connection,
-    ):
-        yield connection
 
 
 def _named(connection: sqlite3.Connection, name: str) -> list[str]:
@@ -175,9 +151,8 @@ def _read(connection: sqlite3.Connection, name: str) -> EvolutionRow:
     sql = f"SELECT id, {_COLUMNS} FROM evolutions WHERE evolution_id = ?1"
     number, evolution_id, model, weights, recipe, about = connection.execute(sql, (name,)).fetchone()
     try:
-        row = EvolutionRow(
-            number, evolution_id, model, weights, json.loads(recipe), json.loads(about), (), None
-        )
+        settings = (json.loads(recipe), json.loads(about))
+        row = EvolutionRow(number, evolution_id, model, weights, *settings, (), None)
         sql = f"SELECT {_OF_ITERATION} FROM iterations WHERE evolution = ?1 ORDER BY iteration"
         iterations: list[IterationRow] = []
         head = _head(row)
@@ -194,7 +169,7 @@ def _read(connection: sqlite3.Connection, name: str) -> EvolutionRow:
         raise DatabaseError(
             f"the record of {evolution_id} is not as mdap wrote it: restore a copy of the database"
         ) from None
-    return EvolutionRow(number, evolution_id, model, weights, row.recipe, row.about, tuple(iterations), ended)
+    return replace(row, iterations=tuple(iterations), ended=ended)
 
 
 def _stored(row: IterationRow) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mdap.errors import UsageError
 from mdap.journal.reader import Reader
-from mdap.journal.rows import ENDED, decision_and_opening, opening_of, prompt_of, sample_of
+from mdap.journal.rows import ENDED, decision_and_opening, sample_of
 from mdap.records import AttemptFailed, Decided, Event, PromptSent, RunEvent, SampleTaken, StepOpened
 
 __all__ = ["Cursor", "Facts"]
@@ -85,13 +85,7 @@ def _number(fact: _Row) -> int:
 
 
 class Facts:
-    """The facts of one run after a cursor, page by page; no query stays open in between.
-
-    Args:
-        reader: the log.
-        run: the run's number.
-        cursor: advances with each fact.
-    """
+    """The facts of one run after *cursor*, which advances with each; no query stays open in between."""
 
     def __init__(self, reader: Reader, run: int, cursor: Cursor) -> None:
         self._reader = reader
@@ -117,36 +111,33 @@ class Facts:
                 yield self._event(_fact(self._run, row))
             if len(rows) < _PAGE:
                 break
-        if not await self._is_ended():
+        if await self._ended() is None:
             async for event in self._decided(None):
                 yield event
 
     async def is_over(self, *, quiet: bool) -> bool:
         """Return whether the run has ended and the reader has all of it.
 
-        Args:
-            quiet: whether no process works on the run; then the reader does not wait for its seal either.
+        If no process works on the run (*quiet*), the reader does not wait for its seal either.
         """
-        rows = await self._reader.rows("standing", self._run)
-        if not rows or rows[0]["kind"] not in ENDED:
-            return quiet
-        last = rows[0]["sealed"]
-        return quiet if last is None else bool(last <= self._cursor.event)
+        ended = await self._ended()
+        return quiet if ended is None or ended["sealed"] is None else ended["sealed"] <= self._cursor.event
 
     def _event(self, fact: _Row) -> Event:
         return Event(str(self._cursor), fact)
 
-    async def _is_ended(self) -> bool:
+    async def _ended(self) -> Any:
+        """Return the event that ended the run, with the seal after it; None while the run goes on."""
         rows = await self._reader.rows("standing", self._run)
-        return bool(rows) and rows[0]["kind"] in ENDED
+        return rows[0] if rows and rows[0]["kind"] in ENDED else None
 
     async def _session(self, ended: int) -> AsyncIterator[Event]:
         """Yield the decisions of the session that *ended* closes; at the end of the run, open steps too."""
         rows = await self._reader.rows("decided_at", self._run, ended)
         async for event in self._decided(rows[0][0] if rows else None):
             yield event
-        [last] = await self._reader.rows("standing", self._run)
-        if last["id"] == ended:
+        last = await self._ended()
+        if last is not None and last["id"] == ended:
             async for event in self._undecided():
                 yield event
 
@@ -173,7 +164,7 @@ class Facts:
         read = self._cursor.open.get((opened.step, opened.opening), ())
         place = (opened.run, opened.step, opened.opening)
         facts: list[_Row] = [opened]
-        facts += map(prompt_of, await self._reader.rows("prompts_of_step", *place))
+        facts += map(PromptSent._make, await self._reader.rows("prompts_of_step", *place))
         facts += map(sample_of, await self._reader.rows("samples_of_opening", *place))
         return [fact for fact in facts if _number(fact) not in read]
 
@@ -184,7 +175,7 @@ class Facts:
         place = cursor.void
         while rows := await self._reader.rows("openings_without_decision", self._run, *place, _PAGE):
             for row in rows:
-                opened = opening_of(row)
+                opened = StepOpened._make(row)
                 place = (opened.step, opened.opening)
                 facts = await self._unread(opened)
                 if first is None or opened.step < first:
@@ -203,17 +194,4 @@ def _fact(run: int, row: Any) -> RunEvent | AttemptFailed:
     data: dict[str, Any] = json.loads(row["data"] or "{}")
     if row["kind"] != "attempt_failed":
         return RunEvent(run, row["kind"], row["reason"], row["author"], data or None)
-    return AttemptFailed(
-        run=run,
-        step=row["step"],
-        opening=row["opening"],
-        ordinal=data["ordinal"],
-        attempt=data["attempt"],
-        kind=data["kind"],
-        message=row["reason"],
-        input_tokens=data.get("input_tokens"),
-        output_tokens=data.get("output_tokens"),
-        model=data.get("model"),
-        began=data.get("began"),
-        ended=data.get("ended"),
-    )
+    return AttemptFailed(run, row["step"], row["opening"], message=row["reason"], **data)

@@ -12,18 +12,11 @@ from typing import Final
 from mdap.errors import DatabaseError
 from mdap.journal.logfile import reading
 
-__all__ = ["check_log", "check_texts", "check_types"]
+__all__ = ["check_log", "check_types"]
 
 # The column with the run of a row.
-_TABLES: Final = {
-    "runs": "id",
-    "run_events": "run",
-    "steps": "run",
-    "prompts": "run",
-    "samples": "run",
-    "pending": "run",
-    "decisions": "run",
-}
+_OF_A_RUN: Final = ("run_events", "steps", "prompts", "samples", "pending", "decisions")
+_TABLES: Final = {"runs": "id", **dict.fromkeys(_OF_A_RUN, "run")}
 # Columns whose text is JSON.
 _JSON: Final = {
     "runs": ("params", "settings", "provider"),
@@ -36,9 +29,6 @@ _LARGEST: Final = "1.7976931348623157e308"
 
 def check_log(path: Path) -> None:
     """Check that all values of a log have their columns' types, and that its JSON is valid.
-
-    Args:
-        path: the log.
 
     Raises:
         UsageError: there is no such file.
@@ -53,32 +43,19 @@ def check_log(path: Path) -> None:
                     raise _foreign(path, "text that is no JSON", table, name)
 
 
-def check_types(connection: sqlite3.Connection, path: Path, run: int) -> None:
+def check_types(connection: sqlite3.Connection, path: Path, run: int | None = None) -> None:
     """Check that all values of a run have their columns' types, and that all numbers are finite.
 
-    Args:
-        connection: the log.
-        path: its path.
-        run: the run's number.
+    Without *run*, it checks the texts, which belong to no run.
 
     Raises:
         DatabaseError: one is not.
     """
+    if run is None:
+        _check(connection, path, "texts", "true")
+        return
     for table, key in _TABLES.items():
         _check(connection, path, table, f"{key} = {run:d}")
-
-
-def check_texts(connection: sqlite3.Connection, path: Path) -> None:
-    """Check that all texts are text: they belong to no run, so one check covers all runs.
-
-    Args:
-        connection: the log.
-        path: its path.
-
-    Raises:
-        DatabaseError: one is not.
-    """
-    _check(connection, path, "texts", "true")
 
 
 def _check(connection: sqlite3.Connection, path: Path, table: str, rows: str) -> None:

@@ -14,7 +14,6 @@ from mdap.records import BatchJob, BatchRow
 
 __all__ = ["JobLog", "LeftOver", "forget", "jobs_on_record"]
 
-# Runs are claimed by their number, from 1.
 _OVER: Final = ("refused", "abandoned")
 
 
@@ -33,13 +32,7 @@ class LeftOver(NamedTuple):
 
 
 class JobLog:
-    """Write and read jobs; every write is on disk when it returns.
-
-    Args:
-        writer: the session's journal.
-        reader: the session's reader.
-        claims: the session's claims, so that only one process submits a job.
-    """
+    """Write and read jobs; every write is on disk when it returns, and only one process submits a job."""
 
     def __init__(self, writer: Writer, reader: Reader, claims: Claims) -> None:
         self._writer = writer
@@ -57,17 +50,13 @@ class JobLog:
             connection.executemany(
                 "INSERT INTO batch_rows(custom_id, job, run, key, digest, view, ordinals) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (row.custom_id, number, row.run, row.key, row.digest, row.view, json.dumps(row.ordinals))
-                    for row in rows
-                ],
+                [(row.custom_id, number, *row[1:5], json.dumps(row.ordinals)) for row in rows],
             )
             return number
 
         number = await self._writer.write(insert)
         self.claim(number)
-        [job] = await jobs_on_record(self._reader, [number])
-        return job
+        return await self.reread(number)
 
     def claim(self, number: int) -> bool:
         """Return whether this process may submit the job; if so, no other process may."""
@@ -102,21 +91,18 @@ class JobLog:
 
     async def last_wave(self) -> int:
         """Return the number of the newest wave, 0 for none."""
-        [row] = await self._reader.rows("last_wave")
-        return int(row[0])
+        return int(await self._reader.value("last_wave"))
 
     async def left_over(self, run: int, seen: Collection[int]) -> LeftOver:
         """Return the samples that earlier sessions submitted for *run* without recording a reply.
 
-        Args:
-            run: its number.
-            seen: numbers of the jobs with known rows.
+        *seen* are the numbers of jobs whose rows are known.
         """
         rows = [_row(row) for row in await self._reader.rows("batch_rows_of_run", run)]
         numbers = sorted({number for number, _ in rows})
         if not numbers:
             return LeftOver([], set(), {})
-        jobs = {job.number: job for job in await self._jobs(numbers)}
+        jobs = {job.number: job for job in await jobs_on_record(self._reader, numbers)}
         recorded = {(row[0], row[1]) for row in await self._reader.rows("batched_samples", run)}
         waves, open_jobs = defaultdict(set), set()
         for number, row in rows:
@@ -129,9 +115,6 @@ class JobLog:
         left = [(jobs[number], await self._rows_of(jobs[number])) for number in sorted(open_jobs)]
         return LeftOver(left, recorded, dict(waves))
 
-    async def _jobs(self, numbers: Sequence[int]) -> list[BatchJob]:
-        return await jobs_on_record(self._reader, numbers)
-
     async def _rows_of(self, job: BatchJob) -> list[BatchRow]:
         found = [_row(row)[1] for row in await self._reader.rows("batch_rows_of_job", job.number)]
         return [row for row in found if not _failed(job, row)]
@@ -142,10 +125,8 @@ def _failed(job: BatchJob, row: BatchRow) -> bool:
 
 
 def _row(row: sqlite3.Row) -> tuple[int, BatchRow]:
-    ordinals = tuple(json.loads(row["ordinals"]))
-    return row["job"], BatchRow(
-        row["custom_id"], row["run"], row["key"], row["digest"], row["view"], ordinals
-    )
+    custom_id, job, run, key, digest, view, ordinals = row
+    return job, BatchRow(custom_id, run, key, digest, view, tuple(json.loads(ordinals)))
 
 
 async def forget(writer: Writer, job: BatchJob) -> None:
@@ -172,6 +153,4 @@ def _folded(row: sqlite3.Row, events: Sequence[sqlite3.Row]) -> BatchJob:
         about["vendor_id"] = data.get("vendor_id", about.get("vendor_id"))
         about["state"] = data.get("state", event["kind"])
         about["data"] = data
-    return BatchJob(
-        row["id"], row["token"], row["model"], row["wave"], row["requests"], row["intended"], **about
-    )
+    return BatchJob(*row, **about)

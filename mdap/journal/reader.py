@@ -15,15 +15,7 @@ from mdap.journal.logfile import translated
 from mdap.journal.rows import Billed, RunRow, run_row, the_one
 from mdap.journal.sealing import is_sealed, take_seal
 from mdap.journal.statements import statement
-from mdap.records import (
-    NOTED,
-    ProbeTotals,
-    Recorded,
-    TallyShape,
-    Totals,
-    Usage,
-    Verdict,
-)
+from mdap.records import NOTED, ProbeTotals, Recorded, TallyShape, Totals, Usage, Verdict
 from mdap.rules.digests import answer_key
 from mdap.rules.ledger import Payments
 from mdap.rules.money import Bill, Tokens, cost_of, saved_by_cache, saved_by_sharing, saved_in_batches
@@ -46,11 +38,7 @@ class Reader:
         self._connection = connection
 
     async def visit(self, read: Callable[["Reader"], Coroutine[Any, Any, T]]) -> T:
-        """Return the result of *read*, in one visit of the connection's thread.
-
-        Args:
-            read: a function of a reader of the same log; it may await only that reader.
-        """
+        """Return the result of *read*, which may await only its reader, in one visit of the thread."""
         with translated(self.path), anyio.CancelScope(shield=True):
             found = await self._connection.visit(
                 lambda connection: _at_once(read(Reader(self.path, Visited(connection))))
@@ -65,13 +53,10 @@ class Reader:
                 lambda plain: plain.execute(statement(name), values).fetchall()
             )
 
-    async def _value(self, name: str, *values: Any) -> Any:
+    async def value(self, name: str, *values: Any) -> Any:
+        """Return the only value of the statement *name*; None without a row."""
         rows = await self.rows(name, *values)
         return rows[0][0] if rows else None
-
-    async def _text(self, name: str, *values: Any) -> str | None:
-        value: str | None = await self._value(name, *values)
-        return value
 
     async def find(self, name: str) -> RunRow:
         """Return the run called *name*: its id, a unique prefix of it, or ``latest``.
@@ -81,18 +66,16 @@ class Reader:
             UsageError: there are several.
         """
         numbers = [int(row["id"]) for row in await self.rows("find", name)]
-        [row] = await self.rows("run_of", the_one(numbers, name, self.path))
-        return run_row(row)
+        return await self.numbered(the_one(numbers, name, self.path))
 
     async def run(self, run_id: str) -> RunRow | None:
         """Return the run whose id is exactly *run_id*, or None."""
-        number = await self._value("run_called", run_id)
-        return None if number is None else run_row(*await self.rows("run_of", number))
+        number = await self.value("run_called", run_id)
+        return None if number is None else await self.numbered(number)
 
     async def numbered(self, run: int) -> RunRow:
         """Return the run with that number."""
-        [row] = await self.rows("run_of", run)
-        return run_row(row)
+        return run_row(*await self.rows("run_of", run))
 
     async def runs(self, most: int) -> list[tuple[RunRow, int]]:
         """Return the newest top-level runs, each with its number of decided steps."""
@@ -106,37 +89,6 @@ class Reader:
         """Return the first runs that are parts of *run*, each with its number of decided steps."""
         return [(run_row(row), int(row["steps"])) for row in await self.rows("parts", most, run)]
 
-    async def count_parts(self, run: int) -> int:
-        """Return the number of parts of *run*."""
-        return int(await self._value("count_parts", run))
-
-    async def calibrations(self, task: str, params: str) -> list[tuple[RunRow, dict[str, Any]]]:
-        """Return the finished calibrations of a task, newest first, each with its results.
-
-        Args:
-            task: the task's name.
-            params: its parameters, in canonical JSON.
-        """
-        rows = await self.rows("calibrations", task, params)
-        return [(run_row(row), json.loads(row["result"])) for row in rows]
-
-    async def latest_of(self, task: str, params: str) -> str | None:
-        """Return the id of the newest run of a task that decided anything; of a pilot if there is no run.
-
-        Args:
-            task: the task's name.
-            params: its parameters, in canonical JSON.
-        """
-        return await self._text("latest_of_task", task, params)
-
-    async def count_decisions(self, run: int) -> int:
-        """Return the number of decisions of *run*."""
-        return int(await self._value("count_decisions", run))
-
-    async def margins(self, run: int) -> list[dict[str, Any]]:
-        """Return the margins chosen for *run*; each applies *from* a step on."""
-        return [json.loads(row[0]) for row in await self.rows("margins", run)]
-
     async def paid(self, run: int) -> list[dict[str, Any]]:
         """Return the payments of *run* from its error budget, in order; see `mdap.records.EVENTS`."""
         return [json.loads(row[0]) for row in await self.rows("paid", run)]
@@ -146,18 +98,9 @@ class Reader:
         of_parts = await self.rows("paid_by_parts", run)
         return Payments(
             await self.paid(run),
-            int(await self._value("count_independent", run)),
+            int(await self.value("count_independent", run)),
             [(row["run"], json.loads(row["data"])) for row in of_parts],
         )
-
-    async def run_columns(self, run: int, names: Sequence[str]) -> dict[str, Any]:
-        """Return the recorded columns of *run*'s row."""
-        [row] = await self.rows("run_of", run)
-        return {name: row[name] for name in names}
-
-    async def input_at(self, run: int, place: int) -> str:
-        """Return the input of decision number *place* of *run*, in canonical JSON."""
-        return str(await self._value("input_at", run, place))
 
     async def totals(self, run: int) -> Totals:
         """Return the totals of *run* and its parts."""
@@ -168,26 +111,22 @@ class Reader:
             tokens_in += given
             tokens_out += made
         probe = ProbeTotals()
-        for billed in await self.billed(run):
+        for billed in map(Billed._make, await self.rows("spent_beside", run)):
             tokens_in += billed.input_tokens
             tokens_out += billed.output_tokens
             if billed.kind == "probe":
                 usage = Usage(billed.input_tokens, billed.output_tokens)
                 probe += ProbeTotals(billed.samples, billed.failed_attempts, usage)
         return Totals(
-            steps=await self._value("count_decisions", run),
+            steps=await self.value("count_decisions", run),
             votes=counts.get(Verdict.VOTE, 0),
             red_flags=counts.get(Verdict.FLAG, 0),
             void=counts.get(Verdict.VOID, 0),
             cancelled=counts.get(Verdict.CANCELLED, 0),
-            failed_attempts=await self._value("count_failed_attempts", run),
+            failed_attempts=await self.value("count_failed_attempts", run),
             usage=Usage(tokens_in, tokens_out),
             probe=probe,
         )
-
-    async def billed(self, run: int) -> tuple[Billed, ...]:
-        """Return the tokens billed outside the samples of *run* and its parts."""
-        return tuple(map(Billed._make, await self.rows("spent_beside", run)))
 
     async def polled(self, run: int) -> tuple[int, int]:
         """Return the votes of *run* and its parts, and the number of votes against the best answer."""
@@ -198,19 +137,6 @@ class Reader:
     async def tallies(self, run: int) -> list[TallyShape]:
         """Return the distinct tallies of the voted decisions of *run* and its parts, with counts."""
         return [TallyShape(*row) for row in await self.rows("tallies", run)]
-
-    async def steps_with(self, run: int, shape: TallyShape, most: int) -> list[tuple[str, int, int]]:
-        """Return up to *most* first decisions of *run* and its parts with the tally *shape*.
-
-        Returns:
-            For each decision the id of its run, its step and its opening.
-        """
-        rows = await self.rows("steps_with_tally", run, shape.votes, shape.runner_up, shape.total, most)
-        return [(row[0], row[1], row[2]) for row in rows]
-
-    async def settled(self, run: int) -> int:
-        """Return the number of steps of *run* that a person settled."""
-        return int(await self._value("count_settled", run))
 
     async def cost(self, run: int) -> float | None:
         """Return the cost of *run* in USD; see `bill`."""
@@ -223,7 +149,7 @@ class Reader:
         Returns:
             None if the price of a sampled model is unknown, or without requests.
         """
-        found = json.loads(await self._value("prices", run) or "{}")
+        found = json.loads(await self.value("prices", run) or "{}")
         prices = {model: Price(**price) for model, price in found.items()}
         if not prices:  # skip the sums, which take as long as all the totals
             return None
@@ -250,30 +176,10 @@ class Reader:
                 costs[row["job"]] = costs.get(row["job"], 0.0) + cost
         return costs
 
-    async def escalations(self, run: int) -> int:
-        """Return the number of escalations in *run*."""
-        return int(await self._value("count_escalations", run))
-
-    async def folder(self, run: int) -> str | None:
-        """Return the working directory of the last session of *run*; None if not recorded."""
-        return await self._text("folder", run)
-
-    async def lane(self, run: int) -> str | None:
-        """Return the last lane of *run*; None for ordinary requests."""
-        return await self._text("lane", run)
-
     async def ending(self, run: int) -> tuple[str | None, dict[str, Any]]:
         """Return the reason and the data of the last end of *run*."""
         rows = await self.rows("last_ended", run)
         return (rows[0][0], json.loads(rows[0][1] or "{}")) if rows else (None, {})
-
-    async def warnings(self, run: int) -> tuple[str, ...]:
-        """Return the distinct warnings of *run*."""
-        return tuple(row[0] for row in await self.rows("warnings", run))
-
-    async def seal(self, run: int) -> str | None:
-        """Return the last seal of *run*; None if no session of it ended normally."""
-        return await self._text("last_seal", run)
 
     async def is_sealed(self, run: int) -> bool:
         """Return whether nothing has happened to *run* since its last seal."""
@@ -292,13 +198,13 @@ class Reader:
     async def recorded(self, run: int, step: int) -> Recorded:
         """Return the decision of *step* of *run*, a process; of a copied decision, the original."""
         if await self.taken_over(run, step):
-            return await self.recorded(int(await self._value("source", run)), step)
+            return await self.recorded(int(await self.value("source", run)), step)
         [decided] = await self.rows("winner", run, step)
         winner, tally, author = decided["winner"], decided["tally"], decided["author"]
         # Votes for the answer of an override, if any, are in the overridden run.
         where = run
         while not await self.rows("votes_of_step", where, step) and author is not None:
-            above = await self._value("source", where)
+            above = await self.value("source", where)
             if above is None:
                 break
             where = int(above)
@@ -308,16 +214,12 @@ class Reader:
         votes = tuple((row["body"], row["view"]) for row in await self.rows("votes_of_step", where, step))
         return Recorded(winner, tally, None, None, votes, author)
 
-    async def is_decided(self, run: int, step: int) -> bool:
-        """Return whether *step* of *run* is decided."""
-        return bool(await self.rows("winner", run, step))
-
     async def taken_over(self, run: int, step: int) -> bool:
         """Return whether *run* copied its decision of *step* from a run that it overrides."""
         [decided] = await self.rows("winner", run, step)
         if decided["author"] != NOTED:
             return False
-        source = await self._value("source", run)
+        source = await self.value("source", run)
         return source is not None and bool(await self.rows("winner", source, step))
 
     async def whole_of(self, run: int) -> RunRow | None:
@@ -325,23 +227,9 @@ class Reader:
         rows = await self.rows("whole_of", run)
         return run_row(rows[0]) if rows else None
 
-    async def step_of_part(self, run: int, part: str) -> int | None:
-        """Return the step that holds the result of the nested run *part* in *run*; None before that."""
-        step = await self._value("step_of_part", run, part)
-        return None if step is None else int(step)
-
-    async def steps_called(self, run: int, key: str) -> list[tuple[int, str, int]]:
-        """Return the steps of *run* with that *key*."""
-        found = await self.rows("steps_called", run, key)
-        return [(int(row["run"]), str(row["run_id"]), int(row["step"])) for row in found]
-
     async def is_independent(self, run: int) -> bool:
         """Return whether *run* is a part whose result stays in its own run: of `mdap.Ask.solve_all`."""
         return bool(await self.rows("is_independent", run))
-
-    async def events(self, run: int) -> Sequence[sqlite3.Row]:
-        """Return the events of *run*, in order."""
-        return await self.rows("events", run)
 
     async def decided(self, run: int) -> AsyncIterator[sqlite3.Row]:
         """Yield the decisions of *run* in order, page by page."""

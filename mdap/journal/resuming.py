@@ -1,11 +1,19 @@
 """Read where a run stopped: its last decision, and what is on record of its open steps."""
 
 from mdap.journal.reader import Reader
-from mdap.journal.rows import opening_of, sample_of
-from mdap.records import ProcessPoint, RecordedOpening, Refusal, ResumePoint, SampleTaken, Verdict
+from mdap.journal.rows import sample_of
+from mdap.records import (
+    ProcessPoint,
+    RecordedOpening,
+    Refusal,
+    ResumePoint,
+    SampleTaken,
+    StepOpened,
+    Verdict,
+)
 from mdap.rules.digests import CHAIN_START
 
-__all__ = ["process_point", "resume_point", "tiers_with_votes"]
+__all__ = ["process_point", "resume_point"]
 
 _Place = tuple[int, int]
 
@@ -13,11 +21,8 @@ _Place = tuple[int, int]
 async def resume_point(reader: Reader, run: int, *, as_it_ended: bool = False) -> ResumePoint:
     """Return the resume point of a chain, in time independent of its length.
 
-    Args:
-        reader: the log.
-        run: the run's number.
-        as_it_ended: whether refusals count even if the run has no sample. Without any reply, the requests
-            as a whole may have been wrong, rather than the refused prompts.
+    *as_it_ended* says whether refusals count even if the run has no sample: without any reply, the requests
+    as a whole may have been wrong, rather than the refused prompts.
     """
     last = await reader.rows("last_decision", run)
     step = int(last[0]["step"]) if last else -1
@@ -38,18 +43,6 @@ async def process_point(reader: Reader, run: int, *, as_it_ended: bool = False) 
     return ProcessPoint(len(known), digest, int(following), known, openings)
 
 
-async def tiers_with_votes(reader: Reader, run: int, per_tier: int) -> set[int]:
-    """Return the tiers that voted in *run* and its parts, as a resume needs them.
-
-    Args:
-        reader: the log.
-        run: the run's number.
-        per_tier: the samples allowed per tier.
-    """
-    tiers = {int(row[0]) for row in await reader.rows("tiers_escalated_with_votes", run, per_tier)}
-    return tiers | {int(row[0]) // per_tier for row in await reader.rows("any_vote", run)}
-
-
 async def _openings(
     reader: Reader, run: int, after: int, which: str, as_it_ended: bool
 ) -> tuple[RecordedOpening, ...]:
@@ -58,7 +51,7 @@ async def _openings(
     pending = await _samples(reader, "open_pending", run)
     found = []
     for row in await reader.rows(f"{which}_steps", run, after):
-        opened = opening_of(row)
+        opened = StepOpened._make(row)
         place = (opened.step, opened.opening)
         tentative = place in pending or place not in samples
         void = any(sample.verdict == Verdict.VOID for sample in samples.get(place, ()))

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from mdap.errors import DatabaseError, RunNotFoundError, UsageError
 from mdap.journal.statements import query
-from mdap.records import Decided, PromptSent, RunStatus, SampleTaken, StepOpened, StopCause
+from mdap.records import Decided, RunStatus, SampleTaken, StepOpened, StopCause
 from mdap.rules.money import cost_of
 from mdap.settings import Price
 
@@ -18,14 +18,10 @@ __all__ = [
     "DecidedOpening",
     "RunRow",
     "decision_and_opening",
-    "decision_of",
     "not_ours",
-    "opening_of",
-    "prompt_of",
     "run_numbered",
     "run_row",
     "sample_of",
-    "sample_of_step",
     "status_of",
     "the_one",
 ]
@@ -126,23 +122,10 @@ def status_of(last_event: str | None) -> RunStatus:
 
 def run_row(row: sqlite3.Row) -> RunRow:
     """Return a row of ``{run}``, see ``fragments.sql``."""
-    return RunRow(
-        number=row["id"],
-        run_id=row["run_id"],
-        kind=row["kind"],
-        parent=row["parent"],
-        task=row["task"],
-        task_version=row["task_version"],
-        params=json.loads(row["params"]),
-        settings=json.loads(row["settings"]),
-        provider=json.loads(row["provider"]),
-        k=row["k"],
-        mdap_version=row["mdap_version"],
-        created_at=row["created_at"],
-        status=status_of(row["last_event"]),
-        stop_cause=_STOP_CAUSES.get(row["stop_cause"]),
-        outcome=row["outcome"],
-    )
+    columns = {name: value for name, value in dict(row).items() if name in RunRow.__dataclass_fields__}
+    columns |= {name: json.loads(row[name]) for name in ("params", "settings", "provider")}
+    columns["stop_cause"] = _STOP_CAUSES.get(row["stop_cause"])
+    return RunRow(number=row["id"], status=status_of(row["last_event"]), **columns)
 
 
 def run_numbered(connection: sqlite3.Connection, number: int) -> RunRow:
@@ -174,33 +157,12 @@ def the_one(numbers: Sequence[int], name: str, where: object) -> int:
     return numbers[0]
 
 
-def opening_of(row: Iterable[Any]) -> StepOpened:
-    """Return a row of ``{opening}``."""
-    return StepOpened._make(row)
-
-
-def decision_of(row: Iterable[Any]) -> Decided:
-    """Return a row of ``{decision}``."""
-    return Decided._make(row)
-
-
 def decision_and_opening(row: Row) -> tuple[Decided, StepOpened | None]:
     """Return a row of ``{decision}, {opening}``; None where there is no opening."""
     opening = row[_DECISION:]
     return Decided._make(row[:_DECISION]), None if opening[0] is None else StepOpened._make(opening)
 
 
-def prompt_of(row: Iterable[Any]) -> PromptSent:
-    """Return a row of ``{prompt}``."""
-    return PromptSent._make(row)
-
-
 def sample_of(row: Iterable[Any]) -> SampleTaken:
     """Return a row of ``{sample}``."""
     return SampleTaken(*row)
-
-
-def sample_of_step(row: Iterable[Any]) -> tuple[tuple[str, str], SampleTaken]:
-    """Return a row of ``{sample}, p.key, p.prompt_digest``, with the step's identity."""
-    *sample, key, digest = row
-    return (key, digest), SampleTaken(*sample)

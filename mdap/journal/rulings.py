@@ -5,25 +5,22 @@ not part of a run's record. A process that works on a run finds the answers to i
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from mdap.errors import ClaimedError
 from mdap.journal.database import open_writing, transaction
 from mdap.journal.statements import query
 from mdap.records import encodable
 
-__all__ = ["CLAIM_SECONDS", "Claimed", "Place", "Rulings"]
+__all__ = ["Claim", "Place", "Rulings"]
 
-T = TypeVar("T")
-
-CLAIM_SECONDS: Final = 600.0
-"""Default lifetime of a claim: long enough to read a step, short enough for other people waiting."""
-
+# A claim expires after 600 seconds: long enough to read a step, short enough for other people waiting.
 _CLAIM: Final = """
-INSERT INTO rulings(run, step, kind, author, until)
-VALUES (?1, ?2, 'claimed', ?3, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?4)) RETURNING id, author, until"""
+INSERT INTO rulings(run, step, kind, author, until) VALUES
+(?1, ?2, 'claimed', ?3, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+600 seconds')) RETURNING id, author, until"""
 _INSERT: Final = """
 INSERT INTO rulings(run, step, kind, author, answer, reason, about, goes_on)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id"""
@@ -33,21 +30,16 @@ _OUTCOME: Final = (
 
 
 class Place(NamedTuple):
-    """A step that a person is working on.
-
-    Attributes:
-        run: the run's number.
-        step: the step's number.
-        name: the name of both in messages.
-    """
+    """A step that a person is working on, by the numbers of its run and itself; messages use its *name*."""
 
     run: int
     step: int
     name: str
 
 
-class Claimed(NamedTuple):
-    """A claim.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A person's claim on a step.
 
     Attributes:
         number: the number that proves whose claim it is.
@@ -59,39 +51,27 @@ class Claimed(NamedTuple):
     author: str
     until: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"claim": self.number, "author": self.author, "until": self.until}
+
 
 class Rulings:
-    """The table ``rulings`` of one database.
-
-    Args:
-        path: the database file.
-    """
+    """The table ``rulings`` of one database."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def claim(
-        self, place: Place, author: str, claim: int | None = None, seconds: float = CLAIM_SECONDS
-    ) -> Claimed:
-        """Claim a step, or renew a claim on it.
+    async def claim(self, place: Place, author: str, claim: int | None = None) -> Claim:
+        """Claim a step for ten minutes, or renew a claim on it.
 
-        Args:
-            place: the step.
-            author: the person who claims it.
-            claim: the number of *author*'s claim; without it, the same name is enough.
-            seconds: its lifetime.
+        *claim* is the number of the author's claim; without it, the same name is enough.
 
         Raises:
             ClaimedError: another person has it.
         """
         name = encodable(author)
-
-        def work(connection: sqlite3.Connection) -> Claimed:
-            _check_free(connection, place, name, claim)
-            row = connection.execute(_CLAIM, (place.run, place.step, name, f"+{seconds} seconds")).fetchone()
-            return Claimed(*row)
-
-        return await self._write(work)
+        return Claim(*await self._write(_CLAIM, (place.run, place.step, name), (place, name, claim)))
 
     async def check(self, place: Place, author: str, claim: int) -> None:
         """Check that *author* has a claim on a step, or an expired one that no other person has replaced.
@@ -99,8 +79,7 @@ class Rulings:
         Raises:
             ClaimedError: another person has it.
         """
-        name = encodable(author)
-        await self._write(lambda connection: _check_free(connection, place, name, claim))
+        await self._write("SELECT 1", (), (place, encodable(author), claim))
 
     async def release(self, place: Place, author: str, claim: int | None = None) -> None:
         """Release a claimed step.
@@ -109,48 +88,39 @@ class Rulings:
             ClaimedError: another person has it.
         """
         name = encodable(author)
-
-        def work(connection: sqlite3.Connection) -> None:
-            _check_free(connection, place, name, claim)
-            connection.execute(_INSERT, (place.run, place.step, "released", name, *[None] * 4)).fetchone()
-
-        await self._write(work)
+        values = (place.run, place.step, "released", name, *[None] * 4)
+        await self._write(_INSERT, values, (place, name, claim))
 
     async def add(self, place: Place, kind: str, author: str, **columns: Any) -> int:
-        """Add an answer, or the result of one, as a row and return its number.
+        """Add an answer (``ruled``), or its result (``settled`` or ``refused``), and return its number.
 
-        Args:
-            place: the step.
-            kind: ``ruled``, ``settled`` or ``refused``.
-            author: the person who answered.
-            columns: *answer*, *reason*, *about* and *goes_on*, as far as they apply.
+        The columns are *answer*, *reason*, *about* and *goes_on*, as far as they apply.
         """
         given = (columns.get(name) for name in ("answer", "reason", "about", "goes_on"))
         values = [encodable(value) if isinstance(value, str) else value for value in (author, *given)]
-
-        def work(connection: sqlite3.Connection) -> int:
-            number: int = connection.execute(_INSERT, (place.run, place.step, kind, *values)).fetchone()[0]
-            return number
-
-        return await self._write(work)
+        [number] = await self._write(_INSERT, (place.run, place.step, kind, *values))
+        return int(number)
 
     async def outcome(self, place: Place, ruling: int) -> tuple[str, str | None, str | None] | None:
         """Return the result of an answer (kind, reason and the run that continues); None if there is none
         yet."""
+        row: tuple[str, str | None, str | None] | None
+        row = await self._write(_OUTCOME, (place.run, place.step, ruling))
+        return row
+
+    async def _write(
+        self, sql: str, values: Sequence[Any], claimed: tuple[Place, str, int | None] | None = None
+    ) -> Any:
+        """Return the first row of a statement; check before that the person in *claimed* has the step."""
 
         def work(connection: sqlite3.Connection) -> Any:
-            return connection.execute(_OUTCOME, (place.run, place.step, ruling)).fetchone()
-
-        row = await self._write(work)
-        return None if row is None else (row[0], row[1], row[2])
-
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        def within(connection: sqlite3.Connection) -> T:
             with transaction(connection):
-                return work(connection)
+                if claimed is not None:
+                    _check_free(connection, *claimed)
+                return connection.execute(sql, values).fetchone()
 
         async with open_writing(self._path) as connection:
-            return await connection.visit(within)
+            return await connection.visit(work)
 
 
 def _check_free(connection: sqlite3.Connection, place: Place, author: str, claim: int | None) -> None:

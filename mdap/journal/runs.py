@@ -15,17 +15,9 @@ import anyio
 from mdap.errors import DatabaseError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow
-from mdap.journal.resuming import process_point, resume_point, tiers_with_votes
+from mdap.journal.resuming import process_point, resume_point
 from mdap.journal.writer import Writer
-from mdap.records import (
-    ProcessPoint,
-    Recorded,
-    ResumePoint,
-    RunEvent,
-    RunStatus,
-    TallyShape,
-    Totals,
-)
+from mdap.records import ProcessPoint, Recorded, ResumePoint, RunEvent, RunStatus, TallyShape, Totals
 from mdap.rules.digests import CHAIN_START
 from mdap.rules.drift import Baseline, Drift
 from mdap.rules.ledger import Payments
@@ -144,13 +136,7 @@ class Runs(Protocol):
 
 
 class LocalRuns:
-    """Begin and end the runs of a database on this machine; see `Runs`.
-
-    Args:
-        writer: of the database.
-        reader: of the same database.
-        claims: of this session.
-    """
+    """Begin and end the runs of a database on this machine; see `Runs`."""
 
     def __init__(self, writer: Writer, reader: Reader, claims: Claims) -> None:
         self._writer = writer
@@ -172,16 +158,13 @@ class LocalRuns:
                 if start is None:
                     raise
             else:
-                self._claim(start.number, columns["run_id"], columns["kind"])
+                self._claims.take(start.number, columns["run_id"], shared=columns["kind"] == "batch")
         if start.record is not None and start.record.seal is None:
             # Its process was killed between its end and its seal.
             seal = await append_seal(self._writer, self._reader, start.number)
             await self._writer.flush()
             return replace(start, record=replace(start.record, seal=seal))
         return start
-
-    def _claim(self, number: int, run_id: str, kind: str) -> None:
-        self._claims.take(number, run_id, shared=kind == "batch")
 
     async def _found(self, reader: Reader, run_id: str, *, process: bool, effects: bool) -> RunStart | None:
         row = await reader.run(run_id)
@@ -192,7 +175,7 @@ class LocalRuns:
             is_sealed = await reader.is_sealed(row.number)
             return RunStart(row.number, row, record if is_sealed else replace(record, seal=None))
         # Only reads after the claim see all rows of the previous process.
-        self._claim(row.number, run_id, row.kind)
+        self._claims.take(row.number, run_id, shared=row.kind == "batch")
         try:
             return await _start_of(reader, row, process=process, effects=effects)
         except BaseException:
@@ -220,6 +203,8 @@ class LocalRuns:
 async def _start_of(reader: Reader, row: RunRow, *, process: bool, effects: bool) -> RunStart:
     number = row.number
     allowed = VotingSettings.recorded(row.settings).samples_allowed
+    tiers = [ordinal // allowed for [ordinal] in await reader.rows("any_vote", number)]
+    tiers += [tier for [tier] in await reader.rows("tiers_escalated_with_votes", number, allowed)]
     return RunStart(
         number=number,
         row=row,
@@ -227,7 +212,7 @@ async def _start_of(reader: Reader, row: RunRow, *, process: bool, effects: bool
         totals=await reader.totals(number),
         cost=await reader.cost(number),
         paid=await reader.paid(number),
-        tiers=frozenset(await tiers_with_votes(reader, number, allowed)),
+        tiers=frozenset(tiers),
         absences=await reader.absences(number),
         drift=await _drift(reader, row),
         has_rulings=bool(await reader.rows("open_rulings", number)),
@@ -274,13 +259,13 @@ async def record_of(reader: Reader, row: RunRow) -> RunRecord:
         bill=await reader.bill(row.number),
         seconds=seconds,
         shapes=await reader.tallies(row.number),
-        escalations=await reader.escalations(row.number),
-        settled=await reader.settled(row.number),
+        escalations=await reader.value("count_escalations", row.number),
+        settled=await reader.value("count_settled", row.number),
         voters={} if alone else dict(map(tuple, await reader.rows("voters", row.number))),
         payments=await reader.payments(row.number) if row.settings.get("robust") else None,
-        warnings=await reader.warnings(row.number),
+        warnings=tuple(row[0] for row in await reader.rows("warnings", row.number)),
         digest=last[0]["digest"] if last else None,
-        seal=await reader.seal(row.number),
+        seal=await reader.value("last_seal", row.number),
     )
 
 

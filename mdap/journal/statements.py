@@ -73,14 +73,7 @@ def statement(name: str) -> str:
 
 
 def query(connection: sqlite3.Connection, name: str, *values: Any, table: str = "") -> sqlite3.Cursor:
-    """Execute the statement *name* on a connection that reads.
-
-    Args:
-        connection: the log.
-        name: the statement's name.
-        values: the values of its placeholders.
-        table: the table's name, in a statement that serves several.
-    """
+    """Execute the reading statement *name*; *table* fills in the table of one that serves several."""
     return connection.execute(statement(name).replace("{table}", table), values)
 
 
@@ -109,11 +102,9 @@ def migrations() -> dict[int, list[str]]:
     """Return each migration's statements by its number, which is the schema version it leads to."""
     folder = files("mdap.journal") / "sql"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name[:4].isdigit())
-    return {int(name[:4]): _split(_text(name)) for name in names}
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split("\n;\n") if part.strip()]
+    return {
+        int(name[:4]): [part.strip() for part in _text(name).split("\n;\n") if part.strip()] for name in names
+    }
 
 
 def _text(name: str) -> str:

@@ -12,8 +12,7 @@ import anyio
 from mdap.errors import DatabaseError
 from mdap.groups import gathered
 from mdap.journal.batch import Batch, in_blocks
-from mdap.journal.database import Connection, open_writing, transaction
-from mdap.journal.files import Files
+from mdap.journal.database import Connection, Files, open_writing, transaction
 from mdap.journal.logfile import TRY_SECONDS, translated
 from mdap.journal.statements import statements
 from mdap.records import Fact

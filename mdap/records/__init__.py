@@ -1,83 +1,12 @@
-"""The values that pass between mdap's parts: requests, replies and recorded facts."""
+"""The values that pass between mdap's parts: requests, replies and recorded facts.
 
-from mdap.records.calibrations import SURE, Calibration, Interval, Projection, Quantiles
-from mdap.records.events import EVENTS, METERED
-from mdap.records.facts import (
-    CANDIDATE,
-    CHAINED_AT_FIRST,
-    CHAINED_COLUMNS,
-    CHAINED_NUMBERS,
-    NOTED,
-    PROPOSED,
-    SAMPLE_COLUMNS,
-    AttemptFailed,
-    Decided,
-    Event,
-    Fact,
-    PromptSent,
-    RunEvent,
-    SampleEntry,
-    SampleTaken,
-    StepOpened,
-    StepResolved,
-    encodable,
-    without_later,
-)
-from mdap.records.jobs import BatchJob, BatchRow
-from mdap.records.requests import Reply, SampleRequest, Subject, Trace
-from mdap.records.results import Certificate, Guarantee, Solution
-from mdap.records.resuming import Identity, ProcessPoint, Recorded, RecordedOpening, Refusal, ResumePoint
-from mdap.records.states import Outcome, RunStatus, StopCause, Verdict
-from mdap.records.totals import ProbeTotals, TallyShape, Totals, Usage
+Each module names in `__all__` what this package exports.
+"""
 
-__all__ = [
-    "CANDIDATE",
-    "CHAINED_AT_FIRST",
-    "CHAINED_COLUMNS",
-    "CHAINED_NUMBERS",
-    "EVENTS",
-    "METERED",
-    "NOTED",
-    "PROPOSED",
-    "SAMPLE_COLUMNS",
-    "SURE",
-    "AttemptFailed",
-    "BatchJob",
-    "BatchRow",
-    "Calibration",
-    "Certificate",
-    "Decided",
-    "Event",
-    "Fact",
-    "Guarantee",
-    "Identity",
-    "Interval",
-    "Outcome",
-    "ProbeTotals",
-    "ProcessPoint",
-    "Projection",
-    "PromptSent",
-    "Quantiles",
-    "Recorded",
-    "RecordedOpening",
-    "Refusal",
-    "Reply",
-    "ResumePoint",
-    "RunEvent",
-    "RunStatus",
-    "SampleEntry",
-    "SampleRequest",
-    "SampleTaken",
-    "Solution",
-    "StepOpened",
-    "StepResolved",
-    "StopCause",
-    "Subject",
-    "TallyShape",
-    "Totals",
-    "Trace",
-    "Usage",
-    "Verdict",
-    "encodable",
-    "without_later",
-]
+from mdap.records.calibrations import *
+from mdap.records.events import *
+from mdap.records.facts import *
+from mdap.records.requests import *
+from mdap.records.results import *
+from mdap.records.resuming import *
+from mdap.records.states import *

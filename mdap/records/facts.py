@@ -77,11 +77,8 @@ class PromptSent(NamedTuple):
 
     def texts(self) -> tuple[tuple[str | None, str | None], ...]:
         """Return each digest with its text."""
-        return (
-            (self.system_digest, self.system),
-            (self.user_digest, self.user),
-            (self.schema_digest, self.schema),
-        )
+        digests = (self.system_digest, self.user_digest, self.schema_digest)
+        return tuple(zip(digests, (self.system, self.user, self.schema), strict=True))
 
 
 _PROMPT_ROW: Final = PromptSent._fields.index("system")
@@ -131,28 +128,21 @@ class SampleTaken(NamedTuple):
     tentative: bool = False
 
     @property
+    def place(self) -> tuple[int, int, int]:
+        """Step, opening and ordinal."""
+        return self.step, self.opening, self.ordinal
+
+    @property
     def answer_tokens(self) -> int | None:
         """Tokens of the reply without its reasoning; None where unknown."""
         return answer_tokens(self.output_tokens, self.reasoning_tokens)
 
     def reply(self) -> Reply:
         """Return the reply that was judged."""
-        return Reply(
-            text=self.text or "",
-            model=self.model,
-            finish_reason="stop" if self.finish_reason is None else self.finish_reason,
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            cached_tokens=self.cached_tokens,
-            latency=math.nan if self.latency is None else self.latency,
-            request_id=self.request_id,
-            attempts=self.attempts,
-            reasoning=self.reasoning,
-            reasoning_tokens=self.reasoning_tokens,
-            served_model=self.served_model,
-            fingerprint=self.fingerprint,
-            cache_write_tokens=self.cache_write_tokens,
-        )
+        finish = "stop" if self.finish_reason is None else self.finish_reason
+        latency = math.nan if self.latency is None else self.latency
+        said = Reply._make(_reply(self))
+        return said._replace(text=self.text or "", finish_reason=finish, latency=latency)
 
     def entry(self) -> "SampleEntry":
         """Return it as `mdap.Log.samples` yields it."""
@@ -164,32 +154,23 @@ class SampleTaken(NamedTuple):
 
     def digest_columns(self) -> tuple[Any, ...]:
         """Return the columns that the digest chain covers, from *ordinal* on; see `without_later`."""
-        if self.cache_write_tokens is not None:
-            return self[_ORDINAL:_CHAINED]
-        return self[_ORDINAL : _SINCE if self[_SINCE:_WRITTEN] == _NOTHING_LATER else _WRITTEN]
+        return without_later(self[_ORDINAL:_CHAINED])
 
 
-_ORDINAL: Final = SampleTaken._fields.index("ordinal")
-
-_ROW: Final = SampleTaken._fields.index("text")
-
-_SINCE: Final = SampleTaken._fields.index("served_model")
-
-_WRITTEN: Final = SampleTaken._fields.index("cache_write_tokens")
-
-_CHAINED: Final = SampleTaken._fields.index("began")
-
-_LATENCY: Final = SampleTaken._fields.index("latency")
-_LATER: Final = _WRITTEN - _SINCE
-
+_reply: Final = attrgetter(*Reply._fields)
+_place: Final = SampleTaken._fields.index
+_ORDINAL: Final = _place("ordinal")
+_SINCE: Final = _place("served_model")
+_CHAINED: Final = _place("began")
+_ROW: Final = _place("text")
+_LATER: Final = _place("cache_write_tokens") - _SINCE
 _NOTHING_LATER: Final = (None,) * _LATER
-
 _TEXTS: Final = {"text_digest": "text", "reasoning_digest": "reasoning"}
 
 SAMPLE_COLUMNS: Final = tuple(_TEXTS.get(name, name) for name in SampleTaken._fields[:_ROW])
 """The columns of the table *samples*, in their order."""
 
-CHAINED_NUMBERS: Final = slice(SampleTaken._fields.index("temperature") - _ORDINAL, 1 + _LATENCY - _ORDINAL)
+CHAINED_NUMBERS: Final = slice(_place("temperature") - _ORDINAL, 1 + _place("latency") - _ORDINAL)
 """Positions of the numbers in `SampleTaken.digest_columns`."""
 
 CHAINED_AT_FIRST: Final = _SINCE - _ORDINAL

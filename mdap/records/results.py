@@ -8,8 +8,7 @@ from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar  # `default` is part of typing from Python 3.13
 
-from mdap.records.states import Outcome, RunStatus, StopCause
-from mdap.records.totals import Totals, Usage
+from mdap.records.states import Outcome, RunStatus, StopCause, Totals, Usage
 
 __all__ = ["Certificate", "Guarantee", "Solution", "brief_repr"]
 
@@ -229,10 +228,7 @@ class Solution(Generic[R_co]):
             "failed_attempts": self.totals.failed_attempts,
             "probe": self.totals.probe.to_dict(),
             "k": self.k,
-            "usage": {
-                "input_tokens": self.totals.usage.input_tokens,
-                "output_tokens": self.totals.usage.output_tokens,
-            },
+            "usage": asdict(self.totals.usage),
             "cost_usd": self.cost_usd,
             "saved_usd": self.saved_usd,
             "seconds": round(self.seconds, 3),

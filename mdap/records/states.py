@@ -1,8 +1,10 @@
-"""The verdicts of samples, and the statuses and outcomes of runs."""
+"""The verdicts of samples, and the statuses, outcomes and totals of runs."""
 
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
-__all__ = ["Outcome", "RunStatus", "StopCause", "Verdict"]
+__all__ = ["Outcome", "ProbeTotals", "RunStatus", "StopCause", "TallyShape", "Totals", "Usage", "Verdict"]
 
 
 class Verdict(StrEnum):
@@ -66,3 +68,100 @@ class Outcome(StrEnum):
     SOLVED = "solved"
     UNSOLVED = "not solved"
     DOUBTFUL = "doubtful"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that providers reported, for samples, the probe and unreadable replies.
+
+    Attributes:
+        input_tokens: tokens of the prompts.
+        output_tokens: tokens of the replies.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return the sum of both."""
+        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTotals:
+    """The usage of probing the endpoints.
+
+    Attributes:
+        samples: the number of replies.
+        failed_attempts: failed requests.
+        usage: tokens.
+    """
+
+    samples: int = 0
+    failed_attempts: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+    def __add__(self, other: "ProbeTotals") -> "ProbeTotals":
+        """Return the sum of both."""
+        return ProbeTotals(
+            self.samples + other.samples,
+            self.failed_attempts + other.failed_attempts,
+            self.usage + other.usage,
+        )
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the figures as JSON values."""
+        return {"samples": self.samples, "failed_attempts": self.failed_attempts, **asdict(self.usage)}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The totals of a run.
+
+    Attributes:
+        steps: decided steps.
+        votes: valid samples.
+        red_flags: samples discarded before they could vote.
+        void: samples taken on an input that turned out wrong.
+        cancelled: samples that mdap cancelled because their step was decided without them.
+        failed_attempts: attempts that failed in transport.
+        usage: tokens, those of the probe included.
+        probe: the usage of probing the endpoints.
+    """
+
+    steps: int = 0
+    votes: int = 0
+    red_flags: int = 0
+    void: int = 0
+    cancelled: int = 0
+    failed_attempts: int = 0
+    usage: Usage = field(default_factory=Usage)
+    probe: ProbeTotals = field(default_factory=ProbeTotals)
+
+    @property
+    def samples(self) -> int:
+        """All samples with a row, valid or not."""
+        return self.votes + self.red_flags + self.void + self.cancelled
+
+
+class TallyShape(NamedTuple):
+    """Steps with the same tally, whatever the answers were.
+
+    Attributes:
+        votes: votes for the winner, or for the answer known to be right.
+        runner_up: votes for the best other answer.
+        total: all votes.
+        steps: the number of steps with this tally.
+        known: whether the answer with *votes* is known to be right rather than voted.
+    """
+
+    votes: int
+    runner_up: int
+    total: int
+    steps: int
+    known: bool = False
+
+    @property
+    def margin(self) -> int:
+        """The winner's lead."""
+        return self.votes - self.runner_up

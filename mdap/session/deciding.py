@@ -77,7 +77,7 @@ async def _record(reader: Reader, path: Path, row: RunRow, task: Task, decision:
     with closing(Claims(path)) as claims:
         for each in wholes:
             claims.take(each.number, each.run_id)
-        if nested or await reader.is_decided(row.number, decision.step):
+        if nested or await reader.rows("winner", row.number, decision.step):
             resumed = await override_step(path, row, task, decision)
         else:
             claims.take(row.number, row.run_id)
@@ -139,7 +139,7 @@ async def find_step(reader: Reader, row: RunRow, step: int | str) -> tuple[RunRo
         return row, step
     if step.startswith(_BY_NUMBER) and step.removeprefix(_BY_NUMBER).isdecimal():
         return row, int(step.removeprefix(_BY_NUMBER))
-    everywhere = await reader.steps_called(row.number, step.removeprefix(_BY_KEY))
+    everywhere = await reader.rows("steps_called", row.number, step.removeprefix(_BY_KEY))
     own = [number for run, _, number in everywhere if run == row.number]
     if step.isdecimal() and own in ([], [int(step)]):
         return row, int(step)

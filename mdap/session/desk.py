@@ -74,7 +74,7 @@ class Desk:
         author = _checked("name", author, _LONGEST_NAME)
         async with open_log(self._path) as reader:
             place = await _opened(reader, run_id, step)
-        return Claim(*await self._rulings.claim(place, author, claim))
+        return await self._rulings.claim(place, author, claim)
 
     async def release(self, run_id: str, step: int, author: str, claim: int | None = None) -> None:
         """Release a claimed step.

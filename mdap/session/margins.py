@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from mdap.engine.config import Pilot
 from mdap.engine.guarded import length_of
 from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError, own_cause
-from mdap.journal.reader import RunRow
+from mdap.journal.rows import RunRow, run_row
 from mdap.plugins import task_name
 from mdap.records import SURE, RunStatus, Solution
 from mdap.rules.canonical import canonical
@@ -162,7 +162,7 @@ async def with_margin(
     if spec.voting.robust is not None:
         raise UsageError(f"the settings are for -k robust, not for -k {k}: give k='robust'")
     if spec.row is not None and (k is None or isinstance(k, str)):
-        begun = await resources.reader.margins(spec.row.number)
+        begun = [json.loads(row[0]) for row in await resources.reader.rows("margins", spec.row.number)]
         if begun or k != "auto":
             return _as_begun(spec, spec.row, k, target, begun)
     if not isinstance(k, str):
@@ -234,7 +234,8 @@ async def matching(resources: SessionResources, task: Task, voting: VotingSettin
     """
     about = json.loads(canonical(resources.models.about))
     asked = _sampled_as(json.loads(canonical(voting)))
-    for row, found in await resources.reader.calibrations(task_name(task), canonical(task)):
+    for recorded in await resources.reader.rows("calibrations", task_name(task), canonical(task)):
+        row, found = run_row(recorded), json.loads(recorded["result"])
         same = (
             row.task_version == task.version
             and row.provider["models"] == about["models"]

@@ -100,7 +100,8 @@ async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDec
         numbers: list[int] = []
         try:
             for taken, own in zip(line, names, strict=True):
-                columns = await reader.run_columns(taken.row.number, _COPIED)
+                [recorded] = await reader.rows("run_of", taken.row.number)
+                columns = {name: recorded[name] for name in _COPIED}
                 # An independent part stays a part of the run that it belongs to.
                 parent = numbers[-1] if numbers else taken.row.parent
                 numbers.append(await journal.begin_run({**columns, "run_id": own, "parent": parent}))
@@ -139,7 +140,7 @@ async def _checked(reader: Reader, row: RunRow, task: Task, decision: ManualDeci
 
 async def _voted_for(reader: Reader, run: int, step: int, race: Race) -> list[Any]:
     """Return voted answers: they show the class of an answer."""
-    if await reader.is_decided(run, step):
+    if await reader.rows("winner", run, step):
         recorded = await reader.recorded(run, step)
         replies = recorded.votes if recorded.text is None else ((recorded.text, recorded.view or 0),)
     else:
@@ -150,7 +151,7 @@ async def _voted_for(reader: Reader, run: int, step: int, race: Race) -> list[An
 async def _checked_of_chain(
     reader: Reader, row: RunRow, guarded: GuardedTask, decision: ManualDecision
 ) -> str:
-    spelled = await reader.input_at(row.number, decision.step)
+    spelled = await reader.value("input_at", row.number, decision.step)
     state = guarded.state(decision.step, spelled)
     step = guarded.step(decision.step, state)
     if step is None:
@@ -179,7 +180,7 @@ async def _lineage(reader: Reader, row: RunRow, task: Task, step: int) -> list[_
                 f"{row.run_id} is nested, and got a share of the error budget of -k robust: its decisions "
                 "cannot be overridden"
             )
-        part = await reader.step_of_part(above.number, line[0].row.run_id)
+        part = await reader.value("step_of_part", above.number, line[0].row.run_id)
         line.insert(0, _Taken(above, part, chain=False))
     return line
 

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mdap.errors import UnavailableError, UsageError
 from mdap.journal.reader import Reader, open_log
-from mdap.journal.rows import sample_of_step
 from mdap.records import Reply, SampleRequest, SampleTaken
 from mdap.rules.pairs import read_values
 from mdap.settings import explain
@@ -143,8 +142,9 @@ def _paged(rows: Sequence[sqlite3.Row]) -> _Page:
     page: _Page = {}
     for row in rows:
         # Rows of decided openings come first; later rows do not replace them.
-        identity, sample = sample_of_step(row)
-        page.setdefault(identity, {}).setdefault(sample.ordinal, sample)
+        *columns, key, digest = row
+        sample = SampleTaken(*columns)
+        page.setdefault((key, digest), {}).setdefault(sample.ordinal, sample)
     return page
 
 

@@ -116,7 +116,8 @@ class Doubt:
 
 async def certificate_of(reader: Reader, run: int) -> Certificate | None:
     """Return the confidence in the decisions of *run*; see `certified`."""
-    return certified(await reader.tallies(run), await reader.escalations(run), await reader.settled(run))
+    escalations, settled = [await reader.value(f"count_{what}", run) for what in ("escalations", "settled")]
+    return certified(await reader.tallies(run), escalations, settled)
 
 
 def certified(shapes: Sequence[TallyShape], escalations: int, settled: int) -> Certificate | None:
@@ -160,7 +161,8 @@ async def most_doubtful(reader: Reader, run: int, most: int = 20) -> list[Doubt]
     """
     found: list[Doubt] = []
     for shape, p_wrong in doubts(await reader.tallies(run)):
-        for run_id, step, opening in await reader.steps_with(run, shape, most - len(found)):
+        tally = (shape.votes, shape.runner_up, shape.total)
+        for run_id, step, opening in await reader.rows("steps_with_tally", run, *tally, most - len(found)):
             found.append(Doubt(run_id, step, opening, p_wrong, shape.votes, shape.total))
         if len(found) >= most:
             break

@@ -52,7 +52,7 @@ async def seal_run(db: str | Path, run_id: str, key: str | Path | None = None) -
         with closing(Claims(path)) as claims:
             claims.take(row.number, row.run_id)
             async with open_journal(path) as journal:
-                seal = await reader.seal(row.number)
+                seal = await reader.value("last_seal", row.number)
                 if seal is None or not await reader.is_sealed(row.number):
                     seal = await append_seal(journal, reader, row.number)
                     await journal.flush()

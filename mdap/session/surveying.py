@@ -61,7 +61,7 @@ async def subjects_of(
         if walked is not None:
             return _drawn(walked, samples, seed), "oracle", True
         oracle = False
-    found = await resources.reader.latest_of(task_name(task), canonical(task))
+    found = await resources.reader.value("latest_of_task", task_name(task), canonical(task))
     if found is None:
         found = (await pilot_of(resources, task, name, voting)).run_id
     row = await resources.reader.find(found)
@@ -209,10 +209,10 @@ async def states_of_run(
 ) -> list[Any]:
     """Return the inputs of random decided steps of an earlier run of a chain."""
     rng = random.Random(seed)
-    decided = await reader.count_decisions(row.number)
+    decided = await reader.value("count_decisions", row.number)
     places = rng.sample(range(decided), min(most, decided))
     guarded = GuardedTask(row.task, task)
-    return [guarded.state(place, await reader.input_at(row.number, place)) for place in places]
+    return [guarded.state(place, await reader.value("input_at", row.number, place)) for place in places]
 
 
 # -- of a chain ------------------------------------------------------------------------------------

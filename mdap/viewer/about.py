@@ -132,7 +132,7 @@ async def _about(source: Reader, row: Row) -> About:
         escalated="escalated" in kinds,
         undecided=data.get("undecided", 0),
         failed_attempts=kinds.get("attempt_failed", 0),
-        beside=await source.billed(number),
+        beside=tuple(map(Billed._make, await source.rows("spent_beside", number))),
         saved_in_batches=sum(
             saved_in_batches(prices[row["model"]], Tokens.of(row))
             for row in await source.rows("batched_usage", number)

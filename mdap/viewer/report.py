@@ -6,7 +6,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from mdap.audit.signatures import Signature, checked
+from mdap.audit.events import Signature, checked
 from mdap.journal.reader import Reader
 from mdap.rules.certificate import doubts
 from mdap.rules.seals import SEALED, SIGNED

@@ -15,8 +15,7 @@ import pytest
 from pyarrow import parquet
 
 import mdap
-from mdap.audit.columns import Columns
-from mdap.audit.export import FORMATS, export
+from mdap.audit.export import FORMATS, Columns, export
 from mdap.audit.review import review
 from mdap.cli.main import main
 from mdap.records import SampleEntry

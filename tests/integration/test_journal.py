@@ -213,7 +213,7 @@ async def test_hostile_messages_do_not_spoil_the_log(path: Path, kind: str) -> N
     await write(path, [opened(), message, RunEvent(1, "stopped", text, text, {"quoted": text})])
     rows = query(path, "SELECT reason, author FROM run_events")
     async with open_log(path) as reader:
-        assert len(await reader.events(1)) == 1
+        assert len(await reader.rows("events", 1)) == 1
         reason, data = await reader.ending(1)
         assert reason == rows[1][0]
     if not {"\0", *"\ud800\udfff"} & set(text):

@@ -14,7 +14,7 @@ import pytest
 
 import mdap
 from mdap.audit import Verification, verify
-from mdap.audit.signatures import checked
+from mdap.audit.events import checked
 from mdap.plugins import make_task
 from mdap.session.signing import seal_run
 from mdap_hanoi import Hanoi

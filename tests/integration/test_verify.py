@@ -214,8 +214,8 @@ def test_parts_make_the_whole(log: Path, tmp_path: Path, size: int, monkeypatch:
         "UPDATE steps SET input = '[120,9]' WHERE step = 120",
     )
     whole = checked_as(copy, Walk)
-    monkeypatch.setattr("mdap.audit.parallel._SMALLEST", size)
-    monkeypatch.setattr("mdap.audit.parallel._LARGEST", size)
+    monkeypatch.setattr("mdap.audit.chains._SMALLEST", size)
+    monkeypatch.setattr("mdap.audit.chains._LARGEST", size)
     reports: list[tuple[int, int]] = []
     came = checked_as(copy, Walk, progress=lambda done, total: reports.append((done, total)))
     assert came == whole
@@ -229,9 +229,9 @@ def test_several_processes_find_what_one_does(tmp_path: Path, monkeypatch: pytes
     db = tmp_path / "a.db"
     mdap.solve_sync(Hanoi(disks=7), options=OPTIONS, db=db, run_id="walk")
     copy = edited(db, tmp_path, "UPDATE samples SET latency = 3.5 WHERE step IN (30, 120) AND ordinal = 0")
-    monkeypatch.setattr("mdap.audit.parallel._SMALLEST", 50)
-    monkeypatch.setattr("mdap.audit.parallel._LARGEST", 50)
-    monkeypatch.setattr("mdap.audit.parallel._WORTHWHILE", 0)
+    monkeypatch.setattr("mdap.audit.chains._SMALLEST", 50)
+    monkeypatch.setattr("mdap.audit.chains._LARGEST", 50)
+    monkeypatch.setattr("mdap.audit.chains._WORTHWHILE", 0)
     came = verify(copy, "walk", make_task, jobs=2)
     assert came == verify(copy, "walk", make_task)
     assert [mismatch.step for mismatch in came.mismatches] == [30, 120]

@@ -105,9 +105,7 @@ WHERE type = 'object' AND value ->> 'weights' IS NOT NULL
 -- name: samples_by_cell
 {tree}
 SELECT s.model, s.temperature, s.ordinal, s.verdict, d.place IS NOT NULL AND d.author IS NULL AS decided,
-       count(*), sum(s.answer_key = key_of(d.winner)), coalesce(sum(s.input_tokens), 0),
-       coalesce(sum(s.output_tokens), 0), coalesce(sum(s.cached_tokens), 0),
-       coalesce(sum(s.cache_write_tokens), 0)
+       count(*), sum(s.answer_key = key_of(d.winner)), {tokens}
 FROM tree CROSS JOIN samples s ON s.run = tree.run
 LEFT JOIN decisions d ON d.run = s.run AND d.step = s.step AND d.opening = s.opening
 GROUP BY 1, 2, 3, 4, 5
@@ -197,7 +195,7 @@ WHERE e.run = r.id AND e.kind = 'started' AND json_valid(e.data) AND e.data->>'o
 SELECT run_id, id FROM runs WHERE run_id IN (SELECT value FROM json_each(?1))
 
 -- name: runs_to_learn_from
-{tree} SELECT id, run_id, task, params FROM runs WHERE id IN tree AND kind <> 'batch' ORDER BY id
+{tree} SELECT id FROM runs WHERE id IN tree AND kind <> 'batch' ORDER BY id
 
 -- name: entries_of_runs
 SELECT {run}, (SELECT run_id FROM runs p WHERE p.id = r.parent) AS parent_name

@@ -75,3 +75,17 @@ NOT EXISTS (SELECT 1 FROM decisions d WHERE d.run = p.run AND d.step = p.step)
 -- The fields of mdap.StepEntry, from a decision d, its opening p and its samples s.
 d.place, d.step, d.opening, p.key, p.input, d.winner, d.tally, d.margin, d.author, d.reason, d.digest,
     count(s.ordinal) AS samples, coalesce(sum(s.verdict = 'flag'), 0) AS red_flags
+
+-- name: tokens
+-- Of samples.
+coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(output_tokens), 0) AS output_tokens,
+    coalesce(sum(cached_tokens), 0) AS cached_tokens, coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens
+
+-- name: billed
+-- Tokens in the data of events.
+coalesce(sum(data->>'input_tokens'), 0) AS input_tokens, coalesce(sum(data->>'output_tokens'), 0) AS output_tokens,
+    coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens,
+    coalesce(sum(data->>'cache_write_tokens'), 0) AS cache_write_tokens
+
+-- name: is_billed
+CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL

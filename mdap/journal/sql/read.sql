@@ -107,9 +107,7 @@ FROM tree JOIN samples USING (run) GROUP BY verdict
 
 -- name: usage_by_model
 {tree}
-SELECT model, count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
-       coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
-    coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens,
+SELECT model, count(*) AS samples, {tokens},
        sum(verdict = 'vote') AS votes, sum(verdict = 'flag') AS red_flags,
        sum(input_tokens IS NULL OR output_tokens IS NULL) AS unmetered,
        coalesce(sum(input_tokens > 0), 0) AS prompts, coalesce(sum(input_tokens = 0), 0) AS shared
@@ -118,16 +116,12 @@ FROM tree JOIN samples USING (run) GROUP BY model ORDER BY model
 -- name: batched_usage
 -- What came by batch APIs, which charge a share of the price.
 {tree}
-SELECT s.model, coalesce(sum(s.input_tokens), 0) AS input_tokens,
-       coalesce(sum(s.output_tokens), 0) AS output_tokens, coalesce(sum(s.cached_tokens), 0) AS cached_tokens,
-       coalesce(sum(s.cache_write_tokens), 0) AS cache_write_tokens
+SELECT s.model, {tokens}
 FROM tree JOIN samples s USING (run) JOIN batch_rows b ON b.custom_id = s.request_id GROUP BY s.model
 
 -- name: batch_costs
 -- Tokens of the samples that each job brought, with the prices of the run.
-SELECT b.job, s.model, coalesce(sum(s.input_tokens), 0) AS input_tokens,
-       coalesce(sum(s.output_tokens), 0) AS output_tokens, coalesce(sum(s.cached_tokens), 0) AS cached_tokens,
-       coalesce(sum(s.cache_write_tokens), 0) AS cache_write_tokens,
+SELECT b.job, s.model, {tokens},
        (SELECT data->>'prices' FROM run_events e WHERE e.run = b.run AND kind IN ('started', 'resumed')
         ORDER BY id DESC LIMIT 1) AS prices
 FROM (SELECT DISTINCT run FROM batch_rows) r CROSS JOIN samples s ON s.run = r.run
@@ -138,12 +132,9 @@ CROSS JOIN batch_rows b ON b.custom_id = s.request_id GROUP BY b.job, b.run, s.m
 {tree}
 SELECT kind, data->>'model' AS model, coalesce(sum(data->>'samples'), 0) AS samples,
        coalesce(sum(data->>'failed_attempts'), 0) AS failed_attempts,
-       coalesce(sum(data->>'input_tokens'), 0) AS input_tokens,
-       coalesce(sum(data->>'output_tokens'), 0) AS output_tokens,
-       coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens,
-       coalesce(sum(data->>'cache_write_tokens'), 0) AS cache_write_tokens
+       {billed}
 FROM tree JOIN run_events e ON e.run = tree.run
-WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL GROUP BY 1, 2
+WHERE {is_billed} GROUP BY 1, 2
 ORDER BY 1 DESC, 2
 
 -- name: options_found

@@ -45,25 +45,18 @@ FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value WHERE d.author IS
 
 -- name: sums_of_batches
 -- Samples that came by batch APIs, which charge a share of the price.
-SELECT s.run, s.model, coalesce(sum(s.input_tokens), 0) AS input_tokens,
-    coalesce(sum(s.output_tokens), 0) AS output_tokens, coalesce(sum(s.cached_tokens), 0) AS cached_tokens,
-    coalesce(sum(s.cache_write_tokens), 0) AS cache_write_tokens
+SELECT s.run, s.model, {tokens}
 FROM json_each(?1) j CROSS JOIN batch_rows b ON b.run = j.value CROSS JOIN samples s ON s.run = b.run AND s.request_id = b.custom_id
 GROUP BY 1, 2
 
 -- name: sums_of_samples
-SELECT s.run, model, count(*) AS samples, sum(verdict = 'vote') AS votes, coalesce(sum(input_tokens), 0) AS input_tokens,
-    coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
-    coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens
+SELECT s.run, model, count(*) AS samples, sum(verdict = 'vote') AS votes, {tokens}
 FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value GROUP BY 1, 2
 
 -- name: sums_beside
-SELECT e.run, data->>'model' AS model, coalesce(sum(data->>'input_tokens'), 0) AS input_tokens,
-    coalesce(sum(data->>'output_tokens'), 0) AS output_tokens,
-    coalesce(sum(data->>'cached_tokens'), 0) AS cached_tokens,
-    coalesce(sum(data->>'cache_write_tokens'), 0) AS cache_write_tokens
+SELECT e.run, data->>'model' AS model, {billed}
 FROM json_each(?1) j CROSS JOIN run_events e ON e.run = j.value
-WHERE CASE WHEN json_valid(data) THEN coalesce(data->>'input_tokens', data->>'output_tokens') END IS NOT NULL
+WHERE {is_billed}
 GROUP BY 1, 2
 
 -- name: view_attempts
@@ -215,9 +208,7 @@ SELECT model, verdict, flag_reason,
          WHEN latency < 1 THEN CAST(latency * 100 AS INTEGER) * 10
          WHEN latency < 10 THEN CAST(latency * 10 AS INTEGER) * 100
          ELSE CAST(latency AS INTEGER) * 1000 END AS milliseconds,
-    count(*) AS samples, coalesce(sum(input_tokens), 0) AS input_tokens,
-    coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
-    coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens,
+    count(*) AS samples, {tokens},
     coalesce(sum(latency), 0.0) AS seconds, min(began) AS first, max(began + latency * 1000) AS last
 FROM json_each(?1) j CROSS JOIN samples s ON s.run = j.value AND step >= ?2 AND step < ?3 GROUP BY 1, 2, 3, 4
 
