@@ -9,11 +9,9 @@ import click
 
 from mdap.cli.options import (
     as_json,
-    budget_of,
-    lane_of,
-    limits_of,
     model_option,
     sampling_options,
+    session_options,
     target_option,
     task_with_params,
 )
@@ -73,16 +71,9 @@ def calibrate(**given: Any) -> int:
 
     async def calibrate_all() -> None:
         for model in models:
-            session = Session(
-                model,
-                db=given["db"],
-                options=options,
-                limits=limits_of(given),
-                budget=budget_of(given),
-                prices=prices,
-                **lane_of(given),
-            )
-            async with session:
+            async with Session(
+                model, options=options, **session_options(given | {"prices": prices})
+            ) as session:
                 made.append(
                     await session.calibrate(
                         task,

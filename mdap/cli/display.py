@@ -22,7 +22,7 @@ from rich.progress import (
 from mdap.engine.config import Progress as Counters
 from mdap.rules.hidden import plain
 
-__all__ = ["Show", "configure_log", "shown"]
+__all__ = ["Show", "shown"]
 
 _RICH_SECONDS: Final = 0.25
 _PLAIN_SECONDS: Final = 2.0
@@ -39,19 +39,15 @@ class Show:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Show":
-        """Return the settings that a command's options give."""
-        display = given["display"] or _default_display(as_json=given["json"])
+        """Return the settings that a command's options give; set up the log if it is the display."""
+        usual = "none" if given["json"] else "rich" if sys.stderr.isatty() else "plain"
+        display = given["display"] or usual
+        if display == "log":
+            _configure_log()
         return cls(display, given["json"], given["verbose"], given["fail_unsolved"])
 
 
-def _default_display(*, as_json: bool) -> str:
-    """Return the display for this terminal: rich on one, plain lines elsewhere, none with JSON."""
-    if as_json:
-        return "none"
-    return "rich" if sys.stderr.isatty() else "plain"
-
-
-def configure_log() -> None:
+def _configure_log() -> None:
     """Make structlog write one JSON object a line on standard error."""
     structlog.configure(
         processors=[

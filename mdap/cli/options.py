@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 from pydantic import ValidationError
@@ -28,23 +28,25 @@ __all__ = [
     "cluster_of",
     "cluster_options",
     "database",
-    "lane_of",
-    "limits_of",
     "model_option",
     "moved_task",
     "run_argument",
     "run_options",
     "sampling_options",
+    "session_options",
     "speculate_option",
     "stop_options",
     "target_option",
     "task_param",
     "task_with_params",
+    "validated",
     "verbose",
 ]
 
 Decorator = Callable[[Any], Any]
 
+
+Made = TypeVar("Made")
 
 _LIMITS: Final = Limits()
 
@@ -190,12 +192,14 @@ _limits: Final = _together(
     ),
     click.option(
         "--rpm",
+        "requests_per_minute",
         type=int,
         metavar="N",
         help="Maximum requests a minute. [default: from the endpoint's headers]",
     ),
     click.option(
         "--tpm",
+        "tokens_per_minute",
         type=int,
         metavar="N",
         help="Maximum tokens a minute, prompts and replies. [default: from the endpoint's headers]",
@@ -218,6 +222,7 @@ _limits: Final = _together(
     ),
     click.option(
         "--timeout",
+        "attempt_timeout",
         type=float,
         default=_LIMITS.attempt_timeout,
         show_default=True,
@@ -320,21 +325,31 @@ run_options: Final = _together(
 )
 
 
-def lane_of(given: dict[str, Any], recorded: str | None = None) -> dict[str, Any]:
-    """Return the arguments of a `Session` that say how samples travel.
+def session_options(given: dict[str, Any], lane: str | None = None) -> dict[str, Any]:
+    """Return the arguments of a `Session` that `sampling_options`, `stop_options` and others set.
 
     Args:
         given: the options.
-        recorded: the lane of the run to resume.
+        lane: the lane of the run to resume.
     """
+    limits = {name: given[name] for name in Limits.model_fields if name in given}
+    return {
+        "db": given["db"],
+        "limits": validated(Limits, "limit", probe=not given["no_probe"], **limits),
+        "budget": budget_of(given),
+        "log": given.get("display") == "log",
+        **_lane_of(given, lane),
+        **{name: given[name] for name in ("prices", "speculate", "on_dead") if name in given},
+    }
+
+
+def _lane_of(given: dict[str, Any], recorded: str | None) -> dict[str, Any]:
     lane = Lane(given["lane"] or recorded or Lane.REQUESTS)
     if lane is Lane.REQUESTS and (given["detach"] or given["max_wait"] is not None):
         raise UsageError("--detach and --max-wait go with --lane batch")
     named = {name: given[name] for name in ("max_wait", "max_waves", "detach")}
-    try:
-        return {"lane": lane, "waves": Waves(**{**named, **read_values(given["wave"], "--wave")})}
-    except ValidationError as error:
-        raise UsageError(explain("setting of waves", error)) from None
+    waves = validated(Waves, "setting of waves", **{**named, **read_values(given["wave"], "--wave")})
+    return {"lane": lane, "waves": waves}
 
 
 def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
@@ -351,34 +366,34 @@ def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
     if given["insecure_cluster"] and given["cluster"] is None:
         raise UsageError("--insecure-cluster goes with --cluster: processes of this machine need no token")
     address = {} if given["cluster"] is None else {"address": given["cluster"]}
-    try:
-        return Cluster(workers=given["workers"], insecure=given["insecure_cluster"], **address)
-    except ValidationError as error:
-        raise UsageError(explain("option", error)) from None
+    return validated(
+        Cluster, "option", workers=given["workers"], insecure=given["insecure_cluster"], **address
+    )
 
 
 def budget_of(given: dict[str, Any]) -> Budget:
     """Return the budget that the options give."""
-    try:
-        return Budget(usd=given["budget_usd"], tokens=given["budget_tokens"], seconds=given["max_seconds"])
-    except ValidationError as error:
-        raise UsageError(explain("budget", error)) from None
+    return validated(
+        Budget,
+        "budget",
+        usd=given["budget_usd"],
+        tokens=given["budget_tokens"],
+        seconds=given["max_seconds"],
+    )
 
 
-def limits_of(given: dict[str, Any]) -> Limits:
-    """Return the limits that the options give."""
+def validated(kind: Callable[..., Made], what: str, **values: Any) -> Made:
+    """Return an object of pydantic's *kind*.
+
+    Args:
+        kind: its class.
+        what: the user's word for its fields.
+        values: its fields.
+
+    Raises:
+        UsageError: they are not valid.
+    """
     try:
-        return Limits(
-            concurrency=given["concurrency"],
-            requests_per_minute=given["rpm"],
-            tokens_per_minute=given["tpm"],
-            reserve_max_tokens=given["reserve_max_tokens"],
-            warm_cache=given["warm_cache"],
-            probe=not given["no_probe"],
-            attempt_timeout=given["timeout"],
-            max_attempts=given["max_attempts"],
-            max_nesting=given["max_nesting"],
-            wait_for_person=given.get("wait_for_person", 0.0),
-        )
+        return kind(**values)
     except ValidationError as error:
-        raise UsageError(explain("limit", error)) from None
+        raise UsageError(explain(what, error)) from None

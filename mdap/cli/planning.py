@@ -6,9 +6,8 @@ from itertools import chain
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
-from mdap.cli.options import as_json
+from mdap.cli.options import as_json, validated
 from mdap.cli.output import fields, number, print_json, say, table
 from mdap.errors import UsageError
 from mdap.rules.paying import Sample, Way, ways
@@ -17,7 +16,7 @@ from mdap.rules.robust_estimate import RobustEstimate
 from mdap.rules.robust_estimate import estimate as estimate_robust
 from mdap.rules.scaling import Plan
 from mdap.rules.scaling import plan as estimate_run
-from mdap.settings import Price, Robust, explain
+from mdap.settings import Price, Robust
 
 __all__ = ["plan"]
 
@@ -206,10 +205,7 @@ def _robust(given: dict[str, Any], planned: Plan) -> RobustEstimate | None:
     """Return the estimate of `-k robust`; None for subtasks of several steps, or if no margin suffices."""
     if planned.steps_per_subtask > 1:
         return None
-    try:
-        terms = Robust(floor=given["floor"], target=given["target"], length=planned.steps)
-    except ValidationError as error:
-        raise UsageError(explain("option", error)) from None
+    terms = validated(Robust, "option", floor=given["floor"], target=given["target"], length=planned.steps)
     return estimate_robust(terms, planned.steps, planned.error_rate)
 
 

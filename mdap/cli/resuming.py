@@ -11,16 +11,15 @@ import anyio
 import click
 
 from mdap.cli import completing
-from mdap.cli.display import Show, configure_log, shown
+from mdap.cli.display import Show, shown
 from mdap.cli.driving import go
 from mdap.cli.options import (
     budget_of,
     cluster_of,
     cluster_options,
-    lane_of,
-    limits_of,
     moved_task,
     run_options,
+    session_options,
     speculate_option,
     stop_options,
 )
@@ -78,7 +77,7 @@ def _resume_all(given: dict[str, Any], show: Show) -> int:
     act = partial(
         _resume_each,
         path,
-        lambda row: _session_again(path, row, given, show),
+        lambda row: _session_again(path, row, given),
         show,
         limited=budget.usd is not None or budget.tokens is not None,
     )
@@ -93,7 +92,7 @@ async def _resume(path: Path, given: dict[str, Any], show: Show) -> int:
     async def act(session: Session, progress: Progress) -> Solution:
         return await session.resume(row.run_id, task=given["task"], progress=progress)
 
-    return await go(_session_again(path, row, given, show, lane), row.run_id, act, show)
+    return await go(_session_again(path, row, given, lane), row.run_id, act, show)
 
 
 def _task_of(row: RunRow, moved: str | None) -> Task | None:
@@ -103,23 +102,14 @@ def _task_of(row: RunRow, moved: str | None) -> Task | None:
     return make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
 
 
-def _session_again(
-    path: Path, row: RunRow, given: dict[str, Any], show: Show, lane: str | None = None
-) -> Session:
+def _session_again(path: Path, row: RunRow, given: dict[str, Any], lane: str | None = None) -> Session:
     """Return a session with the models of *row*, and its *lane* unless another is given."""
     return Session(
         row.provider["models"],
         escalate_to=row.provider["escalate_to"],
-        db=path,
         options=row.provider["options"],
-        limits=limits_of(given),
-        budget=budget_of(given),
-        prices=given["prices"],
-        speculate=given["speculate"],
-        on_dead=given["on_dead"],
-        log=show.display == "log",
         cluster=cluster_of(given, None if given["workers"] is None else _task_of(row, given["task"])),
-        **lane_of(given, lane),
+        **session_options({**given, "db": path}, lane),
     )
 
 
@@ -137,8 +127,6 @@ async def _resume_each(
     Returns:
         The worst of the exit codes.
     """
-    if show.display == "log":
-        configure_log()
     async with open_log(path) as reader:
         rows = await reader.unfinished()
     groups: dict[str, list[RunRow]] = {}

@@ -3,29 +3,26 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import click
-from pydantic import ValidationError
 
 from mdap.cli import completing
-from mdap.cli.batching import cases_of, run_inputs
 from mdap.cli.display import Show
-from mdap.cli.driving import go
+from mdap.cli.driving import cases_of, go, run_inputs
 from mdap.cli.files import check_apart, database_files, readable
 from mdap.cli.options import (
-    budget_of,
     cluster_of,
     cluster_options,
-    lane_of,
-    limits_of,
     model_option,
     run_options,
+    session_options,
     speculate_option,
     stop_options,
     target_option,
     task_with_params,
+    validated,
 )
 from mdap.cli.values import MARGIN, NUMBERS
 from mdap.engine.config import Progress
@@ -36,10 +33,12 @@ from mdap.rules.pairs import read_values
 from mdap.session import Session, new_run_id
 from mdap.session.batch import Batch, Case
 from mdap.session.identity import new_name
-from mdap.settings import Cluster, Robust, VotingSettings, explain
+from mdap.settings import Cluster, Robust, VotingSettings
 from mdap.tasks import Task
 
 __all__ = ["run"]
+
+_VOTING: Final = ("max_samples", "max_tokens", "temperatures")
 
 
 @click.command()
@@ -147,11 +146,11 @@ def run(**given: Any) -> int:
     voting = _voting(given)
     show = Show.of(given)
     if given["inputs"] is not None:
-        return _run_inputs(given, _session(given, show, cluster_of(given, None)), voting, show)
+        return _run_inputs(given, _session(given, cluster_of(given, None)), voting, show)
     if given["out"] is not None:
         raise UsageError("--out goes with --inputs: a single run prints what it came to, with --json as JSON")
     task = make_task(given["task"], read_params(given["task"], given["params"]))
-    session = _session(given, show, cluster_of(given, task))
+    session = _session(given, cluster_of(given, task))
     run_id = new_run_id(task) if given["run_id"] is None else given["run_id"]
 
     async def act(session: Session, progress: Progress) -> Solution:
@@ -168,21 +167,14 @@ def run(**given: Any) -> int:
     return anyio.run(go, session, run_id, act, show)
 
 
-def _session(given: dict[str, Any], show: Show, cluster: Cluster | None) -> Session:
+def _session(given: dict[str, Any], cluster: Cluster | None) -> Session:
     return Session(
         given["models"],
         escalate_to=given["escalate_to"],
-        db=given["db"],
         options=read_values(given["options"], "-M"),
-        limits=limits_of(given),
-        budget=budget_of(given),
-        prices=given["prices"],
-        speculate=given["speculate"],
-        on_dead=given["on_dead"],
         record_prompts=given["record_prompts"],
-        log=show.display == "log",
         cluster=cluster,
-        **lane_of(given),
+        **session_options(given),
     )
 
 
@@ -230,15 +222,11 @@ def _voting(given: dict[str, Any]) -> VotingSettings:
     chosen = {name: given[name] for name in ("contested", "seed") if given[name] is not None}
     if margin != "robust" and (chosen or given["floor"] is not None):
         raise UsageError("--floor, --contested and --seed go with -k robust")
-    temperatures = {} if given["temperatures"] is None else {"temperatures": given["temperatures"]}
-    try:
-        return VotingSettings(
-            k=margin if isinstance(margin, int) else 1,
-            max_samples=given["max_samples"],
-            **({} if given["max_tokens"] is None else {"max_tokens": given["max_tokens"]}),
-            hedge=given["hedge"],
-            robust=Robust(**chosen) if margin == "robust" else None,
-            **temperatures,
-        )
-    except ValidationError as error:
-        raise UsageError(explain("setting", error)) from None
+    return validated(
+        VotingSettings,
+        "setting",
+        k=margin if isinstance(margin, int) else 1,
+        hedge=given["hedge"],
+        robust=Robust(**chosen) if margin == "robust" else None,
+        **{name: given[name] for name in _VOTING if given[name] is not None},
+    )

@@ -9,7 +9,7 @@ from mdap.journal.reader import Reader, open_log
 from mdap.records import Certificate, Outcome, RunStatus, Solution
 from mdap.session.results import Doubt, most_doubtful
 
-__all__ = ["Rows", "first", "how_sure", "rest", "standing", "where_to_look"]
+__all__ = ["Rows", "first_line", "how_sure", "rest", "standing", "where_to_look"]
 
 _PLACES: Final = 3
 _RESULT_SHOWN: Final = 500
@@ -17,7 +17,7 @@ _RESULT_SHOWN: Final = 500
 Rows = list[tuple[str, str]]
 
 
-def first(solution: Solution) -> str:
+def first_line(solution: Solution) -> str:
     """Return the first line: how the run ended, its outcome and its result."""
     return f"{solution.task}: {standing(solution)}{_headline(solution.result)}"
 
