@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,7 @@ from mdap.records import BatchJob, RunStatus, Solution
 from mdap.session import read_solution
 from mdap.session.deciding import find_step
 from mdap.session.prompting import TaskPrompts
-from mdap.session.results import outcome_in
-from mdap.viewer.asked import Asker, merged_by, prompts_of
+from mdap.viewer.source import merged_by, prompts_of
 
 __all__ = ["batches", "runs", "show"]
 
@@ -191,10 +191,10 @@ async def _show_step(reader: Reader, row: RunRow, given: dict[str, Any]) -> None
     samples = await reader.rows("samples_of_step", run, step)
     if not openings:
         raise UsageError(f"the run has no step {step} yet")
-    asker = Asker(run, given["task"] or row.task, row.params, row.settings, row.provider)
-    made_by = TaskPrompts([asker.task] if given["task"] else [])
-    prompts = [await prompts_of(reader, made_by, asker, opening) for opening in openings]
-    merged = await merged_by(reader, asker)
+    row = replace(row, task=given["task"] or row.task)
+    made_by = TaskPrompts([row.task] if given["task"] else [])
+    prompts = [await prompts_of(reader, made_by, row, opening) for opening in openings]
+    merged = await merged_by(reader, row)
     if given["json"]:
         shown = [
             {**_opening(opening, samples), "prompt": prompt_json(prompt, merged)}

@@ -68,7 +68,7 @@ def needs_viewer(what: str) -> UsageError:
 async def _serve(path: Path, port: int, tasks: tuple[str, ...], *, decide: bool) -> None:
     try:
         from mdap.viewer.app import create_app, server
-        from mdap.viewer.key import Key
+        from mdap.viewer.guard import Key
     except ModuleNotFoundError as error:
         raise needs_viewer("mdap serve") from error
     async with open_log(path):

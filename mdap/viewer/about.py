@@ -11,13 +11,12 @@ from mdap.journal.rows import Billed, RunRow, run_row
 from mdap.records import Certificate, Guarantee, Outcome, RunStatus
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.ledger import guarantee_of
-from mdap.rules.money import Tokens, saved_in_batches
+from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
 from mdap.viewer.summary import Bin, DividedDecision, Summary
-from mdap.viewer.trends import cost_of_bin
 
-__all__ = ["About", "Verdicts", "about", "spent", "verdicts"]
+__all__ = ["About", "Verdicts", "about", "cost_of_bin", "spent", "verdicts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +212,13 @@ def spent(run: About, summary: Summary) -> float | None:
     costs = [cost for cost in (of_samples, *beside) if cost is not None]
     known = (models or run.beside) and len(costs) == 1 + len(beside)
     return sum(costs) - run.saved_in_batches if known else None
+
+
+def cost_of_bin(part: Bin, prices: Mapping[str, Price]) -> float | None:
+    """Return the cost of a stretch's samples in USD; None if a model has no price."""
+    if any(model not in prices for model in part.models):
+        return None
+    return sum(cost_of(prices[model], use) for model, use in part.models.items())
 
 
 def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[DividedDecision, float | None]]:

@@ -16,13 +16,12 @@ from mdap.errors import MdapError
 from mdap.journal.reader import Reader
 from mdap.records import TallyShape
 from mdap.rules.certificate import certify
-from mdap.viewer import comparing, pages, tree
+from mdap.viewer import comparing, pages
 from mdap.viewer.about import About, about
 from mdap.viewer.catalog import Catalog, RunFilter
 from mdap.viewer.counting import RunCounts
-from mdap.viewer.guard import RequestGuard
+from mdap.viewer.guard import Key, RequestGuard
 from mdap.viewer.interface import Interface
-from mdap.viewer.key import Key
 from mdap.viewer.settling import Counter
 from mdap.viewer.source import Shown
 from mdap.viewer.templating import environment, static
@@ -125,7 +124,7 @@ class Viewer:
         return HTMLResponse(
             environment()
             .get_template(template)
-            .render(database=self.shown.name, deciding=self.shown.desk is not None, **values),
+            .render(database=str(self.shown.path), deciding=self.shown.desk is not None, **values),
             status,
         )
 
@@ -167,7 +166,7 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
         "/search": pages.search,
         "/events": pages.events,
         "/timeline": pages.times,
-        "/tree": tree.tree,
+        "/tree": pages.tree,
     }
     routes = [
         Route("/", viewer.runs),
@@ -179,7 +178,7 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
     if shown.desk is not None:
         assert key is not None
         counter = Counter(viewer, shown.desk, key)
-        routes += [*counter.routes(), *Interface(shown.desk, key, shown.name).routes()]
+        routes += [*counter.routes(), *Interface(shown.desk, key, shown).routes()]
     handlers: dict[Any, Any] = dict.fromkeys(
         (HTTPException, MdapError, OverflowError, Exception), viewer.refused
     )

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from mdap.journal.reader import Reader
 from mdap.viewer.about import About, Verdicts, verdicts
+from mdap.viewer.catalog import Listed, listed
 from mdap.viewer.counting import RunCounts
-from mdap.viewer.listing import Listed, listed
 from mdap.viewer.summary import Summary
 from mdap.viewer.walking import Found, walk
 from mdap.viewer.wording import chance, number, seconds, share, usd, when

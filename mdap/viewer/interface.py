@@ -1,7 +1,6 @@
 """The desk as a JSON API for tools, with the token in a header."""
 
 import json
-import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,10 @@ from starlette.routing import Route
 
 from mdap.audit.queue import Ruling
 from mdap.errors import ClaimedError, MdapError, RunBusyError, RunNotFoundError, UsageError
-from mdap.viewer.bodies import object_of
-from mdap.viewer.key import Key
-from mdap.viewer.source import Desk
+from mdap.viewer.guard import Key, object_of
+from mdap.viewer.source import Desk, Shown
 
-__all__ = ["Interface", "resume_command", "status_of"]
+__all__ = ["Interface", "status_of"]
 
 Act = Callable[[Request], Awaitable[dict[str, Any]]]
 
@@ -31,11 +29,6 @@ def status_of(error: MdapError) -> int:
     return 400 if isinstance(error, UsageError) else 500
 
 
-def resume_command(run_id: str, database: str) -> str:
-    """Return the shell command that resumes a run."""
-    return f"mdap resume {shlex.quote(run_id)} --db {shlex.quote(database)}"
-
-
 @dataclass(frozen=True, slots=True)
 class Interface:
     """The addresses below ``/api``.
@@ -43,12 +36,12 @@ class Interface:
     Attributes:
         desk: settles steps.
         key: the secret that a request must show.
-        database: the database's name, for commands.
+        shown: the database.
     """
 
     desk: Desk
     key: Key
-    database: str
+    shown: Shown
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -98,7 +91,7 @@ class Interface:
         spelled = given["candidate"] if "candidate" in given else json.dumps(given["answer"])
         ruling = Ruling(spelled, given["author"], given["reason"], override, given.get("claim"))
         settled = (await self.desk.settle(run, step, ruling)).to_dict()
-        command = None if settled["goes_on"] else resume_command(settled["run_id"], self.database)
+        command = None if settled["goes_on"] else self.shown.resume_command(settled["run_id"])
         return {**settled, "resume": command}
 
 

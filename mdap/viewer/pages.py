@@ -13,14 +13,12 @@ from starlette.requests import Request
 from mdap.journal.reader import Reader
 from mdap.rules.certificate import doubts
 from mdap.viewer.about import About, verdicts
-from mdap.viewer.asked import Asker, merged_by, prompts_of
+from mdap.viewer.catalog import count_up, listed
 from mdap.viewer.counting import Count, RunCounts
-from mdap.viewer.figures import figures
-from mdap.viewer.listing import count_up, listed
+from mdap.viewer.figures import figures, progress
 from mdap.viewer.race import outcome_of, race_of
-from mdap.viewer.source import Prompts
+from mdap.viewer.source import Prompts, merged_by, prompts_of
 from mdap.viewer.timeline import KINDS, timeline_of
-from mdap.viewer.trends import progress
 from mdap.viewer.walking import Found, walk
 
 __all__ = [
@@ -36,6 +34,7 @@ __all__ = [
     "step",
     "steps",
     "times",
+    "tree",
 ]
 
 _TIMED_STEPS: Final = 25
@@ -51,6 +50,8 @@ _OPENINGS: Final = 10
 _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
 _SEARCHED: Final = 200
+_LEAVES: Final = 100  # parts or steps per range on the lowest level of the tree
+_COUNTED: Final = 20_000  # maximum number of steps for which a page counts ranges
 _COUNTING: Final = 0.08
 """Seconds that a page spends counting."""
 
@@ -208,14 +209,13 @@ async def step(visit: Visit) -> Shown:
         taken = await visit.source.rows("view_samples", *where)
         waiting = [] if taken else await visit.source.rows("view_pending", *where)
         races.append(race_of(opening, taken or waiting, _SAMPLES, tentative=bool(waiting)))
-    asker = Asker(run.number, run.task, run.params, run.settings, run.provider)
-    prompts = await prompts_of(visit.source, visit.prompts, asker, openings[0])
+    prompts = await prompts_of(visit.source, visit.prompts, run, openings[0])
     return "step.html", {
         "number": number,
         "races": races,
         "doubts": await _doubts(visit),
         "prompts": prompts,
-        "merged_by": await merged_by(visit.source, asker),
+        "merged_by": await merged_by(visit.source, run),
         "last": run.opened - 1,
         "timeline": await timeline_of(visit.source, run.number, number, number + 1, by_sample=True),
         "kinds": KINDS,
@@ -255,7 +255,7 @@ async def events(visit: Visit) -> Shown:
     }
 
 
-async def times(visit: Visit) -> tuple[str, dict[str, Any]]:
+async def times(visit: Visit) -> Shown:
     """Show the attempts at some steps of a run, and the run's progress over time."""
     start = key(visit.request, "from", 0)
     count = await counted(visit)
@@ -270,3 +270,76 @@ async def times(visit: Visit) -> tuple[str, dict[str, Any]]:
         "size": _TIMED_STEPS,
         "tab": "timeline",
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A range of steps.
+
+    Attributes:
+        start: its first step.
+        stop: the step after its last.
+        open: whether the page shows its content.
+        counts: all, decided, divided and settled steps; None if not counted.
+        branches: the ranges in it, if it is open.
+    """
+
+    start: int
+    stop: int
+    open: bool
+    counts: Row | None
+    branches: list["Branch"]
+
+
+async def tree(visit: Visit) -> Shown:
+    """Show the parts and the steps of a run, one range of each open."""
+    run, source = visit.run, visit.source
+    at = key(visit.request, "step", 0 if run.opened <= _LEAVES else _LARGEST)
+    branches = await _branches(visit, 0, run.opened, at)
+    leaf = _leaf(branches)
+    rows = []
+    if leaf is not None:
+        numbers = list(range(leaf.start, leaf.stop))
+        rows = _one_a_step(await source.rows("view_steps", run.number, str(numbers)))
+    first = key(visit.request, "part", 0)
+    offshoots = await source.rows("view_offshoots", run.number, _LEAVES, _COUNTED) if run.children else []
+    chosen = next((row for row in offshoots if row["first"] <= first <= row["last"]), None)
+    if chosen is None and len(offshoots) == 1:
+        chosen = offshoots[0]
+    parts = []
+    if chosen is not None:
+        found = await source.rows("view_runs", run.number, chosen["last"] + 1, _LEAVES)
+        parts = await listed(source, sorted(row["id"] for row in found if row["id"] >= chosen["first"]))
+    return "tree.html", {
+        "branches": branches,
+        "leaf": leaf,
+        "rows": rows,
+        "offshoots": offshoots,
+        "chosen": chosen,
+        "parts": parts,
+        "each": _LEAVES,
+        "tab": "tree",
+    }
+
+
+async def _branches(visit: Visit, start: int, stop: int, at: int) -> list[Branch]:
+    """Return the ranges from *start* to before *stop*, with the content of the one with *at*."""
+    size = _LEAVES
+    while (stop - start) > size * _LEAVES:
+        size *= _LEAVES
+    counts: dict[int, Row] = {}
+    if stop - start <= _COUNTED:
+        rows = await visit.source.rows("view_branches", visit.run.number, size, start, stop)
+        counts = {row["branch"]: row for row in rows}
+    found = []
+    for first in range(start, stop, size):
+        last = min(first + size, stop)
+        chosen = first <= at < last
+        deeper = await _branches(visit, first, last, at) if chosen and size > _LEAVES else []
+        found.append(Branch(first, last, chosen, counts.get(first // size), deeper))
+    return found
+
+
+def _leaf(branches: list[Branch]) -> Branch | None:
+    chosen = next((branch for branch in branches if branch.open), None)
+    return chosen if chosen is None or not chosen.branches else _leaf(chosen.branches)

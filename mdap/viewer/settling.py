@@ -1,9 +1,11 @@
 """The pages to settle steps: the queue, and one step with its candidates and a form."""
 
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from functools import partial
 from sqlite3 import Row
 from typing import TYPE_CHECKING, Any, Final
@@ -20,20 +22,17 @@ from mdap.journal.reader import Reader
 from mdap.journal.rows import status_of as status_of_run
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import answer_key
-from mdap.viewer.asked import Asker, prompts_of
-from mdap.viewer.bodies import form_of
-from mdap.viewer.differences import Piece, compared
-from mdap.viewer.interface import resume_command, status_of
-from mdap.viewer.key import Key
+from mdap.viewer.guard import Key, form_of
+from mdap.viewer.interface import status_of
 from mdap.viewer.pages import Visit
 from mdap.viewer.race import ShownRace, outcome_of, race_of
-from mdap.viewer.source import Desk
+from mdap.viewer.source import Desk, prompts_of
 from mdap.viewer.templating import pretty
 
 if TYPE_CHECKING:
     from mdap.viewer.app import Viewer
 
-__all__ = ["Counter"]
+__all__ = ["Counter", "compared"]
 
 _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
@@ -41,6 +40,12 @@ _QUEUED: Final = 50
 _OFFERED: Final = 8
 """Maximum number of candidates to compare: a step can have hundreds, each with long text."""
 _OTHER: Final = "other"
+Piece = tuple[str, bool]
+"""Some text, and whether it differs."""
+
+_WORDS: Final = re.compile(r"\w+|\s+|[^\w\s]")
+_WORDS_COMPARED: Final = 400
+"""Maximum number of words to compare: the time grows with its square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,6 @@ class Counter:
         opening = openings[0]
         where = (run.number, number, opening["opening"], _SAMPLES + 1, _CHARACTERS)
         race = race_of(opening, await source.rows("view_samples", *where), _SAMPLES, tentative=False)
-        asker = Asker(run.number, run.task, run.params, run.settings, run.provider)
         given = visit.request.query_params.get("claim") or draft.fields.get("claim")
         desk = await self._standing(source, run.number, number, _number(given))
         return "settle.html", {
@@ -173,13 +177,13 @@ class Counter:
             "race": race,
             "state": await self._state(source, run.number, opening),
             "choices": await anyio.to_thread.run_sync(_choices, race),
-            "prompts": await prompts_of(source, visit.prompts, asker, opening),
+            "prompts": await prompts_of(source, visit.prompts, run, opening),
             "form": self.key.form,
             "name": draft.fields.get("author") or self.key.named(visit.request.headers),
             "draft": draft,
             "other": _OTHER,
             "tab": "steps",
-            "command": resume_command(run.run_id, self.viewer.shown.name),
+            "command": self.viewer.shown.resume_command(run.run_id),
             **desk,
         }
 
@@ -208,7 +212,7 @@ class Counter:
         status = status_of_run(rows[0]["last_event"])
         alive = self.viewer.shown.is_claimed(rows[0]["id"])
         state = status if status in ("finished", "failed") or alive else "waiting"
-        command = resume_command(run_id, self.viewer.shown.name)
+        command = self.viewer.shown.resume_command(run_id)
         return {"number": rows[0]["id"], "run_id": run_id, "state": state, "command": command}
 
     async def _state(self, source: Reader, run: int, opening: Row) -> str:
@@ -264,3 +268,30 @@ def _number(text: str | None) -> int | None:
     if not text or not (text.isascii() and text.isdigit()) or len(text) > 18:
         return None
     return int(text)
+
+
+def compared(texts: Sequence[str]) -> list[list[Piece]]:
+    """Return each text in pieces: compare the others with the first, and the first with the second.
+
+    Args:
+        texts: the candidates' texts, by votes, most first.
+    """
+    words = [_WORDS.findall(text) for text in texts]
+    found = []
+    for place, own in enumerate(words):
+        beside = words[1] if place == 0 and len(words) > 1 else words[0]
+        if len(words) == 1 or max(len(own), len(beside)) > _WORDS_COMPARED:
+            found.append([(texts[place], False)])
+        else:
+            found.append(_beside(own, beside))
+    return found
+
+
+def _beside(own: list[str], other: list[str]) -> list[Piece]:
+    matcher = SequenceMatcher(None, other, own, autojunk=False)
+    pieces = [
+        ("".join(own[first:last]), kind != "equal")
+        for kind, _, _, first, last in matcher.get_opcodes()
+        if first < last
+    ]
+    return pieces or [("", False)]
