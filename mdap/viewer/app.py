@@ -66,7 +66,8 @@ class Viewer:
         """Return a page about the requested run."""
         async with self.shown.open() as source:
             run = await self._run(source, request.path_params["run"])
-            template, values = await page(self._visit(source, run, request))
+            visit = pages.Visit(source, run, request, self.counts, self.shown.prompts)
+            template, values = await page(visit)
         return self.answer(template, {"run": run, **values}, status)
 
     async def _run(self, source: Reader, number: int) -> About:
@@ -80,9 +81,6 @@ class Viewer:
         if run is None:
             raise HTTPException(404, "There is no such run in this database.")
         return run
-
-    def _visit(self, source: Reader, run: About, request: Request) -> pages.Visit:
-        return pages.Visit(source, run, request, self.counts, self.shown.prompts)
 
     async def runs(self, request: Request) -> Response:
         """List the runs."""
@@ -121,12 +119,8 @@ class Viewer:
 
     def answer(self, template: str, values: dict[str, Any], status: int = 200) -> HTMLResponse:
         """Return a page."""
-        return HTMLResponse(
-            environment()
-            .get_template(template)
-            .render(database=str(self.shown.path), deciding=self.shown.desk is not None, **values),
-            status,
-        )
+        shared = {"database": str(self.shown.path), "deciding": self.shown.desk is not None}
+        return HTMLResponse(environment().get_template(template).render(shared | values), status)
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """Return a page with one sentence about the error."""

@@ -1,8 +1,9 @@
 """The runs of a log as rows of a table, kept in memory so that a page can sort, filter and count them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from sqlite3 import Row
 from time import monotonic
@@ -20,8 +21,8 @@ from mdap.rules.certificate import certify
 from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price
-from mdap.viewer.about import about, verdicts
-from mdap.viewer.counting import RunCounts
+from mdap.viewer.about import about, prices_of, verdicts
+from mdap.viewer.counting import SHORT, RunCounts, few_steps
 
 __all__ = ["SORTS", "Catalog", "Listed", "RunFilter", "count_up", "listed"]
 
@@ -30,7 +31,6 @@ _AT_ONCE: Final = 500
 _COUNTING: Final = 0.08
 _COUNTING_ALL: Final = 0.3
 _LONGEST: Final = 200
-_SHORT: Final = 4_096  # steps to count in one query
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Listed:
     status: str
     said: str | None
     undecided: int
-    escalated: bool
+    escalated: int
     decided: int
     opened: int
     children: int
@@ -65,6 +65,11 @@ class Listed:
     counted: bool = False
     votes: int = 0
     cost_usd: float | None = None
+
+    @property
+    def length(self) -> int:
+        """The number of its steps so far."""
+        return max(self.decided, self.opened)
 
     @property
     def word(self) -> str:
@@ -186,19 +191,19 @@ class Catalog:
         async with self._lock:
             await self._look(source)
             runs = list(self._runs.values())
-            if wanted.outcome or wanted.sort.removeprefix("-") in _COUNTED:
+            needed = bool(wanted.outcome) or wanted.sort.removeprefix("-") in _COUNTED
+            if needed:
                 await count_up(source, counts, runs, _COUNTING_ALL)
             found = _sorted([run for run in runs if wanted.fits(run)], wanted.sort)
             start = (wanted.page - 1) * size
-            shown = found[start : start + size]
-            shown = await self._renewed(source, shown)
+            shown = await self._renewed(source, found[start : start + size])
             await count_up(source, counts, shown, _COUNTING)
         return {
             "listed": shown,
             "found": len(found),
             "all": len(runs),
             "most": _MOST,
-            "uncounted": sum(not run.counted for run in runs) if self._needs(wanted) else 0,
+            "uncounted": sum(not run.counted for run in runs) if needed else 0,
             "wanted": wanted,
             "sorts": {name: head for name, (head, _) in SORTS.items()},
             "more": len(found) > start + size,
@@ -206,9 +211,6 @@ class Catalog:
             "models": sorted({run.models for run in runs})[:_LONGEST],
             "tasks": sorted({run.task for run in runs})[:_LONGEST],
         }
-
-    def _needs(self, wanted: RunFilter) -> bool:
-        return bool(wanted.outcome) or wanted.sort.removeprefix("-") in _COUNTED
 
     async def _look(self, source: Reader) -> None:
         """Add new runs and update changed ones."""
@@ -241,9 +243,7 @@ def _sorted(runs: list[Listed], sort: str) -> list[Listed]:
     return known + [run for run in runs if by(run) is None]
 
 
-@lru_cache(maxsize=1024)
-def _prices(text: str) -> dict[str, Price]:
-    return {model: Price(**price) for model, price in json.loads(text).items()}
+_COLUMNS: Final = ("run_id", "kind", "task", "k", "escalated", "opened", "children", "created_at", "seconds")
 
 
 @lru_cache(maxsize=1024)
@@ -253,23 +253,15 @@ def _models(text: str) -> str:
 
 def _listed(row: Row) -> Listed:
     run = Listed(
+        **{name: row[name] for name in _COLUMNS},
         number=row["id"],
-        run_id=row["run_id"],
-        kind=row["kind"],
-        task=row["task"],
         params=json.loads(row["params"]),
         models=_models(row["provider"]),
-        k=row["k"],
         status=status_of(row["last_event"]),
         said=row["outcome"],
         undecided=row["undecided"] or 0,
-        escalated=bool(row["escalated"]),
         decided=row["steps"],
-        opened=row["opened"],
-        children=row["children"],
-        created_at=row["created_at"],
-        seconds=row["seconds"],
-        prices=_prices(row["prices"] or "{}"),
+        prices=prices_of(row["prices"]),
         turn=row["last_turn"] or 0,
     )
     run.judge(None)
@@ -286,67 +278,50 @@ async def listed(source: Reader, numbers: Sequence[int]) -> list[Listed]:
 async def count_up(source: Reader, counts: RunCounts, runs: Sequence[Listed], seconds: float) -> None:
     """Count *runs* while there is time, short ones first and many per query."""
     deadline = monotonic() + seconds
-    waiting = sorted((one for one in runs if not one.counted), key=lambda one: max(one.decided, one.opened))
-    short = [one for one in waiting if not one.children and max(one.decided, one.opened) <= _SHORT]
+    waiting = sorted((one for one in runs if not one.counted), key=lambda one: one.length)
+    short = [one for one in waiting if not one.children and one.length <= SHORT]
     while short and monotonic() < deadline:
-        some = _some(short)
+        some = few_steps(short, lambda one: one.length)
         await _count_short(source, some, deadline)
         del short[: len(some)]
-    done = {one.number for one in waiting if one.counted}
     for one in waiting:
-        if one.number not in done and (one.children or max(one.decided, one.opened) > _SHORT):
+        if one.children or one.length > SHORT:
             await _count_long(source, counts, one, deadline)
-
-
-def _some(short: Sequence[Listed]) -> list[Listed]:
-    """Return the first runs that together have few steps."""
-    taken: list[Listed] = []
-    steps = 0
-    for one in short:
-        steps += max(one.decided, one.opened) + 1
-        if taken and steps > _SHORT:
-            break
-        taken.append(one)
-    return taken
-
-
-@dataclass(slots=True)
-class _Sums:
-    shapes: list[TallyShape] = field(default_factory=list)
-    votes: int = 0
-    usage: list[Row] = field(default_factory=list)
-    batched: list[Row] = field(default_factory=list)
 
 
 async def _count_short(source: Reader, runs: Sequence[Listed], deadline: float) -> None:
     wanted = json.dumps([one.number for one in runs])
-    sums = {one.number: _Sums() for one in runs}
-    for row in await source.rows("sums_of_decisions", wanted):
-        won, margin, total = row["votes"], row["margin"], row["total"]
-        if total:
-            sums[row["run"]].shapes.append(TallyShape(won, won - margin, total, row["decisions"]))
-    for row in await source.rows("sums_of_samples", wanted):
-        sums[row["run"]].votes += row["votes"]
-        sums[row["run"]].usage.append(row)
-    for row in await source.rows("sums_of_batches", wanted):
-        sums[row["run"]].batched.append(row)
-    for row in await source.rows("sums_beside", wanted):
-        sums[row["run"]].usage.append(row)
+    decisions, samples, batches, beside = [
+        _by_run(await source.rows(name, wanted))
+        for name in ("sums_of_decisions", "sums_of_samples", "sums_of_batches", "sums_beside")
+    ]
     for one in runs:
-        found = sums[one.number]
         # Run the slow query only if needed: most tasks give a verdict on their result.
         if one.said is None and one.status == "finished" and one.kind in JUDGED and not one.escalated:
             if monotonic() > deadline:
                 return
-            one.judge(certify(found.shapes))
-        one.votes, one.cost_usd, one.counted = found.votes, _cost(found, one.prices), True
+            one.judge(certify([_shape(row) for row in decisions[one.number] if row["total"]]))
+        usage = [*samples[one.number], *beside[one.number]]
+        one.cost_usd = _cost(usage, batches[one.number], one.prices)
+        one.votes, one.counted = sum(row["votes"] for row in samples[one.number]), True
 
 
-def _cost(sums: _Sums, prices: Mapping[str, Price]) -> float | None:
-    if not sums.usage or any(row["model"] not in prices for row in sums.usage):
+def _by_run(rows: Iterable[Row]) -> Mapping[int, list[Row]]:
+    found = defaultdict(list)
+    for row in rows:
+        found[row["run"]].append(row)
+    return found
+
+
+def _shape(row: Row) -> TallyShape:
+    return TallyShape(row["votes"], row["votes"] - row["margin"], row["total"], row["decisions"])
+
+
+def _cost(usage: Sequence[Row], batched: Sequence[Row], prices: Mapping[str, Price]) -> float | None:
+    if not usage or any(row["model"] not in prices for row in usage):
         return None
-    saved = sum(saved_in_batches(prices[row["model"]], Tokens.of(row)) for row in sums.batched)
-    return sum(cost_of(prices[row["model"]], Tokens.of(row)) for row in sums.usage) - saved
+    saved = sum(saved_in_batches(prices[row["model"]], Tokens.of(row)) for row in batched)
+    return sum(cost_of(prices[row["model"]], Tokens.of(row)) for row in usage) - saved
 
 
 async def _count_long(source: Reader, counts: RunCounts, one: Listed, deadline: float) -> None:

@@ -148,9 +148,10 @@ async def steps(visit: Visit) -> Shown:
     kind = visit.request.query_params.get("show", "all")
     if kind not in FILTERS:
         raise HTTPException(400, f"show must be one of {', '.join(FILTERS)}.")
-    found = await _found(visit, kind, start)
+    end = run.decided if kind in ("divided", "overridden") else run.opened
+    found = await _found(visit, kind, start, end)
     every = range(found.start, found.stop)
-    numbers = list(every) if kind == "all" else [int(row["step"]) for row in found.rows]
+    numbers = [*every] if kind == "all" else [int(row["step"]) for row in found.rows]
     rows = await visit.source.rows("view_steps", run.number, str(numbers))
     return "steps.html", {
         "listed": _one_a_step(rows),
@@ -158,7 +159,7 @@ async def steps(visit: Visit) -> Shown:
         "found": found,
         "kind": kind,
         "kinds": FILTERS,
-        "end": _last_key(run, kind),
+        "end": end,
         "size": _STEPS,
         "tab": "steps",
     }
@@ -172,13 +173,8 @@ async def _doubts(visit: Visit) -> dict[tuple[int, int, int], float]:
     }
 
 
-def _last_key(run: About, kind: str) -> int:
-    return run.decided if kind in ("divided", "overridden") else run.opened
-
-
-async def _found(visit: Visit, kind: str, start: int) -> Found:
+async def _found(visit: Visit, kind: str, start: int, end: int) -> Found:
     run = visit.run
-    end = _last_key(run, kind)
     if kind == "all":
         stop = min(start + _STEPS, end)
         return Found([], start, max(stop, start), more=stop < end)
@@ -297,10 +293,8 @@ async def tree(visit: Visit) -> Shown:
     at = key(visit.request, "step", 0 if run.opened <= _LEAVES else _LARGEST)
     branches = await _branches(visit, 0, run.opened, at)
     leaf = _leaf(branches)
-    rows = []
-    if leaf is not None:
-        numbers = list(range(leaf.start, leaf.stop))
-        rows = _one_a_step(await source.rows("view_steps", run.number, str(numbers)))
+    numbers = [] if leaf is None else [*range(leaf.start, leaf.stop)]
+    rows = _one_a_step(await source.rows("view_steps", run.number, str(numbers))) if numbers else []
     first = key(visit.request, "part", 0)
     offshoots = await source.rows("view_offshoots", run.number, _LEAVES, _COUNTED) if run.children else []
     chosen = next((row for row in offshoots if row["first"] <= first <= row["last"]), None)

@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import partial
 from sqlite3 import Row
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio.to_thread
 from starlette.exceptions import HTTPException
@@ -25,7 +25,7 @@ from mdap.rules.digests import answer_key
 from mdap.viewer.guard import Key, form_of
 from mdap.viewer.interface import status_of
 from mdap.viewer.pages import Visit
-from mdap.viewer.race import ShownRace, outcome_of, race_of
+from mdap.viewer.race import ShownCandidate, ShownRace, outcome_of, race_of
 from mdap.viewer.source import Desk, prompts_of
 from mdap.viewer.templating import pretty
 
@@ -48,8 +48,7 @@ _WORDS_COMPARED: Final = 400
 """Maximum number of words to compare: the time grows with its square."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(NamedTuple):
     """A candidate as the form offers it.
 
     Attributes:
@@ -58,10 +57,7 @@ class _Choice:
         won: whether votes decided it.
     """
 
-    key: str
-    letter: str
-    style: str
-    votes: int
+    candidate: ShownCandidate
     said: list[Piece]
     known: bool
     won: bool
@@ -113,11 +109,7 @@ class Counter:
         given = await form_of(request)
         if not self.key.is_form(given.pop("form", "")):
             raise HTTPException(403, "This form is not one of this server's: load the page again.")
-        actions: dict[str, Callable[[Request, str, dict[str, str]], Awaitable[str]]] = {
-            "claim": self._claim,
-            "release": self._release,
-            "settle": self._settle,
-        }
+        actions = {"claim": self._claim, "release": self._release, "settle": self._settle}
         act = actions.get(given.get("do", ""))
         if act is None:
             raise HTTPException(400, "This is not a form of these pages.")
@@ -135,10 +127,9 @@ class Counter:
         return answer
 
     async def _claim(self, request: Request, run_id: str, given: dict[str, str]) -> str:
-        claim = await self.desk.claim(
-            run_id, request.path_params["step"], given.get("author", ""), _number(given.get("claim"))
-        )
-        return f"?claim={claim.number}"
+        author, claim = given.get("author", ""), _number(given.get("claim"))
+        made = await self.desk.claim(run_id, request.path_params["step"], author, claim)
+        return f"?claim={made.number}"
 
     async def _release(self, request: Request, run_id: str, given: dict[str, str]) -> str:
         author, claim = given.get("author", ""), _number(given.get("claim"))
@@ -236,15 +227,7 @@ def _choices(race: ShownRace) -> list[_Choice]:
     ]
     winner = race.opening["winner"]
     return [
-        _Choice(
-            one.key,
-            one.letter,
-            one.style,
-            one.votes,
-            said,
-            answer is not None,
-            winner is not None and one.answer == winner,
-        )
+        _Choice(one, said, answer is not None, winner is not None and one.answer == winner)
         for one, answer, said in zip(offered, answers, compared(texts), strict=True)
     ]
 
