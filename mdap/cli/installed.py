@@ -22,36 +22,32 @@ __all__ = ["models", "tasks"]
 @as_json
 def tasks(**given: Any) -> None:
     """List the installed tasks and their parameters."""
-    found = list(_listed(TASKS, _task))
-    if given["json"]:
-        print_json({"tasks": found})
-        return
-    for task in found:
-        say(f"{task['name']}: {task['summary']}")
-        for field, about in task["params"].items():
-            default = "..." if about["required"] else about["default"]
-            say(f"    -p {field}={default}  {about['description'] or ''}")
-        _describe_problem(task)
+    _list(TASKS, "tasks", _task, given)
 
 
 @click.command()
 @as_json
 def models(**given: Any) -> None:
     """List the installed model providers and their options."""
-    found = list(_listed(PROVIDERS, _provider))
+    _list(PROVIDERS, "models", _provider, given)
+
+
+def _list(
+    group: str, name: str, about: Callable[[EntryPoint], dict[str, Any]], given: dict[str, Any]
+) -> None:
+    found = list(_listed(group, about))
     if given["json"]:
-        print_json({"models": found})
+        print_json({name: found})
         return
-    for provider in found:
-        say(f"{provider['name']}: {provider['summary']}")
-        if provider["options"]:
-            say("    " + " ".join(f"-M {field}={default}" for field, default in provider["options"].items()))
-        _describe_problem(provider)
-
-
-def _describe_problem(plugin: dict[str, Any]) -> None:
-    if plugin["problem"]:
-        say(f"    {plugin['problem']}")
+    for plugin in found:
+        say(f"{plugin['name']}: {plugin['summary']}")
+        for field, param in plugin.get("params", {}).items():
+            default = "..." if param["required"] else param["default"]
+            say(f"    -p {field}={default}  {param['description'] or ''}")
+        if options := plugin.get("options"):
+            say("    " + " ".join(f"-M {field}={default}" for field, default in options.items()))
+        if plugin["problem"]:
+            say(f"    {plugin['problem']}")
 
 
 def _listed(group: str, about: Callable[[EntryPoint], dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -63,16 +59,10 @@ def _listed(group: str, about: Callable[[EntryPoint], dict[str, Any]]) -> Iterat
                 problem = f"several packages use this name: name this one as {point.value}"
             try:
                 told_of = about(point)
-            except MdapError as error:
-                told_of, problem = _nothing(group), str(error)
             except RAISED as error:
-                told_of, problem = _nothing(group), told(error)
+                told_of = {"summary": "not usable", "params" if group == TASKS else "options": {}}
+                problem = str(error) if isinstance(error, MdapError) else told(error)
             yield {"name": name, **told_of, "problem": problem}
-
-
-def _nothing(group: str) -> dict[str, Any]:
-    """Return what is listed of a plugin that cannot be imported."""
-    return {"summary": "not usable", "params" if group == TASKS else "options": {}}
 
 
 def _task(point: EntryPoint) -> dict[str, Any]:
@@ -82,9 +72,7 @@ def _task(point: EntryPoint) -> dict[str, Any]:
         "summary": _first_line(kind),
         "params": {
             field: {
-                "default": None
-                if info.is_required()
-                else _plain(info.get_default(call_default_factory=True)),
+                "default": _default(info),
                 "required": info.is_required(),
                 "description": info.description,
             }
@@ -98,10 +86,7 @@ def _provider(point: EntryPoint) -> dict[str, Any]:
     settings = getattr(factory, "settings", None)
     return {
         "summary": _first_line(inspect.getmodule(factory)),
-        "options": {
-            field: _plain(info.get_default(call_default_factory=True))
-            for field, info in getattr(settings, "model_fields", {}).items()
-        },
+        "options": {field: _default(info) for field, info in getattr(settings, "model_fields", {}).items()},
     }
 
 

@@ -183,26 +183,31 @@ stop_options: Final = _together(
     ),
 )
 
+
+def _limit(option: str, name: str, shown: str, metavar: str | None = "N") -> Decorator:
+    """Return the option that sets a field of `Limits`."""
+    kind = float if metavar == "SECONDS" else int
+    usual = getattr(_LIMITS, name)
+    return click.option(
+        option, name, type=kind, default=usual, show_default=True, metavar=metavar, help=shown
+    )
+
+
 _limits: Final = _together(
-    click.option(
+    _limit(
         "--concurrency",
-        type=int,
-        metavar="N",
-        help="Maximum concurrent requests to each model. [default: learned from the endpoint]",
+        "concurrency",
+        "Maximum concurrent requests to each model. [default: learned from the endpoint]",
     ),
-    click.option(
+    _limit(
         "--rpm",
         "requests_per_minute",
-        type=int,
-        metavar="N",
-        help="Maximum requests a minute. [default: from the endpoint's headers]",
+        "Maximum requests a minute. [default: from the endpoint's headers]",
     ),
-    click.option(
+    _limit(
         "--tpm",
         "tokens_per_minute",
-        type=int,
-        metavar="N",
-        help="Maximum tokens a minute, prompts and replies. [default: from the endpoint's headers]",
+        "Maximum tokens a minute, prompts and replies. [default: from the endpoint's headers]",
     ),
     click.option(
         "--reserve-max-tokens",
@@ -220,30 +225,9 @@ _limits: Final = _together(
         show_default="for processes",
         help="Send one of several similar requests first, so that the others can read the cache.",
     ),
-    click.option(
-        "--timeout",
-        "attempt_timeout",
-        type=float,
-        default=_LIMITS.attempt_timeout,
-        show_default=True,
-        metavar="SECONDS",
-        help="Timeout of one attempt.",
-    ),
-    click.option(
-        "--max-nesting",
-        type=int,
-        default=_LIMITS.max_nesting,
-        show_default=True,
-        metavar="N",
-        help="Maximum depth of nested tasks.",
-    ),
-    click.option(
-        "--max-attempts",
-        type=int,
-        default=_LIMITS.max_attempts,
-        show_default=True,
-        help="Attempts at one sample before the run stops.",
-    ),
+    _limit("--timeout", "attempt_timeout", "Timeout of one attempt.", "SECONDS"),
+    _limit("--max-nesting", "max_nesting", "Maximum depth of nested tasks."),
+    _limit("--max-attempts", "max_attempts", "Attempts at one sample before the run stops.", None),
 )
 
 _lane: Final = _together(
@@ -373,13 +357,8 @@ def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
 
 def budget_of(given: dict[str, Any]) -> Budget:
     """Return the budget that the options give."""
-    return validated(
-        Budget,
-        "budget",
-        usd=given["budget_usd"],
-        tokens=given["budget_tokens"],
-        seconds=given["max_seconds"],
-    )
+    usd, tokens, seconds = (given[name] for name in ("budget_usd", "budget_tokens", "max_seconds"))
+    return validated(Budget, "budget", usd=usd, tokens=tokens, seconds=seconds)
 
 
 def validated(kind: Callable[..., Made], what: str, **values: Any) -> Made:

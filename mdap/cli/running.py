@@ -8,22 +8,10 @@ from typing import Any, Final
 import anyio
 import click
 
-from mdap.cli import completing
+from mdap.cli import completing, options
 from mdap.cli.display import Show
 from mdap.cli.driving import cases_of, go, run_inputs
 from mdap.cli.files import check_apart, database_files, readable
-from mdap.cli.options import (
-    cluster_of,
-    cluster_options,
-    model_option,
-    run_options,
-    session_options,
-    speculate_option,
-    stop_options,
-    target_option,
-    task_with_params,
-    validated,
-)
 from mdap.cli.values import MARGIN, NUMBERS
 from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
@@ -42,8 +30,8 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
 
 
 @click.command()
-@task_with_params
-@model_option(
+@options.task_with_params
+@options.model_option(
     "Model to sample, such as openai/gpt-4.1-mini; `mdap models` lists providers. Several models take "
     "turns; append options of one, as in 'sim/a?seed=1'."
 )
@@ -68,7 +56,7 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
     "if all steps are equally hard, from the newest matching calibration or a pilot. robust: keeps "
     "--target however hard the steps are, if --floor holds.",
 )
-@target_option("; for -k auto and robust")
+@options.target_option("; for -k auto and robust")
 @click.option(
     "--floor",
     type=float,
@@ -126,7 +114,7 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
     help="With --inputs: write each result as one JSON line, in input order; FILE appears when the "
     "batch ends.",
 )
-@speculate_option(
+@options.speculate_option(
     "Start the next steps before a step is decided, from its leading answer or the task's guess."
 )
 @click.option(
@@ -135,9 +123,9 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
     show_default="of processes",
     help="Store the text of every prompt in the log; not for confidential documents.",
 )
-@cluster_options
-@stop_options
-@run_options
+@options.cluster_options
+@options.stop_options
+@options.run_options
 def run(**given: Any) -> int:
     """Run a task: vote on each step, and record everything.
 
@@ -146,11 +134,11 @@ def run(**given: Any) -> int:
     voting = _voting(given)
     show = Show.of(given)
     if given["inputs"] is not None:
-        return _run_inputs(given, _session(given, cluster_of(given, None)), voting, show)
+        return _run_inputs(given, _session(given, options.cluster_of(given, None)), voting, show)
     if given["out"] is not None:
         raise UsageError("--out goes with --inputs: a single run prints what it came to, with --json as JSON")
     task = make_task(given["task"], read_params(given["task"], given["params"]))
-    session = _session(given, cluster_of(given, task))
+    session = _session(given, options.cluster_of(given, task))
     run_id = new_run_id(task) if given["run_id"] is None else given["run_id"]
 
     async def act(session: Session, progress: Progress) -> Solution:
@@ -174,7 +162,7 @@ def _session(given: dict[str, Any], cluster: Cluster | None) -> Session:
         options=read_values(given["options"], "-M"),
         record_prompts=given["record_prompts"],
         cluster=cluster,
-        **session_options(given),
+        **options.session_options(given),
     )
 
 
@@ -222,7 +210,7 @@ def _voting(given: dict[str, Any]) -> VotingSettings:
     chosen = {name: given[name] for name in ("contested", "seed") if given[name] is not None}
     if margin != "robust" and (chosen or given["floor"] is not None):
         raise UsageError("--floor, --contested and --seed go with -k robust")
-    return validated(
+    return options.validated(
         VotingSettings,
         "setting",
         k=margin if isinstance(margin, int) else 1,
