@@ -17,6 +17,8 @@ from mdap.rules.canonical import canonical
 
 __all__ = ["models", "tasks"]
 
+About = Callable[[EntryPoint], dict[str, Any]]
+
 
 @click.command()
 @as_json
@@ -32,9 +34,7 @@ def models(**given: Any) -> None:
     _list(PROVIDERS, "models", _provider, given)
 
 
-def _list(
-    group: str, name: str, about: Callable[[EntryPoint], dict[str, Any]], given: dict[str, Any]
-) -> None:
+def _list(group: str, name: str, about: About, given: dict[str, Any]) -> None:
     found = list(_listed(group, about))
     if given["json"]:
         print_json({name: found})
@@ -50,7 +50,7 @@ def _list(
             say(f"    {plugin['problem']}")
 
 
-def _listed(group: str, about: Callable[[EntryPoint], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _listed(group: str, about: About) -> Iterator[dict[str, Any]]:
     """Yield what there is to say of each plugin; one that is broken says why, and hides no other."""
     for name, points in installed(group).items():
         for point in points:

@@ -13,12 +13,12 @@ from mdap.cli import completing
 from mdap.cli.options import as_json, database, moved_task, run_argument, verbose
 from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
 from mdap.cli.prompting import prompt_json, show_prompt, show_text
-from mdap.cli.summary import how_sure, rest, standing, where_to_look
+from mdap.cli.summary import Rows, how_sure, rest, standing, where_to_look
 from mdap.errors import UsageError
 from mdap.journal.jobs import forget, jobs_on_record
 from mdap.journal.reader import Reader, RunRow, open_log
 from mdap.journal.writer import open_journal
-from mdap.records import BatchJob, RunStatus, Solution
+from mdap.records import BatchJob, Outcome, RunStatus, Solution
 from mdap.session import read_solution
 from mdap.session.deciding import find_step
 from mdap.session.prompting import TaskPrompts
@@ -51,46 +51,34 @@ async def _runs(given: dict[str, Any]) -> None:
             found = await reader.runs(given["most"])
         else:
             found = await reader.parts((await reader.find(given["of"])).number, given["most"])
-        outcomes = [await outcome_in(reader, row) for row, _ in found]
+        shown = [(row, steps, await outcome_in(reader, row)) for row, steps in found]
     if given["json"]:
-        print_json(
-            {
-                "runs": [
-                    {
-                        "run_id": row.run_id,
-                        "kind": row.kind,
-                        "task": row.task,
-                        "params": row.params,
-                        "models": row.provider["models"],
-                        "k": row.k,
-                        "status": str(row.status),
-                        "stop_cause": row.stop_cause,
-                        "outcome": outcome,
-                        "steps": steps,
-                        "created_at": row.created_at,
-                    }
-                    for (row, steps), outcome in zip(found, outcomes, strict=True)
-                ]
-            }
-        )
+        print_json({"runs": [_run_json(*one) for one in shown]})
         return
-    table(
-        ("run", "kind", "task", "model", "k", "status", "outcome", "steps", "created"),
-        [
-            (
-                row.run_id,
-                row.kind,
-                row.task,
-                " + ".join(row.provider["models"]),
-                str(row.k),
-                f"{row.status}: {row.stop_cause}" if row.stop_cause else str(row.status),
-                outcome or "-",
-                number(steps),
-                row.created_at[:19],
-            )
-            for (row, steps), outcome in zip(found, outcomes, strict=True)
-        ],
-    )
+    heads = ("run", "kind", "task", "model", "k", "status", "outcome", "steps", "created")
+    table(heads, [_run_cells(*one) for one in shown])
+
+
+def _run_json(row: RunRow, steps: int, outcome: Outcome | None) -> dict[str, Any]:
+    return {
+        "run_id": row.run_id,
+        "kind": row.kind,
+        "task": row.task,
+        "params": row.params,
+        "models": row.provider["models"],
+        "k": row.k,
+        "status": str(row.status),
+        "stop_cause": row.stop_cause,
+        "outcome": outcome,
+        "steps": steps,
+        "created_at": row.created_at,
+    }
+
+
+def _run_cells(row: RunRow, steps: int, outcome: Outcome | None) -> tuple[str, ...]:
+    status = f"{row.status}: {row.stop_cause}" if row.stop_cause else str(row.status)
+    about = (row.run_id, row.kind, row.task, " + ".join(row.provider["models"]), str(row.k))
+    return (*about, status, outcome or "-", number(steps), row.created_at[:19])
 
 
 @click.command()
@@ -136,34 +124,36 @@ async def _show(given: dict[str, Any]) -> None:
         )
         return
     reveal(solution.traceback)
-    totals = solution.totals
-    status = "running, or killed" if row.status is RunStatus.RUNNING else standing(solution)
-    fields(
-        [
-            ("run", row.run_id),
-            ("task", f"{row.task} {json.dumps(row.params)}"),
-            ("model", " + ".join(row.provider["models"])),
-            ("status", status),
-            ("reason", _reason(solution)),
-            ("result", json.dumps(solution.result)[:_TEXT_SHOWN]),
-            *how_sure(solution),
-            *places,
-            ("k", str(row.k)),
-            ("steps", number(totals.steps)),
-            (
-                "samples",
-                f"{number(totals.samples)}: {number(totals.votes)} votes, {number(totals.red_flags)} flags, "
-                f"{number(totals.void)} void, {number(totals.cancelled)} cancelled",
-            ),
-            ("failed attempts", number(totals.failed_attempts)),
-            *(rest(solution) if given["verbose"] else ()),
-            *([("parts", f"{number(parts)}: mdap runs --of {row.run_id}")] if parts else []),
-            *(("warning", warning) for warning in solution.warnings),
-        ]
-    )
+    rows = _rows(row, solution, places, verbose=given["verbose"])
+    if parts:
+        rows.append(("parts", f"{number(parts)}: mdap runs --of {row.run_id}"))
+    fields([*rows, *(("warning", warning) for warning in solution.warnings)])
     say()
     for event in events:
         say(f"  {event['at'][:19]}  {event['kind']}{': ' + event['reason'] if event['reason'] else ''}")
+
+
+def _rows(row: RunRow, solution: Solution, places: Rows, *, verbose: bool) -> Rows:
+    totals = solution.totals
+    return [
+        ("run", row.run_id),
+        ("task", f"{row.task} {json.dumps(row.params)}"),
+        ("model", " + ".join(row.provider["models"])),
+        ("status", "running, or killed" if row.status is RunStatus.RUNNING else standing(solution)),
+        ("reason", _reason(solution)),
+        ("result", json.dumps(solution.result)[:_TEXT_SHOWN]),
+        *how_sure(solution),
+        *places,
+        ("k", str(row.k)),
+        ("steps", number(totals.steps)),
+        (
+            "samples",
+            f"{number(totals.samples)}: {number(totals.votes)} votes, {number(totals.red_flags)} flags, "
+            f"{number(totals.void)} void, {number(totals.cancelled)} cancelled",
+        ),
+        ("failed attempts", number(totals.failed_attempts)),
+        *(rest(solution) if verbose else ()),
+    ]
 
 
 def _reason(solution: Solution) -> str:
@@ -174,14 +164,8 @@ def _reason(solution: Solution) -> str:
 
 
 def _event(event: Any) -> dict[str, Any]:
-    data = json.loads(event["data"]) if event["data"] else None
-    return {
-        "kind": event["kind"],
-        "at": event["at"],
-        "author": event["author"],
-        "reason": event["reason"],
-        "data": data,
-    }
+    named = {name: event[name] for name in ("kind", "at", "author", "reason")}
+    return {**named, "data": json.loads(event["data"]) if event["data"] else None}
 
 
 async def _show_step(reader: Reader, row: RunRow, given: dict[str, Any]) -> None:
@@ -285,24 +269,15 @@ async def _list_jobs(given: dict[str, Any]) -> None:
     if given["json"]:
         print_json({"batches": rows})
         return
-    table(
-        ("job", "model", "wave", "state", "requests", "answered", "failed", "cost", "age", "vendor's id"),
-        [
-            (
-                row["job"],
-                row["model"],
-                str(row["wave"]),
-                row["state"],
-                number(row["requests"]),
-                number(row["answered"]),
-                number(row["failed"]),
-                "-" if row["cost_usd"] is None else f"${row['cost_usd']:.4f}",
-                _age(row["age_seconds"]),
-                row["vendor_id"] or "-",
-            )
-            for row in rows
-        ],
-    )
+    heads = ("job", "model", "wave", "state", "requests", "answered", "failed", "cost", "age", "vendor's id")
+    table(heads, [_job_cells(row) for row in rows])
+
+
+def _job_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    about = (row["job"], row["model"], str(row["wave"]), row["state"])
+    counts = (number(row[name]) for name in ("requests", "answered", "failed"))
+    cost = "-" if row["cost_usd"] is None else f"${row['cost_usd']:.4f}"
+    return (*about, *counts, cost, _age(row["age_seconds"]), row["vendor_id"] or "-")
 
 
 def _about(job: BatchJob, cost: float | None) -> dict[str, Any]:

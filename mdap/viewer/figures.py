@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -30,15 +30,8 @@ def figures(summary: Summary, k: int, prices: Mapping[str, Price]) -> list[Figur
         prices: prices by model; the plot of cost needs one for each model.
     """
     k = summary.margins[0] if summary.margins else k
-    found: list[Figure | None] = [
-        _convergence(summary, k),
-        _votes(summary, k),
-        _disagreement(summary),
-        _spending(summary, prices),
-        _latency(summary),
-        _flags(summary),
-    ]
-    return [figure for figure in found if figure is not None]
+    others = (_disagreement(summary), _spending(summary, prices), _latency(summary), _flags(summary))
+    return [*_race_figures(summary, k), *(figure for figure in others if figure is not None)]
 
 
 _BOTH: Final = (("measured", "this run"), ("theory", "theory, two candidates"))
@@ -57,24 +50,29 @@ def _theory(summary: Summary, most: int) -> list[float]:
     return [sum(chances[votes] * share for chances, share in each) for votes in range(most + 1)]
 
 
-def _convergence(summary: Summary, k: int) -> Figure | None:
+def _race_figures(summary: Summary, k: int) -> list[Figure]:
+    """Return the plots of how many votes the steps took, beside the theory."""
     lengths = summary.lengths()
-    races = lengths.total()
-    if not races or not summary.votes:
-        return None
-    most = max(lengths)
-    ended = list(accumulate(lengths[votes] for votes in range(most + 1)))
+    if not lengths or not summary.votes:
+        return []
+    theory = _theory(summary, max(lengths))
+    floor = 10.0 ** math.floor(math.log10(0.8 / lengths.total()))
+    return [_convergence(lengths, k, theory, floor), _votes(lengths, k, theory, floor)]
+
+
+def _convergence(lengths: Counter[int], k: int, theory: Sequence[float], floor: float) -> Figure:
+    races, most = lengths.total(), max(lengths)
+    ended = accumulate(lengths[votes] for votes in range(most + 1))
     measured = [(votes, 1 - count / races) for votes, count in enumerate(ended)]
-    estimate = [(votes, 1 - share) for votes, share in enumerate(accumulate(_theory(summary, most)))]
-    floor = 10.0 ** math.floor(math.log10(0.8 / races))
+    estimate = [(votes, 1 - share) for votes, share in enumerate(accumulate(theory))]
     x = Axis("votes counted in a step", 0, max(most, 1), show=whole)
     y = Axis("steps still undecided", floor, 1, log=True, show=percent)
     last = next(votes for votes, share in measured if share <= 0)
     left = percent(measured[min(k, most)][1])
     note = f"After {k} votes {left} of the steps are undecided; after {last}, none."
     lines = [
-        Line("theory", steps([(at, max(share, floor / 2)) for at, share in estimate])),
-        Line("measured", steps([(at, max(share, floor / 2)) for at, share in measured])),
+        Line(kind, steps([(at, max(share, floor / 2)) for at, share in points]))
+        for kind, points in (("theory", estimate), ("measured", measured))
     ]
     rows = tuple(
         (f"{votes}", percent(share), percent(max(estimate[votes][1], 0))) for votes, share in measured
@@ -83,48 +81,35 @@ def _convergence(summary: Summary, k: int) -> Figure | None:
     return Figure("Convergence", chart(note, x, y, lines), note, heads, rows, _BOTH)
 
 
-def _votes(summary: Summary, k: int) -> Figure | None:
-    lengths = summary.lengths()
+def _votes(lengths: Counter[int], k: int, theory: Sequence[float], floor: float) -> Figure:
     races = lengths.total()
-    if not races or not summary.votes:
-        return None
-    most = max(lengths)
-    estimate = _theory(summary, most)
-    floor = 10.0 ** math.floor(math.log10(0.8 / races))
-    x = Axis("votes that a step took", k - 1, most + 1, show=whole)
+    x = Axis("votes that a step took", k - 1, max(lengths) + 1, show=whole)
     y = Axis("steps", floor, 1, log=True, show=percent)
-    values = [
-        (votes - 0.4, votes + 0.4, count / races, f"{votes} votes: {count:,} steps")
-        for votes, count in sorted(lengths.items())
-    ]
-    dots = bars(x, y, values)
+    ordered = sorted(lengths.items())
+    dots = bars(
+        x, y, [(at - 0.4, at + 0.4, count / races, f"{at} votes: {count:,} steps") for at, count in ordered]
+    )
     lines = [
         Line("theory", [(votes - 0.5, chance), (votes + 0.5, chance)])
-        for votes, chance in enumerate(estimate)
+        for votes, chance in enumerate(theory)
         if chance > floor / 2
     ]
-    note = (
-        f"{summary.votes / races:.3f} votes a step on average; {percent(lengths[k] / races)} took just {k}."
-    )
-    rows = tuple(
-        (f"{votes}", f"{count:,}", f"{estimate[votes] * races:,.1f}")
-        for votes, count in sorted(lengths.items())
-    )
-    return Figure(
-        "Votes per step", chart(note, x, y, lines, dots), note, ("votes", "steps", "theory"), rows, _BOTH
-    )
+    average = sum(votes * count for votes, count in ordered) / races
+    note = f"{average:.3f} votes a step on average; {percent(lengths[k] / races)} took just {k}."
+    rows = tuple((f"{votes}", f"{count:,}", f"{theory[votes] * races:,.1f}") for votes, count in ordered)
+    heads = ("votes", "steps", "theory")
+    return Figure("Votes per step", chart(note, x, y, lines, dots), note, heads, rows, _BOTH)
 
 
 def _latency(summary: Summary) -> Figure | None:
-    timed = {max(ms, 1): 0 for ms in summary.latencies}
+    timed: Counter[int] = Counter()
     for ms, count in summary.latencies.items():
         timed[max(ms, 1)] += count
     if not timed or max(timed) <= 1:
         return None
-    slots: dict[int, int] = {}
+    slots: Counter[int] = Counter()
     for ms, count in timed.items():
-        slot = math.floor(math.log10(ms) * _LATENCY_BINS + 1e-9)
-        slots[slot] = slots.get(slot, 0) + count
+        slots[math.floor(math.log10(ms) * _LATENCY_BINS + 1e-9)] += count
     edges = {slot: (10 ** (slot / _LATENCY_BINS), 10 ** ((slot + 1) / _LATENCY_BINS)) for slot in slots}
     x = Axis("latency of a sample", edges[min(slots)][0], edges[max(slots)][1], log=True, show=duration)
     if len(x.ticks()) < 2:
