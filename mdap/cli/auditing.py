@@ -75,20 +75,12 @@ def verify_(**given: Any) -> Exit:
     if is_evolution(Path(given["db"]), given["run_id"]):
         return _verify_evolution(given)
 
+    named = {name: given[name] for name in ("oracle", "expect", "allow_unsealed", "signers", "jobs")}
+
     def check(db: Path) -> Verification:
         make = _maker({**given, "db": db})
         with _bar(given["json"]) as progress:
-            return verify(
-                db,
-                given["run_id"],
-                make,
-                oracle=given["oracle"],
-                expect=given["expect"],
-                allow_unsealed=given["allow_unsealed"],
-                signers=given["signers"],
-                jobs=given["jobs"],
-                progress=progress,
-            )
+            return verify(db, given["run_id"], make, progress=progress, **named)
 
     came = at_home(given["db"], given["run_id"], given["task"], check)
     if given["json"]:
@@ -103,9 +95,8 @@ def verify_(**given: Any) -> Exit:
 
 def _verify_evolution(given: dict[str, Any]) -> Exit:
     """Make an evolution's model again, with the package that knows how."""
-    for name in ("oracle", "expect", "allow_unsealed", "signers", "task"):
-        if given[name]:
-            raise UsageError(f"--{name.replace('_', '-')} is for runs: leave it out for an evolution")
+    others = ("oracle", "expect", "allow_unsealed", "signers", "task")
+    _refuse(given, others, "is for runs: leave it out for an evolution")
     points = installed(VERIFIERS).get("evolution")
     if not points:
         raise UsageError("no installed package verifies evolutions: install mdap as a whole")
@@ -116,6 +107,12 @@ def _verify_evolution(given: dict[str, Any]) -> Exit:
         say(f"{came.evolution_id}: {'verified' if came.ok else 'mismatch'}")
         fields(came.lines())
     return Exit.FINISHED if came.ok else Exit.FAILED
+
+
+def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if given[name]:
+            raise UsageError(f"--{name.replace('_', '-')} {why}")
 
 
 async def _task_of(db: Path, run_id: str) -> str:
@@ -197,15 +194,9 @@ def export_(**given: Any) -> None:
             write(given, out)
 
 
-_ONLY_FOR_LESSONS: Final = ("contested", "min_margin", "from_model", "bare", "task")
-
-
 def _write_rows(given: dict[str, Any], out: IO[bytes]) -> None:
-    for name in _ONLY_FOR_LESSONS:
-        if given[name]:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for training data: add --format {' or '.join(LESSON_FORMATS)}"
-            )
+    others = ("contested", "min_margin", "from_model", "bare", "task")
+    _refuse(given, others, f"is for training data: add --format {' or '.join(LESSON_FORMATS)}")
     with open_whole(given["db"]) as log:
         export(log, given["run_id"], out, given["fmt"])
 

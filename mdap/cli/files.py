@@ -167,12 +167,9 @@ def readable(option: str, path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="mdap-") as folder:
         copy = Path(folder) / "copy"
-        standard = str(path) in ("-", "/dev/stdin")
         try:
-            with (
-                os.fdopen(os.dup(0), "rb") if standard else path.open("rb") as source,
-                copy.open("wb") as file,
-            ):
+            source = os.fdopen(os.dup(0), "rb") if str(path) in ("-", "/dev/stdin") else path.open("rb")
+            with source, copy.open("wb") as file:
                 shutil.copyfileobj(source, file)
         except OSError as error:
             raise UsageError(f"{option} {path} cannot be read: {error.strerror or error}") from None

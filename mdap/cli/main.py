@@ -12,14 +12,13 @@ from mdap._version import __version__
 from mdap.cli.auditing import audit
 from mdap.cli.calibrating import calibrate
 from mdap.cli.completing import COMPLETE
-from mdap.cli.installed import models, tasks
+from mdap.cli.domains import models, new, tasks
 from mdap.cli.listing import batches, runs, show
 from mdap.cli.output import Exit, complain, complaints, exit_code_of, hinted, print_json, reveal
 from mdap.cli.planning import plan
 from mdap.cli.prompting import prompts
 from mdap.cli.resuming import resume
 from mdap.cli.running import run
-from mdap.cli.scaffolding import new
 from mdap.cli.serving import decide, serve
 from mdap.cli.stopping import terminable
 from mdap.cli.streams import Steady, apart, steady

@@ -14,7 +14,7 @@ from mdap.cli import completing, options
 from mdap.cli.display import Show, shown
 from mdap.cli.driving import go
 from mdap.cli.output import Exit, complain, exit_code_of, finish_code, print_json, say
-from mdap.cli.places import at_home, home_of
+from mdap.cli.places import at_home, enter_home
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import standing
 from mdap.engine.config import Progress
@@ -161,11 +161,9 @@ class _Resuming:
             try:
                 return await session.resume(row.run_id, progress=progress)
             except UsageError:
-                home = await home_of(session.path, row.run_id, None)
-                if home is None:
-                    raise
                 with chdir("."):  # and come back here
-                    home.enter()
+                    if await enter_home(session.path, row.run_id, None) is None:
+                        raise
                     return await session.resume(row.run_id, progress=progress)
 
     def _ended(self, solution: Solution[Any]) -> None:

@@ -1,6 +1,5 @@
 """``mdap run``."""
 
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,7 @@ from mdap.plugins import load_task, make_task, read_params
 from mdap.records import Solution
 from mdap.rules.pairs import read_values
 from mdap.session import Session, new_run_id
-from mdap.session.batch import Batch, Case
+from mdap.session.batch import Batch
 from mdap.session.identity import new_name
 from mdap.settings import Cluster, Robust, VotingSettings
 from mdap.tasks import Task
@@ -173,36 +172,26 @@ def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings,
     others = {"--inputs": given["inputs"], "--prices": given["prices"], **database_files(given["db"])}
     if given["out"] is not None:
         check_apart("--out", given["out"], others)
-    with readable("--inputs", given["inputs"]) as inputs:
-        cases = partial(
-            cases_of, given["task"], read_params(given["task"], given["params"]), inputs, given["inputs"]
-        )
-        return _run_cases(given, session, voting, show, cases)
-
-
-def _run_cases(
-    given: dict[str, Any],
-    session: Session,
-    voting: VotingSettings,
-    show: Show,
-    cases: Callable[[], Iterator[Case]],
-) -> int:
-    margin = given["margin"]
     name = given["run_id"] or new_name("batch")
-    first = next(cases(), None)  # a file that cannot be read is refused before there is a batch
-    if first is None:
-        raise UsageError(f"--inputs {given['inputs']} holds no case: give a JSON object of parameters a line")
+    common = read_params(given["task"], given["params"])
+    with readable("--inputs", given["inputs"]) as inputs:
+        cases = partial(cases_of, given["task"], common, inputs, given["inputs"])
+        first = next(cases(), None)  # a file that cannot be read is refused before there is a batch
+        if first is None:
+            raise UsageError(
+                f"--inputs {given['inputs']} holds no case: give a JSON object of parameters a line"
+            )
 
-    async def batch_of(progress: Progress) -> Batch:
-        k = margin
-        if k == "auto":
-            if isinstance(first, MdapError):
-                raise first  # before anything is spent
-            tasks = (case for case in cases() if isinstance(case, Task))
-            k = await session.choose_k(tasks, name, target=given["target"], voting=voting)
-        return session.solve_all(cases(), k=k, voting=voting, run_id=name, progress=progress)
+        async def batch_of(progress: Progress) -> Batch:
+            k = given["margin"]
+            if k == "auto":
+                if isinstance(first, MdapError):
+                    raise first  # before anything is spent
+                tasks = (case for case in cases() if isinstance(case, Task))
+                k = await session.choose_k(tasks, name, target=given["target"], voting=voting)
+            return session.solve_all(cases(), k=k, voting=voting, run_id=name, progress=progress)
 
-    return anyio.run(run_inputs, session, batch_of, name, given["out"], show)
+        return anyio.run(run_inputs, session, batch_of, name, given["out"], show)
 
 
 def _voting(given: dict[str, Any]) -> VotingSettings:

@@ -68,21 +68,17 @@ def _of(part: int, whole: int) -> str:
     return f"{number(part)} ({share(part, whole)})"
 
 
-async def side(source: Reader, counts: RunCounts, run: About) -> Side:
-    """Return one of two runs, as counted so far."""
-    count = counts.of(run)
-    await count.go_on(source, run, _COUNTING)
-    told = count.told(run)
-    return Side(told, count.summary, verdicts(told, count.summary), count.whole)
-
-
 async def compared(source: Reader, counts: RunCounts, runs: Sequence[About]) -> dict[str, Any]:
     """Return the figures of two runs, one row for each figure."""
-    sides = [await side(source, counts, run) for run in runs]
+    sides = []
+    for run in runs:
+        count = counts.of(run)
+        await count.go_on(source, run, _COUNTING)
+        told = count.told(run)
+        sides.append(Side(told, count.summary, verdicts(told, count.summary), count.whole))
     names = list(dict.fromkeys(name for one in sides for name in one.run.params))
     rows = [(name, *(of(one) for one in sides)) for name, of in _ROWS.items()]
-    missing = "—"
-    rows += [(name, *(str(one.run.params.get(name, missing)) for one in sides)) for name in names]
+    rows += [(name, *(str(one.run.params.get(name, "—")) for one in sides)) for name in names]
     return {"sides": sides, "rows": rows}
 
 
@@ -91,12 +87,12 @@ async def differences(source: Reader, runs: Sequence[About], start: int) -> dict
     one, other = runs
     named = [await source.rows("view_named", run.number) for run in runs]
     by_name = any(rows and rows[0]["named"] for rows in named)
-    if by_name and max(one.opened, other.opened) > _NAMED_MOST:
-        return {"found": None, "most": _NAMED_MOST}
-    if by_name:
-        return {"found": await _by_name(source, one, other, start), "most": _NAMED_MOST}
-    bounds = (start, one.decided)
-    found = await walk(source, "walk_differences", one.number, bounds, _DIFFERENCES, other.number)
+    found = None
+    if not by_name:
+        bounds = (start, one.decided)
+        found = await walk(source, "walk_differences", one.number, bounds, _DIFFERENCES, other.number)
+    elif max(one.opened, other.opened) <= _NAMED_MOST:
+        found = await _by_name(source, one, other, start)
     return {"found": found, "most": _NAMED_MOST}
 
 

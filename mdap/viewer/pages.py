@@ -93,12 +93,6 @@ def key(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-async def _page_of_parts(visit: Visit, rows: Sequence[Row]) -> dict[str, Any]:
-    parts = await listed(visit.source, [row["id"] for row in rows[:RUNS]])
-    await count_up(visit.source, visit.counts, parts, _COUNTING / 4)
-    return {"listed": parts, "before": rows[RUNS - 1]["id"] if len(rows) > RUNS else None}
-
-
 async def overview(visit: Visit) -> Shown:
     """Show a run: its status, result, plots and settings."""
     run, source = visit.run, visit.source
@@ -107,9 +101,11 @@ async def overview(visit: Visit) -> Shown:
     values = {**await _counted(visit), "events": happened, "parts": None, "tab": "overview"}
     if run.children:
         rows = await source.rows("view_runs", run.number, before, RUNS + 1)
-        values["parts"] = await _page_of_parts(visit, rows)
+        parts = await listed(source, [row["id"] for row in rows[:RUNS]])
+        await count_up(source, visit.counts, parts, _COUNTING / 4)
+        older = rows[RUNS - 1]["id"] if len(rows) > RUNS else None
+        values |= {"parts": {"listed": parts, "before": older}, "most_parts": _PARTS}
         values["ended"] = await source.rows("view_parts_by_status", run.number, _PARTS)
-        values["most_parts"] = _PARTS
     return "run.html", values
 
 

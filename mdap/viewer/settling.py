@@ -181,9 +181,9 @@ class Counter:
     async def _standing(self, source: Reader, run: int, step: int, mine: int | None) -> dict[str, Any]:
         """Return the claim on a step, and the pending answer to it."""
         rows = await source.rows("view_rulings", run, step)
-        last = next((row for row in rows if row["kind"] in ("claimed", "released", "settled")), None)
-        claimed = last is not None and last["kind"] == "claimed"
-        claim = last if claimed and last is not None and (last["live"] or last["id"] == mine) else None
+        claim = next((row for row in rows if row["kind"] in ("claimed", "released", "settled")), None)
+        if claim is not None and (claim["kind"] != "claimed" or not (claim["live"] or claim["id"] == mine)):
+            claim = None
         done = {row["about"] for row in rows}
         ruled = next((row for row in rows if row["kind"] == "ruled" and row["id"] not in done), None)
         settled = next((row for row in rows if row["kind"] == "settled"), None)
