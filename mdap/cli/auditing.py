@@ -71,18 +71,16 @@ def verify_(**given: Any) -> Exit:
     them again, offline, and asks the task for the outcome again. For an evolution, it makes
     the model again. Exits with 1 if anything is not as recorded.
     """
-
     if is_evolution(Path(given["db"]), given["run_id"]):
         return _verify_evolution(given)
-
     named = {name: given[name] for name in ("oracle", "expect", "allow_unsealed", "signers", "jobs")}
 
-    def check(db: Path) -> Verification:
-        make = _maker({**given, "db": db})
+    def check(given: dict[str, Any]) -> Verification:
+        make = _maker(given)
         with _bar(given["json"]) as progress:
-            return verify(db, given["run_id"], make, progress=progress, **named)
+            return verify(given["db"], given["run_id"], make, progress=progress, **named)
 
-    came = at_home(given["db"], given["run_id"], given["task"], check)
+    came = at_home(given, check)
     if given["json"]:
         print_json(came.to_dict())
     else:

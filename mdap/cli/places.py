@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -18,24 +18,21 @@ __all__ = ["at_home", "enter_home"]
 T = TypeVar("T")
 
 
-def at_home(db: str, run_id: str, task: str | None, act: Callable[[Path], T]) -> T:
+def at_home(given: dict[str, Any], act: Callable[[dict[str, Any]], T]) -> T:
     """Return what *act* returns, called again in the run's own folder where its task cannot be made here.
 
     Args:
-        db: the database.
-        run_id: the run, as it is named on the command line.
-        task: its task, where that has moved; None where it has not.
-        act: called with the database's path.
+        given: the options, with those of the database, the run, and its task if that has moved.
+        act: called with the options.
 
     Raises:
         UsageError: the task cannot be made there either.
     """
-    path = Path(db)
-    there = path.absolute()
+    there = {**given, "db": Path(given["db"]).absolute()}
     try:
-        return act(path)
+        return act(given)
     except UsageError:
-        folder = anyio.run(enter_home, path, run_id, task)
+        folder = anyio.run(enter_home, Path(given["db"]), given["run_id"], given["task"])
         if folder is None:
             raise
     complain(f"going on in {folder}, where the run was started: its files are not in this folder")

@@ -52,9 +52,7 @@ def resume(**given: Any) -> int:
         return _resume_all(given, show)
     if given["run_id"] is None:
         raise UsageError("name the RUN to resume, such as latest, or give --all")
-    return at_home(
-        given["db"], given["run_id"], given["task"], lambda db: anyio.run(_resume, db, given, show)
-    )
+    return at_home(given, lambda given: anyio.run(_resume, given, show))
 
 
 def _resume_all(given: dict[str, Any], show: Show) -> int:
@@ -62,18 +60,18 @@ def _resume_all(given: dict[str, Any], show: Show) -> int:
         raise UsageError("--all resumes each run by its own task: give neither RUN nor --task with it")
     if given["workers"] is not None:
         raise UsageError("--workers does not go with --all: resume a process by its id to spread it")
-    return anyio.run(_resume_each, Path(given["db"]).absolute(), given, show)
+    return anyio.run(_resume_each, {**given, "db": Path(given["db"]).absolute()}, show)
 
 
-async def _resume(path: Path, given: dict[str, Any], show: Show) -> int:
-    async with open_log(path) as reader:
+async def _resume(given: dict[str, Any], show: Show) -> int:
+    async with open_log(Path(given["db"])) as reader:
         row = await reader.find(given["run_id"])
         lane = await reader.value("lane", row.number)
 
     async def act(session: Session, progress: Progress) -> Solution:
         return await session.resume(row.run_id, task=given["task"], progress=progress)
 
-    return await go(_session_again(path, row, given, lane), row.run_id, act, show)
+    return await go(_session_again(row, given, lane), row.run_id, act, show)
 
 
 def _task_of(row: RunRow, moved: str | None) -> Task | None:
@@ -83,21 +81,21 @@ def _task_of(row: RunRow, moved: str | None) -> Task | None:
     return make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
 
 
-def _session_again(path: Path, row: RunRow, given: dict[str, Any], lane: str | None = None) -> Session:
+def _session_again(row: RunRow, given: dict[str, Any], lane: str | None = None) -> Session:
     """Return a session with the models of *row*, and its *lane* unless another is given."""
     return Session(
         row.provider["models"],
         escalate_to=row.provider["escalate_to"],
         options=row.provider["options"],
         cluster=options.cluster_of(given, None if given["workers"] is None else _task_of(row, given["task"])),
-        **options.session_options({**given, "db": path}, lane),
+        **options.session_options(given, lane),
     )
 
 
-async def _resume_each(path: Path, given: dict[str, Any], show: Show) -> int:
+async def _resume_each(given: dict[str, Any], show: Show) -> int:
     """Resume all runs in turn, those of the same models in one session; return the worst exit code."""
     budget = options.budget_of(given)
-    async with open_log(path) as reader:
+    async with open_log(given["db"]) as reader:
         rows = await reader.unfinished()
     groups: dict[str, list[RunRow]] = {}
     for row in rows:
@@ -110,10 +108,10 @@ async def _resume_each(path: Path, given: dict[str, Any], show: Show) -> int:
     work = _Resuming(show)
     with interruptible(as_json=show.as_json) as scope, scope:
         for group in groups.values():
-            await work.resume(group, partial(_session_again, path, group[0], given))
+            await work.resume(group, partial(_session_again, group[0], given))
     if scope.cancel_called:
         work.codes.append(Exit.INTERRUPTED)
-    return work.report(path)
+    return work.report(given["db"])
 
 
 def _models(row: RunRow) -> str:

@@ -6,7 +6,6 @@ import secrets
 import socket
 import sys
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,9 +54,8 @@ def serve(**given: Any) -> None:
     It serves this machine only, and a run that goes on can be watched. Nothing can be changed there unless
     you pass --allow-decide.
     """
-    decide = partial(_serve, Path(given["db"]), given["port"], given["tasks"], decide=given["allow_decide"])
     with suppress(KeyboardInterrupt):  # how one ends it
-        anyio.run(decide)
+        anyio.run(_serve, given)
 
 
 def needs_viewer(what: str) -> UsageError:
@@ -65,22 +63,24 @@ def needs_viewer(what: str) -> UsageError:
     return UsageError(f"{what} needs more packages: pip install 'mdap[viewer]'")
 
 
-async def _serve(path: Path, port: int, tasks: tuple[str, ...], *, decide: bool) -> None:
+async def _serve(given: dict[str, Any]) -> None:
     try:
         from mdap.viewer.app import create_app, server
         from mdap.viewer.guard import Key
     except ModuleNotFoundError as error:
         raise needs_viewer("mdap serve") from error
+    path = Path(given["db"])
     async with open_log(path):
         pass  # so that a file that cannot be read is refused here, and not on every page
-    with _listening(port) as listener:
+    with _listening(given["port"]) as listener:
         port = listener.getsockname()[1]
         hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-        token = secrets.token_urlsafe(32) if decide else None
+        decide = given["allow_decide"]
+        token = secrets.token_urlsafe(32)
         app = create_app(
-            shown(path, tasks, decide=decide), hosts, None if token is None else Key(token, port)
+            shown(path, given["tasks"], decide=decide), hosts, Key(token, port) if decide else None
         )
-        address = f"http://127.0.0.1:{port}/" if token is None else f"http://127.0.0.1:{port}/?token={token}"
+        address = f"http://127.0.0.1:{port}/" + (f"?token={token}" if decide else "")
         say(f"{path} is shown at {address} until Ctrl-C")
         sys.stdout.flush()
         await server(app).serve(sockets=[listener])
@@ -118,12 +118,8 @@ def decide(**given: Any) -> None:
     if not given["reason"].strip():
         raise UsageError("--reason must say why: it is what the record has to show for the decision")
     ruling = Ruling(given["answer"], given["author"], given["reason"])
-    settled = at_home(
-        given["db"],
-        given["run_id"],
-        given["task"],
-        lambda db: anyio.run(Desk(db).settle, given["run_id"], given["step"], ruling, given["task"]),
-    )
+    about = (given["run_id"], given["step"], ruling, given["task"])
+    settled = at_home(given, lambda given: anyio.run(Desk(Path(given["db"])).settle, *about))
     if given["json"]:
         step = int(given["step"]) if given["step"].isdecimal() else given["step"]
         print_json({"run_id": settled.run_id, "step": step, "author": given["author"]})

@@ -15,7 +15,7 @@ from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
 from mdap.viewer.summary import Bin, DividedDecision, ModelUse, Summary
 
-__all__ = ["About", "Verdicts", "about", "cost_of_bin", "prices_of", "verdicts"]
+__all__ = ["About", "Verdicts", "about", "chances_of", "cost_of_bin", "prices_of", "verdicts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +205,17 @@ def cost_of_bin(part: Bin, prices: Mapping[str, Price]) -> float | None:
     return sum(cost_of(prices[model], use) for model, use in part.models.items())
 
 
+def chances_of(summary: Summary) -> dict[tuple[int, int, int], float]:
+    """Return the probability that a winner is wrong, by its votes, its lead and all votes."""
+    return {(shape.votes, shape.margin, shape.total): p for shape, p in doubts(summary.shapes())}
+
+
 def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[DividedDecision, float | None]]:
     if certificate is None or not summary.doubts:
         return [(doubt, None) for doubt in summary.doubts]
-    chances = {(shape.votes, shape.runner_up, shape.total): p for shape, p in doubts(summary.shapes())}
+    wrong = chances_of(summary)
     found = [
-        (doubt, None if doubt.author else chances.get((doubt.votes, doubt.rival, doubt.total)))
+        (doubt, None if doubt.author else wrong.get((doubt.votes, doubt.votes - doubt.rival, doubt.total)))
         for doubt in summary.doubts
     ]
     return sorted(found, key=lambda pair: (pair[1] is not None, -(pair[1] or 0)))

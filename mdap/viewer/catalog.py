@@ -23,6 +23,7 @@ from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price
 from mdap.viewer.about import about, prices_of, verdicts
 from mdap.viewer.counting import SHORT, RunCounts, few_steps
+from mdap.viewer.guard import whole_number
 
 __all__ = ["SORTS", "Catalog", "Listed", "RunFilter", "count_up", "listed"]
 
@@ -127,12 +128,12 @@ class RunFilter:
             HTTPException: there is no such column or page.
         """
         asked = {name: request.query_params.get(name, "")[:_LONGEST].strip() for name in cls.__slots__}
-        sort, page = asked["sort"] or "-begun", asked["page"] or "1"
+        sort, page = asked["sort"] or "-begun", whole_number(asked["page"] or "1")
         if sort.removeprefix("-") not in SORTS:
             raise HTTPException(400, f"sort must be one of {', '.join(SORTS)}, with - in front or not.")
-        if not (page.isascii() and page.isdigit() and 0 < len(page) < 9 and int(page)):
+        if page is None or not 0 < page < 10**8:
             raise HTTPException(400, "page must be a whole number from 1 on.")
-        return cls(asked["outcome"], asked["task"], asked["model"], asked["k"], sort, int(page))
+        return cls(asked["outcome"], asked["task"], asked["model"], asked["k"], sort, page)
 
     @property
     def filtered(self) -> bool:

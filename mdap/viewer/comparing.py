@@ -11,6 +11,7 @@ from mdap.journal.reader import Reader
 from mdap.viewer.about import About, Verdicts, verdicts
 from mdap.viewer.catalog import Listed, listed
 from mdap.viewer.counting import RunCounts
+from mdap.viewer.guard import whole_number
 from mdap.viewer.summary import Summary
 from mdap.viewer.walking import Found, walk
 from mdap.viewer.wording import chance, number, seconds, share, usd, when
@@ -119,9 +120,7 @@ async def _by_name(source: Reader, one: About, other: About, start: int) -> Foun
 async def number_of(source: Reader, text: str) -> int | None:
     """Return the number of the run that *text* names, by its number or its id; None if there is none."""
     rows = await source.rows("run_called", text)
-    if rows:
-        return int(rows[0]["id"])
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else None
+    return int(rows[0]["id"]) if rows else whole_number(text)
 
 
 async def alike(source: Reader, run: About) -> list[Listed]:

@@ -13,7 +13,7 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Key", "RequestGuard", "form_of", "object_of"]
+__all__ = ["Key", "RequestGuard", "form_of", "object_of", "whole_number"]
 
 _TOKEN: Final = "token"
 _BEARER: Final = "bearer "
@@ -214,3 +214,10 @@ async def _body(request: Request, kind: str) -> str:
         return taken.decode()
     except UnicodeDecodeError as error:
         raise HTTPException(400, "The body is not UTF-8.") from error
+
+
+def whole_number(text: str | None) -> int | None:
+    """Return the whole number from 0 on that *text* is; None if it is none, or too long for a row."""
+    if not text or not (text.isascii() and text.isdigit()) or len(text) > 18:
+        return None
+    return int(text)

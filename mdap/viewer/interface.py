@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from mdap.audit.queue import Ruling
 from mdap.errors import ClaimedError, MdapError, RunBusyError, RunNotFoundError, UsageError
-from mdap.viewer.guard import Key, object_of
+from mdap.viewer.guard import Key, object_of, whole_number
 from mdap.viewer.source import Desk, Shown
 
 __all__ = ["Interface", "status_of"]
@@ -68,23 +68,24 @@ class Interface:
 
     async def _waiting(self, request: Request) -> dict[str, Any]:
         given = request.query_params.get("most", "50")
-        if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= 1000):
+        most = whole_number(given)
+        if most is None or not 1 <= most <= 1000:
             raise HTTPException(400, "most must be a whole number from 1 to 1000.")
-        found = await self.desk.waiting(request.query_params.get("run") or None, int(given))
+        found = await self.desk.waiting(request.query_params.get("run") or None, most)
         return {"waiting": [one.to_dict() for one in found]}
 
     async def _claim(self, request: Request) -> dict[str, Any]:
-        run, step, given = await _about(request, "author", claim=True)
+        run, step, given = await _about(request, "author")
         claim = await self.desk.claim(run, step, given["author"], given.get("claim"))
         return claim.to_dict()
 
     async def _release(self, request: Request) -> dict[str, Any]:
-        run, step, given = await _about(request, "author", claim=True)
+        run, step, given = await _about(request, "author")
         await self.desk.release(run, step, given["author"], given.get("claim"))
         return {"released": True}
 
     async def _settle(self, request: Request) -> dict[str, Any]:
-        run, step, given = await _about(request, "author", "reason", claim=True, answer=True)
+        run, step, given = await _about(request, "author", "reason", answer=True)
         override = given.get("override", False)
         if not isinstance(override, bool):
             raise HTTPException(400, "override must be true or false.")
@@ -95,19 +96,16 @@ class Interface:
         return {**settled, "resume": command}
 
 
-async def _about(
-    request: Request, *names: str, claim: bool = False, answer: bool = False
-) -> tuple[str, int, dict[str, Any]]:
+async def _about(request: Request, *names: str, answer: bool = False) -> tuple[str, int, dict[str, Any]]:
     """Return the run, the step and the whole object of a request, after checking its members.
 
     Args:
         request: the request.
         names: further members that must be strings.
-        claim: whether it may contain the number of a claim.
         answer: whether it must contain an answer or the key of a candidate.
     """
     given = await object_of(request)
-    known = {"run", "step", *names, *(["claim"] if claim else ())}
+    known = {"run", "step", "claim", *names}
     if answer:
         known |= {"answer", "candidate", "override"}
         if ("answer" in given) == ("candidate" in given):

@@ -11,11 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from mdap.journal.reader import Reader
-from mdap.rules.certificate import doubts
-from mdap.viewer.about import About, verdicts
+from mdap.viewer.about import About, chances_of, verdicts
 from mdap.viewer.catalog import count_up, listed
 from mdap.viewer.counting import Count, RunCounts
 from mdap.viewer.figures import figures, progress
+from mdap.viewer.guard import whole_number
 from mdap.viewer.race import outcome_of, race_of
 from mdap.viewer.source import Prompts, merged_by, prompts_of
 from mdap.viewer.timeline import KINDS, timeline_of
@@ -86,11 +86,10 @@ def key(request: Request, name: str, default: int) -> int:
         HTTPException: it is not such a number.
     """
     text = request.query_params.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+    number = whole_number(text) if text else default
+    if number is None:
         raise HTTPException(400, f"{name} must be a whole number from 0 on.")
-    return int(text)
+    return number
 
 
 async def overview(visit: Visit) -> Shown:
@@ -151,21 +150,13 @@ async def steps(visit: Visit) -> Shown:
     rows = await visit.source.rows("view_steps", run.number, str(numbers))
     return "steps.html", {
         "listed": _one_a_step(rows),
-        "doubts": await _doubts(visit),
+        "doubts": chances_of((await counted(visit)).summary),
         "found": found,
         "kind": kind,
         "kinds": FILTERS,
         "end": end,
         "size": _STEPS,
         "tab": "steps",
-    }
-
-
-async def _doubts(visit: Visit) -> dict[tuple[int, int, int], float]:
-    """Return the probability that a winner is wrong, by its votes, lead and all votes, as counted so far."""
-    count = await counted(visit)
-    return {
-        (shape.votes, shape.margin, shape.total): doubt for shape, doubt in doubts(count.summary.shapes())
     }
 
 
@@ -205,7 +196,7 @@ async def step(visit: Visit) -> Shown:
     return "step.html", {
         "number": number,
         "races": races,
-        "doubts": await _doubts(visit),
+        "doubts": chances_of((await counted(visit)).summary),
         "prompts": prompts,
         "merged_by": await merged_by(visit.source, run),
         "last": run.opened - 1,

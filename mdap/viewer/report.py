@@ -10,9 +10,8 @@ from markupsafe import Markup
 
 from mdap.audit.events import Signature, checked
 from mdap.journal.reader import Reader
-from mdap.rules.certificate import doubts
 from mdap.rules.seals import SEALED, SIGNED
-from mdap.viewer.about import About, verdicts
+from mdap.viewer.about import About, chances_of, verdicts
 from mdap.viewer.counting import Count
 from mdap.viewer.figures import figures
 from mdap.viewer.templating import environment, static
@@ -45,8 +44,8 @@ async def report(source: Reader, run: About, length: int | None, made_at: str) -
     happened = await source.rows("view_main_events", run.number, _EVENTS)
     parts = await source.rows("view_runs", run.number, _LARGEST, _PARTS) if run.children else []
     found = verdicts(run, summary)
-    chances = {(shape.votes, shape.runner_up, shape.total): p for shape, p in doubts(summary.shapes())}
-    disputed = await doubtful(source, run, {} if found.certificate is None else chances, _DISPUTED)
+    chances = {} if found.certificate is None else chances_of(summary)
+    disputed = await doubtful(source, run, chances, _DISPUTED)
     return (
         environment()
         .get_template("report.html")
@@ -136,7 +135,7 @@ async def doubtful(
     Args:
         source: the log.
         run: the run.
-        chances: the probability that a winner is wrong, by its votes, the runner-up's and all votes.
+        chances: the probability that a winner is wrong, by its votes, its lead and all votes.
         most: the maximum number of each kind.
     """
     names = await _names(source, run)
@@ -147,7 +146,7 @@ async def doubtful(
     for row in rows:
         if (row["run"], row["step"]) in found:
             continue
-        chance = chances.get((row["votes"], row["votes"] - row["margin"], row["total"] or 0))
+        chance = chances.get((row["votes"], row["margin"], row["total"] or 0))
         [decided, *_] = await source.rows("view_openings", row["run"], row["step"], 1)
         found[row["run"], row["step"]] = _disputed(names[row["run"]], decided, chance)
     settled = [one for one in found.values() if one.author is not None]

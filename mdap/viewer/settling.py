@@ -22,7 +22,7 @@ from mdap.journal.reader import Reader
 from mdap.journal.rows import status_of as status_of_run
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import answer_key
-from mdap.viewer.guard import Key, form_of
+from mdap.viewer.guard import Key, form_of, whole_number
 from mdap.viewer.interface import status_of
 from mdap.viewer.pages import Visit
 from mdap.viewer.race import ShownCandidate, ShownRace, outcome_of, race_of
@@ -127,17 +127,17 @@ class Counter:
         return answer
 
     async def _claim(self, request: Request, run_id: str, given: dict[str, str]) -> str:
-        author, claim = given.get("author", ""), _number(given.get("claim"))
+        author, claim = given.get("author", ""), whole_number(given.get("claim"))
         made = await self.desk.claim(run_id, request.path_params["step"], author, claim)
         return f"?claim={made.number}"
 
     async def _release(self, request: Request, run_id: str, given: dict[str, str]) -> str:
-        author, claim = given.get("author", ""), _number(given.get("claim"))
+        author, claim = given.get("author", ""), whole_number(given.get("claim"))
         await self.desk.release(run_id, request.path_params["step"], author, claim)
         return ""
 
     async def _settle(self, request: Request, run_id: str, given: dict[str, str]) -> str:
-        claim = _number(given.get("claim"))
+        claim = whole_number(given.get("claim"))
         if claim is None:
             raise HTTPException(400, "Claim the step first.")
         choice = given.get("choice", "")
@@ -162,7 +162,7 @@ class Counter:
         where = (run.number, number, opening["opening"], _SAMPLES + 1, _CHARACTERS)
         race = race_of(opening, await source.rows("view_samples", *where), _SAMPLES, tentative=False)
         given = visit.request.query_params.get("claim") or draft.fields.get("claim")
-        desk = await self._standing(source, run.number, number, _number(given))
+        desk = await self._standing(source, run.number, number, whole_number(given))
         return "settle.html", {
             "number": number,
             "race": race,
@@ -245,12 +245,6 @@ def _answer_in(reply: str, key: str) -> str | None:
         if answer_key(spelled) == key:
             return spelled
     return None
-
-
-def _number(text: str | None) -> int | None:
-    if not text or not (text.isascii() and text.isdigit()) or len(text) > 18:
-        return None
-    return int(text)
 
 
 def compared(texts: Sequence[str]) -> list[list[Piece]]:
