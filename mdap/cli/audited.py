@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from rich.console import Console
@@ -69,12 +69,21 @@ def describe_statistics(found: Statistics) -> None:
     _beside(found)
     _uses("temperature", (("none" if t is None else f"{t:g}", use) for t, use in found.by_temperature()))
     _uses("ordinal", ((str(value), use) for value, use in sorted(found.ordinals.items())))
-    if found.flags:
+    flags = [(model, why, number(count)) for model, why, count in found.flags]
+    _section(("model", "red flag", "samples"), flags)
+    pairs = [
+        (" + ".join(models), number(pairs), number(same), number(same / pairs, 3))
+        for models, (pairs, same) in sorted(found.pairs.items())
+    ]
+    _section(("wrong in one race", "pairs of votes", "same answer", "share"), pairs)
+    if found.lengths:
+        _section(("votes", "steps", "in theory", "undecided after", "in theory"), _lengths(found))
+
+
+def _section(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if rows:
         say()
-        rows = [(model, why, number(count)) for model, why, count in found.flags[:_MOST_ROWS]]
-        table(("model", "red flag", "samples"), rows)
-    _pairs(found)
-    _lengths(found)
+        table(heads, rows[:_MOST_ROWS])
 
 
 def _models(found: Statistics) -> None:
@@ -92,7 +101,6 @@ def _models(found: Statistics) -> None:
 
 
 def _beside(found: Statistics) -> None:
-    given, made = found.usage()
     if not found.beside:
         return
     say()
@@ -100,14 +108,13 @@ def _beside(found: Statistics) -> None:
     rows = [
         (
             f"{one.model or '—'}, {words.get(one.kind, one.kind)}",
-            number(one.samples),
-            number(one.input_tokens),
-            number(one.output_tokens),
+            *map(number, (one.samples, one.input_tokens, one.output_tokens)),
             number(one.cost_usd, 4),
         )
         for one in found.beside
     ]
     table(("billed beside the samples", "samples", "tokens in", "out", "USD"), rows)
+    given, made = found.usage()
     say(f"With the samples: {number(given)} tokens in, {number(made)} out")
 
 
@@ -125,21 +132,8 @@ def _cells(use: Use) -> list[str]:
     return [*map(number, counts), *shares, number(use.input_tokens), number(use.output_tokens)]
 
 
-def _pairs(found: Statistics) -> None:
-    rows = [
-        (" + ".join(models), number(pairs), number(same), number(same / pairs, 3))
-        for models, (pairs, same) in sorted(found.pairs.items())
-    ]
-    if rows:
-        say()
-        table(("wrong in one race", "pairs of votes", "same answer", "share"), rows[:_MOST_ROWS])
-
-
-def _lengths(found: Statistics) -> None:
-    if not found.lengths:
-        return
-    say()
-    rows = [
+def _lengths(found: Statistics) -> list[tuple[str, ...]]:
+    return [
         (
             str(votes),
             number(found.lengths.get(votes, 0)),
@@ -149,7 +143,6 @@ def _lengths(found: Statistics) -> None:
         )
         for votes, left, expected in found.undecided()
     ]
-    table(("votes", "steps", "in theory", "undecided after", "in theory"), rows[:_MOST_ROWS])
 
 
 def describe_doubtful(found: list[Doubtful]) -> None:

@@ -125,14 +125,14 @@ def _move(bar: Progress, lines: dict[str, TaskID], name: str, counters: Counters
 
 
 def _tallies(counters: Counters) -> str:
-    parts = [f"{counters.votes:,} votes", f"{counters.red_flags:,} flags"]
-    if counters.void:
-        parts.append(f"{counters.void:,} void")
-    if counters.failed_attempts:
-        parts.append(f"{counters.failed_attempts:,} failed attempts")
-    if counters.in_flight:
-        parts.append(f"{counters.in_flight:,} in flight")
-    return ", ".join(parts)
+    always = {"votes": counters.votes, "flags": counters.red_flags}
+    rare = {
+        "void": counters.void,
+        "failed attempts": counters.failed_attempts,
+        "in flight": counters.in_flight,
+    }
+    shown = always | {what: count for what, count in rare.items() if count}
+    return ", ".join(f"{count:,} {what}" for what, count in shown.items())
 
 
 def _write(name: str, counters: Counters) -> None:

@@ -68,10 +68,8 @@ class Bin:
 
     def add(self, other: "Bin") -> None:
         """Add what *other* counts."""
-        self.decisions += other.decisions
-        self.divided += other.divided
-        self.votes += other.votes
-        self.against += other.against
+        for name in ("decisions", "divided", "votes", "against"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         for model, use in other.models.items():
             self.models.setdefault(model, ModelUse()).add(use)
         self.span(other.first, other.last)
@@ -230,8 +228,7 @@ class Summary:
             self._decisions(row, part)
         for row in samples:
             self._samples(row, part)
-        found = [_doubt(row) for row in doubts]
-        self.doubts = sorted([*self.doubts, *found], key=_certainty)[:_DOUBTS]
+        self.doubts = sorted([*self.doubts, *map(_doubt, doubts)], key=_certainty)[:_DOUBTS]
         return part
 
     def _bin(self, start: int) -> Bin:
