@@ -24,7 +24,7 @@ class Steady:
     Args:
         stream: what to write to.
         owner: where failures are noted; None for here.
-        answer: where the one JSON object goes, if standard output is reserved for it and this takes its place.
+        answer: where the one JSON object of ``--json`` goes, if this takes the place of standard output.
 
     Attributes:
         failure: why something was lost; None for nothing.
