@@ -179,7 +179,7 @@ def _called(one: Doubtful) -> str:
 def _told(one: Doubtful) -> str:
     if one.doubt is None:
         return f"UNDECIDED, {plain(one.reason or 'without a winner')}"
-    return f"wrong with a chance of {_small(one.doubt)}"
+    return f"wrong with a chance of {chance(one.doubt) if one.doubt >= 0.001 else f'{one.doubt:.2g}'}"
 
 
 def _replies(candidate: Candidate) -> str:
@@ -197,7 +197,3 @@ def _replies(candidate: Candidate) -> str:
 def _short(value: Any, most: int) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= most else f"{text[:most]}..."
-
-
-def _small(doubt: float) -> str:
-    return chance(doubt) if doubt >= 0.001 else f"{doubt:.2g}"

@@ -17,7 +17,6 @@ from mdap.records import Calibration, Interval, Quantiles, RunStatus
 from mdap.rules.pairs import read_values
 from mdap.session import Session
 from mdap.settings import VotingSettings
-from mdap.tasks import Task
 
 __all__ = ["calibrate"]
 
@@ -54,13 +53,14 @@ def calibrate(**given: Any) -> int:
         raise UsageError("a budget is that of one model: calibrate them one by one, or give no --budget-usd")
     if given["prices"] is not None:  # once, for all models: it may come through a pipe
         given["prices"] = read_prices(Path(given["prices"]))
+    named = {name: given[name] for name in ("samples", "target", "seed")}
     made: list[Calibration] = []
 
     async def act() -> bool:
         with interruptible(as_json=given["json"]) as scope, scope:
             for model in models:
                 async with Session(model, options=provider, **options.session_options(given)) as session:
-                    made.append(await _calibrated(session, task, given))
+                    made.append(await session.calibrate(task, voting=VotingSettings(), **named))
         return scope.cancel_called
 
     interrupted = anyio.run(act)
@@ -69,11 +69,6 @@ def calibrate(**given: Any) -> int:
         complain("interrupted; what was sampled is on record, and a new calibration samples again")
         return Exit.INTERRUPTED
     return code
-
-
-async def _calibrated(session: Session, task: Task, given: dict[str, Any]) -> Calibration:
-    named = {name: given[name] for name in ("samples", "target", "seed")}
-    return await session.calibrate(task, voting=VotingSettings(), **named)
 
 
 def _cost(made: Calibration) -> tuple[float, float]:

@@ -26,6 +26,7 @@ __all__ = ["Show", "shown"]
 
 _RICH_SECONDS: Final = 0.25
 _PLAIN_SECONDS: Final = 2.0
+_ALWAYS: Final = ("votes", "flags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +126,14 @@ def _move(bar: Progress, lines: dict[str, TaskID], name: str, counters: Counters
 
 
 def _tallies(counters: Counters) -> str:
-    always = {"votes": counters.votes, "flags": counters.red_flags}
-    rare = {
+    counted = {
+        "votes": counters.votes,
+        "flags": counters.red_flags,
         "void": counters.void,
         "failed attempts": counters.failed_attempts,
         "in flight": counters.in_flight,
     }
-    shown = always | {what: count for what, count in rare.items() if count}
-    return ", ".join(f"{count:,} {what}" for what, count in shown.items())
+    return ", ".join(f"{count:,} {what}" for what, count in counted.items() if count or what in _ALWAYS)
 
 
 def _write(name: str, counters: Counters) -> None:

@@ -106,10 +106,9 @@ def _describe(solution: Solution, path: Path, places: Rows, *, verbose: bool) ->
 
 
 def _how(solution: Solution) -> str:
-    guarantee = solution.guarantee
-    if guarantee is None:
+    if solution.guarantee is None:
         return f"each by a lead of k = {solution.k}"
-    return f"{number(guarantee.contested)} of them contested; k is robust, from m = {solution.k}"
+    return f"{number(solution.guarantee.contested)} of them contested; k is robust, from m = {solution.k}"
 
 
 def cases_of(task: str, common: dict[str, Any], path: Path, name: str) -> Iterator[Case]:
@@ -167,9 +166,7 @@ async def run_inputs(
         show: how it is shown, and whether a case that is not solved is a failure.
     """
     progress = Progress()
-    worst = Exit.FINISHED
-    summary: Solution | None = None
-    first: Solution | None = None
+    ended: tuple[Exit, Solution | None] = (Exit.FINISHED, None)
     batch: Batch | None = None
     async with AsyncExitStack() as stack:
         scope = stack.enter_context(interruptible(as_json=show.as_json))
@@ -178,23 +175,31 @@ async def run_inputs(
         with scope:
             async with shown(show.display, name, progress):
                 batch = await batch_of(progress)
-                async for solution in batch:
-                    worst = _worse(worst, finish_code(solution, fail_unsolved=show.fail_unsolved))
-                    if solution.status in (RunStatus.FAILED, RunStatus.UNDECIDED):
-                        first = first or solution
-                    if file is not None:
-                        file.write(json.dumps(solution.to_dict(), ensure_ascii=True) + "\n")
-                if file is not None and worst is not Exit.STOPPED:
-                    file.keep()
+                ended = await _solve_all(batch, file, show)
         if scope.cancel_called:
-            worst = Exit.INTERRUPTED
+            ended = (Exit.INTERRUPTED, None)
             if batch is not None:
                 with anyio.CancelScope(shield=True):
                     await batch.aclose()
         summary = await session.find(name)
     if summary is not None and summary.result is None and batch is not None:
         summary = replace(summary, result=batch.counts.result())  # of a batch that has not ended
-    return _report_batch(summary, session.path, name, (worst, first), show)
+    return _report_batch(summary, session.path, name, ended, show)
+
+
+async def _solve_all(batch: Batch, file: Written | None, show: Show) -> tuple[Exit, Solution | None]:
+    """Solve and write every case; return the worst exit code, and the first case that did not finish."""
+    worst, first = Exit.FINISHED, None
+    async for solution in batch:
+        code = finish_code(solution, fail_unsolved=show.fail_unsolved)
+        worst = Exit.STOPPED if Exit.STOPPED in (worst, code) else max(worst, code)
+        if first is None and solution.status in (RunStatus.FAILED, RunStatus.UNDECIDED):
+            first = solution
+        if file is not None:
+            file.write(json.dumps(solution.to_dict(), ensure_ascii=True) + "\n")
+    if file is not None and worst is not Exit.STOPPED:
+        file.keep()
+    return worst, first
 
 
 @contextmanager
@@ -208,10 +213,6 @@ def _kept(out: Path, name: str) -> Iterator[Written]:
             file.drop()
         elif not file.kept and not file.keep_if_it_extends(f'{{"run_id": {json.dumps(name)[:-1]}/'):
             complain(f"{out} stays as it was: what this command solved is in {file.beside}")
-
-
-def _worse(worst: Exit, code: Exit) -> Exit:
-    return Exit.STOPPED if Exit.STOPPED in (worst, code) else max(worst, code)
 
 
 def _report_batch(

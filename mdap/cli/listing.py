@@ -27,6 +27,7 @@ from mdap.viewer.source import merged_by, prompts_of
 __all__ = ["batches", "runs", "show"]
 
 _TEXT_SHOWN: Final = 400
+_NOT_SHOWN: Final = ("run", "step", "opening", "text_digest", "reasoning_digest")
 _OVER: Final = frozenset({"collected", "refused", "abandoned"})
 
 
@@ -220,13 +221,12 @@ def _opening(opening: Any, samples: Any) -> dict[str, Any]:
         "answer": json.loads(opening["winner"]) if opening["winner"] else None,
         "votes": json.loads(opening["tally"]) if opening["tally"] else None,
         "margin": opening["margin"],
-        "samples": [_sample(sample) for sample in samples if sample["opening"] == opening["opening"]],
+        "samples": [
+            {name: value for name, value in dict(sample).items() if name not in _NOT_SHOWN}
+            for sample in samples
+            if sample["opening"] == opening["opening"]
+        ],
     }
-
-
-def _sample(sample: Any) -> dict[str, Any]:
-    dropped = ("run", "step", "opening", "text_digest", "reasoning_digest")
-    return {name: sample[name] for name in sample.keys() if name not in dropped}  # noqa: SIM118 - a sqlite3.Row iterates over values
 
 
 @click.command()

@@ -99,7 +99,8 @@ async def _resume_each(given: dict[str, Any], show: Show) -> int:
         rows = await reader.unfinished()
     groups: dict[str, list[RunRow]] = {}
     for row in rows:
-        groups.setdefault(_models(row), []).append(row)
+        models = [row.provider[name] for name in ("models", "escalate_to", "options")]
+        groups.setdefault(json.dumps(models, sort_keys=True), []).append(row)
     if len(groups) > 1 and (budget.usd is not None or budget.tokens is not None):
         raise UsageError(
             f"the runs to resume have {len(groups)} different sets of models, and a budget is that of one "
@@ -112,10 +113,6 @@ async def _resume_each(given: dict[str, Any], show: Show) -> int:
     if scope.cancel_called:
         work.codes.append(Exit.INTERRUPTED)
     return work.report(given["db"])
-
-
-def _models(row: RunRow) -> str:
-    return json.dumps([row.provider[name] for name in ("models", "escalate_to", "options")], sort_keys=True)
 
 
 class _Resuming:

@@ -72,7 +72,9 @@ class Steady:
         except OSError as error:
             self._owner.failure = self._owner.failure or error
             with suppress(OSError):  # what is buffered, and all that follows, goes nowhere
-                _point_at_nothing(self._stream.fileno())
+                number = self._stream.fileno()
+                with open(os.devnull, "wb") as nothing:
+                    os.dup2(nothing.fileno(), number)
 
     @property
     def lacks_reader(self) -> bool:
@@ -173,9 +175,3 @@ def _fill_descriptors() -> None:
         except OSError:
             with suppress(OSError):
                 os.open(os.devnull, os.O_RDWR)
-
-
-def _point_at_nothing(number: int) -> None:
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, number)
-    os.close(nothing)

@@ -301,7 +301,12 @@ async def _count_short(source: Reader, runs: Sequence[Listed], deadline: float) 
         if one.said is None and one.status == "finished" and one.kind in JUDGED and not one.escalated:
             if monotonic() > deadline:
                 return
-            one.judge(certify([_shape(row) for row in decisions[one.number] if row["total"]]))
+            shapes = [
+                TallyShape(row["votes"], row["votes"] - row["margin"], row["total"], row["decisions"])
+                for row in decisions[one.number]
+                if row["total"]
+            ]
+            one.judge(certify(shapes))
         usage = [*samples[one.number], *beside[one.number]]
         one.cost_usd = _cost(usage, batches[one.number], one.prices)
         one.votes, one.counted = sum(row["votes"] for row in samples[one.number]), True
@@ -312,10 +317,6 @@ def _by_run(rows: Iterable[Row]) -> Mapping[int, list[Row]]:
     for row in rows:
         found[row["run"]].append(row)
     return found
-
-
-def _shape(row: Row) -> TallyShape:
-    return TallyShape(row["votes"], row["votes"] - row["margin"], row["total"], row["decisions"])
 
 
 def _cost(usage: Sequence[Row], batched: Sequence[Row], prices: Mapping[str, Price]) -> float | None:

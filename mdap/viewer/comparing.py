@@ -47,7 +47,7 @@ _ROWS: Final[dict[str, Callable[[Side], str]]] = {
     "k": lambda side: str(side.run.k),
     "Steps decided": lambda side: number(side.summary.decisions if side.run.children else side.run.decided),
     "Votes": lambda side: number(side.verdicts.votes),
-    "Votes per step": lambda side: number(_ratio(side.summary.votes, side.summary.races.total()), 3),
+    "Votes per step": lambda side: number(side.summary.votes_per_step, 3),
     "Votes against the winner": lambda side: _of(side.summary.against, side.summary.votes),
     "Divided steps": lambda side: _of(side.summary.divided, side.summary.decisions),
     "Red flags": lambda side: _of(side.verdicts.red_flags, side.verdicts.samples),
@@ -59,10 +59,6 @@ _ROWS: Final[dict[str, Callable[[Side], str]]] = {
     "Duration": lambda side: seconds(side.run.seconds or None),
     "Begun": lambda side: when(side.run.created_at),
 }
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
 
 
 def _of(part: int, whole: int) -> str:

@@ -144,6 +144,11 @@ class Summary:
         return sum(total * count for (total, *_), count in self.races.items())
 
     @property
+    def votes_per_step(self) -> float | None:
+        """The mean of the votes cast in a decided race; None without any."""
+        return self.votes / self.races.total() if self.races else None
+
+    @property
     def against(self) -> int:
         """The votes against winners."""
         return sum((total - votes) * count for (total, votes, _), count in self.races.items())
