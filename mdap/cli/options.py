@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -81,12 +81,7 @@ def database(command: Callable[..., Any]) -> Callable[..., Any]:
 def _together(*options: Decorator) -> Decorator:
     """Return a decorator that adds *options*, which the help lists in this order."""
 
-    def add(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
 as_json: Final = click.option("--json", is_flag=True, help="Print one JSON object on standard output.")

@@ -21,8 +21,7 @@ from mdap.viewer.about import About, about
 from mdap.viewer.catalog import Catalog, RunFilter
 from mdap.viewer.counting import RunCounts
 from mdap.viewer.guard import Key, RequestGuard
-from mdap.viewer.interface import Interface
-from mdap.viewer.settling import Counter
+from mdap.viewer.settling import Counter, Interface
 from mdap.viewer.source import Shown
 from mdap.viewer.templating import environment, static
 
