@@ -122,14 +122,8 @@ def plan(**given: Any) -> None:
 
     The estimates hold if all steps are equally hard; those of -k robust hold without that.
     """
-    estimate = estimate_run(
-        given["steps"],
-        given["error_rate"],
-        given["valid_rate"],
-        given["target"],
-        given["margin"],
-        given["subtask_steps"],
-    )
+    named = ("steps", "error_rate", "valid_rate", "target", "margin", "subtask_steps")
+    estimate = estimate_run(*(given[name] for name in named))
     each = _each(given)
     priced = _ways(given, estimate) if given["table"] == "prices" else []
     bought = None
@@ -161,8 +155,7 @@ def plan(**given: Any) -> None:
     elif given["table"] == "subtasks":
         _show_subtasks(estimate, each)
     elif given["table"] == "prices":
-        cells = [(one.way, _usd(one.usd), _usd(one.batch_usd), f"{one.share:.2f}") for one in priced]
-        table(("USD a thousand steps", "requests", "batch", "share of ordinary"), cells)
+        _show_prices(priced)
 
 
 def _table(
@@ -234,6 +227,11 @@ def _show_subtasks(estimate: Plan, each: Each | None) -> None:
             for made in by_subtask(estimate)
         ],
     )
+
+
+def _show_prices(priced: list[Way]) -> None:
+    cells = [(one.way, _usd(one.usd), _usd(one.batch_usd), f"{one.share:.2f}") for one in priced]
+    table(("USD a thousand steps", "requests", "batch", "share of ordinary"), cells)
 
 
 def _buys(estimate: Plan, bought: Bought) -> str:

@@ -1,9 +1,10 @@
 """The data of a run as a whole, for the pages and the report."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from sqlite3 import Row
 
 from mdap.journal.reader import Reader
 from mdap.journal.rows import Billed, RunRow, run_row
@@ -129,13 +130,14 @@ async def about(source: Reader, number: int) -> About | None:
         escalated="escalated" in kinds,
         undecided=data.get("undecided", 0),
         failed_attempts=kinds.get("attempt_failed", 0),
-        beside=tuple(map(Billed._make, await source.rows("spent_beside", number))),
-        saved_in_batches=sum(
-            saved_in_batches(prices[row["model"]], Tokens.of(row))
-            for row in await source.rows("batched_usage", number)
-            if row["model"] in prices
-        ),
+        beside=await source.billed(number),
+        saved_in_batches=_saved(await source.rows("batched_usage", number), prices),
     )
+
+
+def _saved(batched: Sequence[Row], prices: Mapping[str, Price]) -> float:
+    known = (row for row in batched if row["model"] in prices)
+    return sum(saved_in_batches(prices[row["model"]], Tokens.of(row)) for row in known)
 
 
 @lru_cache(maxsize=1024)

@@ -97,7 +97,7 @@ async def overview(visit: Visit) -> Shown:
     run, source = visit.run, visit.source
     happened = await source.rows("view_main_events", run.number, _LATEST)
     before = key(visit.request, "before", _LARGEST)
-    values = {**await _counted(visit), "events": happened, "parts": None, "tab": "overview"}
+    values = {**await _counted(visit), "events": happened, "parts": None}
     if run.children:
         rows = await source.rows("view_runs", run.number, before, RUNS + 1)
         parts = await listed(source, [row["id"] for row in rows[:RUNS]])
@@ -156,7 +156,6 @@ async def steps(visit: Visit) -> Shown:
         "kinds": FILTERS,
         "end": end,
         "size": _STEPS,
-        "tab": "steps",
     }
 
 
@@ -203,7 +202,6 @@ async def step(visit: Visit) -> Shown:
         "timeline": await timeline_of(visit.source, run.number, number, number + 1, by_sample=True),
         "kinds": KINDS,
         "characters": _CHARACTERS,
-        "tab": "steps",
     }
 
 
@@ -217,7 +215,7 @@ async def search(visit: Visit) -> Shown:
         pattern = "%" + words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         bounds = (key(visit.request, "from", 0), visit.run.opened)
         found = await walk(visit.source, "walk_texts", visit.run.number, bounds, _STEPS, pattern, words)
-    return "search.html", {"words": words, "found": found, "tab": "search"}
+    return "search.html", {"words": words, "found": found}
 
 
 async def events(visit: Visit) -> Shown:
@@ -234,7 +232,6 @@ async def events(visit: Visit) -> Shown:
         "before": rows[_EVENTS - 1]["id"] if len(rows) > _EVENTS else None,
         "counted": counted,
         "kind": kind,
-        "tab": "events",
     }
 
 
@@ -251,7 +248,6 @@ async def times(visit: Visit) -> Shown:
         "kinds": KINDS,
         "start": start,
         "size": _TIMED_STEPS,
-        "tab": "timeline",
     }
 
 
@@ -299,7 +295,6 @@ async def tree(visit: Visit) -> Shown:
         "chosen": chosen,
         "parts": parts,
         "each": _LEAVES,
-        "tab": "tree",
     }
 
 

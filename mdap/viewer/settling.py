@@ -174,7 +174,6 @@ class Counter:
             "name": draft.fields.get("author") or self.key.named(visit.request.headers),
             "draft": draft,
             "other": _OTHER,
-            "tab": "steps",
             "command": self.viewer.shown.resume_command(run.run_id),
             **desk,
         }
