@@ -181,11 +181,9 @@ stop_options: Final = _together(
 
 def _limit(option: str, name: str, shown: str, metavar: str | None = "N") -> Decorator:
     """Return the option that sets a field of `Limits`."""
-    kind = float if metavar == "SECONDS" else int
     usual = getattr(_LIMITS, name)
-    return click.option(
-        option, name, type=kind, default=usual, show_default=True, metavar=metavar, help=shown
-    )
+    how = {"type": float if metavar == "SECONDS" else int, "default": usual, "metavar": metavar}
+    return click.option(option, name, show_default=usual is not None, help=shown, **how)
 
 
 _limits: Final = _together(
