@@ -26,7 +26,7 @@ from mdap.cli.output import (
 )
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import Rows, first_line, how_sure, rest, where_to_look
-from mdap.engine.opening import Progress
+from mdap.engine.config import Progress
 from mdap.errors import PluginError, UsageError
 from mdap.plugins import make_task
 from mdap.records import Outcome, RunStatus, Solution

@@ -22,6 +22,7 @@ from mdap.records import BatchJob, Outcome, RunStatus, Solution
 from mdap.session import read_solution
 from mdap.session.deciding import find_step
 from mdap.session.prompting import TaskPrompts
+from mdap.session.results import outcome_in
 from mdap.viewer.source import merged_by, prompts_of
 
 __all__ = ["batches", "runs", "show"]

@@ -19,7 +19,7 @@ from mdap.cli.places import at_home
 from mdap.errors import UsageError
 from mdap.journal.reader import open_log
 from mdap.session.desk import Desk
-from mdap.session.viewing import shown
+from mdap.session.prompting import shown
 
 __all__ = ["decide", "needs_viewer", "serve"]
 
