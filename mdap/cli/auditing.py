@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mdap.audit import Verification, verify
 from mdap.audit import open_log as open_whole
-from mdap.audit.export import FORMATS, export, is_binary
-from mdap.audit.parallel import MakeTask
+from mdap.audit.chains import MakeTask
+from mdap.audit.export import FORMATS, export
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
 from mdap.audit.training import LESSON_FORMATS, LessonFilter, export_lessons, lessons

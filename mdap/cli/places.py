@@ -45,7 +45,8 @@ async def enter_home(path: Path, run_id: str, task: str | None) -> str | None:
     Raises:
         UsageError: the folder is not there.
     """
-    folder = problem = None
+    folder: str | None = None
+    problem = None
     with suppress(MdapError, ValueError):
         async with open_log(path) as reader:
             row = await reader.find(run_id)

@@ -130,7 +130,7 @@ async def about(source: Reader, number: int) -> About | None:
         escalated="escalated" in kinds,
         undecided=data.get("undecided", 0),
         failed_attempts=kinds.get("attempt_failed", 0),
-        beside=await source.billed(number),
+        beside=tuple(map(Billed._make, await source.rows("spent_beside", number))),
         saved_in_batches=_saved(await source.rows("batched_usage", number), prices),
     )
 

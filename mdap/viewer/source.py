@@ -14,7 +14,6 @@ import anyio.to_thread
 from mdap.audit.queue import Claim, Ruling, Settled, Waiting
 from mdap.journal.claims import is_claimed
 from mdap.journal.reader import Reader, RunRow, open_log
-from mdap.journal.rows import prompt_of
 from mdap.records import PromptSent
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.rules.schedule import tiers_of
@@ -121,7 +120,7 @@ async def prompts_of(source: Reader, prompts: Prompts, run: RunRow, opening: Row
     """
     rows = await source.rows("prompts_of_step", run.number, opening["step"], opening["opening"])
     if rows:
-        return _recorded(list(map(prompt_of, rows)), opening["prompt_digest"])
+        return _recorded(list(map(PromptSent._make, rows)), opening["prompt_digest"])
     if opening["noted"] and opening["key"].startswith(_NOT_ASKED):
         return "no model was asked, since this is the result of a nested task or of code that runs once"
     about = (run.task, run.params, opening["step"], opening["input"], opening["prompt_digest"])
