@@ -21,7 +21,7 @@ from mdap.session import settle_step
 from mdap.session.prompting import shown
 from mdap.testing import ScriptedProvider
 from mdap.viewer.app import create_app, server
-from mdap.viewer.key import Key
+from mdap.viewer.guard import Key
 from mdap_hanoi import Hanoi
 from mdap_hanoi.state import State
 

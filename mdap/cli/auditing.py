@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
@@ -13,29 +14,28 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mdap.audit import Signature, Verification, open_log, verify
+from mdap.audit import Verification, verify
+from mdap.audit import open_log as open_whole
 from mdap.audit.chains import MakeTask
 from mdap.audit.export import FORMATS, export
 from mdap.audit.review import review
 from mdap.audit.statistics import statistics
 from mdap.audit.training import LESSON_FORMATS, LessonFilter, export_lessons, lessons
+from mdap.cli.audited import describe_doubtful, describe_statistics, describe_verification
 from mdap.cli.files import check_apart, database_files, written
-from mdap.cli.numbers import describe_statistics
 from mdap.cli.options import as_json, database, moved_task, run_argument
 from mdap.cli.output import Exit, complain, fields, number, print_json, say
 from mdap.cli.places import at_home
-from mdap.cli.reporting import report
-from mdap.cli.reviewing import describe_doubtful
-from mdap.cli.sealing import seal
+from mdap.cli.serving import needs_viewer
 from mdap.cli.streams import binary_output
-from mdap.errors import UsageError
+from mdap.errors import MdapError, UsageError
 from mdap.journal.evolutions import is_evolution
-from mdap.journal.reader import open_log as open_records
+from mdap.journal.reader import open_log
 from mdap.plugins import VERIFIERS, installed, load_plugin, make_moved, make_recorded
+from mdap.session.prompting import TaskPrompts
+from mdap.session.signing import seal_run
 
 __all__ = ["audit"]
-
-_SHOWN: Final = 20
 
 
 @click.group()
@@ -71,30 +71,20 @@ def verify_(**given: Any) -> Exit:
     them again, offline, and asks the task for the outcome again. For an evolution, it makes
     the model again. Exits with 1 if anything is not as recorded.
     """
-
     if is_evolution(Path(given["db"]), given["run_id"]):
         return _verify_evolution(given)
+    named = {name: given[name] for name in ("oracle", "expect", "allow_unsealed", "signers", "jobs")}
 
-    def check(db: Path) -> Verification:
-        make = _maker({**given, "db": db})
+    def check(given: dict[str, Any]) -> Verification:
+        make = _maker(given)
         with _bar(given["json"]) as progress:
-            return verify(
-                db,
-                given["run_id"],
-                make,
-                oracle=given["oracle"],
-                expect=given["expect"],
-                allow_unsealed=given["allow_unsealed"],
-                signers=given["signers"],
-                jobs=given["jobs"],
-                progress=progress,
-            )
+            return verify(given["db"], given["run_id"], make, progress=progress, **named)
 
-    came = at_home(given["db"], given["run_id"], given["task"], check)
+    came = at_home(given, check)
     if given["json"]:
         print_json(came.to_dict())
     else:
-        _describe(came)
+        describe_verification(came)
     if came.ok:
         return Exit.FINISHED
     complain(_sentence(came, given))
@@ -103,9 +93,8 @@ def verify_(**given: Any) -> Exit:
 
 def _verify_evolution(given: dict[str, Any]) -> Exit:
     """Make an evolution's model again, with the package that knows how."""
-    for name in ("oracle", "expect", "allow_unsealed", "signers", "task"):
-        if given[name]:
-            raise UsageError(f"--{name.replace('_', '-')} is for runs: leave it out for an evolution")
+    others = ("oracle", "expect", "allow_unsealed", "signers", "task")
+    _refuse(given, others, "is for runs: leave it out for an evolution")
     points = installed(VERIFIERS).get("evolution")
     if not points:
         raise UsageError("no installed package verifies evolutions: install mdap as a whole")
@@ -118,8 +107,14 @@ def _verify_evolution(given: dict[str, Any]) -> Exit:
     return Exit.FINISHED if came.ok else Exit.FAILED
 
 
+def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if given[name]:
+            raise UsageError(f"--{name.replace('_', '-')} {why}")
+
+
 async def _task_of(db: Path, run_id: str) -> str:
-    async with open_records(db) as reader:
+    async with open_log(db) as reader:
         return (await reader.find(run_id)).task
 
 
@@ -197,16 +192,10 @@ def export_(**given: Any) -> None:
             write(given, out)
 
 
-_ONLY_FOR_LESSONS: Final = ("contested", "min_margin", "from_model", "bare", "task")
-
-
 def _write_rows(given: dict[str, Any], out: IO[bytes]) -> None:
-    for name in _ONLY_FOR_LESSONS:
-        if given[name]:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for training data: add --format {' or '.join(LESSON_FORMATS)}"
-            )
-    with open_log(given["db"]) as log:
+    others = ("contested", "min_margin", "from_model", "bare", "task")
+    _refuse(given, others, f"is for training data: add --format {' or '.join(LESSON_FORMATS)}")
+    with open_whole(given["db"]) as log:
         export(log, given["run_id"], out, given["fmt"])
 
 
@@ -236,31 +225,6 @@ def _bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _describe(came: Verification) -> None:
-    say(f"{came.run_id}: {came.verdict}")
-    rows = [
-        ("run", f"{came.task}, {came.status}" + (f", {came.outcome}" if came.outcome else "")),
-        ("decisions", f"{number(came.decisions)} recounted"),
-        ("samples", f"{number(came.samples)} read again, {number(came.votes)} votes"),
-        ("digest", came.digest or "-"),
-        ("seal", came.seal or "-"),
-        *[("signed by", _signer(signature)) for signature in came.signatures],
-        *[("note", note) for note in came.notes],
-    ]
-    fields(rows)
-    for mismatch in came.mismatches[:_SHOWN]:
-        say(f"  {mismatch.kind}: {mismatch}")
-    total = sum(came.counts.values())
-    if total > _SHOWN:
-        say(f"  ... {number(total)} in all; the first {len(came.mismatches)} with --json")
-
-
-def _signer(signature: Signature) -> str:
-    if signature.key is None:
-        return "nobody: the signature is not valid"
-    return f"{signature.key}{', an allowed signer' if signature.allowed else ''}"
-
-
 _SENTENCES: Final = {
     "empty": "{run} holds nothing to verify: its row is there, and no event",
     "not sealed": "{run} has ended and its last seal is missing: events, and samples that were not counted, "
@@ -283,5 +247,72 @@ def _sentence(came: Verification, given: dict[str, Any]) -> str:
     return f"{things} not match: {came.run_id} is not as it was recorded"
 
 
-audit.add_command(report)
-audit.add_command(seal)
+@audit.command()
+@run_argument
+@click.option("-o", "--output", required=True, metavar="FILE", help="Output file, such as report.html.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    help="Load this task (runs its code) to know its length.",
+)
+@database
+@as_json
+def report(**given: Any) -> None:
+    """Write a report of a run: one HTML file, without scripts."""
+    anyio.run(_report, given)
+
+
+async def _report(given: dict[str, Any]) -> None:
+    try:
+        from mdap.viewer import about, report
+    except ModuleNotFoundError as error:
+        raise needs_viewer("mdap audit report") from error
+    place = Path(given["output"])
+    check_apart("-o", place, database_files(given["db"]))
+    async with open_log(Path(given["db"])) as reader:
+        row = await reader.find(given["run_id"])
+        run = await about.about(reader, row.number)
+        if run is None:
+            raise MdapError(f"run {row.run_id} is gone")
+        length = TaskPrompts(given["tasks"]).length(run.task, run.params)
+        page = await report.report(reader, run, length, datetime.now(UTC).isoformat())
+    with written("-o", place) as out:
+        out.write(page.encode())
+    if given["json"]:
+        print_json({"run_id": run.run_id, "report": str(place), "bytes": len(page.encode())})
+        return
+    say(f"{place} holds the report of {run.run_id}: open it in a browser, or print it")
+
+
+@audit.command()
+@run_argument
+@click.option("--sign", metavar="KEY", help="Sign the seal with this SSH key, and record the signature.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Write the text that a signature or a timestamp covers, and the signature beside it as FILE.sig.",
+)
+@database
+@as_json
+def seal(**given: Any) -> None:
+    """Print or sign the seal of a run, to keep it elsewhere.
+
+    If the run ended without a seal, it takes one.
+    """
+    place = None if given["output"] is None else Path(given["output"])
+    if place is not None:
+        check_apart("-o", place, {**database_files(given["db"]), "--sign": given["sign"]})
+    sealed = anyio.run(seal_run, given["db"], given["run_id"], given["sign"])
+    if place is not None:
+        texts = {place: sealed.message, Path(f"{place}.sig"): sealed.signature}
+        for path, text in texts.items():
+            if text is not None:
+                with written("-o", path) as out:
+                    out.write(text.encode())
+    if given["json"]:
+        print_json(sealed._asdict())
+        return
+    say(sealed.seal)

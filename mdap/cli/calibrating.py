@@ -7,16 +7,7 @@ from typing import Any
 import anyio
 import click
 
-from mdap.cli.options import (
-    as_json,
-    budget_of,
-    lane_of,
-    limits_of,
-    model_option,
-    sampling_options,
-    target_option,
-    task_with_params,
-)
+from mdap.cli import options
 from mdap.cli.output import Exit, complain, fields, number, print_json, say, table
 from mdap.cli.stopping import interruptible
 from mdap.errors import UsageError
@@ -31,8 +22,8 @@ __all__ = ["calibrate"]
 
 
 @click.command()
-@task_with_params
-@model_option("Model to calibrate; give several to compare them.")
+@options.task_with_params
+@options.model_option("Model to calibrate; give several to compare them.")
 @click.option(
     "-M", "options", multiple=True, metavar="NAME=VALUE", help="Set an option of the models' provider."
 )
@@ -44,10 +35,10 @@ __all__ = ["calibrate"]
     metavar="N",
     help="Approximate number of samples from each model.",
 )
-@target_option()
+@options.target_option()
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of random steps.")
-@sampling_options
-@as_json
+@options.sampling_options
+@options.as_json
 def calibrate(**given: Any) -> int:
     """Measure a model on a task: its error rate, and the k it needs.
 
@@ -56,42 +47,21 @@ def calibrate(**given: Any) -> int:
     task's oracle says, or else the winners of races by a lead of 8.
     """
     task = make_task(given["task"], read_params(given["task"], given["params"]))
-    options = read_values(given["options"], "-M")
+    provider = read_values(given["options"], "-M")
     models = tuple(dict.fromkeys(given["models"]))
     if given["budget_usd"] is not None and len(models) > 1:
         raise UsageError("a budget is that of one model: calibrate them one by one, or give no --budget-usd")
-
-    # Once, for all models: it may come through a pipe.
-    prices = None if given["prices"] is None else read_prices(Path(given["prices"]))
-
+    if given["prices"] is not None:  # once, for all models: it may come through a pipe
+        given["prices"] = read_prices(Path(given["prices"]))
+    named = {name: given[name] for name in ("samples", "target", "seed")}
     made: list[Calibration] = []
 
     async def act() -> bool:
         with interruptible(as_json=given["json"]) as scope, scope:
-            await calibrate_all()
+            for model in models:
+                async with Session(model, options=provider, **options.session_options(given)) as session:
+                    made.append(await session.calibrate(task, voting=VotingSettings(), **named))
         return scope.cancel_called
-
-    async def calibrate_all() -> None:
-        for model in models:
-            session = Session(
-                model,
-                db=given["db"],
-                options=options,
-                limits=limits_of(given),
-                budget=budget_of(given),
-                prices=prices,
-                **lane_of(given),
-            )
-            async with session:
-                made.append(
-                    await session.calibrate(
-                        task,
-                        samples=given["samples"],
-                        target=given["target"],
-                        voting=VotingSettings(),
-                        seed=given["seed"],
-                    )
-                )
 
     interrupted = anyio.run(act)
     code = _report(sorted(made, key=_cost), as_json=given["json"])
@@ -106,10 +76,7 @@ def _cost(made: Calibration) -> tuple[float, float]:
     estimate = made.projection
     if estimate is None:
         return math.inf, math.inf
-    return (
-        math.inf if estimate.cost_usd is None else estimate.cost_usd.value,
-        estimate.samples.value,
-    )
+    return math.inf if estimate.cost_usd is None else estimate.cost_usd.value, estimate.samples.value
 
 
 def _report(made: list[Calibration], *, as_json: bool) -> Exit:
@@ -128,18 +95,13 @@ def _report(made: list[Calibration], *, as_json: bool) -> Exit:
 
 def _describe(made: Calibration) -> None:
     say(f"{made.task} by {' + '.join(made.models)}: {made.status}")
-    right = made.error_rate
+    wrong, steps = made.error_rate, number(made.steps + made.undecided)
+    right = Interval(1 - wrong.value, 1 - wrong.high, 1 - wrong.low)
+    truth = "the task's oracle" if made.truth == "oracle" else f"agreement by a lead of {made.consensus_k}"
+    cost = "" if made.cost_usd is None else f"{made.cost_usd:,.4f} USD, "
     rows = [
-        (
-            "samples",
-            f"{number(made.samples)} of {number(made.steps + made.undecided)} steps, {_source(made)}",
-        ),
-        (
-            "p",
-            _rates(
-                Interval(1 - right.value, 1 - right.high, 1 - right.low), made.votes - made.wrong, made.votes
-            ),
-        ),
+        ("samples", f"{number(made.samples)} of {steps} steps, from {made.source}, judged by {truth}"),
+        ("p", _rates(right, made.votes - made.wrong, made.votes)),
         ("v", _rates(made.valid_rate, made.samples - sum(made.red_flags.values()), made.samples)),
     ]
     if made.red_flags:
@@ -153,8 +115,10 @@ def _describe(made: Calibration) -> None:
     ]
     estimate = made.projection
     if estimate is not None:
+        alike = "were equally hard, which they are not" if made.uneven else "are equally hard"
+        worst = f"at p = {1 - made.error_bound:.4f} or more"
         rows += [
-            ("k", f"{estimate.k} for a chance of {made.target:g}{_if(made)}, at p = {_worst(made)} or more"),
+            ("k", f"{estimate.k} for a chance of {made.target:g} if all steps {alike}, {worst}"),
             ("a run takes", f"{_between(estimate.samples)} samples"),
             (
                 "cost",
@@ -162,28 +126,9 @@ def _describe(made: Calibration) -> None:
             ),
             ("time", _time(estimate.seconds)),
         ]
-    rows.append(("calibration", f"{made.run_id}, {_paid(made)}"))
+    rows.append(("calibration", f"{made.run_id}, {cost}{made.seconds:.1f} s"))
     fields([*rows, *[("finding", sentence) for sentence in made.findings]])
     say()
-
-
-def _worst(made: Calibration) -> str:
-    return f"{1 - made.error_bound:.4f}"
-
-
-def _if(made: Calibration) -> str:
-    alike = " if all steps were equally hard, which they are not"
-    return alike if made.uneven else " if all steps are equally hard"
-
-
-def _source(made: Calibration) -> str:
-    truth = "the task's oracle" if made.truth == "oracle" else f"agreement by a lead of {made.consensus_k}"
-    return f"from {made.source}, judged by {truth}"
-
-
-def _paid(made: Calibration) -> str:
-    cost = "" if made.cost_usd is None else f"{made.cost_usd:,.4f} USD, "
-    return f"{cost}{made.seconds:.1f} s"
 
 
 def _rates(rate: Interval, hits: int, trials: int) -> str:
@@ -209,20 +154,12 @@ def _time(seconds: Interval) -> str:
 
 
 def _compare(made: list[Calibration]) -> None:
-    table(
-        ("model", "p", "v", "k", "samples", "USD", "p hard"),
-        [
-            (
-                " + ".join(one.models),
-                f"{1 - one.error_rate.value:.4f}",
-                f"{one.valid_rate.value:.4f}",
-                "-" if one.projection is None else str(one.projection.k),
-                "-" if one.projection is None else number(one.projection.samples.value),
-                "-"
-                if one.projection is None or one.projection.cost_usd is None
-                else number(one.projection.cost_usd.value, 2),
-                f"{one.p_hard:.2f}",
-            )
-            for one in made
-        ],
-    )
+    rows = []
+    for one in made:
+        run, usd = one.projection, None
+        if run is not None and run.cost_usd is not None:
+            usd = run.cost_usd.value
+        projected = ("-", "-") if run is None else (str(run.k), number(run.samples.value))
+        rates = (f"{1 - one.error_rate.value:.4f}", f"{one.valid_rate.value:.4f}")
+        rows.append((" + ".join(one.models), *rates, *projected, number(usd, 2), f"{one.p_hard:.2f}"))
+    table(("model", "p", "v", "k", "samples", "USD", "p hard"), rows)

@@ -22,10 +22,11 @@ from rich.progress import (
 from mdap.engine.config import Progress as Counters
 from mdap.rules.hidden import plain
 
-__all__ = ["Show", "configure_log", "shown"]
+__all__ = ["Show", "shown"]
 
 _RICH_SECONDS: Final = 0.25
 _PLAIN_SECONDS: Final = 2.0
+_ALWAYS: Final = ("votes", "flags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,15 @@ class Show:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Show":
-        """Return the settings that a command's options give."""
-        display = given["display"] or _default_display(as_json=given["json"])
+        """Return the settings that a command's options give; set up the log if it is the display."""
+        usual = "none" if given["json"] else "rich" if sys.stderr.isatty() else "plain"
+        display = given["display"] or usual
+        if display == "log":
+            _configure_log()
         return cls(display, given["json"], given["verbose"], given["fail_unsolved"])
 
 
-def _default_display(*, as_json: bool) -> str:
-    """Return the display for this terminal: rich on one, plain lines elsewhere, none with JSON."""
-    if as_json:
-        return "none"
-    return "rich" if sys.stderr.isatty() else "plain"
-
-
-def configure_log() -> None:
+def _configure_log() -> None:
     """Make structlog write one JSON object a line on standard error."""
     structlog.configure(
         processors=[
@@ -129,14 +126,14 @@ def _move(bar: Progress, lines: dict[str, TaskID], name: str, counters: Counters
 
 
 def _tallies(counters: Counters) -> str:
-    parts = [f"{counters.votes:,} votes", f"{counters.red_flags:,} flags"]
-    if counters.void:
-        parts.append(f"{counters.void:,} void")
-    if counters.failed_attempts:
-        parts.append(f"{counters.failed_attempts:,} failed attempts")
-    if counters.in_flight:
-        parts.append(f"{counters.in_flight:,} in flight")
-    return ", ".join(parts)
+    counted = {
+        "votes": counters.votes,
+        "flags": counters.red_flags,
+        "void": counters.void,
+        "failed attempts": counters.failed_attempts,
+        "in flight": counters.in_flight,
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in counted.items() if count or what in _ALWAYS)
 
 
 def _write(name: str, counters: Counters) -> None:

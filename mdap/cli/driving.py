@@ -1,12 +1,17 @@
-"""Drive one run, show its progress, and report its end."""
+"""Drive a run, or the runs of a batch, show the progress, and report the end."""
 
+import json
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 
-from mdap.cli.display import Show, configure_log, shown
+from mdap.cli.display import Show, shown
+from mdap.cli.files import Written, lines_of
 from mdap.cli.output import (
     NOT_GOOD,
     Exit,
@@ -20,43 +25,34 @@ from mdap.cli.output import (
     say,
 )
 from mdap.cli.stopping import interruptible
-from mdap.cli.summary import Rows, first, how_sure, rest, where_to_look
+from mdap.cli.summary import Rows, first_line, how_sure, rest, where_to_look
 from mdap.engine.config import Progress
-from mdap.records import RunStatus, Solution
+from mdap.errors import PluginError, UsageError
+from mdap.plugins import make_task
+from mdap.records import Outcome, RunStatus, Solution
 from mdap.session import Session
+from mdap.session.batch import Batch, Case
 
-__all__ = ["go"]
+__all__ = ["cases_of", "go", "run_inputs"]
 
 
 async def go(
     session: Session, run_id: str, act: Callable[[Session, Progress], Awaitable[Solution]], show: Show
 ) -> int:
     """Let *act* work on a run in *session*, show its progress, report its end, and return the exit code."""
-    if show.display == "log":
-        configure_log()
-    with interruptible(as_json=show.as_json) as scope:
-        return await _done(session, run_id, act, show, scope)
-
-
-async def _done(
-    session: Session,
-    run_id: str,
-    act: Callable[[Session, Progress], Awaitable[Solution]],
-    show: Show,
-    scope: anyio.CancelScope,
-) -> int:
     progress = Progress()
-    async with session:
-        solution: Solution | None = None
-        with scope:
-            async with shown(show.display, run_id, progress):
-                solution = await act(session, progress)
-        if solution is None or scope.cancel_called:
-            solution = await session.find(run_id)
-        # Inside the session: a reader that closes the log last leaves SQLite's -wal and -shm files beside it.
-        places = [] if solution is None or show.as_json else await where_to_look(session.path, solution)
-    interrupted = scope.cancel_called and (solution is None or solution.status is not RunStatus.FINISHED)
-    return _report(solution, places, session.path, show, run_id, interrupted=interrupted)
+    solution: Solution | None = None
+    with interruptible(as_json=show.as_json) as scope:
+        async with session:
+            with scope:
+                async with shown(show.display, run_id, progress):
+                    solution = await act(session, progress)
+            if solution is None or scope.cancel_called:
+                solution = await session.find(run_id)
+            # Inside the session: a reader that closes the log last leaves SQLite's -wal and -shm beside it.
+            places = [] if solution is None or show.as_json else await where_to_look(session.path, solution)
+        interrupted = scope.cancel_called and (solution is None or solution.status is not RunStatus.FINISHED)
+        return _report(solution, places, session.path, show, run_id, interrupted=interrupted)
 
 
 def _report(
@@ -90,7 +86,7 @@ def _report(
 def _describe(solution: Solution, path: Path, places: Rows, *, verbose: bool) -> None:
     totals = solution.totals
     left = f" and {number(solution.undecided)} undecided" if solution.undecided else ""
-    say(first(solution))
+    say(first_line(solution))
     rows = [
         *how_sure(solution),
         *places,
@@ -110,7 +106,156 @@ def _describe(solution: Solution, path: Path, places: Rows, *, verbose: bool) ->
 
 
 def _how(solution: Solution) -> str:
-    guarantee = solution.guarantee
-    if guarantee is None:
+    if solution.guarantee is None:
         return f"each by a lead of k = {solution.k}"
-    return f"{number(guarantee.contested)} of them contested; k is robust, from m = {solution.k}"
+    return f"{number(solution.guarantee.contested)} of them contested; k is robust, from m = {solution.k}"
+
+
+def cases_of(task: str, common: dict[str, Any], path: Path, name: str) -> Iterator[Case]:
+    """Yield the task of each line of *path*, or why there is none.
+
+    Args:
+        task: the task's name.
+        common: parameters of all cases; a line's own come before them.
+        path: a file with one JSON object of parameters a line.
+        name: what the user calls the file.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    try:
+        for place, line in enumerate(lines_of(path), start=1):
+            if line is None or line.strip():
+                yield _case(task, common, line, f"{name}, line {place}")
+    except OSError as error:
+        raise UsageError(f"--inputs {name} cannot be read: {error.strerror}") from None
+    except UnicodeError:
+        raise UsageError(f"--inputs {name} is not UTF-8 text") from None
+
+
+def _case(task: str, common: dict[str, Any], line: str | None, where: str) -> Case:
+    if line is None:
+        return UsageError(f"{where} is too long: give the case a file instead")
+    try:
+        own = json.loads(line)
+        if not isinstance(own, dict):
+            raise ValueError("it is not an object")
+        return make_task(task, {**common, **own})
+    except (ValueError, RecursionError) as error:
+        return UsageError(f"{where} is not a JSON object of parameters: {error}")
+    except (UsageError, PluginError) as error:
+        told = UsageError(f"{where}: {error}")
+        told.__cause__ = error
+        return told
+
+
+async def run_inputs(
+    session: Session,
+    batch_of: Callable[[Progress], Awaitable[Batch]],
+    name: str,
+    out: Path | None,
+    show: Show,
+) -> int:
+    """Solve every case, write each solution as a line of *out*, and report.
+
+    Args:
+        session: not entered yet.
+        batch_of: makes the batch, once the session is entered.
+        name: the batch's name.
+        out: where solutions go, one JSON object a line in the order of the cases; None for nowhere.
+        show: how it is shown, and whether a case that is not solved is a failure.
+    """
+    progress = Progress()
+    ended: tuple[Exit, Solution | None] = (Exit.FINISHED, None)
+    batch: Batch | None = None
+    async with AsyncExitStack() as stack:
+        scope = stack.enter_context(interruptible(as_json=show.as_json))
+        file = None if out is None else stack.enter_context(_kept(out, name))
+        await stack.enter_async_context(session)
+        with scope:
+            async with shown(show.display, name, progress):
+                batch = await batch_of(progress)
+                ended = await _solve_all(batch, file, show)
+        if scope.cancel_called:
+            ended = (Exit.INTERRUPTED, None)
+            if batch is not None:
+                with anyio.CancelScope(shield=True):
+                    await batch.aclose()
+        summary = await session.find(name)
+    if summary is not None and summary.result is None and batch is not None:
+        summary = replace(summary, result=batch.counts.result())  # of a batch that has not ended
+    return _report_batch(summary, session.path, name, ended, show)
+
+
+async def _solve_all(batch: Batch, file: Written | None, show: Show) -> tuple[Exit, Solution | None]:
+    """Solve and write every case; return the worst exit code, and the first case that did not finish."""
+    worst, first = Exit.FINISHED, None
+    async for solution in batch:
+        code = finish_code(solution, fail_unsolved=show.fail_unsolved)
+        worst = Exit.STOPPED if Exit.STOPPED in (worst, code) else max(worst, code)
+        if first is None and solution.status in (RunStatus.FAILED, RunStatus.UNDECIDED):
+            first = solution
+        if file is not None:
+            file.write(json.dumps(solution.to_dict(), ensure_ascii=True) + "\n")
+    if file is not None and worst is not Exit.STOPPED:
+        file.keep()
+    return worst, first
+
+
+@contextmanager
+def _kept(out: Path, name: str) -> Iterator[Written]:
+    """Open *out*; what is there stays unless the batch is over, or this is more of the same batch."""
+    file = Written("--out", out)
+    try:
+        yield file
+    finally:
+        if not file.kept and not file.lines:
+            file.drop()
+        elif not file.kept and not file.keep_if_it_extends(f'{{"run_id": {json.dumps(name)[:-1]}/'):
+            complain(f"{out} stays as it was: what this command solved is in {file.beside}")
+
+
+def _report_batch(
+    summary: Solution | None, path: Path, run_id: str, ended: tuple[Exit, Solution | None], show: Show
+) -> int:
+    worst, first = ended
+    result = (summary.result if summary is not None else None) or {"cases": 0, "finished": 0}
+    if show.as_json and summary is not None:
+        print_json(summary.to_dict())
+    elif summary is not None:
+        totals = summary.totals
+        came = [f"{result[outcome.name.lower()]:,} {outcome}" for outcome in _outcomes(result)]
+        say(", ".join([f"{result['finished']:,} of {result['cases']:,} cases finished", *came]))
+        rows = [
+            *how_sure(summary),
+            ("look at", f"mdap runs --of {run_id} --db {shlex.quote(str(path))}"),
+            ("steps", number(totals.steps)),
+            ("votes", f"{number(totals.votes)} of {number(totals.samples)} samples"),
+            ("red flags", number(totals.red_flags)),
+        ]
+        fields([*rows, ("run", run_id), *(("warning", warning) for warning in summary.warnings)])
+    again = f"to go on, give the same command again with --run-id {run_id}"
+    if worst is Exit.INTERRUPTED:
+        complain(f"interrupted; {again}")
+    elif worst is Exit.STOPPED:
+        why = f": {summary.reason}" if summary is not None and summary.reason else ""
+        complain(f"stopped{why}; {again}")
+    elif worst is Exit.FAILED:
+        failed, undecided = result["cases"] - result["finished"], result.get("mostly_undecided", 0)
+        parts = [f"{failed:,} {'case' if failed == 1 else 'cases'} did not finish"] if failed else []
+        parts += [f"{undecided:,} left most of their steps undecided"] if undecided else []
+        if show.fail_unsolved:
+            counts = [(result[name.name.lower()], name) for name in _outcomes(result, good=False)]
+            parts += [f"{count:,} came out {name}" for count, name in counts]
+        told = " and ".join(parts)
+        if first is not None:
+            reveal(first.traceback)
+            told += f"; the first, {first.run_id}, {first.status}: {first.reason}"
+        complain(f"{told}; --out says why, `mdap runs --of {run_id}` lists all")
+    return worst
+
+
+def _outcomes(result: dict[str, Any], *, good: bool = True) -> list[Outcome]:
+    """Return the outcomes of a batch's cases; those that are *good* only if wanted."""
+    wanted = tuple(Outcome) if good else NOT_GOOD
+    return [outcome for outcome in wanted if outcome.name.lower() in result]

@@ -118,14 +118,10 @@ def _real(path: Path) -> Path:
 
 
 def _extends(new: Path, old: Path, head: str) -> bool:
-    with old.open("rb") as file:
+    with old.open("rb") as file, new.open("rb") as longer:
         begun = file.read(len(head.encode())) in (b"", head.encode())
-    return begun and _lines(old) <= _lines(new)
-
-
-def _lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
+        file.seek(0)
+        return begun and sum(1 for _ in file) <= sum(1 for _ in longer)
 
 
 def check_apart(option: str, path: Path, others: Mapping[str, str | Path | None]) -> None:
@@ -151,12 +147,8 @@ def database_files(db: str | Path) -> dict[str, Path]:
 
 def _same(one: Path, other: Path) -> bool:
     with suppress(OSError):
-        return one.samefile(other) and not _is_device(one)
+        return one.samefile(other) and not one.is_char_device() and not one.is_fifo()
     return one.absolute() == other.absolute() or _real(one) == _real(other)
-
-
-def _is_device(path: Path) -> bool:
-    return path.is_char_device() or path.is_fifo()
 
 
 @contextmanager
@@ -176,7 +168,8 @@ def readable(option: str, path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mdap-") as folder:
         copy = Path(folder) / "copy"
         try:
-            with _source(path) as source, copy.open("wb") as file:
+            source = os.fdopen(os.dup(0), "rb") if str(path) in ("-", "/dev/stdin") else path.open("rb")
+            with source, copy.open("wb") as file:
                 shutil.copyfileobj(source, file)
         except OSError as error:
             raise UsageError(f"{option} {path} cannot be read: {error.strerror or error}") from None
@@ -186,12 +179,6 @@ def readable(option: str, path: Path) -> Iterator[Path]:
 def _is_descriptor(path: Path) -> bool:
     """Return whether *path* names a file that is open already, to be used from where it stands."""
     return str(path) in _STANDARD or path.parent in (Path("/dev/fd"), Path("/proc/self/fd"))
-
-
-def _source(path: Path) -> IO[bytes]:
-    if str(path) not in ("-", "/dev/stdin"):
-        return path.open("rb")
-    return os.fdopen(os.dup(0), "rb")
 
 
 def lines_of(path: Path) -> Iterator[str | None]:

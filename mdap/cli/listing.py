@@ -1,6 +1,8 @@
-"""``mdap runs`` and ``show``: what there is on record."""
+"""``mdap runs``, ``show`` and ``batches``: what there is on record."""
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,19 +13,23 @@ from mdap.cli import completing
 from mdap.cli.options import as_json, database, moved_task, run_argument, verbose
 from mdap.cli.output import fields, hinted, number, print_json, reveal, say, table
 from mdap.cli.prompting import prompt_json, show_prompt, show_text
-from mdap.cli.summary import how_sure, rest, standing, where_to_look
+from mdap.cli.summary import Rows, how_sure, rest, standing, where_to_look
 from mdap.errors import UsageError
+from mdap.journal.jobs import forget, jobs_on_record
 from mdap.journal.reader import Reader, RunRow, open_log
-from mdap.records import RunStatus, Solution
+from mdap.journal.writer import open_journal
+from mdap.records import BatchJob, Outcome, RunStatus, Solution
 from mdap.session import read_solution
 from mdap.session.deciding import find_step
 from mdap.session.prompting import TaskPrompts
 from mdap.session.results import outcome_in
-from mdap.viewer.asked import Asker, merged_by, prompts_of
+from mdap.viewer.source import merged_by, prompts_of
 
-__all__ = ["runs", "show"]
+__all__ = ["batches", "runs", "show"]
 
 _TEXT_SHOWN: Final = 400
+_NOT_SHOWN: Final = ("run", "step", "opening", "text_digest", "reasoning_digest")
+_OVER: Final = frozenset({"collected", "refused", "abandoned"})
 
 
 @click.command()
@@ -47,46 +53,34 @@ async def _runs(given: dict[str, Any]) -> None:
             found = await reader.runs(given["most"])
         else:
             found = await reader.parts((await reader.find(given["of"])).number, given["most"])
-        outcomes = [await outcome_in(reader, row) for row, _ in found]
+        shown = [(row, steps, await outcome_in(reader, row)) for row, steps in found]
     if given["json"]:
-        print_json(
-            {
-                "runs": [
-                    {
-                        "run_id": row.run_id,
-                        "kind": row.kind,
-                        "task": row.task,
-                        "params": row.params,
-                        "models": row.provider["models"],
-                        "k": row.k,
-                        "status": str(row.status),
-                        "stop_cause": row.stop_cause,
-                        "outcome": outcome,
-                        "steps": steps,
-                        "created_at": row.created_at,
-                    }
-                    for (row, steps), outcome in zip(found, outcomes, strict=True)
-                ]
-            }
-        )
+        print_json({"runs": [_run_json(*one) for one in shown]})
         return
-    table(
-        ("run", "kind", "task", "model", "k", "status", "outcome", "steps", "created"),
-        [
-            (
-                row.run_id,
-                row.kind,
-                row.task,
-                " + ".join(row.provider["models"]),
-                str(row.k),
-                f"{row.status}: {row.stop_cause}" if row.stop_cause else str(row.status),
-                outcome or "-",
-                number(steps),
-                row.created_at[:19],
-            )
-            for (row, steps), outcome in zip(found, outcomes, strict=True)
-        ],
-    )
+    heads = ("run", "kind", "task", "model", "k", "status", "outcome", "steps", "created")
+    table(heads, [_run_cells(*one) for one in shown])
+
+
+def _run_json(row: RunRow, steps: int, outcome: Outcome | None) -> dict[str, Any]:
+    return {
+        "run_id": row.run_id,
+        "kind": row.kind,
+        "task": row.task,
+        "params": row.params,
+        "models": row.provider["models"],
+        "k": row.k,
+        "status": str(row.status),
+        "stop_cause": row.stop_cause,
+        "outcome": outcome,
+        "steps": steps,
+        "created_at": row.created_at,
+    }
+
+
+def _run_cells(row: RunRow, steps: int, outcome: Outcome | None) -> tuple[str, ...]:
+    status = f"{row.status}: {row.stop_cause}" if row.stop_cause else str(row.status)
+    about = (row.run_id, row.kind, row.task, " + ".join(row.provider["models"]), str(row.k))
+    return (*about, status, outcome or "-", number(steps), row.created_at[:19])
 
 
 @click.command()
@@ -132,34 +126,36 @@ async def _show(given: dict[str, Any]) -> None:
         )
         return
     reveal(solution.traceback)
-    totals = solution.totals
-    status = "running, or killed" if row.status is RunStatus.RUNNING else standing(solution)
-    fields(
-        [
-            ("run", row.run_id),
-            ("task", f"{row.task} {json.dumps(row.params)}"),
-            ("model", " + ".join(row.provider["models"])),
-            ("status", status),
-            ("reason", _reason(solution)),
-            ("result", json.dumps(solution.result)[:_TEXT_SHOWN]),
-            *how_sure(solution),
-            *places,
-            ("k", str(row.k)),
-            ("steps", number(totals.steps)),
-            (
-                "samples",
-                f"{number(totals.samples)}: {number(totals.votes)} votes, {number(totals.red_flags)} flags, "
-                f"{number(totals.void)} void, {number(totals.cancelled)} cancelled",
-            ),
-            ("failed attempts", number(totals.failed_attempts)),
-            *(rest(solution) if given["verbose"] else ()),
-            *([("parts", f"{number(parts)}: mdap runs --of {row.run_id}")] if parts else []),
-            *(("warning", warning) for warning in solution.warnings),
-        ]
-    )
+    rows = _rows(row, solution, places, verbose=given["verbose"])
+    if parts:
+        rows.append(("parts", f"{number(parts)}: mdap runs --of {row.run_id}"))
+    fields([*rows, *(("warning", warning) for warning in solution.warnings)])
     say()
     for event in events:
         say(f"  {event['at'][:19]}  {event['kind']}{': ' + event['reason'] if event['reason'] else ''}")
+
+
+def _rows(row: RunRow, solution: Solution, places: Rows, *, verbose: bool) -> Rows:
+    totals = solution.totals
+    return [
+        ("run", row.run_id),
+        ("task", f"{row.task} {json.dumps(row.params)}"),
+        ("model", " + ".join(row.provider["models"])),
+        ("status", "running, or killed" if row.status is RunStatus.RUNNING else standing(solution)),
+        ("reason", _reason(solution)),
+        ("result", json.dumps(solution.result)[:_TEXT_SHOWN]),
+        *how_sure(solution),
+        *places,
+        ("k", str(row.k)),
+        ("steps", number(totals.steps)),
+        (
+            "samples",
+            f"{number(totals.samples)}: {number(totals.votes)} votes, {number(totals.red_flags)} flags, "
+            f"{number(totals.void)} void, {number(totals.cancelled)} cancelled",
+        ),
+        ("failed attempts", number(totals.failed_attempts)),
+        *(rest(solution) if verbose else ()),
+    ]
 
 
 def _reason(solution: Solution) -> str:
@@ -170,14 +166,8 @@ def _reason(solution: Solution) -> str:
 
 
 def _event(event: Any) -> dict[str, Any]:
-    data = json.loads(event["data"]) if event["data"] else None
-    return {
-        "kind": event["kind"],
-        "at": event["at"],
-        "author": event["author"],
-        "reason": event["reason"],
-        "data": data,
-    }
+    named = {name: event[name] for name in ("kind", "at", "author", "reason")}
+    return {**named, "data": json.loads(event["data"]) if event["data"] else None}
 
 
 async def _show_step(reader: Reader, row: RunRow, given: dict[str, Any]) -> None:
@@ -187,10 +177,10 @@ async def _show_step(reader: Reader, row: RunRow, given: dict[str, Any]) -> None
     samples = await reader.rows("samples_of_step", run, step)
     if not openings:
         raise UsageError(f"the run has no step {step} yet")
-    asker = Asker(run, given["task"] or row.task, row.params, row.settings, row.provider)
-    made_by = TaskPrompts([asker.task] if given["task"] else [])
-    prompts = [await prompts_of(reader, made_by, asker, opening) for opening in openings]
-    merged = await merged_by(reader, asker)
+    row = replace(row, task=given["task"] or row.task)
+    made_by = TaskPrompts([row.task] if given["task"] else [])
+    prompts = [await prompts_of(reader, made_by, row, opening) for opening in openings]
+    merged = await merged_by(reader, row)
     if given["json"]:
         shown = [
             {**_opening(opening, samples), "prompt": prompt_json(prompt, merged)}
@@ -232,10 +222,86 @@ def _opening(opening: Any, samples: Any) -> dict[str, Any]:
         "answer": json.loads(opening["winner"]) if opening["winner"] else None,
         "votes": json.loads(opening["tally"]) if opening["tally"] else None,
         "margin": opening["margin"],
-        "samples": [_sample(sample) for sample in samples if sample["opening"] == opening["opening"]],
+        "samples": [
+            {name: value for name, value in dict(sample).items() if name not in _NOT_SHOWN}
+            for sample in samples
+            if sample["opening"] == opening["opening"]
+        ],
     }
 
 
-def _sample(sample: Any) -> dict[str, Any]:
-    dropped = ("run", "step", "opening", "text_digest", "reasoning_digest")
-    return {name: sample[name] for name in sample.keys() if name not in dropped}  # noqa: SIM118 - a sqlite3.Row iterates over values
+@click.command()
+@click.option(
+    "--forget",
+    metavar="JOB",
+    help="Take JOB for lost: its samples are asked for again, and paid for again if it was not.",
+)
+@database
+@as_json
+def batches(**given: Any) -> None:
+    """List jobs of batch APIs with state, counts, cost and age.
+
+    The newest come first. States are as of the last look of a run; `mdap resume` looks again, and collects
+    what has ended.
+    """
+    if given["forget"] is not None:
+        anyio.run(_forget, Path(given["db"]), given["forget"])
+        return
+    anyio.run(_list_jobs, given)
+
+
+async def _forget(path: Path, token: str) -> None:
+    async with open_log(path) as reader:
+        found = [job for job in await jobs_on_record(reader) if job.token == token]
+    if not found:
+        raise UsageError(
+            f"there is no batch job {token!r:.60} in {path}: `mdap batches` lists those there are"
+        )
+    async with open_journal(path) as journal:
+        await forget(journal, found[0])
+    say(f"{token} is taken for lost; `mdap resume` asks for its samples again")
+
+
+async def _list_jobs(given: dict[str, Any]) -> None:
+    async with open_log(Path(given["db"])) as reader:
+        jobs = (await jobs_on_record(reader))[::-1]
+        costs = await reader.batch_costs()
+    rows = [_about(job, costs.get(job.number)) for job in jobs]
+    if given["json"]:
+        print_json({"batches": rows})
+        return
+    heads = ("job", "model", "wave", "state", "requests", "answered", "failed", "cost", "age", "vendor's id")
+    table(heads, [_job_cells(row) for row in rows])
+
+
+def _job_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    about = (row["job"], row["model"], str(row["wave"]), row["state"])
+    counts = (number(row[name]) for name in ("requests", "answered", "failed"))
+    cost = "-" if row["cost_usd"] is None else f"${row['cost_usd']:.4f}"
+    return (*about, *counts, cost, _age(row["age_seconds"]), row["vendor_id"] or "-")
+
+
+def _about(job: BatchJob, cost: float | None) -> dict[str, Any]:
+    counts = job.data.get("counts", {})
+    answered = job.data.get("answered", counts.get("completed", counts.get("succeeded", 0)))
+    failed = job.data.get("failed", counts.get("failed", counts.get("errored", 0)))
+    return {
+        "job": job.token,
+        "vendor_id": job.vendor_id,
+        "model": job.model,
+        "wave": job.wave,
+        "state": job.state,
+        "open": job.state not in _OVER,
+        "requests": job.requests,
+        "answered": answered,
+        "failed": failed if isinstance(failed, int) else len(failed),
+        "cost_usd": cost,
+        "age_seconds": max(round(time.time() - job.intended), 0),
+    }
+
+
+def _age(seconds: int) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds} s"

@@ -12,17 +12,14 @@ from mdap._version import __version__
 from mdap.cli.auditing import audit
 from mdap.cli.calibrating import calibrate
 from mdap.cli.completing import COMPLETE
-from mdap.cli.deciding import decide
-from mdap.cli.installed import models, tasks
-from mdap.cli.jobs import batches
-from mdap.cli.listing import runs, show
+from mdap.cli.domains import models, new, tasks
+from mdap.cli.listing import batches, runs, show
 from mdap.cli.output import Exit, complain, complaints, exit_code_of, hinted, print_json, reveal
 from mdap.cli.planning import plan
 from mdap.cli.prompting import prompts
 from mdap.cli.resuming import resume
 from mdap.cli.running import run
-from mdap.cli.scaffolding import new
-from mdap.cli.serving import serve
+from mdap.cli.serving import decide, serve
 from mdap.cli.stopping import terminable
 from mdap.cli.streams import Steady, apart, steady
 from mdap.errors import RAISED, MdapError, PluginError, author_line, told, traceback_of

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 from pydantic import ValidationError
@@ -28,23 +28,25 @@ __all__ = [
     "cluster_of",
     "cluster_options",
     "database",
-    "lane_of",
-    "limits_of",
     "model_option",
     "moved_task",
     "run_argument",
     "run_options",
     "sampling_options",
+    "session_options",
     "speculate_option",
     "stop_options",
     "target_option",
     "task_param",
     "task_with_params",
+    "validated",
     "verbose",
 ]
 
 Decorator = Callable[[Any], Any]
 
+
+Made = TypeVar("Made")
 
 _LIMITS: Final = Limits()
 
@@ -79,12 +81,7 @@ def database(command: Callable[..., Any]) -> Callable[..., Any]:
 def _together(*options: Decorator) -> Decorator:
     """Return a decorator that adds *options*, which the help lists in this order."""
 
-    def add(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
 as_json: Final = click.option("--json", is_flag=True, help="Print one JSON object on standard output.")
@@ -181,24 +178,29 @@ stop_options: Final = _together(
     ),
 )
 
+
+def _limit(option: str, name: str, shown: str, metavar: str | None = "N") -> Decorator:
+    """Return the option that sets a field of `Limits`."""
+    usual = getattr(_LIMITS, name)
+    how = {"type": float if metavar == "SECONDS" else int, "default": usual, "metavar": metavar}
+    return click.option(option, name, show_default=usual is not None, help=shown, **how)
+
+
 _limits: Final = _together(
-    click.option(
+    _limit(
         "--concurrency",
-        type=int,
-        metavar="N",
-        help="Maximum concurrent requests to each model. [default: learned from the endpoint]",
+        "concurrency",
+        "Maximum concurrent requests to each model. [default: learned from the endpoint]",
     ),
-    click.option(
+    _limit(
         "--rpm",
-        type=int,
-        metavar="N",
-        help="Maximum requests a minute. [default: from the endpoint's headers]",
+        "requests_per_minute",
+        "Maximum requests a minute. [default: from the endpoint's headers]",
     ),
-    click.option(
+    _limit(
         "--tpm",
-        type=int,
-        metavar="N",
-        help="Maximum tokens a minute, prompts and replies. [default: from the endpoint's headers]",
+        "tokens_per_minute",
+        "Maximum tokens a minute, prompts and replies. [default: from the endpoint's headers]",
     ),
     click.option(
         "--reserve-max-tokens",
@@ -216,29 +218,9 @@ _limits: Final = _together(
         show_default="for processes",
         help="Send one of several similar requests first, so that the others can read the cache.",
     ),
-    click.option(
-        "--timeout",
-        type=float,
-        default=_LIMITS.attempt_timeout,
-        show_default=True,
-        metavar="SECONDS",
-        help="Timeout of one attempt.",
-    ),
-    click.option(
-        "--max-nesting",
-        type=int,
-        default=_LIMITS.max_nesting,
-        show_default=True,
-        metavar="N",
-        help="Maximum depth of nested tasks.",
-    ),
-    click.option(
-        "--max-attempts",
-        type=int,
-        default=_LIMITS.max_attempts,
-        show_default=True,
-        help="Attempts at one sample before the run stops.",
-    ),
+    _limit("--timeout", "attempt_timeout", "Timeout of one attempt.", "SECONDS"),
+    _limit("--max-nesting", "max_nesting", "Maximum depth of nested tasks."),
+    _limit("--max-attempts", "max_attempts", "Attempts at one sample before the run stops.", None),
 )
 
 _lane: Final = _together(
@@ -320,21 +302,31 @@ run_options: Final = _together(
 )
 
 
-def lane_of(given: dict[str, Any], recorded: str | None = None) -> dict[str, Any]:
-    """Return the arguments of a `Session` that say how samples travel.
+def session_options(given: dict[str, Any], lane: str | None = None) -> dict[str, Any]:
+    """Return the arguments of a `Session` that `sampling_options`, `stop_options` and others set.
 
     Args:
         given: the options.
-        recorded: the lane of the run to resume.
+        lane: the lane of the run to resume.
     """
+    limits = {name: given[name] for name in Limits.model_fields if name in given}
+    return {
+        "db": given["db"],
+        "limits": validated(Limits, "limit", probe=not given["no_probe"], **limits),
+        "budget": budget_of(given),
+        "log": given.get("display") == "log",
+        **_lane_of(given, lane),
+        **{name: given[name] for name in ("prices", "speculate", "on_dead") if name in given},
+    }
+
+
+def _lane_of(given: dict[str, Any], recorded: str | None) -> dict[str, Any]:
     lane = Lane(given["lane"] or recorded or Lane.REQUESTS)
     if lane is Lane.REQUESTS and (given["detach"] or given["max_wait"] is not None):
         raise UsageError("--detach and --max-wait go with --lane batch")
     named = {name: given[name] for name in ("max_wait", "max_waves", "detach")}
-    try:
-        return {"lane": lane, "waves": Waves(**{**named, **read_values(given["wave"], "--wave")})}
-    except ValidationError as error:
-        raise UsageError(explain("setting of waves", error)) from None
+    waves = validated(Waves, "setting of waves", **{**named, **read_values(given["wave"], "--wave")})
+    return {"lane": lane, "waves": waves}
 
 
 def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
@@ -351,34 +343,29 @@ def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
     if given["insecure_cluster"] and given["cluster"] is None:
         raise UsageError("--insecure-cluster goes with --cluster: processes of this machine need no token")
     address = {} if given["cluster"] is None else {"address": given["cluster"]}
-    try:
-        return Cluster(workers=given["workers"], insecure=given["insecure_cluster"], **address)
-    except ValidationError as error:
-        raise UsageError(explain("option", error)) from None
+    return validated(
+        Cluster, "option", workers=given["workers"], insecure=given["insecure_cluster"], **address
+    )
 
 
 def budget_of(given: dict[str, Any]) -> Budget:
     """Return the budget that the options give."""
-    try:
-        return Budget(usd=given["budget_usd"], tokens=given["budget_tokens"], seconds=given["max_seconds"])
-    except ValidationError as error:
-        raise UsageError(explain("budget", error)) from None
+    usd, tokens, seconds = (given[name] for name in ("budget_usd", "budget_tokens", "max_seconds"))
+    return validated(Budget, "budget", usd=usd, tokens=tokens, seconds=seconds)
 
 
-def limits_of(given: dict[str, Any]) -> Limits:
-    """Return the limits that the options give."""
+def validated(kind: Callable[..., Made], what: str, **values: Any) -> Made:
+    """Return an object of pydantic's *kind*.
+
+    Args:
+        kind: its class.
+        what: the user's word for its fields.
+        values: its fields.
+
+    Raises:
+        UsageError: they are not valid.
+    """
     try:
-        return Limits(
-            concurrency=given["concurrency"],
-            requests_per_minute=given["rpm"],
-            tokens_per_minute=given["tpm"],
-            reserve_max_tokens=given["reserve_max_tokens"],
-            warm_cache=given["warm_cache"],
-            probe=not given["no_probe"],
-            attempt_timeout=given["timeout"],
-            max_attempts=given["max_attempts"],
-            max_nesting=given["max_nesting"],
-            wait_for_person=given.get("wait_for_person", 0.0),
-        )
+        return kind(**values)
     except ValidationError as error:
-        raise UsageError(explain("limit", error)) from None
+        raise UsageError(explain(what, error)) from None

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -13,63 +13,40 @@ from mdap.errors import MdapError, UsageError
 from mdap.journal.reader import open_log
 from mdap.plugins import make_task
 
-__all__ = ["Home", "at_home", "home_of"]
+__all__ = ["at_home", "enter_home"]
 
 T = TypeVar("T")
 
 
-class Home(NamedTuple):
-    """The folder in which a run started.
-
-    Attributes:
-        folder: the folder.
-        problem: why its task cannot be made here.
-    """
-
-    folder: str
-    problem: str
-
-    def enter(self) -> None:
-        """Change to the folder.
-
-        Raises:
-            UsageError: it is not there.
-        """
-        try:
-            os.chdir(self.folder)
-        except OSError:
-            sentence = f"{self.problem}; the run was started in {self.folder}, which is not there"
-            raise UsageError(sentence) from None
-
-
-def at_home(db: str, run_id: str, task: str | None, act: Callable[[Path], T]) -> T:
+def at_home(given: dict[str, Any], act: Callable[[dict[str, Any]], T]) -> T:
     """Return what *act* returns, called again in the run's own folder where its task cannot be made here.
 
     Args:
-        db: the database.
-        run_id: the run, as it is named on the command line.
-        task: its task, where that has moved; None where it has not.
-        act: called with the database's path.
+        given: the options, with those of the database, the run, and its task if that has moved.
+        act: called with the options.
 
     Raises:
         UsageError: the task cannot be made there either.
     """
-    path = Path(db)
+    there = {**given, "db": Path(given["db"]).absolute()}
     try:
-        return act(path)
+        return act(given)
     except UsageError:
-        home = anyio.run(home_of, path, run_id, task)
-        if home is None:
+        folder = anyio.run(enter_home, Path(given["db"]), given["run_id"], given["task"])
+        if folder is None:
             raise
-        path = path.absolute()
-        home.enter()
-    complain(f"going on in {home.folder}, where the run was started: its files are not in this folder")
-    return act(path)
+    complain(f"going on in {folder}, where the run was started: its files are not in this folder")
+    return act(there)
 
 
-async def home_of(path: Path, run_id: str, task: str | None) -> Home | None:
-    """Return where a run was last taken up if that is elsewhere, and its task cannot be made here."""
-    folder = None
+async def enter_home(path: Path, run_id: str, task: str | None) -> str | None:
+    """Change to the folder where a run was last taken up, if its task cannot be made here; return the folder.
+
+    Raises:
+        UsageError: the folder is not there.
+    """
+    folder: str | None = None
+    problem = None
     with suppress(MdapError, ValueError):
         async with open_log(path) as reader:
             row = await reader.find(run_id)
@@ -78,5 +55,12 @@ async def home_of(path: Path, run_id: str, task: str | None) -> Home | None:
             try:
                 make_task(task or row.task, row.params)
             except UsageError as error:
-                return Home(folder, str(error))
-    return None
+                problem = str(error)
+    if folder is None or problem is None:
+        return None
+    try:
+        os.chdir(folder)
+    except OSError:
+        sentence = f"{problem}; the run was started in {folder}, which is not there"
+        raise UsageError(sentence) from None
+    return folder

@@ -6,9 +6,8 @@ from itertools import chain
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
-from mdap.cli.options import as_json
+from mdap.cli.options import as_json, validated
 from mdap.cli.output import fields, number, print_json, say, table
 from mdap.errors import UsageError
 from mdap.rules.paying import Sample, Way, ways
@@ -17,7 +16,7 @@ from mdap.rules.robust_estimate import RobustEstimate
 from mdap.rules.robust_estimate import estimate as estimate_robust
 from mdap.rules.scaling import Plan
 from mdap.rules.scaling import plan as estimate_run
-from mdap.settings import Price, Robust, explain
+from mdap.settings import Price, Robust
 
 __all__ = ["plan"]
 
@@ -123,55 +122,56 @@ def plan(**given: Any) -> None:
 
     The estimates hold if all steps are equally hard; those of -k robust hold without that.
     """
-    estimate = estimate_run(
-        given["steps"],
-        given["error_rate"],
-        given["valid_rate"],
-        given["target"],
-        given["margin"],
-        given["subtask_steps"],
-    )
+    named = ("steps", "error_rate", "valid_rate", "target", "margin", "subtask_steps")
+    estimate = estimate_run(*(given[name] for name in named))
     each = _each(given)
-    if given["table"] == "prices":
-        _ways(given, estimate)  # complains about bad input before anything is printed
+    priced = _ways(given, estimate) if given["table"] == "prices" else []
     bought = None
     if given["budget_usd"] is not None:
         if each is None or sum(each) == 0:
             raise UsageError("what a budget buys depends on tokens and prices: give --input-tokens and so on")
         bought = what_buys(given["budget_usd"], each, estimate)
+    robust = _robust(given, estimate)
     if given["json"]:
-        _print(given, estimate, each, bought)
-    else:
-        _show(given, estimate, each, bought)
-
-
-def _print(given: dict[str, Any], estimate: Plan, each: Each | None, bought: Bought | None) -> None:
-    robustly = _robust(given, estimate)
-    made: dict[str, Any] = {
-        **asdict(estimate),
-        "robust": None if robustly is None else {"floor": given["floor"], **robustly._asdict()},
-        "cost_usd": None if each is None else each.cost(estimate),
-        "seconds": _seconds(given, estimate),
-    }
-    if bought is not None:
-        made["budget"] = bought._asdict()
-    if given["table"] == "prices":
-        made["table"] = [way._asdict() for way in _ways(given, estimate)]
-    elif given["table"] is not None:
-        rows = (
-            by_subtask(estimate)
-            if given["table"] == "subtasks"
-            else [*chain.from_iterable(by_margin(estimate))]
+        print_json(
+            {
+                **asdict(estimate),
+                "robust": None if robust is None else {"floor": given["floor"], **robust._asdict()},
+                "cost_usd": None if each is None else each.cost(estimate),
+                "seconds": _seconds(given, estimate),
+                **({} if bought is None else {"budget": bought._asdict()}),
+                **_table(given, estimate, each, priced),
+            }
         )
-        made["table"] = [
-            {**asdict(row), "cost_usd": None if each is None else each.cost(row)} for row in rows
-        ]
-    print_json(made)
+        return
+    rows = _rows(given, estimate, each, robust)
+    if bought is not None:
+        rows.append((f"{given['budget_usd']:g} USD", _buys(estimate, bought)))
+    fields(rows)
+    if given["table"] is not None:
+        say()
+    if given["table"] == "margins":
+        _show_margins(estimate, each)
+    elif given["table"] == "subtasks":
+        _show_subtasks(estimate, each)
+    elif given["table"] == "prices":
+        _show_prices(priced)
 
 
-def _show(given: dict[str, Any], estimate: Plan, each: Each | None, bought: Bought | None) -> None:
+def _table(
+    given: dict[str, Any], estimate: Plan, each: Each | None, priced: list[Way]
+) -> dict[str, list[dict[str, Any]]]:
+    if priced or given["table"] is None:
+        return {"table": [way._asdict() for way in priced]} if priced else {}
+    rows = by_subtask(estimate) if given["table"] == "subtasks" else chain.from_iterable(by_margin(estimate))
+    return {"table": [{**asdict(row), "cost_usd": None if each is None else each.cost(row)} for row in rows]}
+
+
+def _rows(
+    given: dict[str, Any], estimate: Plan, each: Each | None, robust: RobustEstimate | None
+) -> list[tuple[str, str]]:
     cut = estimate.steps_per_subtask
-    rows = [
+    return [
         ("steps", number(estimate.steps) + (f", {cut} by a sample" if cut > 1 else "")),
         ("k", f"{number(estimate.k)}, if all steps are equally hard"),
         ("P(no errors)", f"{estimate.p_zero_errors:.6f}, if all steps are equally hard"),
@@ -182,41 +182,19 @@ def _show(given: dict[str, Any], estimate: Plan, each: Each | None, bought: Boug
         ("samples", number(estimate.samples)),
         ("cost", "unknown: give tokens and prices" if each is None else f"{_usd(each.cost(estimate))} USD"),
         ("time", _time(given, estimate)),
-        ("-k robust", _told(given, estimate)),
+        ("-k robust", "for single steps" if robust is None else _robustly(given, robust)),
     ]
-    if bought is not None:
-        rows.append((f"{given['budget_usd']:g} USD", _buys(estimate, bought)))
-    fields(rows)
-    if given["table"] == "margins":
-        say()
-        _show_margins(estimate, each)
-    elif given["table"] == "subtasks":
-        say()
-        _show_subtasks(estimate, each)
-    elif given["table"] == "prices":
-        say()
-        priced = [
-            (one.way, _usd(one.usd), _usd(one.batch_usd), f"{one.share:.2f}")
-            for one in _ways(given, estimate)
-        ]
-        table(("USD a thousand steps", "requests", "batch", "share of ordinary"), priced)
 
 
 def _robust(given: dict[str, Any], planned: Plan) -> RobustEstimate | None:
     """Return the estimate of `-k robust`; None for subtasks of several steps, or if no margin suffices."""
     if planned.steps_per_subtask > 1:
         return None
-    try:
-        terms = Robust(floor=given["floor"], target=given["target"], length=planned.steps)
-    except ValidationError as error:
-        raise UsageError(explain("option", error)) from None
+    terms = validated(Robust, "option", floor=given["floor"], target=given["target"], length=planned.steps)
     return estimate_robust(terms, planned.steps, planned.error_rate)
 
 
-def _told(given: dict[str, Any], planned: Plan) -> str:
-    made = _robust(given, planned)
-    if made is None:
-        return "for single steps"
+def _robustly(given: dict[str, Any], made: RobustEstimate) -> str:
     return (
         f"m = {made.m}, D = {made.dissent}, K = {made.lead} at a floor of {given['floor']:g}, however hard "
         f"the steps are: {made.votes_per_step:.3f} votes a step at this rate, {made.contested:.3g} contested "
@@ -249,6 +227,11 @@ def _show_subtasks(estimate: Plan, each: Each | None) -> None:
             for made in by_subtask(estimate)
         ],
     )
+
+
+def _show_prices(priced: list[Way]) -> None:
+    cells = [(one.way, _usd(one.usd), _usd(one.batch_usd), f"{one.share:.2f}") for one in priced]
+    table(("USD a thousand steps", "requests", "batch", "share of ordinary"), cells)
 
 
 def _buys(estimate: Plan, bought: Bought) -> str:

@@ -9,7 +9,7 @@ import click
 from mdap.cli.options import as_json, task_with_params
 from mdap.cli.output import complain, print_json, say
 from mdap.plugins import make_task, read_params
-from mdap.session.preview import Asked, preview
+from mdap.session.preview import preview
 from mdap.viewer.source import Rendered
 
 __all__ = ["prompt_json", "prompts", "show_prompt", "show_text"]
@@ -42,7 +42,10 @@ def prompts(**given: Any) -> None:
     task = make_task(given["task"], read_params(given["task"], given["params"]))
     found = anyio.run(preview, given["task"], task, given["step"])
     if given["json"]:
-        asked = [_asked_json(one) for one in found.asked]
+        asked = [
+            {"part": one.part, "step": one.step, "key": one.key, **_rendered_json(one.prompt)}
+            for one in found.asked
+        ]
         print_json({"task": given["task"], "prompts": asked, "notes": list(found.notes)})
         return
     for one in found.asked:
@@ -53,10 +56,6 @@ def prompts(**given: Any) -> None:
         say()
     for note in found.notes:
         complain(note)
-
-
-def _asked_json(one: Asked) -> dict[str, Any]:
-    return {"part": one.part, "step": one.step, "key": one.key, **_rendered_json(one.prompt)}
 
 
 def _rendered_json(prompt: Rendered) -> dict[str, Any]:

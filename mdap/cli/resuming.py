@@ -1,8 +1,8 @@
 """``mdap resume``: one run, or every run of a database that was interrupted or stopped."""
 
 import json
-import os
 from collections.abc import Callable
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -10,22 +10,11 @@ from typing import Any, Final
 import anyio
 import click
 
-from mdap.cli import completing
-from mdap.cli.display import Show, configure_log, shown
+from mdap.cli import completing, options
+from mdap.cli.display import Show, shown
 from mdap.cli.driving import go
-from mdap.cli.options import (
-    budget_of,
-    cluster_of,
-    cluster_options,
-    lane_of,
-    limits_of,
-    moved_task,
-    run_options,
-    speculate_option,
-    stop_options,
-)
 from mdap.cli.output import Exit, complain, exit_code_of, finish_code, print_json, say
-from mdap.cli.places import at_home, home_of
+from mdap.cli.places import at_home, enter_home
 from mdap.cli.stopping import interruptible
 from mdap.cli.summary import standing
 from mdap.engine.config import Progress
@@ -47,11 +36,11 @@ _SHOWN: Final = 200
 @click.option(
     "--all", "every", is_flag=True, help="Resume every interrupted or stopped run, one after the other."
 )
-@speculate_option("See `mdap run`.")
-@cluster_options
-@stop_options
-@moved_task()
-@run_options
+@options.speculate_option("See `mdap run`.")
+@options.cluster_options
+@options.stop_options
+@options.moved_task()
+@options.run_options
 def resume(**given: Any) -> int:
     """Continue a run that was stopped, interrupted or settled.
 
@@ -63,9 +52,7 @@ def resume(**given: Any) -> int:
         return _resume_all(given, show)
     if given["run_id"] is None:
         raise UsageError("name the RUN to resume, such as latest, or give --all")
-    return at_home(
-        given["db"], given["run_id"], given["task"], lambda db: anyio.run(_resume, db, given, show)
-    )
+    return at_home(given, lambda given: anyio.run(_resume, given, show))
 
 
 def _resume_all(given: dict[str, Any], show: Show) -> int:
@@ -73,27 +60,18 @@ def _resume_all(given: dict[str, Any], show: Show) -> int:
         raise UsageError("--all resumes each run by its own task: give neither RUN nor --task with it")
     if given["workers"] is not None:
         raise UsageError("--workers does not go with --all: resume a process by its id to spread it")
-    path = Path(given["db"]).absolute()
-    budget = budget_of(given)
-    act = partial(
-        _resume_each,
-        path,
-        lambda row: _session_again(path, row, given, show),
-        show,
-        limited=budget.usd is not None or budget.tokens is not None,
-    )
-    return anyio.run(act)
+    return anyio.run(_resume_each, {**given, "db": Path(given["db"]).absolute()}, show)
 
 
-async def _resume(path: Path, given: dict[str, Any], show: Show) -> int:
-    async with open_log(path) as reader:
+async def _resume(given: dict[str, Any], show: Show) -> int:
+    async with open_log(Path(given["db"])) as reader:
         row = await reader.find(given["run_id"])
         lane = await reader.value("lane", row.number)
 
     async def act(session: Session, progress: Progress) -> Solution:
         return await session.resume(row.run_id, task=given["task"], progress=progress)
 
-    return await go(_session_again(path, row, given, show, lane), row.run_id, act, show)
+    return await go(_session_again(row, given, lane), row.run_id, act, show)
 
 
 def _task_of(row: RunRow, moved: str | None) -> Task | None:
@@ -103,48 +81,27 @@ def _task_of(row: RunRow, moved: str | None) -> Task | None:
     return make_recorded(row.task, row.params) if moved is None else make_task(moved, row.params)
 
 
-def _session_again(
-    path: Path, row: RunRow, given: dict[str, Any], show: Show, lane: str | None = None
-) -> Session:
+def _session_again(row: RunRow, given: dict[str, Any], lane: str | None = None) -> Session:
     """Return a session with the models of *row*, and its *lane* unless another is given."""
     return Session(
         row.provider["models"],
         escalate_to=row.provider["escalate_to"],
-        db=path,
         options=row.provider["options"],
-        limits=limits_of(given),
-        budget=budget_of(given),
-        prices=given["prices"],
-        speculate=given["speculate"],
-        on_dead=given["on_dead"],
-        log=show.display == "log",
-        cluster=cluster_of(given, None if given["workers"] is None else _task_of(row, given["task"])),
-        **lane_of(given, lane),
+        cluster=options.cluster_of(given, None if given["workers"] is None else _task_of(row, given["task"])),
+        **options.session_options(given, lane),
     )
 
 
-async def _resume_each(
-    path: Path, session_of: Callable[[RunRow], Session], show: Show, *, limited: bool
-) -> int:
-    """Resume all runs in turn, those of the same models in one session; print a line for each.
-
-    Args:
-        path: the database, as an absolute path.
-        session_of: makes a session with the models of a run.
-        show: how they are shown, and whether one that is not solved fails.
-        limited: whether a budget is given.
-
-    Returns:
-        The worst of the exit codes.
-    """
-    if show.display == "log":
-        configure_log()
-    async with open_log(path) as reader:
+async def _resume_each(given: dict[str, Any], show: Show) -> int:
+    """Resume all runs in turn, those of the same models in one session; return the worst exit code."""
+    budget = options.budget_of(given)
+    async with open_log(given["db"]) as reader:
         rows = await reader.unfinished()
     groups: dict[str, list[RunRow]] = {}
     for row in rows:
-        groups.setdefault(_models(row), []).append(row)
-    if limited and len(groups) > 1:
+        models = [row.provider[name] for name in ("models", "escalate_to", "options")]
+        groups.setdefault(json.dumps(models, sort_keys=True), []).append(row)
+    if len(groups) > 1 and (budget.usd is not None or budget.tokens is not None):
         raise UsageError(
             f"the runs to resume have {len(groups)} different sets of models, and a budget is that of one "
             "session: resume them one by one, or give no budget"
@@ -152,14 +109,10 @@ async def _resume_each(
     work = _Resuming(show)
     with interruptible(as_json=show.as_json) as scope, scope:
         for group in groups.values():
-            await work.resume(group, session_of)
+            await work.resume(group, partial(_session_again, group[0], given))
     if scope.cancel_called:
         work.codes.append(Exit.INTERRUPTED)
-    return work.report(path)
-
-
-def _models(row: RunRow) -> str:
-    return json.dumps([row.provider[name] for name in ("models", "escalate_to", "options")], sort_keys=True)
+    return work.report(given["db"])
 
 
 class _Resuming:
@@ -170,11 +123,11 @@ class _Resuming:
         self._show = show
         self._results: list[dict[str, Any]] = []
 
-    async def resume(self, rows: list[RunRow], session_of: Callable[[RunRow], Session]) -> None:
+    async def resume(self, rows: list[RunRow], make_session: Callable[[], Session]) -> None:
         """Resume runs of the same models."""
         todo = list(rows)
         try:
-            async with session_of(rows[0]) as session:
+            async with make_session() as session:
                 while todo:
                     await self._resume_one(session, todo[0])
                     del todo[0]
@@ -203,15 +156,10 @@ class _Resuming:
             try:
                 return await session.resume(row.run_id, progress=progress)
             except UsageError:
-                home = await home_of(session.path, row.run_id, None)
-                if home is None:
-                    raise
-                here = os.getcwd()
-                home.enter()
-                try:
+                with chdir("."):  # and come back here
+                    if await enter_home(session.path, row.run_id, None) is None:
+                        raise
                     return await session.resume(row.run_id, progress=progress)
-                finally:
-                    os.chdir(here)
 
     def _ended(self, solution: Solution[Any]) -> None:
         self.codes.append(finish_code(solution, fail_unsolved=self._show.fail_unsolved))

@@ -1,32 +1,16 @@
 """``mdap run``."""
 
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import click
-from pydantic import ValidationError
 
-from mdap.cli import completing
-from mdap.cli.batching import cases_of, run_inputs
+from mdap.cli import completing, options
 from mdap.cli.display import Show
-from mdap.cli.driving import go
+from mdap.cli.driving import cases_of, go, run_inputs
 from mdap.cli.files import check_apart, database_files, readable
-from mdap.cli.options import (
-    budget_of,
-    cluster_of,
-    cluster_options,
-    lane_of,
-    limits_of,
-    model_option,
-    run_options,
-    speculate_option,
-    stop_options,
-    target_option,
-    task_with_params,
-)
 from mdap.cli.values import MARGIN, NUMBERS
 from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
@@ -34,17 +18,19 @@ from mdap.plugins import load_task, make_task, read_params
 from mdap.records import Solution
 from mdap.rules.pairs import read_values
 from mdap.session import Session, new_run_id
-from mdap.session.batch import Batch, Case
+from mdap.session.batch import Batch
 from mdap.session.identity import new_name
-from mdap.settings import Cluster, Robust, VotingSettings, explain
+from mdap.settings import Cluster, Robust, VotingSettings
 from mdap.tasks import Task
 
 __all__ = ["run"]
 
+_VOTING: Final = ("max_samples", "max_tokens", "temperatures")
+
 
 @click.command()
-@task_with_params
-@model_option(
+@options.task_with_params
+@options.model_option(
     "Model to sample, such as openai/gpt-4.1-mini; `mdap models` lists providers. Several models take "
     "turns; append options of one, as in 'sim/a?seed=1'."
 )
@@ -69,7 +55,7 @@ __all__ = ["run"]
     "if all steps are equally hard, from the newest matching calibration or a pilot. robust: keeps "
     "--target however hard the steps are, if --floor holds.",
 )
-@target_option("; for -k auto and robust")
+@options.target_option("; for -k auto and robust")
 @click.option(
     "--floor",
     type=float,
@@ -127,7 +113,7 @@ __all__ = ["run"]
     help="With --inputs: write each result as one JSON line, in input order; FILE appears when the "
     "batch ends.",
 )
-@speculate_option(
+@options.speculate_option(
     "Start the next steps before a step is decided, from its leading answer or the task's guess."
 )
 @click.option(
@@ -136,9 +122,9 @@ __all__ = ["run"]
     show_default="of processes",
     help="Store the text of every prompt in the log; not for confidential documents.",
 )
-@cluster_options
-@stop_options
-@run_options
+@options.cluster_options
+@options.stop_options
+@options.run_options
 def run(**given: Any) -> int:
     """Run a task: vote on each step, and record everything.
 
@@ -147,11 +133,11 @@ def run(**given: Any) -> int:
     voting = _voting(given)
     show = Show.of(given)
     if given["inputs"] is not None:
-        return _run_inputs(given, _session(given, show, cluster_of(given, None)), voting, show)
+        return _run_inputs(given, _session(given, options.cluster_of(given, None)), voting, show)
     if given["out"] is not None:
         raise UsageError("--out goes with --inputs: a single run prints what it came to, with --json as JSON")
     task = make_task(given["task"], read_params(given["task"], given["params"]))
-    session = _session(given, show, cluster_of(given, task))
+    session = _session(given, options.cluster_of(given, task))
     run_id = new_run_id(task) if given["run_id"] is None else given["run_id"]
 
     async def act(session: Session, progress: Progress) -> Solution:
@@ -168,21 +154,14 @@ def run(**given: Any) -> int:
     return anyio.run(go, session, run_id, act, show)
 
 
-def _session(given: dict[str, Any], show: Show, cluster: Cluster | None) -> Session:
+def _session(given: dict[str, Any], cluster: Cluster | None) -> Session:
     return Session(
         given["models"],
         escalate_to=given["escalate_to"],
-        db=given["db"],
         options=read_values(given["options"], "-M"),
-        limits=limits_of(given),
-        budget=budget_of(given),
-        prices=given["prices"],
-        speculate=given["speculate"],
-        on_dead=given["on_dead"],
         record_prompts=given["record_prompts"],
-        log=show.display == "log",
         cluster=cluster,
-        **lane_of(given),
+        **options.session_options(given),
     )
 
 
@@ -193,36 +172,26 @@ def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings,
     others = {"--inputs": given["inputs"], "--prices": given["prices"], **database_files(given["db"])}
     if given["out"] is not None:
         check_apart("--out", given["out"], others)
-    with readable("--inputs", given["inputs"]) as inputs:
-        cases = partial(
-            cases_of, given["task"], read_params(given["task"], given["params"]), inputs, given["inputs"]
-        )
-        return _run_cases(given, session, voting, show, cases)
-
-
-def _run_cases(
-    given: dict[str, Any],
-    session: Session,
-    voting: VotingSettings,
-    show: Show,
-    cases: Callable[[], Iterator[Case]],
-) -> int:
-    margin = given["margin"]
     name = given["run_id"] or new_name("batch")
-    first = next(cases(), None)  # a file that cannot be read is refused before there is a batch
-    if first is None:
-        raise UsageError(f"--inputs {given['inputs']} holds no case: give a JSON object of parameters a line")
+    common = read_params(given["task"], given["params"])
+    with readable("--inputs", given["inputs"]) as inputs:
+        cases = partial(cases_of, given["task"], common, inputs, given["inputs"])
+        first = next(cases(), None)  # a file that cannot be read is refused before there is a batch
+        if first is None:
+            raise UsageError(
+                f"--inputs {given['inputs']} holds no case: give a JSON object of parameters a line"
+            )
 
-    async def batch_of(progress: Progress) -> Batch:
-        k = margin
-        if k == "auto":
-            if isinstance(first, MdapError):
-                raise first  # before anything is spent
-            tasks = (case for case in cases() if isinstance(case, Task))
-            k = await session.choose_k(tasks, name, target=given["target"], voting=voting)
-        return session.solve_all(cases(), k=k, voting=voting, run_id=name, progress=progress)
+        async def batch_of(progress: Progress) -> Batch:
+            k = given["margin"]
+            if k == "auto":
+                if isinstance(first, MdapError):
+                    raise first  # before anything is spent
+                tasks = (case for case in cases() if isinstance(case, Task))
+                k = await session.choose_k(tasks, name, target=given["target"], voting=voting)
+            return session.solve_all(cases(), k=k, voting=voting, run_id=name, progress=progress)
 
-    return anyio.run(run_inputs, session, batch_of, name, given["out"], show)
+        return anyio.run(run_inputs, session, batch_of, name, given["out"], show)
 
 
 def _voting(given: dict[str, Any]) -> VotingSettings:
@@ -230,15 +199,11 @@ def _voting(given: dict[str, Any]) -> VotingSettings:
     chosen = {name: given[name] for name in ("contested", "seed") if given[name] is not None}
     if margin != "robust" and (chosen or given["floor"] is not None):
         raise UsageError("--floor, --contested and --seed go with -k robust")
-    temperatures = {} if given["temperatures"] is None else {"temperatures": given["temperatures"]}
-    try:
-        return VotingSettings(
-            k=margin if isinstance(margin, int) else 1,
-            max_samples=given["max_samples"],
-            **({} if given["max_tokens"] is None else {"max_tokens": given["max_tokens"]}),
-            hedge=given["hedge"],
-            robust=Robust(**chosen) if margin == "robust" else None,
-            **temperatures,
-        )
-    except ValidationError as error:
-        raise UsageError(explain("setting", error)) from None
+    return options.validated(
+        VotingSettings,
+        "setting",
+        k=margin if isinstance(margin, int) else 1,
+        hedge=given["hedge"],
+        robust=Robust(**chosen) if margin == "robust" else None,
+        **{name: given[name] for name in _VOTING if given[name] is not None},
+    )

@@ -1,24 +1,27 @@
-"""``mdap serve``: the log in a browser."""
+"""``mdap serve`` and ``decide``: look at the log in a browser, and settle its steps."""
 
+import getpass
 import os
 import secrets
 import socket
 import sys
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import click
 
-from mdap.cli.options import database
-from mdap.cli.output import say
+from mdap.audit.queue import Ruling
+from mdap.cli.options import as_json, database, moved_task, run_argument
+from mdap.cli.output import print_json, say
+from mdap.cli.places import at_home
 from mdap.errors import UsageError
 from mdap.journal.reader import open_log
+from mdap.session.desk import Desk
 from mdap.session.prompting import shown
 
-__all__ = ["needs_viewer", "serve"]
+__all__ = ["decide", "needs_viewer", "serve"]
 
 _PORT: Final = 6327  # "mdap" on a telephone
 
@@ -51,9 +54,8 @@ def serve(**given: Any) -> None:
     It serves this machine only, and a run that goes on can be watched. Nothing can be changed there unless
     you pass --allow-decide.
     """
-    decide = partial(_serve, Path(given["db"]), given["port"], given["tasks"], decide=given["allow_decide"])
     with suppress(KeyboardInterrupt):  # how one ends it
-        anyio.run(decide)
+        anyio.run(_serve, given)
 
 
 def needs_viewer(what: str) -> UsageError:
@@ -61,22 +63,24 @@ def needs_viewer(what: str) -> UsageError:
     return UsageError(f"{what} needs more packages: pip install 'mdap[viewer]'")
 
 
-async def _serve(path: Path, port: int, tasks: tuple[str, ...], *, decide: bool) -> None:
+async def _serve(given: dict[str, Any]) -> None:
     try:
         from mdap.viewer.app import create_app, server
-        from mdap.viewer.key import Key
+        from mdap.viewer.guard import Key
     except ModuleNotFoundError as error:
         raise needs_viewer("mdap serve") from error
+    path = Path(given["db"])
     async with open_log(path):
         pass  # so that a file that cannot be read is refused here, and not on every page
-    with _listening(port) as listener:
+    with _listening(given["port"]) as listener:
         port = listener.getsockname()[1]
         hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-        token = secrets.token_urlsafe(32) if decide else None
+        decide = given["allow_decide"]
+        token = secrets.token_urlsafe(32)
         app = create_app(
-            shown(path, tasks, decide=decide), hosts, None if token is None else Key(token, port)
+            shown(path, given["tasks"], decide=decide), hosts, Key(token, port) if decide else None
         )
-        address = f"http://127.0.0.1:{port}/" if token is None else f"http://127.0.0.1:{port}/?token={token}"
+        address = f"http://127.0.0.1:{port}/" + (f"?token={token}" if decide else "")
         say(f"{path} is shown at {address} until Ctrl-C")
         sys.stdout.flush()
         await server(app).serve(sockets=[listener])
@@ -88,3 +92,38 @@ def _listening(port: int) -> socket.socket:
     except OSError as error:
         why = os.strerror(error.errno or 0)
         raise UsageError(f"port {port} cannot be used ({why}): name another with --port") from error
+
+
+@click.command()
+@run_argument
+@click.argument("step")
+@click.option(
+    "--answer",
+    required=True,
+    metavar="JSON",
+    help="Answer as JSON, or candidate:KEY for one that received votes.",
+)
+@click.option("--reason", required=True, metavar="TEXT", help="Reason for the decision; recorded.")
+@click.option("--author", default=getpass.getuser, show_default="you", help="Who decides; recorded.")
+@moved_task()
+@database
+@as_json
+def decide(**given: Any) -> None:
+    """Settle a step yourself: one undecided, or decided wrongly.
+
+    STEP is its number or its key; `mdap resume` goes on from there. If voting left the step undecided, RUN
+    itself goes on, even if it was finished. If the step was decided, a new run takes over what else was
+    decided, with your answer to the step; nothing on record is changed.
+    """
+    if not given["reason"].strip():
+        raise UsageError("--reason must say why: it is what the record has to show for the decision")
+    ruling = Ruling(given["answer"], given["author"], given["reason"])
+    about = (given["run_id"], given["step"], ruling, given["task"])
+    settled = at_home(given, lambda given: anyio.run(Desk(Path(given["db"])).settle, *about))
+    if given["json"]:
+        step = int(given["step"]) if given["step"].isdecimal() else given["step"]
+        print_json({"run_id": settled.run_id, "step": step, "author": given["author"]})
+    elif settled.goes_on:
+        say(f"step {given['step']} is settled; {settled.run_id} goes on with it")
+    else:
+        say(f"step {given['step']} is settled; go on with: mdap resume {settled.run_id} --db {given['db']}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any, Final, cast
 
-__all__ = ["Aside", "Steady", "answer_stream", "apart", "binary_output", "steady"]
+__all__ = ["Steady", "answer_stream", "apart", "binary_output", "steady"]
 
 _NO_READER: Final = {errno.EPIPE, errno.ECONNRESET, errno.EINVAL, errno.EBADF}
 """What the system says where nobody reads any more (EINVAL on Windows), or where the stream was closed."""
@@ -24,15 +24,19 @@ class Steady:
     Args:
         stream: what to write to.
         owner: where failures are noted; None for here.
+        answer: where the one JSON object of ``--json`` goes, if this takes the place of standard output.
 
     Attributes:
         failure: why something was lost; None for nothing.
         is_terminal: whether it was a terminal, which may be closed while a run goes on.
     """
 
-    def __init__(self, stream: IO[Any], owner: "Steady | None" = None) -> None:
+    def __init__(
+        self, stream: IO[Any], owner: "Steady | None" = None, answer: "Steady | None" = None
+    ) -> None:
         self._stream = stream
         self._owner = owner or self
+        self.answer = answer
         self.failure: OSError | None = None
         self.is_terminal = stream.isatty()
 
@@ -68,25 +72,14 @@ class Steady:
         except OSError as error:
             self._owner.failure = self._owner.failure or error
             with suppress(OSError):  # what is buffered, and all that follows, goes nowhere
-                _point_at_nothing(self._stream.fileno())
+                number = self._stream.fileno()
+                with open(os.devnull, "wb") as nothing:
+                    os.dup2(nothing.fileno(), number)
 
     @property
     def lacks_reader(self) -> bool:
         """Whether the failure only means that the reader has gone."""
         return self.failure is not None and (self.is_terminal or self.failure.errno in _NO_READER)
-
-
-class Aside(Steady):
-    """Standard output while it is reserved for one JSON object; a task's own output goes to standard error.
-
-    Args:
-        stream: standard error.
-        answer: the stream for the JSON object.
-    """
-
-    def __init__(self, stream: IO[Any], answer: Steady) -> None:
-        super().__init__(stream)
-        self.answer = answer
 
 
 class _Closed:
@@ -145,13 +138,13 @@ def apart(out: Steady) -> Iterator[None]:
                 os.dup2(2, 1)
         stack.callback(answer.flush)
         stack.callback(setattr, sys, "stdout", sys.stdout)
-        sys.stdout = cast(Any, Aside(cast(Any, sys.stderr), answer))
+        sys.stdout = cast(Any, Steady(sys.stderr, answer=answer))  # what a task prints itself
         yield
 
 
 def answer_stream() -> Any:
     """Return where the one JSON object of ``--json`` goes."""
-    return sys.stdout.answer if isinstance(sys.stdout, Aside) else sys.stdout
+    return getattr(sys.stdout, "answer", None) or sys.stdout
 
 
 @contextmanager
@@ -182,9 +175,3 @@ def _fill_descriptors() -> None:
         except OSError:
             with suppress(OSError):
                 os.open(os.devnull, os.O_RDWR)
-
-
-def _point_at_nothing(number: int) -> None:
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, number)
-    os.close(nothing)

@@ -9,7 +9,7 @@ from mdap.journal.reader import Reader, open_log
 from mdap.records import Certificate, Outcome, RunStatus, Solution
 from mdap.session.results import Doubt, most_doubtful
 
-__all__ = ["Rows", "first", "how_sure", "rest", "standing", "where_to_look"]
+__all__ = ["Rows", "first_line", "how_sure", "rest", "standing", "where_to_look"]
 
 _PLACES: Final = 3
 _RESULT_SHOWN: Final = 500
@@ -17,7 +17,7 @@ _RESULT_SHOWN: Final = 500
 Rows = list[tuple[str, str]]
 
 
-def first(solution: Solution) -> str:
+def first_line(solution: Solution) -> str:
     """Return the first line: how the run ended, its outcome and its result."""
     return f"{solution.task}: {standing(solution)}{_headline(solution.result)}"
 
@@ -65,29 +65,19 @@ def rest(solution: Solution) -> Rows:
     """Return the rows that ``-v`` adds."""
     rows: Rows = []
     if solution.guarantee is None:
-        rows.append(
-            (
-                "promise",
-                f"k = {solution.k} bounds each step's error by its own p, and the run's error only if all "
-                "steps are equally hard; -k robust needs no such condition",
-            )
+        promise = (
+            f"k = {solution.k} bounds each step's error by its own p, and the run's error only if all "
+            "steps are equally hard; -k robust needs no such condition"
         )
-    if solution.certificate is not None:
-        rows += _estimates(solution.certificate)
+        rows.append(("promise", promise))
+    if (sure := solution.certificate) is not None:
+        rate = f"{sure.error_rate:.3%} of the votes, {sure.error_rate_low:.3%} to {sure.error_rate_high:.3%}"
+        rows += [("errors", _errors(sure)), ("error rate", rate)]
+        if sure.dispersion is not None:
+            rows.append(("dispersion", f"{sure.dispersion:.2f}; about 1 if errors are independent"))
     if solution.totals.void:
         rows.append(("void", f"{number(solution.totals.void)} sampled ahead on an answer that did not win"))
     return [*rows, ("digest", solution.digest or "-"), ("seal", solution.seal or "-")]
-
-
-def _estimates(certificate: Certificate) -> Rows:
-    low, high = certificate.error_rate_low, certificate.error_rate_high
-    rows = [
-        ("errors", _errors(certificate)),
-        ("error rate", f"{certificate.error_rate:.3%} of the votes, {low:.3%} to {high:.3%}"),
-    ]
-    if certificate.dispersion is not None:
-        rows.append(("dispersion", f"{certificate.dispersion:.2f}; about 1 if errors are independent"))
-    return rows
 
 
 def _errors(certificate: Certificate) -> str:

@@ -1,6 +1,7 @@
 """Types of option values: a margin, a list of numbers, a time."""
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -8,49 +9,49 @@ import click
 __all__ = ["DURATION", "MARGIN", "NUMBERS"]
 
 
-class _Margin(click.ParamType[Any]):
-    name = "margin"
+class _Type(click.ParamType[Any]):
+    """The type of a text that *read* turns into a value, or refuses with a ValueError."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return *value* as an integer of at least 1, or the word auto or robust."""
-        if value in ("auto", "robust") or isinstance(value, int):
+        """Return the value of a text; anything else is one already."""
+        if not isinstance(value, str):
             return value
         try:
-            margin = int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor auto or robust", param, ctx)
-        if margin < 1:
-            self.fail(f"the margin k must be at least 1, not {margin}", param, ctx)
-        return margin
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-class _Numbers(click.ParamType[Any]):
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return numbers that are set apart by commas as a tuple."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers such as 0,0.1", param, ctx)
-
-
-class _Duration(click.ParamType[Any]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return a time such as 90, 30m, 6h or 1d in seconds."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
-        if found is None or not float(found[1]):
-            self.fail(f"{value!r} is no time such as 90s, 30m, 6h or 1d", param, ctx)
-        return float(found[1]) * _SECONDS[found[2]]
+def _margin(text: str) -> int | str:
+    if text in ("auto", "robust"):
+        return text
+    try:
+        margin = int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a whole number nor auto or robust") from None
+    if margin < 1:
+        raise ValueError(f"the margin k must be at least 1, not {margin}")
+    return margin
 
 
-_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-MARGIN: Final = _Margin()
-DURATION: Final = _Duration()
-NUMBERS: Final = _Numbers()
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is no list of numbers such as 0,0.1") from None
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None or not float(found[1]):
+        raise ValueError(f"{text!r} is no time such as 90s, 30m, 6h or 1d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+MARGIN: Final = _Type("margin", _margin)
+NUMBERS: Final = _Type("numbers", _numbers)
+DURATION: Final = _Type("duration", _seconds)

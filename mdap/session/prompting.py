@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,6 @@ from pydantic import ValidationError
 
 from mdap.engine.guarded import GuardedTask
 from mdap.errors import RAISED, MdapError, UsageError, told
-from mdap.journal.claims import is_claimed
-from mdap.journal.reader import open_log
 from mdap.plugins import in_full, is_installed, make_task
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import prompt_digest, views_digest
@@ -101,4 +99,4 @@ def shown(path: Path, tasks: Collection[str] = (), *, decide: bool = False) -> S
     """
     prompts = TaskPrompts(tasks)
     desk = Desk(path, prompts.check_trusted) if decide else None
-    return Shown(str(path), partial(open_log, path), prompts, partial(is_claimed, path), desk)
+    return Shown(path, prompts, desk)

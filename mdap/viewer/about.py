@@ -1,23 +1,22 @@
 """The data of a run as a whole, for the pages and the report."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from sqlite3 import Row
-from typing import Any
 
 from mdap.journal.reader import Reader
 from mdap.journal.rows import Billed, RunRow, run_row
 from mdap.records import Certificate, Guarantee, Outcome, RunStatus
 from mdap.rules.certificate import certify, doubts
 from mdap.rules.ledger import guarantee_of
-from mdap.rules.money import Tokens, saved_in_batches
+from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
-from mdap.viewer.summary import Bin, DividedDecision, Summary
-from mdap.viewer.trends import cost_of_bin
+from mdap.viewer.summary import Bin, DividedDecision, ModelUse, Summary
 
-__all__ = ["About", "Verdicts", "about", "spent", "verdicts"]
+__all__ = ["About", "Verdicts", "about", "chances_of", "cost_of_bin", "prices_of", "verdicts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +98,17 @@ class About(RunRow):
 async def about(source: Reader, number: int) -> About | None:
     """Return the run with the number *number*, or None."""
     rows = await source.rows("view_run", number)
-    return await _about(source, rows[0]) if rows else None
-
-
-async def _about(source: Reader, row: Row) -> About:
-    run = run_row(row)
-    number, status = run.number, run.status
+    if not rows:
+        return None
+    row, run = rows[0], run_row(rows[0])
     ending = await source.rows("last_ended", number)
     data = json.loads(ending[0]["data"] or "{}") if ending else {}
     kinds = {one["kind"]: one["events"] for one in await source.rows("view_event_kinds", number)}
     last = await source.rows("last_decision", number)
     seals = await source.rows("last_seal", number)
-    prices = await _prices(source, number)
+    priced = await source.rows("prices", number)
+    prices = prices_of(priced[0][0] if priced else None)
+    voting = VotingSettings.recorded(run.settings)
     return About(
         **run.columns(),
         turn=row["last_turn"] or 0,
@@ -120,36 +118,32 @@ async def _about(source: Reader, row: Row) -> About:
         opened=row["opened"],
         parent_name=row["parent_name"],
         children=row["children"],
-        reason=None if status in ("running", "finished") or not ending else ending[0]["reason"],
-        result=json.dumps(data.get("result"), ensure_ascii=False) if status == "finished" else None,
+        reason=None if run.status in ("running", "finished") or not ending else ending[0]["reason"],
+        result=json.dumps(data.get("result"), ensure_ascii=False) if run.status == "finished" else None,
         seconds=float((await source.rows("seconds", number))[0][0]),
         since=row["since"],
         prices=prices,
         digest=last[0]["digest"] if last else None,
         seal=seals[0][0] if seals else None,
         warnings=tuple(one["reason"] for one in await source.rows("view_warnings", number)),
-        guarantee=await _guarantee(source, run),
+        guarantee=guarantee_of(voting, await source.payments(number)) if voting.robust else None,
         escalated="escalated" in kinds,
         undecided=data.get("undecided", 0),
         failed_attempts=kinds.get("attempt_failed", 0),
         beside=tuple(map(Billed._make, await source.rows("spent_beside", number))),
-        saved_in_batches=sum(
-            saved_in_batches(prices[row["model"]], Tokens.of(row))
-            for row in await source.rows("batched_usage", number)
-            if row["model"] in prices
-        ),
+        saved_in_batches=_saved(await source.rows("batched_usage", number), prices),
     )
 
 
-async def _guarantee(source: Reader, run: RunRow) -> Guarantee | None:
-    voting = VotingSettings.recorded(run.settings)
-    return guarantee_of(voting, await source.payments(run.number)) if voting.robust else None
+def _saved(batched: Sequence[Row], prices: Mapping[str, Price]) -> float:
+    known = (row for row in batched if row["model"] in prices)
+    return sum(saved_in_batches(prices[row["model"]], Tokens.of(row)) for row in known)
 
 
-async def _prices(source: Reader, number: int) -> dict[str, Price]:
-    rows = await source.rows("prices", number)
-    found: Mapping[str, Any] = json.loads(rows[0][0] or "{}") if rows else {}
-    return {model: Price(**price) for model, price in found.items()}
+@lru_cache(maxsize=1024)
+def prices_of(text: str | None) -> dict[str, Price]:
+    """Return the recorded prices of a session, by model."""
+    return {model: Price(**price) for model, price in json.loads(text or "{}").items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +180,9 @@ class Verdicts:
 def verdicts(run: About, summary: Summary) -> Verdicts:
     """Return the figures of *run* from the samples counted so far."""
     models = summary.models
+    billed: list[ModelUse | Billed] = [*models.values(), *run.beside]
+    costs = [cost_of_bin(Bin(models=models), run.prices), *(one.cost(run.prices) for one in run.beside)]
+    known = [cost for cost in costs if cost is not None]
     # Votes of a tier that could not decide tell nothing about the tier that did.
     certificate = None if run.escalated else certify(summary.shapes())
     return Verdicts(
@@ -195,32 +192,32 @@ def verdicts(run: About, summary: Summary) -> Verdicts:
         red_flags=summary.verdicts["flag"],
         void=summary.verdicts["void"],
         cancelled=summary.verdicts["cancelled"],
-        input_tokens=sum(use.input_tokens for use in models.values())
-        + sum(one.input_tokens for one in run.beside),
-        output_tokens=sum(use.output_tokens for use in models.values())
-        + sum(one.output_tokens for one in run.beside),
+        input_tokens=sum(use.input_tokens for use in billed),
+        output_tokens=sum(use.output_tokens for use in billed),
         certificate=certificate,
         doubts=_doubts(summary, certificate),
-        cost_usd=spent(run, summary),
+        cost_usd=sum(known) - run.saved_in_batches if billed and len(known) == len(costs) else None,
     )
 
 
-def spent(run: About, summary: Summary) -> float | None:
-    """Return the total cost of *run* in USD; None if a model has no price."""
-    models = summary.models
-    beside = [one.cost(run.prices) for one in run.beside]
-    of_samples = cost_of_bin(Bin(models=models), run.prices)
-    costs = [cost for cost in (of_samples, *beside) if cost is not None]
-    known = (models or run.beside) and len(costs) == 1 + len(beside)
-    return sum(costs) - run.saved_in_batches if known else None
+def cost_of_bin(part: Bin, prices: Mapping[str, Price]) -> float | None:
+    """Return the cost of a stretch's samples in USD; None if a model has no price."""
+    if any(model not in prices for model in part.models):
+        return None
+    return sum(cost_of(prices[model], use) for model, use in part.models.items())
+
+
+def chances_of(summary: Summary) -> dict[tuple[int, int, int], float]:
+    """Return the probability that a winner is wrong, by its votes, its lead and all votes."""
+    return {(shape.votes, shape.margin, shape.total): p for shape, p in doubts(summary.shapes())}
 
 
 def _doubts(summary: Summary, certificate: Certificate | None) -> list[tuple[DividedDecision, float | None]]:
     if certificate is None or not summary.doubts:
         return [(doubt, None) for doubt in summary.doubts]
-    chances = {(shape.votes, shape.runner_up, shape.total): p for shape, p in doubts(summary.shapes())}
+    wrong = chances_of(summary)
     found = [
-        (doubt, None if doubt.author else chances.get((doubt.votes, doubt.rival, doubt.total)))
+        (doubt, None if doubt.author else wrong.get((doubt.votes, doubt.votes - doubt.rival, doubt.total)))
         for doubt in summary.doubts
     ]
     return sorted(found, key=lambda pair: (pair[1] is not None, -(pair[1] or 0)))

@@ -16,14 +16,12 @@ from mdap.errors import MdapError
 from mdap.journal.reader import Reader
 from mdap.records import TallyShape
 from mdap.rules.certificate import certify
-from mdap.viewer import comparing, pages, tree
+from mdap.viewer import comparing, pages
 from mdap.viewer.about import About, about
 from mdap.viewer.catalog import Catalog, RunFilter
 from mdap.viewer.counting import RunCounts
-from mdap.viewer.guard import RequestGuard
-from mdap.viewer.interface import Interface
-from mdap.viewer.key import Key
-from mdap.viewer.settling import Counter
+from mdap.viewer.guard import Key, RequestGuard
+from mdap.viewer.settling import Counter, Interface
 from mdap.viewer.source import Shown
 from mdap.viewer.templating import environment, static
 
@@ -67,7 +65,8 @@ class Viewer:
         """Return a page about the requested run."""
         async with self.shown.open() as source:
             run = await self._run(source, request.path_params["run"])
-            template, values = await page(self._visit(source, run, request))
+            visit = pages.Visit(source, run, request, self.counts, self.shown.prompts)
+            template, values = await page(visit)
         return self.answer(template, {"run": run, **values}, status)
 
     async def _run(self, source: Reader, number: int) -> About:
@@ -81,9 +80,6 @@ class Viewer:
         if run is None:
             raise HTTPException(404, "There is no such run in this database.")
         return run
-
-    def _visit(self, source: Reader, run: About, request: Request) -> pages.Visit:
-        return pages.Visit(source, run, request, self.counts, self.shown.prompts)
 
     async def runs(self, request: Request) -> Response:
         """List the runs."""
@@ -122,12 +118,8 @@ class Viewer:
 
     def answer(self, template: str, values: dict[str, Any], status: int = 200) -> HTMLResponse:
         """Return a page."""
-        return HTMLResponse(
-            environment()
-            .get_template(template)
-            .render(database=self.shown.name, deciding=self.shown.desk is not None, **values),
-            status,
-        )
+        shared = {"database": str(self.shown.path), "deciding": self.shown.desk is not None}
+        return HTMLResponse(environment().get_template(template).render(shared | values), status)
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """Return a page with one sentence about the error."""
@@ -167,7 +159,7 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
         "/search": pages.search,
         "/events": pages.events,
         "/timeline": pages.times,
-        "/tree": tree.tree,
+        "/tree": pages.tree,
     }
     routes = [
         Route("/", viewer.runs),
@@ -179,7 +171,7 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
     if shown.desk is not None:
         assert key is not None
         counter = Counter(viewer, shown.desk, key)
-        routes += [*counter.routes(), *Interface(shown.desk, key, shown.name).routes()]
+        routes += [*counter.routes(), *Interface(shown.desk, key, shown).routes()]
     handlers: dict[Any, Any] = dict.fromkeys(
         (HTTPException, MdapError, OverflowError, Exception), viewer.refused
     )

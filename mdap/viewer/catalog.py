@@ -1,7 +1,12 @@
-"""The runs of a log, kept in memory so that a page can sort and filter them."""
+"""The runs of a log as rows of a table, kept in memory so that a page can sort, filter and count them."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from sqlite3 import Row
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -10,16 +15,73 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from mdap.journal.reader import Reader
-from mdap.viewer.counting import RunCounts
-from mdap.viewer.listing import Listed, count_up, listed
+from mdap.journal.rows import status_of
+from mdap.records import Certificate, TallyShape
+from mdap.rules.certificate import certify
+from mdap.rules.money import Tokens, cost_of, saved_in_batches
+from mdap.rules.outcomes import JUDGED, outcome_of
+from mdap.settings import Price
+from mdap.viewer.about import about, prices_of, verdicts
+from mdap.viewer.counting import SHORT, RunCounts, few_steps
+from mdap.viewer.guard import whole_number
 
-__all__ = ["SORTS", "Catalog", "RunFilter"]
+__all__ = ["SORTS", "Catalog", "Listed", "RunFilter", "count_up", "listed"]
 
 _MOST: Final = 20_000  # the newest runs, which the list can sort
 _AT_ONCE: Final = 500
 _COUNTING: Final = 0.08
 _COUNTING_ALL: Final = 0.3
 _LONGEST: Final = 200
+
+
+@dataclass(slots=True)
+class Listed:
+    """A run in the list.
+
+    Attributes:
+        number: its key in the other tables.
+        seconds: running time, over sessions that ended normally; None without one.
+        counted: whether *votes*, *cost_usd* and the votes' effect on the outcome are known.
+    """
+
+    number: int
+    run_id: str
+    kind: str
+    task: str
+    params: dict[str, Any]
+    models: str
+    k: int
+    status: str
+    said: str | None
+    undecided: int
+    escalated: int
+    decided: int
+    opened: int
+    children: int
+    created_at: str
+    seconds: float | None
+    prices: dict[str, Price]
+    turn: int
+    outcome: str | None = None
+    counted: bool = False
+    votes: int = 0
+    cost_usd: float | None = None
+
+    @property
+    def length(self) -> int:
+        """The number of its steps so far."""
+        return max(self.decided, self.opened)
+
+    @property
+    def word(self) -> str:
+        """The outcome, or else the status, for display and filters."""
+        return self.outcome or self.status
+
+    def judge(self, certificate: Certificate | None) -> None:
+        """Set whether the result is good."""
+        if self.status == "finished" and self.kind in JUDGED:
+            self.outcome = outcome_of(self.said, certificate, self.undecided)
+
 
 SORTS: Final[dict[str, tuple[str, Callable[[Listed], Any]]]] = {
     "run": ("Run", lambda run: run.run_id),
@@ -66,12 +128,12 @@ class RunFilter:
             HTTPException: there is no such column or page.
         """
         asked = {name: request.query_params.get(name, "")[:_LONGEST].strip() for name in cls.__slots__}
-        sort, page = asked["sort"] or "-begun", asked["page"] or "1"
+        sort, page = asked["sort"] or "-begun", whole_number(asked["page"] or "1")
         if sort.removeprefix("-") not in SORTS:
             raise HTTPException(400, f"sort must be one of {', '.join(SORTS)}, with - in front or not.")
-        if not (page.isascii() and page.isdigit() and 0 < len(page) < 9 and int(page)):
+        if page is None or not 0 < page < 10**8:
             raise HTTPException(400, "page must be a whole number from 1 on.")
-        return cls(asked["outcome"], asked["task"], asked["model"], asked["k"], sort, int(page))
+        return cls(asked["outcome"], asked["task"], asked["model"], asked["k"], sort, page)
 
     @property
     def filtered(self) -> bool:
@@ -130,19 +192,19 @@ class Catalog:
         async with self._lock:
             await self._look(source)
             runs = list(self._runs.values())
-            if wanted.outcome or wanted.sort.removeprefix("-") in _COUNTED:
+            needed = bool(wanted.outcome) or wanted.sort.removeprefix("-") in _COUNTED
+            if needed:
                 await count_up(source, counts, runs, _COUNTING_ALL)
             found = _sorted([run for run in runs if wanted.fits(run)], wanted.sort)
             start = (wanted.page - 1) * size
-            shown = found[start : start + size]
-            shown = await self._renewed(source, shown)
+            shown = await self._renewed(source, found[start : start + size])
             await count_up(source, counts, shown, _COUNTING)
         return {
             "listed": shown,
             "found": len(found),
             "all": len(runs),
             "most": _MOST,
-            "uncounted": sum(not run.counted for run in runs) if self._needs(wanted) else 0,
+            "uncounted": sum(not run.counted for run in runs) if needed else 0,
             "wanted": wanted,
             "sorts": {name: head for name, (head, _) in SORTS.items()},
             "more": len(found) > start + size,
@@ -150,9 +212,6 @@ class Catalog:
             "models": sorted({run.models for run in runs})[:_LONGEST],
             "tasks": sorted({run.task for run in runs})[:_LONGEST],
         }
-
-    def _needs(self, wanted: RunFilter) -> bool:
-        return bool(wanted.outcome) or wanted.sort.removeprefix("-") in _COUNTED
 
     async def _look(self, source: Reader) -> None:
         """Add new runs and update changed ones."""
@@ -183,3 +242,102 @@ def _sorted(runs: list[Listed], sort: str) -> list[Listed]:
     known = [run for run in runs if by(run) is not None]
     known.sort(key=by, reverse=sort.startswith("-"))
     return known + [run for run in runs if by(run) is None]
+
+
+_COLUMNS: Final = ("run_id", "kind", "task", "k", "escalated", "opened", "children", "created_at", "seconds")
+
+
+@lru_cache(maxsize=1024)
+def _models(text: str) -> str:
+    return " + ".join(json.loads(text).get("models", ()))
+
+
+def _listed(row: Row) -> Listed:
+    run = Listed(
+        **{name: row[name] for name in _COLUMNS},
+        number=row["id"],
+        params=json.loads(row["params"]),
+        models=_models(row["provider"]),
+        status=status_of(row["last_event"]),
+        said=row["outcome"],
+        undecided=row["undecided"] or 0,
+        decided=row["steps"],
+        prices=prices_of(row["prices"]),
+        turn=row["last_turn"] or 0,
+    )
+    run.judge(None)
+    return run
+
+
+async def listed(source: Reader, numbers: Sequence[int]) -> list[Listed]:
+    """Return the runs of these *numbers*, in their order, without counts."""
+    rows = await source.rows("view_listed", json.dumps(numbers))
+    found = {row["id"]: _listed(row) for row in rows}
+    return [found[number] for number in numbers if number in found]
+
+
+async def count_up(source: Reader, counts: RunCounts, runs: Sequence[Listed], seconds: float) -> None:
+    """Count *runs* while there is time, short ones first and many per query."""
+    deadline = monotonic() + seconds
+    waiting = sorted((one for one in runs if not one.counted), key=lambda one: one.length)
+    short = [one for one in waiting if not one.children and one.length <= SHORT]
+    while short and monotonic() < deadline:
+        some = few_steps(short, lambda one: one.length)
+        await _count_short(source, some, deadline)
+        del short[: len(some)]
+    for one in waiting:
+        if one.children or one.length > SHORT:
+            await _count_long(source, counts, one, deadline)
+
+
+async def _count_short(source: Reader, runs: Sequence[Listed], deadline: float) -> None:
+    wanted = json.dumps([one.number for one in runs])
+    decisions, samples, batches, beside = [
+        _by_run(await source.rows(name, wanted))
+        for name in ("sums_of_decisions", "sums_of_samples", "sums_of_batches", "sums_beside")
+    ]
+    for one in runs:
+        # Run the slow query only if needed: most tasks give a verdict on their result.
+        if one.said is None and one.status == "finished" and one.kind in JUDGED and not one.escalated:
+            if monotonic() > deadline:
+                return
+            shapes = [
+                TallyShape(row["votes"], row["votes"] - row["margin"], row["total"], row["decisions"])
+                for row in decisions[one.number]
+                if row["total"]
+            ]
+            one.judge(certify(shapes))
+        usage = [*samples[one.number], *beside[one.number]]
+        one.cost_usd = _cost(usage, batches[one.number], one.prices)
+        one.votes, one.counted = sum(row["votes"] for row in samples[one.number]), True
+
+
+def _by_run(rows: Iterable[Row]) -> Mapping[int, list[Row]]:
+    found = defaultdict(list)
+    for row in rows:
+        found[row["run"]].append(row)
+    return found
+
+
+def _cost(usage: Sequence[Row], batched: Sequence[Row], prices: Mapping[str, Price]) -> float | None:
+    if not usage or any(row["model"] not in prices for row in usage):
+        return None
+    saved = sum(saved_in_batches(prices[row["model"]], Tokens.of(row)) for row in batched)
+    return sum(cost_of(prices[row["model"]], Tokens.of(row)) for row in usage) - saved
+
+
+async def _count_long(source: Reader, counts: RunCounts, one: Listed, deadline: float) -> None:
+    known = counts.known(one.number, one.turn)
+    if known is None and monotonic() < deadline:
+        run = await about(source, one.number)
+        if run is None:
+            return
+        count = counts.of(run)
+        await count.go_on(source, run, deadline - monotonic())
+        if count.whole:
+            found = verdicts(count.told(run), count.summary)
+            known = (found.votes, found.cost_usd, found.outcome)
+            if one.status != "running":
+                counts.note(one.number, one.turn, known)
+    if known is not None:
+        one.counted, (one.votes, one.cost_usd, one.outcome) = True, known

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from mdap.journal.reader import Reader
 from mdap.viewer.about import About, Verdicts, verdicts
+from mdap.viewer.catalog import Listed, listed
 from mdap.viewer.counting import RunCounts
-from mdap.viewer.listing import Listed, listed
+from mdap.viewer.guard import whole_number
 from mdap.viewer.summary import Summary
 from mdap.viewer.walking import Found, walk
 from mdap.viewer.wording import chance, number, seconds, share, usd, when
@@ -46,7 +47,7 @@ _ROWS: Final[dict[str, Callable[[Side], str]]] = {
     "k": lambda side: str(side.run.k),
     "Steps decided": lambda side: number(side.summary.decisions if side.run.children else side.run.decided),
     "Votes": lambda side: number(side.verdicts.votes),
-    "Votes per step": lambda side: number(_ratio(side.summary.votes, side.summary.races.total()), 3),
+    "Votes per step": lambda side: number(side.summary.votes_per_step, 3),
     "Votes against the winner": lambda side: _of(side.summary.against, side.summary.votes),
     "Divided steps": lambda side: _of(side.summary.divided, side.summary.decisions),
     "Red flags": lambda side: _of(side.verdicts.red_flags, side.verdicts.samples),
@@ -60,29 +61,21 @@ _ROWS: Final[dict[str, Callable[[Side], str]]] = {
 }
 
 
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
 def _of(part: int, whole: int) -> str:
     return f"{number(part)} ({share(part, whole)})"
 
 
-async def side(source: Reader, counts: RunCounts, run: About) -> Side:
-    """Return one of two runs, as counted so far."""
-    count = counts.of(run)
-    await count.go_on(source, run, _COUNTING)
-    told = count.told(run)
-    return Side(told, count.summary, verdicts(told, count.summary), count.whole)
-
-
 async def compared(source: Reader, counts: RunCounts, runs: Sequence[About]) -> dict[str, Any]:
     """Return the figures of two runs, one row for each figure."""
-    sides = [await side(source, counts, run) for run in runs]
+    sides = []
+    for run in runs:
+        count = counts.of(run)
+        await count.go_on(source, run, _COUNTING)
+        told = count.told(run)
+        sides.append(Side(told, count.summary, verdicts(told, count.summary), count.whole))
     names = list(dict.fromkeys(name for one in sides for name in one.run.params))
     rows = [(name, *(of(one) for one in sides)) for name, of in _ROWS.items()]
-    missing = "—"
-    rows += [(name, *(str(one.run.params.get(name, missing)) for one in sides)) for name in names]
+    rows += [(name, *(str(one.run.params.get(name, "—")) for one in sides)) for name in names]
     return {"sides": sides, "rows": rows}
 
 
@@ -91,12 +84,12 @@ async def differences(source: Reader, runs: Sequence[About], start: int) -> dict
     one, other = runs
     named = [await source.rows("view_named", run.number) for run in runs]
     by_name = any(rows and rows[0]["named"] for rows in named)
-    if by_name and max(one.opened, other.opened) > _NAMED_MOST:
-        return {"found": None, "most": _NAMED_MOST}
-    if by_name:
-        return {"found": await _by_name(source, one, other, start), "most": _NAMED_MOST}
-    bounds = (start, one.decided)
-    found = await walk(source, "walk_differences", one.number, bounds, _DIFFERENCES, other.number)
+    found = None
+    if not by_name:
+        bounds = (start, one.decided)
+        found = await walk(source, "walk_differences", one.number, bounds, _DIFFERENCES, other.number)
+    elif max(one.opened, other.opened) <= _NAMED_MOST:
+        found = await _by_name(source, one, other, start)
     return {"found": found, "most": _NAMED_MOST}
 
 
@@ -123,9 +116,7 @@ async def _by_name(source: Reader, one: About, other: About, start: int) -> Foun
 async def number_of(source: Reader, text: str) -> int | None:
     """Return the number of the run that *text* names, by its number or its id; None if there is none."""
     rows = await source.rows("run_called", text)
-    if rows:
-        return int(rows[0]["id"])
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else None
+    return int(rows[0]["id"]) if rows else whole_number(text)
 
 
 async def alike(source: Reader, run: About) -> list[Listed]:

@@ -1,6 +1,8 @@
 """Count a run and its parts incrementally."""
 
+import math
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from sqlite3 import Row
 from time import monotonic
@@ -13,7 +15,7 @@ from mdap.records import Outcome
 from mdap.viewer.about import About
 from mdap.viewer.summary import Summary
 
-__all__ = ["Count", "RunCounts"]
+__all__ = ["SHORT", "Count", "RunCounts", "few_steps"]
 
 T = TypeVar("T")
 Sums = tuple[int, float | None, Outcome | None]
@@ -22,9 +24,10 @@ Sums = tuple[int, float | None, Outcome | None]
 _KEPT: Final = 200
 _SUMS_KEPT: Final = 10_000
 _PARTS: Final = 5_000
-_SHORT: Final = 4_096  # steps to count in one query
 _WARNINGS: Final = 20
-_FOREVER: Final = float("inf")
+
+SHORT: Final = 4_096
+"""Steps to count in one query."""
 
 
 class Count:
@@ -72,7 +75,7 @@ class Count:
         passed = monotonic() - began
         return (run.decided - decided) / passed if run.running and passed > 0.5 else None
 
-    async def go_on(self, source: Reader, run: About, seconds: float = _FOREVER) -> None:
+    async def go_on(self, source: Reader, run: About, seconds: float = math.inf) -> None:
         """Continue the count for about *seconds* seconds; restart it if the run changed its status.
 
         While a run continues, void samples arrive late, for steps already counted.
@@ -87,29 +90,21 @@ class Count:
             self.whole = own and (not run.children or await self._go_on_with_parts(source, run, deadline))
 
     async def _go_on_with_parts(self, source: Reader, run: About, deadline: float) -> bool:
-        if not self._ahead:
-            self._ahead.extend(await source.rows("view_ended_parts", run.number, self._event, _PARTS))
-        while self._ahead:
-            if monotonic() >= deadline:
-                return False
-            if self._ahead[0]["end"] > _SHORT:
-                if not await self._go_on_with_long(source, deadline - monotonic()):
-                    return False
-            else:
-                await self._count_short(source)
+        while True:
             if not self._ahead:
                 self._ahead.extend(await source.rows("view_ended_parts", run.number, self._event, _PARTS))
-        return True
+            if not self._ahead:
+                return True
+            if monotonic() >= deadline:
+                return False
+            if self._ahead[0]["end"] <= SHORT:
+                await self._count_short(source)
+            elif not await self._go_on_with_long(source, deadline - monotonic()):
+                return False
 
     async def _count_short(self, source: Reader) -> None:
         """Count the next parts that together have few steps."""
-        steps = 0
-        taken: list[Row] = []
-        for row in self._ahead:
-            steps += row["end"] + 1
-            if taken and steps > _SHORT:
-                break
-            taken.append(row)
+        taken = few_steps(self._ahead, lambda row: row["end"])
         fresh = {row["run"] for row in taken} - self._counted
         if fresh:
             await self.summary.add_runs(source, sorted(fresh))
@@ -158,6 +153,18 @@ class RunCounts:
     def note(self, run: int, turn: int, sums: Sums) -> None:
         """Keep the votes, the cost and the outcome of an ended run."""
         _keep(self._known, run, (turn, sums), _SUMS_KEPT)
+
+
+def few_steps(runs: Iterable[T], length: Callable[[T], int]) -> list[T]:
+    """Return the first of *runs* that together have few steps, given the *length* of each; at least one."""
+    taken: list[T] = []
+    steps = 0
+    for run in runs:
+        steps += length(run) + 1
+        if taken and steps > SHORT:
+            break
+        taken.append(run)
+    return taken
 
 
 def _keep(kept: OrderedDict[int, T], number: int, value: T, most: int) -> None:

@@ -11,16 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from mdap.journal.reader import Reader
-from mdap.rules.certificate import doubts
-from mdap.viewer.about import About, verdicts
-from mdap.viewer.asked import Asker, merged_by, prompts_of
+from mdap.viewer.about import About, chances_of, verdicts
+from mdap.viewer.catalog import count_up, listed
 from mdap.viewer.counting import Count, RunCounts
-from mdap.viewer.figures import figures
-from mdap.viewer.listing import count_up, listed
+from mdap.viewer.figures import figures, progress
+from mdap.viewer.guard import whole_number
 from mdap.viewer.race import outcome_of, race_of
-from mdap.viewer.source import Prompts
+from mdap.viewer.source import Prompts, merged_by, prompts_of
 from mdap.viewer.timeline import KINDS, timeline_of
-from mdap.viewer.trends import progress
 from mdap.viewer.walking import Found, walk
 
 __all__ = [
@@ -36,6 +34,7 @@ __all__ = [
     "step",
     "steps",
     "times",
+    "tree",
 ]
 
 _TIMED_STEPS: Final = 25
@@ -51,6 +50,8 @@ _OPENINGS: Final = 10
 _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
 _SEARCHED: Final = 200
+_LEAVES: Final = 100  # parts or steps per range on the lowest level of the tree
+_COUNTED: Final = 20_000  # maximum number of steps for which a page counts ranges
 _COUNTING: Final = 0.08
 """Seconds that a page spends counting."""
 
@@ -85,17 +86,10 @@ def key(request: Request, name: str, default: int) -> int:
         HTTPException: it is not such a number.
     """
     text = request.query_params.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+    number = whole_number(text) if text else default
+    if number is None:
         raise HTTPException(400, f"{name} must be a whole number from 0 on.")
-    return int(text)
-
-
-async def _page_of_parts(visit: Visit, rows: Sequence[Row]) -> dict[str, Any]:
-    parts = await listed(visit.source, [row["id"] for row in rows[:RUNS]])
-    await count_up(visit.source, visit.counts, parts, _COUNTING / 4)
-    return {"listed": parts, "before": rows[RUNS - 1]["id"] if len(rows) > RUNS else None}
+    return number
 
 
 async def overview(visit: Visit) -> Shown:
@@ -103,12 +97,14 @@ async def overview(visit: Visit) -> Shown:
     run, source = visit.run, visit.source
     happened = await source.rows("view_main_events", run.number, _LATEST)
     before = key(visit.request, "before", _LARGEST)
-    values = {**await _counted(visit), "events": happened, "parts": None, "tab": "overview"}
+    values = {**await _counted(visit), "events": happened, "parts": None}
     if run.children:
         rows = await source.rows("view_runs", run.number, before, RUNS + 1)
-        values["parts"] = await _page_of_parts(visit, rows)
+        parts = await listed(source, [row["id"] for row in rows[:RUNS]])
+        await count_up(source, visit.counts, parts, _COUNTING / 4)
+        older = rows[RUNS - 1]["id"] if len(rows) > RUNS else None
+        values |= {"parts": {"listed": parts, "before": older}, "most_parts": _PARTS}
         values["ended"] = await source.rows("view_parts_by_status", run.number, _PARTS)
-        values["most_parts"] = _PARTS
     return "run.html", values
 
 
@@ -147,37 +143,24 @@ async def steps(visit: Visit) -> Shown:
     kind = visit.request.query_params.get("show", "all")
     if kind not in FILTERS:
         raise HTTPException(400, f"show must be one of {', '.join(FILTERS)}.")
-    found = await _found(visit, kind, start)
+    end = run.decided if kind in ("divided", "overridden") else run.opened
+    found = await _found(visit, kind, start, end)
     every = range(found.start, found.stop)
-    numbers = list(every) if kind == "all" else [int(row["step"]) for row in found.rows]
+    numbers = [*every] if kind == "all" else [int(row["step"]) for row in found.rows]
     rows = await visit.source.rows("view_steps", run.number, str(numbers))
     return "steps.html", {
         "listed": _one_a_step(rows),
-        "doubts": await _doubts(visit),
+        "doubts": chances_of((await counted(visit)).summary),
         "found": found,
         "kind": kind,
         "kinds": FILTERS,
-        "end": _last_key(run, kind),
+        "end": end,
         "size": _STEPS,
-        "tab": "steps",
     }
 
 
-async def _doubts(visit: Visit) -> dict[tuple[int, int, int], float]:
-    """Return the probability that a winner is wrong, by its votes, lead and all votes, as counted so far."""
-    count = await counted(visit)
-    return {
-        (shape.votes, shape.margin, shape.total): doubt for shape, doubt in doubts(count.summary.shapes())
-    }
-
-
-def _last_key(run: About, kind: str) -> int:
-    return run.decided if kind in ("divided", "overridden") else run.opened
-
-
-async def _found(visit: Visit, kind: str, start: int) -> Found:
+async def _found(visit: Visit, kind: str, start: int, end: int) -> Found:
     run = visit.run
-    end = _last_key(run, kind)
     if kind == "all":
         stop = min(start + _STEPS, end)
         return Found([], start, max(stop, start), more=stop < end)
@@ -208,19 +191,17 @@ async def step(visit: Visit) -> Shown:
         taken = await visit.source.rows("view_samples", *where)
         waiting = [] if taken else await visit.source.rows("view_pending", *where)
         races.append(race_of(opening, taken or waiting, _SAMPLES, tentative=bool(waiting)))
-    asker = Asker(run.number, run.task, run.params, run.settings, run.provider)
-    prompts = await prompts_of(visit.source, visit.prompts, asker, openings[0])
+    prompts = await prompts_of(visit.source, visit.prompts, run, openings[0])
     return "step.html", {
         "number": number,
         "races": races,
-        "doubts": await _doubts(visit),
+        "doubts": chances_of((await counted(visit)).summary),
         "prompts": prompts,
-        "merged_by": await merged_by(visit.source, asker),
+        "merged_by": await merged_by(visit.source, run),
         "last": run.opened - 1,
         "timeline": await timeline_of(visit.source, run.number, number, number + 1, by_sample=True),
         "kinds": KINDS,
         "characters": _CHARACTERS,
-        "tab": "steps",
     }
 
 
@@ -234,7 +215,7 @@ async def search(visit: Visit) -> Shown:
         pattern = "%" + words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         bounds = (key(visit.request, "from", 0), visit.run.opened)
         found = await walk(visit.source, "walk_texts", visit.run.number, bounds, _STEPS, pattern, words)
-    return "search.html", {"words": words, "found": found, "tab": "search"}
+    return "search.html", {"words": words, "found": found}
 
 
 async def events(visit: Visit) -> Shown:
@@ -251,11 +232,10 @@ async def events(visit: Visit) -> Shown:
         "before": rows[_EVENTS - 1]["id"] if len(rows) > _EVENTS else None,
         "counted": counted,
         "kind": kind,
-        "tab": "events",
     }
 
 
-async def times(visit: Visit) -> tuple[str, dict[str, Any]]:
+async def times(visit: Visit) -> Shown:
     """Show the attempts at some steps of a run, and the run's progress over time."""
     start = key(visit.request, "from", 0)
     count = await counted(visit)
@@ -268,5 +248,74 @@ async def times(visit: Visit) -> tuple[str, dict[str, Any]]:
         "kinds": KINDS,
         "start": start,
         "size": _TIMED_STEPS,
-        "tab": "timeline",
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A range of steps.
+
+    Attributes:
+        start: its first step.
+        stop: the step after its last.
+        open: whether the page shows its content.
+        counts: all, decided, divided and settled steps; None if not counted.
+        branches: the ranges in it, if it is open.
+    """
+
+    start: int
+    stop: int
+    open: bool
+    counts: Row | None
+    branches: list["Branch"]
+
+
+async def tree(visit: Visit) -> Shown:
+    """Show the parts and the steps of a run, one range of each open."""
+    run, source = visit.run, visit.source
+    at = key(visit.request, "step", 0 if run.opened <= _LEAVES else _LARGEST)
+    branches = await _branches(visit, 0, run.opened, at)
+    leaf = _leaf(branches)
+    numbers = [] if leaf is None else [*range(leaf.start, leaf.stop)]
+    rows = _one_a_step(await source.rows("view_steps", run.number, str(numbers))) if numbers else []
+    first = key(visit.request, "part", 0)
+    offshoots = await source.rows("view_offshoots", run.number, _LEAVES, _COUNTED) if run.children else []
+    chosen = next((row for row in offshoots if row["first"] <= first <= row["last"]), None)
+    if chosen is None and len(offshoots) == 1:
+        chosen = offshoots[0]
+    parts = []
+    if chosen is not None:
+        found = await source.rows("view_runs", run.number, chosen["last"] + 1, _LEAVES)
+        parts = await listed(source, sorted(row["id"] for row in found if row["id"] >= chosen["first"]))
+    return "tree.html", {
+        "branches": branches,
+        "leaf": leaf,
+        "rows": rows,
+        "offshoots": offshoots,
+        "chosen": chosen,
+        "parts": parts,
+        "each": _LEAVES,
+    }
+
+
+async def _branches(visit: Visit, start: int, stop: int, at: int) -> list[Branch]:
+    """Return the ranges from *start* to before *stop*, with the content of the one with *at*."""
+    size = _LEAVES
+    while (stop - start) > size * _LEAVES:
+        size *= _LEAVES
+    counts: dict[int, Row] = {}
+    if stop - start <= _COUNTED:
+        rows = await visit.source.rows("view_branches", visit.run.number, size, start, stop)
+        counts = {row["branch"]: row for row in rows}
+    found = []
+    for first in range(start, stop, size):
+        last = min(first + size, stop)
+        chosen = first <= at < last
+        deeper = await _branches(visit, first, last, at) if chosen and size > _LEAVES else []
+        found.append(Branch(first, last, chosen, counts.get(first // size), deeper))
+    return found
+
+
+def _leaf(branches: list[Branch]) -> Branch | None:
+    chosen = next((branch for branch in branches if branch.open), None)
+    return chosen if chosen is None or not chosen.branches else _leaf(chosen.branches)

@@ -137,14 +137,13 @@ def _svg(title: str, height: int, inside: str) -> str:
     return f'<svg class="plot" viewBox="{box}" role="img" aria-label="{said}">{inside}</svg>'
 
 
-def bars(x: Axis, y: Axis, values: Sequence[tuple[float, float, float, str]], kind: str = "bar") -> str:
+def bars(x: Axis, y: Axis, values: Sequence[tuple[float, float, float, str]]) -> str:
     """Return bars on two axes.
 
     Args:
         x: the horizontal axis.
         y: the vertical axis.
         values: left edge, right edge, height and text of each bar.
-        kind: a class of the style sheet.
     """
     drawn = []
     for left, right, height, said in values:
@@ -152,7 +151,7 @@ def bars(x: Axis, y: Axis, values: Sequence[tuple[float, float, float, str]], ki
         wide = max(end - start - 1, 1.0)
         tall = max(_HEIGHT - _BOTTOM - top, 0.0)
         drawn.append(
-            f'<rect class="{kind}" x="{start + 0.5:.1f}" y="{top:.1f}" width="{wide:.1f}" '
+            f'<rect class="bar" x="{start + 0.5:.1f}" y="{top:.1f}" width="{wide:.1f}" '
             f'height="{tall:.1f}"><title>{escape(said)}</title></rect>'
         )
     return "".join(drawn)

@@ -8,6 +8,7 @@ from sqlite3 import Row
 from typing import Final
 
 from mdap.rules.digests import answer_key
+from mdap.rules.tally import Tally
 
 __all__ = ["ShownCandidate", "ShownRace", "ShownSample", "outcome_of", "race_of"]
 
@@ -102,12 +103,12 @@ def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) ->
     """
     candidates = _candidates(opening, rows)
     entries: list[ShownSample] = []
-    tally: Counter[str] = Counter()
+    tally = Tally(1)
     for row in rows[:most]:
         voted = row["verdict"] == "vote"
         if voted and row["counted"] is not None:
-            tally[row["answer_key"]] += 1
-        lead = _lead(tally) if row["counted"] is not None else None
+            tally.add(row["answer_key"])
+        lead = tally.lead if row["counted"] is not None else None
         entries.append(ShownSample(row, candidates.get(row["answer_key"]) if voted else None, lead))
     return ShownRace(opening, list(candidates.values()), entries, tentative, len(rows) > most)
 
@@ -127,8 +128,3 @@ def _candidates(opening: Row, rows: Sequence[Row]) -> dict[str, ShownCandidate]:
         style = f"candidate-{min(index, 4)}"
         found[key] = ShownCandidate(letter, style, key, spelled.get(key), count, first[key])
     return found
-
-
-def _lead(tally: Counter[str]) -> int:
-    best = [count for _, count in tally.most_common(2)]
-    return best[0] - (best[1] if len(best) > 1 else 0) if best else 0

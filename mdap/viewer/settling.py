@@ -1,39 +1,39 @@
-"""The pages to settle steps: the queue, and one step with its candidates and a form."""
+"""The desk: pages to settle steps, a queue and a form beside the candidates, and a JSON API for tools."""
 
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from functools import partial
 from sqlite3 import Row
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from mdap.audit.queue import Ruling
-from mdap.errors import MdapError
+from mdap.errors import ClaimedError, MdapError, RunBusyError, RunNotFoundError, UsageError
 from mdap.journal.reader import Reader
-from mdap.journal.rows import status_of as status_of_run
+from mdap.journal.rows import status_of
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import answer_key
-from mdap.viewer.asked import Asker, prompts_of
-from mdap.viewer.bodies import form_of
-from mdap.viewer.differences import Piece, compared
-from mdap.viewer.interface import resume_command, status_of
-from mdap.viewer.key import Key
+from mdap.viewer.guard import Key, form_of, object_of, whole_number
 from mdap.viewer.pages import Visit
-from mdap.viewer.race import ShownRace, outcome_of, race_of
-from mdap.viewer.source import Desk
+from mdap.viewer.race import ShownCandidate, ShownRace, outcome_of, race_of
+from mdap.viewer.source import Desk, Shown, prompts_of
 from mdap.viewer.templating import pretty
 
 if TYPE_CHECKING:
     from mdap.viewer.app import Viewer
 
-__all__ = ["Counter"]
+__all__ = ["Counter", "Interface", "compared"]
+
+Act = Callable[[Request], Awaitable[dict[str, Any]]]
 
 _SAMPLES: Final = 300
 _CHARACTERS: Final = 4_000
@@ -41,10 +41,15 @@ _QUEUED: Final = 50
 _OFFERED: Final = 8
 """Maximum number of candidates to compare: a step can have hundreds, each with long text."""
 _OTHER: Final = "other"
+Piece = tuple[str, bool]
+"""Some text, and whether it differs."""
+
+_WORDS: Final = re.compile(r"\w+|\s+|[^\w\s]")
+_WORDS_COMPARED: Final = 400
+"""Maximum number of words to compare: the time grows with its square."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(NamedTuple):
     """A candidate as the form offers it.
 
     Attributes:
@@ -53,10 +58,7 @@ class _Choice:
         won: whether votes decided it.
     """
 
-    key: str
-    letter: str
-    style: str
-    votes: int
+    candidate: ShownCandidate
     said: list[Piece]
     known: bool
     won: bool
@@ -108,11 +110,7 @@ class Counter:
         given = await form_of(request)
         if not self.key.is_form(given.pop("form", "")):
             raise HTTPException(403, "This form is not one of this server's: load the page again.")
-        actions: dict[str, Callable[[Request, str, dict[str, str]], Awaitable[str]]] = {
-            "claim": self._claim,
-            "release": self._release,
-            "settle": self._settle,
-        }
+        actions = {"claim": self._claim, "release": self._release, "settle": self._settle}
         act = actions.get(given.get("do", ""))
         if act is None:
             raise HTTPException(400, "This is not a form of these pages.")
@@ -124,24 +122,23 @@ class Counter:
             query = await act(request, rows[0]["run_id"], given)
         except MdapError as error:
             draft = _Draft(f"{error}.", given)
-            return await self.viewer.show(request, partial(self._page, draft), status_of(error))
+            return await self.viewer.show(request, partial(self._page, draft), _http_status(error))
         answer = RedirectResponse(f"{request.url.path}{query}", 303)
         self.key.keep_name(answer, given.get("author", ""))
         return answer
 
     async def _claim(self, request: Request, run_id: str, given: dict[str, str]) -> str:
-        claim = await self.desk.claim(
-            run_id, request.path_params["step"], given.get("author", ""), _number(given.get("claim"))
-        )
-        return f"?claim={claim.number}"
+        author, claim = given.get("author", ""), whole_number(given.get("claim"))
+        made = await self.desk.claim(run_id, request.path_params["step"], author, claim)
+        return f"?claim={made.number}"
 
     async def _release(self, request: Request, run_id: str, given: dict[str, str]) -> str:
-        author, claim = given.get("author", ""), _number(given.get("claim"))
+        author, claim = given.get("author", ""), whole_number(given.get("claim"))
         await self.desk.release(run_id, request.path_params["step"], author, claim)
         return ""
 
     async def _settle(self, request: Request, run_id: str, given: dict[str, str]) -> str:
-        claim = _number(given.get("claim"))
+        claim = whole_number(given.get("claim"))
         if claim is None:
             raise HTTPException(400, "Claim the step first.")
         choice = given.get("choice", "")
@@ -165,30 +162,28 @@ class Counter:
         opening = openings[0]
         where = (run.number, number, opening["opening"], _SAMPLES + 1, _CHARACTERS)
         race = race_of(opening, await source.rows("view_samples", *where), _SAMPLES, tentative=False)
-        asker = Asker(run.number, run.task, run.params, run.settings, run.provider)
         given = visit.request.query_params.get("claim") or draft.fields.get("claim")
-        desk = await self._standing(source, run.number, number, _number(given))
+        desk = await self._standing(source, run.number, number, whole_number(given))
         return "settle.html", {
             "number": number,
             "race": race,
             "state": await self._state(source, run.number, opening),
             "choices": await anyio.to_thread.run_sync(_choices, race),
-            "prompts": await prompts_of(source, visit.prompts, asker, opening),
+            "prompts": await prompts_of(source, visit.prompts, run, opening),
             "form": self.key.form,
             "name": draft.fields.get("author") or self.key.named(visit.request.headers),
             "draft": draft,
             "other": _OTHER,
-            "tab": "steps",
-            "command": resume_command(run.run_id, self.viewer.shown.name),
+            "command": self.viewer.shown.resume_command(run.run_id),
             **desk,
         }
 
     async def _standing(self, source: Reader, run: int, step: int, mine: int | None) -> dict[str, Any]:
         """Return the claim on a step, and the pending answer to it."""
         rows = await source.rows("view_rulings", run, step)
-        last = next((row for row in rows if row["kind"] in ("claimed", "released", "settled")), None)
-        claimed = last is not None and last["kind"] == "claimed"
-        claim = last if claimed and last is not None and (last["live"] or last["id"] == mine) else None
+        claim = next((row for row in rows if row["kind"] in ("claimed", "released", "settled")), None)
+        if claim is not None and (claim["kind"] != "claimed" or not (claim["live"] or claim["id"] == mine)):
+            claim = None
         done = {row["about"] for row in rows}
         ruled = next((row for row in rows if row["kind"] == "ruled" and row["id"] not in done), None)
         settled = next((row for row in rows if row["kind"] == "settled"), None)
@@ -205,10 +200,10 @@ class Counter:
         rows = [] if run_id is None else await source.rows("view_run_called", run_id)
         if not rows or run_id is None:
             return None
-        status = status_of_run(rows[0]["last_event"])
+        status = status_of(rows[0]["last_event"])
         alive = self.viewer.shown.is_claimed(rows[0]["id"])
         state = status if status in ("finished", "failed") or alive else "waiting"
-        command = resume_command(run_id, self.viewer.shown.name)
+        command = self.viewer.shown.resume_command(run_id)
         return {"number": rows[0]["id"], "run_id": run_id, "state": state, "command": command}
 
     async def _state(self, source: Reader, run: int, opening: Row) -> str:
@@ -232,15 +227,7 @@ def _choices(race: ShownRace) -> list[_Choice]:
     ]
     winner = race.opening["winner"]
     return [
-        _Choice(
-            one.key,
-            one.letter,
-            one.style,
-            one.votes,
-            said,
-            answer is not None,
-            winner is not None and one.answer == winner,
-        )
+        _Choice(one, said, answer is not None, winner is not None and one.answer == winner)
         for one, answer, said in zip(offered, answers, compared(texts), strict=True)
     ]
 
@@ -260,7 +247,131 @@ def _answer_in(reply: str, key: str) -> str | None:
     return None
 
 
-def _number(text: str | None) -> int | None:
-    if not text or not (text.isascii() and text.isdigit()) or len(text) > 18:
-        return None
-    return int(text)
+def compared(texts: Sequence[str]) -> list[list[Piece]]:
+    """Return each text in pieces: compare the others with the first, and the first with the second.
+
+    Args:
+        texts: the candidates' texts, by votes, most first.
+    """
+    words = [_WORDS.findall(text) for text in texts]
+    found = []
+    for place, own in enumerate(words):
+        beside = words[1] if place == 0 and len(words) > 1 else words[0]
+        if len(words) == 1 or max(len(own), len(beside)) > _WORDS_COMPARED:
+            found.append([(texts[place], False)])
+        else:
+            found.append(_beside(own, beside))
+    return found
+
+
+def _beside(own: list[str], other: list[str]) -> list[Piece]:
+    matcher = SequenceMatcher(None, other, own, autojunk=False)
+    pieces = [
+        ("".join(own[first:last]), kind != "equal")
+        for kind, _, _, first, last in matcher.get_opcodes()
+        if first < last
+    ]
+    return pieces or [("", False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The addresses below ``/api``.
+
+    Attributes:
+        desk: settles steps.
+        key: the secret that a request must show.
+        shown: the database.
+    """
+
+    desk: Desk
+    key: Key
+    shown: Shown
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/api/waiting", self._answering(self._waiting)),
+            Route("/api/claim", self._answering(self._claim), methods=["POST"]),
+            Route("/api/release", self._answering(self._release), methods=["POST"]),
+            Route("/api/settle", self._answering(self._settle), methods=["POST"]),
+        ]
+
+    def _answering(self, act: Act) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                # A form of a foreign page can send neither this header nor JSON.
+                if request.method == "POST" and not self.key.by_token(request.headers):
+                    raise HTTPException(401, "Send the token: Authorization: Bearer TOKEN.")
+                return JSONResponse(await act(request))
+            except HTTPException as error:
+                return JSONResponse({"error": error.detail}, error.status_code)
+            except MdapError as error:
+                return JSONResponse({"error": str(error)}, _http_status(error))
+
+        return endpoint
+
+    async def _waiting(self, request: Request) -> dict[str, Any]:
+        given = request.query_params.get("most", "50")
+        most = whole_number(given)
+        if most is None or not 1 <= most <= 1000:
+            raise HTTPException(400, "most must be a whole number from 1 to 1000.")
+        found = await self.desk.waiting(request.query_params.get("run") or None, most)
+        return {"waiting": [one.to_dict() for one in found]}
+
+    async def _claim(self, request: Request) -> dict[str, Any]:
+        run, step, given = await _asked(request, "author")
+        claim = await self.desk.claim(run, step, given["author"], given.get("claim"))
+        return claim.to_dict()
+
+    async def _release(self, request: Request) -> dict[str, Any]:
+        run, step, given = await _asked(request, "author")
+        await self.desk.release(run, step, given["author"], given.get("claim"))
+        return {"released": True}
+
+    async def _settle(self, request: Request) -> dict[str, Any]:
+        run, step, given = await _asked(request, "author", "reason", answer=True)
+        override = given.get("override", False)
+        if not isinstance(override, bool):
+            raise HTTPException(400, "override must be true or false.")
+        spelled = given["candidate"] if "candidate" in given else json.dumps(given["answer"])
+        ruling = Ruling(spelled, given["author"], given["reason"], override, given.get("claim"))
+        settled = (await self.desk.settle(run, step, ruling)).to_dict()
+        command = None if settled["goes_on"] else self.shown.resume_command(settled["run_id"])
+        return {**settled, "resume": command}
+
+
+async def _asked(request: Request, *names: str, answer: bool = False) -> tuple[str, int, dict[str, Any]]:
+    """Return the run, the step and the whole object of a request, after checking its members.
+
+    Args:
+        request: the request.
+        names: further members that must be strings.
+        answer: whether it must contain an answer or the key of a candidate.
+    """
+    given = await object_of(request)
+    known = {"run", "step", "claim", *names}
+    if answer:
+        known |= {"answer", "candidate", "override"}
+        if ("answer" in given) == ("candidate" in given):
+            raise HTTPException(400, "Give either answer, a JSON value, or candidate, the key of one.")
+        if "candidate" in given:
+            given["candidate"] = f"candidate:{given['candidate']}"
+    if strange := sorted(set(given) - known):
+        raise HTTPException(400, f"There is no {strange[0]:.60}: give {', '.join(sorted(known))}.")
+    for name in ("run", *names):
+        if not isinstance(given.get(name), str):
+            raise HTTPException(400, f"{name} must be a text.")
+    for name in ("step", *(["claim"] if given.get("claim") is not None else ())):
+        number = given.get(name)
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**62:
+            raise HTTPException(400, f"{name} must be a whole number from 0 on.")
+    return given["run"], given["step"], given
+
+
+def _http_status(error: MdapError) -> int:
+    if isinstance(error, RunNotFoundError):
+        return 404
+    if isinstance(error, ClaimedError | RunBusyError):
+        return 409
+    return 400 if isinstance(error, UsageError) else 500

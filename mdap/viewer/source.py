@@ -1,21 +1,27 @@
-"""Interfaces that the pages need: rows of the log, and rebuilt prompts."""
+"""What the pages need of a database: rows of the log, the prompts of its steps, and a desk."""
 
-from collections.abc import Callable, Mapping
+import json
+import shlex
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from pathlib import Path
+from sqlite3 import Row
+from typing import Any, Final, Protocol
+
+import anyio.to_thread
 
 from mdap.audit.queue import Claim, Ruling, Settled, Waiting
-from mdap.journal.reader import Reader
+from mdap.journal.claims import is_claimed
+from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.records import PromptSent
+from mdap.rules.digests import prompt_digest, views_digest
+from mdap.rules.schedule import tiers_of
+from mdap.settings import VotingSettings
 
-__all__ = ["Desk", "Opener", "Prompts", "Rendered", "Shown"]
+__all__ = ["Desk", "Prompts", "Rendered", "Shown", "merged_by", "prompts_of"]
 
-
-class Opener(Protocol):
-    """Open the log for one page."""
-
-    def __call__(self) -> AbstractAsyncContextManager[Reader]:
-        """Return the log as a context."""
+_NOT_ASKED: Final = ("solve:", "once:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +87,79 @@ class Shown:
     """A database to view.
 
     Attributes:
-        name: its name on the pages.
-        open: opens it for one page.
+        path: the database file.
         prompts: rebuilds prompts.
-        is_claimed: returns whether a process works on the run with a number; None if unknown.
         desk: settles steps from the pages; None for a read-only viewer.
     """
 
-    name: str
-    open: Opener
+    path: Path
     prompts: Prompts
-    is_claimed: Callable[[int], bool | None]
     desk: Desk | None = None
+
+    def open(self) -> AbstractAsyncContextManager[Reader]:
+        """Return a reader of the log for one page."""
+        return open_log(self.path)
+
+    def is_claimed(self, run: int) -> bool | None:
+        """Return whether a process works on the run with that number; None if unknown."""
+        return is_claimed(self.path, run)
+
+    def resume_command(self, run_id: str) -> str:
+        """Return the shell command that resumes a run."""
+        return f"mdap resume {shlex.quote(run_id)} --db {shlex.quote(str(self.path))}"
+
+
+async def prompts_of(source: Reader, prompts: Prompts, run: RunRow, opening: Row) -> Rendered | str:
+    """Return the prompts of one opening of a step, or a sentence that explains why there are none.
+
+    Args:
+        source: the log.
+        prompts: rebuilds prompts that are not recorded.
+        run: the step's run.
+        opening: the columns of the opening.
+    """
+    rows = await source.rows("prompts_of_step", run.number, opening["step"], opening["opening"])
+    if rows:
+        return _recorded(list(map(PromptSent._make, rows)), opening["prompt_digest"])
+    if opening["noted"] and opening["key"].startswith(_NOT_ASKED):
+        return "no model was asked, since this is the result of a nested task or of code that runs once"
+    about = (run.task, run.params, opening["step"], opening["input"], opening["prompt_digest"])
+    made = await anyio.to_thread.run_sync(prompts.render, *about)
+    if isinstance(made, str):
+        return f"the decision was copied from {opening['reason']}" if opening["noted"] else made
+    return replace(made, max_tokens=VotingSettings.recorded(run.settings).tokens_allowed(made.max_tokens))
+
+
+def _recorded(sent: list[PromptSent], digest: str) -> Rendered:
+    views = tuple((one.system or "", one.user or "") for one in sent)
+    return Rendered(
+        views,
+        views_digest([prompt_digest(*view) for view in views]) == digest,
+        sent[0].max_tokens,
+        None if sent[0].schema is None else _read(sent[0].schema),
+        recorded=True,
+    )
+
+
+def _read(schema: str) -> Any:
+    """Return a recorded schema; its text if it is not valid JSON."""
+    try:
+        return json.loads(schema)
+    except (ValueError, RecursionError):
+        return schema
+
+
+async def merged_by(source: Reader, run: RunRow) -> tuple[str, ...]:
+    """Return the models without system messages: theirs begins the user message instead."""
+    about = run.provider["about"]
+    specs, _ = tiers_of(run.provider["models"], run.provider["escalate_to"])
+    names = [spec.partition("?")[0] for spec in specs]
+    given = dict(zip(names, about.get("members", [about]), strict=False))
+    found = {
+        row["model"]: json.loads(row["options"]) for row in await source.rows("options_found", run.number)
+    }
+    return tuple(
+        name
+        for name in dict.fromkeys(names)
+        if "user" in (given.get(name, {}).get("system_role"), found.get(name, {}).get("system_role"))
+    )

@@ -1,12 +1,13 @@
 """Count the rows of a run range by range, so that every read is short."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from sqlite3 import Row
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from mdap.journal.reader import Reader
 from mdap.records import TallyShape
@@ -16,7 +17,7 @@ __all__ = ["Bin", "DividedDecision", "ModelUse", "Summary"]
 _BINS: Final = 256
 _DOUBTS: Final = 12
 _END: Final = 2**62
-_FOREVER: Final = float("inf")
+_SUMMED: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "seconds")
 
 
 @dataclass(slots=True)
@@ -67,10 +68,8 @@ class Bin:
 
     def add(self, other: "Bin") -> None:
         """Add what *other* counts."""
-        self.decisions += other.decisions
-        self.divided += other.divided
-        self.votes += other.votes
-        self.against += other.against
+        for name in ("decisions", "divided", "votes", "against"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         for model, use in other.models.items():
             self.models.setdefault(model, ModelUse()).add(use)
         self.span(other.first, other.last)
@@ -145,6 +144,11 @@ class Summary:
         return sum(total * count for (total, *_), count in self.races.items())
 
     @property
+    def votes_per_step(self) -> float | None:
+        """The mean of the votes cast in a decided race; None without any."""
+        return self.votes / self.races.total() if self.races else None
+
+    @property
     def against(self) -> int:
         """The votes against winners."""
         return sum((total - votes) * count for (total, votes, _), count in self.races.items())
@@ -187,7 +191,7 @@ class Summary:
             found[total] += count
         return found
 
-    async def count(self, source: Reader, end: int, seconds: float = _FOREVER) -> bool:
+    async def count(self, source: Reader, end: int, seconds: float = math.inf) -> bool:
         """Continue the count up to *end*, for about *seconds* seconds.
 
         Returns:
@@ -205,20 +209,14 @@ class Summary:
 
     async def add_runs(self, source: Reader, runs: Sequence[int]) -> None:
         """Count some short runs completely in one query."""
-        part = await self._fold(source, runs, 0, _END)
-        self._bin(0).add(part)
+        self._bin(0).add(await self._fold(source, runs, 0, _END))
         self.mixed = True
 
     def absorb(self, other: "Summary") -> None:
         """Add what *other*, of another run, counts."""
         self.mixed = True
-        for mine, theirs in (
-            (self.races, other.races),
-            (self.verdicts, other.verdicts),
-            (self.flags, other.flags),
-            (self.latencies, other.latencies),
-        ):
-            cast("Counter[Any]", mine).update(cast("Counter[Any]", theirs))
+        for name in ("races", "verdicts", "flags", "latencies"):
+            getattr(self, name).update(getattr(other, name))
         self.settled += other.settled
         self.noted += other.noted
         self.doubts = sorted([*self.doubts, *other.doubts], key=_certainty)[:_DOUBTS]
@@ -235,15 +233,15 @@ class Summary:
             self._decisions(row, part)
         for row in samples:
             self._samples(row, part)
-        found = [_doubt(row) for row in doubts]
-        self.doubts = sorted([*self.doubts, *found], key=_certainty)[:_DOUBTS]
+        self.doubts = sorted([*self.doubts, *map(_doubt, doubts)], key=_certainty)[:_DOUBTS]
         return part
 
     def _bin(self, start: int) -> Bin:
         index = start // self.width
         if index >= _BINS:
-            pairs = zip(self.bins[::2], [*self.bins[1::2], Bin()], strict=False)
-            self.bins = [_sum(left, right) for left, right in pairs]
+            for left, right in zip(self.bins[::2], self.bins[1::2], strict=False):
+                left.add(right)
+            del self.bins[1::2]
             self.width *= 2
             index //= 2
         while index >= len(self.bins):
@@ -277,20 +275,11 @@ class Summary:
             samples=count,
             votes=count if verdict == "vote" else 0,
             red_flags=count if verdict == "flag" else 0,
-            input_tokens=row["input_tokens"],
-            output_tokens=row["output_tokens"],
-            cached_tokens=row["cached_tokens"],
-            cache_write_tokens=row["cache_write_tokens"],
-            seconds=row["seconds"],
             timed=count if timed else 0,
+            **{name: row[name] for name in _SUMMED},
         )
         part.models.setdefault(row["model"], ModelUse()).add(use)
         part.span(row["first"], row["last"])
-
-
-def _sum(left: Bin, right: Bin) -> Bin:
-    left.add(right)
-    return left
 
 
 def _doubt(row: Row) -> DividedDecision:

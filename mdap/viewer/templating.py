@@ -31,15 +31,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "shown": shown,
-        **{one.__name__: one for one in _WORDINGS},
-        "pretty": pretty,
-        "brief": brief,
-        "written": written,
-        "svg": Markup,
-    }
-    made.filters["moment"] = moment
+    own = (shown, moment, written, brief, pretty)
+    made.filters |= {one.__name__: one for one in (*_WORDINGS, *own)} | {"svg": Markup}
     made.globals["version"] = __version__
     return made
 
@@ -50,9 +43,7 @@ def static(name: str) -> bytes:
 
 
 def _finalized(value: Any) -> Any:
-    if isinstance(value, Markup):
-        return value
-    return plain(value) if isinstance(value, str) else value
+    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def shown(text: str) -> Markup:

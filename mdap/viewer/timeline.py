@@ -169,20 +169,10 @@ class _Scale:
 
     @classmethod
     def over(cls, attempts: Iterable[TimedAttempt]) -> "_Scale":
-        merged: list[list[float]] = []
-        for began, ended in sorted((one.began, one.ended) for one in attempts):
-            if merged and began <= merged[-1][1]:
-                merged[-1][1] = max(merged[-1][1], ended)
-            else:
-                merged.append([began, ended])
+        merged = _joined(sorted((one.began, one.ended) for one in attempts), 0.0)
         busy = sum(ended - began for began, ended in merged)
-        spans: list[list[float]] = []
-        for began, ended in merged:
-            if spans and began - spans[-1][1] <= max(_IDLE * busy, 1000.0):
-                spans[-1][1] = ended
-            else:
-                spans.append([began, ended])
-        scale = cls([(began, ended) for began, ended in spans])
+        spans = _joined(merged, max(_IDLE * busy, 1000.0))
+        scale = cls(spans)
         each = _CUT * max(sum(ended - began for began, ended in spans), 1.0)
         for place, (began, ended) in enumerate(spans):
             if place:
@@ -211,6 +201,17 @@ class _Scale:
         """Yield the ends of the cut gaps."""
         for (_, ended), start in zip(self.busy, self.starts[1:], strict=False):
             yield self.at(ended), start / self.whole * _WIDTH
+
+
+def _joined(spans: Iterable[tuple[float, float]], gap: float) -> list[tuple[float, float]]:
+    """Return *spans*, in order of their starts, as one where they are at most *gap* apart."""
+    found: list[tuple[float, float]] = []
+    for began, ended in spans:
+        if found and began - found[-1][1] <= gap:
+            found[-1] = found[-1][0], max(found[-1][1], ended)
+        else:
+            found.append((began, ended))
+    return found
 
 
 async def timeline_of(source: Reader, run: int, start: int, stop: int, *, by_sample: bool) -> Timeline | None:

@@ -11,6 +11,7 @@ __all__ = ["Found", "walk"]
 
 _FIRST_RANGE: Final = 500
 _LONGEST_RANGE: Final = 16_000
+_SECONDS: Final = 0.15  # about how long a search may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,6 @@ async def walk(
     bounds: tuple[int, int],
     most: int,
     *values: Any,
-    seconds: float = 0.15,
 ) -> Found:
     """Search until there are *most* steps, no keys are left, or the time is up.
 
@@ -48,12 +48,11 @@ async def walk(
         bounds: the first key, and the one before which the search ends.
         most: steps per page.
         values: further values of the statement.
-        seconds: about how long it may take.
     """
     start, end = bounds
     rows: list[Row] = []
     at, size, began = start, _FIRST_RANGE, monotonic()
-    deadline = began + seconds
+    deadline = began + _SECONDS
     while at < end and began < deadline:
         stop = min(at + size, end)
         rows += await source.rows(name, run, at, stop, most + 1 - len(rows), *values)
@@ -63,8 +62,8 @@ async def walk(
         at, took = stop, monotonic() - began
         began += took
         # Long enough for few queries, and short enough for the last one not to exceed the time by much.
-        if took < seconds / 8:
+        if took < _SECONDS / 8:
             size = min(size * 2, _LONGEST_RANGE)
-        elif took > seconds / 4:
+        elif took > _SECONDS / 4:
             size = max(size // 2, _FIRST_RANGE)
     return Found(rows, start, at, more=at < end)

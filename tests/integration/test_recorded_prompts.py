@@ -16,8 +16,7 @@ from mdap.plugins import make_task
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.session import settle_step
 from mdap.session.prompting import TaskPrompts
-from mdap.viewer.asked import Asker, merged_by, prompts_of
-from mdap.viewer.source import Rendered
+from mdap.viewer.source import Rendered, merged_by, prompts_of
 from tests.asking import Rows
 from tests.helpers import Walk
 from tests.integration.test_manners import run, serving
@@ -404,10 +403,9 @@ async def test_a_merged_system_message_is_told_from_the_record(
         await run(db, disks=2, options=options, record_prompts=True)
     async with open_log(db) as reader:
         row = await reader.find("one")
-        asker = Asker(row.number, row.task, row.params, row.settings, row.provider)
-        assert await merged_by(reader, asker) == ("openai/m",)
+        assert await merged_by(reader, row) == ("openai/m",)
         [opening] = await reader.rows("openings_of_step", row.number, 0)
-        found = await prompts_of(reader, TaskPrompts(), asker, opening)
+        found = await prompts_of(reader, TaskPrompts(), row, opening)
     assert isinstance(found, Rendered)
     assert (found.recorded, found.same, found.max_tokens) == (True, True, 750)
     assert "Towers of Hanoi" in found.views[0][0]

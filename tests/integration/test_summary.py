@@ -129,7 +129,7 @@ async def test_a_batch_is_the_sum_of_its_parts(tmp_path: Path, monkeypatch: pyte
         whole, cut = Count(run), Count(run)
         await whole.go_on(reader, run)
         looks = 0
-        monkeypatch.setattr("mdap.viewer.counting._SHORT", 10)  # so that some parts are long
+        monkeypatch.setattr("mdap.viewer.counting.SHORT", 10)  # so that some parts are long
         monkeypatch.setattr("mdap.viewer.counting._PARTS", 5)
         ticks = itertools.count()
         monkeypatch.setattr("mdap.viewer.counting.monotonic", lambda: next(ticks))

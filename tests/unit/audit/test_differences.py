@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdap.viewer.differences import compared
+from mdap.viewer.settling import compared
 
 
 def marked(texts: list[str]) -> list[list[str]]:
