@@ -123,7 +123,8 @@ def _provider(point: EntryPoint) -> dict[str, Any]:
 
 
 def _first_line(documented: Any) -> str:
-    return (inspect.getdoc(documented) or "").partition("\n")[0]
+    first = (inspect.getdoc(documented) or "").partition("\n")[0]
+    return first.replace("``", "`")
 
 
 def _default(info: FieldInfo) -> Any:
