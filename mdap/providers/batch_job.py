@@ -13,8 +13,7 @@ from mdap.errors import (
     TransientError,
     UnavailableError,
 )
-from mdap.providers.batch_api import BatchAPI, JobState, Result
-from mdap.providers.batch_rows import FREED, Row, Sent
+from mdap.providers.batch_api import FREED, BatchAPI, JobState, Result, Row, Sent
 from mdap.records import BatchJob, BatchRow
 from mdap.settings import Waves
 

@@ -19,13 +19,9 @@ from mdap.errors import (
 )
 from mdap.providers.endpoint import Endpoint
 from mdap.providers.proxies import proxy_for
-from mdap.rules.digests import text_digest
 from mdap.rules.headers import read_told
-from mdap.rules.redflags import clean_text
-from mdap.rules.repeats import Repeats
 
 __all__ = [
-    "Guard",
     "billed",
     "classify",
     "count_of",
@@ -157,29 +153,6 @@ def billed(given: int | None, made: int | None) -> Iterator[None]:
     except ProviderError as error:
         error.input_tokens, error.output_tokens = given, made
         raise
-
-
-class Guard:
-    """Refuse repeated responses, so that no vote counts twice.
-
-    Args:
-        endpoint: who answers.
-        off: whether the user wants them counted all the same.
-    """
-
-    def __init__(self, endpoint: Endpoint, *, off: bool) -> None:
-        self._endpoint = endpoint
-        self._repeats = None if off else Repeats()
-
-    def check(self, response_id: object, text: str) -> None:
-        """Raise a `TransientError` if the response of this id and *text* came before."""
-        if self._repeats is not None and self._repeats.again(response_id, text_digest(clean_text(text))):
-            told = self._endpoint.tell(str(response_id))
-            raise TransientError(
-                f"{self._endpoint.host} answered with a response that it had given before ({told}): turn off "
-                "the cache on the way, or allow it with -M allow_duplicates=true",
-                kind="repeated",
-            )
 
 
 def mapping_of(value: Any) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from anyio.abc import TaskGroup
 
 from mdap.errors import PARKED, MdapError, ProviderError, RejectedError, UnavailableError
 from mdap.protocols import Provider
-from mdap.providers.batch_api import BatchAPI
+from mdap.providers.batch_api import FREED, BatchAPI, Row, Sent
 from mdap.providers.batch_job import BatchLog, JobLife
-from mdap.providers.batch_rows import FREED, Row, Sent
 from mdap.providers.paced import Paced
 from mdap.records import BatchJob, BatchRow, Reply, SampleRequest
 from mdap.rules.limiter import prompt_tokens

@@ -8,13 +8,13 @@ are true.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
 
-from mdap.errors import RejectedError, UsageError
-from mdap.providers.dialect import Dialect
+from mdap.errors import UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
-from mdap.providers.failures import Guard, billed, json_object
+from mdap.providers.endpoint_provider import EndpointProvider
+from mdap.providers.failures import billed, json_object
 from mdap.providers.openai_batches import OpenAIBatches
 from mdap.providers.openai_replies import (
     choices_of,
@@ -25,16 +25,13 @@ from mdap.providers.openai_replies import (
     shares_of,
 )
 from mdap.providers.sdk import SDK
-from mdap.providers.wire import Response, Wire, in_blocks
+from mdap.providers.wire import Response
 from mdap.records import Reply, SampleRequest
-from mdap.rules.headers import Told
-from mdap.rules.prefixes import repeated
 
 __all__ = ["OpenAIProvider", "OpenAISettings", "create", "create_named"]
 
 _DEFAULT_URL: Final = "https://api.openai.com/v1"
 _REPLIES_PER_REQUEST: Final = 8
-_BREAKPOINT: Final = {"prompt_cache_breakpoint": {"mode": "explicit"}}
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
 
 
@@ -74,93 +71,29 @@ class OpenAISettings(EndpointSettings):
         return {**super().helpful, "n": "false", "cache_breakpoints": "false"}
 
 
-class OpenAIProvider:
-    """A model behind the Chat Completions API.
+class OpenAIProvider(EndpointProvider[OpenAISettings]):
+    """A model behind the Chat Completions API; see `EndpointProvider`.
 
-    The client is opened inside the running loop by the first sample, and closed by `aclose`.
-
-    Attributes:
-        name: as a person names it, such as ``openai/gpt-4.1-mini``; replies carry it as their model.
-        nonblocking: False.
-        remote: True.
-        dialect: the options in force, with those that were found out.
-        batches: the batch API.
+    Prompt tokens are counted with the first reply, since the endpoint bills them once; output tokens
+    are reported for all replies together and shared out evenly. Both add up to what was billed.
+    What the model thought is kept apart, however its server marks it. A refusal has the finish reason
+    ``refusal``; a reply without content (filtered, cut before it began) has the text ``""``. One without
+    a finish reason is taken as complete, unless it used all tokens it was allowed.
     """
 
-    nonblocking: Final = False
-    remote: Final = True
-
-    def __init__(self, name: str, model: str, settings: OpenAISettings, endpoint: Endpoint) -> None:
-        self.name: Final = name
-        self._model = model
-        self.dialect: Final = Dialect(settings)
-        self._settings = settings
-        self._endpoint = endpoint
-        self._guard = Guard(endpoint, off=settings.allow_duplicates)
-        sdk = SDK("openai", "AsyncOpenAI", "/chat/completions", endpoint)
-        self._wire = Wire(sdk, endpoint, settings.transport)
-        self.batches: Final = OpenAIBatches(sdk, endpoint, self._whole, self._read)
+    cache_mark: ClassVar[Mapping[str, Any]] = {"prompt_cache_breakpoint": {"mode": "explicit"}}
 
     @property
     def max_n(self) -> int:
         """How many replies one request may ask for."""
         return _REPLIES_PER_REQUEST if self.dialect.settings.n else 1
 
-    @property
-    def allow_duplicates(self) -> bool:
-        """Whether the user wants votes of an endpoint that repeats itself."""
-        return self._settings.allow_duplicates
-
-    @property
-    def told(self) -> Told:
-        """What the endpoint's headers tell of its limits."""
-        return self._wire.told
-
-    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Ask once for replies to one prompt, as many as this endpoint may be asked for.
-
-        Prompt tokens are counted with the first reply, since the endpoint bills them once; output tokens
-        are reported for all replies together and shared out evenly. Both add up to what was billed.
-        What the model thought is kept apart, however its server marks it. A refusal has the finish reason
-        ``refusal``; a reply without content (filtered, cut before it began) has the text ``""``. One without
-        a finish reason is taken as complete, unless it used all tokens it was allowed.
-
-        Args:
-            request: the prompt, and how to sample it.
-
-        Returns:
-            At least one reply; fewer than wanted where the server sent fewer.
-
-        Raises:
-            TransientError: no or no usable response; another attempt may work.
-            RateLimitError: the endpoint asks for a pause first.
-            UnavailableError: key, quota or model will not do.
-            RejectedError: the endpoint refuses this prompt.
-        """
-        body = self._whole(request)
-        try:
-            return await self._wire.ask(body, lambda response: self._read(request, response))
-        except RejectedError as error:
-            self.dialect.advise(error, body)
-            raise
-
-    def describe(self) -> dict[str, Any]:
-        """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
-        return {"model": self._model, "host": self._endpoint.host, **self._settings.described()}
-
-    async def aclose(self) -> None:
-        """Close the connections, if there are any."""
-        await self._wire.aclose()
-        await self.batches.aclose()
-
-    def _whole(self, request: SampleRequest) -> dict[str, Any]:
-        return {**self._body(request), **self._settings.extra_body}
-
     def _body(self, request: SampleRequest) -> dict[str, Any]:
         settings = self.dialect.settings
         system, user = settings.spoken(request)
         messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": self._content(request, user)})
+        content = self._content(request, user, settings.cache_breakpoints)
+        messages.append({"role": "user", "content": content})
         body: dict[str, Any] = {"model": self._model, "messages": messages}
         body[settings.token_parameter] = request.max_tokens
         if settings.send_temperature:
@@ -173,11 +106,6 @@ class OpenAIProvider:
             body["response_format"] = response_format
         return body
 
-    def _content(self, request: SampleRequest, user: str) -> str | list[dict[str, Any]]:
-        if not (self.dialect.settings.cache_breakpoints and (ends := repeated(request))):
-            return user
-        return in_blocks(user, [len(user) - len(request.user) + end for end in ends], _BREAKPOINT)
-
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
         headers, endpoint = response.headers, self._endpoint
         body = json_object(headers, response.content, endpoint, lambda body: read_usage(body)[:2])
@@ -185,7 +113,7 @@ class OpenAIProvider:
         with billed(told.given, told.made):
             found = choices_of(body, headers, response.content, endpoint)
             choices = [read_choice(choice, headers, endpoint) for choice in found]
-            self._guard.check(body.get("id"), "\0".join(choice.text for choice in choices))
+            self._refuse_repeated(body.get("id"), "\0".join(choice.text for choice in choices))
         taken = choices[: min(request.n, self.max_n)]
         shares, hidden = shares_of(told.made, len(taken)), shares_of(told.hidden, len(taken))
         cut = len(choices) == 1 and told.shown is not None and told.shown >= request.max_tokens
@@ -223,7 +151,7 @@ def create(model: str, options: dict[str, Any]) -> OpenAIProvider:
         raise UsageError("openai needs the name of a model, as in --model openai/gpt-4.1-mini")
     settings = read_settings(OpenAISettings, "openai", options)
     endpoint = find_endpoint(settings, "openai", "OPENAI", _DEFAULT_URL)
-    return OpenAIProvider(f"openai/{model}", model, settings, endpoint)
+    return _provider(f"openai/{model}", model, settings, endpoint)
 
 
 def create_named(model: str, options: dict[str, Any]) -> OpenAIProvider:
@@ -248,7 +176,12 @@ def create_named(model: str, options: dict[str, Any]) -> OpenAIProvider:
     settings = read_settings(OpenAISettings, f"openai-api/{name}", options)
     # What the SDK reads from its own vendor's variables is not meant for this endpoint.
     endpoint = find_endpoint(settings, name, name.upper().replace("-", "_"), None, own=False)
-    return OpenAIProvider(f"openai-api/{model}", asked, settings, endpoint)
+    return _provider(f"openai-api/{model}", asked, settings, endpoint)
+
+
+def _provider(name: str, model: str, settings: OpenAISettings, endpoint: Endpoint) -> OpenAIProvider:
+    sdk = SDK("openai", "AsyncOpenAI", "/chat/completions", endpoint)
+    return OpenAIProvider(name, model, settings, endpoint, sdk, OpenAIBatches)
 
 
 def _response_format(request: SampleRequest, how: str) -> dict[str, Any] | None:

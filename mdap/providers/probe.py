@@ -17,8 +17,7 @@ from typing import Any, Final
 import anyio
 
 from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError
-from mdap.providers.dialect import Dialect
-from mdap.providers.negotiating import is_refusal, negotiate
+from mdap.providers.dialect import Dialect, is_refusal, negotiate
 from mdap.providers.paced import Paced
 from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.digests import prompt_digest

@@ -1,15 +1,32 @@
 """The certificate: the probability that a run has no errors, from its votes."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mdap.records import SURE, Certificate, Interval, TallyShape
 from mdap.rules.hardness import Belief, posterior
-from mdap.rules.outliers import contribution, floor_of
-from mdap.rules.scaling import race_length
+from mdap.rules.scaling import lost_votes, race_length
 
-__all__ = ["certify", "doubts", "error_upper_bound", "jeffreys"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mdap.tasks import A, Decision
+
+__all__ = [
+    "certify",
+    "confident",
+    "contribution",
+    "doubts",
+    "error_upper_bound",
+    "floor_of",
+    "jeffreys",
+    "shape_of",
+]
 
 _MUCH_DISSENT: Final = 0.4
 
@@ -158,3 +175,107 @@ def _warnings(belief: Belief, rate: Interval) -> tuple[str, ...]:
             "voting makes it worse; take a better model or smaller steps"
         )
     return tuple(found)
+
+
+# A step stands out if a run is expected to have fewer than so many with its tally: of the steps that are not
+# hard, and of all.
+_FEW_EASY: Final = 0.1
+_FEW: Final = 0.5
+# By so much, on average, a claim may exceed the truth.
+_SLACK: Final = 0.05
+
+
+def contribution(shape: TallyShape, belief: Belief, steps: int) -> float:
+    """Return the most that a step with this tally may contribute to the chance of no error, above 0.
+
+    At p just above 1/2 half of the decisions are wrong, and some of those steps look like any other. For the
+    claim not to be too high on average, the steps that stand out must answer for those that do not: one that
+    is more divided than half of all steps at p = 1/2 contributes nothing.
+    """
+    coin = _coin(shape.margin, shape.runner_up)
+    most = float(_contributions(coin)[-1])
+    return max(most, 1e-300) if most < 1 and _stands_out(shape, coin, belief, steps, seen=True) else 1.0
+
+
+def _stands_out(shape: TallyShape, coin: "NDArray[Any]", belief: Belief, steps: int, *, seen: bool) -> bool:
+    orders = math.log(coin[shape.runner_up]) + (shape.margin + 2 * shape.runner_up - 1) * math.log(2)
+    easy, every = (
+        steps * math.exp(orders + belief.log_chance(shape, seen=seen, hard=hard)) for hard in (False, True)
+    )
+    return easy < _FEW_EASY and every < _FEW
+
+
+def _coin(k: int, most: int) -> "NDArray[Any]":
+    """Return how likely a step at p = 1/2 has 0, 1, ..., *most* votes against its winner; above 0."""
+    import numpy as np
+
+    coin: NDArray[Any] = np.maximum(lost_votes(0.5, k, most), 1e-300)
+    return coin
+
+
+def _contributions(coin: "NDArray[Any]") -> "NDArray[Any]":
+    import numpy as np
+
+    most: NDArray[Any] = np.clip((0.5 + _SLACK - (np.cumsum(coin) - coin)) / coin, 0, 1)
+    return most
+
+
+def floor_of(shapes: Sequence[TallyShape], belief: Belief) -> float:
+    """Return the least p of a step, in hundredths, at which the claim is not too high on average.
+
+    It is 1/2 unless a step at p = 1/2 is likely to look like the others, among so many steps and at so small
+    a margin.
+    """
+    import numpy as np
+
+    k, steps = min(shape.margin for shape in shapes), sum(shape.steps for shape in shapes)
+    coin = _coin(k, 10 * k * k)
+    contributed = _contributions(coin)
+    for lost in range(coin.size):
+        shape = TallyShape(k + lost, lost, k + 2 * lost, 1)
+        if _stands_out(shape, coin, belief, steps, seen=False):
+            break
+        contributed[lost] = 1 - belief.p_wrong(shape)
+    p = np.arange(51, 100)[:, None] / 100
+    excess = lost_votes(1 - p, k, coin.size - 1) @ contributed - 1 / (1 + ((1 - p[:, 0]) / p[:, 0]) ** k)
+    too_high = np.flatnonzero(excess > _SLACK)
+    return 0.5 if too_high.size == 0 else float(p[too_high[-1], 0] + 0.01)
+
+
+# Nothing is ever certain, and the last digits may differ from one machine to the next.
+_DIGITS: Final = 6
+_MOST: Final = 1 - 10**-_DIGITS
+
+
+def shape_of(winner: str, votes: Mapping[str, int]) -> TallyShape:
+    """Return how the votes of a step fell.
+
+    Args:
+        winner: the winning answer in canonical JSON.
+        votes: the votes of each candidate.
+    """
+    others = max((count for answer, count in votes.items() if answer != winner), default=0)
+    return TallyShape(votes.get(winner, 0), others, sum(votes.values()), 1)
+
+
+def confident(decisions: Sequence[Decision[A]], shapes: Sequence[TallyShape | None]) -> list[Decision[A]]:
+    """Return *decisions* with the chance that each winner is right, by the votes on all of them.
+
+    It is one minus the doubt of the certificate, taken over these steps alone, so that it follows from what
+    was asked and decided: it is the same after a resume and in an audit.
+
+    Args:
+        decisions: the decisions.
+        shapes: how the votes of each fell; None where no vote decided.
+    """
+    found = _confidences(tuple(sorted(Counter(shape for shape in shapes if shape is not None).items())))
+    return [
+        replace(decision, confidence=None if shape is None else found.get(shape))
+        for decision, shape in zip(decisions, shapes, strict=True)
+    ]
+
+
+@lru_cache(maxsize=256)
+def _confidences(counted: tuple[tuple[TallyShape, int], ...]) -> dict[TallyShape, float]:
+    known = doubts([shape._replace(steps=count) for shape, count in counted])
+    return {shape._replace(steps=1): min(round(1 - doubt, _DIGITS), _MOST) for shape, doubt in known}

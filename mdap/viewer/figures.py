@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final
 
-from mdap.rules.lengths import race_lengths
+from mdap.rules.scaling import race_lengths
 from mdap.settings import Price
 from mdap.viewer.plots import Axis, Figure, Line, bars, ceiling, chart, ranked, steps
 from mdap.viewer.summary import Summary
