@@ -14,7 +14,7 @@ from mdap.providers.endpoint_provider import EndpointProvider
 from mdap.providers.failures import billed, count_of, first_line, foreign, json_object, mapping_of
 from mdap.providers.openai_replies import label_of
 from mdap.providers.sdk import SDK
-from mdap.providers.wire import Response
+from mdap.providers.sending import Response
 from mdap.records import Reply, SampleRequest
 from mdap.rules.reasoning import split_reasoning
 

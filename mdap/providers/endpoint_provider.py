@@ -9,8 +9,9 @@ from mdap.providers.batch_api import BatchAPI
 from mdap.providers.dialect import Dialect
 from mdap.providers.endpoint import Endpoint, EndpointSettings
 from mdap.providers.sdk import SDK
+from mdap.providers.sending import Response
 from mdap.providers.warming import repeated
-from mdap.providers.wire import Response, Wire
+from mdap.providers.wire import Wire
 from mdap.records import Reply, SampleRequest
 from mdap.rules.digests import text_digest
 from mdap.rules.headers import Told

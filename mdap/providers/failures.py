@@ -247,9 +247,11 @@ def classify(status: int, headers: Mapping[str, str], body: Any, endpoint: Endpo
     Args:
         status: the HTTP status.
         headers: the response's headers.
-        body: its JSON value, or its text where it is no JSON.
+        body: its bytes, or its JSON value.
         endpoint: who answered.
     """
+    if isinstance(body, bytes):
+        body = json_or_none(body) or body.decode("utf-8", "replace")
     message, codes = _error_details(body)
     error = _meant(status, headers, (endpoint.tell(message), codes), endpoint)
     # An API says in JSON what it does not like; a page of text comes from something else.

@@ -25,7 +25,7 @@ from mdap.providers.openai_replies import (
     shares_of,
 )
 from mdap.providers.sdk import SDK
-from mdap.providers.wire import Response
+from mdap.providers.sending import Response
 from mdap.records import Reply, SampleRequest
 
 __all__ = ["OpenAIProvider", "OpenAISettings", "create", "create_named"]

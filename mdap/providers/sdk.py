@@ -22,14 +22,14 @@ from mdap.providers.sending import (
     CLOSE_SECONDS,
     IDLE_SECONDS,
     MOST_CONNECTIONS,
-    Answer,
+    Response,
     bounded,
     check_head,
     spelled,
     unpacked,
 )
 
-__all__ = ["SDK", "Pattern", "ThroughSDK"]
+__all__ = ["SDK", "Pattern", "ThroughSDK", "closed"]
 
 # What an endpoint learns that the SDK's own variables are not meant for. No compressed body is asked for: how
 # large it is shows only afterwards.
@@ -42,6 +42,7 @@ _NEUTRAL: Final = {
 }
 # These belong to one body, or, where an SDK sends it, to one request alone.
 _OF_ONE_REQUEST: Final = frozenset({"content-length", "idempotency-key"})
+_OF_THE_BODY: Final = ("content-length", "content-type", "transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -98,6 +99,33 @@ class SDK:
             timeout=IDLE_SECONDS,
             http_client=http_client,
         )
+
+    def connected(self, hooks: Mapping[str, Any], **options: Any) -> Any:
+        """Return a client whose requests go through the proxy that the environment names, if any.
+
+        Args:
+            hooks: called by the HTTP library for each request or response.
+            options: more of the HTTP library's client.
+
+        Raises:
+            UnavailableError: the proxy, the address or the certificates cannot be used.
+        """
+        proxy = self.proxy()
+        with self.usable():
+            http_client = self.module.DefaultAioHttpClient(
+                event_hooks=hooks,
+                trust_env=False,
+                proxy=None if proxy is None else proxy.geturl(),
+                verify=self.http.create_ssl_context(),
+                timeout=IDLE_SECONDS,
+                **options,
+            )
+            return self.client(http_client)
+
+    def dress(self, request: Any) -> None:
+        """Give *request*, which the SDK made, the headers that it has without the SDK."""
+        own = {name: request.headers[name] for name in _OF_THE_BODY if name in request.headers}
+        request.headers = self.http.Headers({**self.headers(request.headers), **own})
 
     def headers(self, made: Mapping[str, str]) -> dict[str, str]:
         """Return the headers to send, by name in lower case.
@@ -197,7 +225,7 @@ class ThroughSDK:
         self._sdk = sdk
         self._client: Any = None
 
-    async def send(self, body: Mapping[str, Any]) -> Answer:
+    async def send(self, body: Mapping[str, Any]) -> Response:
         """Send one request; raise whatever the SDK does where nothing whole comes back."""
         # The SDK spells it itself, but from its error nobody could tell that the prompt is to blame.
         spelled(body)
@@ -207,40 +235,34 @@ class ThroughSDK:
             response = await self._sdk.post(self._client, body)
         except self._sdk.module.APIStatusError as error:
             response = error.response
-        return Answer(response.status_code, dict(response.headers.items()), response.content)
+        return Response(response.status_code, dict(response.headers.items()), response.content)
 
     async def aclose(self) -> None:
         """Close the connections, if there are any."""
         client, self._client = self._client, None
-        if client is not None:
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                await client.close()
+        await closed(client)
 
     def _open(self) -> Any:
         sdk, http = self._sdk, self._sdk.http
-        limits = http.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)
-        hooks = {"request": [self._address], "response": [_body_cap(http)]}
         proxy = sdk.proxy()
         if proxy is not None and proxy.scheme in SOCKS:
             raise UnavailableError(
                 "the environment names a SOCKS proxy: leave out -M transport=sdk to use it", kind="proxy"
             )
-        with sdk.usable():
-            client = sdk.module.DefaultAioHttpClient(
-                limits=limits,
-                event_hooks=hooks,
-                trust_env=False,
-                proxy=None if proxy is None else proxy.geturl(),
-                verify=http.create_ssl_context(),
-            )
-            return sdk.client(client)
+        limits = http.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)
+        return sdk.connected({"request": [self._address], "response": [_body_cap(http)]}, limits=limits)
 
     async def _address(self, request: Any) -> None:
         """Have *request* go where it would go without the SDK, with the same headers."""
-        sdk = self._sdk
-        length = {name: request.headers[name] for name in ("content-length",) if name in request.headers}
-        request.url = sdk.http.URL(sdk.url)
-        request.headers = sdk.http.Headers({**sdk.headers(request.headers), **length})
+        request.url = self._sdk.http.URL(self._sdk.url)
+        self._sdk.dress(request)
+
+
+async def closed(client: Any) -> None:
+    """Close a *client* of an SDK in order, if there is one, within a few seconds."""
+    if client is not None:
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+            await client.close()
 
 
 def _body_cap(http: Any) -> Callable[[Any], Awaitable[None]]:

@@ -13,7 +13,7 @@ __all__ = [
     "IDLE_SECONDS",
     "MAX_BODY",
     "MOST_CONNECTIONS",
-    "Answer",
+    "Response",
     "Sender",
     "bounded",
     "check_head",
@@ -40,24 +40,26 @@ _MOST_DIGITS: Final = 12
 _INFLATERS: Final = {"gzip": (47,), "x-gzip": (47,), "deflate": (47, -15)}
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What an endpoint answered, its body as it came.
 
     Attributes:
         status: of HTTP.
         headers: by name, in lower case.
         content: the body.
+        latency: seconds from the request to the end of the body, once they are known.
     """
 
     status: int
     headers: Mapping[str, str]
     content: bytes
+    latency: float = 0.0
 
 
 class Sender(Protocol):
     """A way to send requests to one endpoint."""
 
-    async def send(self, body: Mapping[str, Any]) -> Answer:
+    async def send(self, body: Mapping[str, Any]) -> Response:
         """Send one request, and nothing a second time.
 
         Raises:

@@ -1,18 +1,17 @@
 """What goes over the wire: one request a call, nothing retried, nothing endless."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from mdap.errors import ProviderError, UnavailableError
 from mdap.providers.endpoint import Endpoint, Transport
-from mdap.providers.failures import classify, explain_failure, json_or_none
+from mdap.providers.failures import classify, explain_failure
 from mdap.providers.sdk import SDK, ThroughSDK
-from mdap.providers.sending import Sender
+from mdap.providers.sending import Response, Sender
 from mdap.rules.headers import Told, read_told
 
-__all__ = ["Acquaintance", "Response", "Wire"]
+__all__ = ["Wire"]
 
 # Stop after this many foreign answers in a row; sooner if hardly any answer was good.
 _ENOUGH_AT_FIRST: Final = 3
@@ -22,90 +21,15 @@ _KNOWN_AFTER: Final = 5
 _ELSEWHERE: Final = frozenset({"model_not_found", "http_405", "http_410", "http_501", "http_505"})
 
 
-class Acquaintance:
-    """Tell a wrong address from an endpoint with temporary failures.
-
-    An endpoint that has given a good answer is the right one; a few more, and it is known. Answers of another
-    kind count whoever asked; a connection that is silent is no answer.
-
-    Args:
-        endpoint: who answers.
-        path: of the API that is called, from the base URL on.
-    """
-
-    def __init__(self, endpoint: Endpoint, path: str) -> None:
-        self._endpoint = endpoint
-        self._path = path
-        self._good = 0
-        self._foreign = 0
-        self._open = 0
-        self._competing = 0
-
-    @contextmanager
-    def asking(self) -> Iterator[None]:
-        """Count a request as open within the block."""
-        self._open += 1
-        try:
-            yield
-        finally:
-            self._open -= 1
-
-    def met(self) -> None:
-        """Note a good answer."""
-        self._good += 1
-        self._foreign = 0
-
-    def judged(self, error: ProviderError) -> ProviderError:
-        """Return what *error* means, given the answers so far."""
-        hint = self._endpoint.hint(self._path)
-        if not self._good and error.kind in _ELSEWHERE and (hint or error.foreign):
-            return _retold(error, f"{error}. {self._advice(hint)}", error.kind)
-        # An answer that was paid for and cannot be read is likely to be the same next time.
-        odd = error.foreign or error.output_tokens is not None
-        if not odd or isinstance(error, UnavailableError):
-            return error
-        # Of many requests at once, those that fail are the first to be answered.
-        if not self._foreign:
-            self._competing = self._open
-        self._foreign += 1
-        enough = _ENOUGH if self._good >= _KNOWN_AFTER else _ENOUGH_AT_FIRST
-        if self._foreign < max(enough, self._competing):
-            return error
-        if self._good:
-            told = f"{error}. The last {self._foreign} answers were of this kind, so mdap stopped asking"
-            return _retold(error, told, error.kind)
-        told = f"{error}. No answer so far is one of the API that mdap asks. {self._advice(hint)}"
-        return _retold(error, told, "wrong_address")
-
-    def _advice(self, hint: str) -> str:
-        return f"Check the address in {self._endpoint.url_name}" + (f": {hint}" if hint else "")
-
-
-def _retold(error: ProviderError, message: str, kind: str) -> UnavailableError:
-    told = UnavailableError(message, kind=kind)
-    told.input_tokens, told.output_tokens = error.input_tokens, error.output_tokens
-    return told
-
-
 T = TypeVar("T")
-
-
-class Response(NamedTuple):
-    """What came back, its body as it came.
-
-    Attributes:
-        headers: by name, in lower case.
-        content: the body.
-        latency: seconds from the request to the end of the body.
-    """
-
-    headers: Mapping[str, str]
-    content: bytes
-    latency: float
 
 
 class Wire:
     """The connections to one endpoint; opened by the first request, inside the running loop.
+
+    It tells a wrong address from an endpoint with temporary failures. An endpoint that has given a good
+    answer is the right one; a few more, and it is known. Answers of another kind count whoever asked; a
+    connection that is silent is no answer.
 
     Args:
         sdk: of the endpoint's vendor.
@@ -120,7 +44,8 @@ class Wire:
         self._sdk = sdk
         self._endpoint = endpoint
         self._sender = _sender(sdk, transport)
-        self._acquaintance = Acquaintance(endpoint, sdk.path)
+        self._good = self._foreign = 0  # answers; of the foreign ones, those since the last good one
+        self._open = self._competing = 0  # requests; the others that were open at the first foreign answer
         self.told = Told()
 
     async def ask(self, body: Mapping[str, Any], read: Callable[[Response], T]) -> T:
@@ -129,14 +54,16 @@ class Wire:
         Raises:
             ProviderError: no response that can be read; the subclass says whether another attempt may work.
         """
+        self._open += 1
         try:
-            with self._acquaintance.asking():
-                answer = read(await self.post(body))
+            answer = read(await self.post(body))
         except ProviderError as error:
-            failure = self._acquaintance.judged(error)
+            failure = self._judged(error)
         else:
-            self._acquaintance.met()
+            self._good, self._foreign = self._good + 1, 0
             return answer
+        finally:
+            self._open -= 1
         raise failure.with_traceback(None)
 
     async def post(self, body: Mapping[str, Any]) -> Response:
@@ -154,11 +81,12 @@ class Wire:
                 raise
         else:
             latency = time.perf_counter() - started
-            self._listen(answer.headers)
+            told = read_told(answer.headers, time.time())
+            if told.requests_per_minute or told.tokens_per_minute:
+                self.told = told
             if 200 <= answer.status < 300:
-                return Response(answer.headers, answer.content, latency)
-            said = json_or_none(answer.content) or answer.content.decode("utf-8", "replace")
-            failure = classify(answer.status, answer.headers, said, self._endpoint)
+                return answer._replace(latency=latency)
+            failure = classify(answer.status, answer.headers, answer.content, self._endpoint)
         # Raised out here, and anew, so that it carries neither context nor frames: the request and its key
         # are in them.
         raise failure.with_traceback(None)
@@ -167,10 +95,34 @@ class Wire:
         """Close the connections, if there are any."""
         await self._sender.aclose()
 
-    def _listen(self, headers: Mapping[str, str]) -> None:
-        told = read_told(headers, time.time())
-        if told.requests_per_minute or told.tokens_per_minute:
-            self.told = told
+    def _judged(self, error: ProviderError) -> ProviderError:
+        """Return what *error* means, given the answers so far."""
+        hint = self._endpoint.hint(self._sdk.path)
+        advice = f"Check the address in {self._endpoint.url_name}" + (f": {hint}" if hint else "")
+        if not self._good and error.kind in _ELSEWHERE and (hint or error.foreign):
+            return _retold(error, f"{error}. {advice}", error.kind)
+        # An answer that was paid for and cannot be read is likely to be the same next time.
+        odd = error.foreign or error.output_tokens is not None
+        if not odd or isinstance(error, UnavailableError):
+            return error
+        # Of many requests at once, those that fail are the first to be answered.
+        if not self._foreign:
+            self._competing = self._open - 1
+        self._foreign += 1
+        enough = _ENOUGH if self._good >= _KNOWN_AFTER else _ENOUGH_AT_FIRST
+        if self._foreign < max(enough, self._competing):
+            return error
+        if self._good:
+            told = f"{error}. The last {self._foreign} answers were of this kind, so mdap stopped asking"
+            return _retold(error, told, error.kind)
+        told = f"{error}. No answer so far is one of the API that mdap asks. {advice}"
+        return _retold(error, told, "wrong_address")
+
+
+def _retold(error: ProviderError, message: str, kind: str) -> UnavailableError:
+    told = UnavailableError(message, kind=kind)
+    told.input_tokens, told.output_tokens = error.input_tokens, error.output_tokens
+    return told
 
 
 def _sender(sdk: SDK, transport: Transport) -> Sender:

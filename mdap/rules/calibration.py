@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 from mdap.records import SURE, Interval, Quantiles, TallyShape
 from mdap.rules.certificate import error_upper_bound, jeffreys
-from mdap.rules.hardness import posterior
 from mdap.rules.scaling import expected_votes, race_length
 from mdap.settings import Limits
 
@@ -116,6 +115,8 @@ def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
         polls: the samples, step by step.
         consensus: margin of the races whose winners stand in for the truth; None if the truth is known.
     """
+    from mdap.rules.hardness import posterior  # with numpy and scipy, which take long to load
+
     counted = [poll for poll in polls if poll.truth is not None]
     votes_of = [[drawn.answer for drawn in poll.drawn if drawn.answer is not None] for poll in counted]
     wrong_of = [

@@ -1,16 +1,14 @@
 """The certificate: the probability that a run has no errors, from its votes."""
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mdap.records import SURE, Certificate, Interval, TallyShape
-from mdap.rules.hardness import Belief, posterior
-from mdap.rules.scaling import lost_votes, race_length
+from mdap.rules.scaling import race_length
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from mdap.rules.hardness import Belief
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,15 +18,16 @@ from mdap.tasks import A, Decision
 __all__ = [
     "certify",
     "confident",
-    "contribution",
     "doubts",
     "error_upper_bound",
-    "floor_of",
     "jeffreys",
     "shape_of",
 ]
 
 _MUCH_DISSENT: Final = 0.4
+# Nothing is ever certain, and the last digits may differ from one machine to the next.
+_DIGITS: Final = 6
+_MOST: Final = 1 - 10**-_DIGITS
 
 
 def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
@@ -76,24 +75,15 @@ def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
 
 @lru_cache(maxsize=1024)
 def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
-    import numpy as np
-
     if not shapes:
         return None
+    from mdap.rules.hardness import claim_of, floor_of, posterior
+
     belief = posterior(shapes)
-    clouds = (belief.alike, belief.mixed)
-    log_zero = [np.zeros_like(cloud.rates) for cloud in clouds]
-    expected = 0.0
-    most = [contribution(shape, belief, sum(one.steps for one in shapes)) for shape in shapes]
-    for shape, at_most in zip(shapes, most, strict=True):
-        for place, (right, wrong) in enumerate(belief.log_right_and_wrong(shape)):
-            log_zero[place] += shape.steps * np.minimum(right, np.log(at_most))
-            expected += shape.steps * float(clouds[place].weights @ np.exp(wrong))
-    p_zero = sum(float(cloud.weights @ np.exp(log)) for cloud, log in zip(clouds, log_zero, strict=True))
-    rate = _error_rate(shapes, belief)
+    claim, rate = claim_of(shapes, belief), _error_rate(shapes, belief)
     return Certificate(
-        p_zero_errors=min(p_zero, 1.0),
-        expected_errors=expected,
+        p_zero_errors=claim.p_zero_errors,
+        expected_errors=claim.expected_errors,
         error_rate=rate.value,
         error_rate_low=rate.low,
         error_rate_high=rate.high,
@@ -101,10 +91,7 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
         hard_share=belief.hard_share,
         dispersion=_dispersion(shapes, belief),
         floor=floor_of(shapes, belief),
-        warnings=(
-            *_warnings(belief, rate),
-            *_standing_out(sum(one.steps for one, top in zip(shapes, most, strict=True) if top < 1)),
-        ),
+        warnings=_warnings(belief, rate, claim.standing_out),
     )
 
 
@@ -117,6 +104,8 @@ def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
     shapes = _decisions(shapes)
     if not shapes:
         return []
+    from mdap.rules.hardness import posterior
+
     belief = posterior(shapes)
     found = [(shape, belief.p_wrong(shape)) for shape in shapes]
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))
@@ -127,7 +116,7 @@ def _decisions(shapes: Sequence[TallyShape]) -> list[TallyShape]:
     return [shape for shape in shapes if shape.margin > 1]
 
 
-def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
+def _dispersion(shapes: Sequence[TallyShape], belief: "Belief") -> float | None:
     """Return the variance of the votes for runners-up, relative to steps that are all equally hard."""
     alike = belief.alike
     rate = float(alike.weights @ alike.rates / max(alike.weights.sum(), 1e-300))
@@ -139,7 +128,7 @@ def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
     return seen / expected if expected > 0 else None
 
 
-def _error_rate(shapes: Sequence[TallyShape], belief: Belief) -> Interval:
+def _error_rate(shapes: Sequence[TallyShape], belief: "Belief") -> Interval:
     """Return the probability that a vote is wrong.
 
     Where wrong votes differ, hardly a winner is wrong, and those against winners are the wrong ones. Where
@@ -151,17 +140,7 @@ def _error_rate(shapes: Sequence[TallyShape], belief: Belief) -> Interval:
     return Interval(belief.mean_error_rate, *belief.error_rate(0.025, 0.975))
 
 
-def _standing_out(steps: int) -> list[str]:
-    if not steps:
-        return []
-    are, each = ("step is", "it") if steps == 1 else ("steps are", "each")
-    return [
-        f"{steps:,} {are} far more divided than the others: P(no errors) counts {each} as wrong, wholly or "
-        "in part; check the most doubtful ones"
-    ]
-
-
-def _warnings(belief: Belief, rate: Interval) -> tuple[str, ...]:
+def _warnings(belief: "Belief", rate: Interval, standing_out: int) -> tuple[str, ...]:
     found = []
     if belief.p_hard > SURE:
         found.append(
@@ -174,77 +153,13 @@ def _warnings(belief: Belief, rate: Interval) -> tuple[str, ...]:
             f"about {rate.value:.0%} of the votes are wrong: where it is half or more on a step, "
             "voting makes it worse; take a better model or smaller steps"
         )
+    if standing_out:
+        are, each = ("step is", "it") if standing_out == 1 else ("steps are", "each")
+        found.append(
+            f"{standing_out:,} {are} far more divided than the others: P(no errors) counts {each} as wrong, "
+            "wholly or in part; check the most doubtful ones"
+        )
     return tuple(found)
-
-
-# A step stands out if a run is expected to have fewer than so many with its tally: of the steps that are not
-# hard, and of all.
-_FEW_EASY: Final = 0.1
-_FEW: Final = 0.5
-# By so much, on average, a claim may exceed the truth.
-_SLACK: Final = 0.05
-
-
-def contribution(shape: TallyShape, belief: Belief, steps: int) -> float:
-    """Return the most that a step with this tally may contribute to the chance of no error, above 0.
-
-    At p just above 1/2 half of the decisions are wrong, and some of those steps look like any other. For the
-    claim not to be too high on average, the steps that stand out must answer for those that do not: one that
-    is more divided than half of all steps at p = 1/2 contributes nothing.
-    """
-    coin = _coin(shape.margin, shape.runner_up)
-    most = float(_contributions(coin)[-1])
-    return max(most, 1e-300) if most < 1 and _stands_out(shape, coin, belief, steps, seen=True) else 1.0
-
-
-def _stands_out(shape: TallyShape, coin: "NDArray[Any]", belief: Belief, steps: int, *, seen: bool) -> bool:
-    orders = math.log(coin[shape.runner_up]) + (shape.margin + 2 * shape.runner_up - 1) * math.log(2)
-    easy, every = (
-        steps * math.exp(orders + belief.log_chance(shape, seen=seen, hard=hard)) for hard in (False, True)
-    )
-    return easy < _FEW_EASY and every < _FEW
-
-
-def _coin(k: int, most: int) -> "NDArray[Any]":
-    """Return how likely a step at p = 1/2 has 0, 1, ..., *most* votes against its winner; above 0."""
-    import numpy as np
-
-    coin: NDArray[Any] = np.maximum(lost_votes(0.5, k, most), 1e-300)
-    return coin
-
-
-def _contributions(coin: "NDArray[Any]") -> "NDArray[Any]":
-    import numpy as np
-
-    most: NDArray[Any] = np.clip((0.5 + _SLACK - (np.cumsum(coin) - coin)) / coin, 0, 1)
-    return most
-
-
-def floor_of(shapes: Sequence[TallyShape], belief: Belief) -> float:
-    """Return the least p of a step, in hundredths, at which the claim is not too high on average.
-
-    It is 1/2 unless a step at p = 1/2 is likely to look like the others, among so many steps and at so small
-    a margin.
-    """
-    import numpy as np
-
-    k, steps = min(shape.margin for shape in shapes), sum(shape.steps for shape in shapes)
-    coin = _coin(k, 10 * k * k)
-    contributed = _contributions(coin)
-    for lost in range(coin.size):
-        shape = TallyShape(k + lost, lost, k + 2 * lost, 1)
-        if _stands_out(shape, coin, belief, steps, seen=False):
-            break
-        contributed[lost] = 1 - belief.p_wrong(shape)
-    p = np.arange(51, 100)[:, None] / 100
-    excess = lost_votes(1 - p, k, coin.size - 1) @ contributed - 1 / (1 + ((1 - p[:, 0]) / p[:, 0]) ** k)
-    too_high = np.flatnonzero(excess > _SLACK)
-    return 0.5 if too_high.size == 0 else float(p[too_high[-1], 0] + 0.01)
-
-
-# Nothing is ever certain, and the last digits may differ from one machine to the next.
-_DIGITS: Final = 6
-_MOST: Final = 1 - 10**-_DIGITS
 
 
 def shape_of(winner: str, votes: Mapping[str, int]) -> TallyShape:
