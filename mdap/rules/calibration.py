@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _UNLIKELY: Final = 0.01
+_POINTS: Final = 41
+_Z: Final = 1.959964
 
 
 class Drawn(NamedTuple):
@@ -49,6 +51,20 @@ class Poll(NamedTuple):
 
     truth: str | None
     drawn: tuple[Drawn, ...]
+
+
+class _Step(NamedTuple):
+    truth: str | None
+    votes: list[str]
+    wrong: int
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, poll: Poll) -> "_Step":
+        votes = [drawn.answer for drawn in poll.drawn if drawn.answer is not None]
+        others = Counter(answer for answer in votes if answer != poll.truth)
+        right = len(votes) - others.total()
+        return cls(poll.truth, votes, others.total(), (right, max(others.values(), default=0), len(votes)))
 
 
 class Measured(NamedTuple):
@@ -117,22 +133,21 @@ def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
     """
     from mdap.rules.hardness import posterior  # with numpy and scipy, which take long to load
 
-    counted = [poll for poll in polls if poll.truth is not None]
-    votes_of = [[drawn.answer for drawn in poll.drawn if drawn.answer is not None] for poll in counted]
-    wrong_of = [
-        sum(answer != poll.truth for answer in votes) for poll, votes in zip(counted, votes_of, strict=True)
-    ]
-    votes, wrong = sum(map(len, votes_of)), sum(wrong_of)
     drawn = [drawn for poll in polls for drawn in poll.drawn]
     flags = Counter(one.flag for one in drawn if one.flag is not None)
-    belief = posterior(_shapes(counted, votes_of, wrong_of, known=consensus is None))
-    clumping = _clumping(votes_of, wrong_of) if belief.p_hard > SURE else 1.0
+    steps = [_Step.of(poll) for poll in polls if poll.truth is not None]
+    votes, wrong = sum(len(step.votes) for step in steps), sum(step.wrong for step in steps)
+    shapes = Counter(step.shape for step in steps)
+    known = consensus is None
+    belief = posterior([TallyShape(*shape, count, known) for shape, count in sorted(shapes.items())])
+    clumping = _clumping(steps, wrong / max(votes, 1)) if belief.p_hard > SURE else 1.0
     rate, bound, bias = _error_rate(wrong / clumping, votes / clumping, consensus)
-    firsts = [(poll.truth, answers[:2]) for poll, answers in zip(counted, votes_of, strict=True)]
-    pairs = [(truth, *two) for truth, two in firsts if len(two) == 2]
+    pairs = [step for step in steps if len(step.votes) > 1]
+    later = sum(max(len(poll.drawn) - 1, 0) for poll in polls)
+    repeated = sum(len(poll.drawn) - len({drawn.text for drawn in poll.drawn}) for poll in polls)
     return Measured(
-        steps=len(counted),
-        undecided=len(polls) - len(counted),
+        steps=len(steps),
+        undecided=len(polls) - len(steps),
         samples=len(drawn),
         votes=votes,
         wrong=wrong,
@@ -141,13 +156,13 @@ def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
         bias_bound=bias,
         valid_rate=jeffreys(len(drawn) - flags.total(), len(drawn)),
         flags=dict(flags.most_common()),
-        collisions=sum(first == second != truth for truth, first, second in pairs),
+        collisions=sum(step.votes[0] == step.votes[1] != step.truth for step in pairs),
         pairs=len(pairs),
         collisions_expected=len(pairs) * rate.value**2,
-        duplicates=_duplicates(polls),
+        duplicates=repeated / later if later else 0.0,
         p_hard=belief.p_hard,
         hard_share=belief.hard_share,
-        minority=sum(2 * bad > len(answers) for bad, answers in zip(wrong_of, votes_of, strict=True)),
+        minority=sum(2 * step.wrong > len(step.votes) for step in steps),
         clumping=clumping,
     )
 
@@ -198,31 +213,10 @@ def _error_rate(wrong: float, votes: float, consensus: int | None) -> tuple[Inte
     )
 
 
-def _shapes(
-    polls: Sequence[Poll], votes_of: Sequence[Sequence[str | None]], wrong_of: Sequence[int], *, known: bool
-) -> list[TallyShape]:
-    shapes: Counter[tuple[int, int, int]] = Counter()
-    for poll, votes, wrong in zip(polls, votes_of, wrong_of, strict=True):
-        others = Counter(answer for answer in votes if answer != poll.truth)
-        shapes[len(votes) - wrong, max(others.values(), default=0), len(votes)] += 1
-    return [TallyShape(*shape, count, known) for shape, count in sorted(shapes.items())]
-
-
-def _clumping(votes_of: Sequence[Sequence[str | None]], wrong_of: Sequence[int]) -> float:
-    rate = sum(wrong_of) / max(sum(map(len, votes_of)), 1)
-    seen = sum((wrong - rate * len(votes)) ** 2 for votes, wrong in zip(votes_of, wrong_of, strict=True))
-    expected = sum(rate * (1 - rate) * len(votes) for votes in votes_of)
+def _clumping(steps: Sequence[_Step], rate: float) -> float:
+    seen = sum((step.wrong - rate * len(step.votes)) ** 2 for step in steps)
+    expected = sum(rate * (1 - rate) * len(step.votes) for step in steps)
     return max(seen / expected, 1.0) if expected else 1.0
-
-
-def _duplicates(polls: Sequence[Poll]) -> float:
-    later = sum(max(len(poll.drawn) - 1, 0) for poll in polls)
-    repeated = sum(len(poll.drawn) - len({drawn.text for drawn in poll.drawn}) for poll in polls)
-    return repeated / later if later else 0.0
-
-
-_POINTS: Final = 41
-_Z: Final = 1.959964
 
 
 class VoteCounts(NamedTuple):
@@ -273,7 +267,11 @@ def _quantile(steps: int, k: int, counts: VoteCounts, level: float, *, scattered
     wrong, votes = counts.wrong / counts.clumping, counts.votes / counts.clumping
     rates = np.minimum(betaincinv(wrong + 0.5, votes - wrong + 0.5, levels), 0.5)
     valids = betaincinv(counts.votes + 0.5, counts.flags + 0.5, levels) if counts.flags else np.ones(1)
-    law = [_scattered(rate, k) if scattered else race_length(rate, k) for rate in rates.tolist()]
+    # Where no two wrong votes ever agree, a step takes as many as k right ones among them do.
+    law = [
+        (k / (1 - rate), k * rate / (1 - rate) ** 2) if scattered else race_length(rate, k)
+        for rate in rates.tolist()
+    ]
     means, variances = (np.array(part)[:, None] for part in zip(*law, strict=True))
     centre = steps * means / valids
     spread = np.sqrt(
@@ -281,12 +279,6 @@ def _quantile(steps: int, k: int, counts: VoteCounts, level: float, *, scattered
     )
     ends = float((centre - 8 * spread).min()), float((centre + 8 * spread).max())
     return float(brentq(lambda at: float(ndtr((at - centre) / spread).mean()) - level, *ends))
-
-
-def _scattered(error_rate: float, k: int) -> tuple[float, float]:
-    """Return mean and variance of the votes of a step where no two wrong ones ever agree."""
-    right = 1 - error_rate
-    return k / right, k * error_rate / right**2
 
 
 def scaled(samples: Interval, each: float, relative_error: float) -> Interval:

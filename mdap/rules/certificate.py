@@ -80,10 +80,11 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
     from mdap.rules.hardness import claim_of, floor_of, posterior
 
     belief = posterior(shapes)
-    claim, rate = claim_of(shapes, belief), _error_rate(shapes, belief)
+    p_zero_errors, expected_errors, standing_out = claim_of(shapes, belief)
+    rate = _error_rate(shapes, belief)
     return Certificate(
-        p_zero_errors=claim.p_zero_errors,
-        expected_errors=claim.expected_errors,
+        p_zero_errors=p_zero_errors,
+        expected_errors=expected_errors,
         error_rate=rate.value,
         error_rate_low=rate.low,
         error_rate_high=rate.high,
@@ -91,7 +92,7 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
         hard_share=belief.hard_share,
         dispersion=_dispersion(shapes, belief),
         floor=floor_of(shapes, belief),
-        warnings=_warnings(belief, rate, claim.standing_out),
+        warnings=_warnings(belief, rate, standing_out),
     )
 
 

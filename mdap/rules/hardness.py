@@ -32,7 +32,7 @@ from scipy.special import betaln, expit
 from mdap.records import TallyShape
 from mdap.rules.scaling import lost_votes
 
-__all__ = ["Belief", "Claim", "Weighed", "claim_of", "floor_of", "posterior"]
+__all__ = ["Belief", "Weighed", "claim_of", "floor_of", "posterior"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -143,7 +143,7 @@ def posterior(shapes: Sequence[TallyShape]) -> Belief:
     Args:
         shapes: tallies, each with the number of steps that have it.
     """
-    agreement = agreement_of(shapes)
+    agreement = _agreement(shapes)
     alike, evidence_alike = _refined((shapes, agreement), np.array([-np.inf]), np.array([0.5]))
     mixed, evidence_mixed = _refined((shapes, agreement), np.linspace(_LOWEST, 5.0, _SHARES), np.array(_HARD))
     top = max(evidence_alike, evidence_mixed)
@@ -156,14 +156,11 @@ def posterior(shapes: Sequence[TallyShape]) -> Belief:
     )
 
 
-def agreement_of(shapes: Sequence[TallyShape]) -> float:
+def _agreement(shapes: Sequence[TallyShape]) -> float:
     """Return the chance that two wrong votes of a step are for the same answer; 1 where nothing tells.
 
     There are as many orders in which a race can end with two votes for one other answer as with one each for
     two others, so their numbers compare as the chances do. One more is taken to agree, to be safe.
-
-    Args:
-        shapes: tallies, each with the number of steps that have it.
     """
     two = [shape for shape in shapes if shape.total - shape.votes == 2]
     agreed = sum(shape.steps for shape in two if shape.runner_up == 2)
@@ -246,22 +243,13 @@ def _overall(cloud: Weighed) -> Array:
     return overall
 
 
-class Claim(NamedTuple):
-    """What the votes say of a whole run.
+def claim_of(shapes: Sequence[TallyShape], belief: Belief) -> tuple[float, float, int]:
+    """Return P(no errors) of a run, its expected wrong decisions, and how many of its steps stand out.
 
-    Attributes:
-        p_zero_errors: the chance that no decision is wrong.
-        expected_errors: the wrong decisions that are to be expected.
-        standing_out: steps that are far more divided than the others.
+    Args:
+        shapes: the tallies of all decisions.
+        belief: their posterior.
     """
-
-    p_zero_errors: float
-    expected_errors: float
-    standing_out: int
-
-
-def claim_of(shapes: Sequence[TallyShape], belief: Belief) -> Claim:
-    """Return what *shapes*, of which *belief* is the posterior, say of the run."""
     clouds = (belief.alike, belief.mixed)
     log_zero = [np.zeros_like(cloud.rates) for cloud in clouds]
     expected, standing_out = 0.0, 0
@@ -273,7 +261,7 @@ def claim_of(shapes: Sequence[TallyShape], belief: Belief) -> Claim:
             log_zero[place] += shape.steps * np.minimum(right, np.log(at_most))
             expected += shape.steps * float(clouds[place].weights @ np.exp(wrong))
     p_zero = sum(float(cloud.weights @ np.exp(log)) for cloud, log in zip(clouds, log_zero, strict=True))
-    return Claim(min(p_zero, 1.0), expected, standing_out)
+    return min(p_zero, 1.0), expected, standing_out
 
 
 def _contribution(shape: TallyShape, belief: Belief, steps: int) -> float:

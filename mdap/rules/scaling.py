@@ -28,7 +28,6 @@ __all__ = [
     "race_length",
     "race_lengths",
     "run_success",
-    "step_success",
 ]
 
 
@@ -101,19 +100,6 @@ def plan(
         samples=subtasks * expected_samples(wrong, margin, valid_rate),
         steps_per_subtask=steps_per_subtask,
     )
-
-
-def step_success(error_rate: float, k: int) -> float:
-    """Return the chance that a step is decided rightly: ``1 / (1 + (e / (1 - e))^k)``.
-
-    Args:
-        error_rate: chance that a valid sample is wrong, e.
-        k: the margin, at least 1.
-
-    Raises:
-        UsageError: if a value is out of range.
-    """
-    return run_success(error_rate, k, 1)
 
 
 def run_success(error_rate: float, k: int, steps: int, steps_per_subtask: int = 1) -> float:
