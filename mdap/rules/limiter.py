@@ -1,4 +1,4 @@
-"""Rate limits: requests and tokens per minute, checked together, with an estimate of each request.
+"""Rate limits: requests and tokens per minute, checked together; estimates of requests; backoff.
 
 Two things hold a request back. A *window* remembers what the last minute took, so that no minute takes
 more than is allowed, wherever a server begins to count it. A *debt* that the passing time pays off spreads
@@ -38,6 +38,11 @@ _TOKEN_BURST: Final = 1.0
 _LEARNED_FROM: Final = 20
 _CHARS_PER_TOKEN: Final = 3
 _MODELS: Final = 64
+_FIRST_WAIT: Final = 0.25
+_LONGEST_WAIT: Final = 20.0
+# What the endpoint sent was broken on the way or by an accident of its own: that says nothing of its load.
+_ACCIDENTS: Final = frozenset({"disconnected", "garbled_body", "wrong_type", "empty_choices", "no_reply"})
+_FIRST_AFTER_ACCIDENT: Final = 0.02
 
 
 class Change(NamedTuple):
@@ -277,10 +282,7 @@ class Pace:
             self._tokens.correct(reservation.tokens, 0, reservation.at, now)
 
     def set_limits(
-        self,
-        requests_per_minute: float | None,
-        tokens_per_minute: float | None,
-        now: float,
+        self, requests_per_minute: float | None, tokens_per_minute: float | None, now: float
     ) -> None:
         """Change the limits; what has gone in the last minute counts against the new ones.
 
@@ -377,14 +379,6 @@ class _Replies:
         self.total += tokens
 
 
-_FIRST: Final = 0.25
-_LONGEST: Final = 20.0
-
-# What the endpoint sent was broken on the way or by an accident of its own: that says nothing of its load.
-_ACCIDENTS: Final = frozenset({"disconnected", "garbled_body", "wrong_type", "empty_choices", "no_reply"})
-_FIRST_AFTER_ACCIDENT: Final = 0.02
-
-
 def backoff(attempt: int, jitter: float, retry_after: float | None = None, kind: str = "") -> float:
     """Return how long to wait before the next attempt, in seconds.
 
@@ -398,6 +392,6 @@ def backoff(attempt: int, jitter: float, retry_after: float | None = None, kind:
         retry_after: the wait the endpoint asked for, in seconds; None where it did not say.
         kind: of the latest failure; see `mdap.errors.ProviderError`.
     """
-    first = _FIRST_AFTER_ACCIDENT if kind in _ACCIDENTS else _FIRST
-    wait = jitter * min(_LONGEST, first * 2.0 ** min(attempt - 1, 16))
+    first = _FIRST_AFTER_ACCIDENT if kind in _ACCIDENTS else _FIRST_WAIT
+    wait = jitter * min(_LONGEST_WAIT, first * 2.0 ** min(attempt - 1, 16))
     return wait if retry_after is None else retry_after + wait
