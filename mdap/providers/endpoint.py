@@ -20,12 +20,8 @@ __all__ = [
     "EndpointSettings",
     "Transport",
     "basic",
-    "check_headers",
-    "custom_headers",
     "find_endpoint",
     "read_settings",
-    "secret_names",
-    "sounds_secret",
 ]
 
 _SECRET_NAME: Final = re.compile(
@@ -37,7 +33,7 @@ _SHORT_SECRET: Final = re.compile("(?i)(^|[_-])(auth|key|code|sig|signature|toke
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
 
-def custom_headers(variable: str) -> dict[str, str]:
+def _custom_headers(variable: str) -> dict[str, str]:
     """Return the headers in an environment variable, one a line, as the vendors' SDKs read theirs.
 
     Raises:
@@ -46,13 +42,13 @@ def custom_headers(variable: str) -> dict[str, str]:
     pairs = (line.partition(":") for line in os.environ.get(variable, "").splitlines())
     headers = {name.strip(): value.strip() for name, colon, value in pairs if colon}
     try:
-        check_headers(headers)
+        _check_headers(headers)
     except ValueError as error:
         raise UsageError(f"{variable}: {error}") from None
     return headers
 
 
-def check_headers(headers: Mapping[str, str]) -> None:
+def _check_headers(headers: Mapping[str, str]) -> None:
     """Raise a ValueError, which quotes no value, unless all *headers* can be sent."""
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
@@ -61,21 +57,21 @@ def check_headers(headers: Mapping[str, str]) -> None:
             raise ValueError(f"the value of {name} has characters that no header can carry")
 
 
-def sounds_secret(name: str) -> bool:
+def _sounds_secret(name: str) -> bool:
     """Return whether a header or a field of a query of this *name* is likely to hold a secret."""
     return bool(_SECRET_NAME.search(name) or _SHORT_SECRET.search(name))
 
 
-def secret_names(value: Any) -> Iterator[str]:
+def _secret_names(value: Any) -> Iterator[str]:
     """Yield the names in *value*, however deep, that sound like a secret's."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if _SECRET_NAME.search(name):
                 yield name
-            yield from secret_names(inner)
+            yield from _secret_names(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from secret_names(inner)
+            yield from _secret_names(inner)
 
 
 Transport = Literal["aiohttp", "sdk"]
@@ -157,20 +153,14 @@ class Endpoint:
     def tell(self, text: str) -> str:
         """Return foreign *text* as it may stand in an error: one line, short, without secrets."""
         line = " ".join("".join(c if c.isprintable() else " " for c in text[: 100 * _TOLD_CHARS]).split())
-        line = self.mask(line)
-        return line if len(line) <= _TOLD_CHARS else line[: _TOLD_CHARS - 3] + "..."
-
-    def mask(self, text: str) -> str:
-        """Return *text* with every secret of this endpoint replaced."""
         parts = urlsplit(self.base_url)
         values = [value for _, value in parse_qsl(parts.query)] + list(self.headers.values())
+        secrets = (self.key, parts.password, parts.username, *values)
         # The longest first, since one may hold another.
-        for secret in sorted(filter(None, (self.key, parts.password, parts.username, *values)), key=len)[
-            ::-1
-        ]:
-            if secret and len(secret) >= _SECRET_CHARS:
-                text = text.replace(secret, "***")
-        return text
+        for secret in sorted((each for each in secrets if each), key=len)[::-1]:
+            if len(secret) >= _SECRET_CHARS:
+                line = line.replace(secret, "***")
+        return line if len(line) <= _TOLD_CHARS else line[: _TOLD_CHARS - 3] + "..."
 
 
 class EndpointSettings(BaseModel):
@@ -246,7 +236,7 @@ class EndpointSettings(BaseModel):
     @classmethod
     def _without_secrets(cls, value: str | None) -> str | None:
         names = [] if value is None else [name for name, _ in parse_qsl(value.partition("?")[2])]
-        if value is not None and ("@" in value or any(map(sounds_secret, names))):
+        if value is not None and ("@" in value or any(map(_sounds_secret, names))):
             raise ValueError(
                 "options are stored with the run: set the environment variable to a URL with secrets"
             )
@@ -265,13 +255,13 @@ class EndpointSettings(BaseModel):
     @field_validator("headers", "query")
     @classmethod
     def _no_secrets(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        if secret := next(filter(sounds_secret, value), None):
+        if secret := next(filter(_sounds_secret, value), None):
             raise ValueError(
                 f"options are stored with the run: put {secret} into the environment variable "
                 "<NAME>_CUSTOM_HEADERS, or into that of the base URL"
             )
         if info.field_name == "headers":
-            check_headers(value)
+            _check_headers(value)
         return value
 
     @field_validator("extra_body")
@@ -283,7 +273,7 @@ class EndpointSettings(BaseModel):
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise ValueError("it holds what has no form in JSON, such as NaN") from None
-        if secret := next(secret_names(value), None):
+        if secret := next(_secret_names(value), None):
             raise ValueError(f"options are stored with the run, so {secret} must not be among them")
         return value
 
@@ -297,15 +287,11 @@ def read_settings(kind: type[S], provider: str, options: dict[str, Any]) -> S:
     try:
         return kind(**options)
     except ValidationError as error:
-        raise UsageError(_first_mistake(kind, provider, error)) from None
-
-
-def _first_mistake(kind: type[BaseModel], provider: str, error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"{provider} has no option {name!r}{suggestion(name, kind.model_fields)}"
-    return f"{provider} option {name}: {first['msg'].removeprefix('Value error, ')}"
+        raise UsageError(f"{provider} has no option {name!r}{suggestion(name, kind.model_fields)}")
+    raise UsageError(f"{provider} option {name}: {first['msg'].removeprefix('Value error, ')}")
 
 
 def find_endpoint(
@@ -324,10 +310,7 @@ def find_endpoint(
     Raises:
         UsageError: no key where one is needed, no address, or one of them is nonsense.
     """
-    key_name, url_name = f"{prefix}_API_KEY", f"{prefix}_BASE_URL"
-    key, token = os.environ.get(key_name, "").strip(), False
-    if not key and (named := os.environ.get(f"{prefix}_AUTH_TOKEN", "").strip()):
-        key_name, key, token = f"{prefix}_AUTH_TOKEN", named, True
+    (key_name, key), url_name = _key_of(prefix), f"{prefix}_BASE_URL"
     base_url = (settings.base_url or os.environ.get(url_name, "")).strip()
     if not base_url and default is None:
         raise UsageError(f"set {url_name} (or -M base_url=...) to the address of {provider}")
@@ -336,9 +319,6 @@ def find_endpoint(
             f"set {key_name} to use {provider} models, or set {url_name} (or -M base_url=...) to a "
             "server that needs no key"
         )
-    # Headers carry ASCII only, and the SDK's complaint about it would quote the key.
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise UsageError(f"{key_name} holds characters that no key has; copy the key again")
     if base_url and not _is_http_url(base_url):
         raise UsageError(f"the base URL of {provider} must look like http://host:port/v1 or https://host/v1")
     endpoint = Endpoint(
@@ -346,14 +326,25 @@ def find_endpoint(
         key or None,
         key_name,
         f"-M base_url or {url_name}" if not settings.base_url else "-M base_url",
-        {**custom_headers(f"{prefix}_CUSTOM_HEADERS"), **settings.headers},
+        {**_custom_headers(f"{prefix}_CUSTOM_HEADERS"), **settings.headers},
         settings.query,
         own,
-        token,
+        key_name.endswith("_AUTH_TOKEN"),
     )
     if len(key) >= _SECRET_CHARS and key in settings.model_dump_json():
         raise UsageError("options are stored with the run, so none may hold the key of the endpoint")
     return endpoint
+
+
+def _key_of(prefix: str) -> tuple[str, str]:
+    """Return the environment variable that holds the key, and the key; empty for none."""
+    names = f"{prefix}_API_KEY", f"{prefix}_AUTH_TOKEN"
+    key_name = next((name for name in names if os.environ.get(name, "").strip()), names[0])
+    key = os.environ.get(key_name, "").strip()
+    # Headers carry ASCII only, and the SDK's complaint about it would quote the key.
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError(f"{key_name} holds characters that no key has; copy the key again")
+    return key_name, key
 
 
 def basic(user: str, password: str) -> str:

@@ -96,19 +96,15 @@ def json_object(
         body = _JSON.raw_decode(text)[0]
     if isinstance(body, dict):
         return body
+    kind, line = kind.strip(), first_line(content, endpoint)
     with billed(*counted({"usage": _usage_in(text)})):
-        raise _no_object(kind.strip(), text, first_line(content, endpoint), endpoint)
-
-
-def _no_object(kind: str, text: str, line: str, endpoint: Endpoint) -> TransientError:
-    if kind and kind != "application/json" and not kind.endswith("+json"):
-        return foreign(
-            f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}", "wrong_type"
-        )
-    error = foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
-    # An object without its end was cut on its way, which may pass.
-    error.foreign = not text.startswith("{") or text.rstrip().endswith("}")
-    return error
+        if kind and kind != "application/json" and not kind.endswith("+json"):
+            said = f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}"
+            raise foreign(said, "wrong_type")
+        error = foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
+        # An object without its end was cut on its way, which may pass.
+        error.foreign = not text.startswith("{") or text.rstrip().endswith("}")
+        raise error
 
 
 def _decoded(content: bytes, parameters: str) -> str:
@@ -178,14 +174,14 @@ def json_or_none(content: bytes) -> Any:
         return None
 
 
-# -- what went wrong -------------------------------------------------------------------------------
-
-
 def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> ProviderError | None:
     """Return *error* in mdap's words, or None if it is no failure of an attempt but a bug."""
     import aiohttp
 
-    causes = list(_causes(error))
+    # Not the context: if the caller is handling an earlier failure, that would be found in it.
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
     # Raised in a hook, it comes out of openai 3 as it is, and out of openai 2 wrapped.
     for cause in causes:
         if isinstance(cause, ProviderError):
@@ -207,18 +203,17 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
         return UnavailableError(
             f"the proxy on the way to {endpoint.host} answered {refusal.status}", kind="proxy"
         )
-    detail = next((told for cause in reversed(causes) if (told := endpoint.tell(_said(cause)))), "no details")
+    # Messages of aiohttp's parser begin with a status that no server sent.
+    messages = [(getattr(cause, "message", None), str(cause)) for cause in reversed(causes)]
+    said = [own if isinstance(own, str) and own else text for own, text in messages]
+    detail = next(filter(None, map(endpoint.tell, said)), "no details")
     # Of a connection that broke the SDK may say that there never was one; again only the cause tells.
     if socks or any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
+        plain = "WRONG_VERSION_NUMBER" in detail or "record layer failure" in detail.lower()
+        hint = ". The server speaks no TLS: its address may begin with http://" if plain else ""
         way = f"{endpoint.host}{_way(endpoint)}"
-        return TransientError(f"the connection to {way} failed: {detail}{_hint(detail)}", kind="connection")
+        return TransientError(f"the connection to {way} failed: {detail}{hint}", kind="connection")
     return TransientError(f"the connection to {endpoint.host} broke: {detail}", kind="disconnected")
-
-
-def _said(cause: BaseException) -> str:
-    # Those of aiohttp's parser begin with a status that no server sent.
-    message = getattr(cause, "message", None)
-    return message if isinstance(message, str) and message else str(cause)
 
 
 def _way(endpoint: Endpoint) -> str:
@@ -227,18 +222,6 @@ def _way(endpoint: Endpoint) -> str:
         if (proxy := proxy_for(endpoint.base_url)) is not None:
             return f" through the proxy {proxy.netloc.rpartition('@')[2]}, which the environment names,"
     return ""
-
-
-def _hint(detail: str) -> str:
-    plain = "WRONG_VERSION_NUMBER" in detail or "record layer failure" in detail.lower()
-    return ". The server speaks no TLS: its address may begin with http://" if plain else ""
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    # Not the context: if the caller is handling an earlier failure, that would be found in it.
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def classify(status: int, headers: Mapping[str, str], body: Any, endpoint: Endpoint) -> ProviderError:
@@ -277,7 +260,13 @@ def _meant(
     if status == 404 or "model_not_found" in codes:
         return UnavailableError(f"no such model or address: {told}", kind="model_not_found")
     if 300 <= status < 400:
-        return _redirected(status, headers, endpoint)
+        target = endpoint.tell(headers.get("location", "").partition("?")[0]) or "nowhere"
+        return UnavailableError(
+            f"{endpoint.host} answered {status}, a redirect to {target}. mdap does not follow it, since the "
+            "prompt and the key would go there. If that is the right address, set "
+            f"{endpoint.url_name} to it, without the path of the API",
+            kind=f"http_{status}",
+        )
     if status in (400, 413, 422, 451):
         return RejectedError(f"the request was refused: {told}", kind=f"http_{status}")
     return _passing(status, headers, told)
@@ -302,16 +291,6 @@ def _is_quota(status: int, said: str, codes: set[str]) -> bool:
         status == 400 and "credit balance is too low" in said.lower()
     )
     return status == 402 or unnamed or bool(codes & _OUT_OF_QUOTA)
-
-
-def _redirected(status: int, headers: Mapping[str, str], endpoint: Endpoint) -> UnavailableError:
-    target = endpoint.tell(headers.get("location", "").partition("?")[0]) or "nowhere"
-    return UnavailableError(
-        f"{endpoint.host} answered {status}, a redirect to {target}. mdap does not follow it, since the "
-        f"prompt and the key would go there. If that is the right address, set {endpoint.url_name} to it, "
-        "without the path of the API",
-        kind=f"http_{status}",
-    )
 
 
 def _about_the_prompt(said: str, codes: set[str]) -> bool:

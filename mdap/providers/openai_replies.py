@@ -59,8 +59,9 @@ class Choice(NamedTuple):
 def read_usage(body: dict[str, Any]) -> Told:
     """Return the tokens that the response reports."""
     usage = mapping_of(body.get("usage"))
-    given = _first_count(usage, "prompt_tokens", "input_tokens")
-    made = _first_count(usage, "completion_tokens", "output_tokens")
+    given, made = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
+    given = count_of(usage.get("input_tokens")) if given is None else given
+    made = count_of(usage.get("output_tokens")) if made is None else made
     total = count_of(usage.get("total_tokens"))
     if given is not None and made is not None and total is not None:
         made = max(made, total - given)  # some count what the model thought in the total alone
@@ -71,11 +72,6 @@ def read_usage(body: dict[str, Any]) -> Told:
     if cached is None:
         cached = count_of(usage.get("prompt_cache_hit_tokens"))  # DeepSeek's name for it
     return Told(given, made, cached, hidden, count_of(inputs.get("cache_write_tokens")))
-
-
-def _first_count(usage: dict[str, Any], *names: str) -> int | None:
-    counts = (count_of(usage.get(name)) for name in names)
-    return next((count for count in counts if count is not None), None)
 
 
 def only_first(tokens: int | None, place: int) -> int | None:
@@ -116,12 +112,8 @@ def choices_of(
     # Routers report an upstream's failure with status 200.
     if error := body.get("error"):
         raise _upstream(error, headers, body, endpoint)
-    status = mapping_of(body.get("base_resp"))
-    said = (
-        endpoint.tell(str(status["status_msg"]))
-        if status.get("status_msg")
-        else first_line(content, endpoint)
-    )
+    status = mapping_of(body.get("base_resp")).get("status_msg")
+    said = endpoint.tell(str(status)) if status else first_line(content, endpoint)
     raise foreign(f"{endpoint.host} answered 200 without a choice: {said}", "empty_choices")
 
 
@@ -148,10 +140,6 @@ def read_choice(choice: Any, headers: Mapping[str, str], endpoint: Endpoint) -> 
     content = mapping_of(message).get("content")
     if not isinstance(message, dict) or not (content is None or isinstance(content, str | list | dict)):
         raise foreign(f"{endpoint.host} answered with a choice that has no text message", "garbled_body")
-    return _read_message(message, content, reason)
-
-
-def _read_message(message: dict[str, Any], content: Any, reason: str | None) -> Choice:
     said, thought, refused = _sorted_parts(content)
     refusal = label_of(message.get("refusal")) or label_of(refused)
     if refusal is not None:
@@ -202,9 +190,7 @@ def _upstream(
     if 400 <= code < 600:
         return classify(code, headers, body, endpoint)
     failure = classify(200, headers, body, endpoint)
+    if failure.kind in ("quota", "auth", "model_not_found"):
+        return failure
     # An error of its own making says nothing of the prompt, and may pass.
-    return (
-        failure
-        if failure.kind in ("quota", "auth", "model_not_found")
-        else foreign(str(failure), "error_body")
-    )
+    return foreign(str(failure), "error_body")

@@ -99,7 +99,9 @@ class Paced:
                 (turn.timed_out if error.kind in _LATE else turn.troubled)()
                 raise
             finally:
-                self._listen()
+                told = getattr(self._inner, "told", None)
+                if isinstance(told, Told):
+                    self.gate.learn(told)
             longest = max((reply.output_tokens or 0 for reply in replies), default=0)
             turn.succeeded(self._taken(request, replies), longest)
             return replies
@@ -115,12 +117,6 @@ class Paced:
     def _told(self, replies: Sequence[Reply]) -> Sequence[Reply]:
         """Return *replies*; those of somebody's object under its name, by which prices and figures go."""
         return replies if self._owned else _under(self.name, replies)
-
-    def _listen(self) -> None:
-        """Hand on what the endpoint tells of its limits, if this provider passes it on."""
-        told = getattr(self._inner, "told", None)
-        if isinstance(told, Told):
-            self.gate.learn(told)
 
     def _likely_tokens(self, request: SampleRequest) -> int:
         prompt, most = prompt_tokens(request.system, request.user), request.max_tokens

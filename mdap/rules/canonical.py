@@ -84,16 +84,13 @@ def _plain(value: Any) -> Any:
     try:
         return to_jsonable_python(value)
     except ValueError as error:
-        raise TypeError(_formless(kind)) from error
-
-
-def _formless(kind: type) -> str:
-    if issubclass(kind, (bytes, bytearray)):
-        return "bytes that are no UTF-8 text have no JSON form: return their hex() or base64 text"
-    named = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    return (
-        f"an object of class {named} has no JSON form: use a dataclass, a pydantic model or plain JSON values"
-    )
+        named = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        raise TypeError(
+            "bytes that are no UTF-8 text have no JSON form: return their hex() or base64 text"
+            if issubclass(kind, (bytes, bytearray))
+            else f"an object of class {named} has no JSON form: use a dataclass, a pydantic model or plain "
+            "JSON values"
+        ) from error
 
 
 def _refuse_used_up(value: Any) -> None:
@@ -119,12 +116,8 @@ def _in_order(written: Any, value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         # Sets inside no longer know which union member they were.
         nested = any(isinstance(each, (frozenset, tuple)) for each in value)
-        return sorted(map(_reread, value) if nested else written, key=canonical)
+        return sorted((json.loads(canonical(each)) for each in value) if nested else written, key=canonical)
     return written
-
-
-def _reread(value: Any) -> Any:
-    return json.loads(canonical(value))
 
 
 def _keyed(value: Any) -> Any:
@@ -147,8 +140,8 @@ def _key(key: Any) -> Any:
     return plain if isinstance(plain, str) else _readable.encode(plain)
 
 
-def _encoder(*, ascii_only: bool) -> json.JSONEncoder:
-    return json.JSONEncoder(
+_readable, _ascii = (
+    json.JSONEncoder(
         ensure_ascii=ascii_only,
         check_circular=False,
         allow_nan=False,
@@ -156,10 +149,8 @@ def _encoder(*, ascii_only: bool) -> json.JSONEncoder:
         separators=(",", ":"),
         default=_plain,
     )
-
-
-_readable: Final = _encoder(ascii_only=False)
-_ascii: Final = _encoder(ascii_only=True)
+    for ascii_only in (False, True)
+)
 
 
 def canonical(value: Any) -> str:

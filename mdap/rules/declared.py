@@ -95,26 +95,17 @@ def check_methods(kind: type[Task], name: str) -> None:
     hidden = sorted(methods.keys() & kind.model_fields.keys())
     if hidden:
         raise UsageError(f"{name} has a parameter {hidden[0]!r}, which hides a method: rename the parameter")
-    missing = _missing(kind)
+    # pydantic's metaclass does not refuse them.
+    missing: set[str] = set(getattr(kind, "__abstractmethods__", ()))
+    for base, required in _REQUIRED.items():
+        if issubclass(kind, base):
+            missing |= {method for method in required if getattr(kind, method) is getattr(base, method)}
     if missing:
-        raise UsageError(f"{name} does not define {', '.join(missing)}, which every such task must")
+        raise UsageError(f"{name} does not define {', '.join(sorted(missing))}, which every such task must")
     for method, takes in methods.items():
         wrong = _wrong(kind, method, takes)
         if wrong:
             raise UsageError(f"{name}: {method} {wrong}")
-
-
-def _missing(kind: type[Task]) -> list[str]:
-    # pydantic's metaclass does not refuse them.
-    abstract: frozenset[str] = getattr(kind, "__abstractmethods__", frozenset())
-    left_open = {
-        method
-        for base, required in _REQUIRED.items()
-        if issubclass(kind, base)
-        for method in required
-        if getattr(kind, method) is getattr(base, method)
-    }
-    return sorted(abstract | left_open)
 
 
 def _wrong(kind: type[Task], name: str, takes: str) -> str | None:

@@ -26,8 +26,6 @@ class Ledger:
         payments: how many payments that was.
     """
 
-    __slots__ = ("_length", "budget", "ladder", "payments", "spent")
-
     def __init__(self, terms: Robust) -> None:
         self.budget = 1 - exact(terms.target)
         self.ladder = Ladder(exact(terms.floor), self.budget, votes_decide=terms.contested == "decide")

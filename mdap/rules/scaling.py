@@ -139,7 +139,12 @@ def minimal_k(error_rate: float, steps: int, target: float, steps_per_subtask: i
     _check_race(error_rate, 1)
     _check_goal(steps, target)
     _check_cut(steps, steps_per_subtask)
-    _check_majority(_log_odds(error_rate, steps_per_subtask))
+    log_odds = _log_odds(error_rate, steps_per_subtask)
+    if log_odds >= 0:
+        raise UsageError(
+            f"no k helps, because {math.exp(-_softplus(-log_odds)):.4g} of the valid samples are wrong"
+            " and more votes only help below 0.5: take a better model or smaller steps"
+        )
 
     def reaches(k: int) -> bool:
         return run_success(error_rate, k, steps, steps_per_subtask) >= target
@@ -244,14 +249,6 @@ def _check_cut(steps: int, steps_per_subtask: int) -> None:
     if not 1 <= steps_per_subtask <= max(steps, 1):
         raise UsageError(
             f"the steps per subtask must be from 1 to the number of steps, {steps}, not {steps_per_subtask}"
-        )
-
-
-def _check_majority(log_odds: float) -> None:
-    if log_odds >= 0:
-        raise UsageError(
-            f"no k helps, because {math.exp(-_softplus(-log_odds)):.4g} of the valid samples are wrong"
-            " and more votes only help below 0.5: take a better model or smaller steps"
         )
 
 

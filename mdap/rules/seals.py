@@ -103,9 +103,9 @@ class Seal:
     @property
     def seal(self) -> str:
         """The one digest that stands for all of them."""
-        lines = Lines()
         of_parts = () if self.parts is None else (self.parts, self.until)
         of_times = () if self.times is None else (self.times,)
+        lines = Lines()
         lines.add((self.decisions, self.digest, self.events, self.rest, *of_parts, *of_times))
         return lines.digest
 
