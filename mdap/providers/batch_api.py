@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 CALL_SECONDS: Final = 600.0
 """How long one call may take; uploads and downloads are large."""
+FREED: Final = TransientError("the row was never submitted", kind="freed")
 
 
 class JobState(NamedTuple):
@@ -270,9 +271,6 @@ class Row:
         if self.halt is not None and self.result is None and self.error is None:
             error, self.halt, self.done = self.halt, None, anyio.Event()
             raise error.with_traceback(None)
-
-
-FREED: Final = TransientError("the row was never submitted", kind="freed")
 
 
 @dataclass(slots=True, eq=False)

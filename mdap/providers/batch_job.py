@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 
-from mdap.errors import (
-    ProviderError,
-    RateLimitError,
-    RejectedError,
-    TransientError,
-    UnavailableError,
-)
+from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError, UnavailableError
 from mdap.providers.batch_api import FREED, BatchAPI, JobState, Result, Sent
 from mdap.records import BatchJob, BatchRow
 from mdap.settings import Waves

@@ -38,6 +38,9 @@ _FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "n": ("n",),
 }
 
+Send = Callable[[], Awaitable[ProviderError | None]]
+"""Sends one request with all that an option may change, and returns why it failed."""
+
 
 def options_named(text: str) -> list[str]:
     """Return the options that an endpoint's refusal is about, going by its words."""
@@ -107,10 +110,6 @@ def _is_about(name: str, body: Mapping[str, Any]) -> bool:
     if name == "system_role":
         return "system" in body or any(message.get("role") == "system" for message in body["messages"])
     return any(field in body for field in _FIELDS[name])
-
-
-Send = Callable[[], Awaitable[ProviderError | None]]
-"""Sends one request with all that an option may change, and returns why it failed."""
 
 
 async def negotiate(dialect: Dialect[Any], send: Send) -> ProviderError | None:

@@ -15,14 +15,7 @@ from mdap.errors import UsageError
 from mdap.records import SampleRequest
 from mdap.settings import suggestion
 
-__all__ = [
-    "Endpoint",
-    "EndpointSettings",
-    "Transport",
-    "basic",
-    "find_endpoint",
-    "read_settings",
-]
+__all__ = ["Endpoint", "EndpointSettings", "Transport", "basic", "find_endpoint", "read_settings"]
 
 _SECRET_NAME: Final = re.compile(
     "(?i)api[_-]?key|secret|password|authorization|credential|cookie|"
@@ -31,6 +24,15 @@ _SECRET_NAME: Final = re.compile(
 # In an address and in a header, shorter names are secrets too.
 _SHORT_SECRET: Final = re.compile("(?i)(^|[_-])(auth|key|code|sig|signature|token)$")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+
+Transport = Literal["aiohttp", "sdk"]
+"""What carries requests: aiohttp alone, or all of the vendor's SDK."""
+
+S = TypeVar("S", bound="EndpointSettings")
+_TOLD_CHARS: Final = 300
+# Anything shorter is no secret (local servers get keys like "x"), and masking it would garble messages.
+_SECRET_CHARS: Final = 8
+_VERSION: Final = re.compile(r"/v\d+\w*(/|$)")
 
 
 def _custom_headers(variable: str) -> dict[str, str]:
@@ -72,17 +74,6 @@ def _secret_names(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _secret_names(inner)
-
-
-Transport = Literal["aiohttp", "sdk"]
-"""What carries requests: aiohttp alone, or all of the vendor's SDK."""
-
-S = TypeVar("S", bound="EndpointSettings")
-
-_TOLD_CHARS: Final = 300
-# Anything shorter is no secret (local servers get keys like "x"), and masking it would garble messages.
-_SECRET_CHARS: Final = 8
-_VERSION: Final = re.compile(r"/v\d+\w*(/|$)")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

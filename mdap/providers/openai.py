@@ -13,19 +13,12 @@ from typing import Any, ClassVar, Final, Literal
 
 from mdap.errors import UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
-from mdap.providers.endpoint_provider import EndpointProvider
 from mdap.providers.failures import billed, json_object
 from mdap.providers.openai_batches import OpenAIBatches
-from mdap.providers.openai_replies import (
-    choices_of,
-    label_of,
-    only_first,
-    read_choice,
-    read_usage,
-    shares_of,
-)
+from mdap.providers.openai_replies import choices_of, label_of, only_first, read_choice, read_usage, shares_of
 from mdap.providers.sdk import SDK
 from mdap.providers.sending import Response
+from mdap.providers.wire import EndpointProvider
 from mdap.records import Reply, SampleRequest
 
 __all__ = ["OpenAIProvider", "OpenAISettings", "create", "create_named"]

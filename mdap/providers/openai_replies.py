@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from mdap.errors import ProviderError, TransientError
 from mdap.providers.endpoint import Endpoint
 from mdap.providers.failures import classify, count_of, first_line, foreign, mapping_of
-from mdap.rules.reasoning import split_reasoning
+from mdap.rules.reading import split_reasoning
 from mdap.rules.redflags import REFUSAL, failed
 
 __all__ = ["Choice", "Told", "choices_of", "label_of", "only_first", "read_choice", "read_usage", "shares_of"]

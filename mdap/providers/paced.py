@@ -1,4 +1,4 @@
-"""Limits around any provider: concurrency, requests and tokens per minute, timeout per attempt."""
+"""Limits around any provider, a timeout per attempt, and several providers as one."""
 
 import time
 from collections.abc import Sequence

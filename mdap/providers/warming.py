@@ -19,6 +19,11 @@ __all__ = ["Warmer", "repeated"]
 
 # The shortest beginning that any vendor keeps has 512 tokens, of about four characters each.
 _LEAST_CHARS = 512 * 4
+# Vendors keep a beginning for five minutes after it was last used.
+_SECONDS: Final = 240.0
+_MOST: Final = 4096
+# So many requests in a row that waited and read nothing from the cache are no accident.
+_IN_VAIN: Final = 8
 
 
 def repeated(request: SampleRequest) -> tuple[int, ...]:
@@ -40,13 +45,6 @@ def repeated(request: SampleRequest) -> tuple[int, ...]:
         return (whole,) if head + whole >= _LEAST_CHARS else ()
     ends = (request.shared, whole) if whole - request.shared >= _LEAST_CHARS else (request.shared,)
     return tuple(end for end in ends if head + end >= _LEAST_CHARS)
-
-
-# Vendors keep a beginning for five minutes after it was last used.
-_SECONDS: Final = 240.0
-_MOST: Final = 4096
-# So many requests in a row that waited and read nothing from the cache are no accident.
-_IN_VAIN: Final = 8
 
 
 class Warmer:

@@ -1,4 +1,4 @@
-"""Estimate p and v of a model on a task from samples of random steps, with intervals and warnings.
+"""Estimate p and v of a model on a task from samples of random steps, and from them what a run takes.
 
 p counts valid samples only, so that red flags do not bias it. Intervals are
 Jeffreys', at 95 %, two-sided; the bound on the error rate by which k is chosen is Clopper and Pearson's,

@@ -1,4 +1,4 @@
-"""The certificate: the probability that a run has no errors, from its votes."""
+"""The certificate of a run, the confidence of its winners and its outcome, from its votes."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,18 +9,28 @@ from mdap.rules.scaling import race_length
 
 if TYPE_CHECKING:
     from mdap.rules.hardness import Belief
+import inspect
 from collections import Counter
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
-from mdap.tasks import A, Decision
+from mdap.errors import RAISED, PluginError
+from mdap.records import Outcome
+from mdap.tasks import A, Decision, Task
 
 __all__ = [
+    "DOUBTFUL_BELOW",
+    "JUDGED",
     "certify",
     "confident",
     "doubts",
     "error_upper_bound",
     "jeffreys",
+    "outcome_of",
+    "recorded",
+    "said_by",
     "shape_of",
 ]
 
@@ -28,6 +38,14 @@ _MUCH_DISSENT: Final = 0.4
 # Nothing is ever certain, and the last digits may differ from one machine to the next.
 _DIGITS: Final = 6
 _MOST: Final = 1 - 10**-_DIGITS
+
+DOUBTFUL_BELOW: Final = 0.5
+"""A result is doubtful if P(no errors) is below this: more likely than not, some decision is wrong."""
+
+JUDGED: Final = ("run", "batch")
+"""The kinds of runs that have an outcome: a pilot ends before its task does."""
+
+_RECORDED: Final = {True: "solved", False: "unsolved", None: None}
 
 
 def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
@@ -195,3 +213,47 @@ def confident(decisions: Sequence[Decision[A]], shapes: Sequence[TallyShape | No
 def _confidences(counted: tuple[tuple[TallyShape, int], ...]) -> dict[TallyShape, float]:
     known = doubts([shape._replace(steps=count) for shape, count in counted])
     return {shape._replace(steps=1): min(round(1 - doubt, _DIGITS), _MOST) for shape, doubt in known}
+
+
+def said_by(name: str, task: Task, result: Any) -> bool | None:
+    """Return the task's verdict on its *result*: solved, not solved, or None for no verdict.
+
+    Args:
+        name: the task's name.
+        task: the task.
+        result: the result, as a JSON value.
+
+    Raises:
+        PluginError: the task's own code fails, or returns something else.
+    """
+    try:
+        said: Any = task.outcome(deepcopy(result))
+        if said is not None and not isinstance(said, bool):
+            if inspect.iscoroutine(said):
+                said.close()
+            raise TypeError(f"outcome must return True, False or None, not {said!r:.60}")
+    except RAISED as error:
+        raise PluginError(f"task {name}", "giving its outcome", error) from error
+    return said
+
+
+def recorded(said: bool | None) -> str | None:
+    """Return the spelling of a task's verdict in the column *outcome* and the event *finished*."""
+    return _RECORDED[said]
+
+
+def outcome_of(word: str | None, certificate: Certificate | None, undecided: int) -> Outcome | None:
+    """Return the outcome of a finished run.
+
+    The task's verdict comes first. Without one, the result is doubtful if steps were left undecided,
+    or if P(no errors) is below `DOUBTFUL_BELOW`.
+
+    Args:
+        word: what the task said, as recorded.
+        certificate: what the votes say; None where they say nothing.
+        undecided: steps that found no winner.
+    """
+    if word is not None:
+        return Outcome[word.upper()]
+    doubtful = undecided or (certificate is not None and certificate.p_zero_errors < DOUBTFUL_BELOW)
+    return Outcome.DOUBTFUL if doubtful else None

@@ -22,6 +22,12 @@ __all__ = ["ConcurrencyLimit", "Strays"]
 _RARE, _MOST, _SUSPECT = 0.005, 0.15, 0.05
 _SIGN: Final = 4.5  # one false alarm in thousands of answers
 _TRIED, _WINDOW, _WINDOWS = 200, 400, 4  # answers
+_MINUTE: Final = 60.0
+_HEADROOM, _QUEUEING = 1.2, 0.7  # latency that grows by more than this power of the load is queueing
+_LONG, _QUEUEING_IF_LONG = 4.0, 0.3  # times the least latency: clients that share a queue each see part of it
+_LOOK_EVERY, _FEWER = 8, 0.7  # rounds with a queue until fewer requests are tried
+_BELOW, _GENTLE, _WAIT, _ANSWERS = 0.97, 0.05, 30.0, 250  # after refusals: how far below, how growth goes on
+_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds
 
 
 class Strays:
@@ -74,14 +80,6 @@ class Strays:
             self.suspected = least if least > 1.8 * self.usual else 0.0
             if 2.5 * least < self.usual:
                 self.usual = max(_RARE, 1.25 * least)
-
-
-_MINUTE: Final = 60.0
-_HEADROOM, _QUEUEING = 1.2, 0.7  # latency that grows by more than this power of the load is queueing
-_LONG, _QUEUEING_IF_LONG = 4.0, 0.3  # times the least latency: clients that share a queue each see part of it
-_LOOK_EVERY, _FEWER = 8, 0.7  # rounds with a queue until fewer requests are tried
-_BELOW, _GENTLE, _WAIT, _ANSWERS = 0.97, 0.05, 30.0, 250  # after refusals: how far below, how growth goes on
-_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds
 
 
 class _Work:

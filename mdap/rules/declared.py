@@ -1,4 +1,4 @@
-"""The types that a task declares: of a chain's states and answers, and of its result."""
+"""What a task's class declares: its methods, and the types of its states, its answers and its result."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,6 +11,27 @@ from mdap.tasks import Chain, Process, Task
 __all__ = ["check_methods", "result_type_of", "types_of"]
 
 _R = TypeVar("_R")
+_OF_ALL: Final = {"length": "self", "canonical": "self, answer", "outcome": "self, result"}
+_OF_CHAINS: Final = {
+    "start": "self",
+    "step": "self, state",
+    "advance": "self, state, answer",
+    "result": "self, state",
+    "effects": "self, state, decision",
+    "guess": "self, state",
+    "oracle": "self, state",
+    "sample_state": "self, rng",
+    "mistakes": "self, state, truth",
+    "render": "self, answer",
+}
+_OF_PROCESSES: Final = {
+    "solve": "self, ask",
+    "oracle": "self, step",
+    "mistakes": "self, step, truth",
+    "render": "self, step, answer",
+}
+_REQUIRED: Final = {Chain: ("start", "step", "advance"), Process: ("solve",)}
+_AWAITED: Final = frozenset(("effects", "solve"))
 
 
 def types_of(kind: type[Chain[Any, Any]]) -> tuple[Any, Any]:
@@ -54,29 +75,6 @@ def _bound(argument: Any, bound: Mapping[Any, Any]) -> Any:
     generic = getattr(argument, "__pydantic_generic_metadata__", None) or {}
     parameters = generic.get("parameters") or getattr(argument, "__parameters__", ())
     return argument[tuple(bound.get(each, each) for each in parameters)] if parameters else argument
-
-
-_OF_ALL: Final = {"length": "self", "canonical": "self, answer", "outcome": "self, result"}
-_OF_CHAINS: Final = {
-    "start": "self",
-    "step": "self, state",
-    "advance": "self, state, answer",
-    "result": "self, state",
-    "effects": "self, state, decision",
-    "guess": "self, state",
-    "oracle": "self, state",
-    "sample_state": "self, rng",
-    "mistakes": "self, state, truth",
-    "render": "self, answer",
-}
-_OF_PROCESSES: Final = {
-    "solve": "self, ask",
-    "oracle": "self, step",
-    "mistakes": "self, step, truth",
-    "render": "self, step, answer",
-}
-_REQUIRED: Final = {Chain: ("start", "step", "advance"), Process: ("solve",)}
-_AWAITED: Final = frozenset(("effects", "solve"))
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""The error budget of a run with `-k robust`, in exact fractions: each step's rung, and what is spent."""
+"""The error budget of a run with `-k robust`, in exact fractions: each step's rung, payments, estimates."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The parameters and version of a task in the record: they must survive a round trip."""
+"""The parameters and version of a task in the record, which they must survive, and as users type them."""
 
 import dataclasses
 import json

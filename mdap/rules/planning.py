@@ -1,4 +1,4 @@
-"""Estimates for a planned run: what a budget buys, and the cost of another k or subtask size."""
+"""Estimates for a planned run: what a budget buys, another k or subtask size, each way to pay for prompts."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +26,14 @@ __all__ = [
 _FACTORS: Final = (0.01, 0.1, 1, 10, 100)
 _CUTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _MOST_STEPS: Final = 10**15
+
+BATCH: Final = 0.5
+"""What batch APIs charge, of the ordinary price."""
+
+_REPLIES: Final = 8  # to one request
+_WAVES: Final = 1_000
+_NEGLIGIBLE: Final = 1e-12
+_THOUSAND: Final = 1_000
 
 
 class Each(NamedTuple):
@@ -117,15 +125,6 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-BATCH: Final = 0.5
-"""What batch APIs charge, of the ordinary price."""
-
-_REPLIES: Final = 8  # to one request
-_WAVES: Final = 1_000
-_NEGLIGIBLE: Final = 1e-12
-_THOUSAND: Final = 1_000
 
 
 class Sample(NamedTuple):

@@ -11,9 +11,8 @@ from typing import Any, Final
 from mdap.journal.reader import Reader
 from mdap.journal.rows import status_of
 from mdap.records import Certificate, TallyShape
-from mdap.rules.certificate import certify
+from mdap.rules.certificate import JUDGED, certify, outcome_of
 from mdap.rules.money import Tokens, cost_of, saved_in_batches
-from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price
 from mdap.viewer.about import about, verdicts
 from mdap.viewer.counting import RunCounts
