@@ -138,13 +138,12 @@ def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
     steps = [_Step.of(poll) for poll in polls if poll.truth is not None]
     votes, wrong = sum(len(step.votes) for step in steps), sum(step.wrong for step in steps)
     shapes = Counter(step.shape for step in steps)
-    known = consensus is None
-    belief = posterior([TallyShape(*shape, count, known) for shape, count in sorted(shapes.items())])
+    belief = posterior([TallyShape(*shape, n, consensus is None) for shape, n in sorted(shapes.items())])
     clumping = _clumping(steps, wrong / max(votes, 1)) if belief.p_hard > SURE else 1.0
     rate, bound, bias = _error_rate(wrong / clumping, votes / clumping, consensus)
     pairs = [step for step in steps if len(step.votes) > 1]
-    later = sum(max(len(poll.drawn) - 1, 0) for poll in polls)
-    repeated = sum(len(poll.drawn) - len({drawn.text for drawn in poll.drawn}) for poll in polls)
+    later = len(drawn) - sum(bool(poll.drawn) for poll in polls)
+    repeated = len(drawn) - sum(len({drawn.text for drawn in poll.drawn}) for poll in polls)
     return Measured(
         steps=len(steps),
         undecided=len(polls) - len(steps),
@@ -308,9 +307,7 @@ def estimated_seconds(
     """
     import numpy as np
 
-    if not latencies:
-        latencies = [0.0]
-    ordered = np.sort(np.asarray(latencies, dtype=float))
+    ordered = np.sort(np.asarray(latencies or [0.0], dtype=float))
     places = np.arange(ordered.size + 1) / ordered.size
     fastest = float(ordered @ -np.diff((1 - places) ** k))
     slowest = float(ordered @ np.diff(places**k))

@@ -50,16 +50,20 @@ def as_resumed(task: T) -> T:
             f"the parameters of {kind.__name__} cannot be read back from the record ({type(error).__name__}: "
             f"{error}): let validators accept what they return"
         ) from error
+    _refuse_difference(task, back)
+    return task if task.model_dump_json() == back.model_dump_json() else back
+
+
+def _refuse_difference(task: Task, back: Task) -> None:
     differ = difference(task, back)
     if differ is not None:
         one, other = type(differ.one).__qualname__, type(differ.other).__qualname__
         changed = f"as {other} instead of {one}" if one != other else "with another value"
         raise UsageError(
-            f"parameter {differ.path.lstrip('.')} of {kind.__name__} comes back from the record {changed}: "
-            "name its class in the parameter's type, exclude no field, and let validators leave their own "
-            "result as it is"
+            f"parameter {differ.path.lstrip('.')} of {type(task).__name__} comes back from the record "
+            f"{changed}: name its class in the parameter's type, exclude no field, and let validators leave "
+            "their own result as it is"
         )
-    return task if task.model_dump_json() == back.model_dump_json() else back
 
 
 def _or_usage(what: str, spell: Callable[[Any], str], value: Any) -> str:

@@ -1,8 +1,9 @@
 """Estimates for a planned run: what a budget buys, another k or subtask size, each way to pay for prompts."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from functools import lru_cache
+from math import ceil
 from typing import Final, NamedTuple
 
 from mdap.errors import UsageError
@@ -33,7 +34,6 @@ BATCH: Final = 0.5
 _REPLIES: Final = 8  # to one request
 _WAVES: Final = 1_000
 _NEGLIGIBLE: Final = 1e-12
-_THOUSAND: Final = 1_000
 
 
 class Each(NamedTuple):
@@ -176,19 +176,15 @@ def ways(planned: Plan, sample: Sample, price: Price) -> list[Way]:
     for name, requests in (("ordinary", samples), ("n", shared), ("n, one temperature", single)):
         paid[name] = Tokens(requests * sample.prompt, made)
         if price.cached_input is not None:
-            paid["cache" if name == "ordinary" else f"{name}, cache"] = _cached(sample, requests, made)
-    usd = {
-        name: cost_of(price, tokens) * _THOUSAND * subtasks / planned.steps for name, tokens in paid.items()
-    }
+            # What prompts begin with is written once, and read otherwise.
+            shared_tokens = sample.shared or sample.prompt
+            written = min(shared_tokens / sample.steps, shared_tokens * requests)
+            read = requests * shared_tokens - written
+            cached = "cache" if name == "ordinary" else f"{name}, cache"
+            paid[cached] = Tokens(requests * sample.prompt, made, read, written)
+    usd = {name: cost_of(price, tokens) * 1_000 * subtasks / planned.steps for name, tokens in paid.items()}
     ordinary = usd["ordinary"] or 1.0
     return [Way(name, each, BATCH * each, each / ordinary) for name, each in usd.items()]
-
-
-def _cached(sample: Sample, requests: float, made: float) -> Tokens:
-    """Return the tokens of one step if what its prompts begin with is written once, and read otherwise."""
-    shared = sample.shared or sample.prompt
-    written = min(shared / sample.steps, shared * requests)
-    return Tokens(requests * sample.prompt, made, requests * shared - written, written)
 
 
 @lru_cache(maxsize=64)
@@ -206,33 +202,29 @@ def expected_requests(k: int, error_rate: float, valid_rate: float, temperatures
     changes = _changes(k, valid_rate * (1 - error_rate), valid_rate * error_rate)
     leads, total = {0: 1.0}, 0.0
     if temperatures > 1 and k > 1:
-        total = 1.0 + _requests(k - 1) - _requests(k)
+        total = 1.0 + ceil((k - 1) / _REPLIES) - ceil(k / _REPLIES)
     for _ in range(_WAVES):
-        following: Counter[int] = Counter()
+        following: defaultdict[int, float] = defaultdict(float)
         for lead, chance in leads.items():
             short = k - abs(lead)
-            total += chance * _requests(short)
+            total += chance * ceil(short / _REPLIES)
             for change, likely in changes[short].items():
                 if abs(lead + change) < k:
-                    following[lead + change] += chance * likely  # type: ignore[assignment]
+                    following[lead + change] += chance * likely
         leads = {lead: chance for lead, chance in following.items() if chance > _NEGLIGIBLE}
         if not leads:
             break
     return total
 
 
-def _requests(samples: int) -> int:
-    return -(-samples // _REPLIES)
-
-
 def _changes(most: int, right: float, wrong: float) -> list[dict[int, float]]:
     """Return by the number of samples, up to *most*, how likely they change the lead by how much."""
     found: list[dict[int, float]] = [{0: 1.0}]
     for _ in range(most):
-        following: dict[int, float] = {}
+        following: defaultdict[int, float] = defaultdict(float)
         for change, chance in found[-1].items():
             for by, likely in ((1, right), (-1, wrong), (0, 1 - right - wrong)):
                 if chance * likely > _NEGLIGIBLE:
-                    following[change + by] = following.get(change + by, 0.0) + chance * likely
+                    following[change + by] += chance * likely
         found.append(following)
     return found

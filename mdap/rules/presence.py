@@ -1,7 +1,6 @@
 """Track which models answer, and decide when a run continues without one, or stops."""
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from mdap.rules.redflags import EMPTY, TOO_LONG, TRUNCATED
@@ -36,8 +35,7 @@ class Absence(NamedTuple):
     reason: str
 
 
-@dataclass(slots=True)
-class _Heard:
+class _Heard(NamedTuple):
     flags: Counter[str]
     flag: str
     text: str
