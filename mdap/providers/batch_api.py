@@ -279,6 +279,7 @@ class Sent:
 
     Attributes:
         about: the job, as it is on record.
+        member: which model replies.
         rows: by custom id, those that somebody here wants.
         lines: the requests, to be submitted; None for a job of an earlier session.
         tokens: about how many tokens its prompts have.
@@ -288,6 +289,7 @@ class Sent:
     """
 
     about: BatchJob
+    member: int
     rows: dict[str, Row]
     lines: list[bytes] | None
     tokens: int

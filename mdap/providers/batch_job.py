@@ -9,7 +9,6 @@ import anyio
 from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError, UnavailableError
 from mdap.providers.batch_api import FREED, BatchAPI, JobState, Result, Sent
 from mdap.records import BatchJob, BatchRow
-from mdap.settings import Waves
 
 if TYPE_CHECKING:
     from mdap.providers.lane import BatchLane
@@ -56,20 +55,14 @@ class JobLife:
         sent: the job.
         api: of its vendor.
         host: who that is, for errors.
-        log: where it is noted what becomes of it.
-        waves: how long to wait.
-        lane: where its rows wait.
+        lane: where its rows wait, with the log and the times to wait.
     """
 
-    def __init__(
-        self, sent: Sent, api: BatchAPI, host: str, log: BatchLog, waves: Waves, lane: "BatchLane"
-    ) -> None:
+    def __init__(self, sent: Sent, api: BatchAPI, host: str, lane: "BatchLane") -> None:
         self._sent = sent
         self._api = api
         self._host = host
-        self._log = log
-        self._waves = waves
-        self._lane = lane
+        self._log, self._waves, self._lane = lane.log, lane.waves, lane
         self._file = sent.about.file
         self._number = sent.about.number
         # When it may have been created without our knowing; None where it cannot have been.

@@ -191,16 +191,15 @@ class EndpointSettings(BaseModel):
 
     def described(self) -> dict[str, Any]:
         """Return what of it makes a difference to what is asked, as JSON values."""
-        exclude = {"base_url", "transport"}
+        fields = type(self).model_fields
         # Runs of earlier versions, which know nothing of these, can be resumed.
-        exclude |= {name for name in ("headers", "query") if not getattr(self, name)}
-        exclude |= {
+        later = {"headers", "query", "system_role", "cache_breakpoints"} & fields.keys()
+        unused = {
             name
-            for name in ("system_role", "cache_breakpoints")
-            if name in type(self).model_fields
-            and getattr(self, name) == type(self).model_fields[name].default
+            for name in later
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
         }
-        return self.model_dump(mode="json", exclude=exclude)
+        return self.model_dump(mode="json", exclude={"base_url", "transport"} | unused)
 
     @property
     def helpful(self) -> dict[str, str]:

@@ -42,13 +42,14 @@ class BatchLane:
 
     Attributes:
         waves: when waves leave, and how long they are waited for.
+        log: where jobs are noted.
         seen: numbers of the jobs whose rows are known.
     """
 
     def __init__(self, members: Sequence[Paced], log: BatchLog, waves: Waves, last_wave: int) -> None:
         self.waves = waves
         self._members = members
-        self._log = log
+        self.log = log
         self._wave = last_wave
         self._pending: dict[Row, None] = {}
         self._sent: dict[int, Sent] = {}
@@ -90,7 +91,7 @@ class BatchLane:
                 continue  # of another run, looked up at the same time
             member = names.index(job.model)
             own = {row.custom_id: Row(row, member, since=job.intended, wave=job.wave) for row in rows}
-            self._start(Sent(job, own, None, 0, cancelling=job.state == "cancelling"))
+            self._start(Sent(job, member, own, None, 0, cancelling=job.state == "cancelling"))
 
     async def sample(self, run: int, request: SampleRequest) -> Sequence[Reply]:
         """Return the replies to *request*, once the job that it is part of has ended."""
@@ -225,13 +226,13 @@ class BatchLane:
             row.about = row.about._replace(custom_id=name)
             assert row.request is not None
             lines.append(_api(self._members[member]).row(name, row.request))
-        job = await self._log.intend(
+        job = await self.log.intend(
             token, self._members[member].name, self._wave, [row.about for row in rows]
         )
         now = time.time()
         for row in rows:
             row.since = now
-        self._start(Sent(job, {row.about.custom_id: row for row in rows}, lines, tokens))
+        self._start(Sent(job, member, {row.about.custom_id: row for row in rows}, lines, tokens))
 
     def _start(self, sent: Sent) -> None:
         self._sent[sent.about.number] = sent
@@ -243,10 +244,10 @@ class BatchLane:
             self._group.start_soon(self._live, sent)
 
     async def _live(self, sent: Sent) -> None:
-        member = self._members[self._member(sent)]
+        member = self._members[sent.member]
         try:
             await self._room_for(sent)
-            await JobLife(sent, _api(member), member.name, self._log, self.waves, self).live()
+            await JobLife(sent, _api(member), member.name, self).live()
         finally:
             del self._sent[sent.about.number]
             if sent.lost:
@@ -255,12 +256,9 @@ class BatchLane:
                     self._forget(row)
             self.changed()
 
-    def _member(self, sent: Sent) -> int:
-        return next(place for place, one in enumerate(self._members) if one.name == sent.about.model)
-
     async def _room_for(self, sent: Sent) -> None:
         """Wait until the queue of the model has room for a job, as far as its limit is known."""
-        limit = self._room[self._member(sent)].tokens
+        limit = self._room[sent.member].tokens
         while sent.lines is not None and limit is not None:
             before = [one for one in self._queued(sent) if one.about.number < sent.about.number]
             if sum(one.tokens for one in before) + sent.tokens <= limit or not before:
@@ -268,7 +266,7 @@ class BatchLane:
             await anyio.sleep(self.waves.poll)
 
     def _queued(self, sent: Sent) -> list[Sent]:
-        return [one for one in self._sent.values() if one.about.model == sent.about.model and one is not sent]
+        return [one for one in self._sent.values() if one.member == sent.member and one is not sent]
 
     def others(self, sent: Sent) -> bool:
         """Return whether other jobs of the same model are under way."""
@@ -276,8 +274,7 @@ class BatchLane:
 
     def full(self, sent: Sent, limit: int | None) -> bool:
         """Make later jobs of the model smaller, since its queue was full."""
-        member = self._member(sent)
-        room = self._room[member]
+        room = self._room[sent.member]
         if self.others(sent):
             limit = limit or sent.tokens
         elif len(sent.rows) == 1:
@@ -285,14 +282,16 @@ class BatchLane:
         # Our count of tokens is not the vendor's: a job of exactly its limit may still be refused.
         halved = max(sent.tokens // 2, 1)
         limit = halved if limit is None or limit >= sent.tokens else limit
-        self._room[member] = room._replace(tokens=limit if room.tokens is None else min(limit, room.tokens))
+        self._room[sent.member] = room._replace(
+            tokens=limit if room.tokens is None else min(limit, room.tokens)
+        )
         return True
 
     def too_large(self, sent: Sent) -> bool:
         """Make later jobs of the model smaller, since one was too large."""
-        member, size = self._member(sent), sum(map(len, sent.lines or ()))
+        size = sum(map(len, sent.lines or ()))
         if len(sent.rows) > 1:
-            self._room[member] = self._room[member]._replace(size=max(size // 2, 1))
+            self._room[sent.member] = self._room[sent.member]._replace(size=max(size // 2, 1))
         return len(sent.rows) > 1
 
     def leave_lane(self, row: Row) -> None:

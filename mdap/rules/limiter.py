@@ -19,7 +19,6 @@ __all__ = [
     "Estimator",
     "Pace",
     "Reservation",
-    "Standing",
     "Window",
     "backoff",
     "prompt_tokens",
@@ -117,7 +116,7 @@ class Window:
         return self._head
 
 
-class _Dimension:
+class Allowance:
     """One limit: so much in any minute, evenly.
 
     Attributes:
@@ -196,23 +195,6 @@ class Reservation:
     open: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a `Pace` stands, for a display.
-
-    Attributes:
-        requests_per_minute: the limit; None for none.
-        tokens_per_minute: the limit; None for none.
-        requests: requests of the last minute.
-        tokens: tokens of the last minute, reserved or real.
-    """
-
-    requests_per_minute: float | None
-    tokens_per_minute: float | None
-    requests: int
-    tokens: int
-
-
 class Pace:
     """Decide when the head of a queue may go, so that its owner needs a single timer.
 
@@ -227,6 +209,8 @@ class Pace:
         burst: how many seconds' worth of requests may go at once; of tokens, a second's worth may.
 
     Attributes:
+        requests: what remains of the requests.
+        tokens: what remains of the tokens, reserved or real.
         outstanding: reservations that are neither settled nor refunded.
     """
 
@@ -237,14 +221,14 @@ class Pace:
         *,
         burst: float = 0.1,
     ) -> None:
-        self._requests = _Dimension(burst)
-        self._tokens = _Dimension(max(burst, _TOKEN_BURST))
+        self.requests = Allowance(burst)
+        self.tokens = Allowance(max(burst, _TOKEN_BURST))
         self.outstanding = 0
         self.set_limits(requests_per_minute, tokens_per_minute, 0.0)
 
     def ready_at(self, tokens: int, now: float) -> float:
         """Return when a request of *tokens* tokens may be sent if nothing changes: *now* or later."""
-        return max(self._requests.ready_at(1, now), self._tokens.ready_at(tokens, now))
+        return max(self.requests.ready_at(1, now), self.tokens.ready_at(tokens, now))
 
     def reserve(self, tokens: int, now: float) -> Reservation | None:
         """Reserve a request.
@@ -259,8 +243,8 @@ class Pace:
         tokens = max(0, tokens)
         if self.ready_at(tokens, now) > now:
             return None
-        self._requests.take(1, now)
-        self._tokens.take(tokens, now)
+        self.requests.take(1, now)
+        self.tokens.take(tokens, now)
         self.outstanding += 1
         return Reservation(tokens, now)
 
@@ -273,13 +257,13 @@ class Pace:
             now: the moment.
         """
         if self._close(reservation) and tokens is not None:
-            self._tokens.correct(reservation.tokens, max(0, tokens), reservation.at, now)
+            self.tokens.correct(reservation.tokens, max(0, tokens), reservation.at, now)
 
     def refund(self, reservation: Reservation, now: float) -> None:
         """Forget a request that never reached the server; after `settle` this changes nothing."""
         if self._close(reservation):
-            self._requests.correct(1, 0, reservation.at, now)
-            self._tokens.correct(reservation.tokens, 0, reservation.at, now)
+            self.requests.correct(1, 0, reservation.at, now)
+            self.tokens.correct(reservation.tokens, 0, reservation.at, now)
 
     def set_limits(
         self, requests_per_minute: float | None, tokens_per_minute: float | None, now: float
@@ -294,8 +278,8 @@ class Pace:
         Raises:
             ValueError: a limit below 1.
         """
-        self._requests.set_limit(requests_per_minute, now)
-        self._tokens.set_limit(tokens_per_minute, now)
+        self.requests.set_limit(requests_per_minute, now)
+        self.tokens.set_limit(tokens_per_minute, now)
 
     def _close(self, reservation: Reservation) -> bool:
         """Close a reservation; return whether it was open."""
@@ -303,15 +287,6 @@ class Pace:
         reservation.open = False
         self.outstanding -= was_open
         return was_open
-
-    def standing(self, now: float) -> Standing:
-        """Return the current state."""
-        return Standing(
-            self._requests.limit,
-            self._tokens.limit,
-            self._requests.window.since(_MINUTE, now),
-            self._tokens.window.since(_MINUTE, now),
-        )
 
 
 def prompt_tokens(system: str, user: str) -> int:
