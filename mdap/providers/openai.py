@@ -94,7 +94,9 @@ class OpenAIProvider(EndpointProvider[OpenAISettings]):
         if (n := min(request.n, self.max_n)) > 1:
             body["n"] = n
         if settings.seed is not None:
-            body["seed"] = _derived_seed(settings.seed, request)
+            # 31 bits: some servers keep seeds in a signed 32-bit integer.
+            named = f"{settings.seed}:{request.prompt_digest}:{request.ordinals[0]}".encode()
+            body["seed"] = int.from_bytes(hashlib.sha256(named).digest()[:4], "big") >> 1
         if response_format := _response_format(request, settings.json_schema):
             body["response_format"] = response_format
         return body
@@ -187,12 +189,6 @@ def _response_format(request: SampleRequest, how: str) -> dict[str, Any] | None:
     # JSON mode gives nothing but objects, and endpoints refuse it for a prompt that does not speak of JSON.
     fits = schema.get("type") == "object" and "json" in f"{request.system} {request.user}".lower()
     return {"type": "json_object"} if fits else None
-
-
-def _derived_seed(seed: int, request: SampleRequest) -> int:
-    # 31 bits: some servers keep seeds in a signed 32-bit integer.
-    text = f"{seed}:{request.prompt_digest}:{request.ordinals[0]}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 create.settings = OpenAISettings  # type: ignore[attr-defined] # `mdap models` lists them

@@ -37,7 +37,7 @@ class OpenAIBatches(BatchAPI):
 
     async def upload(self, token: str, rows: Sequence[bytes]) -> str:
         """Upload *rows* as a file with the name of the job."""
-        file = (_name(token), b"".join(rows), "application/jsonl")
+        file = (f"{token}.jsonl", b"".join(rows), "application/jsonl")
         made = await self._call(lambda client: client.files.create(file=file, purpose="batch"))
         return str(made.id)
 
@@ -46,7 +46,7 @@ class OpenAIBatches(BatchAPI):
 
         async def look(client: Any) -> str | None:
             async for file in client.files.list(purpose="batch", order="desc"):
-                if file.filename == _name(token):
+                if file.filename == f"{token}.jsonl":
                     return str(file.id)
             return None
 
@@ -115,7 +115,3 @@ class OpenAIBatches(BatchAPI):
         kind = str(error.get("code") or "row_failed").removeprefix("batch_")[:40]
         said = self._endpoint.tell(str(error.get("message") or "the row has no response"))
         return TransientError(f"{self._endpoint.host} did not answer: {said}", kind=kind)
-
-
-def _name(token: str) -> str:
-    return f"{token}.jsonl"

@@ -74,17 +74,14 @@ class Warmer:
             for key in cold:
                 del self._under_way[key]
             event.set()
-        self._remember(keys)
-        if keys and not cold:
-            self._learn(len(request.system) + ends[0], replies)
-        return replies
-
-    def _remember(self, keys: Sequence[bytes]) -> None:
         for key in keys:
             self._warm[key] = time.monotonic()
             self._warm.move_to_end(key)
         while len(self._warm) > _MOST:
             self._warm.popitem(last=False)
+        if keys and not cold:
+            self._learn(len(request.system) + ends[0], replies)
+        return replies
 
     def _learn(self, chars: int, replies: Sequence[Reply]) -> None:
         """Wait no more for beginnings of some length that the endpoint does not keep, whatever the reason."""

@@ -4,11 +4,10 @@ import dataclasses
 import json
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from io import IOBase
-from operator import attrgetter
 from typing import Any, Final
 
 import orjson
@@ -18,9 +17,10 @@ from pydantic_core import to_jsonable_python
 __all__ = ["canonical"]
 
 _BUILT_IN: Final = (str, int, float, list, tuple, dict)
-
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
+# Iterating consumes them: nothing would be left for the task.
+_USED_UP: Final = (Iterator, AsyncIterator, Awaitable, IOBase)
+_BARE: Final = (str, int, float, bool, type(None))
 # Text that orjson and the standard library write differently. The pattern begins with the letter, or every
 # character would be tried.
 _EXPONENT: Final = re.compile("e(?<=[0-9]e)")
@@ -42,13 +42,6 @@ def _names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
-@cache
-def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
-    """Return what takes the fields out of a dataclass."""
-    names = _names(kind)
-    return attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
-
-
 def _fields(value: Any) -> dict[str, Any]:
     """Return a dataclass's fields; refuse anything else."""
     kind: type = type(value)
@@ -56,12 +49,7 @@ def _fields(value: Any) -> dict[str, Any]:
     if not names:
         raise TypeError
     # What is inside comes back here if need be: faster than converting everything first.
-    return dict(zip(names, _reader(kind)(value), strict=True))
-
-
-# Iterating consumes them: nothing would be left for the task.
-_USED_UP: Final = (Iterator, AsyncIterator, Awaitable, IOBase)
-_BARE: Final = (str, int, float, bool, type(None))
+    return {name: getattr(value, name) for name in names}
 
 
 def _plain(value: Any) -> Any:

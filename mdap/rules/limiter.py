@@ -8,7 +8,6 @@ All moments are seconds of one monotonic clock, brought by the caller.
 """
 
 import math
-from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
@@ -303,16 +302,15 @@ class Estimator:
 
     def __init__(self, keep: int = 256) -> None:
         self._keep = keep
-        self._models: dict[str, _Replies] = {}
+        self._models: dict[str, deque[int]] = {}
 
     def learn(self, model: str, output_tokens: int) -> None:
         """Remember the tokens of one reply of *model*."""
-        replies = self._models.get(model)
-        if replies is None:
+        if model not in self._models:
             if len(self._models) == _MODELS:
                 del self._models[next(iter(self._models))]
-            replies = self._models[model] = _Replies()
-        replies.add(output_tokens, self._keep)
+            self._models[model] = deque(maxlen=self._keep)
+        self._models[model].append(output_tokens)
 
     def expect(self, model: str, max_tokens: int, others: int = 0) -> int:
         """Return the output tokens to reserve for one reply.
@@ -325,33 +323,12 @@ class Estimator:
             max_tokens: what the request allows: the answer while little is known of the model.
             others: replies that are outstanding already.
         """
-        replies = self._models.get(model)
+        replies = sorted(self._models.get(model, ()))
         # The first replies to come are the shortest, so a few of them tell too little.
-        if replies is None or len(replies.ordered) < min(_LEARNED_FROM, self._keep):
+        if len(replies) < max(1, min(_LEARNED_FROM, self._keep)):
             return max_tokens
-        mean = replies.total / len(replies.ordered)
-        high = replies.ordered[math.ceil(0.95 * len(replies.ordered)) - 1]
+        mean, high = sum(replies) / len(replies), replies[math.ceil(0.95 * len(replies)) - 1]
         return min(max_tokens, math.ceil(mean + max(0.0, high - mean) / math.sqrt(1 + max(0, others))))
-
-
-class _Replies:
-    """The sizes of the latest replies, in the order of coming and in that of size."""
-
-    __slots__ = ("_latest", "ordered", "total")
-
-    def __init__(self) -> None:
-        self._latest: deque[int] = deque()
-        self.ordered: list[int] = []
-        self.total = 0
-
-    def add(self, tokens: int, keep: int) -> None:
-        if len(self._latest) == keep:
-            oldest = self._latest.popleft()
-            del self.ordered[bisect_left(self.ordered, oldest)]
-            self.total -= oldest
-        self._latest.append(tokens)
-        insort(self.ordered, tokens)
-        self.total += tokens
 
 
 def backoff(attempt: int, jitter: float, retry_after: float | None = None, kind: str = "") -> float:
