@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Final
 from mdap.errors import UsageError
 from mdap.providers.anthropic_batches import AnthropicBatches
 from mdap.providers.endpoint import EndpointSettings, find_endpoint, read_settings
-from mdap.providers.failures import billed, count_of, first_line, foreign, json_object, mapping_of
-from mdap.providers.openai_replies import label_of
+from mdap.providers.failures import billed, count_of, first_line, foreign, json_object, label_of, mapping_of
 from mdap.providers.sdk import SDK
 from mdap.providers.sending import Response
 from mdap.providers.wire import EndpointProvider

@@ -30,6 +30,7 @@ __all__ = [
     "foreign",
     "json_object",
     "json_or_none",
+    "label_of",
     "mapping_of",
 ]
 
@@ -154,6 +155,11 @@ def billed(given: int | None, made: int | None) -> Iterator[None]:
 def mapping_of(value: Any) -> dict[str, Any]:
     """Return *value* if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
+
+
+def label_of(value: Any) -> str | None:
+    """Return *value* if it is a text that is not blank, else None."""
+    return value if isinstance(value, str) and value.strip() else None
 
 
 def count_of(value: Any) -> int | None:

@@ -9,23 +9,39 @@ are true.
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
-from mdap.errors import UsageError
+from mdap.errors import ProviderError, TransientError, UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
-from mdap.providers.failures import billed, json_object
+from mdap.providers.failures import (
+    billed,
+    classify,
+    count_of,
+    first_line,
+    foreign,
+    json_object,
+    label_of,
+    mapping_of,
+)
 from mdap.providers.openai_batches import OpenAIBatches
-from mdap.providers.openai_replies import choices_of, label_of, only_first, read_choice, read_usage, shares_of
 from mdap.providers.sdk import SDK
 from mdap.providers.sending import Response
 from mdap.providers.wire import EndpointProvider
 from mdap.records import Reply, SampleRequest
+from mdap.rules.reading import split_reasoning
+from mdap.rules.redflags import REFUSAL, failed
 
 __all__ = ["OpenAIProvider", "OpenAISettings", "create", "create_named"]
 
 _DEFAULT_URL: Final = "https://api.openai.com/v1"
 _REPLIES_PER_REQUEST: Final = 8
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
+# Where servers put what a model thought, apart from what it says.
+_REASONING: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details")
+_TEXTS: Final = frozenset({"text", "output_text"})
+_THOUGHTS: Final = frozenset({"thinking", "reasoning", "thought", "reasoning_content"})
+# Nothing that is nested deeper than this is a text.
+_DEPTH: Final = 4
 
 
 class OpenAISettings(EndpointSettings):
@@ -103,30 +119,30 @@ class OpenAIProvider(EndpointProvider[OpenAISettings]):
 
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
         headers, endpoint = response.headers, self._endpoint
-        body = json_object(headers, response.content, endpoint, lambda body: read_usage(body)[:2])
-        told = read_usage(body)
+        body = json_object(headers, response.content, endpoint, lambda body: _read_usage(body)[:2])
+        told = _read_usage(body)
         with billed(told.given, told.made):
-            found = choices_of(body, headers, response.content, endpoint)
-            choices = [read_choice(choice, headers, endpoint) for choice in found]
+            found = _choices_of(body, headers, response.content, endpoint)
+            choices = [_read_choice(choice, headers, endpoint) for choice in found]
             self._refuse_repeated(body.get("id"), "\0".join(choice.text for choice in choices))
         taken = choices[: min(request.n, self.max_n)]
-        shares, hidden = shares_of(told.made, len(taken)), shares_of(told.hidden, len(taken))
+        shares, hidden = _shares_of(told.made, len(taken)), _shares_of(told.hidden, len(taken))
         cut = len(choices) == 1 and told.shown is not None and told.shown >= request.max_tokens
         return [
             Reply(
                 text=choice.text,
                 model=self.name,
                 finish_reason=choice.reason or ("length" if cut else "stop"),
-                input_tokens=only_first(told.given, place),
+                input_tokens=_only_first(told.given, place),
                 output_tokens=shares[place],
-                cached_tokens=only_first(told.cached, place),
+                cached_tokens=_only_first(told.cached, place),
                 latency=response.latency,
                 request_id=headers.get("x-request-id"),
                 reasoning=choice.reasoning,
                 reasoning_tokens=hidden[place],
                 served_model=label_of(body.get("model")),
                 fingerprint=label_of(body.get("system_fingerprint")),
-                cache_write_tokens=only_first(told.stored, place),
+                cache_write_tokens=_only_first(told.stored, place),
             )
             for place, choice in enumerate(taken)
         ]
@@ -193,3 +209,147 @@ def _response_format(request: SampleRequest, how: str) -> dict[str, Any] | None:
 
 create.settings = OpenAISettings  # type: ignore[attr-defined] # `mdap models` lists them
 create_named.settings = OpenAISettings  # type: ignore[attr-defined]
+
+
+class _Usage(NamedTuple):
+    """What a response says of its tokens; None where it says nothing, or nonsense.
+
+    Attributes:
+        given: tokens of the prompt, those that were *cached* and *stored* in a cache included.
+        made: tokens of all replies, those of *hidden* reasoning included.
+    """
+
+    given: int | None
+    made: int | None
+    cached: int | None
+    hidden: int | None
+    stored: int | None
+
+    @property
+    def shown(self) -> int | None:
+        """The part of *made* that can be read."""
+        return None if self.made is None else max(0, self.made - (self.hidden or 0))
+
+
+class _Choice(NamedTuple):
+    """One reply: what the model says or how it refuses, why it ended, and what the model thought."""
+
+    text: str
+    reason: str | None
+    reasoning: str | None
+
+
+def _read_usage(body: dict[str, Any]) -> _Usage:
+    """Return the tokens that the response reports."""
+    usage = mapping_of(body.get("usage"))
+    given, made = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
+    given = count_of(usage.get("input_tokens")) if given is None else given
+    made = count_of(usage.get("output_tokens")) if made is None else made
+    total = count_of(usage.get("total_tokens"))
+    if given is not None and made is not None and total is not None:
+        made = max(made, total - given)  # some count what the model thought in the total alone
+    details = mapping_of(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
+    inputs = mapping_of(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+    hidden = count_of(details.get("reasoning_tokens"))
+    cached = count_of(inputs.get("cached_tokens"))
+    if cached is None:
+        cached = count_of(usage.get("prompt_cache_hit_tokens"))  # DeepSeek's name for it
+    return _Usage(given, made, cached, hidden, count_of(inputs.get("cache_write_tokens")))
+
+
+def _only_first(tokens: int | None, place: int) -> int | None:
+    """Return *tokens* for the first reply and 0 for the others; None where unknown."""
+    return tokens if place == 0 or tokens is None else 0
+
+
+def _shares_of(total: int | None, parts: int) -> list[int | None]:
+    """Return *total* in whole, nearly equal parts that add up to it; None for each where unknown."""
+    if total is None:
+        return [None] * parts
+    share, rest = divmod(total, parts)
+    return [share + (place < rest) for place in range(parts)]
+
+
+def _choices_of(
+    body: dict[str, Any], headers: Mapping[str, str], content: bytes, endpoint: Endpoint
+) -> list[Any]:
+    """Return the response's choices, at least one; raise a `ProviderError` if there is none."""
+    choices = body.get("choices")
+    if isinstance(choices, list) and choices:
+        return choices
+    # Routers report an upstream's failure with status 200.
+    if error := body.get("error"):
+        raise _upstream(error, headers, body, endpoint)
+    status = mapping_of(body.get("base_resp")).get("status_msg")
+    said = endpoint.tell(str(status)) if status else first_line(content, endpoint)
+    raise foreign(f"{endpoint.host} answered 200 without a choice: {said}", "empty_choices")
+
+
+def _read_choice(choice: Any, headers: Mapping[str, str], endpoint: Endpoint) -> _Choice:
+    """Return what a choice says; raise a `ProviderError` if it is an error, or cannot be read."""
+    fields = mapping_of(choice)
+    reason = label_of(fields.get("finish_reason"))
+    if error := fields.get("error"):
+        raise _upstream(error, headers, {"error": error}, endpoint)
+    if reason is not None and failed(reason):
+        raise TransientError(f"{endpoint.host} ended a reply by {endpoint.tell(reason)}", kind="choice_error")
+    message = fields.get("message")
+    if message is None and isinstance(fields.get("text"), str):
+        message = {"content": fields["text"]}  # of the API before this one
+    content = mapping_of(message).get("content")
+    if not isinstance(message, dict) or not (content is None or isinstance(content, str | list | dict)):
+        raise foreign(f"{endpoint.host} answered with a choice that has no text message", "garbled_body")
+    said, thought, refused = _sorted_parts(content)
+    refusal = label_of(message.get("refusal")) or label_of(refused)
+    if refusal is not None:
+        return _Choice(refusal, REFUSAL, None)
+    text, inline = split_reasoning(said)
+    field = next((message[name] for name in _REASONING if message.get(name)), None)
+    reasoning = "\n".join(filter(None, (_text_of(field).strip(), thought.strip(), inline)))
+    return _Choice(text, reason, reasoning or None)
+
+
+def _sorted_parts(content: Any) -> tuple[str, str, str]:
+    """Return what *content* says, what it thought, and how it refuses."""
+    if content is None or isinstance(content, str):
+        return content or "", "", ""
+    said, thought, refused = [], [], []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str):
+            said.append(part)
+            continue
+        kind = mapping_of(part).get("type", "text")
+        if kind in _TEXTS:
+            said.append(_text_of(part.get("text")))
+        elif kind in _THOUGHTS:
+            thought.append(_text_of({name: part[name] for name in part if name != "type"}))
+        elif kind == "refusal":
+            refused.append(_text_of(part.get("refusal")))
+    return "".join(said), "".join(thought), "".join(refused)
+
+
+def _text_of(value: Any, depth: int = _DEPTH) -> str:
+    """Return the texts in *value*, however its server nests them, one after the other."""
+    if isinstance(value, str):
+        return value
+    if depth == 0:
+        return ""
+    if isinstance(value, list):
+        return "".join(_text_of(part, depth - 1) for part in value)
+    inner = mapping_of(value)
+    names = ("text", "summary", "content", *_THOUGHTS)
+    return next((text for name in names if (text := _text_of(inner.get(name), depth - 1))), "")
+
+
+def _upstream(
+    error: Any, headers: Mapping[str, str], body: dict[str, Any], endpoint: Endpoint
+) -> ProviderError:
+    """Return what an error means that came with status 200."""
+    code = count_of(mapping_of(error).get("code")) or 0
+    if 400 <= code < 600:
+        return classify(code, headers, body, endpoint)
+    failure = classify(200, headers, body, endpoint)
+    if failure.kind in ("quota", "auth", "model_not_found"):
+        return failure
+    # An error of its own making says nothing of the prompt, and may pass.
+    return foreign(str(failure), "error_body")

@@ -2,6 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -17,20 +18,57 @@ from mdap.records import Reply, SampleRequest
 from mdap.rules.digests import text_digest
 from mdap.rules.headers import Told, read_told
 from mdap.rules.redflags import clean_text
-from mdap.rules.repeats import Repeats
 
-__all__ = ["EndpointProvider", "Wire"]
+__all__ = ["EndpointProvider", "Repeats", "Wire"]
 
+# Some servers number their responses, or draw a number below a thousand: those meet again honestly.
+_SHORTEST_ID: Final = 16
 # Stop after this many foreign answers in a row; sooner if hardly any answer was good.
 _ENOUGH_AT_FIRST: Final = 3
 _ENOUGH: Final = 10
 _KNOWN_AFTER: Final = 5
 # From an endpoint that never gave a good answer, these say that its address is wrong.
 _ELSEWHERE: Final = frozenset({"model_not_found", "http_405", "http_410", "http_501", "http_505"})
-
-
 T = TypeVar("T")
 S = TypeVar("S", bound=EndpointSettings)
+
+
+class Repeats:
+    """Remember the latest responses by id.
+
+    An id that comes again with the same text is a response that was kept, by a cache on the way for
+    instance, and no second draw. An id that comes again with another text shows that this server's ids
+    mean nothing, and then nothing is concluded from them any more; nor is it while only one was seen.
+
+    Args:
+        keep: how many responses are remembered.
+    """
+
+    def __init__(self, keep: int = 4_096) -> None:
+        self._keep = keep
+        self._texts: OrderedDict[str, str] = OrderedDict()
+        self._trusted = True
+
+    def again(self, response_id: object, text: str) -> bool:
+        """Return whether this very response came before, and remember it.
+
+        Args:
+            response_id: what the response gives as its id.
+            text: something that is the same for the same response, such as a digest of it.
+        """
+        if not self._trusted or not isinstance(response_id, str) or len(response_id) < _SHORTEST_ID:
+            return False
+        earlier = self._texts.get(response_id)
+        if earlier is None:
+            self._texts[response_id] = text
+            if len(self._texts) > self._keep:
+                self._texts.popitem(last=False)
+            return False
+        if earlier != text:
+            self._trusted = False
+            self._texts.clear()
+            return False
+        return len(self._texts) > 1
 
 
 class Wire:
