@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from mdap.errors import RejectedError, TransientError
 from mdap.rules.redflags import clean_label
@@ -14,7 +14,6 @@ __all__ = [
     "MAX_BODY",
     "MOST_CONNECTIONS",
     "Response",
-    "Sender",
     "bounded",
     "check_head",
     "spelled",
@@ -54,22 +53,6 @@ class Response(NamedTuple):
     headers: Mapping[str, str]
     content: bytes
     latency: float = 0.0
-
-
-class Sender(Protocol):
-    """A way to send requests to one endpoint."""
-
-    async def send(self, body: Mapping[str, Any]) -> Response:
-        """Send one request, and nothing a second time.
-
-        Raises:
-            Exception: nothing whole came back; `mdap.providers.failures.explain_failure` knows what it means.
-        """
-        ...
-
-    async def aclose(self) -> None:
-        """Close the connections, if there are any; it may be called twice."""
-        ...
 
 
 def spelled(body: Mapping[str, Any]) -> bytes:

@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from mdap.errors import ProviderError, RejectedError, TransientError, UnavailableError
 from mdap.providers.batch_api import BatchAPI
@@ -12,12 +12,15 @@ from mdap.providers.dialect import Dialect
 from mdap.providers.endpoint import Endpoint, EndpointSettings, Transport
 from mdap.providers.failures import classify, explain_failure
 from mdap.providers.sdk import SDK, ThroughSDK
-from mdap.providers.sending import Response, Sender
+from mdap.providers.sending import Response
 from mdap.providers.warming import repeated
 from mdap.records import Reply, SampleRequest
 from mdap.rules.digests import text_digest
 from mdap.rules.headers import Told, read_told
 from mdap.rules.redflags import clean_text
+
+if TYPE_CHECKING:
+    from mdap.providers.direct import Direct
 
 __all__ = ["EndpointProvider", "Repeats", "Wire"]
 
@@ -172,7 +175,7 @@ def _retold(error: ProviderError, message: str, kind: str) -> UnavailableError:
     return told
 
 
-def _sender(sdk: SDK, transport: Transport) -> Sender:
+def _sender(sdk: SDK, transport: Transport) -> "Direct | ThroughSDK":
     if transport == "sdk":
         return ThroughSDK(sdk)
     # The default: it takes about 40 % less processor time a vote than the SDK (2.2 against 3.8 ms, with 32

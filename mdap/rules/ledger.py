@@ -55,20 +55,15 @@ class Ledger:
         """
         return self.ladder.cheapest(self.limit(done)) if self.payments else self.ladder.first
 
-    def pay(self, price: Fraction) -> None:
-        """Pay for a step that is not smooth, or for a whole nested run."""
-        self.spent += price
-        self.payments += 1
-
-    def give_back(self, unspent: Fraction, *, all_of_it: bool) -> None:
-        """Take back what a nested run did not spend.
+    def pay(self, price: Fraction, payments: int = 1) -> None:
+        """Pay for a step that is not smooth, or for a nested run; take back what that did not spend.
 
         Args:
-            unspent: how much.
-            all_of_it: whether it spent nothing; then it counts as no payment.
+            price: how much; below 0 to take it back.
+            payments: how many payments that is; -1 where a nested run has spent nothing.
         """
-        self.spent -= unspent
-        self.payments -= all_of_it
+        self.spent += price
+        self.payments += payments
 
     @property
     def bound(self) -> Fraction:
@@ -82,8 +77,7 @@ def ledger_after(terms: Robust, paid: Iterable[Mapping[str, Any]]) -> Ledger:
     """Return the error budget of a run after what it has *paid*; see `mdap.records.EVENTS`."""
     ledger = Ledger(terms)
     for data in paid:
-        ledger.spent += Fraction(data["price"])
-        ledger.payments += data["payments"]
+        ledger.pay(Fraction(data["price"]), data["payments"])
     return ledger
 
 
