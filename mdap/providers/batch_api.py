@@ -207,7 +207,7 @@ class BatchAPI(ABC):
 
     async def _address(self, request: Any) -> None:
         """Have *request* carry what ordinary requests carry: headers, key, and the address's query."""
-        self._sdk.dress(request)
+        self._sdk.dress(request, "content-length", "content-type", "transfer-encoding")
         query = dict(parse_qsl(urlsplit(self._endpoint.url("")).query, keep_blank_values=True))
         if query:
             request.url = request.url.copy_merge_params(query)

@@ -42,7 +42,6 @@ _NEUTRAL: Final = {
 }
 # These belong to one body, or, where an SDK sends it, to one request alone.
 _OF_ONE_REQUEST: Final = frozenset({"content-length", "idempotency-key"})
-_OF_THE_BODY: Final = ("content-length", "content-type", "transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,7 +109,7 @@ class SDK:
         Raises:
             UnavailableError: the proxy, the address or the certificates cannot be used.
         """
-        proxy = self.proxy()
+        proxy = proxy_for(self.url)
         with self.usable():
             http_client = self.module.DefaultAioHttpClient(
                 event_hooks=hooks,
@@ -122,9 +121,9 @@ class SDK:
             )
             return self.client(http_client)
 
-    def dress(self, request: Any) -> None:
-        """Give *request*, which the SDK made, the headers that it has without the SDK."""
-        own = {name: request.headers[name] for name in _OF_THE_BODY if name in request.headers}
+    def dress(self, request: Any, *kept: str) -> None:
+        """Give *request*, which the SDK made, the headers that it has without the SDK; keep those *kept*."""
+        own = {name: request.headers[name] for name in kept if name in request.headers}
         request.headers = self.http.Headers({**self.headers(request.headers), **own})
 
     def headers(self, made: Mapping[str, str]) -> dict[str, str]:
@@ -142,10 +141,6 @@ class SDK:
         more = {**endpoint.login(), **endpoint.headers}
         headers |= {name.lower(): value for name, value in more.items()}
         return {name: value for name, value in headers.items() if name not in _OF_ONE_REQUEST}
-
-    def proxy(self) -> SplitResult | None:
-        """Return the proxy that carries requests; raise an `UnavailableError` if it cannot be used."""
-        return proxy_for(self.url)
 
     async def post(self, client: Any, body: Mapping[str, Any]) -> Any:
         """Return the response to *body* as the HTTP library has it.
@@ -192,7 +187,7 @@ class SDK:
                 except Exception:
                     if not caught:
                         raise
-            return Pattern(self.url, self.headers(caught[0].headers), self.proxy())
+            return Pattern(self.url, self.headers(caught[0].headers), proxy_for(self.url))
 
     @contextmanager
     def usable(self) -> Iterator[None]:
@@ -244,7 +239,7 @@ class ThroughSDK:
 
     def _open(self) -> Any:
         sdk, http = self._sdk, self._sdk.http
-        proxy = sdk.proxy()
+        proxy = proxy_for(sdk.url)
         if proxy is not None and proxy.scheme in SOCKS:
             raise UnavailableError(
                 "the environment names a SOCKS proxy: leave out -M transport=sdk to use it", kind="proxy"
@@ -255,7 +250,7 @@ class ThroughSDK:
     async def _address(self, request: Any) -> None:
         """Have *request* go where it would go without the SDK, with the same headers."""
         request.url = self._sdk.http.URL(self._sdk.url)
-        self._sdk.dress(request)
+        self._sdk.dress(request, "content-length")
 
 
 async def closed(client: Any) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter, ValidationError
@@ -35,8 +35,8 @@ def as_resumed(task: T) -> T:
                 f"parameter {name} of {kind.__name__} is a secret, which mdap does not record: "
                 "let the task read it from the environment"
             )
-        _or_usage(f"parameter {name} of {kind.__name__}", canonical, value)
-    text = _or_usage(f"a parameter of {kind.__name__}", canonical, task)
+        _recorded(f"parameter {name} of {kind.__name__}", value)
+    text = _recorded(f"a parameter of {kind.__name__}", task)
     try:
         back = kind(**json.loads(text))
     except ValidationError as error:
@@ -66,9 +66,9 @@ def _refuse_difference(task: Task, back: Task) -> None:
         )
 
 
-def _or_usage(what: str, spell: Callable[[Any], str], value: Any) -> str:
+def _recorded(what: str, value: Any) -> str:
     try:
-        return spell(value)
+        return canonical(value)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{what} cannot be recorded: {error}") from error
 
@@ -97,8 +97,8 @@ def version_of(task: Task) -> str:
     version: Any = task.version
     if type(version) is str:
         return version
-    kind = type(version).__name__
-    return f"{kind} {_or_usage(f'the version of {type(task).__name__}', canonical, version)}"
+    text = _recorded(f"the version of {type(task).__name__}", version)
+    return f"{type(version).__name__} {text}"
 
 
 def read_values(
