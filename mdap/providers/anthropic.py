@@ -66,7 +66,7 @@ class AnthropicProvider(EndpointProvider[AnthropicSettings]):
 
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
         endpoint = self._endpoint
-        body = json_object(response.headers, response.content, endpoint, lambda body: _read_usage(body)[:2])
+        body = json_object(response, endpoint, _read_usage)
         given, made, cached, stored = _read_usage(body)
         with billed(given, made):
             blocks = body.get("content")

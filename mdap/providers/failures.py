@@ -19,6 +19,7 @@ from mdap.errors import (
 )
 from mdap.providers.endpoint import Endpoint
 from mdap.providers.proxies import proxy_for
+from mdap.providers.sending import Response
 from mdap.rules.headers import read_told
 
 __all__ = [
@@ -33,9 +34,6 @@ __all__ = [
     "label_of",
     "mapping_of",
 ]
-
-Tokens = tuple[int | None, int | None]
-"""Those of a prompt and of its reply; None where unknown."""
 
 _MAX_TOKENS: Final = 2**53
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
@@ -71,26 +69,23 @@ _OUT_OF_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reac
 
 
 def json_object(
-    headers: Mapping[str, str],
-    content: bytes,
-    endpoint: Endpoint,
-    counted: Callable[[dict[str, Any]], Tokens],
+    response: Response, endpoint: Endpoint, read_usage: Callable[[dict[str, Any]], tuple[int | None, ...]]
 ) -> dict[str, Any]:
     """Return the JSON object that a response begins with, whatever type it says it has.
 
     Args:
-        headers: the response's.
-        content: the body as it came.
+        response: the response.
         endpoint: who answered.
-        counted: reads from a body with ``usage`` the tokens of prompt and reply.
+        read_usage: reads from a body with ``usage`` the tokens of its prompt, of its reply, and more.
 
     Raises:
         TransientError: it is none; with the tokens that it reports all the same, as the end of a stream does.
     """
+    content = response.content
     body = json_or_none(content)
     if isinstance(body, dict):
         return body
-    kind, _, parameters = headers.get("content-type", "").lower().partition(";")
+    kind, _, parameters = response.headers.get("content-type", "").lower().partition(";")
     text = _decoded(content, parameters)
     # Of a body that is whole, what a gateway adds behind it says nothing.
     with suppress(ValueError, RecursionError):
@@ -98,7 +93,7 @@ def json_object(
     if isinstance(body, dict):
         return body
     kind, line = kind.strip(), first_line(content, endpoint)
-    with billed(*counted({"usage": _usage_in(text)})):
+    with billed(*read_usage({"usage": _usage_in(text)})[:2]):
         if kind and kind != "application/json" and not kind.endswith("+json"):
             said = f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}"
             raise foreign(said, "wrong_type")

@@ -119,7 +119,7 @@ class OpenAIProvider(EndpointProvider[OpenAISettings]):
 
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
         headers, endpoint = response.headers, self._endpoint
-        body = json_object(headers, response.content, endpoint, lambda body: _read_usage(body)[:2])
+        body = json_object(response, endpoint, _read_usage)
         told = _read_usage(body)
         with billed(told.given, told.made):
             found = _choices_of(body, headers, response.content, endpoint)
