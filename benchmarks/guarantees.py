@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 import mdap
 from mdap.records import TallyShape
-from mdap.rules.calibration import consensus_rate, jeffreys, rate_behind
+from mdap.rules.calibration import VoteCounts, consensus_rate, estimated_samples, jeffreys, rate_behind
 from mdap.rules.certificate import certify, doubts, error_upper_bound
-from mdap.rules.projection import VoteCounts, estimated_samples
 from mdap.rules.scaling import minimal_k, run_success
 from mdap_hanoi import Hanoi
 

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 import mdap
 from mdap.rules.certificate import error_upper_bound
-from mdap.rules.ledger import Ledger
-from mdap.rules.robust_estimate import law
+from mdap.rules.ledger import Ledger, law
 from mdap.rules.rungs import FLOORS, Rung, exact
 from mdap.rules.scaling import expected_votes, minimal_k
 from mdap.rules.tally import RobustTally

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from mdap.rules.certificate import error_upper_bound
 from mdap.rules.ledger import Ledger
-from mdap.rules.robust_estimate import law as law_of
+from mdap.rules.ledger import law as law_of
 from mdap.rules.scaling import minimal_k
 from mdap.settings import Robust
 

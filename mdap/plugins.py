@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from mdap.errors import RAISED, MdapError, PluginError, UsageError
 from mdap.protocols import Provider
-from mdap.rules.methods import check_methods
-from mdap.rules.pairs import read_values
+from mdap.rules.declared import check_methods
+from mdap.rules.parameters import read_values
 from mdap.settings import complaint, explain
 from mdap.tasks import Task
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mdap.rules.concurrency import ConcurrencyLimit
-from mdap.rules.limiter import Attempt, Change
+from mdap.rules.limiter import Attempt, Change, Pace
 
 NOW: Final = 1_000.0
 MINUTE: Final = 60.0
@@ -371,3 +371,8 @@ class World:
             client.note(control.timed_out(job.attempt, now))
         client.limits[minute] = control.limit
         client.kick(now)
+
+
+def taken(pace: Pace, now: float) -> tuple[int, int]:
+    """Return the requests and the tokens of the last minute."""
+    return pace.requests.window.since(MINUTE, now), pace.tokens.window.since(MINUTE, now)

@@ -13,8 +13,7 @@ from mdap.errors import RAISED, UsageError
 from mdap.journal.rows import ENDED
 from mdap.journal.sealing import digest_of_parts, digest_of_rest, digest_of_times
 from mdap.journal.statements import query
-from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import SEALED, SIGNED, Lines, Seal, message
+from mdap.rules.digests import CHAIN_START, SEALED, SIGNED, Lines, Seal, message
 
 __all__ = ["History", "Signature", "check_events", "checked", "object_of"]
 

@@ -15,7 +15,7 @@ from mdap.journal.logfile import reading
 from mdap.journal.rows import run_row, sample_of
 from mdap.journal.statements import query
 from mdap.records import NOTED, Outcome, SampleEntry
-from mdap.rules.outcomes import outcome_of
+from mdap.rules.certificate import outcome_of
 
 __all__ = ["Log", "RunEntry", "StepEntry", "open_log"]
 

@@ -17,7 +17,7 @@ from mdap.journal.statements import query
 from mdap.records import NOTED, PROPOSED, Decided, Identity, PromptSent, SampleTaken, StepOpened, TallyShape
 from mdap.rules import parts as naming
 from mdap.rules.canonical import canonical
-from mdap.rules.confidence import shape_of
+from mdap.rules.certificate import shape_of
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.rules.presence import refused_sentence
 from mdap.rules.reading import typed_answer

@@ -18,7 +18,7 @@ from mdap.errors import RAISED, UndecidedError, told
 from mdap.groups import Group, first_of, gathered
 from mdap.records import Identity
 from mdap.rules.canonical import canonical
-from mdap.rules.confidence import confident
+from mdap.rules.certificate import confident
 from mdap.rules.digests import identify_named
 from mdap.rules.parts import Parts
 from mdap.settings import Waves

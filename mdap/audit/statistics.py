@@ -14,8 +14,8 @@ from mdap.audit.runs import find_number, plain_reading
 from mdap.journal.rows import Billed, run_numbered
 from mdap.journal.statements import query
 from mdap.rules.digests import answer_key
-from mdap.rules.lengths import likely_error_rate, race_lengths
 from mdap.rules.money import Tokens, cost_of, saved_in_batches
+from mdap.rules.scaling import likely_error_rate, race_lengths
 from mdap.settings import Price
 
 __all__ = ["Beside", "Statistics", "Use", "statistics"]

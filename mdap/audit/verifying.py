@@ -20,10 +20,10 @@ from mdap.journal.integrity import check_types
 from mdap.journal.statements import query
 from mdap.records import Outcome
 from mdap.rules.canonical import canonical
+from mdap.rules.certificate import outcome_of, recorded, said_by
+from mdap.rules.digests import SIGNED
 from mdap.rules.ledger import Ledger
-from mdap.rules.outcomes import outcome_of, recorded, said_by
 from mdap.rules.parameters import version_of
-from mdap.rules.seals import SIGNED
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["Verification", "verify"]

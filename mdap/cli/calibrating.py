@@ -14,7 +14,7 @@ from mdap.errors import UsageError
 from mdap.plugins import make_task, read_params
 from mdap.providers.prices import read_prices
 from mdap.records import Calibration, Interval, Quantiles, RunStatus
-from mdap.rules.pairs import read_values
+from mdap.rules.parameters import read_values
 from mdap.session import Session
 from mdap.settings import VotingSettings
 

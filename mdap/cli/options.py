@@ -18,7 +18,7 @@ from mdap.journal.database import migrate
 from mdap.journal.integrity import check_log
 from mdap.journal.logfile import SCHEMA
 from mdap.plugins import in_full
-from mdap.rules.pairs import read_values
+from mdap.rules.parameters import read_values
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Speculate, Waves, explain
 from mdap.tasks import Chain, Task
 

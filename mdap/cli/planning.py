@@ -10,10 +10,9 @@ import click
 from mdap.cli.options import as_json, validated
 from mdap.cli.output import fields, number, print_json, say, table
 from mdap.errors import UsageError
-from mdap.rules.paying import Sample, Way, ways
-from mdap.rules.planning import Bought, Each, by_margin, by_subtask, what_buys
-from mdap.rules.robust_estimate import RobustEstimate
-from mdap.rules.robust_estimate import estimate as estimate_robust
+from mdap.rules.ledger import RobustEstimate
+from mdap.rules.ledger import estimate as estimate_robust
+from mdap.rules.planning import Bought, Each, Sample, Way, by_margin, by_subtask, ways, what_buys
 from mdap.rules.scaling import Plan
 from mdap.rules.scaling import plan as estimate_run
 from mdap.settings import Price, Robust

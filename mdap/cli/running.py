@@ -16,7 +16,7 @@ from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.plugins import load_task, make_task, read_params
 from mdap.records import Solution
-from mdap.rules.pairs import read_values
+from mdap.rules.parameters import read_values
 from mdap.session import Session, new_run_id
 from mdap.session.batch import Batch
 from mdap.session.identity import new_name

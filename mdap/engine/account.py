@@ -39,8 +39,7 @@ class Account:
 
     def _post(self, data: Mapping[str, Any]) -> None:
         ledger, price = self._ledger, Fraction(data["price"])
-        ledger.spent += price
-        ledger.payments += data["payments"]
+        ledger.pay(price, data["payments"])
         if "m" in data:
             rung = Rung(data["m"], data["lead"], ledger.ladder.first.dissent, price)
             self._paid[data["step"], data["opening"], data["tier"]] = rung

@@ -18,7 +18,7 @@ from mdap.groups import Group, first_of, gathered, of_its_own
 from mdap.protocols import Journal
 from mdap.records import Identity, Recorded, RunStatus, Solution, TallyShape
 from mdap.rules.canonical import canonical
-from mdap.rules.confidence import confident, shape_of
+from mdap.rules.certificate import confident, shape_of
 from mdap.rules.digests import identify_named
 from mdap.rules.parts import Part, Parts, RecordedPart, part_ended, used_already
 from mdap.rules.reading import typed_answer

@@ -35,7 +35,7 @@ from mdap.records import (
     StepOpened,
     TallyShape,
 )
-from mdap.rules.confidence import confident, shape_of
+from mdap.rules.certificate import confident, shape_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 

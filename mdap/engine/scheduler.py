@@ -28,7 +28,7 @@ from mdap.errors import (
 from mdap.groups import gathered, of_its_own
 from mdap.protocols import Journal, Provider
 from mdap.records import Reply, SampleRequest, Trace
-from mdap.rules.pacing import backoff
+from mdap.rules.limiter import backoff
 from mdap.settings import Budget, Limits
 
 __all__ = ["Came", "Failed", "GaveUp", "Outcome", "SamplerPool", "decide"]

@@ -174,9 +174,7 @@ class Race:
     @property
     def closed(self) -> bool:
         """Whether nobody of its tier can be asked: all refuse the step, or have left the run."""
-        schedule = self.schedule
-        reduced = self.refused or schedule.gone or schedule.over
-        return bool(reduced) and not schedule.turns(self.tier, len(self.prompts), self.refused)
+        return self.schedule.closed(self.tier, len(self.prompts), self.refused)
 
     def refuse(self, refusal: Refusal) -> None:
         """Ask a member no more in a view, since it refuses the step."""

@@ -16,11 +16,10 @@ from mdap.journal.rows import Billed, RunRow, run_row, the_one
 from mdap.journal.sealing import is_sealed, take_seal
 from mdap.journal.statements import statement
 from mdap.records import NOTED, ProbeTotals, Recorded, TallyShape, Totals, Usage, Verdict
-from mdap.rules.digests import answer_key
+from mdap.rules.digests import Seal, answer_key
 from mdap.rules.ledger import Payments
 from mdap.rules.money import Bill, Tokens, cost_of, saved_by_cache, saved_by_sharing, saved_in_batches
 from mdap.rules.presence import Absence
-from mdap.rules.seals import Seal
 from mdap.settings import Price
 
 __all__ = ["Reader", "RunRow", "open_log"]

@@ -18,12 +18,11 @@ from mdap.journal.reader import Reader, RunRow
 from mdap.journal.resuming import process_point, resume_point
 from mdap.journal.writer import Writer
 from mdap.records import ProcessPoint, Recorded, ResumePoint, RunEvent, RunStatus, TallyShape, Totals
-from mdap.rules.digests import CHAIN_START
+from mdap.rules.digests import CHAIN_START, SEALED, Seal
 from mdap.rules.drift import Baseline, Drift
 from mdap.rules.ledger import Payments
 from mdap.rules.money import Bill
 from mdap.rules.presence import Absence
-from mdap.rules.seals import SEALED, Seal
 from mdap.settings import VotingSettings
 
 __all__ = ["LocalRuns", "RunRecord", "RunStart", "Runs", "append_seal", "record_of"]

@@ -3,8 +3,7 @@
 import sqlite3
 
 from mdap.journal.statements import query
-from mdap.rules.digests import CHAIN_START
-from mdap.rules.seals import REST, SEALED, SIGNED, TIMES_STEPS, Lines, Seal, Times
+from mdap.rules.digests import CHAIN_START, REST, SEALED, SIGNED, TIMES_STEPS, Lines, Seal, Times
 
 __all__ = ["digest_of_parts", "digest_of_rest", "digest_of_times", "is_sealed", "take_seal"]
 

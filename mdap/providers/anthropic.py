@@ -4,26 +4,22 @@ The endpoint gives one reply to a request and knows no seed. Schemas are not sen
 counts is how the step's parser reads the reply.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-from mdap.errors import RejectedError, UsageError
+from mdap.errors import UsageError
 from mdap.providers.anthropic_batches import AnthropicBatches
-from mdap.providers.dialect import Dialect
-from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
-from mdap.providers.failures import Guard, billed, count_of, first_line, foreign, json_object, mapping_of
-from mdap.providers.openai_replies import label_of
+from mdap.providers.endpoint import EndpointSettings, find_endpoint, read_settings
+from mdap.providers.failures import billed, count_of, first_line, foreign, json_object, label_of, mapping_of
 from mdap.providers.sdk import SDK
-from mdap.providers.wire import Response, Wire, in_blocks
+from mdap.providers.sending import Response
+from mdap.providers.wire import EndpointProvider
 from mdap.records import Reply, SampleRequest
-from mdap.rules.headers import Told
-from mdap.rules.prefixes import repeated
-from mdap.rules.reasoning import split_reasoning
+from mdap.rules.reading import split_reasoning
 
 __all__ = ["AnthropicProvider", "AnthropicSettings", "create"]
 
 _DEFAULT_URL: Final = "https://api.anthropic.com"
-_BREAKPOINT: Final = {"cache_control": {"type": "ephemeral"}}
 
 
 class AnthropicSettings(EndpointSettings):
@@ -43,101 +39,34 @@ class AnthropicSettings(EndpointSettings):
     cache_breakpoints: bool = True
 
 
-class AnthropicProvider:
-    """A model behind the Messages API.
+class AnthropicProvider(EndpointProvider[AnthropicSettings]):
+    """A model behind the Messages API; see `EndpointProvider`.
 
-    The client is opened inside the running loop by the first sample, and closed by `aclose`.
-
-    Attributes:
-        name: ``anthropic/<model>``; replies carry it as their model.
-        nonblocking: False.
-        remote: True.
-        max_n: 1.
-        dialect: the options in force, with those that were found out.
-        batches: the batch API.
+    Tokens that were read from the cache or written to it are part of the prompt's. A reply without text has
+    the text ``""``.
     """
 
-    nonblocking: Final = False
-    remote: Final = True
-    max_n: Final = 1
-
-    def __init__(self, model: str, settings: AnthropicSettings, endpoint: Endpoint) -> None:
-        self.name: Final = f"anthropic/{model}"
-        self._model = model
-        self.dialect: Final = Dialect(settings)
-        self._settings = settings
-        self._endpoint = endpoint
-        self._guard = Guard(endpoint, off=settings.allow_duplicates)
-        sdk = SDK("anthropic", "AsyncAnthropic", "/v1/messages", endpoint)
-        self._wire = Wire(sdk, endpoint, settings.transport)
-        self.batches: Final = AnthropicBatches(
-            sdk, endpoint, self._whole, lambda _, response: [self._read(response)]
-        )
-
-    @property
-    def allow_duplicates(self) -> bool:
-        """Whether the user wants votes of an endpoint that repeats itself."""
-        return self._settings.allow_duplicates
-
-    @property
-    def told(self) -> Told:
-        """What the endpoint's headers tell of its limits."""
-        return self._wire.told
-
-    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Ask once for one reply; see `mdap.protocols.Provider.sample`.
-
-        Tokens that were read from the cache or written to it are part of the prompt's. A reply without
-        text has the text ``""``.
-
-        Raises:
-            TransientError: no or no usable response; another attempt may work.
-            RateLimitError: the endpoint asks for a pause first.
-            UnavailableError: key, quota or model will not do.
-            RejectedError: the endpoint refuses this prompt.
-        """
-        body = self._whole(request)
-        try:
-            return [await self._wire.ask(body, self._read)]
-        except RejectedError as error:
-            self.dialect.advise(error, body)
-            raise
-
-    def describe(self) -> dict[str, Any]:
-        """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
-        return {"model": self._model, "host": self._endpoint.host, **self._settings.described()}
-
-    async def aclose(self) -> None:
-        """Close the connections, if there are any."""
-        await self._wire.aclose()
-        await self.batches.aclose()
-
-    def _whole(self, request: SampleRequest) -> dict[str, Any]:
-        return {**self._body(request), **self._settings.extra_body}
+    cache_mark: ClassVar[Mapping[str, Any]] = {"cache_control": {"type": "ephemeral"}}
 
     def _body(self, request: SampleRequest) -> dict[str, Any]:
         settings = self.dialect.settings
         system, user = settings.spoken(request)
+        content = self._content(request, user, settings.cache_breakpoints)
         body: dict[str, Any] = {
             "model": self._model,
             "max_tokens": request.max_tokens,
-            "messages": [{"role": "user", "content": user}],
+            "messages": [{"role": "user", "content": content}],
         }
         if system:
-            body["system"] = system
-        if settings.cache_breakpoints:
-            ends = [len(user) - len(request.user) + end for end in repeated(request)]
-            if ends:
-                body["messages"][0]["content"] = in_blocks(user, ends, _BREAKPOINT)
-            if system:
-                body["system"] = in_blocks(system, [len(system)], _BREAKPOINT)
+            marked = self._in_blocks(system, [len(system)])
+            body["system"] = marked if settings.cache_breakpoints else system
         if settings.send_temperature:
             body["temperature"] = request.temperature
         return body
 
-    def _read(self, response: Response) -> Reply:
+    def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
         endpoint = self._endpoint
-        body = json_object(response.headers, response.content, endpoint, lambda body: _read_usage(body)[:2])
+        body = json_object(response, endpoint, _read_usage)
         given, made, cached, stored = _read_usage(body)
         with billed(given, made):
             blocks = body.get("content")
@@ -145,9 +74,9 @@ class AnthropicProvider:
                 said = first_line(response.content, endpoint)
                 raise foreign(f"{endpoint.host} answered 200 without content: {said}", "empty_choices")
             text = _joined(blocks, "text")
-            self._guard.check(body.get("id"), text)
+            self._refuse_repeated(body.get("id"), text)
         text, inline = split_reasoning(text)
-        return Reply(
+        reply = Reply(
             text=text,
             model=self.name,
             finish_reason=label_of(body.get("stop_reason")) or "end_turn",
@@ -160,6 +89,7 @@ class AnthropicProvider:
             served_model=label_of(body.get("model")),
             cache_write_tokens=stored,
         )
+        return [reply]
 
 
 def _joined(blocks: list[Any], kind: str) -> str:
@@ -194,11 +124,12 @@ def create(model: str, options: dict[str, Any]) -> AnthropicProvider:
     settings = read_settings(AnthropicSettings, "anthropic", options)
     endpoint = find_endpoint(settings, "anthropic", "ANTHROPIC", _DEFAULT_URL)
     try:
-        return AnthropicProvider(model, settings, endpoint)
+        sdk = SDK("anthropic", "AsyncAnthropic", "/v1/messages", endpoint)
     except ModuleNotFoundError as error:
         if error.name != "anthropic":
             raise
         raise UsageError("anthropic models need Anthropic's SDK: pip install 'mdap[anthropic]'") from None
+    return AnthropicProvider(f"anthropic/{model}", model, settings, endpoint, sdk, AnthropicBatches)
 
 
 create.settings = AnthropicSettings  # type: ignore[attr-defined] # `mdap models` lists them

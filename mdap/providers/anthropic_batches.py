@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mdap.errors import ProviderError, TransientError
-from mdap.providers.batch_api import BatchAPI, BatchLimits, JobState, Result, counted
+from mdap.providers.batch_api import BatchAPI, JobState, Result, counted
 from mdap.providers.failures import classify, json_or_none, mapping_of
 from mdap.providers.sending import spelled
 from mdap.records import SampleRequest
+from mdap.rules.waves import Room
 
 __all__ = ["AnthropicBatches"]
 
@@ -31,7 +32,7 @@ _STATUSES: Final = {
 class AnthropicBatches(BatchAPI):
     """The batch API of one model; see `mdap.providers.batch_api.BatchAPI`."""
 
-    limits = BatchLimits(100_000, 256 * 10**6)
+    limits = Room(100_000, 256 * 10**6)
     uploads = False
     has_metadata = False
 
@@ -42,35 +43,25 @@ class AnthropicBatches(BatchAPI):
     async def submit(self, token: str, file: str | None, rows: Sequence[bytes]) -> JobState:
         """Create the job."""
         requests = [json.loads(row) for row in rows]
-        return _state(
-            await self._client.call(lambda client: client.messages.batches.create(requests=requests))
-        )
+        return self._state(await self._call(lambda client: self._jobs(client).create(requests=requests)))
 
     async def find(self, token: str, file: str | None, since: float) -> list[JobState]:
         """Return all jobs of the account created *since* then."""
 
         async def look(client: Any) -> list[JobState]:
             found = []
-            async for job in client.messages.batches.list(limit=100):
+            async for job in self._jobs(client).list(limit=100):
                 if job.created_at.timestamp() < since - _SLACK:
                     break
-                found.append(_state(job))
+                found.append(self._state(job))
             return found
 
-        return await self._client.call(look)
-
-    async def state(self, vendor_id: str) -> JobState:
-        """Return how a job stands."""
-        return _state(await self._client.call(lambda client: client.messages.batches.retrieve(vendor_id)))
-
-    async def cancel(self, vendor_id: str) -> None:
-        """Cancel a job."""
-        await self._client.call(lambda client: client.messages.batches.cancel(vendor_id))
+        return await self._call(look)
 
     async def download(self, state: JobState, take: Callable[[bytes], None]) -> None:
         """Hand *take* the lines of the results."""
         # Not the address that the vendor names: the key goes nowhere but to the endpoint.
-        await self._client.download(f"{_PATH}/{state.vendor_id}/results", take)
+        await self._download(f"{_PATH}/{state.vendor_id}/results", take)
 
     def result(self, line: bytes) -> Result | None:
         """Return what a line says; None if it cannot be read."""
@@ -82,6 +73,15 @@ class AnthropicBatches(BatchAPI):
             return Result(custom_id, json.dumps(result["message"]).encode())
         return Result(custom_id, None, self._failed(result))
 
+    def _jobs(self, client: Any) -> Any:
+        return client.messages.batches
+
+    def _state(self, job: Any) -> JobState:
+        counts = counted(job.request_counts)
+        ended = job.processing_status == "ended"
+        files = (job.id,) if ended else ()
+        return JobState(job.id, job.processing_status, ended, sum(counts.values()), counts, files)
+
     def _failed(self, result: dict[str, Any]) -> ProviderError:
         if result["type"] != "errored":
             kind = "cancelled" if result["type"] == "canceled" else str(result["type"])[:40]
@@ -90,11 +90,3 @@ class AnthropicBatches(BatchAPI):
         error = mapping_of(error.get("error")) or error
         status = _STATUSES.get(str(error.get("type")), 500)
         return classify(status, {}, {"error": error}, self._endpoint)
-
-
-def _state(job: Any) -> JobState:
-    counts = counted(job.request_counts.model_dump())
-    ended = job.processing_status == "ended"
-    return JobState(
-        job.id, job.processing_status, ended, sum(counts.values()), counts, (job.id,) if ended else ()
-    )

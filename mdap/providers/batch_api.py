@@ -1,41 +1,28 @@
-"""The batch API of a vendor: its interface for the lane, and the client that reaches it through the SDK."""
+"""The batch API of a vendor, reached through its SDK; requests that go in its jobs, and the jobs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import anyio
 
-from mdap.errors import ProviderError, TransientError
+from mdap.errors import MdapError, ProviderError, TransientError
 from mdap.providers.endpoint import Endpoint
-from mdap.providers.failures import classify, explain_failure, json_or_none, mapping_of
-from mdap.providers.sdk import SDK
-from mdap.providers.sending import CLOSE_SECONDS, IDLE_SECONDS, MAX_BODY
-from mdap.providers.wire import Response
-from mdap.records import Reply, SampleRequest
+from mdap.providers.failures import classify, explain_failure, mapping_of
+from mdap.providers.sdk import SDK, closed
+from mdap.providers.sending import CLOSE_SECONDS, MAX_BODY, Response
+from mdap.records import BatchJob, BatchRow, Reply, SampleRequest
+from mdap.rules.waves import Room
 
-__all__ = ["BatchAPI", "BatchClient", "BatchLimits", "JobState", "Result", "counted"]
+__all__ = ["FREED", "BatchAPI", "JobState", "Result", "Row", "Sent", "counted"]
 
 T = TypeVar("T")
 
 CALL_SECONDS: Final = 600.0
 """How long one call may take; uploads and downloads are large."""
-
-
-_KEPT: Final = ("content-length", "content-type", "transfer-encoding")
-
-
-class BatchLimits(NamedTuple):
-    """What one job may hold.
-
-    Attributes:
-        requests: how many requests.
-        size: bytes of all of them together.
-    """
-
-    requests: int
-    size: int
+FREED: Final = TransientError("the row was never submitted", kind="freed")
 
 
 class JobState(NamedTuple):
@@ -79,7 +66,7 @@ class Result(NamedTuple):
 
 
 class BatchAPI(ABC):
-    """A vendor's batch API, for one model.
+    """A vendor's batch API, for one model, with the address and the headers of ordinary requests.
 
     Args:
         sdk: of the vendor.
@@ -93,7 +80,7 @@ class BatchAPI(ABC):
         has_metadata: whether a job carries mdap's name for it, so that `find` needs no look into results.
     """
 
-    limits: ClassVar[BatchLimits]
+    limits: ClassVar[Room]
     uploads: ClassVar[bool]
     has_metadata: ClassVar[bool]
 
@@ -104,10 +91,11 @@ class BatchAPI(ABC):
         body: Callable[[SampleRequest], dict[str, Any]],
         read: Callable[[SampleRequest, Response], list[Reply]],
     ) -> None:
-        self._client = BatchClient(sdk, endpoint)
+        self._sdk = sdk
         self._endpoint = endpoint
         self._body = body
         self._read = read
+        self._client: Any = None
 
     @abstractmethod
     def row(self, custom_id: str, request: SampleRequest) -> bytes:
@@ -125,7 +113,7 @@ class BatchAPI(ABC):
         """
         if result.body is None:
             raise result.failure or TransientError("the row has no response", kind="missing")
-        return self._read(request, Response({}, result.body, latency))
+        return self._read(request, Response(200, {}, result.body, latency))
 
     async def upload(self, token: str, rows: Sequence[bytes]) -> str:
         """Upload *rows* under the name *token* and return the file's id; see *uploads*."""
@@ -143,13 +131,13 @@ class BatchAPI(ABC):
     async def find(self, token: str, file: str | None, since: float) -> list[JobState]:
         """Return the jobs since a moment that may be *token*; the only one if jobs have metadata."""
 
-    @abstractmethod
     async def state(self, vendor_id: str) -> JobState:
         """Return the state of a job."""
+        return self._state(await self._call(lambda client: self._jobs(client).retrieve(vendor_id)))
 
-    @abstractmethod
     async def cancel(self, vendor_id: str) -> None:
         """Cancel a job; its answers so far remain."""
+        await self._call(lambda client: self._jobs(client).cancel(vendor_id))
 
     @abstractmethod
     async def download(self, state: JobState, take: Callable[[bytes], None]) -> None:
@@ -160,48 +148,36 @@ class BatchAPI(ABC):
         """Return the result in a line; None if it is unreadable."""
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+        """Close the connections, if there are any."""
+        client, self._client = self._client, None
+        await closed(client)
 
+    @abstractmethod
+    def _jobs(self, client: Any) -> Any:
+        """Return what of the SDK's *client* is for jobs."""
 
-class BatchClient:
-    """The SDK's own client, with the address and the headers of ordinary requests.
+    @abstractmethod
+    def _state(self, job: Any) -> JobState:
+        """Return the state of a *job* of the SDK."""
 
-    Args:
-        sdk: of the vendor.
-        endpoint: whom to ask.
-    """
-
-    def __init__(self, sdk: SDK, endpoint: Endpoint) -> None:
-        self._sdk = sdk
-        self._endpoint = endpoint
-        self._client: Any = None
-
-    async def call(self, act: Callable[[Any], Awaitable[T]]) -> T:
-        """Return what *act* makes of the client.
-
-        Raises:
-            ProviderError: it failed.
-        """
+    async def _call(self, act: Callable[[Any], Awaitable[T]]) -> T:
+        """Return what *act* makes of the SDK's client; raise a `ProviderError` if it fails."""
         try:
+            if self._client is None:
+                self._client = self._sdk.connected({"request": [self._address]}, follow_redirects=False)
             with anyio.fail_after(CALL_SECONDS):
-                return await act(self._opened())
+                return await act(self._client)
         except Exception as error:
             failure = self._failure(error)
             if failure is None:
                 raise
         raise failure.with_traceback(None)
 
-    async def download(self, path: str, take: Callable[[bytes], None]) -> None:
-        """Hand *take* the lines of a download, one by one.
-
-        Raises:
-            ProviderError: it failed, or broke off.
-        """
+    async def _download(self, path: str, take: Callable[[bytes], None]) -> None:
+        """Hand *take* the lines of a download; raise a `ProviderError` if it fails or breaks off."""
 
         async def read(client: Any) -> None:
-            kind = self._sdk.http.Response
-            response = await client.get(path, cast_to=kind, stream=True)
+            response = await client.get(path, cast_to=self._sdk.http.Response, stream=True)
             try:
                 rest = b""
                 async for chunk in response.aiter_bytes():
@@ -216,7 +192,7 @@ class BatchClient:
                 with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                     await response.aclose()
 
-        await self.call(read)
+        await self._call(read)
 
     def _failure(self, error: Exception) -> ProviderError | None:
         endpoint = self._endpoint
@@ -226,42 +202,97 @@ class BatchClient:
             return TransientError(f"{endpoint.host} did not answer in time", kind="timeout")
         if isinstance(error, self._sdk.module.APIStatusError):
             response: Any = error.response
-            said = json_or_none(response.content) or response.content.decode("utf-8", "replace")
-            return classify(response.status_code, dict(response.headers.items()), said, endpoint)
+            return classify(response.status_code, dict(response.headers.items()), response.content, endpoint)
         return explain_failure(self._sdk.module, error, endpoint)
-
-    def _opened(self) -> Any:
-        if self._client is None:
-            sdk = self._sdk
-            proxy = sdk.proxy()
-            with sdk.usable():
-                client = sdk.module.DefaultAioHttpClient(
-                    event_hooks={"request": [self._address]},
-                    trust_env=False,
-                    follow_redirects=False,
-                    timeout=IDLE_SECONDS,
-                    proxy=None if proxy is None else proxy.geturl(),
-                    verify=sdk.http.create_ssl_context(),
-                )
-                self._client = sdk.client(client)
-        return self._client
 
     async def _address(self, request: Any) -> None:
         """Have *request* carry what ordinary requests carry: headers, key, and the address's query."""
-        own = {name: request.headers[name] for name in _KEPT if name in request.headers}
-        request.headers = self._sdk.http.Headers({**self._sdk.headers(request.headers), **own})
+        self._sdk.dress(request, "content-length", "content-type", "transfer-encoding")
         query = dict(parse_qsl(urlsplit(self._endpoint.url("")).query, keep_blank_values=True))
         if query:
             request.url = request.url.copy_merge_params(query)
 
-    async def aclose(self) -> None:
-        """Close the connections, if there are any."""
-        client, self._client = self._client, None
-        if client is not None:
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                await client.close()
-
 
 def counted(counts: Any) -> dict[str, int]:
-    """Return counters as they may stand in the log."""
-    return {str(name): value for name, value in mapping_of(counts).items() if isinstance(value, int)}
+    """Return the SDK's *counts* as they may stand in the log."""
+    found = {} if counts is None else mapping_of(counts.model_dump())
+    return {str(name): value for name, value in found.items() if isinstance(value, int)}
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A request that waits for its response in a job, or for a job.
+
+    Attributes:
+        about: what it asks; its custom id is empty until it is part of a job.
+        member: which model is asked.
+        request: as the engine made it; None for a row of an earlier session until it is asked for again.
+        waited: whether somebody waits for it now.
+        done: set once there is a result or an error, or it goes back to those that wait for a job.
+        result: what the vendor answered.
+        error: why there is no result; `FREED` where it was never submitted.
+        halt: the error that ends the waiting, although the row goes on.
+        since: when it was submitted, in seconds of Unix time.
+        wave: which wave it is part of.
+    """
+
+    about: BatchRow
+    member: int
+    request: SampleRequest | None = None
+    waited: bool = False
+    done: anyio.Event = field(default_factory=anyio.Event)
+    result: Result | None = None
+    error: Exception | None = None
+    halt: MdapError | None = None
+    since: float = 0.0
+    wave: int = 0
+
+    def end(self, result: Result | None, error: Exception | None = None) -> None:
+        """Give the result, or the *error*, to the waiting sampler."""
+        self.result, self.error = result, error
+        self.done.set()
+
+    def interrupt(self, error: MdapError) -> None:
+        """End the waiting with *error*; the row goes on."""
+        self.halt = error
+        self.done.set()
+
+    async def ended(self) -> None:
+        """Wait for a result or an error.
+
+        Raises:
+            MdapError: it is not to be waited for.
+        """
+        self.waited = True
+        try:
+            await self.done.wait()
+        finally:
+            self.waited = False
+        if self.halt is not None and self.result is None and self.error is None:
+            error, self.halt, self.done = self.halt, None, anyio.Event()
+            raise error.with_traceback(None)
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """What a job holds of this session.
+
+    Attributes:
+        about: the job, as it is on record.
+        member: which model replies.
+        rows: by custom id, those that somebody here wants.
+        lines: the requests, to be submitted; None for a job of an earlier session.
+        tokens: about how many tokens its prompts have.
+        parked: whether it is known to be under way.
+        lost: whether it is not followed to its end in this session.
+        cancelling: whether mdap cancels it, so that what is left goes as ordinary requests.
+    """
+
+    about: BatchJob
+    member: int
+    rows: dict[str, Row]
+    lines: list[bytes] | None
+    tokens: int
+    parked: bool = False
+    lost: bool = False
+    cancelling: bool = False

@@ -1,22 +1,17 @@
 """One job of a batch API: submitted once, found again if it may have been, looked at, and collected."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 
-from mdap.errors import (
-    ProviderError,
-    RateLimitError,
-    RejectedError,
-    TransientError,
-    UnavailableError,
-)
-from mdap.providers.batch_api import BatchAPI, JobState, Result
-from mdap.providers.batch_rows import FREED, Row, Sent
+from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError, UnavailableError
+from mdap.providers.batch_api import FREED, BatchAPI, JobState, Result, Sent
 from mdap.records import BatchJob, BatchRow
-from mdap.settings import Waves
+
+if TYPE_CHECKING:
+    from mdap.providers.lane import BatchLane
 
 __all__ = ["BatchLog", "JobLife"]
 
@@ -53,25 +48,6 @@ class BatchLog(Protocol):
         """Return the vendors' ids of all jobs on record."""
 
 
-class Owner(Protocol):
-    """What a job tells the lane."""
-
-    def others(self, sent: Sent) -> bool:
-        """Return whether other jobs of the same model are under way."""
-
-    def full(self, sent: Sent, limit: int | None) -> bool:
-        """Make later jobs smaller, since the queue was full; return False if they cannot be smaller."""
-
-    def too_large(self, sent: Sent) -> bool:
-        """Make later jobs smaller, since one was too large; return False if they cannot be smaller."""
-
-    def leave_lane(self, row: Row) -> None:
-        """Have samples of this row's step go as ordinary requests from now on."""
-
-    def changed(self) -> None:
-        """Look again whether a wave can leave."""
-
-
 class JobLife:
     """Bring one job to its end.
 
@@ -79,20 +55,14 @@ class JobLife:
         sent: the job.
         api: of its vendor.
         host: who that is, for errors.
-        log: where it is noted what becomes of it.
-        waves: how long to wait.
-        owner: the lane.
+        lane: where its rows wait, with the log and the times to wait.
     """
 
-    def __init__(
-        self, sent: Sent, api: BatchAPI, host: str, log: BatchLog, waves: Waves, owner: Owner
-    ) -> None:
+    def __init__(self, sent: Sent, api: BatchAPI, host: str, lane: "BatchLane") -> None:
         self._sent = sent
         self._api = api
         self._host = host
-        self._log = log
-        self._waves = waves
-        self._owner = owner
+        self._log, self._waves, self._lane = lane.log, lane.waves, lane
         self._file = sent.about.file
         self._number = sent.about.number
         # When it may have been created without our knowing; None where it cannot have been.
@@ -114,8 +84,6 @@ class JobLife:
         finally:
             self._log.drop(self._number)
 
-    # -- submitting --------------------------------------------------------------------------------
-
     async def _submitted(self) -> str | None:
         """Return the vendor's id of the job; None if it was not submitted, and its rows are free again."""
         if not self._log.claim(self._number) and (known := await self._by_another()) is not None:
@@ -126,8 +94,8 @@ class JobLife:
                 state = await self._found_or_made()
             except RateLimitError as error:
                 refusals += 1
-                if refusals >= _REFUSALS and not self._owner.others(self._sent):
-                    await self._refused(str(error), self._owner.full(self._sent, None), error)
+                if refusals >= _REFUSALS and not self._lane.others(self._sent):
+                    await self._refused(error, self._lane.full(self._sent, None))
                     return None
                 await anyio.sleep(max(error.retry_after or 0.0, self._nap(refusals)))
             except TransientError:
@@ -137,15 +105,16 @@ class JobLife:
                 await anyio.sleep(self._nap(tries))
             except RejectedError as error:
                 if error.kind == _TOO_LARGE:
-                    await self._refused(str(error), self._owner.too_large(self._sent), error)
+                    await self._refused(error, self._lane.too_large(self._sent))
                     return None
                 raise UnavailableError(f"the batch was refused: {error}", kind="batch_refused") from None
             else:
                 if state is None:
-                    await self._abandon("it was never submitted")
+                    await self._log.note(self._number, "abandoned", {"reason": "it was never submitted"})
+                    self._end_all(FREED)
                     return None
                 await self._log.note(self._number, "submitted", {"vendor_id": state.vendor_id})
-                self._began()
+                self._sent.lines = None
                 return state.vendor_id
 
     def _nap(self, tries: int) -> float:
@@ -215,24 +184,15 @@ class JobLife:
         await self._api.download(state, look)
         return found
 
-    async def _refused(self, why: str, smaller: bool, error: ProviderError) -> None:
+    async def _refused(self, error: ProviderError, smaller: bool) -> None:
         """Free the rows for smaller jobs; raise the *error* if there is no smaller one."""
-        await self._log.note(self._number, "refused", {"reason": why})
-        if not smaller:
-            if error.kind == _TOO_LARGE:
-                self._end_all(error)  # about the one prompt that it has
-                return
-            raise UnavailableError(f"the batch queue of {self._host} is full: {why}", kind="queue_full")
-        self._end_all(FREED)
-
-    async def _abandon(self, why: str) -> None:
-        await self._log.note(self._number, "abandoned", {"reason": why})
-        self._end_all(FREED)
-
-    # -- waiting -----------------------------------------------------------------------------------
-
-    def _began(self) -> None:
-        self._sent.lines = None
+        await self._log.note(self._number, "refused", {"reason": str(error)})
+        if smaller:
+            self._end_all(FREED)
+        elif error.kind == _TOO_LARGE:
+            self._end_all(error)  # about the one prompt that it has
+        else:
+            raise UnavailableError(f"the batch queue of {self._host} is full: {error}", kind="queue_full")
 
     async def _ended(self, vendor_id: str) -> JobState:
         """Return the job's state once it has ended."""
@@ -256,7 +216,7 @@ class JobLife:
                 raise self._unknown(vendor_id, error) from None
             if not self._sent.parked:
                 self._sent.parked = True
-                self._owner.changed()
+                self._lane.changed()
             if time.time() - self._sent.about.intended > _OLDEST:
                 raise UnavailableError(f"{self._host} has not ended job {vendor_id} in 72 hours", kind="late")
             await anyio.sleep(self._waves.poll)
@@ -278,13 +238,10 @@ class JobLife:
             kind="unknown_job",
         )
 
-    # -- collecting --------------------------------------------------------------------------------
-
     async def _collect(self, state: JobState) -> None:
         if state.queue_full is not None:
-            error = UnavailableError(state.queue_full, kind="queue_full")
-            smaller = self._owner.full(self._sent, state.limit)
-            await self._refused(state.queue_full, smaller, error)
+            smaller = self._lane.full(self._sent, state.limit)
+            await self._refused(UnavailableError(state.queue_full, kind="queue_full"), smaller)
             return
         if state.refusal is not None:
             await self._log.note(self._number, "refused", {"reason": state.refusal})
@@ -299,16 +256,30 @@ class JobLife:
         await self._log.note(self._number, "collected", data)
         for custom_id, row in self._sent.rows.items():
             if self._sent.cancelling:
-                self._owner.leave_lane(row)
+                self._lane.leave_lane(row)
             row.end(results[custom_id])
 
     async def _results(self, state: JobState) -> tuple[dict[str, Result], dict[str, int]]:
         """Return the results of our rows, and how many lines were of no use."""
+        results: dict[str, Result] = {}
+        strange: dict[str, int] = {}
+
+        def take(line: bytes) -> None:
+            result = self._api.result(line)
+            if result is None:
+                strange["broken"] += 1
+            elif result.custom_id in results:
+                strange["doubled"] += 1
+            elif result.custom_id in self._sent.rows:
+                results[result.custom_id] = result
+            else:
+                strange["unknown"] += 1
+
         for attempt in range(1, _DOWNLOADS + _TRIES):
-            results: dict[str, Result] = {}
-            strange = dict.fromkeys(("unknown", "doubled", "broken"), 0)
+            results.clear()
+            strange |= dict.fromkeys(("unknown", "doubled", "broken"), 0)
             try:
-                await self._api.download(state, self._taker(results, strange))
+                await self._api.download(state, take)
             except TransientError:
                 if attempt >= _TRIES:
                     raise
@@ -321,22 +292,6 @@ class JobLife:
                     return results, strange
             await anyio.sleep(self._nap(attempt))
         raise AssertionError("unreachable: the last attempt returns or raises")
-
-    def _taker(self, results: dict[str, Result], strange: dict[str, int]) -> Callable[[bytes], None]:
-        ours = self._sent.rows
-
-        def take(line: bytes) -> None:
-            result = self._api.result(line)
-            if result is None:
-                strange["broken"] += 1
-            elif result.custom_id in results:
-                strange["doubled"] += 1
-            elif result.custom_id in ours:
-                results[result.custom_id] = result
-            else:
-                strange["unknown"] += 1
-
-        return take
 
     def _end_all(self, error: Exception) -> None:
         for row in self._sent.rows.values():

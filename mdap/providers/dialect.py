@@ -1,13 +1,13 @@
 """The request fields that an endpoint supports: options left open by the user, settled by its refusals."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
-from mdap.errors import RejectedError
+from mdap.errors import ProviderError, RateLimitError, RejectedError
 from mdap.providers.endpoint import EndpointSettings
 
-__all__ = ["Dialect", "options_named"]
+__all__ = ["Dialect", "is_refusal", "negotiate", "options_named"]
 
 S = TypeVar("S", bound=EndpointSettings)
 
@@ -37,6 +37,9 @@ _FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "send_temperature": ("temperature",),
     "n": ("n",),
 }
+
+Send = Callable[[], Awaitable[ProviderError | None]]
+"""Sends one request with all that an option may change, and returns why it failed."""
 
 
 def options_named(text: str) -> list[str]:
@@ -87,27 +90,93 @@ class Dialect(Generic[S]):
                 following[name] = values[place]
         return following
 
-    def last(self) -> dict[str, Any]:
-        """Return for each open option the value that asks the least of an endpoint."""
-        return {name: values[-1] for name, values in self.open.items()}
-
     def advise(self, error: RejectedError, body: Mapping[str, Any]) -> None:
         """Add to *error* the options that may help, where it refuses a part of the request's *body*."""
         helpful = self.settings.helpful
         advice = [
             f"-M {name}={helpful[name]}"
             for name in options_named(str(error))
-            if name in helpful and _sent(name, body)
+            if name in helpful and _is_about(name, body)
         ]
         if advice:
             error.args = (f"{error}; try {' '.join(advice)}",)
             error.about_options = True
 
 
-def _sent(name: str, body: Mapping[str, Any]) -> bool:
+def _is_about(name: str, body: Mapping[str, Any]) -> bool:
     """Return whether *body* has what the option *name* is about."""
     if name == "cache_breakpoints":
         return "cache_control" in str(body) or "cache_breakpoint" in str(body)
     if name == "system_role":
         return "system" in body or any(message.get("role") == "system" for message in body["messages"])
     return any(field in body for field in _FIELDS[name])
+
+
+async def negotiate(dialect: Dialect[Any], send: Send) -> ProviderError | None:
+    """Try the options that the user left open until the endpoint answers; return why it does not.
+
+    Where its refusals name what they refuse, that is changed. Where they do not, the endpoint is asked for as
+    little as possible, and then for one thing after the other.
+
+    Args:
+        dialect: the options; left at what was found, or where nothing was, as they were.
+        send: sends one request with them.
+    """
+    error = await _by_words(dialect, send)
+    if error is None or not is_refusal(error) or not dialect.open:
+        return error
+    known, least = dialect.found, {name: values[-1] for name, values in dialect.open.items()}
+    # There is no least name of a limit.
+    for tokens in dialect.open.get("token_parameter", ("",))[::-1]:
+        dialect.adopt({**least, "token_parameter": tokens})
+        failure = await send()
+        if failure is None:
+            await _ask_for_more(dialect, send)
+            return None
+        if not isinstance(failure, RejectedError):
+            break
+    dialect.adopt(known)
+    return error
+
+
+async def _by_words(dialect: Dialect[Any], send: Send) -> ProviderError | None:
+    # What led on from a breakdown may be chance: it only stays if it leads to an answer.
+    sure = dialect.found
+    while (error := await _sent(send)) is not None:
+        following = dialect.next_of(options_named(str(error))) if is_refusal(error) else {}
+        if not following:
+            dialect.adopt(sure)
+            return error
+        dialect.adopt(following)
+        if isinstance(error, RejectedError):
+            sure |= following
+    return None
+
+
+async def _ask_for_more(dialect: Dialect[Any], send: Send) -> None:
+    """Give each option the best value with which the endpoint still answers."""
+    for name, values in dialect.open.items():
+        if name == "n":
+            continue  # whether that is worth anything, usage must tell: the probe measures it
+        least = dialect.found[name]
+        for value in values[: values.index(least)]:
+            dialect.adopt({name: value})
+            if await _sent(send) is None:
+                break
+            dialect.adopt({name: least})
+
+
+async def _sent(send: Send) -> ProviderError | None:
+    """Send once, and once more after a failure that may be none of the request's."""
+    error = await send()
+    if error is not None and not isinstance(error, RejectedError) and is_refusal(error):
+        error = await send()
+    return error
+
+
+def is_refusal(error: ProviderError) -> bool:
+    """Return whether *error* may be about what was asked for: some servers break where they should refuse."""
+    broke = error.kind.startswith("http_5") and not isinstance(error, RateLimitError)
+    # One that comes with status 200 may be of another API, unless it speaks of an option.
+    named = error.kind == "error_body" and bool(options_named(str(error)))
+    return isinstance(error, RejectedError) or broke or named

@@ -24,7 +24,7 @@ from mdap.providers.sending import (
     CLOSE_SECONDS,
     IDLE_SECONDS,
     MOST_CONNECTIONS,
-    Answer,
+    Response,
     bounded,
     check_head,
     spelled,
@@ -60,7 +60,7 @@ class Direct:
         self._opening = anyio.Lock(fast_acquire=True)
         self._opened: _Opened | None = None
 
-    async def send(self, body: Mapping[str, Any]) -> Answer:
+    async def send(self, body: Mapping[str, Any]) -> Response:
         """Send one request; raise whatever aiohttp does where nothing whole comes back."""
         content = spelled(body)
         opened = self._opened or await self._open()
@@ -79,7 +79,7 @@ class Direct:
                 content = await response.read()
             else:
                 content = b"".join([chunk async for chunk in bounded(response.content.iter_any())])
-            return Answer(response.status, headers, unpacked(content, headers.get("content-encoding", "")))
+            return Response(response.status, headers, unpacked(content, headers.get("content-encoding", "")))
 
     async def aclose(self) -> None:
         """Close the connections, if there are any."""

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -12,21 +12,68 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mdap.errors import UsageError
-from mdap.providers.secrets import check_headers, custom_headers, secret_names, sounds_secret
 from mdap.records import SampleRequest
 from mdap.settings import suggestion
 
 __all__ = ["Endpoint", "EndpointSettings", "Transport", "basic", "find_endpoint", "read_settings"]
 
+_SECRET_NAME: Final = re.compile(
+    "(?i)api[_-]?key|secret|password|authorization|credential|cookie|"
+    "(^|access[_-]|auth[_-]|bearer[_-]|id[_-]|refresh[_-]|session[_-])token$"
+)
+# In an address and in a header, shorter names are secrets too.
+_SHORT_SECRET: Final = re.compile("(?i)(^|[_-])(auth|key|code|sig|signature|token)$")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+
 Transport = Literal["aiohttp", "sdk"]
 """What carries requests: aiohttp alone, or all of the vendor's SDK."""
 
 S = TypeVar("S", bound="EndpointSettings")
-
 _TOLD_CHARS: Final = 300
 # Anything shorter is no secret (local servers get keys like "x"), and masking it would garble messages.
 _SECRET_CHARS: Final = 8
 _VERSION: Final = re.compile(r"/v\d+\w*(/|$)")
+
+
+def _custom_headers(variable: str) -> dict[str, str]:
+    """Return the headers in an environment variable, one a line, as the vendors' SDKs read theirs.
+
+    Raises:
+        UsageError: one of them cannot be sent.
+    """
+    pairs = (line.partition(":") for line in os.environ.get(variable, "").splitlines())
+    headers = {name.strip(): value.strip() for name, colon, value in pairs if colon}
+    try:
+        _check_headers(headers)
+    except ValueError as error:
+        raise UsageError(f"{variable}: {error}") from None
+    return headers
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Raise a ValueError, which quotes no value, unless all *headers* can be sent."""
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError("a header's name is one word, as in X-Team")
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(f"the value of {name} has characters that no header can carry")
+
+
+def _sounds_secret(name: str) -> bool:
+    """Return whether a header or a field of a query of this *name* is likely to hold a secret."""
+    return bool(_SECRET_NAME.search(name) or _SHORT_SECRET.search(name))
+
+
+def _secret_names(value: Any) -> Iterator[str]:
+    """Yield the names in *value*, however deep, that sound like a secret's."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if _SECRET_NAME.search(name):
+                yield name
+            yield from _secret_names(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _secret_names(inner)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -97,20 +144,14 @@ class Endpoint:
     def tell(self, text: str) -> str:
         """Return foreign *text* as it may stand in an error: one line, short, without secrets."""
         line = " ".join("".join(c if c.isprintable() else " " for c in text[: 100 * _TOLD_CHARS]).split())
-        line = self.mask(line)
-        return line if len(line) <= _TOLD_CHARS else line[: _TOLD_CHARS - 3] + "..."
-
-    def mask(self, text: str) -> str:
-        """Return *text* with every secret of this endpoint replaced."""
         parts = urlsplit(self.base_url)
         values = [value for _, value in parse_qsl(parts.query)] + list(self.headers.values())
+        secrets = (self.key, parts.password, parts.username, *values)
         # The longest first, since one may hold another.
-        for secret in sorted(filter(None, (self.key, parts.password, parts.username, *values)), key=len)[
-            ::-1
-        ]:
-            if secret and len(secret) >= _SECRET_CHARS:
-                text = text.replace(secret, "***")
-        return text
+        for secret in sorted((each for each in secrets if each), key=len)[::-1]:
+            if len(secret) >= _SECRET_CHARS:
+                line = line.replace(secret, "***")
+        return line if len(line) <= _TOLD_CHARS else line[: _TOLD_CHARS - 3] + "..."
 
 
 class EndpointSettings(BaseModel):
@@ -150,16 +191,15 @@ class EndpointSettings(BaseModel):
 
     def described(self) -> dict[str, Any]:
         """Return what of it makes a difference to what is asked, as JSON values."""
-        exclude = {"base_url", "transport"}
+        fields = type(self).model_fields
         # Runs of earlier versions, which know nothing of these, can be resumed.
-        exclude |= {name for name in ("headers", "query") if not getattr(self, name)}
-        exclude |= {
+        later = {"headers", "query", "system_role", "cache_breakpoints"} & fields.keys()
+        unused = {
             name
-            for name in ("system_role", "cache_breakpoints")
-            if name in type(self).model_fields
-            and getattr(self, name) == type(self).model_fields[name].default
+            for name in later
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
         }
-        return self.model_dump(mode="json", exclude=exclude)
+        return self.model_dump(mode="json", exclude={"base_url", "transport"} | unused)
 
     @property
     def helpful(self) -> dict[str, str]:
@@ -186,7 +226,7 @@ class EndpointSettings(BaseModel):
     @classmethod
     def _without_secrets(cls, value: str | None) -> str | None:
         names = [] if value is None else [name for name, _ in parse_qsl(value.partition("?")[2])]
-        if value is not None and ("@" in value or any(map(sounds_secret, names))):
+        if value is not None and ("@" in value or any(map(_sounds_secret, names))):
             raise ValueError(
                 "options are stored with the run: set the environment variable to a URL with secrets"
             )
@@ -205,13 +245,13 @@ class EndpointSettings(BaseModel):
     @field_validator("headers", "query")
     @classmethod
     def _no_secrets(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        if secret := next(filter(sounds_secret, value), None):
+        if secret := next(filter(_sounds_secret, value), None):
             raise ValueError(
                 f"options are stored with the run: put {secret} into the environment variable "
                 "<NAME>_CUSTOM_HEADERS, or into that of the base URL"
             )
         if info.field_name == "headers":
-            check_headers(value)
+            _check_headers(value)
         return value
 
     @field_validator("extra_body")
@@ -223,7 +263,7 @@ class EndpointSettings(BaseModel):
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise ValueError("it holds what has no form in JSON, such as NaN") from None
-        if secret := next(secret_names(value), None):
+        if secret := next(_secret_names(value), None):
             raise ValueError(f"options are stored with the run, so {secret} must not be among them")
         return value
 
@@ -237,15 +277,11 @@ def read_settings(kind: type[S], provider: str, options: dict[str, Any]) -> S:
     try:
         return kind(**options)
     except ValidationError as error:
-        raise UsageError(_first_mistake(kind, provider, error)) from None
-
-
-def _first_mistake(kind: type[BaseModel], provider: str, error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"{provider} has no option {name!r}{suggestion(name, kind.model_fields)}"
-    return f"{provider} option {name}: {first['msg'].removeprefix('Value error, ')}"
+        raise UsageError(f"{provider} has no option {name!r}{suggestion(name, kind.model_fields)}")
+    raise UsageError(f"{provider} option {name}: {first['msg'].removeprefix('Value error, ')}")
 
 
 def find_endpoint(
@@ -264,10 +300,7 @@ def find_endpoint(
     Raises:
         UsageError: no key where one is needed, no address, or one of them is nonsense.
     """
-    key_name, url_name = f"{prefix}_API_KEY", f"{prefix}_BASE_URL"
-    key, token = os.environ.get(key_name, "").strip(), False
-    if not key and (named := os.environ.get(f"{prefix}_AUTH_TOKEN", "").strip()):
-        key_name, key, token = f"{prefix}_AUTH_TOKEN", named, True
+    (key_name, key), url_name = _key_of(prefix), f"{prefix}_BASE_URL"
     base_url = (settings.base_url or os.environ.get(url_name, "")).strip()
     if not base_url and default is None:
         raise UsageError(f"set {url_name} (or -M base_url=...) to the address of {provider}")
@@ -276,9 +309,6 @@ def find_endpoint(
             f"set {key_name} to use {provider} models, or set {url_name} (or -M base_url=...) to a "
             "server that needs no key"
         )
-    # Headers carry ASCII only, and the SDK's complaint about it would quote the key.
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise UsageError(f"{key_name} holds characters that no key has; copy the key again")
     if base_url and not _is_http_url(base_url):
         raise UsageError(f"the base URL of {provider} must look like http://host:port/v1 or https://host/v1")
     endpoint = Endpoint(
@@ -286,14 +316,25 @@ def find_endpoint(
         key or None,
         key_name,
         f"-M base_url or {url_name}" if not settings.base_url else "-M base_url",
-        {**custom_headers(f"{prefix}_CUSTOM_HEADERS"), **settings.headers},
+        {**_custom_headers(f"{prefix}_CUSTOM_HEADERS"), **settings.headers},
         settings.query,
         own,
-        token,
+        key_name.endswith("_AUTH_TOKEN"),
     )
     if len(key) >= _SECRET_CHARS and key in settings.model_dump_json():
         raise UsageError("options are stored with the run, so none may hold the key of the endpoint")
     return endpoint
+
+
+def _key_of(prefix: str) -> tuple[str, str]:
+    """Return the environment variable that holds the key, and the key; empty for none."""
+    names = f"{prefix}_API_KEY", f"{prefix}_AUTH_TOKEN"
+    key_name = next((name for name in names if os.environ.get(name, "").strip()), names[0])
+    key = os.environ.get(key_name, "").strip()
+    # Headers carry ASCII only, and the SDK's complaint about it would quote the key.
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError(f"{key_name} holds characters that no key has; copy the key again")
+    return key_name, key
 
 
 def basic(user: str, password: str) -> str:

@@ -19,13 +19,10 @@ from mdap.errors import (
 )
 from mdap.providers.endpoint import Endpoint
 from mdap.providers.proxies import proxy_for
-from mdap.rules.digests import text_digest
+from mdap.providers.sending import Response
 from mdap.rules.headers import read_told
-from mdap.rules.redflags import clean_text
-from mdap.rules.repeats import Repeats
 
 __all__ = [
-    "Guard",
     "billed",
     "classify",
     "count_of",
@@ -34,11 +31,9 @@ __all__ = [
     "foreign",
     "json_object",
     "json_or_none",
+    "label_of",
     "mapping_of",
 ]
-
-Tokens = tuple[int | None, int | None]
-"""Those of a prompt and of its reply; None where unknown."""
 
 _MAX_TOKENS: Final = 2**53
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
@@ -74,45 +69,38 @@ _OUT_OF_QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reac
 
 
 def json_object(
-    headers: Mapping[str, str],
-    content: bytes,
-    endpoint: Endpoint,
-    counted: Callable[[dict[str, Any]], Tokens],
+    response: Response, endpoint: Endpoint, read_usage: Callable[[dict[str, Any]], tuple[int | None, ...]]
 ) -> dict[str, Any]:
     """Return the JSON object that a response begins with, whatever type it says it has.
 
     Args:
-        headers: the response's.
-        content: the body as it came.
+        response: the response.
         endpoint: who answered.
-        counted: reads from a body with ``usage`` the tokens of prompt and reply.
+        read_usage: reads from a body with ``usage`` the tokens of its prompt, of its reply, and more.
 
     Raises:
         TransientError: it is none; with the tokens that it reports all the same, as the end of a stream does.
     """
+    content = response.content
     body = json_or_none(content)
     if isinstance(body, dict):
         return body
-    kind, _, parameters = headers.get("content-type", "").lower().partition(";")
+    kind, _, parameters = response.headers.get("content-type", "").lower().partition(";")
     text = _decoded(content, parameters)
     # Of a body that is whole, what a gateway adds behind it says nothing.
     with suppress(ValueError, RecursionError):
         body = _JSON.raw_decode(text)[0]
     if isinstance(body, dict):
         return body
-    with billed(*counted({"usage": _usage_in(text)})):
-        raise _no_object(kind.strip(), text, first_line(content, endpoint), endpoint)
-
-
-def _no_object(kind: str, text: str, line: str, endpoint: Endpoint) -> TransientError:
-    if kind and kind != "application/json" and not kind.endswith("+json"):
-        return foreign(
-            f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}", "wrong_type"
-        )
-    error = foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
-    # An object without its end was cut on its way, which may pass.
-    error.foreign = not text.startswith("{") or text.rstrip().endswith("}")
-    return error
+    kind, line = kind.strip(), first_line(content, endpoint)
+    with billed(*read_usage({"usage": _usage_in(text)})[:2]):
+        if kind and kind != "application/json" and not kind.endswith("+json"):
+            said = f"{endpoint.host} answered 200 with {endpoint.tell(kind)}, not JSON: {line}"
+            raise foreign(said, "wrong_type")
+        error = foreign(f"{endpoint.host} answered 200 with broken JSON: {line}", "garbled_body")
+        # An object without its end was cut on its way, which may pass.
+        error.foreign = not text.startswith("{") or text.rstrip().endswith("}")
+        raise error
 
 
 def _decoded(content: bytes, parameters: str) -> str:
@@ -159,32 +147,14 @@ def billed(given: int | None, made: int | None) -> Iterator[None]:
         raise
 
 
-class Guard:
-    """Refuse repeated responses, so that no vote counts twice.
-
-    Args:
-        endpoint: who answers.
-        off: whether the user wants them counted all the same.
-    """
-
-    def __init__(self, endpoint: Endpoint, *, off: bool) -> None:
-        self._endpoint = endpoint
-        self._repeats = None if off else Repeats()
-
-    def check(self, response_id: object, text: str) -> None:
-        """Raise a `TransientError` if the response of this id and *text* came before."""
-        if self._repeats is not None and self._repeats.again(response_id, text_digest(clean_text(text))):
-            told = self._endpoint.tell(str(response_id))
-            raise TransientError(
-                f"{self._endpoint.host} answered with a response that it had given before ({told}): turn off "
-                "the cache on the way, or allow it with -M allow_duplicates=true",
-                kind="repeated",
-            )
-
-
 def mapping_of(value: Any) -> dict[str, Any]:
     """Return *value* if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
+
+
+def label_of(value: Any) -> str | None:
+    """Return *value* if it is a text that is not blank, else None."""
+    return value if isinstance(value, str) and value.strip() else None
 
 
 def count_of(value: Any) -> int | None:
@@ -205,14 +175,14 @@ def json_or_none(content: bytes) -> Any:
         return None
 
 
-# -- what went wrong -------------------------------------------------------------------------------
-
-
 def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> ProviderError | None:
     """Return *error* in mdap's words, or None if it is no failure of an attempt but a bug."""
     import aiohttp
 
-    causes = list(_causes(error))
+    # Not the context: if the caller is handling an earlier failure, that would be found in it.
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
     # Raised in a hook, it comes out of openai 3 as it is, and out of openai 2 wrapped.
     for cause in causes:
         if isinstance(cause, ProviderError):
@@ -234,18 +204,17 @@ def explain_failure(sdk: ModuleType, error: Exception, endpoint: Endpoint) -> Pr
         return UnavailableError(
             f"the proxy on the way to {endpoint.host} answered {refusal.status}", kind="proxy"
         )
-    detail = next((told for cause in reversed(causes) if (told := endpoint.tell(_said(cause)))), "no details")
+    # Messages of aiohttp's parser begin with a status that no server sent.
+    messages = [(getattr(cause, "message", None), str(cause)) for cause in reversed(causes)]
+    said = [own if isinstance(own, str) and own else text for own, text in messages]
+    detail = next(filter(None, map(endpoint.tell, said)), "no details")
     # Of a connection that broke the SDK may say that there never was one; again only the cause tells.
     if socks or any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
+        plain = "WRONG_VERSION_NUMBER" in detail or "record layer failure" in detail.lower()
+        hint = ". The server speaks no TLS: its address may begin with http://" if plain else ""
         way = f"{endpoint.host}{_way(endpoint)}"
-        return TransientError(f"the connection to {way} failed: {detail}{_hint(detail)}", kind="connection")
+        return TransientError(f"the connection to {way} failed: {detail}{hint}", kind="connection")
     return TransientError(f"the connection to {endpoint.host} broke: {detail}", kind="disconnected")
-
-
-def _said(cause: BaseException) -> str:
-    # Those of aiohttp's parser begin with a status that no server sent.
-    message = getattr(cause, "message", None)
-    return message if isinstance(message, str) and message else str(cause)
 
 
 def _way(endpoint: Endpoint) -> str:
@@ -256,27 +225,17 @@ def _way(endpoint: Endpoint) -> str:
     return ""
 
 
-def _hint(detail: str) -> str:
-    plain = "WRONG_VERSION_NUMBER" in detail or "record layer failure" in detail.lower()
-    return ". The server speaks no TLS: its address may begin with http://" if plain else ""
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    # Not the context: if the caller is handling an earlier failure, that would be found in it.
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
 def classify(status: int, headers: Mapping[str, str], body: Any, endpoint: Endpoint) -> ProviderError:
     """Return what an error response means for the caller.
 
     Args:
         status: the HTTP status.
         headers: the response's headers.
-        body: its JSON value, or its text where it is no JSON.
+        body: its bytes, or its JSON value.
         endpoint: who answered.
     """
+    if isinstance(body, bytes):
+        body = json_or_none(body) or body.decode("utf-8", "replace")
     message, codes = _error_details(body)
     error = _meant(status, headers, (endpoint.tell(message), codes), endpoint)
     # An API says in JSON what it does not like; a page of text comes from something else.
@@ -302,7 +261,13 @@ def _meant(
     if status == 404 or "model_not_found" in codes:
         return UnavailableError(f"no such model or address: {told}", kind="model_not_found")
     if 300 <= status < 400:
-        return _redirected(status, headers, endpoint)
+        target = endpoint.tell(headers.get("location", "").partition("?")[0]) or "nowhere"
+        return UnavailableError(
+            f"{endpoint.host} answered {status}, a redirect to {target}. mdap does not follow it, since the "
+            "prompt and the key would go there. If that is the right address, set "
+            f"{endpoint.url_name} to it, without the path of the API",
+            kind=f"http_{status}",
+        )
     if status in (400, 413, 422, 451):
         return RejectedError(f"the request was refused: {told}", kind=f"http_{status}")
     return _passing(status, headers, told)
@@ -327,16 +292,6 @@ def _is_quota(status: int, said: str, codes: set[str]) -> bool:
         status == 400 and "credit balance is too low" in said.lower()
     )
     return status == 402 or unnamed or bool(codes & _OUT_OF_QUOTA)
-
-
-def _redirected(status: int, headers: Mapping[str, str], endpoint: Endpoint) -> UnavailableError:
-    target = endpoint.tell(headers.get("location", "").partition("?")[0]) or "nowhere"
-    return UnavailableError(
-        f"{endpoint.host} answered {status}, a redirect to {target}. mdap does not follow it, since the "
-        f"prompt and the key would go there. If that is the right address, set {endpoint.url_name} to it, "
-        "without the path of the API",
-        kind=f"http_{status}",
-    )
 
 
 def _about_the_prompt(said: str, codes: set[str]) -> bool:

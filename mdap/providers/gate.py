@@ -3,8 +3,10 @@
 import heapq
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Self
 
 import anyio
@@ -14,7 +16,7 @@ from mdap.rules.concurrency import ConcurrencyLimit
 from mdap.rules.headers import Told
 from mdap.rules.limiter import Attempt, Change, Pace, Reservation
 
-__all__ = ["FIXED", "MOST", "Gate", "Turn"]
+__all__ = ["FIXED", "MOST", "Gate", "Turn", "connections_within"]
 
 FIXED: Final = 64
 """Concurrent requests to a provider in this process, which has no limit to discover."""
@@ -25,6 +27,8 @@ MOST: Final = 256
 # Smaller changes of a limit that is being discovered are not worth an event.
 _NOTABLE: Final = 1.25
 _TOLD: Final = "told in the headers of the endpoint"
+# The database with its log and its lock, the logs, pipes, the event loop, name look-ups, what a task opens.
+_RESERVE: Final = 64
 _FILES: Final = "the process may open no more files: raise the limit with ulimit -n"
 
 
@@ -65,11 +69,7 @@ class Turn:
         self.end(held=True)
 
     def end(self, *, held: bool) -> None:
-        """Give the turn back.
-
-        Args:
-            held: whether the request was sent.
-        """
+        """Give the turn back; *held* tells whether the request was sent."""
         self.gone = True
         self._gate.leave(self, held=held)
 
@@ -148,7 +148,7 @@ class Gate:
         self._changed = anyio.Event()
         self._rule()
         if concurrency and self.most < concurrency:
-            self._record(Change("concurrency", concurrency, self.most, _FILES))
+            self.note(Change("concurrency", concurrency, self.most, _FILES))
 
     async def serve(self) -> None:
         """Admit waiters that the rates or a pause hold back, for as long as this runs."""
@@ -226,28 +226,18 @@ class Gate:
             head.granted()
         return True
 
-    # -- limits that change ------------------------------------------------------------------------
-
     def learn(self, told: Told) -> None:
         """Take the limits that the endpoint's headers tell for those that nobody gave."""
         if told is self._told:  # most responses tell nothing new, and each comes here
             return
         self._told = told
         news = told.requests_per_minute, told.tokens_per_minute
-        known = self._known
-        first, second = (
-            given or new or old for given, new, old in zip(self._given, news, known, strict=True)
-        )
-        if (first, second) != known:
-            self._known = first, second
+        before, given = self._known, self._given
+        self._known = given[0] or news[0] or before[0], given[1] or news[1] or before[1]
+        if self._known != before:
             self._rule()
-            self._record(Change("requests_per_minute", known[0], first, _TOLD))
-            self._record(Change("tokens_per_minute", known[1], second, _TOLD))
-
-    def note(self, change: Change | None) -> None:
-        """Remember that what was discovered has changed."""
-        if change is not None:
-            self._record(change)
+            self.note(Change("requests_per_minute", before[0], self._known[0], _TOLD))
+            self.note(Change("tokens_per_minute", before[1], self._known[1], _TOLD))
 
     def _rule(self) -> None:
         """Pace by the known limits."""
@@ -260,7 +250,10 @@ class Gate:
         else:
             self._throttle.rate_limit = known
 
-    def _record(self, change: Change) -> None:
+    def note(self, change: Change | None) -> None:
+        """Remember a *change* of a limit, if there is one."""
+        if change is None:
+            return
         first, _ = self._changes.get(change.what, (change, change))
         self._changes[change.what] = first, change
         if _notable(first, change):
@@ -279,7 +272,14 @@ class Gate:
         """
         found = {what: pair for what, pair in self._changes.items() if _notable(*pair)}
         self._changes = {what: pair for what, pair in self._changes.items() if what not in found}
-        return [_merged(*pair) for pair in found.values()]
+        return [
+            last
+            if first is last
+            else last._replace(
+                limit_before=first.limit_before, reason=f"{first.reason}; in the end {last.reason}"
+            )
+            for first, last in found.values()
+        ]
 
 
 def _notable(first: Change, last: Change) -> bool:
@@ -289,9 +289,25 @@ def _notable(first: Change, last: Change) -> bool:
     return not 1 / _NOTABLE < after / before < _NOTABLE
 
 
-def _merged(first: Change, last: Change) -> Change:
-    """Return one change for a row of them."""
-    if first is last:
-        return first
-    reason = f"{first.reason}; in the end {last.reason}"
-    return last._replace(limit_before=first.limit_before, reason=reason)
+def connections_within(wanted: int) -> int:
+    """Return how many of *wanted* connections can be open together, at least 1.
+
+    Where the soft limit of open files is too low for all of them, it is raised as far as the hard limit
+    allows. A system that has no such limit, such as Windows, allows all of them.
+    """
+    try:
+        import resource
+    except ImportError:
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _RESERVE
+    with suppress(OSError):
+        needed += len(os.listdir("/dev/fd"))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    if hard == resource.RLIM_INFINITY or hard > soft:
+        target = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):  # macOS refuses more than it ever opens, whatever the hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+            soft = target
+    return max(1, min(wanted, wanted + soft - needed))

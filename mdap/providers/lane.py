@@ -11,13 +11,12 @@ from anyio.abc import TaskGroup
 
 from mdap.errors import PARKED, MdapError, ProviderError, RejectedError, UnavailableError
 from mdap.protocols import Provider
-from mdap.providers.batch_api import BatchAPI
+from mdap.providers.batch_api import FREED, BatchAPI, Row, Sent
 from mdap.providers.batch_job import BatchLog, JobLife
-from mdap.providers.batch_rows import FREED, Row, Sent
 from mdap.providers.paced import Paced
 from mdap.records import BatchJob, BatchRow, Reply, SampleRequest
 from mdap.rules.limiter import prompt_tokens
-from mdap.rules.waves import Room, custom_id, parts_of
+from mdap.rules.waves import custom_id, parts_of
 from mdap.settings import Waves
 
 __all__ = ["BatchLane"]
@@ -43,13 +42,14 @@ class BatchLane:
 
     Attributes:
         waves: when waves leave, and how long they are waited for.
+        log: where jobs are noted.
         seen: numbers of the jobs whose rows are known.
     """
 
     def __init__(self, members: Sequence[Paced], log: BatchLog, waves: Waves, last_wave: int) -> None:
         self.waves = waves
         self._members = members
-        self._log = log
+        self.log = log
         self._wave = last_wave
         self._pending: dict[Row, None] = {}
         self._sent: dict[int, Sent] = {}
@@ -57,17 +57,11 @@ class BatchLane:
         self._recorded: set[tuple[str, int]] = set()
         self._part_of: dict[Where, set[int]] = {}
         self._ordinary: set[Where] = set()
-        self._room = [self._most(member) for member in members]
+        self._room = [_api(member).limits._replace(tokens=waves.queued_tokens) for member in members]
         self.seen: set[int] = set()
         self._group: TaskGroup | None = None
         self._changed_at = 0.0
         self._news = anyio.Event()
-
-    def _most(self, member: Paced) -> Room:
-        limits = _api(member).limits
-        return Room(limits.requests, limits.size, self.waves.queued_tokens)
-
-    # -- what runs see -----------------------------------------------------------------------------
 
     def of(self, run: int, provider: Provider) -> Provider:
         """Return *provider*, the members behind one, with samples of the run numbered *run* sent in waves."""
@@ -91,29 +85,26 @@ class BatchLane:
         self._recorded |= recorded
         for (key, digest), numbers in waves.items():
             self._joins((run, key, digest), numbers)
-        for job, rows in jobs:
-            self._go_on(job, rows)
-
-    def _go_on(self, job: BatchJob, rows: Sequence[BatchRow]) -> None:
         names = [member.name for member in self._members]
-        if job.model not in names or job.number in self.seen:  # of another run, looked up at the same time
-            return
-        member = names.index(job.model)
-        own = {row.custom_id: Row(row, member, since=job.intended, wave=job.wave) for row in rows}
-        for row in own.values():
-            self._index(row)
-        self._start(Sent(job, own, None, 0, cancelling=job.state == "cancelling"))
+        for job, rows in jobs:
+            if job.model not in names or job.number in self.seen:
+                continue  # of another run, looked up at the same time
+            member = names.index(job.model)
+            own = {row.custom_id: Row(row, member, since=job.intended, wave=job.wave) for row in rows}
+            self._start(Sent(job, member, own, None, 0, cancelling=job.state == "cancelling"))
 
     async def sample(self, run: int, request: SampleRequest) -> Sequence[Reply]:
         """Return the replies to *request*, once the job that it is part of has ended."""
+        where = (run, request.key, request.step_digest)
         while True:
             row = self._row_for(run, request)
-            where = (run, request.key, request.step_digest)
-            if row is None and self._is_ordinary(where):
-                request.trace.batched = False
-                return await self._members[request.member].sample(request)
             if row is None:
-                row = self._enter(run, request)
+                if where in self._ordinary or len(self._part_of.get(where, ())) >= self.waves.max_waves:
+                    request.trace.batched = False
+                    return await self._members[request.member].sample(request)
+                row = Row(BatchRow("", *where, request.view, request.ordinals), request.member, request)
+                self._pending[row] = None
+                self.changed()
             try:
                 await row.ended()
             finally:
@@ -124,9 +115,6 @@ class BatchLane:
             self._forget(row)
             self._part_of.get(where, set()).discard(row.wave)
 
-    def _is_ordinary(self, where: Where) -> bool:
-        return where in self._ordinary or len(self._part_of.get(where, ())) >= self.waves.max_waves
-
     def _joins(self, where: Where, waves: set[int]) -> None:
         """Note waves of a step; of steps that were last heard of long ago nothing is kept."""
         known = self._part_of.pop(where, set()) | waves
@@ -135,20 +123,14 @@ class BatchLane:
             del self._part_of[next(iter(self._part_of))]
 
     def _row_for(self, run: int, request: SampleRequest) -> Row | None:
-        for row in self._places.get(_place(run, request, request.ordinals[0]), ()):
+        place = (run, request.key, request.step_digest, request.member, request.view, request.ordinals[0])
+        for row in self._places.get(place, ()):
             if not row.waited:
                 row.request = row.request or request
                 request.trace.sent, request.trace.batched = True, True
                 request.trace.began = round(row.since * 1000)
                 return row
         return None
-
-    def _enter(self, run: int, request: SampleRequest) -> Row:
-        about = BatchRow("", run, request.key, request.step_digest, request.view, request.ordinals)
-        row = Row(about, request.member, request)
-        self._pending[row] = None
-        self.changed()
-        return row
 
     def _replies(self, row: Row, request: SampleRequest) -> Sequence[Reply]:
         """Return what *row* has for *request*, for the first of its ordinals on."""
@@ -172,10 +154,6 @@ class BatchLane:
             replies.append(by_ordinal[ordinal]._replace(request_id=row.about.custom_id))
         return replies
 
-    def _index(self, row: Row) -> None:
-        for place in _places(row):
-            self._places[place].append(row)
-
     def _forget(self, row: Row) -> None:
         for place in _places(row):
             rows = self._places.get(place, [])
@@ -183,8 +161,6 @@ class BatchLane:
                 rows.remove(row)
             if not rows:
                 self._places.pop(place, None)
-
-    # -- waves -------------------------------------------------------------------------------------
 
     def changed(self) -> None:
         """Look again whether a wave can leave."""
@@ -200,15 +176,12 @@ class BatchLane:
             while True:
                 await self._news.wait()
                 self._news = anyio.Event()
-                await self._quiet()
+                while (left := self._changed_at + self.waves.quiet - time.monotonic()) > 0:  # noqa: ASYNC110
+                    await anyio.sleep(left)
                 if self._pending:
                     await self._close_wave()
                 elif self.waves.detach:
                     self._detach()
-
-    async def _quiet(self) -> None:
-        while (left := self._changed_at + self.waves.quiet - time.monotonic()) > 0:  # noqa: ASYNC110
-            await anyio.sleep(left)
 
     async def _close_wave(self) -> None:
         rows = [row for row in self._pending if row.request and not row.request.trace.withdrawn]
@@ -246,37 +219,35 @@ class BatchLane:
             await self._send_job(member, [spelled[place] for place in part], sum(sizes[at][1] for at in part))
 
     async def _send_job(self, member: int, rows: Sequence[Row], tokens: int) -> None:
-        api, token = (
-            _api(self._members[member]),
-            f"mdap-{secrets.randbelow(10**_TOKEN_DIGITS):0{_TOKEN_DIGITS}}",
-        )
+        token = f"mdap-{secrets.randbelow(10**_TOKEN_DIGITS):0{_TOKEN_DIGITS}}"
         lines = []
         for place, row in enumerate(rows):
             name = custom_id(token, place, *row.about[1:])
             row.about = row.about._replace(custom_id=name)
             assert row.request is not None
-            lines.append(api.row(name, row.request))
-        job = await self._log.intend(
+            lines.append(_api(self._members[member]).row(name, row.request))
+        job = await self.log.intend(
             token, self._members[member].name, self._wave, [row.about for row in rows]
         )
         now = time.time()
         for row in rows:
             row.since = now
-            self._index(row)
-        self._start(Sent(job, {row.about.custom_id: row for row in rows}, lines, tokens))
+        self._start(Sent(job, member, {row.about.custom_id: row for row in rows}, lines, tokens))
 
     def _start(self, sent: Sent) -> None:
         self._sent[sent.about.number] = sent
         self.seen.add(sent.about.number)
+        for row in sent.rows.values():
+            for place in _places(row):
+                self._places[place].append(row)
         if self._group is not None:
             self._group.start_soon(self._live, sent)
 
     async def _live(self, sent: Sent) -> None:
-        member = self._member(sent)
-        api = _api(self._members[member])
+        member = self._members[sent.member]
         try:
             await self._room_for(sent)
-            await JobLife(sent, api, self._members[member].name, self._log, self.waves, self).live()
+            await JobLife(sent, _api(member), member.name, self).live()
         finally:
             del self._sent[sent.about.number]
             if sent.lost:
@@ -285,14 +256,9 @@ class BatchLane:
                     self._forget(row)
             self.changed()
 
-    def _member(self, sent: Sent) -> int:
-        return next(place for place, one in enumerate(self._members) if one.name == sent.about.model)
-
-    # -- what jobs tell ----------------------------------------------------------------------------
-
     async def _room_for(self, sent: Sent) -> None:
         """Wait until the queue of the model has room for a job, as far as its limit is known."""
-        limit = self._room[self._member(sent)].tokens
+        limit = self._room[sent.member].tokens
         while sent.lines is not None and limit is not None:
             before = [one for one in self._queued(sent) if one.about.number < sent.about.number]
             if sum(one.tokens for one in before) + sent.tokens <= limit or not before:
@@ -300,7 +266,7 @@ class BatchLane:
             await anyio.sleep(self.waves.poll)
 
     def _queued(self, sent: Sent) -> list[Sent]:
-        return [one for one in self._sent.values() if one.about.model == sent.about.model and one is not sent]
+        return [one for one in self._sent.values() if one.member == sent.member and one is not sent]
 
     def others(self, sent: Sent) -> bool:
         """Return whether other jobs of the same model are under way."""
@@ -308,8 +274,7 @@ class BatchLane:
 
     def full(self, sent: Sent, limit: int | None) -> bool:
         """Make later jobs of the model smaller, since its queue was full."""
-        member = self._member(sent)
-        room = self._room[member]
+        room = self._room[sent.member]
         if self.others(sent):
             limit = limit or sent.tokens
         elif len(sent.rows) == 1:
@@ -317,18 +282,17 @@ class BatchLane:
         # Our count of tokens is not the vendor's: a job of exactly its limit may still be refused.
         halved = max(sent.tokens // 2, 1)
         limit = halved if limit is None or limit >= sent.tokens else limit
-        self._room[member] = room._replace(tokens=limit if room.tokens is None else min(limit, room.tokens))
+        self._room[sent.member] = room._replace(
+            tokens=limit if room.tokens is None else min(limit, room.tokens)
+        )
         return True
 
     def too_large(self, sent: Sent) -> bool:
         """Make later jobs of the model smaller, since one was too large."""
-        if len(sent.rows) == 1:
-            return False
-        member = self._member(sent)
-        room = self._room[member]
         size = sum(map(len, sent.lines or ()))
-        self._room[member] = room._replace(size=max(size // 2, 1))
-        return True
+        if len(sent.rows) > 1:
+            self._room[sent.member] = self._room[sent.member]._replace(size=max(size // 2, 1))
+        return len(sent.rows) > 1
 
     def leave_lane(self, row: Row) -> None:
         """Have samples of this row's step go as ordinary requests from now on."""
@@ -337,16 +301,11 @@ class BatchLane:
     def _detach(self) -> None:
         """Stop the runs, once everything that they want is known to wait in a job."""
         waiting = [row for sent in self._sent.values() for row in sent.rows.values() if row.waited]
-        if not waiting or not all(sent.parked for sent in self._sent.values()):
-            return
-        jobs = "a batch job" if len(self._sent) == 1 else f"{len(self._sent)} batch jobs"
-        samples = sum(len(row.about.ordinals) for row in waiting)
-        said = f"{samples:,} samples wait in {jobs}"
-        for row in waiting:
-            row.interrupt(UnavailableError(said, kind=PARKED))
-
-    def __repr__(self) -> str:
-        return f"<BatchLane, {len(self._pending)} rows pending, {len(self._sent)} jobs>"
+        if waiting and all(sent.parked for sent in self._sent.values()):
+            jobs = "a batch job" if len(self._sent) == 1 else f"{len(self._sent)} batch jobs"
+            said = f"{sum(len(row.about.ordinals) for row in waiting):,} samples wait in {jobs}"
+            for row in waiting:
+                row.interrupt(UnavailableError(said, kind=PARKED))
 
 
 class _OfRun:
@@ -377,10 +336,6 @@ class _OfRun:
 def _api(member: Paced) -> BatchAPI:
     assert member.batches is not None  # the session saw to it
     return member.batches
-
-
-def _place(run: int, request: SampleRequest, ordinal: int) -> Place:
-    return (run, request.key, request.step_digest, request.member, request.view, ordinal)
 
 
 def _places(row: Row) -> list[Place]:

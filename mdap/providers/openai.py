@@ -8,34 +8,40 @@ are true.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
-from mdap.errors import RejectedError, UsageError
-from mdap.providers.dialect import Dialect
+from mdap.errors import ProviderError, TransientError, UsageError
 from mdap.providers.endpoint import Endpoint, EndpointSettings, find_endpoint, read_settings
-from mdap.providers.failures import Guard, billed, json_object
-from mdap.providers.openai_batches import OpenAIBatches
-from mdap.providers.openai_replies import (
-    choices_of,
+from mdap.providers.failures import (
+    billed,
+    classify,
+    count_of,
+    first_line,
+    foreign,
+    json_object,
     label_of,
-    only_first,
-    read_choice,
-    read_usage,
-    shares_of,
+    mapping_of,
 )
+from mdap.providers.openai_batches import OpenAIBatches
 from mdap.providers.sdk import SDK
-from mdap.providers.wire import Response, Wire, in_blocks
+from mdap.providers.sending import Response
+from mdap.providers.wire import EndpointProvider
 from mdap.records import Reply, SampleRequest
-from mdap.rules.headers import Told
-from mdap.rules.prefixes import repeated
+from mdap.rules.reading import split_reasoning
+from mdap.rules.redflags import REFUSAL, failed
 
 __all__ = ["OpenAIProvider", "OpenAISettings", "create", "create_named"]
 
 _DEFAULT_URL: Final = "https://api.openai.com/v1"
 _REPLIES_PER_REQUEST: Final = 8
-_BREAKPOINT: Final = {"prompt_cache_breakpoint": {"mode": "explicit"}}
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
+# Where servers put what a model thought, apart from what it says.
+_REASONING: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details")
+_TEXTS: Final = frozenset({"text", "output_text"})
+_THOUGHTS: Final = frozenset({"thinking", "reasoning", "thought", "reasoning_content"})
+# Nothing that is nested deeper than this is a text.
+_DEPTH: Final = 4
 
 
 class OpenAISettings(EndpointSettings):
@@ -74,93 +80,29 @@ class OpenAISettings(EndpointSettings):
         return {**super().helpful, "n": "false", "cache_breakpoints": "false"}
 
 
-class OpenAIProvider:
-    """A model behind the Chat Completions API.
+class OpenAIProvider(EndpointProvider[OpenAISettings]):
+    """A model behind the Chat Completions API; see `EndpointProvider`.
 
-    The client is opened inside the running loop by the first sample, and closed by `aclose`.
-
-    Attributes:
-        name: as a person names it, such as ``openai/gpt-4.1-mini``; replies carry it as their model.
-        nonblocking: False.
-        remote: True.
-        dialect: the options in force, with those that were found out.
-        batches: the batch API.
+    Prompt tokens are counted with the first reply, since the endpoint bills them once; output tokens
+    are reported for all replies together and shared out evenly. Both add up to what was billed.
+    What the model thought is kept apart, however its server marks it. A refusal has the finish reason
+    ``refusal``; a reply without content (filtered, cut before it began) has the text ``""``. One without
+    a finish reason is taken as complete, unless it used all tokens it was allowed.
     """
 
-    nonblocking: Final = False
-    remote: Final = True
-
-    def __init__(self, name: str, model: str, settings: OpenAISettings, endpoint: Endpoint) -> None:
-        self.name: Final = name
-        self._model = model
-        self.dialect: Final = Dialect(settings)
-        self._settings = settings
-        self._endpoint = endpoint
-        self._guard = Guard(endpoint, off=settings.allow_duplicates)
-        sdk = SDK("openai", "AsyncOpenAI", "/chat/completions", endpoint)
-        self._wire = Wire(sdk, endpoint, settings.transport)
-        self.batches: Final = OpenAIBatches(sdk, endpoint, self._whole, self._read)
+    cache_mark: ClassVar[Mapping[str, Any]] = {"prompt_cache_breakpoint": {"mode": "explicit"}}
 
     @property
     def max_n(self) -> int:
         """How many replies one request may ask for."""
         return _REPLIES_PER_REQUEST if self.dialect.settings.n else 1
 
-    @property
-    def allow_duplicates(self) -> bool:
-        """Whether the user wants votes of an endpoint that repeats itself."""
-        return self._settings.allow_duplicates
-
-    @property
-    def told(self) -> Told:
-        """What the endpoint's headers tell of its limits."""
-        return self._wire.told
-
-    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Ask once for replies to one prompt, as many as this endpoint may be asked for.
-
-        Prompt tokens are counted with the first reply, since the endpoint bills them once; output tokens
-        are reported for all replies together and shared out evenly. Both add up to what was billed.
-        What the model thought is kept apart, however its server marks it. A refusal has the finish reason
-        ``refusal``; a reply without content (filtered, cut before it began) has the text ``""``. One without
-        a finish reason is taken as complete, unless it used all tokens it was allowed.
-
-        Args:
-            request: the prompt, and how to sample it.
-
-        Returns:
-            At least one reply; fewer than wanted where the server sent fewer.
-
-        Raises:
-            TransientError: no or no usable response; another attempt may work.
-            RateLimitError: the endpoint asks for a pause first.
-            UnavailableError: key, quota or model will not do.
-            RejectedError: the endpoint refuses this prompt.
-        """
-        body = self._whole(request)
-        try:
-            return await self._wire.ask(body, lambda response: self._read(request, response))
-        except RejectedError as error:
-            self.dialect.advise(error, body)
-            raise
-
-    def describe(self) -> dict[str, Any]:
-        """Return model, host and options as JSON values; `create` saw to it that none is a secret."""
-        return {"model": self._model, "host": self._endpoint.host, **self._settings.described()}
-
-    async def aclose(self) -> None:
-        """Close the connections, if there are any."""
-        await self._wire.aclose()
-        await self.batches.aclose()
-
-    def _whole(self, request: SampleRequest) -> dict[str, Any]:
-        return {**self._body(request), **self._settings.extra_body}
-
     def _body(self, request: SampleRequest) -> dict[str, Any]:
         settings = self.dialect.settings
         system, user = settings.spoken(request)
         messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": self._content(request, user)})
+        content = self._content(request, user, settings.cache_breakpoints)
+        messages.append({"role": "user", "content": content})
         body: dict[str, Any] = {"model": self._model, "messages": messages}
         body[settings.token_parameter] = request.max_tokens
         if settings.send_temperature:
@@ -168,42 +110,39 @@ class OpenAIProvider:
         if (n := min(request.n, self.max_n)) > 1:
             body["n"] = n
         if settings.seed is not None:
-            body["seed"] = _derived_seed(settings.seed, request)
+            # 31 bits: some servers keep seeds in a signed 32-bit integer.
+            named = f"{settings.seed}:{request.prompt_digest}:{request.ordinals[0]}".encode()
+            body["seed"] = int.from_bytes(hashlib.sha256(named).digest()[:4], "big") >> 1
         if response_format := _response_format(request, settings.json_schema):
             body["response_format"] = response_format
         return body
 
-    def _content(self, request: SampleRequest, user: str) -> str | list[dict[str, Any]]:
-        if not (self.dialect.settings.cache_breakpoints and (ends := repeated(request))):
-            return user
-        return in_blocks(user, [len(user) - len(request.user) + end for end in ends], _BREAKPOINT)
-
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
         headers, endpoint = response.headers, self._endpoint
-        body = json_object(headers, response.content, endpoint, lambda body: read_usage(body)[:2])
-        told = read_usage(body)
+        body = json_object(response, endpoint, _read_usage)
+        told = _read_usage(body)
         with billed(told.given, told.made):
-            found = choices_of(body, headers, response.content, endpoint)
-            choices = [read_choice(choice, headers, endpoint) for choice in found]
-            self._guard.check(body.get("id"), "\0".join(choice.text for choice in choices))
+            found = _choices_of(body, headers, response.content, endpoint)
+            choices = [_read_choice(choice, headers, endpoint) for choice in found]
+            self._refuse_repeated(body.get("id"), "\0".join(choice.text for choice in choices))
         taken = choices[: min(request.n, self.max_n)]
-        shares, hidden = shares_of(told.made, len(taken)), shares_of(told.hidden, len(taken))
+        shares, hidden = _shares_of(told.made, len(taken)), _shares_of(told.hidden, len(taken))
         cut = len(choices) == 1 and told.shown is not None and told.shown >= request.max_tokens
         return [
             Reply(
                 text=choice.text,
                 model=self.name,
                 finish_reason=choice.reason or ("length" if cut else "stop"),
-                input_tokens=only_first(told.given, place),
+                input_tokens=_only_first(told.given, place),
                 output_tokens=shares[place],
-                cached_tokens=only_first(told.cached, place),
+                cached_tokens=_only_first(told.cached, place),
                 latency=response.latency,
                 request_id=headers.get("x-request-id"),
                 reasoning=choice.reasoning,
                 reasoning_tokens=hidden[place],
                 served_model=label_of(body.get("model")),
                 fingerprint=label_of(body.get("system_fingerprint")),
-                cache_write_tokens=only_first(told.stored, place),
+                cache_write_tokens=_only_first(told.stored, place),
             )
             for place, choice in enumerate(taken)
         ]
@@ -223,7 +162,7 @@ def create(model: str, options: dict[str, Any]) -> OpenAIProvider:
         raise UsageError("openai needs the name of a model, as in --model openai/gpt-4.1-mini")
     settings = read_settings(OpenAISettings, "openai", options)
     endpoint = find_endpoint(settings, "openai", "OPENAI", _DEFAULT_URL)
-    return OpenAIProvider(f"openai/{model}", model, settings, endpoint)
+    return _provider(f"openai/{model}", model, settings, endpoint)
 
 
 def create_named(model: str, options: dict[str, Any]) -> OpenAIProvider:
@@ -248,7 +187,12 @@ def create_named(model: str, options: dict[str, Any]) -> OpenAIProvider:
     settings = read_settings(OpenAISettings, f"openai-api/{name}", options)
     # What the SDK reads from its own vendor's variables is not meant for this endpoint.
     endpoint = find_endpoint(settings, name, name.upper().replace("-", "_"), None, own=False)
-    return OpenAIProvider(f"openai-api/{model}", asked, settings, endpoint)
+    return _provider(f"openai-api/{model}", asked, settings, endpoint)
+
+
+def _provider(name: str, model: str, settings: OpenAISettings, endpoint: Endpoint) -> OpenAIProvider:
+    sdk = SDK("openai", "AsyncOpenAI", "/chat/completions", endpoint)
+    return OpenAIProvider(name, model, settings, endpoint, sdk, OpenAIBatches)
 
 
 def _response_format(request: SampleRequest, how: str) -> dict[str, Any] | None:
@@ -263,11 +207,149 @@ def _response_format(request: SampleRequest, how: str) -> dict[str, Any] | None:
     return {"type": "json_object"} if fits else None
 
 
-def _derived_seed(seed: int, request: SampleRequest) -> int:
-    # 31 bits: some servers keep seeds in a signed 32-bit integer.
-    text = f"{seed}:{request.prompt_digest}:{request.ordinals[0]}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-
-
 create.settings = OpenAISettings  # type: ignore[attr-defined] # `mdap models` lists them
 create_named.settings = OpenAISettings  # type: ignore[attr-defined]
+
+
+class _Usage(NamedTuple):
+    """What a response says of its tokens; None where it says nothing, or nonsense.
+
+    Attributes:
+        given: tokens of the prompt, those that were *cached* and *stored* in a cache included.
+        made: tokens of all replies, those of *hidden* reasoning included.
+    """
+
+    given: int | None
+    made: int | None
+    cached: int | None
+    hidden: int | None
+    stored: int | None
+
+    @property
+    def shown(self) -> int | None:
+        """The part of *made* that can be read."""
+        return None if self.made is None else max(0, self.made - (self.hidden or 0))
+
+
+class _Choice(NamedTuple):
+    """One reply: what the model says or how it refuses, why it ended, and what the model thought."""
+
+    text: str
+    reason: str | None
+    reasoning: str | None
+
+
+def _read_usage(body: dict[str, Any]) -> _Usage:
+    """Return the tokens that the response reports."""
+    usage = mapping_of(body.get("usage"))
+    given, made = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
+    given = count_of(usage.get("input_tokens")) if given is None else given
+    made = count_of(usage.get("output_tokens")) if made is None else made
+    total = count_of(usage.get("total_tokens"))
+    if given is not None and made is not None and total is not None:
+        made = max(made, total - given)  # some count what the model thought in the total alone
+    details = mapping_of(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
+    inputs = mapping_of(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+    hidden = count_of(details.get("reasoning_tokens"))
+    cached = count_of(inputs.get("cached_tokens"))
+    if cached is None:
+        cached = count_of(usage.get("prompt_cache_hit_tokens"))  # DeepSeek's name for it
+    return _Usage(given, made, cached, hidden, count_of(inputs.get("cache_write_tokens")))
+
+
+def _only_first(tokens: int | None, place: int) -> int | None:
+    """Return *tokens* for the first reply and 0 for the others; None where unknown."""
+    return tokens if place == 0 or tokens is None else 0
+
+
+def _shares_of(total: int | None, parts: int) -> list[int | None]:
+    """Return *total* in whole, nearly equal parts that add up to it; None for each where unknown."""
+    if total is None:
+        return [None] * parts
+    share, rest = divmod(total, parts)
+    return [share + (place < rest) for place in range(parts)]
+
+
+def _choices_of(
+    body: dict[str, Any], headers: Mapping[str, str], content: bytes, endpoint: Endpoint
+) -> list[Any]:
+    """Return the response's choices, at least one; raise a `ProviderError` if there is none."""
+    choices = body.get("choices")
+    if isinstance(choices, list) and choices:
+        return choices
+    # Routers report an upstream's failure with status 200.
+    if error := body.get("error"):
+        raise _upstream(error, headers, body, endpoint)
+    status = mapping_of(body.get("base_resp")).get("status_msg")
+    said = endpoint.tell(str(status)) if status else first_line(content, endpoint)
+    raise foreign(f"{endpoint.host} answered 200 without a choice: {said}", "empty_choices")
+
+
+def _read_choice(choice: Any, headers: Mapping[str, str], endpoint: Endpoint) -> _Choice:
+    """Return what a choice says; raise a `ProviderError` if it is an error, or cannot be read."""
+    fields = mapping_of(choice)
+    reason = label_of(fields.get("finish_reason"))
+    if error := fields.get("error"):
+        raise _upstream(error, headers, {"error": error}, endpoint)
+    if reason is not None and failed(reason):
+        raise TransientError(f"{endpoint.host} ended a reply by {endpoint.tell(reason)}", kind="choice_error")
+    message = fields.get("message")
+    if message is None and isinstance(fields.get("text"), str):
+        message = {"content": fields["text"]}  # of the API before this one
+    content = mapping_of(message).get("content")
+    if not isinstance(message, dict) or not (content is None or isinstance(content, str | list | dict)):
+        raise foreign(f"{endpoint.host} answered with a choice that has no text message", "garbled_body")
+    said, thought, refused = _sorted_parts(content)
+    refusal = label_of(message.get("refusal")) or label_of(refused)
+    if refusal is not None:
+        return _Choice(refusal, REFUSAL, None)
+    text, inline = split_reasoning(said)
+    field = next((message[name] for name in _REASONING if message.get(name)), None)
+    reasoning = "\n".join(filter(None, (_text_of(field).strip(), thought.strip(), inline)))
+    return _Choice(text, reason, reasoning or None)
+
+
+def _sorted_parts(content: Any) -> tuple[str, str, str]:
+    """Return what *content* says, what it thought, and how it refuses."""
+    if content is None or isinstance(content, str):
+        return content or "", "", ""
+    said, thought, refused = [], [], []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str):
+            said.append(part)
+            continue
+        kind = mapping_of(part).get("type", "text")
+        if kind in _TEXTS:
+            said.append(_text_of(part.get("text")))
+        elif kind in _THOUGHTS:
+            thought.append(_text_of({name: part[name] for name in part if name != "type"}))
+        elif kind == "refusal":
+            refused.append(_text_of(part.get("refusal")))
+    return "".join(said), "".join(thought), "".join(refused)
+
+
+def _text_of(value: Any, depth: int = _DEPTH) -> str:
+    """Return the texts in *value*, however its server nests them, one after the other."""
+    if isinstance(value, str):
+        return value
+    if depth == 0:
+        return ""
+    if isinstance(value, list):
+        return "".join(_text_of(part, depth - 1) for part in value)
+    inner = mapping_of(value)
+    names = ("text", "summary", "content", *_THOUGHTS)
+    return next((text for name in names if (text := _text_of(inner.get(name), depth - 1))), "")
+
+
+def _upstream(
+    error: Any, headers: Mapping[str, str], body: dict[str, Any], endpoint: Endpoint
+) -> ProviderError:
+    """Return what an error means that came with status 200."""
+    code = count_of(mapping_of(error).get("code")) or 0
+    if 400 <= code < 600:
+        return classify(code, headers, body, endpoint)
+    failure = classify(200, headers, body, endpoint)
+    if failure.kind in ("quota", "auth", "model_not_found"):
+        return failure
+    # An error of its own making says nothing of the prompt, and may pass.
+    return foreign(str(failure), "error_body")

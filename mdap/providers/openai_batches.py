@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mdap.errors import ProviderError, TransientError
-from mdap.providers.batch_api import BatchAPI, BatchLimits, JobState, Result, counted
+from mdap.providers.batch_api import BatchAPI, JobState, Result, counted
 from mdap.providers.failures import classify, json_or_none, mapping_of
 from mdap.providers.sending import spelled
 from mdap.records import SampleRequest
+from mdap.rules.waves import Room
 
 __all__ = ["OpenAIBatches"]
 
@@ -25,7 +26,7 @@ _SLACK: Final = 600.0
 class OpenAIBatches(BatchAPI):
     """The batch API of one model; see `mdap.providers.batch_api.BatchAPI`."""
 
-    limits = BatchLimits(50_000, 200 * 10**6)
+    limits = Room(50_000, 200 * 10**6)
     uploads = True
     has_metadata = True
 
@@ -36,8 +37,8 @@ class OpenAIBatches(BatchAPI):
 
     async def upload(self, token: str, rows: Sequence[bytes]) -> str:
         """Upload *rows* as a file with the name of the job."""
-        file = (_name(token), b"".join(rows), "application/jsonl")
-        made = await self._client.call(lambda client: client.files.create(file=file, purpose="batch"))
+        file = (f"{token}.jsonl", b"".join(rows), "application/jsonl")
+        made = await self._call(lambda client: client.files.create(file=file, purpose="batch"))
         return str(made.id)
 
     async def find_upload(self, token: str) -> str | None:
@@ -45,46 +46,38 @@ class OpenAIBatches(BatchAPI):
 
         async def look(client: Any) -> str | None:
             async for file in client.files.list(purpose="batch", order="desc"):
-                if file.filename == _name(token):
+                if file.filename == f"{token}.jsonl":
                     return str(file.id)
             return None
 
-        return await self._client.call(look)
+        return await self._call(look)
 
     async def submit(self, token: str, file: str | None, rows: Sequence[bytes]) -> JobState:
         """Create the job of an uploaded *file*."""
         about = {"endpoint": _PATH, "completion_window": "24h", "input_file_id": file}
         metadata = {_METADATA: token}
-        return _state(
-            await self._client.call(lambda client: client.batches.create(**about, metadata=metadata))
+        return self._state(
+            await self._call(lambda client: self._jobs(client).create(**about, metadata=metadata))
         )
 
     async def find(self, token: str, file: str | None, since: float) -> list[JobState]:
         """Return the job whose metadata names *token*, or that was made of its *file*."""
 
         async def look(client: Any) -> list[JobState]:
-            async for job in client.batches.list(limit=100):
+            async for job in self._jobs(client).list(limit=100):
                 if job.created_at < since - _SLACK:
                     break
                 named = mapping_of(job.metadata).get(_METADATA) == token
                 if named or (file is not None and job.input_file_id == file):
-                    return [_state(job)]
+                    return [self._state(job)]
             return []
 
-        return await self._client.call(look)
-
-    async def state(self, vendor_id: str) -> JobState:
-        """Return how a job stands."""
-        return _state(await self._client.call(lambda client: client.batches.retrieve(vendor_id)))
-
-    async def cancel(self, vendor_id: str) -> None:
-        """Cancel a job."""
-        await self._client.call(lambda client: client.batches.cancel(vendor_id))
+        return await self._call(look)
 
     async def download(self, state: JobState, take: Callable[[bytes], None]) -> None:
         """Hand *take* the lines of both files, as far as there are any."""
         for file in state.files:
-            await self._client.download(f"/files/{file}/content", take)
+            await self._download(f"/files/{file}/content", take)
 
     def result(self, line: bytes) -> Result | None:
         """Return what a line says; None if it cannot be read."""
@@ -98,29 +91,27 @@ class OpenAIBatches(BatchAPI):
             return Result(custom_id, json.dumps(body).encode())
         return Result(custom_id, None, self._failed(status, body, mapping_of(row.get("error"))))
 
+    def _jobs(self, client: Any) -> Any:
+        return client.batches
+
+    def _state(self, job: Any) -> JobState:
+        files = tuple(file for file in (job.output_file_id, job.error_file_id) if file)
+        counts = counted(job.request_counts)
+        state = JobState(job.id, job.status, job.status in _ENDED, counts.get("total", 0), counts, files)
+        if job.status != "failed":
+            return state
+        errors = (job.errors.data if job.errors else None) or ()
+        first = mapping_of(errors[0].model_dump()) if errors else {}
+        said = str(first.get("message") or "the vendor gives no reason")[:300]
+        if first.get("code") in _QUEUE or "enqueued token limit" in said.lower():
+            found = _LIMIT.search(said)
+            limit = int(found[1].replace(",", "")) if found else None
+            return state._replace(queue_full=said, limit=limit)
+        return state._replace(refusal=said)
+
     def _failed(self, status: Any, body: Any, error: dict[str, Any]) -> ProviderError:
         if isinstance(status, int) and status >= 300:
             return classify(status, {}, body, self._endpoint)
         kind = str(error.get("code") or "row_failed").removeprefix("batch_")[:40]
         said = self._endpoint.tell(str(error.get("message") or "the row has no response"))
         return TransientError(f"{self._endpoint.host} did not answer: {said}", kind=kind)
-
-
-def _name(token: str) -> str:
-    return f"{token}.jsonl"
-
-
-def _state(job: Any) -> JobState:
-    files = tuple(file for file in (job.output_file_id, job.error_file_id) if file)
-    counts = counted(job.request_counts.model_dump() if job.request_counts else {})
-    errors = [mapping_of(error.model_dump()) for error in (job.errors.data if job.errors else None) or ()]
-    state = JobState(job.id, job.status, job.status in _ENDED, counts.get("total", 0), counts, files)
-    if job.status != "failed":
-        return state
-    first = errors[0] if errors else {}
-    said = str(first.get("message") or "the vendor gives no reason")[:300]
-    if first.get("code") in _QUEUE or "enqueued token limit" in said.lower():
-        found = _LIMIT.search(said)
-        limit = int(found[1].replace(",", "")) if found else None
-        return state._replace(queue_full=said, limit=limit)
-    return state._replace(refusal=said)

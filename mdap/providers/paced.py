@@ -1,4 +1,4 @@
-"""Limits around any provider: concurrency, requests and tokens per minute, timeout per attempt."""
+"""Limits around any provider, a timeout per attempt, and several providers as one."""
 
 import time
 from collections.abc import Sequence
@@ -10,15 +10,14 @@ from mdap.errors import RateLimitError, TransientError
 from mdap.protocols import Provider
 from mdap.providers.batch_api import BatchAPI
 from mdap.providers.dialect import Dialect
-from mdap.providers.files import connections_within
-from mdap.providers.gate import FIXED, MOST, Gate
+from mdap.providers.gate import FIXED, MOST, Gate, connections_within
 from mdap.providers.warming import Warmer
 from mdap.records import Reply, SampleRequest
 from mdap.rules.headers import Told
 from mdap.rules.limiter import Estimator, prompt_tokens
 from mdap.settings import Limits
 
-__all__ = ["Paced"]
+__all__ = ["Ensemble", "Paced"]
 
 _REFUSED: Final = "rate_limit"
 # After a timeout of mdap or a gateway, the server may still be computing the reply.
@@ -100,28 +99,22 @@ class Paced:
                 (turn.timed_out if error.kind in _LATE else turn.troubled)()
                 raise
             finally:
-                self._listen()
+                told = getattr(self._inner, "told", None)
+                if isinstance(told, Told):
+                    self.gate.learn(told)
             longest = max((reply.output_tokens or 0 for reply in replies), default=0)
             turn.succeeded(self._taken(request, replies), longest)
             return replies
 
     async def _in_time(self, request: SampleRequest) -> Sequence[Reply]:
         timeout = self._limits.attempt_timeout
-        with anyio.move_on_after(timeout) as scope:
+        with anyio.move_on_after(timeout):
             return self._told(await self._inner.sample(request))
-        if scope.cancelled_caught:
-            raise TransientError(f"no reply within {timeout:g} seconds", kind="timeout")
-        raise AssertionError("unreachable: the scope either returned or was cancelled")
+        raise TransientError(f"no reply within {timeout:g} seconds", kind="timeout")
 
     def _told(self, replies: Sequence[Reply]) -> Sequence[Reply]:
         """Return *replies*; those of somebody's object under its name, by which prices and figures go."""
         return replies if self._owned else _under(self.name, replies)
-
-    def _listen(self) -> None:
-        """Hand on what the endpoint tells of its limits, if this provider passes it on."""
-        told = getattr(self._inner, "told", None)
-        if isinstance(told, Told):
-            self.gate.learn(told)
 
     def _likely_tokens(self, request: SampleRequest) -> int:
         prompt, most = prompt_tokens(request.system, request.user), request.max_tokens
@@ -180,3 +173,35 @@ def _under(name: str, replies: Any) -> list[Reply]:
         own = reply.served_model or (None if reply.model == name else reply.model)
         named.append(reply._replace(model=name, served_model=own))
     return named
+
+
+class Ensemble:
+    """A provider that hands each request to the member it names.
+
+    Args:
+        members: the models, each within its own limits; a request's *member* is a place among them.
+    """
+
+    def __init__(self, members: Sequence[Provider]) -> None:
+        self.members = tuple(members)
+        self.name = " + ".join(member.name for member in members)
+        self.nonblocking = all(member.nonblocking for member in members)
+
+    @property
+    def max_n(self) -> int:
+        """The most replies that any member may be asked for at once."""
+        return max(member.max_n for member in self.members)
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        """Ask the member that *request* names; see `mdap.protocols.Provider.sample`."""
+        return await self.members[request.member].sample(request)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what each member says of itself."""
+        return {"members": [member.describe() for member in self.members]}
+
+    async def aclose(self) -> None:
+        """Close every member, the others too if one fails to."""
+        async with anyio.create_task_group() as group:
+            for member in self.members:
+                group.start_soon(member.aclose)

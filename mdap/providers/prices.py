@@ -47,10 +47,8 @@ def price_of(model: str, own: Mapping[str, Price]) -> Price | None:
         model: as ``provider/model``.
         own: the user's prices.
     """
-    return own.get(model) or _listed(model)
-
-
-def _listed(model: str) -> Price | None:
+    if model in own:
+        return own[model]
     from genai_prices import Usage, calc_price  # a quarter of a second that most commands need not wait
 
     provider, _, name = model.partition("/")

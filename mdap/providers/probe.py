@@ -17,8 +17,7 @@ from typing import Any, Final
 import anyio
 
 from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError
-from mdap.providers.dialect import Dialect
-from mdap.providers.negotiating import is_refusal, negotiate
+from mdap.providers.dialect import Dialect, is_refusal, negotiate
 from mdap.providers.paced import Paced
 from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.digests import prompt_digest
@@ -168,7 +167,7 @@ class _Probe:
         first = await self._tell(0, 2 if both else 1)
         if both:
             found.n = len(first) == 2
-        if await self._is_ignored(first):
+        if _too_long(first) and await self._has_another_name():
             del found.texts[:-1]
         while len(found.texts) < 2 or (len(found.texts) < 3 and _same(found.texts)):
             if monotonic() - self._began_at > _SECONDS:
@@ -201,11 +200,11 @@ class _Probe:
             dialect.adopt({"n": worth})
             self._found.options = dialect.found
 
-    async def _is_ignored(self, replies: Sequence[Reply]) -> bool:
-        """Return whether the limit of tokens has another name, going by a reply that is longer than that."""
+    async def _has_another_name(self) -> bool:
+        """Return whether the limit of tokens, which a reply ignores, has another name."""
         dialect = self._provider.dialect
         other = {} if dialect is None else dialect.next_of(["token_parameter"])
-        if dialect is None or not other or not _too_long(replies):
+        if dialect is None or not other:
             return False
         before = dialect.found
         dialect.adopt(other)
@@ -223,17 +222,17 @@ class _Probe:
         digest = prompt_digest(_SYSTEM, _CHECK)
         temperature = self._provider.sent_temperature(0.0)
         request = SampleRequest(_SYSTEM, _CHECK, digest, "probe", (0,), temperature, _CHECK_TOKENS, _SCHEMA)
-        for tries in range(_PATIENCE, 0, -1):
+        tries = 0
+        while True:
+            tries += 1
             try:
                 await self._ask(request)
-            except RateLimitError as error:  # the next one waits for as long as this one asks
-                if tries == 1:
-                    return error
             except ProviderError as error:
-                return error
+                # After a refusal for coming too soon, the next one waits for as long as this one asks.
+                if tries == _PATIENCE or not isinstance(error, RateLimitError):
+                    return error
             else:
-                break
-        return None
+                return None
 
     async def _tell(self, first: int, count: int) -> Sequence[Reply]:
         digest, ordinals = prompt_digest("", _QUESTION), tuple(range(first, first + count))

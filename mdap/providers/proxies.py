@@ -29,8 +29,12 @@ def proxy_for(url: str) -> SplitResult | None:
         UnavailableError: a proxy is named that cannot be used.
     """
     target, named = urlsplit(url), getproxies()
-    address = named.get(target.scheme) or named.get("all")
-    if not address or _is_exempt(target, named.get("no", "")):
+    address, host = named.get(target.scheme) or named.get("all"), target.hostname or ""
+    if not address:
+        return None
+    port = target.port or {"http": 80, "https": 443}.get(target.scheme)
+    exempt = named.get("no", "").lower().replace(",", " ").split()
+    if any(_covers(entry, host, port) for entry in exempt) or proxy_bypass(host):
         return None
     try:
         proxy = urlsplit(address if "://" in address else f"http://{address}")
@@ -52,13 +56,6 @@ def login_of(proxy: SplitResult) -> tuple[str, str] | None:
     if proxy.username is None and proxy.password is None:
         return None
     return unquote(proxy.username or ""), unquote(proxy.password or "")
-
-
-def _is_exempt(target: SplitResult, exempt: str) -> bool:
-    host = target.hostname or ""
-    port = target.port or {"http": 80, "https": 443}.get(target.scheme)
-    entries = exempt.lower().replace(",", " ").split()
-    return any(_covers(entry, host, port) for entry in entries) or bool(proxy_bypass(host))
 
 
 def _covers(entry: str, host: str, port: int | None) -> bool:

@@ -22,14 +22,14 @@ from mdap.providers.sending import (
     CLOSE_SECONDS,
     IDLE_SECONDS,
     MOST_CONNECTIONS,
-    Answer,
+    Response,
     bounded,
     check_head,
     spelled,
     unpacked,
 )
 
-__all__ = ["SDK", "Pattern", "ThroughSDK"]
+__all__ = ["SDK", "Pattern", "ThroughSDK", "closed"]
 
 # What an endpoint learns that the SDK's own variables are not meant for. No compressed body is asked for: how
 # large it is shows only afterwards.
@@ -99,6 +99,33 @@ class SDK:
             http_client=http_client,
         )
 
+    def connected(self, hooks: Mapping[str, Any], **options: Any) -> Any:
+        """Return a client whose requests go through the proxy that the environment names, if any.
+
+        Args:
+            hooks: called by the HTTP library for each request or response.
+            options: more of the HTTP library's client.
+
+        Raises:
+            UnavailableError: the proxy, the address or the certificates cannot be used.
+        """
+        proxy = proxy_for(self.url)
+        with self.usable():
+            http_client = self.module.DefaultAioHttpClient(
+                event_hooks=hooks,
+                trust_env=False,
+                proxy=None if proxy is None else proxy.geturl(),
+                verify=self.http.create_ssl_context(),
+                timeout=IDLE_SECONDS,
+                **options,
+            )
+            return self.client(http_client)
+
+    def dress(self, request: Any, *kept: str) -> None:
+        """Give *request*, which the SDK made, the headers that it has without the SDK; keep those *kept*."""
+        own = {name: request.headers[name] for name in kept if name in request.headers}
+        request.headers = self.http.Headers({**self.headers(request.headers), **own})
+
     def headers(self, made: Mapping[str, str]) -> dict[str, str]:
         """Return the headers to send, by name in lower case.
 
@@ -114,10 +141,6 @@ class SDK:
         more = {**endpoint.login(), **endpoint.headers}
         headers |= {name.lower(): value for name, value in more.items()}
         return {name: value for name, value in headers.items() if name not in _OF_ONE_REQUEST}
-
-    def proxy(self) -> SplitResult | None:
-        """Return the proxy that carries requests; raise an `UnavailableError` if it cannot be used."""
-        return proxy_for(self.url)
 
     async def post(self, client: Any, body: Mapping[str, Any]) -> Any:
         """Return the response to *body* as the HTTP library has it.
@@ -164,7 +187,7 @@ class SDK:
                 except Exception:
                     if not caught:
                         raise
-            return Pattern(self.url, self.headers(caught[0].headers), self.proxy())
+            return Pattern(self.url, self.headers(caught[0].headers), proxy_for(self.url))
 
     @contextmanager
     def usable(self) -> Iterator[None]:
@@ -197,7 +220,7 @@ class ThroughSDK:
         self._sdk = sdk
         self._client: Any = None
 
-    async def send(self, body: Mapping[str, Any]) -> Answer:
+    async def send(self, body: Mapping[str, Any]) -> Response:
         """Send one request; raise whatever the SDK does where nothing whole comes back."""
         # The SDK spells it itself, but from its error nobody could tell that the prompt is to blame.
         spelled(body)
@@ -207,40 +230,34 @@ class ThroughSDK:
             response = await self._sdk.post(self._client, body)
         except self._sdk.module.APIStatusError as error:
             response = error.response
-        return Answer(response.status_code, dict(response.headers.items()), response.content)
+        return Response(response.status_code, dict(response.headers.items()), response.content)
 
     async def aclose(self) -> None:
         """Close the connections, if there are any."""
         client, self._client = self._client, None
-        if client is not None:
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                await client.close()
+        await closed(client)
 
     def _open(self) -> Any:
         sdk, http = self._sdk, self._sdk.http
-        limits = http.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)
-        hooks = {"request": [self._address], "response": [_body_cap(http)]}
-        proxy = sdk.proxy()
+        proxy = proxy_for(sdk.url)
         if proxy is not None and proxy.scheme in SOCKS:
             raise UnavailableError(
                 "the environment names a SOCKS proxy: leave out -M transport=sdk to use it", kind="proxy"
             )
-        with sdk.usable():
-            client = sdk.module.DefaultAioHttpClient(
-                limits=limits,
-                event_hooks=hooks,
-                trust_env=False,
-                proxy=None if proxy is None else proxy.geturl(),
-                verify=http.create_ssl_context(),
-            )
-            return sdk.client(client)
+        limits = http.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)
+        return sdk.connected({"request": [self._address], "response": [_body_cap(http)]}, limits=limits)
 
     async def _address(self, request: Any) -> None:
         """Have *request* go where it would go without the SDK, with the same headers."""
-        sdk = self._sdk
-        length = {name: request.headers[name] for name in ("content-length",) if name in request.headers}
-        request.url = sdk.http.URL(sdk.url)
-        request.headers = sdk.http.Headers({**sdk.headers(request.headers), **length})
+        request.url = self._sdk.http.URL(self._sdk.url)
+        self._sdk.dress(request, "content-length")
+
+
+async def closed(client: Any) -> None:
+    """Close a *client* of an SDK in order, if there is one, within a few seconds."""
+    if client is not None:
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+            await client.close()
 
 
 def _body_cap(http: Any) -> Callable[[Any], Awaitable[None]]:

@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from mdap.errors import RejectedError, TransientError
 from mdap.rules.redflags import clean_label
@@ -13,8 +13,7 @@ __all__ = [
     "IDLE_SECONDS",
     "MAX_BODY",
     "MOST_CONNECTIONS",
-    "Answer",
-    "Sender",
+    "Response",
     "bounded",
     "check_head",
     "spelled",
@@ -40,34 +39,20 @@ _MOST_DIGITS: Final = 12
 _INFLATERS: Final = {"gzip": (47,), "x-gzip": (47,), "deflate": (47, -15)}
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What an endpoint answered, its body as it came.
 
     Attributes:
         status: of HTTP.
         headers: by name, in lower case.
         content: the body.
+        latency: seconds from the request to the end of the body, once they are known.
     """
 
     status: int
     headers: Mapping[str, str]
     content: bytes
-
-
-class Sender(Protocol):
-    """A way to send requests to one endpoint."""
-
-    async def send(self, body: Mapping[str, Any]) -> Answer:
-        """Send one request, and nothing a second time.
-
-        Raises:
-            Exception: nothing whole came back; `mdap.providers.failures.explain_failure` knows what it means.
-        """
-        ...
-
-    async def aclose(self) -> None:
-        """Close the connections, if there are any; it may be called twice."""
-        ...
+    latency: float = 0.0
 
 
 def spelled(body: Mapping[str, Any]) -> bytes:

@@ -81,24 +81,31 @@ class Simulated:
         subject = request.subject
         if subject is None:
             raise UsageError("the simulated model needs to know what a step is about: ask through a task")
-        if self._refuse_rate and self._refuses(request.prompt_digest):
-            raise RejectedError("the simulated endpoint refuses this prompt, as refuse_rate wants")
+        if self._refuse_rate:
+            refused = blake2b(f"refused {request.prompt_digest}".encode(), digest_size=8, key=self._key)
+            if int.from_bytes(refused.digest()) * _UNIT < self._refuse_rate:
+                raise RejectedError("the simulated endpoint refuses this prompt, as refuse_rate wants")
         draws = self._draws(request)
-        latency = 0.0 if self.nonblocking else self._latency(draws[0][3])
         if self._fault_rate:
             self._maybe_fail(request, draws[0][4])
-        if latency:
+        latency = 0.0
+        if not self.nonblocking:
+            normal = _NORMAL.inv_cdf(min(max(draws[0][3] * _UNIT, 1e-12), 1 - 1e-12))
+            latency = self.settings.latency * math.exp(normal * self.settings.latency_sigma)
             await anyio.sleep(latency)
         return self._replies(request, subject, draws, latency)
 
     def _replies(
         self, request: SampleRequest, subject: Subject, draws: list[tuple[int, ...]], latency: float
     ) -> list[Reply]:
-        truth, right = self._truth(request, subject)
+        digest, truth, right = self._last
+        if digest != request.prompt_digest:  # a step's requests come close together
+            truth = subject.truth()
+            right = subject.render(truth)
+            self._last = (request.prompt_digest, truth, right)
         asked = (len(request.system) + len(request.user)) // _CHARS_PER_TOKEN + 1
         usual = Reply(right, self.name, "stop", asked, _tokens(right), 0, latency)
         error_rate, favourite = self._difficulty(request.prompt_digest)
-        flag_rate = self._flag_rate
         replies = []
         for flag, wrong, which, _, _ in draws:
             reply = usual
@@ -107,8 +114,8 @@ class Simulated:
                 choice = favourite if favourite is not None else int(which * _UNIT * len(mistakes))
                 text = subject.render(mistakes[choice % len(mistakes)])
                 reply = usual._replace(text=text, output_tokens=_tokens(text))
-            if flag * _UNIT < flag_rate:
-                reply = _spoiled(reply, flag * _UNIT / flag_rate, request.max_tokens)
+            if flag * _UNIT < self._flag_rate:
+                reply = _spoiled(reply, flag * _UNIT / self._flag_rate, request.max_tokens)
             replies.append(reply)
         return replies
 
@@ -132,10 +139,6 @@ class Simulated:
             draws.append(_WORDS(draw.digest()))
         return draws
 
-    def _latency(self, draw: int) -> float:
-        spread = _NORMAL.inv_cdf(min(max(draw * _UNIT, 1e-12), 1 - 1e-12)) * self.settings.latency_sigma
-        return self.settings.latency * math.exp(spread)
-
     def _maybe_fail(self, request: SampleRequest, draw: int) -> None:
         """Fail the first attempts at a sample, as many as its draw says."""
         rate = self._fault_rate
@@ -146,19 +149,6 @@ class Simulated:
             self._failing[sample] = failed + 1
             raise TransientError("the simulated endpoint failed, as fault_rate wants", kind="simulated")
         self._failing.pop(sample, None)
-
-    def _refuses(self, digest: str) -> bool:
-        draw = blake2b(f"refused {digest}".encode(), digest_size=8, key=self._key).digest()
-        return int.from_bytes(draw) * _UNIT < self._refuse_rate
-
-    def _truth(self, request: SampleRequest, subject: Subject) -> tuple[Any, str]:
-        """Return the right answer and the reply that gives it; a step's requests come close together."""
-        digest, truth, right = self._last
-        if digest != request.prompt_digest:
-            truth = subject.truth()
-            right = subject.render(truth)
-            self._last = (request.prompt_digest, truth, right)
-        return truth, right
 
     def _difficulty(self, digest: str) -> tuple[float, int | None]:
         """Return a prompt's error rate, and its favourite mistake if it is a hard one."""

@@ -14,15 +14,37 @@ from typing import Final
 import anyio
 
 from mdap.records import Reply, SampleRequest
-from mdap.rules.prefixes import repeated
 
-__all__ = ["Warmer"]
+__all__ = ["Warmer", "repeated"]
 
+# The shortest beginning that any vendor keeps has 512 tokens, of about four characters each.
+_LEAST_CHARS = 512 * 4
 # Vendors keep a beginning for five minutes after it was last used.
 _SECONDS: Final = 240.0
 _MOST: Final = 4096
 # So many requests in a row that waited and read nothing from the cache are no accident.
 _IN_VAIN: Final = 8
+
+
+def repeated(request: SampleRequest) -> tuple[int, ...]:
+    """Return where in the user message the beginnings end that further requests will repeat.
+
+    One is what the step's author says that further steps share. All of the message is another, since each
+    sample of the step repeats it, unless what it adds to the first one is too short to be kept.
+
+    Args:
+        request: one of those; without *warm*, nothing says that there will be more.
+
+    Returns:
+        Numbers of characters, the smallest first.
+    """
+    if not request.warm:
+        return ()
+    whole, head = len(request.user), len(request.system)
+    if request.shared == 0:
+        return (whole,) if head + whole >= _LEAST_CHARS else ()
+    ends = (request.shared, whole) if whole - request.shared >= _LEAST_CHARS else (request.shared,)
+    return tuple(end for end in ends if head + end >= _LEAST_CHARS)
 
 
 class Warmer:
@@ -52,17 +74,14 @@ class Warmer:
             for key in cold:
                 del self._under_way[key]
             event.set()
-        self._remember(keys)
-        if keys and not cold:
-            self._learn(len(request.system) + ends[0], replies)
-        return replies
-
-    def _remember(self, keys: Sequence[bytes]) -> None:
         for key in keys:
             self._warm[key] = time.monotonic()
             self._warm.move_to_end(key)
         while len(self._warm) > _MOST:
             self._warm.popitem(last=False)
+        if keys and not cold:
+            self._learn(len(request.system) + ends[0], replies)
+        return replies
 
     def _learn(self, chars: int, replies: Sequence[Reply]) -> None:
         """Wait no more for beginnings of some length that the endpoint does not keep, whatever the reason."""

@@ -1,22 +1,38 @@
-"""Estimate p and v of a model on a task from samples of random steps, with intervals and warnings.
+"""Estimate p and v of a model on a task from samples of random steps, and from them what a run takes.
 
 p counts valid samples only, so that red flags do not bias it. Intervals are
 Jeffreys', at 95 %, two-sided; the bound on the error rate by which k is chosen is Clopper and Pearson's,
 one-sided, at 95 %.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from mdap.records import SURE, Interval, Quantiles, TallyShape
 from mdap.rules.certificate import error_upper_bound, jeffreys
-from mdap.rules.hardness import posterior
-from mdap.rules.scaling import expected_votes
+from mdap.rules.scaling import expected_votes, race_length
+from mdap.settings import Limits
 
-__all__ = ["Drawn", "Measured", "Poll", "consensus_rate", "jeffreys", "measure", "rate_behind", "spread_of"]
+__all__ = [
+    "Drawn",
+    "Measured",
+    "Poll",
+    "VoteCounts",
+    "consensus_rate",
+    "estimated_samples",
+    "estimated_seconds",
+    "jeffreys",
+    "measure",
+    "rate_behind",
+    "scaled",
+    "spread_of",
+]
 
 _UNLIKELY: Final = 0.01
+_POINTS: Final = 41
+_Z: Final = 1.959964
 
 
 class Drawn(NamedTuple):
@@ -35,6 +51,20 @@ class Poll(NamedTuple):
 
     truth: str | None
     drawn: tuple[Drawn, ...]
+
+
+class _Step(NamedTuple):
+    truth: str | None
+    votes: list[str]
+    wrong: int
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, poll: Poll) -> "_Step":
+        votes = [drawn.answer for drawn in poll.drawn if drawn.answer is not None]
+        others = Counter(answer for answer in votes if answer != poll.truth)
+        right = len(votes) - others.total()
+        return cls(poll.truth, votes, others.total(), (right, max(others.values(), default=0), len(votes)))
 
 
 class Measured(NamedTuple):
@@ -101,22 +131,22 @@ def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
         polls: the samples, step by step.
         consensus: margin of the races whose winners stand in for the truth; None if the truth is known.
     """
-    counted = [poll for poll in polls if poll.truth is not None]
-    votes_of = [[drawn.answer for drawn in poll.drawn if drawn.answer is not None] for poll in counted]
-    wrong_of = [
-        sum(answer != poll.truth for answer in votes) for poll, votes in zip(counted, votes_of, strict=True)
-    ]
-    votes, wrong = sum(map(len, votes_of)), sum(wrong_of)
+    from mdap.rules.hardness import posterior  # with numpy and scipy, which take long to load
+
     drawn = [drawn for poll in polls for drawn in poll.drawn]
     flags = Counter(one.flag for one in drawn if one.flag is not None)
-    belief = posterior(_shapes(counted, votes_of, wrong_of, known=consensus is None))
-    clumping = _clumping(votes_of, wrong_of) if belief.p_hard > SURE else 1.0
+    steps = [_Step.of(poll) for poll in polls if poll.truth is not None]
+    votes, wrong = sum(len(step.votes) for step in steps), sum(step.wrong for step in steps)
+    shapes = Counter(step.shape for step in steps)
+    belief = posterior([TallyShape(*shape, n, consensus is None) for shape, n in sorted(shapes.items())])
+    clumping = _clumping(steps, wrong / max(votes, 1)) if belief.p_hard > SURE else 1.0
     rate, bound, bias = _error_rate(wrong / clumping, votes / clumping, consensus)
-    firsts = [(poll.truth, answers[:2]) for poll, answers in zip(counted, votes_of, strict=True)]
-    pairs = [(truth, *two) for truth, two in firsts if len(two) == 2]
+    pairs = [step for step in steps if len(step.votes) > 1]
+    later = len(drawn) - sum(bool(poll.drawn) for poll in polls)
+    repeated = len(drawn) - sum(len({drawn.text for drawn in poll.drawn}) for poll in polls)
     return Measured(
-        steps=len(counted),
-        undecided=len(polls) - len(counted),
+        steps=len(steps),
+        undecided=len(polls) - len(steps),
         samples=len(drawn),
         votes=votes,
         wrong=wrong,
@@ -125,13 +155,13 @@ def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
         bias_bound=bias,
         valid_rate=jeffreys(len(drawn) - flags.total(), len(drawn)),
         flags=dict(flags.most_common()),
-        collisions=sum(first == second != truth for truth, first, second in pairs),
+        collisions=sum(step.votes[0] == step.votes[1] != step.truth for step in pairs),
         pairs=len(pairs),
         collisions_expected=len(pairs) * rate.value**2,
-        duplicates=_duplicates(polls),
+        duplicates=repeated / later if later else 0.0,
         p_hard=belief.p_hard,
         hard_share=belief.hard_share,
-        minority=sum(2 * bad > len(answers) for bad, answers in zip(wrong_of, votes_of, strict=True)),
+        minority=sum(2 * step.wrong > len(step.votes) for step in steps),
         clumping=clumping,
     )
 
@@ -182,24 +212,118 @@ def _error_rate(wrong: float, votes: float, consensus: int | None) -> tuple[Inte
     )
 
 
-def _shapes(
-    polls: Sequence[Poll], votes_of: Sequence[Sequence[str | None]], wrong_of: Sequence[int], *, known: bool
-) -> list[TallyShape]:
-    shapes: Counter[tuple[int, int, int]] = Counter()
-    for poll, votes, wrong in zip(polls, votes_of, wrong_of, strict=True):
-        others = Counter(answer for answer in votes if answer != poll.truth)
-        shapes[len(votes) - wrong, max(others.values(), default=0), len(votes)] += 1
-    return [TallyShape(*shape, count, known) for shape, count in sorted(shapes.items())]
-
-
-def _clumping(votes_of: Sequence[Sequence[str | None]], wrong_of: Sequence[int]) -> float:
-    rate = sum(wrong_of) / max(sum(map(len, votes_of)), 1)
-    seen = sum((wrong - rate * len(votes)) ** 2 for votes, wrong in zip(votes_of, wrong_of, strict=True))
-    expected = sum(rate * (1 - rate) * len(votes) for votes in votes_of)
+def _clumping(steps: Sequence[_Step], rate: float) -> float:
+    seen = sum((step.wrong - rate * len(step.votes)) ** 2 for step in steps)
+    expected = sum(rate * (1 - rate) * len(step.votes) for step in steps)
     return max(seen / expected, 1.0) if expected else 1.0
 
 
-def _duplicates(polls: Sequence[Poll]) -> float:
-    later = sum(max(len(poll.drawn) - 1, 0) for poll in polls)
-    repeated = sum(len(poll.drawn) - len({drawn.text for drawn in poll.drawn}) for poll in polls)
-    return repeated / later if later else 0.0
+class VoteCounts(NamedTuple):
+    """VoteCounts of a calibration.
+
+    Attributes:
+        wrong: wrong votes.
+        votes: votes.
+        flags: red flags.
+        clumping: variance of a step's wrong votes, relative to independent errors.
+    """
+
+    wrong: int
+    votes: int
+    flags: int
+    clumping: float = 1.0
+
+
+def estimated_samples(steps: int, k: int, counts: VoteCounts) -> Interval:
+    """Return the estimated samples of a run, with a 95 % interval.
+
+    The estimate assumes that all wrong votes agree. Wrong votes that differ hinder the right
+    answer less: where no two agree, it needs k votes of its own and no more, so the interval begins there.
+    Both ends include the uncertainty of p and v, and the run's own randomness.
+
+    Args:
+        steps: steps of the run.
+        k: its margin.
+        counts: what the calibration counted.
+    """
+    if counts.votes <= 0:
+        return Interval(math.inf, 0.0, math.inf)
+    rate = counts.wrong / counts.votes
+    valid = counts.votes / (counts.votes + counts.flags)
+    mean = steps * race_length(rate, k)[0] / valid
+    low = _quantile(steps, k, counts, 0.025, scattered=True)
+    high = _quantile(steps, k, counts, 0.975, scattered=False)
+    return Interval(mean, min(low, mean), max(high, mean))
+
+
+def _quantile(steps: int, k: int, counts: VoteCounts, level: float, *, scattered: bool) -> float:
+    """Return a quantile of a mixture of normal distributions, one for each plausible pair of p and v."""
+    import numpy as np
+    from scipy.optimize import brentq
+    from scipy.special import betaincinv, ndtr
+
+    levels = (np.arange(_POINTS) + 0.5) / _POINTS
+    wrong, votes = counts.wrong / counts.clumping, counts.votes / counts.clumping
+    rates = np.minimum(betaincinv(wrong + 0.5, votes - wrong + 0.5, levels), 0.5)
+    valids = betaincinv(counts.votes + 0.5, counts.flags + 0.5, levels) if counts.flags else np.ones(1)
+    # Where no two wrong votes ever agree, a step takes as many as k right ones among them do.
+    law = [
+        (k / (1 - rate), k * rate / (1 - rate) ** 2) if scattered else race_length(rate, k)
+        for rate in rates.tolist()
+    ]
+    means, variances = (np.array(part)[:, None] for part in zip(*law, strict=True))
+    centre = steps * means / valids
+    spread = np.sqrt(
+        steps * counts.clumping * (variances / valids**2 + means * (1 - valids) / valids**2) + 1e-9
+    )
+    ends = float((centre - 8 * spread).min()), float((centre + 8 * spread).max())
+    return float(brentq(lambda at: float(ndtr((at - centre) / spread).mean()) - level, *ends))
+
+
+def scaled(samples: Interval, each: float, relative_error: float) -> Interval:
+    """Return the cost of *samples* at *each* per sample, given the relative standard error of *each*."""
+    spread = _Z * relative_error
+    return Interval(
+        samples.value * each, max(samples.low * each * (1 - spread), 0.0), samples.high * each * (1 + spread)
+    )
+
+
+def estimated_seconds(
+    steps: int, k: int, samples: Interval, limits: Limits, tokens: float, latencies: Sequence[float]
+) -> Interval:
+    """Return the estimated duration of a chain under *limits*.
+
+    The rate limits bound requests and tokens per minute, the slots bound concurrent samples, and a chain
+    waits for its steps one after the other: for the first vote of each at best (the estimate, as
+    speculation on the leading vote achieves), or for the slowest of its votes.
+
+    Args:
+        steps: steps of the run.
+        k: its margin.
+        samples: samples of the run.
+        limits: concurrency, requests and tokens a minute.
+        tokens: tokens of one sample, prompt and reply.
+        latencies: seconds that replies took.
+    """
+    import numpy as np
+
+    ordered = np.sort(np.asarray(latencies or [0.0], dtype=float))
+    places = np.arange(ordered.size + 1) / ordered.size
+    fastest = float(ordered @ -np.diff((1 - places) ** k))
+    slowest = float(ordered @ np.diff(places**k))
+    mean = float(ordered.mean())
+
+    # Where nothing bounds them, a chain has few samples at once, and its steps are what takes time.
+    slots = limits.concurrency or math.inf
+
+    def paced(count: float) -> float:
+        requests = 60 * count / limits.requests_per_minute if limits.requests_per_minute else 0.0
+        weighed = 60 * count * tokens / limits.tokens_per_minute if limits.tokens_per_minute else 0.0
+        return max(requests, weighed, count * mean / slots)
+
+    further = max(samples.high / max(steps, 1) - k, 0.0) * mean
+    return Interval(
+        max(paced(samples.value), steps * fastest),
+        max(paced(samples.low), steps * fastest * 0.9),
+        max(paced(samples.high), steps * (slowest + further)),
+    )

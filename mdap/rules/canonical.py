@@ -4,11 +4,10 @@ import dataclasses
 import json
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from io import IOBase
-from operator import attrgetter
 from typing import Any, Final
 
 import orjson
@@ -18,9 +17,10 @@ from pydantic_core import to_jsonable_python
 __all__ = ["canonical"]
 
 _BUILT_IN: Final = (str, int, float, list, tuple, dict)
-
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
+# Iterating consumes them: nothing would be left for the task.
+_USED_UP: Final = (Iterator, AsyncIterator, Awaitable, IOBase)
+_BARE: Final = (str, int, float, bool, type(None))
 # Text that orjson and the standard library write differently. The pattern begins with the letter, or every
 # character would be tried.
 _EXPONENT: Final = re.compile("e(?<=[0-9]e)")
@@ -42,13 +42,6 @@ def _names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
-@cache
-def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
-    """Return what takes the fields out of a dataclass."""
-    names = _names(kind)
-    return attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
-
-
 def _fields(value: Any) -> dict[str, Any]:
     """Return a dataclass's fields; refuse anything else."""
     kind: type = type(value)
@@ -56,12 +49,7 @@ def _fields(value: Any) -> dict[str, Any]:
     if not names:
         raise TypeError
     # What is inside comes back here if need be: faster than converting everything first.
-    return dict(zip(names, _reader(kind)(value), strict=True))
-
-
-# Iterating consumes them: nothing would be left for the task.
-_USED_UP: Final = (Iterator, AsyncIterator, Awaitable, IOBase)
-_BARE: Final = (str, int, float, bool, type(None))
+    return {name: getattr(value, name) for name in names}
 
 
 def _plain(value: Any) -> Any:
@@ -84,16 +72,13 @@ def _plain(value: Any) -> Any:
     try:
         return to_jsonable_python(value)
     except ValueError as error:
-        raise TypeError(_formless(kind)) from error
-
-
-def _formless(kind: type) -> str:
-    if issubclass(kind, (bytes, bytearray)):
-        return "bytes that are no UTF-8 text have no JSON form: return their hex() or base64 text"
-    named = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    return (
-        f"an object of class {named} has no JSON form: use a dataclass, a pydantic model or plain JSON values"
-    )
+        named = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        raise TypeError(
+            "bytes that are no UTF-8 text have no JSON form: return their hex() or base64 text"
+            if issubclass(kind, (bytes, bytearray))
+            else f"an object of class {named} has no JSON form: use a dataclass, a pydantic model or plain "
+            "JSON values"
+        ) from error
 
 
 def _refuse_used_up(value: Any) -> None:
@@ -119,12 +104,8 @@ def _in_order(written: Any, value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         # Sets inside no longer know which union member they were.
         nested = any(isinstance(each, (frozenset, tuple)) for each in value)
-        return sorted(map(_reread, value) if nested else written, key=canonical)
+        return sorted((json.loads(canonical(each)) for each in value) if nested else written, key=canonical)
     return written
-
-
-def _reread(value: Any) -> Any:
-    return json.loads(canonical(value))
 
 
 def _keyed(value: Any) -> Any:
@@ -147,8 +128,8 @@ def _key(key: Any) -> Any:
     return plain if isinstance(plain, str) else _readable.encode(plain)
 
 
-def _encoder(*, ascii_only: bool) -> json.JSONEncoder:
-    return json.JSONEncoder(
+_readable, _ascii = (
+    json.JSONEncoder(
         ensure_ascii=ascii_only,
         check_circular=False,
         allow_nan=False,
@@ -156,10 +137,8 @@ def _encoder(*, ascii_only: bool) -> json.JSONEncoder:
         separators=(",", ":"),
         default=_plain,
     )
-
-
-_readable: Final = _encoder(ascii_only=False)
-_ascii: Final = _encoder(ascii_only=True)
+    for ascii_only in (False, True)
+)
 
 
 def canonical(value: Any) -> str:

@@ -1,17 +1,51 @@
-"""The certificate: the probability that a run has no errors, from its votes."""
+"""The certificate of a run, the confidence of its winners and its outcome, from its votes."""
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mdap.records import SURE, Certificate, Interval, TallyShape
-from mdap.rules.hardness import Belief, posterior
-from mdap.rules.outliers import contribution, floor_of
 from mdap.rules.scaling import race_length
 
-__all__ = ["certify", "doubts", "error_upper_bound", "jeffreys"]
+if TYPE_CHECKING:
+    from mdap.rules.hardness import Belief
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from mdap.errors import RAISED, PluginError
+from mdap.records import Outcome
+from mdap.tasks import A, Decision, Task
+
+__all__ = [
+    "DOUBTFUL_BELOW",
+    "JUDGED",
+    "certify",
+    "confident",
+    "doubts",
+    "error_upper_bound",
+    "jeffreys",
+    "outcome_of",
+    "recorded",
+    "said_by",
+    "shape_of",
+]
 
 _MUCH_DISSENT: Final = 0.4
+# Nothing is ever certain, and the last digits may differ from one machine to the next.
+_DIGITS: Final = 6
+_MOST: Final = 1 - 10**-_DIGITS
+
+DOUBTFUL_BELOW: Final = 0.5
+"""A result is doubtful if P(no errors) is below this: more likely than not, some decision is wrong."""
+
+JUDGED: Final = ("run", "batch")
+"""The kinds of runs that have an outcome: a pilot ends before its task does."""
+
+_RECORDED: Final = {True: "solved", False: "unsolved", None: None}
 
 
 def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
@@ -59,24 +93,16 @@ def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
 
 @lru_cache(maxsize=1024)
 def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
-    import numpy as np
-
     if not shapes:
         return None
+    from mdap.rules.hardness import claim_of, floor_of, posterior
+
     belief = posterior(shapes)
-    clouds = (belief.alike, belief.mixed)
-    log_zero = [np.zeros_like(cloud.rates) for cloud in clouds]
-    expected = 0.0
-    most = [contribution(shape, belief, sum(one.steps for one in shapes)) for shape in shapes]
-    for shape, at_most in zip(shapes, most, strict=True):
-        for place, (right, wrong) in enumerate(belief.log_right_and_wrong(shape)):
-            log_zero[place] += shape.steps * np.minimum(right, np.log(at_most))
-            expected += shape.steps * float(clouds[place].weights @ np.exp(wrong))
-    p_zero = sum(float(cloud.weights @ np.exp(log)) for cloud, log in zip(clouds, log_zero, strict=True))
+    p_zero_errors, expected_errors, standing_out = claim_of(shapes, belief)
     rate = _error_rate(shapes, belief)
     return Certificate(
-        p_zero_errors=min(p_zero, 1.0),
-        expected_errors=expected,
+        p_zero_errors=p_zero_errors,
+        expected_errors=expected_errors,
         error_rate=rate.value,
         error_rate_low=rate.low,
         error_rate_high=rate.high,
@@ -84,10 +110,7 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
         hard_share=belief.hard_share,
         dispersion=_dispersion(shapes, belief),
         floor=floor_of(shapes, belief),
-        warnings=(
-            *_warnings(belief, rate),
-            *_standing_out(sum(one.steps for one, top in zip(shapes, most, strict=True) if top < 1)),
-        ),
+        warnings=_warnings(belief, rate, standing_out),
     )
 
 
@@ -100,6 +123,8 @@ def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
     shapes = _decisions(shapes)
     if not shapes:
         return []
+    from mdap.rules.hardness import posterior
+
     belief = posterior(shapes)
     found = [(shape, belief.p_wrong(shape)) for shape in shapes]
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))
@@ -110,7 +135,7 @@ def _decisions(shapes: Sequence[TallyShape]) -> list[TallyShape]:
     return [shape for shape in shapes if shape.margin > 1]
 
 
-def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
+def _dispersion(shapes: Sequence[TallyShape], belief: "Belief") -> float | None:
     """Return the variance of the votes for runners-up, relative to steps that are all equally hard."""
     alike = belief.alike
     rate = float(alike.weights @ alike.rates / max(alike.weights.sum(), 1e-300))
@@ -122,7 +147,7 @@ def _dispersion(shapes: Sequence[TallyShape], belief: Belief) -> float | None:
     return seen / expected if expected > 0 else None
 
 
-def _error_rate(shapes: Sequence[TallyShape], belief: Belief) -> Interval:
+def _error_rate(shapes: Sequence[TallyShape], belief: "Belief") -> Interval:
     """Return the probability that a vote is wrong.
 
     Where wrong votes differ, hardly a winner is wrong, and those against winners are the wrong ones. Where
@@ -134,17 +159,7 @@ def _error_rate(shapes: Sequence[TallyShape], belief: Belief) -> Interval:
     return Interval(belief.mean_error_rate, *belief.error_rate(0.025, 0.975))
 
 
-def _standing_out(steps: int) -> list[str]:
-    if not steps:
-        return []
-    are, each = ("step is", "it") if steps == 1 else ("steps are", "each")
-    return [
-        f"{steps:,} {are} far more divided than the others: P(no errors) counts {each} as wrong, wholly or "
-        "in part; check the most doubtful ones"
-    ]
-
-
-def _warnings(belief: Belief, rate: Interval) -> tuple[str, ...]:
+def _warnings(belief: "Belief", rate: Interval, standing_out: int) -> tuple[str, ...]:
     found = []
     if belief.p_hard > SURE:
         found.append(
@@ -157,4 +172,88 @@ def _warnings(belief: Belief, rate: Interval) -> tuple[str, ...]:
             f"about {rate.value:.0%} of the votes are wrong: where it is half or more on a step, "
             "voting makes it worse; take a better model or smaller steps"
         )
+    if standing_out:
+        are, each = ("step is", "it") if standing_out == 1 else ("steps are", "each")
+        found.append(
+            f"{standing_out:,} {are} far more divided than the others: P(no errors) counts {each} as wrong, "
+            "wholly or in part; check the most doubtful ones"
+        )
     return tuple(found)
+
+
+def shape_of(winner: str, votes: Mapping[str, int]) -> TallyShape:
+    """Return how the votes of a step fell.
+
+    Args:
+        winner: the winning answer in canonical JSON.
+        votes: the votes of each candidate.
+    """
+    others = max((count for answer, count in votes.items() if answer != winner), default=0)
+    return TallyShape(votes.get(winner, 0), others, sum(votes.values()), 1)
+
+
+def confident(decisions: Sequence[Decision[A]], shapes: Sequence[TallyShape | None]) -> list[Decision[A]]:
+    """Return *decisions* with the chance that each winner is right, by the votes on all of them.
+
+    It is one minus the doubt of the certificate, taken over these steps alone, so that it follows from what
+    was asked and decided: it is the same after a resume and in an audit.
+
+    Args:
+        decisions: the decisions.
+        shapes: how the votes of each fell; None where no vote decided.
+    """
+    found = _confidences(tuple(sorted(Counter(shape for shape in shapes if shape is not None).items())))
+    return [
+        replace(decision, confidence=None if shape is None else found.get(shape))
+        for decision, shape in zip(decisions, shapes, strict=True)
+    ]
+
+
+@lru_cache(maxsize=256)
+def _confidences(counted: tuple[tuple[TallyShape, int], ...]) -> dict[TallyShape, float]:
+    known = doubts([shape._replace(steps=count) for shape, count in counted])
+    return {shape._replace(steps=1): min(round(1 - doubt, _DIGITS), _MOST) for shape, doubt in known}
+
+
+def said_by(name: str, task: Task, result: Any) -> bool | None:
+    """Return the task's verdict on its *result*: solved, not solved, or None for no verdict.
+
+    Args:
+        name: the task's name.
+        task: the task.
+        result: the result, as a JSON value.
+
+    Raises:
+        PluginError: the task's own code fails, or returns something else.
+    """
+    try:
+        said: Any = task.outcome(deepcopy(result))
+        if said is not None and not isinstance(said, bool):
+            if inspect.iscoroutine(said):
+                said.close()
+            raise TypeError(f"outcome must return True, False or None, not {said!r:.60}")
+    except RAISED as error:
+        raise PluginError(f"task {name}", "giving its outcome", error) from error
+    return said
+
+
+def recorded(said: bool | None) -> str | None:
+    """Return the spelling of a task's verdict in the column *outcome* and the event *finished*."""
+    return _RECORDED[said]
+
+
+def outcome_of(word: str | None, certificate: Certificate | None, undecided: int) -> Outcome | None:
+    """Return the outcome of a finished run.
+
+    The task's verdict comes first. Without one, the result is doubtful if steps were left undecided,
+    or if P(no errors) is below `DOUBTFUL_BELOW`.
+
+    Args:
+        word: what the task said, as recorded.
+        certificate: what the votes say; None where they say nothing.
+        undecided: steps that found no winner.
+    """
+    if word is not None:
+        return Outcome[word.upper()]
+    doubtful = undecided or (certificate is not None and certificate.p_zero_errors < DOUBTFUL_BELOW)
+    return Outcome.DOUBTFUL if doubtful else None

@@ -36,26 +36,6 @@ class Baseline(NamedTuple):
     samples: int
 
 
-class _Test:
-    """One sequential test: whether the hits among the trials are consistent with a rate of *edge*."""
-
-    def __init__(self, edge: float, *, above: bool) -> None:
-        self._edge = edge
-        odds = edge / (1 - edge)
-        others = [odds * times if above else odds / times for times in _TIMES]
-        self._others = [one / (1 + one) for one in others]
-
-    def alarms(self, hits: int, trials: int) -> bool:
-        if not 0 < self._edge < 1:
-            return False
-        terms = [
-            hits * math.log(rate / self._edge) + (trials - hits) * math.log((1 - rate) / (1 - self._edge))
-            for rate in self._others
-        ]
-        top = max(terms)
-        return top + math.log(sum(math.exp(term - top) for term in terms) / len(terms)) >= _LIMIT
-
-
 class Drift:
     """Watch a run's votes and red flags; raise one alarm for each kind that leaves its band.
 
@@ -72,11 +52,8 @@ class Drift:
         flags = _band(baseline.flags, baseline.samples)
         self._bands = {"disagreement": against, "red flags": flags}
         low = consensus_rate(min(against[0], 0.5), k) if against[0] > 0 else 0.0
-        self._tests = {
-            "disagreement": (_Test(low, above=False), _Test(against[1], above=True)),
-            "red flags": (_Test(flags[0], above=False), _Test(flags[1], above=True)),
-        }
-        self._counts = {"disagreement": [0, 0], "red flags": [0, 0]}
+        self._edges = {"disagreement": (low, against[1]), "red flags": flags}
+        self._counts = {kind: [0, 0] for kind in self._bands}
 
     def hear(self, against: int, votes: int, flags: int) -> list[tuple[str, str]]:
         """Add new counts and return the alarms they raise: kind and sentence.
@@ -91,7 +68,8 @@ class Drift:
             counts = self._counts[kind]
             counts[0] += hits
             counts[1] += trials
-            if kind not in self.raised and any(test.alarms(*counts) for test in self._tests[kind]):
+            edges = enumerate(self._edges[kind])
+            if kind not in self.raised and any(_leaves(edge, above, *counts) for above, edge in edges):
                 self.raised.add(kind)
                 found.append((kind, self._sentence(kind)))
         return found
@@ -105,6 +83,19 @@ class Drift:
             f"{low:.2%} to {high:.2%}; the model, the endpoint or the kind of step has changed, "
             "so k may no longer fit"
         )
+
+
+def _leaves(edge: float, above: int, hits: int, trials: int) -> bool:
+    """Return whether a rate of *edge* or less cannot explain the hits; of *edge* or more, if not *above*."""
+    if not 0 < edge < 1:
+        return False
+    terms = []
+    for times in _TIMES:
+        odds = edge / (1 - edge) * times if above else edge / (1 - edge) / times
+        rate = odds / (1 + odds)
+        terms.append(hits * math.log(rate / edge) + (trials - hits) * math.log((1 - rate) / (1 - edge)))
+    top = max(terms)
+    return top + math.log(sum(math.exp(term - top) for term in terms) / len(terms)) >= _LIMIT
 
 
 def _band(hits: int, trials: int) -> tuple[float, float]:

@@ -88,69 +88,48 @@ def read_told(headers: Mapping[str, str], wall_now: float) -> Told:
     # Most responses tell nothing, and this is read of each.
     if not any(name.startswith("retry") or "limit" in name for name in headers):
         return _NOTHING
-    requests = _Allowance.read(headers, "requests", wall_now)
-    tokens = _Allowance.read(headers, "tokens", wall_now)
+    milliseconds = _number(headers.get("retry-after-ms"))
+    asked = None if milliseconds is None else min(milliseconds / 1000, LONGEST_WAIT)
+    requests, requests_left, requests_reset = _allowance(headers, "requests", wall_now)
+    tokens, tokens_left, tokens_reset = _allowance(headers, "tokens", wall_now)
+    # Anthropic has a limit each for prompts and replies.
+    prompts = _count(headers.get("anthropic-ratelimit-input-tokens-limit"))
+    replies = _count(headers.get("anthropic-ratelimit-output-tokens-limit"))
     return Told(
-        retry_after=_retry_after(headers, wall_now),
-        requests_per_minute=requests.per_minute,
-        tokens_per_minute=tokens.per_minute or _anthropic_sum(headers),
-        requests_left=requests.left,
-        tokens_left=tokens.left,
-        requests_reset=requests.reset,
-        tokens_reset=tokens.reset,
+        retry_after=_span(headers.get("retry-after"), wall_now) if asked is None else asked,
+        requests_per_minute=requests,
+        tokens_per_minute=tokens or (prompts + replies if prompts and replies else None),
+        requests_left=requests_left,
+        tokens_left=tokens_left,
+        requests_reset=requests_reset,
+        tokens_reset=tokens_reset,
     )
 
 
 _NOTHING: Final = Told()
 
 
-@dataclass(frozen=True, slots=True)
-class _Allowance:
-    """What is told of one kind of limit."""
+def _allowance(
+    headers: Mapping[str, str], kind: str, wall_now: float
+) -> tuple[int | None, int | None, float | None]:
+    """Return the limit per minute of one *kind*, what remains of it, and when all of it is there again."""
 
-    limit: int | None
-    left: int | None
-    reset: float | None
+    def first(word: str) -> str | None:
+        names = (
+            f"x-ratelimit-{word}-{kind}",
+            f"x-rate-limit-{word}-{kind}",
+            f"anthropic-ratelimit-{kind}-{word}",
+        )
+        return next((headers[name] for name in names if name in headers), None)
 
-    @classmethod
-    def read(cls, headers: Mapping[str, str], kind: str, wall_now: float) -> "_Allowance":
-        def first(word: str) -> str | None:
-            names = (
-                f"x-ratelimit-{word}-{kind}",
-                f"x-rate-limit-{word}-{kind}",
-                f"anthropic-ratelimit-{kind}-{word}",
-            )
-            return next((headers[name] for name in names if name in headers), None)
-
-        return cls(_count(first("limit")), _count(first("remaining")), _span(first("reset"), wall_now))
-
-    @property
-    def per_minute(self) -> int | None:
-        """The limit, unless it is zero or clearly one of a longer time, such as a day."""
-        if not self.limit:
-            return None
-        if self.reset is not None:
-            if self.reset > _MINUTE * _SLACK:
-                return None
-            # What refills steadily tells its period by how long it takes to refill what is missing.
-            missing = 0 if self.left is None else self.limit - self.left
-            if missing > 0 and self.reset * self.limit / missing > 10 * _MINUTE:
-                return None
-        return self.limit
-
-
-def _anthropic_sum(headers: Mapping[str, str]) -> int | None:
-    """Return the limit of tokens where prompts and replies have one each."""
-    prompts = _count(headers.get("anthropic-ratelimit-input-tokens-limit"))
-    replies = _count(headers.get("anthropic-ratelimit-output-tokens-limit"))
-    return prompts + replies if prompts and replies else None
-
-
-def _retry_after(headers: Mapping[str, str], wall_now: float) -> float | None:
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return min(milliseconds / 1000, LONGEST_WAIT)
-    return _span(headers.get("retry-after"), wall_now)
+    limit, left, reset = _count(first("limit")), _count(first("remaining")), _span(first("reset"), wall_now)
+    if limit and reset is not None:
+        # What refills steadily tells its period by how long it takes to refill what is missing.
+        missing = 0 if left is None else limit - left
+        slow = missing > 0 and reset * limit / missing > 10 * _MINUTE
+        if slow or reset > _MINUTE * _SLACK:  # a limit of a longer time, such as a day
+            limit = None
+    return limit or None, left, reset
 
 
 def _count(text: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Rate limits: requests and tokens per minute, checked together, with an estimate of each request.
+"""Rate limits: requests and tokens per minute, checked together; estimates of requests; backoff.
 
 Two things hold a request back. A *window* remembers what the last minute took, so that no minute takes
 more than is allowed, wherever a server begins to count it. A *debt* that the passing time pays off spreads
@@ -8,12 +8,20 @@ All moments are seconds of one monotonic clock, brought by the caller.
 """
 
 import math
-from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-__all__ = ["Attempt", "Change", "Estimator", "Pace", "Reservation", "Standing", "Window", "prompt_tokens"]
+__all__ = [
+    "Attempt",
+    "Change",
+    "Estimator",
+    "Pace",
+    "Reservation",
+    "Window",
+    "backoff",
+    "prompt_tokens",
+]
 
 _MINUTE: Final = 60.0
 # Requests reach the server later than they leave, some more so than others: what left within 61 seconds
@@ -28,6 +36,11 @@ _TOKEN_BURST: Final = 1.0
 _LEARNED_FROM: Final = 20
 _CHARS_PER_TOKEN: Final = 3
 _MODELS: Final = 64
+_FIRST_WAIT: Final = 0.25
+_LONGEST_WAIT: Final = 20.0
+# What the endpoint sent was broken on the way or by an accident of its own: that says nothing of its load.
+_ACCIDENTS: Final = frozenset({"disconnected", "garbled_body", "wrong_type", "empty_choices", "no_reply"})
+_FIRST_AFTER_ACCIDENT: Final = 0.02
 
 
 class Change(NamedTuple):
@@ -102,7 +115,7 @@ class Window:
         return self._head
 
 
-class _Dimension:
+class Allowance:
     """One limit: so much in any minute, evenly.
 
     Attributes:
@@ -181,23 +194,6 @@ class Reservation:
     open: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a `Pace` stands, for a display.
-
-    Attributes:
-        requests_per_minute: the limit; None for none.
-        tokens_per_minute: the limit; None for none.
-        requests: requests of the last minute.
-        tokens: tokens of the last minute, reserved or real.
-    """
-
-    requests_per_minute: float | None
-    tokens_per_minute: float | None
-    requests: int
-    tokens: int
-
-
 class Pace:
     """Decide when the head of a queue may go, so that its owner needs a single timer.
 
@@ -212,6 +208,8 @@ class Pace:
         burst: how many seconds' worth of requests may go at once; of tokens, a second's worth may.
 
     Attributes:
+        requests: what remains of the requests.
+        tokens: what remains of the tokens, reserved or real.
         outstanding: reservations that are neither settled nor refunded.
     """
 
@@ -222,14 +220,14 @@ class Pace:
         *,
         burst: float = 0.1,
     ) -> None:
-        self._requests = _Dimension(burst)
-        self._tokens = _Dimension(max(burst, _TOKEN_BURST))
+        self.requests = Allowance(burst)
+        self.tokens = Allowance(max(burst, _TOKEN_BURST))
         self.outstanding = 0
         self.set_limits(requests_per_minute, tokens_per_minute, 0.0)
 
     def ready_at(self, tokens: int, now: float) -> float:
         """Return when a request of *tokens* tokens may be sent if nothing changes: *now* or later."""
-        return max(self._requests.ready_at(1, now), self._tokens.ready_at(tokens, now))
+        return max(self.requests.ready_at(1, now), self.tokens.ready_at(tokens, now))
 
     def reserve(self, tokens: int, now: float) -> Reservation | None:
         """Reserve a request.
@@ -244,8 +242,8 @@ class Pace:
         tokens = max(0, tokens)
         if self.ready_at(tokens, now) > now:
             return None
-        self._requests.take(1, now)
-        self._tokens.take(tokens, now)
+        self.requests.take(1, now)
+        self.tokens.take(tokens, now)
         self.outstanding += 1
         return Reservation(tokens, now)
 
@@ -258,19 +256,16 @@ class Pace:
             now: the moment.
         """
         if self._close(reservation) and tokens is not None:
-            self._tokens.correct(reservation.tokens, max(0, tokens), reservation.at, now)
+            self.tokens.correct(reservation.tokens, max(0, tokens), reservation.at, now)
 
     def refund(self, reservation: Reservation, now: float) -> None:
         """Forget a request that never reached the server; after `settle` this changes nothing."""
         if self._close(reservation):
-            self._requests.correct(1, 0, reservation.at, now)
-            self._tokens.correct(reservation.tokens, 0, reservation.at, now)
+            self.requests.correct(1, 0, reservation.at, now)
+            self.tokens.correct(reservation.tokens, 0, reservation.at, now)
 
     def set_limits(
-        self,
-        requests_per_minute: float | None,
-        tokens_per_minute: float | None,
-        now: float,
+        self, requests_per_minute: float | None, tokens_per_minute: float | None, now: float
     ) -> None:
         """Change the limits; what has gone in the last minute counts against the new ones.
 
@@ -282,8 +277,8 @@ class Pace:
         Raises:
             ValueError: a limit below 1.
         """
-        self._requests.set_limit(requests_per_minute, now)
-        self._tokens.set_limit(tokens_per_minute, now)
+        self.requests.set_limit(requests_per_minute, now)
+        self.tokens.set_limit(tokens_per_minute, now)
 
     def _close(self, reservation: Reservation) -> bool:
         """Close a reservation; return whether it was open."""
@@ -291,15 +286,6 @@ class Pace:
         reservation.open = False
         self.outstanding -= was_open
         return was_open
-
-    def standing(self, now: float) -> Standing:
-        """Return the current state."""
-        return Standing(
-            self._requests.limit,
-            self._tokens.limit,
-            self._requests.window.since(_MINUTE, now),
-            self._tokens.window.since(_MINUTE, now),
-        )
 
 
 def prompt_tokens(system: str, user: str) -> int:
@@ -316,16 +302,15 @@ class Estimator:
 
     def __init__(self, keep: int = 256) -> None:
         self._keep = keep
-        self._models: dict[str, _Replies] = {}
+        self._models: dict[str, deque[int]] = {}
 
     def learn(self, model: str, output_tokens: int) -> None:
         """Remember the tokens of one reply of *model*."""
-        replies = self._models.get(model)
-        if replies is None:
+        if model not in self._models:
             if len(self._models) == _MODELS:
                 del self._models[next(iter(self._models))]
-            replies = self._models[model] = _Replies()
-        replies.add(output_tokens, self._keep)
+            self._models[model] = deque(maxlen=self._keep)
+        self._models[model].append(output_tokens)
 
     def expect(self, model: str, max_tokens: int, others: int = 0) -> int:
         """Return the output tokens to reserve for one reply.
@@ -338,30 +323,27 @@ class Estimator:
             max_tokens: what the request allows: the answer while little is known of the model.
             others: replies that are outstanding already.
         """
-        replies = self._models.get(model)
+        replies = sorted(self._models.get(model, ()))
         # The first replies to come are the shortest, so a few of them tell too little.
-        if replies is None or len(replies.ordered) < min(_LEARNED_FROM, self._keep):
+        if len(replies) < max(1, min(_LEARNED_FROM, self._keep)):
             return max_tokens
-        mean = replies.total / len(replies.ordered)
-        high = replies.ordered[math.ceil(0.95 * len(replies.ordered)) - 1]
+        mean, high = sum(replies) / len(replies), replies[math.ceil(0.95 * len(replies)) - 1]
         return min(max_tokens, math.ceil(mean + max(0.0, high - mean) / math.sqrt(1 + max(0, others))))
 
 
-class _Replies:
-    """The sizes of the latest replies, in the order of coming and in that of size."""
+def backoff(attempt: int, jitter: float, retry_after: float | None = None, kind: str = "") -> float:
+    """Return how long to wait before the next attempt, in seconds.
 
-    __slots__ = ("_latest", "ordered", "total")
+    Exponential with full jitter, so that requests which failed together do not return together; never
+    less than the endpoint asked for. After an accident, which says nothing of the endpoint's load, the first
+    waits are short.
 
-    def __init__(self) -> None:
-        self._latest: deque[int] = deque()
-        self.ordered: list[int] = []
-        self.total = 0
-
-    def add(self, tokens: int, keep: int) -> None:
-        if len(self._latest) == keep:
-            oldest = self._latest.popleft()
-            del self.ordered[bisect_left(self.ordered, oldest)]
-            self.total -= oldest
-        self._latest.append(tokens)
-        insort(self.ordered, tokens)
-        self.total += tokens
+    Args:
+        attempt: how many attempts have failed so far, from 1.
+        jitter: a random number in [0, 1), brought by the caller.
+        retry_after: the wait the endpoint asked for, in seconds; None where it did not say.
+        kind: of the latest failure; see `mdap.errors.ProviderError`.
+    """
+    first = _FIRST_AFTER_ACCIDENT if kind in _ACCIDENTS else _FIRST_WAIT
+    wait = jitter * min(_LONGEST_WAIT, first * 2.0 ** min(attempt - 1, 16))
+    return wait if retry_after is None else retry_after + wait

@@ -7,7 +7,6 @@ from mdap.settings import Budget, Price
 
 __all__ = [
     "Bill",
-    "Billed",
     "Hold",
     "Tokens",
     "Wallet",
@@ -20,24 +19,17 @@ __all__ = [
 _MILLION = 1e6
 
 
-class Billed(Protocol):
+class _Billed(Protocol):
     """Anything that counts the tokens of a bill; see `Tokens`."""
 
     @property
-    def input_tokens(self) -> float:
-        """Tokens of prompts, cached ones included."""
-
+    def input_tokens(self) -> float: ...
     @property
-    def output_tokens(self) -> float:
-        """Tokens of replies, reasoning included."""
-
+    def output_tokens(self) -> float: ...
     @property
-    def cached_tokens(self) -> float:
-        """The part of *input_tokens* read from the provider's cache."""
-
+    def cached_tokens(self) -> float: ...
     @property
-    def cache_write_tokens(self) -> float:
-        """The part of *input_tokens* written to the provider's cache."""
+    def cache_write_tokens(self) -> float: ...
 
 
 class Tokens(NamedTuple):
@@ -73,18 +65,18 @@ class Bill(NamedTuple):
     saved_usd: float
 
 
-def cost_of(price: Price, used: Billed) -> float:
+def cost_of(price: Price, used: _Billed) -> float:
     """Return what tokens cost, in USD."""
     full = used.input_tokens * price.input + used.output_tokens * price.output
     return full / _MILLION - saved_by_cache(price, used)
 
 
-def saved_in_batches(price: Price, used: Billed) -> float:
+def saved_in_batches(price: Price, used: _Billed) -> float:
     """Return what samples cost less in jobs of a batch API than as ordinary requests, in USD."""
     return cost_of(price, used) * (1 - price.batch)
 
 
-def saved_by_cache(price: Price, used: Billed) -> float:
+def saved_by_cache(price: Price, used: _Billed) -> float:
     """Return what reading from the provider's cache saved, in USD, less what writing to it cost extra."""
     read = price.input if price.cached_input is None else price.cached_input
     write = price.input if price.cache_write is None else price.cache_write
@@ -92,7 +84,7 @@ def saved_by_cache(price: Price, used: Billed) -> float:
     return saved / _MILLION
 
 
-def saved_by_sharing(price: Price, used: Billed, prompts: int, shared: int) -> float:
+def saved_by_sharing(price: Price, used: _Billed, prompts: int, shared: int) -> float:
     """Return what prompts would have cost that were paid with another reply to the same request, in USD.
 
     Args:

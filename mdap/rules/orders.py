@@ -79,10 +79,18 @@ def backwards(value: Any) -> Any:
         return _Set(value) if kind is set else _FrozenSet(value)
     if isinstance(value, (list, tuple, deque)):
         items = [backwards(item) for item in value]
-        return value if _same(items, value) else _made(value, items)
+        if _same(items, value):
+            return value
+        if hasattr(value, "_make"):
+            return value._make(items)
+        return deque(items, value.maxlen) if isinstance(value, deque) else type(value)(items)
     if isinstance(value, dict):
         held = {key: backwards(item) for key, item in value.items()}
-        return value if _same(held.values(), value.values()) else _filled(value, held)
+        if _same(held.values(), value.values()):
+            return value
+        other = copy.copy(value)
+        other.update(held)
+        return other
     if isinstance(value, BaseModel):
         fields = {name: backwards(getattr(value, name)) for name in type(value).model_fields}
         changed = {name: new for name, new in fields.items() if new is not getattr(value, name)}
@@ -94,18 +102,6 @@ def backwards(value: Any) -> Any:
 
 def _same(some: Iterable[Any], others: Iterable[Any]) -> bool:
     return all(one is other for one, other in zip(some, others, strict=True))
-
-
-def _made(value: Any, items: list[Any]) -> Any:
-    if hasattr(value, "_make"):
-        return value._make(items)
-    return deque(items, value.maxlen) if isinstance(value, deque) else type(value)(items)
-
-
-def _filled(value: dict[Any, Any], held: dict[Any, Any]) -> dict[Any, Any]:
-    other = copy.copy(value)
-    other.update(held)
-    return other
 
 
 def _dataclass(value: Any) -> Any:

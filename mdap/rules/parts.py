@@ -86,13 +86,19 @@ class Parts:
             raise TypeError(f"ask.solve takes a task, not {task!r:.60}")
         if key is not None and not isinstance(key, str):
             raise TypeError(f"key must be a str, not {key!r:.60}")
-        kind, bare = self._kind(type(task)), type(task).__name__
-        version = version_of(task)
-        params = json.loads(canonical(task))
+        cls = type(task)
+        kind, bare = cls.__qualname__, cls.__name__
+        # Beside the process, its file or module may move with it.
+        if cls.__module__ != type(self._whole).__module__:
+            kind = f"{_place(cls)}:{kind}"
+        version, params = version_of(task), json.loads(canonical(task))
         identity = identify_named("solve", key or kind, [kind, version, params])
         former = identify_named("solve", key or bare, [bare, params])
         about = {"task": kind, "version": version, "params": params}
-        self._check(identity, type(task), key)
+        if self._classes.setdefault(identity, cls) is not cls:
+            raise ValueError(f"two classes are called {cls.__qualname__}: give each task a key of its own")
+        if key and self._keys.setdefault(key, identity) != identity:
+            raise used_already(key)
         return (
             Part(identity, self._name(key or f"{bare.lower()}-{identity[1][:8]}"), about),
             Part(
@@ -111,18 +117,6 @@ class Parts:
         if not (isinstance(key, str) and key and isinstance(task, Task)):
             raise TypeError(f"ask.solve_all takes pairs of a key and a task, not ({key!r:.60}, {task!r:.60})")
         return self._name(key)
-
-    def _kind(self, kind: type) -> str:
-        """Return a class's full name; beside the process, its file or module may move with it."""
-        if kind.__module__ == type(self._whole).__module__:
-            return kind.__qualname__
-        return f"{_place(kind)}:{kind.__qualname__}"
-
-    def _check(self, identity: Identity, kind: type, key: str | None) -> None:
-        if self._classes.setdefault(identity, kind) is not kind:
-            raise ValueError(f"two classes are called {kind.__qualname__}: give each task a key of its own")
-        if key and self._keys.setdefault(key, identity) != identity:
-            raise used_already(key)
 
     def _name(self, last: str) -> str:
         name = encodable(f"{self._run_id}/{last}")

@@ -1,7 +1,6 @@
 """Track which models answer, and decide when a run continues without one, or stops."""
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from mdap.rules.redflags import EMPTY, TOO_LONG, TRUNCATED
@@ -12,6 +11,14 @@ __all__ = ["Absence", "Presence", "refused_sentence"]
 _REPLIES_WITHOUT_VOTE: Final = 40
 _PROMPTS_REFUSED: Final = 10
 _SHOWN: Final = 80
+_REMEDY: Final = (
+    "look at the replies with `mdap show RUN --step N`, and name another model or change the prompt"
+)
+_REMEDIES: Final = {
+    TOO_LONG: "raise --max-tokens, or name another model",
+    TRUNCATED: "raise --max-tokens, or name another model",
+    EMPTY: "raise --max-tokens if the model reasons before it answers, or name another model",
+}
 
 
 class Absence(NamedTuple):
@@ -28,8 +35,7 @@ class Absence(NamedTuple):
     reason: str
 
 
-@dataclass(slots=True)
-class _Heard:
+class _Heard(NamedTuple):
     flags: Counter[str]
     flag: str
     text: str
@@ -44,8 +50,6 @@ class Presence:
         absences: the models and tiers left out, in order.
         refused: prompts that nobody answers, since the last reply.
     """
-
-    __slots__ = ("_heard", "absences", "answered", "refused", "voted")
 
     def __init__(self) -> None:
         self.answered: set[int] = set()
@@ -73,7 +77,8 @@ class Presence:
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         return (
             f"not one of the first {heard.flags.total()} replies of {models} could vote: {count} were "
-            f"red-flagged {flag!r}; the first one, {heard.flag!r}, begins {shown!r}; {_remedy(flag)}"
+            f"red-flagged {flag!r}; the first one, {heard.flag!r}, begins {shown!r}; "
+            + _REMEDIES.get(flag, _REMEDY)
         )
 
     @property
@@ -89,14 +94,6 @@ class Presence:
     def strange(self) -> bool:
         """Whether the refusals in a row are too many to be the prompts' fault."""
         return len(self.refused) >= _PROMPTS_REFUSED
-
-
-def _remedy(flag: str) -> str:
-    if flag in (TOO_LONG, TRUNCATED):
-        return "raise --max-tokens, or name another model"
-    if flag == EMPTY:
-        return "raise --max-tokens if the model reasons before it answers, or name another model"
-    return "look at the replies with `mdap show RUN --step N`, and name another model or change the prompt"
 
 
 def refused_sentence(step: int, model: str, reason: str) -> str:

@@ -72,20 +72,6 @@ class SampleSchedule:
         over: tiers that have left the run.
     """
 
-    __slots__ = (
-        "_alone",
-        "_apart",
-        "_known",
-        "_seed",
-        "_sent",
-        "_temperatures",
-        "_tiers",
-        "gone",
-        "most",
-        "over",
-        "samples_per_tier",
-    )
-
     def __init__(
         self,
         tiers: tuple[tuple[int, ...], ...] = ((0,),),
@@ -154,13 +140,12 @@ class SampleSchedule:
         place, tier = ordinal % self.samples_per_tier, self.tier(ordinal)
         tier_members = self._tiers[tier]
         if self._draws(views):
-            able = self.turns(tier, views, refused) or self.turns(tier, views)
-            drawn = (
-                able[_drawn(self._seed or 0, key, ordinal) * len(able) >> 64]
-                if able
-                else (tier_members[0], 0)
-            )
-            return Assignment(*drawn, self.temperature(ordinal, drawn[0]))
+            able = self.turns(tier, views, refused) or self.turns(tier, views) or [(tier_members[0], 0)]
+            named = f"{self._seed}/{ordinal}/{key}".encode(errors="surrogatepass")
+            # A random number below 2^64, the same whenever it is asked for.
+            drawn = int.from_bytes(blake2b(named, digest_size=8).digest())
+            turn = able[drawn * len(able) >> 64]
+            return Assignment(*turn, self.temperature(ordinal, turn[0]))
         turn = tier_members[place % len(tier_members)], place // len(tier_members) % views
         if refused or self.gone:
             able = self.turns(tier, views, refused)
@@ -199,29 +184,23 @@ class SampleSchedule:
             views, refused, key: as for `part`.
             most: the most samples that one request may ask for.
         """
-        if self._draws(views):
-            return self._grouped(ordinals, views, most, (refused, key))
-        found = self._known.get((ordinals, views, most, refused))
-        if found is None:
-            found = self._grouped(ordinals, views, most, (refused, key))
-            if len(self._known) < _REMEMBERED:
-                self._known[ordinals, views, most, refused] = found
-        return found
-
-    def _grouped(
-        self, ordinals: tuple[int, ...], views: int, most: int, step: tuple[frozenset[Turn], str]
-    ) -> list[Group]:
-        groups: list[tuple[Assignment, list[int]]] = []
+        drawn, asked = self._draws(views), (ordinals, views, most, refused)
+        if not drawn and asked in self._known:
+            return self._known[asked]
+        found: list[tuple[Assignment, list[int]]] = []
         alike: dict[tuple[int, ...] | Assignment, list[int]] = {}
         for ordinal in ordinals:
-            part = self.part(ordinal, views, *step)
+            part = self.part(ordinal, views, refused, key)
             kind = part if self._apart else part[:2]
             group = alike.get(kind)
             if group is None or len(group) == min(most, self.most.get(part.member, most)):
                 group = alike[kind] = []
-                groups.append((part, group))
+                found.append((part, group))
             group.append(ordinal)
-        return [(part, tuple(group)) for part, group in groups]
+        groups = [(part, tuple(group)) for part, group in found]
+        if not drawn and len(self._known) < _REMEMBERED:
+            self._known[asked] = groups
+        return groups
 
 
 def schedule_of(
@@ -236,9 +215,3 @@ def schedule_of(
     return SampleSchedule(
         tiers, voting.temperatures, voting.samples_allowed, apart=apart, seed=seed, sent=sent
     )
-
-
-def _drawn(seed: int, key: str, ordinal: int) -> int:
-    """Return a random number below 2^64, the same whenever it is asked for."""
-    named = f"{seed}/{ordinal}/{key}".encode(errors="surrogatepass")
-    return int.from_bytes(blake2b(named, digest_size=8).digest())

@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, time
 from decimal import Decimal
 from functools import lru_cache
@@ -29,6 +30,7 @@ __all__ = ["Difference", "Kind", "SpellingError", "difference", "kinds_of", "ref
 _FIRST: Final = 8
 _EACH: Final = 256
 _SHORT: Final = 1_000
+_MISSING: Final = object()
 # What a collection has beside its items, and what to write instead.
 _BESIDE: Final[dict[type, tuple[str, Callable[[Any], Any], str]]] = {
     deque: ("maxlen", attrgetter("maxlen"), "a list, and cut it where you add to it"),
@@ -103,6 +105,7 @@ def _written(value: Any) -> tuple[str, Any]:
 
 def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[Any, Any, str]] | None:
     """Return what two values of one class hold, in pairs with their places; None if it cannot be paired."""
+    names: tuple[str, ...] = ()
     if isinstance(one, BaseModel):
         fields = type(one).model_fields.items()
         names = (
@@ -111,9 +114,12 @@ def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[An
             *(other.__pydantic_extra__ or ()),
             *(() if evidence or isinstance(one, Task) else one.__pydantic_private__ or ()),
         )
-        return _fields(one, other, path, names)
-    if dataclasses.is_dataclass(one):
-        return _fields(one, other, path, tuple(field.name for field in dataclasses.fields(one)))
+    elif dataclasses.is_dataclass(one):
+        names = tuple(field.name for field in dataclasses.fields(one))
+    if isinstance(one, BaseModel) or dataclasses.is_dataclass(one):
+        return (
+            (getattr(one, name, _MISSING), getattr(other, name, _MISSING), f"{path}.{name}") for name in names
+        )
     if isinstance(one, (list, tuple, deque)) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
         return ((mine, its, f"{path}[{place}]") for place, (mine, its) in pairs)
@@ -131,14 +137,6 @@ def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[An
         members = {each: each for each in other}
         return ((each, members[each], f"{path}[{each!r:.40}]") for each in one)
     return None
-
-
-_MISSING: Final = object()
-
-
-def _fields(one: Any, other: Any, path: str, names: tuple[str, ...]) -> Iterator[tuple[Any, Any, str]]:
-    for name in names:
-        yield getattr(one, name, _MISSING), getattr(other, name, _MISSING), f"{path}.{name}"
 
 
 def refuse_rivals(first: Any, answer: Any, spelled: str) -> None:
@@ -174,9 +172,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:120]}..."
 
 
-# -- states and answers of a chain -----------------------------------------------------------------
-
-
 class Kind:
     """The declared type of a chain's states or of its answers.
 
@@ -187,8 +182,6 @@ class Kind:
     Attributes:
         mutable: whether a value can be changed in place.
     """
-
-    __slots__ = ("_adapter", "_loose", "_members", "_open", "_role", "_seen", "_turn", "mutable")
 
     def __init__(self, role: str, adapter: TypeAdapter[Any]) -> None:
         self._role = role
@@ -238,20 +231,18 @@ class Kind:
         """
         named = f"the {self._role} {_shown(value)}"
         for member in self._members:
-            other = _or_nothing(member, text)
-            if type(other) is not type(value) and other is not None and canonical(other) == text:
-                advice = _TELL.format(name=type(value).__name__)
-                raise SpellingError(f"{named} has the JSON that {_shown(other)} has: {advice}")
+            with suppress(ValidationError):
+                other = member.validate_json(text, by_alias=True, by_name=True)
+                if type(other) is not type(value) and other is not None and canonical(other) == text:
+                    advice = _TELL.format(name=type(value).__name__)
+                    raise SpellingError(f"{named} has the JSON that {_shown(other)} has: {advice}")
         try:
             back = self.read(text)
-        except ValidationError as error:
-            raise SpellingError(
-                f"{named} cannot be read back from its JSON as {self._declared()}: {_refused(error)}"
-            ) from error
         except RAISED as error:
-            raise SpellingError(
-                f"{named} cannot be read back from its JSON as {self._declared()}: {told(error)}"
-            ) from error
+            declared = self._adapter._type
+            known = declared.__qualname__ if isinstance(declared, type) else str(declared)
+            why = _refused(error) if isinstance(error, ValidationError) else told(error)
+            raise SpellingError(f"{named} cannot be read back from its JSON as {known}: {why}") from error
         differ = difference(value, back, evidence=self._role == "answer")
         if differ is not None:
             place = f", at {differ.path.lstrip('.')}" if differ.path else ""
@@ -261,10 +252,6 @@ class Kind:
         new = type(value) not in self._seen
         self._seen.add(type(value))
         return new
-
-    def _declared(self) -> str:
-        kind = self._adapter._type
-        return kind.__qualname__ if isinstance(kind, type) else str(kind)
 
     def _advice(self, differ: Difference) -> str:
         one, other = type(differ.one), type(differ.other)
@@ -292,13 +279,6 @@ def _members(declared: Any) -> tuple[TypeAdapter[Any], ...]:
     members = get_args(declared) if get_origin(declared) in (Union, UnionType) else ()
     kinds = [kind for kind in members if isinstance(kind, type) and _structured(kind)]
     return tuple(TypeAdapter(kind) for kind in kinds) if len(kinds) > 1 else ()
-
-
-def _or_nothing(member: TypeAdapter[Any], text: str) -> Any:
-    try:
-        return member.validate_json(text, by_alias=True, by_name=True)
-    except ValidationError:
-        return None
 
 
 def _refused(error: ValidationError) -> str:
@@ -369,15 +349,11 @@ def _type_of(part: dict[str, Any]) -> set[str]:
         held.add("any")
     if isinstance(cls, type) and cls.__subclasses__():
         held.add("any")
-    if isinstance(cls, type) and kind in ("dataclass", "model") and not _is_frozen(cls):
-        held.add("mutable")
+    if isinstance(cls, type) and kind in ("dataclass", "model"):
+        parameters: Any = vars(cls).get("__dataclass_params__")
+        frozen = cls.model_config.get("frozen") if issubclass(cls, BaseModel) else parameters.frozen
+        if not frozen:
+            held.add("mutable")
     if "allow" in (part.get("extra_behavior"), part.get("extra_fields_behavior")):
         held.add("dict")
     return held
-
-
-def _is_frozen(cls: type) -> bool:
-    if issubclass(cls, BaseModel):
-        return bool(cls.model_config.get("frozen"))
-    parameters: Any = vars(cls)["__dataclass_params__"]
-    return bool(parameters.frozen)

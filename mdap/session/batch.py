@@ -13,7 +13,7 @@ from mdap.errors import DatabaseError, MdapError, StoppedError, traceback_of
 from mdap.groups import gathered
 from mdap.plugins import task_name
 from mdap.records import Outcome, RunStatus, Solution, StopCause, Totals
-from mdap.rules.outcomes import recorded
+from mdap.rules.certificate import recorded
 from mdap.session.arguments import checked_task
 from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, as_begun, batch_columns, check_same

@@ -15,12 +15,19 @@ from mdap.errors import UsageError
 from mdap.journal.runs import RunStart
 from mdap.plugins import task_name
 from mdap.records import Calibration, Projection, StopCause
-from mdap.rules.calibration import Measured, Poll, measure, spread_of
-from mdap.rules.ledger import Ledger
-from mdap.rules.methods import check_methods
+from mdap.rules.calibration import (
+    Measured,
+    Poll,
+    VoteCounts,
+    estimated_samples,
+    estimated_seconds,
+    measure,
+    scaled,
+    spread_of,
+)
+from mdap.rules.declared import check_methods
+from mdap.rules.ledger import Ledger, law
 from mdap.rules.parameters import as_resumed
-from mdap.rules.projection import VoteCounts, estimated_samples, estimated_seconds, scaled
-from mdap.rules.robust_estimate import law
 from mdap.rules.scaling import minimal_k, run_success
 from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, run_columns

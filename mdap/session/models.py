@@ -8,9 +8,8 @@ from typing import Any, Final, NamedTuple
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.plugins import OBJECT, load_provider
 from mdap.protocols import Provider
-from mdap.providers.ensemble import Ensemble
 from mdap.providers.gate import Gate
-from mdap.providers.paced import Paced
+from mdap.providers.paced import Ensemble, Paced
 from mdap.providers.prices import price_of
 from mdap.rules.canonical import canonical
 from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of

@@ -20,8 +20,8 @@ from mdap.errors import RAISED, MdapError, PluginError, UsageError
 from mdap.groups import Group, first_of, gathered
 from mdap.records import Identity, ResumePoint
 from mdap.rules.canonical import canonical
+from mdap.rules.declared import check_methods
 from mdap.rules.digests import CHAIN_START
-from mdap.rules.methods import check_methods
 from mdap.rules.parameters import as_resumed
 from mdap.rules.parts import Parts
 from mdap.settings import VotingSettings

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mdap.errors import UnavailableError, UsageError
 from mdap.journal.reader import Reader, open_log
 from mdap.records import Reply, SampleRequest, SampleTaken
-from mdap.rules.pairs import read_values
+from mdap.rules.parameters import read_values
 from mdap.settings import explain
 
 __all__ = ["Replay", "ReplaySettings", "as_recorded", "create", "is_replay"]

@@ -11,10 +11,9 @@ from mdap.journal.reader import Reader, RunRow
 from mdap.journal.runs import RunRecord, record_of
 from mdap.records import Certificate, Outcome, RunStatus, Solution, TallyShape
 from mdap.rules.canonical import canonical
-from mdap.rules.certificate import certify, doubts
+from mdap.rules.certificate import JUDGED, certify, doubts, outcome_of
 from mdap.rules.declared import result_type_of
 from mdap.rules.ledger import guarantee_of
-from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import VotingSettings
 from mdap.tasks import Task
 

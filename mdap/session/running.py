@@ -24,9 +24,9 @@ from mdap.journal.runs import RunStart
 from mdap.plugins import task_name, unfindable
 from mdap.records import ProcessPoint, ResumePoint, RunEvent, RunStatus, Solution, StopCause
 from mdap.rules.canonical import canonical
+from mdap.rules.certificate import recorded, said_by
+from mdap.rules.declared import check_methods
 from mdap.rules.drift import Baseline, Drift
-from mdap.rules.methods import check_methods
-from mdap.rules.outcomes import recorded, said_by
 from mdap.rules.parameters import as_resumed
 from mdap.rules.parts import RecordedPart, content_of, content_of_row, renamed
 from mdap.rules.rungs import exact

@@ -13,7 +13,7 @@ from mdap.journal.reader import open_log
 from mdap.journal.runs import append_seal
 from mdap.journal.writer import open_journal
 from mdap.records import RunEvent
-from mdap.rules.seals import SIGNED, message
+from mdap.rules.digests import SIGNED, message
 
 __all__ = ["Sealed", "seal_run"]
 

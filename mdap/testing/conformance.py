@@ -5,7 +5,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from mdap.errors import RAISED, UndecidedError, UsageError
 from mdap.rules.canonical import canonical
-from mdap.rules.methods import check_methods
+from mdap.rules.declared import check_methods
 from mdap.rules.orders import SHOWN, shows_order
 from mdap.rules.parameters import as_resumed, version_of
 from mdap.rules.reading import typed_answer

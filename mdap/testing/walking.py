@@ -12,7 +12,7 @@ import anyio
 
 from mdap.errors import UndecidedError
 from mdap.rules.canonical import canonical
-from mdap.rules.confidence import confident, shape_of
+from mdap.rules.certificate import confident, shape_of
 from mdap.tasks import Decision, Process, Step, Task
 
 __all__ = ["OracleAsk", "TooManyError", "solved"]

@@ -9,10 +9,9 @@ from sqlite3 import Row
 from mdap.journal.reader import Reader
 from mdap.journal.rows import Billed, RunRow, run_row
 from mdap.records import Certificate, Guarantee, Outcome, RunStatus
-from mdap.rules.certificate import certify, doubts
+from mdap.rules.certificate import JUDGED, certify, doubts, outcome_of
 from mdap.rules.ledger import guarantee_of
 from mdap.rules.money import Tokens, cost_of, saved_in_batches
-from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price, VotingSettings
 from mdap.viewer.summary import Bin, DividedDecision, ModelUse, Summary
 

@@ -17,9 +17,8 @@ from starlette.requests import Request
 from mdap.journal.reader import Reader
 from mdap.journal.rows import status_of
 from mdap.records import Certificate, TallyShape
-from mdap.rules.certificate import certify
+from mdap.rules.certificate import JUDGED, certify, outcome_of
 from mdap.rules.money import Tokens, cost_of, saved_in_batches
-from mdap.rules.outcomes import JUDGED, outcome_of
 from mdap.settings import Price
 from mdap.viewer.about import about, prices_of, verdicts
 from mdap.viewer.counting import SHORT, RunCounts, few_steps

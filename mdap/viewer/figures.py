@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from mdap.rules.lengths import race_lengths
+from mdap.rules.scaling import race_lengths
 from mdap.settings import Price
 from mdap.viewer.about import cost_of_bin
 from mdap.viewer.plots import Axis, Figure, Line, bars, ceiling, chart, compact, ranked, steps

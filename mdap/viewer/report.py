@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mdap.audit.events import Signature, checked
 from mdap.journal.reader import Reader
-from mdap.rules.seals import SEALED, SIGNED
+from mdap.rules.digests import SEALED, SIGNED
 from mdap.viewer.about import About, chances_of, verdicts
 from mdap.viewer.counting import Count
 from mdap.viewer.figures import figures

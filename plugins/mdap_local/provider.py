@@ -14,7 +14,7 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mdap import ProviderError, RejectedError, Reply, SampleRequest, UsageError
-from mdap.rules.reasoning import split_reasoning
+from mdap.rules.reading import split_reasoning
 from mdap.settings import explain
 from mdap_local.generating import Row, Sampled, generate
 from mdap_local.model import Device, Dtype, LocalModel, load_model

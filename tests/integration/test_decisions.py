@@ -10,7 +10,7 @@ from mdap.audit import verify
 from mdap.audit.review import review
 from mdap.errors import UnavailableError
 from mdap.plugins import make_task
-from mdap.rules.confidence import confident, shape_of
+from mdap.rules.certificate import confident, shape_of
 from mdap.testing import ScriptedProvider, check_task
 from tests.integration.test_session import provide, query
 from tests.processes import Double, double

@@ -13,7 +13,7 @@ import mdap
 from mdap.audit import Verification, verify
 from mdap.plugins import make_task
 from mdap.records import Certificate, Outcome, RunStatus
-from mdap.rules.outcomes import outcome_of
+from mdap.rules.certificate import outcome_of
 from mdap_hanoi import Hanoi
 from tests.helpers import Walk
 from tests.processes import Double, double

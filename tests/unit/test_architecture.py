@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mdap
-from mdap.rules.scaling import step_success
+from mdap.rules.scaling import run_success
 from tests.helpers import Walk, mostly_slow
 
 ROOT = Path(mdap.__file__).parents[1]
@@ -110,7 +110,7 @@ def test_p1_the_error_of_a_step_is_that_of_the_law(
     options = {"error_rate": error_rate, "flag_rate": 0.0, "seed": 1, **more}
     solution = mdap.solve_sync(Pair(steps=steps), k=k, options=options, db=tmp_path / "a.db")
     decided, wrong = solution.result
-    expected = 1 - step_success(error_rate, k)
+    expected = 1 - run_success(error_rate, k, 1)
     assert decided == solution.steps == steps
     assert expected == pytest.approx(1 / (1 + ((1 - error_rate) / error_rate) ** k))
     assert abs(wrong / steps - expected) <= 4 * sqrt(expected * (1 - expected) / steps)

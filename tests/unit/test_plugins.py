@@ -12,7 +12,7 @@ import mdap
 from mdap.errors import PluginError, UsageError
 from mdap.plugins import in_full, installed, is_installed, load_provider, load_task, make_task, task_name
 from mdap.providers.simulated import Simulated
-from mdap.rules.pairs import read_values
+from mdap.rules.parameters import read_values
 from mdap.testing import ScriptedProvider
 from mdap_hanoi import Hanoi
 from tests.helpers import PROVIDED, Walk

@@ -1,4 +1,4 @@
--- The rows that a seal covers: see mdap.rules.seals. The order of columns and rows is part of the seal.
+-- The rows that a seal covers: see mdap.rules.digests. The order of columns and rows is part of the seal.
 
 -- name: sealed_run
 SELECT run_id, kind, parent, task, task_version, params, settings, provider, k, mdap_version, created_at

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mdap.providers.files import connections_within
-from mdap.providers.gate import MOST, Gate
+from mdap.providers.gate import MOST, Gate, connections_within
 
 INFINITE = -1
 

@@ -23,6 +23,7 @@ from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.headers import Told
 from mdap.settings import Limits
 from mdap.testing import ScriptedProvider
+from tests.endpoints import taken
 
 
 def request(priority: int = 0) -> SampleRequest:
@@ -275,7 +276,7 @@ async def test_tokens_a_minute_hold_back_what_is_too_much() -> None:
         group.cancel_scope.cancel()
 
     # 600 tokens are 0.6 s of the allowance; a second's worth of 1,000 may go at once.
-    assert paced.gate.pace.standing(time.monotonic()).tokens == 1_200
+    assert taken(paced.gate.pace, time.monotonic())[1] == 1_200
     assert paced.gate.pace.outstanding == 0
     assert inner.at[1] - inner.at[0] > 0.5
 
@@ -503,8 +504,8 @@ async def test_limits_told_in_headers_hold_where_nobody_gave_any() -> None:
     inner = Remote(9, Told(requests_per_minute=6_000, tokens_per_minute=90_000))
     paced = Paced(inner, Limits(tokens_per_minute=70_000))
     await demand(paced, 2)
-    standing = paced.gate.pace.standing(time.monotonic())
-    assert (standing.requests_per_minute, standing.tokens_per_minute) == (6_000, 70_000)
+    pace = paced.gate.pace
+    assert (pace.requests.limit, pace.tokens.limit) == (6_000, 70_000)
     [change] = paced.gate.changes()
     assert change[:3] == ("requests_per_minute", None, 6_000)
 
@@ -512,7 +513,7 @@ async def test_limits_told_in_headers_hold_where_nobody_gave_any() -> None:
     await demand(paced, 1)
     inner.told = Told()
     await demand(paced, 1)
-    assert paced.gate.pace.standing(time.monotonic()).requests_per_minute == 600
+    assert paced.gate.pace.requests.limit == 600
     told = [change[:3] for change in paced.gate.changes() if change.what != "concurrency"]
     assert told == [("requests_per_minute", 6_000, 600)]
 
@@ -539,7 +540,7 @@ async def test_where_max_tokens_are_charged_nothing_is_given_back() -> None:
         group.start_soon(paced.gate.serve)
         await paced.sample(asked_for(700))
         group.cancel_scope.cancel()
-    assert paced.gate.pace.standing(time.monotonic()).tokens == 700
+    assert taken(paced.gate.pace, time.monotonic())[1] == 700
 
 
 async def test_trouble_holds_growth_back() -> None:

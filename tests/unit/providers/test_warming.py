@@ -7,9 +7,8 @@ import anyio
 import pytest
 
 from mdap.errors import TransientError
-from mdap.providers.warming import Warmer
+from mdap.providers.warming import Warmer, repeated
 from mdap.records import Reply, SampleRequest
-from mdap.rules.prefixes import repeated
 
 DOCUMENT = "d" * 4000
 

@@ -5,8 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from mdap.rules.calibration import Drawn, Poll, consensus_rate, jeffreys, measure, rate_behind
-from mdap.rules.projection import VoteCounts, estimated_samples, estimated_seconds, scaled
+from mdap.rules.calibration import (
+    Drawn,
+    Poll,
+    VoteCounts,
+    consensus_rate,
+    estimated_samples,
+    estimated_seconds,
+    jeffreys,
+    measure,
+    rate_behind,
+    scaled,
+)
 from mdap.rules.scaling import expected_samples
 from mdap.settings import Limits
 from tests.laws import races

@@ -64,10 +64,10 @@ def test_what_a_nested_run_did_not_spend_is_there_again() -> None:
     share = ledger.limit(0)
     ledger.pay(share)
     assert ledger.limit(1) == Fraction(1, 20) / 6
-    ledger.give_back(share, all_of_it=True)
+    ledger.pay(-share, -1)
     assert (ledger.spent, ledger.payments, ledger.limit(1)) == (Fraction(0), 0, share)
     ledger.pay(share)
-    ledger.give_back(share / 4, all_of_it=False)
+    ledger.pay(-share / 4, 0)
     assert (ledger.spent, ledger.limit(2)) == (share * 3 / 4, Fraction(1, 20) / 6)
 
 

@@ -6,8 +6,7 @@ from math import sqrt
 
 import pytest
 
-from mdap.rules.lengths import race_lengths
-from mdap.rules.scaling import expected_votes
+from mdap.rules.scaling import expected_votes, race_lengths
 from mdap.rules.tally import Tally
 
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdap.rules.limiter import Estimator, Pace, Reservation, Standing, Window
+from mdap.rules.limiter import Estimator, Pace, Reservation, Window
+from tests.endpoints import taken
 
 MINUTE = 60.0
 NOW = 1_000.0
@@ -95,7 +96,8 @@ def test_without_limits_everything_goes() -> None:
     """No limit, no wait, and everything is counted all the same."""
     pace = Pace()
     assert drain(pace, [10**9] * 100) == [NOW] * 100
-    assert pace.standing(NOW) == Standing(None, None, 100, 10**11)
+    assert pace.requests.limit is pace.tokens.limit is None
+    assert taken(pace, NOW) == (100, 10**11)
 
 
 def test_requests_go_evenly() -> None:
@@ -173,11 +175,11 @@ def test_settling_gives_back_what_was_reserved_too_much() -> None:
     assert held
     assert pace.ready_at(1_000, NOW) == pytest.approx(NOW + 30 - 0.02, abs=0.1)
     pace.settle(held, 500, NOW + 1)
-    assert pace.standing(NOW + 1).tokens == 500
+    assert taken(pace, NOW + 1)[1] == 500
     assert pace.ready_at(1_000, NOW + 1) == pytest.approx(NOW + 5, abs=0.1)
     pace.settle(held, 0, NOW + 1)
     pace.refund(held, NOW + 1)
-    assert pace.standing(NOW + 1).tokens == 500
+    assert taken(pace, NOW + 1)[1] == 500
     assert pace.outstanding == 0
 
 
@@ -187,7 +189,7 @@ def test_settling_more_than_was_reserved_slows_the_next() -> None:
     held = pace.reserve(10, NOW)
     assert held
     pace.settle(held, 3_000, NOW + 10)
-    assert pace.standing(NOW + 10).tokens == 3_000
+    assert taken(pace, NOW + 10)[1] == 3_000
     assert pace.ready_at(10, NOW + 10) == pytest.approx(NOW + 40, abs=1.1)
 
 
@@ -197,7 +199,7 @@ def test_unknown_usage_leaves_the_estimate() -> None:
     held = pace.reserve(700, NOW)
     assert held
     pace.settle(held, None, NOW)
-    assert pace.standing(NOW).tokens == 700
+    assert taken(pace, NOW)[1] == 700
     assert pace.outstanding == 0
 
 
@@ -207,7 +209,8 @@ def test_a_refund_forgets_the_request_too() -> None:
     held = pace.reserve(100, NOW)
     assert held
     pace.refund(held, NOW + 1)
-    assert pace.standing(NOW + 1) == Standing(1, 100, 0, 0)
+    assert (pace.requests.limit, pace.tokens.limit) == (1, 100)
+    assert taken(pace, NOW + 1) == (0, 0)
     assert pace.ready_at(100, NOW + 1) == NOW + 1
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdap.rules.pacing import backoff
+from mdap.rules.limiter import backoff
 
 ATTEMPTS = st.integers(1, 10_000)
 JITTERS = st.floats(0, 1, exclude_max=True)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mdap.rules.paying import Sample, expected_requests, ways
+from mdap.rules.planning import Sample, expected_requests, ways
 from mdap.rules.scaling import plan
 from mdap.settings import Price
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdap.rules.reasoning import split_reasoning
+from mdap.rules.reading import split_reasoning
 
 TAGS = [
     ("<think>", "</think>"),

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mdap.rules.robust_estimate import estimate, law
+from mdap.rules.ledger import estimate, law
 from mdap.rules.rungs import Ladder, exact
 from mdap.rules.tally import RobustTally
 from mdap.settings import Robust

@@ -16,7 +16,6 @@ from mdap.rules.scaling import (
     minimal_k,
     plan,
     run_success,
-    step_success,
 )
 
 MILLION = 2**20 - 1
@@ -82,7 +81,7 @@ def test_minimal_k_agrees_with_the_survey_of_peers(right: float, k: int) -> None
     [(0.7, 3, 7.3e-2), (0.8, 5, 9.8e-4), (0.9, 3, 1.4e-3), (0.9, 5, 1.7e-5), (0.95, 5, 4.0e-7)],
 )
 def test_step_success_is_the_law(right: float, k: int, error: float) -> None:
-    assert 1 - step_success(1 - right, k) == pytest.approx(error, rel=0.03)
+    assert 1 - run_success(1 - right, k, 1) == pytest.approx(error, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,7 @@ def test_expected_votes_are_those_simulated(right: float, k: int, votes: float) 
 @example(1 - 1e-9, 60)
 @example(0.5, 7)
 def test_step_success_is_stable(error_rate: float, k: int) -> None:
-    assert step_success(error_rate, k) == pytest.approx(float(exact_success(error_rate, k, 1)), rel=1e-12)
+    assert run_success(error_rate, k, 1) == pytest.approx(float(exact_success(error_rate, k, 1)), rel=1e-12)
 
 
 @given(st.floats(1e-9, 0.9), st.integers(1, 20), lengths, st.integers(1, 12))
@@ -222,7 +221,7 @@ def test_a_step_takes_at_least_k_votes_and_at_most_its_square(error_rate: float,
 
 
 def test_a_model_that_never_errs() -> None:
-    assert step_success(0, 1) == 1
+    assert run_success(0, 1, 1) == 1
     assert run_success(0, 1, MANY) == 1
     assert run_success(0, 1, MANY, 10) == 1
     assert minimal_k(0, MANY, 0.999999) == 1
@@ -230,14 +229,14 @@ def test_a_model_that_never_errs() -> None:
 
 
 def test_a_model_that_always_errs() -> None:
-    assert step_success(1, 3) == 0
+    assert run_success(1, 3, 1) == 0
     assert run_success(1, 3, 10) == 0
     assert run_success(1, 3, 10, 5) == 0
     assert expected_votes(1, 4) == 4
 
 
 def test_a_coin() -> None:
-    assert step_success(0.5, 9) == pytest.approx(0.5)
+    assert run_success(0.5, 9, 1) == pytest.approx(0.5)
     assert expected_votes(0.5, 9) == 81
 
 
@@ -247,13 +246,13 @@ def test_a_run_of_no_steps_is_right() -> None:
 
 
 def test_one_vote_decides_at_k_of_one() -> None:
-    assert step_success(0.3, 1) == pytest.approx(0.7)
+    assert run_success(0.3, 1, 1) == pytest.approx(0.7)
     assert expected_votes(0.3, 1) == pytest.approx(1)
 
 
 def test_huge_margins_neither_overflow_nor_lose_the_answer() -> None:
-    assert step_success(0.4, 10**9) == 1
-    assert step_success(0.6, 10**9) == 0
+    assert run_success(0.4, 10**9, 1) == 1
+    assert run_success(0.6, 10**9, 1) == 0
     assert expected_votes(0.4, 10**9) == pytest.approx(5 * 10**9)
 
 
@@ -321,7 +320,7 @@ def test_no_k_helps_a_subtask_that_is_too_large() -> None:
 @pytest.mark.parametrize("error_rate", [-0.1, 1.1, math.nan, math.inf])
 def test_an_error_rate_is_a_share(error_rate: float) -> None:
     for call in (
-        lambda: step_success(error_rate, 3),
+        lambda: run_success(error_rate, 3, 1),
         lambda: run_success(error_rate, 3, 10),
         lambda: minimal_k(error_rate, 10, 0.95),
         lambda: expected_votes(error_rate, 3),
@@ -335,7 +334,7 @@ def test_an_error_rate_is_a_share(error_rate: float) -> None:
 @pytest.mark.parametrize("k", [0, -3])
 def test_a_margin_is_at_least_one(k: int) -> None:
     for call in (
-        lambda: step_success(0.1, k),
+        lambda: run_success(0.1, k, 1),
         lambda: run_success(0.1, k, 10),
         lambda: expected_votes(0.1, k),
         lambda: expected_samples(0.1, k),

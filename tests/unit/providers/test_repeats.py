@@ -1,6 +1,6 @@
 """Responses that came before: by ids that mean something."""
 
-from mdap.rules.repeats import Repeats
+from mdap.providers.wire import Repeats
 
 ONE, TWO, THREE = ("chatcmpl-" + letter * 24 for letter in "abc")
 
