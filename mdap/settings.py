@@ -233,16 +233,17 @@ class Cluster(BaseModel):
 
     model_config = _FROZEN
 
-    address: str = Field("processes", min_length=1)
+    address: str = "processes"
     workers: int = Field(2, ge=1, le=1000)
     insecure: bool = False
 
     @field_validator("address")
     @classmethod
     def _names_a_place(cls, address: str) -> str:
-        if address not in ("processes", "local", "auto") and not re.fullmatch(r"[^\s/]+:\d{1,5}", address):
-            raise ValueError("give processes, local, auto, or HOST:PORT of the Ray cluster's head node")
-        return address
+        port = re.fullmatch(r"[^\s/]+:(\d{1,5})", address)
+        if address in ("processes", "local", "auto") or (port is not None and int(port[1]) < 2**16):
+            return address
+        raise ValueError("give local, auto, or HOST:PORT of the Ray cluster's head node")
 
     @property
     def on_this_machine(self) -> bool:

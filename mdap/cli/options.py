@@ -329,6 +329,15 @@ def _lane_of(given: dict[str, Any], recorded: str | None) -> dict[str, Any]:
     return {"lane": lane, "waves": waves}
 
 
+def _is_pipe(value: object) -> bool:
+    """Return whether a parameter names a file that only this process can read."""
+    if not isinstance(value, str | Path):
+        return False
+    with suppress(OSError, ValueError):  # most texts are no names of files
+        return str(value).startswith("/dev/") or Path(value).is_fifo()
+    return False
+
+
 def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
     """Return the workers that the options ask for, for a task or many; None for this process alone."""
     if given["workers"] is None:
@@ -342,9 +351,12 @@ def cluster_of(given: dict[str, Any], task: Task | None) -> Cluster | None:
         )
     if given["insecure_cluster"] and given["cluster"] is None:
         raise UsageError("--insecure-cluster goes with --cluster: processes of this machine need no token")
+    for value in () if task is None else vars(task).values():
+        if _is_pipe(value):
+            raise UsageError(f"workers cannot read the pipe {value}: write its contents to a file")
     address = {} if given["cluster"] is None else {"address": given["cluster"]}
     return validated(
-        Cluster, "option", workers=given["workers"], insecure=given["insecure_cluster"], **address
+        Cluster, "--cluster", workers=given["workers"], insecure=given["insecure_cluster"], **address
     )
 
 

@@ -33,7 +33,7 @@ _SIZES: Final = (1, 4, 16, 64, 256, 1024)
 
 _VALUES: Final = "\nVALUES "
 
-_NULLED: Final = re.compile(r"nullif\(column(\d+), 0\)")
+_NULLED: Final = re.compile(r"nullif\(column(\d+), -1\)")
 
 
 class Batch:
@@ -136,7 +136,7 @@ def in_blocks(sql: str, parameters: list[Any]) -> Iterator[tuple[str, list[Any]]
         size = next(size for size in _SIZES if size * width >= len(some))
         for place in _often_null(sql):
             column = slice(place, None, width)
-            some[column] = [0 if value is None else value for value in some[column]]
+            some[column] = [-1 if value is None else value for value in some[column]]
         some += [0] * (size * width - len(some))
         yield _block(sql, size), some
 

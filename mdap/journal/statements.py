@@ -16,7 +16,8 @@ KEPT: Final = 80
 _MARK: Final = "-- name:"
 _FRAGMENT: Final = re.compile(r"\{(\w+)\}")
 
-# Binding None takes Python over ten times as long as 0, so columns that are often NULL bind 0.
+# Binding None takes Python over ten times as long as a number, so columns that are often NULL bind one that
+# none of them can hold.
 _OFTEN_NULL: Final = (
     "flag_reason",
     "request_id",
@@ -31,7 +32,7 @@ def _value(place: int, name: str) -> str:
     """Return the SQL for a sample's column number *place*, from 1, in an INSERT."""
     column = f"column{place}"
     if name in _OFTEN_NULL:
-        column = f"nullif({column}, 0)"
+        column = f"nullif({column}, -1)"
     return f"(SELECT id FROM texts WHERE digest = {column})" if name in ("text", "reasoning") else column
 
 

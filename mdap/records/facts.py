@@ -93,9 +93,9 @@ class SampleTaken(NamedTuple):
     request left, in milliseconds of Unix time; it ended `latency` seconds later.
 
     This class alone names the columns of the table *samples*: `SAMPLE_COLUMNS`, `row` and `digest_columns`
-    follow from it, and all SQL from those. A new column goes in front of `text`, is None by
-    default, and needs a migration. The digest chain covers the columns in front of `began`: equal samples
-    have equal digests, whenever they were taken.
+    follow from it, and all SQL from those. A new column goes in front of `began`, is None by
+    default, and needs a migration and a place in `without_later`. The digest chain covers the columns in
+    front of `began`: equal samples have equal digests, whenever they were taken.
     """
 
     run: int

@@ -87,6 +87,9 @@ def test_workers_are_for_batches_and_processes(cli: Cli) -> None:
     for address in ("ray://head:10001", "head", "head:port", "http://head:6379"):
         ended = cli.here(f"run hanoi --inputs cases.jsonl --workers 2 --cluster {address}")
         assert (ended.code, "HOST:PORT" in ended.sentence) == (2, True), address
+    (cli.folder / "s.json").write_text('{"type": "object", "properties": {"total": {"type": "number"}}}')
+    ended = cli("run extract -p schema=s.json -p input=/dev/stdin --workers 2")
+    assert (ended.code, ended.sentence.startswith("workers cannot read the pipe /dev/stdin: ")) == (2, True)
     assert not (cli.folder / "mdap.db").exists()
 
 

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 import mdap
+from mdap.audit.verifying import verify
 from mdap.engine.budget_guard import BudgetGuard
 from mdap.errors import TransientError, UnavailableError
-from mdap.records import SampleRequest
+from mdap.plugins import make_recorded
+from mdap.records import Reply, SampleRequest
 from mdap.testing import Canned, Faults, FaultyServer
 from mdap_hanoi import Hanoi
 from tests.acceptance.player import play
+from tests.helpers import Walk
 
 KINDS = (
     *("rate_limit_silent", "server_error", "overloaded", "reset", "truncated", "wrong_type", "empty_choices"),
@@ -138,3 +141,29 @@ async def test_what_fails_the_same_way_each_time_is_not_asked_for_long(tmp_path:
 
     assert server.counts()["ok"] == 6
     assert 10 <= server.counts()["unreadable"] <= 16
+
+
+class Frugal:
+    """A model that reports every count of tokens, and none that is not 0."""
+
+    name, nonblocking, max_n = "frugal", True, 1
+
+    async def sample(self, request: SampleRequest) -> list[Reply]:
+        reply = Reply("1", self.name, input_tokens=0, output_tokens=0, cached_tokens=0)
+        return [reply._replace(reasoning_tokens=0, cache_write_tokens=0)]
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("speculate", ["off", "vote"])
+async def test_no_tokens_are_not_unknown_tokens(speculate: str, tmp_path: Path) -> None:
+    """A count of 0 is recorded as 0, and the digests of the run hold."""
+    db = tmp_path / "a.db"
+    await mdap.solve(Walk(seed=1), model=Frugal(), db=db, run_id="a", speculate=speculate)
+    counts = "input_tokens, output_tokens, reasoning_tokens, cached_tokens, cache_write_tokens"
+    assert set(rows(db, f"SELECT {counts} FROM samples")) == {(0, 0, 0, 0, 0)}
+    assert verify(db, "a", make_recorded).verdict == "verified"

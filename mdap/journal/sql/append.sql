@@ -20,8 +20,8 @@ VALUES (?, ?, ?, ?, ?, ?)
 
 -- name: prompts
 INSERT INTO prompts(run, step, opening, view, system, user, schema, max_tokens)
-SELECT column1, column2, column3, column4, (SELECT id FROM texts WHERE digest = nullif(column5, 0)),
-       (SELECT id FROM texts WHERE digest = column6), (SELECT id FROM texts WHERE digest = nullif(column7, 0)),
+SELECT column1, column2, column3, column4, (SELECT id FROM texts WHERE digest = nullif(column5, -1)),
+       (SELECT id FROM texts WHERE digest = column6), (SELECT id FROM texts WHERE digest = nullif(column7, -1)),
        column8
 FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -62,8 +62,8 @@ VALUES (?, ?, ?)
 
 -- name: decisions
 INSERT INTO decisions(run, place, step, opening, winner, tally, votes, margin, author, reason, digest)
-SELECT column1, column2, column3, column4, column5, column6, column7, column8, nullif(column9, 0),
-       nullif(column10, 0), column11
+SELECT column1, column2, column3, column4, column5, column6, column7, column8, nullif(column9, -1),
+       nullif(column10, -1), column11
 FROM (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ) WHERE column1 IS NOT 0
