@@ -1,9 +1,8 @@
 """Samples through the Chat Completions API: OpenAI itself, and every server that speaks its protocol.
 
-The SDK says what a request looks like; what comes back is read here, because compatible servers differ in
-just the ways that would corrupt a vote: they ignore ``n``, leave out ``usage``, cut bodies short, or answer
-an error with status 200. Nothing is retried: an attempt is one request, so that limits, counts and the log
-are true.
+The SDK builds the requests. This module reads the responses itself, because compatible servers differ in the
+very ways that would corrupt a vote: they ignore ``n``, omit ``usage``, truncate bodies, or report an error
+with status 200. It retries nothing: an attempt is one request, so limits, counts and the log are true.
 """
 
 import hashlib
@@ -83,11 +82,11 @@ class OpenAISettings(EndpointSettings):
 class OpenAIProvider(EndpointProvider[OpenAISettings]):
     """A model behind the Chat Completions API; see `EndpointProvider`.
 
-    Prompt tokens are counted with the first reply, since the endpoint bills them once; output tokens
-    are reported for all replies together and shared out evenly. Both add up to what was billed.
-    What the model thought is kept apart, however its server marks it. A refusal has the finish reason
-    ``refusal``; a reply without content (filtered, cut before it began) has the text ``""``. One without
-    a finish reason is taken as complete, unless it used all tokens it was allowed.
+    The endpoint bills prompt tokens once, so they count with the first reply. It reports output tokens for
+    all replies together; mdap divides them evenly. Both add up to the billed tokens.
+    Reasoning is kept apart from the answer, however the server marks it. A refusal has the finish reason
+    ``refusal``; a reply without content (filtered, or truncated before it began) has the text ``""``. A
+    reply without a finish reason counts as complete unless it used all its allowed tokens.
     """
 
     cache_mark: ClassVar[Mapping[str, Any]] = {"prompt_cache_breakpoint": {"mode": "explicit"}}
@@ -127,6 +126,7 @@ class OpenAIProvider(EndpointProvider[OpenAISettings]):
             self._refuse_repeated(body.get("id"), "\0".join(choice.text for choice in choices))
         taken = choices[: min(request.n, self.max_n)]
         shares, hidden = _shares_of(told.made, len(taken)), _shares_of(told.hidden, len(taken))
+        # Usage covers all replies together: only a single one can be known to have used up its tokens.
         cut = len(choices) == 1 and told.shown is not None and told.shown >= request.max_tokens
         return [
             Reply(
@@ -212,11 +212,14 @@ create_named.settings = OpenAISettings  # type: ignore[attr-defined]
 
 
 class _Usage(NamedTuple):
-    """What a response says of its tokens; None where it says nothing, or nonsense.
+    """The tokens that a response reports; None where it reports none, or an impossible number.
 
     Attributes:
-        given: tokens of the prompt, those that were *cached* and *stored* in a cache included.
-        made: tokens of all replies, those of *hidden* reasoning included.
+        given: tokens of the prompt, including *cached* and *stored* ones.
+        made: tokens of all replies, including *hidden* ones.
+        cached: prompt tokens read from the endpoint's cache.
+        hidden: tokens of reasoning.
+        stored: prompt tokens written to the endpoint's cache.
     """
 
     given: int | None
@@ -227,7 +230,7 @@ class _Usage(NamedTuple):
 
     @property
     def shown(self) -> int | None:
-        """The part of *made* that can be read."""
+        """The tokens of *made* without reasoning."""
         return None if self.made is None else max(0, self.made - (self.hidden or 0))
 
 
