@@ -1,4 +1,4 @@
-"""Things asked side by side: what `mdap.Ask.group` gives, whoever answers."""
+"""Groups of concurrent calls: what `mdap.Ask.group` yields, whoever answers the steps."""
 
 import asyncio
 import math
@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 
 class Pending(Generic[T]):
-    """What a member of a group comes to; there once the group is left."""
+    """The result of a member of a group, available once the group's block has ended."""
 
     def __init__(self) -> None:
         self._value: list[T] = []
 
     @property
     def value(self) -> T:
-        """What it came to.
+        """The result.
 
         Raises:
-            RuntimeError: the group has not been left yet.
+            RuntimeError: the group's block has not ended yet.
         """
         if not self._value:
             raise RuntimeError("a group's values are there once its `async with` block is left")
