@@ -34,10 +34,10 @@ _SOURCES: Final = {
 )
 @as_json
 def prompts(**given: Any) -> None:
-    """Print what a task will ask, before anything is paid.
+    """Print a task's prompts before you pay for a run.
 
-    No model is asked, and nothing is recorded. Of a chain, that is the first step; of a process, all that it
-    asks before it needs an answer.
+    mdap sends nothing to a model and records nothing. It prints the first step of a chain, or all steps that
+    a process requests before it needs an answer.
     """
     task = make_task(given["task"], read_params(given["task"], given["params"]))
     found = anyio.run(preview, given["task"], task, given["step"])
