@@ -1,4 +1,4 @@
-"""Things asked side by side: what `mdap.Ask.group` gives, whoever answers."""
+"""Groups of concurrent calls: what `mdap.Ask.group` yields, whoever answers the steps."""
 
 import asyncio
 import math
@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 
 class Pending(Generic[T]):
-    """What a member of a group comes to; there once the group is left."""
+    """The result of a member of a group, available once the group's block has ended."""
 
     def __init__(self) -> None:
         self._value: list[T] = []
 
     @property
     def value(self) -> T:
-        """What it came to.
+        """The result.
 
         Raises:
-            RuntimeError: the group has not been left yet.
+            RuntimeError: the group's block has not ended yet.
         """
         if not self._value:
             raise RuntimeError("a group's values are there once its `async with` block is left")
@@ -39,7 +39,7 @@ class Pending(Generic[T]):
 
 
 class Group:
-    """Things asked side by side. See `mdap.Ask.group`."""
+    """A group of concurrent calls; see `mdap.Ask.group`."""
 
     def __init__(self, tasks: TaskGroup, ask: Callable[[Step[Any]], Awaitable[Any]]) -> None:
         self._tasks = tasks
@@ -50,13 +50,13 @@ class Group:
         return self.start(partial(self._ask, step))
 
     def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> Pending[T]:
-        """Call an async *function*, which may ask for more."""
+        """Call an async *function*, which may itself ask for steps."""
         pending: Pending[T] = Pending()
 
         async def run() -> None:
             try:
                 pending._value.append(await function(*args))
-            except SystemExit as error:  # which would end the event loop, and everybody's work with it
+            except SystemExit as error:  # it would end the event loop with all its tasks
                 raise RuntimeError(f"it calls sys.exit({error.code!r})") from error
 
         self._tasks.start_soon(run)
@@ -64,7 +64,7 @@ class Group:
 
 
 def of_its_own(error: BaseException) -> bool:
-    """Return whether *error* is of the code that raised it, and no cancellation that somebody asked for.
+    """Return whether *error* is the code's own failure, not a cancellation from outside.
 
     Code that awaits a task which it has cancelled raises `asyncio.CancelledError`, too.
     """
@@ -76,7 +76,7 @@ def of_its_own(error: BaseException) -> bool:
 
 @asynccontextmanager
 async def gathered() -> AsyncIterator[TaskGroup]:
-    """Open a task group of which the first failure comes out bare: what the others said follows from it."""
+    """Open a task group that raises its first failure itself, in no group: the others follow from it."""
     try:
         async with anyio.create_task_group() as group:
             yield group

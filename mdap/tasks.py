@@ -127,6 +127,7 @@ class Step(Generic[A]):
 
     def __post_init__(self) -> None:
         user, system = self.user, self.system
+        # A step usually has plain ASCII texts and no key. It skips the checks by field, which take longer.
         plain = type(user) is type(system) is str and user.isascii() and system.isascii()
         if not (plain and self.key is None and callable(self.parse)):
             _encode(self, "user", "system", "shared", *(() if self.key is None else ("key",)))

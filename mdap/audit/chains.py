@@ -79,16 +79,17 @@ class _Walk:
         self._connection = connection
 
     def begin(self, place: int) -> None:
-        """Start before the decision at *place*, from the row before it."""
+        """Set state and digest to those before the decision at *place*, from the row of the previous one."""
         if place == 0:
             self.state = self._call(0, "giving its first state", self.task.start)
             return
         row = query(self._connection, "decision_at", self.facts.number, place - 1).fetchone()
         if row is None:
+            # No digest follows from this one; the part before reports the missing row.
             self.digest = ""
             return
-        _, self.digest, winner, spelled = row
-        state = self._read(place - 1, self.states, spelled)
+        _, self.digest, winner, recorded_input = row
+        state = self._read(place - 1, self.states, recorded_input)
         self.state = self._advanced(place - 1, state, self._read(place - 1, self.answers, winner))
 
     def _call(self, step: int, doing: str, method: Any, *args: Any) -> Any:

@@ -208,11 +208,11 @@ class Log(AbstractContextManager["Log"]):
     ) -> Any:
         """Return runs, decided steps or samples as a data frame.
 
-        Columns that hold JSON values (*input*, *answer*, *votes*, *params*, ...) are JSON text in it.
+        Columns with JSON values (*input*, *answer*, *votes*, *params*, ...) become JSON text.
 
         Args:
             what: ``"runs"``, ``"steps"`` or ``"samples"``.
-            run_id: the run, for steps and samples.
+            run_id: the run's id, a unique prefix of it, or ``latest``; ignored for ``"runs"``.
             library: ``"pandas"`` or ``"polars"``, which must be installed.
 
         Raises:

@@ -1,4 +1,4 @@
-"""``mdap audit``: what can be done with a run afterwards."""
+"""``mdap audit``: verify, measure, review, export, report and seal a recorded run."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""``mdap calibrate``: how a model does at a task, before a run is paid for."""
+"""``mdap calibrate``: measure models at a task before you pay for a run, and compare them."""
 
 import math
 from pathlib import Path

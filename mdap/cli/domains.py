@@ -1,4 +1,4 @@
-"""``mdap tasks``, ``models`` and ``new``: which plugins are installed, and a domain to begin with."""
+"""``mdap tasks``, ``models`` and ``new``: list the installed plugins, and create a domain package."""
 
 import importlib.util
 import inspect

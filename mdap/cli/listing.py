@@ -1,4 +1,4 @@
-"""``mdap runs``, ``show`` and ``batches``: what there is on record."""
+"""``mdap runs``, ``show`` and ``batches``: list what is on record, and forget jobs of batch APIs."""
 
 import json
 import time

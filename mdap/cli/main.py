@@ -1,4 +1,4 @@
-"""The command ``mdap``: its commands, and what becomes of an error."""
+"""The command ``mdap``: its commands, how it reports errors, and its exit codes."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Where a run was started: relative names in its parameters are looked up there, if not here."""
+"""The folder where a run was started: mdap looks up relative paths of its parameters there, if not here."""
 
 import os
 from collections.abc import Callable

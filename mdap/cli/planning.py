@@ -1,4 +1,4 @@
-"""``mdap plan``: what a run will take, before anything is spent."""
+"""``mdap plan``: estimate a run before you pay for it."""
 
 import math
 from dataclasses import asdict

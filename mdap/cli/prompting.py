@@ -1,4 +1,4 @@
-"""``mdap prompts``: what a task will ask, before anything is paid; and how prompts are printed."""
+"""``mdap prompts``: print a task's prompts before you pay for a run; and print those of recorded steps."""
 
 import json
 from typing import Any, Final
@@ -34,10 +34,10 @@ _SOURCES: Final = {
 )
 @as_json
 def prompts(**given: Any) -> None:
-    """Print what a task will ask, before anything is paid.
+    """Print a task's prompts before you pay for a run.
 
-    No model is asked, and nothing is recorded. Of a chain, that is the first step; of a process, all that it
-    asks before it needs an answer.
+    mdap sends nothing to a model and records nothing. It prints the first step of a chain, or all steps that
+    a process requests before it needs an answer.
     """
     task = make_task(given["task"], read_params(given["task"], given["params"]))
     found = anyio.run(preview, given["task"], task, given["step"])
@@ -52,7 +52,7 @@ def prompts(**given: Any) -> None:
         part = "" if one.part is None else f"part {one.part}, "
         key = "" if one.key is None else f", key {one.key!r}"
         say(f"{part}step {one.step}{key}")
-        show_rendered(one.prompt, (), _ALL)
+        _show_rendered(one.prompt, (), _ALL)
         say()
     for note in found.notes:
         complain(note)
@@ -83,25 +83,23 @@ def show_prompt(prompt: Rendered | str, merged: tuple[str, ...]) -> None:
         say(f"  prompt: not shown: {prompt}")
         return
     say(f"  prompt: {_SOURCES[prompt.recorded, prompt.same]}")
-    show_rendered(prompt, merged, _SHOWN)
+    _show_rendered(prompt, merged, _SHOWN)
 
 
-def show_rendered(prompt: Rendered, merged: tuple[str, ...], most: int) -> None:
-    """Print a prompt: the messages of each view, limit of output tokens, schema.
+def _show_rendered(prompt: Rendered, merged: tuple[str, ...], most: int) -> None:
+    """Print a prompt: the messages of each view, the limit of output tokens, and the schema.
 
     Args:
         prompt: the prompt.
         merged: the models that take no system message.
-        most: of each message, how many characters.
+        most: maximum characters of each message, and of the schema.
     """
     for view, (system, user) in enumerate(prompt.views):
         if len(prompt.views) > 1:
             say(f"  view {view + 1} of {len(prompt.views)}")
         if system:
-            say(
-                "  system message"
-                + (f", sent to {', '.join(merged)} in front of the user's" if merged else "")
-            )
+            where = f", sent to {', '.join(merged)} in front of the user's" if merged else ""
+            say(f"  system message{where}")
             show_text(system, most)
         say("  user message")
         show_text(user, most)
@@ -112,7 +110,7 @@ def show_rendered(prompt: Rendered, merged: tuple[str, ...], most: int) -> None:
 
 
 def show_text(text: str, most: int) -> None:
-    """Print the beginning of a text that is not ours, its lines marked."""
+    """Print the first *most* characters of a text that is not mdap's own, with each line marked."""
     for line in text[:most].splitlines():
         say(f"    | {line}" if line else "    |")
     if len(text) > most:

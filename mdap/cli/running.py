@@ -1,4 +1,4 @@
-"""``mdap run``."""
+"""``mdap run``: run a task, or every case of a batch."""
 
 from functools import partial
 from pathlib import Path

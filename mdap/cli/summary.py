@@ -1,4 +1,4 @@
-"""The summary of a run: what its reader needs first, and with ``-v`` all the rest."""
+"""The summary of a run: what its reader needs first and, with ``-v``, everything else."""
 
 import shlex
 from pathlib import Path

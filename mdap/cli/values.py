@@ -1,4 +1,4 @@
-"""Types of option values: a margin, a list of numbers, a time."""
+"""Types of option values: a margin, a list of numbers, a duration in seconds."""
 
 import re
 from collections.abc import Callable

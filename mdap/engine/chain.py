@@ -204,8 +204,15 @@ class ChainRace(Policy):
         self._pass(head, head.race.answers[winner], winner)
 
     def _pass(self, head: Opening, answer: Any, spelled: str) -> None:
-        """Go on to the step after *head*, which is decided: by *answer*, or canonically *spelled*."""
+        """Move the head of the window on to the next step, or finish.
+
+        Args:
+            head: the decided step.
+            answer: its answer.
+            spelled: the canonical JSON of *answer*.
+        """
         number = head.opened.step
+        # Openings from before a resume, on guesses that turned out wrong.
         for opened in self._recorded_openings.drop(number):
             self.decider.resolve(opened, confirmed=False)
         self._window.popleft()

@@ -1,4 +1,4 @@
-"""The configuration of a run, its progress, and that of a pilot."""
+"""The configuration of a run, its progress counters, and the vote limit of a pilot."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,9 +1,9 @@
 """A process with an error budget: any number of open steps, with decisions released in order.
 
-The rung of a step follows from what became of the steps before it, so a decision waits until each of them is
-smooth, contested or exhausted. What nobody waits for any more must not hold up the others: it pays as if it
-were contested, and is passed over. A nested run is a step, too: it is charged its share when all before it
-is settled, and what it did not spend is there again for the steps that are asked for after its end.
+The rung of a step depends on the outcome of the steps before it, so its decision waits until each of them is
+smooth, contested or exhausted. A step that nobody waits for must not hold up the others: it pays as if it
+were contested, and the others continue without it. A nested run is a step, too: it is charged its share once
+all steps before it are settled, and its end returns the unspent rest to the steps that are requested later.
 """
 
 from collections.abc import Iterable

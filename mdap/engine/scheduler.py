@@ -1,4 +1,4 @@
-"""Drive one run: ask what its race wants, by one sampler per request, until it is over.
+"""Drive one run: request the samples that its race wants, each by a sampler, until the run ends.
 
 A sampler only asks and posts what came, failures included.
 """

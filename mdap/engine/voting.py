@@ -1,4 +1,4 @@
-"""One step being decided: which samples to ask for, what each one says, and when it is over."""
+"""The voting on one step: which samples to request, what each reply counts as, and when it ends."""
 
 from collections.abc import Callable
 from typing import Any, Final

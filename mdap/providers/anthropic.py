@@ -1,7 +1,7 @@
 """Samples through Anthropic's Messages API, with Anthropic's own SDK: install ``mdap[anthropic]``.
 
-The endpoint gives one reply to a request and knows no seed. Schemas are not sent; as everywhere, what
-counts is how the step's parser reads the reply.
+The endpoint returns one reply per request and takes no seed. mdap sends it no schemas: as everywhere, only
+the step's parser judges a reply.
 """
 
 from collections.abc import Mapping

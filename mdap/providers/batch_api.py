@@ -1,4 +1,4 @@
-"""The batch API of a vendor, reached through its SDK; requests that go in its jobs, and the jobs."""
+"""A vendor's batch API, reached through its SDK, with the jobs sent to it and the requests in them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""One job of a batch API: submitted once, found again if it may have been, looked at, and collected."""
+"""One job of a batch API: submit it once, find it again after a lost answer, poll it, collect its results."""
 
 import time
 from collections.abc import Mapping, Sequence

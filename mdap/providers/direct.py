@@ -1,8 +1,8 @@
-"""Requests identical to the SDK's, sent without it.
+"""Send requests identical to the SDK's, without the SDK.
 
-Per request, the SDK and the library under it take several times the processor time of the connection that
-they in turn stand on. So the SDK puts one request together, and what does not change in it, all but the
-body, is kept; each body then goes straight to that connection.
+For each request, the SDK and its HTTP library take several times the processor time of the connection itself.
+So the SDK builds one request; mdap keeps everything of it but the body, and sends each further body straight
+over a connection of its own.
 """
 
 from collections.abc import Mapping

@@ -81,12 +81,12 @@ class Endpoint:
     """The address of an endpoint, and its secrets.
 
     Attributes:
-        base_url: where the API lives.
-        key: what opens it; None where nothing is needed.
+        base_url: the address of the API.
+        key: the API key; None if the endpoint needs none.
         key_name: the environment variable that holds the key.
-        url_name: the environment variable that holds the address.
-        headers: more headers, which may hold secrets.
-        query: more of the address's query.
+        url_name: the option or environment variable that holds the address, for error messages.
+        headers: additional headers, which may hold secrets.
+        query: additional parameters of the query.
         own: whether the vendor's SDK may add what its own variables name, such as an organization.
         token: whether the key is a token for the ``Authorization`` header, where the vendor has both.
     """
@@ -290,17 +290,18 @@ def find_endpoint(
     """Return the endpoint that the environment and the settings name.
 
     Args:
-        settings: the user's.
-        provider: what the user calls it, for errors.
-        prefix: of the environment variables ``<prefix>_API_KEY``, ``<prefix>_BASE_URL`` and
-            ``<prefix>_CUSTOM_HEADERS``.
-        default: where the API lives if nobody says; None if somebody must.
-        own: whether it is the SDK's own vendor, for whom its environment variables are meant.
+        settings: the options of the provider.
+        provider: the provider's name, for error messages.
+        prefix: begins the names of the environment variables ``<prefix>_API_KEY``,
+            ``<prefix>_AUTH_TOKEN``, ``<prefix>_BASE_URL`` and ``<prefix>_CUSTOM_HEADERS``.
+        default: the address to use if neither names one; None if one of them must.
+        own: whether the endpoint is that of the SDK's vendor; see `Endpoint`.
 
     Raises:
-        UsageError: no key where one is needed, no address, or one of them is nonsense.
+        UsageError: a required key or address is missing, one of them is invalid, or an option holds the key.
     """
-    (key_name, key), url_name = _key_of(prefix), f"{prefix}_BASE_URL"
+    key_name, key = _key_of(prefix)
+    url_name = f"{prefix}_BASE_URL"
     base_url = (settings.base_url or os.environ.get(url_name, "")).strip()
     if not base_url and default is None:
         raise UsageError(f"set {url_name} (or -M base_url=...) to the address of {provider}")
@@ -312,14 +313,14 @@ def find_endpoint(
     if base_url and not _is_http_url(base_url):
         raise UsageError(f"the base URL of {provider} must look like http://host:port/v1 or https://host/v1")
     endpoint = Endpoint(
-        base_url or default or "",
-        key or None,
-        key_name,
-        f"-M base_url or {url_name}" if not settings.base_url else "-M base_url",
-        {**_custom_headers(f"{prefix}_CUSTOM_HEADERS"), **settings.headers},
-        settings.query,
-        own,
-        key_name.endswith("_AUTH_TOKEN"),
+        base_url=base_url or default or "",
+        key=key or None,
+        key_name=key_name,
+        url_name="-M base_url" if settings.base_url else f"-M base_url or {url_name}",
+        headers={**_custom_headers(f"{prefix}_CUSTOM_HEADERS"), **settings.headers},
+        query=settings.query,
+        own=own,
+        token=key_name.endswith("_AUTH_TOKEN"),
     )
     if len(key) >= _SECRET_CHARS and key in settings.model_dump_json():
         raise UsageError("options are stored with the run, so none may hold the key of the endpoint")
@@ -327,7 +328,7 @@ def find_endpoint(
 
 
 def _key_of(prefix: str) -> tuple[str, str]:
-    """Return the environment variable that holds the key, and the key; empty for none."""
+    """Return the name of the environment variable for the key, and the key; an empty one if it is not set."""
     names = f"{prefix}_API_KEY", f"{prefix}_AUTH_TOKEN"
     key_name = next((name for name in names if os.environ.get(name, "").strip()), names[0])
     key = os.environ.get(key_name, "").strip()

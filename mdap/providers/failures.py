@@ -1,4 +1,4 @@
-"""Parse an endpoint's answer, and classify its failures for the caller."""
+"""Parse an endpoint's response, and classify its failures for the engine."""
 
 import json
 import re

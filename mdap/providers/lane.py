@@ -1,4 +1,4 @@
-"""Waves: what all runs want at a time leaves in jobs of the vendors' batch APIs."""
+"""The lane of batch APIs: collect the samples that all runs want in waves, and send each wave in jobs."""
 
 import secrets
 import time

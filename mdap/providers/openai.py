@@ -1,9 +1,8 @@
 """Samples through the Chat Completions API: OpenAI itself, and every server that speaks its protocol.
 
-The SDK says what a request looks like; what comes back is read here, because compatible servers differ in
-just the ways that would corrupt a vote: they ignore ``n``, leave out ``usage``, cut bodies short, or answer
-an error with status 200. Nothing is retried: an attempt is one request, so that limits, counts and the log
-are true.
+The SDK builds the requests. This module reads the responses itself, because compatible servers differ in the
+very ways that would corrupt a vote: they ignore ``n``, omit ``usage``, truncate bodies, or report an error
+with status 200. It retries nothing: an attempt is one request, so limits, counts and the log are true.
 """
 
 import hashlib
@@ -83,11 +82,11 @@ class OpenAISettings(EndpointSettings):
 class OpenAIProvider(EndpointProvider[OpenAISettings]):
     """A model behind the Chat Completions API; see `EndpointProvider`.
 
-    Prompt tokens are counted with the first reply, since the endpoint bills them once; output tokens
-    are reported for all replies together and shared out evenly. Both add up to what was billed.
-    What the model thought is kept apart, however its server marks it. A refusal has the finish reason
-    ``refusal``; a reply without content (filtered, cut before it began) has the text ``""``. One without
-    a finish reason is taken as complete, unless it used all tokens it was allowed.
+    The endpoint bills prompt tokens once, so they count with the first reply. It reports output tokens for
+    all replies together; mdap divides them evenly. Both add up to the billed tokens.
+    Reasoning is kept apart from the answer, however the server marks it. A refusal has the finish reason
+    ``refusal``; a reply without content (filtered, or truncated before it began) has the text ``""``. A
+    reply without a finish reason counts as complete unless it used all its allowed tokens.
     """
 
     cache_mark: ClassVar[Mapping[str, Any]] = {"prompt_cache_breakpoint": {"mode": "explicit"}}
@@ -120,29 +119,30 @@ class OpenAIProvider(EndpointProvider[OpenAISettings]):
     def _read(self, request: SampleRequest, response: Response) -> list[Reply]:
         headers, endpoint = response.headers, self._endpoint
         body = json_object(response, endpoint, _read_usage)
-        told = _read_usage(body)
-        with billed(told.given, told.made):
+        usage = _read_usage(body)
+        with billed(usage.prompt, usage.output):
             found = _choices_of(body, headers, response.content, endpoint)
             choices = [_read_choice(choice, headers, endpoint) for choice in found]
             self._refuse_repeated(body.get("id"), "\0".join(choice.text for choice in choices))
         taken = choices[: min(request.n, self.max_n)]
-        shares, hidden = _shares_of(told.made, len(taken)), _shares_of(told.hidden, len(taken))
-        cut = len(choices) == 1 and told.shown is not None and told.shown >= request.max_tokens
+        outputs, reasoning = (_shares_of(total, len(taken)) for total in (usage.output, usage.reasoning))
+        # Usage covers all replies together: only a single one can be known to have used up its tokens.
+        cut = len(choices) == 1 and usage.visible is not None and usage.visible >= request.max_tokens
         return [
             Reply(
                 text=choice.text,
                 model=self.name,
                 finish_reason=choice.reason or ("length" if cut else "stop"),
-                input_tokens=_only_first(told.given, place),
-                output_tokens=shares[place],
-                cached_tokens=_only_first(told.cached, place),
+                input_tokens=_only_first(usage.prompt, place),
+                output_tokens=outputs[place],
+                cached_tokens=_only_first(usage.cached, place),
                 latency=response.latency,
                 request_id=headers.get("x-request-id"),
                 reasoning=choice.reasoning,
-                reasoning_tokens=hidden[place],
+                reasoning_tokens=reasoning[place],
                 served_model=label_of(body.get("model")),
                 fingerprint=label_of(body.get("system_fingerprint")),
-                cache_write_tokens=_only_first(told.stored, place),
+                cache_write_tokens=_only_first(usage.cache_writes, place),
             )
             for place, choice in enumerate(taken)
         ]
@@ -212,23 +212,26 @@ create_named.settings = OpenAISettings  # type: ignore[attr-defined]
 
 
 class _Usage(NamedTuple):
-    """What a response says of its tokens; None where it says nothing, or nonsense.
+    """The tokens that a response reports; None where it reports none, or an impossible number.
 
     Attributes:
-        given: tokens of the prompt, those that were *cached* and *stored* in a cache included.
-        made: tokens of all replies, those of *hidden* reasoning included.
+        prompt: tokens of the prompt, including those *cached* and written.
+        output: tokens of all replies, including *reasoning*.
+        cached: prompt tokens read from the endpoint's cache.
+        reasoning: tokens of reasoning.
+        cache_writes: prompt tokens written to the endpoint's cache.
     """
 
-    given: int | None
-    made: int | None
+    prompt: int | None
+    output: int | None
     cached: int | None
-    hidden: int | None
-    stored: int | None
+    reasoning: int | None
+    cache_writes: int | None
 
     @property
-    def shown(self) -> int | None:
-        """The part of *made* that can be read."""
-        return None if self.made is None else max(0, self.made - (self.hidden or 0))
+    def visible(self) -> int | None:
+        """The tokens of *output* without *reasoning*."""
+        return None if self.output is None else max(0, self.output - (self.reasoning or 0))
 
 
 class _Choice(NamedTuple):
@@ -242,19 +245,19 @@ class _Choice(NamedTuple):
 def _read_usage(body: dict[str, Any]) -> _Usage:
     """Return the tokens that the response reports."""
     usage = mapping_of(body.get("usage"))
-    given, made = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
-    given = count_of(usage.get("input_tokens")) if given is None else given
-    made = count_of(usage.get("output_tokens")) if made is None else made
+    prompt, output = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
+    prompt = count_of(usage.get("input_tokens")) if prompt is None else prompt
+    output = count_of(usage.get("output_tokens")) if output is None else output
     total = count_of(usage.get("total_tokens"))
-    if given is not None and made is not None and total is not None:
-        made = max(made, total - given)  # some count what the model thought in the total alone
+    if prompt is not None and output is not None and total is not None:
+        output = max(output, total - prompt)  # some count reasoning only in the total
     details = mapping_of(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     inputs = mapping_of(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
-    hidden = count_of(details.get("reasoning_tokens"))
+    reasoning = count_of(details.get("reasoning_tokens"))
     cached = count_of(inputs.get("cached_tokens"))
     if cached is None:
         cached = count_of(usage.get("prompt_cache_hit_tokens"))  # DeepSeek's name for it
-    return _Usage(given, made, cached, hidden, count_of(inputs.get("cache_write_tokens")))
+    return _Usage(prompt, output, cached, reasoning, count_of(inputs.get("cache_write_tokens")))
 
 
 def _only_first(tokens: int | None, place: int) -> int | None:

@@ -1,12 +1,11 @@
 """Probe an endpoint with a few small requests before it votes.
 
-The first is one with everything that a step may want: a system message, a temperature, a schema. What the
-endpoint refuses of it is left out, or said in another way.
+The first request has everything that a step may need: a system message, a temperature, a schema. If the
+endpoint refuses one of them, mdap omits it or sends it in another form.
 
-The other question has many good answers, and is asked at temperature 1. Two honest replies to it are the same
-about as often as two strangers tell the same story in the same words, so an endpoint that gives one text
-three times draws nothing: there is a cache in the way, or a seed that is always the same. All its votes on
-a step would be one vote.
+The others ask for a story at temperature 1. Two independent replies are almost never equal, so an endpoint
+that returns one text three times does not sample: a cache answers, or a seed is fixed. All its votes on a
+step would be one vote.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Select the environment's proxy for a request.
 
-The SDKs read all proxies of the environment before they ask which one applies, so that one they cannot use
-keeps them from a server that needs none. Here the exemptions come first.
+The SDKs read all proxies of the environment before they check which one applies, so an unusable proxy keeps
+them from a server that needs none. This module checks the exemptions of ``NO_PROXY`` first.
 """
 
 from contextlib import suppress

@@ -1,7 +1,7 @@
-"""A simulated model without a key: it answers in text from the task's oracle, with errors drawn from a seed.
+"""A simulated model without a key: it replies with the task's oracle, and with errors drawn from a seed.
 
-What it answers to a sample depends on the seed, the step, the prompt and the sample's ordinal, and on
-nothing else: not on time, order, or how many samples are in flight.
+A reply depends only on the seed, the step, the prompt and the sample's ordinal, not on time, order, or the
+number of samples in flight.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Letting one request go ahead of those that begin alike, so that they find its beginning in the cache.
+"""Send one request ahead of others with the same beginning, so that these find it in the endpoint's cache.
 
-An endpoint keeps the beginning of a prompt only once it has read it: of requests that are sent side by side,
-each would pay for all of its prompt.
+An endpoint caches the beginning of a prompt only once it has read it, so each of several concurrent requests
+would pay for its whole prompt.
 """
 
 import json

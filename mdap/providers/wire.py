@@ -1,4 +1,4 @@
-"""What all HTTP APIs have in common: one request a call, nothing retried, nothing endless."""
+"""The base of providers over HTTP: one bounded request a call, no retries, no repeated responses."""
 
 import time
 from abc import ABC, abstractmethod

@@ -2,23 +2,23 @@
 
 Import it only where votes are weighed: scipy takes longer to import than all the rest.
 
-Two models are weighed against each other, nine to one beforehand:
+The posterior weighs two models, with prior odds of nine to one:
 
 - *alike*: every vote of every step is wrong with the same chance e;
-- *mixed*: a share h of the steps is *hard*: there, the chance that a vote is wrong is u, which is 0.3,
-  0.4 or 1/2, each as likely beforehand; on the others it is e.
+- *mixed*: a share h of the steps is *hard*: there, a vote is wrong with chance u, which is 0.3, 0.4 or
+  1/2 with equal prior probability; on the others it is wrong with chance e.
 
-So everything is said of runs in which each step is right more often than wrong. No vote can tell a step on
-which it is not: with right and wrong exchanged, the same tallies are as likely.
+Both models assume that each step is right more often than wrong. Votes cannot reveal a step on which it is
+not: with right and wrong exchanged, the same tallies are equally likely.
 
-Two wrong votes of a step that is not hard are for the same answer with a chance of c, which is counted where
-just two votes were against a winner; on a hard step they always are. So where wrong votes differ as a rule,
-two that agree are a sign of a hard step.
+Two wrong votes on a step that is not hard agree with chance c, estimated from the steps with exactly two
+votes against the winner; on a hard step they always agree. So if wrong votes usually differ, two that agree
+are a sign of a hard step.
 
-The chance e (below 1/2) has Jeffreys' prior; the share h has a beta prior of 1/2 and 5, a tenth or so. Of a
-voted tally nobody knows whether its winner is right, so both readings count. Everything is summed over a
-grid, of which two refinements leave only the part that matters; steps with equal tallies are one term, so
-that the length of a run costs nothing.
+The chance e (below 1/2) has Jeffreys' prior; the share h has the prior Beta(1/2, 5), with mean 0.09. A voted
+tally does not tell whether its winner is right, so the likelihood adds both readings. All sums run over a
+grid, which two refinements narrow to the points that matter. Steps with equal tallies are one term, so the
+time does not depend on the length of the run.
 """
 
 import math
@@ -36,7 +36,7 @@ __all__ = ["Belief", "Weighed", "claim_of", "floor_of", "posterior"]
 
 Array: TypeAlias = NDArray[Any]
 
-_LOWEST: Final = -30.0
+_LOWEST: Final = -30.0  # the log odds where the grids of e and h begin
 _SEEN: Final = 20.0  # log-likelihoods this many nats below the best are negligible
 _RATES: Final = 41
 _SHARES: Final = 31
@@ -176,7 +176,7 @@ def _refined(evidence: _Evidence, share_logits: Array, hard: Array) -> tuple[Wei
     for stage in range(3):
         axes = np.meshgrid(expit(rate_logits), expit(share_logits), hard, indexing="ij")
         rates, shares, hards = (axis.ravel() for axis in axes)
-        cloud = Weighed(rates, shares, hards, rates)
+        cloud = Weighed(rates, shares, hards, weights=np.ones_like(rates))
         height = _height(evidence, cloud)
         if stage < 2:
             seen = (height > height.max() - _SEEN).reshape(axes[0].shape)
@@ -200,10 +200,11 @@ def _narrowed(logits: Array, seen: Array) -> Array:
 
 
 def _height(evidence: _Evidence, cloud: Weighed) -> Array:
-    """Return the logarithm of prior times likelihood, by point."""
+    """Return the logarithm of prior times likelihood, by point; the module's docstring has the priors."""
     shapes, agreement = evidence
+    # Jeffreys' prior of e; as the grid is even in log odds, the density is that of the log odds.
     height: Array = (np.log(cloud.rates) + np.log1p(-cloud.rates)) / 2
-    if cloud.shares.any():
+    if cloud.shares.any():  # the model without hard steps has no prior of h and u
         height += _PRIOR[0] * np.log(cloud.shares) + _PRIOR[1] * np.log1p(-cloud.shares)
         height -= betaln(*_PRIOR) + np.log(len(_HARD))
     for shape in shapes:

@@ -1,8 +1,8 @@
-"""What an endpoint's response headers tell of its limits, and of how long to stay away.
+"""Read an endpoint's limits, and the wait that it asks for, from its response headers.
 
-Read are ``retry-after-ms``, ``retry-after``, OpenAI's ``x-ratelimit-*`` (which Azure has spelt
-``x-rate-limit-*``) and ``anthropic-ratelimit-*``. Headers come from strangers: whatever makes no sense
-counts as absent, and nothing that is told is larger than a bound.
+The headers are ``retry-after-ms``, ``retry-after``, OpenAI's ``x-ratelimit-*`` (which Azure has spelt
+``x-rate-limit-*``) and ``anthropic-ratelimit-*``. Endpoints may send anything: a value that makes no sense
+counts as absent, and every value has an upper bound.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Estimates for a planned run: what a budget buys, another k or subtask size, each way to pay for prompts."""
+"""Estimates for a planned run: what a budget buys, other margins and subtask sizes, other ways to pay."""
 
 from collections import defaultdict
 from collections.abc import Callable

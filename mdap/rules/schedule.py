@@ -1,9 +1,9 @@
 """The sample schedule: the model, view and temperature of each sample of a step.
 
-All three follow from the sample's ordinal, and where they are drawn from the run's seed and the step, so that
-they are the same in every session, in every order of arrival, and in an audit.
-Where a model refuses a step in some view, or has left the run, the others take its samples: who does follows
-from the ordinal and from what is on record of that.
+All three follow from the sample's ordinal, or are drawn from the run's seed and the step, so they are the
+same in every session, in every order of arrival, and in an audit.
+If a model refuses a step in some view, or has left the run, the others take its samples. Which one does
+follows from the ordinal and from the recorded refusals and departures.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,7 @@
-"""Check that values survive a round trip through canonical JSON, and say what to change if not.
+"""Check that values survive a round trip through canonical JSON, and say what to change if they do not.
 
-Canonical JSON leaves out the class of a value: the type that a task declares must tell it. What it does not
-tell is found at the first value of each class, before votes are merged or a resumed run goes on from
-another state.
+Canonical JSON omits the class of a value, so the type that a task declares must determine it. mdap checks the
+first value of each class, before it merges votes or resumes a run from a different state.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Calibration: choose steps, sample them, and report the rates."""
+"""Calibrate: sample steps of a task, and report the rates, a projection for a run, and findings in words."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -55,9 +55,9 @@ class CalibrationRequest:
 
     Attributes:
         name: its id in the database.
-        samples: about how many samples to take.
+        samples: approximate number of samples to take.
         target: target probability of a run without a wrong decision.
-        seed: which random steps.
+        seed: selects the random steps.
     """
 
     name: str
@@ -176,6 +176,7 @@ async def _surveyed(
 async def _calibration(
     resources: SessionResources, number: int, subject: _Subject, polls: Sequence[Poll]
 ) -> Calibration:
+    """Return the figures and findings that *polls* give, without how the calibration ended."""
     found = measure(polls, None if subject.oracle else CONSENSUS_MARGIN)
     made = _counted(resources, subject, found)
     if not found.votes:

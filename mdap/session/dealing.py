@@ -171,6 +171,7 @@ def _welcome(setup: SessionSetup, cluster: Cluster, resources: SessionResources)
 
 
 def _pool_of(cluster: Cluster) -> Pool:
+    """Return the pool that starts the workers, each of which runs the module `mdap.session.working`."""
     if cluster.address == "processes":
         return Processes(working.__name__)
     try:

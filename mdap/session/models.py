@@ -1,4 +1,4 @@
-"""The arguments of a session, and its models: the roster, their providers, and their turns."""
+"""The models of a session: the roster, their providers and schedules; and the session's arguments."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Run a process through its decided steps until it asks for the step that a person settles."""
+"""Run a process through its decided steps, changing nothing, until it asks for a given step."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -20,7 +20,7 @@ __all__ = ["OracleAsk", "TooManyError", "solved"]
 T = TypeVar("T")
 
 _VOTES: Final = 3
-"""For the right answer to each step that an oracle decides."""
+"""Votes for the right answer to each step that an oracle decides."""
 
 
 class TooManyError(BaseException):
@@ -28,13 +28,18 @@ class TooManyError(BaseException):
 
 
 class OracleAsk:
-    """An `mdap.Ask` that answers at once with what the oracle or *answer* says, up to *most* steps.
+    """An `mdap.Ask` that answers immediately with the oracle's answers.
 
-    With *backwards*, what is asked side by side is answered from the last to the first.
+    Args:
+        task: the process, whose oracle answers.
+        most: maximum number of different steps; one more raises `TooManyError`.
+        answer: returns the answer to give from a step's number, from 0, and the oracle's answer; None to give
+            the oracle's. An `UndecidedError` as the answer is raised.
+        backwards: whether to answer concurrent requests from the last to the first.
 
     Attributes:
-        asked: the steps that were asked for, each once, in order.
-        nested: tasks that were solved as parts.
+        asked: the requested steps, each once, in order.
+        nested: the tasks that were solved as parts.
     """
 
     run_id = "conformance"

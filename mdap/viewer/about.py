@@ -1,4 +1,4 @@
-"""The data of a run as a whole, for the pages and the report."""
+"""The data of a run as a whole, for the pages and the report: its row, verdicts, and prices."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The pages and their addresses."""
+"""The web application of the viewer: its addresses and its server."""
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace

@@ -334,7 +334,7 @@ async def _count_long(source: Reader, counts: RunCounts, one: Listed, deadline: 
         count = counts.of(run)
         await count.go_on(source, run, deadline - monotonic())
         if count.whole:
-            found = verdicts(count.told(run), count.summary)
+            found = verdicts(count.with_parts(run), count.summary)
             known = (found.votes, found.cost_usd, found.outcome)
             if one.status != "running":
                 counts.note(one.number, one.turn, known)

@@ -71,7 +71,7 @@ async def compared(source: Reader, counts: RunCounts, runs: Sequence[About]) -> 
     for run in runs:
         count = counts.of(run)
         await count.go_on(source, run, _COUNTING)
-        told = count.told(run)
+        told = count.with_parts(run)
         sides.append(Side(told, count.summary, verdicts(told, count.summary), count.whole))
     names = list(dict.fromkeys(name for one in sides for name in one.run.params))
     rows = [(name, *(of(one) for one in sides)) for name, of in _ROWS.items()]

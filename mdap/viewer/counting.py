@@ -64,8 +64,8 @@ class Count:
         """The number of counted parts."""
         return len(self._counted)
 
-    def told(self, run: About) -> About:
-        """Return *run* with the data of its counted parts."""
+    def with_parts(self, run: About) -> About:
+        """Return *run* with the warnings of its counted parts, and escalated if one of them is."""
         warnings = tuple(dict.fromkeys((*run.warnings, *self.warnings)))
         return replace(run, escalated=run.escalated or self.escalated, warnings=warnings)
 

@@ -97,7 +97,7 @@ async def overview(visit: Visit) -> Shown:
     run, source = visit.run, visit.source
     happened = await source.rows("view_main_events", run.number, _LATEST)
     before = key(visit.request, "before", _LARGEST)
-    values = {**await _counted(visit), "events": happened, "parts": None}
+    values = {**await _changing(visit), "events": happened, "parts": None}
     if run.children:
         rows = await source.rows("view_runs", run.number, before, RUNS + 1)
         parts = await listed(source, [row["id"] for row in rows[:RUNS]])
@@ -110,7 +110,7 @@ async def overview(visit: Visit) -> Shown:
 
 async def live(visit: Visit) -> Shown:
     """Show the part of the overview that changes while a run continues."""
-    return "_live.html", await _counted(visit)
+    return "_live.html", await _changing(visit)
 
 
 async def counted(visit: Visit) -> Count:
@@ -120,11 +120,13 @@ async def counted(visit: Visit) -> Count:
     return count
 
 
-async def _counted(visit: Visit) -> dict[str, Any]:
+async def _changing(visit: Visit) -> dict[str, Any]:
+    """Return the values that change while a run continues: counts, verdicts, plots and pace."""
     run = visit.run
     count = await counted(visit)
+    # In a thread: it runs the task's code.
     length = await anyio.to_thread.run_sync(visit.prompts.length, run.task, run.params)
-    run = count.told(run)
+    run = count.with_parts(run)
     return {
         "run": run,
         "summary": count.summary,

@@ -40,7 +40,7 @@ async def report(source: Reader, run: About, length: int | None, made_at: str) -
     """
     count = Count(run)
     await count.go_on(source, run)
-    run, summary = count.told(run), count.summary
+    run, summary = count.with_parts(run), count.summary
     happened = await source.rows("view_main_events", run.number, _EVENTS)
     parts = await source.rows("view_runs", run.number, _LARGEST, _PARTS) if run.children else []
     found = verdicts(run, summary)

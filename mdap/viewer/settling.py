@@ -276,7 +276,7 @@ def _beside(own: list[str], other: list[str]) -> list[Piece]:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """The addresses below ``/api``.
+    """The JSON API, below ``/api``.
 
     Attributes:
         desk: settles steps.
@@ -291,13 +291,15 @@ class Interface:
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            Route("/api/waiting", self._answering(self._waiting)),
-            Route("/api/claim", self._answering(self._claim), methods=["POST"]),
-            Route("/api/release", self._answering(self._release), methods=["POST"]),
-            Route("/api/settle", self._answering(self._settle), methods=["POST"]),
+            Route("/api/waiting", self._endpoint(self._waiting)),
+            Route("/api/claim", self._endpoint(self._claim), methods=["POST"]),
+            Route("/api/release", self._endpoint(self._release), methods=["POST"]),
+            Route("/api/settle", self._endpoint(self._settle), methods=["POST"]),
         ]
 
-    def _answering(self, act: Act) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(self, act: Act) -> Callable[[Request], Awaitable[Response]]:
+        """Return *act* as an endpoint, which checks the token and answers errors as JSON."""
+
         async def endpoint(request: Request) -> Response:
             try:
                 # A form of a foreign page can send neither this header nor JSON.

@@ -31,8 +31,9 @@ MOST_ITEMS: Final = 512
 GLANCE: Final = 64
 """Steps of an exam to measure in each iteration."""
 
-_SAMPLES: Final = 4
-_LONGEST: Final = 256
+_SAMPLES: Final = 4  # of each step
+_TOGETHER: Final = 16 * _SAMPLES  # samples to generate in one batch
+_LONGEST: Final = 256  # tokens of a reply
 
 Parse = Callable[[str], Any]
 
@@ -198,7 +199,7 @@ def _tokens(model: LocalModel, item: Item) -> tuple[list[int], list[int]]:
 
 
 def _sampled(model: LocalModel, items: Sequence[Item], seed: int) -> Iterable[tuple[Sampled, Item]]:
-    """Yield each step with its samples, with the same random numbers before and after."""
+    """Yield each sample with its step; one *seed* draws the same random numbers for every model."""
     items_of: dict[Row, Item] = {}
     for place, item in enumerate(items):
         prompt = tuple(model.chat(item.system, item.user))
@@ -207,6 +208,6 @@ def _sampled(model: LocalModel, items: Sequence[Item], seed: int) -> Iterable[tu
             chance = random.Random(f"{seed}|{place}|{number}").getrandbits(64)
             items_of[Row(prompt, chance, 1.0, room, lambda: True)] = item
     rows = list(items_of)
-    for first in range(0, len(rows), _SAMPLES * 16):
-        for sampled in generate(model, rows[first : first + _SAMPLES * 16]):
+    for first in range(0, len(rows), _TOGETHER):
+        for sampled in generate(model, rows[first : first + _TOGETHER]):
             yield sampled, items_of[sampled.row]

@@ -1,7 +1,7 @@
 """The input: documents from JSON Lines, a JSON array, or CSV as spreadsheets write it, one at a time.
 
-The standard library's reader reads CSV. Which character parts the cells is told here, from the header and
-from how many rows fit it: `csv.Sniffer` and CleverCSV look for patterns in the cells, and where these are
+The standard library's reader reads CSV. This module detects the delimiter itself, from the header and the
+number of rows that fit it: `csv.Sniffer` and CleverCSV look for patterns in the cells, and in cells that hold
 whole documents they find a blank, or nothing.
 """
 
@@ -27,12 +27,12 @@ _TABLES: Final = frozenset({".csv", ".tsv", ".tab"})
 _JSON: Final = frozenset({".json", ".jsonl", ".ndjson"})
 _WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BYTE_ORDER_MARK: Final = "\ufeff"
-# Where two fit alike, the comma is last: it also stands in numbers.
+# If several fit equally well, the first wins. The comma is last because numbers contain it, too.
 _DELIMITERS: Final = ("\t", ";", "|", ",")
 _NOWHERE: Final = "\x1f"  # for a table of one column, whose texts may contain any of those
 _LOOKED_AT: Final = 2**18  # characters
 _LARGEST_CELL: Final = 2**31 - 1
-_TOLD: Final = re.compile(r'"?sep=(.)"?\r?\n')  # how Excel tells itself
+_TOLD: Final = re.compile(r'"?sep=(.)"?\r?\n')  # how Excel names the delimiter
 _KEPT: Final = 4_000_000
 _OVERHEAD: Final = 4_000
 """The most characters of documents to keep in memory, and those that each counts for besides its text."""
@@ -157,6 +157,7 @@ class Cursor:
 
 
 def _rows(file: TextIO, suffix: str, columns: Columns) -> Iterator[tuple[int, Any]]:
+    """Yield the line and the row of each document: cells or members by name, or whatever else JSON holds."""
     beginning = file.read(1024).lstrip()[:1]
     file.seek(0)
     if suffix in _TABLES or (suffix not in _JSON and beginning not in ("", "{", "[")):
@@ -168,14 +169,14 @@ def _rows(file: TextIO, suffix: str, columns: Columns) -> Iterator[tuple[int, An
         yield from ((1, row) for row in found)
     else:
         for number, line in enumerate(file, start=1):
-            # Files that were put together have marks of their own in the middle.
+            # Concatenated files have byte order marks in the middle.
             plain = line.strip().strip(_BYTE_ORDER_MARK)
             if plain:
                 yield number, _json(plain)
 
 
 def _table(file: TextIO, needed: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line and the cells by column of each row; the columns *needed* must not be there twice."""
+    """Yield the line and the cells by column of each row; refuse a header with a *needed* column twice."""
     csv.field_size_limit(_LARGEST_CELL)
     sample = file.read(_LOOKED_AT)
     told = _TOLD.match(sample)
@@ -206,7 +207,7 @@ def _filled(row: list[str]) -> bool:
 
 
 def _delimiter(sample: str) -> str:
-    """Return what parts the cells: it parts the header, and most rows in as many cells as that."""
+    """Return the delimiter that splits most rows into as many cells as the header."""
     fits = {delimiter: _fit(sample, delimiter) for delimiter in _DELIMITERS}
     best = max(_DELIMITERS, key=fits.__getitem__)
     return best if fits[best] > (0.0, 0) else _NOWHERE

@@ -1,6 +1,6 @@
-"""What a step starts from and what it decides, also with all pegs moved on by some places.
+"""The state before a step and its answer, and both with all pegs rotated by some places.
 
-Such a turn keeps the direction in which disk 1 goes round, so that the strategy reads the same.
+A rotation keeps the direction in which disk 1 moves, so the strategy in the prompt reads the same.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a step starts from and what it decides, and made-up entries whose postings are known.
+"""The balances before a step, its answer, and generated entries with known postings.
 
 All money is in cents.
 """
