@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import mdap
+from mdap.cli.options import cluster_of
+from mdap.errors import UsageError
 from tests.acceptance.processes import Cli
 
 CASES = 8
@@ -87,10 +90,27 @@ def test_workers_are_for_batches_and_processes(cli: Cli) -> None:
     for address in ("ray://head:10001", "head", "head:port", "http://head:6379"):
         ended = cli.here(f"run hanoi --inputs cases.jsonl --workers 2 --cluster {address}")
         assert (ended.code, "HOST:PORT" in ended.sentence) == (2, True), address
-    (cli.folder / "s.json").write_text('{"type": "object", "properties": {"total": {"type": "number"}}}')
-    ended = cli("run extract -p schema=s.json -p input=/dev/stdin --workers 2")
-    assert (ended.code, ended.sentence.startswith("workers cannot read the pipe /dev/stdin: ")) == (2, True)
     assert not (cli.folder / "mdap.db").exists()
+
+
+class Reading(mdap.Process[int]):
+    """A process that reads a file."""
+
+    path: str
+
+    async def solve(self, ask: mdap.Ask) -> int:
+        return 0
+
+
+def test_workers_cannot_read_a_pipe(tmp_path: Path) -> None:
+    """A pipe as a parameter is refused before any worker starts; a file or another text is not."""
+    os.mkfifo(tmp_path / "pipe")
+    given = {"workers": 2, "cluster": None, "insecure_cluster": False}
+    for pipe in (str(tmp_path / "pipe"), "/dev/stdin"):
+        with pytest.raises(UsageError, match=f"workers cannot read the pipe {pipe}: write its contents"):
+            cluster_of(given, Reading(path=pipe))
+    for text in (__file__, "no file", "x" * 5_000, "\0"):
+        assert cluster_of(given, Reading(path=text)) is not None
 
 
 def test_a_process_resumes_on_workers(cli: Cli) -> None:
