@@ -122,6 +122,7 @@ class Actors:
         self._cluster = cluster
         self._module = module
         self._lock = anyio.Lock()
+        self._left = threading.Event()
 
     async def start(self, name: str) -> Channel:
         """Start a worker.
@@ -144,7 +145,8 @@ class Actors:
             if not await _answers(head_node):
                 raise WorkersError(f"no Ray cluster at {head_node}: no program listens there")
             await _try(head_node)
-        await _apart(self._initialize)
+        # A cluster that it starts ends with the thread that started it.
+        await _apart(self._initialize, then=self._left.wait)
 
     def _initialize(self) -> None:
         for variable, value in _QUIET.items():
@@ -188,6 +190,7 @@ class Actors:
         """Leave the cluster, which ends all workers."""
         with anyio.move_on_after(_END, shield=True):
             await _apart(ray.shutdown)
+        self._left.set()
 
 
 def _head_node(address: str) -> str:
@@ -235,10 +238,10 @@ def _first_of(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
 
 
-async def _apart(call: Callable[[], T]) -> T:
+async def _apart(call: Callable[[], T], *, then: Callable[[], object] = lambda: None) -> T:
     """Return the result of a call that blocks while there is no head node.
 
-    It runs in a thread that does not keep this process from ending.
+    It runs in a thread that does not keep this process from ending, and that calls *then* afterwards.
     """
     loop = asyncio.get_running_loop()
     found: asyncio.Future[T] = loop.create_future()
@@ -250,6 +253,7 @@ async def _apart(call: Callable[[], T]) -> T:
             tell(found.set_exception, error)
         else:
             tell(found.set_result, result)
+            then()
 
     def tell(how: Callable[[Any], None], what: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed

@@ -46,7 +46,7 @@ async def test_a_node_and_a_worker_are_lost(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    sim = {"error_rate": 0.05, "seed": 7, "latency": 0.05}
+    sim = {"error_rate": 0.05, "seed": 7, "latency": 0.5}
     there, here = tmp_path / "there.db", tmp_path / "here.db"
     simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
@@ -80,7 +80,8 @@ def test_a_batch_stops_when_its_cluster_is_gone(tmp_path: Path, whole: bool) -> 
     cli = Cli(tmp_path)
     (tmp_path / "cases.jsonl").write_text(40 * '{"disks": 4}\n')
     simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    there = f"--workers 2 --cluster {simulated.address} --insecure-cluster -M latency=1.0"
+    address = simulated.address
+    there = f"--workers 2 --cluster {address} --insecure-cluster -M latency=1.0"
     process = cli.start(f"run hanoi --inputs cases.jsonl --run-id b {there} --display plain")
     assert process.stderr is not None
     while b"worker" not in process.stderr.readline():
@@ -93,7 +94,7 @@ def test_a_batch_stops_when_its_cluster_is_gone(tmp_path: Path, whole: bool) -> 
     said = [line for line in err.decode().splitlines() if not line.startswith(("b: ", "  worker"))]
     assert (process.returncode, out) == (3, b"")
     assert said == [
-        f"mdap: the Ray cluster at {simulated.address} is gone: start it, and solve the batch again to resume"
+        f"mdap: the Ray cluster at {address} is gone: start it, and solve the batch again to resume"
     ]
     assert cli("run hanoi --inputs cases.jsonl --run-id b -M latency=1.0").code == 0
     simulated.shutdown()
