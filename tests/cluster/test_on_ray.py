@@ -5,6 +5,7 @@ import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -53,21 +54,23 @@ async def test_a_node_and_a_worker_are_lost(tmp_path: Path) -> None:
         nodes = [simulated.add_node(num_cpus=1) for _ in range(2)]
         cluster = mdap.Cluster(address=simulated.address, workers=3, insecure=True)
         async with mdap.Session("sim", options=sim, db=there, cluster=cluster) as session:
-            ended = 0
             dealer = session._resources.dealer
             assert dealer is not None
-            async for solution in session.solve_all(CASES, run_id="b", in_order=False):
-                assert solution.status is mdap.RunStatus.FINISHED
-                ended += 1
-                if ended == 5:
-                    await anyio.to_thread.run_sync(
-                        lambda: simulated.remove_node(nodes[0], allow_graceful=False)
-                    )
+
+            async def lose(node: Any) -> None:
+                while sum(worker.ready for worker in dealer.head._workers) < 3:  # noqa: ASYNC110 - no event says it
+                    await anyio.sleep(0.1)
+                await anyio.to_thread.run_sync(lambda: simulated.remove_node(node, allow_graceful=False))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(lose, nodes[0])
+                ended = [one async for one in session.solve_all(CASES, run_id="b", in_order=False)]
+            assert {one.status for one in ended} == {mdap.RunStatus.FINISHED}
             assert dealer.head.lost >= 1
     finally:
         simulated.shutdown()
     async with mdap.Session("sim", options=sim, db=here) as session:
-        assert len([one async for one in session.solve_all(CASES, run_id="b")]) == ended
+        assert len([one async for one in session.solve_all(CASES, run_id="b")]) == len(ended)
     assert decisions(there) == decisions(here)
     assert verify(there, "b", make_recorded).verdict == "verified"
 
