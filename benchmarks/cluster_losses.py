@@ -246,7 +246,7 @@ def telling(name):
 Head.lost, Head.refused = telling("lost"), telling("refused")
 main()
 """
-"""The command line, which also tells, at once, of each lost worker and of facts that the head refuses."""
+"""The command line, which also prints each lost worker and each refused fact immediately."""
 
 
 def on_ray(options: argparse.Namespace) -> dict[str, Any]:

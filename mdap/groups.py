@@ -1,4 +1,4 @@
-"""Groups of concurrent calls: what `mdap.Ask.group` yields, whoever answers the steps."""
+"""Groups of concurrent calls, as `mdap.Ask.group` yields them in runs, previews and tests."""
 
 import asyncio
 import math

@@ -78,8 +78,7 @@ class View(Generic[A]):
         user: the user message.
         parse: reads a reply's text into the answer *to the step itself*.
         system: the system message.
-        render: returns the reply that gives an answer in this view, for simulation; None to use the
-            task's own rendering.
+        render: returns the reply that gives an answer in this view, for simulation; None for the task's own.
     """
 
     user: str
@@ -127,7 +126,7 @@ class Step(Generic[A]):
 
     def __post_init__(self) -> None:
         user, system = self.user, self.system
-        # A step usually has plain ASCII texts and no key. It skips the checks by field, which take longer.
+        # Plain ASCII texts without a key, which are usual, skip the slower checks.
         plain = type(user) is type(system) is str and user.isascii() and system.isascii()
         if not (plain and self.key is None and callable(self.parse)):
             _encode(self, "user", "system", "shared", *(() if self.key is None else ("key",)))

@@ -204,7 +204,7 @@ async def _solve_all(batch: Batch, file: Written | None, show: Show) -> tuple[Ex
 
 @contextmanager
 def _kept(out: Path, name: str) -> Iterator[Written]:
-    """Open *out*; what is there stays unless the batch is over, or this is more of the same batch."""
+    """Open *out*; replace its earlier contents only by a finished batch, or by more of the same batch."""
     file = Written("--out", out)
     try:
         yield file

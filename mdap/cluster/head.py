@@ -213,7 +213,7 @@ class Head:
                     await self._lose(worker, str(error))
 
     def _fail(self, error: WorkersError, *, at_once: bool = False) -> None:
-        """Stop all cases with *error* if there are no more workers; with *at once*, in any case."""
+        """Stop all cases with *error* if no worker is left, or *at_once*."""
         if at_once or all(worker.fenced for worker in self._workers):
             self._failure = self._failure or error
             self._deal()

@@ -227,7 +227,7 @@ class Decider(Recorder):
     def _count(
         self, opening: Opening, request: SampleRequest, reply: Reply, ordinal: int, failed: int
     ) -> SampleTaken:
-        """Judge and count sample *ordinal*, of which so many attempts *failed*; return its record."""
+        """Judge and count sample *ordinal*, after *failed* failed attempts; return its record."""
         race, progress = opening.race, self.progress
         try:
             judgement = race.judge(reply, request.view, ordinal)
@@ -346,7 +346,7 @@ class Decider(Recorder):
 
     def _drop(self, opening: Opening, request: SampleRequest) -> None:
         del opening.flying[request.ordinals]
-        # Whoever asks for this step again draws the same samples: none may be missing from the record.
+        # A later request for this step draws the same samples, so the record must not lack any.
         opening.race.give_back(request.ordinals)
         self._fly(-len(request.ordinals))
         request.trace.withdrawn = True

@@ -43,9 +43,9 @@ _UNREADABLE_ATTEMPTS: Final = 10
 # Spreads retries over time, nothing else; one for all, since seeding one takes as long as a short run.
 _JITTER: Final = random.Random()
 
-# With an instant provider nothing else would ever get the loop's attention. Not more often: each time the
-# interpreter's lock is let go for a moment, and whoever waits for it begins the 5 ms anew after which it
-# must be handed over, so that the thread that writes would never get it.
+# A provider that answers immediately would starve all other tasks. Yielding more often would starve the
+# writing thread: each time, the loop releases the interpreter's lock briefly, which restarts the 5 ms
+# that a thread waits before it may demand the lock.
 _TURNS_WITHOUT_YIELDING: Final = 64
 
 _DRAIN_SECONDS: Final = 10.0

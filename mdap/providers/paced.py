@@ -189,7 +189,7 @@ class Ensemble:
 
     @property
     def max_n(self) -> int:
-        """The most replies that any member may be asked for at once."""
+        """The maximum number of replies that any member gives to one request."""
         return max(member.max_n for member in self.members)
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:

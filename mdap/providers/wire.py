@@ -77,9 +77,9 @@ class Repeats:
 class Wire:
     """The connections to one endpoint; opened by the first request, inside the running loop.
 
-    It tells a wrong address from an endpoint with temporary failures. An endpoint that has given a good
-    answer is the right one; a few more, and it is known. Answers of another kind count whoever asked; a
-    connection that is silent is no answer.
+    It tells a wrong address from an endpoint with temporary failures. An endpoint with one good
+    answer is the right one; after a few more, it may fail more often before mdap stops. Answers of another
+    kind to any run count; a silent connection is no answer.
 
     Args:
         sdk: of the endpoint's vendor.
@@ -155,7 +155,7 @@ class Wire:
         odd = error.foreign or error.output_tokens is not None
         if not odd or isinstance(error, UnavailableError):
             return error
-        # Of many requests at once, those that fail are the first to be answered.
+        # Failures arrive before good answers to requests that left at the same time.
         if not self._foreign:
             self._competing = self._open - 1
         self._foreign += 1

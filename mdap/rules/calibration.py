@@ -313,7 +313,7 @@ def estimated_seconds(
     slowest = float(ordered @ np.diff(places**k))
     mean = float(ordered.mean())
 
-    # Where nothing bounds them, a chain has few samples at once, and its steps are what takes time.
+    # Without limits, the latency of a chain's steps takes the time: few samples are in flight.
     slots = limits.concurrency or math.inf
 
     def paced(count: float) -> float:

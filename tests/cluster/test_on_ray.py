@@ -42,7 +42,7 @@ def test_a_batch_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
     assert cli.here("audit verify b").code == 0
 
 
-async def test_a_node_and_a_worker_are_lost(tmp_path: Path) -> None:
+async def test_a_lost_nodes_cases_are_dealt_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of other nodes read no file of this one; what they had in hand ends all the same."""
     from ray.cluster_utils import Cluster
 
@@ -57,9 +57,17 @@ async def test_a_node_and_a_worker_are_lost(tmp_path: Path) -> None:
             dealer = session._resources.dealer
             assert dealer is not None
 
+            joined, join = anyio.Semaphore(0), dealer.head._on_join
+
+            def joining(worker: Any, *versions: str) -> None:
+                join(worker, *versions)
+                joined.release()
+
+            monkeypatch.setattr(dealer.head, "_on_join", joining)
+
             async def lose(node: Any) -> None:
-                while sum(worker.ready for worker in dealer.head._workers) < 3:  # noqa: ASYNC110 - no event says it
-                    await anyio.sleep(0.1)
+                for _ in range(3):
+                    await joined.acquire()
                 await anyio.to_thread.run_sync(lambda: simulated.remove_node(node, allow_graceful=False))
 
             async with anyio.create_task_group() as group:
