@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -10,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import Any, Final, Self, TypedDict, Unpack
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketStream, TaskGroup
 from anyio.from_thread import start_blocking_portal
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -117,16 +118,30 @@ class FaultyServer:
 
     @asynccontextmanager
     async def _serve(self) -> AsyncIterator[None]:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", backlog=4096)
-        async with listener, anyio.create_task_group() as tasks:
-            self.base_url = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/v1"
-            tasks.start_soon(listener.serve, self._talk)
-            try:
-                yield
-            finally:
-                tasks.cancel_scope.cancel()
+        with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+            listener.setblocking(False)
+            self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._accept, listener, tasks)
+                try:
+                    yield
+                finally:
+                    tasks.cancel_scope.cancel()
 
-    async def _talk(self, stream: SocketStream) -> None:
+    async def _accept(self, listener: socket.socket, tasks: TaskGroup) -> None:
+        # Not anyio's own listener: it loses a connection, still open, that it accepts as it is cancelled.
+        while True:
+            await anyio.wait_readable(listener)
+            with suppress(BlockingIOError, ConnectionError):
+                tasks.start_soon(self._talk, listener.accept()[0])
+
+    async def _talk(self, connection: socket.socket) -> None:
+        with connection:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._converse(await SocketStream.from_socket(connection))
+
+    async def _converse(self, stream: SocketStream) -> None:
         gone = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
         unreadable = (anyio.IncompleteRead, anyio.DelimiterNotFound, ValueError)
         async with stream:

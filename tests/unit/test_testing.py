@@ -1,11 +1,15 @@
 """The stand-ins themselves: what a script says, and in which turn."""
 
+import gc
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from pydantic import ValidationError
 
@@ -173,3 +177,17 @@ def test_a_server_can_repeat_itself(repeats: bool) -> None:
         first, second, other = (post(server, prompt)[2] for prompt in ("a", "a", "b"))
     assert (first == second) is repeats
     assert other["id"] not in (first["id"], second["id"])
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_server_closes_a_connection_that_comes_as_it_ends(turns: int) -> None:
+    """Whichever turn of the loop accepts it: an open socket left behind is a warning, so an error here."""
+    async with FaultyServer(lambda body, rng: "x") as server:
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()  # it waits for connections
+        port = int(server.base_url.removesuffix("/v1").rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)):
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+    await anyio.lowlevel.checkpoint()
+    gc.collect()
