@@ -5,6 +5,7 @@
   const button = document.getElementById("pause");
   const said = document.getElementById("said");
   if (!place || !button) return;
+  const began = place.querySelector("#live-state").dataset.running;
   let paused = false;
   let unchanged = 0;
   let failures = 0;
@@ -27,13 +28,15 @@
     if (summary) document.getElementById(summary)?.querySelector("summary")?.focus({ preventScroll: true });
     const after = place.querySelector("#live-state").dataset;
     unchanged = after.decided === decided && after.wait === waited && waited !== "250" ? unchanged + 1 : 0;
-    if (after.wait === undefined && waited === "2000") location.reload();
+    // The rest of the page tells the status too, and shows what only a run that ended has.
+    if (after.running !== began) location.reload();
   };
 
   const tick = async () => {
     if (!paused && !document.hidden) {
       try {
-        const answer = await fetch(place.dataset.url, { headers: { Accept: "text/html" } });
+        const signal = AbortSignal.timeout(30_000);
+        const answer = await fetch(place.dataset.url, { headers: { Accept: "text/html" }, signal });
         if (!answer.ok) throw new Error(answer.statusText);
         put(await answer.text());
         failures = 0;
