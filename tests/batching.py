@@ -27,6 +27,9 @@ from mdap.testing.http import Request, Response
 QUICK = mdap.Waves(quiet=0.05, poll=0.02, settle=0.05)
 """Waves that wait for nobody."""
 
+WHOLE = QUICK.model_copy(update={"quiet": 0.5})
+"""Waves that have every sample wanted at the time, however busy the machine is."""
+
 VENDORS = ("openai", "anthropic")
 
 # Once, for all clients.

@@ -251,7 +251,7 @@ def _report_batch(
         if first is not None:
             reveal(first.traceback)
             told += f"; the first, {first.run_id}, {first.status}: {first.reason}"
-        complain(f"{told}; --out says why, `mdap runs --of {run_id}` lists all")
+        complain(f"{told}; `mdap runs --of {run_id}` lists all, and a file given with --out says why")
     return worst
 
 

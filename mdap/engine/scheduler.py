@@ -24,6 +24,7 @@ from mdap.errors import (
     ProviderError,
     RateLimitError,
     TransientError,
+    UsageError,
 )
 from mdap.groups import gathered, of_its_own
 from mdap.protocols import Journal, Provider
@@ -220,7 +221,7 @@ class SamplerPool(Generic[K]):
                     self._post(GaveUp(ticket, request, error))
                     return
                 await anyio.sleep(wait)
-            except PluginError as error:  # of the task that the reply is simulated for
+            except (PluginError, UsageError) as error:  # of the task that the reply is simulated for
                 self._post(GaveUp(ticket, request, error))
                 return
             except BaseException as error:

@@ -93,7 +93,10 @@ class Simulated:
             normal = _NORMAL.inv_cdf(min(max(draws[0][3] * _UNIT, 1e-12), 1 - 1e-12))
             latency = self.settings.latency * math.exp(normal * self.settings.latency_sigma)
             await anyio.sleep(latency)
-        return self._replies(request, subject, draws, latency)
+        try:
+            return self._replies(request, subject, draws, latency)
+        except NotImplementedError as error:
+            raise UsageError(f"the simulated model cannot answer: {error}") from error
 
     def _replies(
         self, request: SampleRequest, subject: Subject, draws: list[tuple[int, ...]], latency: float

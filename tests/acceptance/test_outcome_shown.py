@@ -173,6 +173,9 @@ def test_a_batch_counts_outcomes_and_its_file_carries_them(cli: Cli, tmp_path: P
     failed = cli.here(f"{command} --run-id two --fail-unsolved --json")
     assert (failed.code, failed.json["outcome"]) == (1, "not solved")
     assert failed.json["result"] == {"cases": 2, "finished": 2, "solved": 1, "unsolved": 1}
-    assert failed.sentence == "1 came out not solved; --out says why, `mdap runs --of two` lists all"
+    assert (
+        failed.sentence
+        == "1 came out not solved; `mdap runs --of two` lists all, and a file given with --out says why"
+    )
     listed = cli.here("runs --of two --json").json["runs"]
     assert [row["outcome"] for row in listed] == ["solved", "not solved"]

@@ -14,7 +14,7 @@ from mdap.plugins import make_task
 from mdap.testing import BatchFaults, FaultyServer
 from mdap.viewer.about import about
 from mdap_hanoi import Hanoi
-from tests.batching import QUICK, VENDORS, Digit, answer, check_paid_once, environment, query, session, solve
+from tests.batching import QUICK, VENDORS, WHOLE, Digit, answer, check_paid_once, environment, query, session, solve
 
 DOCS = 16
 
@@ -51,7 +51,7 @@ async def test_waves_decide_as_ordinary_requests_do_and_cost_half(
 
         async with FaultyServer(same) as server:
             reach(server, monkeypatch)
-            solutions = await solve(vendor, tmp_path / f"{lane}.db", DOCS, lane=lane, prices=prices)
+            solutions = await solve(vendor, tmp_path / f"{lane}.db", DOCS, WHOLE, lane=lane, prices=prices)
         check_right(solutions)
         billed = sum(one.prompt_tokens + one.completion_tokens for one in server.log)
         tallies = query(tmp_path / f"{lane}.db", "SELECT winner, tally FROM decisions ORDER BY run")
@@ -130,7 +130,7 @@ async def test_detached_runs_stop_once_all_waits_and_resume_with_what_came(
     tmp_path: Path, vendor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each session collects a wave and submits the next; none pays for anything twice."""
-    detach = QUICK.model_copy(update={"detach": True})
+    detach = WHOLE.model_copy(update={"detach": True})
     async with FaultyServer(answer, batches=BatchFaults(polls=40)) as server:
         reach(server, monkeypatch)
         stopped = await solve(vendor, tmp_path / "mdap.db", 6, detach)
@@ -163,7 +163,7 @@ async def test_after_max_waves_a_step_is_decided_by_ordinary_requests(
     """A contested step does not take a day for every few samples."""
     async with FaultyServer(answer) as server:
         reach(server, monkeypatch)
-        once = QUICK.model_copy(update={"max_waves": 1})
+        once = WHOLE.model_copy(update={"max_waves": 1})
         check_right(await solve(vendor, tmp_path / "mdap.db", DOCS, once))
     assert [len(job.rows) for job in server.desk.jobs] == [2 * DOCS]
     assert 0 < server.counts()["ok"] < DOCS

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import mdap
 from mdap.engine.guarded import TaskSubject
-from mdap.errors import TransientError, UsageError
+from mdap.errors import StoppedError, TransientError, UsageError
 from mdap.providers.simulated import Simulated, SimulatedSettings, create
 from mdap.records import Reply, SampleRequest
 from mdap.rules.digests import prompt_digest
@@ -311,6 +311,21 @@ async def test_a_request_without_a_subject_is_refused() -> None:
     """Only a task knows what is right: a bare prompt cannot be simulated."""
     with pytest.raises(UsageError, match="ask through a task"):
         await model().sample(request()._replace(subject=None))
+
+
+@pytest.mark.parametrize("lacking", ["oracle", "mistakes", "render"])
+def test_a_run_that_cannot_be_simulated_says_why(
+    lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the task's own words, and names no exception: the run, not mdap or the provider, lacks something."""
+
+    def unknown(*_: object) -> None:
+        raise NotImplementedError("the right answers are unknown: give a --model")
+
+    monkeypatch.setattr(Walk, lacking, unknown)
+    sentence = "the simulated model cannot answer: the right answers are unknown: give a --model"
+    with pytest.raises(StoppedError, match=f": {sentence}$"):
+        mdap.solve_sync(Walk(), model="sim?error_rate=1&flag_rate=0", k=2, db=tmp_path / "m.db")
 
 
 def test_what_it_says_of_itself_can_be_recorded() -> None:
