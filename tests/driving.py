@@ -1,10 +1,10 @@
-"""A chain race driven by hand: what it asks for is kept in flight, and comes in any order one likes."""
+"""A chain policy driven by hand: what it asks for is kept in flight, and comes in any order one likes."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from mdap.engine.chain import ChainRace
+from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import Progress, RunConfig
 from mdap.engine.recording import Opening, OpeningStatus
 from mdap.engine.scheduler import Came, Failed, GaveUp
@@ -28,13 +28,13 @@ class Waiting:
     opening: Opening
     request: SampleRequest
     attempts: int = 1
-    # Given up by the race while its outcome was on the way: it still comes, and must change nothing.
+    # Given up by the policy while its outcome was on the way: it still comes, and must change nothing.
     late: bool = False
 
 
 @dataclass
 class Drive:
-    """One session of a chain race: what it asks is kept in flight, and comes as *choices* say."""
+    """One session of a chain policy: what it asks is kept in flight, and comes as *choices* say."""
 
     model: Model
     rules: RunConfig
@@ -47,33 +47,33 @@ class Drive:
     # Where the facts may be cut: the journal takes them to a commit between two calls, never in one.
     seams: list[int] = field(default_factory=list)
 
-    def run(self, point: ResumePoint = NEW) -> ChainRace:
+    def run(self, point: ResumePoint = NEW) -> ChainPolicy:
         self.seams.append(len(self.journal.facts))
         config = replace(self.rules, task="walk", progress=Progress())
-        race = ChainRace(self.model.task, config, self.journal)
-        race.begin(point)
+        policy = ChainPolicy(self.model.task, config, self.journal)
+        policy.begin(point)
         self.seams.append(len(self.journal.facts))
-        while race.decider.status is RunStatus.RUNNING:
-            for asked in race.decider.wanted():
+        while policy.decider.status is RunStatus.RUNNING:
+            for asked in policy.decider.wanted():
                 self.flight.append(Waiting(*asked))
                 asked[1].trace.sent = self.choices.below(4) != 3
-            self.check(race)
-            race.decider.take(self.next())
-            for trace in race.decider.dropped():
+            self.check(policy)
+            policy.decider.take(self.next())
+            for trace in policy.decider.dropped():
                 self.drop(trace)
             self.seams.append(len(self.journal.facts))
-            self.check(race)
-        race.decider.give_up_void()  # as if nothing of what is still under way came in time
-        for trace in race.decider.dropped():
+            self.check(policy)
+        policy.decider.give_up_void()  # as if nothing of what is still under way came in time
+        for trace in policy.decider.dropped():
             self.drop(trace)
         self.seams.append(len(self.journal.facts))
-        return race
+        return policy
 
     def kept(self, cut: int) -> list[Fact]:
         """What a kill leaves: the facts up to one of the last commits."""
         return self.journal.facts[: self.seams[cut % len(self.seams)]]
 
-    def check(self, race: ChainRace) -> None:
+    def check(self, policy: ChainPolicy) -> None:
         """At every moment, no opening has more in flight than its leader still needs votes."""
         flying: Counter[int] = Counter()
         openings = {id(waiting.opening): waiting.opening for waiting in self.flight}
@@ -86,9 +86,9 @@ class Drive:
                 and opening.error is None
                 and opening.race.winner is None
             )
-            if alive and race.decider.status is RunStatus.RUNNING:
+            if alive and policy.decider.status is RunStatus.RUNNING:
                 assert flying[key] == opening.race.in_flight
-        assert race.decider.progress.in_flight == sum(flying.values())
+        assert policy.decider.progress.in_flight == sum(flying.values())
         live = [waiting.opening for waiting in self.flight if not waiting.late]
         opened = {opening.opened.step for opening in live if opening.status is not OpeningStatus.VOID}
         assert len(opened) <= self.rules.speculation.depth + 1

@@ -7,7 +7,7 @@ differ only in the order in which samples were counted are one.
 
 from dataclasses import dataclass, replace
 
-from mdap.engine.chain import ChainRace
+from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import Progress, RunConfig
 from mdap.engine.recording import Opening
 from mdap.engine.scheduler import Came
@@ -70,24 +70,24 @@ class World:
         self.resumed = facts is not None
         self.rules = rules
         config = replace(rules, task="path", progress=Progress())
-        self.race = ChainRace(Path(steps=steps), config, self.journal)
-        self.race.begin(resume_point(facts) if facts else NEW)
+        self.policy = ChainPolicy(Path(steps=steps), config, self.journal)
+        self.policy.begin(resume_point(facts) if facts else NEW)
         self.flight: list[tuple[Opening, SampleRequest]] = []
         self.refill()
 
     def refill(self) -> None:
         """Send what is wanted, and take away what is given up: what was sent is paid for, and comes."""
-        for trace in self.race.decider.dropped():
+        for trace in self.policy.decider.dropped():
             self.flight = [asked for asked in self.flight if asked[1].trace is not trace]
-        if self.race.decider.status is RunStatus.RUNNING:
-            for asked in self.race.decider.wanted():
+        if self.policy.decider.status is RunStatus.RUNNING:
+            for asked in self.policy.decider.wanted():
                 asked[1].trace.sent = True
                 self.flight.append(asked)
 
     def happen(self, event: Event) -> None:
         place, answer = event
         opening, request = self.flight.pop(place)
-        self.race.decider.take(Came(opening, request, [Reply(answer, "toy")], 1))
+        self.policy.decider.take(Came(opening, request, [Reply(answer, "toy")], 1))
         self.refill()
 
     def key(self) -> object:
@@ -98,7 +98,7 @@ class World:
             for where, taken in sorted(some.items())
         ]
         flying = sorted((*asked[0].opened[:3], asked[1].ordinals) for asked in self.flight)
-        return str((samples, flying, len(rows.decisions), self.race.decider.status, self.race.state))
+        return str((samples, flying, len(rows.decisions), self.policy.decider.status, self.policy.state))
 
     def check(self) -> None:
         """What must hold in every state."""
@@ -114,8 +114,8 @@ class World:
         for decision in decisions:
             assert decision.input == str(path).replace(" ", ""), "decided on an input that was not"
             path.append(int(decision.winner))
-        if self.race.decider.status is RunStatus.FINISHED:
-            assert list(self.race.state) == path
+        if self.policy.decider.status is RunStatus.FINISHED:
+            assert list(self.policy.state) == path
             assert not any(rows_of(facts).pending.values())
 
 
@@ -144,7 +144,7 @@ def explored(*, k: int, steps: int, mode: str, most: int | None = None) -> Found
         seen.add(key)
         world.check()
         found.voided += any(fact.verdict == "void" for fact in world.journal.of(SampleTaken))
-        if world.race.decider.status is RunStatus.RUNNING:
+        if world.policy.decider.status is RunStatus.RUNNING:
             waiting += [(*path, (at, answer)) for at in range(len(world.flight)) for answer in ANSWERS]
         else:
             found.ends += 1
@@ -159,7 +159,7 @@ def gone_on_with(world: World, steps: int) -> None:
     kept = list(world.journal.facts)
     again = World(world.rules, steps, kept)
     before = [(fact.step, fact.winner) for fact in kept if isinstance(fact, Decided)]
-    while again.race.decider.status is RunStatus.RUNNING:
+    while again.policy.decider.status is RunStatus.RUNNING:
         again.happen((0, "1"))
     again.check()
     after = [(fact.step, fact.winner) for fact in again.journal.of(Decided)]

@@ -1,14 +1,14 @@
-"""A process race driven by hand: questions that rest on one another, asked, left and asked again."""
+"""A process policy driven by hand: questions that rest on one another, asked, left and asked again."""
 
 import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from mdap.engine.chain import ChainRace
+from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import Progress
-from mdap.engine.ordered import process_race
-from mdap.engine.process import ProcessRace, Question, identify
+from mdap.engine.ordered import process_policy
+from mdap.engine.process import ProcessPolicy, Question, identify
 from mdap.errors import UndecidedError
 from mdap.records import (
     Fact,
@@ -53,86 +53,86 @@ class Plan:
 
 @dataclass
 class ProcessDrive(Drive):
-    """One session of a process race: who asks when, and what comes when, is as *choices* say."""
+    """One session of a process policy: who asks when, and what comes when, is as *choices* say."""
 
     plan: Plan = field(default_factory=lambda: Plan(1, 0))
     answers: dict[int, Any] = field(default_factory=dict)
     asked: dict[int, Question] = field(default_factory=dict)
 
-    def over(self, race: ProcessRace) -> bool:
-        return race.decider.status is not RunStatus.RUNNING
+    def over(self, policy: ProcessPolicy) -> bool:
+        return policy.decider.status is not RunStatus.RUNNING
 
-    def solve(self, point: ProcessPoint = NEW_PROCESS) -> ProcessRace:
+    def solve(self, point: ProcessPoint = NEW_PROCESS) -> ProcessPolicy:
         config = replace(self.rules, task="web", progress=Progress())
-        race = process_race(Web(), config, self.journal)
+        policy = process_policy(Web(), config, self.journal)
         self.seams.append(len(self.journal.facts))
-        race.begin(point)
-        while race.decider.status is RunStatus.RUNNING:
-            self.ask(race)
-            self.collect(race)
-            if self.over(race):
+        policy.begin(point)
+        while policy.decider.status is RunStatus.RUNNING:
+            self.ask(policy)
+            self.collect(policy)
+            if self.over(policy):
                 break
-            self.send(race)
-            if race.stalled:
-                race.pass_over()
-                self.give_up(race)
+            self.send(policy)
+            if policy.stalled:
+                policy.pass_over()
+                self.give_up(policy)
             elif self.flight:
-                race.decider.take(self.next())
-                self.give_up(race)
+                policy.decider.take(self.next())
+                self.give_up(policy)
             self.seams.append(len(self.journal.facts))
-            self.check_bounds(race)
-        return race
+            self.check_bounds(policy)
+        return policy
 
-    def ask(self, race: ProcessRace) -> None:
+    def ask(self, policy: ProcessPolicy) -> None:
         """Ask all that can be asked; now and then, one who asked does not wait any more, and asks again."""
         for node in range(self.plan.nodes):
             ready = all(earlier in self.answers for earlier in self.plan.before(node))
             if node in self.answers or node in self.asked or not ready:
                 continue
             step = self.plan.step(self.model, node, self.answers)
-            fresh = race.race(step)
+            fresh = policy.race(step)
             identity = identify(step, fresh)
-            number = race.decided(identity)
+            number = policy.decided(identity)
             if number is None:
-                self.asked[node] = race.open(identity, step, fresh)
+                self.asked[node] = policy.open(identity, step, fresh)
             else:
                 self.answers[node] = json.loads(winners(self.journal.facts)[identity])
         if self.asked and self.choices.below(10) == 9:
             node = sorted(self.asked)[self.choices.below(len(self.asked))]
-            race.leave(self.asked.pop(node))
-            self.give_up(race)
+            policy.leave(self.asked.pop(node))
+            self.give_up(policy)
 
-    def collect(self, race: ProcessRace) -> None:
+    def collect(self, policy: ProcessPolicy) -> None:
         """Take the answers that are there; end it where there are all, or where one cannot be had."""
         for node, question in list(self.asked.items()):
             if question.over:
-                race.leave(self.asked.pop(node))
+                policy.leave(self.asked.pop(node))
                 if question.undecided is not None:
-                    race.end(RunStatus.UNDECIDED, UndecidedError(question.undecided))
+                    policy.end(RunStatus.UNDECIDED, UndecidedError(question.undecided))
                     return
                 self.answers[node] = question.answer
         if len(self.answers) == self.plan.nodes:
-            race.finish([self.answers[node] for node in range(self.plan.nodes)])
+            policy.finish([self.answers[node] for node in range(self.plan.nodes)])
 
-    def send(self, race: ProcessRace) -> None:
-        for asked in race.decider.wanted():
+    def send(self, policy: ProcessPolicy) -> None:
+        for asked in policy.decider.wanted():
             self.flight.append(Waiting(*asked))
             asked[1].trace.sent = self.choices.below(4) != 3
 
-    def give_up(self, race: ProcessRace) -> None:
-        for trace in race.decider.dropped():
+    def give_up(self, policy: ProcessPolicy) -> None:
+        for trace in policy.decider.dropped():
             self.drop(trace)
 
-    def check_bounds(self, race: ProcessRace) -> None:
+    def check_bounds(self, policy: ProcessPolicy) -> None:
         """No opening has more in flight than its leader still needs votes, and the counters are right."""
         flying: Counter[int] = Counter()
         for waiting in self.flight:
             if not waiting.late:
                 flying[id(waiting.opening)] += waiting.request.n
                 assert flying[id(waiting.opening)] <= waiting.opening.race.tally.shortfall
-        assert race.decider.progress.in_flight == race.decider.in_flight == sum(flying.values())
+        assert policy.decider.progress.in_flight == policy.decider.in_flight == sum(flying.values())
 
-    def run(self, point: ResumePoint | None = None) -> ChainRace:
+    def run(self, point: ResumePoint | None = None) -> ChainPolicy:
         raise NotImplementedError("a process is solved")
 
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common import finish, parser, print_environment, table
 from tests.model_check import explored
-from tests.unit.engine import test_chain_race as chains
+from tests.unit.engine import test_chain_policy as chains
 from tests.unit.engine import test_robust_schedules as robust
 from tests.unit.engine import test_schedules as schedules
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from mdap.engine.ordered import OrderedRace
-from mdap.engine.process import ProcessRace, Question, identify
+from mdap.engine.ordered import OrderedPolicy
+from mdap.engine.process import ProcessPolicy, Question, identify
 from mdap.engine.recording import undecided_cause
 from mdap.errors import FailedError, MdapError, PluginError, StoppedError, UndecidedError
 from mdap.groups import Group, first_of, gathered, of_its_own
@@ -79,11 +79,11 @@ class ProcessContext:
 class Asking:
     """The `mdap.Ask` of one run. See there for what each method does."""
 
-    def __init__(self, task: Process[Any], race: ProcessRace, around: ProcessContext) -> None:
+    def __init__(self, task: Process[Any], policy: ProcessPolicy, around: ProcessContext) -> None:
         self.run_id = around.run_id
         self.open_steps = around.open_steps
         self.dry_run = around.dry_run
-        self._race = race
+        self._policy = policy
         self._around = around
         self._parts = Parts(around.run_id, task)
         self._room = anyio.Semaphore(around.open_steps)
@@ -136,36 +136,36 @@ class Asking:
 
     async def _asked(self, step: Step[A]) -> Question | int:
         """Return the question for *step* once it is over, or its number if it was decided before."""
-        race = self._race.race(step)
+        race = self._policy.race(step)
         identity = identify(step, race)
-        number = self._race.decided(identity)
+        number = self._policy.decided(identity)
         if number is not None:
             return number
         async with self._room:
             # Another asker may have opened the same step while this one waited for room.
-            number = self._race.decided(identity)
+            number = self._policy.decided(identity)
             if number is not None:
                 return number
-            if not self._race.admits(identity):
+            if not self._policy.admits(identity):
                 await anyio.sleep_forever()  # until the pilot has finished the steps it opened
-            question = self._race.open(identity, step, race)
+            question = self._policy.open(identity, step, race)
             try:
                 if not question.over:
                     await question.ended.wait()
             finally:
-                self._race.leave(question)
+                self._policy.leave(question)
         # What a person said is read back as in any later session.
         return question.opening.opened.step if question.settled else question
 
     @contextmanager
     def _busy(self) -> Iterator[None]:
-        """Let the race know that this asker waits for something else than a decision, and may ask soon."""
-        self._race.busy += 1
+        """Let the policy know that this asker waits for something else than a decision, and may ask soon."""
+        self._policy.busy += 1
         try:
             yield
         finally:
-            self._race.busy -= 1
-            self._race.decider.news()
+            self._policy.busy -= 1
+            self._policy.decider.news()
 
     async def _recorded(self, number: int) -> Recorded:
         with self._busy():
@@ -175,7 +175,7 @@ class Asking:
 
     def _read_back(self, number: int, recorded: Recorded, step: Step[A]) -> A:
         """Return the recorded answer of *step*."""
-        race = self._race.race(step)
+        race = self._policy.race(step)
         if recorded.text is None:
             alike = [race.prompts[view].parse(text) for text, view in recorded.votes]
             answer: A = typed_answer(step, recorded.winner, alike)
@@ -188,7 +188,7 @@ class Asking:
             spelled = f"red flag: {flag.reason}"
         if spelled != recorded.winner:
             changed = ValueError("the parser now says otherwise; start a new run, or restore the old parser")
-            raise PluginError(self._race.name, f"reading the recorded step {number} again", changed)
+            raise PluginError(self._policy.name, f"reading the recorded step {number} again", changed)
         return answer
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
@@ -232,7 +232,7 @@ class Asking:
             return canonical(solution.result), f"run {name}, digest {solution.digest}"
 
         result = await self._noted(part.identity, part.about, run)
-        if isinstance(self._race, OrderedRace):
+        if isinstance(self._policy, OrderedPolicy):
             await self._settle_loan(part, task, ended)
         return result
 
@@ -245,7 +245,7 @@ class Asking:
         if solution.status is RunStatus.STOPPED:
             stopped = StoppedError(part_ended(name, solution.reason), solution)
             stopped.__cause__ = solution.error
-            self._race.end(RunStatus.STOPPED, stopped)
+            self._policy.end(RunStatus.STOPPED, stopped)
             await anyio.sleep_forever()  # until the whole run is cancelled
         if solution.status is not RunStatus.FINISHED:
             error = UndecidedError if solution.status is RunStatus.UNDECIDED else FailedError
@@ -283,33 +283,33 @@ class Asking:
 
     async def _settle_loan(self, part: Part, task: Task, ended: Solution | None) -> None:
         """Take back what a nested run did not spend, also where an earlier session was cut before it did."""
-        assert isinstance(self._race, OrderedRace)
-        share = self._race.outstanding(part.identity)
+        assert isinstance(self._policy, OrderedPolicy)
+        share = self._policy.outstanding(part.identity)
         if ended is None and share is not None:
             with self._busy():
                 ended = await self._around.solve(task, part.name, share)
-        again = self._race.outstanding(part.identity)
+        again = self._policy.outstanding(part.identity)
         if ended is not None and ended.guarantee is not None and again is not None:
-            self._race.repay(part.identity, ended.guarantee.spent)
+            self._policy.repay(part.identity, ended.guarantee.spent)
 
     async def _share(self, identity: Identity, about: Any) -> Fraction | None:
         """Return what a nested run may spend of the error budget, once it is its turn."""
-        if not isinstance(self._race, OrderedRace):
+        if not isinstance(self._policy, OrderedPolicy):
             return None
-        loan = self._race.borrow(identity, about)
+        loan = self._policy.borrow(identity, about)
         try:
             if loan.share is None:
                 await loan.granted.wait()
         except BaseException:
-            self._race.withdraw(identity)
+            self._policy.withdraw(identity)
             raise
         return loan.share
 
     async def _part(self, task: Task, key: str | None) -> Part:
         """Return what a nested task is known by, as earlier sessions knew it."""
         part, former = self._parts.of(task, key)
-        knows, begun = self._race.knows, self._around.begun
-        if key and self._race.known_by(part.identity[0]) - {part.identity, former.identity}:
+        knows, begun = self._policy.knows, self._around.begun
+        if key and self._policy.known_by(part.identity[0]) - {part.identity, former.identity}:
             raise used_already(key)
         if begun is None or knows(part.identity):
             return part
@@ -339,31 +339,31 @@ class Asking:
         self, identity: tuple[str, str], about: Any, make: Callable[[], Awaitable[tuple[str, str]]]
     ) -> Any:
         async with self._under_way.setdefault(identity, anyio.Lock()):
-            number = self._race.decided(identity)
+            number = self._policy.decided(identity)
             if number is None:
                 result, reason = await make()
-                self._race.note(identity, about, result, reason)
+                self._policy.note(identity, about, result, reason)
             with self._busy():
                 # Results are durable before they are returned.
                 await self._around.journal.flush()
                 return json.loads(result if number is None else (await self._around.recall(number)).winner)
 
 
-async def answer_process(task: Process[Any], race: ProcessRace, around: ProcessContext) -> None:
-    """Run the author's function to its end and report the end to *race*; raise nothing."""
+async def answer_process(task: Process[Any], policy: ProcessPolicy, around: ProcessContext) -> None:
+    """Run the author's function to its end, and report that to *policy*; raise nothing."""
     try:
-        under_way: Any = task.solve(Asking(task, race, around))
+        under_way: Any = task.solve(Asking(task, policy, around))
         if not inspect.isawaitable(under_way):
             raise TypeError("it is not async: write `async def solve(self, ask)`")
-        race.finish(json.loads(canonical(await under_way)))
+        policy.finish(json.loads(canonical(await under_way)))
     except BaseException as raised:
         error = first_of(raised)
         if not of_its_own(error):
             raise
         if isinstance(error, UndecidedError):
-            race.end(RunStatus.UNDECIDED, error)
+            policy.end(RunStatus.UNDECIDED, error)
         elif isinstance(error, StoppedError):
-            race.end(RunStatus.STOPPED, error)
+            policy.end(RunStatus.STOPPED, error)
         else:
-            own = error if isinstance(error, MdapError) else PluginError(race.name, "solving", error)
-            race.end(RunStatus.FAILED, own)
+            own = error if isinstance(error, MdapError) else PluginError(policy.name, "solving", error)
+            policy.end(RunStatus.FAILED, own)

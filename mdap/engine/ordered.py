@@ -15,14 +15,14 @@ import anyio
 
 from mdap.engine.account import ABANDONED, CONTESTED, UNDECIDED, Account
 from mdap.engine.config import RunConfig
-from mdap.engine.process import ProcessRace, Question
+from mdap.engine.process import ProcessPolicy, Question
 from mdap.engine.recording import RUNNING, Opening, OpeningStatus
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, StepOpened, Verdict
 from mdap.tasks import Process, Step
 
-__all__ = ["Loan", "OrderedRace", "process_race"]
+__all__ = ["Loan", "OrderedPolicy", "process_policy"]
 
 _VOTE: Final = str(Verdict.VOTE)
 
@@ -53,8 +53,8 @@ class _Credit:
 _Entry = Question | Loan | _Credit | RecordedOpening
 
 
-class OrderedRace(ProcessRace):
-    """Decide the steps of a process within the error budget of the run; see `ProcessRace`."""
+class OrderedPolicy(ProcessPolicy):
+    """Decide the steps of a process within the error budget of the run; see `ProcessPolicy`."""
 
     def __init__(self, task: Process[Any], config: RunConfig, journal: Journal) -> None:
         super().__init__(task, config, journal)
@@ -265,6 +265,6 @@ class OrderedRace(ProcessRace):
         super().finish(result)
 
 
-def process_race(task: Process[Any], config: RunConfig, journal: Journal) -> ProcessRace:
-    """Return the race of a process: in order if it has an error budget. See `ProcessRace`."""
-    return (ProcessRace if config.account is None else OrderedRace)(task, config, journal)
+def process_policy(task: Process[Any], config: RunConfig, journal: Journal) -> ProcessPolicy:
+    """Return the policy of a process: in order if it has an error budget. See `ProcessPolicy`."""
+    return (ProcessPolicy if config.account is None else OrderedPolicy)(task, config, journal)

@@ -35,7 +35,7 @@ from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, RedFlag, Step, canonical_step
 
-__all__ = ["ProcessRace", "Question", "identify"]
+__all__ = ["ProcessPolicy", "Question", "identify"]
 
 _MOST_NAMED: Final = 5
 
@@ -77,7 +77,7 @@ class _Known(NamedTuple):
     earlier: bool
 
 
-class ProcessRace(Policy):
+class ProcessPolicy(Policy):
     """Decide the steps of a process as they are asked for.
 
     Args:

@@ -1,4 +1,4 @@
-"""Drive one run: request the samples that its race wants, each by a sampler, until the run ends.
+"""Drive one run: request the samples that its policy wants, each by a sampler, until the run ends.
 
 A sampler only asks and posts what came, failures included.
 """
@@ -264,44 +264,44 @@ class SamplerPool(Generic[K]):
 
 
 async def decide(
-    race: Policy,
+    policy: Policy,
     provider: Provider,
     limits: Limits,
     journal: Journal,
     budget_guard: BudgetGuard | None = None,
     beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> None:
-    """Decide *race* until it is finished, undecided or stopped; raise what its task or the journal raises.
+    """Drive the run of *policy* until it ends; raise what its task or the journal raises.
 
     Args:
-        race: the run, already begun.
+        policy: what the run's kind of task wants, already begun.
         provider: where samples come from.
         limits: how often and how long to try.
         journal: where facts go; waited for when it falls behind.
         budget_guard: what pays for every attempt; None for no budget.
-        beside: what runs beside it, never raises, and is cancelled when the race is over.
+        beside: what runs beside it, never raises, and is cancelled when the run ends.
     """
     async with gathered() as group:
         samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
-        race.decider.news = samplers.wake
+        policy.decider.news = samplers.wake
         scope, turn = anyio.CancelScope(), 0
         if beside:
             group.start_soon(_within, scope, beside)
-        await _bring_about(race.effects(), journal)
-        while race.decider.status is RUNNING:
-            await _send(race, samplers, race.decider.wanted())
-            if race.stalled:
-                await _pass_over(race)
+        await _bring_about(policy.effects(), journal)
+        while policy.decider.status is RUNNING:
+            await _send(policy, samplers, policy.decider.wanted())
+            if policy.stalled:
+                await _pass_over(policy)
             else:
-                _take(race, samplers, await samplers.arrived())
-            if effects := race.effects():
+                _take(policy, samplers, await samplers.arrived())
+            if effects := policy.effects():
                 await _bring_about(effects, journal)
             turn += 1
             if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
                 await _give_way(journal)
         scope.cancel()
-        await _drain(race, samplers)
-        await _bring_about(race.effects(), journal)
+        await _drain(policy, samplers)
+        await _bring_about(policy.effects(), journal)
         group.cancel_scope.cancel()
 
 
@@ -313,16 +313,16 @@ async def _within(scope: anyio.CancelScope, works: Sequence[Callable[[], Corouti
 
 
 async def _send(
-    race: Policy, samplers: SamplerPool[Opening], wanted: list[tuple[Opening, SampleRequest]]
+    policy: Policy, samplers: SamplerPool[Opening], wanted: list[tuple[Opening, SampleRequest]]
 ) -> None:
-    _drop(race, samplers)
+    _drop(policy, samplers)
     for place, (opening, request) in enumerate(wanted):
         if place and not samplers.nonblocking:
             # A client may put what it has to send on the wire a turn of the loop later: let the one before
             # leave first, or it would wait until the last of them is put together.
             await anyio.lowlevel.checkpoint()
         # Meanwhile a process may have stopped, or given up what it had asked.
-        if race.decider.status is RUNNING and opening.flying.get(request.ordinals) is request:
+        if policy.decider.status is RUNNING and opening.flying.get(request.ordinals) is request:
             samplers.ask(opening, request)
 
 
@@ -331,10 +331,10 @@ async def _give_way(journal: Journal) -> None:
     await journal.wait_for_room()
 
 
-async def _pass_over(race: Policy) -> None:
+async def _pass_over(policy: Policy) -> None:
     # A cancelled run ends here, or it would take the cancelled askers for ones that gave up.
-    await (anyio.lowlevel.checkpoint if race.decider.in_flight else anyio.wait_all_tasks_blocked)()
-    race.pass_over()
+    await (anyio.lowlevel.checkpoint if policy.decider.in_flight else anyio.wait_all_tasks_blocked)()
+    policy.pass_over()
 
 
 async def _bring_about(effects: list[Effect], journal: Journal) -> None:
@@ -344,24 +344,24 @@ async def _bring_about(effects: list[Effect], journal: Journal) -> None:
         journal.append(effect.done)
 
 
-def _take(race: Policy, samplers: SamplerPool[Opening], arrived: list[Outcome[Opening]]) -> None:
+def _take(policy: Policy, samplers: SamplerPool[Opening], arrived: list[Outcome[Opening]]) -> None:
     for outcome in arrived:
-        race.decider.take(outcome)
-    _drop(race, samplers)
+        policy.decider.take(outcome)
+    _drop(policy, samplers)
 
 
-def _drop(race: Policy, samplers: SamplerPool[Opening]) -> None:
-    for trace in race.decider.dropped():
+def _drop(policy: Policy, samplers: SamplerPool[Opening]) -> None:
+    for trace in policy.decider.dropped():
         samplers.drop(trace)
 
 
-async def _drain(race: Policy, samplers: SamplerPool[Opening]) -> None:
+async def _drain(policy: Policy, samplers: SamplerPool[Opening]) -> None:
     """Take in what has been sent before the run was over: it is paid for, and a resume can use it."""
-    race.decider.withdraw_unsent()
-    _drop(race, samplers)
+    policy.decider.withdraw_unsent()
+    _drop(policy, samplers)
     try:
         with anyio.move_on_after(_DRAIN_SECONDS):
-            while race.decider.in_flight:
-                _take(race, samplers, await samplers.arrived())
+            while policy.decider.in_flight:
+                _take(policy, samplers, await samplers.arrived())
     finally:
-        race.decider.give_up_void()
+        policy.decider.give_up_void()

@@ -5,10 +5,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from mdap.engine.chain import ChainRace
+from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import RunConfig
 from mdap.engine.guarded import not_undecided
-from mdap.engine.ordered import process_race
+from mdap.engine.ordered import process_policy
 from mdap.errors import UsageError
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader, RunRow, open_log
@@ -166,7 +166,7 @@ async def find_step(reader: Reader, row: RunRow, step: int | str) -> tuple[RunRo
 async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, decision: ManualDecision) -> None:
     config = await config_of(reader, row, task)
     if isinstance(task, Chain):
-        chain = ChainRace(task, config, journal)
+        chain = ChainPolicy(task, config, journal)
         chain.begin(await resume_point(reader, row.number, as_it_ended=True))
         chain.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)
     elif isinstance(task, Process):
@@ -185,8 +185,8 @@ async def _settle_process(
     point = await process_point(reader, row.number, as_it_ended=True)
     if decision.step not in {recorded.opened.step for recorded in point.openings}:
         raise not_undecided(decision.step)
-    race = process_race(task, config, journal)
-    race.begin(point)
-    await ask_again(reader, row, task, race, lambda: race.is_asked(decision.step))
+    policy = process_policy(task, config, journal)
+    policy.begin(point)
+    await ask_again(reader, row, task, policy, lambda: policy.is_asked(decision.step))
     journal.recording = True
-    race.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)
+    policy.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)

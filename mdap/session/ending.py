@@ -53,10 +53,10 @@ class Ending:
         self._resources.writer.append(RunEvent(self._start.number, kind, data=about))
         self._begun = True
 
-    def take(self, race: Policy) -> None:
-        """Copy the end of *race*."""
-        self.status, self.reason = race.decider.status, race.decider.reason
-        self.cause, self.error = race.decider.stop_cause, race.decider.error
+    def take(self, policy: Policy) -> None:
+        """Copy how the run of *policy* ended."""
+        self.status, self.reason = policy.decider.status, policy.decider.reason
+        self.cause, self.error = policy.decider.stop_cause, policy.decider.error
 
     def stop(self, reason: str, cause: StopCause) -> None:
         """Set that the run cannot continue for now."""

@@ -101,8 +101,8 @@ class Listener:
         """Begin after the facts of earlier sessions."""
         await Facts(resources.reader, run, self._cursor).skip()
 
-    async def listen(self, resources: "SessionResources", run: int, race: Policy) -> None:
-        """Call the function until cancelled; if it fails, stop *race*. Raise nothing."""
+    async def listen(self, resources: "SessionResources", run: int, policy: Policy) -> None:
+        """Call the function until cancelled; if it fails, stop the run. Raise nothing."""
         try:
             while True:
                 await self._tell(resources, run)
@@ -110,7 +110,7 @@ class Listener:
                     await resources.writer.next_commit()
         except PluginError as error:
             self._failure = error
-            race.decider.halt(error)
+            policy.decider.halt(error)
         except DatabaseError:
             pass  # the run itself raises it
 

@@ -125,15 +125,15 @@ async def _checked(reader: Reader, row: RunRow, task: Task, decision: ManualDeci
     assert isinstance(task, Process)
     opened = await _opened(reader, row, decision.step)
     identity = (opened["key"], opened["prompt_digest"])
-    race = Gathered(task, await config_of(reader, row, task))
-    race.begin(await process_point(reader, row.number, as_it_ended=True))
-    await ask_again(reader, row, task, race, lambda: identity in race.steps)
-    if identity not in race.steps:
+    policy = Gathered(task, await config_of(reader, row, task))
+    policy.begin(await process_point(reader, row.number, as_it_ended=True))
+    await ask_again(reader, row, task, policy, lambda: identity in policy.steps)
+    if identity not in policy.steps:
         raise UsageError(
             f"{row.task} does not ask for step {decision.step} any more: its code has changed, or it was led "
             "elsewhere"
         )
-    found = race.race(race.steps[identity])
+    found = policy.race(policy.steps[identity])
     alike = await _voted_for(reader, row.number, decision.step, found)
     return checked_answer(task, found.step, decision.answer, alike)
 

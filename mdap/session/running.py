@@ -13,10 +13,10 @@ import anyio
 
 from mdap.engine.account import account_of
 from mdap.engine.asking import ProcessContext, answer_process
-from mdap.engine.chain import ChainRace
+from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import RunConfig
-from mdap.engine.ordered import process_race
-from mdap.engine.process import ProcessRace
+from mdap.engine.ordered import process_policy
+from mdap.engine.process import ProcessPolicy
 from mdap.engine.scheduler import decide
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.journal.reader import Reader
@@ -163,26 +163,26 @@ class _Run:
             ended.stop(refusal, StopCause.PROVIDER)
             return
         # Only now are the temperatures and the maximum number of replies per request known.
-        race, beside = self._race(self._config())
+        policy, beside = self._policy(self._config())
         provider = await resources.lane.provider(self._number, resources.models.provider)
         if self._trace is not None:
             provider = self._trace.provider(provider, resources.models.names)
         limits = resources.lane.limits(resources.setup.limits)
         try:
             with anyio.move_on_after(seconds) as clock:
-                await decide(race, provider, limits, resources.writer, resources.budget_guard, beside)
-            ended.take(race)
+                await decide(policy, provider, limits, resources.writer, resources.budget_guard, beside)
+            ended.take(policy)
             if clock.cancelled_caught:
                 ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
             pilot = self._spec.pilot
-            if race.decider.status is RunStatus.FINISHED and not (pilot is not None and pilot.full):
+            if policy.decider.status is RunStatus.FINISHED and not (pilot is not None and pilot.full):
                 # Without waiting, since the session may be closed at any moment that waits.
-                ended.data |= self._came_to(race)
-                if isinstance(race, ProcessRace):
+                ended.data |= self._came_to(policy)
+                if isinstance(policy, ProcessPolicy):
                     [[undecided]] = await resources.reader.rows("undecided_in_parts", self._number)
                     ended.data["undecided"] += undecided
         finally:
-            ended.data["in_flight"] = race.decider.in_flight
+            ended.data["in_flight"] = policy.decider.in_flight
 
     async def _begin(self) -> str | None:
         """Record that this session works on the run; return why it cannot go on with its models, if so."""
@@ -263,34 +263,34 @@ class _Run:
         baselines = [data for kind, _, data in self._spec.notes if kind == "baseline"]
         return Drift(Baseline(**baselines[0]), self._spec.voting.k, frozenset()) if baselines else None
 
-    def _race(self, config: RunConfig) -> tuple[ChainRace | ProcessRace, list[Beside]]:
-        """Return the race of the task, started from its resume point, and what runs beside it."""
+    def _policy(self, config: RunConfig) -> tuple[ChainPolicy | ProcessPolicy, list[Beside]]:
+        """Return the policy of the task, started from its resume point, and what runs beside it."""
         resources, point, spec, trace = self._resources, self._start.point, self._spec, self._trace
         journal = resources.writer if trace is None else trace.journal(resources.writer)
-        race: ChainRace | ProcessRace
+        policy: ChainPolicy | ProcessPolicy
         beside: list[Beside] = []
         if trace is not None:
             trace.reopened(point.openings)
         if isinstance(self._task, Chain):
             assert isinstance(point, ResumePoint)
-            race = ChainRace(self._task, config, journal)
+            policy = ChainPolicy(self._task, config, journal)
             if spec.parent is None:
-                spec.progress.length = race.length
-            race.owe(self._start.owed)
-            race.begin(point)
+                spec.progress.length = policy.length
+            policy.owe(self._start.owed)
+            policy.begin(point)
         else:
             assert isinstance(self._task, Process)
             assert isinstance(point, ProcessPoint)
-            race = process_race(self._task, config, journal)
-            race.begin(point)
-            beside.append(partial(answer_process, self._task, race, self._context(race)))
+            policy = process_policy(self._task, config, journal)
+            policy.begin(point)
+            beside.append(partial(answer_process, self._task, policy, self._context(policy)))
         if spec.listener is not None:
-            beside.append(partial(spec.listener.listen, resources, self._number, race))
+            beside.append(partial(spec.listener.listen, resources, self._number, policy))
         if config.patient:
-            beside.append(partial(take_rulings, resources, self._number, race))
-        return race, beside
+            beside.append(partial(take_rulings, resources, self._number, policy))
+        return policy, beside
 
-    def _context(self, process: ProcessRace) -> ProcessContext:
+    def _context(self, process: ProcessPolicy) -> ProcessContext:
         resources, spec = self._resources, self._spec
         return ProcessContext(
             run_id=spec.name,
@@ -341,12 +341,12 @@ class _Run:
             await anyio.sleep_forever()  # it may have ended early: wait until the whole pilot is over
         return solution
 
-    def _came_to(self, race: ChainRace | ProcessRace) -> dict[str, Any]:
-        """Return the record of a finished race; a pilot ends before its task and gets no verdict."""
-        if isinstance(race, ProcessRace):
-            found = {"result": race.result, "undecided": race.undecided_steps}
+    def _came_to(self, policy: ChainPolicy | ProcessPolicy) -> dict[str, Any]:
+        """Return the record of a finished run; a pilot ends before its task and gets no verdict."""
+        if isinstance(policy, ProcessPolicy):
+            found = {"result": policy.result, "undecided": policy.undecided_steps}
         else:
-            found = {"result": self._result_of(race)}
+            found = {"result": self._result_of(policy)}
         if self._spec.kind == "run":
             found["outcome"] = self._outcome(found["result"])
         return found
@@ -359,10 +359,10 @@ class _Run:
             self._resources.writer.append(RunEvent(self._number, "warning", str(error)))
             return None
 
-    def _result_of(self, race: ChainRace) -> Any:
+    def _result_of(self, policy: ChainPolicy) -> Any:
         assert isinstance(self._task, Chain)
         try:
-            return json.loads(canonical(self._task.result(race.state)))
+            return json.loads(canonical(self._task.result(policy.state)))
         except RAISED as error:
             raise PluginError(f"task {type(self._task).__name__}", "giving its result", error) from error
 
@@ -382,7 +382,7 @@ async def _recorded_part(reader: Reader, parent: int, name: str, task: Task) -> 
     return RecordedPart(each)
 
 
-async def _withheld(process: ProcessRace, key: str) -> None:
+async def _withheld(process: ProcessPolicy, key: str) -> None:
     refused = UsageError(f"it calls ask.once with the key {key!r}, {WITHHELD}")
     process.end(RunStatus.FAILED, refused)
     await anyio.sleep_forever()  # until the run is over

@@ -10,7 +10,7 @@ import anyio
 from mdap.engine.account import account_of
 from mdap.engine.asking import ProcessContext, answer_process
 from mdap.engine.config import RunConfig
-from mdap.engine.process import ProcessRace, identify
+from mdap.engine.process import ProcessPolicy, identify
 from mdap.engine.voting import Race
 from mdap.journal.reader import Reader, RunRow
 from mdap.protocols import Journal
@@ -53,7 +53,7 @@ class Muted:
         """Wait for nothing."""
 
 
-class Gathered(ProcessRace):
+class Gathered(ProcessPolicy):
     """Collect every step that a process asks for.
 
     Args:
@@ -94,7 +94,7 @@ async def ask_again(
     reader: Reader,
     row: RunRow,
     task: Process[Any],
-    race: ProcessRace,
+    policy: ProcessPolicy,
     there: Callable[[], bool],
     patience: float = 10.0,
 ) -> None:
@@ -104,15 +104,15 @@ async def ask_again(
         reader: the log.
         row: the process's run.
         task: the process.
-        race: its race, started from its resume point.
+        policy: its policy, started from its resume point.
         there: whether the process has reached its goal.
         patience: seconds that it may run without a request while all earlier steps are decided.
     """
     record = _Record(reader, row.number)
-    race.decider.news = record.look
+    policy.decider.news = record.look
     async with anyio.create_task_group() as group:
-        group.start_soon(answer_process, task, race, record.context(row.run_id))
-        while record.asked.is_set() and not there() and race.decider.status is RunStatus.RUNNING:
+        group.start_soon(answer_process, task, policy, record.context(row.run_id))
+        while record.asked.is_set() and not there() and policy.decider.status is RunStatus.RUNNING:
             record.asked = anyio.Event()
             with anyio.move_on_after(patience):
                 await record.asked.wait()

@@ -16,29 +16,29 @@ __all__ = ["take_rulings"]
 _LOG: Final = logging.getLogger("mdap")
 
 
-async def take_rulings(resources: SessionResources, run: int, race: Policy) -> None:
-    """Settle waiting steps of *race* with people's answers until cancelled. Raise nothing.
+async def take_rulings(resources: SessionResources, run: int, policy: Policy) -> None:
+    """Settle waiting steps of a run with people's answers until cancelled. Raise nothing.
 
     It reads the log only while a step waits.
     """
     since: dict[int, float] = {}
     try:
         while True:
-            if not race.decider.waits:
+            if not policy.decider.waits:
                 await resources.writer.next_commit()  # commit that a step waits before it waits
                 continue
-            await _tell(resources, run, race, since)
-            await _take(resources, run, race)
-            _give_up(race, since, resources.setup.limits.wait_for_person)
-            if race.decider.waits:
+            await _tell(resources, run, policy, since)
+            await _take(resources, run, policy)
+            _give_up(policy, since, resources.setup.limits.wait_for_person)
+            if policy.decider.waits:
                 await anyio.sleep(LOOK)
     except DatabaseError:
         pass  # the run itself raises it
 
 
-async def _tell(resources: SessionResources, run: int, race: Policy, since: dict[int, float]) -> None:
+async def _tell(resources: SessionResources, run: int, policy: Policy, since: dict[int, float]) -> None:
     """Announce steps that began to wait, once that is durable."""
-    new = sorted(race.decider.waits - since.keys())
+    new = sorted(policy.decider.waits - since.keys())
     if new:
         await resources.writer.flush()
     patience = resources.setup.limits.wait_for_person
@@ -51,15 +51,15 @@ async def _tell(resources: SessionResources, run: int, race: Policy, since: dict
             )
 
 
-async def _take(resources: SessionResources, run: int, race: Policy) -> None:
+async def _take(resources: SessionResources, run: int, policy: Policy) -> None:
     rulings = Rulings(resources.writer.path)
     for row in await resources.reader.rows("open_rulings", run):
-        if row["step"] not in race.decider.waits:
+        if row["step"] not in policy.decider.waits:
             continue
         place = Place(run, row["step"], f"step {row['step']}")
         author, reason = row["author"], row["reason"]
         try:
-            race.decider.rule(row["step"], row["answer"], author, reason)
+            policy.decider.rule(row["step"], row["answer"], author, reason)
         except UsageError as error:
             await rulings.add(place, "refused", author, reason=str(error), about=row["id"])
             continue
@@ -74,8 +74,8 @@ async def _take(resources: SessionResources, run: int, race: Policy) -> None:
             await rulings.add(place, "settled", author, **done)
 
 
-def _give_up(race: Policy, since: dict[int, float], patience: float) -> None:
+def _give_up(policy: Policy, since: dict[int, float], patience: float) -> None:
     now = anyio.current_time()
-    for step in sorted(race.decider.waits & since.keys()):
+    for step in sorted(policy.decider.waits & since.keys()):
         if now - since[step] >= patience:
-            race.stop_waiting(step)
+            policy.stop_waiting(step)

@@ -14,7 +14,18 @@ from mdap.plugins import make_task
 from mdap.testing import BatchFaults, FaultyServer
 from mdap.viewer.about import about
 from mdap_hanoi import Hanoi
-from tests.batching import QUICK, VENDORS, WHOLE, Digit, answer, check_paid_once, environment, query, session, solve
+from tests.batching import (
+    QUICK,
+    VENDORS,
+    WHOLE,
+    Digit,
+    answer,
+    check_paid_once,
+    environment,
+    query,
+    session,
+    solve,
+)
 
 DOCS = 16
 

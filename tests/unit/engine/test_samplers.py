@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mdap.engine.chain import ChainRace
+from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import RunConfig
 from mdap.engine.scheduler import Came, Failed, GaveUp, Outcome, SamplerPool, decide
 from mdap.errors import (
@@ -138,15 +138,15 @@ async def outcomes(provider: Provider, limits: Limits | None = None, *requests: 
 
 async def decided(
     provider: Provider, limits: Limits | None = None, *, k: int = 3, depth: int = 0
-) -> tuple[ChainRace, Log]:
+) -> tuple[ChainPolicy, Log]:
     """Decide the toy chain with *provider*."""
     log = Log()
     speculation = Speculation(mode=Speculate.VOTE, depth=depth) if depth else Speculation()
     rules = RunConfig(1, VotingSettings(k=k), speculation, provider.max_n, task="walk")
-    race = ChainRace(TASK, rules, log)
-    race.begin(NEW)
-    await decide(race, provider, limits or Limits(), log)
-    return race, log
+    policy = ChainPolicy(TASK, rules, log)
+    policy.begin(NEW)
+    await decide(policy, provider, limits or Limits(), log)
+    return policy, log
 
 
 class Sending(Always):
@@ -176,13 +176,13 @@ class Withdrawing(Sending):
 
     def __init__(self) -> None:
         super().__init__()
-        self.race: ChainRace | None = None
+        self.policy: ChainPolicy | None = None
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
         request.trace.sent = True
-        race, self.race = self.race, None
-        if race is not None:
-            race.decider.withdraw_unsent()
+        policy, self.policy = self.policy, None
+        if policy is not None:
+            policy.decider.withdraw_unsent()
             for _ in range(20):
                 await anyio.lowlevel.checkpoint()
         return await super().sample(request)
@@ -191,12 +191,12 @@ class Withdrawing(Sending):
 async def test_what_is_withdrawn_before_it_is_asked_is_not_asked() -> None:
     """It would be paid for, and nobody would hear of it: each sample that is asked for has its row."""
     provider, log = Withdrawing(), Log()
-    race = ChainRace(TASK, RunConfig(1, VotingSettings(k=9), task="walk"), log)
-    provider.race = race
-    race.begin(NEW)
-    await decide(race, provider, Limits(), log)
+    policy = ChainPolicy(TASK, RunConfig(1, VotingSettings(k=9), task="walk"), log)
+    provider.policy = policy
+    policy.begin(NEW)
+    await decide(policy, provider, Limits(), log)
 
-    assert race.decider.status is RunStatus.FINISHED
+    assert policy.decider.status is RunStatus.FINISHED
     assert provider.log.count("put together") == len(log.of(SampleTaken))
 
 
@@ -218,10 +218,10 @@ async def test_d7_a_provider_that_always_fails_is_given_up(error: ProviderError,
 async def test_d8_a_dead_provider_stops_the_run(nonblocking: bool) -> None:
     """D7 and D8: a run on a provider that always fails ends, stopped, after a bounded number of attempts."""
     provider = Always(TransientError("no luck", kind="http_500"), nonblocking=nonblocking)
-    race, log = await decided(provider, Limits(max_attempts=4), k=3)
-    assert (race.decider.status, race.decider.reason) == (RunStatus.STOPPED, "no luck")
+    policy, log = await decided(provider, Limits(max_attempts=4), k=3)
+    assert (policy.decider.status, policy.decider.reason) == (RunStatus.STOPPED, "no luck")
     assert provider.calls <= 4 * 3
-    assert len(log.of(AttemptFailed)) == race.decider.progress.failed_attempts >= 4
+    assert len(log.of(AttemptFailed)) == policy.decider.progress.failed_attempts >= 4
     assert log.of(SampleTaken) == []
 
 
@@ -270,8 +270,8 @@ async def test_a_pause_beyond_the_time_allowed_ends_it() -> None:
 async def test_a_provider_that_returns_nothing_is_given_up(nonblocking: bool) -> None:
     """D7: a provider that neither answers nor fails must not be asked for ever."""
     provider = Always([], nonblocking=nonblocking, most=200)
-    race, log = await decided(provider, Limits(max_attempts=5))
-    assert race.decider.status in (RunStatus.STOPPED, RunStatus.FAILED)
+    policy, log = await decided(provider, Limits(max_attempts=5))
+    assert policy.decider.status in (RunStatus.STOPPED, RunStatus.FAILED)
     assert log.of(SampleTaken) == []
 
 
@@ -291,10 +291,10 @@ async def test_d9_failed_attempts_are_no_samples(nonblocking: bool, depth: int) 
         return MODEL.says(request.user, ordinal)
 
     clean, plain = await decided(ScriptedProvider(lambda request, n: MODEL.says(request.user, n)))
-    race, log = await decided(ScriptedProvider(faulty, nonblocking=nonblocking), depth=depth)
-    assert (race.decider.status, race.state) == (clean.decider.status, clean.state)
+    policy, log = await decided(ScriptedProvider(faulty, nonblocking=nonblocking), depth=depth)
+    assert (policy.decider.status, policy.state) == (clean.decider.status, clean.state)
     assert recount(log.facts, 3) == recount(plain.facts, 3)
-    assert race.decider.progress.failed_attempts == len(log.of(AttemptFailed)) > 0
+    assert policy.decider.progress.failed_attempts == len(log.of(AttemptFailed)) > 0
     assert {fact.kind for fact in log.of(AttemptFailed)} == {"reset"}
     if depth == 0:
         for sample in log.of(SampleTaken):
@@ -311,8 +311,8 @@ async def test_a_providers_bug_names_the_provider(nonblocking: bool) -> None:
     assert re.fullmatch(said, str(last.error))
     assert last.error.__cause__ is bug
 
-    race, log = await decided(Always(bug, nonblocking=nonblocking))
-    assert (race.decider.status, race.decider.reason) == (RunStatus.FAILED, str(last.error))
+    policy, log = await decided(Always(bug, nonblocking=nonblocking))
+    assert (policy.decider.status, policy.decider.reason) == (RunStatus.FAILED, str(last.error))
     assert log.of(SampleTaken) == []
 
 
@@ -326,10 +326,10 @@ async def test_a_parsers_bug_comes_out_bare(nonblocking: bool) -> None:
 
     provider = ScriptedProvider(lambda request, ordinal: "1", nonblocking=nonblocking)
     log = Log()
-    race = ChainRace(Broken(), RunConfig(1, VotingSettings(k=3), task="walk"), log)
-    race.begin(NEW)
+    policy = ChainPolicy(Broken(), RunConfig(1, VotingSettings(k=3), task="walk"), log)
+    policy.begin(NEW)
     with pytest.raises(PluginError, match=r"step 0: test_samplers.py:\d+ in read: LookupError"):
-        await decide(race, provider, Limits(), log)
+        await decide(policy, provider, Limits(), log)
     assert [sample.verdict for sample in log.of(SampleTaken)] == ["cancelled"]
 
 
@@ -351,12 +351,12 @@ async def test_an_error_of_the_body_comes_out_of_the_group_bare() -> None:
 async def test_d20_a_step_with_a_hung_voter_ends() -> None:
     """D20: a sample that outlives its deadline is a failed attempt, drawn again under the same ordinal."""
     inner = Hanging(1, 4)
-    race, log = await decided(Paced(inner, Limits()), Limits(), k=1)
-    assert (race.decider.status, inner.attempts[1]) == (RunStatus.FINISHED, 0)
+    policy, log = await decided(Paced(inner, Limits()), Limits(), k=1)
+    assert (policy.decider.status, inner.attempts[1]) == (RunStatus.FINISHED, 0)
 
     limits = Limits(attempt_timeout=0.2)
-    race, log = await decided(Paced(inner, limits), limits, k=3)
-    assert race.decider.status is RunStatus.FINISHED
+    policy, log = await decided(Paced(inner, limits), limits, k=3)
+    assert policy.decider.status is RunStatus.FINISHED
     assert {(fact.ordinal, fact.kind) for fact in log.of(AttemptFailed)} >= {(1, "timeout")}
     [again] = [fact for fact in log.of(SampleTaken) if (fact.step, fact.ordinal) == (0, 1)]
     assert again.attempts == 2
@@ -459,10 +459,10 @@ async def test_an_instant_provider_does_not_starve_the_loop() -> None:
         task = Walk(steps=1_000)
         model = Model(task)
         provider = ScriptedProvider(lambda request, ordinal: model.says(request.user, ordinal))
-        race = ChainRace(task, RunConfig(1, VotingSettings(k=3), task="walk"), log)
-        race.begin(NEW)
-        await decide(race, provider, Limits(), log)
+        policy = ChainPolicy(task, RunConfig(1, VotingSettings(k=3), task="walk"), log)
+        policy.begin(NEW)
+        await decide(policy, provider, Limits(), log)
         over = True
-    assert race.decider.status is RunStatus.FINISHED
+    assert policy.decider.status is RunStatus.FINISHED
     assert turns > 10
     assert log.settled > 10

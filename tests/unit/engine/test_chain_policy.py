@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdap.engine.chain import ChainRace
+from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import RunConfig
 from mdap.engine.recording import Opening, OpeningStatus
 from mdap.engine.scheduler import Came, Failed, GaveUp
@@ -86,38 +86,41 @@ def cases(draw: st.DrawFn, rejecting: bool = True) -> Case:
 def test_no_schedule_and_no_speculation_changes_what_is_decided(case: Case) -> None:
     """Winners, tallies, counted samples, digests and how the run ends are those of the sequential run."""
     plain, driven = case.sequential(), case.drive()
-    expected, race = plain.run(), driven.run()
+    expected, policy = plain.run(), driven.run()
 
     assert recount(driven.journal.facts, case.voting.k) == recount(plain.journal.facts, case.voting.k)
-    assert (race.decider.status, race.decider.reason) == (expected.decider.status, expected.decider.reason)
-    if race.decider.status is RunStatus.FINISHED:
-        assert race.state == expected.state
+    assert (policy.decider.status, policy.decider.reason) == (
+        expected.decider.status,
+        expected.decider.reason,
+    )
+    if policy.decider.status is RunStatus.FINISHED:
+        assert policy.state == expected.state
     if not driven.failures:  # how many attempts a sample took is part of the record
-        assert race.decider.digest == expected.decider.digest
-    assert race.decider.progress.steps == len(rows_of(driven.journal.facts).decisions)
+        assert policy.decider.digest == expected.decider.digest
+    assert policy.decider.progress.steps == len(rows_of(driven.journal.facts).decisions)
 
 
 def place_of(sample: SampleTaken) -> tuple[int, int, int]:
     return sample.step, sample.opening, sample.ordinal
 
 
-def assert_each_sample_has_one_row(driven: Drive, race: ChainRace) -> None:
+def assert_each_sample_has_one_row(driven: Drive, policy: ChainPolicy) -> None:
     taken = driven.journal.of(SampleTaken)
     assert Counter(map(place_of, (fact for fact in taken if fact.text is not None))) == driven.came
     assert Counter(map(place_of, (fact for fact in taken if fact.text is None))) == driven.given_up
     assert {1} == {*driven.came.values(), *driven.given_up.values(), 1}
     assert not driven.came.keys() & driven.given_up.keys()
-    assert len(driven.journal.of(AttemptFailed)) == driven.failures == race.decider.progress.failed_attempts
+    assert len(driven.journal.of(AttemptFailed)) == driven.failures == policy.decider.progress.failed_attempts
     rows = rows_of(driven.journal.facts)
     assert sum(len(samples) for samples in (*rows.samples.values(), *rows.pending.values())) == len(taken)
-    if race.decider.status is RunStatus.FINISHED:
+    if policy.decider.status is RunStatus.FINISHED:
         assert not any(rows.pending.values())
         assert all(waiting.late for waiting in driven.flight)
         samples = [sample for samples in rows.samples.values() for sample in samples]
         verdicts = Counter(sample.verdict for sample in samples if sample.text is not None)
-        counters = (race.decider.progress.votes, race.decider.progress.red_flags)
+        counters = (policy.decider.progress.votes, policy.decider.progress.red_flags)
         assert counters == (verdicts["vote"], verdicts["flag"])
-        assert driven.rules.voting.hedge or race.decider.progress.void == verdicts["void"]
+        assert driven.rules.voting.hedge or policy.decider.progress.void == verdicts["void"]
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -134,11 +137,11 @@ def test_hedging_keeps_the_rule_and_the_record(case: Case, hedge: int) -> None:
     """With more in flight than needed, a lead of k still decides, and what was surplus is on record."""
     hedged = case._replace(voting=VotingSettings(**{**case.voting.model_dump(), "hedge": hedge}))
     driven = hedged.drive()
-    race = driven.run()
+    policy = driven.run()
 
-    assert_each_sample_has_one_row(driven, race)
+    assert_each_sample_has_one_row(driven, policy)
     decisions = recount(driven.journal.facts, case.voting.k, hedged=True)
-    assert len(decisions) == race.decider.progress.steps
+    assert len(decisions) == policy.decider.progress.steps
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -146,13 +149,13 @@ def test_hedging_keeps_the_rule_and_the_record(case: Case, hedge: int) -> None:
 def test_every_guess_is_resolved_once(case: Case) -> None:
     """An opening on a guessed input is confirmed or voided once; only confirmed ones are decided."""
     driven = case.drive()
-    race = driven.run()
+    policy = driven.run()
 
     facts = driven.journal.facts
     resolved = Counter(fact[1:3] for fact in driven.journal.of(StepResolved))
     guessed = {fact[1:3] for fact in driven.journal.of(SampleTaken) if fact.tentative}
     assert set(resolved.values()) <= {1}
-    if race.decider.status is RunStatus.FINISHED:
+    if policy.decider.status is RunStatus.FINISHED:
         assert guessed <= set(resolved)
     wrong = {fact[1:3] for fact in driven.journal.of(StepResolved) if not fact.confirmed}
     decided = {(fact.step, fact.opening) for fact in driven.journal.of(Decided)}
@@ -189,17 +192,17 @@ def test_a_run_that_is_cut_anywhere_ends_as_if_it_was_not(
         kept = driven.kept(cut)
         choices = later
     last = case.drive(Log(kept), choices)
-    race = last.run(resume_point(kept))
+    policy = last.run(resume_point(kept))
 
     assert recount(last.journal.facts, case.voting.k) == recount(expected.journal.facts, case.voting.k)
-    assert (race.decider.status, race.decider.reason) == (end.decider.status, end.decider.reason)
+    assert (policy.decider.status, policy.decider.reason) == (end.decider.status, end.decider.reason)
     if not any(isinstance(fact, AttemptFailed) for fact in last.journal.facts):
-        assert race.decider.digest == end.decider.digest
+        assert policy.decider.digest == end.decider.digest
     decided = len(rows_of(last.journal.facts).decisions) - len(rows_of(kept).decisions)
-    assert race.decider.progress.steps == decided
-    if race.decider.status is RunStatus.FINISHED:
+    assert policy.decider.progress.steps == decided
+    if policy.decider.status is RunStatus.FINISHED:
         rows = rows_of(last.journal.facts)
-        assert race.state == end.state
+        assert policy.state == end.state
         assert not any(rows.pending.values())
         verdicts = Counter(sample.verdict for samples in rows.samples.values() for sample in samples)
         counted = [len(decision.samples) for decision in recount(last.journal.facts, case.voting.k)]
@@ -237,22 +240,22 @@ class Count(Walk):
 
 
 class Hand:
-    """A race driven reply by reply: `say` answers the oldest request of a step."""
+    """A policy driven reply by reply: `say` answers the oldest request of a step."""
 
     def __init__(self, task: Walk, *, k: int = 2, mode: str = "off", depth: int = 2, **rules: Any) -> None:
         self.log = Log()
         speculation = Speculation(mode=Speculate(mode), depth=0 if mode == "off" else depth)
         told = RunConfig(1, VotingSettings(k=k), speculation, models=("toy",), task="count", **rules)
-        self.race = ChainRace(task, told, self.log)
+        self.policy = ChainPolicy(task, told, self.log)
         self.flight: list[tuple[Opening, SampleRequest]] = []
 
     def begin(self, point: ResumePoint = NEW) -> "Hand":
-        self.race.begin(point)
+        self.policy.begin(point)
         self.ask()
         return self
 
     def ask(self, sent: bool = True) -> None:
-        for opening, request in self.race.decider.wanted():
+        for opening, request in self.policy.decider.wanted():
             request.trace.sent = sent
             self.flight.append((opening, request))
 
@@ -268,7 +271,7 @@ class Hand:
     def say(self, step: int, *texts: str) -> None:
         for text in texts:
             opening, request = self.oldest(step)
-            self.race.decider.take(Came(opening, request, [Reply(text, "toy")] * request.n, 1))
+            self.policy.decider.take(Came(opening, request, [Reply(text, "toy")] * request.n, 1))
             self.ask()
 
     def refuse(self, step: int) -> None:
@@ -278,7 +281,7 @@ class Hand:
             for asked in self.flight
             if asked[0].opened.step == step and asked[0].status is not OpeningStatus.VOID
         ]:
-            self.race.decider.take(GaveUp(*self.oldest(step), RejectedError("no such prompt")))
+            self.policy.decider.take(GaveUp(*self.oldest(step), RejectedError("no such prompt")))
         self.ask()
 
     def opened(self) -> list[tuple[int, int, str]]:
@@ -300,7 +303,7 @@ def test_without_speculation_one_step_is_open_at_a_time() -> None:
     hand.say(0, "1")
     assert hand.opened() == [(0, 0, "[0,0]"), (1, 0, "[1,1]")]
     hand.say(1, "1", "1")
-    assert (hand.race.decider.status, hand.race.state) == (RunStatus.FINISHED, (2, 11))
+    assert (hand.policy.decider.status, hand.policy.state) == (RunStatus.FINISHED, (2, 11))
     assert hand.flight == []
 
 
@@ -355,12 +358,12 @@ def test_what_comes_for_a_void_step_is_recorded_and_never_counted() -> None:
     late = hand.oldest(1)
     hand.say(0, "1", "1")
     assert late[0].status is OpeningStatus.VOID
-    hand.race.decider.take(Came(*late, [Reply("3", "toy")], 1))
+    hand.policy.decider.take(Came(*late, [Reply("3", "toy")], 1))
     sample = hand.log.of(SampleTaken)[-1]
     assert (sample.step, sample.verdict, sample.counted, sample.tentative) == (1, "void", None, False)
     assert sample.text == "3"
     assert late[0].race.tally.votes == {}
-    assert hand.race.decider.progress.void == 1
+    assert hand.policy.decider.progress.void == 1
 
 
 def test_what_was_never_sent_for_a_void_step_is_withdrawn() -> None:
@@ -372,8 +375,8 @@ def test_what_was_never_sent_for_a_void_step_is_withdrawn() -> None:
     for _, request in void[1:]:
         request.trace.sent = False
     hand.say(0, "1", "1")
-    assert hand.race.decider.dropped() == [request.trace for _, request in void[1:]]
-    assert hand.race.decider.dropped() == []
+    assert hand.policy.decider.dropped() == [request.trace for _, request in void[1:]]
+    assert hand.policy.decider.dropped() == []
     assert [sample for sample in hand.log.of(SampleTaken) if sample.opening == 0 and sample.step == 1] == []
 
 
@@ -390,19 +393,19 @@ def test_a_refused_prompt_matters_only_if_its_input_comes_true() -> None:
     wrong = Hand(Count(steps=9), mode="vote", depth=1).begin()
     wrong.say(0, "2")
     wrong.refuse(1)
-    assert wrong.race.decider.status is RunStatus.RUNNING
+    assert wrong.policy.decider.status is RunStatus.RUNNING
     wrong.say(0, "1", "1", "1")
     assert wrong.decided() == ["1"]
-    assert wrong.race.decider.status is RunStatus.RUNNING
+    assert wrong.policy.decider.status is RunStatus.RUNNING
 
     right = Hand(Count(steps=9), mode="vote", depth=1).begin()
     right.say(0, "1")
     right.refuse(1)
-    assert right.race.decider.status is RunStatus.RUNNING
+    assert right.policy.decider.status is RunStatus.RUNNING
     right.say(0, "1")
     assert right.decided() == ["1"]
     ended = (RunStatus.UNDECIDED, "step 1 was refused by toy: no such prompt")
-    assert (right.race.decider.status, right.race.decider.reason) == ended
+    assert (right.policy.decider.status, right.policy.decider.reason) == ended
     assert [fact.data["step"] for fact in right.log.of(RunEvent) if fact.kind == "refused"] == [1]
 
 
@@ -410,20 +413,20 @@ def test_a_refused_prompt_matters_only_if_its_input_comes_true() -> None:
 def test_a_dead_provider_stops_the_run_whatever_it_was_asked(step: int) -> None:
     """P5: no attempt can work until a person acts: stopped and resumable, not failed."""
     hand = Hand(Count(steps=9), mode="guess", depth=2).begin()
-    hand.race.decider.take(GaveUp(*hand.oldest(step), UnavailableError("no key")))
-    assert (hand.race.decider.status, hand.race.decider.reason) == (RunStatus.STOPPED, "no key")
+    hand.policy.decider.take(GaveUp(*hand.oldest(step), UnavailableError("no key")))
+    assert (hand.policy.decider.status, hand.policy.decider.reason) == (RunStatus.STOPPED, "no key")
 
 
 def test_a_failed_attempt_is_a_fact_and_nothing_else() -> None:
     """D9: it is no vote, no flag and no sample, and it changes nothing that is wanted."""
     hand = Hand(Count(steps=9)).begin()
     opening, request = hand.flight[0]
-    hand.race.decider.take(Failed(opening, request, 1, TransientError("reset by peer", kind="connection")))
-    assert hand.race.decider.wanted() == []
+    hand.policy.decider.take(Failed(opening, request, 1, TransientError("reset by peer", kind="connection")))
+    assert hand.policy.decider.wanted() == []
     failed = AttemptFailed(1, 0, 0, 0, 1, "connection", "reset by peer", model="toy")
     assert hand.log.facts[1:] == [failed]
     assert (opening.race.counted, opening.race.in_flight) == (0, 2)
-    assert (hand.race.decider.progress.failed_attempts, hand.race.decider.progress.in_flight) == (1, 2)
+    assert (hand.policy.decider.progress.failed_attempts, hand.policy.decider.progress.in_flight) == (1, 2)
 
 
 def test_an_undecided_step_is_no_plurality() -> None:
@@ -431,10 +434,10 @@ def test_an_undecided_step_is_no_plurality() -> None:
     log = Log()
     rules = RunConfig(1, VotingSettings(k=2, max_samples=7))
     hand = Hand(Count(steps=9))
-    hand.race, hand.log = ChainRace(Count(steps=9), rules, log), log
+    hand.policy, hand.log = ChainPolicy(Count(steps=9), rules, log), log
     hand.begin().say(0, "1", "2", "1", "2", "1", "2", "1")
-    assert hand.race.decider.status is RunStatus.UNDECIDED
-    assert hand.race.decider.reason == (
+    assert hand.policy.decider.status is RunStatus.UNDECIDED
+    assert hand.policy.decider.reason == (
         "step 0 has no winner after 7 samples: its best answer leads by 1, and k is 2"
     )
     assert log.of(Decided) == []
@@ -446,13 +449,13 @@ def test_what_comes_after_the_end_is_recorded_and_changes_nothing(mode: str) -> 
     """A run stays what its end made it: late replies have their rows, late failures are not its reason."""
     hand = Hand(Count(steps=9), k=3, mode=mode, depth=1).begin()
     ended = (RunStatus.STOPPED, "no model")
-    hand.race.decider.take(GaveUp(*hand.oldest(0), UnavailableError("no model")))
-    assert (hand.race.decider.status, hand.race.decider.reason) == ended
-    hand.race.decider.take(Came(*hand.oldest(0), [Reply("1", "toy")], 1))
+    hand.policy.decider.take(GaveUp(*hand.oldest(0), UnavailableError("no model")))
+    assert (hand.policy.decider.status, hand.policy.decider.reason) == ended
+    hand.policy.decider.take(Came(*hand.oldest(0), [Reply("1", "toy")], 1))
     assert len(hand.log.of(SampleTaken)) == 1
-    hand.race.decider.take(GaveUp(*hand.oldest(0), UnavailableError("no key")))
-    assert (hand.race.decider.status, hand.race.decider.reason) == ended
-    assert hand.race.decider.wanted() == []
+    hand.policy.decider.take(GaveUp(*hand.oldest(0), UnavailableError("no key")))
+    assert (hand.policy.decider.status, hand.policy.decider.reason) == ended
+    assert hand.policy.decider.wanted() == []
 
 
 def test_a_step_that_ends_the_task_early_ends_the_run() -> None:
@@ -468,13 +471,13 @@ def test_a_step_that_ends_the_task_early_ends_the_run() -> None:
     hand = Hand(Short(steps=9), mode="guess", depth=8).begin()
     hand.say(1, "1", "1")
     hand.say(0, "1", "1")
-    assert (hand.race.decider.status, hand.race.state) == (RunStatus.FINISHED, (2, 11))
+    assert (hand.policy.decider.status, hand.policy.state) == (RunStatus.FINISHED, (2, 11))
 
 
 def test_a_chain_of_no_steps_is_finished_at_once() -> None:
     """Length 0: nothing is asked."""
     hand = Hand(Count(steps=0), mode="guess").begin()
-    assert (hand.race.decider.status, hand.race.state, hand.flight) == (RunStatus.FINISHED, (0, 0), [])
+    assert (hand.policy.decider.status, hand.policy.state, hand.flight) == (RunStatus.FINISHED, (0, 0), [])
 
 
 # --- the task's own code
@@ -516,7 +519,7 @@ def test_code_that_fails_on_a_wrong_guess_does_not_fail_the_run(at: str, mode: s
     hand.say(0, "2", "1", "1", "1")
     hand.say(1, "1", "1")
     assert hand.decided() == ["1", "1"]
-    assert hand.race.decider.status is RunStatus.FINISHED
+    assert hand.policy.decider.status is RunStatus.FINISHED
 
 
 @pytest.mark.parametrize("at", ["advance", "step"])
@@ -524,7 +527,7 @@ def test_code_that_fails_on_a_decided_answer_is_named(at: str) -> None:
     """A plugin's exception names the plugin and the step; the decision before it is on record."""
     hand = Hand(Fussy(steps=2, at=at)).begin()
     hand.say(0, "2")
-    said = r"task count failed while .* step [01]: test_chain_race.py:\d+ in _look: ValueError: not a legal"
+    said = r"task count failed while .* step [01]: test_chain_policy.py:\d+ in _look: ValueError: not a legal"
     with pytest.raises(PluginError, match=said):
         hand.say(0, "2")
     assert hand.decided() == ["2"]
@@ -537,8 +540,8 @@ def test_a_reply_at_which_the_parser_fails_is_on_record(max_n: int) -> None:
     hand.say(0, "1")
     opening, request = hand.oldest(0)
     replies = [Reply(text, "toy") for text in ("boom", "1", "1", "1")[:max_n]]
-    with pytest.raises(PluginError, match=r"step 0: test_chain_race.py:\d+ in read: KeyError"):
-        hand.race.decider.take(Came(opening, request, replies, 1))
+    with pytest.raises(PluginError, match=r"step 0: test_chain_policy.py:\d+ in read: KeyError"):
+        hand.policy.decider.take(Came(opening, request, replies, 1))
     failed = hand.log.of(SampleTaken)[1]
     assert (failed.text, failed.verdict, failed.counted) == ("boom", "cancelled", None)
     assert failed.flag_reason == "parser error: KeyError"
