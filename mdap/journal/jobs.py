@@ -50,7 +50,7 @@ class JobLog:
             connection.executemany(
                 "INSERT INTO batch_rows(custom_id, job, run, key, digest, view, ordinals) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(row.custom_id, number, *row[1:5], json.dumps(row.ordinals)) for row in rows],
+                [(row.custom_id, number, *row.where, row.view, json.dumps(row.ordinals)) for row in rows],
             )
             return number
 
@@ -103,7 +103,8 @@ class JobLog:
         if not numbers:
             return LeftOver([], set(), {})
         jobs = {job.number: job for job in await jobs_on_record(self._reader, numbers)}
-        recorded = {(row[0], row[1]) for row in await self._reader.rows("batched_samples", run)}
+        samples = await self._reader.rows("batched_samples", run)
+        recorded = {(row["request_id"], row["ordinal"]) for row in samples}
         waves, open_jobs = defaultdict(set), set()
         for number, row in rows:
             if jobs[number].state in _OVER:

@@ -194,7 +194,7 @@ class BatchLane:
             row.request.trace.sent = row.request.trace.batched = True
             row.request.trace.began = time.time_ns() // 1_000_000
             row.wave = self._wave
-            self._joins(row.about[1:4], {self._wave})
+            self._joins(row.about.where, {self._wave})
         try:
             for member in range(len(self._members)):
                 await self._send(member, [row for row in rows if row.member == member])
@@ -222,8 +222,9 @@ class BatchLane:
         token = f"mdap-{secrets.randbelow(10**_TOKEN_DIGITS):0{_TOKEN_DIGITS}}"
         lines = []
         for place, row in enumerate(rows):
-            name = custom_id(token, place, *row.about[1:])
-            row.about = row.about._replace(custom_id=name)
+            about = row.about
+            name = custom_id(token, place, *about.where, about.view, about.ordinals)
+            row.about = about._replace(custom_id=name)
             assert row.request is not None
             lines.append(_api(self._members[member]).row(name, row.request))
         job = await self.log.intend(
@@ -296,7 +297,7 @@ class BatchLane:
 
     def leave_lane(self, row: Row) -> None:
         """Have samples of this row's step go as ordinary requests from now on."""
-        self._ordinary.add(row.about[1:4])
+        self._ordinary.add(row.about.where)
 
     def _detach(self) -> None:
         """Stop the runs, once everything that they want is known to wait in a job."""
@@ -340,5 +341,5 @@ def _api(member: Paced) -> BatchAPI:
 
 def _places(row: Row) -> list[Place]:
     about = row.about
-    head = (about.run, about.key, about.digest, row.member, about.view)
+    head = (*about.where, row.member, about.view)
     return [(*head, ordinal) for ordinal in about.ordinals]

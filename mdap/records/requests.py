@@ -150,6 +150,11 @@ class BatchRow(NamedTuple):
     view: int
     ordinals: tuple[int, ...]
 
+    @property
+    def where(self) -> tuple[int, str, str]:
+        """Run, key and digest: what a step is known by."""
+        return self.run, self.key, self.digest
+
 
 @dataclass(frozen=True, slots=True)
 class BatchJob:
