@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -20,7 +21,7 @@ from mdap.records import (
 )
 from mdap.rules.redflags import clean_text
 
-__all__ = ["Batch", "in_blocks"]
+__all__ = ["Batch", "NewRun", "in_blocks"]
 
 _encode: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
@@ -36,20 +37,31 @@ _VALUES: Final = "\nVALUES "
 _NULLED: Final = re.compile(r"nullif\(column(\d+), -1\)")
 
 
+@dataclass(slots=True)
+class NewRun:
+    """A row for *runs*; its commit sets its number, or the error with which the table refused it."""
+
+    columns: Mapping[str, Any]
+    number: int | None = None
+    error: Exception | None = None
+
+
 class Batch:
-    """One commit's facts, by table.
+    """One commit's facts and new runs, by table.
 
     It flattens steps, samples and decisions on arrival: the garbage collector would scan waiting objects
     again and again. Events wait as objects, and so do samples whose input is still a guess: one that is
     resolved in the same batch never enters the *pending* table.
 
     Attributes:
-        size: the number of facts in it.
+        size: the number of facts and new runs in it.
+        runs: the new runs.
         events: the events of runs, and failed attempts.
     """
 
     def __init__(self) -> None:
         self.size = 0
+        self.runs: list[NewRun] = []
         self._texts: dict[str, str] = {}
         # Parameters, row after row.
         self._steps: list[Any] = []
@@ -60,6 +72,11 @@ class Batch:
         self._resolved: dict[_Key, bool] = {}
         self.events: list[RunEvent | AttemptFailed] = []
         self._outcomes: dict[int, str | None] = {}
+
+    def begin(self, run: NewRun) -> None:
+        """Add a new run."""
+        self.size += 1
+        self.runs.append(run)
 
     def take(self, fact: Fact) -> None:
         """Add *fact*; facts arrive in the order in which they happened."""

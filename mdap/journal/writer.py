@@ -11,7 +11,7 @@ import anyio
 
 from mdap.errors import DatabaseError
 from mdap.groups import gathered
-from mdap.journal.batch import Batch, in_blocks
+from mdap.journal.batch import Batch, NewRun, in_blocks
 from mdap.journal.database import Connection, Files, open_writing, transaction
 from mdap.journal.logfile import TRY_SECONDS, translated
 from mdap.journal.statements import statements
@@ -123,7 +123,7 @@ class Writer:
         await self._done.wait()
 
     async def begin_run(self, columns: Mapping[str, Any]) -> int:
-        """Insert a row into *runs* immediately and return its number.
+        """Insert a row into *runs* with the next commit, which does not wait for more, and return its number.
 
         Args:
             columns: values by column name, all but *id* and *created_at*.
@@ -131,14 +131,18 @@ class Writer:
         Raises:
             DatabaseError: the run_id is taken, or the file cannot be written.
         """
-        names = ", ".join(columns)
-        marks = ", ".join("?" * len(columns))
+        if self._closing:
+            raise DatabaseError(f"{self.path} is closed")
+        run = NewRun(columns)
+        if not self._batch.size:
+            self._wake.set()
+        self._batch.begin(run)
         with translated(self.path), anyio.CancelScope(shield=True):
-            sql = f"INSERT INTO runs({names}) VALUES ({marks})"
-            number = await self._connection.visit(lambda connection: _insert(connection, sql, columns))
-        if number is None:
-            raise DatabaseError(f"{self.path} gave the new run no number")
-        return number
+            await self.flush()
+            if run.error is not None:
+                raise run.error
+        assert run.number is not None
+        return run.number
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call *work* and return its result once its writes are on disk, safe from a power cut."""
@@ -211,18 +215,26 @@ class Writer:
         self._files.check()
 
 
-def _insert(connection: sqlite3.Connection, sql: str, columns: Mapping[str, Any]) -> int | None:
-    with transaction(connection):
-        return connection.execute(sql, tuple(columns.values())).lastrowid
-
-
 def _commit(connection: sqlite3.Connection, batch: Batch) -> None:
-    """Write all of *batch* or nothing."""
+    """Write all of *batch* or nothing, but for runs that the table refuses."""
     sql = statements("append")
     with transaction(connection):
+        for run in batch.runs:
+            _begin(connection, run)
         for name, parameters in batch.statements():
             for statement, some in in_blocks(sql[name], parameters):
                 connection.execute(statement, some)
+
+
+def _begin(connection: sqlite3.Connection, run: NewRun) -> None:
+    names, marks = ", ".join(run.columns), ", ".join("?" * len(run.columns))
+    sql = f"INSERT INTO runs({names}) VALUES ({marks})"
+    try:
+        run.number = connection.execute(sql, tuple(run.columns.values())).lastrowid
+    except Exception as error:
+        if not connection.in_transaction:  # after a full disk, for one
+            raise
+        run.error = error
 
 
 @asynccontextmanager

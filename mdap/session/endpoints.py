@@ -40,7 +40,7 @@ class EndpointProbe:
         self._budget_guard = budget_guard
         self._writer = writer
         self._ask = ask
-        self._lock = anyio.Lock()
+        self._beginning: anyio.Event | None = None
         self._begun = False
         self._found: list[tuple[Paced, ProbeResult]] = []
 
@@ -54,16 +54,9 @@ class EndpointProbe:
             recorded: by model, the options found when the run began.
             part: whether it is a part of another run, which records everything.
         """
-        async with self._lock:
-            if not self._begun:
-                for member in self._models.members:
-                    if member.dialect is not None:
-                        member.dialect.adopt(recorded.get(member.name, {}))
-                if self._ask:
-                    await self._inspect(run)
-                self._begun = True
-            elif not part:
-                self._record(run, self._found, again=True)
+        is_first = not self._begun and await self._begin(run, recorded)
+        if not is_first and not part:
+            self._record(run, self._found, again=True)
         refusal: str | None = None
         for member, findings in self._found:
             warnings = findings.warnings()
@@ -72,6 +65,26 @@ class EndpointProbe:
             if findings.repeats and not member.allow_duplicates:
                 refusal = f"{warnings[-1]}; turn it off, or allow it with -M allow_duplicates=true"
         return refusal
+
+    async def _begin(self, run: int, recorded: Options) -> bool:
+        """Probe, or wait until another run has done so; return whether this one did."""
+        # Not a lock: its waiters would go on one after the other, each a turn of the loop later.
+        while self._beginning is not None:
+            await self._beginning.wait()
+        if self._begun:
+            return False
+        self._beginning = anyio.Event()
+        try:
+            for member in self._models.members:
+                if member.dialect is not None:
+                    member.dialect.adopt(recorded.get(member.name, {}))
+            if self._ask:
+                await self._inspect(run)
+            self._begun = True
+        finally:
+            self._beginning.set()
+            self._beginning = None
+        return True
 
     async def _inspect(self, run: int) -> None:
         found = [(member, ProbeResult(member.name)) for member in self._models.members if member.remote]

@@ -251,11 +251,12 @@ async def test_every_table_but_pending_only_grows(path: Path) -> None:
 
 @pytest.fixture
 def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of facts in each commit."""
+    """The number of facts in each commit of facts."""
     sizes: list[int] = []
 
     def counted(connection: sqlite3.Connection, batch: Batch) -> None:
-        sizes.append(batch.size)
+        if batch.size > len(batch.runs):
+            sizes.append(batch.size - len(batch.runs))
         commit(connection, batch)
 
     commit = writing._commit
@@ -412,6 +413,44 @@ async def test_a_run_id_is_taken_once(path: Path) -> None:
         writer.append(opened(0, run=2))
         await writer.flush()
     assert query(path, "SELECT run FROM steps") == [(2,)]
+
+
+async def test_runs_that_begin_together_are_committed_together(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, however long the commit window is; one whose name is taken holds up none of the others."""
+    monkeypatch.setattr(writing, "COMMIT_SECONDS", 3600.0)
+    begun: dict[int, list[int]] = {}
+
+    async with open_journal(path) as writer:
+
+        async def begin(number: int) -> None:
+            try:
+                begun.setdefault(number % 40, []).append(await writer.begin_run(columns(f"{number % 40}")))
+            except DatabaseError:
+                refused.append(number % 40)
+
+        refused: list[int] = []
+        with anyio.fail_after(120):
+            async with anyio.create_task_group() as group:
+                for number in range(50):
+                    group.start_soon(begin, number)
+    assert sorted(refused) == list(range(10))
+    assert sorted(id for [id] in begun.values()) == list(range(1, 41))
+    rows = dict(query(path, "SELECT id, run_id FROM runs"))
+    assert {rows[id]: id for [id] in begun.values()} == {str(n): id for n, [id] in begun.items()}
+
+
+async def test_a_run_whose_commit_fails_has_not_begun(path: Path) -> None:
+    """Its caller is told, like whoever appended what cannot be committed."""
+    async with open_journal(path) as writer:
+        await writer.begin_run(columns("a"))
+        writer.append(opened(0), opened(0))  # the same step twice
+        with pytest.raises(DatabaseError):
+            await writer.begin_run(columns("b"))
+    assert query(path, "SELECT run_id FROM runs") == [("a",)]
+    with pytest.raises(DatabaseError, match="is closed"):
+        await writer.begin_run(columns("c"))
 
 
 async def test_an_error_of_the_body_comes_out_bare_after_the_last_commit(path: Path) -> None:
