@@ -139,6 +139,7 @@ def _fields(path: str) -> str:
     rows = [
         (f"`{key}: {_type(field.annotation)}{_given(field)}`", meanings.get(key, ""))
         for key, field in model.model_fields.items()
+        if key in model.__annotations__  # inherited ones are in the table of the base
     ]
     return table(("setting", "meaning"), rows)
 
