@@ -18,6 +18,15 @@ from mdap.cli.options import sampling_options
 from mdap.cli.output import Exit, exit_code_of
 from mdap.records import EVENTS
 
+EVERYWHERE: Final = {
+    "id": "INTEGER PRIMARY KEY",
+    "run": "INTEGER REFERENCES runs(id)",
+    "step": "INTEGER",
+    "opening": "INTEGER",
+    "at": "TEXT (default: now)",
+}
+"""Columns whose types the page of the schema says once, at its beginning."""
+
 SQL: Final = Path(__file__).parents[1] / "mdap" / "journal" / "sql"
 TABLE: Final = re.compile(
     r"<!-- (options|fields|events|errors|exits|schema)(?:: ([\w. ]+))? -->\n.*?<!-- end -->", re.DOTALL
@@ -139,6 +148,7 @@ def _fields(path: str) -> str:
     rows = [
         (f"`{key}: {_type(field.annotation)}{_given(field)}`", meanings.get(key, ""))
         for key, field in model.model_fields.items()
+        if key in model.__annotations__  # inherited ones are in the table of the base
     ]
     return table(("setting", "meaning"), rows)
 
@@ -229,13 +239,14 @@ def _shown(name: str, part: _Part, parts: dict[str, _Part]) -> str:
     untold: dict[str, list[str]] = {}
     for column, kind, meaning in part.columns:
         if not meaning:
-            untold.setdefault(kind, []).append(column)
+            untold.setdefault("" if EVERYWHERE.get(column) == kind else kind, []).append(column)
     others = "; ".join(f"{_listed(columns)} {kind}".strip() for kind, columns in untold.items())
     if not told:
         names = [column for column, *_ in part.columns]
         alike = [other for other in parts if names == [key for key, *_ in parts[other].columns]]
-        of = f" of `{alike[0]}`, without their constraints" if alike[0] != name else ""
-        others = f"Columns{of}: {_listed(names)}."
+        others = f"Columns: {_listed(names)}."
+        if alike[0] != name:
+            others = f"The columns of `{alike[0]}`, without their constraints."
     elif others:
         others = f"Also {others}."
     paragraphs = [
