@@ -14,6 +14,7 @@ from mdap.errors import (
     ProviderError,
     RejectedError,
     UnavailableError,
+    UsageError,
 )
 from mdap.records import Refusal, SampleRequest
 from mdap.rules.presence import Absence
@@ -61,7 +62,7 @@ class Absences:
             if request.member not in self._schedule.gone:
                 self._presence.absences.append(Absence(request.member, None, str(error)))
                 self.leave_out()
-        elif opening.status is OpeningStatus.TENTATIVE and isinstance(error, PluginError):
+        elif opening.status is OpeningStatus.TENTATIVE and isinstance(error, PluginError | UsageError):
             # The prompt may be nonsense because its input is: that only matters if it is confirmed.
             opening.error = error
         else:

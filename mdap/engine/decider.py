@@ -80,9 +80,8 @@ class Decider(Recorder):
         """End the run because of *error*; a run that is over keeps its end."""
         if self.status is not RUNNING:
             return
-        self.status = (
-            RunStatus.FAILED if isinstance(error, PluginError | RejectedError) else RunStatus.STOPPED
-        )
+        failed = isinstance(error, PluginError | RejectedError | UsageError)
+        self.status = RunStatus.FAILED if failed else RunStatus.STOPPED
         self.reason, self.error = str(error), error
         if isinstance(error, ProviderError):
             self.stop_cause = _CAUSES.get(error.kind, StopCause.PROVIDER)

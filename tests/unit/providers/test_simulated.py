@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import mdap
 from mdap.engine.guarded import TaskSubject
-from mdap.errors import StoppedError, TransientError, UsageError
+from mdap.errors import FailedError, TransientError, UsageError
 from mdap.providers.simulated import Simulated, SimulatedSettings, create
 from mdap.records import Reply, SampleRequest
 from mdap.rules.digests import prompt_digest
@@ -324,7 +324,7 @@ def test_a_run_that_cannot_be_simulated_says_why(
 
     monkeypatch.setattr(Walk, lacking, unknown)
     sentence = "the simulated model cannot answer: the right answers are unknown: give a --model"
-    with pytest.raises(StoppedError, match=f": {sentence}$"):
+    with pytest.raises(FailedError, match=f": {sentence}$"):
         mdap.solve_sync(Walk(), model="sim?error_rate=1&flag_rate=0", k=2, db=tmp_path / "m.db")
 
 
