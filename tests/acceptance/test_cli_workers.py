@@ -113,6 +113,7 @@ def test_workers_cannot_read_a_pipe(tmp_path: Path) -> None:
         assert cluster_of(given, Reading(path=text)) is not None
 
 
+@pytest.mark.slow
 def test_a_process_resumes_on_workers(cli: Cli) -> None:
     """Workers solve its nested tasks; a stopped chain and --all are refused, in one sentence each."""
     (cli.folder / "towers.py").write_text(TOWERS)

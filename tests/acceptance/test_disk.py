@@ -70,6 +70,7 @@ def test_a_full_disk_is_said_to_be_full(cli: Cli, tmp_path: Path) -> None:
     check_resumed(cli)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="there is no prlimit")
 def test_a_file_that_may_not_grow_stops_the_run(cli: Cli) -> None:
     """An error of the file system names the file and what to do, whatever SQLite says afterwards."""

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 LONG = (
     *("a-table-of-rows", "audit-a-run", "audit-with-sql", "choose-k", "first-run", "resume-a-run"),
     *("README", "domains", "run-at-batch-prices", "write-test-publish-a-plugin", "your-first-domain"),
+    *("a-whole-project", "guarantee", "run-on-workers"),
 )
 """Pages that watch runs for seconds, or whose commands are many."""
 

@@ -186,6 +186,7 @@ async def test_prices_give_costs(tmp_path: Path) -> None:
     assert made.projection.cost_usd.low < made.projection.cost_usd.value < made.projection.cost_usd.high
 
 
+@pytest.mark.slow
 async def test_a_real_run_takes_what_was_projected(tmp_path: Path) -> None:
     held = 0
     for seed in range(10):

@@ -148,6 +148,7 @@ async def test_an_undecided_step_goes_to_the_next_model(tmp_path: Path) -> None:
         assert step not in steps or list(json.loads(tally).values()) == [4]
 
 
+@pytest.mark.slow
 async def test_an_escalated_run_that_is_cut_goes_on_in_its_tier(tmp_path: Path) -> None:
     """A resumed step is refolded tier by tier: same decisions, same digest as the uncut run."""
     arguments: dict[str, Any] = {

@@ -271,7 +271,8 @@ async def test_who_does_not_wait_any_more_holds_up_nobody_and_pays(db: Path, see
     proven(db)
 
 
-@pytest.mark.parametrize("seed", mostly_slow([1, 0]))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 0])
 async def test_a_process_that_is_cut_pays_for_nothing_twice(db: Path, seed: int) -> None:
     """Resumed again and again, it has each decision and payment once, stays within its budget, and is proven.
 

@@ -1,6 +1,7 @@
 """The drift alarm: silent where nothing has changed, and soon heard where something has."""
 
 import numpy as np
+import pytest
 
 from mdap.rules.drift import Baseline, Drift
 
@@ -24,6 +25,7 @@ def _calibrated(rng: np.random.Generator, error_rate: float, flag_rate: float) -
     )
 
 
+@pytest.mark.slow
 def test_false_alarms_are_rare() -> None:
     alarms = 0
     for seed in range(100):
