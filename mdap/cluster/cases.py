@@ -82,7 +82,7 @@ class Case:
         about: the other data that a worker needs to drive it.
         progress: counters of the batch.
         number: its number, once it has one.
-        losses: the number of workers lost while they had it.
+        losses: the number of workers lost while they had it, since a step of it was decided.
         wanted: whether a caller still waits for it.
         ended: set once it has a solution or an error.
     """

@@ -60,7 +60,7 @@ class Head:
         self._pending: deque[Case] = deque()
         self._progress: dict[int, Progress] = {}
         self._started = 0
-        self._fruitless = 0  # workers lost since a case ended
+        self._fruitless = 0  # workers lost since a step was decided
         self._joined = False  # whether a worker ever has
         self._unready = 0  # workers lost since the last one joined
         self._failure: WorkersError | None = None
@@ -257,7 +257,7 @@ class Head:
 
     async def _give_up(self, case: Case, sentence: str) -> None:
         """End a case during which several workers were lost."""
-        told = f"{case.losses} workers were lost while they worked on it; the last one: {sentence}"
+        told = f"{case.losses} workers were lost while they worked on {case.name}; the last one: {sentence}"
         if case.number is not None:
             ended = RunEvent(case.number, "failed", told, data={"stop_cause": str(StopCause.ERROR)})
             with suppress(DatabaseError):
@@ -267,6 +267,16 @@ class Head:
     def _record(self, event: RunEvent) -> None:
         if self._shared.writer.usable:
             self._shared.writer.append(event)
+
+    def _acquit(self, cases: set[Case]) -> None:
+        """Forget the losses of *cases*, in which a step was decided since: workers do not die of them."""
+        if cases:
+            self._fruitless = 0
+        alone = any(map(_suspect, cases))
+        for case in cases:
+            case.losses = 0
+        if alone:
+            self._deal()
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -281,6 +291,8 @@ class Head:
         elif kind == "call":
             number, name, *arguments = rest
             group.start_soon(self._answer, worker, number, worker.call(name, *arguments))
+            if self.lost and name == "facts":
+                self._acquit(worker.advanced)
         elif kind in ("want", "left", "limits"):
             getattr(worker.lessor, kind)(*rest)
         else:

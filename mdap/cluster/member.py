@@ -11,7 +11,7 @@ from mdap.cluster.frames import facts_of
 from mdap.cluster.gates import Lessor
 from mdap.errors import DatabaseError
 from mdap.journal.runs import RunRecord, RunStart
-from mdap.records import RunEvent
+from mdap.records import Decided, RunEvent
 from mdap.rules.money import Hold
 
 __all__ = ["Member"]
@@ -32,6 +32,7 @@ class Member:
         cases: its current cases, by name.
         barred: the numbers of runs that another process has claimed.
         counts: its counters, by batch.
+        advanced: its cases in which its last facts decide a step.
         lessor: its turns at the gates.
     """
 
@@ -43,6 +44,7 @@ class Member:
         self.cases: dict[str, Case] = {}
         self.barred: set[int] = set()
         self.counts: dict[int, list[int]] = {}
+        self.advanced: set[Case] = set()
         self.lessor = Lessor(shared.gates, lambda place, number: self.link.send("grant", place, number))
         self._shared = shared
         self._runs: dict[int, str] = {}
@@ -99,7 +101,16 @@ class Member:
         facts = facts_of(values)
         with suppress(DatabaseError):  # raised again while it waits
             self._shared.writer.append(*(fact for fact in facts if fact.run not in self.barred))
+        found = map(self._case_of, {fact.run for fact in facts if isinstance(fact, Decided)})
+        self.advanced = {case for case in found if case is not None}
         return self._shared.writer.wait_for_room()
+
+    def _case_of(self, run: int) -> Case | None:
+        """Return its case that the run numbered *run* belongs to."""
+        name = self._runs.get(run, "")
+        while name and name not in self.cases:
+            name = name.rpartition("/")[0]
+        return self.cases.get(name)
 
     def _flush(self) -> Awaitable[None]:
         return self._shared.writer.flush()

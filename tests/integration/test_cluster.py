@@ -206,10 +206,34 @@ async def test_a_case_that_three_workers_died_of_is_given_up(
         recorded = await open_session.find("b/1")
     assert [one.status for one in ended] == [RunStatus.FINISHED, RunStatus.FAILED, RunStatus.FINISHED]
     assert ended[1].reason is not None
-    assert ended[1].reason.startswith("3 workers were lost while they worked on it; the last one: worker 3 ")
+    assert ended[1].reason.startswith("3 workers were lost while they worked on b/1; the last one: worker 3 ")
     assert recorded is not None
     assert recorded.reason == ended[1].reason
     assert len(pool.channels) == 4
+
+
+async def test_a_case_that_goes_on_is_not_given_up_however_many_workers_are_lost(
+    pool: LoopPool, model: Asked, tmp_path: Path
+) -> None:
+    """Only a worker lost before the next step is decided counts: machines may come and go for days."""
+    met: set[str] = set()
+
+    async def asked(request: SampleRequest) -> None:
+        _, step, _ = request.user.split()
+        if step != "0" and step not in met:
+            met.add(step)
+            while len(decisions(tmp_path / "a.db")) < int(step):
+                await anyio.lowlevel.checkpoint()
+            await pool.kill(-1)
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+
+    model.asked = asked
+    async with asking(tmp_path / "a.db", 1, speculate="off") as open_session:
+        ended = [one async for one in open_session.solve_all([Walk(steps=7)], run_id="b")]
+    assert [one.status for one in ended] == [RunStatus.FINISHED]
+    assert len(pool.channels) == 1 + 6
+    assert verify(tmp_path / "a.db", "b", make_recorded).verdict == "verified"
 
 
 async def test_workers_share_one_limit(pool: LoopPool, model: Asked, tmp_path: Path) -> None:
