@@ -53,7 +53,7 @@ class Exit(IntEnum):
             be used.
         STOPPED: stopped: the provider is gone or out of quota, the budget is spent, or another program keeps
             the database locked; it can be resumed.
-        INTERRUPTED: interrupted with Ctrl-C or SIGTERM; it can be resumed.
+        INTERRUPTED: interrupted with Ctrl-C, SIGTERM or SIGHUP; it can be resumed.
     """
 
     FINISHED = 0

@@ -1,14 +1,14 @@
-"""Ctrl-C and SIGTERM: once to stop cleanly, twice to stop at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: once to stop cleanly, twice to stop at once."""
 
 import asyncio
 import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -18,13 +18,13 @@ from mdap.cli.streams import answer_stream
 __all__ = ["interruptible", "terminable"]
 
 _SENTENCE: Final = "interrupted twice: what was recorded is safe"
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_TERMINATING: Final = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _SHOW_CURSOR: Final = b"\x1b[?25h"
 
 
 @contextmanager
 def interruptible(*, as_json: bool) -> Iterator[anyio.CancelScope]:
-    """Give a scope, to be entered, that the first Ctrl-C or SIGTERM cancels; the second ends the process.
+    """Give a scope, to be entered, that the first such signal cancels; the second ends the process.
 
     The second one must not raise in the event loop, where what is shielded from being cancelled, such as
     a commit, would then be waited for without anybody to finish it.
@@ -37,11 +37,11 @@ def interruptible(*, as_json: bool) -> Iterator[anyio.CancelScope]:
     answer = _descriptor() if as_json else None
 
     def told(number: int, frame: FrameType | None) -> None:
-        for each in _SIGNALS:
+        for each in before:
             signal.signal(each, lambda number, frame: _end(answer))
         loop.call_soon_threadsafe(scope.cancel)
 
-    before = {number: signal.signal(number, told) for number in _SIGNALS}
+    before = _handle(told, signal.SIGINT, *_TERMINATING)
     try:
         yield scope
     finally:
@@ -52,7 +52,7 @@ def interruptible(*, as_json: bool) -> Iterator[anyio.CancelScope]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM do within the block what Ctrl-C does, whatever the command is at."""
+    """Let SIGTERM and SIGHUP do within the block what Ctrl-C does, whatever the command is at."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -63,11 +63,21 @@ def terminable() -> Iterator[None]:
             raise KeyboardInterrupt
         interrupt(signal.SIGINT, frame)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = _handle(terminate, *_TERMINATING)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None], *signals: signal.Signals) -> dict[int, Any]:
+    """Have *handler* called for these signals; return the earlier handlers."""
+    # A command under nohup outlives its terminal.
+    wanted = [
+        each for each in signals if each is signal.SIGINT or signal.getsignal(each) is not signal.SIG_IGN
+    ]
+    return {number: signal.signal(number, handler) for number in wanted}
 
 
 def _descriptor() -> int | None:

@@ -291,7 +291,7 @@ def test_a_recorded_sample_is_never_bought_again(cli: Cli) -> None:
 # Ctrl-C
 
 
-@pytest.mark.parametrize("sent", mostly_slow([signal.SIGINT, signal.SIGTERM]))
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.slow
 def test_an_interrupt_says_how_to_resume(cli: Cli, sent: signal.Signals) -> None:
     """Exit code 130, one sentence with a command that resumes, and a record that says what happened."""
@@ -309,6 +309,20 @@ def test_an_interrupt_says_how_to_resume(cli: Cli, sent: signal.Signals) -> None
     resumed = cli.here(sentence.rpartition("mdap ")[2], "--json")
     assert (resumed.code, resumed.json["result"]) == (0, {"solved": True, "moves": MOVES})
     check_record(cli, "interrupted", MOVES, 7)
+
+
+@pytest.mark.slow
+def test_a_command_under_nohup_outlives_its_terminal(cli: Cli) -> None:
+    """A hangup that the parent ignores stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = cli.start(f"{TOWER} --run-id kept --display log --json")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    logged(process, "step.decided")
+    process.send_signal(signal.SIGHUP)
+    ended = cli.end(process)
+    assert (ended.code, ended.json["result"]) == (0, {"solved": True, "moves": MOVES})
 
 
 def test_a_second_interrupt_ends_the_process_at_once(cli: Cli) -> None:
