@@ -94,7 +94,7 @@ class _ActorChannel:
         try:
             return await method.remote(*arguments)
         except RayError as error:
-            self.why = f"Ray says {type(error).__name__}"
+            self.why = f"Ray says {type(error).__name__}; its logs on the nodes tell more"
             raise Closed from None
 
     async def aclose(self) -> None:
