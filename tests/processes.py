@@ -227,13 +227,15 @@ class Doubles(mdap.Process[Any]):
 
     count: int = 6
     noted: bool = False
+    tower: bool = True
 
     async def solve(self, ask: mdap.Ask) -> Any:
         found: list[Any] = []
         tasks: list[tuple[str, mdap.Task]] = [
             (f"n{number}", Double(number=number)) for number in range(self.count)
         ]
-        tasks.insert(2, ("tower", Hanoi(disks=2)))
+        if self.tower:
+            tasks.insert(2, ("tower", Hanoi(disks=2)))
         if self.noted:
             async with ask.group() as group:
                 pending = [(key, group.start(ask.solve, task, key)) for key, task in tasks]

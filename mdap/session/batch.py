@@ -158,6 +158,7 @@ class Batch(AsyncIterator[Solution]):
         async with ended.recorded(record=False):
             if start.row is not None:
                 check_same(start.row, columns)
+            resources.charge_earlier(start)
             spec.progress.add(start.totals)
             spec.presence.voted.update(start.tiers)
             ended.reason = None

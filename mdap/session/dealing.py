@@ -10,8 +10,6 @@ from mdap.cluster.cases import Case, Pool, Shared
 from mdap.cluster.head import Head
 from mdap.cluster.processes import Processes
 from mdap.errors import UsageError
-from mdap.journal.reader import RunRow
-from mdap.journal.runs import RunStart
 from mdap.plugins import task_name, unfindable
 from mdap.records import RunStatus, Solution
 from mdap.rules.canonical import canonical
@@ -80,7 +78,7 @@ class Dealer:
             )
         case = Case(spec.name, batch, await self._about(task, spec, batch), spec.progress)
         if row is not None:
-            await self._take_up(row, case)
+            case.number, case.about["task"] = row.number, row.task
         return await self.head.solve(case)
 
     async def _about(self, task: Task, spec: RunSpec, batch: int) -> dict[str, Any]:
@@ -102,14 +100,6 @@ class Dealer:
             "params": json.loads(canonical(as_resumed(task))),
             "version": version_of(task),
         }
-
-    async def _take_up(self, row: RunRow, case: Case) -> None:
-        """Resume a case of an earlier session, and count its spending."""
-        case.number, case.about["task"] = row.number, row.task
-        if self._resources.budget_guard.limited:
-            totals = await self._resources.reader.totals(row.number)
-            cost = await self._resources.reader.cost(row.number)
-            self._resources.charge_earlier(RunStart(row.number, row, totals=totals, cost=cost))
 
 
 @asynccontextmanager

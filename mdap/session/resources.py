@@ -114,7 +114,7 @@ class SessionResources:
         return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
 
     def charge_earlier(self, start: RunStart) -> None:
-        """Charge a run's spending in earlier sessions to the budget, once."""
+        """Charge the spending of a run or a batch, with all its parts, in earlier sessions, once."""
         if self.budget_guard.limited and start.number not in self.known_spending:
             self.known_spending.add(start.number)
             usage = start.totals.usage

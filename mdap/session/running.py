@@ -200,8 +200,8 @@ class _Run:
     def _note(self) -> None:
         """Count the spending of earlier sessions, and record all known facts before the first request."""
         resources, spec, start = self._resources, self._spec, self._start
-        resources.charge_earlier(start)
-        if spec.parent is None:
+        if spec.parent is None:  # whose totals include those of its parts
+            resources.charge_earlier(start)
             spec.progress.add(start.totals)
         if start.tiers:
             spec.presence.answered.update(range(len(resources.models.names)))

@@ -23,6 +23,7 @@ from tests.processes import (
     SENT,
     Changing,
     Double,
+    Doubles,
     Forgiving,
     ForgivingGroup,
     HanoiProcess,
@@ -357,6 +358,32 @@ async def test_a_budget_stops_the_whole_batch(db: Path) -> None:
     assert RunStatus.STOPPED in {s.status for s in solutions}
     assert len(solutions) < 400
     assert events(db, "b") == ["started", "stopped"]
+
+
+@pytest.mark.parametrize("kind", ["batch", "independent parts", "nested parts"])
+async def test_a_budget_counts_all_parts_of_earlier_sessions_once(db: Path, kind: str) -> None:
+    """Those that ended, and those that go on: each session stops where the whole has spent its budget."""
+
+    options, voting = {**SLOW, "error_rate": 0.2, "flag_rate": 0}, mdap.VotingSettings(k=4, max_tokens=5)
+
+    async def solved(budget: int) -> tuple[set[RunStatus], int]:
+        async with mdap.Session(
+            options=options, db=db, limits=mdap.Limits(concurrency=4), budget=mdap.Budget(tokens=budget)
+        ) as session:
+            if kind == "batch":
+                tasks = [Double(number=number) for number in range(100)]
+                ended = [one async for one in session.solve_all(tasks, voting=voting, run_id="b")]
+            else:
+                task = Doubles(count=100, noted=kind == "nested parts", tower=False)
+                ended = [await session.run(task, voting=voting, run_id="b")]
+        [(tokens,)] = query(db, "SELECT sum(input_tokens + output_tokens) FROM samples")
+        return {one.status for one in ended}, tokens
+
+    for budget in (700, 1400, 1400, 2100):
+        statuses, tokens = await solved(budget)
+        assert RunStatus.STOPPED in statuses
+        assert budget - 100 < tokens < budget + 100
+    assert (await solved(1_000_000))[0] == {RunStatus.FINISHED}
 
 
 def test_a_double_is_read() -> None:
