@@ -90,7 +90,7 @@ class Member:
     # -- calls that are answered -------------------------------------------------------------------
 
     def call(self, name: str, *arguments: Any) -> Awaitable[Any]:
-        """Return the answer to its call; facts are handled before this returns."""
+        """Return the answer to its call; facts and wanted reservations are noted before this returns."""
         return _CALLS[name](self, *arguments)
 
     def _facts(self, number: int, values: list[Any]) -> Awaitable[None]:
@@ -141,8 +141,12 @@ class Member:
         rows = await self._shared.reader.rows(name, *values)
         return rows[0].keys() if rows else [], [tuple(row) for row in rows]
 
-    async def _hold(self, number: int, usd: float, tokens: float) -> None:
+    def _hold(self, number: int, usd: float, tokens: float) -> Awaitable[None]:
+        # Noted before the next message, which may say that no caller waits for it any more.
         self._holds[number] = None
+        return self._reserve(number, usd, tokens)
+
+    async def _reserve(self, number: int, usd: float, tokens: float) -> None:
         try:
             hold = await self._shared.budget.reserve(usd, tokens)
         except BaseException:

@@ -13,6 +13,10 @@ import pytest
 import mdap
 from mdap.audit.verifying import verify
 from mdap.cluster import head
+from mdap.cluster.cases import Shared
+from mdap.cluster.channels import memory_pair
+from mdap.cluster.member import Member
+from mdap.engine.budget_guard import BudgetGuard
 from mdap.errors import StoppedError, UsageError
 from mdap.plugins import make_recorded
 from mdap.records import Reply, RunStatus, SampleRequest
@@ -243,6 +247,32 @@ async def test_workers_share_one_limit(pool: LoopPool, model: Asked, tmp_path: P
         ended = [one async for one in open_session.solve_all([Walk(seed=n) for n in range(9)])]
     assert {one.status for one in ended} == {RunStatus.FINISHED}
     assert model.most == 3
+
+
+async def test_money_that_a_worker_does_not_want_any_more_comes_back() -> None:
+    """Even if it says so at once; else the last requests of the budget would wait for ever."""
+    budget = BudgetGuard(mdap.Budget(tokens=100), [None])
+    own: Any = None
+    shared = Shared(
+        **dict.fromkeys(("writer", "reader", "runs", "claims"), own),
+        budget=budget,
+        gates=(),
+        named={},
+        running=set(),
+    )
+    ends = memory_pair()
+    worker = Member("worker 1", ends[0], shared)
+    async with anyio.create_task_group() as group:
+        for number in range(3):  # each call and its end come in one batch of messages
+            group.start_soon(_answered, worker.call("hold", number, 0.0, 60.0))
+            worker.spend(number, 0.0, 0.0)
+    assert (await budget.reserve(0.0, 100.0)).tokens == 100.0
+    for end in ends:
+        await end.aclose()
+
+
+async def _answered(answer: Awaitable[None]) -> None:
+    await answer
 
 
 async def test_workers_share_one_budget(pool: LoopPool, model: Asked, tmp_path: Path) -> None:
