@@ -67,7 +67,7 @@ class LoopPool:
         channels: the workers' ends of their channels, in order.
         over: for each of them, set once the worker has ended.
         lost: set to have the pool fail.
-        fate: of the first one; see `Breakable`.
+        fate: of the first one: ``never joins``, or see `Breakable`.
         whole: whether objects are carried; see `Breakable`.
     """
 
@@ -85,7 +85,10 @@ class LoopPool:
         self.channels.append(channel)
         self.over.append(over)
         self._heads.append(here)
-        self._group.start_soon(self._work, channel, over)
+        if self.fate == "never joins" and len(self.channels) == 1:
+            await channel.aclose()
+        else:
+            self._group.start_soon(self._work, channel, over)
         return here
 
     async def _work(self, channel: Breakable, over: anyio.Event) -> None:

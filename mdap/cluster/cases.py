@@ -84,6 +84,7 @@ class Case:
         number: its number, once it has one.
         losses: the number of workers lost while they had it, since a step of it was decided.
         wanted: whether a caller still waits for it.
+        adrift: whether its worker was lost, and no other one has it.
         ended: set once it has a solution or an error.
     """
 
@@ -94,6 +95,7 @@ class Case:
     number: int | None = None
     losses: int = 0
     wanted: bool = True
+    adrift: bool = False
     ended: anyio.Event = field(default_factory=anyio.Event)
     solution: Solution | None = None
     error: MdapError | None = None

@@ -63,6 +63,7 @@ class Head:
         self._fruitless = 0  # workers lost since a step was decided
         self._joined = False  # whether a worker ever has
         self._unready = 0  # workers lost since the last one joined
+        self._untold: list[str] = []  # losses of which no batch knows
         self._failure: WorkersError | None = None
         self._group: TaskGroup
 
@@ -111,6 +112,8 @@ class Head:
             MdapError: the worker's error.
         """
         self._progress[case.batch] = case.progress
+        while self._untold:
+            self._record(RunEvent(case.batch, "warning", self._untold.pop()))
         self._pending.append(case)
         self._deal()
         try:
@@ -118,6 +121,9 @@ class Head:
         except BaseException:
             await self._withdraw(case)
             raise
+        finally:
+            if case.adrift and case.number is not None:
+                await self._record_end(case.number, case.error)
         if case.error is not None:
             raise case.error
         assert case.solution is not None
@@ -152,6 +158,7 @@ class Head:
                 return
             self._pending.popleft()
             worker.cases[case.name] = case
+            case.adrift = False
             if case.number is not None:
                 self._on_claim(worker, case.number, case.name)
             worker.link.send("case", case.name, case.batch, {**case.about, "known": case.is_known})
@@ -229,19 +236,25 @@ class Head:
             await self._shared.writer.flush()  # a case that is dealt again begins where its rows end
         for case in cases:
             case.losses += 1
-        for batch in {case.batch for case in cases}:
+            case.adrift = True
+        batches = {case.batch for case in cases or self._outstanding()}
+        if not batches:
+            self._untold.append(sentence)
+        for batch in batches:
             count = sum(case.batch == batch and case.losses < _LOSSES for case in cases)
             again = f"; mdap deals {count:,} {'case' if count == 1 else 'cases'} that it had in hand again"
             self._record(RunEvent(batch, "warning", sentence + (again if count else "")))
         for case in reversed(cases):
             if case.losses >= _LOSSES:
-                await self._give_up(case, sentence)
+                told = f"{case.losses} workers were lost while they worked on {case.name}"
+                case.end(None, FailedError(f"{told}; the last one: {sentence}"))
             elif case.wanted:
                 self._pending.appendleft(case)
             else:
                 case.end(None, StoppedError(sentence))
         self._unready += not worker.ready
-        if not worker.ready and (not self._joined or self._unready > _LOSSES):
+        alone = all(other.fenced for other in self._workers)
+        if not worker.ready and (self._unready > _LOSSES or (alone and not self._joined)):
             self._fail(WorkersError(f"{worker.name} did not start: {why}"))
         elif self._fruitless > _LOSSES * self._count:
             self._fail(WorkersError(f"too many workers were lost; the last one: {sentence}"))
@@ -255,14 +268,18 @@ class Head:
             self._progress[batch].in_flight -= counts[-1]
             self._progress[batch].workers.pop(worker.name, None)
 
-    async def _give_up(self, case: Case, sentence: str) -> None:
-        """End a case during which several workers were lost."""
-        told = f"{case.losses} workers were lost while they worked on {case.name}; the last one: {sentence}"
-        if case.number is not None:
-            ended = RunEvent(case.number, "failed", told, data={"stop_cause": str(StopCause.ERROR)})
-            with suppress(DatabaseError):
-                await self._shared.runs.end(ended, record=False)
-        case.end(None, FailedError(told))
+    async def _record_end(self, number: int, error: MdapError | None) -> None:
+        """Record how a run ended whose worker was lost; without an *error* it was interrupted."""
+        kind = "failed" if isinstance(error, FailedError) else "stopped"
+        cause = StopCause.INTERRUPTED if error is None else StopCause.ERROR
+        told = str(error or "interrupted")
+        with suppress(DatabaseError):
+            ended = RunEvent(number, kind, told, data={"stop_cause": str(cause)})
+            await self._shared.runs.end(ended, record=False)
+
+    def _outstanding(self) -> list[Case]:
+        """Return the cases that are not over."""
+        return [*self._pending, *(case for worker in self._workers for case in worker.cases.values())]
 
     def _record(self, event: RunEvent) -> None:
         if self._shared.writer.usable:

@@ -131,6 +131,15 @@ async def test_a_lost_workers_cases_are_dealt_again(pool: LoopPool, tmp_path: Pa
     assert verify(db, "b", make_recorded).verdict == "verified"
 
 
+async def test_a_worker_that_is_lost_before_it_joins_is_replaced(pool: LoopPool, tmp_path: Path) -> None:
+    """The batch keeps as many workers as it was given, and says what happened."""
+    pool.fate = "never joins"
+    ended = await solved(tmp_path / "a.db", 2)
+    assert {one.status for one in ended} == {RunStatus.FINISHED}
+    assert len(pool.channels) == 3
+    assert warnings(tmp_path / "a.db") == ["worker 1 was lost (killed)"]
+
+
 async def test_a_zombies_facts_are_refused(
     pool: LoopPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +223,44 @@ async def test_a_case_that_three_workers_died_of_is_given_up(
     assert recorded is not None
     assert recorded.reason == ended[1].reason
     assert len(pool.channels) == 4
+
+
+class Fan(mdap.Process[int]):
+    """Walks many ways at once."""
+
+    async def solve(self, ask: mdap.Ask) -> int:
+        done: list[str] = []
+        await ask.solve_all(
+            [(f"w{seed}", Walk(seed=seed)) for seed in (1, 2, 3, 666, 5)],
+            lambda run_id, result: done.append(run_id),
+        )
+        return len(done)
+
+
+async def test_parts_of_lost_workers_end_with_their_process(
+    pool: LoopPool, model: Asked, tmp_path: Path
+) -> None:
+    """It fails with a part that three workers died of, and no other part is left as if it were running."""
+
+    async def asked(request: SampleRequest) -> None:
+        if request.user.startswith("666 "):
+            await pool.kill(-1)
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+
+    model.asked = asked
+    async with asking(tmp_path / "a.db", 1) as open_session:
+        ended = await open_session.run(Fan(), run_id="fan")
+    assert ended.status is RunStatus.FAILED
+    assert str(ended.reason).startswith("3 workers were lost while they worked on fan/w666; the last one: ")
+    with closing(sqlite3.connect(tmp_path / "a.db")) as log:
+        last = "SELECT kind FROM run_events WHERE run = runs.id AND kind != 'sealed' ORDER BY id DESC LIMIT 1"
+        ends = dict(log.execute(f"SELECT run_id, ({last}) FROM runs").fetchall())
+    assert ends == {
+        **dict.fromkeys(["fan/w1", "fan/w2", "fan/w3"], "finished"),
+        **dict.fromkeys(["fan", "fan/w666"], "failed"),
+        "fan/w5": "stopped",
+    }
 
 
 async def test_a_case_that_goes_on_is_not_given_up_however_many_workers_are_lost(
