@@ -114,7 +114,10 @@ def check_budget(
 def _expected(
     connection: sqlite3.Connection, number: int, charges: Charges, data: Mapping[str, Any]
 ) -> tuple[str, int, int | None, int | None]:
-    """Return the expected price, number of payments, m and K of a payment."""
+    """Return what a payment should be: its price, its number of payments, m and K.
+
+    Only a step's own payment has m and K; those for a nested or an overridden run do not.
+    """
     why, step = data["why"], data["step"]
     if why == "inherited":
         source = query(connection, "source", number).fetchone()
@@ -122,6 +125,7 @@ def _expected(
         return str(spent), payments, None, None
     if why == "lent":
         limit = charges.ledger(step).limit(step)
+        # The engine lends a whole number of 10^-12.
         return str(Fraction(int(limit * 10**12), 10**12)), 1, None, None
     if why == "returned":
         row: Any = query(connection, "part_of_step", number, step).fetchone() or (None, None)
@@ -131,6 +135,7 @@ def _expected(
             return "0", 0, None, None
         share = 1 - exact(robust.target)
         spent, _ = _total(connection, part)
+        # A nested run that spent nothing does not count as a payment.
         return str(spent - share), -int(not spent), None, None
     rung = charges.rung(step, data["tier"])
     return str(rung.price), 1, rung.margin, rung.lead

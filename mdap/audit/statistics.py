@@ -295,7 +295,7 @@ def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> Non
 
 
 def _divided(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
-    """Read the votes of races that were not unanimous, one by one."""
+    """Count wrong first votes and pairs of wrong votes, in the races that were not unanimous."""
     pairs: Counter[tuple[str, str]] = Counter()
     same: Counter[tuple[str, str]] = Counter()
     for winner, *place in query(connection, "divided", run):

@@ -80,10 +80,13 @@ class Written:
         self.kept = True
 
     def keep_if_it_extends(self, head: str) -> bool:
-        """Move it to its path unless that loses a file; return whether it is there.
+        """Move it to its path unless that would lose another file; return whether it was moved.
+
+        It replaces only an earlier version of itself: a file that begins with *head* and has no more lines,
+        or an empty one.
 
         Args:
-            head: how the file that is there must begin, to be an earlier and shorter version of this one.
+            head: the first characters of every version of this file.
         """
         with self.explained():
             self.file.close()

@@ -24,24 +24,24 @@ _SHOW_CURSOR: Final = b"\x1b[?25h"
 
 @contextmanager
 def interruptible(*, as_json: bool) -> Iterator[anyio.CancelScope]:
-    """Give a scope, to be entered, that the first such signal cancels; the second ends the process.
+    """Yield a scope that the first Ctrl-C, SIGTERM or SIGHUP cancels; the second signal ends the process.
 
-    The second one must not raise in the event loop, where what is shielded from being cancelled, such as
-    a commit, would then be waited for without anybody to finish it.
+    The caller enters the scope. The second signal must not raise an exception in the event loop: the loop
+    would then wait forever for shielded work, such as a commit, that nothing continues.
 
     Args:
-        as_json: whether the end of the process is to be told as JSON too.
+        as_json: whether to report the end of the process as JSON too.
     """
     scope = anyio.CancelScope()
     loop = asyncio.get_running_loop()
     answer = _descriptor() if as_json else None
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def cancel(number: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, lambda number, frame: _end(answer))
         loop.call_soon_threadsafe(scope.cancel)
 
-    before = _handle(told, signal.SIGINT, *_TERMINATING)
+    before = _handle(cancel, signal.SIGINT, *_TERMINATING)
     try:
         yield scope
     finally:

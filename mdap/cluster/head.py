@@ -91,7 +91,7 @@ class Head:
             raise failure
 
     async def _interrupt(self) -> None:
-        """Have workers record that their cases were interrupted."""
+        """Fail the pending cases, and have workers record that theirs were interrupted."""
         self._fail(WorkersError("the session was closed: solve the batch again to resume"), at_once=True)
         with anyio.move_on_after(_PATIENCE, shield=True):
             for worker in self._workers:

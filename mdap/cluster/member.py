@@ -52,11 +52,11 @@ class Member:
         self._batches = 0
 
     def fence(self) -> list[Case]:
-        """Revoke all its rights and return its cases."""
+        """Revoke its leases and its claims on runs, charge what it had reserved, and return its cases."""
         self.fenced = True
         self.lessor.drop()
         for hold in self._holds.values():
-            if hold is not None:  # the endpoint may bill it
+            if hold is not None:  # its request may have left: the endpoint may bill it
                 self._shared.budget.spend(hold, hold.usd, hold.tokens)
         self._holds.clear()
         for number in list(self._runs):

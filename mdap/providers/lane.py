@@ -133,11 +133,15 @@ class BatchLane:
         return None
 
     def _replies(self, row: Row, request: SampleRequest) -> Sequence[Reply]:
-        """Return what *row* has for *request*, for the first of its ordinals on."""
+        """Return the replies of *row* to *request*, up to the first that is missing or already on record.
+
+        Raises:
+            ProviderError: the row failed, or its result cannot be read.
+        """
         self._forget(row)
         self.changed()
         if row.error is not None:
-            row.error.__traceback__ = None  # it is the error of many
+            row.error.__traceback__ = None  # many rows share the error: each raise would lengthen it
             raise row.error
         assert row.result is not None
         whole = request._replace(ordinals=row.about.ordinals)

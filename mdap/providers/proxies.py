@@ -64,9 +64,9 @@ def _covers(entry: str, host: str, port: int | None) -> bool:
         return True
     with suppress(ValueError):
         return ip_address(host) in ip_network(entry, strict=False)
-    name, colon, only = entry.rpartition(":")
-    if colon and only.isdigit():
-        if only != str(port):
+    name, colon, digits = entry.rpartition(":")
+    if colon and digits.isdigit():  # the entry is for one port
+        if digits != str(port):
             return False
         entry = name
     name = entry.strip("[]").removeprefix("*").lstrip(".")

@@ -123,12 +123,15 @@ class Belief(NamedTuple):
         return sum(float(cloud.weights @ np.exp(wrong)) for cloud, (_, wrong) in readings)
 
     def log_chance(self, shape: TallyShape, *, seen: bool, hard: bool) -> float:
-        """Return the logarithm of how likely one order of these votes is on a step.
+        """Return the log likelihood that a step has these votes, in one given order.
+
+        It is the mean over the points of *mixed*, by weight.
 
         Args:
             shape: a tally.
-            seen: whether it is one of the tallies; then only the others say how likely it is.
-            hard: whether the step may be hard.
+            seen: whether the weights follow from this tally too; its share is then taken out of them again
+                (leave-one-out), so that a tally does not predict itself.
+            hard: whether the step may be a hard one.
         """
         any_step = np.logaddexp(*_readings(shape, self.mixed, self.agreement))
         chance = any_step if hard else np.logaddexp(*_votes(shape, self.mixed.rates))

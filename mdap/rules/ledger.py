@@ -96,7 +96,10 @@ class Payments(NamedTuple):
 
 
 def guarantee_of(voting: VotingSettings, payments: Payments) -> Guarantee | None:
-    """Return what can be said of a run with these payments; None if it was not by `-k robust`."""
+    """Return the guarantee of a run with these payments; None without `-k robust`.
+
+    With independent parts, it covers their payments too, and bounds them by the whole budget.
+    """
     terms, paid = voting.robust, payments.own
     if terms is None:
         return None

@@ -103,7 +103,10 @@ def _written(value: Any) -> tuple[str, Any]:
 
 
 def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[Any, Any, str]] | None:
-    """Return what two values of one class hold, in pairs with their places; None if it cannot be paired."""
+    """Return the members of two values of one class, in pairs, each with its path.
+
+    None if the values have no members, or not the same ones.
+    """
     names: tuple[str, ...] = ()
     if isinstance(one, BaseModel):
         fields = type(one).model_fields.items()
@@ -123,7 +126,7 @@ def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[An
         pairs = enumerate(zip(one, other, strict=True))
         return ((mine, its, f"{path}[{place}]") for place, (mine, its) in pairs)
     if isinstance(one, dict) and one.keys() == other.keys():
-        keys = {key: key for key in other}
+        keys = {key: key for key in other}  # equal keys may differ, as 1 and True do
         return (
             pair
             for key in one
@@ -133,7 +136,7 @@ def _parts(one: Any, other: Any, path: str, evidence: bool) -> Iterator[tuple[An
             )
         )
     if isinstance(one, (set, frozenset)) and one == other:
-        members = {each: each for each in other}
+        members = {each: each for each in other}  # as for the keys of a dict
         return ((each, members[each], f"{path}[{each!r:.40}]") for each in one)
     return None
 

@@ -71,7 +71,10 @@ async def settle_step(  # noqa: PLR0913 - public API, all keywords named
 
 
 async def _record(reader: Reader, path: Path, row: RunRow, task: Task, decision: ManualDecision) -> str:
-    """Settle or override the step; return the full id of the run to resume."""
+    """Settle an undecided step or override a decided one; return the full id of the run to resume.
+
+    If the run is an independent part, the finished runs around it then wait for a resume too.
+    """
     outermost, wholes = await _enclosing(reader, row)
     nested = row.status is RunStatus.FINISHED and outermost.number != row.number
     with closing(Claims(path)) as claims:
@@ -91,7 +94,10 @@ async def _record(reader: Reader, path: Path, row: RunRow, task: Task, decision:
 
 
 async def _enclosing(reader: Reader, row: RunRow) -> tuple[RunRow, list[RunRow]]:
-    """Return the outermost run that goes by the result of *row*, and the runs that this one is a part of."""
+    """Return the outermost run whose record contains the result of *row*, and the runs around that one.
+
+    The first is *row* itself, unless it is a nested run that is not an independent part.
+    """
     outermost = row
     while not await reader.is_independent(outermost.number):
         whole = await reader.whole_of(outermost.number)

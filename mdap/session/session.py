@@ -283,10 +283,10 @@ class Session(OpenSession):
     ) -> Calibration:
         """Sample random steps of *task* to estimate p, v, the smallest k for *target*, and the cost of a run.
 
-        The steps of a chain are those of the task's own `sample_state`, those of a process the ones that it
-        asks for on its oracle's answers; otherwise those of the newest run of the same task and parameters,
-        or else of a pilot. The task's oracle gives the right answers; without one, the winners of races stand
-        for them.
+        The task's `sample_state` draws the steps of a chain. A process with an oracle runs on the oracle's
+        answers, and its questions are the steps. Otherwise mdap takes the steps of the newest run of the same
+        task and parameters, or of a pilot. The oracle gives the right answers; without one, mdap takes the
+        winners of races as right.
 
         Args:
             task: the task with its parameters.

@@ -85,7 +85,7 @@ def pretty(text: str | None) -> str:
 
 
 def _laid_out(value: Any, indent: str) -> str:
-    """Return *value* as JSON; parts that fit on a line stay on it."""
+    """Return *value* as JSON, with parts that fit, or are nested too deeply to indent, on one line."""
     line = json.dumps(value, ensure_ascii=False)
     if len(indent) + len(line) <= 88 or not isinstance(value, dict | list) or len(indent) > 32:
         return line

@@ -77,7 +77,7 @@ def plotted(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> s
 
 
 def describe(report: Report, study: Study) -> None:
-    """Print the result of an evolution."""
+    """Print how an evolution ended, and what it changed: P(right), p, v, k and cost, before and after."""
     verdict = "refused" if report.refusal else f"finished; use it with --model local/{report.out}"
     say(f"{report.evolution_id}: {verdict}")
     taught = report.lessons

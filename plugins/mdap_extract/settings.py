@@ -132,10 +132,17 @@ with warnings.catch_warnings():
             return output, Path(self.review or f"{stem}.review.jsonl")
 
         def _check_truth(self) -> None:
+            """Refuse a right record with a value that no reply could give.
+
+            Raises:
+                ValueError: says which field of which document.
+            """
             fields, forms = self.record_fields(), self.forms_wanted()
             for document in documents(Path(self.input), self.columns()):
-                for field in fields if document.truth is not None else ():
-                    raw = (document.truth or {}).get(field.name)
+                if document.truth is None:
+                    continue
+                for field in fields:
+                    raw = document.truth.get(field.name)
                     try:
                         forms.value(field, raw)
                     except RedFlag as flag:
