@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from mdap.errors import RAISED, reraise
+from mdap.errors import reraise
 from mdap.tasks import Step
 
 __all__ = ["Group", "Pending", "first_of", "gathered", "of_its_own"]
@@ -69,7 +69,8 @@ def of_its_own(error: BaseException) -> bool:
     Code that awaits a task which it has cancelled raises `asyncio.CancelledError`, too.
     """
     if not isinstance(error, asyncio.CancelledError):
-        return isinstance(error, RAISED)
+        # A panic of a library in Rust, for one, is no `Exception`.
+        return not isinstance(error, KeyboardInterrupt | GeneratorExit)
     task = asyncio.current_task()
     return anyio.current_effective_deadline() != -math.inf and (task is None or not task.cancelling())
 

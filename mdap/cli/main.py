@@ -22,7 +22,7 @@ from mdap.cli.running import run
 from mdap.cli.serving import decide, serve
 from mdap.cli.stopping import terminable
 from mdap.cli.streams import Steady, apart, steady
-from mdap.errors import RAISED, MdapError, PluginError, author_line, told, traceback_of
+from mdap.errors import MdapError, PluginError, author_line, told, traceback_of
 from mdap.journal.logfile import RAISE_FILES, TOO_MANY_FILES
 from mdap.plugins import COMMANDS, installed, load_command
 
@@ -121,7 +121,7 @@ def _run(arguments: list[str]) -> int:
         reveal(traceback_of(error))
         sentence = hinted(str(error)) if isinstance(error, PluginError) else str(error)
         return _refuse(sentence, exit_code_of(error), arguments)
-    except RAISED as error:
+    except BaseException as error:
         if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
             return _refuse(f"{error.strerror}: {RAISE_FILES}", Exit.STOPPED, arguments)
         reveal(traceback_of(error))

@@ -118,13 +118,15 @@ class GuardedTask:
         self.states, self.answers = kinds_of(task)
 
     def fail(self, doing: str, error: BaseException) -> NoReturn:
-        """Raise the `PluginError` for *error*."""
+        """Raise the `PluginError` for *error*, or *error* if it comes from outside, such as Ctrl-C."""
+        if not of_its_own(error):
+            raise error
         raise PluginError(self.name, doing, error) from error
 
     def _call(self, doing: str, number: int, method: Callable[..., T], *args: Any) -> T:
         try:
             return method(*args)
-        except RAISED as error:
+        except BaseException as error:
             self.fail(doing.format(number), error)
 
     def length(self) -> int | None:
@@ -164,7 +166,7 @@ class GuardedTask:
         # Not by `_call`, as `advance` and `spelled` are not: they are called for every step.
         try:
             step = self.task.step(state)
-        except RAISED as error:
+        except BaseException as error:
             self.fail(f"giving step {number}", error)
         if step is None:
             return None
@@ -187,7 +189,7 @@ class GuardedTask:
         """
         try:
             after = self.task.advance(state, self.answers.settled(answer, winner))
-        except RAISED as error:
+        except BaseException as error:
             self.fail(f"advancing over step {number}", error)
         if spelled is not None and self.states.mutable:
             self.unchanged(number, state, spelled, "step or advance")

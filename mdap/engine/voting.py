@@ -6,6 +6,7 @@ from typing import Any, Final
 from mdap.engine.config import RunConfig
 from mdap.engine.prompts import Judgement, Prompt, prompts_of
 from mdap.errors import RAISED, PluginError, UsageError
+from mdap.groups import of_its_own
 from mdap.records import (
     CANDIDATE,
     PromptSent,
@@ -302,7 +303,9 @@ class Race:
             )
             if spelled is not None:
                 self._compare(answer, spelled)
-        except RAISED as error:
+        except BaseException as error:
+            if not of_its_own(error):
+                raise
             raise self._failure(f"reading a reply to step {self.number}", error) from error
         if spelled is None:
             return Judgement(text, digest, None, None, flag, model, finish_reason), None

@@ -22,6 +22,7 @@ from mdap.cluster.remote import Caller, LeasedBudget, RemoteClaims, RemoteReader
 from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.errors import told as told_of
+from mdap.groups import of_its_own
 from mdap.journal.reader import Reader, open_log
 from mdap.journal.runs import LocalRuns, Runs
 from mdap.plugins import make_recorded
@@ -78,8 +79,10 @@ class Worker:
         async with self._resources(setup, models, welcome) as resources, anyio.create_task_group() as group:
             self._link.send("join", __version__, PYTHON)
             group.start_soon(self._beat, welcome["beat"])
-            await self._listen(resources, group)
-            self._caller.close()
+            try:
+                await self._listen(resources, group)
+            finally:  # else what is shielded would wait for answers that nobody reads any more
+                self._caller.close()
             group.cancel_scope.cancel()
 
     async def _listen(self, resources: SessionResources, group: TaskGroup) -> None:
@@ -124,7 +127,9 @@ class Worker:
                 self._link.send("failed", name, "StoppedError", "interrupted")
         except MdapError as error:
             self._link.send("failed", name, type(error).__name__, str(error))
-        except Exception as error:
+        except BaseException as error:
+            if not of_its_own(error):
+                raise
             self._link.send("failed", name, "", f"unexpected {told_of(error)}; this is a bug")
         finally:
             del self._scopes[name]

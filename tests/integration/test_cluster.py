@@ -263,6 +263,51 @@ async def test_parts_of_lost_workers_end_with_their_process(
     }
 
 
+class Panic(BaseException):
+    """What a library in Rust raises where it fails: no `Exception`."""
+
+
+class Panics(Walk):
+    """Its own code fails in one of its methods."""
+
+    where: str = "step"
+
+    def step(self, state: tuple[int, int]) -> mdap.Step[int] | None:
+        if self.where == "step":
+            raise Panic("at the disco")
+        return super().step(state)
+
+    def read(self, text: str) -> int:
+        if self.where == "read":
+            raise Panic("at the disco")
+        return super().read(text)
+
+    def advance(self, state: tuple[int, int], answer: int) -> tuple[int, int]:
+        raise Panic("at the disco")
+
+
+class PanicsAtOnce(mdap.Process[int]):
+    """The same of a process."""
+
+    async def solve(self, ask: mdap.Ask) -> int:
+        raise Panic("at the disco")
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+async def test_whatever_code_of_a_task_raises_fails_its_case_alone(
+    pool: LoopPool, tmp_path: Path, workers: int | None
+) -> None:
+    """In a sentence that says where, with or without workers, and no worker is lost."""
+    tasks = [Walk(), PanicsAtOnce(), *(Panics(where=where) for where in ("step", "read", "advance")), Walk()]
+    async with session(tmp_path / "a.db", workers) as open_session:
+        ended = [one async for one in open_session.solve_all(tasks, run_id="b")]
+    assert [one.status == "finished" for one in ended] == [True, *[False] * 4, True]
+    for one in ended[1:-1]:
+        assert one.status is RunStatus.FAILED
+        assert str(one.reason).endswith("Panic: at the disco")
+    assert len(pool.channels) == (workers or 0)
+
+
 async def test_a_case_that_goes_on_is_not_given_up_however_many_workers_are_lost(
     pool: LoopPool, model: Asked, tmp_path: Path
 ) -> None:
