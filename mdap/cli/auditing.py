@@ -178,7 +178,11 @@ def review_(**given: Any) -> None:
 @moved_task()
 @database
 def export_(**given: Any) -> None:
-    """Export decided steps, samples or training data of a run."""
+    """Export decided steps, samples or training data of a run.
+
+    Steps and samples are those of RUN alone: export each part, such as a document of `extract`, by its own
+    id. Training data includes the parts'.
+    """
     write = _write_lessons if given["fmt"] in LESSON_FORMATS else _write_rows
     if given["output"] is None:
         if given["fmt"].endswith("parquet") and sys.stdout.isatty():
