@@ -37,8 +37,10 @@ _REPLIES_PER_REQUEST: Final = 8
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
 # Where servers put what a model thought, apart from what it says.
 _REASONING: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details")
-_TEXTS: Final = frozenset({"text", "output_text"})
-_THOUGHTS: Final = frozenset({"thinking", "reasoning", "thought", "reasoning_content"})
+_TEXTS: Final = ("text", "output_text")
+_THOUGHTS: Final = ("thinking", "reasoning", "thought", "reasoning_content")
+# Where a text may be within another value; of several, the first counts.
+_NESTED: Final = ("text", "summary", "content", *_THOUGHTS)
 # Nothing that is nested deeper than this is a text.
 _DEPTH: Final = 4
 
@@ -321,13 +323,14 @@ def _sorted_parts(content: Any) -> tuple[str, str, str]:
         if isinstance(part, str):
             said.append(part)
             continue
-        kind = mapping_of(part).get("type", "text")
+        fields = mapping_of(part)
+        kind = fields.get("type", "text")
         if kind in _TEXTS:
-            said.append(_text_of(part.get("text")))
+            said.append(_text_of(fields.get("text")))
         elif kind in _THOUGHTS:
-            thought.append(_text_of({name: part[name] for name in part if name != "type"}))
+            thought.append(_text_of({name: fields[name] for name in fields if name != "type"}))
         elif kind == "refusal":
-            refused.append(_text_of(part.get("refusal")))
+            refused.append(_text_of(fields.get("refusal")))
     return "".join(said), "".join(thought), "".join(refused)
 
 
@@ -335,13 +338,12 @@ def _text_of(value: Any, depth: int = _DEPTH) -> str:
     """Return the texts in *value*, however its server nests them, one after the other."""
     if isinstance(value, str):
         return value
-    if depth == 0:
+    if depth == 0 or not value:
         return ""
     if isinstance(value, list):
         return "".join(_text_of(part, depth - 1) for part in value)
     inner = mapping_of(value)
-    names = ("text", "summary", "content", *_THOUGHTS)
-    return next((text for name in names if (text := _text_of(inner.get(name), depth - 1))), "")
+    return next((text for name in _NESTED if (text := _text_of(inner.get(name), depth - 1))), "")
 
 
 def _upstream(

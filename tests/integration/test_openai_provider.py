@@ -20,6 +20,7 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 
+import mdap.providers.openai as openai_module
 from mdap.errors import (
     ProviderError,
     RateLimitError,
@@ -343,6 +344,9 @@ THOUGHT: list[tuple[Any, str | None]] = [
     ),
     ({"content": [{"type": "reference", "reference_ids": [1]}, "4"]}, None),
     ({"content": {"type": "text", "text": "4"}}, None),
+    ({"content": [7, None, {"type": ["text"], "text": "5"}, {"type": {}}, "4"]}, None),
+    ({"content": "4", "reasoning": 7, "thinking": "hm"}, None),
+    ({"content": [{"type": "thinking", "thought": "no", "thinking": "hm"}, "4"]}, "hm"),
 ]
 
 
@@ -352,6 +356,23 @@ async def test_reasoning_is_no_part_of_the_reply(message: dict[str, Any], reason
     [reply] = await replies_to(completion({"message": message, "finish_reason": "stop"}))
 
     assert ("4", reasoning) == (reply.text, reply.reasoning)
+
+
+@pytest.mark.parametrize("field", [None, 7, {}, {"id": 1}, [{"id": 1}] * 3])
+async def test_a_field_without_a_text_takes_no_search(field: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reply is looked through for reasoning: one that has none must cost next to nothing."""
+    looked = 0
+    text_of = openai_module._text_of
+
+    def counted(*arguments: Any) -> str:
+        nonlocal looked
+        looked += 1
+        return text_of(*arguments)
+
+    monkeypatch.setattr(openai_module, "_text_of", counted)
+    [reply] = await replies_to(completion({"message": {"content": "4", "reasoning": field}}))
+    assert (reply.text, reply.reasoning) == ("4", None)
+    assert looked < 50
 
 
 async def test_reasoning_alone_is_no_reply() -> None:
