@@ -268,8 +268,6 @@ class Recorder:
             for taken in recorded.samples
             if taken.counted
         ]
-        votes = sum(race.tally.votes.values())
-        self.add_counts(votes, race.counted - votes)
         return opening
 
 

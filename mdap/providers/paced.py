@@ -20,6 +20,7 @@ from mdap.settings import Limits
 __all__ = ["Ensemble", "Paced"]
 
 _REFUSED: Final = "rate_limit"
+_MOST_TOKENS: Final = 10**12  # tokens of a reply, far beyond any model's
 # After a timeout of mdap or a gateway, the server may still be computing the reply.
 _LATE: Final = frozenset({"timeout", "http_408", "http_504"})
 
@@ -168,8 +169,10 @@ def _under(name: str, replies: Any) -> list[Reply]:
             reply.cache_write_tokens,
             reply.reasoning_tokens,
         )
-        if not all(isinstance(count, int | None) for count in tokens):
-            raise TypeError(f"the tokens of an mdap.Reply are whole numbers or None, not {tokens}")
+        if not all(
+            count is None or (isinstance(count, int) and 0 <= count <= _MOST_TOKENS) for count in tokens
+        ):
+            raise TypeError(f"the tokens of an mdap.Reply are whole numbers from 0 on, or None, not {tokens}")
         own = reply.served_model or (None if reply.model == name else reply.model)
         named.append(reply._replace(model=name, served_model=own))
     return named

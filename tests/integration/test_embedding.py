@@ -520,7 +520,9 @@ class Odd(Gated):
         ("text", "must return a list of mdap.Reply, not 'text'"),
         (Reply("text", "odd"), "must return a list of mdap.Reply, not Reply"),
         (None, "must return a list of mdap.Reply, not None"),
-        ([Reply("text", "odd", input_tokens="5")], "tokens of an mdap.Reply are whole numbers or None"),  # type: ignore[arg-type]
+        ([Reply("text", "odd", input_tokens="5")], "tokens of an mdap.Reply are whole numbers from 0 on"),  # type: ignore[arg-type]
+        ([Reply("text", "odd", output_tokens=-50)], "tokens of an mdap.Reply are whole numbers from 0 on"),
+        ([Reply("text", "odd", input_tokens=10**20)], "tokens of an mdap.Reply are whole numbers from 0 on"),
     ],
 )
 async def test_an_object_that_returns_no_replies_is_told_what_it_must_return(

@@ -582,7 +582,7 @@ async def test_the_database_says_what_the_facts_say(path: Path, seed: int) -> No
     async with open_log(path) as reader:
         assert await resuming.resume_point(reader, 1) == resume_point(facts)
         totals = await reader.totals(1)
-    verdicts = [taken.verdict for taken in samples]
+    verdicts = [taken.verdict for taken in (*samples, *pending)]
     assert (totals.votes, totals.red_flags) == (verdicts.count("vote"), verdicts.count("flag"))
     assert (totals.void, totals.cancelled) == (verdicts.count("void"), verdicts.count("cancelled"))
     assert totals.failed_attempts == len(expected.failed_attempts)

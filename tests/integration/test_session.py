@@ -31,6 +31,7 @@ from mdap.rules.certificate import error_upper_bound
 from mdap.rules.scaling import minimal_k
 from mdap.settings import Limits, VotingSettings
 from mdap.testing import ScriptedProvider
+from mdap_hanoi import Hanoi
 from tests.helpers import PROVIDED, Model, Walk, cut_at, mostly_slow
 
 SLOW = {"error_rate": 0.3, "flag_rate": 0.1, "latency": 0.0005, "seed": 2}
@@ -479,6 +480,29 @@ async def test_a_budget_counts_what_was_spent_once(db: Path) -> None:
         assert first.usage.input_tokens + first.usage.output_tokens == 1200
         second = await session.run(task, voting=voting, run_id="one")
     assert (second.status, second.reason) == (RunStatus.FINISHED, None)
+
+
+@pytest.mark.parametrize("mode", ["off", "vote", "guess"])
+async def test_samples_on_a_guess_are_paid_for(db: Path, mode: str) -> None:
+    """Those that still wait for it when the run stops, too: in its totals, cost, progress and budget."""
+    prices = {"sim": mdap.Price(input=1, output=1)}
+    for budget in (20_000, 40_000, 40_000, 10**9):
+        progress = mdap.Progress()
+        async with mdap.Session(
+            db=db,
+            speculate=mode,
+            options={"latency": 0.004, "fault_rate": 0.2},
+            budget=mdap.Budget(tokens=budget),
+            prices=prices,
+        ) as session:
+            run = await session.run(Hanoi(disks=6), k=3, run_id="one", progress=progress)
+        both = "SELECT * FROM samples UNION ALL SELECT * FROM pending"
+        [(samples, tokens)] = query(db, f"SELECT count(*), sum(input_tokens + output_tokens) FROM ({both})")
+        assert tokens <= budget
+        assert (run.totals.samples, run.usage.input_tokens + run.usage.output_tokens) == (samples, tokens)
+        assert run.cost_usd == pytest.approx(tokens / 1e6)
+        assert (progress.votes, progress.red_flags) == (run.totals.votes, run.totals.red_flags)
+    assert run.status is RunStatus.FINISHED
 
 
 # --- many runs

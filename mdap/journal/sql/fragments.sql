@@ -33,6 +33,15 @@ kind IN ('run', 'batch') AND parent IS NULL
 -- A run and its parts. UNION, since UNION ALL would loop forever on a forged run that is its own parent.
 WITH RECURSIVE tree(run) AS (SELECT ?1 UNION SELECT r.id FROM runs r JOIN tree ON r.parent = tree.run)
 
+-- name: paid
+-- The samples of a run and its parts, those on a guess that is still open too: they are paid for.
+{tree}, paid AS (
+    SELECT {billing} FROM tree JOIN samples USING (run) UNION ALL SELECT {billing} FROM tree JOIN pending USING (run)
+)
+
+-- name: billing
+verdict, model, request_id, input_tokens, output_tokens, cached_tokens, cache_write_tokens
+
 -- name: overridden
 -- For a run r: another part of the same run overrides it.
 EXISTS (SELECT 1 FROM runs o WHERE +o.parent = r.parent

@@ -101,23 +101,23 @@ SELECT count(*) FROM samples s JOIN decisions d ON d.run = s.run AND d.step = s.
 WHERE s.run = ?1 AND s.verdict = 'flag'
 
 -- name: totals
-{tree}
+{paid}
 SELECT verdict, count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)
-FROM tree JOIN samples USING (run) GROUP BY verdict
+FROM paid GROUP BY verdict
 
 -- name: usage_by_model
-{tree}
+{paid}
 SELECT model, count(*) AS samples, {tokens},
        sum(verdict = 'vote') AS votes, sum(verdict = 'flag') AS red_flags,
        sum(input_tokens IS NULL OR output_tokens IS NULL) AS unmetered,
        coalesce(sum(input_tokens > 0), 0) AS prompts, coalesce(sum(input_tokens = 0), 0) AS shared
-FROM tree JOIN samples USING (run) GROUP BY model ORDER BY model
+FROM paid GROUP BY model ORDER BY model
 
 -- name: batched_usage
 -- What came by batch APIs, which charge a share of the price.
-{tree}
+{paid}
 SELECT s.model, {tokens}
-FROM tree JOIN samples s USING (run) JOIN batch_rows b ON b.custom_id = s.request_id GROUP BY s.model
+FROM paid s JOIN batch_rows b ON b.custom_id = s.request_id GROUP BY s.model
 
 -- name: batch_costs
 -- Tokens of the samples that each job brought, with the prices of the run.
