@@ -158,7 +158,7 @@ class Batch(AsyncIterator[Solution]):
         async with ended.recorded(record=False):
             if start.row is not None:
                 check_same(start.row, columns)
-            resources.charge_earlier(start)
+            await resources.charge_earlier(start, self.run_id)
             spec.progress.add(start.totals)
             spec.presence.voted.update(start.tiers)
             ended.reason = None

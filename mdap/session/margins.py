@@ -18,7 +18,7 @@ from mdap.rules.certificate import error_upper_bound
 from mdap.rules.scaling import minimal_k
 from mdap.session.identity import RunSpec, lasting
 from mdap.session.promising import promising
-from mdap.session.resources import SessionResources
+from mdap.session.resources import SessionResources, pilot_name
 from mdap.session.running import WITHHELD, run_task
 from mdap.settings import VotingSettings, explain
 from mdap.tasks import Task
@@ -120,7 +120,7 @@ async def pilot_of(
         StoppedError: a provider failed, or the run reached a limit.
     """
     pilot = with_k(voting.model_copy(update={"max_samples": None}), _PILOT_MARGIN)
-    name = f"{name}-pilot"
+    name = pilot_name(name)
     await resources.writer.flush()
     row = await resources.reader.run(name)
     # Votes of open steps count once these are decided.

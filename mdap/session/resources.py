@@ -17,6 +17,7 @@ from mdap.journal.reader import Reader, open_log
 from mdap.journal.runs import LocalRuns, Runs, RunStart
 from mdap.journal.writer import Writer, open_journal
 from mdap.observe import Watch
+from mdap.records import Totals
 from mdap.session.endpoints import EndpointProbe, LimitChangeRecorder
 from mdap.session.lanes import SessionLane, check_lane
 from mdap.session.models import Models, Roster, SessionSetup
@@ -27,7 +28,7 @@ from mdap.tracing import Tracing, tracing
 if TYPE_CHECKING:
     from mdap.session.dealing import Dealer
 
-__all__ = ["SessionResources", "open_resources"]
+__all__ = ["SessionResources", "open_resources", "pilot_name"]
 
 _VOTE_DEPTH: Final = 16
 _LEAST_OPEN: Final = 64
@@ -113,12 +114,22 @@ class SessionResources:
             return Speculation(mode=Speculate.GUESS, depth=self.models.most)
         return Speculation(mode=Speculate.VOTE, depth=_VOTE_DEPTH)
 
-    def charge_earlier(self, start: RunStart) -> None:
-        """Charge the spending of a run or a batch, with all its parts, in earlier sessions, once."""
-        if self.budget_guard.limited and start.number not in self.known_spending:
-            self.known_spending.add(start.number)
-            usage = start.totals.usage
-            self.budget_guard.spent_before(start.cost or 0.0, usage.input_tokens + usage.output_tokens)
+    async def charge_earlier(self, start: RunStart, name: str) -> None:
+        """Charge what a run or a batch, with its parts and its pilot, has spent in earlier sessions, once."""
+        if not self.budget_guard.limited:
+            return
+        self._charge(start.number, start.totals, start.cost)
+        pilot = None if start.row is None else await self.reader.run(pilot_name(name))
+        if pilot is not None and pilot.kind == "pilot":
+            totals = await self.reader.totals(pilot.number)
+            self._charge(pilot.number, totals, await self.reader.cost(pilot.number))
+
+    def _charge(self, run: int, totals: Totals, cost: float | None) -> None:
+        if run not in self.known_spending:
+            self.known_spending.add(run)
+            self.budget_guard.spent_before(
+                cost or 0.0, totals.usage.input_tokens + totals.usage.output_tokens
+            )
 
     def about(self) -> dict[str, Any]:
         """Return the recorded data of a session that begins or resumes a run."""
@@ -130,6 +141,11 @@ class SessionResources:
             **self.lane.about(),
             **({} if self.worker is None else {"worker": self.worker}),
         }
+
+
+def pilot_name(run_id: str) -> str:
+    """Return the name of the pilot of a run."""
+    return f"{run_id}-pilot"
 
 
 def _here() -> str | None:

@@ -193,15 +193,16 @@ class _Run:
                 await spec.listener.begin(resources, number)
         self._ended.begin(independent=spec.independent)
         self._ended.data["in_flight"] = 0
+        if spec.parent is None:
+            await resources.charge_earlier(start, spec.name)
         self._note()
         resources.limit_changes.running.add(number)
         return await resources.endpoint_probe.pass_on(number, start.options, part=spec.parent is not None)
 
     def _note(self) -> None:
-        """Count the spending of earlier sessions, and record all known facts before the first request."""
+        """Count what earlier sessions recorded, and record all known facts before the first request."""
         resources, spec, start = self._resources, self._spec, self._start
         if spec.parent is None:  # whose totals include those of its parts
-            resources.charge_earlier(start)
             spec.progress.add(start.totals)
         if start.tiers:
             spec.presence.answered.update(range(len(resources.models.names)))

@@ -505,6 +505,21 @@ async def test_samples_on_a_guess_are_paid_for(db: Path, mode: str) -> None:
     assert run.status is RunStatus.FINISHED
 
 
+async def test_a_budget_counts_the_pilot_of_a_resumed_run(db: Path) -> None:
+    """Once, whether the pilot or the run stopped, and in whichever session."""
+    ended = set()
+    for budget in (20_000, 200_000, 230_000, 230_000, 10**9):
+        async with mdap.Session(db=db, speculate="off", budget=mdap.Budget(tokens=budget)) as session:
+            try:
+                ended.add((await session.run(Hanoi(disks=7), k="auto", run_id="one")).status)
+            except StoppedError:  # the pilot
+                assert budget == 20_000
+        [(tokens,)] = query(db, "SELECT sum(input_tokens + output_tokens) FROM samples")
+        assert tokens <= budget
+        assert tokens > min(budget, 230_000) - 5_000
+    assert ended == {RunStatus.STOPPED, RunStatus.FINISHED}
+
+
 # --- many runs
 
 
