@@ -482,7 +482,7 @@ async def test_a_budget_counts_what_was_spent_once(db: Path) -> None:
     assert (second.status, second.reason) == (RunStatus.FINISHED, None)
 
 
-@pytest.mark.parametrize("mode", ["off", "vote", "guess"])
+@pytest.mark.parametrize("mode", mostly_slow(["guess", "vote", "off"]))
 async def test_samples_on_a_guess_are_paid_for(db: Path, mode: str) -> None:
     """Those that still wait for it when the run stops, too: in its totals, cost, progress and budget."""
     prices = {"sim": mdap.Price(input=1, output=1)}
