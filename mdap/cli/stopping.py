@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: once to stop cleanly, twice to stop at once."""
+"""Stop cleanly at the first Ctrl-C, SIGTERM or SIGHUP, and end the process at the second."""
 
 import asyncio
 import json

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,18 +202,19 @@ def asking(db: Path, workers: int, **settings: Any) -> mdap.Session:
     return mdap.Session("tests.helpers:provided/it", db=db, cluster=mdap.Cluster(workers=workers), **settings)
 
 
+async def kills_at_666(pool: LoopPool, request: SampleRequest) -> None:
+    """Kill the newest worker at each request of `Walk(seed=666)`."""
+    if request.user.startswith("666 "):
+        await pool.kill(-1)
+        await anyio.sleep_forever()
+    await anyio.lowlevel.checkpoint()
+
+
 async def test_a_case_that_three_workers_died_of_is_given_up(
     pool: LoopPool, model: Asked, tmp_path: Path
 ) -> None:
     """It takes no other case with it, and its run says why it failed."""
-
-    async def asked(request: SampleRequest) -> None:
-        if request.user.startswith("666 "):
-            await pool.kill(-1)
-            await anyio.sleep_forever()
-        await anyio.lowlevel.checkpoint()
-
-    model.asked = asked
+    model.asked = partial(kills_at_666, pool)
     tasks = [Walk(seed=1), Walk(seed=666), Walk(seed=2)]
     async with asking(tmp_path / "a.db", 1) as open_session:
         ended = [one async for one in open_session.solve_all(tasks, run_id="b")]
@@ -226,7 +228,7 @@ async def test_a_case_that_three_workers_died_of_is_given_up(
 
 
 class Fan(mdap.Process[int]):
-    """Walks many ways at once."""
+    """Solve several walks concurrently."""
 
     async def solve(self, ask: mdap.Ask) -> int:
         done: list[str] = []
@@ -241,14 +243,7 @@ async def test_parts_of_lost_workers_end_with_their_process(
     pool: LoopPool, model: Asked, tmp_path: Path
 ) -> None:
     """It fails with a part that three workers died of, and no other part is left as if it were running."""
-
-    async def asked(request: SampleRequest) -> None:
-        if request.user.startswith("666 "):
-            await pool.kill(-1)
-            await anyio.sleep_forever()
-        await anyio.lowlevel.checkpoint()
-
-    model.asked = asked
+    model.asked = partial(kills_at_666, pool)
     async with asking(tmp_path / "a.db", 1) as open_session:
         ended = await open_session.run(Fan(), run_id="fan")
     assert ended.status is RunStatus.FAILED
@@ -340,7 +335,7 @@ async def test_workers_share_one_limit(pool: LoopPool, model: Asked, tmp_path: P
 
 
 async def test_money_that_a_worker_does_not_want_any_more_comes_back() -> None:
-    """Even if it says so at once; else the last requests of the budget would wait for ever."""
+    """Even if call and withdrawal arrive together; otherwise the last requests of a budget wait forever."""
     budget = BudgetGuard(mdap.Budget(tokens=100), [None])
     own: Any = None
     shared = Shared(

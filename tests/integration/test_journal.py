@@ -418,7 +418,7 @@ async def test_a_run_id_is_taken_once(path: Path) -> None:
 async def test_runs_that_begin_together_are_committed_together(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, however long the commit window is; one whose name is taken holds up none of the others."""
+    """They do not wait for the commit window, and one whose name is taken does not affect the others."""
     monkeypatch.setattr(writing, "COMMIT_SECONDS", 3600.0)
     begun: dict[int, list[int]] = {}
 
@@ -442,7 +442,7 @@ async def test_runs_that_begin_together_are_committed_together(
 
 
 async def test_a_run_whose_commit_fails_has_not_begun(path: Path) -> None:
-    """Its caller is told, like whoever appended what cannot be committed."""
+    """`begin_run` raises, as a flush of facts does that cannot be committed."""
     async with open_journal(path) as writer:
         await writer.begin_run(columns("a"))
         writer.append(opened(0), opened(0))  # the same step twice
