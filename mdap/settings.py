@@ -67,9 +67,9 @@ class VotingSettings(BaseModel):
         max_tokens_given: whether *max_tokens* was set rather than left at its default; follows from that.
         temperatures: sampling temperatures by the sample's ordinal; the last one repeats for all later
             samples (paper section 4: the first sample at 0, the others at 0.1).
-        hedge: extra samples in flight, so that no step waits for a slow one. mdap cancels, records and
-            pays for those left over when a step is decided; and since the first to arrive count, it
-            favours quick answers over slow ones.
+        hedge: extra samples in flight, so that no step waits for a slow one. Those that arrive after
+            their step is decided are recorded as cancelled and paid for; and since the first to arrive
+            count, it favours quick answers over slow ones.
         robust: the promise of `-k robust`, by which each step is decided; None for one k throughout.
         record_prompts: whether the log keeps the text of every prompt; None keeps those of processes only,
             since mdap rebuilds a chain's from its inputs. Votes do not depend on it.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import Progress, RunConfig
-from mdap.engine.recording import Opening, OpeningStatus
+from mdap.engine.recording import Opening
 from mdap.engine.scheduler import Came, Failed, GaveUp
 from mdap.errors import RejectedError, TransientError
 from mdap.records import Fact, ResumePoint, RunStatus, SampleRequest, Trace
@@ -28,8 +28,6 @@ class Waiting:
     opening: Opening
     request: SampleRequest
     attempts: int = 1
-    # Given up by the policy while its outcome was on the way: it still comes, and must change nothing.
-    late: bool = False
 
 
 @dataclass
@@ -63,7 +61,7 @@ class Drive:
                 self.drop(trace)
             self.seams.append(len(self.journal.facts))
             self.check(policy)
-        policy.decider.give_up_void()  # as if nothing of what is still under way came in time
+        policy.decider.give_up_left()  # as if nothing of what is still under way came in time
         for trace in policy.decider.dropped():
             self.drop(trace)
         self.seams.append(len(self.journal.facts))
@@ -78,28 +76,21 @@ class Drive:
         flying: Counter[int] = Counter()
         openings = {id(waiting.opening): waiting.opening for waiting in self.flight}
         for waiting in self.flight:
-            flying[id(waiting.opening)] += 0 if waiting.late else waiting.request.n
+            flying[id(waiting.opening)] += waiting.request.n
         for key, opening in openings.items():
             assert flying[key] <= opening.race.tally.shortfall + self.rules.voting.hedge
-            alive = (
-                opening.status is not OpeningStatus.VOID
-                and opening.error is None
-                and opening.race.winner is None
-            )
+            alive = not opening.status.over and opening.error is None and opening.race.winner is None
             if alive and policy.decider.status is RunStatus.RUNNING:
                 assert flying[key] == opening.race.in_flight
         assert policy.decider.progress.in_flight == sum(flying.values())
-        live = [waiting.opening for waiting in self.flight if not waiting.late]
-        opened = {opening.opened.step for opening in live if opening.status is not OpeningStatus.VOID}
+        opened = {opening.opened.step for opening in openings.values() if not opening.status.over}
         assert len(opened) <= self.rules.speculation.depth + 1
 
     def drop(self, trace: Trace) -> None:
         [waiting] = [waiting for waiting in self.flight if waiting.request.trace is trace]
         if trace.sent:
             self.given_up.update(places(waiting, waiting.request.ordinals))
-            waiting.late = self.choices.below(3) == 2
-        if not waiting.late:
-            self.flight.remove(waiting)
+        self.flight.remove(waiting)
 
     def next(self) -> Came[Opening] | Failed[Opening] | GaveUp[Opening]:
         place = self.choices.below(len(self.flight))
@@ -112,12 +103,12 @@ class Drive:
             return GaveUp(opening, request, RejectedError("this prompt is refused"))
         if what == 1 and waiting.attempts < 4:
             waiting.attempts += 1
-            self.failures += not waiting.late
+            self.failures += 1
+            request.trace.sent = False
             return Failed(opening, request, waiting.attempts - 1, TransientError("reset", kind="reset"))
         del self.flight[place]
         ordinals = request.ordinals[: -1 if what == 2 and request.n > 1 else None]
-        if not waiting.late:
-            self.came.update(places(waiting, ordinals))
+        self.came.update(places(waiting, ordinals))
         replies = [self.model.says(request.user, ordinal) for ordinal in ordinals]
         return Came(opening, request, replies, waiting.attempts)
 

@@ -127,9 +127,8 @@ class ProcessDrive(Drive):
         """No opening has more in flight than its leader still needs votes, and the counters are right."""
         flying: Counter[int] = Counter()
         for waiting in self.flight:
-            if not waiting.late:
-                flying[id(waiting.opening)] += waiting.request.n
-                assert flying[id(waiting.opening)] <= waiting.opening.race.tally.shortfall
+            flying[id(waiting.opening)] += waiting.request.n
+            assert flying[id(waiting.opening)] <= waiting.opening.race.tally.shortfall
         assert policy.decider.progress.in_flight == policy.decider.in_flight == sum(flying.values())
 
     def run(self, point: ResumePoint | None = None) -> ChainPolicy:

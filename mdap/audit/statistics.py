@@ -34,7 +34,7 @@ class Use:
         votes: valid samples.
         red_flags: discarded samples.
         void: samples on an input that turned out wrong.
-        cancelled: samples that mdap cancelled.
+        cancelled: samples that their step was decided without.
         decided_votes: votes in races decided by vote.
         for_winner: the part of *decided_votes* for the winner.
         input_tokens: tokens of prompts.

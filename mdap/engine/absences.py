@@ -139,7 +139,7 @@ class Absences:
             decider.record_event("left_out", reason, data)
             decider.record_event("warning", f"{left}: {reason}")
         for opening in list(decider.policy.openings()):
-            if opening.status is not OpeningStatus.VOID:
+            if not opening.status.over:
                 out = set(range(len(self._models))) if opening.race.closed else schedule.gone
                 decider.withdraw(opening, out)
                 decider.ask_more(opening)

@@ -115,7 +115,7 @@ class CalibrationSampler(Policy):
         return self._taken + self.decider.in_flight < self._samples
 
     def openings(self) -> Iterable[Opening]:
-        """Return every opening that may have requests in flight."""
+        """Return every opening that is not over."""
         return self._open.values()
 
     def _begin(self) -> Opening:

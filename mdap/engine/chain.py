@@ -66,8 +66,6 @@ class ChainPolicy(Policy):
         self._recorded_openings = RecordedOpenings()
         self.length = self._task.length()
         self._due: list[tuple[Any, Decision[Any]]] = []
-        # Openings that are void with requests still under way.
-        self._abandoned: list[Opening] = []
 
     def begin(self, point: ResumePoint) -> None:
         """Open the first undecided step, with the samples that its rows already have.
@@ -82,8 +80,8 @@ class ChainPolicy(Policy):
         self._go_on()
 
     def openings(self) -> Iterable[Opening]:
-        """Return every opening that may have requests in flight."""
-        return (*self._window, *self._abandoned)
+        """Return every opening that is not over."""
+        return self._window
 
     def counted(self, opening: Opening) -> None:
         """Act on counted samples of *opening*."""
@@ -329,17 +327,12 @@ class ChainPolicy(Policy):
         opening.basis = None
 
     def _abandon(self, opening: Opening) -> None:
-        was_tentative = opening.status is OpeningStatus.TENTATIVE
-        opening.status = OpeningStatus.VOID
         votes = sum(opening.race.tally.votes.values())
         self.decider.add_counts(-votes, votes - opening.race.counted)
         self.decider.progress.void += opening.race.counted
-        if was_tentative:
+        if opening.status is OpeningStatus.TENTATIVE:
             self.decider.resolve(opening.opened, confirmed=False)
-        self.decider.withdraw(opening)
-        self._abandoned = [other for other in self._abandoned if other.flying]
-        if opening.flying:
-            self._abandoned.append(opening)
+        self.decider.leave(opening, OpeningStatus.VOID)
 
 
 class RecordedOpenings:

@@ -35,7 +35,7 @@ _VOTE: Final = str(Verdict.VOTE)
 _FLAG: Final = str(Verdict.FLAG)
 _VOID: Final = str(Verdict.VOID)
 _CANCELLED: Final = str(Verdict.CANCELLED)
-_UNWANTED: Final = (OpeningStatus.VOID, OpeningStatus.IDLE)
+_UNWANTED: Final = (OpeningStatus.VOID, OpeningStatus.DECIDED, OpeningStatus.IDLE)
 _UNCERTAIN: Final = (OpeningStatus.VOID, OpeningStatus.TENTATIVE)
 _CAUSES: Final = {
     BUDGET: StopCause.BUDGET,
@@ -70,6 +70,8 @@ class Decider(Recorder):
         self._absences = Absences(self)
         # Openings that may want more samples.
         self._stale: deque[Opening] = deque()
+        # Openings that are over with requests still under way.
+        self._left: list[Opening] = []
         self._dropped: list[Trace] = []
 
     def ask_more(self, opening: Opening) -> None:
@@ -158,16 +160,16 @@ class Decider(Recorder):
     def take(self, outcome: Outcome[Opening]) -> None:
         """Judge, record and count arrived samples, and act on them."""
         opening, ordinals = outcome.ticket, outcome.request.ordinals
-        if ordinals not in opening.flying:
-            return  # dropped while its outcome was on the way here
         if isinstance(outcome, Failed):
             self._failed(outcome)
             return
+        if ordinals not in opening.flying:
+            return  # dropped while its outcome was on the way here
         del opening.flying[ordinals]
         self._fly(-len(ordinals))
         if isinstance(outcome, Came):
             self._came(outcome)
-        elif opening.status is not OpeningStatus.VOID:
+        elif not opening.status.over:
             self._absences.gave_up(outcome)
         if self._presence.strange and not self.in_flight:
             self._absences.stop_as_stranger()
@@ -190,6 +192,8 @@ class Decider(Recorder):
             outcome.ended,
         )
         self.journal.append(failed)
+        if outcome.ticket.status.over:
+            self.withdraw(outcome.ticket)  # another attempt would be of no use
 
     def _came(self, outcome: Came[Opening]) -> None:
         opening, request, failed = outcome.ticket, outcome.request, outcome.attempts - 1
@@ -210,7 +214,7 @@ class Decider(Recorder):
         self.policy.came(taken, outcome.replies)
         if len(outcome.replies) < len(ordinals):
             race.give_back(ordinals[len(outcome.replies) :])
-        if opening.status is OpeningStatus.VOID:
+        if opening.status.over:
             return
         if race.tally.leader is not None:
             presence.voted.add(race.tier)
@@ -220,7 +224,6 @@ class Decider(Recorder):
             self._stale.append(opening)
         elif opening.flying:  # which only hedging can leave
             self.withdraw(opening)
-            self._give_up_flying(opening, _CANCELLED)
         self.policy.counted(opening)
 
     def _count(
@@ -231,7 +234,8 @@ class Decider(Recorder):
         try:
             judgement = race.judge(reply, request.view, ordinal)
         except PluginError as error:
-            opening.error = error
+            if race.tally.winner is None:
+                opening.error = error
             return opening.taken(request, unread(reply, error), reply, (ordinal, failed, _CANCELLED, None))
         counted = None
         if opening.status is OpeningStatus.VOID:
@@ -274,8 +278,7 @@ class Decider(Recorder):
         """Go on at the present rungs with all that is open and has not paid."""
         for opening in self.policy.openings():
             rung = self.rung(opening.opened.step)
-            live = opening.status is not OpeningStatus.VOID
-            if live and rung is not None and not self.has_paid(opening):
+            if rung is not None and not self.has_paid(opening):
                 opening.race.go_on_at(rung)
                 self._stale.append(opening)
 
@@ -312,11 +315,28 @@ class Decider(Recorder):
         for opening in self.policy.openings():
             self.withdraw(opening)
 
-    def give_up_void(self) -> None:
-        """Record what was sent on an input that turned out wrong, and never came back: it may be billed."""
-        for opening in self.policy.openings():
-            if opening.status is OpeningStatus.VOID:
-                self._give_up_flying(opening, _VOID)
+    def record(
+        self, opening: Opening, winner: str, author: str | None = None, reason: str | None = None
+    ) -> None:
+        """Record that *opening* is decided, and ask nothing more for it."""
+        super().record(opening, winner, author, reason)
+        self.leave(opening, OpeningStatus.DECIDED)
+
+    def leave(self, opening: Opening, status: OpeningStatus) -> None:
+        """Ask nothing more for *opening*, which is over; what has been sent still comes, and is recorded."""
+        opening.status = status
+        if opening.flying:
+            self.withdraw(opening)
+            self._left = [*(other for other in self._left if other.flying), opening]
+
+    def give_up_left(self) -> None:
+        """Record what was sent for openings that are over, and never came back: it may be billed."""
+        for opening in self._left:
+            verdict = _VOID if opening.status is OpeningStatus.VOID else _CANCELLED
+            for request in list(opening.flying.values()):
+                self._drop(opening, request)
+                for ordinal in request.ordinals:
+                    self.journal.append(opening.lost(request, ordinal, verdict, self.model_of(request)))
 
     def withdraw(
         self, opening: Opening, members: Collection[int] | None = None, view: int | None = None
@@ -332,12 +352,6 @@ class Decider(Recorder):
             asked = members is None or request.member in members
             if asked and view in (None, request.view) and not request.trace.sent:
                 self._drop(opening, request)
-
-    def _give_up_flying(self, opening: Opening, verdict: str) -> None:
-        for request in list(opening.flying.values()):
-            self._drop(opening, request)
-            for ordinal in request.ordinals:
-                self.journal.append(opening.lost(request, ordinal, verdict, self.model_of(request)))
 
     def model_of(self, request: SampleRequest) -> str:
         """Return the name of the model that *request* asks."""

@@ -6,7 +6,6 @@ were contested, and the others continue without it. A nested run is a step, too:
 all steps before it are settled, and its end returns the unspent rest to the steps that are requested later.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
@@ -63,7 +62,6 @@ class OrderedPolicy(ProcessPolicy):
         # What is not settled yet, in the order of its numbers.
         self._line: dict[object, _Entry] = {}
         self._loans: dict[Identity, Loan] = {}
-        self._void: list[Opening] = []
 
     def begin(self, point: ProcessPoint) -> None:
         """Take up what earlier sessions decided and sampled."""
@@ -88,10 +86,6 @@ class OrderedPolicy(ProcessPolicy):
     def _tier(self, recorded: RecordedOpening) -> int:
         tier = self.decider.schedule.tier
         return max(recorded.tier, *(tier(sample.ordinal) for sample in recorded.samples))
-
-    def openings(self) -> Iterable[Opening]:
-        """Return every opening that may have requests in flight."""
-        return (*super().openings(), *self._void)
 
     def _opening(self, identity: Identity, step: Step[Any], race: Race) -> Opening:
         recorded = self._recorded_openings.get(identity)
@@ -251,8 +245,7 @@ class OrderedPolicy(ProcessPolicy):
         else:
             # It has no votes: the next asker gets a new number.
             del self._open[question.identity]
-            opening.status = OpeningStatus.VOID
-            self._void = [*(other for other in self._void if other.flying), opening]
+            self.decider.leave(opening, OpeningStatus.VOID)
 
     def finish(self, result: Any) -> None:
         """The author's function has returned *result*: nobody waits for anything any more."""

@@ -39,7 +39,7 @@ class Policy(ABC):
 
     @abstractmethod
     def openings(self) -> Iterable[Opening]:
-        """Return every opening that may have requests in flight."""
+        """Return every opening that is not over."""
 
     @abstractmethod
     def counted(self, opening: Opening) -> None:

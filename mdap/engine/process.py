@@ -284,7 +284,7 @@ class ProcessPolicy(Policy):
     # -- deciding ----------------------------------------------------------------------------------
 
     def openings(self) -> Iterable[Opening]:
-        """Return every opening that may have requests in flight."""
+        """Return every opening that is not over."""
         return (question.opening for question in self._open.values())
 
     def counted(self, opening: Opening) -> None:

@@ -41,16 +41,22 @@ Drawn = tuple[int, int, str, int | None]
 
 
 class OpeningStatus(Enum):
-    """Whether an opening matters: its input is a guess, or certain; nobody waits for it; or it is void.
+    """Whether an opening matters: its input is a guess, or certain; nobody waits for it; or it is over.
 
-    It is void once its input turned out wrong, or does not matter any more. Of one that is idle, nothing more
-    is asked until somebody waits for it again.
+    It is over once it is decided, or void: its input turned out wrong, or does not matter any more. Of one
+    that is idle, nothing more is asked until somebody waits for it again.
     """
 
     TENTATIVE = auto()
     CERTAIN = auto()
     IDLE = auto()
+    DECIDED = auto()
     VOID = auto()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that still comes can matter."""
+        return self in (OpeningStatus.DECIDED, OpeningStatus.VOID)
 
 
 class Opening:

@@ -214,6 +214,7 @@ class SamplerPool(Generic[K]):
                     raise TransientError("the provider returned no reply at all", kind="no_reply")
                 _check(replies)
             except ProviderError as error:
+                request.trace.sent = False
                 if error.kind not in (BUDGET, PARKED):  # then nothing was attempted
                     self._post(Failed(ticket, request, attempt, error, _now()))
                 wait = self._wait(error, attempt, time.monotonic() - started)
@@ -364,4 +365,4 @@ async def _drain(policy: Policy, samplers: SamplerPool[Opening]) -> None:
             while policy.decider.in_flight:
                 _take(policy, samplers, await samplers.arrived())
     finally:
-        policy.decider.give_up_void()
+        policy.decider.give_up_left()

@@ -24,7 +24,7 @@ class Trace:
     """The sending state of a request, set by its sender; an unsent request costs nothing.
 
     Attributes:
-        sent: whether an attempt has left for the endpoint.
+        sent: whether the latest attempt has left for the endpoint, and has not failed.
         began: when the latest attempt left, in milliseconds of Unix time; None if not set.
         batched: whether it left in a job of a batch API, at that API's price.
         withdrawn: whether mdap no longer needs it and cancels it, so that the provider must not send it.

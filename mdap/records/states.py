@@ -123,7 +123,7 @@ class Totals:
         votes: valid samples.
         red_flags: samples discarded before they could vote.
         void: samples taken on an input that turned out wrong.
-        cancelled: samples that mdap cancelled because their step was decided without them.
+        cancelled: samples that their step was decided without.
         failed_attempts: attempts that failed in transport.
         usage: tokens, those of the probe included.
         probe: the usage of probing the endpoints.

@@ -46,8 +46,13 @@ def rows(db: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
-@pytest.mark.parametrize("seed", range(5))
-async def test_the_log_holds_what_the_server_billed(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seed", "speculate", "hedge"),
+    [(0, "off", 0), (1, "off", 0), (2, "vote", 0), (3, "off", 3), (4, "vote", 2)],
+)
+async def test_the_log_holds_what_the_server_billed(
+    seed: int, speculate: str, hedge: int, tmp_path: Path
+) -> None:
     """To the token, through a mix of faults; only what the server never told is missing."""
     db = tmp_path / "a.db"
     with FaultyServer.in_thread(play, faults=mixed(seed), seed=seed) as server:
@@ -57,7 +62,8 @@ async def test_the_log_holds_what_the_server_billed(seed: int, tmp_path: Path) -
             options={"base_url": server.base_url},
             db=db,
             budget=mdap.Budget(tokens=10**9),
-            speculate="off",  # or requests are given up on their way, when a guess turns out wrong
+            speculate=speculate,
+            voting=mdap.VotingSettings(hedge=hedge),
             limits=mdap.Limits(probe=False),
         )
     told = [(one.prompt_tokens, one.completion_tokens) for one in server.log if one.outcome in TOLD]
