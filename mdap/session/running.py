@@ -183,6 +183,7 @@ class _Run:
                     ended.data["undecided"] += undecided
         finally:
             ended.data["in_flight"] = policy.decider.in_flight
+            self._spec.progress.in_flight -= policy.decider.in_flight
 
     async def _begin(self) -> str | None:
         """Record that this session works on the run; return why it cannot go on with its models, if so."""

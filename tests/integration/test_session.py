@@ -505,6 +505,16 @@ async def test_samples_on_a_guess_are_paid_for(db: Path, mode: str) -> None:
     assert run.status is RunStatus.FINISHED
 
 
+async def test_nothing_is_in_flight_once_a_run_has_ended(db: Path) -> None:
+    """Also if its time was over while it waited; the record says how many samples it had asked for."""
+    progress, budget = mdap.Progress(), mdap.Budget(seconds=0.2)
+    async with mdap.Session(db=db, options={"latency": 60}, budget=budget) as session:
+        run = await session.run(Hanoi(disks=3), progress=progress)
+    assert run.status is RunStatus.STOPPED
+    assert progress.in_flight == 0
+    assert query(db, "SELECT data ->> 'in_flight' FROM run_events WHERE kind = 'stopped'") == [(3,)]
+
+
 async def test_a_budget_counts_the_pilot_of_a_resumed_run(db: Path) -> None:
     """Once, whether the pilot or the run stopped, and in whichever session."""
     ended = set()
