@@ -34,7 +34,7 @@ _LATE: Final = 0.02
 # Settling gives tokens back in lumps, which a smaller allowance could not take.
 _TOKEN_BURST: Final = 1.0
 _LEARNED_FROM: Final = 20
-_CHARS_PER_TOKEN: Final = 3
+_BYTES_PER_TOKEN: Final = 3
 _MODELS: Final = 64
 _FIRST_WAIT: Final = 0.25
 _LONGEST_WAIT: Final = 20.0
@@ -289,8 +289,16 @@ class Pace:
 
 
 def prompt_tokens(system: str, user: str) -> int:
-    """Return about how many tokens a prompt has, at three characters each: rather too many than too few."""
-    return (len(system) + len(user)) // _CHARS_PER_TOKEN + 1
+    """Return about how many tokens a prompt has: rather too many than too few.
+
+    At three bytes of UTF-8 a token: three letters of English, or one character of Chinese.
+    """
+    return (_bytes(system) + _bytes(user)) // _BYTES_PER_TOKEN + 1
+
+
+def _bytes(text: str) -> int:
+    # Prompts are long, most are ASCII, and a string knows whether it is.
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 class Estimator:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdap.rules.limiter import Estimator, Pace, Reservation, Window
+from mdap.rules.limiter import Estimator, Pace, Reservation, Window, prompt_tokens
 from tests.endpoints import taken
 
 MINUTE = 60.0
@@ -212,6 +212,20 @@ def test_a_refund_forgets_the_request_too() -> None:
     assert (pace.requests.limit, pace.tokens.limit) == (1, 100)
     assert taken(pace, NOW + 1) == (0, 0)
     assert pace.ready_at(100, NOW + 1) == NOW + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("a" * 300, 101),
+        ("\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 300, 301),
+        ("\N{CYRILLIC SMALL LETTER A}" * 300, 201),
+    ],
+)
+def test_a_prompt_s_tokens_are_estimated_for_every_script(text: str, tokens: int) -> None:
+    """Or a burst of long Chinese prompts would cost three times what was reserved for it."""
+    assert prompt_tokens("", text) == prompt_tokens(text, "") == tokens
+    assert prompt_tokens("", "\ud800") == 2
 
 
 def test_limits_change_at_run_time() -> None:
