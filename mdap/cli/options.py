@@ -139,13 +139,13 @@ def model_option(shown: str) -> Decorator:
     )
 
 
-def target_option(purpose: str = "") -> Decorator:
+def target_option(purpose: str = "", default: float | None = 0.95) -> Decorator:
     """Return ``--target``, whose help ends with its *purpose*."""
     return click.option(
         "--target",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.95,
-        show_default=True,
+        default=default,
+        show_default="0.95",
         help=f"Target probability that every decision is right{purpose}.",
     )
 

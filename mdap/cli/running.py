@@ -55,7 +55,7 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
     "if all steps are equally hard, from the newest matching calibration or a pilot. robust: keeps "
     "--target however hard the steps are, if --floor holds.",
 )
-@options.target_option("; for -k auto and robust")
+@options.target_option("; for -k auto and robust", default=None)
 @click.option(
     "--floor",
     type=float,
@@ -145,7 +145,7 @@ def run(**given: Any) -> int:
             task,
             k=given["margin"],
             target=given["target"],
-            floor=0.6 if given["floor"] is None else given["floor"],
+            floor=given["floor"],
             voting=voting,
             run_id=run_id,
             progress=progress,
@@ -188,7 +188,8 @@ def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings,
                 if isinstance(first, MdapError):
                     raise first  # before anything is spent
                 tasks = (case for case in cases() if isinstance(case, Task))
-                k = await session.choose_k(tasks, name, target=given["target"], voting=voting)
+                goal = {} if given["target"] is None else {"target": given["target"]}
+                k = await session.choose_k(tasks, name, voting=voting, **goal)
             return session.solve_all(cases(), k=k, voting=voting, run_id=name, progress=progress)
 
         return anyio.run(run_inputs, session, batch_of, name, given["out"], show)
@@ -199,6 +200,8 @@ def _voting(given: dict[str, Any]) -> VotingSettings:
     chosen = {name: given[name] for name in ("contested", "seed") if given[name] is not None}
     if margin != "robust" and (chosen or given["floor"] is not None):
         raise UsageError("--floor, --contested and --seed go with -k robust")
+    if isinstance(margin, int) and given["target"] is not None:
+        raise UsageError("--target goes with -k auto and -k robust")
     return options.validated(
         VotingSettings,
         "setting",

@@ -15,7 +15,18 @@ from mdap.records import Event
 from mdap.session.dealing import check_spread
 from mdap.session.margins import K
 from mdap.session.models import SessionSetup, roster_of
-from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
+from mdap.settings import (
+    Budget,
+    Cluster,
+    Lane,
+    Limits,
+    OnDead,
+    Price,
+    Robust,
+    Speculate,
+    VotingSettings,
+    Waves,
+)
 from mdap.tasks import Ask, Chain, Process, Task
 
 __all__ = [
@@ -29,6 +40,7 @@ __all__ = [
     "Solving",
     "check_cases",
     "check_run",
+    "checked_goal",
     "checked_task",
     "setup_of",
 ]
@@ -76,8 +88,8 @@ class RunSettings(TypedDict, total=False):
     """Keyword arguments of `mdap.Session.run`, documented there."""
 
     k: K | None
-    target: float
-    floor: float
+    target: float | None
+    floor: float | None
     voting: VotingSettings | None
     run_id: str | None
     progress: Progress | None
@@ -115,6 +127,8 @@ def setup_of(model: Any, escalate_to: Any, **given: Any) -> SessionSetup:
     db, options, budget, prices = given.pop("db"), given.pop("options"), given["budget"], given["prices"]
     if not isinstance(db, str | Path):
         raise UsageError(f"db takes a path, not {db!r:.60}: write db='mdap.db'")
+    if "\0" in str(db):
+        raise UsageError(f"db takes the path of a file, not {str(db)!r:.60}: no path has a NUL in it")
     if not isinstance(options, Mapping | None):
         raise UsageError(f"options takes a dict, not {options!r:.60}: write options={{'temperature': 0.1}}")
     _check_made("limits", given["limits"], Limits, "concurrency=8")
@@ -122,6 +136,11 @@ def setup_of(model: Any, escalate_to: Any, **given: Any) -> SessionSetup:
     _check_made("cluster", given["cluster"], Cluster, "workers=4")
     _check_prices(prices)
     _check_made("waves", given["waves"], Waves, "max_wait=6 * 3600")
+    for name, flag in (("log", given["log"]), ("record_prompts", given.pop("record_prompts"))):
+        if not isinstance(flag, bool | None):
+            raise UsageError(f"{name} takes True or False, not {flag!r:.60}")
+    if not hasattr(given["tracer_provider"], "get_tracer") and given["tracer_provider"] is not None:
+        raise UsageError(f"tracer_provider takes a TracerProvider, not {given['tracer_provider']!r:.60}")
     for name, kind in (("speculate", Speculate), ("on_dead", OnDead), ("lane", Lane)):
         if given[name] not in list(kind):
             known = " or ".join(repr(str(each)) for each in kind)
@@ -206,6 +225,8 @@ def check_run(k: Any, voting: Any, run_id: Any, progress: Any = None, **shares: 
     if not (k is None or k in ("auto", "robust") or (isinstance(k, int) and not isinstance(k, bool))):
         raise UsageError(f"k takes a whole number, 'auto' or 'robust', not {k!r:.60}: write k=3")
     _check_made("voting", voting, VotingSettings, "max_tokens=1500")
+    if isinstance(k, int) and voting is not None and "k" in voting.model_fields_set and voting.k != k:
+        raise UsageError(f"k={k} and voting=mdap.VotingSettings(k={voting.k}) disagree: give one of them")
     if run_id is not None and not isinstance(run_id, str):
         raise UsageError(f"run_id takes a text, not {run_id!r:.60}: write run_id={str(run_id)!r:.60}")
     if progress is not None and not isinstance(progress, Progress):
@@ -213,6 +234,26 @@ def check_run(k: Any, voting: Any, run_id: Any, progress: Any = None, **shares: 
             f"progress takes an mdap.Progress, not {progress!r:.60}: write progress=mdap.Progress(), and "
             "read its counters"
         )
+    _check_shares(shares)
+
+
+def checked_goal(k: Any, target: Any, floor: Any) -> tuple[float, float]:
+    """Return the target and the floor of a run with this *k*.
+
+    Raises:
+        UsageError: one is no probability, or *k* makes no use of it.
+    """
+    given = {name: share for name, share in (("target", target), ("floor", floor)) if share is not None}
+    _check_shares(given)
+    if floor is not None and k != "robust":
+        raise UsageError(f"floor goes with k='robust', not with k={k!r:.60}")
+    if target is not None and k not in ("auto", "robust"):
+        raise UsageError(f"target goes with k='auto' and k='robust', not with k={k!r:.60}")
+    goal = Robust(**given)
+    return goal.target, goal.floor
+
+
+def _check_shares(shares: Mapping[str, Any]) -> None:
     for name, share in shares.items():
         if not _is_number(share) or not 0 < share < 1:
             instead = share / 100 if _is_number(share) and 1 < share < 100 else 0.95

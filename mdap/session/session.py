@@ -20,6 +20,7 @@ from mdap.session.arguments import (
     Solving,
     check_cases,
     check_run,
+    checked_goal,
     checked_task,
     setup_of,
 )
@@ -105,6 +106,7 @@ class Session(OpenSession):
             prices=prices,
             speculate=speculate,
             on_dead=on_dead,
+            record_prompts=record_prompts,
             log=log,
             tracer_provider=tracer_provider,
             cluster=cluster,
@@ -153,8 +155,8 @@ class Session(OpenSession):
         task: Any,
         *,
         k: K | None = None,
-        target: float = 0.95,
-        floor: float = 0.6,
+        target: float | None = None,
+        floor: float | None = None,
         voting: VotingSettings | None = None,
         run_id: str | None = None,
         progress: Progress | None = None,
@@ -167,8 +169,9 @@ class Session(OpenSession):
             k: the margin; ``"auto"`` takes the smallest that reaches *target*, by the newest calibration that
                 fits or else by a pilot, if all steps are equally hard; ``"robust"`` follows the votes and
                 keeps *target* however hard the steps are, if *floor* holds; None takes that of *voting*.
-            target: target probability that every decision is right; for ``"auto"`` and ``"robust"``.
-            floor: lowest probability on any step that a valid sample is right; for ``"robust"``.
+            target: target probability that every decision is right, for ``"auto"`` and ``"robust"``. None
+                is 0.95.
+            floor: lowest probability on any step that a valid sample is right, for ``"robust"``. None is 0.6.
             voting: the voting settings.
             run_id: the run's name in the database. mdap resumes an unfinished run of that name, returns a
                 finished one unchanged, and waits for one that this process is working on. None makes a new
@@ -184,7 +187,8 @@ class Session(OpenSession):
             DatabaseError: the database can no longer be written.
         """
         task = as_resumed(checked_task(task))
-        check_run(k, voting, run_id, progress, target=target, floor=floor)
+        goal = checked_goal(k, target, floor)
+        check_run(k, voting, run_id, progress)
         name = new_run_id(task) if run_id is None else checked_run_id(run_id)
         listener = None if on_event is None else Listener(on_event)
         scope = anyio.CancelScope()
@@ -193,7 +197,7 @@ class Session(OpenSession):
                 row = None if run_id is None else await row_of(resources, name)
                 how, begun = self._voting(voting, row), progress or Progress()
                 spec = RunSpec(name=name, voting=how, row=row, progress=begun, listener=listener)
-                spec = await with_margin(resources, task, spec, k, (target, floor))
+                spec = await with_margin(resources, task, spec, k, goal)
                 return with_typed_result(task, await run_task(resources, task, spec))
             return await left(resources, name)
 
