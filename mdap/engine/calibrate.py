@@ -17,7 +17,7 @@ from mdap.engine.policy import Policy
 from mdap.engine.recording import RUNNING, Opening
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
-from mdap.records import Reply, RunStatus, SampleTaken, Subject
+from mdap.records import RunStatus, SampleTaken, Subject
 from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.tasks import Step
@@ -127,16 +127,16 @@ class CalibrationSampler(Policy):
         self._open[number] = self.decider.open_afresh(race, surveyed.input, None)
         return self._open[number]
 
-    def came(self, taken: Sequence[SampleTaken], replies: Sequence[Reply]) -> None:
+    def came(self, taken: Sequence[SampleTaken]) -> None:
         """Keep what each sample said, for the figures."""
         self._taken += len(taken)
-        for sample, reply in zip(taken, replies, strict=False):
+        for sample in taken:
             self._drawn[sample.step][sample.ordinal] = Drawn(
                 sample.answer_key,
                 sample.flag_reason,
-                reply.input_tokens,
-                reply.output_tokens,
-                reply.latency,
+                sample.input_tokens,
+                sample.output_tokens,
+                sample.latency,
                 sample.text_digest or "",
             )
 

@@ -207,7 +207,7 @@ class Decider(Recorder):
             self.journal.append(*taken)
         if opening.error is not None and opening.status not in _UNCERTAIN:
             raise opening.error
-        self.policy.came(taken, outcome.replies)
+        self.policy.came(taken)
         if len(outcome.replies) < len(ordinals):
             race.give_back(ordinals[len(outcome.replies) :])
         if opening.status is OpeningStatus.VOID:
