@@ -1,24 +1,20 @@
 """The certificate of a run, the confidence of its winners and its outcome, from its votes."""
 
-from collections.abc import Sequence
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mdap.records import SURE, Certificate, Interval, TallyShape
+from mdap.errors import RAISED, PluginError
+from mdap.records import SURE, Certificate, Interval, Outcome, TallyShape
 from mdap.rules.scaling import race_length
+from mdap.tasks import A, Decision, Task
 
 if TYPE_CHECKING:
     from mdap.rules.hardness import Belief
-import inspect
-from collections import Counter
-from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import replace
-from typing import Any
-
-from mdap.errors import RAISED, PluginError
-from mdap.records import Outcome
-from mdap.tasks import A, Decision, Task
 
 __all__ = [
     "DOUBTFUL_BELOW",

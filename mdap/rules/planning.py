@@ -1,5 +1,6 @@
 """Estimates for a planned run: what a budget buys, other margins and subtask sizes, other ways to pay."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
 from functools import lru_cache
@@ -117,14 +118,7 @@ def _again(wanted: Plan, steps: int | None = None, k: int | None = None) -> Plan
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
     """Return the largest number from 1 to *most* that fits, if smaller ones do as well; 0 for none."""
-    low, high = 0, 1
-    while high < most and fits(high):
-        low, high = high, high * 2
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect_left(range(1, most + 1), True, key=lambda number: not fits(number))
 
 
 class Sample(NamedTuple):

@@ -82,9 +82,8 @@ def plan(
         UsageError: if a value is out of range, or k is None and no margin reaches the target.
     """
     _check_goal(steps, target)
-    _check_cut(steps, steps_per_subtask)
     margin = minimal_k(error_rate, steps, target, steps_per_subtask) if k is None else k
-    _check_race(error_rate, margin)
+    p_zero_errors = run_success(error_rate, margin, steps, steps_per_subtask)
     wrong = error_rate if error_rate == 1 else -math.expm1(steps_per_subtask * math.log1p(-error_rate))
     subtasks = steps / steps_per_subtask
     votes_per_step = expected_votes(wrong, margin)
@@ -94,7 +93,7 @@ def plan(
         target=target,
         steps=steps,
         k=margin,
-        p_zero_errors=run_success(error_rate, margin, steps, steps_per_subtask),
+        p_zero_errors=p_zero_errors,
         votes_per_step=votes_per_step,
         votes=subtasks * votes_per_step,
         samples=subtasks * expected_samples(wrong, margin, valid_rate),
