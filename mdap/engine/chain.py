@@ -331,9 +331,10 @@ class ChainPolicy(Policy):
     def _abandon(self, opening: Opening) -> None:
         was_tentative = opening.status is OpeningStatus.TENTATIVE
         opening.status = OpeningStatus.VOID
-        votes = sum(opening.race.tally.votes.values())
-        self.decider.add_counts(-votes, votes - opening.race.counted)
-        self.decider.progress.void += opening.race.counted
+        votes, progress = sum(opening.race.tally.votes.values()), self.decider.progress
+        progress.votes -= votes
+        progress.red_flags -= opening.race.counted - votes
+        progress.void += opening.race.counted
         if was_tentative:
             self.decider.resolve(opening.opened, confirmed=False)
         self.decider.withdraw(opening)

@@ -259,8 +259,6 @@ class GuardedTask:
                 raise TypeError("it is not async: write `async def effects(self, state, decision)`")
             await under_way
         except BaseException as error:
-            if not of_its_own(error):
-                raise
             self.fail(f"bringing about the effects of step {decision.step}", error)
 
     def guess(self, number: int, state: Any) -> Any:

@@ -109,7 +109,7 @@ class ProcessPolicy(Policy):
         self._returned: Callable[[], None] | None = None
         pilot = config.pilot
         if pilot is not None and pilot.when_over is None:  # nothing that it is nested in is a process
-            pilot.when_over = self._pilot_over
+            pilot.when_over = partial(self._end, RunStatus.FINISHED, None)
 
     def begin(self, point: ProcessPoint) -> None:
         """Restore the decisions and samples of earlier sessions."""
@@ -246,9 +246,6 @@ class ProcessPolicy(Policy):
             return
         self.result = result
         self._warn_of_forgotten()
-        self._end(RunStatus.FINISHED, None)
-
-    def _pilot_over(self) -> None:
         self._end(RunStatus.FINISHED, None)
 
     @property

@@ -136,14 +136,6 @@ class Opening:
             model=model,
             view=request.view,
             temperature=self.race.schedule.temperature(ordinal, request.member),
-            input_tokens=None,
-            output_tokens=None,
-            cached_tokens=None,
-            latency=None,
-            attempts=1,
-            request_id=None,
-            finish_reason=None,
-            text_digest=None,
             began=request.trace.began,
         )
 
@@ -192,11 +184,6 @@ class Recorder:
     ) -> None:
         """Record an event of the run."""
         self.journal.append(RunEvent(self.config.run, kind, reason, author, data))
-
-    def add_counts(self, votes: int, red_flags: int) -> None:
-        """Add to the counters of votes and red flags."""
-        self.progress.votes += votes
-        self.progress.red_flags += red_flags
 
     def record(
         self, opening: Opening, winner: str, author: str | None = None, reason: str | None = None
