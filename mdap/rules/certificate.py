@@ -45,13 +45,7 @@ _RECORDED: Final = {True: "solved", False: "unsolved", None: None}
 
 
 def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
-    """Return a one-sided upper confidence bound on the error rate (Clopper-Pearson).
-
-    Args:
-        wrong: votes known to be wrong.
-        votes: all votes, at least as many.
-        confidence: probability that the bound holds, in (0, 1).
-    """
+    """Return a one-sided upper confidence bound on the error rate (Clopper-Pearson)."""
     # Imported here, since scipy alone takes longer to import than all the rest.
     from scipy.special import betaincinv
 
@@ -75,9 +69,6 @@ def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
 
     The uncertainty of the error rate, and of how many steps are harder than others, is averaged over, see
     `mdap.rules.hardness`; nothing is taken at one estimate.
-
-    Args:
-        shapes: the tallies of all voted decisions.
 
     Returns:
         The certificate; None without decisions of a margin above 1: at 1 no vote can be against the winner,
@@ -111,11 +102,7 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
 
 
 def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
-    """Return each tally with the probability that its winner is wrong, most doubtful first.
-
-    Args:
-        shapes: the tallies of all voted decisions of a run.
-    """
+    """Return each tally of a run with the probability that its winner is wrong, most doubtful first."""
     shapes = _decisions(shapes)
     if not shapes:
         return []
@@ -178,12 +165,7 @@ def _warnings(belief: "Belief", rate: Interval, standing_out: int) -> tuple[str,
 
 
 def shape_of(winner: str, votes: Mapping[str, int]) -> TallyShape:
-    """Return how the votes of a step fell.
-
-    Args:
-        winner: the winning answer in canonical JSON.
-        votes: the votes of each candidate.
-    """
+    """Return how the votes of a step fell."""
     others = max((count for answer, count in votes.items() if answer != winner), default=0)
     return TallyShape(votes.get(winner, 0), others, sum(votes.values()), 1)
 
@@ -192,11 +174,8 @@ def confident(decisions: Sequence[Decision[A]], shapes: Sequence[TallyShape | No
     """Return *decisions* with the chance that each winner is right, by the votes on all of them.
 
     It is one minus the doubt of the certificate, taken over these steps alone, so that it follows from what
-    was asked and decided: it is the same after a resume and in an audit.
-
-    Args:
-        decisions: the decisions.
-        shapes: how the votes of each fell; None where no vote decided.
+    was asked and decided: it is the same after a resume and in an audit. A decision without a vote has None
+    for its shape.
     """
     found = _confidences(tuple(sorted(Counter(shape for shape in shapes if shape is not None).items())))
     return [
@@ -213,11 +192,6 @@ def _confidences(counted: tuple[tuple[TallyShape, int], ...]) -> dict[TallyShape
 
 def said_by(name: str, task: Task, result: Any) -> bool | None:
     """Return the task's verdict on its *result*: solved, not solved, or None for no verdict.
-
-    Args:
-        name: the task's name.
-        task: the task.
-        result: the result, as a JSON value.
 
     Raises:
         PluginError: the task's own code fails, or returns something else.
@@ -241,13 +215,8 @@ def recorded(said: bool | None) -> str | None:
 def outcome_of(word: str | None, certificate: Certificate | None, undecided: int) -> Outcome | None:
     """Return the outcome of a finished run.
 
-    The task's verdict comes first. Without one, the result is doubtful if steps were left undecided,
+    The task's recorded *word* comes first. Without one, the result is doubtful if steps were left undecided,
     or if P(no errors) is below `DOUBTFUL_BELOW`.
-
-    Args:
-        word: what the task said, as recorded.
-        certificate: what the votes say; None where they say nothing.
-        undecided: steps that found no winner.
     """
     if word is not None:
         return Outcome[word.upper()]

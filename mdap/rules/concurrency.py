@@ -51,9 +51,7 @@ class Strays:
     def count(self, refused: bool, learn: bool) -> bool:
         """Count an answer; return whether it shows a limit.
 
-        Args:
-            refused: whether it was a refusal.
-            learn: whether it may tell what is usual: not if it was asked before the limit was lowered.
+        What was asked before the limit was lowered does not tell what is usual: then *learn* is False.
         """
         excess = max(_SUSPECT, 2.5 * self.usual)
         up, down = math.log(excess / self.usual), math.log((1 - self.usual) / (1 - excess))

@@ -81,10 +81,6 @@ def _bound(argument: Any, bound: Mapping[Any, Any]) -> Any:
 def check_methods(kind: type[Task], name: str) -> None:
     """Refuse a task's class that cannot be run, before anything is spent.
 
-    Args:
-        kind: the class.
-        name: what its user calls it.
-
     Raises:
         UsageError: a method is missing, async where it is called without ``await``, a generator, takes other
             arguments, or has the name of a parameter.

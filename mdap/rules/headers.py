@@ -79,12 +79,7 @@ class Told:
 
 
 def read_told(headers: Mapping[str, str], wall_now: float) -> Told:
-    """Return what *headers* tell.
-
-    Args:
-        headers: header values by name in lower case.
-        wall_now: seconds since 1970, against which dates are read.
-    """
+    """Return what *headers*, by name in lower case, tell; *wall_now* is in seconds since 1970."""
     # Most responses tell nothing, and this is read of each.
     if not any(name.startswith("retry") or "limit" in name for name in headers):
         return _NOTHING

@@ -106,11 +106,6 @@ def read_values(
 ) -> dict[str, Any]:
     """Return the values of ``NAME=VALUE`` pairs; lists and objects are read as JSON.
 
-    Args:
-        pairs: the user's pairs.
-        option: the option's name, for errors.
-        fields: the allowed fields, if known.
-
     Raises:
         UsageError: a pair has no ``=``, a name is given twice, or its JSON is broken.
     """

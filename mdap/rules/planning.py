@@ -70,13 +70,7 @@ class Bought(NamedTuple):
 
 
 def what_buys(budget: float, each: Each, wanted: Plan) -> Bought:
-    """Return what *budget* buys, at the rates of a plan.
-
-    Args:
-        budget: USD.
-        each: the cost of one sample.
-        wanted: the plan.
-    """
+    """Return what *budget*, in USD, buys at the rates of a plan."""
     k = _largest(lambda margin: each.cost(_again(wanted, k=margin)) <= budget, 1000)
     steps = _largest(lambda count: each.cost(_again(wanted, steps=count)) <= budget, _MOST_STEPS)
     return Bought(
@@ -185,13 +179,8 @@ def ways(planned: Plan, sample: Sample, price: Price) -> list[Way]:
 def expected_requests(k: int, error_rate: float, valid_rate: float, temperatures: int = 2) -> float:
     """Return how many requests a step takes if each brings as many samples as the leader lacks votes.
 
-    Between two candidates; samples beyond eight go into further requests.
-
-    Args:
-        k: the margin.
-        error_rate: chance that a valid sample is wrong.
-        valid_rate: chance that a sample is valid.
-        temperatures: 2 if the first sample has another temperature than the others.
+    Between two candidates; samples beyond eight go into further requests. *temperatures* is 2 if the first
+    sample has another temperature than the others.
     """
     changes = _changes(k, valid_rate * (1 - error_rate), valid_rate * error_rate)
     leads, total = {0: 1.0}, 0.0

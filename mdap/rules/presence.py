@@ -22,13 +22,7 @@ _REMEDIES: Final = {
 
 
 class Absence(NamedTuple):
-    """A model or tier that a run stops asking from some moment on.
-
-    Attributes:
-        member: a model of the ensemble; None for a whole tier.
-        tier: a tier; None for a model.
-        reason: one sentence on why.
-    """
+    """A model, *member*, or a whole *tier* that a run stops asking; the other one is None."""
 
     member: int | None
     tier: int | None
@@ -97,11 +91,5 @@ class Presence:
 
 
 def refused_sentence(step: int, model: str, reason: str) -> str:
-    """Return the sentence that says why a refused step is undecided: part of what processes see.
-
-    Args:
-        step: the step's number.
-        model: who refused it last.
-        reason: the endpoint's sentence.
-    """
+    """Return the sentence that says why a refused step is undecided: part of what processes see."""
     return f"step {step} was refused by {model}: {reason}"
