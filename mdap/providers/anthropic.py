@@ -112,10 +112,6 @@ def _read_usage(body: Mapping[str, Any]) -> tuple[int | None, int | None, int | 
 def create(model: str, options: dict[str, Any]) -> AnthropicProvider:
     """Make a provider from what a user typed: the factory behind ``--model anthropic/<model>``.
 
-    Args:
-        model: the model's name as the endpoint knows it.
-        options: fields of `AnthropicSettings`; strings are converted.
-
     Raises:
         UsageError: no model, an unknown option, a bad value, no key, or the SDK is not installed.
     """

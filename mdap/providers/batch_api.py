@@ -52,13 +52,7 @@ class JobState(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The result of one request of a job.
-
-    Attributes:
-        custom_id: the request's.
-        body: the response as JSON; None where there is none.
-        failure: why there is none.
-    """
+    """The result of one request of a job: the response as JSON, or why there is none."""
 
     custom_id: str
     body: bytes | None
@@ -67,12 +61,6 @@ class Result(NamedTuple):
 
 class BatchAPI(ABC):
     """A vendor's batch API, for one model, with the address and the headers of ordinary requests.
-
-    Args:
-        sdk: of the vendor.
-        endpoint: whom to ask.
-        body: makes the body of an ordinary request.
-        read: reads the replies out of a response.
 
     Attributes:
         limits: what one job may hold.

@@ -53,9 +53,6 @@ def options_named(text: str) -> list[str]:
 class Dialect(Generic[S]):
     """The options with which an endpoint is asked: the user's own, and values found out for the others.
 
-    Args:
-        settings: the user's.
-
     Attributes:
         settings: those in force.
         open: options that the user did not set, each with its values, the best first.
@@ -116,11 +113,8 @@ async def negotiate(dialect: Dialect[Any], send: Send) -> ProviderError | None:
     """Try the options that the user left open until the endpoint answers; return why it does not.
 
     Where its refusals name what they refuse, that is changed. Where they do not, the endpoint is asked for as
-    little as possible, and then for one thing after the other.
-
-    Args:
-        dialect: the options; left at what was found, or where nothing was, as they were.
-        send: sends one request with them.
+    little as possible, and then for one thing after the other. Where nothing is found, they stay as they
+    were.
     """
     error = await _by_words(dialect, send)
     if error is None or not is_refusal(error) or not dialect.open:

@@ -34,14 +34,8 @@ _REMEMBERED: Final = 4
 class BatchLane:
     """Collect the samples that all runs of a session want, and send them in jobs.
 
-    Args:
-        members: the models, each with a batch API.
-        log: where jobs are noted.
-        waves: when waves leave, and how long they are waited for.
-        last_wave: the number of the newest wave on record.
-
-    Attributes:
-        seen: numbers of the jobs whose rows are known.
+    *log* notes the jobs, *last_wave* is the newest on record, and *seen* has the numbers of the jobs whose
+    rows are known.
     """
 
     def __init__(self, members: Sequence[Paced], log: BatchLog, waves: Waves, last_wave: int) -> None:

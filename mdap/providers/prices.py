@@ -41,12 +41,7 @@ def read_prices(path: Path) -> dict[str, Price]:
 
 
 def price_of(model: str, own: Mapping[str, Price]) -> Price | None:
-    """Return the price of *model*, or None if nobody knows it.
-
-    Args:
-        model: as ``provider/model``.
-        own: the user's prices.
-    """
+    """Return the price of *model*, a ``provider/model``: the user's *own* first; None if nobody knows it."""
     if model in own:
         return own[model]
     from genai_prices import Usage, calc_price  # a quarter of a second that most commands need not wait

@@ -179,10 +179,6 @@ def _spoiled(reply: Reply, draw: float, max_tokens: int) -> Reply:
 def create(model: str, options: dict[str, Any]) -> Simulated:
     """Build the simulated model.
 
-    Args:
-        model: what to call it where several vote together; empty for plain ``sim``.
-        options: see `SimulatedSettings`.
-
     Raises:
         UsageError: an option is unknown or out of range.
     """

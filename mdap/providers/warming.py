@@ -27,16 +27,11 @@ _IN_VAIN: Final = 8
 
 
 def repeated(request: SampleRequest) -> tuple[int, ...]:
-    """Return where in the user message the beginnings end that further requests will repeat.
+    """Return where in the user message the beginnings end that further requests will repeat, smallest first.
 
     One is what the step's author says that further steps share. All of the message is another, since each
-    sample of the step repeats it, unless what it adds to the first one is too short to be kept.
-
-    Args:
-        request: one of those; without *warm*, nothing says that there will be more.
-
-    Returns:
-        Numbers of characters, the smallest first.
+    sample of the step repeats it, unless what it adds to the first one is too short to be kept. Without
+    *warm*, nothing says that there will be more requests.
     """
     if not request.warm:
         return ()
