@@ -49,10 +49,8 @@ _FACTS: Final = {
 class Watch:
     """Emit facts as log events: flat, with dotted names, without the text of prompts and replies.
 
-    Args:
-        named: the ids of running runs, by number.
-        configured: whether events go to the program's structlog configuration, instead of to the logger
-            ``mdap.run`` of the standard library.
+    *named* are the ids of running runs, by number. If *configured*, events go to the program's structlog
+    configuration, instead of to the logger ``mdap.run`` of the standard library.
     """
 
     def __init__(self, named: Mapping[int, str], *, configured: bool = False) -> None:

@@ -36,11 +36,7 @@ _LONGEST_REASON: Final = 500
 class Absences:
     """The models that a run does without.
 
-    Args:
-        decider: asks the others.
-
-    Attributes:
-        heeded: how many absences of the run, and of those that belong to it, are on its record.
+    *heeded* counts the absences of the run, and of those that belong to it, that are on its record.
     """
 
     def __init__(self, decider: "Decider") -> None:

@@ -37,11 +37,9 @@ class SolvePart(Protocol):
     async def __call__(
         self, task: Task, name: str, share: Fraction | None, /, *, independent: bool = False
     ) -> Solution:
-        """Return its solution.
+        """Return the solution of a nested task, whose run has the id *name*.
 
         Args:
-            task: the nested task.
-            name: the id of its run.
             share: what it may spend of the process's error budget; None for a budget of its own, if any.
             independent: whether its result stays in its own run.
         """

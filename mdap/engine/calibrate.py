@@ -27,14 +27,7 @@ __all__ = ["CalibrationSampler", "Subjects", "Surveyed", "steps_in"]
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """A step to sample.
-
-    Attributes:
-        step: its prompt and parser.
-        subject: what it is about, for simulation.
-        input: its input, in canonical JSON.
-        truth: returns the right answer, in canonical JSON.
-    """
+    """A step to sample: for simulation its subject, and its input and what returns the truth, as JSON."""
 
     step: Step[Any]
     subject: Subject
@@ -65,15 +58,12 @@ class CalibrationSampler(Policy):
     """Sample steps on the states given, a few of them at any time, until there are enough samples.
 
     With an oracle, *k* and *max_samples* of the voting both equal the samples of a step, all
-    requested concurrently.
+    requested concurrently; else the winner of each race says what is right.
 
     Args:
         subjects: the steps, one after the other; there must be enough.
-        config: the configuration of the run.
-        journal: where every fact goes.
         samples: about how many samples in all; steps that are begun are sampled to their end.
         width: samples in flight at which no further step is opened.
-        oracle: whether the task's oracle says what is right; else the winner of each race does.
     """
 
     def __init__(

@@ -17,12 +17,7 @@ __all__ = ["Effect", "Policy"]
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An external effect of a decision.
-
-    Attributes:
-        perform: does it.
-        done: what to record afterwards.
-    """
+    """An external effect of a decision, and what to record afterwards."""
 
     perform: Callable[[], Awaitable[None]]
     done: RunEvent

@@ -54,14 +54,7 @@ class OpeningStatus(Enum):
 
 
 class Opening:
-    """One step opened on one input.
-
-    Args:
-        race: its votes.
-        place: how many times the step was opened before.
-        spelled: the input, in canonical JSON.
-        state: the input.
-        tentative: whether the input is a guess.
+    """One step opened on one input, *place* times before.
 
     Attributes:
         opened: its record.
@@ -152,18 +145,12 @@ def _seconds(latency: float) -> float | None:
 class Recorder:
     """Record the steps of one run.
 
-    Args:
-        config: the configuration of the run.
-        journal: where every fact goes.
-
     Attributes:
         status: running, until it is finished, undecided, stopped or failed.
         reason: why it is not running and not finished.
         stop_cause: the same as one word.
         error: the error that ended it; None for none.
         digest: head of the digest chain over the decisions.
-        progress: the counters.
-        schedule: who is asked for which sample.
         place: how many steps are decided.
     """
 
