@@ -18,8 +18,6 @@ from mdap.records import (
     StepResolved,
 )
 
-__all__ = ["Watch"]
-
 _LONGEST: Final = 500
 _STANDARD: Final = logging.getLogger("mdap.run")
 # Otherwise Python prints warnings in a program that configures no logging.

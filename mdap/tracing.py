@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
-__all__ = ["RunTrace", "Tracing", "tracing"]
-
 _Place = tuple[int, int]
 
 # Number of finished steps to remember: their requests may still fail and be retried.

@@ -24,8 +24,6 @@ from mdap.settings import OnDead
 if TYPE_CHECKING:
     from mdap.engine.decider import Decider
 
-__all__ = ["FORMLESS", "STRANGE", "Absences"]
-
 STRANGE: Final = "refused"
 FORMLESS: Final = "form"
 """The kinds of the errors that end a run in which no model answers, or keeps to the form."""

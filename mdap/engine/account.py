@@ -9,8 +9,6 @@ from mdap.rules.ledger import Ledger
 from mdap.rules.rungs import Rung
 from mdap.settings import Robust
 
-__all__ = ["ABANDONED", "CONTESTED", "UNDECIDED", "Account", "account_of"]
-
 CONTESTED: Final = "contested"
 UNDECIDED: Final = "undecided"
 ABANDONED: Final = "abandoned"

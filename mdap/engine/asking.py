@@ -25,8 +25,6 @@ from mdap.rules.reading import typed_answer
 from mdap.rules.redflags import clean
 from mdap.tasks import Decision, Process, RedFlag, Step, Task
 
-__all__ = ["Asking", "ProcessContext", "answer_process"]
-
 A = TypeVar("A")
 T = TypeVar("T")
 

@@ -22,8 +22,6 @@ from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.tasks import Step
 
-__all__ = ["CalibrationSampler", "Subjects", "Surveyed", "steps_in"]
-
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:

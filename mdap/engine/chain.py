@@ -39,8 +39,6 @@ from mdap.rules.certificate import confident, shape_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
-__all__ = ["ChainPolicy", "RecordedOpenings"]
-
 
 class ChainPolicy(Policy):
     """Decide the steps of a chain, from where its rows end.

@@ -14,8 +14,6 @@ from mdap.settings import OnDead, Speculation, VotingSettings
 if TYPE_CHECKING:
     from mdap.engine.voting import Race
 
-__all__ = ["Pilot", "Progress", "RunConfig"]
-
 
 @dataclass(slots=True)
 class Progress:

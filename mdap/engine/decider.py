@@ -29,8 +29,6 @@ from mdap.records import (
 from mdap.rules.digests import sample_line
 from mdap.rules.rungs import Rung
 
-__all__ = ["Decider"]
-
 _VOTE: Final = str(Verdict.VOTE)
 _FLAG: Final = str(Verdict.FLAG)
 _VOID: Final = str(Verdict.VOID)

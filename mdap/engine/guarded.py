@@ -15,8 +15,6 @@ from mdap.rules.values import SpellingError, difference, kinds_of
 from mdap.settings import explain
 from mdap.tasks import Chain, Decision, Process, RedFlag, Step, Task, canonical_step
 
-__all__ = ["GuardedTask", "TaskSubject", "flaw", "length_of", "not_a_step", "not_undecided", "simulated"]
-
 T = TypeVar("T")
 
 

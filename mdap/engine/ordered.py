@@ -22,8 +22,6 @@ from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, StepOpened, Verdict
 from mdap.tasks import Process, Step
 
-__all__ = ["Loan", "OrderedPolicy", "process_policy"]
-
 _VOTE: Final = str(Verdict.VOTE)
 
 

@@ -12,8 +12,6 @@ from mdap.records import RunEvent, SampleTaken
 if TYPE_CHECKING:
     from mdap.engine.decider import Decider
 
-__all__ = ["Effect", "Policy"]
-
 
 @dataclass(frozen=True, slots=True)
 class Effect:

@@ -35,8 +35,6 @@ from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, RedFlag, Step, canonical_step
 
-__all__ = ["ProcessPolicy", "Question", "identify"]
-
 _MOST_NAMED: Final = 5
 
 

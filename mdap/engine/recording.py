@@ -27,8 +27,6 @@ from mdap.rules.digests import chain_digest, sample_line, text_digest
 from mdap.rules.presence import refused_sentence
 from mdap.rules.redflags import clean, clean_label
 
-__all__ = ["RUNNING", "Opening", "OpeningStatus", "Recorder", "undecided_cause", "undecided_sentence"]
-
 # Looked up once: a member of an enumeration takes longer to find than all else that is done with it.
 RUNNING: Final = RunStatus.RUNNING
 

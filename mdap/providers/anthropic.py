@@ -17,8 +17,6 @@ from mdap.providers.wire import EndpointProvider
 from mdap.records import Reply, SampleRequest
 from mdap.rules.reading import split_reasoning
 
-__all__ = ["AnthropicProvider", "AnthropicSettings", "create"]
-
 _DEFAULT_URL: Final = "https://api.anthropic.com"
 
 

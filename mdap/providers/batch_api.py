@@ -16,8 +16,6 @@ from mdap.providers.sending import CLOSE_SECONDS, MAX_BODY, Response
 from mdap.records import BatchRow, Reply, SampleRequest
 from mdap.rules.waves import Room
 
-__all__ = ["FREED", "BatchAPI", "JobState", "Result", "Row", "counted"]
-
 T = TypeVar("T")
 
 CALL_SECONDS: Final = 600.0

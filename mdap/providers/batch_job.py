@@ -13,8 +13,6 @@ from mdap.records import BatchJob, BatchRow
 if TYPE_CHECKING:
     from mdap.providers.lane import BatchLane
 
-__all__ = ["BatchLog", "Job"]
-
 _OLDEST: Final = 72 * 3600.0
 """Seconds after which a vendor would have ended a job long ago."""
 

@@ -7,8 +7,6 @@ from typing import Any, Final, Generic, TypeVar
 from mdap.errors import ProviderError, RateLimitError, RejectedError
 from mdap.providers.endpoint import EndpointSettings
 
-__all__ = ["Dialect", "is_refusal", "negotiate", "options_named"]
-
 S = TypeVar("S", bound=EndpointSettings)
 
 # What servers call what an option is about. They quote names in as many ways as there are servers.

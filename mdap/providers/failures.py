@@ -22,19 +22,6 @@ from mdap.providers.proxies import proxy_for
 from mdap.providers.sending import Response
 from mdap.rules.headers import read_told
 
-__all__ = [
-    "billed",
-    "classify",
-    "count_of",
-    "explain_failure",
-    "first_line",
-    "foreign",
-    "json_object",
-    "json_or_none",
-    "label_of",
-    "mapping_of",
-]
-
 _MAX_TOKENS: Final = 2**53
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _WRONG_KEY: Final = frozenset({"invalid_api_key", "API_KEY_INVALID", "authentication_error"})

@@ -16,8 +16,6 @@ from mdap.rules.concurrency import ConcurrencyLimit
 from mdap.rules.headers import Told
 from mdap.rules.limiter import Attempt, Change, Pace, Reservation
 
-__all__ = ["FIXED", "MOST", "Gate", "Turn", "connections_within"]
-
 FIXED: Final = 64
 """Concurrent requests to a provider in this process, which has no limit to discover."""
 

@@ -19,8 +19,6 @@ from mdap.rules.limiter import prompt_tokens
 from mdap.rules.waves import custom_id, parts_of
 from mdap.settings import Waves
 
-__all__ = ["BatchLane"]
-
 Place = tuple[int, str, str, int, int, int]
 """Run, key, digest, member, view and ordinal: what a sample is known by."""
 

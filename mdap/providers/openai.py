@@ -30,8 +30,6 @@ from mdap.records import Reply, SampleRequest
 from mdap.rules.reading import split_reasoning
 from mdap.rules.redflags import REFUSAL, failed
 
-__all__ = ["OpenAIProvider", "OpenAISettings", "create", "create_named"]
-
 _DEFAULT_URL: Final = "https://api.openai.com/v1"
 _REPLIES_PER_REQUEST: Final = 8
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)

@@ -17,8 +17,6 @@ from mdap.rules.headers import Told
 from mdap.rules.limiter import Estimator, prompt_tokens
 from mdap.settings import Limits
 
-__all__ = ["Ensemble", "Paced"]
-
 _REFUSED: Final = "rate_limit"
 _MOST_TOKENS: Final = 10**12  # tokens of a reply, far beyond any model's
 # After a timeout of mdap or a gateway, the server may still be computing the reply.

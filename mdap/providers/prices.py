@@ -11,8 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 from mdap.errors import UsageError
 from mdap.settings import Price, explain
 
-__all__ = ["price_of", "read_prices"]
-
 # Some prices rise with the length of a prompt: mdap's are short.
 _TOKENS = 1_000
 _TIMES = 1_000

@@ -21,8 +21,6 @@ from mdap.providers.paced import Paced
 from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.digests import prompt_digest
 
-__all__ = ["ProbeResult", "probe"]
-
 _SYSTEM: Final = "You check a connection."
 _CHECK: Final = 'Reply with this JSON object and nothing else: {"ok": true}'
 _SCHEMA: Final = {

@@ -29,8 +29,6 @@ from mdap.providers.sending import (
     unpacked,
 )
 
-__all__ = ["SDK", "Pattern", "ThroughSDK", "closed"]
-
 # What an endpoint learns that the SDK's own variables are not meant for. No compressed body is asked for: how
 # large it is shows only afterwards.
 _PLAIN: Final = {"accept-encoding": "identity"}

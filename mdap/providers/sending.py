@@ -8,18 +8,6 @@ from typing import Any, Final, NamedTuple
 from mdap.errors import RejectedError, TransientError
 from mdap.rules.redflags import clean_label
 
-__all__ = [
-    "CLOSE_SECONDS",
-    "IDLE_SECONDS",
-    "MAX_BODY",
-    "MOST_CONNECTIONS",
-    "Response",
-    "bounded",
-    "check_head",
-    "spelled",
-    "unpacked",
-]
-
 MAX_BODY: Final = 16 * 2**20
 """Bytes of a response after which reading stops."""
 

@@ -18,8 +18,6 @@ from mdap.errors import RejectedError, TransientError, UsageError
 from mdap.records import Reply, SampleRequest, Subject
 from mdap.settings import explain
 
-__all__ = ["Simulated", "SimulatedSettings", "create"]
-
 _UNIT: Final = 2.0**-64
 _WORDS: Final = Struct(">5Q").unpack
 _NORMAL: Final = NormalDist()

@@ -15,8 +15,6 @@ import anyio
 
 from mdap.records import Reply, SampleRequest
 
-__all__ = ["Warmer", "repeated"]
-
 # The shortest beginning that any vendor keeps has 512 tokens, of about four characters each.
 _LEAST_CHARS = 512 * 4
 # Vendors keep a beginning for five minutes after it was last used.

@@ -22,8 +22,6 @@ from mdap.rules.redflags import clean_text
 if TYPE_CHECKING:
     from mdap.providers.direct import Direct
 
-__all__ = ["EndpointProvider", "Repeats", "Wire"]
-
 # Some servers number their responses, or draw a number below a thousand: those meet again honestly.
 _SHORTEST_ID: Final = 16
 # Stop after this many foreign answers in a row; sooner if hardly any answer was good.

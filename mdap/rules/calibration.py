@@ -15,21 +15,6 @@ from mdap.rules.certificate import error_upper_bound, jeffreys
 from mdap.rules.scaling import expected_votes, race_length
 from mdap.settings import Limits
 
-__all__ = [
-    "Drawn",
-    "Measured",
-    "Poll",
-    "VoteCounts",
-    "consensus_rate",
-    "estimated_samples",
-    "estimated_seconds",
-    "jeffreys",
-    "measure",
-    "rate_behind",
-    "scaled",
-    "spread_of",
-]
-
 _UNLIKELY: Final = 0.01
 _POINTS: Final = 41
 _Z: Final = 1.959964

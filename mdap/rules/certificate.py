@@ -16,20 +16,6 @@ from mdap.tasks import A, Decision, Task
 if TYPE_CHECKING:
     from mdap.rules.hardness import Belief
 
-__all__ = [
-    "DOUBTFUL_BELOW",
-    "JUDGED",
-    "certify",
-    "confident",
-    "doubts",
-    "error_upper_bound",
-    "jeffreys",
-    "outcome_of",
-    "recorded",
-    "said_by",
-    "shape_of",
-]
-
 _MUCH_DISSENT: Final = 0.4
 # Nothing is ever certain, and the last digits may differ from one machine to the next.
 _DIGITS: Final = 6

@@ -17,8 +17,6 @@ from typing import Final
 
 from mdap.rules.limiter import Attempt, Change, Window
 
-__all__ = ["ConcurrencyLimit", "Strays"]
-
 _RARE, _MOST, _SUSPECT = 0.005, 0.15, 0.05
 _SIGN: Final = 4.5  # one false alarm in thousands of answers
 _TRIED, _WINDOW, _WINDOWS = 200, 400, 4  # answers

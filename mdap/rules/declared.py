@@ -8,8 +8,6 @@ from typing import Any, Final, TypeVar, get_type_hints
 from mdap.errors import UsageError
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["check_methods", "result_type_of", "types_of"]
-
 _R = TypeVar("_R")
 _OF_ALL: Final = {"length": "self", "canonical": "self, answer", "outcome": "self, result"}
 _OF_CHAINS: Final = {

@@ -11,8 +11,6 @@ from typing import Final, NamedTuple
 
 from mdap.rules.calibration import consensus_rate
 
-__all__ = ["Baseline", "Drift"]
-
 _LIMIT: Final = math.log(400)
 _OUTSIDE: Final = 0.001
 _TIMES: Final = (1.25, 1.5, 2.0, 4.0, 8.0)

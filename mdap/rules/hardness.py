@@ -32,8 +32,6 @@ from scipy.special import betaln, expit
 from mdap.records import TallyShape
 from mdap.rules.scaling import lost_votes
 
-__all__ = ["Belief", "Weighed", "claim_of", "floor_of", "posterior"]
-
 Array: TypeAlias = NDArray[Any]
 
 _LOWEST: Final = -30.0  # the log odds where the grids of e and h begin

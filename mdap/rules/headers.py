@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-__all__ = ["LONGEST_WAIT", "Told", "read_told"]
-
 LONGEST_WAIT: Final = 86_400.0
 """No wait that is told is longer, in seconds."""
 

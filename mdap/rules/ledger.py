@@ -9,8 +9,6 @@ from mdap.records import Guarantee
 from mdap.rules.rungs import Ladder, Rung, exact
 from mdap.settings import Robust, VotingSettings
 
-__all__ = ["Law", "Ledger", "Payments", "RobustEstimate", "estimate", "guarantee_of", "law", "ledger_after"]
-
 
 class Ledger:
     """Keep the error budget of one run, in the order of its steps.

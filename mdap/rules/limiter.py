@@ -12,17 +12,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-__all__ = [
-    "Attempt",
-    "Change",
-    "Estimator",
-    "Pace",
-    "Reservation",
-    "Window",
-    "backoff",
-    "prompt_tokens",
-]
-
 _MINUTE: Final = 60.0
 # Requests reach the server later than they leave, some more so than others: what left within 61 seconds
 # can arrive within 60. It costs 2 % of the rate and saves the rejections.

@@ -5,17 +5,6 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from mdap.settings import Budget, Price
 
-__all__ = [
-    "Bill",
-    "Hold",
-    "Tokens",
-    "Wallet",
-    "cost_of",
-    "saved_by_cache",
-    "saved_by_sharing",
-    "saved_in_batches",
-]
-
 _MILLION = 1e6
 
 

@@ -14,8 +14,6 @@ from mdap.rules.values import difference, kinds_of
 from mdap.settings import complaint, explain
 from mdap.tasks import Chain, Task
 
-__all__ = ["as_resumed", "read_values", "version_of"]
-
 T = TypeVar("T", bound=Task)
 
 

@@ -10,19 +10,6 @@ from mdap.rules.digests import identify_named, text_digest
 from mdap.rules.parameters import as_resumed, version_of
 from mdap.tasks import Task
 
-__all__ = [
-    "LONGEST_ID",
-    "Part",
-    "Parts",
-    "RecordedPart",
-    "content_of",
-    "content_of_row",
-    "could_be",
-    "part_ended",
-    "renamed",
-    "used_already",
-]
-
 LONGEST_ID: Final = 100
 """The most characters of a run's id."""
 

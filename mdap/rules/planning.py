@@ -12,19 +12,6 @@ from mdap.rules.money import Tokens, cost_of
 from mdap.rules.scaling import Plan, plan
 from mdap.settings import Price
 
-__all__ = [
-    "BATCH",
-    "Bought",
-    "Each",
-    "Sample",
-    "Way",
-    "by_margin",
-    "by_subtask",
-    "expected_requests",
-    "ways",
-    "what_buys",
-]
-
 _FACTORS: Final = (0.01, 0.1, 1, 10, 100)
 _CUTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _MOST_STEPS: Final = 10**15

@@ -5,8 +5,6 @@ from typing import Final, NamedTuple
 
 from mdap.rules.redflags import EMPTY, TOO_LONG, TRUNCATED
 
-__all__ = ["Absence", "Presence", "refused_sentence"]
-
 # A model that keeps to the form in 1 of 5 replies is given up by chance in 1 of 7,500 runs: 0.8 ** 40.
 _REPLIES_WITHOUT_VOTE: Final = 40
 _PROMPTS_REFUSED: Final = 10

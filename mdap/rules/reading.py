@@ -13,8 +13,6 @@ from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean_label, precheck
 from mdap.tasks import RedFlag, Step
 
-__all__ = ["Reading", "json_schema", "read", "split_reasoning", "typed_answer", "unreadable"]
-
 _WORD: Final = r"(?:\w+[:_])?(?:think(?:ing)?|thoughts?|reasoning)"
 # <think>, <seed:think>, <|START_THINKING|>, <|begin_of_thought|>, [THINK], ◁think▷
 _OPEN: Final = re.compile(

@@ -3,20 +3,6 @@
 import re
 from typing import Final
 
-__all__ = [
-    "EMPTY",
-    "MAX_CHARS_PER_TOKEN",
-    "REFUSAL",
-    "REFUSED",
-    "TOO_LONG",
-    "TRUNCATED",
-    "clean",
-    "clean_label",
-    "clean_text",
-    "failed",
-    "precheck",
-]
-
 EMPTY: Final = "empty"
 REFUSED: Final = "refused"
 TOO_LONG: Final = "too long"

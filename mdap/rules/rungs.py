@@ -11,8 +11,6 @@ from typing import Final, NamedTuple
 
 from mdap.errors import UsageError
 
-__all__ = ["FLOORS", "MOST_MARGIN", "Ladder", "Rung", "advantage", "exact", "paths"]
-
 FLOORS: Final = tuple(Fraction(twentieth, 20) for twentieth in range(8, 20))
 """The floors for which `advantage` is proved; a floor between two of them rounds down."""
 

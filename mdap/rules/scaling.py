@@ -17,19 +17,6 @@ from mdap.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "Plan",
-    "expected_samples",
-    "expected_votes",
-    "likely_error_rate",
-    "lost_votes",
-    "minimal_k",
-    "plan",
-    "race_length",
-    "race_lengths",
-    "run_success",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

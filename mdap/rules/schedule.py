@@ -12,8 +12,6 @@ from typing import Final, NamedTuple, TypeAlias
 
 from mdap.settings import VotingSettings
 
-__all__ = ["NOBODY", "Assignment", "SampleSchedule", "Turn", "schedule_of", "tiers_of"]
-
 
 def tiers_of(
     models: Sequence[str], escalate_to: Sequence[str]

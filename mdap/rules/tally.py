@@ -2,8 +2,6 @@
 
 from mdap.rules.rungs import Rung
 
-__all__ = ["RobustTally", "Tally"]
-
 
 class Tally:
     """Count the votes of one step until one candidate leads every other by *k*.

@@ -23,8 +23,6 @@ from mdap.rules.canonical import canonical
 from mdap.rules.declared import types_of
 from mdap.tasks import Chain, Task
 
-__all__ = ["Difference", "Kind", "SpellingError", "difference", "kinds_of", "refuse_rivals"]
-
 # So many values are looked at, whatever they are, and from then on each so many-th.
 _FIRST: Final = 8
 _EACH: Final = 256

@@ -4,8 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["GUESSED_AHEAD", "HOURS", "Room", "custom_id", "parts_of", "too_many_waves"]
-
 HOURS: Final = 24
 """Hours that a job may take at every vendor."""
 
