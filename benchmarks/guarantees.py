@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 import mdap
 from mdap.records import TallyShape
-from mdap.rules.calibration import VoteCounts, consensus_rate, estimated_samples, jeffreys, rate_behind
-from mdap.rules.certificate import certify, doubts, error_upper_bound
+from mdap.rules.calibration import VoteCounts, consensus_rate, estimated_samples, rate_behind
+from mdap.rules.certificate import certify, doubts, error_upper_bound, jeffreys
 from mdap.rules.scaling import minimal_k, run_success
 from mdap_hanoi import Hanoi
 

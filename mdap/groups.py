@@ -14,8 +14,6 @@ from anyio.abc import TaskGroup
 from mdap.errors import reraise
 from mdap.tasks import Step
 
-__all__ = ["Group", "Pending", "first_of", "gathered", "of_its_own"]
-
 A = TypeVar("A")
 T = TypeVar("T")
 

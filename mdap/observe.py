@@ -18,8 +18,6 @@ from mdap.records import (
     StepResolved,
 )
 
-__all__ = ["Watch"]
-
 _LONGEST: Final = 500
 _STANDARD: Final = logging.getLogger("mdap.run")
 # Otherwise Python prints warnings in a program that configures no logging.
@@ -49,10 +47,8 @@ _FACTS: Final = {
 class Watch:
     """Emit facts as log events: flat, with dotted names, without the text of prompts and replies.
 
-    Args:
-        named: the ids of running runs, by number.
-        configured: whether events go to the program's structlog configuration, instead of to the logger
-            ``mdap.run`` of the standard library.
+    *named* are the ids of running runs, by number. If *configured*, events go to the program's structlog
+    configuration, instead of to the logger ``mdap.run`` of the standard library.
     """
 
     def __init__(self, named: Mapping[int, str], *, configured: bool = False) -> None:

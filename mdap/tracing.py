@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
-__all__ = ["RunTrace", "Tracing", "tracing"]
-
 _Place = tuple[int, int]
 
 # Number of finished steps to remember: their requests may still fail and be retried.
@@ -63,13 +61,7 @@ class Tracing:
 
     @contextmanager
     def run(self, run_id: str, task: str, k: int) -> Iterator["RunTrace"]:
-        """Create the span of a run; it is the current span within the block.
-
-        Args:
-            run_id: the run's id.
-            task: the name of the task's class.
-            k: the margin.
-        """
+        """Create the span of a run; it is the current span within the block."""
         about = {"gen_ai.operation.name": "invoke_workflow", "gen_ai.workflow.name": task}
         with self._tracer.start_as_current_span(
             f"invoke_workflow {task}",
@@ -87,11 +79,7 @@ class Tracing:
 class RunTrace:
     """The spans of one run, created from its requests and recorded facts.
 
-    Args:
-        tracer: creates spans.
-        span: the run's span.
-        run_id: the run's id.
-        texts: whether spans hold prompts and replies.
+    They hold prompts and replies only with *texts*.
     """
 
     def __init__(self, tracer: "Tracer", span: "Span", run_id: str, *, texts: bool) -> None:
@@ -109,12 +97,7 @@ class RunTrace:
         self._over: dict[Identity, Span] = {}
 
     def provider(self, inner: Provider, models: Sequence[str]) -> Provider:
-        """Return *inner*, with a span for every attempt.
-
-        Args:
-            inner: the provider.
-            models: the names of its members.
-        """
+        """Return *inner*, with a span for every attempt; *models* are the names of its members."""
         return _TracedProvider(self, inner, models)
 
     def journal(self, inner: Journal) -> Journal:

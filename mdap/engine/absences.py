@@ -24,8 +24,6 @@ from mdap.settings import OnDead
 if TYPE_CHECKING:
     from mdap.engine.decider import Decider
 
-__all__ = ["FORMLESS", "STRANGE", "Absences"]
-
 STRANGE: Final = "refused"
 FORMLESS: Final = "form"
 """The kinds of the errors that end a run in which no model answers, or keeps to the form."""
@@ -36,11 +34,7 @@ _LONGEST_REASON: Final = 500
 class Absences:
     """The models that a run does without.
 
-    Args:
-        decider: asks the others.
-
-    Attributes:
-        heeded: how many absences of the run, and of those that belong to it, are on its record.
+    *heeded* counts the absences of the run, and of those that belong to it, that are on its record.
     """
 
     def __init__(self, decider: "Decider") -> None:

@@ -9,8 +9,6 @@ from mdap.rules.ledger import Ledger
 from mdap.rules.rungs import Rung
 from mdap.settings import Robust
 
-__all__ = ["ABANDONED", "CONTESTED", "UNDECIDED", "Account", "account_of"]
-
 CONTESTED: Final = "contested"
 UNDECIDED: Final = "undecided"
 ABANDONED: Final = "abandoned"
@@ -20,13 +18,8 @@ ABANDONED: Final = "abandoned"
 class Account:
     """Charge each tier of a run's steps that are not smooth once, and record the payment.
 
-    Args:
-        run: the run's number, for events.
-        ledger: its budget.
-        paid: what earlier sessions recorded, see `mdap.records.EVENTS`.
-
-    Attributes:
-        lent: what each nested run was charged and has not returned, by the step as which it was asked for.
+    *paid* is what earlier sessions recorded, see `mdap.records.EVENTS`; *lent* is what each nested run was
+    charged and has not returned, by the step as which it was asked for.
     """
 
     def __init__(self, run: int, ledger: Ledger, paid: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -59,11 +52,7 @@ class Account:
     def pay(self, opened: StepOpened, tier: int, rung: Rung, why: str) -> list[RunEvent]:
         """Charge a tier of a step that is not smooth, unless it has paid; return what to record.
 
-        Args:
-            opened: the step.
-            tier: which models have voted.
-            rung: its rung.
-            why: `CONTESTED`, `UNDECIDED` or `ABANDONED`.
+        *why* is `CONTESTED`, `UNDECIDED` or `ABANDONED`.
         """
         if self.paid(opened, tier) is not None:
             return []
@@ -74,22 +63,15 @@ class Account:
         """Charge the nested run that was asked for as *step* its whole share, unless it has been.
 
         The share is a whole number of 10^-12, so that one minus it can be written down as a target.
-
-        Returns:
-            What to record.
         """
         if step in self.lent:
             return []
         return self._record("lent", step, Fraction(int(self._ledger.limit(step) * 10**12), 10**12), 1, {})
 
     def returned(self, step: int, before: int, unspent: Fraction, *, all_of_it: bool) -> list[RunEvent]:
-        """Take back what a nested run did not spend; return what to record.
+        """Take back what a nested run, asked for as *step*, did not spend; return what to record.
 
-        Args:
-            step: as which it was asked for.
-            before: the first step that may count on it.
-            unspent: how much.
-            all_of_it: whether it spent nothing.
+        The steps from *before* on may count on it.
         """
         return self._record("returned", step, -unspent, -int(all_of_it), {"before": before})
 

@@ -25,8 +25,6 @@ from mdap.rules.reading import typed_answer
 from mdap.rules.redflags import clean
 from mdap.tasks import Decision, Process, RedFlag, Step, Task
 
-__all__ = ["Asking", "ProcessContext", "answer_process"]
-
 A = TypeVar("A")
 T = TypeVar("T")
 
@@ -37,11 +35,9 @@ class SolvePart(Protocol):
     async def __call__(
         self, task: Task, name: str, share: Fraction | None, /, *, independent: bool = False
     ) -> Solution:
-        """Return its solution.
+        """Return the solution of a nested task, whose run has the id *name*.
 
         Args:
-            task: the nested task.
-            name: the id of its run.
             share: what it may spend of the process's error budget; None for a budget of its own, if any.
             independent: whether its result stays in its own run.
         """

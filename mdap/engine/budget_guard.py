@@ -11,8 +11,6 @@ from mdap.rules.limiter import Estimator, prompt_tokens
 from mdap.rules.money import Hold, Tokens, Wallet, cost_of
 from mdap.settings import Budget, Price
 
-__all__ = ["BUDGET", "BudgetGuard"]
-
 BUDGET: Final = "budget"
 """The kind of the error that refuses a request for lack of money."""
 

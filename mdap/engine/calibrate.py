@@ -17,24 +17,15 @@ from mdap.engine.policy import Policy
 from mdap.engine.recording import RUNNING, Opening
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
-from mdap.records import Reply, RunStatus, SampleTaken, Subject
+from mdap.records import RunStatus, SampleTaken, Subject
 from mdap.rules.calibration import Drawn, Poll
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.tasks import Step
 
-__all__ = ["CalibrationSampler", "Subjects", "Surveyed", "steps_in"]
-
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """A step to sample.
-
-    Attributes:
-        step: its prompt and parser.
-        subject: what it is about, for simulation.
-        input: its input, in canonical JSON.
-        truth: returns the right answer, in canonical JSON.
-    """
+    """A step to sample: for simulation its subject, and its input and what returns the truth, as JSON."""
 
     step: Step[Any]
     subject: Subject
@@ -65,15 +56,12 @@ class CalibrationSampler(Policy):
     """Sample steps on the states given, a few of them at any time, until there are enough samples.
 
     With an oracle, *k* and *max_samples* of the voting both equal the samples of a step, all
-    requested concurrently.
+    requested concurrently; else the winner of each race says what is right.
 
     Args:
         subjects: the steps, one after the other; there must be enough.
-        config: the configuration of the run.
-        journal: where every fact goes.
         samples: about how many samples in all; steps that are begun are sampled to their end.
         width: samples in flight at which no further step is opened.
-        oracle: whether the task's oracle says what is right; else the winner of each race does.
     """
 
     def __init__(
@@ -127,16 +115,16 @@ class CalibrationSampler(Policy):
         self._open[number] = self.decider.open_afresh(race, surveyed.input, None)
         return self._open[number]
 
-    def came(self, taken: Sequence[SampleTaken], replies: Sequence[Reply]) -> None:
+    def came(self, taken: Sequence[SampleTaken]) -> None:
         """Keep what each sample said, for the figures."""
         self._taken += len(taken)
-        for sample, reply in zip(taken, replies, strict=False):
+        for sample in taken:
             self._drawn[sample.step][sample.ordinal] = Drawn(
                 sample.answer_key,
                 sample.flag_reason,
-                reply.input_tokens,
-                reply.output_tokens,
-                reply.latency,
+                sample.input_tokens,
+                sample.output_tokens,
+                sample.latency,
                 sample.text_digest or "",
             )
 

@@ -39,16 +39,9 @@ from mdap.rules.certificate import confident, shape_of
 from mdap.settings import Speculate
 from mdap.tasks import Chain, Decision
 
-__all__ = ["ChainPolicy", "RecordedOpenings"]
-
 
 class ChainPolicy(Policy):
     """Decide the steps of a chain, from where its rows end.
-
-    Args:
-        task: the chain.
-        config: the configuration of the run.
-        journal: where every fact goes.
 
     Attributes:
         state: the input of the first undecided step; the last state once finished.
@@ -95,11 +88,7 @@ class ChainPolicy(Policy):
         return self._task.has_effects and self._config.effects
 
     def owe(self, decided: Iterable[tuple[int, str, Recorded]]) -> None:
-        """Queue decisions of earlier sessions whose effects are not recorded as done.
-
-        Args:
-            decided: step, input and decision of each, in order.
-        """
+        """Queue decisions of earlier sessions, each with step and input, whose effects are not on record."""
         for number, spelled, recorded in decided:
             state, answer = self._task.read_back(number, spelled, recorded.winner)
             votes = json.loads(recorded.tally)
@@ -202,13 +191,7 @@ class ChainPolicy(Policy):
         self._pass(head, head.race.answers[winner], winner)
 
     def _pass(self, head: Opening, answer: Any, spelled: str) -> None:
-        """Move the head of the window on to the next step, or finish.
-
-        Args:
-            head: the decided step.
-            answer: its answer.
-            spelled: the canonical JSON of *answer*.
-        """
+        """Move the head of the window on to the next step, or finish."""
         number = head.opened.step
         # Openings from before a resume, on guesses that turned out wrong.
         for opened in self._recorded_openings.drop(number):
@@ -249,11 +232,7 @@ class ChainPolicy(Policy):
     # -- opening and voiding -----------------------------------------------------------------------
 
     def _open(self, number: int, state: Any, *, tentative: bool) -> bool:
-        """Open step *number* on *state* at the end of the window.
-
-        Returns:
-            False if the task ends there.
-        """
+        """Open step *number* on *state* at the end of the window; return False if the task ends there."""
         found = self._task.opened(number, state)
         if found is None:
             return False
@@ -327,20 +306,17 @@ class ChainPolicy(Policy):
         opening.basis = None
 
     def _abandon(self, opening: Opening) -> None:
-        votes = sum(opening.race.tally.votes.values())
-        self.decider.add_counts(-votes, votes - opening.race.counted)
-        self.decider.progress.void += opening.race.counted
+        votes, progress = sum(opening.race.tally.votes.values()), self.decider.progress
+        progress.votes -= votes
+        progress.red_flags -= opening.race.counted - votes
+        progress.void += opening.race.counted
         if opening.status is OpeningStatus.TENTATIVE:
             self.decider.resolve(opening.opened, confirmed=False)
         self.decider.leave(opening, OpeningStatus.VOID)
 
 
 class RecordedOpenings:
-    """Recorded openings of undecided steps, by step.
-
-    Args:
-        openings: from the database, in order.
-    """
+    """Recorded openings of undecided steps, by step."""
 
     def __init__(self, openings: tuple[RecordedOpening, ...] = ()) -> None:
         self._by_step: dict[int, list[RecordedOpening]] = {}

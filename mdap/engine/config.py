@@ -14,8 +14,6 @@ from mdap.settings import OnDead, Speculation, VotingSettings
 if TYPE_CHECKING:
     from mdap.engine.voting import Race
 
-__all__ = ["Pilot", "Progress", "RunConfig"]
-
 
 @dataclass(slots=True)
 class Progress:
@@ -53,13 +51,10 @@ class Progress:
 
 
 class Pilot:
-    """Count the votes of a pilot, over its run and all runs nested in it.
+    """Count the votes of a pilot, over its run and all runs nested in it, until it has those *wanted*.
 
     It opens a step only as long as the open ones will not bring all the votes it wants, and it finishes every
     step that it opened: short races end first, so to stop there would leave out the long ones.
-
-    Args:
-        wanted: how many votes it wants.
 
     Attributes:
         full: whether it opens no further step.

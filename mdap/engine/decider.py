@@ -29,8 +29,6 @@ from mdap.records import (
 from mdap.rules.digests import sample_line
 from mdap.rules.rungs import Rung
 
-__all__ = ["Decider"]
-
 _VOTE: Final = str(Verdict.VOTE)
 _FLAG: Final = str(Verdict.FLAG)
 _VOID: Final = str(Verdict.VOID)
@@ -211,7 +209,7 @@ class Decider(Recorder):
             self.journal.append(*taken)
         if opening.error is not None and opening.status not in _UNCERTAIN:
             raise opening.error
-        self.policy.came(taken, outcome.replies)
+        self.policy.came(taken)
         if len(outcome.replies) < len(ordinals):
             race.give_back(ordinals[len(outcome.replies) :])
         if opening.status.over:

@@ -15,18 +15,14 @@ from mdap.rules.values import SpellingError, difference, kinds_of
 from mdap.settings import explain
 from mdap.tasks import Chain, Decision, Process, RedFlag, Step, Task, canonical_step
 
-__all__ = ["GuardedTask", "TaskSubject", "flaw", "length_of", "not_a_step", "not_undecided", "simulated"]
-
 T = TypeVar("T")
 
 
 class TaskSubject:
     """The subject of a step, for simulation. See `mdap.records.Subject`.
 
-    Args:
-        task: the chain or process.
-        about: a chain's state, or a process's step.
-        rendered: what else `render` is given before the answer.
+    It is *about* a chain's state, or a process's step. `render` is given what is *rendered* before the
+    answer.
     """
 
     __slots__ = ("_about", "_rendered", "_task")
@@ -97,10 +93,6 @@ def length_of(name: str, task: Task) -> int | None:
 
 class GuardedTask:
     """A chain whose methods raise nothing but `PluginError`.
-
-    Args:
-        name: the task's name.
-        task: the chain.
 
     Attributes:
         has_effects: whether decisions have external effects.
@@ -178,14 +170,9 @@ class GuardedTask:
         return canonical_step(self.task, step) if self._has_forms else step
 
     def advance(self, number: int, state: Any, answer: Any, winner: str, spelled: str | None = None) -> Any:
-        """Return the state after step *number* was answered.
+        """Return the state after step *number* was answered, whose *winner* is the answer's canonical JSON.
 
-        Args:
-            number: the step.
-            state: the state in which it was asked.
-            answer: its answer.
-            winner: the answer's canonical JSON.
-            spelled: the state's canonical JSON as it was when the step was opened; None to compare nothing.
+        *spelled* is that of the state as it was when the step was opened; None to compare nothing.
         """
         try:
             after = self.task.advance(state, self.answers.settled(answer, winner))
@@ -196,14 +183,7 @@ class GuardedTask:
         return after
 
     def unchanged(self, number: int, state: Any, spelled: str, method: str) -> None:
-        """Refuse a *state* that one of the task's methods has changed in place.
-
-        Args:
-            number: the step that was opened on it.
-            state: the state.
-            spelled: its canonical JSON as it was then.
-            method: who may have changed it.
-        """
+        """Refuse a *state* that *method* has changed in place since it was *spelled*, for step *number*."""
         if self._changed(number, state, spelled):
             what = f"{method} changed the state in place: let advance return a new {type(state).__qualname__}"
             self.fail(f"deciding step {number}", SpellingError(what))
@@ -216,11 +196,7 @@ class GuardedTask:
     def check_answer(self, number: int, asked: tuple[Any, str], answer: Any, spelled: str) -> None:
         """Check that an answer comes back from its JSON; the first of a class, that the task goes on alike.
 
-        Args:
-            number: its step.
-            asked: the state in which the step was asked, and its canonical JSON.
-            answer: the answer.
-            spelled: its canonical JSON.
+        *asked* is the state in which the step was asked, and its canonical JSON.
 
         Raises:
             SpellingError: it does not.
@@ -259,8 +235,6 @@ class GuardedTask:
                 raise TypeError("it is not async: write `async def effects(self, state, decision)`")
             await under_way
         except BaseException as error:
-            if not of_its_own(error):
-                raise
             self.fail(f"bringing about the effects of step {decision.step}", error)
 
     def guess(self, number: int, state: Any) -> Any:

@@ -21,20 +21,12 @@ from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, StepOpened, Verdict
 from mdap.tasks import Process, Step
 
-__all__ = ["Loan", "OrderedPolicy", "process_policy"]
-
 _VOTE: Final = str(Verdict.VOTE)
 
 
 @dataclass(slots=True, eq=False)
 class Loan:
-    """A nested run that waits for its share of the budget, or has it.
-
-    Attributes:
-        opened: as which step it was asked for.
-        share: what it may spend; None as long as it waits.
-        granted: set once it has its share.
-    """
+    """A nested run, *opened* as a step, that waits for its share of the budget, or has it."""
 
     opened: StepOpened
     share: Fraction | None = None
@@ -96,12 +88,7 @@ class OrderedPolicy(ProcessPolicy):
     # -- nested runs -------------------------------------------------------------------------------
 
     def borrow(self, identity: Identity, about: Any) -> Loan:
-        """Ask for a nested run's share of the budget.
-
-        Args:
-            identity: what the nested run is known by.
-            about: what it is, as a JSON value.
-        """
+        """Ask for a nested run's share of the budget."""
         loan = self._loans.get(identity)
         if loan is None:
             loan = self._loans[identity] = Loan(super()._opened_for(identity, about))

@@ -7,22 +7,15 @@ from typing import TYPE_CHECKING
 
 from mdap.engine.guarded import not_undecided
 from mdap.engine.recording import Opening
-from mdap.records import Reply, RunEvent, SampleTaken
+from mdap.records import RunEvent, SampleTaken
 
 if TYPE_CHECKING:
     from mdap.engine.decider import Decider
 
-__all__ = ["Effect", "Policy"]
-
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An external effect of a decision.
-
-    Attributes:
-        perform: does it.
-        done: what to record afterwards.
-    """
+    """An external effect of a decision, and what to record afterwards."""
 
     perform: Callable[[], Awaitable[None]]
     done: RunEvent
@@ -45,10 +38,8 @@ class Policy(ABC):
     def counted(self, opening: Opening) -> None:
         """Act on counted samples of *opening*."""
 
-    def came(  # noqa: B027 - only a calibration looks at them
-        self, taken: Sequence[SampleTaken], replies: Sequence[Reply]
-    ) -> None:
-        """Look at recorded samples and their replies, before `counted` acts on them."""
+    def came(self, taken: Sequence[SampleTaken]) -> None:  # noqa: B027 - only a calibration looks at them
+        """Look at recorded samples, before `counted` acts on them."""
 
     def opened_next(self) -> Opening | None:
         """Open one more step, where it is the policy that opens steps; None for no further one now."""

@@ -35,8 +35,6 @@ from mdap.rules.canonical import canonical
 from mdap.rules.reading import typed_answer
 from mdap.tasks import Process, RedFlag, Step, canonical_step
 
-__all__ = ["ProcessPolicy", "Question", "identify"]
-
 _MOST_NAMED: Final = 5
 
 
@@ -80,11 +78,6 @@ class _Known(NamedTuple):
 class ProcessPolicy(Policy):
     """Decide the steps of a process as they are asked for.
 
-    Args:
-        task: the process.
-        config: the configuration of the run.
-        journal: where every fact goes.
-
     Attributes:
         result: what the author's function returned, as a JSON value, once finished.
         busy: how many askers wait for something that no decision of this run holds up.
@@ -109,7 +102,7 @@ class ProcessPolicy(Policy):
         self._returned: Callable[[], None] | None = None
         pilot = config.pilot
         if pilot is not None and pilot.when_over is None:  # nothing that it is nested in is a process
-            pilot.when_over = self._pilot_over
+            pilot.when_over = partial(self._end, RunStatus.FINISHED, None)
 
     def begin(self, point: ProcessPoint) -> None:
         """Restore the decisions and samples of earlier sessions."""
@@ -151,10 +144,7 @@ class ProcessPolicy(Policy):
     def open(self, identity: Identity, step: Step[Any], race: Race) -> Question:
         """Return the question for *step*: the one that is open already, one taken up again, or a new one.
 
-        Args:
-            identity: what the step is known by.
-            step: the step.
-            race: its race, not begun; only used if the question is not open yet.
+        *race* is not begun; it is only used if the question is not open yet.
 
         Raises:
             PluginError: the step's own code failed, or reads its record otherwise than when it wrote it.
@@ -214,11 +204,7 @@ class ProcessPolicy(Policy):
     def note(self, identity: Identity, about: Any, result: str, reason: str) -> None:
         """Record a *result* that was not voted on: of a nested task, or of code that is to run once.
 
-        Args:
-            identity: what it is known by.
-            about: what it is about, as a JSON value.
-            result: the result, in canonical JSON.
-            reason: where it comes from.
+        It is canonical JSON; *about* is a JSON value, and *reason* is where the result comes from.
         """
         opened = self._opened_for(identity, about)
         self.decider.note(opened, result, reason)
@@ -246,9 +232,6 @@ class ProcessPolicy(Policy):
             return
         self.result = result
         self._warn_of_forgotten()
-        self._end(RunStatus.FINISHED, None)
-
-    def _pilot_over(self) -> None:
         self._end(RunStatus.FINISHED, None)
 
     @property

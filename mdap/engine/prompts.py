@@ -10,8 +10,6 @@ from mdap.rules.reading import unreadable
 from mdap.rules.redflags import clean, clean_label
 from mdap.tasks import Step, View
 
-__all__ = ["Judgement", "Prompt", "prompts_of", "unread"]
-
 
 class Judgement(NamedTuple):
     """The judgement of one reply: a vote for an answer, or a red flag, with the recorded text."""

@@ -27,8 +27,6 @@ from mdap.rules.digests import chain_digest, sample_line, text_digest
 from mdap.rules.presence import refused_sentence
 from mdap.rules.redflags import clean, clean_label
 
-__all__ = ["RUNNING", "Opening", "OpeningStatus", "Recorder", "undecided_cause", "undecided_sentence"]
-
 # Looked up once: a member of an enumeration takes longer to find than all else that is done with it.
 RUNNING: Final = RunStatus.RUNNING
 
@@ -60,14 +58,7 @@ class OpeningStatus(Enum):
 
 
 class Opening:
-    """One step opened on one input.
-
-    Args:
-        race: its votes.
-        place: how many times the step was opened before.
-        spelled: the input, in canonical JSON.
-        state: the input.
-        tentative: whether the input is a guess.
+    """One step opened on one input, *place* times before.
 
     Attributes:
         opened: its record.
@@ -142,14 +133,6 @@ class Opening:
             model=model,
             view=request.view,
             temperature=self.race.schedule.temperature(ordinal, request.member),
-            input_tokens=None,
-            output_tokens=None,
-            cached_tokens=None,
-            latency=None,
-            attempts=1,
-            request_id=None,
-            finish_reason=None,
-            text_digest=None,
             began=request.trace.began,
         )
 
@@ -166,18 +149,12 @@ def _seconds(latency: float) -> float | None:
 class Recorder:
     """Record the steps of one run.
 
-    Args:
-        config: the configuration of the run.
-        journal: where every fact goes.
-
     Attributes:
         status: running, until it is finished, undecided, stopped or failed.
         reason: why it is not running and not finished.
         stop_cause: the same as one word.
         error: the error that ended it; None for none.
         digest: head of the digest chain over the decisions.
-        progress: the counters.
-        schedule: who is asked for which sample.
         place: how many steps are decided.
     """
 
@@ -198,11 +175,6 @@ class Recorder:
     ) -> None:
         """Record an event of the run."""
         self.journal.append(RunEvent(self.config.run, kind, reason, author, data))
-
-    def add_counts(self, votes: int, red_flags: int) -> None:
-        """Add to the counters of votes and red flags."""
-        self.progress.votes += votes
-        self.progress.red_flags += red_flags
 
     def record(
         self, opening: Opening, winner: str, author: str | None = None, reason: str | None = None

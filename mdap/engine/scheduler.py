@@ -32,8 +32,6 @@ from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.limiter import backoff
 from mdap.settings import Budget, Limits
 
-__all__ = ["Came", "Failed", "GaveUp", "Outcome", "SamplerPool", "decide"]
-
 K = TypeVar("K")
 
 # An endpoint that never answered is given this many attempts: it is more likely absent than busy.

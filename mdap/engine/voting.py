@@ -29,8 +29,6 @@ from mdap.rules.tally import RobustTally, Tally
 from mdap.rules.values import refuse_rivals
 from mdap.tasks import Step
 
-__all__ = ["Race"]
-
 # A step sees few different texts in a race that is going well; beyond this many nothing is remembered.
 _REMEMBERED: Final = 64
 

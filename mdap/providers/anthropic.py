@@ -17,8 +17,6 @@ from mdap.providers.wire import EndpointProvider
 from mdap.records import Reply, SampleRequest
 from mdap.rules.reading import split_reasoning
 
-__all__ = ["AnthropicProvider", "AnthropicSettings", "create"]
-
 _DEFAULT_URL: Final = "https://api.anthropic.com"
 
 
@@ -111,10 +109,6 @@ def _read_usage(body: Mapping[str, Any]) -> tuple[int | None, int | None, int | 
 
 def create(model: str, options: dict[str, Any]) -> AnthropicProvider:
     """Make a provider from what a user typed: the factory behind ``--model anthropic/<model>``.
-
-    Args:
-        model: the model's name as the endpoint knows it.
-        options: fields of `AnthropicSettings`; strings are converted.
 
     Raises:
         UsageError: no model, an unknown option, a bad value, no key, or the SDK is not installed.

@@ -11,8 +11,6 @@ from mdap.providers.sending import spelled
 from mdap.records import SampleRequest
 from mdap.rules.waves import Room
 
-__all__ = ["AnthropicBatches"]
-
 _PATH: Final = "/v1/messages/batches"
 _SLACK: Final = 600.0
 # Errors of a row have no status, only a type.

@@ -1,4 +1,4 @@
-"""A vendor's batch API, reached through its SDK, with the jobs sent to it and the requests in them."""
+"""A vendor's batch API, reached through its SDK, and the requests in its jobs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,10 +13,8 @@ from mdap.providers.endpoint import Endpoint
 from mdap.providers.failures import classify, explain_failure, mapping_of
 from mdap.providers.sdk import SDK, closed
 from mdap.providers.sending import CLOSE_SECONDS, MAX_BODY, Response
-from mdap.records import BatchJob, BatchRow, Reply, SampleRequest
+from mdap.records import BatchRow, Reply, SampleRequest
 from mdap.rules.waves import Room
-
-__all__ = ["FREED", "BatchAPI", "JobState", "Result", "Row", "Sent", "counted"]
 
 T = TypeVar("T")
 
@@ -52,13 +50,7 @@ class JobState(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The result of one request of a job.
-
-    Attributes:
-        custom_id: the request's.
-        body: the response as JSON; None where there is none.
-        failure: why there is none.
-    """
+    """The result of one request of a job: the response as JSON, or why there is none."""
 
     custom_id: str
     body: bytes | None
@@ -67,12 +59,6 @@ class Result(NamedTuple):
 
 class BatchAPI(ABC):
     """A vendor's batch API, for one model, with the address and the headers of ordinary requests.
-
-    Args:
-        sdk: of the vendor.
-        endpoint: whom to ask.
-        body: makes the body of an ordinary request.
-        read: reads the replies out of a response.
 
     Attributes:
         limits: what one job may hold.
@@ -271,28 +257,3 @@ class Row:
         if self.halt is not None and self.result is None and self.error is None:
             error, self.halt, self.done = self.halt, None, anyio.Event()
             raise error.with_traceback(None)
-
-
-@dataclass(slots=True, eq=False)
-class Sent:
-    """What a job holds of this session.
-
-    Attributes:
-        about: the job, as it is on record.
-        member: which model replies.
-        rows: by custom id, those that somebody here wants.
-        lines: the requests, to be submitted; None for a job of an earlier session.
-        tokens: about how many tokens its prompts have.
-        parked: whether it is known to be under way.
-        lost: whether it is not followed to its end in this session.
-        cancelling: whether mdap cancels it, so that what is left goes as ordinary requests.
-    """
-
-    about: BatchJob
-    member: int
-    rows: dict[str, Row]
-    lines: list[bytes] | None
-    tokens: int
-    parked: bool = False
-    lost: bool = False
-    cancelling: bool = False

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import anyio
 
 from mdap.errors import ProviderError, RateLimitError, RejectedError, TransientError, UnavailableError
-from mdap.providers.batch_api import FREED, BatchAPI, JobState, Result, Sent
+from mdap.providers.batch_api import FREED, JobState, Result, Row
 from mdap.records import BatchJob, BatchRow
 
 if TYPE_CHECKING:
     from mdap.providers.lane import BatchLane
-
-__all__ = ["BatchLog", "JobLife"]
 
 _OLDEST: Final = 72 * 3600.0
 """Seconds after which a vendor would have ended a job long ago."""
@@ -48,45 +46,61 @@ class BatchLog(Protocol):
         """Return the vendors' ids of all jobs on record."""
 
 
-class JobLife:
-    """Bring one job to its end.
+class Job:
+    """A job with rows that somebody here wants; `live` brings it to its end.
 
     Args:
-        sent: the job.
-        api: of its vendor.
-        host: who that is, for errors.
         lane: where its rows wait, with the log and the times to wait.
+        about: the job, as it is on record.
+        member: which model replies.
+        rows: by custom id, those that somebody here wants.
+        lines: the requests, to be submitted; None for a job of an earlier session.
+        tokens: about how many tokens its prompts have.
+
+    Attributes:
+        parked: whether it is known to be under way.
+        lost: whether it is not followed to its end in this session.
+        cancelling: whether mdap cancels it, so that what is left goes as ordinary requests.
     """
 
-    def __init__(self, sent: Sent, api: BatchAPI, host: str, lane: "BatchLane") -> None:
-        self._sent = sent
-        self._api = api
-        self._host = host
-        self._log, self._waves, self._lane = lane.log, lane.waves, lane
-        self._file = sent.about.file
-        self._number = sent.about.number
+    def __init__(
+        self,
+        lane: "BatchLane",
+        about: BatchJob,
+        member: int,
+        rows: dict[str, Row],
+        lines: list[bytes] | None = None,
+        *,
+        tokens: int = 0,
+    ) -> None:
+        self.about, self.member, self.rows, self.lines, self.tokens = about, member, rows, lines, tokens
+        self.parked = self.lost = False
+        self.cancelling = about.state == "cancelling"
+        self._lane, self._log, self._waves = lane, lane.log, lane.waves
+        self._api, self._host = lane.api(member), lane.members[member].name
+        self._file = about.file
         # When it may have been created without our knowing; None where it cannot have been.
-        self._unsure = sent.about.intended if sent.lines is None else None
-        self._unsure_file = sent.lines is None
+        self._unsure = about.intended if lines is None else None
+        self._unsure_file = lines is None
 
     async def live(self) -> None:
         """Submit the job if need be, wait for its end, and hand out its results; raises nothing."""
         try:
-            vendor_id = self._sent.about.vendor_id or await self._submitted()
+            vendor_id = self.about.vendor_id or await self._submitted()
             if vendor_id is not None:
                 await self._collect(await self._ended(vendor_id))
         except Exception as error:
             # None of its rows may be asked for again before it is known what became of it.
-            self._sent.lost = True
-            about = f"{self._host} cannot be asked about job {self._sent.about.token}: {error}"
+            self.lost = True
+            about = f"{self._host} cannot be asked about job {self.about.token}: {error}"
             passing = isinstance(error, TransientError)
             self._end_all(UnavailableError(about, kind="batch_unreachable") if passing else error)
         finally:
-            self._log.drop(self._number)
+            self._log.drop(self.about.number)
 
     async def _submitted(self) -> str | None:
         """Return the vendor's id of the job; None if it was not submitted, and its rows are free again."""
-        if not self._log.claim(self._number) and (known := await self._by_another()) is not None:
+        if not self._log.claim(self.about.number) and (known := await self._by_another()) is not None:
             return known
         tries = refusals = 0
         while True:
@@ -94,8 +108,8 @@ class JobLife:
                 state = await self._found_or_made()
             except RateLimitError as error:
                 refusals += 1
-                if refusals >= _REFUSALS and not self._lane.others(self._sent):
-                    await self._refused(error, self._lane.full(self._sent, None))
+                if refusals >= _REFUSALS and not self._lane.others(self):
+                    await self._refused(error, self._lane.full(self, None))
                     return None
                 await anyio.sleep(max(error.retry_after or 0.0, self._nap(refusals)))
             except TransientError:
@@ -105,16 +119,16 @@ class JobLife:
                 await anyio.sleep(self._nap(tries))
             except RejectedError as error:
                 if error.kind == _TOO_LARGE:
-                    await self._refused(error, self._lane.too_large(self._sent))
+                    await self._refused(error, self._lane.too_large(self))
                     return None
                 raise UnavailableError(f"the batch was refused: {error}", kind="batch_refused") from None
             else:
                 if state is None:
-                    await self._log.note(self._number, "abandoned", {"reason": "it was never submitted"})
+                    await self._log.note(self.about.number, "abandoned", {"reason": "it was never submitted"})
                     self._end_all(FREED)
                     return None
-                await self._log.note(self._number, "submitted", {"vendor_id": state.vendor_id})
-                self._sent.lines = None
+                await self._log.note(self.about.number, "submitted", {"vendor_id": state.vendor_id})
+                self.lines = None
                 return state.vendor_id
 
     def _nap(self, tries: int) -> float:
@@ -122,9 +136,9 @@ class JobLife:
 
     async def _by_another(self) -> str | None:
         """Return the vendor's id once the process that has the job knows it; None if that has ended."""
-        while not self._log.claim(self._number):  # noqa: ASYNC110 - the other is another process
+        while not self._log.claim(self.about.number):  # noqa: ASYNC110 - the other is another process
             await anyio.sleep(self._waves.poll)
-        about = await self._log.reread(self._number)
+        about = await self._log.reread(self.about.number)
         self._file = about.file
         return about.vendor_id
 
@@ -132,20 +146,20 @@ class JobLife:
         """Return the job, created now or found; None if there is none, and nothing to create it from."""
         if self._unsure is not None and (found := await self._found(self._unsure)) is not None:
             return found
-        lines = self._sent.lines
+        lines = self.lines
         if self._api.uploads and self._file is None:
             if self._unsure_file:
-                self._file = await self._api.find_upload(self._sent.about.token)
+                self._file = await self._api.find_upload(self.about.token)
             if self._file is None and lines is not None:
                 self._unsure_file = True
-                self._file = await self._api.upload(self._sent.about.token, lines)
+                self._file = await self._api.upload(self.about.token, lines)
             if self._file is not None:
-                await self._log.note(self._number, "uploaded", {"file": self._file})
+                await self._log.note(self.about.number, "uploaded", {"file": self._file})
         if self._file is None and (lines is None or self._api.uploads):
             return None
         before = time.time()
         try:
-            return await self._api.submit(self._sent.about.token, self._file, lines or ())
+            return await self._api.submit(self.about.token, self._file, lines or ())
         except (RateLimitError, RejectedError, UnavailableError):
             raise  # then there is none
         except TransientError:
@@ -158,10 +172,10 @@ class JobLife:
         while True:
             waits = False
             known = await self._log.vendor_ids()
-            for state in await self._api.find(self._sent.about.token, self._file, since):
+            for state in await self._api.find(self.about.token, self._file, since):
                 if self._api.has_metadata:
                     return state
-                if state.vendor_id in known | rejected or state.requests != self._sent.about.requests:
+                if state.vendor_id in known | rejected or state.requests != self.about.requests:
                     continue
                 if not state.ended:
                     waits = True
@@ -179,14 +193,14 @@ class JobLife:
         def look(line: bytes) -> None:
             nonlocal found
             result = self._api.result(line)
-            found = found or (result is not None and result.custom_id in self._sent.rows)
+            found = found or (result is not None and result.custom_id in self.rows)
 
         await self._api.download(state, look)
         return found
 
     async def _refused(self, error: ProviderError, smaller: bool) -> None:
         """Free the rows for smaller jobs; raise the *error* if there is no smaller one."""
-        await self._log.note(self._number, "refused", {"reason": str(error)})
+        await self._log.note(self.about.number, "refused", {"reason": str(error)})
         if smaller:
             self._end_all(FREED)
         elif error.kind == _TOO_LARGE:
@@ -204,7 +218,7 @@ class JobLife:
                 if state.state != known:
                     known = state.state
                     about = {"state": state.state, "counts": dict(state.counts)}
-                    await self._log.note(self._number, "state", about)
+                    await self._log.note(self.about.number, "state", about)
                 if state.ended:
                     return state
                 await self._cancel_if_late(vendor_id)
@@ -214,19 +228,19 @@ class JobLife:
                     raise
             except UnavailableError as error:
                 raise self._unknown(vendor_id, error) from None
-            if not self._sent.parked:
-                self._sent.parked = True
+            if not self.parked:
+                self.parked = True
                 self._lane.changed()
-            if time.time() - self._sent.about.intended > _OLDEST:
+            if time.time() - self.about.intended > _OLDEST:
                 raise UnavailableError(f"{self._host} has not ended job {vendor_id} in 72 hours", kind="late")
             await anyio.sleep(self._waves.poll)
 
     async def _cancel_if_late(self, vendor_id: str) -> None:
-        most, sent = self._waves.max_wait, self._sent
-        if most is None or sent.cancelling or time.time() - sent.about.intended < most:
+        most = self._waves.max_wait
+        if most is None or self.cancelling or time.time() - self.about.intended < most:
             return
-        sent.cancelling = True
-        await self._log.note(self._number, "cancelling", {})
+        self.cancelling = True
+        await self._log.note(self.about.number, "cancelling", {})
         await self._api.cancel(vendor_id)
 
     def _unknown(self, vendor_id: str, error: UnavailableError) -> UnavailableError:
@@ -234,28 +248,28 @@ class JobLife:
             return error
         return UnavailableError(
             f"{self._host} does not know job {vendor_id}: use the key and the address that submitted it, or, "
-            f"if it was deleted, `mdap batches --forget {self._sent.about.token}`",
+            f"if it was deleted, `mdap batches --forget {self.about.token}`",
             kind="unknown_job",
         )
 
     async def _collect(self, state: JobState) -> None:
         if state.queue_full is not None:
-            smaller = self._lane.full(self._sent, state.limit)
+            smaller = self._lane.full(self, state.limit)
             await self._refused(UnavailableError(state.queue_full, kind="queue_full"), smaller)
             return
         if state.refusal is not None:
-            await self._log.note(self._number, "refused", {"reason": state.refusal})
+            await self._log.note(self.about.number, "refused", {"reason": state.refusal})
             raise UnavailableError(f"{self._host} refused the batch: {state.refusal}", kind="batch_refused")
         results, strange = await self._results(state)
         missing = state.state if state.state in ("expired", "cancelled") else "missing"
-        for custom_id in self._sent.rows:
+        for custom_id in self.rows:
             lost = TransientError(f"{self._host} returned nothing for the row", kind=missing)
             results.setdefault(custom_id, Result(custom_id, None, lost))
         failed = {name: one.failure.kind for name, one in results.items() if one.failure is not None}
         data = {"state": "collected", "answered": len(results) - len(failed), "failed": failed, **strange}
-        await self._log.note(self._number, "collected", data)
-        for custom_id, row in self._sent.rows.items():
-            if self._sent.cancelling:
+        await self._log.note(self.about.number, "collected", data)
+        for custom_id, row in self.rows.items():
+            if self.cancelling:
                 self._lane.leave_lane(row)
             row.end(results[custom_id])
 
@@ -270,7 +284,7 @@ class JobLife:
                 strange["broken"] += 1
             elif result.custom_id in results:
                 strange["doubled"] += 1
-            elif result.custom_id in self._sent.rows:
+            elif result.custom_id in self.rows:
                 results[result.custom_id] = result
             else:
                 strange["unknown"] += 1
@@ -294,5 +308,5 @@ class JobLife:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _end_all(self, error: Exception) -> None:
-        for row in self._sent.rows.values():
+        for row in self.rows.values():
             row.end(None, error)

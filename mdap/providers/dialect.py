@@ -7,8 +7,6 @@ from typing import Any, Final, Generic, TypeVar
 from mdap.errors import ProviderError, RateLimitError, RejectedError
 from mdap.providers.endpoint import EndpointSettings
 
-__all__ = ["Dialect", "is_refusal", "negotiate", "options_named"]
-
 S = TypeVar("S", bound=EndpointSettings)
 
 # What servers call what an option is about. They quote names in as many ways as there are servers.
@@ -52,9 +50,6 @@ def options_named(text: str) -> list[str]:
 
 class Dialect(Generic[S]):
     """The options with which an endpoint is asked: the user's own, and values found out for the others.
-
-    Args:
-        settings: the user's.
 
     Attributes:
         settings: those in force.
@@ -116,11 +111,8 @@ async def negotiate(dialect: Dialect[Any], send: Send) -> ProviderError | None:
     """Try the options that the user left open until the endpoint answers; return why it does not.
 
     Where its refusals name what they refuse, that is changed. Where they do not, the endpoint is asked for as
-    little as possible, and then for one thing after the other.
-
-    Args:
-        dialect: the options; left at what was found, or where nothing was, as they were.
-        send: sends one request with them.
+    little as possible, and then for one thing after the other. Where nothing is found, they stay as they
+    were.
     """
     error = await _by_words(dialect, send)
     if error is None or not is_refusal(error) or not dialect.open:

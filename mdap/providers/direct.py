@@ -31,8 +31,6 @@ from mdap.providers.sending import (
     unpacked,
 )
 
-__all__ = ["Direct"]
-
 # Below the five seconds after which common servers close an idle connection: a request that meets them at it
 # would be a failed attempt.
 _IDLE_CONNECTION_SECONDS: Final = 4.0

@@ -15,8 +15,6 @@ from mdap.errors import UsageError
 from mdap.records import SampleRequest
 from mdap.settings import suggestion
 
-__all__ = ["Endpoint", "EndpointSettings", "Transport", "basic", "find_endpoint", "read_settings"]
-
 _SECRET_NAME: Final = re.compile(
     "(?i)api[_-]?key|secret|password|authorization|credential|cookie|"
     "(^|access[_-]|auth[_-]|bearer[_-]|id[_-]|refresh[_-]|session[_-])token$"

@@ -22,19 +22,6 @@ from mdap.providers.proxies import proxy_for
 from mdap.providers.sending import Response
 from mdap.rules.headers import read_told
 
-__all__ = [
-    "billed",
-    "classify",
-    "count_of",
-    "explain_failure",
-    "first_line",
-    "foreign",
-    "json_object",
-    "json_or_none",
-    "label_of",
-    "mapping_of",
-]
-
 _MAX_TOKENS: Final = 2**53
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _WRONG_KEY: Final = frozenset({"invalid_api_key", "API_KEY_INVALID", "authentication_error"})
@@ -73,13 +60,9 @@ def json_object(
 ) -> dict[str, Any]:
     """Return the JSON object that a response begins with, whatever type it says it has.
 
-    Args:
-        response: the response.
-        endpoint: who answered.
-        read_usage: reads from a body with ``usage`` the tokens of its prompt, of its reply, and more.
-
     Raises:
-        TransientError: it is none; with the tokens that it reports all the same, as the end of a stream does.
+        TransientError: it is none; with the tokens of prompt and reply that *read_usage* finds in it all the
+            same, as in the end of a stream.
     """
     content = response.content
     body = json_or_none(content)
@@ -226,14 +209,7 @@ def _way(endpoint: Endpoint) -> str:
 
 
 def classify(status: int, headers: Mapping[str, str], body: Any, endpoint: Endpoint) -> ProviderError:
-    """Return what an error response means for the caller.
-
-    Args:
-        status: the HTTP status.
-        headers: the response's headers.
-        body: its bytes, or its JSON value.
-        endpoint: who answered.
-    """
+    """Return what an error response, with its *body* in bytes or as a JSON value, means for the caller."""
     if isinstance(body, bytes):
         body = json_or_none(body) or body.decode("utf-8", "replace")
     message, codes = _error_details(body)

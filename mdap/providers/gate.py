@@ -16,8 +16,6 @@ from mdap.rules.concurrency import ConcurrencyLimit
 from mdap.rules.headers import Told
 from mdap.rules.limiter import Attempt, Change, Pace, Reservation
 
-__all__ = ["FIXED", "MOST", "Gate", "Turn", "connections_within"]
-
 FIXED: Final = 64
 """Concurrent requests to a provider in this process, which has no limit to discover."""
 
@@ -36,10 +34,8 @@ class Turn:
     """One request's slot at the endpoint, with its reservation and its end.
 
     It holds a slot from when it is entered until it is left. Exactly one of `succeeded`, `refused`,
-    `timed_out` and `troubled` counts; an end that none of them tells says nothing of the endpoint.
-
-    Attributes:
-        granted: called when the turn may go, if it had to wait; set by whoever waits.
+    `timed_out` and `troubled` counts; an end that none of them tells says nothing of the endpoint. If it has
+    to wait, *granted* is called when it may go.
     """
 
     __slots__ = ("_gate", "attempt", "gone", "granted", "likely", "priority", "reservation")
@@ -74,11 +70,9 @@ class Turn:
         self._gate.leave(self, held=held)
 
     def succeeded(self, tokens: int | None, longest: int = 0) -> None:
-        """Tell that a reply came.
+        """Tell that a reply came, and the tokens that the request took; None where nobody knows.
 
-        Args:
-            tokens: what the request took; None where nobody knows.
-            longest: output tokens of its longest reply, as far as they are known.
+        *longest* are the output tokens of its longest reply, as far as they are known.
         """
         assert self.attempt is not None
         self.took(tokens)
@@ -118,11 +112,6 @@ class Gate:
         requests_per_minute: admissions in any minute; None to learn the limit from the endpoint's headers.
         tokens_per_minute: tokens of the requests admitted in any minute; None as above.
         fits: slots that the process has files for; None for any number.
-
-    Attributes:
-        most: the most slots there will ever be.
-        concurrency: how many there are now.
-        pace: how fast they may be taken.
     """
 
     def __init__(
@@ -172,9 +161,7 @@ class Gate:
     def slot(self, priority: int, likely: Callable[[], int] = lambda: 0) -> Turn:
         """Return a turn; to enter it waits for a free slot and for the rates to allow it.
 
-        Args:
-            priority: smaller goes first.
-            likely: returns the tokens that the request will likely take, as of when it is asked.
+        *likely* returns the tokens that the request will likely take, as of when it is asked.
         """
         return Turn(self, priority, likely)
 

@@ -11,15 +11,13 @@ from anyio.abc import TaskGroup
 
 from mdap.errors import PARKED, MdapError, ProviderError, RejectedError, UnavailableError
 from mdap.protocols import Provider
-from mdap.providers.batch_api import FREED, BatchAPI, Row, Sent
-from mdap.providers.batch_job import BatchLog, JobLife
+from mdap.providers.batch_api import FREED, BatchAPI, Row
+from mdap.providers.batch_job import BatchLog, Job
 from mdap.providers.paced import Paced
 from mdap.records import BatchJob, BatchRow, Reply, SampleRequest
 from mdap.rules.limiter import prompt_tokens
 from mdap.rules.waves import custom_id, parts_of
 from mdap.settings import Waves
-
-__all__ = ["BatchLane"]
 
 Place = tuple[int, str, str, int, int, int]
 """Run, key, digest, member, view and ordinal: what a sample is known by."""
@@ -34,34 +32,33 @@ _REMEMBERED: Final = 4
 class BatchLane:
     """Collect the samples that all runs of a session want, and send them in jobs.
 
-    Args:
-        members: the models, each with a batch API.
-        log: where jobs are noted.
-        waves: when waves leave, and how long they are waited for.
-        last_wave: the number of the newest wave on record.
-
-    Attributes:
-        waves: when waves leave, and how long they are waited for.
-        log: where jobs are noted.
-        seen: numbers of the jobs whose rows are known.
+    *log* notes the jobs, *last_wave* is the newest on record, and *seen* has the numbers of the jobs whose
+    rows are known.
     """
 
     def __init__(self, members: Sequence[Paced], log: BatchLog, waves: Waves, last_wave: int) -> None:
         self.waves = waves
-        self._members = members
+        self.members = members
         self.log = log
         self._wave = last_wave
         self._pending: dict[Row, None] = {}
-        self._sent: dict[int, Sent] = {}
+        self._sent: dict[int, Job] = {}
         self._places: dict[Place, list[Row]] = defaultdict(list)
         self._recorded: set[tuple[str, int]] = set()
         self._part_of: dict[Where, set[int]] = {}
         self._ordinary: set[Where] = set()
-        self._room = [_api(member).limits._replace(tokens=waves.queued_tokens) for member in members]
+        apis = map(self.api, range(len(members)))
+        self._room = [api.limits._replace(tokens=waves.queued_tokens) for api in apis]
         self.seen: set[int] = set()
         self._group: TaskGroup | None = None
         self._changed_at = 0.0
         self._news = anyio.Event()
+
+    def api(self, member: int) -> BatchAPI:
+        """Return the batch API of a *member*."""
+        batches = self.members[member].batches
+        assert batches is not None  # the session saw to it
+        return batches
 
     def of(self, run: int, provider: Provider) -> Provider:
         """Return *provider*, the members behind one, with samples of the run numbered *run* sent in waves."""
@@ -85,13 +82,13 @@ class BatchLane:
         self._recorded |= recorded
         for (key, digest), numbers in waves.items():
             self._joins((run, key, digest), numbers)
-        names = [member.name for member in self._members]
+        names = [member.name for member in self.members]
         for job, rows in jobs:
             if job.model not in names or job.number in self.seen:
                 continue  # of another run, looked up at the same time
             member = names.index(job.model)
             own = {row.custom_id: Row(row, member, since=job.intended, wave=job.wave) for row in rows}
-            self._start(Sent(job, member, own, None, 0, cancelling=job.state == "cancelling"))
+            self._start(Job(self, job, member, own))
 
     async def sample(self, run: int, request: SampleRequest) -> Sequence[Reply]:
         """Return the replies to *request*, once the job that it is part of has ended."""
@@ -101,7 +98,7 @@ class BatchLane:
             if row is None:
                 if where in self._ordinary or len(self._part_of.get(where, ())) >= self.waves.max_waves:
                     request.trace.batched = False
-                    return await self._members[request.member].sample(request)
+                    return await self.members[request.member].sample(request)
                 row = Row(BatchRow("", *where, request.view, request.ordinals), request.member, request)
                 self._pending[row] = None
                 self.changed()
@@ -145,7 +142,7 @@ class BatchLane:
             raise row.error
         assert row.result is not None
         whole = request._replace(ordinals=row.about.ordinals)
-        api = _api(self._members[row.member])
+        api = self.api(row.member)
         try:
             read = api.read(whole, row.result, max(time.time() - row.since, 0.0))
         except ProviderError as error:
@@ -200,7 +197,7 @@ class BatchLane:
             row.wave = self._wave
             self._joins(row.about.where, {self._wave})
         try:
-            for member in range(len(self._members)):
+            for member in range(len(self.members)):
                 await self._send(member, [row for row in rows if row.member == member])
         except MdapError as error:  # of the log: then nothing was submitted that is not noted
             for row in rows:
@@ -209,7 +206,7 @@ class BatchLane:
 
     async def _send(self, member: int, rows: Sequence[Row]) -> None:
         """Note and submit the jobs that *rows* of one member make up."""
-        api, spelled, sizes = _api(self._members[member]), [], []
+        api, spelled, sizes = self.api(member), [], []
         for row in rows:
             assert row.request is not None
             try:
@@ -230,16 +227,14 @@ class BatchLane:
             name = custom_id(token, place, *about.where, about.view, about.ordinals)
             row.about = about._replace(custom_id=name)
             assert row.request is not None
-            lines.append(_api(self._members[member]).row(name, row.request))
-        job = await self.log.intend(
-            token, self._members[member].name, self._wave, [row.about for row in rows]
-        )
+            lines.append(self.api(member).row(name, row.request))
+        job = await self.log.intend(token, self.members[member].name, self._wave, [row.about for row in rows])
         now = time.time()
         for row in rows:
             row.since = now
-        self._start(Sent(job, member, {row.about.custom_id: row for row in rows}, lines, tokens))
+        self._start(Job(self, job, member, {row.about.custom_id: row for row in rows}, lines, tokens=tokens))
 
-    def _start(self, sent: Sent) -> None:
+    def _start(self, sent: Job) -> None:
         self._sent[sent.about.number] = sent
         self.seen.add(sent.about.number)
         for row in sent.rows.values():
@@ -248,11 +243,10 @@ class BatchLane:
         if self._group is not None:
             self._group.start_soon(self._live, sent)
 
-    async def _live(self, sent: Sent) -> None:
-        member = self._members[sent.member]
+    async def _live(self, sent: Job) -> None:
         try:
             await self._room_for(sent)
-            await JobLife(sent, _api(member), member.name, self).live()
+            await sent.live()
         finally:
             del self._sent[sent.about.number]
             if sent.lost:
@@ -261,7 +255,7 @@ class BatchLane:
                     self._forget(row)
             self.changed()
 
-    async def _room_for(self, sent: Sent) -> None:
+    async def _room_for(self, sent: Job) -> None:
         """Wait until the queue of the model has room for a job, as far as its limit is known."""
         limit = self._room[sent.member].tokens
         while sent.lines is not None and limit is not None:
@@ -270,14 +264,14 @@ class BatchLane:
                 return
             await anyio.sleep(self.waves.poll)
 
-    def _queued(self, sent: Sent) -> list[Sent]:
+    def _queued(self, sent: Job) -> list[Job]:
         return [one for one in self._sent.values() if one.member == sent.member and one is not sent]
 
-    def others(self, sent: Sent) -> bool:
+    def others(self, sent: Job) -> bool:
         """Return whether other jobs of the same model are under way."""
         return any(one.parked for one in self._queued(sent))
 
-    def full(self, sent: Sent, limit: int | None) -> bool:
+    def full(self, sent: Job, limit: int | None) -> bool:
         """Make later jobs of the model smaller, since its queue was full."""
         room = self._room[sent.member]
         if self.others(sent):
@@ -292,7 +286,7 @@ class BatchLane:
         )
         return True
 
-    def too_large(self, sent: Sent) -> bool:
+    def too_large(self, sent: Job) -> bool:
         """Make later jobs of the model smaller, since one was too large."""
         size = sum(map(len, sent.lines or ()))
         if len(sent.rows) > 1:
@@ -336,11 +330,6 @@ class _OfRun:
 
     async def aclose(self) -> None:
         """Leave the inner provider to the session."""
-
-
-def _api(member: Paced) -> BatchAPI:
-    assert member.batches is not None  # the session saw to it
-    return member.batches
 
 
 def _places(row: Row) -> list[Place]:

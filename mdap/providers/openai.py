@@ -30,8 +30,6 @@ from mdap.records import Reply, SampleRequest
 from mdap.rules.reading import split_reasoning
 from mdap.rules.redflags import REFUSAL, failed
 
-__all__ = ["OpenAIProvider", "OpenAISettings", "create", "create_named"]
-
 _DEFAULT_URL: Final = "https://api.openai.com/v1"
 _REPLIES_PER_REQUEST: Final = 8
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
@@ -153,10 +151,6 @@ class OpenAIProvider(EndpointProvider[OpenAISettings]):
 def create(model: str, options: dict[str, Any]) -> OpenAIProvider:
     """Make a provider from what a user typed: the factory behind ``--model openai/<model>``.
 
-    Args:
-        model: the model's name as the endpoint knows it.
-        options: fields of `OpenAISettings`; strings are converted.
-
     Raises:
         UsageError: no model, an unknown option, a bad value, or no key where one is needed.
     """
@@ -172,10 +166,6 @@ def create_named(model: str, options: dict[str, Any]) -> OpenAIProvider:
 
     Its key, address and more headers are read from ``<NAME>_API_KEY``, ``<NAME>_BASE_URL`` and
     ``<NAME>_CUSTOM_HEADERS``, so that several endpoints can vote together.
-
-    Args:
-        model: the endpoint's name, a slash, and the model's name as the endpoint knows it.
-        options: fields of `OpenAISettings`.
 
     Raises:
         UsageError: no name, no model, no address, an unknown option, or a bad value.

@@ -12,8 +12,6 @@ from mdap.providers.sending import spelled
 from mdap.records import SampleRequest
 from mdap.rules.waves import Room
 
-__all__ = ["OpenAIBatches"]
-
 _PATH: Final = "/v1/chat/completions"
 _METADATA: Final = "mdap"
 _ENDED: Final = frozenset({"completed", "failed", "expired", "cancelled"})

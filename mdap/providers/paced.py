@@ -17,8 +17,6 @@ from mdap.rules.headers import Told
 from mdap.rules.limiter import Estimator, prompt_tokens
 from mdap.settings import Limits
 
-__all__ = ["Ensemble", "Paced"]
-
 _REFUSED: Final = "rate_limit"
 _MOST_TOKENS: Final = 10**12  # tokens of a reply, far beyond any model's
 # After a timeout of mdap or a gateway, the server may still be computing the reply.
@@ -28,11 +26,7 @@ _LATE: Final = frozenset({"timeout", "http_408", "http_504"})
 class Paced:
     """A provider that keeps within limits and gives every attempt a total deadline.
 
-    Args:
-        inner: the provider to ask.
-        limits: concurrency, requests and tokens per minute, seconds an attempt may take.
-        models: how many share the files that the process may open.
-        owned: whether closing this one closes *inner*.
+    *models* share the files that the process may open; closing this one closes *inner* only if it is *owned*.
 
     Attributes:
         remote: whether an endpoint beyond this process is asked: then its limits are found out.
@@ -71,10 +65,6 @@ class Paced:
         """Ask once, when there is a slot; see `mdap.protocols.Provider.sample`.
 
         A refusal for coming too fast holds back every other request too, for as long as it asks.
-
-        Raises:
-            TransientError: the attempt outlived its deadline, or it failed for a reason that may pass.
-            ProviderError: it failed.
         """
         if self.nonblocking:
             return self._told(await self._inner.sample(request))
@@ -179,11 +169,7 @@ def _under(name: str, replies: Any) -> list[Reply]:
 
 
 class Ensemble:
-    """A provider that hands each request to the member it names.
-
-    Args:
-        members: the models, each within its own limits; a request's *member* is a place among them.
-    """
+    """A provider that hands each request to the member it names, a place among *members*."""
 
     def __init__(self, members: Sequence[Provider]) -> None:
         self.members = tuple(members)

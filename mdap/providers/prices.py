@@ -11,8 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 from mdap.errors import UsageError
 from mdap.settings import Price, explain
 
-__all__ = ["price_of", "read_prices"]
-
 # Some prices rise with the length of a prompt: mdap's are short.
 _TOKENS = 1_000
 _TIMES = 1_000
@@ -41,12 +39,7 @@ def read_prices(path: Path) -> dict[str, Price]:
 
 
 def price_of(model: str, own: Mapping[str, Price]) -> Price | None:
-    """Return the price of *model*, or None if nobody knows it.
-
-    Args:
-        model: as ``provider/model``.
-        own: the user's prices.
-    """
+    """Return the price of *model*, a ``provider/model``: the user's *own* first; None if nobody knows it."""
     if model in own:
         return own[model]
     from genai_prices import Usage, calc_price  # a quarter of a second that most commands need not wait

@@ -21,8 +21,6 @@ from mdap.providers.paced import Paced
 from mdap.records import Reply, SampleRequest, Trace
 from mdap.rules.digests import prompt_digest
 
-__all__ = ["ProbeResult", "probe"]
-
 _SYSTEM: Final = "You check a connection."
 _CHECK: Final = 'Reply with this JSON object and nothing else: {"ok": true}'
 _SCHEMA: Final = {
@@ -177,11 +175,7 @@ class _Probe:
             await self._measure_n(first[0])
 
     async def _measure_n(self, alone: Reply) -> None:
-        """Ask for several samples at once from here on, if that gives different stories for one prompt.
-
-        Args:
-            alone: a story that was asked for by itself.
-        """
+        """Ask for several samples at once from here on, if that gives different stories for one prompt."""
         dialect, worth = self._provider.dialect, False
         if dialect is None or "n" not in dialect.open:
             return

@@ -12,8 +12,6 @@ from urllib.request import getproxies, proxy_bypass
 
 from mdap.errors import UnavailableError
 
-__all__ = ["SOCKS", "login_of", "proxy_for"]
-
 SOCKS: Final = frozenset({"socks", "socks4", "socks4a", "socks5", "socks5h"})
 """Kinds of SOCKS proxies; desktops write plain ``socks``, for the latest version."""
 

@@ -29,8 +29,6 @@ from mdap.providers.sending import (
     unpacked,
 )
 
-__all__ = ["SDK", "Pattern", "ThroughSDK", "closed"]
-
 # What an endpoint learns that the SDK's own variables are not meant for. No compressed body is asked for: how
 # large it is shows only afterwards.
 _PLAIN: Final = {"accept-encoding": "identity"}
@@ -46,13 +44,7 @@ _OF_ONE_REQUEST: Final = frozenset({"content-length", "idempotency-key"})
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Pattern:
-    """A request as the SDK would send it, but for its body. It holds keys, so it is never shown.
-
-    Attributes:
-        url: where it goes.
-        headers: by name, in lower case.
-        proxy: what carries it there, if anything does.
-    """
+    """A request as the SDK would send it, but for its body. It holds keys, so it is never shown."""
 
     url: str
     headers: Mapping[str, str]
@@ -61,12 +53,6 @@ class Pattern:
 
 class SDK:
     """One vendor's SDK, pointed at one endpoint.
-
-    Args:
-        name: of the module, ``openai`` or ``anthropic``.
-        client: the name of its client's class.
-        path: of the API that is called, from the base URL on.
-        endpoint: whom to ask.
 
     Attributes:
         module: the SDK.
@@ -102,9 +88,7 @@ class SDK:
     def connected(self, hooks: Mapping[str, Any], **options: Any) -> Any:
         """Return a client whose requests go through the proxy that the environment names, if any.
 
-        Args:
-            hooks: called by the HTTP library for each request or response.
-            options: more of the HTTP library's client.
+        *hooks* and *options* are those of the HTTP library's client.
 
         Raises:
             UnavailableError: the proxy, the address or the certificates cannot be used.
@@ -127,11 +111,9 @@ class SDK:
         request.headers = self.http.Headers({**self.headers(request.headers), **own})
 
     def headers(self, made: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers to send, by name in lower case.
+        """Return the headers to send, by name in lower case, given those that the SDK *made*.
 
-        Args:
-            made: those that the SDK made. What it reads from the environment is meant for its own vendor:
-                another endpoint gets none of them.
+        What it reads from the environment is meant for its own vendor: another endpoint gets none of them.
         """
         endpoint = self._endpoint
         key = {} if endpoint.key is None else {"authorization": f"Bearer {endpoint.key}"}

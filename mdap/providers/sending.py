@@ -8,18 +8,6 @@ from typing import Any, Final, NamedTuple
 from mdap.errors import RejectedError, TransientError
 from mdap.rules.redflags import clean_label
 
-__all__ = [
-    "CLOSE_SECONDS",
-    "IDLE_SECONDS",
-    "MAX_BODY",
-    "MOST_CONNECTIONS",
-    "Response",
-    "bounded",
-    "check_head",
-    "spelled",
-    "unpacked",
-]
-
 MAX_BODY: Final = 16 * 2**20
 """Bytes of a response after which reading stops."""
 
@@ -40,13 +28,9 @@ _INFLATERS: Final = {"gzip": (47,), "x-gzip": (47,), "deflate": (47, -15)}
 
 
 class Response(NamedTuple):
-    """What an endpoint answered, its body as it came.
+    """What an endpoint answered: headers by name in lower case, and the body as it came.
 
-    Attributes:
-        status: of HTTP.
-        headers: by name, in lower case.
-        content: the body.
-        latency: seconds from the request to the end of the body, once they are known.
+    *latency* are the seconds from the request to the end of the body, once they are known.
     """
 
     status: int
@@ -70,9 +54,6 @@ def spelled(body: Mapping[str, Any]) -> bytes:
 def check_head(headers: Mapping[str, str]) -> bool:
     """Say whether the body's length is known and within bounds, so that it may be read in one go.
 
-    Args:
-        headers: of the response, by name in lower case.
-
     Raises:
         TransientError: the body is too large.
     """
@@ -87,10 +68,6 @@ def check_head(headers: Mapping[str, str]) -> bool:
 
 def unpacked(content: bytes, encoding: str) -> bytes:
     """Return the body that *content* is, as servers compress it that were asked not to.
-
-    Args:
-        content: the body as it came.
-        encoding: the response's ``Content-Encoding``.
 
     Raises:
         TransientError: it is too large when unpacked, or compressed in a way that is not known.

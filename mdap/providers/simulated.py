@@ -18,8 +18,6 @@ from mdap.errors import RejectedError, TransientError, UsageError
 from mdap.records import Reply, SampleRequest, Subject
 from mdap.settings import explain
 
-__all__ = ["Simulated", "SimulatedSettings", "create"]
-
 _UNIT: Final = 2.0**-64
 _WORDS: Final = Struct(">5Q").unpack
 _NORMAL: Final = NormalDist()
@@ -178,10 +176,6 @@ def _spoiled(reply: Reply, draw: float, max_tokens: int) -> Reply:
 
 def create(model: str, options: dict[str, Any]) -> Simulated:
     """Build the simulated model.
-
-    Args:
-        model: what to call it where several vote together; empty for plain ``sim``.
-        options: see `SimulatedSettings`.
 
     Raises:
         UsageError: an option is unknown or out of range.

@@ -15,8 +15,6 @@ import anyio
 
 from mdap.records import Reply, SampleRequest
 
-__all__ = ["Warmer", "repeated"]
-
 # The shortest beginning that any vendor keeps has 512 tokens, of about four characters each.
 _LEAST_CHARS = 512 * 4
 # Vendors keep a beginning for five minutes after it was last used.
@@ -27,16 +25,11 @@ _IN_VAIN: Final = 8
 
 
 def repeated(request: SampleRequest) -> tuple[int, ...]:
-    """Return where in the user message the beginnings end that further requests will repeat.
+    """Return where in the user message the beginnings end that further requests will repeat, smallest first.
 
     One is what the step's author says that further steps share. All of the message is another, since each
-    sample of the step repeats it, unless what it adds to the first one is too short to be kept.
-
-    Args:
-        request: one of those; without *warm*, nothing says that there will be more.
-
-    Returns:
-        Numbers of characters, the smallest first.
+    sample of the step repeats it, unless what it adds to the first one is too short to be kept. Without
+    *warm*, nothing says that there will be more requests.
     """
     if not request.warm:
         return ()

@@ -22,8 +22,6 @@ from mdap.rules.redflags import clean_text
 if TYPE_CHECKING:
     from mdap.providers.direct import Direct
 
-__all__ = ["EndpointProvider", "Repeats", "Wire"]
-
 # Some servers number their responses, or draw a number below a thousand: those meet again honestly.
 _SHORTEST_ID: Final = 16
 # Stop after this many foreign answers in a row; sooner if hardly any answer was good.
@@ -42,9 +40,6 @@ class Repeats:
     An id that comes again with the same text is a response that was kept, by a cache on the way for
     instance, and no second draw. An id that comes again with another text shows that this server's ids
     mean nothing, and then nothing is concluded from them any more; nor is it while only one was seen.
-
-    Args:
-        keep: how many responses are remembered.
     """
 
     def __init__(self, keep: int = 4_096) -> None:
@@ -55,9 +50,7 @@ class Repeats:
     def again(self, response_id: object, text: str) -> bool:
         """Return whether this very response came before, and remember it.
 
-        Args:
-            response_id: what the response gives as its id.
-            text: something that is the same for the same response, such as a digest of it.
+        *text* is something that is the same for the same response, such as a digest of it.
         """
         if not self._trusted or not isinstance(response_id, str) or len(response_id) < _SHORTEST_ID:
             return False
@@ -80,11 +73,6 @@ class Wire:
     It tells a wrong address from an endpoint with temporary failures. An endpoint with one good
     answer is the right one; after a few more, it may fail more often before mdap stops. Answers of another
     kind to any run count; a silent connection is no answer.
-
-    Args:
-        sdk: of the endpoint's vendor.
-        endpoint: whom to ask.
-        transport: what carries the requests.
 
     Attributes:
         told: what the headers of the latest response that tells of limits say.
@@ -197,11 +185,6 @@ class EndpointProvider(ABC, Generic[S]):
         endpoint: whom to ask.
         sdk: of the vendor.
         batches: the vendor's batch API.
-
-    Attributes:
-        allow_duplicates: whether the user wants votes of an endpoint that repeats itself.
-        dialect: the options in force, with those that were found out.
-        batches: the batch API.
     """
 
     nonblocking: Final = False
@@ -233,20 +216,7 @@ class EndpointProvider(ABC, Generic[S]):
         return self._wire.told
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Ask once for replies to one prompt; see `mdap.protocols.Provider.sample`.
-
-        Args:
-            request: the prompt, and how to sample it.
-
-        Returns:
-            At least one reply; fewer than wanted where the server sent fewer.
-
-        Raises:
-            TransientError: no or no usable response; another attempt may work.
-            RateLimitError: the endpoint asks for a pause first.
-            UnavailableError: key, quota or model will not do.
-            RejectedError: the endpoint refuses this prompt.
-        """
+        """Ask once for replies to one prompt; see `mdap.protocols.Provider.sample`."""
         body = self._whole(request)
         try:
             return await self._wire.ask(body, lambda response: self._read(request, response))

@@ -109,14 +109,14 @@ class SampleTaken(NamedTuple):
     model: str
     view: int
     temperature: float | None
-    input_tokens: int | None
-    output_tokens: int | None
-    cached_tokens: int | None
-    latency: float | None
-    attempts: int
-    request_id: str | None
-    finish_reason: str | None
-    text_digest: str | None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    latency: float | None = None
+    attempts: int = 1
+    request_id: str | None = None
+    finish_reason: str | None = None
+    text_digest: str | None = None
     served_model: str | None = None
     fingerprint: str | None = None
     reasoning_tokens: int | None = None

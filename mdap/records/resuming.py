@@ -35,15 +35,13 @@ class RecordedOpening:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """The point at which a chain resumes.
+    """The point at which a chain resumes: its last decided step, -1 for none, and the openings after it.
 
     Attributes:
         decisions: the number of decisions of the run.
         digest: the head of their digest chain.
-        step: the number of the last decided step; -1 for none.
         input: that step's input, in canonical JSON; None for none.
         winner: that step's winner, in canonical JSON; None for none.
-        openings: the openings after it.
     """
 
     decisions: int

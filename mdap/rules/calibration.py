@@ -15,21 +15,6 @@ from mdap.rules.certificate import error_upper_bound, jeffreys
 from mdap.rules.scaling import expected_votes, race_length
 from mdap.settings import Limits
 
-__all__ = [
-    "Drawn",
-    "Measured",
-    "Poll",
-    "VoteCounts",
-    "consensus_rate",
-    "estimated_samples",
-    "estimated_seconds",
-    "jeffreys",
-    "measure",
-    "rate_behind",
-    "scaled",
-    "spread_of",
-]
-
 _UNLIKELY: Final = 0.01
 _POINTS: Final = 41
 _Z: Final = 1.959964
@@ -68,25 +53,11 @@ class _Step(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Totals of polls.
+    """Totals of polls. Fields that `mdap.Calibration` has too are documented there.
 
     Attributes:
-        steps: steps whose right answer is known, or agreed on.
-        undecided: steps on which no answer was agreed.
-        samples: samples of all steps.
-        votes: valid samples of the steps that count.
-        wrong: wrong ones among them.
-        error_rate: share of wrong votes, 1 - p.
-        error_bound: upper 95 % confidence bound of the error rate.
-        bias_bound: largest amount by which agreement may understate the error rate.
-        valid_rate: share of samples that are not red-flagged, v.
         flags: red flags by reason.
-        collisions: steps whose first two votes agree on a wrong answer.
         pairs: steps with two votes.
-        collisions_expected: collisions if errors are independent and all say the same; fewer if they differ.
-        duplicates: share of samples whose text repeats an earlier one of the same step.
-        p_hard: probability that some steps are harder than others.
-        hard_share: expected share of hard steps.
         minority: steps with more wrong votes than right ones.
         clumping: variance of a step's wrong votes, relative to independent errors, for which it is 1.
     """
@@ -127,9 +98,7 @@ class Measured(NamedTuple):
 def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
     """Return the totals of *polls*.
 
-    Args:
-        polls: the samples, step by step.
-        consensus: margin of the races whose winners stand in for the truth; None if the truth is known.
+    Where nobody knows the right answers, the winners of races by the margin *consensus* stand for them.
     """
     from mdap.rules.hardness import posterior  # with numpy and scipy, which take long to load
 
@@ -167,14 +136,10 @@ def measure(polls: Sequence[Poll], consensus: int | None = None) -> Measured:
 
 
 def consensus_rate(error_rate: float, k: int) -> float:
-    """Return the share of votes against winners, where a share *error_rate* of the votes is wrong.
+    """Return the share of votes against winners, where a share *error_rate*, at most 1/2, of votes is wrong.
 
     A race ends with a lead of k, so l of its k + 2 l votes are against the winner: of all votes, the share
     (1 - k / E(votes)) / 2. It is less than the error rate, since a wrong winner counts as right.
-
-    Args:
-        error_rate: chance that a vote is wrong, 1/2 at most.
-        k: the margin of the races.
     """
     return (1 - k / expected_votes(error_rate, k)) / 2
 
@@ -219,14 +184,7 @@ def _clumping(steps: Sequence[_Step], rate: float) -> float:
 
 
 class VoteCounts(NamedTuple):
-    """VoteCounts of a calibration.
-
-    Attributes:
-        wrong: wrong votes.
-        votes: votes.
-        flags: red flags.
-        clumping: variance of a step's wrong votes, relative to independent errors.
-    """
+    """Wrong votes, votes, red flags and clumping of a calibration; see `Measured`."""
 
     wrong: int
     votes: int
@@ -240,11 +198,6 @@ def estimated_samples(steps: int, k: int, counts: VoteCounts) -> Interval:
     The estimate assumes that all wrong votes agree. Wrong votes that differ hinder the right
     answer less: where no two agree, it needs k votes of its own and no more, so the interval begins there.
     Both ends include the uncertainty of p and v, and the run's own randomness.
-
-    Args:
-        steps: steps of the run.
-        k: its margin.
-        counts: what the calibration counted.
     """
     if counts.votes <= 0:
         return Interval(math.inf, 0.0, math.inf)
@@ -295,15 +248,8 @@ def estimated_seconds(
 
     The rate limits bound requests and tokens per minute, the slots bound concurrent samples, and a chain
     waits for its steps one after the other: for the first vote of each at best (the estimate, as
-    speculation on the leading vote achieves), or for the slowest of its votes.
-
-    Args:
-        steps: steps of the run.
-        k: its margin.
-        samples: samples of the run.
-        limits: concurrency, requests and tokens a minute.
-        tokens: tokens of one sample, prompt and reply.
-        latencies: seconds that replies took.
+    speculation on the leading vote achieves), or for the slowest of its votes. *tokens* are those of one
+    sample, prompt and reply, and *latencies* the seconds that replies took.
     """
     import numpy as np
 

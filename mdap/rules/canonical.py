@@ -14,8 +14,6 @@ import orjson
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-__all__ = ["canonical"]
-
 _BUILT_IN: Final = (str, int, float, list, tuple, dict)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 # Iterating consumes them: nothing would be left for the task.

@@ -1,38 +1,20 @@
 """The certificate of a run, the confidence of its winners and its outcome, from its votes."""
 
-from collections.abc import Sequence
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mdap.records import SURE, Certificate, Interval, TallyShape
+from mdap.errors import RAISED, PluginError
+from mdap.records import SURE, Certificate, Interval, Outcome, TallyShape
 from mdap.rules.scaling import race_length
+from mdap.tasks import A, Decision, Task
 
 if TYPE_CHECKING:
     from mdap.rules.hardness import Belief
-import inspect
-from collections import Counter
-from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import replace
-from typing import Any
-
-from mdap.errors import RAISED, PluginError
-from mdap.records import Outcome
-from mdap.tasks import A, Decision, Task
-
-__all__ = [
-    "DOUBTFUL_BELOW",
-    "JUDGED",
-    "certify",
-    "confident",
-    "doubts",
-    "error_upper_bound",
-    "jeffreys",
-    "outcome_of",
-    "recorded",
-    "said_by",
-    "shape_of",
-]
 
 _MUCH_DISSENT: Final = 0.4
 # Nothing is ever certain, and the last digits may differ from one machine to the next.
@@ -49,13 +31,7 @@ _RECORDED: Final = {True: "solved", False: "unsolved", None: None}
 
 
 def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
-    """Return a one-sided upper confidence bound on the error rate (Clopper-Pearson).
-
-    Args:
-        wrong: votes known to be wrong.
-        votes: all votes, at least as many.
-        confidence: probability that the bound holds, in (0, 1).
-    """
+    """Return a one-sided upper confidence bound on the error rate (Clopper-Pearson)."""
     # Imported here, since scipy alone takes longer to import than all the rest.
     from scipy.special import betaincinv
 
@@ -79,9 +55,6 @@ def certify(shapes: Sequence[TallyShape]) -> Certificate | None:
 
     The uncertainty of the error rate, and of how many steps are harder than others, is averaged over, see
     `mdap.rules.hardness`; nothing is taken at one estimate.
-
-    Args:
-        shapes: the tallies of all voted decisions.
 
     Returns:
         The certificate; None without decisions of a margin above 1: at 1 no vote can be against the winner,
@@ -115,11 +88,7 @@ def _certified(shapes: tuple[TallyShape, ...]) -> Certificate | None:
 
 
 def doubts(shapes: Sequence[TallyShape]) -> list[tuple[TallyShape, float]]:
-    """Return each tally with the probability that its winner is wrong, most doubtful first.
-
-    Args:
-        shapes: the tallies of all voted decisions of a run.
-    """
+    """Return each tally of a run with the probability that its winner is wrong, most doubtful first."""
     shapes = _decisions(shapes)
     if not shapes:
         return []
@@ -182,12 +151,7 @@ def _warnings(belief: "Belief", rate: Interval, standing_out: int) -> tuple[str,
 
 
 def shape_of(winner: str, votes: Mapping[str, int]) -> TallyShape:
-    """Return how the votes of a step fell.
-
-    Args:
-        winner: the winning answer in canonical JSON.
-        votes: the votes of each candidate.
-    """
+    """Return how the votes of a step fell."""
     others = max((count for answer, count in votes.items() if answer != winner), default=0)
     return TallyShape(votes.get(winner, 0), others, sum(votes.values()), 1)
 
@@ -196,11 +160,8 @@ def confident(decisions: Sequence[Decision[A]], shapes: Sequence[TallyShape | No
     """Return *decisions* with the chance that each winner is right, by the votes on all of them.
 
     It is one minus the doubt of the certificate, taken over these steps alone, so that it follows from what
-    was asked and decided: it is the same after a resume and in an audit.
-
-    Args:
-        decisions: the decisions.
-        shapes: how the votes of each fell; None where no vote decided.
+    was asked and decided: it is the same after a resume and in an audit. A decision without a vote has None
+    for its shape.
     """
     found = _confidences(tuple(sorted(Counter(shape for shape in shapes if shape is not None).items())))
     return [
@@ -217,11 +178,6 @@ def _confidences(counted: tuple[tuple[TallyShape, int], ...]) -> dict[TallyShape
 
 def said_by(name: str, task: Task, result: Any) -> bool | None:
     """Return the task's verdict on its *result*: solved, not solved, or None for no verdict.
-
-    Args:
-        name: the task's name.
-        task: the task.
-        result: the result, as a JSON value.
 
     Raises:
         PluginError: the task's own code fails, or returns something else.
@@ -245,13 +201,8 @@ def recorded(said: bool | None) -> str | None:
 def outcome_of(word: str | None, certificate: Certificate | None, undecided: int) -> Outcome | None:
     """Return the outcome of a finished run.
 
-    The task's verdict comes first. Without one, the result is doubtful if steps were left undecided,
+    The task's recorded *word* comes first. Without one, the result is doubtful if steps were left undecided,
     or if P(no errors) is below `DOUBTFUL_BELOW`.
-
-    Args:
-        word: what the task said, as recorded.
-        certificate: what the votes say; None where they say nothing.
-        undecided: steps that found no winner.
     """
     if word is not None:
         return Outcome[word.upper()]

@@ -17,8 +17,6 @@ from typing import Final
 
 from mdap.rules.limiter import Attempt, Change, Window
 
-__all__ = ["ConcurrencyLimit", "Strays"]
-
 _RARE, _MOST, _SUSPECT = 0.005, 0.15, 0.05
 _SIGN: Final = 4.5  # one false alarm in thousands of answers
 _TRIED, _WINDOW, _WINDOWS = 200, 400, 4  # answers
@@ -51,9 +49,7 @@ class Strays:
     def count(self, refused: bool, learn: bool) -> bool:
         """Count an answer; return whether it shows a limit.
 
-        Args:
-            refused: whether it was a refusal.
-            learn: whether it may tell what is usual: not if it was asked before the limit was lowered.
+        What was asked before the limit was lowered does not tell what is usual: then *learn* is False.
         """
         excess = max(_SUSPECT, 2.5 * self.usual)
         up, down = math.log(excess / self.usual), math.log((1 - self.usual) / (1 - excess))

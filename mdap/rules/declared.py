@@ -8,8 +8,6 @@ from typing import Any, Final, TypeVar, get_type_hints
 from mdap.errors import UsageError
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["check_methods", "result_type_of", "types_of"]
-
 _R = TypeVar("_R")
 _OF_ALL: Final = {"length": "self", "canonical": "self, answer", "outcome": "self, result"}
 _OF_CHAINS: Final = {
@@ -80,10 +78,6 @@ def _bound(argument: Any, bound: Mapping[Any, Any]) -> Any:
 @lru_cache(maxsize=1024)
 def check_methods(kind: type[Task], name: str) -> None:
     """Refuse a task's class that cannot be run, before anything is spent.
-
-    Args:
-        kind: the class.
-        name: what its user calls it.
 
     Raises:
         UsageError: a method is missing, async where it is called without ``await``, a generator, takes other

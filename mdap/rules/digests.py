@@ -24,25 +24,6 @@ from mdap.records import (
 )
 from mdap.rules.canonical import canonical
 
-__all__ = [
-    "CHAIN_START",
-    "REST",
-    "SEALED",
-    "SIGNED",
-    "TIMES_STEPS",
-    "Lines",
-    "Seal",
-    "Times",
-    "answer_key",
-    "chain_digest",
-    "identify_named",
-    "message",
-    "prompt_digest",
-    "sample_line",
-    "text_digest",
-    "views_digest",
-]
-
 CHAIN_START: Final = "0" * 64
 """The head of a chain without decisions."""
 

@@ -11,23 +11,13 @@ from typing import Final, NamedTuple
 
 from mdap.rules.calibration import consensus_rate
 
-__all__ = ["Baseline", "Drift"]
-
 _LIMIT: Final = math.log(400)
 _OUTSIDE: Final = 0.001
 _TIMES: Final = (1.25, 1.5, 2.0, 4.0, 8.0)
 
 
 class Baseline(NamedTuple):
-    """Counts of a calibration or a pilot.
-
-    Attributes:
-        source: its id.
-        against: votes that were wrong, or against the winner.
-        votes: votes.
-        flags: red flags.
-        samples: samples.
-    """
+    """Counts of a calibration or a pilot: *against* are votes that were wrong, or against the winner."""
 
     source: str
     against: int
@@ -39,10 +29,8 @@ class Baseline(NamedTuple):
 class Drift:
     """Watch a run's votes and red flags; raise one alarm for each kind that leaves its band.
 
-    Args:
-        baseline: where the band comes from.
-        k: the smallest margin of the run: votes against winners are fewer than wrong ones, by the law.
-        raised: the kinds that were said before.
+    *k* is the smallest margin of the run, since votes against winners are fewer than wrong ones, by the law.
+    Kinds in *raised* were said before.
     """
 
     def __init__(self, baseline: Baseline, k: int, raised: frozenset[str] = frozenset()) -> None:
@@ -56,13 +44,7 @@ class Drift:
         self._counts = {kind: [0, 0] for kind in self._bands}
 
     def hear(self, against: int, votes: int, flags: int) -> list[tuple[str, str]]:
-        """Add new counts and return the alarms they raise: kind and sentence.
-
-        Args:
-            against: votes against winners.
-            votes: votes.
-            flags: red flags.
-        """
+        """Add new counts and return the alarms they raise: kind and sentence."""
         found = []
         for kind, hits, trials in (("disagreement", against, votes), ("red flags", flags, votes + flags)):
             counts = self._counts[kind]

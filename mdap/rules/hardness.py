@@ -32,8 +32,6 @@ from scipy.special import betaln, expit
 from mdap.records import TallyShape
 from mdap.rules.scaling import lost_votes
 
-__all__ = ["Belief", "Weighed", "claim_of", "floor_of", "posterior"]
-
 Array: TypeAlias = NDArray[Any]
 
 _LOWEST: Final = -30.0  # the log odds where the grids of e and h begin
@@ -91,11 +89,7 @@ class Belief(NamedTuple):
         return float(self.mixed.weights @ self.mixed.shares)
 
     def error_rate(self, *levels: float) -> tuple[float, ...]:
-        """Return quantiles of the chance that a vote is wrong, over all steps.
-
-        Args:
-            levels: which quantiles, from 0 to 1.
-        """
+        """Return these quantiles of the chance that a vote is wrong, over all steps."""
         rates = np.concatenate([_overall(self.alike), _overall(self.mixed)])
         weights = np.concatenate([self.alike.weights, self.mixed.weights])
         order = np.argsort(rates)
@@ -141,11 +135,7 @@ class Belief(NamedTuple):
 
 
 def posterior(shapes: Sequence[TallyShape]) -> Belief:
-    """Return what *shapes* say of the rate of wrong votes and of hard steps.
-
-    Args:
-        shapes: tallies, each with the number of steps that have it.
-    """
+    """Return what *shapes* say of the rate of wrong votes and of hard steps."""
     agreement = _agreement(shapes)
     alike, evidence_alike = _refined((shapes, agreement), np.array([-np.inf]), np.array([0.5]))
     mixed, evidence_mixed = _refined((shapes, agreement), np.linspace(_LOWEST, 5.0, _SHARES), np.array(_HARD))
@@ -248,12 +238,7 @@ def _overall(cloud: Weighed) -> Array:
 
 
 def claim_of(shapes: Sequence[TallyShape], belief: Belief) -> tuple[float, float, int]:
-    """Return P(no errors) of a run, its expected wrong decisions, and how many of its steps stand out.
-
-    Args:
-        shapes: the tallies of all decisions.
-        belief: their posterior.
-    """
+    """Return P(no errors) of a run, its expected wrong decisions, and how many of its steps stand out."""
     clouds = (belief.alike, belief.mixed)
     log_zero = [np.zeros_like(cloud.rates) for cloud in clouds]
     expected, standing_out = 0.0, 0

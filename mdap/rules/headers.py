@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-__all__ = ["LONGEST_WAIT", "Told", "read_told"]
-
 LONGEST_WAIT: Final = 86_400.0
 """No wait that is told is longer, in seconds."""
 
@@ -79,12 +77,7 @@ class Told:
 
 
 def read_told(headers: Mapping[str, str], wall_now: float) -> Told:
-    """Return what *headers* tell.
-
-    Args:
-        headers: header values by name in lower case.
-        wall_now: seconds since 1970, against which dates are read.
-    """
+    """Return what *headers*, by name in lower case, tell; *wall_now* is in seconds since 1970."""
     # Most responses tell nothing, and this is read of each.
     if not any(name.startswith("retry") or "limit" in name for name in headers):
         return _NOTHING

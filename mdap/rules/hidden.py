@@ -3,8 +3,6 @@
 import re
 from typing import Final
 
-__all__ = ["hidden_parts", "plain"]
-
 # Control characters but tab and newline; marks that turn the direction of text; characters without width;
 # and tags, in which a model can be told what a reader does not see.
 _HIDDEN: Final = re.compile(

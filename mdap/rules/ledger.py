@@ -9,21 +9,12 @@ from mdap.records import Guarantee
 from mdap.rules.rungs import Ladder, Rung, exact
 from mdap.settings import Robust, VotingSettings
 
-__all__ = ["Law", "Ledger", "Payments", "RobustEstimate", "estimate", "guarantee_of", "law", "ledger_after"]
-
 
 class Ledger:
     """Keep the error budget of one run, in the order of its steps.
 
     Each step pays the price of its rung unless it is smooth. No price is above half of what is left, so the
     run never spends more than its budget, and expects no more wrong decisions than it has spent.
-
-    Args:
-        terms: floor, target, what becomes of contested steps, and the length of the run if it is known.
-
-    Attributes:
-        spent: what has been paid.
-        payments: how many payments that was.
     """
 
     def __init__(self, terms: Robust) -> None:
@@ -34,13 +25,10 @@ class Ledger:
         self.payments = 0
 
     def limit(self, done: int) -> Fraction:
-        """Return the most that the next step may have to pay.
+        """Return the most that the next step, after *done* others, may have to pay.
 
         Where the length is known, what is left shall last for as many contested steps to come as those so
         far foretell, and two more. Where it is not, the limits of 1, 2, ... payments add up to the budget.
-
-        Args:
-            done: the steps before it.
         """
         if self._length is None:
             return self.budget / ((self.payments + 1) * (self.payments + 2))
@@ -56,11 +44,10 @@ class Ledger:
         return self.ladder.cheapest(self.limit(done)) if self.payments else self.ladder.first
 
     def pay(self, price: Fraction, payments: int = 1) -> None:
-        """Pay for a step that is not smooth, or for a nested run; take back what that did not spend.
+        """Pay for a step that is not smooth, or for a nested run.
 
-        Args:
-            price: how much; below 0 to take it back.
-            payments: how many payments that is; -1 where a nested run has spent nothing.
+        A *price* below 0 takes back what a nested run did not spend; *payments* is -1 where that is all of
+        it.
         """
         self.spent += price
         self.payments += payments
@@ -160,13 +147,7 @@ class RobustEstimate(NamedTuple):
 
 
 def estimate(terms: Robust, steps: int, error_rate: float) -> RobustEstimate:
-    """Estimate a run whose steps are all equally hard.
-
-    Args:
-        terms: floor, target, and what becomes of contested steps.
-        steps: number of steps.
-        error_rate: chance that a valid sample is wrong, 1 - p.
-    """
+    """Estimate a run whose steps are all equally hard."""
     ledger = Ledger(terms)
     first = ledger.ladder.first
     contested = steps * law(first, 1 - error_rate).contested

@@ -12,17 +12,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-__all__ = [
-    "Attempt",
-    "Change",
-    "Estimator",
-    "Pace",
-    "Reservation",
-    "Window",
-    "backoff",
-    "prompt_tokens",
-]
-
 _MINUTE: Final = 60.0
 # Requests reach the server later than they leave, some more so than others: what left within 61 seconds
 # can arrive within 60. It costs 2 % of the rate and saves the rejections.
@@ -44,14 +33,7 @@ _FIRST_AFTER_ACCIDENT: Final = 0.02
 
 
 class Change(NamedTuple):
-    """A limit was changed.
-
-    Attributes:
-        what: which: concurrent requests, or requests or tokens per minute.
-        limit_before: its value before; None for none.
-        limit_after: its value now; None for none.
-        reason: why, in a few words.
-    """
+    """A limit was changed for a *reason* of a few words; None stands for no limit."""
 
     what: Literal["concurrency", "requests_per_minute", "tokens_per_minute"]
     limit_before: float | None
@@ -62,13 +44,8 @@ class Change(NamedTuple):
 class Window:
     """Amounts of the recent past, in slots of a quarter of a second: constant memory, whatever is counted.
 
-    What is added at a moment is remembered for `seconds`, and at most one slot longer.
-
-    Args:
-        seconds: how long.
-
-    Attributes:
-        total: all that is remembered, as of the last call.
+    What is added at a moment is remembered for *seconds*, and at most one slot longer; *total* is the sum as
+    of the last call.
     """
 
     __slots__ = ("_amounts", "_head", "total")
@@ -116,12 +93,7 @@ class Window:
 
 
 class Allowance:
-    """One limit: so much in any minute, evenly.
-
-    Attributes:
-        limit: what any minute may take; None for no bound.
-        window: what the last minute took.
-    """
+    """One limit: so much in any minute, evenly; None for no bound."""
 
     __slots__ = ("_burst", "_due", "limit", "window")
 
@@ -166,13 +138,7 @@ class Allowance:
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """A request that was sent.
-
-    Attributes:
-        at: when.
-        in_flight: how many were in flight then, this one included.
-        open: whether it has not ended.
-    """
+    """A request sent at a moment, with so many in flight, itself included; *open* until it ends."""
 
     at: float
     in_flight: int
@@ -181,13 +147,7 @@ class Attempt:
 
 @dataclass(eq=False, slots=True)
 class Reservation:
-    """What a request was let go with, until it is settled or refunded.
-
-    Attributes:
-        tokens: how many were reserved.
-        at: when.
-        open: whether it is neither settled nor refunded.
-    """
+    """Tokens that a request was let go with at a moment; *open* until they are settled or refunded."""
 
     tokens: int
     at: float
@@ -200,12 +160,7 @@ class Pace:
     The owner asks `ready_at` for the head of its queue, waits, and calls `reserve`; once the reply is there
     it calls `settle`, or `refund` if the server never saw the request. In any 60 seconds at most the limits
     go, counting tokens as they are known: reserved, then real. A request larger than the whole token limit
-    goes alone.
-
-    Args:
-        requests_per_minute: None for no limit.
-        tokens_per_minute: None for no limit.
-        burst: how many seconds' worth of requests may go at once; of tokens, a second's worth may.
+    goes alone. *burst* seconds' worth of requests may go at once; of tokens, a second's worth may.
 
     Attributes:
         requests: what remains of the requests.
@@ -230,14 +185,9 @@ class Pace:
         return max(self.requests.ready_at(1, now), self.tokens.ready_at(tokens, now))
 
     def reserve(self, tokens: int, now: float) -> Reservation | None:
-        """Reserve a request.
+        """Return a reservation to settle or refund; None if the request must wait until `ready_at`.
 
-        Args:
-            tokens: what it is expected to take, prompt and replies.
-            now: the moment.
-
-        Returns:
-            The reservation to settle or refund; None if the request must wait until `ready_at`.
+        It is for all *tokens* that the request is expected to take, prompt and replies.
         """
         tokens = max(0, tokens)
         if self.ready_at(tokens, now) > now:
@@ -250,10 +200,7 @@ class Pace:
     def settle(self, reservation: Reservation, tokens: int | None, now: float) -> None:
         """Count the actual tokens of a request; a second call changes nothing.
 
-        Args:
-            reservation: what it was let go with.
-            tokens: what it took: 0 where the server refused it, None where nobody knows.
-            now: the moment.
+        They are 0 where the server refused it, and None where nobody knows.
         """
         if self._close(reservation) and tokens is not None:
             self.tokens.correct(reservation.tokens, max(0, tokens), reservation.at, now)
@@ -268,11 +215,6 @@ class Pace:
         self, requests_per_minute: float | None, tokens_per_minute: float | None, now: float
     ) -> None:
         """Change the limits; what has gone in the last minute counts against the new ones.
-
-        Args:
-            requests_per_minute: None for no limit.
-            tokens_per_minute: None for no limit.
-            now: the moment.
 
         Raises:
             ValueError: a limit below 1.
@@ -302,11 +244,7 @@ def _bytes(text: str) -> int:
 
 
 class Estimator:
-    """Estimate the output tokens of a reply from each model's latest replies.
-
-    Args:
-        keep: how many replies of a model are remembered.
-    """
+    """Estimate the output tokens of a reply from each model's latest replies."""
 
     def __init__(self, keep: int = 256) -> None:
         self._keep = keep
@@ -321,15 +259,10 @@ class Estimator:
         self._models[model].append(output_tokens)
 
     def expect(self, model: str, max_tokens: int, others: int = 0) -> int:
-        """Return the output tokens to reserve for one reply.
+        """Return the output tokens to reserve for one reply; *max_tokens* while little is known of the model.
 
-        Alone, that is the 95th percentile. The more replies are outstanding, the less their sum strays
+        Alone, that is the 95th percentile. The more *others* are outstanding, the less their sum strays
         from the sum of their means, so that each needs less on top of its own.
-
-        Args:
-            model: who will reply.
-            max_tokens: what the request allows: the answer while little is known of the model.
-            others: replies that are outstanding already.
         """
         replies = sorted(self._models.get(model, ()))
         # The first replies to come are the shortest, so a few of them tell too little.

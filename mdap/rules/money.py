@@ -5,17 +5,6 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from mdap.settings import Budget, Price
 
-__all__ = [
-    "Bill",
-    "Hold",
-    "Tokens",
-    "Wallet",
-    "cost_of",
-    "saved_by_cache",
-    "saved_by_sharing",
-    "saved_in_batches",
-]
-
 _MILLION = 1e6
 
 
@@ -87,11 +76,7 @@ def saved_by_cache(price: Price, used: _Billed) -> float:
 def saved_by_sharing(price: Price, used: _Billed, prompts: int, shared: int) -> float:
     """Return what prompts would have cost that were paid with another reply to the same request, in USD.
 
-    Args:
-        price: USD per million tokens.
-        used: the tokens of all samples.
-        prompts: samples whose prompt was paid for.
-        shared: samples whose prompt was not; each counts as long as the mean of the others.
+    *prompts* were paid for and *shared* were not; each of these counts as long as the mean of the others.
     """
     return shared * used.input_tokens / prompts * price.input / _MILLION if prompts else 0.0
 

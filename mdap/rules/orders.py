@@ -11,8 +11,6 @@ from pydantic import BaseModel
 from mdap.rules.canonical import canonical
 from mdap.tasks import Chain, Step
 
-__all__ = ["FOLLOWED", "SHOWN", "follows_order", "shows_order"]
-
 SHOWN: Final = (
     "the prompt shows a set in an order that is another one in each process: go through sorted(...) of it"
 )

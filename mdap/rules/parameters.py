@@ -14,8 +14,6 @@ from mdap.rules.values import difference, kinds_of
 from mdap.settings import complaint, explain
 from mdap.tasks import Chain, Task
 
-__all__ = ["as_resumed", "read_values", "version_of"]
-
 T = TypeVar("T", bound=Task)
 
 
@@ -105,11 +103,6 @@ def read_values(
     pairs: tuple[str, ...], option: str, fields: Mapping[str, FieldInfo] | None = None
 ) -> dict[str, Any]:
     """Return the values of ``NAME=VALUE`` pairs; lists and objects are read as JSON.
-
-    Args:
-        pairs: the user's pairs.
-        option: the option's name, for errors.
-        fields: the allowed fields, if known.
 
     Raises:
         UsageError: a pair has no ``=``, a name is given twice, or its JSON is broken.

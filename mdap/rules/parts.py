@@ -10,19 +10,6 @@ from mdap.rules.digests import identify_named, text_digest
 from mdap.rules.parameters import as_resumed, version_of
 from mdap.tasks import Task
 
-__all__ = [
-    "LONGEST_ID",
-    "Part",
-    "Parts",
-    "RecordedPart",
-    "content_of",
-    "content_of_row",
-    "could_be",
-    "part_ended",
-    "renamed",
-    "used_already",
-]
-
 LONGEST_ID: Final = 100
 """The most characters of a run's id."""
 
@@ -30,13 +17,7 @@ _DIGITS: Final = 16
 
 
 class Part(NamedTuple):
-    """A nested task.
-
-    Attributes:
-        identity: identifies its result in the record.
-        name: the name of its own run.
-        about: recorded as the input of its result.
-    """
+    """A nested task: the identity of its result, the id of its own run, and what is recorded as its input."""
 
     identity: Identity
     name: str
@@ -44,13 +25,7 @@ class Part(NamedTuple):
 
 
 class RecordedPart(NamedTuple):
-    """The run of a nested task of `mdap.Ask.solve_all` in the record.
-
-    Attributes:
-        name: its id.
-        finished: whether it is finished and sealed.
-        result: its result.
-    """
+    """The run of a nested task of `mdap.Ask.solve_all` in the record; finished once it is sealed, too."""
 
     name: str
     finished: bool = False
@@ -58,12 +33,7 @@ class RecordedPart(NamedTuple):
 
 
 class Parts:
-    """Tell the nested tasks of one process apart: by class, version, parameters and key.
-
-    Args:
-        run_id: the name of the process's run.
-        whole: the process.
-    """
+    """Tell the nested tasks of one process apart: by class, version, parameters and key."""
 
     def __init__(self, run_id: str, whole: Task) -> None:
         self._run_id = run_id
@@ -73,10 +43,6 @@ class Parts:
 
     def of(self, task: Task, key: str | None) -> tuple[Part, Part]:
         """Return *task* as a part, and as the part that earlier versions of mdap took it for.
-
-        Args:
-            task: the nested task.
-            key: what its author calls it, if anything.
 
         Raises:
             TypeError: *task* or *key* is none.

@@ -1,5 +1,6 @@
 """Estimates for a planned run: what a budget buys, other margins and subtask sizes, other ways to pay."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,19 +11,6 @@ from mdap.errors import UsageError
 from mdap.rules.money import Tokens, cost_of
 from mdap.rules.scaling import Plan, plan
 from mdap.settings import Price
-
-__all__ = [
-    "BATCH",
-    "Bought",
-    "Each",
-    "Sample",
-    "Way",
-    "by_margin",
-    "by_subtask",
-    "expected_requests",
-    "ways",
-    "what_buys",
-]
 
 _FACTORS: Final = (0.01, 0.1, 1, 10, 100)
 _CUTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -69,13 +57,7 @@ class Bought(NamedTuple):
 
 
 def what_buys(budget: float, each: Each, wanted: Plan) -> Bought:
-    """Return what *budget* buys, at the rates of a plan.
-
-    Args:
-        budget: USD.
-        each: the cost of one sample.
-        wanted: the plan.
-    """
+    """Return what *budget*, in USD, buys at the rates of a plan."""
     k = _largest(lambda margin: each.cost(_again(wanted, k=margin)) <= budget, 1000)
     steps = _largest(lambda count: each.cost(_again(wanted, steps=count)) <= budget, _MOST_STEPS)
     return Bought(
@@ -117,14 +99,7 @@ def _again(wanted: Plan, steps: int | None = None, k: int | None = None) -> Plan
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
     """Return the largest number from 1 to *most* that fits, if smaller ones do as well; 0 for none."""
-    low, high = 0, 1
-    while high < most and fits(high):
-        low, high = high, high * 2
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect_left(range(1, most + 1), True, key=lambda number: not fits(number))
 
 
 class Sample(NamedTuple):
@@ -191,13 +166,8 @@ def ways(planned: Plan, sample: Sample, price: Price) -> list[Way]:
 def expected_requests(k: int, error_rate: float, valid_rate: float, temperatures: int = 2) -> float:
     """Return how many requests a step takes if each brings as many samples as the leader lacks votes.
 
-    Between two candidates; samples beyond eight go into further requests.
-
-    Args:
-        k: the margin.
-        error_rate: chance that a valid sample is wrong.
-        valid_rate: chance that a sample is valid.
-        temperatures: 2 if the first sample has another temperature than the others.
+    Between two candidates; samples beyond eight go into further requests. *temperatures* is 2 if the first
+    sample has another temperature than the others.
     """
     changes = _changes(k, valid_rate * (1 - error_rate), valid_rate * error_rate)
     leads, total = {0: 1.0}, 0.0

@@ -5,8 +5,6 @@ from typing import Final, NamedTuple
 
 from mdap.rules.redflags import EMPTY, TOO_LONG, TRUNCATED
 
-__all__ = ["Absence", "Presence", "refused_sentence"]
-
 # A model that keeps to the form in 1 of 5 replies is given up by chance in 1 of 7,500 runs: 0.8 ** 40.
 _REPLIES_WITHOUT_VOTE: Final = 40
 _PROMPTS_REFUSED: Final = 10
@@ -22,13 +20,7 @@ _REMEDIES: Final = {
 
 
 class Absence(NamedTuple):
-    """A model or tier that a run stops asking from some moment on.
-
-    Attributes:
-        member: a model of the ensemble; None for a whole tier.
-        tier: a tier; None for a model.
-        reason: one sentence on why.
-    """
+    """A model, *member*, or a whole *tier* that a run stops asking; the other one is None."""
 
     member: int | None
     tier: int | None
@@ -97,11 +89,5 @@ class Presence:
 
 
 def refused_sentence(step: int, model: str, reason: str) -> str:
-    """Return the sentence that says why a refused step is undecided: part of what processes see.
-
-    Args:
-        step: the step's number.
-        model: who refused it last.
-        reason: the endpoint's sentence.
-    """
+    """Return the sentence that says why a refused step is undecided: part of what processes see."""
     return f"step {step} was refused by {model}: {reason}"

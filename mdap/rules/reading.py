@@ -13,8 +13,6 @@ from mdap.rules.canonical import canonical
 from mdap.rules.redflags import clean_label, precheck
 from mdap.tasks import RedFlag, Step
 
-__all__ = ["Reading", "json_schema", "read", "split_reasoning", "typed_answer", "unreadable"]
-
 _WORD: Final = r"(?:\w+[:_])?(?:think(?:ing)?|thoughts?|reasoning)"
 # <think>, <seed:think>, <|START_THINKING|>, <|begin_of_thought|>, [THINK], ◁think▷
 _OPEN: Final = re.compile(
@@ -28,13 +26,7 @@ _HARMONY_END: Final = re.compile(r"<\|(?:return|end)\|>\s*$")
 
 
 class Reading(NamedTuple):
-    """The reading of a reply.
-
-    Attributes:
-        answer: the answer; None for a red flag.
-        spelled: the answer's canonical JSON; None for a red flag.
-        flag: why the reply is discarded; None for a vote.
-    """
+    """The reading of a reply: the answer and its canonical JSON, or the reason of a red flag."""
 
     answer: Any
     spelled: str | None
@@ -48,15 +40,7 @@ def read(
     max_tokens: int,
     parse: Callable[[str], Any],
 ) -> Reading:
-    """Return the reading of a reply.
-
-    Args:
-        text: the reply, already cleaned.
-        finish_reason: the endpoint's word for why the reply ended.
-        answer_tokens: tokens of the reply without its reasoning; None where unknown.
-        max_tokens: output tokens the reply was allowed.
-        parse: the step's parser. Whatever it raises besides `RedFlag` passes.
-    """
+    """Return the reading of a cleaned reply. What *parse* raises besides `RedFlag` passes."""
     flag = precheck(text, finish_reason, answer_tokens, max_tokens)
     if flag is None:
         try:
@@ -75,11 +59,7 @@ def json_schema(schema: Any) -> dict[str, Any] | None:
 
 
 def unreadable(cause: str) -> str:
-    """Return the red-flag reason of a reply on which the parser itself failed.
-
-    Args:
-        cause: the name of what it raised.
-    """
+    """Return the red-flag reason of a reply on which the parser itself raised *cause*."""
     return f"parser error: {cause}"[:200]
 
 
@@ -87,12 +67,7 @@ def typed_answer(step: Step[Any], text: str, alike: Iterable[Any] = ()) -> Any:
     """Return the answer that the JSON *text* stands for.
 
     Its class comes from the step's schema if that is a type, else from the parser's return annotation,
-    else from the answers that received votes.
-
-    Args:
-        step: the step.
-        text: the answer as JSON.
-        alike: other answers to the step.
+    else from answers *alike*, which received votes.
 
     Raises:
         ValueError: it is not JSON, or not of such a class.

@@ -3,20 +3,6 @@
 import re
 from typing import Final
 
-__all__ = [
-    "EMPTY",
-    "MAX_CHARS_PER_TOKEN",
-    "REFUSAL",
-    "REFUSED",
-    "TOO_LONG",
-    "TRUNCATED",
-    "clean",
-    "clean_label",
-    "clean_text",
-    "failed",
-    "precheck",
-]
-
 EMPTY: Final = "empty"
 REFUSED: Final = "refused"
 TOO_LONG: Final = "too long"
@@ -44,10 +30,6 @@ def clean(text: str, max_tokens: int) -> str:
 
     NUL characters and lone surrogates, which no database or terminal can carry, become U+FFFD; of a
     text that is longer than any honest reply only so much is kept as proves it too long.
-
-    Args:
-        text: the reply as it came.
-        max_tokens: output tokens the reply was allowed.
     """
     most = max_tokens * MAX_CHARS_PER_TOKEN
     if len(text) > most:
@@ -71,15 +53,10 @@ def failed(finish_reason: str) -> bool:
 
 
 def precheck(text: str, finish_reason: str, output_tokens: int | None, max_tokens: int) -> str | None:
-    """Return the reason to discard a reply unparsed; None to parse it.
+    """Return the reason to discard a cleaned reply unparsed; None to parse it.
 
-    Only a finish reason that means truncation, a filter, a refusal or an error discards a reply.
-
-    Args:
-        text: the reply, already cleaned.
-        finish_reason: the endpoint's word for why the reply ended.
-        output_tokens: tokens of the reply, without those of hidden reasoning; None where unknown.
-        max_tokens: output tokens the reply was allowed.
+    Only a finish reason that means truncation, a filter, a refusal or an error discards a reply. The tokens
+    are those without hidden reasoning.
     """
     # Nearly all replies end by this word, and this runs for each of them.
     if finish_reason != "stop" and (flag := _ended_badly(finish_reason)):

@@ -11,8 +11,6 @@ from typing import Final, NamedTuple
 
 from mdap.errors import UsageError
 
-__all__ = ["FLOORS", "MOST_MARGIN", "Ladder", "Rung", "advantage", "exact", "paths"]
-
 FLOORS: Final = tuple(Fraction(twentieth, 20) for twentieth in range(8, 20))
 """The floors for which `advantage` is proved; a floor between two of them rounds down."""
 
@@ -46,12 +44,7 @@ def exact(value: float) -> Fraction:
 
 @lru_cache(maxsize=4096)
 def paths(margin: int, dissent: int) -> tuple[int, ...]:
-    """Return in how many orders one of two answers wins smoothly over 0, 1, ..., ``dissent - 1`` votes.
-
-    Args:
-        margin: m, at least *dissent*.
-        dissent: D.
-    """
+    """Return in how many orders one of two answers wins smoothly over 0, 1, ..., ``dissent - 1`` votes."""
     won = []
     before = [1] + [0] * (margin + 3 * dissent)
     for against in range(dissent):
@@ -68,13 +61,8 @@ def paths(margin: int, dissent: int) -> tuple[int, ...]:
 def advantage(floor: Fraction, margin: int, dissent: int) -> Fraction:
     """Return c: a step that is right with *floor* or more is c times as often not smooth as smoothly wrong.
 
-    It is the ratio at *floor*, rounded down to hundredths. `tests/unit/rules/test_rungs.py` proves that no
-    greater chance has a smaller ratio, for each of `FLOORS`.
-
-    Args:
-        floor: the least chance that a valid sample is right.
-        margin: m, at least *dissent*.
-        dissent: D.
+    It is the ratio at *floor*, rounded down to hundredths, for a margin of at least *dissent*.
+    `tests/unit/rules/test_rungs.py` proves that no greater chance has a smaller ratio, for each of `FLOORS`.
     """
     right = max(shipped for shipped in FLOORS if shipped <= floor)
     smoothly_wrong = _smooth(1 - right, margin, dissent)
@@ -94,12 +82,7 @@ def _smooth(chance: Fraction, margin: int, dissent: int) -> Fraction:
 
 
 class Ladder:
-    """The rungs of a run, from the one that it begins with.
-
-    Args:
-        floor: the least chance that a valid sample is right.
-        budget: what the run may spend, one minus its target.
-        votes_decide: whether votes decide contested steps, or somebody else does.
+    """The rungs of a run that may spend *budget*, from the one that it begins with.
 
     Raises:
         UsageError: the floor is below those that are proved, or too low for votes to decide contested steps,

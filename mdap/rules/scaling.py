@@ -3,7 +3,7 @@
 Everything is computed from the log odds of a vote being wrong, ``ln(e / (1 - e))``, so that a billion
 steps at an error rate of 1e-9 lose no digits that matter. An error rate here is 1 - p of the paper: of
 the *valid* samples, the share that is wrong. The laws let all wrong votes go to one same alternative,
-which is the worst case.
+which is the worst case. Values out of range raise a `UsageError`.
 """
 
 import math
@@ -16,19 +16,6 @@ from mdap.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-__all__ = [
-    "Plan",
-    "expected_samples",
-    "expected_votes",
-    "likely_error_rate",
-    "lost_votes",
-    "minimal_k",
-    "plan",
-    "race_length",
-    "race_lengths",
-    "run_success",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +55,16 @@ def plan(
     k: int | None = None,
     steps_per_subtask: int = 1,
 ) -> Plan:
-    """Estimate the margin, the reliability and the samples of a run.
+    """Estimate the margin, the reliability and the samples of a run; see `Plan` for the parameters.
 
-    Args:
-        steps: number of steps, at least 1.
-        error_rate: chance that a valid sample is wrong.
-        valid_rate: chance that a sample is valid.
-        target: wanted chance of a run without one wrong decision.
-        k: the margin; None for the smallest that reaches *target*.
-        steps_per_subtask: steps that one sample answers at once, m; 1 is maximal decomposition.
+    Without *k*, the margin is the smallest that reaches *target*.
 
     Raises:
         UsageError: if a value is out of range, or k is None and no margin reaches the target.
     """
     _check_goal(steps, target)
-    _check_cut(steps, steps_per_subtask)
     margin = minimal_k(error_rate, steps, target, steps_per_subtask) if k is None else k
-    _check_race(error_rate, margin)
+    p_zero_errors = run_success(error_rate, margin, steps, steps_per_subtask)
     wrong = error_rate if error_rate == 1 else -math.expm1(steps_per_subtask * math.log1p(-error_rate))
     subtasks = steps / steps_per_subtask
     votes_per_step = expected_votes(wrong, margin)
@@ -94,7 +74,7 @@ def plan(
         target=target,
         steps=steps,
         k=margin,
-        p_zero_errors=run_success(error_rate, margin, steps, steps_per_subtask),
+        p_zero_errors=p_zero_errors,
         votes_per_step=votes_per_step,
         votes=subtasks * votes_per_step,
         samples=subtasks * expected_samples(wrong, margin, valid_rate),
@@ -105,16 +85,8 @@ def plan(
 def run_success(error_rate: float, k: int, steps: int, steps_per_subtask: int = 1) -> float:
     """Return the chance that every decision of a run is right: ``(1 + (e' / (1 - e'))^k)^(-s/m)``.
 
-    A sample of a subtask of m steps is right if all of them are, so ``1 - e' = (1 - e)^m``.
-
-    Args:
-        error_rate: chance that a valid sample gets a single step wrong, e.
-        k: the margin, at least 1.
-        steps: number of steps, s; a run of none is right.
-        steps_per_subtask: steps that one sample answers at once, m; 1 is maximal decomposition.
-
-    Raises:
-        UsageError: if a value is out of range.
+    A sample of a subtask of m steps is right if all of them are, so ``1 - e' = (1 - e)^m``. A run of no steps
+    is right.
     """
     _check_race(error_rate, k)
     _check_cut(steps, steps_per_subtask)
@@ -126,12 +98,6 @@ def minimal_k(error_rate: float, steps: int, target: float, steps_per_subtask: i
     """Return the smallest margin whose `run_success` reaches the target.
 
     It is ``ceil(ln(t^(-m/s) - 1) / ln((1 - p') / p'))`` of the paper, at least 1, with ``p' = p^m``.
-
-    Args:
-        error_rate: chance that a valid sample gets a single step wrong, 1 - p.
-        steps: number of steps, s, at least 1.
-        target: wanted chance of a run without one wrong decision, t.
-        steps_per_subtask: steps that one sample answers at once, m.
 
     Raises:
         UsageError: if a value is out of range, or half or more of the samples of a subtask are wrong.
@@ -162,13 +128,6 @@ def expected_votes(error_rate: float, k: int) -> float:
     """Return how many votes a step takes on average: ``k (2P - 1) / (2p - 1)``, or ``k^2`` at p = 1/2.
 
     This is the gambler's ruin between two candidates, with P the chance that the right one wins.
-
-    Args:
-        error_rate: chance that a valid sample is wrong, 1 - p.
-        k: the margin, at least 1.
-
-    Raises:
-        UsageError: if a value is out of range.
     """
     _check_race(error_rate, k)
     half = _log_odds(error_rate) / 2
@@ -181,13 +140,6 @@ def race_length(error_rate: float, k: int) -> tuple[float, float]:
 
     Who wins says nothing of how many votes it took, see `docs/explanation/why-voting.md`; with that, Wald's
     identities give the second moment as well as the first.
-
-    Args:
-        error_rate: chance that a valid sample is wrong, 1 - p.
-        k: the margin, at least 1.
-
-    Raises:
-        UsageError: if a value is out of range.
     """
     mean = expected_votes(error_rate, k)
     drift = 1 - 2 * error_rate
@@ -200,16 +152,7 @@ def race_length(error_rate: float, k: int) -> tuple[float, float]:
 
 
 def expected_samples(error_rate: float, k: int, valid_rate: float = 1.0) -> float:
-    """Return the expected number of samples of a step: its expected votes divided by the valid rate.
-
-    Args:
-        error_rate: chance that a valid sample is wrong.
-        k: the margin, at least 1.
-        valid_rate: chance that a sample is valid, v.
-
-    Raises:
-        UsageError: if a value is out of range.
-    """
+    """Return the expected number of samples of a step: its expected votes divided by the valid rate."""
     if not 0 < valid_rate <= 1:
         raise UsageError(f"the valid rate must be above 0 and at most 1, not {valid_rate}")
     return expected_votes(error_rate, k) / valid_rate
@@ -253,13 +196,7 @@ def _check_cut(steps: int, steps_per_subtask: int) -> None:
 
 
 def race_lengths(error_rate: float, k: int, most: int) -> list[float]:
-    """Return the chance that a race between two candidates is decided by exactly 0, 1, ... *most* votes.
-
-    Args:
-        error_rate: chance that a valid sample is wrong, from 0 to 1.
-        k: the margin, at least 1.
-        most: the largest number of votes of interest.
-    """
+    """Return the chance that a race between two candidates is decided by exactly 0, 1, ... *most* votes."""
     ends = [0.0] * (most + 1)
     if most >= k:
         ends[k::2] = lost_votes(error_rate, k, (most - k) // 2).tolist()
@@ -270,12 +207,8 @@ def lost_votes(error_rate: Any, k: int, most: int) -> "NDArray[Any]":
     """Return the chance that a race has exactly 0, 1, ... *most* votes against its winner.
 
     At p = 1/2 it is a random walk to one of two ends, k places away (Feller, volume 1, XIV.5). Each way that
-    ends with l votes against the winner has the chance ``(e (1 - e))^l ((1 - e)^k + e^k)`` at any p.
-
-    Args:
-        error_rate: chance that a valid sample is wrong; a column for a row of chances each.
-        k: the margin, at least 1.
-        most: the largest number of votes against the winner.
+    ends with l votes against the winner has the chance ``(e (1 - e))^l ((1 - e)^k + e^k)`` at any p. A column
+    of error rates gives a row of chances each.
     """
     import numpy as np
 
@@ -292,13 +225,8 @@ def likely_error_rate(races: Mapping[tuple[int, int], int]) -> float:
     """Return the error rate under which races between two candidates were most likely to go as they did.
 
     Votes against the winners are not simply wrong ones: some winners are wrong. A race of margin k with a
-    votes against its winner has the likelihood ``(e (1 - e))^a ((1 - e)^k + e^k)``.
-
-    Args:
-        races: how many races there were, by margin and votes against the winner.
-
-    Returns:
-        The rate, from 0 to one half: above that, the same races look like others below it.
+    votes against its winner has the likelihood ``(e (1 - e))^a ((1 - e)^k + e^k)``. The rate is one half at
+    most: above that, the same races look like others below it. *races* counts them by both numbers.
     """
 
     def log_likelihood(rate: float) -> float:

@@ -12,8 +12,6 @@ from typing import Final, NamedTuple, TypeAlias
 
 from mdap.settings import VotingSettings
 
-__all__ = ["NOBODY", "Assignment", "SampleSchedule", "Turn", "schedule_of", "tiers_of"]
-
 
 def tiers_of(
     models: Sequence[str], escalate_to: Sequence[str]
@@ -25,13 +23,7 @@ def tiers_of(
 
 
 class Assignment(NamedTuple):
-    """How one sample is drawn.
-
-    Attributes:
-        member: which model of the ensemble, from 0.
-        view: which presentation of the step, from 0.
-        temperature: sampling temperature; None where none is sent.
-    """
+    """How one sample is drawn: model and view, each from 0, and temperature; None where none is sent."""
 
     member: int
     view: int
@@ -129,13 +121,8 @@ class SampleSchedule:
     def part(self, ordinal: int, views: int, refused: frozenset[Turn] = NOBODY, key: str = "") -> Assignment:
         """Return how sample *ordinal* of a step with so many *views* is drawn.
 
-        Models take turns first and views second, so that every model meets every view.
-
-        Args:
-            ordinal: the sample.
-            views: how many presentations the step has.
-            refused: who refuses to answer the step, in which view.
-            key: what the step is known by in its run, where models and views are drawn.
+        Models take turns first and views second, so that every model meets every view. Where both are drawn,
+        that depends on the step's *key* in its run.
         """
         place, tier = ordinal % self.samples_per_tier, self.tier(ordinal)
         tier_members = self._tiers[tier]
@@ -174,15 +161,10 @@ class SampleSchedule:
         refused: frozenset[Turn] = NOBODY,
         key: str = "",
     ) -> list[Group]:
-        """Return the requests for samples *ordinals* of a step with so many *views*.
+        """Return the requests, of *most* samples each, for samples *ordinals* of a step with so many *views*.
 
         A request asks one model for one presentation, and at one temperature unless that makes no
         difference: then its part is that of its first sample.
-
-        Args:
-            ordinals: the samples.
-            views, refused, key: as for `part`.
-            most: the most samples that one request may ask for.
         """
         drawn, asked = self._draws(views), (ordinals, views, most, refused)
         if not drawn and asked in self._known:

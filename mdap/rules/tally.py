@@ -2,8 +2,6 @@
 
 from mdap.rules.rungs import Rung
 
-__all__ = ["RobustTally", "Tally"]
-
 
 class Tally:
     """Count the votes of one step until one candidate leads every other by *k*.
@@ -63,12 +61,7 @@ class Tally:
         return False
 
     def no_winner(self, step: int, counted: int) -> str:
-        """Return the sentence that says why a step is undecided: part of the record, and seen by processes.
-
-        Args:
-            step: the step's number.
-            counted: its samples.
-        """
+        """Return the sentence on why a step is undecided: part of the record, and seen by processes."""
         return (
             f"step {step} has no winner after {counted} samples: its best answer leads by {self.lead}, and k "
             f"is {self.k}"
@@ -82,9 +75,6 @@ class RobustTally(Tally):
     D or more are against it; then it must lead the runner-up by K, or somebody else decides. K is at least
     m + 3(D - 1), so one more vote brings no tally nearer to its end than by one, and the order of arrival
     decides nothing, as in `Tally`.
-
-    Args:
-        rung: m, K and D.
     """
 
     __slots__ = ("_total", "rung")

@@ -23,8 +23,6 @@ from mdap.rules.canonical import canonical
 from mdap.rules.declared import types_of
 from mdap.tasks import Chain, Task
 
-__all__ = ["Difference", "Kind", "SpellingError", "difference", "kinds_of", "refuse_rivals"]
-
 # So many values are looked at, whatever they are, and from then on each so many-th.
 _FIRST: Final = 8
 _EACH: Final = 256
@@ -55,13 +53,7 @@ class SpellingError(ValueError):
 
 
 class Difference(NamedTuple):
-    """Where two values are not the same.
-
-    Attributes:
-        path: the place, such as ``.shape.sides[2]``; empty for the values as a whole.
-        one: what is there in the one.
-        other: what is there in the other.
-    """
+    """Where two values are not the same: a path such as ``.shape.sides[2]``, and what each has there."""
 
     path: str
     one: Any
@@ -74,12 +66,7 @@ def difference(one: Any, other: Any, path: str = "", *, evidence: bool = False) 
     An integer counts as the same as the equal float, since Python's types let it stand for one. Numbers and
     times that are equal and written in several ways, such as ``Decimal("1")`` and ``Decimal("1.0")``, do not.
     Private attributes count as fields do, but for those of a task, which may remember what it has worked out.
-
-    Args:
-        one: a value.
-        other: the value to compare it with.
-        path: where both stand in a larger value.
-        evidence: whether fields that pydantic excludes may differ: an answer may carry more than its vote.
+    As *evidence*, which an answer may carry beside its vote, fields that pydantic excludes may differ.
     """
     kind = type(one)
     if kind is not type(other):
@@ -175,15 +162,7 @@ def _shown(value: Any) -> str:
 
 
 class Kind:
-    """The declared type of a chain's states or of its answers.
-
-    Args:
-        role: ``state`` or ``answer``.
-        adapter: the type.
-
-    Attributes:
-        mutable: whether a value can be changed in place.
-    """
+    """The declared type of a chain's states or of its answers; *mutable* if a value can change in place."""
 
     def __init__(self, role: str, adapter: TypeAdapter[Any]) -> None:
         self._role = role

@@ -4,8 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["GUESSED_AHEAD", "HOURS", "Room", "custom_id", "parts_of", "too_many_waves"]
-
 HOURS: Final = 24
 """Hours that a job may take at every vendor."""
 
@@ -25,13 +23,7 @@ class Room(NamedTuple):
 
 
 def custom_id(token: str, place: int, *about: object) -> str:
-    """Return what the vendor knows a row by: letters, digits and dashes, 45 of them, whatever it is about.
-
-    Args:
-        token: of the job.
-        place: of the row in its job.
-        about: what it asks.
-    """
+    """Return what the vendor knows a row by: letters, digits and dashes, 45 of them, whatever it is about."""
     digest = hashlib.sha256("\0".join(map(str, (token, place, *about))).encode("utf-8", "replace"))
     return f"mdap-{digest.hexdigest()[:_ID_DIGITS]}"
 
@@ -39,9 +31,7 @@ def custom_id(token: str, place: int, *about: object) -> str:
 def parts_of(sizes: Sequence[tuple[int, int]], room: Room) -> list[range]:
     """Return which rows go into which job, so that none holds more than it may; each has at least one row.
 
-    Args:
-        sizes: bytes and tokens of each row.
-        room: what one job may hold.
+    *sizes* are the bytes and tokens of each row.
     """
     parts, first, size, tokens = [], 0, 0, 0
     for place, (own_size, own_tokens) in enumerate(sizes):
@@ -57,12 +47,7 @@ def parts_of(sizes: Sequence[tuple[int, int]], room: Room) -> list[range]:
 
 
 def too_many_waves(steps: int, most: int) -> str | None:
-    """Return why a chain must not go by waves, with the arithmetic; None if it may.
-
-    Args:
-        steps: its length: each needs at least one wave after the one before.
-        most: waves that are taken to be few.
-    """
+    """Return why a chain must not go by waves, with the arithmetic; None if it takes *most* or fewer."""
     if steps <= most:
         return None
     hours = steps * HOURS

@@ -12,11 +12,11 @@ from mdap.rules.calibration import (
     consensus_rate,
     estimated_samples,
     estimated_seconds,
-    jeffreys,
     measure,
     rate_behind,
     scaled,
 )
+from mdap.rules.certificate import jeffreys
 from mdap.rules.scaling import expected_samples
 from mdap.settings import Limits
 from tests.laws import races
