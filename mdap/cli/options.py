@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mdap.cli import completing
 from mdap.cli.output import complain
-from mdap.cli.values import DURATION
+from mdap.cli.values import duration
 from mdap.errors import MdapError, UsageError
 from mdap.journal.database import migrate
 from mdap.journal.integrity import check_log
@@ -238,7 +238,7 @@ _lane: Final = _together(
     ),
     click.option(
         "--max-wait",
-        type=DURATION,
+        type=duration,
         metavar="TIME",
         help="With --lane batch: cancel a job after so long, such as 6h, and send what it did not answer "
         "as ordinary requests.",

@@ -11,7 +11,7 @@ from mdap.cli import completing, options
 from mdap.cli.display import Show
 from mdap.cli.driving import cases_of, go, run_inputs
 from mdap.cli.files import check_apart, database_files, readable
-from mdap.cli.values import MARGIN, NUMBERS
+from mdap.cli.values import margin, numbers
 from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.plugins import load_task, make_task, read_params
@@ -47,7 +47,7 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
 @click.option(
     "-k",
     "margin",
-    type=MARGIN,
+    type=margin,
     default="3",
     show_default=True,
     metavar="N|auto|robust",
@@ -85,7 +85,7 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
 )
 @click.option(
     "--temperatures",
-    type=NUMBERS,
+    type=numbers,
     show_default="0,0.1; with -k robust 0.1",
     metavar="T,T,...",
     help="Temperatures of a step's samples, in order; the last one repeats.",
@@ -195,15 +195,15 @@ def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings,
 
 
 def _voting(given: dict[str, Any]) -> VotingSettings:
-    margin = given["margin"]
+    k = given["margin"]
     chosen = {name: given[name] for name in ("contested", "seed") if given[name] is not None}
-    if margin != "robust" and (chosen or given["floor"] is not None):
+    if k != "robust" and (chosen or given["floor"] is not None):
         raise UsageError("--floor, --contested and --seed go with -k robust")
     return options.validated(
         VotingSettings,
         "setting",
-        k=margin if isinstance(margin, int) else 1,
+        k=k if isinstance(k, int) else 1,
         hedge=given["hedge"],
-        robust=Robust(**chosen) if margin == "robust" else None,
+        robust=Robust(**chosen) if k == "robust" else None,
         **{name: given[name] for name in _VOTING if given[name] is not None},
     )
