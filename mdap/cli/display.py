@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from mdap.engine.config import Progress as Counters
+from mdap.groups import gathered
 from mdap.rules.hidden import plain
 
 __all__ = ["Show", "shown"]
@@ -89,17 +90,10 @@ async def _every(seconds: float, act: Callable[[], None]) -> AsyncIterator[None]
             await anyio.sleep(seconds)
             act()
 
-    failure: BaseException | None = None
-    async with anyio.create_task_group() as group:
+    async with gathered() as group:
         group.start_soon(repeat)
-        # Raised after the group has closed, which would wrap it.
-        try:
-            yield
-        except BaseException as error:
-            failure = error
+        yield
         group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
     act()
 
 

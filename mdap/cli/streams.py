@@ -82,30 +82,6 @@ class Steady:
         return self.failure is not None and (self.is_terminal or self.failure.errno in _NO_READER)
 
 
-class _Closed:
-    """A stream that was closed before the command began."""
-
-    encoding = "utf-8"
-    errors = "backslashreplace"
-
-    def isatty(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-    def write(self, text: Any) -> None:
-        if text:
-            self.fileno()
-
-    def flush(self) -> None:
-        """Do nothing: nothing was written."""
-
-    @property
-    def buffer(self) -> "_Closed":
-        return self
-
-
 @contextmanager
 def steady() -> Iterator[Steady]:
     """Make the standard streams steady within the block; give standard output."""
@@ -158,8 +134,8 @@ def binary_output() -> Iterator[IO[bytes]]:
 
 def _fit(stream: Any) -> Any:
     """Return *stream* so that it takes any text: what its encoding lacks is escaped."""
-    if stream is None:
-        return _Closed()
+    if stream is None:  # it was closed before the command began: writing here fails in the same way
+        stream = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
     if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
     with suppress(OSError, ValueError):  # no descriptor, or none that can be told
