@@ -5,10 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import reduce, wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
-from pydantic import ValidationError
 
 from mdap.cli import completing
 from mdap.cli.output import complain
@@ -19,7 +18,7 @@ from mdap.journal.integrity import check_log
 from mdap.journal.logfile import SCHEMA
 from mdap.plugins import in_full
 from mdap.rules.parameters import read_values
-from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Speculate, Waves, explain
+from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Speculate, Waves, validated
 from mdap.tasks import Chain, Task
 
 __all__ = [
@@ -39,14 +38,10 @@ __all__ = [
     "target_option",
     "task_param",
     "task_with_params",
-    "validated",
     "verbose",
 ]
 
 Decorator = Callable[[Any], Any]
-
-
-Made = TypeVar("Made")
 
 _LIMITS: Final = Limits()
 
@@ -364,20 +359,3 @@ def budget_of(given: dict[str, Any]) -> Budget:
     """Return the budget that the options give."""
     usd, tokens, seconds = (given[name] for name in ("budget_usd", "budget_tokens", "max_seconds"))
     return validated(Budget, "budget", usd=usd, tokens=tokens, seconds=seconds)
-
-
-def validated(kind: Callable[..., Made], what: str, **values: Any) -> Made:
-    """Return an object of pydantic's *kind*.
-
-    Args:
-        kind: its class.
-        what: the user's word for its fields.
-        values: its fields.
-
-    Raises:
-        UsageError: they are not valid.
-    """
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise UsageError(explain(what, error)) from None

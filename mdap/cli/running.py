@@ -20,7 +20,7 @@ from mdap.rules.parameters import read_values
 from mdap.session import Session, new_run_id
 from mdap.session.batch import Batch
 from mdap.session.identity import new_name
-from mdap.settings import Cluster, Robust, VotingSettings
+from mdap.settings import Cluster, Robust, VotingSettings, validated
 from mdap.tasks import Task
 
 __all__ = ["run"]
@@ -199,7 +199,7 @@ def _voting(given: dict[str, Any]) -> VotingSettings:
     chosen = {name: given[name] for name in ("contested", "seed") if given[name] is not None}
     if k != "robust" and (chosen or given["floor"] is not None):
         raise UsageError("--floor, --contested and --seed go with -k robust")
-    return options.validated(
+    return validated(
         VotingSettings,
         "setting",
         k=k if isinstance(k, int) else 1,

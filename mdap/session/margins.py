@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
-from pydantic import ValidationError
-
 from mdap.engine.config import Pilot
 from mdap.engine.guarded import length_of
 from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError, own_cause
@@ -20,7 +18,7 @@ from mdap.session.identity import RunSpec, lasting
 from mdap.session.promising import promising
 from mdap.session.resources import SessionResources, pilot_name
 from mdap.session.running import WITHHELD, run_task
-from mdap.settings import VotingSettings, explain
+from mdap.settings import VotingSettings, validated
 from mdap.tasks import Task
 
 __all__ = ["K", "batch_margin", "ended_without_result", "matching", "pilot_of", "with_k", "with_margin"]
@@ -41,10 +39,7 @@ _PILOT_VOTES: Final = 400
 
 def with_k(voting: VotingSettings, k: int) -> VotingSettings:
     """Return *voting* with another margin; refuse one that the allowed samples cannot reach."""
-    try:
-        return VotingSettings(**{**voting.model_dump(), "k": k})
-    except ValidationError as error:
-        raise UsageError(explain("setting", error)) from None
+    return validated(VotingSettings, "setting", **{**voting.model_dump(), "k": k})
 
 
 async def batch_margin(

@@ -32,7 +32,7 @@ from mdap.rules.parts import RecordedPart, content_of, content_of_row, renamed
 from mdap.rules.rungs import exact
 from mdap.session.ending import Ending
 from mdap.session.identity import RunSpec, check_same, run_columns
-from mdap.session.promising import with_share
+from mdap.session.promising import promising
 from mdap.session.resources import SessionResources
 from mdap.session.results import read_solution, solution_of
 from mdap.session.seeking import begun_before
@@ -393,5 +393,5 @@ def _voting_of_part(voting: VotingSettings, share: Fraction | None, task: Task) 
     """Return the settings of a nested task; without a *share* of the error budget, it has one of its own."""
     if voting.robust is None:
         return voting
-    whole = 1 - exact(voting.robust.target)
-    return with_share(voting, whole if share is None else share, task.length())
+    spent = 1 - exact(voting.robust.target) if share is None else share
+    return promising(voting, {"target": float(1 - spent), "length": task.length()})
