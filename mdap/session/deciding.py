@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mdap.engine.chain import ChainPolicy
-from mdap.engine.config import RunConfig
 from mdap.engine.guarded import not_undecided
 from mdap.engine.ordered import process_policy
 from mdap.errors import UsageError
@@ -174,25 +173,14 @@ async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, deci
     if isinstance(task, Chain):
         chain = ChainPolicy(task, config, journal)
         chain.begin(await resume_point(reader, row.number, as_it_ended=True))
-        chain.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)
-    elif isinstance(task, Process):
-        await _settle_process(reader, Muted(journal), row, task, config, decision)
-
-
-async def _settle_process(
-    reader: Reader,
-    journal: Muted,
-    row: RunRow,
-    task: Process[Any],
-    config: RunConfig,
-    decision: ManualDecision,
-) -> None:
-    """Run the process through its decided steps until it asks for the undecided one."""
+        chain.settle_by_hand(*decision)
+        return
+    assert isinstance(task, Process)
     point = await process_point(reader, row.number, as_it_ended=True)
     if decision.step not in {recorded.opened.step for recorded in point.openings}:
         raise not_undecided(decision.step)
-    policy = process_policy(task, config, journal)
+    policy = process_policy(task, config, Muted())
     policy.begin(point)
     await ask_again(reader, row, task, policy, lambda: policy.is_asked(decision.step))
-    journal.recording = True
-    policy.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)
+    policy.decider.journal = journal
+    policy.settle_by_hand(*decision)

@@ -108,7 +108,9 @@ class Desk:
             row, place = await _place(reader, run_id, step)
             decided = await reader.rows("settled_by", *place[:2])
             if decided:
-                _check_meant(place, ruling, decided[0]["author"])
+                if ruling.override is False:  # the person viewed the step as undecided
+                    who = decided[0]["author"] or "votes"
+                    raise ClaimedError(f"{place.name} was decided by {who} meanwhile: look at it again")
                 ruling = replace(ruling, answer=await _spelled(reader, place, ruling.answer))
             elif ruling.override:
                 raise UsageError(f"{place.name} is not decided, so there is nothing to override")
@@ -152,13 +154,6 @@ class Desk:
         if outcome is not None and outcome[0] == "refused":
             raise UsageError(str(outcome[1]))
         return Settled(row.run_id, place.step, ruling.author, goes_on=outcome is not None)
-
-
-def _check_meant(place: Place, ruling: Ruling, author: str | None) -> None:
-    """Refuse to override a decision made while a person viewed the step as undecided."""
-    if ruling.override is False:
-        who = "votes" if author is None else author
-        raise ClaimedError(f"{place.name} was decided by {who} meanwhile: look at it again")
 
 
 async def _place(reader: Reader, run_id: str, step: int | str) -> tuple[RunRow, Place]:
