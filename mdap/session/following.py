@@ -41,27 +41,22 @@ async def follow(
         UsageError: *after* is no cursor, there is no such run, or the session was closed meanwhile.
     """
     try:
-        async for event in _followed(resources, run_id, after):
-            yield event
+        cursor = Cursor.read(after)
+        run = await _begun(resources, run_id)
+        facts = Facts(resources.reader, run, cursor)
+        silent = 0
+        while True:
+            silent = 0 if _is_going_on(resources, run) else silent + 1
+            async for event in facts.fresh():
+                yield event
+            if await facts.is_over(quiet=silent >= _SILENT):
+                return
+            with anyio.move_on_after(LOOK):
+                await resources.writer.next_commit()
     except ValueError:  # of a connection that is closed
         if is_open():
             raise
         raise UsageError(f"the session was closed while run {run_id} was followed: keep it open") from None
-
-
-async def _followed(resources: "SessionResources", run_id: str, after: str | None) -> AsyncIterator[Event]:
-    cursor = Cursor.read(after)
-    run = await _begun(resources, run_id)
-    facts = Facts(resources.reader, run, cursor)
-    silent = 0
-    while True:
-        silent = 0 if _is_going_on(resources, run) else silent + 1
-        async for event in facts.fresh():
-            yield event
-        if await facts.is_over(quiet=silent >= _SILENT):
-            return
-        with anyio.move_on_after(LOOK):
-            await resources.writer.next_commit()
 
 
 async def _begun(resources: "SessionResources", run_id: str) -> int:

@@ -1,6 +1,7 @@
 """One call in a session of its own: `solve`, `solve_sync` and `calibrate`."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final, TypeVar, Unpack, overload
 
 import anyio
@@ -73,7 +74,8 @@ def solve_sync(task: Any, **settings: Unpack[SolveSettings]) -> Solution[Any]:
     Raises:
         UsageError: an event loop is already running, as in a notebook; use ``await mdap.solve(...)``.
     """
-    if _in_a_loop():
+    with suppress(RuntimeError):  # there is no loop, as there should be none
+        asyncio.get_running_loop()
         raise UsageError(
             "an event loop is running here already, as in a notebook or an async function: write "
             "`await mdap.solve(...)` in place of `mdap.solve_sync(...)`"
@@ -84,14 +86,6 @@ def solve_sync(task: Any, **settings: Unpack[SolveSettings]) -> Solution[Any]:
         return solution
 
     return anyio.run(call)
-
-
-def _in_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _parted(settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
