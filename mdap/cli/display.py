@@ -64,13 +64,7 @@ def _configure_log() -> None:
 
 @asynccontextmanager
 async def shown(display: str, name: str, counters: Counters) -> AsyncIterator[None]:
-    """Show *counters* until the block ends.
-
-    Args:
-        display: rich, plain, log or none.
-        name: what is running.
-        counters: kept by the run; only read here.
-    """
+    """Show the *counters* of a run or batch, which are only read here, until the block ends."""
     if display == "rich":
         with _bar() as bar:
             lines = {name: bar.add_task(name, total=None, tallies="")}

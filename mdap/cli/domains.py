@@ -146,11 +146,7 @@ def new(**given: Any) -> None:
 
 
 def _checked(name: str) -> str:
-    """Return *name* if a package may be called so.
-
-    Raises:
-        UsageError: it may not.
-    """
+    """Return *name* if a package may be called so; refuse it otherwise."""
     if len(name) > _LONGEST or not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r:.80} cannot name a domain: use small letters, digits and single dashes between them, "

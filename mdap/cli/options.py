@@ -298,12 +298,7 @@ run_options: Final = _together(
 
 
 def session_options(given: dict[str, Any], lane: str | None = None) -> dict[str, Any]:
-    """Return the arguments of a `Session` that `sampling_options`, `stop_options` and others set.
-
-    Args:
-        given: the options.
-        lane: the lane of the run to resume.
-    """
+    """Return the arguments of a `Session` that the options set; *lane* is that of the run to resume."""
     limits = {name: given[name] for name in Limits.model_fields if name in given}
     return {
         "db": given["db"],

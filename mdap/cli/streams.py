@@ -21,14 +21,8 @@ _NO_READER: Final = {errno.EPIPE, errno.ECONNRESET, errno.EINVAL, errno.EBADF}
 class Steady:
     """A stream that records its first write failure instead of raising it, then discards output.
 
-    Args:
-        stream: what to write to.
-        owner: where failures are noted; None for here.
-        answer: where the one JSON object of ``--json`` goes, if this takes the place of standard output.
-
-    Attributes:
-        failure: why something was lost; None for nothing.
-        is_terminal: whether it was a terminal, which may be closed while a run goes on.
+    The failure is noted at its *owner*, if it has one. If it takes the place of standard output, the one
+    JSON object of ``--json`` goes to *answer*.
     """
 
     def __init__(

@@ -38,8 +38,7 @@ class Desk:
 
     Args:
         path: the database file.
-        may_load: called with the name of a run's task before its code is loaded; raises an error to forbid
-            it.
+        may_load: called with a task's name before its code is loaded; raises an error to forbid it.
     """
 
     def __init__(self, path: Path, may_load: Callable[[str], None] | None = None) -> None:
@@ -59,17 +58,10 @@ class Desk:
         ]
 
     async def claim(self, run_id: str, step: int, author: str, claim: int | None = None) -> Claim:
-        """Claim a step for some minutes, or renew a claim.
-
-        Args:
-            run_id: the step's run.
-            step: its number.
-            author: the person who claims it.
-            claim: the number of the claim to renew; None for a new one.
+        """Claim a step for some minutes, or renew the one of the number *claim*.
 
         Raises:
             ClaimedError: another person has it.
-            UsageError: there is no such run or step.
         """
         author = _checked("name", author, _LONGEST_NAME)
         async with open_log(self._path) as reader:
@@ -95,13 +87,9 @@ class Desk:
             ruling: the person's answer.
             moved: the run's task, where that has moved to another file, module or name.
 
-        Returns:
-            The run that continues, and whether a process already continues it.
-
         Raises:
             ClaimedError: another person has the step, or has settled it meanwhile.
             RunBusyError: another process is working on the run, and does not wait for the step.
-            UsageError: there is no such run or step, or the answer cannot be one of it.
         """
         ruling = _checked_ruling(ruling)
         async with open_log(self._path) as reader:

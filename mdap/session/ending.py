@@ -19,16 +19,7 @@ __all__ = ["Ending"]
 class Ending:
     """The end of a session's work on a run; *interrupted* unless something else is set.
 
-    Args:
-        resources: the resources that all runs of the session share.
-        start: the state of the run at the start of the session.
-        name: the run's id.
-
     Attributes:
-        status: the run's status.
-        reason: why it did not finish, as one sentence.
-        cause: the reason as one word.
-        error: the exception that ended it; None for none.
         data: further data to record.
         record: the run's record, once written.
     """
@@ -81,14 +72,8 @@ class Ending:
     async def recorded(self, trace: RunTrace | None = None, *, record: bool = True) -> AsyncIterator[None]:
         """Work on the run within the block; then record its end, seal the run and release it.
 
-        If a task's or a provider's own code fails, the run ends without raising.
-
-        Args:
-            trace: its spans; None for none.
-            record: whether to read the run's record at the end.
-
-        Raises:
-            DatabaseError: the database can no longer be written.
+        If a task's or a provider's own code fails, the run ends without raising. With *record*, it reads the
+        run's record at the end.
         """
         resources, number = self._resources, self._start.number
         resources.named[number] = self._name

@@ -58,11 +58,7 @@ class SessionSetup:
 
 
 def roster_of(model: Any, escalate_to: Any) -> Roster:
-    """Return the roster for a caller's *model* and *escalate_to*.
-
-    Raises:
-        UsageError: one of them is neither a name nor a provider, or two objects have one name.
-    """
+    """Return the roster for a caller's *model* and *escalate_to*: names, or objects of different names."""
     objects: dict[str, Provider] = {}
     tiers = [
         tuple(_named(argument, each, objects) for each in _several(argument, given))
@@ -137,9 +133,7 @@ class Models:
     Attributes:
         provider: the provider to ask; an ensemble for several models.
         tiers: by tier, the members that take turns.
-        names: the members' names.
-        members: the models, each within its limits.
-        prices: the members' prices; None if unknown.
+        members: the models, each within its limits; *names* and *prices* are in the same order.
         about: their description in the run's row.
     """
 
@@ -152,11 +146,7 @@ class Models:
 
     @classmethod
     def load(cls, setup: SessionSetup) -> "Models":
-        """Build the providers of a session.
-
-        Raises:
-            UsageError: there is no model, or one is not available.
-        """
+        """Build the providers of a session; refuse models that are not available."""
         (models, escalate_to, objects), options = setup.roster, setup.options
         if not models or len(models) + len(escalate_to) > _MOST_MODELS:
             raise UsageError(

@@ -72,17 +72,7 @@ class _Taken(NamedTuple):
 
 
 async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDecision) -> str:
-    """Begin a run that continues from a decided step with a person's answer; return its id.
-
-    Args:
-        path: the database.
-        row: the run that decided the step.
-        task: its task.
-        decision: the person's decision.
-
-    Raises:
-        UsageError: the answer is invalid for the step.
-    """
+    """Begin a run that continues from a decided step with a person's answer; return its id."""
     async with open_log(path) as reader, open_journal(path) as journal:
         winner = await _checked(reader, row, task, decision)
         line = await _lineage(reader, row, task, decision.step)

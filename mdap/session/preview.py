@@ -108,11 +108,7 @@ def _no_answer(name: str, wanted: int) -> UsageError:
 
 
 def _oracle(name: str, wanted: int, method: Callable[..., A], *args: Any) -> A:
-    """Return the right answer.
-
-    Raises:
-        UsageError: the task has no oracle.
-    """
+    """Return the right answer; refuse to go on where the task has no oracle."""
     try:
         return method(*args)
     except NotImplementedError:

@@ -12,15 +12,7 @@ _TEMPERATURES = (0.1,)
 
 
 def promising(voting: VotingSettings, terms: Mapping[str, Any]) -> VotingSettings:
-    """Return *voting* with the terms of `-k robust`.
-
-    Args:
-        voting: the other voting settings.
-        terms: changes to the terms in *voting*: floor, target, length.
-
-    Raises:
-        UsageError: no margin can reach the target, or a setting conflicts with it.
-    """
+    """Return *voting* with these *terms* of `-k robust`, some of floor, target and length."""
     robust = validated(Robust, "setting", **{**(voting.robust or Robust()).model_dump(), **terms})
     ladder = Ledger(robust).ladder
     chosen: dict[str, Any] = {"k": ladder.first.margin, "robust": robust}

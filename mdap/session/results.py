@@ -94,16 +94,7 @@ def _adapter_of(kind: type[Task]) -> TypeAdapter[Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A decision with its probability of being wrong.
-
-    Attributes:
-        run_id: the run that decided it: the given run or a part of it.
-        step: the step.
-        opening: the number of the opening that was decided.
-        p_wrong: probability that its winner is wrong.
-        votes: votes for the winner.
-        total: all votes.
-    """
+    """A decision of a run or a part, its probability of being wrong, its winner's votes and all votes."""
 
     run_id: str
     step: int
@@ -120,16 +111,10 @@ async def certificate_of(reader: Reader, run: int) -> Certificate | None:
 
 
 def certified(shapes: Sequence[TallyShape], escalations: int, settled: int) -> Certificate | None:
-    """Return the confidence in decisions.
+    """Return the confidence in the decisions of these *shapes*, tallies with counts.
 
-    Args:
-        shapes: the tallies of voted decisions, with counts.
-        escalations: the number of steps that escalated.
-        settled: the number of steps that a person settled.
-
-    Returns:
-        None if the votes do not tell: without decisions, at k = 1, and after an escalation, since its votes
-        come from several models with different error rates.
+    It is None if the votes do not tell: without decisions, at k = 1, and after an escalation, since its votes
+    come from several models with different error rates.
     """
     certificate = None if escalations else certify(shapes)
     if certificate is None or not settled:
@@ -151,13 +136,7 @@ async def outcome_in(reader: Reader, row: RunRow) -> Outcome | None:
 
 
 async def most_doubtful(reader: Reader, run: int, most: int = 20) -> list[Doubt]:
-    """Return the most doubtful voted decisions of *run*, highest probability of being wrong first.
-
-    Args:
-        reader: the log.
-        run: the run's number.
-        most: the maximum number to return.
-    """
+    """Return the most doubtful voted decisions of *run*, highest probability of being wrong first."""
     found: list[Doubt] = []
     for shape, p_wrong in doubts(await reader.tallies(run)):
         tally = (shape.votes, shape.runner_up, shape.total)

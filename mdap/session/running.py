@@ -57,11 +57,6 @@ async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> So
 
     If another caller in this process is driving the run, wait for it and return its solution. If that caller
     is cancelled, continue the run.
-
-    Raises:
-        UsageError: the run started with other settings, or its recorded parameters do not convert back.
-        RunBusyError: another process is working on it.
-        DatabaseError: the database can no longer be written.
     """
     task = _checked(resources, task, spec)
     row, turn = spec.row, None
@@ -107,14 +102,7 @@ def _checked(resources: SessionResources, task: Task, spec: RunSpec) -> Task:
 
 
 class _Run:
-    """A run that a session works on.
-
-    Args:
-        resources: the resources that all runs of the session share.
-        task: the task.
-        spec: the specification of the run.
-        start: its state at the start of the session.
-    """
+    """A run that a session works on."""
 
     def __init__(self, resources: SessionResources, task: Task, spec: RunSpec, start: RunStart) -> None:
         self._resources = resources

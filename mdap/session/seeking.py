@@ -40,15 +40,7 @@ class Muted:
 
 
 class Gathered(ProcessPolicy):
-    """Collect every step that a process asks for.
-
-    Args:
-        task: the process.
-        config: the configuration of the run.
-
-    Attributes:
-        steps: the steps by their identity.
-    """
+    """Collect every step that a process asks for, by its identity."""
 
     def __init__(self, task: Process[Any], config: RunConfig) -> None:
         super().__init__(task, replace(config, account=None), Muted())
@@ -86,13 +78,7 @@ async def ask_again(
 ) -> None:
     """Run the function of a process on its record until *there* is true or it gets stuck.
 
-    Args:
-        reader: the log.
-        row: the process's run.
-        task: the process.
-        policy: its policy, started from its resume point.
-        there: whether the process has reached its goal.
-        patience: seconds that it may run without a request while all earlier steps are decided.
+    It is stuck after *patience*, in seconds, without a request while all earlier steps are decided.
     """
     asked = anyio.Event()
     asked.set()

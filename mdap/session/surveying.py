@@ -44,10 +44,6 @@ async def subjects_of(
         task: the task.
         request: the calibration's name, its approximate number of samples, and its seed.
         voting: how steps are decided.
-
-    Raises:
-        UsageError: there is no step to sample.
-        PluginError: the task's own code failed.
     """
     name, samples, seed = request
     if isinstance(task, Chain):
@@ -70,16 +66,7 @@ async def subjects_of(
 
 
 def known_steps(task: Task, most: int, seed: int) -> list[Surveyed]:
-    """Return random steps with right answers from the task's oracle; none without an oracle.
-
-    Args:
-        task: a chain or a process.
-        most: the maximum number of steps.
-        seed: the seed for the choice.
-
-    Raises:
-        PluginError: the task's own code failed.
-    """
+    """Return at most so many random steps with right answers from the task's oracle; none without one."""
     if isinstance(task, Chain):
         name = task_name(task)
         states = states_of_task(name, task, seed) if _chain_has_oracle(name, task) else None
@@ -229,11 +216,7 @@ def _chain_has_oracle(name: str, task: Chain[Any, Any]) -> bool:
 
 
 def states_of_task(name: str, task: Chain[Any, Any], seed: int) -> Iterator[Any] | None:
-    """Return states that the task samples itself; None if it does not.
-
-    Raises:
-        PluginError: the task's code failed.
-    """
+    """Return states that the task samples itself; None if it does not."""
     rng = random.Random(seed)
 
     def sampled() -> Any:
