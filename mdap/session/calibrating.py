@@ -5,12 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-import anyio
-
 from mdap.engine.calibrate import CalibrationSampler, Subjects
 from mdap.engine.config import Progress, RunConfig
 from mdap.engine.guarded import length_of
-from mdap.engine.scheduler import decide
 from mdap.errors import UsageError
 from mdap.journal.runs import RunStart
 from mdap.plugins import task_name
@@ -146,7 +143,8 @@ async def _calibrate(
     if refusal is not None:
         ended.stop(refusal, StopCause.PROVIDER)
     else:
-        await _surveyed(resources, number, work, ended)
+        provider = await resources.lane.provider(number, resources.models.provider)
+        await ended.decide(work, provider)
     await resources.writer.flush()
     seconds = ended.data["seconds"] = ended.seconds
     made = replace(
@@ -158,19 +156,6 @@ async def _calibrate(
     )
     ended.data["result"] = made.to_dict()
     return made
-
-
-async def _surveyed(
-    resources: SessionResources, number: int, work: CalibrationSampler, ended: Ending
-) -> None:
-    """Take the samples, as far as model and budget allow, and record the end."""
-    seconds, limits = resources.setup.budget.seconds, resources.lane.limits(resources.setup.limits)
-    with anyio.move_on_after(seconds):
-        provider = await resources.lane.provider(number, resources.models.provider)
-        await decide(work, provider, limits, resources.writer, resources.budget_guard)
-        ended.take(work)
-        return
-    ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
 
 
 async def _calibration(

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from fractions import Fraction
@@ -17,7 +16,6 @@ from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import RunConfig
 from mdap.engine.ordered import process_policy
 from mdap.engine.process import ProcessPolicy
-from mdap.engine.scheduler import decide
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.journal.reader import Reader
 from mdap.journal.runs import RunStart
@@ -30,7 +28,7 @@ from mdap.rules.drift import Baseline, Drift
 from mdap.rules.parameters import as_resumed
 from mdap.rules.parts import RecordedPart, content_of, content_of_row, renamed
 from mdap.rules.rungs import exact
-from mdap.session.ending import Ending
+from mdap.session.ending import Beside, Ending
 from mdap.session.identity import RunSpec, check_same, run_columns
 from mdap.session.promising import promising
 from mdap.session.resources import SessionResources
@@ -48,8 +46,6 @@ WITHHELD: Final = "which a pilot must not bring about"
 """Part of the reason of a pilot that cannot continue."""
 
 _LOG: Final = logging.getLogger("mdap")
-
-Beside = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> Solution:
@@ -145,7 +141,7 @@ class _Run:
             )
 
     async def _decide(self) -> None:
-        resources, ended, seconds = self._resources, self._ended, self._resources.setup.budget.seconds
+        resources, ended = self._resources, self._ended
         refusal = await self._begin()
         if refusal is not None:
             ended.stop(refusal, StopCause.PROVIDER)
@@ -155,13 +151,8 @@ class _Run:
         provider = await resources.lane.provider(self._number, resources.models.provider)
         if self._trace is not None:
             provider = self._trace.provider(provider, resources.models.names)
-        limits = resources.lane.limits(resources.setup.limits)
         try:
-            with anyio.move_on_after(seconds) as clock:
-                await decide(policy, provider, limits, resources.writer, resources.budget_guard, beside)
-            ended.take(policy)
-            if clock.cancelled_caught:
-                ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
+            await ended.decide(policy, provider, beside)
             pilot = self._spec.pilot
             if policy.decider.status is RunStatus.FINISHED and not (pilot is not None and pilot.full):
                 # Without waiting, since the session may be closed at any moment that waits.
