@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final, NamedTuple
 
 from mdap.engine.calibrate import CalibrationSampler, Subjects
@@ -40,6 +40,7 @@ CONSENSUS_MARGIN: Final = 8
 SAMPLES_PER_STEP: Final = 4
 """Samples of a step with a known right answer: few, so that they cover many steps."""
 
+_COUNTED: Final = {field.name for field in fields(Calibration)} & {*Measured._fields}
 _MANY_FLAGS: Final = 0.2
 _HALF: Final = 0.5
 # The assumed p of hard steps: anything above a half.
@@ -176,7 +177,7 @@ async def _calibration(
         projection=_projection(resources, made, found, took, cost),
         cost_usd=cost,
     )
-    return replace(made, findings=_findings(made, found))
+    return replace(made, findings=(*_hopes(made, found), *_doubts(made, found)))
 
 
 class _Took(NamedTuple):
@@ -236,32 +237,14 @@ def _counted(resources: SessionResources, subject: _Subject, found: Measured) ->
         truth="oracle" if subject.oracle else "consensus",
         consensus_k=None if subject.oracle else CONSENSUS_MARGIN,
         source=subject.source,
-        steps=found.steps,
-        undecided=found.undecided,
-        samples=found.samples,
-        votes=found.votes,
-        wrong=found.wrong,
         red_flags=found.flags,
-        error_rate=found.error_rate,
-        error_bound=found.error_bound,
-        bias_bound=found.bias_bound,
-        valid_rate=found.valid_rate,
-        collisions=found.collisions,
-        collisions_expected=found.collisions_expected,
-        duplicates=found.duplicates,
-        p_hard=found.p_hard,
-        hard_share=found.hard_share,
         target=subject.request.target,
         length=length_of(f"task {subject.name}", subject.task),
+        **{name: getattr(found, name) for name in _COUNTED},
     )
 
 
-# -- conclusions in words -------------------------------------------------------------------------
-
-
-def _findings(made: Calibration, found: Measured) -> tuple[str, ...]:
-    """Return the conclusions for the reader, one sentence each, most serious first."""
-    return (*_hopes(made, found), *_doubts(made, found))
+# -- conclusions in words, most serious first -------------------------------------------------
 
 
 def _hopes(made: Calibration, found: Measured) -> Iterator[str]:

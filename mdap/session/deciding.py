@@ -17,7 +17,7 @@ from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_recorded, make_task
 from mdap.records import RunEvent, RunStatus, StopCause, encodable
 from mdap.session.overriding import ManualDecision, override_step
-from mdap.session.seeking import Muted, ask_again, config_of
+from mdap.session.seeking import Muted, ask_again, config_of, runs_around
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["find_step", "settle_step"]
@@ -97,12 +97,7 @@ async def _enclosing(reader: Reader, row: RunRow) -> tuple[RunRow, list[RunRow]]
 
     The first is *row* itself, unless it is a nested run that is not an independent part.
     """
-    outermost = row
-    while not await reader.is_independent(outermost.number):
-        whole = await reader.whole_of(outermost.number)
-        if whole is None:
-            return outermost, []
-        outermost = whole
+    outermost = (await runs_around(reader, row))[0]
     wholes = [outermost]
     while (whole := await reader.whole_of(wholes[-1].number)) is not None:
         if not await reader.is_independent(wholes[-1].number):

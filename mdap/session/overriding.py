@@ -10,6 +10,7 @@ If the step belongs to a nested run, mdap also copies the enclosing runs, withou
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from sqlite3 import Row
 from typing import Any, Final, NamedTuple
@@ -27,7 +28,7 @@ from mdap.records import NOTED, Decided, RunEvent, StepOpened, StopCause
 from mdap.rules.digests import CHAIN_START, chain_digest
 from mdap.rules.ledger import ledger_after
 from mdap.rules.parts import LONGEST_ID
-from mdap.session.seeking import Gathered, ask_again, config_of
+from mdap.session.seeking import Gathered, ask_again, config_of, runs_around
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -151,19 +152,15 @@ async def _opened(reader: Reader, row: RunRow, step: int) -> Row:
 
 async def _lineage(reader: Reader, row: RunRow, task: Task, step: int) -> list[_Taken]:
     """Return the run and its enclosing runs, outermost first."""
-    line = [_Taken(row, step, chain=isinstance(task, Chain))]
-    while not await reader.is_independent(line[0].row.number):
-        above = await reader.whole_of(line[0].row.number)
-        if above is None:
-            break
-        if line[0].row.settings.get("robust"):
+    line: list[_Taken] = []
+    for whole, part in pairwise(await runs_around(reader, row)):
+        if part.settings.get("robust"):
             raise UsageError(
                 f"{row.run_id} is nested, and got a share of the error budget of -k robust: its decisions "
                 "cannot be overridden"
             )
-        part = await reader.value("step_of_part", above.number, line[0].row.run_id)
-        line.insert(0, _Taken(above, part, chain=False))
-    return line
+        line.append(_Taken(whole, await reader.value("step_of_part", whole.number, part.run_id), chain=False))
+    return [*line, _Taken(row, step, chain=isinstance(task, Chain))]
 
 
 async def _new_names(reader: Reader, runs: Sequence[RunRow]) -> list[str]:

@@ -112,6 +112,17 @@ async def _never(*about: Any, **how: Any) -> NoReturn:
     raise AssertionError
 
 
+async def runs_around(reader: Reader, row: RunRow) -> list[RunRow]:
+    """Return the runs that record the result of *row*, up to an independent part, *row* itself last."""
+    line = [row]
+    while not await reader.is_independent(line[0].number):
+        whole = await reader.whole_of(line[0].number)
+        if whole is None:
+            break
+        line.insert(0, whole)
+    return line
+
+
 async def begun_before(reader: Reader, name: str, task: Task) -> bool:
     """Return whether an earlier session began a nested *task* under a name."""
     row = await reader.run(name)

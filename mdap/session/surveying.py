@@ -23,7 +23,7 @@ from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Step, Task, canonical_step
 from mdap.testing.walking import OracleAsk, TooManyError
 
-__all__ = ["known_steps", "states_of_run", "states_of_task", "subjects_of"]
+__all__ = ["known_steps", "subjects_of"]
 
 _MOST_WALKED: Final = 20_000
 """Maximum number of steps of a process to ask its oracle for."""
@@ -179,8 +179,10 @@ async def _steps_of_run(reader: Reader, row: RunRow, task: Task, request: tuple[
     """Rebuild and return steps of an earlier run and its nested runs from their rows."""
     samples, seed = request
     if isinstance(task, Chain):
-        states = await states_of_run(reader, row, task, samples, seed)
-        return list(steps_in(GuardedTask(row.task, task), iter(states)))
+        guarded, decided = GuardedTask(row.task, task), await reader.value("count_decisions", row.number)
+        places = random.Random(seed).sample(range(decided), min(samples, decided))
+        inputs = [await reader.value("input_at", row.number, place) for place in places]
+        return list(steps_in(guarded, map(guarded.state, places, inputs)))
     assert isinstance(task, Process)
     race = Gathered(task, await config_of(reader, row, task))
     race.begin(await process_point(reader, row.number, as_it_ended=True))
@@ -189,17 +191,6 @@ async def _steps_of_run(reader: Reader, row: RunRow, task: Task, request: tuple[
     for part, _ in await reader.parts(row.number, _PARTS):
         found += await _steps_of_run(reader, part, make_recorded(part.task, part.params), request)
     return found
-
-
-async def states_of_run(
-    reader: Reader, row: RunRow, task: Chain[Any, Any], most: int, seed: int
-) -> list[Any]:
-    """Return the inputs of random decided steps of an earlier run of a chain."""
-    rng = random.Random(seed)
-    decided = await reader.value("count_decisions", row.number)
-    places = rng.sample(range(decided), min(most, decided))
-    guarded = GuardedTask(row.task, task)
-    return [guarded.state(place, await reader.value("input_at", row.number, place)) for place in places]
 
 
 # -- of a chain ------------------------------------------------------------------------------------
