@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import reduce, wraps
@@ -11,7 +12,6 @@ import click
 
 from mdap.cli import completing
 from mdap.cli.output import complain
-from mdap.cli.values import duration
 from mdap.errors import MdapError, UsageError
 from mdap.journal.database import migrate
 from mdap.journal.integrity import check_log
@@ -218,6 +218,15 @@ _limits: Final = _together(
     _limit("--max-attempts", "max_attempts", "Attempts at one sample before the run stops.", None),
 )
 
+
+def _duration(text: str) -> float:
+    """Return the seconds of a time such as 90s or 6h."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"{text!r} is no time such as 90s, 30m, 6h or 1d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
 _lane: Final = _together(
     click.option(
         "--lane",
@@ -233,7 +242,7 @@ _lane: Final = _together(
     ),
     click.option(
         "--max-wait",
-        type=duration,
+        type=_duration,
         metavar="TIME",
         help="With --lane batch: cancel a job after so long, such as 6h, and send what it did not answer "
         "as ordinary requests.",

@@ -11,7 +11,6 @@ from mdap.cli import completing, options
 from mdap.cli.display import Show
 from mdap.cli.driving import cases_of, go, run_inputs
 from mdap.cli.files import check_apart, database_files, readable
-from mdap.cli.values import margin, numbers
 from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.plugins import load_task, make_task, read_params
@@ -26,6 +25,27 @@ from mdap.tasks import Task
 __all__ = ["run"]
 
 _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
+
+
+def _margin(text: str) -> int | str:
+    """Return a margin k, or the name of a way to choose one."""
+    if text in ("auto", "robust"):
+        return text
+    try:
+        k = int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a whole number nor auto or robust") from None
+    if k < 1:
+        raise click.BadParameter(f"the margin k must be at least 1, not {k}")
+    return k
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of a list such as 0,0.1."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 0,0.1") from None
 
 
 @click.command()
@@ -47,7 +67,7 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
 @click.option(
     "-k",
     "margin",
-    type=margin,
+    type=_margin,
     default="3",
     show_default=True,
     metavar="N|auto|robust",
@@ -85,7 +105,7 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
 )
 @click.option(
     "--temperatures",
-    type=numbers,
+    type=_numbers,
     show_default="0,0.1; with -k robust 0.1",
     metavar="T,T,...",
     help="Temperatures of a step's samples, in order; the last one repeats.",
