@@ -49,14 +49,7 @@ _HARD: Final = (0.55, 0.65, 0.75, 0.85, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRequest:
-    """A request for a calibration.
-
-    Attributes:
-        name: its id in the database.
-        samples: approximate number of samples to take.
-        target: target probability of a run without a wrong decision.
-        seed: selects the random steps.
-    """
+    """A request for a calibration: its id, about how many samples, the target, and the seed for the steps."""
 
     name: str
     samples: int

@@ -36,9 +36,7 @@ _LONGEST_ANSWER: Final = 1_000_000
 class Desk:
     """A desk at which people settle steps of the runs of one database.
 
-    Args:
-        path: the database file.
-        may_load: called with a task's name before its code is loaded; raises an error to forbid it.
+    It calls *may_load* with a task's name before it loads its code; an error raised there forbids that.
     """
 
     def __init__(self, path: Path, may_load: Callable[[str], None] | None = None) -> None:

@@ -42,11 +42,7 @@ class EndpointProbe:
         """Record the findings with *run*; return the reason why it must not begin, or None.
 
         The first run alone records the cost of the probe. The record of a whole run stands for its parts.
-
-        Args:
-            run: the number of the run.
-            recorded: by model, the options found when the run began.
-            part: whether it is a part of another run.
+        *recorded* are the options by model when the run began.
         """
         is_first = not self._begun and await self._begin(run, recorded)
         if not is_first and not part:

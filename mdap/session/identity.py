@@ -38,19 +38,14 @@ class RunSpec:
     """The specification of a run.
 
     Attributes:
-        name: the run's id.
         row: the run's row, if it exists already.
         known: whether it probably exists, without a check.
-        kind: run or pilot.
-        parent: the run that it is a part of.
-        depth: the number of tasks that it is nested in.
         independent: whether it is a part whose result stays in its own run.
         moved: whether its class has another name than the recorded one.
         effects: whether it may have outside effects.
         pilot: the progress of its own or enclosing pilot; None for none.
         presence: the availability of the models, shared by the run and its parts.
         notes: events to record when the run begins or resumes: kind, reason, data.
-        listener: receives every fact; None for none.
     """
 
     name: str

@@ -92,14 +92,9 @@ def ended_without_result(solution: Solution, run: str) -> RunError:
 async def pilot_of(
     resources: SessionResources, task: Task, name: str, voting: VotingSettings, votes: int = _PILOT_VOTES
 ) -> Solution:
-    """Decide the first steps of *task* at a generous margin, in a separate run, until it has these *votes*.
+    """Decide the first steps of *task* in a separate run, a pilot of run *name*, until it has these *votes*.
 
-    Args:
-        resources: the resources that all runs of the session share.
-        task: the task.
-        name: the name of the run that needs the pilot.
-        voting: the voting settings, without the margin.
-        votes: the number of votes to collect.
+    Its margin is generous, whatever that of *voting*.
 
     Raises:
         UsageError: a step found no winner.

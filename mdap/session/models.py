@@ -128,12 +128,11 @@ def _check_described(spec: str, provider: Provider) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models of a session.
+    """The models of a session: *names*, *members* and *prices* are in one order.
 
     Attributes:
         provider: the provider to ask; an ensemble for several models.
         tiers: by tier, the members that take turns.
-        members: the models, each within its limits; *names* and *prices* are in the same order.
         about: their description in the run's row.
     """
 

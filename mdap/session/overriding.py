@@ -58,14 +58,7 @@ class ManualDecision(NamedTuple):
 
 
 class _Taken(NamedTuple):
-    """A run to copy.
-
-    Attributes:
-        row: the run.
-        step: its step that is not copied: the overridden one, or that of the nested run with it; None if that
-            has no result yet.
-        chain: whether its task is a chain.
-    """
+    """A run to copy without *step*: the overridden one, or that of the nested run with it, if it has one."""
 
     row: RunRow
     step: int | None

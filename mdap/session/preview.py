@@ -43,14 +43,7 @@ _LONGEST: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One step of a task.
-
-    Attributes:
-        part: the nested task of the step; None for the task itself.
-        step: its number in that task, from 0.
-        key: the key that its author gave it; None for none.
-        prompt: its prompt.
-    """
+    """One step of a task, or of its nested task *part*, with the key that its author gave it."""
 
     part: str | None
     step: int
@@ -60,12 +53,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The steps of a task.
-
-    Attributes:
-        asked: the steps, in the order of the requests.
-        notes: notes for the reader, one sentence each.
-    """
+    """The steps of a task, in the order of the requests, and notes for the reader, one sentence each."""
 
     asked: tuple[Asked, ...]
     notes: tuple[str, ...] = ()
@@ -74,11 +62,7 @@ class Preview:
 async def preview(name: str, task: Task, wanted: int | None = None) -> Preview:
     """Return the first steps of a task, or step *wanted*.
 
-    Args:
-        name: the task's name.
-        task: the task.
-        wanted: the number of a step; None for the first step of a chain, or for all steps that a process asks
-            before it needs an answer.
+    The first are that of a chain, or all that a process asks before it needs an answer.
 
     Raises:
         UsageError: there is no such step, or its prompt depends on unknown answers.

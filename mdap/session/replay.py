@@ -32,11 +32,7 @@ _Page = dict[tuple[str, str], dict[int, SampleTaken]]
 
 
 class ReplaySettings(BaseModel):
-    """Options of a replay, set with ``-M NAME=VALUE``.
-
-    Attributes:
-        db: the database with the run; None for the session's own.
-    """
+    """Options of a replay; *db* is the database with the run, if that is not the session's own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

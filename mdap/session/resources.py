@@ -41,9 +41,8 @@ class SessionResources:
     Attributes:
         group: the task group for work until the session closes.
         named: the ids of running runs, by number.
-        tracing: creates spans of runs; None for no tracing.
-        unfindable: classes with an earlier warning that `mdap resume` cannot find them.
         known_spending: runs whose earlier samples the budget already counts.
+        unfindable: classes with an earlier warning that `mdap resume` cannot find them.
         worker: the name of this worker; None for the head or a single process.
         dealer: deals the cases of batches to workers; None for this process.
     """

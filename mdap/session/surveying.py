@@ -39,11 +39,7 @@ async def subjects_of(
 ) -> tuple[Subjects, str, bool]:
     """Return the steps to sample, their source, and whether the right answers are known.
 
-    Args:
-        resources: the resources that all runs of the session share.
-        task: the task.
-        request: the calibration's name, its approximate number of samples, and its seed.
-        voting: how steps are decided.
+    *request* is the calibration's name, its approximate number of samples, and its seed.
     """
     name, samples, seed = request
     if isinstance(task, Chain):
