@@ -21,12 +21,11 @@ from mdap.tasks import Ask, Chain, Process, Task
 __all__ = [
     "CalibrateSettings",
     "CalibrationSettings",
+    "Declaring",
     "Model",
-    "Resulting",
     "RunSettings",
     "SessionSettings",
     "SolveSettings",
-    "Solving",
     "check_cases",
     "check_run",
     "checked_task",
@@ -51,6 +50,10 @@ class Resulting(Protocol[R_co]):
 
     def result(self, state: Any, /) -> R_co:
         """See `mdap.Chain.result`."""
+
+
+Declaring = Solving[R_co] | Resulting[R_co]
+"""A task that declares the type of its result."""
 
 
 class SessionSettings(TypedDict, total=False):

@@ -19,7 +19,6 @@ from mdap.tasks import Task
 
 __all__ = [
     "Doubt",
-    "certificate_of",
     "most_doubtful",
     "outcome_in",
     "read_solution",
@@ -104,12 +103,6 @@ class Doubt:
     total: int
 
 
-async def certificate_of(reader: Reader, run: int) -> Certificate | None:
-    """Return the confidence in the decisions of *run*; see `certified`."""
-    escalations, settled = [await reader.value(f"count_{what}", run) for what in ("escalations", "settled")]
-    return certified(await reader.tallies(run), escalations, settled)
-
-
 def certified(shapes: Sequence[TallyShape], escalations: int, settled: int) -> Certificate | None:
     """Return the confidence in the decisions of these *shapes*, tallies with counts.
 
@@ -130,8 +123,12 @@ async def outcome_in(reader: Reader, row: RunRow) -> Outcome | None:
         return None
     _, data = await reader.ending(row.number)
     undecided = data.get("undecided", 0)
-    told = row.outcome is not None or undecided
-    certificate = None if told else await certificate_of(reader, row.number)
+    certificate = None
+    if row.outcome is None and not undecided:
+        escalations, settled = [
+            await reader.value(f"count_{what}", row.number) for what in ("escalations", "settled")
+        ]
+        certificate = certified(await reader.tallies(row.number), escalations, settled)
     return outcome_of(row.outcome, certificate, undecided)
 
 

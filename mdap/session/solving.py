@@ -8,7 +8,7 @@ import anyio
 
 from mdap.errors import UsageError
 from mdap.records import Calibration, Solution
-from mdap.session.arguments import CalibrateSettings, Resulting, SessionSettings, SolveSettings, Solving
+from mdap.session.arguments import CalibrateSettings, Declaring, SessionSettings, SolveSettings
 from mdap.session.session import Session
 from mdap.tasks import Task
 
@@ -20,7 +20,7 @@ _OF_SESSION: Final = frozenset(("model", *SessionSettings.__annotations__))
 
 
 @overload
-async def solve(task: Solving[R] | Resulting[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
+async def solve(task: Declaring[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
 @overload
 async def solve(task: Task, **settings: Unpack[SolveSettings]) -> Solution[Any]: ...
 async def solve(task: Any, **settings: Unpack[SolveSettings]) -> Solution[Any]:
@@ -58,7 +58,7 @@ async def calibrate(task: Task, **settings: Unpack[CalibrateSettings]) -> Calibr
 
 
 @overload
-def solve_sync(task: Solving[R] | Resulting[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
+def solve_sync(task: Declaring[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
 @overload
 def solve_sync(task: Task, **settings: Unpack[SolveSettings]) -> Solution[Any]: ...
 def solve_sync(task: Any, **settings: Unpack[SolveSettings]) -> Solution[Any]:
