@@ -16,7 +16,7 @@ import anyio
 from mdap.engine.config import RunConfig
 from mdap.engine.guarded import GuardedTask, not_a_step
 from mdap.engine.voting import Race
-from mdap.errors import RAISED, MdapError, PluginError, UsageError
+from mdap.errors import RAISED, MdapError, PluginError, UsageError, own_cause
 from mdap.groups import Group, first_of, gathered
 from mdap.records import Identity, ResumePoint
 from mdap.rules.canonical import canonical
@@ -84,23 +84,19 @@ def _asked(name: str, part: str | None, number: int, step: Step[Any]) -> tuple[R
     return race, Asked(part, number, step.key, rendered)
 
 
-def _no_answer(name: str, wanted: int) -> UsageError:
-    return UsageError(
+def _oracle(name: str, wanted: int, method: Callable[..., A], *args: Any) -> A:
+    """Return the right answer; refuse to go on to step *wanted* where the task has no oracle."""
+    try:
+        return method(*args)
+    except (NotImplementedError, MdapError) as error:
+        if not isinstance(own_cause(error), NotImplementedError):
+            raise
+    except RAISED as error:
+        raise PluginError(f"task {name}", "calling oracle", error) from error
+    raise UsageError(
         f"step {wanted} depends on the answers to the steps before it, which {name} has no oracle to give: "
         f"run the task, then `mdap show RUN --step {wanted}`"
     )
-
-
-def _oracle(name: str, wanted: int, method: Callable[..., A], *args: Any) -> A:
-    """Return the right answer; refuse to go on where the task has no oracle."""
-    try:
-        return method(*args)
-    except NotImplementedError:
-        raise _no_answer(name, wanted) from None
-    except MdapError as error:
-        if isinstance(error.__cause__, NotImplementedError):
-            raise _no_answer(name, wanted) from None
-        raise
 
 
 def _of_chain(name: str, task: Chain[Any, Any], wanted: int) -> Preview:
@@ -298,12 +294,7 @@ async def _collected(collector: _Collector, over: anyio.Event, wanted: int | Non
         if not waiting:
             return
         for question in waiting:
-            try:
-                question.answer = _oracle(collector.name, wanted, question.truth)
-            except RAISED as error:
-                if isinstance(error, MdapError):
-                    raise
-                raise PluginError(f"task {collector.name}", "calling oracle", error) from error
+            question.answer = _oracle(collector.name, wanted, question.truth)
             question.answered.set()
 
 
