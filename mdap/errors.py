@@ -248,8 +248,7 @@ def _said(error: BaseException) -> str:
 def author_line(error: BaseException) -> str | None:
     """Return the last line of its author's own code that *error* passed: ``file.py:41 in parse``.
 
-    Returns:
-        None if it passed none: it comes from mdap, or from a library.
+    It is None for an error of mdap or of a library.
     """
     if isinstance(error, SyntaxError) and (error.filename or "").endswith(".py"):
         return f"{_name_of(error.filename or '')}:{error.lineno}"
@@ -274,8 +273,7 @@ def _name_of(file: str) -> str:
 def slipped_at(error: BaseException) -> str | None:
     """Return the line of the author's code at which *error* arose by accident.
 
-    Returns:
-        None if a `raise` statement of that code raised it on purpose: its text is then for the reader.
+    It is None if a `raise` statement of that code raised it on purpose: its text is then for the reader.
     """
     place, last = author_line(error), error.__traceback__
     while last is not None and last.tb_next is not None:

@@ -115,11 +115,7 @@ def _only_task(file: str) -> type[Task]:
 
 
 def make_task(name: str, values: Mapping[str, Any]) -> Task:
-    """Return the task called *name* with its parameters set to *values*.
-
-    Raises:
-        UsageError: see `load_task`; or a parameter is unknown or has a bad value.
-    """
+    """Return the task called *name*, see `load_task`, with its parameters set to *values*."""
     kind = load_task(name)
     check_methods(kind, name)
     try:
@@ -143,11 +139,7 @@ def in_full(name: str) -> str:
 
 
 def make_recorded(name: str, values: Mapping[str, Any]) -> Task:
-    """Return the task that a run records as *name*, with its parameters.
-
-    Raises:
-        UsageError: it no longer exists, or its parameters no longer fit it.
-    """
+    """Return the task that a run records as *name*, with its parameters, if both still exist."""
     try:
         load_task(name)
     except UsageError as error:
@@ -181,9 +173,6 @@ def load_provider(spec: str, options: Mapping[str, Any]) -> Provider:
             ``path/file.py:factory``, the model may contain slashes, and options of its own may follow as in
             ``sim/a?seed=1&error_rate=0.1``.
         options: the options set with ``-M``.
-
-    Raises:
-        UsageError: there is no such provider, or it refuses the model or the options.
     """
     place, _, query = spec.partition("?")
     path, mark, rest = place.rpartition(".py:")  # the path may contain slashes too
@@ -270,21 +259,12 @@ def read_params(task: str, pairs: tuple[str, ...]) -> dict[str, Any]:
     """Return the parameters of *task* that ``-p NAME=VALUE`` pairs set.
 
     A value that looks like JSON is text where the parameter takes text only.
-
-    Raises:
-        UsageError: see `load_task` and `read_values`.
-        PluginError: see `load_task`.
     """
     return read_values(pairs, "-p", load_task(task).model_fields)
 
 
 def load_command(name: str) -> Any:
-    """Return the command that an installed package adds as *name*, a `click.Command`.
-
-    Raises:
-        UsageError: several packages add one of this name, or it is not a command.
-        PluginError: importing it failed.
-    """
+    """Return the command that an installed package adds as *name*, a `click.Command`."""
     points = installed(COMMANDS)[name]
     if len(points) > 1:
         packages = " and ".join(point.value for point in points)
@@ -296,11 +276,7 @@ def load_command(name: str) -> Any:
 
 
 def load_plugin(point: EntryPoint) -> Any:
-    """Load the object that an installed plugin names.
-
-    Raises:
-        PluginError: importing it failed.
-    """
+    """Load the object that an installed plugin names; raise a `PluginError` where its import fails."""
     return _imported(point.name, point.load)
 
 

@@ -1,10 +1,10 @@
 """The settings of a run: read once, validated, frozen, stored with the run."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,10 +24,12 @@ __all__ = [
     "Waves",
     "complaint",
     "explain",
+    "validated",
 ]
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+Made = TypeVar("Made")
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 
 
@@ -348,3 +350,15 @@ def explain(what: str, error: ValidationError, known: Collection[str] = ()) -> s
     message = f"{place}: {message}" if place else message
     given = "" if first["type"] == "missing" else f" (given {first['input']!r:.60})"
     return f"{what} {name}: {message}{given}" if name else message
+
+
+def validated(kind: Callable[..., Made], what: str, /, **values: Any) -> Made:
+    """Return an object of pydantic's *kind* with these *values*; *what* is the user's word for its fields.
+
+    Raises:
+        UsageError: they are not valid.
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise UsageError(explain(what, error)) from None

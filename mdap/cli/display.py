@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from mdap.engine.config import Progress as Counters
+from mdap.groups import gathered
 from mdap.rules.hidden import plain
 
 __all__ = ["Show", "shown"]
@@ -63,13 +64,7 @@ def _configure_log() -> None:
 
 @asynccontextmanager
 async def shown(display: str, name: str, counters: Counters) -> AsyncIterator[None]:
-    """Show *counters* until the block ends.
-
-    Args:
-        display: rich, plain, log or none.
-        name: what is running.
-        counters: kept by the run; only read here.
-    """
+    """Show the *counters* of a run or batch, which are only read here, until the block ends."""
     if display == "rich":
         with _bar() as bar:
             lines = {name: bar.add_task(name, total=None, tallies="")}
@@ -89,17 +84,10 @@ async def _every(seconds: float, act: Callable[[], None]) -> AsyncIterator[None]
             await anyio.sleep(seconds)
             act()
 
-    failure: BaseException | None = None
-    async with anyio.create_task_group() as group:
+    async with gathered() as group:
         group.start_soon(repeat)
-        # Raised after the group has closed, which would wrap it.
-        try:
-            yield
-        except BaseException as error:
-            failure = error
+        yield
         group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
     act()
 
 

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any, Final
@@ -33,23 +32,8 @@ _LONGEST: Final = 50
 _TAKEN: Final = {"Answer", "Any", "ClassVar", "Field", "Path", "Row", "State"}
 """Names that the templates use for something else."""
 
-_COMMON: Final = {"pyproject.toml.in": "pyproject.toml", "gitignore.in": ".gitignore"}
-_CHAIN: Final = {
-    "chain/README.md.in": "README.md",
-    "chain/init.py.in": "src/{package}/__init__.py",
-    "chain/task.py.in": "src/{package}/task.py",
-    "chain/reading.py.in": "src/{package}/reading.py",
-    "chain/test.py.in": "tests/test_{package}.py",
-}
-_PROCESS: Final = {
-    "process/README.md.in": "README.md",
-    "process/init.py.in": "src/{package}/__init__.py",
-    "process/task.py.in": "src/{package}/task.py",
-    "process/rows.py.in": "src/{package}/rows.py",
-    "process/sample.csv.in": "src/{package}/sample.csv",
-    "process/test.py.in": "tests/test_{package}.py",
-}
-"""Where each template goes."""
+_SCAFFOLD: Final = Path(__file__).with_name("scaffold")
+"""Templates in the places of the files that they make; `package` in a path stands for the package's name."""
 
 
 @click.command()
@@ -150,7 +134,7 @@ def new(**given: Any) -> None:
     """
     name = _checked(given["name"])
     folder = Path(name)
-    written = _write(folder, _words(name), _COMMON | (_PROCESS if given["process"] else _CHAIN))
+    written = _write(folder, _words(name), "process" if given["process"] else "chain")
     if given["json"]:
         print_json({"folder": str(folder.absolute()), "files": written})
         return
@@ -162,11 +146,7 @@ def new(**given: Any) -> None:
 
 
 def _checked(name: str) -> str:
-    """Return *name* if a package may be called so.
-
-    Raises:
-        UsageError: it may not.
-    """
+    """Return *name* if a package may be called so; refuse it otherwise."""
     if len(name) > _LONGEST or not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r:.80} cannot name a domain: use small letters, digits and single dashes between them, "
@@ -194,18 +174,19 @@ def _words(name: str) -> dict[str, str]:
     }
 
 
-def _write(folder: Path, words: Mapping[str, str], templates: Mapping[str, str]) -> list[str]:
-    """Write every file under the new *folder*; return their paths in it."""
+def _write(folder: Path, words: Mapping[str, str], kind: str) -> list[str]:
+    """Write the files of a domain of this *kind* under the new *folder*; return their paths in it."""
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder} is here already: choose another name, or move it away")
-    home = files("mdap.cli") / "scaffold"
     written = []
     try:
-        for source, target in templates.items():
-            path = folder / target.format(**words)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(Template((home / source).read_text("utf-8")).substitute(words), "utf-8")
-            written.append(path.relative_to(folder).as_posix())
+        for home in (_SCAFFOLD / "common", _SCAFFOLD / kind):
+            for template in sorted(home.rglob("*.in")):
+                place = template.relative_to(home).as_posix().removesuffix(".in")
+                path = folder / place.replace("package", words["package"])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
+                written.append(path.relative_to(folder).as_posix())
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror or error}") from None
     return written

@@ -112,16 +112,9 @@ def _how(solution: Solution) -> str:
 
 
 def cases_of(task: str, common: dict[str, Any], path: Path, name: str) -> Iterator[Case]:
-    """Yield the task of each line of *path*, or why there is none.
+    """Yield the task of each line of *path*, or why there is none; *name* is what the user calls the file.
 
-    Args:
-        task: the task's name.
-        common: parameters of all cases; a line's own come before them.
-        path: a file with one JSON object of parameters a line.
-        name: what the user calls the file.
-
-    Raises:
-        UsageError: the file cannot be read.
+    A line is a JSON object of parameters, which come before the *common* ones.
     """
     try:
         for place, line in enumerate(lines_of(path), start=1):
@@ -156,15 +149,7 @@ async def run_inputs(
     out: Path | None,
     show: Show,
 ) -> int:
-    """Solve every case, write each solution as a line of *out*, and report.
-
-    Args:
-        session: not entered yet.
-        batch_of: makes the batch, once the session is entered.
-        name: the batch's name.
-        out: where solutions go, one JSON object a line in the order of the cases; None for nowhere.
-        show: how it is shown, and whether a case that is not solved is a failure.
-    """
+    """Solve every case, write each solution as a JSON line of *out* in the order of the cases, and report."""
     progress = Progress()
     ended: tuple[Exit, Solution | None] = (Exit.FINISHED, None)
     batch: Batch | None = None

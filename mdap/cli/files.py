@@ -24,20 +24,9 @@ _MARKS: Final = (
 
 
 class Written:
-    """A file that is written next to its final path and replaces it only when kept.
+    """A file that is written beside its path and replaces it only when kept; *option* names it in errors.
 
-    Args:
-        option: by which it was named, for errors.
-        path: its place; a pipe or a device is written at once.
-
-    Attributes:
-        file: what to write to.
-        beside: where it is until it is kept.
-        lines: how often something was written.
-        kept: whether it is in its place.
-
-    Raises:
-        UsageError: it cannot be written; so do all methods.
+    A pipe or a device is written at once.
     """
 
     def __init__(self, option: str, path: Path) -> None:
@@ -84,9 +73,6 @@ class Written:
 
         It replaces only an earlier version of itself: a file that begins with *head* and has no more lines,
         or an empty one.
-
-        Args:
-            head: the first characters of every version of this file.
         """
         with self.explained():
             self.file.close()
@@ -128,16 +114,7 @@ def _extends(new: Path, old: Path, head: str) -> bool:
 
 
 def check_apart(option: str, path: Path, others: Mapping[str, str | Path | None]) -> None:
-    """Refuse to write *path* where it is one of the files that the command reads, by whatever name.
-
-    Args:
-        option: which names *path*.
-        path: what is to be written.
-        others: the other files, by what they are.
-
-    Raises:
-        UsageError: it is one of them.
-    """
+    """Refuse to write *path* where it is one of the *others*, which the command reads, by whatever name."""
     for name, other in others.items():
         if other is not None and _same(path, Path(other)):
             raise UsageError(f"{option} {path} is the same file as {name}: name another one")
@@ -156,15 +133,7 @@ def _same(one: Path, other: Path) -> bool:
 
 @contextmanager
 def readable(option: str, path: Path) -> Iterator[Path]:
-    """Give a rereadable file with the content of *path*: a pipe can be read only once.
-
-    Args:
-        option: by which it was named, for errors.
-        path: a file or a pipe, or ``-`` for standard input.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
+    """Give a rereadable file with the content of *path*, or of ``-``: a pipe can be read only once."""
     if path.is_file() and not _is_descriptor(path):
         yield path
         return
@@ -185,18 +154,7 @@ def _is_descriptor(path: Path) -> bool:
 
 
 def lines_of(path: Path) -> Iterator[str | None]:
-    """Yield the lines of a text file, without the byte order mark that may begin it.
-
-    Args:
-        path: UTF-8, or UTF-16 with its mark.
-
-    Yields:
-        Each line; None for one that is too long to be kept in memory.
-
-    Raises:
-        OSError: it cannot be read.
-        UnicodeError: it is neither.
-    """
+    """Yield the lines of a text in UTF-8, or UTF-16 with its mark; None for one too long for the memory."""
     with path.open("rb") as raw:
         head = raw.read(4)
     encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")

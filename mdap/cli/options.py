@@ -1,25 +1,24 @@
 """Options that several commands share."""
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import reduce, wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
-from pydantic import ValidationError
 
 from mdap.cli import completing
 from mdap.cli.output import complain
-from mdap.cli.values import DURATION
 from mdap.errors import MdapError, UsageError
 from mdap.journal.database import migrate
 from mdap.journal.integrity import check_log
 from mdap.journal.logfile import SCHEMA
 from mdap.plugins import in_full
 from mdap.rules.parameters import read_values
-from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Speculate, Waves, explain
+from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Speculate, Waves, validated
 from mdap.tasks import Chain, Task
 
 __all__ = [
@@ -39,14 +38,10 @@ __all__ = [
     "target_option",
     "task_param",
     "task_with_params",
-    "validated",
     "verbose",
 ]
 
 Decorator = Callable[[Any], Any]
-
-
-Made = TypeVar("Made")
 
 _LIMITS: Final = Limits()
 
@@ -223,6 +218,15 @@ _limits: Final = _together(
     _limit("--max-attempts", "max_attempts", "Attempts at one sample before the run stops.", None),
 )
 
+
+def _duration(text: str) -> float:
+    """Return the seconds of a time such as 90s or 6h."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"{text!r} is no time such as 90s, 30m, 6h or 1d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
 _lane: Final = _together(
     click.option(
         "--lane",
@@ -238,7 +242,7 @@ _lane: Final = _together(
     ),
     click.option(
         "--max-wait",
-        type=DURATION,
+        type=_duration,
         metavar="TIME",
         help="With --lane batch: cancel a job after so long, such as 6h, and send what it did not answer "
         "as ordinary requests.",
@@ -303,12 +307,7 @@ run_options: Final = _together(
 
 
 def session_options(given: dict[str, Any], lane: str | None = None) -> dict[str, Any]:
-    """Return the arguments of a `Session` that `sampling_options`, `stop_options` and others set.
-
-    Args:
-        given: the options.
-        lane: the lane of the run to resume.
-    """
+    """Return the arguments of a `Session` that the options set; *lane* is that of the run to resume."""
     limits = {name: given[name] for name in Limits.model_fields if name in given}
     return {
         "db": given["db"],
@@ -364,20 +363,3 @@ def budget_of(given: dict[str, Any]) -> Budget:
     """Return the budget that the options give."""
     usd, tokens, seconds = (given[name] for name in ("budget_usd", "budget_tokens", "max_seconds"))
     return validated(Budget, "budget", usd=usd, tokens=tokens, seconds=seconds)
-
-
-def validated(kind: Callable[..., Made], what: str, **values: Any) -> Made:
-    """Return an object of pydantic's *kind*.
-
-    Args:
-        kind: its class.
-        what: the user's word for its fields.
-        values: its fields.
-
-    Raises:
-        UsageError: they are not valid.
-    """
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise UsageError(explain(what, error)) from None

@@ -64,12 +64,7 @@ class Exit(IntEnum):
 
 
 def finish_code(solution: Solution, *, fail_unsolved: bool) -> Exit:
-    """Return the exit code for a run that ended with *solution*.
-
-    Args:
-        solution: the run.
-        fail_unsolved: whether an outcome that is not solved, or doubtful, is a failure.
-    """
+    """Return the exit code for a run that ended with *solution*."""
     failed = solution.mostly_undecided or (fail_unsolved and solution.outcome in NOT_GOOD)
     if solution.status is RunStatus.FINISHED and not failed:
         return Exit.FINISHED

@@ -19,15 +19,7 @@ T = TypeVar("T")
 
 
 def at_home(given: dict[str, Any], act: Callable[[dict[str, Any]], T]) -> T:
-    """Return what *act* returns, called again in the run's own folder where its task cannot be made here.
-
-    Args:
-        given: the options, with those of the database, the run, and its task if that has moved.
-        act: called with the options.
-
-    Raises:
-        UsageError: the task cannot be made there either.
-    """
+    """Return what *act* returns, called again in the run's own folder where its task cannot be made here."""
     there = {**given, "db": Path(given["db"]).absolute()}
     try:
         return act(given)
@@ -40,11 +32,7 @@ def at_home(given: dict[str, Any], act: Callable[[dict[str, Any]], T]) -> T:
 
 
 async def enter_home(path: Path, run_id: str, task: str | None) -> str | None:
-    """Change to the folder where a run was last taken up, if its task cannot be made here; return the folder.
-
-    Raises:
-        UsageError: the folder is not there.
-    """
+    """Change to the folder where a run was last taken up if its task cannot be made here; return it."""
     folder: str | None = None
     problem = None
     with suppress(MdapError, ValueError):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mdap.cli.options import as_json, validated
+from mdap.cli.options import as_json
 from mdap.cli.output import fields, number, print_json, say, table
 from mdap.errors import UsageError
 from mdap.rules.ledger import RobustEstimate
@@ -15,7 +15,7 @@ from mdap.rules.ledger import estimate as estimate_robust
 from mdap.rules.planning import Bought, Each, Sample, Way, by_margin, by_subtask, ways, what_buys
 from mdap.rules.scaling import Plan
 from mdap.rules.scaling import plan as estimate_run
-from mdap.settings import Price, Robust
+from mdap.settings import Price, Robust, validated
 
 __all__ = ["plan"]
 

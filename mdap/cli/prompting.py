@@ -64,12 +64,7 @@ def _rendered_json(prompt: Rendered) -> dict[str, Any]:
 
 
 def prompt_json(prompt: Rendered | str, merged: tuple[str, ...]) -> dict[str, Any]:
-    """Return the prompt of a recorded step, or why there is none, as JSON values.
-
-    Args:
-        prompt: the prompt, or the sentence.
-        merged: the models that take no system message.
-    """
+    """Return the prompt of a recorded step, or why there is none, as JSON values."""
     if isinstance(prompt, str):
         return {"source": None, "reason": prompt}
     source = "recorded" if prompt.recorded else "made again"
@@ -87,13 +82,7 @@ def show_prompt(prompt: Rendered | str, merged: tuple[str, ...]) -> None:
 
 
 def _show_rendered(prompt: Rendered, merged: tuple[str, ...], most: int) -> None:
-    """Print a prompt: the messages of each view, the limit of output tokens, and the schema.
-
-    Args:
-        prompt: the prompt.
-        merged: the models that take no system message.
-        most: maximum characters of each message, and of the schema.
-    """
+    """Print a prompt: of each message and of the schema, *most* characters."""
     for view, (system, user) in enumerate(prompt.views):
         if len(prompt.views) > 1:
             say(f"  view {view + 1} of {len(prompt.views)}")

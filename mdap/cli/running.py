@@ -11,7 +11,6 @@ from mdap.cli import completing, options
 from mdap.cli.display import Show
 from mdap.cli.driving import cases_of, go, run_inputs
 from mdap.cli.files import check_apart, database_files, readable
-from mdap.cli.values import MARGIN, NUMBERS
 from mdap.engine.config import Progress
 from mdap.errors import MdapError, UsageError
 from mdap.plugins import load_task, make_task, read_params
@@ -20,12 +19,33 @@ from mdap.rules.parameters import read_values
 from mdap.session import Session, new_run_id
 from mdap.session.batch import Batch
 from mdap.session.identity import new_name
-from mdap.settings import Cluster, Robust, VotingSettings
+from mdap.settings import Cluster, Robust, VotingSettings, validated
 from mdap.tasks import Task
 
 __all__ = ["run"]
 
 _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
+
+
+def _margin(text: str) -> int | str:
+    """Return a margin k, or the name of a way to choose one."""
+    if text in ("auto", "robust"):
+        return text
+    try:
+        k = int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a whole number nor auto or robust") from None
+    if k < 1:
+        raise click.BadParameter(f"the margin k must be at least 1, not {k}")
+    return k
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of a list such as 0,0.1."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 0,0.1") from None
 
 
 @click.command()
@@ -47,7 +67,7 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
 @click.option(
     "-k",
     "margin",
-    type=MARGIN,
+    type=_margin,
     default="3",
     show_default=True,
     metavar="N|auto|robust",
@@ -85,7 +105,7 @@ _VOTING: Final = ("max_samples", "max_tokens", "temperatures")
 )
 @click.option(
     "--temperatures",
-    type=NUMBERS,
+    type=_numbers,
     show_default="0,0.1; with -k robust 0.1",
     metavar="T,T,...",
     help="Temperatures of a step's samples, in order; the last one repeats.",
@@ -196,17 +216,17 @@ def _run_inputs(given: dict[str, Any], session: Session, voting: VotingSettings,
 
 
 def _voting(given: dict[str, Any]) -> VotingSettings:
-    margin = given["margin"]
+    k = given["margin"]
     chosen = {name: given[name] for name in ("contested", "seed") if given[name] is not None}
-    if margin != "robust" and (chosen or given["floor"] is not None):
+    if k != "robust" and (chosen or given["floor"] is not None):
         raise UsageError("--floor, --contested and --seed go with -k robust")
-    if isinstance(margin, int) and given["target"] is not None:
+    if isinstance(k, int) and given["target"] is not None:
         raise UsageError("--target goes with -k auto and -k robust")
-    return options.validated(
+    return validated(
         VotingSettings,
         "setting",
-        k=margin if isinstance(margin, int) else 1,
+        k=k if isinstance(k, int) else 1,
         hedge=given["hedge"],
-        robust=Robust(**chosen) if margin == "robust" else None,
+        robust=Robust(**chosen) if k == "robust" else None,
         **{name: given[name] for name in _VOTING if given[name] is not None},
     )

@@ -28,9 +28,6 @@ def interruptible(*, as_json: bool) -> Iterator[anyio.CancelScope]:
 
     The caller enters the scope. The second signal must not raise an exception in the event loop: the loop
     would then wait forever for shielded work, such as a commit, that nothing continues.
-
-    Args:
-        as_json: whether to report the end of the process as JSON too.
     """
     scope = anyio.CancelScope()
     loop = asyncio.get_running_loop()
@@ -90,11 +87,7 @@ def _descriptor() -> int | None:
 
 
 def _end(answer: int | None) -> None:
-    """End the process from within a signal handler: no lock, no buffer, no exception.
-
-    Args:
-        answer: the descriptor to print JSON to, if any.
-    """
+    """End the process from within a signal handler: no lock, no buffer, no exception."""
     cursor = _SHOW_CURSOR if os.isatty(2) else b""
     _tell(2, cursor + f"mdap: {_SENTENCE}\n".encode())
     if answer is not None:

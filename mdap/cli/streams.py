@@ -21,14 +21,8 @@ _NO_READER: Final = {errno.EPIPE, errno.ECONNRESET, errno.EINVAL, errno.EBADF}
 class Steady:
     """A stream that records its first write failure instead of raising it, then discards output.
 
-    Args:
-        stream: what to write to.
-        owner: where failures are noted; None for here.
-        answer: where the one JSON object of ``--json`` goes, if this takes the place of standard output.
-
-    Attributes:
-        failure: why something was lost; None for nothing.
-        is_terminal: whether it was a terminal, which may be closed while a run goes on.
+    The failure is noted at its *owner*, if it has one. If it takes the place of standard output, the one
+    JSON object of ``--json`` goes to *answer*.
     """
 
     def __init__(
@@ -80,30 +74,6 @@ class Steady:
     def lacks_reader(self) -> bool:
         """Whether the failure only means that the reader has gone."""
         return self.failure is not None and (self.is_terminal or self.failure.errno in _NO_READER)
-
-
-class _Closed:
-    """A stream that was closed before the command began."""
-
-    encoding = "utf-8"
-    errors = "backslashreplace"
-
-    def isatty(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-    def write(self, text: Any) -> None:
-        if text:
-            self.fileno()
-
-    def flush(self) -> None:
-        """Do nothing: nothing was written."""
-
-    @property
-    def buffer(self) -> "_Closed":
-        return self
 
 
 @contextmanager
@@ -158,8 +128,8 @@ def binary_output() -> Iterator[IO[bytes]]:
 
 def _fit(stream: Any) -> Any:
     """Return *stream* so that it takes any text: what its encoding lacks is escaped."""
-    if stream is None:
-        return _Closed()
+    if stream is None:  # it was closed before the command began: writing here fails in the same way
+        stream = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
     if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
     with suppress(OSError, ValueError):  # no descriptor, or none that can be told

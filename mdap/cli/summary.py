@@ -93,12 +93,7 @@ def _errors(certificate: Certificate) -> str:
 
 
 async def where_to_look(path: Path, solution: Solution) -> Rows:
-    """Return the steps to look at next, each with the command that shows it: undecided, then doubtful ones.
-
-    Args:
-        path: the database.
-        solution: what the run came to.
-    """
+    """Return the steps to look at next, each with a command to show it: undecided, then doubtful ones."""
     async with open_log(path) as reader:
         row = await reader.find(solution.run_id)
         places = await _undecided(reader, row.number, solution)

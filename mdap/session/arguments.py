@@ -32,12 +32,11 @@ from mdap.tasks import Ask, Chain, Process, Task
 __all__ = [
     "CalibrateSettings",
     "CalibrationSettings",
+    "Declaring",
     "Model",
-    "Resulting",
     "RunSettings",
     "SessionSettings",
     "SolveSettings",
-    "Solving",
     "check_cases",
     "check_run",
     "checked_goal",
@@ -63,6 +62,10 @@ class Resulting(Protocol[R_co]):
 
     def result(self, state: Any, /) -> R_co:
         """See `mdap.Chain.result`."""
+
+
+Declaring = Solving[R_co] | Resulting[R_co]
+"""A task that declares the type of its result."""
 
 
 class SessionSettings(TypedDict, total=False):
@@ -119,11 +122,7 @@ class CalibrateSettings(SessionSettings, CalibrationSettings, total=False):
 
 
 def setup_of(model: Any, escalate_to: Any, **given: Any) -> SessionSetup:
-    """Return the setup of a `Session` with these arguments.
-
-    Raises:
-        UsageError: one is wrong.
-    """
+    """Return the setup of a `Session` with these arguments; refuse wrong ones."""
     db, options, budget, prices = given.pop("db"), given.pop("options"), given["budget"], given["prices"]
     if not isinstance(db, str | Path):
         raise UsageError(f"db takes a path, not {db!r:.60}: write db='mdap.db'")
@@ -179,11 +178,7 @@ def _check_prices(prices: Any) -> None:
 
 
 def checked_task(task: Any) -> Chain[Any, Any] | Process[Any]:
-    """Return *task* if mdap can run it.
-
-    Raises:
-        UsageError: it cannot.
-    """
+    """Return *task* if mdap can run it; say otherwise what to write instead."""
     if isinstance(task, Chain | Process):
         return task
     if isinstance(task, type) and issubclass(task, Task):
@@ -199,11 +194,7 @@ def checked_task(task: Any) -> Chain[Any, Any] | Process[Any]:
 
 
 def check_cases(tasks: Any, k: Any, voting: VotingSettings | None = None) -> None:
-    """Check the arguments of a batch that differ from those of a run.
-
-    Raises:
-        UsageError: there is one task instead of many, or a margin for a single run.
-    """
+    """Refuse arguments of a batch that are those of a single run."""
     if isinstance(tasks, Task | str | type) or not isinstance(tasks, Iterable):
         raise UsageError(
             f"tasks takes a list of tasks or the like, not {tasks!r:.60}: for one, write session.solve(task)"
@@ -217,11 +208,7 @@ def check_cases(tasks: Any, k: Any, voting: VotingSettings | None = None) -> Non
 
 
 def check_run(k: Any, voting: Any, run_id: Any, progress: Any = None, **shares: Any) -> None:
-    """Check the arguments of a run, a batch or a calibration; *shares* are probabilities.
-
-    Raises:
-        UsageError: one is wrong.
-    """
+    """Refuse wrong arguments of a run, a batch or a calibration; *shares* are probabilities."""
     if not (k is None or k in ("auto", "robust") or (isinstance(k, int) and not isinstance(k, bool))):
         raise UsageError(f"k takes a whole number, 'auto' or 'robust', not {k!r:.60}: write k=3")
     _check_made("voting", voting, VotingSettings, "max_tokens=1500")

@@ -2,15 +2,12 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final, NamedTuple
-
-import anyio
 
 from mdap.engine.calibrate import CalibrationSampler, Subjects
 from mdap.engine.config import Progress, RunConfig
 from mdap.engine.guarded import length_of
-from mdap.engine.scheduler import decide
 from mdap.errors import UsageError
 from mdap.journal.runs import RunStart
 from mdap.plugins import task_name
@@ -43,6 +40,7 @@ CONSENSUS_MARGIN: Final = 8
 SAMPLES_PER_STEP: Final = 4
 """Samples of a step with a known right answer: few, so that they cover many steps."""
 
+_COUNTED: Final = {field.name for field in fields(Calibration)} & {*Measured._fields}
 _MANY_FLAGS: Final = 0.2
 _HALF: Final = 0.5
 # The assumed p of hard steps: anything above a half.
@@ -51,14 +49,7 @@ _HARD: Final = (0.55, 0.65, 0.75, 0.85, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRequest:
-    """A request for a calibration.
-
-    Attributes:
-        name: its id in the database.
-        samples: approximate number of samples to take.
-        target: target probability of a run without a wrong decision.
-        seed: selects the random steps.
-    """
+    """A request for a calibration: its id, about how many samples, the target, and the seed for the steps."""
 
     name: str
     samples: int
@@ -146,7 +137,8 @@ async def _calibrate(
     if refusal is not None:
         ended.stop(refusal, StopCause.PROVIDER)
     else:
-        await _surveyed(resources, number, work, ended)
+        provider = await resources.lane.provider(number, resources.models.provider)
+        await ended.decide(work, provider)
     await resources.writer.flush()
     seconds = ended.data["seconds"] = ended.seconds
     made = replace(
@@ -158,19 +150,6 @@ async def _calibrate(
     )
     ended.data["result"] = made.to_dict()
     return made
-
-
-async def _surveyed(
-    resources: SessionResources, number: int, work: CalibrationSampler, ended: Ending
-) -> None:
-    """Take the samples, as far as model and budget allow, and record the end."""
-    seconds, limits = resources.setup.budget.seconds, resources.lane.limits(resources.setup.limits)
-    with anyio.move_on_after(seconds):
-        provider = await resources.lane.provider(number, resources.models.provider)
-        await decide(work, provider, limits, resources.writer, resources.budget_guard)
-        ended.take(work)
-        return
-    ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
 
 
 async def _calibration(
@@ -191,7 +170,7 @@ async def _calibration(
         projection=_projection(resources, made, found, took, cost),
         cost_usd=cost,
     )
-    return replace(made, findings=_findings(made, found))
+    return replace(made, findings=(*_hopes(made, found), *_doubts(made, found)))
 
 
 class _Took(NamedTuple):
@@ -251,32 +230,14 @@ def _counted(resources: SessionResources, subject: _Subject, found: Measured) ->
         truth="oracle" if subject.oracle else "consensus",
         consensus_k=None if subject.oracle else CONSENSUS_MARGIN,
         source=subject.source,
-        steps=found.steps,
-        undecided=found.undecided,
-        samples=found.samples,
-        votes=found.votes,
-        wrong=found.wrong,
         red_flags=found.flags,
-        error_rate=found.error_rate,
-        error_bound=found.error_bound,
-        bias_bound=found.bias_bound,
-        valid_rate=found.valid_rate,
-        collisions=found.collisions,
-        collisions_expected=found.collisions_expected,
-        duplicates=found.duplicates,
-        p_hard=found.p_hard,
-        hard_share=found.hard_share,
         target=subject.request.target,
         length=length_of(f"task {subject.name}", subject.task),
+        **{name: getattr(found, name) for name in _COUNTED},
     )
 
 
-# -- conclusions in words -------------------------------------------------------------------------
-
-
-def _findings(made: Calibration, found: Measured) -> tuple[str, ...]:
-    """Return the conclusions for the reader, one sentence each, most serious first."""
-    return (*_hopes(made, found), *_doubts(made, found))
+# -- conclusions in words, most serious first -------------------------------------------------
 
 
 def _hopes(made: Calibration, found: Measured) -> Iterator[str]:

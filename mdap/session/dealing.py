@@ -27,11 +27,7 @@ __all__ = ["Dealer", "check_spread", "open_with_workers"]
 
 
 def check_spread(roster: Roster, lane: Lane) -> None:
-    """Refuse models that a worker cannot load, and jobs of batch APIs.
-
-    Raises:
-        UsageError: a model is an object of this program, or a replay; or the lane is ``batch``.
-    """
+    """Refuse models that a worker cannot load, and jobs of batch APIs."""
     if lane is Lane.BATCH:
         raise UsageError(
             "--lane batch does not go with workers: one process collects all samples of a wave; leave out "
@@ -43,13 +39,7 @@ def check_spread(roster: Roster, lane: Lane) -> None:
 
 
 class Dealer:
-    """Have workers solve the cases of batches, and the nested tasks of processes.
-
-    Args:
-        resources: the resources that all runs of the session share.
-        head: deals the cases.
-        workers: the number of workers.
-    """
+    """Have workers solve the cases of batches, and the nested tasks of processes."""
 
     def __init__(self, resources: SessionResources, head: Head, workers: int) -> None:
         self.head = head
@@ -58,12 +48,7 @@ class Dealer:
         self._batches: dict[int, dict[str, Any]] = {}
 
     async def solve(self, task: Task, spec: RunSpec) -> Solution:
-        """Return the solution of a case; a worker drives it unless the log has it.
-
-        Raises:
-            UsageError: a worker cannot find the class of *task*.
-            MdapError: the worker's error.
-        """
+        """Return the solution of a case; a worker drives it unless the log has it."""
         resources, batch = self._resources, spec.parent
         assert batch is not None
         row = await resources.reader.run(spec.name) if spec.known else None
@@ -104,12 +89,7 @@ class Dealer:
 
 @asynccontextmanager
 async def open_with_workers(setup: SessionSetup) -> AsyncIterator[SessionResources]:
-    """Open the models and the database of a session, and its workers if it has any.
-
-    Raises:
-        UsageError: a model is not available, or not for workers.
-        DatabaseError: the file is not an mdap database, or cannot be written.
-    """
+    """Open the models and the database of a session, and its workers if it has any."""
     pool = None if setup.cluster is None else _pool_of(setup.cluster)
     async with open_resources(setup) as resources:
         if setup.cluster is None or pool is None:

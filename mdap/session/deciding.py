@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mdap.engine.chain import ChainPolicy
-from mdap.engine.config import RunConfig
 from mdap.engine.guarded import not_undecided
 from mdap.engine.ordered import process_policy
 from mdap.errors import UsageError
@@ -18,7 +17,7 @@ from mdap.journal.writer import Writer, open_journal
 from mdap.plugins import make_recorded, make_task
 from mdap.records import RunEvent, RunStatus, StopCause, encodable
 from mdap.session.overriding import ManualDecision, override_step
-from mdap.session.seeking import Muted, ask_again, config_of
+from mdap.session.seeking import Muted, ask_again, config_of, runs_around
 from mdap.tasks import Chain, Process, Task
 
 __all__ = ["find_step", "settle_step"]
@@ -98,12 +97,7 @@ async def _enclosing(reader: Reader, row: RunRow) -> tuple[RunRow, list[RunRow]]
 
     The first is *row* itself, unless it is a nested run that is not an independent part.
     """
-    outermost = row
-    while not await reader.is_independent(outermost.number):
-        whole = await reader.whole_of(outermost.number)
-        if whole is None:
-            return outermost, []
-        outermost = whole
+    outermost = (await runs_around(reader, row))[0]
     wholes = [outermost]
     while (whole := await reader.whole_of(wholes[-1].number)) is not None:
         if not await reader.is_independent(wholes[-1].number):
@@ -174,25 +168,14 @@ async def _settle(reader: Reader, journal: Writer, row: RunRow, task: Task, deci
     if isinstance(task, Chain):
         chain = ChainPolicy(task, config, journal)
         chain.begin(await resume_point(reader, row.number, as_it_ended=True))
-        chain.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)
-    elif isinstance(task, Process):
-        await _settle_process(reader, Muted(journal), row, task, config, decision)
-
-
-async def _settle_process(
-    reader: Reader,
-    journal: Muted,
-    row: RunRow,
-    task: Process[Any],
-    config: RunConfig,
-    decision: ManualDecision,
-) -> None:
-    """Run the process through its decided steps until it asks for the undecided one."""
+        chain.settle_by_hand(*decision)
+        return
+    assert isinstance(task, Process)
     point = await process_point(reader, row.number, as_it_ended=True)
     if decision.step not in {recorded.opened.step for recorded in point.openings}:
         raise not_undecided(decision.step)
-    policy = process_policy(task, config, journal)
+    policy = process_policy(task, config, Muted())
     policy.begin(point)
     await ask_again(reader, row, task, policy, lambda: policy.is_asked(decision.step))
-    journal.recording = True
-    policy.settle_by_hand(decision.step, decision.answer, decision.author, decision.reason)
+    policy.decider.journal = journal
+    policy.settle_by_hand(*decision)

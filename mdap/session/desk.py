@@ -36,10 +36,7 @@ _LONGEST_ANSWER: Final = 1_000_000
 class Desk:
     """A desk at which people settle steps of the runs of one database.
 
-    Args:
-        path: the database file.
-        may_load: called with the name of a run's task before its code is loaded; raises an error to forbid
-            it.
+    It calls *may_load* with a task's name before it loads its code; an error raised there forbids that.
     """
 
     def __init__(self, path: Path, may_load: Callable[[str], None] | None = None) -> None:
@@ -59,17 +56,10 @@ class Desk:
         ]
 
     async def claim(self, run_id: str, step: int, author: str, claim: int | None = None) -> Claim:
-        """Claim a step for some minutes, or renew a claim.
-
-        Args:
-            run_id: the step's run.
-            step: its number.
-            author: the person who claims it.
-            claim: the number of the claim to renew; None for a new one.
+        """Claim a step for some minutes, or renew the one of the number *claim*.
 
         Raises:
             ClaimedError: another person has it.
-            UsageError: there is no such run or step.
         """
         author = _checked("name", author, _LONGEST_NAME)
         async with open_log(self._path) as reader:
@@ -95,20 +85,18 @@ class Desk:
             ruling: the person's answer.
             moved: the run's task, where that has moved to another file, module or name.
 
-        Returns:
-            The run that continues, and whether a process already continues it.
-
         Raises:
             ClaimedError: another person has the step, or has settled it meanwhile.
             RunBusyError: another process is working on the run, and does not wait for the step.
-            UsageError: there is no such run or step, or the answer cannot be one of it.
         """
         ruling = _checked_ruling(ruling)
         async with open_log(self._path) as reader:
             row, place = await _place(reader, run_id, step)
             decided = await reader.rows("settled_by", *place[:2])
             if decided:
-                _check_meant(place, ruling, decided[0]["author"])
+                if ruling.override is False:  # the person viewed the step as undecided
+                    who = decided[0]["author"] or "votes"
+                    raise ClaimedError(f"{place.name} was decided by {who} meanwhile: look at it again")
                 ruling = replace(ruling, answer=await _spelled(reader, place, ruling.answer))
             elif ruling.override:
                 raise UsageError(f"{place.name} is not decided, so there is nothing to override")
@@ -152,13 +140,6 @@ class Desk:
         if outcome is not None and outcome[0] == "refused":
             raise UsageError(str(outcome[1]))
         return Settled(row.run_id, place.step, ruling.author, goes_on=outcome is not None)
-
-
-def _check_meant(place: Place, ruling: Ruling, author: str | None) -> None:
-    """Refuse to override a decision made while a person viewed the step as undecided."""
-    if ruling.override is False:
-        who = "votes" if author is None else author
-        raise ClaimedError(f"{place.name} was decided by {who} meanwhile: look at it again")
 
 
 async def _place(reader: Reader, run_id: str, step: int | str) -> tuple[RunRow, Place]:

@@ -1,34 +1,32 @@
 """Record how a session's work on a run ends, whatever ends it."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import anyio
+
 from mdap.engine.policy import Policy
+from mdap.engine.scheduler import decide
 from mdap.errors import DatabaseError, MdapError, PluginError, told, traceback_of
 from mdap.journal.runs import RunRecord, RunStart
+from mdap.protocols import Provider
 from mdap.records import RunEvent, RunStatus, StopCause
 from mdap.rules.redflags import clean_text
 from mdap.session.resources import SessionResources
 from mdap.tracing import RunTrace
 
-__all__ = ["Ending"]
+__all__ = ["Beside", "Ending"]
+
+Beside = Callable[[], Coroutine[Any, Any, None]]
+"""What runs beside the voting of a run."""
 
 
 class Ending:
     """The end of a session's work on a run; *interrupted* unless something else is set.
 
-    Args:
-        resources: the resources that all runs of the session share.
-        start: the state of the run at the start of the session.
-        name: the run's id.
-
     Attributes:
-        status: the run's status.
-        reason: why it did not finish, as one sentence.
-        cause: the reason as one word.
-        error: the exception that ended it; None for none.
         data: further data to record.
         record: the run's record, once written.
     """
@@ -53,10 +51,16 @@ class Ending:
         self._resources.writer.append(RunEvent(self._start.number, kind, data=about))
         self._begun = True
 
-    def take(self, policy: Policy) -> None:
-        """Copy how the run of *policy* ended."""
+    async def decide(self, policy: Policy, provider: Provider, beside: Sequence[Beside] = ()) -> None:
+        """Decide the steps of *policy* until it ends or the session's time is over, and keep how it ended."""
+        resources, seconds = self._resources, self._resources.setup.budget.seconds
+        limits = resources.lane.limits(resources.setup.limits)
+        with anyio.move_on_after(seconds) as clock:
+            await decide(policy, provider, limits, resources.writer, resources.budget_guard, beside)
         self.status, self.reason = policy.decider.status, policy.decider.reason
         self.cause, self.error = policy.decider.stop_cause, policy.decider.error
+        if clock.cancelled_caught:
+            self.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
 
     def stop(self, reason: str, cause: StopCause) -> None:
         """Set that the run cannot continue for now."""
@@ -81,14 +85,8 @@ class Ending:
     async def recorded(self, trace: RunTrace | None = None, *, record: bool = True) -> AsyncIterator[None]:
         """Work on the run within the block; then record its end, seal the run and release it.
 
-        If a task's or a provider's own code fails, the run ends without raising.
-
-        Args:
-            trace: its spans; None for none.
-            record: whether to read the run's record at the end.
-
-        Raises:
-            DatabaseError: the database can no longer be written.
+        If a task's or a provider's own code fails, the run ends without raising. With *record*, it reads the
+        run's record at the end.
         """
         resources, number = self._resources, self._start.number
         resources.named[number] = self._name

@@ -26,13 +26,7 @@ Options = Mapping[str, Mapping[str, Any]]
 class EndpointProbe:
     """Probe the endpoints when the first run needs them.
 
-    The record of a resumed run has the earlier findings, and the run uses them again.
-
-    Args:
-        models: the models of the session.
-        budget_guard: pays for the probe.
-        writer: records the findings.
-        ask: whether to probe; if not, use only recorded findings.
+    A resumed run, and a session that does not *ask*, use the findings on record.
     """
 
     def __init__(self, models: Models, budget_guard: BudgetGuard, writer: Writer, *, ask: bool) -> None:
@@ -47,12 +41,8 @@ class EndpointProbe:
     async def pass_on(self, run: int, recorded: Options, *, part: bool = False) -> str | None:
         """Record the findings with *run*; return the reason why it must not begin, or None.
 
-        The first run alone records the cost of the probe.
-
-        Args:
-            run: the number of the run.
-            recorded: by model, the options found when the run began.
-            part: whether it is a part of another run, which records everything.
+        The first run alone records the cost of the probe. The record of a whole run stands for its parts.
+        *recorded* are the options by model when the run began.
         """
         is_first = not self._begun and await self._begin(run, recorded)
         if not is_first and not part:
@@ -122,16 +112,7 @@ def _changes(findings: ProbeResult, recorded: Options) -> list[str]:
 
 
 class LimitChangeRecorder:
-    """Record changes of limits as events of kind ``limits``.
-
-    Args:
-        names: the models of the session.
-        gates: the gates of their requests, in the same order.
-        writer: the journal.
-
-    Attributes:
-        running: the numbers of running runs.
-    """
+    """Record changes of the limits at the *gates* of the models in the *running* runs."""
 
     def __init__(self, names: Sequence[str], gates: Sequence[Gate], writer: Writer) -> None:
         self.running: set[int] = set()

@@ -29,39 +29,24 @@ _BEGIN: Final = 5.0
 async def follow(
     resources: "SessionResources", run_id: str, after: str | None, is_open: Callable[[], bool]
 ) -> AsyncIterator[Event]:
-    """Yield the recorded facts of a run after a cursor until the run ends; see `Session.events`.
-
-    Args:
-        resources: the resources that all runs of the session share.
-        run_id: the run's id.
-        after: the cursor; None for the beginning.
-        is_open: whether the session is still open.
-
-    Raises:
-        UsageError: *after* is no cursor, there is no such run, or the session was closed meanwhile.
-    """
+    """Yield the recorded facts of a run after a cursor until the run ends; see `Session.events`."""
     try:
-        async for event in _followed(resources, run_id, after):
-            yield event
+        cursor = Cursor.read(after)
+        run = await _begun(resources, run_id)
+        facts = Facts(resources.reader, run, cursor)
+        silent = 0
+        while True:
+            silent = 0 if _is_going_on(resources, run) else silent + 1
+            async for event in facts.fresh():
+                yield event
+            if await facts.is_over(quiet=silent >= _SILENT):
+                return
+            with anyio.move_on_after(LOOK):
+                await resources.writer.next_commit()
     except ValueError:  # of a connection that is closed
         if is_open():
             raise
         raise UsageError(f"the session was closed while run {run_id} was followed: keep it open") from None
-
-
-async def _followed(resources: "SessionResources", run_id: str, after: str | None) -> AsyncIterator[Event]:
-    cursor = Cursor.read(after)
-    run = await _begun(resources, run_id)
-    facts = Facts(resources.reader, run, cursor)
-    silent = 0
-    while True:
-        silent = 0 if _is_going_on(resources, run) else silent + 1
-        async for event in facts.fresh():
-            yield event
-        if await facts.is_over(quiet=silent >= _SILENT):
-            return
-        with anyio.move_on_after(LOOK):
-            await resources.writer.next_commit()
 
 
 async def _begun(resources: "SessionResources", run_id: str) -> int:
@@ -79,14 +64,7 @@ def _is_going_on(resources: "SessionResources", run: int) -> bool:
 
 
 class Listener:
-    """Call a function with every fact of a run, in order, once it is durable.
-
-    Args:
-        call: the program's function.
-
-    Raises:
-        UsageError: the function is a coroutine function.
-    """
+    """Call a function with every fact of a run, in order, once it is durable."""
 
     def __init__(self, call: Callable[[Event], object]) -> None:
         if not callable(call) or inspect.iscoroutinefunction(call):
@@ -115,16 +93,7 @@ class Listener:
             pass  # the run itself raises it
 
     async def end(self, resources: "SessionResources", run: int, ended: Exception | None) -> None:
-        """Call the function with the remaining facts after the run's end.
-
-        Args:
-            resources: the resources that all runs of the session share.
-            run: the run's number.
-            ended: the error that ended the run.
-
-        Raises:
-            PluginError: it failed, but did not end the run.
-        """
+        """Call the function with the remaining facts, or raise its failure unless that *ended* the run."""
         if self._failure is None:
             await self._tell(resources, run)
         elif self._failure is not ended:

@@ -38,22 +38,14 @@ class RunSpec:
     """The specification of a run.
 
     Attributes:
-        name: the run's id.
-        voting: the voting settings.
-
         row: the run's row, if it exists already.
         known: whether it probably exists, without a check.
-        kind: run or pilot.
-        parent: the run that it is a part of.
-        depth: the number of tasks that it is nested in.
         independent: whether it is a part whose result stays in its own run.
         moved: whether its class has another name than the recorded one.
         effects: whether it may have outside effects.
         pilot: the progress of its own or enclosing pilot; None for none.
-        progress: counters to keep.
         presence: the availability of the models, shared by the run and its parts.
         notes: events to record when the run begins or resumes: kind, reason, data.
-        listener: receives every fact; None for none.
     """
 
     name: str
@@ -84,11 +76,7 @@ def new_name(stem: str) -> str:
 
 
 def checked_run_id(run_id: str) -> str:
-    """Return *run_id* if it is a valid run name for the command line and tables.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """Return *run_id* if it is a valid run name for the command line and tables; refuse it otherwise."""
     fits = run_id.isprintable() and run_id.strip() == run_id and 0 < len(run_id) <= LONGEST_ID
     if run_id == "latest" or run_id.startswith("-") or not fits:
         raise UsageError(
@@ -99,16 +87,7 @@ def checked_run_id(run_id: str) -> str:
 
 
 def run_columns(task: Task, spec: RunSpec, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a run, by column.
-
-    Args:
-        task: the task with its parameters.
-        spec: the specification of the run.
-        about: the models, see `Models`.
-
-    Raises:
-        UsageError: the task's version has no JSON form.
-    """
+    """Return the row of a run, by column; *about* are the models, see `Models`."""
     name = task_name(task)
     if spec.row is not None and (spec.moved or spec.row.task == former_name(task)):
         name = spec.row.task
@@ -134,15 +113,9 @@ def _columns(kind: str, spec: RunSpec, about: Mapping[str, Any]) -> dict[str, An
 
 
 def check_same(row: RunRow, columns: Mapping[str, Any], task: Task | None = None) -> None:
-    """Refuse to resume a run with other settings than it started with.
+    """Refuse to resume the run in *row* with other settings than it started with.
 
-    Args:
-        row: the recorded run.
-        columns: the requested run.
-        task: its task; None for a batch.
-
-    Raises:
-        UsageError: a setting differs; the message gives its old and new value.
+    The message gives the old and the new value. *columns* are the requested run; a batch has no *task*.
     """
     provider = json.loads(columns["provider"])
     compared = {

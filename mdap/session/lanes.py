@@ -21,11 +21,7 @@ _WEEKS: Final = 30 * 24 * 3600.0
 
 
 def check_lane(models: Models, lane: Lane) -> None:
-    """Refuse waves with a model that has no batch API.
-
-    Raises:
-        UsageError: there is one.
-    """
+    """Refuse waves with a model that has no batch API."""
     without = [member.name for member in models.members if member.batches is None]
     if lane is Lane.BATCH and without:
         raise UsageError(
@@ -35,14 +31,7 @@ def check_lane(models: Models, lane: Lane) -> None:
 
 
 class SessionLane:
-    """The lane of a session.
-
-    Args:
-        models: the models.
-        log: records jobs of batch APIs.
-        lane: ordinary requests, or waves.
-        waves: when waves leave, and how long mdap waits for them.
-    """
+    """The lane of a session."""
 
     def __init__(self, models: Models, log: JobLog, lane: Lane, waves: Waves) -> None:
         self._models = models
@@ -73,8 +62,7 @@ class SessionLane:
         return {"lane": str(self._lane), "waves": self._waves.model_dump()} if self.batched else {}
 
     def limits(self, limits: Limits) -> Limits:
-        """Return the engine's limits: with waves, hours without a reply do not mean that an endpoint is
-        down."""
+        """Return the engine's limits: in waves, hours without a reply do not mean that a model is gone."""
         patient = {"max_retry_seconds": _WEEKS, "max_silence": _WEEKS}
         return limits.model_copy(update=patient) if self.batched else limits
 
@@ -85,11 +73,7 @@ class SessionLane:
         return Speculation()
 
     def check(self, task: Task, voting: VotingSettings, speculate: Speculate) -> None:
-        """Refuse runs that waves cannot do in a reasonable time.
-
-        Raises:
-            UsageError: the task is a long chain, or the voting uses hedges.
-        """
+        """Refuse runs that waves cannot do in a reasonable time: hedges, and most long chains."""
         if not self.batched:
             return
         if voting.hedge:
@@ -103,11 +87,7 @@ class SessionLane:
             raise UsageError(why)
 
     async def check_waiting(self, run: int) -> None:
-        """Refuse ordinary requests for samples that wait in jobs: you would pay twice.
-
-        Raises:
-            UsageError: samples of the run numbered *run* wait in a job, and this session has no waves.
-        """
+        """Refuse ordinary requests for samples that wait in jobs: you would pay twice."""
         left = () if self.batched else (await self._log.left_over(run, ())).jobs
         if left:
             raise UsageError(

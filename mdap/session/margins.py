@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
-from pydantic import ValidationError
-
 from mdap.engine.config import Pilot
 from mdap.engine.guarded import length_of
 from mdap.errors import FailedError, RunError, StoppedError, UndecidedError, UsageError, own_cause
@@ -20,7 +18,7 @@ from mdap.session.identity import RunSpec, lasting
 from mdap.session.promising import promising
 from mdap.session.resources import SessionResources, pilot_name
 from mdap.session.running import WITHHELD, run_task
-from mdap.settings import VotingSettings, explain
+from mdap.settings import VotingSettings, validated
 from mdap.tasks import Task
 
 __all__ = ["K", "batch_margin", "ended_without_result", "matching", "pilot_of", "with_k", "with_margin"]
@@ -41,10 +39,7 @@ _PILOT_VOTES: Final = 400
 
 def with_k(voting: VotingSettings, k: int) -> VotingSettings:
     """Return *voting* with another margin; refuse one that the allowed samples cannot reach."""
-    try:
-        return VotingSettings(**{**voting.model_dump(), "k": k})
-    except ValidationError as error:
-        raise UsageError(explain("setting", error)) from None
+    return validated(VotingSettings, "setting", **{**voting.model_dump(), "k": k})
 
 
 async def batch_margin(
@@ -53,10 +48,6 @@ async def batch_margin(
     """Return the smallest margin that reaches *target* for all decisions of a batch.
 
     Pilots of its first tasks bound the error rate; a resumed batch keeps its k.
-
-    Raises:
-        UsageError: a task does not know its length, or no margin reaches the target.
-        PluginError: a task's own code failed.
     """
     begun = await resources.reader.run(name)
     if begun is not None:
@@ -89,12 +80,7 @@ async def _polled(resources: SessionResources, pilot: Solution) -> tuple[int, in
 
 
 def ended_without_result(solution: Solution, run: str) -> RunError:
-    """Return the error for a run without a result, with the run's error as its cause.
-
-    Args:
-        solution: the unfinished run.
-        run: the name of the run in the message.
-    """
+    """Return the error for an unfinished run, which the message calls *run*, with its own error as cause."""
     error = _ENDED.get(solution.status, StoppedError)(f"{run}: {solution.reason}", solution)
     if solution.error is not None:
         inner = own_cause(solution.error)
@@ -106,14 +92,9 @@ def ended_without_result(solution: Solution, run: str) -> RunError:
 async def pilot_of(
     resources: SessionResources, task: Task, name: str, voting: VotingSettings, votes: int = _PILOT_VOTES
 ) -> Solution:
-    """Decide the first steps of *task* at a generous margin, in a separate run.
+    """Decide the first steps of *task* in a separate run, a pilot of run *name*, until it has these *votes*.
 
-    Args:
-        resources: the resources that all runs of the session share.
-        task: the task.
-        name: the name of the run that needs the pilot.
-        voting: the voting settings, without the margin.
-        votes: the number of votes to collect.
+    Its margin is generous, whatever that of *voting*.
 
     Raises:
         UsageError: a step found no winner.
@@ -151,9 +132,6 @@ async def with_margin(
         k: a margin; None for that of *spec*; ``auto`` for the smallest that reaches *target* at the error
             bound of a calibration or a pilot; ``robust`` for one that adapts to the votes of earlier steps.
         goal: target probability that no decision of the run is wrong, and the floor, for ``robust``.
-
-    Raises:
-        UsageError: no margin reaches the target, or the run of that name started with another target.
     """
     target, floor = goal
     if k == "robust":
@@ -227,11 +205,7 @@ async def _measured_by_pilot(resources: SessionResources, task: Task, spec: RunS
 
 
 async def matching(resources: SessionResources, task: Task, voting: VotingSettings) -> dict[str, Any] | None:
-    """Return the counts of the newest calibration of this task, parameters, models and voting except k.
-
-    Returns:
-        None if there is none.
-    """
+    """Return the counts of the newest calibration of this task, parameters, models and voting except k."""
     about = json.loads(canonical(resources.models.about))
     asked = _sampled_as(json.loads(canonical(voting)))
     for recorded in await resources.reader.rows("calibrations", task_name(task), canonical(task)):

@@ -58,11 +58,7 @@ class SessionSetup:
 
 
 def roster_of(model: Any, escalate_to: Any) -> Roster:
-    """Return the roster for a caller's *model* and *escalate_to*.
-
-    Raises:
-        UsageError: one of them is neither a name nor a provider, or two objects have one name.
-    """
+    """Return the roster for a caller's *model* and *escalate_to*: names, or objects of different names."""
     objects: dict[str, Provider] = {}
     tiers = [
         tuple(_named(argument, each, objects) for each in _several(argument, given))
@@ -132,14 +128,11 @@ def _check_described(spec: str, provider: Provider) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models of a session.
+    """The models of a session: *names*, *members* and *prices* are in one order.
 
     Attributes:
         provider: the provider to ask; an ensemble for several models.
         tiers: by tier, the members that take turns.
-        names: the members' names.
-        members: the models, each within its limits.
-        prices: the members' prices; None if unknown.
         about: their description in the run's row.
     """
 
@@ -152,11 +145,7 @@ class Models:
 
     @classmethod
     def load(cls, setup: SessionSetup) -> "Models":
-        """Build the providers of a session.
-
-        Raises:
-            UsageError: there is no model, or one is not available.
-        """
+        """Build the providers of a session; refuse models that are not available."""
         (models, escalate_to, objects), options = setup.roster, setup.options
         if not models or len(models) + len(escalate_to) > _MOST_MODELS:
             raise UsageError(

@@ -32,14 +32,7 @@ _CLOSED: Final = "this session is closed: use it within its `async with` block, 
 
 
 class _Host:
-    """Keep resources open from `open` to `close`, whichever tasks call these.
-
-    Args:
-        resources: opens the resources.
-
-    Attributes:
-        closing: whether the resources are being closed, or are closed.
-    """
+    """Keep resources open from `open` to `close`, whichever tasks of one event loop call these."""
 
     def __init__(self, resources: Callable[[], AbstractAsyncContextManager[SessionResources]]) -> None:
         self.closing = False
@@ -103,14 +96,7 @@ class _Host:
 
     @contextmanager
     def visit(self, scope: anyio.CancelScope) -> Iterator[SessionResources]:
-        """Give the resources; they stay open until the end of the block.
-
-        Args:
-            scope: cancelled when the session is closed.
-
-        Raises:
-            UsageError: another event loop opened them.
-        """
+        """Give the resources; closing the session cancels *scope* and waits for the end of the block."""
         value = self.value
         self._visits.add(scope)
         try:
@@ -121,11 +107,7 @@ class _Host:
 
     @property
     def value(self) -> SessionResources:
-        """The resources.
-
-        Raises:
-            UsageError: another event loop opened them.
-        """
+        """The resources."""
         self._check_loop()
         return self._value
 
@@ -148,11 +130,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 class OpenSession:
-    """The base class of `mdap.Session`.
-
-    Args:
-        setup: the session's arguments.
-    """
+    """The base class of `mdap.Session`."""
 
     def __init__(self, setup: SessionSetup) -> None:
         self.path = setup.path

@@ -10,7 +10,7 @@ If the step belongs to a nested run, mdap also copies the enclosing runs, withou
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from sqlite3 import Row
 from typing import Any, Final, NamedTuple
@@ -28,7 +28,7 @@ from mdap.records import NOTED, Decided, RunEvent, StepOpened, StopCause
 from mdap.rules.digests import CHAIN_START, chain_digest
 from mdap.rules.ledger import ledger_after
 from mdap.rules.parts import LONGEST_ID
-from mdap.session.seeking import Gathered, ask_again, config_of
+from mdap.session.seeking import Gathered, ask_again, config_of, runs_around
 from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Task
 
@@ -48,16 +48,8 @@ _COPIED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ManualDecision:
-    """A person's decision.
-
-    Attributes:
-        step: the step.
-        answer: the answer, as JSON.
-        author: the person who decides.
-        reason: that person's reason.
-    """
+class ManualDecision(NamedTuple):
+    """A person's decision of a step: the answer as JSON, and that person's name and reason."""
 
     step: int
     answer: str
@@ -66,14 +58,7 @@ class ManualDecision:
 
 
 class _Taken(NamedTuple):
-    """A run to copy.
-
-    Attributes:
-        row: the run.
-        step: its step that is not copied: the overridden one, or that of the nested run with it; None if that
-            has no result yet.
-        chain: whether its task is a chain.
-    """
+    """A run to copy without *step*: the overridden one, or that of the nested run with it, if it has one."""
 
     row: RunRow
     step: int | None
@@ -81,17 +66,7 @@ class _Taken(NamedTuple):
 
 
 async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDecision) -> str:
-    """Begin a run that continues from a decided step with a person's answer; return its id.
-
-    Args:
-        path: the database.
-        row: the run that decided the step.
-        task: its task.
-        decision: the person's decision.
-
-    Raises:
-        UsageError: the answer is invalid for the step.
-    """
+    """Begin a run that continues from a decided step with a person's answer; return its id."""
     async with open_log(path) as reader, open_journal(path) as journal:
         winner = await _checked(reader, row, task, decision)
         line = await _lineage(reader, row, task, decision.step)
@@ -108,7 +83,7 @@ async def override_step(path: Path, row: RunRow, task: Task, decision: ManualDec
                 claims.take(numbers[-1], own)
             for taken, number in zip(line, numbers, strict=True):
                 over = None if taken is not line[-1] else (decision, winner)
-                await _TakeOver(reader, journal, taken, number).run(over)
+                await _take_over(reader, journal, taken, number, over)
             await journal.flush()
             for number in numbers:
                 await append_seal(journal, reader, number)
@@ -170,19 +145,15 @@ async def _opened(reader: Reader, row: RunRow, step: int) -> Row:
 
 async def _lineage(reader: Reader, row: RunRow, task: Task, step: int) -> list[_Taken]:
     """Return the run and its enclosing runs, outermost first."""
-    line = [_Taken(row, step, chain=isinstance(task, Chain))]
-    while not await reader.is_independent(line[0].row.number):
-        above = await reader.whole_of(line[0].row.number)
-        if above is None:
-            break
-        if line[0].row.settings.get("robust"):
+    line: list[_Taken] = []
+    for whole, part in pairwise(await runs_around(reader, row)):
+        if part.settings.get("robust"):
             raise UsageError(
                 f"{row.run_id} is nested, and got a share of the error budget of -k robust: its decisions "
                 "cannot be overridden"
             )
-        part = await reader.value("step_of_part", above.number, line[0].row.run_id)
-        line.insert(0, _Taken(above, part, chain=False))
-    return line
+        line.append(_Taken(whole, await reader.value("step_of_part", whole.number, part.run_id), chain=False))
+    return [*line, _Taken(row, step, chain=isinstance(task, Chain))]
 
 
 async def _new_names(reader: Reader, runs: Sequence[RunRow]) -> list[str]:
@@ -201,70 +172,58 @@ async def _new_names(reader: Reader, runs: Sequence[RunRow]) -> list[str]:
     return found
 
 
-class _TakeOver:
-    """Copy a run into a new one."""
+async def _take_over(
+    reader: Reader, journal: Writer, taken: _Taken, new: int, over: tuple[ManualDecision, str] | None
+) -> None:
+    """Record the copied decisions, and the person's decision if it belongs to this run."""
+    old, step = taken.row, taken.step
+    about = {"overrides": old.run_id, "step": step}
+    if await reader.is_independent(old.number):
+        about["independent"] = True
+    journal.append(RunEvent(new, "started", f"step {step} of {old.run_id} was overridden", data=about))
+    await _inherit(reader, journal, old, new)
+    place, digest = 0, CHAIN_START
+    async for row in _decisions(reader, taken):
+        if row["step"] != step:
+            winner, author, reason = row["winner"], NOTED, f"run {old.run_id}, digest {row['digest']}"
+        elif over is not None:
+            winner, author, reason = over[1], over[0].author, over[0].reason
+        else:
+            continue
+        opened = StepOpened(new, row["step"], 0, row["key"], row["input"], row["prompt_digest"])
+        draft = Decided(new, place, row["step"], 0, winner, "{}", 0, 0, author, reason, "")
+        digest = chain_digest(digest, opened, [], draft)
+        journal.append(opened, draft._replace(digest=digest))
+        place += 1
+        await journal.wait_for_room()
+    if over is not None:
+        journal.append(RunEvent(new, "settled", over[0].reason, over[0].author, {"step": over[0].step}))
+    if taken.chain and step is not None:
+        # The old run has had the effects of its decisions, but not of this one.
+        journal.append(RunEvent(new, "effect", data={"step": step - 1}))
+    waiting = {"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)}
+    journal.append(RunEvent(new, "stopped", "waits to be resumed after an override", data=waiting))
 
-    def __init__(self, reader: Reader, journal: Writer, taken: _Taken, new: int) -> None:
-        self._reader = reader
-        self._journal = journal
-        self._old = taken.row
-        self._step = taken.step
-        self._chain = taken.chain
-        self._new = new
-        self._place = 0
-        self._digest = CHAIN_START
 
-    async def run(self, over: tuple[ManualDecision, str] | None) -> None:
-        """Record the copied decisions, and the person's decision if it belongs to this run."""
-        journal, new, old = self._journal, self._new, self._old
-        about = {"overrides": old.run_id, "step": self._step}
-        if await self._reader.is_independent(old.number):
-            about["independent"] = True
-        reason = f"step {self._step} of {old.run_id} was overridden"
-        journal.append(RunEvent(new, "started", reason, data=about))
-        await self._inherit()
-        async for row in self._decisions():
-            if row["step"] != self._step:
-                why = f"run {old.run_id}, digest {row['digest']}"
-                self._note(row, row["winner"], NOTED, why)
-            elif over is not None:
-                self._note(row, over[1], over[0].author, over[0].reason)
-            await journal.wait_for_room()
-        if over is not None:
-            journal.append(RunEvent(new, "settled", over[0].reason, over[0].author, {"step": over[0].step}))
-        if self._chain and self._step is not None:
-            # The old run has had the effects of its decisions, but not of this one.
-            journal.append(RunEvent(new, "effect", data={"step": self._step - 1}))
-        waits = "waits to be resumed after an override"
-        waiting = {"seconds": 0.0, "stop_cause": str(StopCause.OVERRIDE)}
-        journal.append(RunEvent(new, "stopped", waits, data=waiting))
+async def _inherit(reader: Reader, journal: Writer, old: RunRow, new: int) -> None:
+    terms = VotingSettings.recorded(old.settings).robust
+    if terms is not None:
+        ledger = ledger_after(terms, await reader.paid(old.number))
+        # The old run also paid for the steps after this one.
+        spent = {"price": str(ledger.spent), "payments": ledger.payments}
+        journal.append(RunEvent(new, "paid", data={"why": "inherited", "step": -1, **spent}))
 
-    async def _inherit(self) -> None:
-        terms = VotingSettings.recorded(self._old.settings).robust
-        if terms is not None:
-            ledger = ledger_after(terms, await self._reader.paid(self._old.number))
-            # The old run also paid for the steps after this one.
-            spent = {"price": str(ledger.spent), "payments": ledger.payments}
-            inherited = {"why": "inherited", "step": -1, **spent}
-            self._journal.append(RunEvent(self._new, "paid", data=inherited))
 
-    async def _decisions(self) -> AsyncIterator[Row]:
-        """Yield the decisions to copy, and the overridden step."""
-        after = False
-        async for row in self._reader.decided(self._old.number):
-            made = row["author"] == NOTED and row["key"].startswith(("once:", "solve:"))
-            if not (after and made):
-                yield row
-            after = after or row["step"] == self._step
-            if after and self._chain:
-                return
-        if not after and self._step is not None:  # votes left it undecided
-            for row in await self._reader.rows("openings_of_step", self._old.number, self._step):
-                yield row
-
-    def _note(self, row: Row, winner: str, author: str, reason: str) -> None:
-        opened = StepOpened(self._new, row["step"], 0, row["key"], row["input"], row["prompt_digest"])
-        draft = Decided(self._new, self._place, row["step"], 0, winner, "{}", 0, 0, author, reason, "")
-        self._digest = chain_digest(self._digest, opened, [], draft)
-        self._journal.append(opened, draft._replace(digest=self._digest))
-        self._place += 1
+async def _decisions(reader: Reader, taken: _Taken) -> AsyncIterator[Row]:
+    """Yield the decisions to copy, and the overridden step."""
+    after = False
+    async for row in reader.decided(taken.row.number):
+        made = row["author"] == NOTED and row["key"].startswith(("once:", "solve:"))
+        if not (after and made):
+            yield row
+        after = after or row["step"] == taken.step
+        if after and taken.chain:
+            return
+    if not after and taken.step is not None:  # votes left it undecided
+        for row in await reader.rows("openings_of_step", taken.row.number, taken.step):
+            yield row

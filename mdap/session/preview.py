@@ -16,7 +16,7 @@ import anyio
 from mdap.engine.config import RunConfig
 from mdap.engine.guarded import GuardedTask, not_a_step
 from mdap.engine.voting import Race
-from mdap.errors import RAISED, MdapError, PluginError, UsageError
+from mdap.errors import RAISED, MdapError, PluginError, UsageError, own_cause
 from mdap.groups import Group, first_of, gathered
 from mdap.records import Identity, ResumePoint
 from mdap.rules.canonical import canonical
@@ -43,14 +43,7 @@ _LONGEST: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One step of a task.
-
-    Attributes:
-        part: the nested task of the step; None for the task itself.
-        step: its number in that task, from 0.
-        key: the key that its author gave it; None for none.
-        prompt: its prompt.
-    """
+    """One step of a task, or of its nested task *part*, with the key that its author gave it."""
 
     part: str | None
     step: int
@@ -60,12 +53,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The steps of a task.
-
-    Attributes:
-        asked: the steps, in the order of the requests.
-        notes: notes for the reader, one sentence each.
-    """
+    """The steps of a task, in the order of the requests, and notes for the reader, one sentence each."""
 
     asked: tuple[Asked, ...]
     notes: tuple[str, ...] = ()
@@ -74,11 +62,7 @@ class Preview:
 async def preview(name: str, task: Task, wanted: int | None = None) -> Preview:
     """Return the first steps of a task, or step *wanted*.
 
-    Args:
-        name: the task's name.
-        task: the task.
-        wanted: the number of a step; None for the first step of a chain, or for all steps that a process asks
-            before it needs an answer.
+    The first are that of a chain, or all that a process asks before it needs an answer.
 
     Raises:
         UsageError: there is no such step, or its prompt depends on unknown answers.
@@ -100,27 +84,19 @@ def _asked(name: str, part: str | None, number: int, step: Step[Any]) -> tuple[R
     return race, Asked(part, number, step.key, rendered)
 
 
-def _no_answer(name: str, wanted: int) -> UsageError:
-    return UsageError(
+def _oracle(name: str, wanted: int, method: Callable[..., A], *args: Any) -> A:
+    """Return the right answer; refuse to go on to step *wanted* where the task has no oracle."""
+    try:
+        return method(*args)
+    except (NotImplementedError, MdapError) as error:
+        if not isinstance(own_cause(error), NotImplementedError):
+            raise
+    except RAISED as error:
+        raise PluginError(f"task {name}", "calling oracle", error) from error
+    raise UsageError(
         f"step {wanted} depends on the answers to the steps before it, which {name} has no oracle to give: "
         f"run the task, then `mdap show RUN --step {wanted}`"
     )
-
-
-def _oracle(name: str, wanted: int, method: Callable[..., A], *args: Any) -> A:
-    """Return the right answer.
-
-    Raises:
-        UsageError: the task has no oracle.
-    """
-    try:
-        return method(*args)
-    except NotImplementedError:
-        raise _no_answer(name, wanted) from None
-    except MdapError as error:
-        if isinstance(error.__cause__, NotImplementedError):
-            raise _no_answer(name, wanted) from None
-        raise
 
 
 def _of_chain(name: str, task: Chain[Any, Any], wanted: int) -> Preview:
@@ -318,12 +294,7 @@ async def _collected(collector: _Collector, over: anyio.Event, wanted: int | Non
         if not waiting:
             return
         for question in waiting:
-            try:
-                question.answer = _oracle(collector.name, wanted, question.truth)
-            except RAISED as error:
-                if isinstance(error, MdapError):
-                    raise
-                raise PluginError(f"task {collector.name}", "calling oracle", error) from error
+            question.answer = _oracle(collector.name, wanted, question.truth)
             question.answered.set()
 
 

@@ -25,10 +25,7 @@ class TaskPrompts:
     """See `mdap.viewer.source.Prompts`.
 
     A database names the module or file of its tasks, and importing one runs it. So mdap loads only installed
-    tasks and those that the user names.
-
-    Args:
-        trusted: names of further tasks to load, as recorded by runs.
+    tasks and those that the user names: *trusted*.
     """
 
     def __init__(self, trusted: Collection[str] = ()) -> None:
@@ -62,11 +59,7 @@ class TaskPrompts:
             return str(error) if isinstance(error, MdapError) else f"{task}: {told(error)}"
 
     def check_trusted(self, task: str) -> None:
-        """Refuse a task whose code must not be loaded.
-
-        Raises:
-            UsageError: it is neither installed, nor beside an installed one, nor named by the user.
-        """
+        """Refuse to load a task that is neither installed, nor beside an installed one, nor trusted."""
         if not is_installed(task) and task not in self._trusted:
             raise UsageError(f"{task} is not installed; to load it, add --task {task}")
 
@@ -90,13 +83,7 @@ def _rendered(step: Step[Any], digest: str) -> Rendered:
 
 
 def shown(path: Path, tasks: Collection[str] = (), *, decide: bool = False) -> Shown:
-    """Return the database at *path* for the viewer.
-
-    Args:
-        path: the database file.
-        tasks: tasks to load in addition to installed ones.
-        decide: whether people may settle steps there.
-    """
+    """Return the database at *path* for the viewer, where people may *decide* steps or only look."""
     prompts = TaskPrompts(tasks)
     desk = Desk(path, prompts.check_trusted) if decide else None
     return Shown(path, prompts, desk)

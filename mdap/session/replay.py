@@ -32,11 +32,7 @@ _Page = dict[tuple[str, str], dict[int, SampleTaken]]
 
 
 class ReplaySettings(BaseModel):
-    """Options of a replay, set with ``-M NAME=VALUE``.
-
-    Attributes:
-        db: the database with the run; None for the session's own.
-    """
+    """Options of a replay; *db* is the database with the run, if that is not the session's own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,12 +40,7 @@ class ReplaySettings(BaseModel):
 
 
 class Replay:
-    """A `mdap.protocols.Provider` over the samples of one run and its parts.
-
-    Args:
-        run_id: the run's id, or a unique prefix of it.
-        path: its database.
-    """
+    """A `mdap.protocols.Provider` over the samples of one run and its parts."""
 
     nonblocking: Final = True
     max_n: Final = _TOGETHER
@@ -64,11 +55,7 @@ class Replay:
         self._pages: OrderedDict[tuple[Any, ...], _Page] = OrderedDict()
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Return the recorded replies for the requested ordinals, up to the first missing one.
-
-        Raises:
-            UnavailableError: the first one is missing.
-        """
+        """Return the recorded replies for the requested ordinals, up to the first missing one."""
         recorded = await self._recorded(request)
         replies: list[Reply] = []
         for ordinal in request.ordinals:
@@ -149,15 +136,7 @@ def _paged(rows: Sequence[sqlite3.Row]) -> _Page:
 
 
 def create(model: str, options: dict[str, Any]) -> Replay:
-    """Replay a run: the factory behind ``--model replay/<run>``.
-
-    Args:
-        model: the run's id, or a unique prefix of it.
-        options: see `ReplaySettings`.
-
-    Raises:
-        UsageError: no run is named, or an option is unknown.
-    """
+    """Replay a run: the factory behind ``--model replay/<run>``; for the options see `ReplaySettings`."""
     if not model:
         raise UsageError("replay needs the name of a run, as in --model replay/hanoi-20260101-...")
     try:
@@ -185,9 +164,6 @@ async def as_recorded(
 
     A replay without other models takes all places of its original models, since the places determine the view
     and the temperature of each sample.
-
-    Raises:
-        UsageError: there is no such run, or several.
     """
     if not any(map(is_replay, (*models, *escalate_to))):
         return models, escalate_to

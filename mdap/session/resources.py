@@ -39,23 +39,12 @@ class SessionResources:
     """The resources that all runs of a session share.
 
     Attributes:
-        setup: the session's arguments.
         group: the task group for work until the session closes.
-        models: the models to ask.
-        budget_guard: reserves and counts money and tokens.
-        writer: appends facts to the log.
-        reader: reads the log.
-        runs: begins and ends runs.
-        claims: the claims of this process.
         named: the ids of running runs, by number.
-        tracing: creates spans of runs; None for no tracing.
-        unfindable: classes with an earlier warning that `mdap resume` cannot find them.
         known_spending: runs whose earlier samples the budget already counts.
+        unfindable: classes with an earlier warning that `mdap resume` cannot find them.
         worker: the name of this worker; None for the head or a single process.
         dealer: deals the cases of batches to workers; None for this process.
-        limit_changes: records changes of limits.
-        endpoint_probe: probes the endpoints.
-        lane: sends samples one by one or in jobs of a batch API.
     """
 
     setup: SessionSetup
@@ -158,12 +147,7 @@ def _here() -> str | None:
 
 @asynccontextmanager
 async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]:
-    """Open the models and the database of a session.
-
-    Raises:
-        UsageError: a model is not available.
-        DatabaseError: the file is not an mdap database, or cannot be written.
-    """
+    """Open the models and the database of a session."""
     path, named = setup.path, dict[int, str]()
     watch = Watch(named, configured=setup.log)
     async with _loaded(setup) as models:

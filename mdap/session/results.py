@@ -19,7 +19,6 @@ from mdap.tasks import Task
 
 __all__ = [
     "Doubt",
-    "certificate_of",
     "most_doubtful",
     "outcome_in",
     "read_solution",
@@ -94,16 +93,7 @@ def _adapter_of(kind: type[Task]) -> TypeAdapter[Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A decision with its probability of being wrong.
-
-    Attributes:
-        run_id: the run that decided it: the given run or a part of it.
-        step: the step.
-        opening: the number of the opening that was decided.
-        p_wrong: probability that its winner is wrong.
-        votes: votes for the winner.
-        total: all votes.
-    """
+    """A decision of a run or a part, its probability of being wrong, its winner's votes and all votes."""
 
     run_id: str
     step: int
@@ -113,23 +103,11 @@ class Doubt:
     total: int
 
 
-async def certificate_of(reader: Reader, run: int) -> Certificate | None:
-    """Return the confidence in the decisions of *run*; see `certified`."""
-    escalations, settled = [await reader.value(f"count_{what}", run) for what in ("escalations", "settled")]
-    return certified(await reader.tallies(run), escalations, settled)
-
-
 def certified(shapes: Sequence[TallyShape], escalations: int, settled: int) -> Certificate | None:
-    """Return the confidence in decisions.
+    """Return the confidence in the decisions of these *shapes*, tallies with counts.
 
-    Args:
-        shapes: the tallies of voted decisions, with counts.
-        escalations: the number of steps that escalated.
-        settled: the number of steps that a person settled.
-
-    Returns:
-        None if the votes do not tell: without decisions, at k = 1, and after an escalation, since its votes
-        come from several models with different error rates.
+    It is None if the votes do not tell: without decisions, at k = 1, and after an escalation, since its votes
+    come from several models with different error rates.
     """
     certificate = None if escalations else certify(shapes)
     if certificate is None or not settled:
@@ -145,19 +123,17 @@ async def outcome_in(reader: Reader, row: RunRow) -> Outcome | None:
         return None
     _, data = await reader.ending(row.number)
     undecided = data.get("undecided", 0)
-    told = row.outcome is not None or undecided
-    certificate = None if told else await certificate_of(reader, row.number)
+    certificate = None
+    if row.outcome is None and not undecided:
+        escalations, settled = [
+            await reader.value(f"count_{what}", row.number) for what in ("escalations", "settled")
+        ]
+        certificate = certified(await reader.tallies(row.number), escalations, settled)
     return outcome_of(row.outcome, certificate, undecided)
 
 
 async def most_doubtful(reader: Reader, run: int, most: int = 20) -> list[Doubt]:
-    """Return the most doubtful voted decisions of *run*, highest probability of being wrong first.
-
-    Args:
-        reader: the log.
-        run: the run's number.
-        most: the maximum number to return.
-    """
+    """Return the most doubtful voted decisions of *run*, highest probability of being wrong first."""
     found: list[Doubt] = []
     for shape, p_wrong in doubts(await reader.tallies(run)):
         tally = (shape.votes, shape.runner_up, shape.total)

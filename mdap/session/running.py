@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from fractions import Fraction
@@ -17,7 +16,6 @@ from mdap.engine.chain import ChainPolicy
 from mdap.engine.config import RunConfig
 from mdap.engine.ordered import process_policy
 from mdap.engine.process import ProcessPolicy
-from mdap.engine.scheduler import decide
 from mdap.errors import RAISED, PluginError, UsageError
 from mdap.journal.reader import Reader
 from mdap.journal.runs import RunStart
@@ -30,9 +28,9 @@ from mdap.rules.drift import Baseline, Drift
 from mdap.rules.parameters import as_resumed
 from mdap.rules.parts import RecordedPart, content_of, content_of_row, renamed
 from mdap.rules.rungs import exact
-from mdap.session.ending import Ending
+from mdap.session.ending import Beside, Ending
 from mdap.session.identity import RunSpec, check_same, run_columns
-from mdap.session.promising import with_share
+from mdap.session.promising import promising
 from mdap.session.resources import SessionResources
 from mdap.session.results import read_solution, solution_of
 from mdap.session.seeking import begun_before
@@ -49,19 +47,12 @@ WITHHELD: Final = "which a pilot must not bring about"
 
 _LOG: Final = logging.getLogger("mdap")
 
-Beside = Callable[[], Coroutine[Any, Any, None]]
-
 
 async def run_task(resources: SessionResources, task: Task, spec: RunSpec) -> Solution:
     """Run *task* until it is finished, undecided, stopped or failed, and return its solution.
 
     If another caller in this process is driving the run, wait for it and return its solution. If that caller
     is cancelled, continue the run.
-
-    Raises:
-        UsageError: the run started with other settings, or its recorded parameters do not convert back.
-        RunBusyError: another process is working on it.
-        DatabaseError: the database can no longer be written.
     """
     task = _checked(resources, task, spec)
     row, turn = spec.row, None
@@ -107,14 +98,7 @@ def _checked(resources: SessionResources, task: Task, spec: RunSpec) -> Task:
 
 
 class _Run:
-    """A run that a session works on.
-
-    Args:
-        resources: the resources that all runs of the session share.
-        task: the task.
-        spec: the specification of the run.
-        start: its state at the start of the session.
-    """
+    """A run that a session works on."""
 
     def __init__(self, resources: SessionResources, task: Task, spec: RunSpec, start: RunStart) -> None:
         self._resources = resources
@@ -157,7 +141,7 @@ class _Run:
             )
 
     async def _decide(self) -> None:
-        resources, ended, seconds = self._resources, self._ended, self._resources.setup.budget.seconds
+        resources, ended = self._resources, self._ended
         refusal = await self._begin()
         if refusal is not None:
             ended.stop(refusal, StopCause.PROVIDER)
@@ -167,13 +151,8 @@ class _Run:
         provider = await resources.lane.provider(self._number, resources.models.provider)
         if self._trace is not None:
             provider = self._trace.provider(provider, resources.models.names)
-        limits = resources.lane.limits(resources.setup.limits)
         try:
-            with anyio.move_on_after(seconds) as clock:
-                await decide(policy, provider, limits, resources.writer, resources.budget_guard, beside)
-            ended.take(policy)
-            if clock.cancelled_caught:
-                ended.stop(f"the {seconds:g} seconds allowed are over", StopCause.DEADLINE)
+            await ended.decide(policy, provider, beside)
             pilot = self._spec.pilot
             if policy.decider.status is RunStatus.FINISHED and not (pilot is not None and pilot.full):
                 # Without waiting, since the session may be closed at any moment that waits.
@@ -394,5 +373,5 @@ def _voting_of_part(voting: VotingSettings, share: Fraction | None, task: Task) 
     """Return the settings of a nested task; without a *share* of the error budget, it has one of its own."""
     if voting.robust is None:
         return voting
-    whole = 1 - exact(voting.robust.target)
-    return with_share(voting, whole if share is None else share, task.length())
+    spent = 1 - exact(voting.robust.target) if share is None else share
+    return promising(voting, {"target": float(1 - spent), "length": task.length()})

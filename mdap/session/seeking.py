@@ -13,7 +13,6 @@ from mdap.engine.config import RunConfig
 from mdap.engine.process import ProcessPolicy, identify
 from mdap.engine.voting import Race
 from mdap.journal.reader import Reader, RunRow
-from mdap.protocols import Journal
 from mdap.records import Fact, Identity, Recorded, RunStatus
 from mdap.rules.parts import could_be
 from mdap.rules.schedule import schedule_of, tiers_of
@@ -26,25 +25,12 @@ _OPEN: Final = 4_096
 
 
 class Muted:
-    """A journal that drops facts until told to record: a search must change nothing.
-
-    Args:
-        journal: receives facts once *recording* is true; None to drop them.
-
-    Attributes:
-        recording: whether facts are recorded.
-    """
+    """A journal that drops all facts: a search must change nothing."""
 
     behind = False
 
-    def __init__(self, journal: Journal | None = None) -> None:
-        self.recording = False
-        self._journal = journal
-
     def append(self, *facts: Fact) -> None:
-        """Record *facts*, or drop them."""
-        if self.recording and self._journal is not None:
-            self._journal.append(*facts)
+        """Drop *facts*."""
 
     async def wait_for_room(self) -> None:
         """Wait for nothing."""
@@ -54,15 +40,7 @@ class Muted:
 
 
 class Gathered(ProcessPolicy):
-    """Collect every step that a process asks for.
-
-    Args:
-        task: the process.
-        config: the configuration of the run.
-
-    Attributes:
-        steps: the steps by their identity.
-    """
+    """Collect every step that a process asks for, by its identity."""
 
     def __init__(self, task: Process[Any], config: RunConfig) -> None:
         super().__init__(task, replace(config, account=None), Muted())
@@ -100,57 +78,49 @@ async def ask_again(
 ) -> None:
     """Run the function of a process on its record until *there* is true or it gets stuck.
 
-    Args:
-        reader: the log.
-        row: the process's run.
-        task: the process.
-        policy: its policy, started from its resume point.
-        there: whether the process has reached its goal.
-        patience: seconds that it may run without a request while all earlier steps are decided.
+    It is stuck after *patience*, in seconds, without a request while all earlier steps are decided.
     """
-    record = _Record(reader, row.number)
-    policy.decider.news = record.look
+    asked = anyio.Event()
+    asked.set()
+
+    async def recall(step: int) -> Recorded:
+        asked.set()
+        return await reader.recorded(row.number, step)
+
+    context = ProcessContext(
+        run_id=row.run_id,
+        journal=Muted(),
+        recall=recall,
+        solve=_never,
+        open_steps=_OPEN,
+        begun=partial(begun_before, reader),
+        withhold=_never,
+    )
+    policy.decider.news = lambda: asked.set()
     async with anyio.create_task_group() as group:
-        group.start_soon(answer_process, task, policy, record.context(row.run_id))
-        while record.asked.is_set() and not there() and policy.decider.status is RunStatus.RUNNING:
-            record.asked = anyio.Event()
+        group.start_soon(answer_process, task, policy, context)
+        while asked.is_set() and not there() and policy.decider.status is RunStatus.RUNNING:
+            asked = anyio.Event()
             with anyio.move_on_after(patience):
-                await record.asked.wait()
+                await asked.wait()
         group.cancel_scope.cancel()
-
-
-class _Record:
-    """The record on which a process runs again: nothing is decided, and nothing done outside."""
-
-    def __init__(self, reader: Reader, run: int) -> None:
-        self.asked = anyio.Event()
-        self.asked.set()
-        self._reader = reader
-        self._run = run
-
-    def context(self, run_id: str) -> ProcessContext:
-        return ProcessContext(
-            run_id=run_id,
-            journal=Muted(),
-            recall=self._recall,
-            solve=_never,
-            open_steps=_OPEN,
-            begun=partial(begun_before, self._reader),
-            withhold=_never,
-        )
-
-    def look(self) -> None:
-        self.asked.set()
-
-    async def _recall(self, step: int) -> Recorded:
-        self.look()
-        return await self._reader.recorded(self._run, step)
 
 
 async def _never(*about: Any, **how: Any) -> NoReturn:
     """Wait for what only a resume does: undecided steps, and outside effects."""
     await anyio.sleep_forever()
     raise AssertionError
+
+
+async def runs_around(reader: Reader, row: RunRow) -> list[RunRow]:
+    """Return the runs that record the result of *row*, up to an independent part, *row* itself last."""
+    line = [row]
+    while not await reader.is_independent(line[0].number):
+        whole = await reader.whole_of(line[0].number)
+        if whole is None:
+            break
+        line.insert(0, whole)
+    return line
 
 
 async def begun_before(reader: Reader, name: str, task: Task) -> bool:

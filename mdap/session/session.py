@@ -14,10 +14,9 @@ from mdap.plugins import make_recorded, make_task
 from mdap.records import Calibration, Event, RunStatus, Solution
 from mdap.rules.parameters import as_resumed
 from mdap.session.arguments import (
+    Declaring,
     Model,
-    Resulting,
     RunSettings,
-    Solving,
     check_cases,
     check_run,
     checked_goal,
@@ -117,9 +116,7 @@ class Session(OpenSession):
         self._record_prompts = record_prompts
 
     @overload
-    async def solve(self, task: Solving[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
-    @overload
-    async def solve(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    async def solve(self, task: Declaring[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
     @overload
     async def solve(self, task: Task, **settings: Unpack[RunSettings]) -> Solution[Any]: ...
     async def solve(self, task: Any, **settings: Unpack[RunSettings]) -> Solution[Any]:
@@ -145,9 +142,7 @@ class Session(OpenSession):
         return solution
 
     @overload
-    async def run(self, task: Solving[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
-    @overload
-    async def run(self, task: Resulting[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
+    async def run(self, task: Declaring[R], **settings: Unpack[RunSettings]) -> Solution[R]: ...
     @overload
     async def run(self, task: Task, **settings: Unpack[RunSettings]) -> Solution[Any]: ...
     async def run(  # noqa: PLR0913 - public API, all keywords optional

@@ -19,14 +19,7 @@ __all__ = ["Sealed", "seal_run"]
 
 
 class Sealed(NamedTuple):
-    """A run's seal.
-
-    Attributes:
-        run_id: the run.
-        seal: its seal.
-        message: the text to sign or timestamp, which names both.
-        signature: a signature of that text, as ``ssh-keygen`` writes it; None without a signature.
-    """
+    """A run's seal, the text to sign or timestamp, which names both, and its signature by ``ssh-keygen``."""
 
     run_id: str
     seal: str

@@ -1,13 +1,14 @@
 """One call in a session of its own: `solve`, `solve_sync` and `calibrate`."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final, TypeVar, Unpack, overload
 
 import anyio
 
 from mdap.errors import UsageError
 from mdap.records import Calibration, Solution
-from mdap.session.arguments import CalibrateSettings, Resulting, SessionSettings, SolveSettings, Solving
+from mdap.session.arguments import CalibrateSettings, Declaring, SessionSettings, SolveSettings
 from mdap.session.session import Session
 from mdap.tasks import Task
 
@@ -19,9 +20,7 @@ _OF_SESSION: Final = frozenset(("model", *SessionSettings.__annotations__))
 
 
 @overload
-async def solve(task: Solving[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
-@overload
-async def solve(task: Resulting[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
+async def solve(task: Declaring[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
 @overload
 async def solve(task: Task, **settings: Unpack[SolveSettings]) -> Solution[Any]: ...
 async def solve(task: Any, **settings: Unpack[SolveSettings]) -> Solution[Any]:
@@ -59,9 +58,7 @@ async def calibrate(task: Task, **settings: Unpack[CalibrateSettings]) -> Calibr
 
 
 @overload
-def solve_sync(task: Solving[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
-@overload
-def solve_sync(task: Resulting[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
+def solve_sync(task: Declaring[R], **settings: Unpack[SolveSettings]) -> Solution[R]: ...
 @overload
 def solve_sync(task: Task, **settings: Unpack[SolveSettings]) -> Solution[Any]: ...
 def solve_sync(task: Any, **settings: Unpack[SolveSettings]) -> Solution[Any]:
@@ -73,7 +70,8 @@ def solve_sync(task: Any, **settings: Unpack[SolveSettings]) -> Solution[Any]:
     Raises:
         UsageError: an event loop is already running, as in a notebook; use ``await mdap.solve(...)``.
     """
-    if _in_a_loop():
+    with suppress(RuntimeError):  # there is no loop, as there should be none
+        asyncio.get_running_loop()
         raise UsageError(
             "an event loop is running here already, as in a notebook or an async function: write "
             "`await mdap.solve(...)` in place of `mdap.solve_sync(...)`"
@@ -84,14 +82,6 @@ def solve_sync(task: Any, **settings: Unpack[SolveSettings]) -> Solution[Any]:
         return solution
 
     return anyio.run(call)
-
-
-def _in_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _parted(settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:

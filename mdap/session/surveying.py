@@ -23,7 +23,7 @@ from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Step, Task, canonical_step
 from mdap.testing.walking import OracleAsk, TooManyError
 
-__all__ = ["known_steps", "states_of_run", "states_of_task", "subjects_of"]
+__all__ = ["known_steps", "subjects_of"]
 
 _MOST_WALKED: Final = 20_000
 """Maximum number of steps of a process to ask its oracle for."""
@@ -39,15 +39,7 @@ async def subjects_of(
 ) -> tuple[Subjects, str, bool]:
     """Return the steps to sample, their source, and whether the right answers are known.
 
-    Args:
-        resources: the resources that all runs of the session share.
-        task: the task.
-        request: the calibration's name, its approximate number of samples, and its seed.
-        voting: how steps are decided.
-
-    Raises:
-        UsageError: there is no step to sample.
-        PluginError: the task's own code failed.
+    *request* is the calibration's name, its approximate number of samples, and its seed.
     """
     name, samples, seed = request
     if isinstance(task, Chain):
@@ -70,16 +62,7 @@ async def subjects_of(
 
 
 def known_steps(task: Task, most: int, seed: int) -> list[Surveyed]:
-    """Return random steps with right answers from the task's oracle; none without an oracle.
-
-    Args:
-        task: a chain or a process.
-        most: the maximum number of steps.
-        seed: the seed for the choice.
-
-    Raises:
-        PluginError: the task's own code failed.
-    """
+    """Return at most so many random steps with right answers from the task's oracle; none without one."""
     if isinstance(task, Chain):
         name = task_name(task)
         states = states_of_task(name, task, seed) if _chain_has_oracle(name, task) else None
@@ -192,8 +175,10 @@ async def _steps_of_run(reader: Reader, row: RunRow, task: Task, request: tuple[
     """Rebuild and return steps of an earlier run and its nested runs from their rows."""
     samples, seed = request
     if isinstance(task, Chain):
-        states = await states_of_run(reader, row, task, samples, seed)
-        return list(steps_in(GuardedTask(row.task, task), iter(states)))
+        guarded, decided = GuardedTask(row.task, task), await reader.value("count_decisions", row.number)
+        places = random.Random(seed).sample(range(decided), min(samples, decided))
+        inputs = [await reader.value("input_at", row.number, place) for place in places]
+        return list(steps_in(guarded, map(guarded.state, places, inputs)))
     assert isinstance(task, Process)
     race = Gathered(task, await config_of(reader, row, task))
     race.begin(await process_point(reader, row.number, as_it_ended=True))
@@ -202,17 +187,6 @@ async def _steps_of_run(reader: Reader, row: RunRow, task: Task, request: tuple[
     for part, _ in await reader.parts(row.number, _PARTS):
         found += await _steps_of_run(reader, part, make_recorded(part.task, part.params), request)
     return found
-
-
-async def states_of_run(
-    reader: Reader, row: RunRow, task: Chain[Any, Any], most: int, seed: int
-) -> list[Any]:
-    """Return the inputs of random decided steps of an earlier run of a chain."""
-    rng = random.Random(seed)
-    decided = await reader.value("count_decisions", row.number)
-    places = rng.sample(range(decided), min(most, decided))
-    guarded = GuardedTask(row.task, task)
-    return [guarded.state(place, await reader.value("input_at", row.number, place)) for place in places]
 
 
 # -- of a chain ------------------------------------------------------------------------------------
@@ -229,11 +203,7 @@ def _chain_has_oracle(name: str, task: Chain[Any, Any]) -> bool:
 
 
 def states_of_task(name: str, task: Chain[Any, Any], seed: int) -> Iterator[Any] | None:
-    """Return states that the task samples itself; None if it does not.
-
-    Raises:
-        PluginError: the task's code failed.
-    """
+    """Return states that the task samples itself; None if it does not."""
     rng = random.Random(seed)
 
     def sampled() -> Any:

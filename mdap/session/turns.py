@@ -69,11 +69,7 @@ class Turn:
 
 
 def take_turn(path: Path, run_id: str) -> tuple[Turn, bool]:
-    """Return the turn at a run, and whether this caller has it.
-
-    Args:
-        path: the database.
-        run_id: the run.
+    """Return the turn at a run of the database *path*, and whether this caller has it.
 
     Raises:
         RunBusyError: the run's own code asks for it.

@@ -40,11 +40,7 @@ __all__ = ["Worker", "main"]
 
 
 class Worker:
-    """Drive the cases that the head deals, until the connection closes.
-
-    Args:
-        channel: to the head.
-    """
+    """Drive the cases that the head deals, until the connection closes."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -210,11 +206,7 @@ def _setup(welcome: dict[str, Any]) -> SessionSetup:
 
 
 def _task_of(about: dict[str, Any]) -> Task:
-    """Return the task of a case.
-
-    Raises:
-        UsageError: it is not installed here, or differs from the head's.
-    """
+    """Return the task of a case, if it is installed here as at the head."""
     try:
         task = make_recorded(about["task"], about["params"])
     except UsageError as error:
