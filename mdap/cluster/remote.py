@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -24,7 +23,7 @@ from mdap.errors import (
 from mdap.journal.batch import Batch
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader
-from mdap.journal.runs import RunRecord, RunStart
+from mdap.journal.runs import RunRecord, Runs, RunStart
 from mdap.journal.writer import Writer
 from mdap.records import Fact, RunEvent
 from mdap.rules.money import Hold
@@ -192,16 +191,19 @@ class _Row(tuple[Any, ...]):
         return self.names
 
 
-class RemoteRuns:
-    """Begin and end runs in the head's log; see `mdap.journal.runs.Runs`.
+class RemoteRuns(Runs):
+    """Begin and end runs in the head's log.
 
     Args:
         writer: of this worker.
+        claims: of this worker.
         caller: asks the head.
     """
 
-    def __init__(self, writer: RemoteWriter, caller: Caller) -> None:
-        self._writer = writer
+    _writer: RemoteWriter
+
+    def __init__(self, writer: RemoteWriter, claims: RemoteClaims, caller: Caller) -> None:
+        super().__init__(writer, None, claims)  # type: ignore[arg-type] # only the head reads the log
         self._caller = caller
 
     async def begin(
@@ -221,12 +223,6 @@ class RemoteRuns:
             except StoppedError as error:
                 raise DatabaseError(str(error)) from None
         return found
-
-    async def release(self, run: int) -> None:
-        """Release a run, once all its appended facts are durable."""
-        with anyio.CancelScope(shield=True), suppress(DatabaseError):
-            await self._writer.flush()
-        self._caller.send("drop", run)
 
 
 class LeasedBudget(BudgetGuard):
