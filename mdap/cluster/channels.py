@@ -57,12 +57,7 @@ class SocketChannel:
             if length > _LONGEST:
                 raise Closed
             return decoded(await self._received.receive_exactly(length))
-        except (
-            anyio.IncompleteRead,
-            anyio.BrokenResourceError,
-            anyio.ClosedResourceError,
-            anyio.EndOfStream,
-        ):
+        except (anyio.IncompleteRead, *_GONE):
             raise Closed from None
 
     async def aclose(self) -> None:

@@ -312,6 +312,8 @@ class Head:
                 self._acquit(worker.advanced)
         elif kind in ("want", "left", "limits"):
             getattr(worker.lessor, kind)(*rest)
+        elif kind in ("drop", "spent"):
+            getattr(worker, kind)(*rest)
         else:
             getattr(self, f"_on_{kind}")(worker, *rest)
 
@@ -347,12 +349,6 @@ class Head:
                 if name == case.name or name.startswith(f"{case.name}/"):
                     worker.link.send("cancel", case.name)
                     self._end(worker, case.name, None, error)
-
-    def _on_drop(self, worker: Member, number: int) -> None:
-        worker.drop(number)
-
-    def _on_spent(self, worker: Member, number: int, usd: float, tokens: float) -> None:
-        worker.spend(number, usd, tokens)
 
     def _on_ended(self, worker: Member, name: str, told: dict[str, Any]) -> None:
         self._end(worker, name, solution_of(told), None)
