@@ -243,27 +243,16 @@ def _sorted(runs: list[Listed], sort: str) -> list[Listed]:
     return known + [run for run in runs if by(run) is None]
 
 
-_COLUMNS: Final = ("run_id", "kind", "task", "k", "escalated", "opened", "children", "created_at", "seconds")
-
-
 @lru_cache(maxsize=1024)
 def _models(text: str) -> str:
     return " + ".join(json.loads(text).get("models", ()))
 
 
 def _listed(row: Row) -> Listed:
-    run = Listed(
-        **{name: row[name] for name in _COLUMNS},
-        number=row["id"],
-        params=json.loads(row["params"]),
-        models=_models(row["provider"]),
-        status=status_of(row["last_event"]),
-        said=row["outcome"],
-        undecided=row["undecided"] or 0,
-        decided=row["steps"],
-        prices=prices_of(row["prices"]),
-        turn=row["last_turn"] or 0,
-    )
+    given = dict(row)
+    params, prices = json.loads(given.pop("params")), prices_of(given.pop("prices"))
+    models, status = _models(given.pop("provider")), status_of(given.pop("last_event"))
+    run = Listed(**given, params=params, prices=prices, models=models, status=status)
     run.judge(None)
     return run
 
@@ -271,7 +260,7 @@ def _listed(row: Row) -> Listed:
 async def listed(source: Reader, numbers: Sequence[int]) -> list[Listed]:
     """Return the runs of these *numbers*, in their order, without counts."""
     rows = await source.rows("view_listed", json.dumps(numbers))
-    found = {row["id"]: _listed(row) for row in rows}
+    found = {row["number"]: _listed(row) for row in rows}
     return [found[number] for number in numbers if number in found]
 
 
@@ -335,7 +324,7 @@ async def _count_long(source: Reader, counts: RunCounts, one: Listed, deadline: 
         await count.go_on(source, run, deadline - monotonic())
         if count.whole:
             found = verdicts(count.with_parts(run), count.summary)
-            known = (found.votes, found.cost_usd, found.outcome)
+            known = (count.summary.verdicts["vote"], found.cost_usd, found.outcome)
             if one.status != "running":
                 counts.note(one.number, one.turn, known)
     if known is not None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from sqlite3 import Row
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from mdap.audit.statistics import Use
 from mdap.journal.reader import Reader
 from mdap.records import TallyShape
 
@@ -16,12 +17,11 @@ __all__ = ["Bin", "DividedDecision", "ModelUse", "Summary"]
 
 _BINS: Final = 256
 _DOUBTS: Final = 12
-_END: Final = 2**62
 _SUMMED: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "seconds")
 
 
 @dataclass(slots=True)
-class ModelUse:
+class ModelUse(Use):
     """The samples of one model.
 
     Attributes:
@@ -29,20 +29,8 @@ class ModelUse:
         timed: samples with a latency.
     """
 
-    samples: int = 0
-    votes: int = 0
-    red_flags: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
     seconds: float = 0.0
     timed: int = 0
-
-    def add(self, other: "ModelUse") -> None:
-        """Add what *other* counts."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 @dataclass(slots=True)
@@ -81,8 +69,7 @@ class Bin:
             self.last = last if self.last is None else max(self.last, last)
 
 
-@dataclass(frozen=True, slots=True)
-class DividedDecision:
+class DividedDecision(NamedTuple):
     """A divided decision, or one by a person.
 
     Attributes:
@@ -207,21 +194,10 @@ class Summary:
             self.reached = stop
         return self.reached >= end
 
-    async def add_runs(self, source: Reader, runs: Sequence[int]) -> None:
-        """Count some short runs completely in one query."""
-        self._bin(0).add(await self._fold(source, runs, 0, _END))
+    async def add_runs(self, source: Reader, runs: Sequence[int], start: int, stop: int) -> None:
+        """Count the steps of other runs from *start* to before *stop*, in one query."""
+        self._bin(0).add(await self._fold(source, runs, start, stop))
         self.mixed = True
-
-    def absorb(self, other: "Summary") -> None:
-        """Add what *other*, of another run, counts."""
-        self.mixed = True
-        for name in ("races", "verdicts", "flags", "latencies"):
-            getattr(self, name).update(getattr(other, name))
-        self.settled += other.settled
-        self.noted += other.noted
-        self.doubts = sorted([*self.doubts, *other.doubts], key=_certainty)[:_DOUBTS]
-        for part in other.bins:
-            self._bin(0).add(part)
 
     async def _fold(self, source: Reader, runs: Sequence[int], start: int, stop: int) -> Bin:
         part, wanted = Bin(), json.dumps(runs)
@@ -233,7 +209,7 @@ class Summary:
             self._decisions(row, part)
         for row in samples:
             self._samples(row, part)
-        self.doubts = sorted([*self.doubts, *map(_doubt, doubts)], key=_certainty)[:_DOUBTS]
+        self.doubts = sorted([*self.doubts, *map(DividedDecision._make, doubts)], key=_certainty)[:_DOUBTS]
         return part
 
     def _bin(self, start: int) -> Bin:
@@ -280,13 +256,6 @@ class Summary:
         )
         part.models.setdefault(row["model"], ModelUse()).add(use)
         part.span(row["first"], row["last"])
-
-
-def _doubt(row: Row) -> DividedDecision:
-    rival, total = row["votes"] - row["margin"], row["total"] or 0
-    return DividedDecision(
-        row["run"], row["place"], row["step"], row["votes"], rival, total, row["author"], row["winner"]
-    )
 
 
 def _certainty(doubt: DividedDecision) -> tuple[Any, ...]:
