@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ class Doubtful:
         candidates: the winner first.
         flags: model, reason and text of each discarded reply.
         reason: the reason for having no winner; None if it has one.
+        run: the run's number in the database.
     """
 
     run_id: str
@@ -64,6 +65,7 @@ class Doubtful:
     candidates: tuple[Candidate, ...]
     flags: tuple[tuple[str, str, str], ...]
     reason: str | None = None
+    run: int = field(kw_only=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -149,10 +151,10 @@ def _samples(connection: sqlite3.Connection, place: list[Any]) -> list[SampleTak
 def _reviewed(
     place: list[Any], samples: list[SampleTaken], candidates: tuple[Candidate, ...], **columns: Any
 ) -> Doubtful:
-    run_id, _, step, _, key, text = place
+    run_id, run, step, _, key, text = place
     flags = [(row.model, row.flag_reason or "", row.text or "") for row in samples if row.verdict == "flag"]
     about = (key or str(step), json.loads(text or "null"))
-    return Doubtful(run_id, step, *about, candidates=candidates, flags=tuple(flags), **columns)
+    return Doubtful(run_id, step, *about, candidates=candidates, flags=tuple(flags), run=run, **columns)
 
 
 def _unwon(samples: list[SampleTaken]) -> Iterator[Candidate]:

@@ -13,7 +13,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mdap.errors import MdapError
-from mdap.journal.reader import Reader
+from mdap.journal.claims import is_claimed
+from mdap.journal.reader import Reader, open_log
 from mdap.records import TallyShape
 from mdap.rules.certificate import certify
 from mdap.viewer import comparing, pages
@@ -63,7 +64,7 @@ class Viewer:
 
     async def show(self, request: Request, page: Page, status: int = 200) -> Response:
         """Return a page about the requested run."""
-        async with self.shown.open() as source:
+        async with open_log(self.shown.path) as source:
             run = await self._run(source, request.path_params["run"])
             visit = pages.Visit(source, run, request, self.counts, self.shown.prompts)
             template, values = await page(visit)
@@ -73,7 +74,7 @@ class Viewer:
         run = await about(source, number)
         # Processes claim the cases of a batch, not the batch.
         if run is not None and run.running and run.kind != "batch":
-            alive = self.shown.is_claimed(number)
+            alive = is_claimed(source.path, number)
             # Its process may have ended since the read: then the log now has its end.
             run = await about(source, number) if alive is False else run
             run = run and replace(run, alive=alive)
@@ -84,7 +85,7 @@ class Viewer:
     async def runs(self, request: Request) -> Response:
         """List the runs."""
         wanted = RunFilter.of(request)
-        async with self.shown.open() as source:
+        async with open_log(self.shown.path) as source:
             values = await self.catalog.page(source, self.counts, wanted, pages.RUNS)
         return self.answer("runs.html", values)
 
@@ -92,7 +93,7 @@ class Viewer:
         """Show two runs side by side, or the runs to compare one with."""
         names = [request.query_params.get(name, "").strip()[:_LONGEST_NAME] for name in ("a", "b")]
         values: dict[str, Any] = {"names": names, "sides": [], "alike": [], "sentence": None}
-        async with self.shown.open() as source:
+        async with open_log(self.shown.path) as source:
             found = []
             for name in filter(None, names):
                 number = await comparing.number_of(source, name)
@@ -110,7 +111,7 @@ class Viewer:
 
     async def text(self, request: Request) -> Response:
         """Return a recorded text unchanged, as plain text."""
-        async with self.shown.open() as source:
+        async with open_log(self.shown.path) as source:
             rows = await source.rows("view_text", request.path_params["text"])
         if not rows:
             raise HTTPException(404, "There is no such text in this database.")

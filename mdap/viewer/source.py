@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sqlite3 import Row
@@ -12,8 +11,7 @@ from typing import Any, Final, Protocol
 import anyio.to_thread
 
 from mdap.audit.queue import Claim, Ruling, Settled, Waiting
-from mdap.journal.claims import is_claimed
-from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.journal.reader import Reader, RunRow
 from mdap.records import PromptSent
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.rules.schedule import tiers_of
@@ -95,14 +93,6 @@ class Shown:
     path: Path
     prompts: Prompts
     desk: Desk | None = None
-
-    def open(self) -> AbstractAsyncContextManager[Reader]:
-        """Return a reader of the log for one page."""
-        return open_log(self.path)
-
-    def is_claimed(self, run: int) -> bool | None:
-        """Return whether a process works on the run with that number; None if unknown."""
-        return is_claimed(self.path, run)
 
     def resume_command(self, run_id: str) -> str:
         """Return the shell command that resumes a run."""
