@@ -66,6 +66,7 @@ class Waiting(Doubtful):
     """A step that waits for a person.
 
     Attributes:
+        run: the run's number in the database.
         state: ``waiting``: its run waits for the answer; ``undecided``: its run ended without one;
             ``doubtful``: votes decided it, and may be wrong.
         claim: its current claim; None for none.

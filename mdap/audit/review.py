@@ -53,7 +53,6 @@ class Doubtful:
         candidates: the winner first.
         flags: model, reason and text of each discarded reply.
         reason: the reason for having no winner; None if it has one.
-        run: the run's number in the database.
     """
 
     run_id: str
