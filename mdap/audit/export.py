@@ -209,9 +209,7 @@ def export(log: Log, run_id: str, out: IO[bytes], fmt: str = "jsonl") -> None:
     """Write the decided steps of a run, or its samples.
 
     Args:
-        log: the open log.
         run_id: the run's id, a unique prefix of it, or ``latest``.
-        out: the file to write to.
         fmt: one of `FORMATS`.
 
     Raises:

@@ -31,9 +31,6 @@ class CurrentStep:
 
     Attributes:
         answers: the first sample's answer for each candidate, by canonical JSON.
-        digest: the digest of the step's prompts.
-        max_tokens: output tokens that a reply may have.
-        prompts: system and user message of each view.
     """
 
     def __init__(self, step: Step[Any], voting: VotingSettings, findings: Findings) -> None:

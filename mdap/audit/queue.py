@@ -27,8 +27,6 @@ class Ruling:
 
     Attributes:
         answer: the answer as JSON, or ``candidate:`` and the key of an answer that was voted for.
-        author: the person who decides.
-        reason: that person's reason.
         override: whether the step is already decided; None for either.
         claim: the number of the author's claim; None to claim the step now.
     """

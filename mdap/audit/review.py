@@ -45,9 +45,6 @@ class Doubtful:
 
     Attributes:
         run_id: its run: the reviewed run or a part of it.
-        step: its step number.
-        key: the step's name in its run.
-        input: the step's input, as JSON values.
         doubt: the probability that its winner is wrong, given all votes of the run; None without a winner.
         margin: the winner's lead, or that of the best answer.
         candidates: the winner first.
@@ -100,9 +97,7 @@ def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
     """Return the steps to review in a run and its parts: undecided ones, then the most doubtful.
 
     Args:
-        db: path of the log.
         run_id: the run's id, a unique prefix of it, or ``latest``.
-        most: the maximum number of steps.
 
     Raises:
         UsageError: there is no such run.

@@ -65,14 +65,9 @@ class RunFacts(RunRow):
 
     Attributes:
         sent: temperatures by member, where they differ from the schedule.
-        decisions: the number of decisions when the audit began.
-        charges: the payments from its error budget; None if it has none.
-        source: the run that it overrides; None if it overrides none.
         overridden: the overridden step; None for none, or in a nested run without a result.
         refusals: by step and opening, the models that refused it, in order.
         escalated: by step and opening, the tier it escalated to.
-        absences: the models that the run dropped, in order.
-        failure: the reason for its failure; None if it did not fail.
         prompts: whether the run records its prompts; None records those of processes only. False for a run
             that an earlier version began.
     """

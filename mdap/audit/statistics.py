@@ -30,15 +30,10 @@ class Use:
     """Samples of one model, one temperature or one ordinal.
 
     Attributes:
-        samples: all of them.
-        votes: valid samples.
-        red_flags: discarded samples.
         void: samples on an input that turned out wrong.
         cancelled: samples that mdap cancelled.
         decided_votes: votes in races decided by vote.
         for_winner: the part of *decided_votes* for the winner.
-        input_tokens: tokens of prompts.
-        output_tokens: tokens of replies.
         cached_tokens: the part of *input_tokens* read from a cache.
         cache_write_tokens: the part of *input_tokens* written to a cache.
     """
@@ -98,7 +93,6 @@ class Statistics:
 
     Attributes:
         run_id: the run; its parts count too.
-        models: by model.
         temperatures: by temperature; None where none was sent.
         ordinals: by the sample's place in its race, from 0.
         costs: USD by model, where its price is known.
@@ -106,7 +100,6 @@ class Statistics:
         latency: seconds by model: median, 95th and 99th percentile, longest; to the millisecond.
         flags: model, reason and number of red flags, most first.
         decided: steps decided by vote.
-        divided: those with a vote against the winner.
         settled: decisions by a person.
         noted: results without a vote: of parts and of `once` calls.
         escalated: the number of escalations.
@@ -202,7 +195,6 @@ def statistics(db: str | Path, run_id: str) -> Statistics:
     """Return statistics of a run and of all its parts.
 
     Args:
-        db: path of the log.
         run_id: the run's id, a unique prefix of it, or ``latest``.
 
     Raises:

@@ -103,11 +103,7 @@ def memory_pair() -> tuple[MemoryChannel, MemoryChannel]:
 
 
 class Link:
-    """One end of a channel that sends without waiting and groups messages that gather meanwhile.
-
-    Args:
-        channel: the channel.
-    """
+    """One end of a channel that sends without waiting and groups messages that gather meanwhile."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel

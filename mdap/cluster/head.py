@@ -41,9 +41,6 @@ class Head:
     """Deal cases to workers and serve their calls.
 
     Args:
-        shared: the resources that workers share.
-        pool: starts the workers.
-        count: the number of workers.
         in_hand: the maximum number of cases in a worker's hands.
         welcome: the first message to each worker.
 

@@ -20,20 +20,11 @@ __all__ = ["Member"]
 class Member:
     """One worker: this object is its fencing token.
 
-    Args:
-        name: its name.
-        channel: to it.
-        shared: the resources that workers share.
-
     Attributes:
-        ready: whether it has joined.
         fenced: whether the head gave it up and refuses its messages.
-        heard: when its last message arrived.
-        cases: its current cases, by name.
         barred: the numbers of runs that another process has claimed.
         counts: its counters, by batch.
         advanced: its cases in which its last facts decide a step.
-        lessor: its turns at the gates.
     """
 
     def __init__(self, name: str, channel: Channel, shared: Shared) -> None:

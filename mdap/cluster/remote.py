@@ -37,11 +37,7 @@ FENCED: Final = "the head has given this worker up"
 
 
 class Caller:
-    """Call the head and wait for its answers.
-
-    Args:
-        send: sends a message to the head.
-    """
+    """Call the head and wait for its answers."""
 
     def __init__(self, send: Callable[..., None]) -> None:
         self.send = send
@@ -97,12 +93,7 @@ def raised(kind: str, sentence: str) -> MdapError:
 
 
 class RemoteWriter(Writer):
-    """A worker's journal: it sends facts at each commit window, and the head commits them.
-
-    Args:
-        path: the database file, as the head has it.
-        caller: asks the head.
-    """
+    """A worker's journal: it sends facts at each commit window, and the head commits them."""
 
     def __init__(self, path: Path, caller: Caller) -> None:
         super().__init__(path, None, lambda fact: None)  # type: ignore[arg-type] # only the head has one
@@ -153,12 +144,7 @@ class RemoteClaims(Claims):
 
 
 class RemoteReader(Reader):
-    """The log on the head's machine, for a worker on another one.
-
-    Args:
-        path: the database file, as the head has it.
-        caller: asks the head.
-    """
+    """The log on the head's machine, for a worker on another one."""
 
     def __init__(self, path: Path, caller: Caller) -> None:
         super().__init__(path, None)  # type: ignore[arg-type] # only the head has one
@@ -192,13 +178,7 @@ class _Row(tuple[Any, ...]):
 
 
 class RemoteRuns(Runs):
-    """Begin and end runs in the head's log.
-
-    Args:
-        writer: of this worker.
-        claims: of this worker.
-        caller: asks the head.
-    """
+    """Begin and end runs in the head's log."""
 
     _writer: RemoteWriter
 
@@ -226,13 +206,7 @@ class RemoteRuns(Runs):
 
 
 class LeasedBudget(BudgetGuard):
-    """A worker's budget guard: the head reserves money.
-
-    Args:
-        budget: the spending limits.
-        prices: by member; None where unknown.
-        caller: asks the head.
-    """
+    """A worker's budget guard: the head reserves money."""
 
     def __init__(self, budget: Budget, prices: Sequence[Price | None], caller: Caller) -> None:
         super().__init__(budget, prices)

@@ -40,13 +40,9 @@ class EvolutionRow:
     """A recorded evolution.
 
     Attributes:
-        number: its key in the other tables.
-        evolution_id: the name by which people know it.
-        model: the base model, as it was loaded.
         weights: digest of the base model's files.
         recipe: the method and its settings.
         about: the runs that it learned from, and the task.
-        iterations: the updates so far.
         ended: kind and data of the event that ended it; None if it can be resumed.
     """
 

@@ -42,9 +42,6 @@ class RunRow:
     Attributes:
         number: the run's key in the other tables.
         parent: the number of the run that it is a part of; None for none.
-        params: the task's parameters.
-        settings: its voting settings.
-        provider: the source of its samples.
         status: *running* also after its process was killed.
         stop_cause: the recorded cause of an end without a result; None if not recorded.
         outcome: the task's verdict on its result, ``solved`` or ``unsolved``; None for none.

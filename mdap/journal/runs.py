@@ -37,12 +37,7 @@ class RunRecord:
     """The recorded data of a run that its solution reports.
 
     Attributes:
-        reason: the reason for its end, as a sentence.
-        data: the other data recorded with its end.
-        bill: its cost; None if unknown.
         shapes: the tallies of its voted decisions, with counts.
-        escalations: the number of steps that escalated.
-        settled: the number of steps that a person settled.
         voters: the votes by model; empty if there is only one.
         payments: its payments from its error budget; None without one.
     """
@@ -68,15 +63,10 @@ class RunStart:
     """The state of a run when a session begins or resumes it. A new run has only its number.
 
     Attributes:
-        number: the run's number.
         row: its row; None for a new run.
         record: its recorded end, if it is finished (mdap does not claim finished runs).
         is_half: whether it is an override that was interrupted before it was complete.
-        totals: the totals of its rows.
-        cost: its cost in USD; None if unknown.
-        paid: its payments from its error budget.
         tiers: the tiers that have voted in it.
-        absences: the models that it dropped.
         drift: the drift detector; None without a baseline.
         has_rulings: whether a person has answered a step that waits.
         options: by model, the options that a probe found.

@@ -24,21 +24,11 @@ class About(RunRow):
 
     Attributes:
         turn: changes whenever the run starts, resumes, ends or has a step settled.
-        decided: decisions so far.
         dense: whether the decided steps are exactly those with the numbers below *decided*.
         opened: one more than the number of the last step that was opened.
-        reason: the reason why it did not finish.
-        result: its result, as JSON; None unless finished.
         seconds: running time, over sessions that ended normally.
-        since: when its last session began.
-        prices: the prices of its last session, by model.
-        digest: head of the digest chain.
-        seal: digest over all of its rows at the end of its last session.
-        guarantee: the guarantee of `-k robust`; None for another k.
-        escalated: whether a step escalated.
         undecided: steps of a finished process that found no winner.
         beside: tokens billed outside the samples of its steps and parts.
-        saved_in_batches: USD that its samples cost less in jobs of batch APIs.
         alive: whether a process works on it; None if unknown.
     """
 
@@ -148,7 +138,6 @@ class Verdicts:
 
     Attributes:
         outcome: whether its result is good; None if neither its task nor its votes tell.
-        certificate: confidence in the decisions; None if the votes do not tell.
         doubts: the most doubtful decisions, each with its probability of being wrong; None for one without a
             vote, or if unknown.
         input_tokens: all billed input tokens, of samples or not; *output_tokens* likewise.

@@ -42,13 +42,7 @@ Page = Callable[[pages.Visit], Awaitable[tuple[str, dict[str, Any]]]]
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """The state that all pages share.
-
-    Attributes:
-        shown: the database.
-        counts: the counts of its runs so far.
-        catalog: the list of its runs.
-    """
+    """The state that all pages share."""
 
     shown: Shown
     counts: RunCounts

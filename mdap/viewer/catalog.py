@@ -38,7 +38,6 @@ class Listed:
     """A run in the list.
 
     Attributes:
-        number: its key in the other tables.
         seconds: running time, over sessions that ended normally; None without one.
         counted: whether *votes*, *cost_usd* and the votes' effect on the outcome are known.
     """
@@ -107,9 +106,7 @@ class RunFilter:
         outcome: an outcome, or a status; empty for all.
         task: a part of the task's name.
         model: a part of the models.
-        k: the margin, as text.
         sort: a column; with a minus in front, the largest first.
-        page: from 1.
     """
 
     outcome: str = ""
@@ -180,14 +177,7 @@ class Catalog:
         self._event = 0
 
     async def page(self, source: Reader, counts: RunCounts, wanted: RunFilter, size: int) -> dict[str, Any]:
-        """Return the rows of a page of the list.
-
-        Args:
-            source: the log.
-            counts: the counts of long runs.
-            wanted: the filter, order and page.
-            size: runs per page.
-        """
+        """Return the rows of a page of the list."""
         async with self._lock:
             await self._look(source)
             runs = list(self._runs.values())

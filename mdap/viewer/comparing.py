@@ -23,11 +23,7 @@ _ALIKE: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two runs.
-
-    Attributes:
-        whole: whether the count is complete.
-    """
+    """One of the two runs."""
 
     run: About
     summary: Summary

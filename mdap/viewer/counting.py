@@ -31,17 +31,7 @@ SHORT: Final = 4_096
 
 
 class Count:
-    """The summary of a run and its ended parts, and the run's current speed.
-
-    Args:
-        run: the run as first seen.
-
-    Attributes:
-        summary: the counts so far.
-        whole: whether they are complete.
-        escalated: whether a step of a counted part escalated.
-        warnings: the warnings of counted parts, in order, as keys.
-    """
+    """The summary of a run and its ended parts, and the run's current speed."""
 
     def __init__(self, run: About) -> None:
         self._lock = anyio.Lock()

@@ -23,13 +23,7 @@ _LATENCY_BINS: Final = 10
 
 
 def figures(summary: Summary, k: int, prices: Mapping[str, Price]) -> list[Figure]:
-    """Return the plots of a run as counted so far, without empty ones.
-
-    Args:
-        summary: the counts.
-        k: the margin of the run; if margins differ, the smallest one that decided a race.
-        prices: prices by model; the plot of cost needs one for each model.
-    """
+    """Return the plots of a run as counted so far, without empty ones; that of cost needs all prices."""
     k = summary.margins[0] if summary.margins else k
     others = (_disagreement(summary), _spending(summary, prices), _latency(summary), _flags(summary))
     return [*_race_figures(summary, k), *(figure for figure in others if figure is not None)]

@@ -115,7 +115,6 @@ class RequestGuard:
     browser still sends that name as the Host.
 
     Args:
-        app: the application.
         hosts: accepted values of the Host header, with the port.
         key: the secret that a request must show; None if anyone may read and nobody may write.
     """

@@ -250,11 +250,7 @@ class Branch:
     """A range of steps.
 
     Attributes:
-        start: its first step.
-        stop: the step after its last.
-        open: whether the page shows its content.
         counts: all, decided, divided and settled steps; None if not counted.
-        branches: the ranges in it, if it is open.
     """
 
     start: int

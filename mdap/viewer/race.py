@@ -25,8 +25,6 @@ class ShownCandidate:
     """An answer with votes.
 
     Attributes:
-        letter: its name on the page.
-        style: a class of the style sheet.
         answer: its canonical JSON; None if the log has only its key.
         reply: the number of its first sample.
     """
@@ -44,7 +42,6 @@ class ShownSample:
     """A sample.
 
     Attributes:
-        row: its columns.
         candidate: the candidate it voted for; None if it did not vote.
         lead: the lead after counting it; None if it was not counted.
     """
@@ -59,11 +56,8 @@ class ShownRace:
     """The race of a step, decided or in progress.
 
     Attributes:
-        opening: the step's opening, with its decision if there is one.
-        candidates: by votes, most first.
         entries: samples in the order of counting, uncounted ones last.
         tentative: whether its input is still a guess.
-        cut: whether there are more samples than shown.
     """
 
     opening: Row

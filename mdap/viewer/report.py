@@ -33,14 +33,7 @@ Names = dict[int, str | None]
 
 
 async def report(source: Reader, run: About, length: int | None, made_at: str) -> str:
-    """Return the report of a run as HTML, without scripts or external resources.
-
-    Args:
-        source: the log.
-        run: the run.
-        length: the number of steps of the task; None if unknown.
-        made_at: the time of the report.
-    """
+    """Return the report of a run as HTML, without scripts or external resources."""
     count = Count(run)
     await count.go_on(source, run)
     run, summary = count.with_parts(run), count.summary
@@ -74,8 +67,6 @@ class ShownSeal:
     """A seal of a run.
 
     Attributes:
-        at: its time.
-        decisions: the number of decisions that it covers.
         newest: whether the run has not changed since.
         signatures: time and signer of each; None if it cannot be checked here.
     """
@@ -117,7 +108,6 @@ class Disputed:
         wrong: the probability that its winner is wrong; None if unknown.
         author: the person who settled it; None for a vote or an undecided step.
         candidates: answer, votes, and whether it won; a reply in place of the answer if undecided.
-        more: the number of further candidates.
     """
 
     part: str | None
@@ -135,10 +125,7 @@ async def doubtful(
 ) -> list[Disputed]:
     """Return decisions of some runs: those by a person, then the most doubtful ones.
 
-    Args:
-        source: the log.
-        names: the runs.
-        chances: the probability that a winner is wrong, by its votes, its lead and all votes.
+    *chances* are the probabilities that a winner is wrong, by its votes, its lead and all votes.
     """
     wanted = json.dumps(list(names))
     settled = await source.rows("report_settled", wanted, _DISPUTED)

@@ -53,7 +53,6 @@ class _Choice(NamedTuple):
     Attributes:
         said: the answer in pieces, or a reply if the log has only the answer's key.
         known: whether *said* is the answer itself.
-        won: whether votes decided it.
     """
 
     candidate: ShownCandidate
@@ -64,12 +63,7 @@ class _Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A rejected form.
-
-    Attributes:
-        sentence: the reason.
-        fields: the user's input.
-    """
+    """A rejected form: the reason, and the user's input."""
 
     sentence: str | None = None
     fields: dict[str, str] = field(default_factory=dict)
@@ -77,13 +71,7 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """The pages of the desk.
-
-    Attributes:
-        viewer: the state that all pages share.
-        desk: settles steps.
-        key: the server's secret.
-    """
+    """The pages of the desk."""
 
     viewer: "Viewer"
     desk: Desk
@@ -233,10 +221,9 @@ def _answer_in(reply: str, key: str) -> str | None:
 
 
 def compared(texts: Sequence[str]) -> list[list[Piece]]:
-    """Return each text in pieces: compare the others with the first, and the first with the second.
+    """Return the text of each candidate, most votes first, in pieces.
 
-    Args:
-        texts: the candidates' texts, by votes, most first.
+    Compare the others with the first, and the first with the second.
     """
     words = [_WORDS.findall(text) for text in texts]
     found = []
@@ -261,13 +248,7 @@ def _beside(own: list[str], other: list[str]) -> list[Piece]:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """The JSON API, below ``/api``.
-
-    Attributes:
-        desk: settles steps.
-        key: the secret that a request must show.
-        shown: the database.
-    """
+    """The JSON API, below ``/api``."""
 
     desk: Desk
     key: Key
@@ -331,10 +312,7 @@ class Interface:
 async def _asked(request: Request, *names: str, answer: bool = False) -> tuple[str, int, dict[str, Any]]:
     """Return the run, the step and the whole object of a request, after checking its members.
 
-    Args:
-        request: the request.
-        names: further members that must be strings.
-        answer: whether it must contain an answer or the key of a candidate.
+    *names* must be strings; with *answer*, there must be an answer or the key of a candidate.
     """
     given = await object_of(request)
     known = {"run", "step", "claim", *names}

@@ -27,11 +27,8 @@ class Rendered:
     """The prompts of a step, recorded or rebuilt from its input.
 
     Attributes:
-        views: system and user message of each view.
         same: whether their digest matches the digest chain.
         max_tokens: maximum output tokens of a reply; None for the run's setting.
-        schema: JSON schema of the answer; None for none.
-        recorded: whether they come from the log.
     """
 
     views: tuple[tuple[str, str], ...]
@@ -50,18 +47,7 @@ class Prompts(Protocol):
     def render(
         self, task: str, params: Mapping[str, Any], step: int, text: str, digest: str
     ) -> Rendered | str:
-        """Return the prompts of a step.
-
-        Args:
-            task: the task's name.
-            params: its parameters.
-            step: the step's number.
-            text: the step's input, in canonical JSON.
-            digest: the recorded digest of the prompts.
-
-        Returns:
-            The prompts, or a sentence that explains why there are none.
-        """
+        """Return the prompts of a step from its recorded input, or a sentence on why there are none."""
 
 
 class Desk(Protocol):
@@ -82,13 +68,7 @@ class Desk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A database to view.
-
-    Attributes:
-        path: the database file.
-        prompts: rebuilds prompts.
-        desk: settles steps from the pages; None for a read-only viewer.
-    """
+    """A database to view; without a *desk*, read-only."""
 
     path: Path
     prompts: Prompts
@@ -100,14 +80,7 @@ class Shown:
 
 
 async def prompts_of(source: Reader, prompts: Prompts, run: RunRow, opening: Row) -> Rendered | str:
-    """Return the prompts of one opening of a step, or a sentence that explains why there are none.
-
-    Args:
-        source: the log.
-        prompts: rebuilds prompts that are not recorded.
-        run: the step's run.
-        opening: the columns of the opening.
-    """
+    """Return the prompts of one opening of a step, or a sentence that explains why there are none."""
     rows = await source.rows("prompts_of_step", run.number, opening["step"], opening["opening"])
     if rows:
         return _recorded(list(map(PromptSent._make, rows)), opening["prompt_digest"])

@@ -38,10 +38,8 @@ class Bin:
     """A stretch of a run: consecutive decisions, and the samples of the steps with the same numbers.
 
     Attributes:
-        divided: races with a vote against the winner.
         votes: votes in the races.
         against: votes against the winners.
-        models: the samples of each model.
         first: when the first request was sent, in milliseconds of Unix time; None if not recorded.
         last: when the last one ended.
     """
@@ -73,9 +71,7 @@ class DividedDecision(NamedTuple):
     """A divided decision, or one by a person.
 
     Attributes:
-        run: the number of the run.
         rival: the votes of the runner-up.
-        total: all votes.
         author: the person; None for a vote.
     """
 
@@ -94,14 +90,10 @@ class Summary:
     """The totals of a run, as counted so far.
 
     Attributes:
-        run: the run's number.
         reached: the place and step at which the count has arrived.
         width: decisions per bin.
         races: the number of voted decisions by total votes, winner's votes and margin.
-        settled: decisions by a person.
         noted: results without a vote, of nested tasks and `once` calls.
-        verdicts: samples by verdict.
-        flags: red flags by reason.
         latencies: samples by latency in milliseconds, to two digits.
         doubts: the most doubtful decisions, most doubtful first.
         mixed: whether it includes other runs, and so has no start and end.
@@ -179,11 +171,7 @@ class Summary:
         return found
 
     async def count(self, source: Reader, end: int, seconds: float = math.inf) -> bool:
-        """Continue the count up to *end*, for about *seconds* seconds.
-
-        Returns:
-            Whether the count has reached *end*.
-        """
+        """Continue the count up to *end*, for about *seconds* seconds; return whether it is there."""
         if not self.reached:
             while end > self.width * _BINS:
                 self.width *= 2

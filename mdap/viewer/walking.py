@@ -19,7 +19,6 @@ class Found:
     """The result of a search.
 
     Attributes:
-        rows: one per step.
         start: the key at which the search began.
         stop: the key before which everything was searched.
         more: whether there are keys to search from *stop* on.
@@ -42,9 +41,7 @@ async def walk(
     """Search until there are *most* steps, no keys are left, or the time is up.
 
     Args:
-        source: the log.
         name: a statement of rows with a column *at*, for a run, a range of keys and a limit.
-        run: the run's number.
         bounds: the first key, and the one before which the search ends.
         most: steps per page.
         values: further values of the statement.
