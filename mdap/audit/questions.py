@@ -27,11 +27,7 @@ class _Said(NamedTuple):
 
 
 class CurrentStep:
-    """One step of the current task, asked again.
-
-    Attributes:
-        answers: the first sample's answer for each candidate, by canonical JSON.
-    """
+    """One step of the current task, asked again; *answers* has the first answer of each candidate."""
 
     def __init__(self, step: Step[Any], voting: VotingSettings, findings: Findings) -> None:
         self.answers: dict[str, Any] = {}

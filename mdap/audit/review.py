@@ -96,9 +96,6 @@ def doubts_of(connection: sqlite3.Connection, run: int) -> dict[tuple[int, int, 
 def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
     """Return the steps to review in a run and its parts: undecided ones, then the most doubtful.
 
-    Args:
-        run_id: the run's id, a unique prefix of it, or ``latest``.
-
     Raises:
         UsageError: there is no such run.
         DatabaseError: the log cannot be read.

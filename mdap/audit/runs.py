@@ -127,11 +127,7 @@ def find_number(connection: sqlite3.Connection, name: str) -> int:
 
 
 def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
-    """Return the run with that *number*.
-
-    Raises:
-        DatabaseError: its row cannot be read.
-    """
+    """Return the run with that *number*; raise DatabaseError if its row cannot be read."""
     [decisions] = query(connection, "last_place", number).fetchone()
     row = run_numbered(connection, number)
     try:

@@ -194,9 +194,6 @@ class Statistics:
 def statistics(db: str | Path, run_id: str) -> Statistics:
     """Return statistics of a run and of all its parts.
 
-    Args:
-        run_id: the run's id, a unique prefix of it, or ``latest``.
-
     Raises:
         UsageError: there is no such run.
         DatabaseError: the log cannot be read.

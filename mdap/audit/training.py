@@ -123,11 +123,7 @@ class _Prompts:
         self._chain: Chain[Any, Any] | None = None
 
     def of(self, opened: StepOpened) -> list[Prompt]:
-        """Return system and user message of each view of a step.
-
-        Raises:
-            UsageError: the log does not have them, and the task cannot rebuild them.
-        """
+        """Return system and user message of each view of a step; raise UsageError if they are missing."""
         place = (opened.run, opened.step, opened.opening)
         sent = map(PromptSent._make, query(self.connection, "prompts_of_step", *place))
         found = [(prompt.system or "", prompt.user) for prompt in sent] or self._asked_again(opened)

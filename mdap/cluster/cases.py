@@ -27,18 +27,10 @@ class Pool(Protocol):
     """A pool that starts workers."""
 
     async def start(self, name: str) -> Channel:
-        """Start a worker and return the channel to it.
-
-        Raises:
-            WorkersError: it cannot be started.
-        """
+        """Start a worker and return the channel to it; raise WorkersError if it cannot be started."""
 
     async def watch(self) -> None:
-        """Wait until the pool can bear no more workers.
-
-        Raises:
-            WorkersError: always, then.
-        """
+        """Wait until the pool can bear no more workers, and raise WorkersError then."""
 
     async def gone(self, channel: Channel) -> str:
         """Return a short text on how the worker of a closed channel ended."""

@@ -59,11 +59,7 @@ class Member:
     # -- claims ------------------------------------------------------------------------------------
 
     def claim(self, number: int, name: str) -> None:
-        """Claim a run for it.
-
-        Raises:
-            MdapError: another process has claimed the run.
-        """
+        """Claim a run for it; raise MdapError if another process has claimed the run."""
         if number not in self._runs:
             self._shared.claims.take(number, name)
             self._runs[number] = self._shared.named[number] = name

@@ -227,11 +227,7 @@ class Files:
         self._seen = {file: found for file, found in known.items() if found is not None}
 
     def check(self) -> None:
-        """Check that both are still the same files; call this after a commit, when both must exist.
-
-        Raises:
-            DatabaseError: one of them is missing or replaced.
-        """
+        """Raise DatabaseError if one is missing or replaced; call it after a commit, when both must exist."""
         for file in self._files:
             found = _identity(file)
             if found is None or self._seen.setdefault(file, found) != found:

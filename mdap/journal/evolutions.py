@@ -83,11 +83,7 @@ def read_evolution(path: Path, name: str) -> EvolutionRow:
 
 
 def create_evolution(path: Path, columns: Mapping[str, Any]) -> EvolutionRow:
-    """Record a new evolution from its *evolution_id*, *model*, *weights*, *recipe* and *about*.
-
-    Raises:
-        DatabaseError: the database cannot be written.
-    """
+    """Record a new evolution from its *evolution_id*, *model*, *weights*, *recipe* and *about*."""
     values = [columns[name] for name in ("evolution_id", "model", "weights")]
     values += [_line(columns[name]) for name in ("recipe", "about")]
     with writing(path) as connection:
@@ -97,11 +93,7 @@ def create_evolution(path: Path, columns: Mapping[str, Any]) -> EvolutionRow:
 
 
 class Recorder:
-    """Append to the record of one evolution; no other process works on it meanwhile.
-
-    Raises:
-        RunBusyError: another process works on it.
-    """
+    """Append to the record of one evolution; raise RunBusyError if another process works on it."""
 
     def __init__(self, path: Path, row: EvolutionRow) -> None:
         self._path = path

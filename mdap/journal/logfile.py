@@ -221,11 +221,7 @@ def _may_change(path: Path) -> bool:
 
 
 def owner_version(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the version of the schema in a file, 0 for one without tables.
-
-    Raises:
-        DatabaseError: the file is not ours.
-    """
+    """Return the version of the schema in a file, 0 without tables; raise DatabaseError if it is foreign."""
     # One read transaction: another process could turn the file into a log in between.
     alone = not connection.in_transaction
     if alone:
@@ -245,11 +241,7 @@ def owner_version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def check_readable(version: int, path: Path, known: int = SCHEMA) -> None:
-    """Refuse to read a schema that is not the *known* one.
-
-    Raises:
-        DatabaseError: it is another one, or the file is empty.
-    """
+    """Raise DatabaseError for an empty file, or for a schema that is not the *known* one."""
     if version > known:
         newer = f"schema {version}, this one knows {known}"
         raise DatabaseError(f"{path} was written by a newer mdap ({newer}): upgrade mdap")

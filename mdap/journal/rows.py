@@ -69,12 +69,7 @@ class RunRow:
 
 
 class Billed(NamedTuple):
-    """Tokens of one model billed outside the samples of steps, by kind of event.
-
-    Attributes:
-        kind: the kind of event: ``probe``, or ``attempt_failed`` for unreadable replies.
-        samples: the number of replies that are samples.
-    """
+    """Tokens of one model billed outside the samples of steps: by a ``probe``, or an ``attempt_failed``."""
 
     kind: str
     model: str | None
@@ -126,11 +121,7 @@ def run_row(row: sqlite3.Row) -> RunRow:
 
 
 def run_numbered(connection: sqlite3.Connection, number: int) -> RunRow:
-    """Return the run with that *number*.
-
-    Raises:
-        DatabaseError: its row cannot be read.
-    """
+    """Return the run with that *number*; raise DatabaseError if its row cannot be read."""
     found = query(connection, "run_of", number)
     found.row_factory = sqlite3.Row
     row = found.fetchone()

@@ -35,12 +35,7 @@ _LONGEST: Final = 200
 
 @dataclass(slots=True)
 class Listed:
-    """A run in the list.
-
-    Attributes:
-        seconds: running time, over sessions that ended normally; None without one.
-        counted: whether *votes*, *cost_usd* and the votes' effect on the outcome are known.
-    """
+    """A run in the list; *counted* says whether its votes, its cost and their effect on the outcome are known."""
 
     number: int
     run_id: str
@@ -100,14 +95,7 @@ _COUNTED: Final = frozenset({"votes", "cost", "outcome"})
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """The filter, order and page of the list, from the query.
-
-    Attributes:
-        outcome: an outcome, or a status; empty for all.
-        task: a part of the task's name.
-        model: a part of the models.
-        sort: a column; with a minus in front, the largest first.
-    """
+    """The filter, order and page of the list, from the query; with a minus, *sort* puts the largest first."""
 
     outcome: str = ""
     task: str = ""
@@ -118,11 +106,7 @@ class RunFilter:
 
     @classmethod
     def of(cls, request: Request) -> "RunFilter":
-        """Parse the query of a request.
-
-        Raises:
-            HTTPException: there is no such column or page.
-        """
+        """Parse the query of a request; raise HTTPException for an unknown column or page."""
         asked = {name: request.query_params.get(name, "")[:_LONGEST].strip() for name in cls.__slots__}
         sort, page = asked["sort"] or "-begun", whole_number(asked["page"] or "1")
         if sort.removeprefix("-") not in SORTS:

@@ -172,11 +172,7 @@ class RequestGuard:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """Return the fields of a form, the last one of each name.
-
-    Raises:
-        HTTPException: the body is invalid or too large.
-    """
+    """Return the fields of a form, the last one of each name; raise HTTPException for a wrong body."""
     body = await _body(request, _FORM)
     try:
         return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=_FIELDS, errors="strict"))
@@ -185,11 +181,7 @@ async def form_of(request: Request) -> dict[str, str]:
 
 
 async def object_of(request: Request) -> dict[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        HTTPException: the body is invalid or too large.
-    """
+    """Return a JSON object; raise HTTPException for a wrong body."""
     body = await _body(request, _JSON)
     try:
         found = json.loads(body)

@@ -78,11 +78,7 @@ class Visit:
 
 
 def key(request: Request, name: str, default: int) -> int:
-    """Return a whole number of the query; *default* if it is missing.
-
-    Raises:
-        HTTPException: it is not such a number.
-    """
+    """Return a whole number of the query, *default* if it is missing; raise HTTPException for other text."""
     text = request.query_params.get(name, "")
     number = whole_number(text) if text else default
     if number is None:
@@ -247,11 +243,7 @@ async def times(visit: Visit) -> Shown:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A range of steps.
-
-    Attributes:
-        counts: all, decided, divided and settled steps; None if not counted.
-    """
+    """A range of steps, with the numbers of all, decided, divided and settled ones if they are counted."""
 
     start: int
     stop: int

@@ -41,12 +41,7 @@ def ceiling(value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis of a plot.
-
-    Attributes:
-        low: value at its start; above 0 on a logarithmic axis.
-        show: formats the value at a tick.
-    """
+    """One axis of a plot, linear or logarithmic; *show* formats the value at a tick."""
 
     label: str
     low: float

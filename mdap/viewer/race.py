@@ -22,12 +22,7 @@ _LETTERS: Final = "ABCDEFGH"
 
 @dataclass(frozen=True, slots=True)
 class ShownCandidate:
-    """An answer with votes.
-
-    Attributes:
-        answer: its canonical JSON; None if the log has only its key.
-        reply: the number of its first sample.
-    """
+    """An answer with votes: its canonical JSON, if the log has it, and the number of its first sample."""
 
     letter: str
     style: str
@@ -39,12 +34,7 @@ class ShownCandidate:
 
 @dataclass(frozen=True, slots=True)
 class ShownSample:
-    """A sample.
-
-    Attributes:
-        candidate: the candidate it voted for; None if it did not vote.
-        lead: the lead after counting it; None if it was not counted.
-    """
+    """A sample, with the candidate that it voted for, if any, and the lead after it, if it was counted."""
 
     row: Row
     candidate: ShownCandidate | None
@@ -53,12 +43,7 @@ class ShownSample:
 
 @dataclass(frozen=True, slots=True)
 class ShownRace:
-    """The race of a step, decided or in progress.
-
-    Attributes:
-        entries: samples in the order of counting, uncounted ones last.
-        tentative: whether its input is still a guess.
-    """
+    """The race of a step, with its samples in the order of counting, uncounted ones last."""
 
     opening: Row
     candidates: list[ShownCandidate]

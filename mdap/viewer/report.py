@@ -64,12 +64,7 @@ async def report(source: Reader, run: About, length: int | None, made_at: str) -
 
 @dataclass(frozen=True, slots=True)
 class ShownSeal:
-    """A seal of a run.
-
-    Attributes:
-        newest: whether the run has not changed since.
-        signatures: time and signer of each; None if it cannot be checked here.
-    """
+    """A seal of a run, with the time of each signature, and the signature if it can be checked here."""
 
     at: str
     seal: str

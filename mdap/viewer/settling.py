@@ -48,12 +48,7 @@ _WORDS_COMPARED: Final = 400
 
 
 class _Choice(NamedTuple):
-    """A candidate as the form offers it.
-
-    Attributes:
-        said: the answer in pieces, or a reply if the log has only the answer's key.
-        known: whether *said* is the answer itself.
-    """
+    """A candidate as the form offers it: its answer in pieces, or a reply if the answer is not *known*."""
 
     candidate: ShownCandidate
     said: list[Piece]

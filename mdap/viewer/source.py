@@ -24,12 +24,7 @@ _NOT_ASKED: Final = ("solve:", "once:")
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The prompts of a step, recorded or rebuilt from its input.
-
-    Attributes:
-        same: whether their digest matches the digest chain.
-        max_tokens: maximum output tokens of a reply; None for the run's setting.
-    """
+    """The prompts of a step, recorded or rebuilt; they are the *same* if their digest is the recorded one."""
 
     views: tuple[tuple[str, str], ...]
     same: bool

@@ -22,12 +22,7 @@ _SUMMED: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write
 
 @dataclass(slots=True)
 class ModelUse(Use):
-    """The samples of one model.
-
-    Attributes:
-        seconds: sum of latencies.
-        timed: samples with a latency.
-    """
+    """The samples of one model, with the sum of the latencies of those that are *timed*."""
 
     seconds: float = 0.0
     timed: int = 0
@@ -68,12 +63,7 @@ class Bin:
 
 
 class DividedDecision(NamedTuple):
-    """A divided decision, or one by a person.
-
-    Attributes:
-        rival: the votes of the runner-up.
-        author: the person; None for a vote.
-    """
+    """A divided decision, with the votes of the runner-up (*rival*), or one by a person (*author*)."""
 
     run: int
     place: int

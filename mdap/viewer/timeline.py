@@ -33,12 +33,7 @@ _CUT: Final = 0.04  # share of the busy time: the rest of such a gap
 
 
 class TimedAttempt(NamedTuple):
-    """An attempt or a wait, with start and end in milliseconds of Unix time.
-
-    Attributes:
-        kind: a key of `KINDS`.
-        ordinal: the sample, or the first of several in one request.
-    """
+    """An attempt or a wait, in milliseconds of Unix time; its *kind* is a key of `KINDS`."""
 
     step: int
     opening: int

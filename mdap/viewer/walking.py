@@ -16,13 +16,7 @@ _SECONDS: Final = 0.15  # about how long a search may take
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The result of a search.
-
-    Attributes:
-        start: the key at which the search began.
-        stop: the key before which everything was searched.
-        more: whether there are keys to search from *stop* on.
-    """
+    """What a search from *start* to before *stop* found, and whether there is *more* from there on."""
 
     rows: list[Row]
     start: int
