@@ -19,6 +19,7 @@ from mdap.cluster.member import Member
 from mdap.cluster.remote import raised
 from mdap.engine.config import Progress
 from mdap.errors import DatabaseError, FailedError, MdapError, StoppedError
+from mdap.groups import gathered
 from mdap.records import RunEvent, Solution, StopCause
 
 __all__ = ["COUNTERS", "LEASE", "PYTHON", "Head"]
@@ -67,25 +68,20 @@ class Head:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Self]:
         """Serve workers within the block and end them after it."""
-        failure: BaseException | None = None
         try:
-            async with anyio.create_task_group() as self._group:
+            async with gathered() as self._group:
                 for _ in range(self._count):
                     self._group.start_soon(self._serve)
                 self._group.start_soon(self._watch)
                 self._group.start_soon(self._watch_pool)
-                # Raised after the group has closed, which would wrap it.
                 try:
                     yield self
-                except BaseException as error:
-                    failure = error
-                await self._interrupt()
-                self._group.cancel_scope.cancel()
+                finally:
+                    await self._interrupt()
+                    self._group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._pool.aclose()
-        if failure is not None:
-            raise failure
 
     async def _interrupt(self) -> None:
         """Fail the pending cases, and have workers record that theirs were interrupted."""

@@ -14,6 +14,7 @@ from mdap.errors import DatabaseError, UsageError
 from mdap.journal.claims import EVOLUTIONS, Claims
 from mdap.journal.database import writing
 from mdap.journal.logfile import reading
+from mdap.journal.statements import query
 
 __all__ = ["EvolutionRow", "IterationRow", "Recorder", "create_evolution", "is_evolution", "read_evolution"]
 
@@ -124,15 +125,7 @@ class Recorder:
 
 
 def _named(connection: sqlite3.Connection, name: str) -> list[str]:
-    rows = connection.execute("SELECT evolution_id FROM evolutions WHERE evolution_id = ?1", (name,))
-    found = [str(row[0]) for row in rows]
-    if not found and name == "latest":
-        rows = connection.execute("SELECT evolution_id FROM evolutions ORDER BY id DESC LIMIT 1")
-        return [str(row[0]) for row in rows]
-    if not found:
-        begins = "SELECT evolution_id FROM evolutions WHERE substr(evolution_id, 1, length(?1)) = ?1 LIMIT 2"
-        found = [str(row[0]) for row in connection.execute(begins, (name,))]
-    return found
+    return [str(row[0]) for row in query(connection, "find_evolution", name)]
 
 
 def _read(connection: sqlite3.Connection, name: str) -> EvolutionRow:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -47,14 +48,6 @@ class Viewer:
     shown: Shown
     counts: RunCounts
     catalog: Catalog
-
-    def run_page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
-        """Return the endpoint of a page about one run."""
-
-        async def endpoint(request: Request) -> Response:
-            return await self.show(request, page)
-
-        return endpoint
 
     async def show(self, request: Request, page: Page, status: int = 200) -> Response:
         """Return a page about the requested run."""
@@ -158,7 +151,10 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
     }
     routes = [
         Route("/", viewer.runs),
-        *(Route(f"/runs/{{run:int}}{path}", viewer.run_page(page)) for path, page in about_run.items()),
+        *(
+            Route(f"/runs/{{run:int}}{path}", partial(viewer.show, page=page))
+            for path, page in about_run.items()
+        ),
         Route("/compare", viewer.compare),
         Route("/texts/{text:int}", viewer.text),
         Route("/static/{name}", _static),

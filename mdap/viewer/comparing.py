@@ -9,8 +9,8 @@ from mdap.viewer.about import About, Verdicts, verdicts
 from mdap.viewer.catalog import Listed, listed
 from mdap.viewer.counting import RunCounts
 from mdap.viewer.guard import whole_number
+from mdap.viewer.source import walk
 from mdap.viewer.summary import Summary
-from mdap.viewer.walking import walk
 from mdap.viewer.wording import chance, number, seconds, share, usd, when
 
 __all__ = ["Side", "alike", "compared", "differences", "number_of"]

@@ -17,9 +17,8 @@ from mdap.viewer.counting import Count, RunCounts
 from mdap.viewer.figures import figures, progress
 from mdap.viewer.guard import whole_number
 from mdap.viewer.race import CHARACTERS, outcome_of, race_of
-from mdap.viewer.source import Prompts, merged_by, prompts_of
+from mdap.viewer.source import Found, Prompts, merged_by, prompts_of, walk
 from mdap.viewer.timeline import KINDS, timeline_of
-from mdap.viewer.walking import Found, walk
 
 __all__ = [
     "FILTERS",
