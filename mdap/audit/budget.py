@@ -67,11 +67,7 @@ def _place(data: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def charges_of(connection: sqlite3.Connection, number: int, voting: VotingSettings) -> Charges | None:
-    """Return the payments of a run; None if it has no error budget.
-
-    Raises:
-        DatabaseError: something has changed an event.
-    """
+    """Return the payments of a run, None without an error budget; raise DatabaseError for a changed event."""
     if voting.robust is None:
         return None
     spent, payments = [Fraction(0)], [0]

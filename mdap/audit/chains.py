@@ -39,17 +39,7 @@ _LOST = object()
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The log to check, and how to check it.
-
-    Attributes:
-        path: the log.
-        make_task: makes a task from its name and parameters.
-        oracle: whether to compare decisions with the truth.
-        jobs: processes to use.
-        expect: a digest or seal noted elsewhere.
-        allow_unsealed: whether a run that has ended may lack its seal.
-        signers: a file of allowed signers, of whom one must have signed the seal.
-    """
+    """The log to check, and how to check it; see `mdap.audit.verify`."""
 
     path: Path
     make_task: MakeTask

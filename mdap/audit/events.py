@@ -43,16 +43,12 @@ class History:
     """The content of a run's events.
 
     Attributes:
-        status: the run's status, from the last event that sets one.
         result: the recorded result; None if the run is not finished.
         outcome: the task's verdict on the result when the run last finished; None if it gave none.
         asked: whether the task was asked; not in logs of an earlier mdap.
         settled: step, author and reason of each decision by a person.
         escalated: step, opening and tier of each race that went to another tier.
-        seal: the last seal; None if there is none.
         sealed: whether the log holds no event after that seal.
-        events: the number of events.
-        digest: the head of the digest chain; None before the first decision.
     """
 
     status: str = "started"

@@ -92,11 +92,7 @@ class Columns:
         self._kinds: dict[_Path, set[str]] = {}
 
     def see(self, value: Any) -> None:
-        """Add the columns of one row's *value*.
-
-        Raises:
-            UsageError: there are too many.
-        """
+        """Add the columns of one row's *value*; raise UsageError for too many."""
         for path, leaf in _leaves(value):
             self._kinds.setdefault(path, set()).add(_kind(leaf))
             if len(self._kinds) > _MOST_COLUMNS:
@@ -209,9 +205,7 @@ def export(log: Log, run_id: str, out: IO[bytes], fmt: str = "jsonl") -> None:
     """Write the decided steps of a run, or its samples.
 
     Args:
-        log: the open log.
         run_id: the run's id, a unique prefix of it, or ``latest``.
-        out: the file to write to.
         fmt: one of `FORMATS`.
 
     Raises:

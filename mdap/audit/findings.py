@@ -124,10 +124,6 @@ class AuditResult:
     """The result of checking a part of a run.
 
     Attributes:
-        findings: the mismatches.
-        decisions: decisions checked.
-        samples: samples parsed again.
-        votes: votes among them.
         settled: step, author and reason of each decision by a person.
         escalated: step, opening and tier of each race that went to another tier.
         charged: step, opening and tier of each race of `-k robust` that was not smooth.

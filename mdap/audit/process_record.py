@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from mdap.audit.events import object_of
 from mdap.audit.findings import AuditResult, Kind
@@ -21,27 +21,17 @@ from mdap.rules.certificate import shape_of
 from mdap.rules.digests import CHAIN_START, answer_key
 from mdap.rules.presence import refused_sentence
 from mdap.rules.reading import typed_answer
-from mdap.tasks import Process, Step, Task, canonical_step
+from mdap.tasks import Decision, Process, Step, Task, canonical_step
 
-__all__ = ["Found", "ProcessRecord", "StrayError"]
+__all__ = ["Answered", "ProcessRecord", "StrayError"]
 
 
 class StrayError(Exception):
     """Raised when the process asks for something that its finished run never decided."""
 
 
-class Found(NamedTuple):
-    """The recorded answer to a step that the process asks for, or why it is *undecided*.
-
-    *shape* is its tally, if votes decided it, and *author* the person who settled it, if any.
-    """
-
-    step: int
-    answer: Any
-    votes: dict[str, int]
-    undecided: str | None = None
-    shape: TallyShape | None = None
-    author: str | None = None
+Answered = tuple[Decision[Any], TallyShape | None]
+"""The recorded result of a vote, and its tally if votes decided it."""
 
 
 class ProcessRecord:
@@ -140,7 +130,7 @@ class ProcessRecord:
         if self.strayed is not None:
             self.strayed()
 
-    def answer(self, task: Process[Any], asked: Step[Any]) -> Found | None:
+    def answer(self, task: Process[Any], asked: Step[Any]) -> Answered | None:
         """Return the result of the vote on *asked*; None if it is not over yet."""
         step = canonical_step(task, asked)
         question = CurrentStep(step, self.facts.voting, self.findings)
@@ -173,7 +163,11 @@ class ProcessRecord:
             answer = typed_answer(asked, row.winner, answers.values())
         votes = json.loads(row.tally)
         shape = None if row.author else shape_of(row.winner, votes)
-        return Found(known.step, answer, votes, shape=shape, author=row.author)
+        return self._decision(known, answer, votes, author=row.author), shape
+
+    def _decision(self, known: KnownStep, answer: Any, votes: dict[str, int], **about: Any) -> Decision[Any]:
+        key, decided = f"{self.facts.run_id}/{known.step}", about.get("reason") is None
+        return Decision(step=known.step, answer=answer, decided=decided, votes=votes, key=key, **about)
 
     def _behind(self, known: KnownStep) -> tuple[DecidedOpening, list[SampleTaken], RunFacts]:
         """Return a step's row and samples, and the run that sampled it: this run or an overridden one."""
@@ -198,7 +192,7 @@ class ProcessRecord:
 
     def _undecided_answer(
         self, known: KnownStep, samples: list[SampleTaken], question: CurrentStep
-    ) -> Found | None:
+    ) -> Answered | None:
         """Return the recorded error for a step that used all of its samples; None if it did not."""
         schedule = self.facts.schedule
         tier = schedule.tier_count - 1
@@ -218,7 +212,7 @@ class ProcessRecord:
         refusals = self.facts.refusals.get((known.step, 0), ())
         if closed and refusals:
             sentence = refused_sentence(known.step, refusals[-1].model, refusals[-1].reason)
-        return Found(known.step, None, tally.votes, sentence)
+        return self._decision(known, None, tally.votes, reason=sentence), None
 
     def _must_have_ended(self, known: KnownStep, kind: Kind, what: str, expected: str) -> None:
         """Report that a finished run did not decide a step, unless its process stopped waiting for it."""

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import anyio
 
 from mdap.audit.findings import AuditResult, Kind
-from mdap.audit.process_record import Found, ProcessRecord, StrayError
+from mdap.audit.process_record import Answered, ProcessRecord, StrayError
 from mdap.audit.runs import RunFacts
 from mdap.errors import RAISED, UndecidedError, told
 from mdap.groups import Group, first_of, gathered
@@ -62,14 +62,9 @@ class _Rehearsal:
 
     async def decisions(self, steps: Iterable[Step[A]]) -> list[Decision[A | None]]:
         found = await self._there([self._record.answer(self._task, step) for step in steps])
-        return confident([self._decision(one) for one in found], [one.shape for one in found])
+        return confident([decision for decision, _ in found], [shape for _, shape in found])
 
-    def _decision(self, found: Found) -> Decision[Any]:
-        key, reason = f"{self.run_id}/{found.step}", found.undecided
-        told = {"step": found.step, "answer": found.answer, "votes": found.votes, "author": found.author}
-        return Decision(**told, decided=reason is None, key=key, reason=reason)
-
-    async def _there(self, found: list[Found | None]) -> list[Found]:
+    async def _there(self, found: list[Answered | None]) -> list[Answered]:
         there = [one for one in found if one is not None]
         if len(there) < len(found):
             await anyio.sleep_forever()
@@ -77,10 +72,10 @@ class _Rehearsal:
 
     async def map(self, steps: Iterable[Step[A]]) -> list[A]:
         asked = [self._record.answer(self._task, step) for step in steps]
-        sentence = next((one.undecided for one in asked if one is not None and one.undecided), None)
+        sentence = next((one.reason for one, _ in filter(None, asked) if one.reason), None)
         if sentence is not None:
             raise UndecidedError(sentence)
-        return [one.answer for one in await self._there(asked)]
+        return [decision.answer for decision, _ in await self._there(asked)]
 
     @asynccontextmanager
     async def group(self) -> AsyncIterator[Group]:

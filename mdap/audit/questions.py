@@ -27,14 +27,7 @@ class _Said(NamedTuple):
 
 
 class CurrentStep:
-    """One step of the current task, asked again.
-
-    Attributes:
-        answers: the first sample's answer for each candidate, by canonical JSON.
-        digest: the digest of the step's prompts.
-        max_tokens: output tokens that a reply may have.
-        prompts: system and user message of each view.
-    """
+    """One step of the current task, asked again; *answers* has the first answer of each candidate."""
 
     def __init__(self, step: Step[Any], voting: VotingSettings, findings: Findings) -> None:
         self.answers: dict[str, Any] = {}

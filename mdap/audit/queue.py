@@ -1,8 +1,6 @@
 """The steps that wait for a person: undecided steps and the most doubtful decisions."""
 
-import json
 import sqlite3
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -29,8 +27,6 @@ class Ruling:
 
     Attributes:
         answer: the answer as JSON, or ``candidate:`` and the key of an answer that was voted for.
-        author: the person who decides.
-        reason: that person's reason.
         override: whether the step is already decided; None for either.
         claim: the number of the author's claim; None to claim the step now.
     """
@@ -75,7 +71,6 @@ class Waiting(Doubtful):
         ruled_by: author of an answer that no process has used yet; None for none.
     """
 
-    run: int
     state: Literal["waiting", "undecided", "doubtful"]
     claim: Claim | None = None
     ruled_by: str | None = None
@@ -105,25 +100,18 @@ def waiting(db: str | Path, run_id: str | None = None, most: int = 50) -> list[W
         overridden = {(run, step) for run, step in query(connection, "steps_overridden")}
         found: list[Waiting] = []
         for run, _ in runs:
-            found += _waiting(connection, undecided(connection, run, most - len(found)))
+            found += [_waiting(connection, one) for one in undecided(connection, run, most - len(found))]
         for run, status in runs:
             [decided] = query(connection, "count_decisions", run).fetchone()
             if status == "finished" and (run_id is not None or decided <= _LONGEST):
                 each = min(_EACH, most - len(found))
-                found += _waiting(connection, doubtful(connection, run, each, _DOUBT))
+                found += [_waiting(connection, one) for one in doubtful(connection, run, each, _DOUBT)]
     return [one for one in found if (one.run_id, one.step) not in overridden]
 
 
-def _waiting(connection: sqlite3.Connection, steps: Iterable[Doubtful]) -> list[Waiting]:
-    found = list(steps)
-    names = json.dumps([one.run_id for one in found])
-    numbers = dict(query(connection, "numbers_of_runs", names).fetchall())
-    return [_stands(connection, numbers[one.run_id], one) for one in found]
-
-
-def _stands(connection: sqlite3.Connection, run: int, one: Doubtful) -> Waiting:
+def _waiting(connection: sqlite3.Connection, one: Doubtful) -> Waiting:
     columns = {name: getattr(one, name) for name in Doubtful.__dataclass_fields__}
-    at = (run, one.step)
+    at = (one.run, one.step)
     live = one.doubt is None and query(connection, "waits_for_person", *at).fetchone() is not None
     state: Any = "waiting" if live else "undecided" if one.doubt is None else "doubtful"
     row: Any = query(connection, "latest_claim", *at).fetchone() or (None,) * 5
@@ -131,4 +119,4 @@ def _stands(connection: sqlite3.Connection, run: int, one: Doubtful) -> Waiting:
     claim = Claim(number, author, until) if kind == "claimed" and live else None
     ruled = query(connection, "open_ruling", *at).fetchone() if one.doubt is None else None
     [ruled_by] = ruled or (None,)
-    return Waiting(**columns, run=run, state=state, claim=claim, ruled_by=ruled_by)
+    return Waiting(**columns, state=state, claim=claim, ruled_by=ruled_by)

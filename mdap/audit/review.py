@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,9 +45,6 @@ class Doubtful:
 
     Attributes:
         run_id: its run: the reviewed run or a part of it.
-        step: its step number.
-        key: the step's name in its run.
-        input: the step's input, as JSON values.
         doubt: the probability that its winner is wrong, given all votes of the run; None without a winner.
         margin: the winner's lead, or that of the best answer.
         candidates: the winner first.
@@ -64,6 +61,7 @@ class Doubtful:
     candidates: tuple[Candidate, ...]
     flags: tuple[tuple[str, str, str], ...]
     reason: str | None = None
+    run: int = field(kw_only=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -97,11 +95,6 @@ def doubts_of(connection: sqlite3.Connection, run: int) -> dict[tuple[int, int, 
 
 def review(db: str | Path, run_id: str, most: int = 10) -> list[Doubtful]:
     """Return the steps to review in a run and its parts: undecided ones, then the most doubtful.
-
-    Args:
-        db: path of the log.
-        run_id: the run's id, a unique prefix of it, or ``latest``.
-        most: the maximum number of steps.
 
     Raises:
         UsageError: there is no such run.
@@ -149,10 +142,10 @@ def _samples(connection: sqlite3.Connection, place: list[Any]) -> list[SampleTak
 def _reviewed(
     place: list[Any], samples: list[SampleTaken], candidates: tuple[Candidate, ...], **columns: Any
 ) -> Doubtful:
-    run_id, _, step, _, key, text = place
+    run_id, run, step, _, key, text = place
     flags = [(row.model, row.flag_reason or "", row.text or "") for row in samples if row.verdict == "flag"]
     about = (key or str(step), json.loads(text or "null"))
-    return Doubtful(run_id, step, *about, candidates=candidates, flags=tuple(flags), **columns)
+    return Doubtful(run_id, step, *about, candidates=candidates, flags=tuple(flags), run=run, **columns)
 
 
 def _unwon(samples: list[SampleTaken]) -> Iterator[Candidate]:

@@ -65,14 +65,9 @@ class RunFacts(RunRow):
 
     Attributes:
         sent: temperatures by member, where they differ from the schedule.
-        decisions: the number of decisions when the audit began.
-        charges: the payments from its error budget; None if it has none.
-        source: the run that it overrides; None if it overrides none.
         overridden: the overridden step; None for none, or in a nested run without a result.
         refusals: by step and opening, the models that refused it, in order.
         escalated: by step and opening, the tier it escalated to.
-        absences: the models that the run dropped, in order.
-        failure: the reason for its failure; None if it did not fail.
         prompts: whether the run records its prompts; None records those of processes only. False for a run
             that an earlier version began.
     """
@@ -132,11 +127,7 @@ def find_number(connection: sqlite3.Connection, name: str) -> int:
 
 
 def run_facts(connection: sqlite3.Connection, number: int) -> RunFacts:
-    """Return the run with that *number*.
-
-    Raises:
-        DatabaseError: its row cannot be read.
-    """
+    """Return the run with that *number*; raise DatabaseError if its row cannot be read."""
     [decisions] = query(connection, "last_place", number).fetchone()
     row = run_numbered(connection, number)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from mdap.audit.runs import find_number, plain_reading
 from mdap.journal.rows import Billed, run_numbered
@@ -18,7 +18,7 @@ from mdap.rules.money import Tokens, cost_of, saved_in_batches
 from mdap.rules.scaling import likely_error_rate, race_lengths
 from mdap.settings import Price
 
-__all__ = ["Beside", "Statistics", "Use", "statistics"]
+__all__ = ["Beside", "Statistics", "Use", "quantile", "statistics"]
 
 
 _COUNTS: Final = ("decided", "divided", "settled", "noted", "escalated")
@@ -30,15 +30,10 @@ class Use:
     """Samples of one model, one temperature or one ordinal.
 
     Attributes:
-        samples: all of them.
-        votes: valid samples.
-        red_flags: discarded samples.
         void: samples on an input that turned out wrong.
         cancelled: samples that their step was decided without.
         decided_votes: votes in races decided by vote.
         for_winner: the part of *decided_votes* for the winner.
-        input_tokens: tokens of prompts.
-        output_tokens: tokens of replies.
         cached_tokens: the part of *input_tokens* read from a cache.
         cache_write_tokens: the part of *input_tokens* written to a cache.
     """
@@ -65,6 +60,11 @@ class Use:
         """The share of valid samples among all judged samples."""
         judged = self.votes + self.red_flags
         return self.votes / judged if judged else None
+
+    def add(self, other: Self) -> None:
+        """Add the samples that *other* counts."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -93,7 +93,6 @@ class Statistics:
 
     Attributes:
         run_id: the run; its parts count too.
-        models: by model.
         temperatures: by temperature; None where none was sent.
         ordinals: by the sample's place in its race, from 0.
         costs: USD by model, where its price is known.
@@ -101,7 +100,6 @@ class Statistics:
         latency: seconds by model: median, 95th and 99th percentile, longest; to the millisecond.
         flags: model, reason and number of red flags, most first.
         decided: steps decided by vote.
-        divided: those with a vote against the winner.
         settled: decisions by a person.
         noted: results without a vote: of parts and of `once` calls.
         escalated: the number of escalations.
@@ -196,10 +194,6 @@ class Statistics:
 def statistics(db: str | Path, run_id: str) -> Statistics:
     """Return statistics of a run and of all its parts.
 
-    Args:
-        db: path of the log.
-        run_id: the run's id, a unique prefix of it, or ``latest``.
-
     Raises:
         UsageError: there is no such run.
         DatabaseError: the log cannot be read.
@@ -242,8 +236,7 @@ def _cells(connection: sqlite3.Connection, run: int, found: Statistics) -> None:
             cell.decided_votes, cell.for_winner = count, right
         cell.input_tokens, cell.output_tokens, cell.cached_tokens, cell.cache_write_tokens = tokens
         for use in (found.models[model], found.temperatures[temperature], found.ordinals[ordinal]):
-            for name, value in asdict(cell).items():
-                setattr(use, name, getattr(use, name) + value)
+            use.add(cell)
 
 
 def _latencies(
@@ -254,18 +247,18 @@ def _latencies(
     for model, milliseconds, count in rows:
         counts[model].append((milliseconds, count))
     for model, histogram in counts.items():
-        median, p95, p99 = (_quantile(histogram, share) for share in (0.5, 0.95, 0.99))
+        median, p95, p99 = (quantile(histogram, share) / 1000 for share in (0.5, 0.95, 0.99))
         yield model, (median, p95, p99, histogram[-1][0] / 1000)
 
 
-def _quantile(histogram: Sequence[tuple[int, int]], share: float) -> float:
-    """Return the quantile of that *share*, in seconds."""
+def quantile(histogram: Sequence[tuple[int, int]], share: float) -> int:
+    """Return the quantile of that *share* from ascending values and their counts, at least one."""
     wanted, seen = share * sum(count for _, count in histogram), 0
-    for milliseconds, count in histogram:
+    for value, count in histogram:
         seen += count
         if seen >= wanted:
-            return milliseconds / 1000
-    return math.nan
+            return value
+    return histogram[-1][0]
 
 
 def _tallies(connection: sqlite3.Connection, run: int, found: Statistics) -> None:

@@ -53,17 +53,10 @@ class Lesson:
 
     Attributes:
         run_id: its run: the given run or a part of it.
-        step: its step.
         key: the step's name in its run.
         prompt_digest: digest of system and user message, in hexadecimal.
-        system: the system message; empty for none.
-        user: the user message.
         chosen: the first reply that voted for the winner.
-        model: the model that wrote it.
         rejected: for each answer that lost, the first reply to the same prompt that voted for it.
-        votes: votes for the winner.
-        total: all votes.
-        margin: the winner's lead.
         doubt: the probability that the winner is wrong, given all votes of the run; None if a person settled
             it, or if k = 1 leaves no vote against any winner.
     """
@@ -103,10 +96,8 @@ def lessons(
     overrode the votes.
 
     Args:
-        db: path of the log.
         run_id: the run's id, a unique prefix of it, or ``latest``.
         make_task: makes a task from its name and parameters, to rebuild the prompts of a chain.
-        wanted: the filter.
 
     Raises:
         UsageError: there is no such run, or its prompts are not available.
@@ -132,11 +123,7 @@ class _Prompts:
         self._chain: Chain[Any, Any] | None = None
 
     def of(self, opened: StepOpened) -> list[Prompt]:
-        """Return system and user message of each view of a step.
-
-        Raises:
-            UsageError: the log does not have them, and the task cannot rebuild them.
-        """
+        """Return system and user message of each view of a step; raise UsageError if they are missing."""
         place = (opened.run, opened.step, opened.opening)
         sent = map(PromptSent._make, query(self.connection, "prompts_of_step", *place))
         found = [(prompt.system or "", prompt.user) for prompt in sent] or self._asked_again(opened)
@@ -250,13 +237,9 @@ LESSON_FORMATS: Final = tuple(_ROWS)
 
 
 def export_lessons(found: Iterable[Lesson], out: IO[bytes], fmt: str, *, bare: bool = False) -> None:
-    """Write lessons as training data, one JSON object per line.
+    """Write lessons as training data in one of `LESSON_FORMATS`, one JSON object per line.
 
-    Args:
-        found: see `lessons`.
-        out: the file to write to.
-        fmt: one of `LESSON_FORMATS`.
-        bare: whether to leave out *metadata* (the source and the doubt of each row).
+    *bare* leaves out *metadata*: the source and the doubt of each row.
     """
     for lesson in found:
         about = {} if bare else {"metadata": {name: getattr(lesson, name) for name in _METADATA}}

@@ -27,18 +27,10 @@ class Pool(Protocol):
     """A pool that starts workers."""
 
     async def start(self, name: str) -> Channel:
-        """Start a worker and return the channel to it.
-
-        Raises:
-            WorkersError: it cannot be started.
-        """
+        """Start a worker and return the channel to it; raise WorkersError if it cannot be started."""
 
     async def watch(self) -> None:
-        """Wait until the pool can bear no more workers.
-
-        Raises:
-            WorkersError: always, then.
-        """
+        """Wait until the pool can bear no more workers, and raise WorkersError then."""
 
     async def gone(self, channel: Channel) -> str:
         """Return a short text on how the worker of a closed channel ended."""
@@ -52,12 +44,6 @@ class Shared:
     """The resources that the head shares with workers.
 
     Attributes:
-        writer: the journal.
-        reader: of the same database.
-        runs: begins and ends runs.
-        claims: the claims of this process.
-        budget: the spending limits.
-        gates: for each model, the gate for its requests.
         named: the ids of running runs, by number.
         running: the numbers of the runs that record changes of limits.
     """
@@ -77,11 +63,7 @@ class Case:
     """One run for a worker to drive.
 
     Attributes:
-        name: its id.
         batch: the number of its batch.
-        about: the other data that a worker needs to drive it.
-        progress: counters of the batch.
-        number: its number, once it has one.
         losses: the number of workers lost while they had it, since a step of it was decided.
         wanted: whether a caller still waits for it.
         adrift: whether its worker was lost, and no other one has it.

@@ -57,12 +57,7 @@ class SocketChannel:
             if length > _LONGEST:
                 raise Closed
             return decoded(await self._received.receive_exactly(length))
-        except (
-            anyio.IncompleteRead,
-            anyio.BrokenResourceError,
-            anyio.ClosedResourceError,
-            anyio.EndOfStream,
-        ):
+        except (anyio.IncompleteRead, *_GONE):
             raise Closed from None
 
     async def aclose(self) -> None:
@@ -108,11 +103,7 @@ def memory_pair() -> tuple[MemoryChannel, MemoryChannel]:
 
 
 class Link:
-    """One end of a channel that sends without waiting and groups messages that gather meanwhile.
-
-    Args:
-        channel: the channel.
-    """
+    """One end of a channel that sends without waiting and groups messages that gather meanwhile."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel

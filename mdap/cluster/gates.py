@@ -40,12 +40,7 @@ class _LeasedTurn(Turn):
 
 
 class LeasedGate(Gate):
-    """A worker's gate: it has no limits of its own and waits for the head's gate.
-
-    Args:
-        local: the local gate, which knows how many files this process may open.
-        send: sends a message to the head's gate.
-    """
+    """A worker's gate: it waits for the head's gate, and has only the *local* limit on open files itself."""
 
     def __init__(self, local: Gate, send: Callable[..., None]) -> None:
         super().__init__(local.most)
@@ -104,12 +99,7 @@ class LeasedGate(Gate):
 
 
 class Lessor:
-    """The turns that one worker has, or waits for, at the head's gates.
-
-    Args:
-        gates: the head's gates.
-        grant: called with the place of a gate and the number of a turn once the gate admits it.
-    """
+    """The turns that one worker has, or waits for, at the head's gates; it tells which ones they grant."""
 
     def __init__(self, gates: tuple[Gate, ...], grant: Callable[[int, int], None]) -> None:
         self._gates = gates

@@ -19,6 +19,7 @@ from mdap.cluster.member import Member
 from mdap.cluster.remote import raised
 from mdap.engine.config import Progress
 from mdap.errors import DatabaseError, FailedError, MdapError, StoppedError
+from mdap.groups import gathered
 from mdap.records import RunEvent, Solution, StopCause
 
 __all__ = ["COUNTERS", "LEASE", "PYTHON", "Head"]
@@ -41,9 +42,6 @@ class Head:
     """Deal cases to workers and serve their calls.
 
     Args:
-        shared: the resources that workers share.
-        pool: starts the workers.
-        count: the number of workers.
         in_hand: the maximum number of cases in a worker's hands.
         welcome: the first message to each worker.
 
@@ -70,25 +68,20 @@ class Head:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Self]:
         """Serve workers within the block and end them after it."""
-        failure: BaseException | None = None
         try:
-            async with anyio.create_task_group() as self._group:
+            async with gathered() as self._group:
                 for _ in range(self._count):
                     self._group.start_soon(self._serve)
                 self._group.start_soon(self._watch)
                 self._group.start_soon(self._watch_pool)
-                # Raised after the group has closed, which would wrap it.
                 try:
                     yield self
-                except BaseException as error:
-                    failure = error
-                await self._interrupt()
-                self._group.cancel_scope.cancel()
+                finally:
+                    await self._interrupt()
+                    self._group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._pool.aclose()
-        if failure is not None:
-            raise failure
 
     async def _interrupt(self) -> None:
         """Fail the pending cases, and have workers record that theirs were interrupted."""
@@ -312,6 +305,8 @@ class Head:
                 self._acquit(worker.advanced)
         elif kind in ("want", "left", "limits"):
             getattr(worker.lessor, kind)(*rest)
+        elif kind in ("drop", "spent"):
+            getattr(worker, kind)(*rest)
         else:
             getattr(self, f"_on_{kind}")(worker, *rest)
 
@@ -347,12 +342,6 @@ class Head:
                 if name == case.name or name.startswith(f"{case.name}/"):
                     worker.link.send("cancel", case.name)
                     self._end(worker, case.name, None, error)
-
-    def _on_drop(self, worker: Member, number: int) -> None:
-        worker.drop(number)
-
-    def _on_spent(self, worker: Member, number: int, usd: float, tokens: float) -> None:
-        worker.spend(number, usd, tokens)
 
     def _on_ended(self, worker: Member, name: str, told: dict[str, Any]) -> None:
         self._end(worker, name, solution_of(told), None)

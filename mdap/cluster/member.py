@@ -1,9 +1,9 @@
 """One worker as the head knows it, with the runs, the money and the turns that it holds."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from mdap.cluster.cases import Case, Shared
 from mdap.cluster.channels import Channel, Closed, Link
@@ -20,20 +20,11 @@ __all__ = ["Member"]
 class Member:
     """One worker: this object is its fencing token.
 
-    Args:
-        name: its name.
-        channel: to it.
-        shared: the resources that workers share.
-
     Attributes:
-        ready: whether it has joined.
         fenced: whether the head gave it up and refuses its messages.
-        heard: when its last message arrived.
-        cases: its current cases, by name.
         barred: the numbers of runs that another process has claimed.
         counts: its counters, by batch.
         advanced: its cases in which its last facts decide a step.
-        lessor: its turns at the gates.
     """
 
     def __init__(self, name: str, channel: Channel, shared: Shared) -> None:
@@ -68,11 +59,7 @@ class Member:
     # -- claims ------------------------------------------------------------------------------------
 
     def claim(self, number: int, name: str) -> None:
-        """Claim a run for it.
-
-        Raises:
-            MdapError: another process has claimed the run.
-        """
+        """Claim a run for it; raise MdapError if another process has claimed the run."""
         if number not in self._runs:
             self._shared.claims.take(number, name)
             self._runs[number] = self._shared.named[number] = name
@@ -91,9 +78,10 @@ class Member:
 
     def call(self, name: str, *arguments: Any) -> Awaitable[Any]:
         """Return the answer to its call; facts and wanted reservations are noted before this returns."""
-        return _CALLS[name](self, *arguments)
+        answer: Awaitable[Any] = getattr(self, f"_on_{name}")(*arguments)
+        return answer
 
-    def _facts(self, number: int, values: list[Any]) -> Awaitable[None]:
+    def _on_facts(self, number: int, values: list[Any]) -> Awaitable[None]:
         """Append a batch of facts to the next commit; return a function that waits for room for more."""
         if number != self._batches:
             raise Closed(f"batch {number} of its facts came in place of {self._batches}")
@@ -112,16 +100,18 @@ class Member:
             name = name.rpartition("/")[0]
         return self.cases.get(name)
 
-    def _flush(self) -> Awaitable[None]:
+    def _on_flush(self) -> Awaitable[None]:
         return self._shared.writer.flush()
 
-    async def _begin(self, columns: dict[str, Any]) -> int:
+    async def _on_begin(self, columns: dict[str, Any]) -> int:
         number = await self._shared.writer.begin_run(columns)
         if not self.fenced:
             self.claim(number, columns["run_id"])
         return number
 
-    async def _take_up(self, columns: dict[str, Any], known: bool, process: bool, effects: bool) -> RunStart:
+    async def _on_take_up(
+        self, columns: dict[str, Any], known: bool, process: bool, effects: bool
+    ) -> RunStart:
         for number, name in list(self._runs.items()):
             if name == columns["run_id"]:
                 self.drop(number)  # claim it in the same read
@@ -132,16 +122,16 @@ class Member:
                 self.claim(start.number, columns["run_id"])
         return start
 
-    async def _end(self, values: list[Any], record: bool) -> RunRecord | None:
+    async def _on_end(self, values: list[Any], record: bool) -> RunRecord | None:
         [ended] = facts_of(values)
         assert isinstance(ended, RunEvent)
         return await self._shared.runs.end(ended, record=record)
 
-    async def _rows(self, name: str, values: Sequence[Any]) -> tuple[list[str], list[Any]]:
+    async def _on_rows(self, name: str, values: Sequence[Any]) -> tuple[list[str], list[Any]]:
         rows = await self._shared.reader.rows(name, *values)
         return rows[0].keys() if rows else [], [tuple(row) for row in rows]
 
-    def _hold(self, number: int, usd: float, tokens: float) -> Awaitable[None]:
+    def _on_hold(self, number: int, usd: float, tokens: float) -> Awaitable[None]:
         # Noted before the next message, which may say that no caller waits for it any more.
         self._holds[number] = None
         return self._reserve(number, usd, tokens)
@@ -157,17 +147,8 @@ class Member:
         else:  # no caller waits for it any more
             self._shared.budget.spend(hold, 0.0, 0.0)
 
-    def spend(self, number: int, usd: float, tokens: float) -> None:
+    def spent(self, number: int, usd: float, tokens: float) -> None:
         """Replace a reservation by the actual cost."""
         hold = self._holds.pop(number, None)
         if hold is not None:
             self._shared.budget.spend(hold, usd, tokens)
-
-
-_CALLS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {
-    "facts": Member._facts,
-    "flush": Member._flush,
-    "begin": Member._begin,
-    "hold": Member._hold,
-    **{"take_up": Member._take_up, "end": Member._end, "rows": Member._rows},  # of one on another machine
-}

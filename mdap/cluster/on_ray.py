@@ -125,11 +125,7 @@ class Actors:
         self._left = threading.Event()
 
     async def start(self, name: str) -> Channel:
-        """Start a worker.
-
-        Raises:
-            WorkersError: there is no Ray cluster, or it refuses the connection.
-        """
+        """Start a worker; raise WorkersError if there is no Ray cluster, or it refuses the connection."""
         async with self._lock:
             if not ray.is_initialized():
                 await self._connect()
@@ -194,11 +190,7 @@ class Actors:
 
 
 def _head_node(address: str) -> str:
-    """Return the ``HOST:PORT`` that Ray would connect to.
-
-    Raises:
-        WorkersError: it finds none.
-    """
+    """Return the ``HOST:PORT`` that Ray would connect to; raise WorkersError if it finds none."""
     if address != "auto":
         return address
     inside = sys.modules.get("ray._private.services")
@@ -213,8 +205,7 @@ def _head_node(address: str) -> str:
 async def _try(address: str) -> None:
     """Connect in a process that may be killed: Ray retries for minutes, and prints at its own will.
 
-    Raises:
-        WorkersError: no Ray cluster answers, or it refuses the connection.
+    It raises WorkersError if no Ray cluster answers, or it refuses the connection.
     """
     found = None
     with anyio.move_on_after(_CONNECT):
@@ -273,9 +264,7 @@ async def _answers(address: str) -> bool:
 
 
 def _silence() -> None:
-    """Keep Ray from printing: its loggers have handlers, and it prints node errors on standard output. mdap
-    itself reports lost workers.
-    """
+    """Keep Ray from printing node errors, and its loggers from logging: mdap itself reports lost workers."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     inside = sys.modules.get("ray._private.worker")
     if hasattr(inside, "print_to_stdstream"):

@@ -33,11 +33,7 @@ class Processes:
         self._processes: dict[Channel, Process] = {}
 
     async def start(self, name: str) -> Channel:
-        """Start a worker.
-
-        Raises:
-            WorkersError: the system cannot start another process.
-        """
+        """Start a worker; raise WorkersError if the system cannot start another process."""
         here, there = socket.socketpair()
         try:
             # Its own session: Ctrl-C in the terminal goes to the head, which interrupts its workers.

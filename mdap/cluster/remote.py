@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -24,7 +23,7 @@ from mdap.errors import (
 from mdap.journal.batch import Batch
 from mdap.journal.claims import Claims
 from mdap.journal.reader import Reader
-from mdap.journal.runs import RunRecord, RunStart
+from mdap.journal.runs import RunRecord, Runs, RunStart
 from mdap.journal.writer import Writer
 from mdap.records import Fact, RunEvent
 from mdap.rules.money import Hold
@@ -38,11 +37,7 @@ FENCED: Final = "the head has given this worker up"
 
 
 class Caller:
-    """Call the head and wait for its answers.
-
-    Args:
-        send: sends a message to the head.
-    """
+    """Call the head and wait for its answers."""
 
     def __init__(self, send: Callable[..., None]) -> None:
         self.send = send
@@ -98,12 +93,7 @@ def raised(kind: str, sentence: str) -> MdapError:
 
 
 class RemoteWriter(Writer):
-    """A worker's journal: it sends facts at each commit window, and the head commits them.
-
-    Args:
-        path: the database file, as the head has it.
-        caller: asks the head.
-    """
+    """A worker's journal: it sends facts at each commit window, and the head commits them."""
 
     def __init__(self, path: Path, caller: Caller) -> None:
         super().__init__(path, None, lambda fact: None)  # type: ignore[arg-type] # only the head has one
@@ -154,12 +144,7 @@ class RemoteClaims(Claims):
 
 
 class RemoteReader(Reader):
-    """The log on the head's machine, for a worker on another one.
-
-    Args:
-        path: the database file, as the head has it.
-        caller: asks the head.
-    """
+    """The log on the head's machine, for a worker on another one."""
 
     def __init__(self, path: Path, caller: Caller) -> None:
         super().__init__(path, None)  # type: ignore[arg-type] # only the head has one
@@ -192,16 +177,13 @@ class _Row(tuple[Any, ...]):
         return self.names
 
 
-class RemoteRuns:
-    """Begin and end runs in the head's log; see `mdap.journal.runs.Runs`.
+class RemoteRuns(Runs):
+    """Begin and end runs in the head's log."""
 
-    Args:
-        writer: of this worker.
-        caller: asks the head.
-    """
+    _writer: RemoteWriter
 
-    def __init__(self, writer: RemoteWriter, caller: Caller) -> None:
-        self._writer = writer
+    def __init__(self, writer: RemoteWriter, claims: RemoteClaims, caller: Caller) -> None:
+        super().__init__(writer, None, claims)  # type: ignore[arg-type] # only the head reads the log
         self._caller = caller
 
     async def begin(
@@ -222,21 +204,9 @@ class RemoteRuns:
                 raise DatabaseError(str(error)) from None
         return found
 
-    async def release(self, run: int) -> None:
-        """Release a run, once all its appended facts are durable."""
-        with anyio.CancelScope(shield=True), suppress(DatabaseError):
-            await self._writer.flush()
-        self._caller.send("drop", run)
-
 
 class LeasedBudget(BudgetGuard):
-    """A worker's budget guard: the head reserves money.
-
-    Args:
-        budget: the spending limits.
-        prices: by member; None where unknown.
-        caller: asks the head.
-    """
+    """A worker's budget guard: the head reserves money."""
 
     def __init__(self, budget: Budget, prices: Sequence[Price | None], caller: Caller) -> None:
         super().__init__(budget, prices)

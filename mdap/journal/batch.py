@@ -52,11 +52,6 @@ class Batch:
     It flattens steps, samples and decisions on arrival: the garbage collector would scan waiting objects
     again and again. Events wait as objects, and so do samples whose input is still a guess: one that is
     resolved in the same batch never enters the *pending* table.
-
-    Attributes:
-        size: the number of facts and new runs in it.
-        runs: the new runs.
-        events: the events of runs, and failed attempts.
     """
 
     def __init__(self) -> None:

@@ -15,9 +15,9 @@ from mdap.journal.logfile import (
     APPLICATION_ID,
     CONNECTION,
     TRY_SECONDS,
-    be_patient,
     check_readable,
     owner_version,
+    prepare_reading,
     read_uri,
     translated,
     waited_out,
@@ -144,16 +144,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def _check(connection: sqlite3.Connection, path: Path) -> int:
     """Return the schema version, 0 for a new file; refuse a foreign or newer file."""
-    # One read transaction: another process could turn the file into a log in between.
-    alone = not connection.in_transaction
-    if alone:
-        connection.execute("BEGIN")
-    try:
-        version = owner_version(connection, path)
-    finally:
-        if alone:
-            connection.execute("COMMIT")
-    newest = max(migrations())
+    version, newest = owner_version(connection, path), max(migrations())
     if version > newest:
         check_readable(version, path, newest)
     return version
@@ -197,10 +188,7 @@ async def open_reading(path: Path) -> AsyncIterator[Connection]:
     with translated(path):
         connection = await _connect(uri, uri=True)
         try:
-            version = await connection.visit(lambda plain: waited_out(plain, lambda: _check(plain, path)))
-            await connection.visit(be_patient)
-            check_readable(version, path, max(migrations()))
-            connection.row_factory = sqlite3.Row
+            await connection.visit(lambda plain: prepare_reading(plain, path, max(migrations())))
             yield connection
         finally:
             with anyio.CancelScope(shield=True):
@@ -239,11 +227,7 @@ class Files:
         self._seen = {file: found for file, found in known.items() if found is not None}
 
     def check(self) -> None:
-        """Check that both are still the same files; call this after a commit, when both must exist.
-
-        Raises:
-            DatabaseError: one of them is missing or replaced.
-        """
+        """Raise DatabaseError if one is missing or replaced; call it after a commit, when both must exist."""
         for file in self._files:
             found = _identity(file)
             if found is None or self._seen.setdefault(file, found) != found:

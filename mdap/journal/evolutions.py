@@ -14,6 +14,7 @@ from mdap.errors import DatabaseError, UsageError
 from mdap.journal.claims import EVOLUTIONS, Claims
 from mdap.journal.database import writing
 from mdap.journal.logfile import reading
+from mdap.journal.statements import query
 
 __all__ = ["EvolutionRow", "IterationRow", "Recorder", "create_evolution", "is_evolution", "read_evolution"]
 
@@ -40,13 +41,9 @@ class EvolutionRow:
     """A recorded evolution.
 
     Attributes:
-        number: its key in the other tables.
-        evolution_id: the name by which people know it.
-        model: the base model, as it was loaded.
         weights: digest of the base model's files.
         recipe: the method and its settings.
         about: the runs that it learned from, and the task.
-        iterations: the updates so far.
         ended: kind and data of the event that ended it; None if it can be resumed.
     """
 
@@ -87,11 +84,7 @@ def read_evolution(path: Path, name: str) -> EvolutionRow:
 
 
 def create_evolution(path: Path, columns: Mapping[str, Any]) -> EvolutionRow:
-    """Record a new evolution from its *evolution_id*, *model*, *weights*, *recipe* and *about*.
-
-    Raises:
-        DatabaseError: the database cannot be written.
-    """
+    """Record a new evolution from its *evolution_id*, *model*, *weights*, *recipe* and *about*."""
     values = [columns[name] for name in ("evolution_id", "model", "weights")]
     values += [_line(columns[name]) for name in ("recipe", "about")]
     with writing(path) as connection:
@@ -101,11 +94,7 @@ def create_evolution(path: Path, columns: Mapping[str, Any]) -> EvolutionRow:
 
 
 class Recorder:
-    """Append to the record of one evolution; no other process works on it meanwhile.
-
-    Raises:
-        RunBusyError: another process works on it.
-    """
+    """Append to the record of one evolution; raise RunBusyError if another process works on it."""
 
     def __init__(self, path: Path, row: EvolutionRow) -> None:
         self._path = path
@@ -136,15 +125,7 @@ class Recorder:
 
 
 def _named(connection: sqlite3.Connection, name: str) -> list[str]:
-    rows = connection.execute("SELECT evolution_id FROM evolutions WHERE evolution_id = ?1", (name,))
-    found = [str(row[0]) for row in rows]
-    if not found and name == "latest":
-        rows = connection.execute("SELECT evolution_id FROM evolutions ORDER BY id DESC LIMIT 1")
-        return [str(row[0]) for row in rows]
-    if not found:
-        begins = "SELECT evolution_id FROM evolutions WHERE substr(evolution_id, 1, length(?1)) = ?1 LIMIT 2"
-        found = [str(row[0]) for row in connection.execute(begins, (name,))]
-    return found
+    return [str(row[0]) for row in query(connection, "find_evolution", name)]
 
 
 def _read(connection: sqlite3.Connection, name: str) -> EvolutionRow:

@@ -43,11 +43,7 @@ class Cursor:
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor":
-        """Parse a cursor; None means the beginning.
-
-        Raises:
-            UsageError: *text* is not a cursor.
-        """
+        """Parse a cursor, None for the beginning; raise UsageError for any other text."""
         try:
             event, place, at, void, opened = json.loads(text or "[0,0,0,[-1,-1],[]]")
             known = {(step, opening): _numbers(read) for step, opening, read in opened}

@@ -76,9 +76,7 @@ class JobLog:
 
     async def note(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
         """Record an event of a job."""
-        sql = "INSERT INTO batch_events(job, kind, data) VALUES (?, ?, ?)"
-        values = (number, kind, json.dumps(data))
-        await self._writer.write(lambda connection: connection.execute(sql, values).close())
+        await _note(self._writer, number, kind, data)
 
     async def reread(self, number: int) -> BatchJob:
         """Return the current record of a job: another process may have changed it."""
@@ -132,8 +130,12 @@ def _row(row: sqlite3.Row) -> tuple[int, BatchRow]:
 
 async def forget(writer: Writer, job: BatchJob) -> None:
     """Record that *job* is lost, so that mdap requests its samples again."""
-    sql = "INSERT INTO batch_events(job, kind, data) VALUES (?, 'abandoned', ?)"
-    values = (job.number, json.dumps({"reason": "a person takes it for lost"}))
+    await _note(writer, job.number, "abandoned", {"reason": "a person takes it for lost"})
+
+
+async def _note(writer: Writer, number: int, kind: str, data: Mapping[str, Any]) -> None:
+    sql = "INSERT INTO batch_events(job, kind, data) VALUES (?, ?, ?)"
+    values = (number, kind, json.dumps(data))
     await writer.write(lambda connection: connection.execute(sql, values).close())
 
 

@@ -22,10 +22,10 @@ __all__ = [
     "TOO_MANY_FILES",
     "TRY_SECONDS",
     "Numbered",
-    "be_patient",
     "check_readable",
     "is_locked",
     "owner_version",
+    "prepare_reading",
     "read_uri",
     "reading",
     "translated",
@@ -114,11 +114,6 @@ def waited_out(connection: sqlite3.Connection, act: Callable[[], T]) -> T:
             name = os.path.basename(file)
             _LOG.warning(f"{name} is locked by another program; waiting {PATIENCE:g} seconds for it at most")
         time.sleep(_PAUSE)
-
-
-def be_patient(connection: sqlite3.Connection) -> None:
-    """Let each statement of *connection* wait for a lock silently."""
-    connection.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
 
 
 def _explain(path: Path, error: sqlite3.Error) -> str:
@@ -226,14 +221,18 @@ def _may_change(path: Path) -> bool:
 
 
 def owner_version(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the version of the schema in a file, 0 for one without tables.
-
-    Raises:
-        DatabaseError: the file is not ours.
-    """
-    [[version]] = connection.execute("PRAGMA user_version")
-    [[owner]] = connection.execute("PRAGMA application_id")
-    [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master")
+    """Return the version of the schema in a file, 0 without tables; raise DatabaseError if it is foreign."""
+    # One read transaction: another process could turn the file into a log in between.
+    alone = not connection.in_transaction
+    if alone:
+        connection.execute("BEGIN")
+    try:
+        [[version]] = connection.execute("PRAGMA user_version")
+        [[owner]] = connection.execute("PRAGMA application_id")
+        [[tables]] = connection.execute("SELECT count(*) FROM sqlite_master")
+    finally:
+        if alone:
+            connection.execute("COMMIT")
     if (owner, version, tables) == (0, 0, 0):
         return 0
     if owner != APPLICATION_ID:
@@ -242,11 +241,7 @@ def owner_version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def check_readable(version: int, path: Path, known: int = SCHEMA) -> None:
-    """Refuse to read a schema that is not the *known* one.
-
-    Raises:
-        DatabaseError: it is another one, or the file is empty.
-    """
+    """Raise DatabaseError for an empty file, or for a schema that is not the *known* one."""
     if version > known:
         newer = f"schema {version}, this one knows {known}"
         raise DatabaseError(f"{path} was written by a newer mdap ({newer}): upgrade mdap")
@@ -269,6 +264,17 @@ def _wants_wal(path: Path) -> bool:
     return False
 
 
+def prepare_reading(connection: sqlite3.Connection, path: Path, known: int = SCHEMA) -> None:
+    """Let statements of *connection* wait for locks silently, and its rows give access by name.
+
+    Raises:
+        DatabaseError: its file is foreign, or has not the *known* schema.
+    """
+    check_readable(waited_out(connection, lambda: owner_version(connection, path)), path, known)
+    connection.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
+    connection.row_factory = sqlite3.Row
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the log at *path* for reading; rows give access by name.
@@ -284,7 +290,5 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             sqlite3.connect(uri, uri=True, timeout=TRY_SECONDS, isolation_level=None, factory=CONNECTION)
         ) as connection,
     ):
-        check_readable(waited_out(connection, lambda: owner_version(connection, path)), path)
-        be_patient(connection)
-        connection.row_factory = sqlite3.Row
+        prepare_reading(connection, path)
         yield connection

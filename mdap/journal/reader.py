@@ -143,11 +143,7 @@ class Reader:
         return None if bill is None else bill.usd
 
     async def bill(self, run: int) -> Bill | None:
-        """Return the cost of *run* and its probe, at the prices of its last session.
-
-        Returns:
-            None if the price of a sampled model is unknown, or without requests.
-        """
+        """Return the cost of *run* and its probe, at its last session's prices; None if one is unknown."""
         found = json.loads(await self.value("prices", run) or "{}")
         prices = {model: Price(**price) for model, price in found.items()}
         if not prices:  # skip the sums, which take as long as all the totals

@@ -42,9 +42,6 @@ class RunRow:
     Attributes:
         number: the run's key in the other tables.
         parent: the number of the run that it is a part of; None for none.
-        params: the task's parameters.
-        settings: its voting settings.
-        provider: the source of its samples.
         status: *running* also after its process was killed.
         stop_cause: the recorded cause of an end without a result; None if not recorded.
         outcome: the task's verdict on its result, ``solved`` or ``unsolved``; None for none.
@@ -72,12 +69,7 @@ class RunRow:
 
 
 class Billed(NamedTuple):
-    """Tokens of one model billed outside the samples of steps, by kind of event.
-
-    Attributes:
-        kind: the kind of event: ``probe``, or ``attempt_failed`` for unreadable replies.
-        samples: the number of replies that are samples.
-    """
+    """Tokens of one model billed outside the samples of steps: by a ``probe``, or an ``attempt_failed``."""
 
     kind: str
     model: str | None
@@ -129,11 +121,7 @@ def run_row(row: sqlite3.Row) -> RunRow:
 
 
 def run_numbered(connection: sqlite3.Connection, number: int) -> RunRow:
-    """Return the run with that *number*.
-
-    Raises:
-        DatabaseError: its row cannot be read.
-    """
+    """Return the run with that *number*; raise DatabaseError if its row cannot be read."""
     found = query(connection, "run_of", number)
     found.row_factory = sqlite3.Row
     row = found.fetchone()

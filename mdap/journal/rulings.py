@@ -82,11 +82,7 @@ class Rulings:
         await self._write("SELECT 1", (), (place, encodable(author), claim))
 
     async def release(self, place: Place, author: str, claim: int | None = None) -> None:
-        """Release a claimed step.
-
-        Raises:
-            ClaimedError: another person has it.
-        """
+        """Release a claimed step; raise ClaimedError if another person has it."""
         name = encodable(author)
         values = (place.run, place.step, "released", name, *[None] * 4)
         await self._write(_INSERT, values, (place, name, claim))
@@ -102,8 +98,7 @@ class Rulings:
         return int(number)
 
     async def outcome(self, place: Place, ruling: int) -> tuple[str, str | None, str | None] | None:
-        """Return the result of an answer (kind, reason and the run that continues); None if there is none
-        yet."""
+        """Return kind, reason and continuing run of the result of an answer; None without one yet."""
         row: tuple[str, str | None, str | None] | None
         row = await self._write(_OUTCOME, (place.run, place.step, ruling))
         return row

@@ -1,6 +1,6 @@
 """The two calls with which a session begins or resumes a run and ends it; in between, it only appends.
 
-Each call visits the database's thread once. Workers on other machines use other `Runs` instead.
+Each call visits the database's thread once.
 """
 
 import json
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import anyio
 
@@ -25,7 +25,7 @@ from mdap.rules.money import Bill
 from mdap.rules.presence import Absence
 from mdap.settings import VotingSettings
 
-__all__ = ["LocalRuns", "RunRecord", "RunStart", "Runs", "append_seal", "record_of"]
+__all__ = ["RunRecord", "RunStart", "Runs", "append_seal", "record_of"]
 
 
 _NEW_CHAIN: Final = ResumePoint(0, CHAIN_START)
@@ -37,12 +37,7 @@ class RunRecord:
     """The recorded data of a run that its solution reports.
 
     Attributes:
-        reason: the reason for its end, as a sentence.
-        data: the other data recorded with its end.
-        bill: its cost; None if unknown.
         shapes: the tallies of its voted decisions, with counts.
-        escalations: the number of steps that escalated.
-        settled: the number of steps that a person settled.
         voters: the votes by model; empty if there is only one.
         payments: its payments from its error budget; None without one.
     """
@@ -68,15 +63,10 @@ class RunStart:
     """The state of a run when a session begins or resumes it. A new run has only its number.
 
     Attributes:
-        number: the run's number.
         row: its row; None for a new run.
         record: its recorded end, if it is finished (mdap does not claim finished runs).
         is_half: whether it is an override that was interrupted before it was complete.
-        totals: the totals of its rows.
-        cost: its cost in USD; None if unknown.
-        paid: its payments from its error budget.
         tiers: the tiers that have voted in it.
-        absences: the models that it dropped.
         drift: the drift detector; None without a baseline.
         has_rulings: whether a person has answered a step that waits.
         options: by model, the options that a probe found.
@@ -100,8 +90,13 @@ class RunStart:
     point: ResumePoint | ProcessPoint = _NEW_CHAIN
 
 
-class Runs(Protocol):
-    """Begins and ends the runs of a session."""
+class Runs:
+    """Begin and end the runs of a session, in a database on this machine."""
+
+    def __init__(self, writer: Writer, reader: Reader, claims: Claims) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._claims = claims
 
     async def begin(
         self, columns: Mapping[str, Any], *, known: bool, process: bool = False, effects: bool = False
@@ -118,34 +113,6 @@ class Runs(Protocol):
             RunBusyError: another process is working on it.
             DatabaseError: the database can no longer be written.
         """
-
-    async def end(self, ended: RunEvent, *, record: bool = True) -> RunRecord | None:
-        """Record how a session's work on a run ended, seal the run, and make all of it durable.
-
-        Args:
-            ended: the event for this end, the last one of the session.
-            record: whether to return the run's record.
-
-        Raises:
-            DatabaseError: the database can no longer be written.
-        """
-
-    async def release(self, run: int) -> None:
-        """Release a run, once all its appended facts are durable."""
-
-
-class LocalRuns:
-    """Begin and end the runs of a database on this machine; see `Runs`."""
-
-    def __init__(self, writer: Writer, reader: Reader, claims: Claims) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._claims = claims
-
-    async def begin(
-        self, columns: Mapping[str, Any], *, known: bool, process: bool = False, effects: bool = False
-    ) -> RunStart:
-        """Begin a run, or take it up, and claim it."""
         found = partial(self._found, run_id=columns["run_id"], process=process, effects=effects)
         start = await self._reader.visit(found) if known else None
         if start is None:
@@ -182,7 +149,15 @@ class LocalRuns:
             raise
 
     async def end(self, ended: RunEvent, *, record: bool = True) -> RunRecord | None:
-        """Record how a session's work on a run ended, seal the run, and make all of it durable."""
+        """Record how a session's work on a run ended, seal the run, and make all of it durable.
+
+        Args:
+            ended: the event for this end, the last one of the session.
+            record: whether to return the run's record.
+
+        Raises:
+            DatabaseError: the database can no longer be written.
+        """
         with anyio.CancelScope(shield=True):
             self._writer.append(ended)
             await self._writer.flush()

@@ -34,8 +34,6 @@ class Writer:
     """The append-only record of runs; see `mdap.protocols.Journal`.
 
     Args:
-        path: the database file.
-        connection: opened for writing; only the journal uses it.
         watch: called with facts once they are durable; None for no calls.
         every: tells before each commit whether *watch* wants all facts or only events.
     """

@@ -14,7 +14,7 @@ from mdap.engine.budget_guard import BudgetGuard
 from mdap.journal.claims import Claims
 from mdap.journal.jobs import JobLog
 from mdap.journal.reader import Reader, open_log
-from mdap.journal.runs import LocalRuns, Runs, RunStart
+from mdap.journal.runs import Runs, RunStart
 from mdap.journal.writer import Writer, open_journal
 from mdap.observe import Watch
 from mdap.records import Totals
@@ -165,7 +165,7 @@ async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]
                     budget_guard=BudgetGuard(setup.budget, models.prices, batched=setup.lane is Lane.BATCH),
                     writer=writer,
                     reader=reader,
-                    runs=LocalRuns(writer, other, claims),
+                    runs=Runs(writer, other, claims),
                     claims=claims,
                     named=named,
                     tracing=tracing(setup.tracer_provider),

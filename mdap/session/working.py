@@ -24,7 +24,7 @@ from mdap.errors import MdapError, UsageError
 from mdap.errors import told as told_of
 from mdap.groups import of_its_own
 from mdap.journal.reader import Reader, open_log
-from mdap.journal.runs import LocalRuns, Runs
+from mdap.journal.runs import Runs
 from mdap.plugins import make_recorded
 from mdap.providers.gate import Gate
 from mdap.rules.parameters import version_of
@@ -161,10 +161,10 @@ class Worker:
             async with AsyncExitStack() as stack:
                 claims = RemoteClaims(path, self._link.send)
                 reader: Reader = RemoteReader(path, self._caller)
-                runs: Runs = RemoteRuns(writer, self._caller)
+                runs: Runs = RemoteRuns(writer, claims, self._caller)
                 if welcome["at_home"]:
                     reader = await stack.enter_async_context(open_log(path))
-                    runs = LocalRuns(writer, await stack.enter_async_context(open_log(path)), claims)
+                    runs = Runs(writer, await stack.enter_async_context(open_log(path)), claims)
                 group = await stack.enter_async_context(anyio.create_task_group())
                 for gate in models.gates:
                     group.start_soon(gate.serve)

@@ -24,21 +24,11 @@ class About(RunRow):
 
     Attributes:
         turn: changes whenever the run starts, resumes, ends or has a step settled.
-        decided: decisions so far.
         dense: whether the decided steps are exactly those with the numbers below *decided*.
         opened: one more than the number of the last step that was opened.
-        reason: the reason why it did not finish.
-        result: its result, as JSON; None unless finished.
         seconds: running time, over sessions that ended normally.
-        since: when its last session began.
-        prices: the prices of its last session, by model.
-        digest: head of the digest chain.
-        seal: digest over all of its rows at the end of its last session.
-        guarantee: the guarantee of `-k robust`; None for another k.
-        escalated: whether a step escalated.
         undecided: steps of a finished process that found no winner.
         beside: tokens billed outside the samples of its steps and parts.
-        saved_in_batches: USD that its samples cost less in jobs of batch APIs.
         alive: whether a process works on it; None if unknown.
     """
 
@@ -100,13 +90,10 @@ async def about(source: Reader, number: int) -> About | None:
     if not rows:
         return None
     row, run = rows[0], run_row(rows[0])
-    ending = await source.rows("last_ended", number)
-    data = json.loads(ending[0]["data"] or "{}") if ending else {}
+    reason, data = await source.ending(number)
     kinds = {one["kind"]: one["events"] for one in await source.rows("view_event_kinds", number)}
     last = await source.rows("last_decision", number)
-    seals = await source.rows("last_seal", number)
-    priced = await source.rows("prices", number)
-    prices = prices_of(priced[0][0] if priced else None)
+    prices = prices_of(await source.value("prices", number))
     voting = VotingSettings.recorded(run.settings)
     return About(
         **run.columns(),
@@ -117,13 +104,13 @@ async def about(source: Reader, number: int) -> About | None:
         opened=row["opened"],
         parent_name=row["parent_name"],
         children=row["children"],
-        reason=None if run.status in ("running", "finished") or not ending else ending[0]["reason"],
+        reason=None if run.status in ("running", "finished") else reason,
         result=json.dumps(data.get("result"), ensure_ascii=False) if run.status == "finished" else None,
-        seconds=float((await source.rows("seconds", number))[0][0]),
+        seconds=float(await source.value("seconds", number)),
         since=row["since"],
         prices=prices,
         digest=last[0]["digest"] if last else None,
-        seal=seals[0][0] if seals else None,
+        seal=await source.value("last_seal", number),
         warnings=tuple(one["reason"] for one in await source.rows("view_warnings", number)),
         guarantee=guarantee_of(voting, await source.payments(number)) if voting.robust else None,
         escalated="escalated" in kinds,
@@ -151,7 +138,6 @@ class Verdicts:
 
     Attributes:
         outcome: whether its result is good; None if neither its task nor its votes tell.
-        certificate: confidence in the decisions; None if the votes do not tell.
         doubts: the most doubtful decisions, each with its probability of being wrong; None for one without a
             vote, or if unknown.
         input_tokens: all billed input tokens, of samples or not; *output_tokens* likewise.
@@ -159,11 +145,6 @@ class Verdicts:
     """
 
     outcome: Outcome | None
-    samples: int
-    votes: int
-    red_flags: int
-    void: int
-    cancelled: int
     input_tokens: int
     output_tokens: int
     certificate: Certificate | None
@@ -186,11 +167,6 @@ def verdicts(run: About, summary: Summary) -> Verdicts:
     certificate = None if run.escalated else certify(summary.shapes())
     return Verdicts(
         outcome=run.judged(certificate),
-        samples=summary.samples,
-        votes=summary.verdicts["vote"],
-        red_flags=summary.verdicts["flag"],
-        void=summary.verdicts["void"],
-        cancelled=summary.verdicts["cancelled"],
         input_tokens=sum(use.input_tokens for use in billed),
         output_tokens=sum(use.output_tokens for use in billed),
         certificate=certificate,

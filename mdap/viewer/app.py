@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -13,7 +14,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mdap.errors import MdapError
-from mdap.journal.reader import Reader
+from mdap.journal.claims import is_claimed
+from mdap.journal.reader import Reader, open_log
 from mdap.records import TallyShape
 from mdap.rules.certificate import certify
 from mdap.viewer import comparing, pages
@@ -41,29 +43,15 @@ Page = Callable[[pages.Visit], Awaitable[tuple[str, dict[str, Any]]]]
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """The state that all pages share.
-
-    Attributes:
-        shown: the database.
-        counts: the counts of its runs so far.
-        catalog: the list of its runs.
-    """
+    """The state that all pages share."""
 
     shown: Shown
     counts: RunCounts
     catalog: Catalog
 
-    def run_page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
-        """Return the endpoint of a page about one run."""
-
-        async def endpoint(request: Request) -> Response:
-            return await self.show(request, page)
-
-        return endpoint
-
     async def show(self, request: Request, page: Page, status: int = 200) -> Response:
         """Return a page about the requested run."""
-        async with self.shown.open() as source:
+        async with open_log(self.shown.path) as source:
             run = await self._run(source, request.path_params["run"])
             visit = pages.Visit(source, run, request, self.counts, self.shown.prompts)
             template, values = await page(visit)
@@ -73,7 +61,7 @@ class Viewer:
         run = await about(source, number)
         # Processes claim the cases of a batch, not the batch.
         if run is not None and run.running and run.kind != "batch":
-            alive = self.shown.is_claimed(number)
+            alive = is_claimed(source.path, number)
             # Its process may have ended since the read: then the log now has its end.
             run = await about(source, number) if alive is False else run
             run = run and replace(run, alive=alive)
@@ -84,7 +72,7 @@ class Viewer:
     async def runs(self, request: Request) -> Response:
         """List the runs."""
         wanted = RunFilter.of(request)
-        async with self.shown.open() as source:
+        async with open_log(self.shown.path) as source:
             values = await self.catalog.page(source, self.counts, wanted, pages.RUNS)
         return self.answer("runs.html", values)
 
@@ -92,7 +80,7 @@ class Viewer:
         """Show two runs side by side, or the runs to compare one with."""
         names = [request.query_params.get(name, "").strip()[:_LONGEST_NAME] for name in ("a", "b")]
         values: dict[str, Any] = {"names": names, "sides": [], "alike": [], "sentence": None}
-        async with self.shown.open() as source:
+        async with open_log(self.shown.path) as source:
             found = []
             for name in filter(None, names):
                 number = await comparing.number_of(source, name)
@@ -110,7 +98,7 @@ class Viewer:
 
     async def text(self, request: Request) -> Response:
         """Return a recorded text unchanged, as plain text."""
-        async with self.shown.open() as source:
+        async with open_log(self.shown.path) as source:
             rows = await source.rows("view_text", request.path_params["text"])
         if not rows:
             raise HTTPException(404, "There is no such text in this database.")
@@ -163,7 +151,10 @@ def create_app(shown: Shown, hosts: Collection[str], key: Key | None = None) -> 
     }
     routes = [
         Route("/", viewer.runs),
-        *(Route(f"/runs/{{run:int}}{path}", viewer.run_page(page)) for path, page in about_run.items()),
+        *(
+            Route(f"/runs/{{run:int}}{path}", partial(viewer.show, page=page))
+            for path, page in about_run.items()
+        ),
         Route("/compare", viewer.compare),
         Route("/texts/{text:int}", viewer.text),
         Route("/static/{name}", _static),

@@ -35,13 +35,7 @@ _LONGEST: Final = 200
 
 @dataclass(slots=True)
 class Listed:
-    """A run in the list.
-
-    Attributes:
-        number: its key in the other tables.
-        seconds: running time, over sessions that ended normally; None without one.
-        counted: whether *votes*, *cost_usd* and the votes' effect on the outcome are known.
-    """
+    """A run in the list; *counted* says whether its votes, its cost and their effect on the outcome are known."""
 
     number: int
     run_id: str
@@ -101,16 +95,7 @@ _COUNTED: Final = frozenset({"votes", "cost", "outcome"})
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """The filter, order and page of the list, from the query.
-
-    Attributes:
-        outcome: an outcome, or a status; empty for all.
-        task: a part of the task's name.
-        model: a part of the models.
-        k: the margin, as text.
-        sort: a column; with a minus in front, the largest first.
-        page: from 1.
-    """
+    """The filter, order and page of the list, from the query; with a minus, *sort* puts the largest first."""
 
     outcome: str = ""
     task: str = ""
@@ -121,11 +106,7 @@ class RunFilter:
 
     @classmethod
     def of(cls, request: Request) -> "RunFilter":
-        """Parse the query of a request.
-
-        Raises:
-            HTTPException: there is no such column or page.
-        """
+        """Parse the query of a request; raise HTTPException for an unknown column or page."""
         asked = {name: request.query_params.get(name, "")[:_LONGEST].strip() for name in cls.__slots__}
         sort, page = asked["sort"] or "-begun", whole_number(asked["page"] or "1")
         if sort.removeprefix("-") not in SORTS:
@@ -180,14 +161,7 @@ class Catalog:
         self._event = 0
 
     async def page(self, source: Reader, counts: RunCounts, wanted: RunFilter, size: int) -> dict[str, Any]:
-        """Return the rows of a page of the list.
-
-        Args:
-            source: the log.
-            counts: the counts of long runs.
-            wanted: the filter, order and page.
-            size: runs per page.
-        """
+        """Return the rows of a page of the list."""
         async with self._lock:
             await self._look(source)
             runs = list(self._runs.values())
@@ -243,27 +217,16 @@ def _sorted(runs: list[Listed], sort: str) -> list[Listed]:
     return known + [run for run in runs if by(run) is None]
 
 
-_COLUMNS: Final = ("run_id", "kind", "task", "k", "escalated", "opened", "children", "created_at", "seconds")
-
-
 @lru_cache(maxsize=1024)
 def _models(text: str) -> str:
     return " + ".join(json.loads(text).get("models", ()))
 
 
 def _listed(row: Row) -> Listed:
-    run = Listed(
-        **{name: row[name] for name in _COLUMNS},
-        number=row["id"],
-        params=json.loads(row["params"]),
-        models=_models(row["provider"]),
-        status=status_of(row["last_event"]),
-        said=row["outcome"],
-        undecided=row["undecided"] or 0,
-        decided=row["steps"],
-        prices=prices_of(row["prices"]),
-        turn=row["last_turn"] or 0,
-    )
+    given = dict(row)
+    params, prices = json.loads(given.pop("params")), prices_of(given.pop("prices"))
+    models, status = _models(given.pop("provider")), status_of(given.pop("last_event"))
+    run = Listed(**given, params=params, prices=prices, models=models, status=status)
     run.judge(None)
     return run
 
@@ -271,7 +234,7 @@ def _listed(row: Row) -> Listed:
 async def listed(source: Reader, numbers: Sequence[int]) -> list[Listed]:
     """Return the runs of these *numbers*, in their order, without counts."""
     rows = await source.rows("view_listed", json.dumps(numbers))
-    found = {row["id"]: _listed(row) for row in rows}
+    found = {row["number"]: _listed(row) for row in rows}
     return [found[number] for number in numbers if number in found]
 
 
@@ -335,7 +298,7 @@ async def _count_long(source: Reader, counts: RunCounts, one: Listed, deadline: 
         await count.go_on(source, run, deadline - monotonic())
         if count.whole:
             found = verdicts(count.with_parts(run), count.summary)
-            known = (found.votes, found.cost_usd, found.outcome)
+            known = (count.summary.verdicts["vote"], found.cost_usd, found.outcome)
             if one.status != "running":
                 counts.note(one.number, one.turn, known)
     if known is not None:

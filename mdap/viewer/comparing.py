@@ -1,10 +1,7 @@
 """Compare two runs: their figures, and the steps that they decided differently."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from sqlite3 import Row
-from time import monotonic
 from typing import Any, Final
 
 from mdap.journal.reader import Reader
@@ -12,8 +9,8 @@ from mdap.viewer.about import About, Verdicts, verdicts
 from mdap.viewer.catalog import Listed, listed
 from mdap.viewer.counting import RunCounts
 from mdap.viewer.guard import whole_number
+from mdap.viewer.source import walk
 from mdap.viewer.summary import Summary
-from mdap.viewer.walking import Found, walk
 from mdap.viewer.wording import chance, number, seconds, share, usd, when
 
 __all__ = ["Side", "alike", "compared", "differences", "number_of"]
@@ -22,17 +19,11 @@ _COUNTING: Final = 0.06
 _DIFFERENCES: Final = 50
 _NAMED_MOST: Final = 50_000  # steps of a process to match by name
 _ALIKE: Final = 20
-_PAIRS: Final = 1_000  # steps to compare in one query
-_LOOKING: Final = 0.12
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two runs.
-
-    Attributes:
-        whole: whether the count is complete.
-    """
+    """One of the two runs."""
 
     run: About
     summary: Summary
@@ -46,11 +37,11 @@ _ROWS: Final[dict[str, Callable[[Side], str]]] = {
     "Model": lambda side: side.run.models,
     "k": lambda side: str(side.run.k),
     "Steps decided": lambda side: number(side.summary.decisions if side.run.children else side.run.decided),
-    "Votes": lambda side: number(side.verdicts.votes),
+    "Votes": lambda side: number(side.summary.verdicts["vote"]),
     "Votes per step": lambda side: number(side.summary.votes_per_step, 3),
     "Votes against the winner": lambda side: _of(side.summary.against, side.summary.votes),
     "Divided steps": lambda side: _of(side.summary.divided, side.summary.decisions),
-    "Red flags": lambda side: _of(side.verdicts.red_flags, side.verdicts.samples),
+    "Red flags": lambda side: _of(side.summary.verdicts["flag"], side.summary.samples),
     "Settled by a person": lambda side: number(side.summary.settled),
     "Failed attempts": lambda side: number(side.run.failed_attempts),
     "P(no errors)": lambda side: chance(side.verdicts.p_zero_errors),
@@ -80,43 +71,23 @@ async def compared(source: Reader, counts: RunCounts, runs: Sequence[About]) -> 
 
 
 async def differences(source: Reader, runs: Sequence[About], start: int) -> dict[str, Any]:
-    """Return the steps that two runs decided differently, from a decision of the first run on."""
+    """Return the steps that two runs decided differently, from a decision or a step of the first run on."""
     one, other = runs
-    named = [await source.rows("view_named", run.number) for run in runs]
-    by_name = any(rows and rows[0]["named"] for rows in named)
+    by_name = any([await source.value("view_named", run.number) for run in runs])
     found = None
     if not by_name:
         bounds = (start, one.decided)
         found = await walk(source, "walk_differences", one.number, bounds, _DIFFERENCES, other.number)
     elif max(one.opened, other.opened) <= _NAMED_MOST:
-        found = await _by_name(source, one, other, start)
+        bounds = (start, one.opened)
+        found = await walk(source, "walk_differences_by_name", one.number, bounds, _DIFFERENCES, other.number)
     return {"found": found, "most": _NAMED_MOST}
-
-
-async def _by_name(source: Reader, one: About, other: About, start: int) -> Found:
-    """Return the same for steps with equal names, from the step *start* of the first run on."""
-    theirs = {row["key"]: row["step"] for row in await source.rows("view_keys", other.number)}
-    rows = await source.rows("view_keys", one.number)
-    pairs = sorted((row["step"], theirs[row["key"]]) for row in rows if row["key"] in theirs)
-    pairs = [pair for pair in pairs if pair[0] >= start]
-    deadline = monotonic() + _LOOKING
-    found: list[Row] = []
-    at = 0
-    while at < len(pairs) and len(found) <= _DIFFERENCES and monotonic() < deadline:
-        some = pairs[at : at + _PAIRS]
-        left = _DIFFERENCES + 1 - len(found)
-        found += await source.rows("differences_by_pair", json.dumps(some), one.number, other.number, left)
-        at += len(some)
-    if len(found) > _DIFFERENCES:
-        return Found(found[:_DIFFERENCES], start, int(found[_DIFFERENCES]["step"]), more=True)
-    more = at < len(pairs)
-    return Found(found, start, pairs[at][0] if more else one.opened, more)
 
 
 async def number_of(source: Reader, text: str) -> int | None:
     """Return the number of the run that *text* names, by its number or its id; None if there is none."""
-    rows = await source.rows("run_called", text)
-    return int(rows[0]["id"]) if rows else whole_number(text)
+    number = await source.value("run_called", text)
+    return whole_number(text) if number is None else int(number)
 
 
 async def alike(source: Reader, run: About) -> list[Listed]:

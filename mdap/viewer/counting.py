@@ -31,17 +31,7 @@ SHORT: Final = 4_096
 
 
 class Count:
-    """The summary of a run and its ended parts, and the run's current speed.
-
-    Args:
-        run: the run as first seen.
-
-    Attributes:
-        summary: the counts so far.
-        whole: whether they are complete.
-        escalated: whether a step of a counted part escalated.
-        warnings: the warnings of counted parts, in order, as keys.
-    """
+    """The summary of a run and its ended parts, and the run's current speed."""
 
     def __init__(self, run: About) -> None:
         self._lock = anyio.Lock()
@@ -55,7 +45,7 @@ class Count:
         self._counted: set[int] = set()
         self._event = 0
         self._ahead: deque[Row] = deque()
-        self._part: Summary | None = None
+        self._at = 0  # where the count of a long part goes on
         self.escalated = False
         self.warnings: dict[str, None] = {}
 
@@ -97,39 +87,25 @@ class Count:
                 return True
             if monotonic() >= deadline:
                 return False
-            if self._ahead[0]["end"] <= SHORT:
-                await self._count_short(source)
-            elif not await self._go_on_with_long(source, deadline - monotonic()):
-                return False
+            await self._count_next(source)
 
-    async def _count_short(self, source: Reader) -> None:
-        """Count the next parts that together have few steps."""
+    async def _count_next(self, source: Reader) -> None:
+        """Count the next parts that together have few steps, or further steps of a long one."""
         taken = few_steps(self._ahead, lambda row: row["end"])
         fresh = {row["run"] for row in taken} - self._counted
         if fresh:
-            await self.summary.add_runs(source, sorted(fresh))
+            await self.summary.add_runs(source, sorted(fresh), self._at, self._at + SHORT)
+            self._at += SHORT
+            if self._at < taken[0]["end"]:
+                return
+        self._at = 0
         for row in taken:
-            self._done(row)
-
-    async def _go_on_with_long(self, source: Reader, seconds: float) -> bool:
-        row = self._ahead[0]
-        if row["run"] not in self._counted:
-            if self._part is None:
-                self._part = Summary(row["run"])
-            if not await self._part.count(source, row["end"], seconds):
-                return False
-            self.summary.absorb(self._part)
-            self._part = None
-        self._done(row)
-        return True
-
-    def _done(self, row: Row) -> None:
-        self._ahead.popleft()
-        self._event = row["event"]
-        self._counted.add(row["run"])
-        self.escalated = self.escalated or bool(row["escalated"])
-        if row["warning"] is not None and len(self.warnings) < _WARNINGS:
-            self.warnings[row["warning"]] = None
+            self._ahead.popleft()
+            self._event = row["event"]
+            self._counted.add(row["run"])
+            self.escalated = self.escalated or bool(row["escalated"])
+            if row["warning"] is not None and len(self.warnings) < _WARNINGS:
+                self.warnings[row["warning"]] = None
 
 
 class RunCounts:

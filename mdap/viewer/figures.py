@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
+from mdap.audit.statistics import quantile
 from mdap.rules.scaling import race_lengths
 from mdap.settings import Price
 from mdap.viewer.about import cost_of_bin
@@ -22,13 +23,7 @@ _LATENCY_BINS: Final = 10
 
 
 def figures(summary: Summary, k: int, prices: Mapping[str, Price]) -> list[Figure]:
-    """Return the plots of a run as counted so far, without empty ones.
-
-    Args:
-        summary: the counts.
-        k: the margin of the run; if margins differ, the smallest one that decided a race.
-        prices: prices by model; the plot of cost needs one for each model.
-    """
+    """Return the plots of a run as counted so far, without empty ones; that of cost needs all prices."""
     k = summary.margins[0] if summary.margins else k
     others = (_disagreement(summary), _spending(summary, prices), _latency(summary), _flags(summary))
     return [*_race_figures(summary, k), *(figure for figure in others if figure is not None)]
@@ -119,7 +114,7 @@ def _latency(summary: Summary) -> Figure | None:
     y = Axis("samples", 0, ceiling(max(slots.values())))
     said = {slot: f"{duration(edges[slot][0])} to {duration(edges[slot][1])}" for slot in sorted(slots)}
     values = [(*edges[slot], float(slots[slot]), f"{said[slot]}: {slots[slot]:,}") for slot in said]
-    middle, tail = _quantile(timed, 0.5), _quantile(timed, 0.99)
+    middle, tail = (quantile(sorted(timed.items()), share) for share in (0.5, 0.99))
     note = f"Half of the samples took up to about {duration(middle)}, 99 % up to about {duration(tail)}."
     rows = tuple((said[slot], f"{slots[slot]:,}") for slot in said)
     return Figure("Latency", chart(note, x, y, marks=bars(x, y, values)), note, ("latency", "samples"), rows)
@@ -138,15 +133,6 @@ def _flags(summary: Summary) -> Figure | None:
     note = f"{flags:,} of {summary.samples:,} samples ({share}) were discarded."
     rows = tuple((name[:200], f"{count:,}") for name, count in shown)
     return Figure("Red flags by reason", ranked(note, shown), note, ("reason", "samples"), rows)
-
-
-def _quantile(counts: Mapping[int, int], share: float) -> int:
-    wanted, seen = share * sum(counts.values()), 0
-    for value in sorted(counts):
-        seen += counts[value]
-        if seen >= wanted:
-            return value
-    return max(counts)
 
 
 class _Stretch(NamedTuple):

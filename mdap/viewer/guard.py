@@ -115,7 +115,6 @@ class RequestGuard:
     browser still sends that name as the Host.
 
     Args:
-        app: the application.
         hosts: accepted values of the Host header, with the port.
         key: the secret that a request must show; None if anyone may read and nobody may write.
     """
@@ -173,11 +172,7 @@ class RequestGuard:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """Return the fields of a form, the last one of each name.
-
-    Raises:
-        HTTPException: the body is invalid or too large.
-    """
+    """Return the fields of a form, the last one of each name; raise HTTPException for a wrong body."""
     body = await _body(request, _FORM)
     try:
         return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=_FIELDS, errors="strict"))
@@ -186,11 +181,7 @@ async def form_of(request: Request) -> dict[str, str]:
 
 
 async def object_of(request: Request) -> dict[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        HTTPException: the body is invalid or too large.
-    """
+    """Return a JSON object; raise HTTPException for a wrong body."""
     body = await _body(request, _JSON)
     try:
         found = json.loads(body)

@@ -16,10 +16,9 @@ from mdap.viewer.catalog import count_up, listed
 from mdap.viewer.counting import Count, RunCounts
 from mdap.viewer.figures import figures, progress
 from mdap.viewer.guard import whole_number
-from mdap.viewer.race import outcome_of, race_of
-from mdap.viewer.source import Prompts, merged_by, prompts_of
+from mdap.viewer.race import CHARACTERS, outcome_of, race_of
+from mdap.viewer.source import Found, Prompts, merged_by, prompts_of, walk
 from mdap.viewer.timeline import KINDS, timeline_of
-from mdap.viewer.walking import Found, walk
 
 __all__ = [
     "FILTERS",
@@ -47,8 +46,6 @@ _EVENTS: Final = 100
 _LATEST: Final = 12
 _PARTS: Final = 5_000
 _OPENINGS: Final = 10
-_SAMPLES: Final = 300
-_CHARACTERS: Final = 4_000
 _SEARCHED: Final = 200
 _LEAVES: Final = 100  # parts or steps per range on the lowest level of the tree
 _COUNTED: Final = 20_000  # maximum number of steps for which a page counts ranges
@@ -80,11 +77,7 @@ class Visit:
 
 
 def key(request: Request, name: str, default: int) -> int:
-    """Return a whole number of the query; *default* if it is missing.
-
-    Raises:
-        HTTPException: it is not such a number.
-    """
+    """Return a whole number of the query, *default* if it is missing; raise HTTPException for other text."""
     text = request.query_params.get(name, "")
     number = whole_number(text) if text else default
     if number is None:
@@ -187,23 +180,17 @@ async def step(visit: Visit) -> Shown:
     openings = await visit.source.rows("view_openings", run.number, number, _OPENINGS)
     if not openings:
         raise HTTPException(404, "The run has no such step yet.")
-    races = []
-    for opening in openings:
-        where = (run.number, number, opening["opening"], _SAMPLES + 1, _CHARACTERS)
-        taken = await visit.source.rows("view_samples", *where)
-        waiting = [] if taken else await visit.source.rows("view_pending", *where)
-        races.append(race_of(opening, taken or waiting, _SAMPLES, tentative=bool(waiting)))
     prompts = await prompts_of(visit.source, visit.prompts, run, openings[0])
     return "step.html", {
         "number": number,
-        "races": races,
+        "races": [await race_of(visit.source, run.number, opening) for opening in openings],
         "doubts": chances_of((await counted(visit)).summary),
         "prompts": prompts,
         "merged_by": await merged_by(visit.source, run),
         "last": run.opened - 1,
         "timeline": await timeline_of(visit.source, run.number, number, number + 1, by_sample=True),
         "kinds": KINDS,
-        "characters": _CHARACTERS,
+        "characters": CHARACTERS,
     }
 
 
@@ -255,15 +242,7 @@ async def times(visit: Visit) -> Shown:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A range of steps.
-
-    Attributes:
-        start: its first step.
-        stop: the step after its last.
-        open: whether the page shows its content.
-        counts: all, decided, divided and settled steps; None if not counted.
-        branches: the ranges in it, if it is open.
-    """
+    """A range of steps, with the numbers of all, decided, divided and settled ones if they are counted."""
 
     start: int
     stop: int

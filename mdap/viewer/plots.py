@@ -41,15 +41,7 @@ def ceiling(value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis of a plot.
-
-    Attributes:
-        label: its label.
-        low: value at its start; above 0 on a logarithmic axis.
-        high: value at its end.
-        log: whether it is logarithmic.
-        show: formats the value at a tick.
-    """
+    """One axis of a plot, linear or logarithmic; *show* formats the value at a tick."""
 
     label: str
     low: float
@@ -98,16 +90,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A plot.
-
-    Attributes:
-        title: its heading.
-        svg: the plot.
-        note: its message, in a sentence.
-        heads: column headings of its numbers.
-        rows: its numbers.
-        legend: class and meaning of each line.
-    """
+    """A plot: its message in a sentence, the numbers that it shows, and class and meaning of each line."""
 
     title: str
     svg: str
@@ -118,14 +101,9 @@ class Figure:
 
 
 def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line] = (), marks: str = "") -> str:
-    """Return a plot of *lines* and ready-made *marks* over two axes.
+    """Return a plot of *lines* and ready-made *marks*, from `bars` on the same axes, over two axes.
 
-    Args:
-        title: a description in a sentence, for screen readers.
-        x: the horizontal axis.
-        y: the vertical axis.
-        lines: the lines to draw.
-        marks: SVG from `bars` on the same axes.
+    *title* describes it in a sentence, for screen readers.
     """
     drawn = "".join(_path(line, x, y) for line in lines)
     return _svg(title, _HEIGHT, f"{_grid(x, y)}{marks}{drawn}")
@@ -138,13 +116,7 @@ def _svg(title: str, height: int, inside: str) -> str:
 
 
 def bars(x: Axis, y: Axis, values: Sequence[tuple[float, float, float, str]]) -> str:
-    """Return bars on two axes.
-
-    Args:
-        x: the horizontal axis.
-        y: the vertical axis.
-        values: left edge, right edge, height and text of each bar.
-    """
+    """Return bars on two axes, from left edge, right edge, height and text of each."""
     drawn = []
     for left, right, height, said in values:
         start, end, top = _x(x, left), _x(x, right), _y(y, height)
@@ -158,12 +130,7 @@ def bars(x: Axis, y: Axis, values: Sequence[tuple[float, float, float, str]]) ->
 
 
 def ranked(title: str, values: Sequence[tuple[str, int]]) -> str:
-    """Return horizontal bars with a name and a count each.
-
-    Args:
-        title: a description in a sentence.
-        values: names and counts, in display order.
-    """
+    """Return horizontal bars with a name and a count each; *title* describes them in a sentence."""
     most = max((count for _, count in values), default=1) or 1
     height = _ROW * max(len(values), 1) + 8
     rows = "".join(_ranked_row(index, name, count, most) for index, (name, count) in enumerate(values))

@@ -7,24 +7,22 @@ from dataclasses import dataclass
 from sqlite3 import Row
 from typing import Final
 
+from mdap.journal.reader import Reader
 from mdap.rules.digests import answer_key
 from mdap.rules.tally import Tally
 
-__all__ = ["ShownCandidate", "ShownRace", "ShownSample", "outcome_of", "race_of"]
+__all__ = ["CHARACTERS", "ShownCandidate", "ShownRace", "ShownSample", "outcome_of", "race_of"]
 
+CHARACTERS: Final = 4_000
+"""The length at which a page cuts a reply."""
+
+_SAMPLES: Final = 300
 _LETTERS: Final = "ABCDEFGH"
 
 
 @dataclass(frozen=True, slots=True)
 class ShownCandidate:
-    """An answer with votes.
-
-    Attributes:
-        letter: its name on the page.
-        style: a class of the style sheet.
-        answer: its canonical JSON; None if the log has only its key.
-        reply: the number of its first sample.
-    """
+    """An answer with votes: its canonical JSON, if the log has it, and the number of its first sample."""
 
     letter: str
     style: str
@@ -36,13 +34,7 @@ class ShownCandidate:
 
 @dataclass(frozen=True, slots=True)
 class ShownSample:
-    """A sample.
-
-    Attributes:
-        row: its columns.
-        candidate: the candidate it voted for; None if it did not vote.
-        lead: the lead after counting it; None if it was not counted.
-    """
+    """A sample, with the candidate that it voted for, if any, and the lead after it, if it was counted."""
 
     row: Row
     candidate: ShownCandidate | None
@@ -51,15 +43,7 @@ class ShownSample:
 
 @dataclass(frozen=True, slots=True)
 class ShownRace:
-    """The race of a step, decided or in progress.
-
-    Attributes:
-        opening: the step's opening, with its decision if there is one.
-        candidates: by votes, most first.
-        entries: samples in the order of counting, uncounted ones last.
-        tentative: whether its input is still a guess.
-        cut: whether there are more samples than shown.
-    """
+    """The race of a step, with its samples in the order of counting, uncounted ones last."""
 
     opening: Row
     candidates: list[ShownCandidate]
@@ -92,25 +76,22 @@ def outcome_of(opening: Row) -> str:
     return "divided" if opening["votes"] > opening["margin"] else "unanimous"
 
 
-def race_of(opening: Row, rows: Sequence[Row], most: int, *, tentative: bool) -> ShownRace:
-    """Return the race of *opening* from its samples.
-
-    Args:
-        opening: its columns.
-        rows: its samples, in display order.
-        most: the maximum number of samples to show.
-        tentative: whether its input is still a guess.
-    """
+async def race_of(source: Reader, run: int, opening: Row) -> ShownRace:
+    """Return the race of an *opening* of a step of the run with the number *run*."""
+    where = (run, opening["step"], opening["opening"], _SAMPLES + 1, CHARACTERS)
+    taken = await source.rows("view_samples", *where)
+    rows = taken or await source.rows("view_pending", *where)
     candidates = _candidates(opening, rows)
     entries: list[ShownSample] = []
     tally = Tally(1)
-    for row in rows[:most]:
+    for row in rows[:_SAMPLES]:
         voted = row["verdict"] == "vote"
         if voted and row["counted"] is not None:
             tally.add(row["answer_key"])
         lead = tally.lead if row["counted"] is not None else None
         entries.append(ShownSample(row, candidates.get(row["answer_key"]) if voted else None, lead))
-    return ShownRace(opening, list(candidates.values()), entries, tentative, len(rows) > most)
+    tentative = bool(rows) and not taken
+    return ShownRace(opening, list(candidates.values()), entries, tentative, len(rows) > _SAMPLES)
 
 
 def _candidates(opening: Row, rows: Sequence[Row]) -> dict[str, ShownCandidate]:

@@ -28,16 +28,12 @@ _CHARACTERS: Final = 1_000
 _DISPUTED_PARTS: Final = 5_000
 _LARGEST: Final = 2**62
 
+Names = dict[int, str | None]
+"""The names of the parts of a run, by number; None for the run itself."""
+
 
 async def report(source: Reader, run: About, length: int | None, made_at: str) -> str:
-    """Return the report of a run as HTML, without scripts or external resources.
-
-    Args:
-        source: the log.
-        run: the run.
-        length: the number of steps of the task; None if unknown.
-        made_at: the time of the report.
-    """
+    """Return the report of a run as HTML, without scripts or external resources."""
     count = Count(run)
     await count.go_on(source, run)
     run, summary = count.with_parts(run), count.summary
@@ -45,7 +41,7 @@ async def report(source: Reader, run: About, length: int | None, made_at: str) -
     parts = await source.rows("view_runs", run.number, _LARGEST, _PARTS) if run.children else []
     found = verdicts(run, summary)
     chances = {} if found.certificate is None else chances_of(summary)
-    disputed = await doubtful(source, run, chances, _DISPUTED)
+    names = await _names(source, run)
     return (
         environment()
         .get_template("report.html")
@@ -53,8 +49,8 @@ async def report(source: Reader, run: About, length: int | None, made_at: str) -
             run=run,
             summary=summary,
             verdicts=found,
-            disputed=disputed,
-            undecided=await undecided(source, run, _DISPUTED),
+            disputed=await doubtful(source, names, chances),
+            undecided=await undecided(source, names) if run.children or run.opened > run.decided else [],
             seals=await seals_of(source, run.number, run.run_id),
             figures=figures(summary, run.k, run.prices),
             events=happened,
@@ -68,14 +64,7 @@ async def report(source: Reader, run: About, length: int | None, made_at: str) -
 
 @dataclass(frozen=True, slots=True)
 class ShownSeal:
-    """A seal of a run.
-
-    Attributes:
-        at: its time.
-        decisions: the number of decisions that it covers.
-        newest: whether the run has not changed since.
-        signatures: time and signer of each; None if it cannot be checked here.
-    """
+    """A seal of a run, with the time of each signature, and the signature if it can be checked here."""
 
     at: str
     seal: str
@@ -114,7 +103,6 @@ class Disputed:
         wrong: the probability that its winner is wrong; None if unknown.
         author: the person who settled it; None for a vote or an undecided step.
         candidates: answer, votes, and whether it won; a reply in place of the answer if undecided.
-        more: the number of further candidates.
     """
 
     part: str | None
@@ -128,52 +116,42 @@ class Disputed:
 
 
 async def doubtful(
-    source: Reader, run: About, chances: Mapping[tuple[int, int, int], float], most: int
+    source: Reader, names: Names, chances: Mapping[tuple[int, int, int], float]
 ) -> list[Disputed]:
-    """Return decisions of a run and its parts: those by a person, then the most doubtful ones.
+    """Return decisions of some runs: those by a person, then the most doubtful ones.
 
-    Args:
-        source: the log.
-        run: the run.
-        chances: the probability that a winner is wrong, by its votes, its lead and all votes.
-        most: the maximum number of each kind.
+    *chances* are the probabilities that a winner is wrong, by its votes, its lead and all votes.
     """
-    names = await _names(source, run)
     wanted = json.dumps(list(names))
-    rows = list(await source.rows("report_settled", wanted, most))
-    rows += await source.rows("fold_doubtful", wanted, 0, _LARGEST, 2 * most)
-    found: dict[tuple[int, int], Disputed] = {}
-    for row in rows:
-        if (row["run"], row["step"]) in found:
-            continue
-        chance = chances.get((row["votes"], row["margin"], row["total"] or 0))
-        [decided, *_] = await source.rows("view_openings", row["run"], row["step"], 1)
-        found[row["run"], row["step"]] = _disputed(names[row["run"]], decided, chance)
-    settled = [one for one in found.values() if one.author is not None]
-    others = [one for one in found.values() if one.author is None]
-    return settled[:most] + sorted(others, key=lambda one: -(one.wrong or 0))[:most]
+    settled = await source.rows("report_settled", wanted, _DISPUTED)
+    divided = await source.rows("report_divided", wanted, 2 * _DISPUTED)
+    voted = [
+        _disputed(names, row, _ranked(row), chances.get((row["votes"], row["margin"], row["total"])))
+        for row in divided
+    ]
+    voted.sort(key=lambda one: -(one.wrong or 0))
+    return [_disputed(names, row, _ranked(row)) for row in settled] + voted[:_DISPUTED]
 
 
-async def _names(source: Reader, run: About) -> dict[int, str | None]:
+async def _names(source: Reader, run: About) -> Names:
     parts = await source.rows("report_parts", run.number, _DISPUTED_PARTS) if run.children else []
     return {run.number: None, **{row["id"]: row["run_id"] for row in parts}}
 
 
-def _disputed(part: str | None, row: Row, chance: float | None) -> Disputed:
+def _ranked(row: Row) -> list[tuple[str, int, bool]]:
+    """Return answer and votes of each candidate of a decision, the winner first."""
     tally: dict[str, int] = json.loads(row["tally"] or "{}")
     tally.setdefault(row["winner"], 0)
     ranked = sorted(tally.items(), key=lambda item: (item[0] != row["winner"], -item[1], item[0]))
-    candidates = [(answer, votes, answer == row["winner"]) for answer, votes in ranked]
-    wrong = None if row["author"] is not None else chance
-    return _cut(part, row, wrong, candidates)
+    return [(answer, votes, answer == row["winner"]) for answer, votes in ranked]
 
 
-def _cut(
-    part: str | None, row: Row, wrong: float | None, candidates: Sequence[tuple[str, int, bool]]
+def _disputed(
+    names: Names, row: Row, candidates: Sequence[tuple[str, int, bool]], wrong: float | None = None
 ) -> Disputed:
     shown = [(answer[:_CHARACTERS], votes, won) for answer, votes, won in candidates[:_CANDIDATES]]
     return Disputed(
-        part,
+        names[row["run"]],
         row["step"],
         row["input"][:_CHARACTERS],
         wrong,
@@ -184,19 +162,15 @@ def _cut(
     )
 
 
-async def undecided(source: Reader, run: About, most: int) -> list[Disputed]:
-    """Return the undecided steps of a run and its ended parts, with the replies that voted."""
-    if run.dense and run.opened == run.decided and not run.children:
-        return []
-    names = await _names(source, run)
+async def undecided(source: Reader, names: Names) -> list[Disputed]:
+    """Return the undecided steps of some runs that ended, with the replies that voted."""
     found = []
-    for row in await source.rows("report_undecided", json.dumps(list(names)), most):
-        [opening, *_] = await source.rows("view_openings", row["run"], row["step"], 1)
-        where = (row["run"], row["step"], opening["opening"], _SAMPLES, _CHARACTERS)
+    for row in await source.rows("report_undecided", json.dumps(list(names)), _DISPUTED):
+        where = (row["run"], row["step"], row["opening"], _SAMPLES, _CHARACTERS)
         votes: dict[str, list[Any]] = {}
         for sample in await source.rows("view_samples", *where):
             if sample["verdict"] == "vote":
                 votes.setdefault(sample["answer_key"], [sample["body"] or "", 0])[1] += 1
         ranked = sorted(votes.values(), key=lambda one: -one[1])
-        found.append(_cut(names[row["run"]], opening, None, [(text, count, False) for text, count in ranked]))
+        found.append(_disputed(names, row, [(text, count, False) for text, count in ranked]))
     return found

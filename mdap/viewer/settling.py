@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from mdap.audit.queue import Ruling
 from mdap.errors import ClaimedError, MdapError, RunBusyError, RunNotFoundError, UsageError
-from mdap.journal.reader import Reader
-from mdap.journal.rows import status_of
+from mdap.journal.claims import is_claimed
+from mdap.journal.reader import Reader, open_log
 from mdap.rules.canonical import canonical
 from mdap.rules.digests import answer_key
 from mdap.viewer.guard import Key, form_of, object_of, whole_number
@@ -35,8 +35,6 @@ __all__ = ["Counter", "Interface", "compared"]
 
 Act = Callable[[Request], Awaitable[dict[str, Any]]]
 
-_SAMPLES: Final = 300
-_CHARACTERS: Final = 4_000
 _QUEUED: Final = 50
 _OFFERED: Final = 8
 """Maximum number of candidates to compare: a step can have hundreds, each with long text."""
@@ -50,13 +48,7 @@ _WORDS_COMPARED: Final = 400
 
 
 class _Choice(NamedTuple):
-    """A candidate as the form offers it.
-
-    Attributes:
-        said: the answer in pieces, or a reply if the log has only the answer's key.
-        known: whether *said* is the answer itself.
-        won: whether votes decided it.
-    """
+    """A candidate as the form offers it: its answer in pieces, or a reply if the answer is not *known*."""
 
     candidate: ShownCandidate
     said: list[Piece]
@@ -66,12 +58,7 @@ class _Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A rejected form.
-
-    Attributes:
-        sentence: the reason.
-        fields: the user's input.
-    """
+    """A rejected form: the reason, and the user's input."""
 
     sentence: str | None = None
     fields: dict[str, str] = field(default_factory=dict)
@@ -79,13 +66,7 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """The pages of the desk.
-
-    Attributes:
-        viewer: the state that all pages share.
-        desk: settles steps.
-        key: the server's secret.
-    """
+    """The pages of the desk."""
 
     viewer: "Viewer"
     desk: Desk
@@ -110,16 +91,14 @@ class Counter:
         given = await form_of(request)
         if not self.key.is_form(given.pop("form", "")):
             raise HTTPException(403, "This form is not one of this server's: load the page again.")
-        actions = {"claim": self._claim, "release": self._release, "settle": self._settle}
-        act = actions.get(given.get("do", ""))
-        if act is None:
+        if given.get("do") not in ("claim", "release", "settle"):
             raise HTTPException(400, "This is not a form of these pages.")
-        async with self.viewer.shown.open() as source:
+        async with open_log(self.viewer.shown.path) as source:
             rows = await source.rows("view_run", request.path_params["run"])
         if not rows:
             raise HTTPException(404, "There is no such run in this database.")
         try:
-            query = await act(request, rows[0]["run_id"], given)
+            query = await self._done(rows[0]["run_id"], request.path_params["step"], given)
         except MdapError as error:
             draft = _Draft(f"{error}.", given)
             return await self.viewer.show(request, partial(self._page, draft), _http_status(error))
@@ -127,29 +106,20 @@ class Counter:
         self.key.keep_name(answer, given.get("author", ""))
         return answer
 
-    async def _claim(self, request: Request, run_id: str, given: dict[str, str]) -> str:
+    async def _done(self, run_id: str, step: int, given: dict[str, str]) -> str:
+        """Do what a form asks, and return the query of the page to show next."""
         author, claim = given.get("author", ""), whole_number(given.get("claim"))
-        made = await self.desk.claim(run_id, request.path_params["step"], author, claim)
-        return f"?claim={made.number}"
-
-    async def _release(self, request: Request, run_id: str, given: dict[str, str]) -> str:
-        author, claim = given.get("author", ""), whole_number(given.get("claim"))
-        await self.desk.release(run_id, request.path_params["step"], author, claim)
-        return ""
-
-    async def _settle(self, request: Request, run_id: str, given: dict[str, str]) -> str:
-        claim = whole_number(given.get("claim"))
+        if given["do"] == "claim":
+            return f"?claim={(await self.desk.claim(run_id, step, author, claim)).number}"
+        if given["do"] == "release":
+            await self.desk.release(run_id, step, author, claim)
+            return ""
         if claim is None:
             raise HTTPException(400, "Claim the step first.")
         choice = given.get("choice", "")
-        ruling = Ruling(
-            answer=given.get("answer", "") if choice in ("", _OTHER) else f"candidate:{choice}",
-            author=given.get("author", ""),
-            reason=given.get("reason", ""),
-            override=given.get("override") == "yes",
-            claim=claim,
-        )
-        await self.desk.settle(run_id, request.path_params["step"], ruling)
+        answer = given.get("answer", "") if choice in ("", _OTHER) else f"candidate:{choice}"
+        ruling = Ruling(answer, author, given.get("reason", ""), given.get("override") == "yes", claim)
+        await self.desk.settle(run_id, step, ruling)
         return ""
 
     # -- the page of one step ----------------------------------------------------------------------
@@ -160,8 +130,7 @@ class Counter:
         if not openings:
             raise HTTPException(404, "The run has no such step yet.")
         opening = openings[0]
-        where = (run.number, number, opening["opening"], _SAMPLES + 1, _CHARACTERS)
-        race = race_of(opening, await source.rows("view_samples", *where), _SAMPLES, tentative=False)
+        race = await race_of(source, run.number, opening)
         given = visit.request.query_params.get("claim") or draft.fields.get("claim")
         desk = await self._standing(source, run.number, number, whole_number(given))
         return "settle.html", {
@@ -197,19 +166,18 @@ class Counter:
 
     async def _goes_on(self, source: Reader, run_id: str | None) -> dict[str, Any] | None:
         """Return the run that continues from a settled step: its number, status and resume command."""
-        rows = [] if run_id is None else await source.rows("view_run_called", run_id)
-        if not rows or run_id is None:
+        run = None if run_id is None else await source.run(run_id)
+        if run is None:
             return None
-        status = status_of(rows[0]["last_event"])
-        alive = self.viewer.shown.is_claimed(rows[0]["id"])
-        state = status if status in ("finished", "failed") or alive else "waiting"
-        command = self.viewer.shown.resume_command(run_id)
-        return {"number": rows[0]["id"], "run_id": run_id, "state": state, "command": command}
+        alive = is_claimed(source.path, run.number)
+        state = run.status if run.status in ("finished", "failed") or alive else "waiting"
+        command = self.viewer.shown.resume_command(run.run_id)
+        return {"number": run.number, "run_id": run.run_id, "state": state, "command": command}
 
     async def _state(self, source: Reader, run: int, opening: Row) -> str:
         """Return the state of a step, in a word; *waiting* if a process waits for it."""
         outcome = outcome_of(opening)
-        if outcome != "undecided" or self.viewer.shown.is_claimed(run) is False:
+        if outcome != "undecided" or is_claimed(source.path, run) is False:
             return outcome
         return "waiting" if await source.rows("waits_for_person", run, opening["step"]) else outcome
 
@@ -248,10 +216,9 @@ def _answer_in(reply: str, key: str) -> str | None:
 
 
 def compared(texts: Sequence[str]) -> list[list[Piece]]:
-    """Return each text in pieces: compare the others with the first, and the first with the second.
+    """Return the text of each candidate, most votes first, in pieces.
 
-    Args:
-        texts: the candidates' texts, by votes, most first.
+    Compare the others with the first, and the first with the second.
     """
     words = [_WORDS.findall(text) for text in texts]
     found = []
@@ -276,13 +243,7 @@ def _beside(own: list[str], other: list[str]) -> list[Piece]:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """The JSON API, below ``/api``.
-
-    Attributes:
-        desk: settles steps.
-        key: the secret that a request must show.
-        shown: the database.
-    """
+    """The JSON API, below ``/api``."""
 
     desk: Desk
     key: Key
@@ -346,10 +307,7 @@ class Interface:
 async def _asked(request: Request, *names: str, answer: bool = False) -> tuple[str, int, dict[str, Any]]:
     """Return the run, the step and the whole object of a request, after checking its members.
 
-    Args:
-        request: the request.
-        names: further members that must be strings.
-        answer: whether it must contain an answer or the key of a candidate.
+    *names* must be strings; with *answer*, there must be an answer or the key of a candidate.
     """
     given = await object_of(request)
     known = {"run", "step", "claim", *names}

@@ -1,40 +1,35 @@
-"""What the pages need of a database: rows of the log, the prompts of its steps, and a desk."""
+"""What the pages need of a database: searches in the log, the prompts of its steps, and a desk."""
 
 import json
 import shlex
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sqlite3 import Row
+from time import monotonic
 from typing import Any, Final, Protocol
 
 import anyio.to_thread
 
 from mdap.audit.queue import Claim, Ruling, Settled, Waiting
-from mdap.journal.claims import is_claimed
-from mdap.journal.reader import Reader, RunRow, open_log
+from mdap.journal.reader import Reader, RunRow
 from mdap.records import PromptSent
 from mdap.rules.digests import prompt_digest, views_digest
 from mdap.rules.schedule import tiers_of
 from mdap.settings import VotingSettings
 
-__all__ = ["Desk", "Prompts", "Rendered", "Shown", "merged_by", "prompts_of"]
+__all__ = ["Desk", "Found", "Prompts", "Rendered", "Shown", "merged_by", "prompts_of", "walk"]
 
 _NOT_ASKED: Final = ("solve:", "once:")
+
+_FIRST_RANGE: Final = 500
+_LONGEST_RANGE: Final = 16_000
+_SECONDS: Final = 0.15  # about how long a search may take
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The prompts of a step, recorded or rebuilt from its input.
-
-    Attributes:
-        views: system and user message of each view.
-        same: whether their digest matches the digest chain.
-        max_tokens: maximum output tokens of a reply; None for the run's setting.
-        schema: JSON schema of the answer; None for none.
-        recorded: whether they come from the log.
-    """
+    """The prompts of a step, recorded or rebuilt; they are the *same* if their digest is the recorded one."""
 
     views: tuple[tuple[str, str], ...]
     same: bool
@@ -52,18 +47,7 @@ class Prompts(Protocol):
     def render(
         self, task: str, params: Mapping[str, Any], step: int, text: str, digest: str
     ) -> Rendered | str:
-        """Return the prompts of a step.
-
-        Args:
-            task: the task's name.
-            params: its parameters.
-            step: the step's number.
-            text: the step's input, in canonical JSON.
-            digest: the recorded digest of the prompts.
-
-        Returns:
-            The prompts, or a sentence that explains why there are none.
-        """
+        """Return the prompts of a step from its recorded input, or a sentence on why there are none."""
 
 
 class Desk(Protocol):
@@ -84,25 +68,11 @@ class Desk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A database to view.
-
-    Attributes:
-        path: the database file.
-        prompts: rebuilds prompts.
-        desk: settles steps from the pages; None for a read-only viewer.
-    """
+    """A database to view; without a *desk*, read-only."""
 
     path: Path
     prompts: Prompts
     desk: Desk | None = None
-
-    def open(self) -> AbstractAsyncContextManager[Reader]:
-        """Return a reader of the log for one page."""
-        return open_log(self.path)
-
-    def is_claimed(self, run: int) -> bool | None:
-        """Return whether a process works on the run with that number; None if unknown."""
-        return is_claimed(self.path, run)
 
     def resume_command(self, run_id: str) -> str:
         """Return the shell command that resumes a run."""
@@ -110,14 +80,7 @@ class Shown:
 
 
 async def prompts_of(source: Reader, prompts: Prompts, run: RunRow, opening: Row) -> Rendered | str:
-    """Return the prompts of one opening of a step, or a sentence that explains why there are none.
-
-    Args:
-        source: the log.
-        prompts: rebuilds prompts that are not recorded.
-        run: the step's run.
-        opening: the columns of the opening.
-    """
+    """Return the prompts of one opening of a step, or a sentence that explains why there are none."""
     rows = await source.rows("prompts_of_step", run.number, opening["step"], opening["opening"])
     if rows:
         return _recorded(list(map(PromptSent._make, rows)), opening["prompt_digest"])
@@ -163,3 +126,49 @@ async def merged_by(source: Reader, run: RunRow) -> tuple[str, ...]:
         for name in dict.fromkeys(names)
         if "user" in (given.get(name, {}).get("system_role"), found.get(name, {}).get("system_role"))
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search from *start* to before *stop* found, and whether there is *more* from there on."""
+
+    rows: list[Row]
+    start: int
+    stop: int
+    more: bool
+
+
+async def walk(
+    source: Reader,
+    name: str,
+    run: int,
+    bounds: tuple[int, int],
+    most: int,
+    *values: Any,
+) -> Found:
+    """Search until there are *most* steps, no keys are left, or the time is up.
+
+    Args:
+        name: a statement of rows with a column *at*, for a run, a range of keys and a limit.
+        bounds: the first key, and the one before which the search ends.
+        most: steps per page.
+        values: further values of the statement.
+    """
+    start, end = bounds
+    rows: list[Row] = []
+    at, size, began = start, _FIRST_RANGE, monotonic()
+    deadline = began + _SECONDS
+    while at < end and began < deadline:
+        stop = min(at + size, end)
+        rows += await source.rows(name, run, at, stop, most + 1 - len(rows), *values)
+        if len(rows) > most:
+            stop = int(rows[most]["at"])
+            return Found(rows[:most], start, stop, more=True)
+        at, took = stop, monotonic() - began
+        began += took
+        # Long enough for few queries, and short enough for the last one not to exceed the time by much.
+        if took < _SECONDS / 8:
+            size = min(size * 2, _LONGEST_RANGE)
+        elif took > _SECONDS / 4:
+            size = max(size // 2, _FIRST_RANGE)
+    return Found(rows, start, at, more=at < end)

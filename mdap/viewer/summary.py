@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from sqlite3 import Row
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from mdap.audit.statistics import Use
 from mdap.journal.reader import Reader
 from mdap.records import TallyShape
 
@@ -16,33 +17,15 @@ __all__ = ["Bin", "DividedDecision", "ModelUse", "Summary"]
 
 _BINS: Final = 256
 _DOUBTS: Final = 12
-_END: Final = 2**62
 _SUMMED: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "seconds")
 
 
 @dataclass(slots=True)
-class ModelUse:
-    """The samples of one model.
+class ModelUse(Use):
+    """The samples of one model, with the sum of the latencies of those that are *timed*."""
 
-    Attributes:
-        seconds: sum of latencies.
-        timed: samples with a latency.
-    """
-
-    samples: int = 0
-    votes: int = 0
-    red_flags: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
     seconds: float = 0.0
     timed: int = 0
-
-    def add(self, other: "ModelUse") -> None:
-        """Add what *other* counts."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 @dataclass(slots=True)
@@ -50,10 +33,8 @@ class Bin:
     """A stretch of a run: consecutive decisions, and the samples of the steps with the same numbers.
 
     Attributes:
-        divided: races with a vote against the winner.
         votes: votes in the races.
         against: votes against the winners.
-        models: the samples of each model.
         first: when the first request was sent, in milliseconds of Unix time; None if not recorded.
         last: when the last one ended.
     """
@@ -81,16 +62,8 @@ class Bin:
             self.last = last if self.last is None else max(self.last, last)
 
 
-@dataclass(frozen=True, slots=True)
-class DividedDecision:
-    """A divided decision, or one by a person.
-
-    Attributes:
-        run: the number of the run.
-        rival: the votes of the runner-up.
-        total: all votes.
-        author: the person; None for a vote.
-    """
+class DividedDecision(NamedTuple):
+    """A divided decision, with the votes of the runner-up (*rival*), or one by a person (*author*)."""
 
     run: int
     place: int
@@ -107,14 +80,10 @@ class Summary:
     """The totals of a run, as counted so far.
 
     Attributes:
-        run: the run's number.
         reached: the place and step at which the count has arrived.
         width: decisions per bin.
         races: the number of voted decisions by total votes, winner's votes and margin.
-        settled: decisions by a person.
         noted: results without a vote, of nested tasks and `once` calls.
-        verdicts: samples by verdict.
-        flags: red flags by reason.
         latencies: samples by latency in milliseconds, to two digits.
         doubts: the most doubtful decisions, most doubtful first.
         mixed: whether it includes other runs, and so has no start and end.
@@ -192,11 +161,7 @@ class Summary:
         return found
 
     async def count(self, source: Reader, end: int, seconds: float = math.inf) -> bool:
-        """Continue the count up to *end*, for about *seconds* seconds.
-
-        Returns:
-            Whether the count has reached *end*.
-        """
+        """Continue the count up to *end*, for about *seconds* seconds; return whether it is there."""
         if not self.reached:
             while end > self.width * _BINS:
                 self.width *= 2
@@ -207,21 +172,10 @@ class Summary:
             self.reached = stop
         return self.reached >= end
 
-    async def add_runs(self, source: Reader, runs: Sequence[int]) -> None:
-        """Count some short runs completely in one query."""
-        self._bin(0).add(await self._fold(source, runs, 0, _END))
+    async def add_runs(self, source: Reader, runs: Sequence[int], start: int, stop: int) -> None:
+        """Count the steps of other runs from *start* to before *stop*, in one query."""
+        self._bin(0).add(await self._fold(source, runs, start, stop))
         self.mixed = True
-
-    def absorb(self, other: "Summary") -> None:
-        """Add what *other*, of another run, counts."""
-        self.mixed = True
-        for name in ("races", "verdicts", "flags", "latencies"):
-            getattr(self, name).update(getattr(other, name))
-        self.settled += other.settled
-        self.noted += other.noted
-        self.doubts = sorted([*self.doubts, *other.doubts], key=_certainty)[:_DOUBTS]
-        for part in other.bins:
-            self._bin(0).add(part)
 
     async def _fold(self, source: Reader, runs: Sequence[int], start: int, stop: int) -> Bin:
         part, wanted = Bin(), json.dumps(runs)
@@ -233,7 +187,7 @@ class Summary:
             self._decisions(row, part)
         for row in samples:
             self._samples(row, part)
-        self.doubts = sorted([*self.doubts, *map(_doubt, doubts)], key=_certainty)[:_DOUBTS]
+        self.doubts = sorted([*self.doubts, *map(DividedDecision._make, doubts)], key=_certainty)[:_DOUBTS]
         return part
 
     def _bin(self, start: int) -> Bin:
@@ -280,13 +234,6 @@ class Summary:
         )
         part.models.setdefault(row["model"], ModelUse()).add(use)
         part.span(row["first"], row["last"])
-
-
-def _doubt(row: Row) -> DividedDecision:
-    rival, total = row["votes"] - row["margin"], row["total"] or 0
-    return DividedDecision(
-        row["run"], row["place"], row["step"], row["votes"], rival, total, row["author"], row["winner"]
-    )
 
 
 def _certainty(doubt: DividedDecision) -> tuple[Any, ...]:

@@ -33,13 +33,7 @@ _CUT: Final = 0.04  # share of the busy time: the rest of such a gap
 
 
 class TimedAttempt(NamedTuple):
-    """An attempt or a wait, with start and end in milliseconds of Unix time.
-
-    Attributes:
-        kind: a key of `KINDS`.
-        ordinal: the sample, or the first of several in one request.
-        said: a short description.
-    """
+    """An attempt or a wait, in milliseconds of Unix time; its *kind* is a key of `KINDS`."""
 
     step: int
     opening: int
@@ -62,14 +56,7 @@ class TimedAttempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """A line of a timeline.
-
-    Attributes:
-        step: its step.
-        label: its label.
-        svg: its bars.
-        attempts: the attempts of its bars, in order.
-    """
+    """A line of a timeline."""
 
     step: int
     label: str
@@ -82,12 +69,9 @@ class Timeline:
     """Attempts, drawn.
 
     Attributes:
-        tracks: its lines.
         ticks: seconds since the start, evenly spaced; a later one may lie after a gap.
         began: its start, in milliseconds of Unix time.
-        seconds: its duration.
         gaps: idle seconds that it cuts out.
-        kinds: its kinds of bars.
         untimed: samples and failed attempts without a time.
     """
 
@@ -101,12 +85,7 @@ class Timeline:
 
 
 def attempts_of(samples: Sequence[Row], failures: Sequence[Row]) -> tuple[list[TimedAttempt], int]:
-    """Return the attempts at some steps, with the waits between them, and the number without a time.
-
-    Args:
-        samples: rows of ``view_attempts``.
-        failures: rows of ``view_failures``.
-    """
+    """Return the attempts at some steps, with the waits between them, and the number without a time."""
     found = [one for one in (_failed(row) for row in failures) if one is not None]
     ends: dict[tuple[int, int], float] = defaultdict(float)  # time of the step's last counted sample
     for row in samples:
@@ -222,13 +201,7 @@ async def timeline_of(source: Reader, run: int, start: int, stop: int, *, by_sam
 
 
 def timeline(attempts: Sequence[TimedAttempt], untimed: int, *, by_sample: bool) -> Timeline | None:
-    """Return *attempts* as a timeline; None if there are none.
-
-    Args:
-        attempts: in the order of their steps.
-        untimed: the number of further ones without a time.
-        by_sample: whether each sample has its own line, instead of each step.
-    """
+    """Return *attempts*, in the order of their steps, as a timeline with a line for each step or sample."""
     if not attempts:
         return None
     scale = _Scale.over(attempts)

@@ -13,7 +13,7 @@ from benchmarks.way import traced
 from mdap.journal.claims import Claims
 from mdap.journal.database import Connection
 from mdap.journal.reader import Reader, open_log
-from mdap.journal.runs import LocalRuns
+from mdap.journal.runs import Runs
 from mdap.journal.writer import open_journal
 from mdap.records import RunEvent, RunStatus
 from mdap_hanoi import Hanoi
@@ -71,7 +71,7 @@ async def test_a_run_is_taken_up_by_one_at_a_time_and_its_end_is_sealed(tmp_path
     path = tmp_path / "a.db"
     async with open_journal(path) as writer, open_log(path) as reader:
         with closing(Claims(path)) as own, closing(Claims(path)) as others:
-            first, second = LocalRuns(writer, reader, own), LocalRuns(writer, reader, others)
+            first, second = Runs(writer, reader, own), Runs(writer, reader, others)
             start = await first.begin(COLUMNS, known=False)
             assert (start.number, start.row, start.point.decisions) == (1, None, 0)
             for known in (False, True):

@@ -350,7 +350,7 @@ async def test_money_that_a_worker_does_not_want_any_more_comes_back() -> None:
     async with anyio.create_task_group() as group:
         for number in range(3):  # each call and its end come in one batch of messages
             group.start_soon(_answered, worker.call("hold", number, 0.0, 60.0))
-            worker.spend(number, 0.0, 0.0)
+            worker.spent(number, 0.0, 0.0)
     assert (await budget.reserve(0.0, 100.0)).tokens == 100.0
     for end in ends:
         await end.aclose()

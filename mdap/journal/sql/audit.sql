@@ -191,9 +191,6 @@ ORDER BY id DESC LIMIT 1
 SELECT DISTINCT e.data->>'overrides', e.data->>'step' FROM runs r CROSS JOIN run_events e
 WHERE e.run = r.id AND e.kind = 'started' AND json_valid(e.data) AND e.data->>'overrides' IS NOT NULL
 
--- name: numbers_of_runs
-SELECT run_id, id FROM runs WHERE run_id IN (SELECT value FROM json_each(?1))
-
 -- name: runs_to_learn_from
 {tree} SELECT id FROM runs WHERE id IN tree AND kind <> 'batch' ORDER BY id
 

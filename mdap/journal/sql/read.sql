@@ -66,6 +66,14 @@ SELECT id FROM exact UNION ALL
 SELECT id FROM (SELECT id FROM runs WHERE {whole} AND (?1 = 'latest' OR substr(run_id, 1, length(?1)) = ?1)
     AND NOT EXISTS (SELECT 1 FROM exact) ORDER BY id DESC LIMIT iif(?1 = 'latest', 1, 2))
 
+-- name: find_evolution
+-- The same for evolutions.
+WITH exact(name) AS (SELECT evolution_id FROM evolutions WHERE evolution_id = ?1)
+SELECT name FROM exact UNION ALL
+SELECT evolution_id FROM (SELECT evolution_id FROM evolutions
+    WHERE (?1 = 'latest' OR substr(evolution_id, 1, length(?1)) = ?1)
+    AND NOT EXISTS (SELECT 1 FROM exact) ORDER BY id DESC LIMIT iif(?1 = 'latest', 1, 2))
+
 -- name: calibrations
 SELECT r.*, 'finished' AS last_event, NULL AS stop_cause, e.data->'result' AS result
 FROM runs r JOIN run_events e ON e.run = r.id AND e.kind = 'finished'

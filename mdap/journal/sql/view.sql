@@ -11,17 +11,17 @@ FROM runs r WHERE r.parent IS ?1 AND r.id < ?2 ORDER BY r.id DESC LIMIT ?3
 
 -- name: view_listed
 -- The data of listed runs, in any order.
-SELECT r.id, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.outcome,
+SELECT r.id AS number, r.run_id, r.kind, r.task, r.params, r.provider, r.k, r.created_at, r.outcome AS said,
     {last_event} AS last_event,
-    {last_turn} AS last_turn,
+    coalesce({last_turn}, 0) AS turn,
     (SELECT sum(data->>'seconds') FROM run_events e WHERE e.run = r.id AND e.kind IN
      ({ends})) AS seconds,
-    (SELECT data->>'undecided' FROM run_events e WHERE e.run = r.id AND e.kind = 'finished'
-     ORDER BY e.id DESC LIMIT 1) AS undecided,
+    coalesce((SELECT data->>'undecided' FROM run_events e WHERE e.run = r.id AND e.kind = 'finished'
+     ORDER BY e.id DESC LIMIT 1), 0) AS undecided,
     (SELECT data->>'prices' FROM run_events e WHERE e.run = r.id AND e.kind IN ('started', 'resumed')
      ORDER BY e.id DESC LIMIT 1) AS prices,
     EXISTS (SELECT 1 FROM run_events e WHERE e.run = r.id AND e.kind = 'escalated') AS escalated,
-    {steps_decided} AS steps,
+    {steps_decided} AS decided,
     coalesce((SELECT max(step) + 1 FROM steps s WHERE s.run = r.id), 0) AS opened,
     (SELECT count(*) FROM runs c WHERE c.parent = r.id) AS children
 FROM json_each(?1) j CROSS JOIN runs r ON r.id = j.value
@@ -82,19 +82,19 @@ CROSS JOIN steps p ON {same_opening}
 CROSS JOIN steps q ON q.run = e.run AND q.step = e.step AND q.opening = e.opening
 WHERE d.run = ?1 AND d.place >= ?2 AND d.place < ?3 AND e.winner <> d.winner ORDER BY d.place LIMIT ?4
 
--- name: differences_by_pair
--- The same for pairs of steps, one of each run.
-SELECT d.step, e.step AS other, substr(d.winner, 1, 300) AS winner, d.votes, d.margin,
+-- name: walk_differences_by_name
+-- The same for steps with equal names.
+WITH own AS MATERIALIZED (SELECT key, min(step) AS step FROM steps WHERE run = ?1 GROUP BY key),
+    theirs AS MATERIALIZED (SELECT key, min(step) AS step FROM steps WHERE run = ?5 GROUP BY key)
+SELECT d.step AS at, d.step, e.step AS other, substr(d.winner, 1, 300) AS winner, d.votes, d.margin,
     substr(e.winner, 1, 300) AS other_winner, e.votes AS other_votes, e.margin AS other_margin,
     p.prompt_digest = q.prompt_digest AS same_question
-FROM json_each(?1) j CROSS JOIN decisions d INDEXED BY decisions_by_step ON d.run = ?2 AND d.step = CAST(j.value->>0 AS INTEGER)
-CROSS JOIN decisions e INDEXED BY decisions_by_step ON e.run = ?3 AND e.step = CAST(j.value->>1 AS INTEGER)
+FROM own CROSS JOIN theirs USING (key)
+CROSS JOIN decisions d INDEXED BY decisions_by_step ON d.run = ?1 AND d.step = own.step
+CROSS JOIN decisions e INDEXED BY decisions_by_step ON e.run = ?5 AND e.step = theirs.step
 CROSS JOIN steps p ON {same_opening}
 CROSS JOIN steps q ON q.run = e.run AND q.step = e.step AND q.opening = e.opening
-WHERE e.winner <> d.winner ORDER BY d.step LIMIT ?4
-
--- name: view_keys
-SELECT key, min(step) AS step FROM steps WHERE run = ?1 GROUP BY key
+WHERE own.step >= ?2 AND own.step < ?3 AND e.winner <> d.winner ORDER BY d.step LIMIT ?4
 
 -- name: view_named
 -- Whether the steps of a run have names other than their numbers.
@@ -109,11 +109,18 @@ WITH RECURSIVE tree(run) AS (SELECT id FROM runs WHERE parent = ?1 UNION
 SELECT r.id, r.run_id FROM tree CROSS JOIN runs r ON r.id = tree.run ORDER BY r.id LIMIT ?2
 
 -- name: report_settled
-SELECT d.run, place, step, votes, margin, author, (SELECT sum(value) FROM json_each(tally)) AS total
-FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value WHERE author <> 'mdap' ORDER BY d.run, place LIMIT ?2
+SELECT d.run, d.step, p.input, d.winner, d.tally, d.author, d.reason
+FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value CROSS JOIN steps p ON {same_opening}
+WHERE d.author <> 'mdap' ORDER BY d.run, d.place LIMIT ?2
+
+-- name: report_divided
+SELECT d.run, d.step, p.input, d.winner, d.tally, d.author, d.reason, d.votes, d.margin, {total} AS total
+FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value CROSS JOIN steps p ON {same_opening}
+WHERE d.author IS NULL AND d.votes > d.margin ORDER BY d.votes - d.margin DESC, d.run, d.place LIMIT ?2
 
 -- name: report_undecided
-SELECT p.run, p.step FROM json_each(?1) j CROSS JOIN steps p ON p.run = j.value
+SELECT p.run, p.step, max(p.opening) AS opening, p.input, NULL AS author, NULL AS reason
+FROM json_each(?1) j CROSS JOIN steps p ON p.run = j.value
 WHERE {undecided_step}
 AND (SELECT kind FROM run_events e WHERE e.run = p.run AND e.kind IN
     ({statuses}) ORDER BY e.id DESC LIMIT 1)
@@ -195,8 +202,9 @@ SELECT coalesce(author <> 'mdap', 0) AS settled,
 FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value AND place >= ?2 AND place < ?3 GROUP BY 1, 2, 3, 4
 
 -- name: fold_doubtful
-SELECT d.run, place, step, votes, margin, author, substr(winner, 1, 200) AS winner,
-    (SELECT sum(value) FROM json_each(tally)) AS total
+-- The fields of mdap.viewer.summary.DividedDecision.
+SELECT d.run, place, step, votes, votes - margin AS rival,
+    coalesce((SELECT sum(value) FROM json_each(tally)), 0) AS total, author, substr(winner, 1, 200) AS winner
 FROM json_each(?1) j CROSS JOIN decisions d ON d.run = j.value AND place >= ?2 AND place < ?3
 WHERE votes > margin OR author <> 'mdap'
 ORDER BY author IS NULL, votes - margin DESC, d.run, place LIMIT ?4
@@ -269,10 +277,6 @@ WHERE s.run = ?1 AND s.step = ?2 AND s.opening = ?3 ORDER BY s.counted IS NULL, 
 -- name: view_rulings
 SELECT id, kind, at, author, until, until > strftime('%Y-%m-%dT%H:%M:%fZ', 'now') AS live, answer, reason, about, goes_on
 FROM rulings WHERE run = ?1 AND step = ?2 ORDER BY id DESC LIMIT 100
-
--- name: view_run_called
-SELECT r.id, {last_event} AS last_event
-FROM runs r WHERE r.run_id = ?1
 
 -- name: view_text
 SELECT body FROM texts WHERE id = ?1
