@@ -3,10 +3,10 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -36,10 +36,17 @@ class Pending(Generic[T]):
         return self._value[0]
 
 
+class Starter(Protocol):
+    """What calls the members of a group: a task group, or a test that calls them one by one."""
+
+    def start_soon(self, member: Callable[[], Coroutine[Any, Any, object]], /) -> object:
+        """Call *member* soon."""
+
+
 class Group:
     """A group of concurrent calls; see `mdap.Ask.group`."""
 
-    def __init__(self, tasks: TaskGroup, ask: Callable[[Step[Any]], Awaitable[Any]]) -> None:
+    def __init__(self, tasks: Starter, ask: Callable[[Step[Any]], Awaitable[Any]]) -> None:
         self._tasks = tasks
         self._ask = ask
 

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import anyio
 
 from mdap.errors import UndecidedError
+from mdap.groups import Group
 from mdap.rules.canonical import canonical
 from mdap.rules.certificate import confident, shape_of
 from mdap.tasks import Decision, Process, Step, Task
@@ -97,13 +98,12 @@ class OracleAsk:
         return [await ask(step) for step in list(steps)[::order]][::order]
 
     @asynccontextmanager
-    async def group(self) -> AsyncIterator["_Group"]:
+    async def group(self) -> AsyncIterator[Group]:
         """Open a group whose members are called one after the other when it is left."""
-        group = _Group(self)
-        yield group
-        while group.todo:  # what was started, and what that starts
-            member, function, args = group.todo.pop(-1 if self._backwards else 0)
-            member.value = await function(*args)
+        members = _Members()
+        yield Group(members, self)
+        while members:  # what was started, and what that starts
+            await members.pop(-1 if self._backwards else 0)()
 
     async def solve(self, task: Task, key: str | None = None) -> Any:
         """Return the result of a nested task, decided by its oracle."""
@@ -128,28 +128,11 @@ class OracleAsk:
         return self._once[key]
 
 
-class _Member:
-    """The result of a member of a group."""
+class _Members(list[Callable[[], Awaitable[object]]]):
+    """Members of a group that have not been called yet."""
 
-    value: Any
-
-
-class _Group:
-    """Things asked side by side, called when the group is left."""
-
-    def __init__(self, ask: OracleAsk) -> None:
-        self._ask = ask
-        self.todo: list[tuple[_Member, Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
-
-    def ask(self, step: Step[Any]) -> _Member:
-        """Ask for *step*."""
-        return self.start(self._ask, step)
-
-    def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> _Member:
-        """Call an async *function*."""
-        member = _Member()
-        self.todo.append((member, function, args))
-        return member
+    def start_soon(self, member: Callable[[], Awaitable[object]], /) -> None:
+        self.append(member)
 
 
 def _played(task: Any, most: int) -> Any:

@@ -3,8 +3,8 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -167,16 +167,13 @@ def study_of(db: Path, row: EvolutionRow) -> Study:
     return Study(row, about, Recipe(**row.recipe), model, lessons, fitting)
 
 
-@contextmanager
 def learning(
     model: LocalModel, examples: Sequence[Example], recipe: Recipe, workers: int = 1
-) -> Iterator[Learner]:
-    """Yield the learner of either method; Adam computes in this process alone."""
+) -> AbstractContextManager[Learner]:
+    """Return the learner of either method, to use in a `with`; Adam computes in this process alone."""
     if recipe.method == "sft":
-        yield Tuning(model, examples, recipe)
-        return
-    with population(model, examples, recipe, workers) as evolution:
-        yield evolution
+        return nullcontext(Tuning(model, examples, recipe))
+    return population(model, examples, recipe, workers)
 
 
 def repeated(learner: Learner, row: EvolutionRow) -> None:

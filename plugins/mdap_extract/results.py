@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self, TextIO
 
@@ -115,24 +116,14 @@ class Spool:
         """Add the result of a document, which the run *run_id* decided; see `ExtractDocument`."""
         self._file.write(_line([run_id, result]))
 
-    def __iter__(self) -> Iterator[tuple[int, list[Filled]]]:
-        """Yield the place of each result, and its fields."""
-        place = 0
-        while filled := self.at(place):
-            after = self._file.tell()
-            yield place, filled
-            place = after
-
-    def at(self, place: int) -> list[Filled]:
-        """Return the fields of the result at a place; none at the end."""
-        self._file.seek(place)
-        if not (line := self._file.readline()):
-            return []
-        run_id, result = json.loads(line)
-        for each in result["fields"]:
-            if "json" in each:
-                each["value"] = json.loads(each.pop("json"))
-        return [Filled(result["document"], run=run_id, **each) for each in result["fields"]]
+    def __iter__(self) -> Iterator[list[Filled]]:
+        """Yield the fields of each result."""
+        self._file.seek(0)
+        for run_id, result in map(json.loads, self._file):
+            for each in result["fields"]:
+                if "json" in each:
+                    each["value"] = json.loads(each.pop("json"))
+            yield [Filled(result["document"], run=run_id, **each) for each in result["fields"]]
 
 
 def packed(value: Any) -> dict[str, Any]:
@@ -143,7 +134,10 @@ def packed(value: Any) -> dict[str, Any]:
 
 
 class Results:
-    """The results of all documents, read from a file as often as needed: memory holds one document's."""
+    """The results of all documents, read from a file as often as needed.
+
+    Memory holds those of one document, and the review queue.
+    """
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
         self._settings = settings
@@ -162,25 +156,24 @@ class Results:
         queued = heapq.nsmallest(most, self._doubts())
         self._counts["review"] = len(queued)
         if not dry_run:
-            write_records(output, self._names, (filled for _, filled in self._filled()))
-            _write_queue(review, (self._at(place) for *_, place in queued))
+            write_records(output, self._names, self._filled())
+            _write_queue(review, (each for *_, each in queued))
         known, right = self._known, self._right
         accuracy = {"accuracy": right / known, "wrong": known - right} if known else {}
         return {**self._counts, **accuracy, "output": str(output), "queue": str(review)}
 
-    def _documents(self) -> Iterator[tuple[Document, int | None, list[Filled]]]:
-        """Yield each document, the place of its results, and its fields without confidences."""
+    def _documents(self) -> Iterator[tuple[Document, list[Filled]]]:
+        """Yield each document, and its fields without confidences."""
         results = iter(self._spool)
         for document in documents(Path(self._settings.input), self._settings.columns()):
             if document.text:
-                place, filled = next(results)
-                yield document, place, filled
+                yield document, next(results)
             else:
                 unread = [Filled(document.id, name, None, False, reason=_NO_TEXT) for name in self._names]
-                yield document, None, unread
+                yield document, unread
 
     def _count(self) -> None:
-        for document, _, filled in self._documents():
+        for document, filled in self._documents():
             self._counts["documents"] += 1
             self._counts["fields"] += len(filled)
             for each in filled:
@@ -192,31 +185,18 @@ class Results:
                 self._known += len(filled)
                 self._right += sum(each.decided and each.form == forms[each.field] for each in filled)
 
-    def _filled(self) -> Iterator[tuple[int | None, list[Filled]]]:
-        for _, place, filled in self._documents():
-            yield place, self._sure(filled)
+    def _filled(self) -> Iterator[list[Filled]]:
+        for _, filled in self._documents():
+            for each in filled:
+                agreement = self._pool.agreement(each.field)
+                each.confidence = confidence(each.votes, agreement) if each.decided else 0.0
+            yield filled
 
-    def _sure(self, filled: list[Filled]) -> list[Filled]:
-        for each in filled:
-            agreement = self._pool.agreement(each.field)
-            each.confidence = confidence(each.votes, agreement) if each.decided else 0.0
-        return filled
-
-    def _doubts(self) -> Iterator[tuple[bool, float, int, tuple[int | None, int, str]]]:
+    def _doubts(self) -> Iterator[tuple[bool, float, int, Filled]]:
         """Yield what a person may look at, to be sorted: the undecided, then the least sure."""
-        number = 0
-        for place, filled in self._filled():
-            for column, each in enumerate(filled):
-                number += 1
-                if not each.settled:
-                    yield each.decided, each.confidence, number, (place, column, each.document)
-
-    def _at(self, place: tuple[int | None, int, str]) -> Filled:
-        """Return one field of one document again."""
-        at, column, document = place
-        if at is None:
-            return Filled(document, self._names[column], None, False, reason=_NO_TEXT)
-        return self._sure(self._spool.at(at))[column]
+        for number, each in enumerate(chain.from_iterable(self._filled())):
+            if not each.settled:
+                yield each.decided, each.confidence, number, each
 
 
 def write_records(path: Path, names: Sequence[str], documents: Iterable[Sequence[Filled]]) -> None:

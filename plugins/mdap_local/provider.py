@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mdap import ProviderError, RejectedError, Reply, SampleRequest, UsageError
+from mdap import RejectedError, Reply, SampleRequest, UsageError
 from mdap.rules.reading import split_reasoning
 from mdap.settings import explain
 from mdap_local.generating import Row, Sampled, generate
@@ -47,31 +48,27 @@ class LocalSettings(BaseModel):
     dtype: Dtype = "auto"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Job(Generic[T, R]):
-    """A computation for one caller: its input, and its share of a batch."""
+    """A computation for one caller: its input, its share of a batch, and its result once there is one."""
 
-    def __init__(self, wanted: T, size: int) -> None:
-        self.wanted = wanted
-        self.size = size
-        self._future: Future[R] = Future()
+    wanted: T
+    size: int
+    future: Future[R] = field(default_factory=Future)
 
     def waits(self) -> bool:
         """Return whether its caller still waits for it."""
-        return not self._future.done()
+        return not self.future.done()
 
     def settle(self, result: R) -> None:
         """Hand *result* to the caller, if it still waits."""
         with suppress(InvalidStateError):
-            self._future.set_result(result)
+            self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
         """Raise *error* at the caller, if it still waits."""
         with suppress(InvalidStateError):
-            self._future.set_exception(error)
-
-    async def result(self) -> R:
-        """Return the result; a cancelled caller no longer waits for it."""
-        return await asyncio.wrap_future(self._future)
+            self.future.set_exception(error)
 
 
 class Batcher(Generic[T, R]):
@@ -94,7 +91,7 @@ class Batcher(Generic[T, R]):
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
-        return await job.result()
+        return await asyncio.wrap_future(job.future)  # a cancelled caller no longer waits
 
     async def aclose(self) -> None:
         """End the thread after all waiting jobs; a later request starts another."""
@@ -194,15 +191,11 @@ class Local:
                 job.fail(error)
         job_of = {row: job for job, rows in rows_of.items() for row in rows}
         done: dict[Row, Sampled] = {}
-        try:
-            for sampled in generate(self.model, list(job_of)) if job_of else ():
-                done[sampled.row] = sampled
-                job = job_of[sampled.row]
-                if all(row in done for row in rows_of[job]):
-                    job.settle([self._reply(done[row]) for row in rows_of[job]])
-        except ProviderError as error:
-            for job in jobs:
-                job.fail(error)
+        for sampled in generate(self.model, list(job_of)) if job_of else ():
+            done[sampled.row] = sampled
+            job = job_of[sampled.row]
+            if all(row in done for row in rows_of[job]):
+                job.settle([self._reply(done[row]) for row in rows_of[job]])
 
     def _rows(self, request: SampleRequest, waits: Callable[[], bool]) -> list[Row]:
         """Return the samples of a request.

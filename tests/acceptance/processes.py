@@ -110,6 +110,14 @@ class Cli:
         out.flush()
         return Ended(code, below.getvalue().decode(), err.getvalue())
 
+    def together(self, commands: Sequence[str], *, env: Mapping[str, str]) -> list[Ended]:
+        """Run several commands one after the other in one new process."""
+        command = [sys.executable, "-W", "error", "-c", _TOGETHER, *commands]
+        env = {**_environment(), **env}
+        ended = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, timeout=PATIENCE)
+        assert ended.returncode == 0, ended.stderr.decode()
+        return [Ended(*each) for each in json.loads(ended.stdout)]
+
     def query(self, sql: str, *values: Any, db: str = "mdap.db") -> list[tuple[Any, ...]]:
         """Return the rows of a query over the database, asked as a stranger would."""
         path = (self.folder / db).as_uri()
@@ -122,6 +130,15 @@ class Cli:
             if process.returncode is None:
                 process.kill()
                 process.communicate()
+
+
+_TOGETHER = """
+import json, sys
+from pathlib import Path
+from tests.acceptance.processes import Cli
+ended = [Cli(Path()).here(command) for command in sys.argv[1:]]
+print(json.dumps([(each.code, each.out, each.err) for each in ended]))
+"""
 
 
 def _environment() -> dict[str, str]:

@@ -46,54 +46,51 @@ class Environment:
         """Return the names of the tasks that mdap finds there."""
         return [task["name"] for task in self.run(folder, "-m", "mdap", "tasks", "--json").json["tasks"]]
 
-    def install(self, folder: Path, project: str) -> Ended:
-        """Install *project* without its dependencies, which are there."""
+    def install(self, folder: Path, *projects: str) -> Ended:
+        """Install *projects* without their dependencies, which are there."""
         quiet = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
-        return self.run(folder, "-m", "pip", "install", *quiet, project)
+        return self.run(folder, "-m", "pip", "install", *quiet, *projects)
 
-
-@pytest.fixture
-def environment(tmp_path: Path) -> Environment:
-    return Environment(tmp_path / "environment")
+    def check_tests(self, folder: Path, passed: int) -> None:
+        """Run the tests in *folder*, so many of which must pass."""
+        tested = self.run(folder, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
+        assert tested.code == 0, tested.out
+        assert f"{passed} passed" in tested.out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["demo", "state"])
-def test_a_new_domain_installs_runs_and_passes_its_tests(
-    cli: Cli, tmp_path: Path, environment: Environment, name: str
-) -> None:
-    """A domain in a distribution of its own is found by its entry point, by name."""
-    assert cli.here(f"new {name}").code == 0
-    assert name not in environment.tasks(tmp_path)
+def test_new_domains_install_run_and_pass_their_tests(cli: Cli, tmp_path: Path) -> None:
+    """Domains in distributions of their own are found by their entry points, by name.
 
-    installed = environment.install(tmp_path, f"./{name}")
+    The process reads a table of rows: its own file, or the sample of the package where none is given.
+    """
+    environment = Environment(tmp_path / "environment")
+    assert (cli.here("new demo").code, cli.here("new customers --process").code) == (0, 0)
+    assert not {"demo", "customers"} & {*environment.tasks(tmp_path)}
+    installed = environment.install(tmp_path, "./demo", "./customers")
     assert installed.code == 0, installed.err
-    assert name in environment.tasks(tmp_path)
-    ran = environment.run(tmp_path, "-m", "mdap", "run", name, "-p", "numbers=[3, -1, 40]", "--json")
+    assert {"demo", "customers"} <= {*environment.tasks(tmp_path)}
+
+    ran = environment.run(tmp_path, "-m", "mdap", "run", "demo", "-p", "numbers=[3, -1, 40]", "--json")
     assert (ran.code, json.loads(ran.out)["result"]) == (0, {"total": 42})
-    tested = environment.run(tmp_path / name, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
-    assert tested.code == 0, tested.out
-    assert "8 passed" in tested.out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["customers", "row"])
-def test_a_new_process_installs_runs_and_passes_its_tests(
-    cli: Cli, tmp_path: Path, environment: Environment, name: str
-) -> None:
-    """A table of rows: its own file is read, the sample of the package where none is given."""
-    assert cli.here(f"new {name} --process").code == 0
-    installed = environment.install(tmp_path, f"./{name}")
-    assert installed.code == 0, installed.err
-    ran = environment.run(tmp_path, "-m", "mdap", "run", name, "--json")
+    environment.check_tests(tmp_path / "demo", 8)
+    ran = environment.run(tmp_path, "-m", "mdap", "run", "customers", "--json")
     assert (ran.code, json.loads(ran.out)["result"]["rows"]) == (0, 12)
     (tmp_path / "own.csv").write_text("id,note,name,country,phone\n7,Bob in Oslo,Bob,NO,\n", "utf-8")
-    ran = environment.run(tmp_path, "-m", "mdap", "run", name, "-p", "input=own.csv", "--json")
+    ran = environment.run(tmp_path, "-m", "mdap", "run", "customers", "-p", "input=own.csv", "--json")
     [value] = json.loads(ran.out)["result"]["values"]
     assert (value["id"], value["name"], value["country"], value["phone"]) == ("7", "Bob", "NO", None)
-    tested = environment.run(tmp_path / name, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
-    assert tested.code == 0, tested.out
-    assert "11 passed" in tested.out
+    environment.check_tests(tmp_path / "customers", 11)
+
+
+@pytest.mark.slow
+def test_names_that_the_templates_use_will_do(cli: Cli, tmp_path: Path) -> None:
+    """A domain may be called like something in the code that is written for it."""
+    environment = Environment(tmp_path / "environment")
+    assert (cli.here("new state").code, cli.here("new row --process").code) == (0, 0)
+    installed = environment.install(tmp_path, "./state", "./row")
+    assert installed.code == 0, installed.err
+    environment.check_tests(tmp_path, 8 + 11)
 
 
 @pytest.mark.parametrize("more", ["", " --process"])

@@ -1,16 +1,10 @@
 """Domains by other hands: whatever their states and answers are made of, a cut run ends as an uncut one."""
 
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.processes import Cli
-from tests.acceptance.test_kill_and_resume import logged
-from tests.helpers import mostly_slow
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
 
 _ROOT = str(Path(__file__).parents[2])
 _WORKS = (
@@ -37,27 +31,25 @@ _REFUSED = {
 }
 
 
-def seeded(seed: int) -> dict[str, str]:
-    return {"PYTHONPATH": _ROOT, "PYTHONHASHSEED": str(seed)}
-
-
-@pytest.mark.parametrize("style", mostly_slow(_WORKS))
 @pytest.mark.slow
-def test_a_killed_run_goes_on_in_another_process(cli: Cli, style: str) -> None:
-    """Killed, and resumed under another hash seed, it verifies and has the result of an uncut run."""
-    run = f"run tests.acceptance.styles:{style} -M error_rate=0.2 -M latency=0.003 -M seed=3"
-    process = cli.start(f"{run} --run-id cut --display log", env=seeded(1))
-    while len(logged(process, "step.decided")) and not cli.query("SELECT 1 FROM decisions WHERE place >= 4"):
-        pass
-    process.kill()
-    assert cli.end(process).code == -signal.SIGKILL
-    resumed = cli("resume cut --json", env=seeded(2))
-    assert (resumed.code, resumed.err) == (0, "")
-    uncut = cli.here(f"{run.replace('0.003', '0')} --run-id uncut --json")
-    same = ("status", "result", "steps")
-    assert [resumed.json[name] for name in same] == [uncut.json[name] for name in same]
-    verified = cli.here("audit verify cut --json")
-    assert (verified.code, verified.json["verdict"]) == (0, "verified")
+def test_a_stopped_run_goes_on_in_another_process(cli: Cli) -> None:
+    """Resumed under another hash seed, each verifies and has the result of an uncut run."""
+    run = "run tests.acceptance.styles:{} -M error_rate=0.2 -M seed=3 --max-tokens 20 --json"
+    uncut = {style: cli.here(run.format(style)).json for style in _WORKS}
+    budgets = {style: sum(one["usage"].values()) // 2 for style, one in uncut.items()}
+    stopping = [f"{run.format(style)} --run-id {style} --budget-tokens {budgets[style]}" for style in _WORKS]
+    resuming = [f"resume {style} --budget-tokens 100000 --json" for style in _WORKS]
+    stopped, resumed = (
+        cli.together(commands, env={"PYTHONPATH": _ROOT, "PYTHONHASHSEED": seed})
+        for commands, seed in ((stopping, "1"), (resuming, "2"))
+    )
+    for (style, whole), cut, ended in zip(uncut.items(), stopped, resumed, strict=True):
+        assert (cut.code, ended.code, ended.err) == (3, 0, ""), (style, cut, ended)
+        assert 0 < cut.json["steps"] < whole["steps"], style
+        same = ("status", "result", "steps")
+        assert [ended.json[name] for name in same] == [whole[name] for name in same], style
+        verified = cli.here(f"audit verify {style} --json")
+        assert (verified.code, verified.json["verdict"]) == (0, "verified"), style
 
 
 @pytest.mark.parametrize(("style", "sentence"), _REFUSED.items(), ids=_REFUSED)

@@ -195,7 +195,7 @@ async def test_a_part_that_stops_stops_the_whole(db: Path) -> None:
 # --- going on
 
 
-@pytest.mark.parametrize("seed", mostly_slow(range(8)))
+@pytest.mark.parametrize("seed", mostly_slow(range(4)))
 async def test_a_process_that_is_cut_again_and_again_ends_as_if_it_was_not(db: Path, seed: int) -> None:
     """P3: cancelled anywhere and resumed in new sessions: the same votes and decisions, none twice."""
     rng = random.Random(seed)

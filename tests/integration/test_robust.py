@@ -272,13 +272,12 @@ async def test_who_does_not_wait_any_more_holds_up_nobody_and_pays(db: Path, see
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 0])
-async def test_a_process_that_is_cut_pays_for_nothing_twice(db: Path, seed: int) -> None:
+async def test_a_process_that_is_cut_pays_for_nothing_twice(db: Path) -> None:
     """Resumed again and again, it has each decision and payment once, stays within its budget, and is proven.
 
     Winners that wait for the decision of a step before them are no mismatch.
     """
-    options = {**HARD, "latency": 0.0003, "seed": seed}
+    options = {**HARD, "latency": 0.0003, "seed": 1}
     tokens, cuts = 0, 0
     while True:
         tokens += 1500

@@ -311,7 +311,7 @@ async def cut(session: mdap.Session, task: Walk, rng: random.Random, **settings:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("seed", mostly_slow(range(6)))
+@pytest.mark.parametrize("seed", mostly_slow(range(3)))
 async def test_a_run_that_is_cut_again_and_again_ends_as_if_it_was_not(
     db: Path, mode: str, seed: int
 ) -> None:
@@ -336,7 +336,7 @@ async def test_a_run_that_is_cut_again_and_again_ends_as_if_it_was_not(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("seed", mostly_slow(range(4)))
+@pytest.mark.parametrize("seed", mostly_slow(range(2)))
 async def test_a_run_can_go_on_in_the_session_in_which_it_was_cut(db: Path, mode: str, seed: int) -> None:
     """Resumed at once, before what the cut one left is committed: the same decisions, none twice."""
     rng = random.Random(seed)
@@ -351,7 +351,7 @@ async def test_a_run_can_go_on_in_the_session_in_which_it_was_cut(db: Path, mode
 
 
 @pytest.mark.parametrize("mode", ["off", "vote"])
-@pytest.mark.parametrize("seed", mostly_slow(range(4)))
+@pytest.mark.parametrize("seed", mostly_slow(range(2)))
 async def test_a_run_can_go_on_at_once_in_another_session(db: Path, mode: str, seed: int) -> None:
     """A cut run is given back only when all of it is durable: whoever resumes it then finds it whole."""
     rng = random.Random(seed)
@@ -392,7 +392,7 @@ async def test_an_oracle_need_not_know_what_is_right_after_a_wrong_answer(db: Pa
 
 
 @pytest.mark.parametrize("mode", ["vote", "guess"])
-@pytest.mark.parametrize("seed", mostly_slow(range(8), 3))
+@pytest.mark.parametrize("seed", mostly_slow(range(4), 2))
 async def test_speculation_changes_no_decision(db: Path, mode: str, seed: int) -> None:
     """The same seed gives the same decisions by the same samples; what was taken in vain is void, by row."""
     rng = random.Random(seed)
@@ -482,7 +482,7 @@ async def test_a_budget_counts_what_was_spent_once(db: Path) -> None:
     assert (second.status, second.reason) == (RunStatus.FINISHED, None)
 
 
-@pytest.mark.parametrize("mode", mostly_slow(["guess", "vote", "off"]))
+@pytest.mark.parametrize("mode", mostly_slow(["guess", "vote"]))
 async def test_samples_on_a_guess_are_paid_for(db: Path, mode: str) -> None:
     """Those that still wait for it when the run stops, too: in its totals, cost, progress and budget."""
     prices = {"sim": mdap.Price(input=1, output=1)}
@@ -607,7 +607,7 @@ class Weighed(Walk):
 SEEN: list[int] = []
 
 
-@pytest.mark.parametrize("mode", mostly_slow(["vote", "off", "guess"]))
+@pytest.mark.parametrize("mode", ["vote", "guess"])
 @pytest.mark.slow
 async def test_d21_memory_does_not_grow_with_the_steps(db: Path, mode: str) -> None:
     """D21 and P6: no more steps are in memory at the end of a run than at its beginning."""

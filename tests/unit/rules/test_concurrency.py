@@ -253,9 +253,18 @@ def test_slots_that_refuse(slots: int) -> None:
     assert client.share_refused(SETTLED) < 0.02
 
 
-@pytest.mark.parametrize("latency", mostly_slow([0.05, 0.5, 5.0]))
 @pytest.mark.parametrize(
-    "make", mostly_slow([lambda: Sliding(600, 60), lambda: Bucket(600, 60), lambda: Bucket(600, 10)], 2)
+    ("make", "latency"),
+    mostly_slow(
+        [
+            (lambda: Sliding(600, 60), 0.05),
+            (lambda: Bucket(600, 60), 0.05),
+            (lambda: Sliding(600, 60), 5.0),
+            (lambda: Bucket(600, 60), 0.5),
+            (lambda: Bucket(600, 10), 0.5),
+        ],
+        2,
+    ),
 )
 def test_a_rate_that_refuses(make: Callable[[], Server], latency: float) -> None:
     """600 a minute, be it half a request or fifty at a time: 90 % are used, 2 % at most refused."""
@@ -264,8 +273,7 @@ def test_a_rate_that_refuses(make: Callable[[], Server], latency: float) -> None
     assert client.share_refused(SETTLED) < 0.02
 
 
-@pytest.mark.parametrize("seed", mostly_slow(range(2)))
-@pytest.mark.parametrize(("rate", "latency"), mostly_slow([(10, 1.0), (30, 1.0), (50, 0.5)]))
+@pytest.mark.parametrize(("rate", "latency", "seed"), mostly_slow([(10, 1.0, 0), (30, 1.0, 1), (50, 0.5, 0)]))
 def test_a_rate_within_a_second(rate: int, latency: float, seed: int) -> None:
     """So many in any second: requests keep their distance, and 85 % of the rate are used."""
     client = World(Sliding(rate, 1), minutes=12, latency=latency, seed=seed).client
@@ -300,8 +308,7 @@ def test_it_comes_back_after_an_outage() -> None:
     assert client.per_second(18) > 0.8 * 50 / 1.03
 
 
-@pytest.mark.parametrize("seed", mostly_slow(range(2)))
-@pytest.mark.parametrize("share", mostly_slow([0.02, 0.005, 0.05]))
+@pytest.mark.parametrize(("share", "seed"), mostly_slow([(0.02, 0), (0.005, 1), (0.05, 0)]))
 def test_refusals_that_nothing_causes_cost_little(share: float, seed: int) -> None:
     """A server of 50 slots that refuses so many at random: 70 % are used from the first minute on."""
     client = World(Stray(Slots(50), share), minutes=10, seed=seed).client
@@ -310,9 +317,9 @@ def test_refusals_that_nothing_causes_cost_little(share: float, seed: int) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.02, 0.1])
-def test_a_limit_is_found_behind_refusals_that_nothing_causes(share: float) -> None:
-    """A server of 50 slots that refuses so many at random: in the end half of it at least is used."""
+def test_a_limit_is_found_behind_refusals_that_nothing_causes() -> None:
+    """A server of 50 slots that refuses a tenth at random: in the end half of it at least is used."""
+    share = 0.1
     client = World(Stray(Slots(50), share), minutes=24).client
     assert client.per_second(20) > 0.5 * 50
     assert client.share_refused(20) < 1.3 * share + 0.03
