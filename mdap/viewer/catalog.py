@@ -35,7 +35,7 @@ _LONGEST: Final = 200
 
 @dataclass(slots=True)
 class Listed:
-    """A run in the list; *counted* says whether its votes, its cost and their effect on the outcome are known."""
+    """A run in the list; *counted* says whether its votes, cost and their effect on its outcome are known."""
 
     number: int
     run_id: str
