@@ -25,6 +25,7 @@ Nothing here imports anything of mdap, so every floor may raise these.
 
 import opcode
 import traceback
+from math import isnan
 from typing import Any, Final, NoReturn
 
 __all__ = [
@@ -171,7 +172,8 @@ class RateLimitError(TransientError):
 
     def __init__(self, message: str, *, kind: str = "rate_limit", retry_after: float | None = None) -> None:
         super().__init__(message, kind=kind)
-        self.retry_after = retry_after
+        # A moment that has passed asks for no wait, and what is no number for none in particular.
+        self.retry_after = None if retry_after is None or isnan(retry_after) else max(0.0, retry_after)
 
 
 class UnavailableError(ProviderError):

@@ -87,7 +87,11 @@ async def gathered() -> AsyncIterator[TaskGroup]:
         async with anyio.create_task_group() as group:
             yield group
     except BaseExceptionGroup as raised:
-        reraise(first_of(raised))
+        first = first_of(raised)
+        if isinstance(first, KeyboardInterrupt):
+            # It has left the loop, which now ends all tasks: raised again, it would end the loop before them.
+            raise asyncio.CancelledError from first
+        reraise(first)
 
 
 def first_of(raised: BaseException) -> BaseException:

@@ -3,6 +3,7 @@
 A sampler only asks and posts what came, failures included.
 """
 
+import asyncio
 import random
 import time
 from collections import deque
@@ -302,6 +303,9 @@ async def decide(
         await _drain(policy, samplers)
         await _bring_about(policy.effects(), journal)
         group.cancel_scope.cancel()
+    if policy.decider.status is RUNNING:  # and yet its tasks have ended, by no scope of mdap's
+        ended = asyncio.CancelledError("it cancelled the asyncio task in which mdap called it")
+        policy.decider.stop(PluginError(f"provider {provider.name} or the task", "sampling", ended))
 
 
 async def _within(scope: anyio.CancelScope, works: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:

@@ -1,9 +1,10 @@
 """The one writer of the database: appending never waits, and commits go out in groups."""
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -162,25 +163,35 @@ class Writer:
 
         It is shielded: after a cancellation, mdap still commits everything that the runs appended.
         """
-        with anyio.CancelScope(shield=True):
-            while not (self._closing and not self._batch.size) and self._error is None:
-                await self._gather()
-                self._wake, self._hurry = anyio.Event(), anyio.Event()
-                batch, self._batch = self._batch, Batch()
-                untold: Sequence[Fact] = self._untold if self._keeps else batch.events
-                self._untold = []
-                self._keeps = self._watch is not None and self._every()
-                self._taken += batch.size
-                if batch.size:
-                    await self._commit_or_fail(batch, untold)
-                done, self._done = self._done, anyio.Event()
-                done.set()
+        try:
+            with anyio.CancelScope(shield=True):
+                while not (self._closing and not self._batch.size) and self._error is None:
+                    await self._commit_next()
+        finally:
+            if not self._closing:  # a second Ctrl-C hits any code: nobody may wait for what does not come
+                self._error = self._error or DatabaseError(f"nothing more was written to {self.path}")
+            self._done.set()
+
+    async def _commit_next(self) -> None:
+        await self._gather()
+        self._wake, self._hurry = anyio.Event(), anyio.Event()
+        batch, self._batch = self._batch, Batch()
+        untold: Sequence[Fact] = self._untold if self._keeps else batch.events
+        self._untold = []
+        self._keeps = self._watch is not None and self._every()
+        self._taken += batch.size
+        if batch.size:
+            await self._commit_or_fail(batch, untold)
+        done, self._done = self._done, anyio.Event()
+        done.set()
 
     async def _gather(self) -> None:
-        await self._wake.wait()
-        if not (self._closing or self._hurry.is_set()):
-            with anyio.move_on_after(COMMIT_SECONDS):
-                await self._hurry.wait()
+        # By asyncio itself, from which no scope shields: a loop that ends cancels every task.
+        with suppress(asyncio.CancelledError):
+            await self._wake.wait()
+            if not (self._closing or self._hurry.is_set()):
+                with anyio.move_on_after(COMMIT_SECONDS):
+                    await self._hurry.wait()
 
     def close(self) -> None:
         """Let `serve` end after the pending facts."""
@@ -196,7 +207,7 @@ class Writer:
         except DatabaseError as error:
             self._error = error
             return
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             # Whatever the error is, callers must not wait for this commit forever.
             self._error = DatabaseError(f"{self.path} cannot take what was to be recorded ({error})")
             return

@@ -104,7 +104,8 @@ def _read_usage(body: Mapping[str, Any]) -> tuple[int | None, int | None, int | 
     fresh, made = count_of(usage.get("input_tokens")), count_of(usage.get("output_tokens"))
     read = count_of(usage.get("cache_read_input_tokens"))
     written = count_of(usage.get("cache_creation_input_tokens"))
-    return None if fresh is None else fresh + (read or 0) + (written or 0), made, read, written
+    parts = (read or 0) + (written or 0)
+    return None if fresh is None and not parts else (fresh or 0) + parts, made, read, written
 
 
 def create(model: str, options: dict[str, Any]) -> AnthropicProvider:

@@ -240,16 +240,19 @@ def _read_usage(body: dict[str, Any]) -> _Usage:
     prompt, output = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
     prompt = count_of(usage.get("input_tokens")) if prompt is None else prompt
     output = count_of(usage.get("output_tokens")) if output is None else output
+    inputs = mapping_of(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+    cached, written = count_of(inputs.get("cached_tokens")), count_of(inputs.get("cache_write_tokens"))
+    if cached is None:
+        cached = count_of(usage.get("prompt_cache_hit_tokens"))  # DeepSeek's name for it
+    parts = (cached or 0) + (written or 0)
+    if parts > (prompt or 0):
+        prompt = (prompt or 0) + parts  # counted apart, as Anthropic does
     total = count_of(usage.get("total_tokens"))
     if prompt is not None and output is not None and total is not None:
         output = max(output, total - prompt)  # some count reasoning only in the total
     details = mapping_of(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
-    inputs = mapping_of(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
     reasoning = count_of(details.get("reasoning_tokens"))
-    cached = count_of(inputs.get("cached_tokens"))
-    if cached is None:
-        cached = count_of(usage.get("prompt_cache_hit_tokens"))  # DeepSeek's name for it
-    return _Usage(prompt, output, cached, reasoning, count_of(inputs.get("cache_write_tokens")))
+    return _Usage(prompt, output, cached, reasoning, written)
 
 
 def _only_first(tokens: int | None, place: int) -> int | None:

@@ -19,6 +19,15 @@ from mdap.settings import Limits
 
 _REFUSED: Final = "rate_limit"
 _MOST_TOKENS: Final = 10**12  # tokens of a reply, far beyond any model's
+_TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+_LABELS: Final = ("model", "request_id", "reasoning", "served_model", "fingerprint")
+_FIELDS: Final = (
+    (("text", "finish_reason"), str, "a text"),
+    (_LABELS, str | None, "a text or None"),
+    (_TOKENS, int | None, "a whole number from 0 on, or None"),
+    (("attempts",), int, "a whole number"),
+    (("latency",), float | int | None, "seconds"),
+)
 # After a timeout of mdap or a gateway, the server may still be computing the reply.
 _LATE: Final = frozenset({"timeout", "http_408", "http_504"})
 
@@ -150,22 +159,26 @@ def _under(name: str, replies: Any) -> list[Reply]:
         raise TypeError(f"sample must return a list of mdap.Reply, not {replies!r:.80}")
     named = []
     for reply in replies:
-        if not (isinstance(reply, Reply) and isinstance(reply.text, str)):
-            raise TypeError(f"sample must return a list of mdap.Reply with a text each, not {reply!r:.80}")
-        tokens = (
-            reply.input_tokens,
-            reply.output_tokens,
-            reply.cached_tokens,
-            reply.cache_write_tokens,
-            reply.reasoning_tokens,
-        )
-        if not all(
-            count is None or (isinstance(count, int) and 0 <= count <= _MOST_TOKENS) for count in tokens
-        ):
-            raise TypeError(f"the tokens of an mdap.Reply are whole numbers from 0 on, or None, not {tokens}")
+        if not isinstance(reply, Reply):
+            raise TypeError(f"sample must return a list of mdap.Reply, not of {reply!r:.80}")
+        _check_fields(reply)
         own = reply.served_model or (None if reply.model == name else reply.model)
         named.append(reply._replace(model=name, served_model=own))
     return named
+
+
+def _check_fields(reply: Reply) -> None:
+    for names, kind, words in _FIELDS:
+        for name in names:
+            value = getattr(reply, name)
+            if not isinstance(value, kind) or (isinstance(value, int) and not 0 <= value <= _MOST_TOKENS):
+                raise TypeError(f"the {name} of an mdap.Reply takes {words}, not {value!r:.80}")
+    parts = (reply.cached_tokens or 0) + (reply.cache_write_tokens or 0)
+    if parts > (reply.input_tokens or 0):
+        raise TypeError(
+            "the cached_tokens and cache_write_tokens of an mdap.Reply are parts of its input_tokens: "
+            f"{parts} is more than {reply.input_tokens}"
+        )
 
 
 class Ensemble:

@@ -212,8 +212,6 @@ def check_run(k: Any, voting: Any, run_id: Any, progress: Any = None, **shares: 
     if not (k is None or k in ("auto", "robust") or (isinstance(k, int) and not isinstance(k, bool))):
         raise UsageError(f"k takes a whole number, 'auto' or 'robust', not {k!r:.60}: write k=3")
     _check_made("voting", voting, VotingSettings, "max_tokens=1500")
-    if isinstance(k, int) and voting is not None and "k" in voting.model_fields_set and voting.k != k:
-        raise UsageError(f"k={k} and voting=mdap.VotingSettings(k={voting.k}) disagree: give one of them")
     if run_id is not None and not isinstance(run_id, str):
         raise UsageError(f"run_id takes a text, not {run_id!r:.60}: write run_id={str(run_id)!r:.60}")
     if progress is not None and not isinstance(progress, Progress):

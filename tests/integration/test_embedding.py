@@ -420,7 +420,6 @@ def test_a_wrong_argument_of_a_session_is_refused_with_what_to_write(given: Any,
         ),
         ({"target": 0.9}, "target goes with k='auto' and k='robust', not with k=None"),
         ({"floor": 0.7, "k": "auto"}, "floor goes with k='robust', not with k='auto'"),
-        ({"k": 5, "voting": mdap.VotingSettings(k=2)}, r"k=5 and voting=mdap.VotingSettings\(k=2\) disagree"),
         ({"floor": 1, "k": "robust"}, "floor takes a probability"),
         ({"voting": {"k": 5}}, r"write voting=mdap.VotingSettings\(k=5\)"),
         ({"run_id": 7}, "run_id takes a text, not 7: write run_id='7'"),
@@ -526,25 +525,82 @@ class Odd(Gated):
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        (["text"], "must return a list of mdap.Reply with a text each, not 'text'"),
+        (["text"], "must return a list of mdap.Reply, not of 'text'"),
         ("text", "must return a list of mdap.Reply, not 'text'"),
         (Reply("text", "odd"), "must return a list of mdap.Reply, not Reply"),
         (None, "must return a list of mdap.Reply, not None"),
-        ([Reply("text", "odd", input_tokens="5")], "tokens of an mdap.Reply are whole numbers from 0 on"),  # type: ignore[arg-type]
-        ([Reply("text", "odd", output_tokens=-50)], "tokens of an mdap.Reply are whole numbers from 0 on"),
-        ([Reply("text", "odd", input_tokens=10**20)], "tokens of an mdap.Reply are whole numbers from 0 on"),
+        ({"text": 5}, "the text of an mdap.Reply takes a text, not 5"),
+        ({"finish_reason": None}, "the finish_reason of an mdap.Reply takes a text, not None"),
+        ({"request_id": 5}, "the request_id of an mdap.Reply takes a text or None, not 5"),
+        ({"latency": "1s"}, "the latency of an mdap.Reply takes seconds, not '1s'"),
+        ({"attempts": 1.5}, "the attempts of an mdap.Reply takes a whole number, not 1.5"),
+        ({"input_tokens": "5"}, "the input_tokens of an mdap.Reply takes a whole number from 0 on, or None"),
+        ({"output_tokens": -50}, "the output_tokens of an mdap.Reply takes a whole number from 0 on"),
+        ({"input_tokens": 10**20}, "the input_tokens of an mdap.Reply takes a whole number from 0 on"),
+        ({"input_tokens": 5, "cached_tokens": 50}, "are parts of its input_tokens: 50 is more than 5"),
     ],
 )
 async def test_an_object_that_returns_no_replies_is_told_what_it_must_return(
     db: Path, nonblocking: bool, found: Any, sentence: str
 ) -> None:
     """Not what went wrong inside mdap because of it."""
+    if isinstance(found, dict):
+        found = [Reply(**{"text": "text", "model": "odd", **found})]
     model = Odd(TASK, about={"found": found})
     model.nonblocking = nonblocking
     async with mdap.Session(model, db=db) as session:
         solution = await session.run(TASK)
     assert solution.status is RunStatus.FAILED
     assert sentence in str(solution.reason)
+
+
+class Tripping(Gated):
+    """Its second sample does something to its task or its loop."""
+
+    def __init__(self, trip: Callable[[], None]) -> None:
+        super().__init__(TASK)
+        self.gate.set()
+        self._trip = trip
+
+    async def sample(self, request: SampleRequest) -> Sequence[Reply]:
+        found = await super().sample(request)
+        if self.asked == 2:
+            self._trip()
+            await asyncio.sleep(0)
+        return found
+
+
+async def test_a_provider_that_cancels_its_own_task_fails_the_run(db: Path) -> None:
+    """As a library with a broken scope does; the run says so, and a second one with its name goes on."""
+
+    def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async with mdap.Session(Tripping(cancel), db=db) as session:
+        solution = await session.run(TASK, run_id="one")
+        assert solution.status is RunStatus.FAILED
+        assert "cancelled the asyncio task in which mdap called it" in str(solution.reason)
+        assert (await session.run(TASK, run_id="one")).status is RunStatus.FINISHED
+
+
+# A loop that ends so leaves tasks that never began.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
+def test_a_keyboard_interrupt_in_a_task_ends_the_program(db: Path) -> None:
+    """It is no `Exception`, ends the loop, and leaves a run to resume."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    async def program() -> None:
+        async with mdap.Session(Tripping(interrupt), db=db) as session:
+            await session.run(TASK, run_id="one")
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(program())
+    again = Tripping(lambda: None)
+    assert mdap.solve_sync(TASK, db=db, run_id="one", model=again).status is RunStatus.FINISHED
 
 
 class Broken(Gated):
