@@ -80,6 +80,11 @@ def of_its_own(error: BaseException) -> bool:
     return anyio.current_effective_deadline() != -math.inf and (task is None or not task.cancelling())
 
 
+def cancelled_itself() -> asyncio.CancelledError:
+    """Return the error of code that cancelled the task in which mdap called it, as a broken scope does."""
+    return asyncio.CancelledError("it cancelled the asyncio task in which mdap called it")
+
+
 @asynccontextmanager
 async def gathered() -> AsyncIterator[TaskGroup]:
     """Open a task group that raises its first failure itself, in no group: the others follow from it."""

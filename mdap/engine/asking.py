@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from mdap.engine.ordered import OrderedPolicy
 from mdap.engine.process import ProcessPolicy, Question, identify
 from mdap.engine.recording import undecided_cause
 from mdap.errors import FailedError, MdapError, PluginError, StoppedError, UndecidedError
-from mdap.groups import Group, first_of, gathered, of_its_own
+from mdap.groups import Group, cancelled_itself, first_of, gathered, of_its_own
 from mdap.protocols import Journal
 from mdap.records import Identity, Recorded, RunStatus, Solution, TallyShape
 from mdap.rules.canonical import canonical
@@ -355,6 +356,8 @@ async def answer_process(task: Process[Any], policy: ProcessPolicy, around: Proc
     except BaseException as raised:
         error = first_of(raised)
         if not of_its_own(error):
+            if anyio.current_effective_deadline() != -math.inf:  # by no scope, so by code that it called
+                policy.end(RunStatus.FAILED, PluginError(policy.name, "solving", cancelled_itself()))
             raise
         if isinstance(error, UndecidedError):
             policy.end(RunStatus.UNDECIDED, error)

@@ -37,13 +37,24 @@ class BudgetGuard:
         self._wallet.usd += usd
         self._wallet.tokens += tokens
 
+    def learn(self, member: int, output_tokens: int) -> None:
+        """Learn from a reply of a member of the ensemble how long its replies are."""
+        self._estimator.learn(str(member), output_tokens)
+
     async def hold(self, request: SampleRequest) -> Hold:
         """Reserve the estimated cost of *request*, waiting for others to settle if necessary.
 
         Raises:
             UnavailableError: the budget does not allow another request.
         """
-        return await self.reserve(*self._likely(request))
+        usd, tokens, each = self._likely(request)
+        try:
+            return await self.reserve(usd, tokens)
+        except UnavailableError as error:
+            if self._wallet.spent is not None or each < request.max_tokens:
+                raise
+            reserved = f"{each} output tokens are reserved for a reply, which --max-tokens lowers"
+            raise UnavailableError(f"{error}: {reserved}", kind=BUDGET) from None
 
     async def reserve(self, usd: float, tokens: float) -> Hold:
         """Reserve USD and tokens, waiting for others to settle if necessary.
@@ -76,7 +87,7 @@ class BudgetGuard:
         )
         for reply in replies:
             if reply.output_tokens is not None:
-                self._estimator.learn(str(request.member), reply.output_tokens)
+                self.learn(request.member, reply.output_tokens)
         usd = self._cost(request.member, used, batched=request.trace.batched)
         self.spend(hold, usd, used.input_tokens + used.output_tokens)
 
@@ -87,12 +98,13 @@ class BudgetGuard:
         news, self._news = self._news, anyio.Event()
         news.set()
 
-    def _likely(self, request: SampleRequest) -> tuple[float, float]:
+    def _likely(self, request: SampleRequest) -> tuple[float, float, int]:
+        """Return the likely cost in USD and tokens, and the output tokens of one reply in it."""
         given = prompt_tokens(request.system, request.user)
         each = self._estimator.expect(str(request.member), request.max_tokens, self._wallet.holds)
         made = each * len(request.ordinals)
         used = Tokens(given, made)
-        return self._cost(request.member, used, batched=self._batched), given + made
+        return self._cost(request.member, used, batched=self._batched), given + made, each
 
     def _cost(self, member: int, used: Tokens, *, batched: bool) -> float:
         price = self._prices[member]

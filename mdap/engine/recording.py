@@ -226,9 +226,9 @@ class Recorder:
     ) -> Opening:
         """Record that a step is opened; return its opening."""
         opening = Opening(race, place, spelled, state, tentative=tentative)
-        self.journal.append(opening.opened)
-        if self.config.record_prompts:
-            self.journal.append(*race.sent(opening.opened))
+        # A schema that cannot be written down fails here, and must leave no opening to go on with.
+        sent = race.sent(opening.opened) if self.config.record_prompts else ()
+        self.journal.append(opening.opened, *sent)
         return opening
 
     def reopened(

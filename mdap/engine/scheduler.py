@@ -3,7 +3,6 @@
 A sampler only asks and posts what came, failures included.
 """
 
-import asyncio
 import random
 import time
 from collections import deque
@@ -27,9 +26,9 @@ from mdap.errors import (
     TransientError,
     UsageError,
 )
-from mdap.groups import gathered, of_its_own
+from mdap.groups import cancelled_itself, gathered, of_its_own
 from mdap.protocols import Journal, Provider
-from mdap.records import Reply, SampleRequest, Trace
+from mdap.records import Reply, RunStatus, SampleRequest, Trace
 from mdap.rules.limiter import backoff
 from mdap.settings import Budget, Limits
 
@@ -303,9 +302,10 @@ async def decide(
         await _drain(policy, samplers)
         await _bring_about(policy.effects(), journal)
         group.cancel_scope.cancel()
-    if policy.decider.status is RUNNING:  # and yet its tasks have ended, by no scope of mdap's
-        ended = asyncio.CancelledError("it cancelled the asyncio task in which mdap called it")
-        policy.decider.stop(PluginError(f"provider {provider.name} or the task", "sampling", ended))
+    if policy.decider.reason is None and policy.decider.status is not RunStatus.FINISHED:
+        # Its tasks have ended by no scope of mdap's.
+        who = f"provider {provider.name} or the task"
+        policy.decider.stop(PluginError(who, "sampling", cancelled_itself()))
 
 
 async def _within(scope: anyio.CancelScope, works: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:

@@ -185,6 +185,8 @@ def read_uri(path: Path) -> str:
         DatabaseError: it cannot be read in its folder.
     """
     try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: name a file with --db")
         if not path.is_file():
             raise UsageError(f"there is no database {path}: run a task first, or name another file with --db")
     except PermissionError as error:
@@ -247,8 +249,8 @@ def check_readable(version: int, path: Path, known: int = SCHEMA) -> None:
         raise DatabaseError(f"{path} was written by a newer mdap ({newer}): upgrade mdap")
     if version == 0 and _wants_wal(path) and not _has_rows(_wal(path)):
         raise DatabaseError(
-            f"{path} holds no rows, since they are in {_wal(path)}: copy both files, or copy the log with "
-            "`sqlite3 FROM '.backup TO'`"
+            f"{path} holds no rows. If it is a copy, they are in {_wal(path)}: copy both files, or copy the "
+            "log with `sqlite3 FROM '.backup TO'`. If a run could not begin in it, start that run again"
         )
     if version == 0:
         raise DatabaseError(f"{path} is empty: run any task in it, or name another file with --db")

@@ -40,6 +40,8 @@ class Parts:
         self._whole = whole
         self._classes: dict[Identity, type] = {}
         self._keys: dict[str, Identity] = {}
+        # Of as many as there are documents, so each is a pair of numbers.
+        self._contents: dict[int, int] = {}
 
     def of(self, task: Task, key: str | None) -> tuple[Part, Part]:
         """Return *task* as a part, and as the part that earlier versions of mdap took it for.
@@ -79,9 +81,13 @@ class Parts:
 
         Raises:
             TypeError: *task* or *key* is none.
+            ValueError: the key stands for another nested task already.
         """
         if not (isinstance(key, str) and key and isinstance(task, Task)):
             raise TypeError(f"ask.solve_all takes pairs of a key and a task, not ({key!r:.60}, {task!r:.60})")
+        content = hash((type(task), content_of(task)))
+        if self._contents.setdefault(hash(key), content) != content:
+            raise used_already(key)
         return self._name(key)
 
     def _name(self, last: str) -> str:

@@ -107,18 +107,21 @@ class SessionResources:
         """Charge what a run or a batch, with its parts and its pilot, has spent in earlier sessions, once."""
         if not self.budget_guard.limited:
             return
-        self._charge(start.number, start.totals, start.cost)
+        await self._charge(start.number, start.totals, start.cost)
         pilot = None if start.row is None else await self.reader.run(pilot_name(name))
         if pilot is not None and pilot.kind == "pilot":
             totals = await self.reader.totals(pilot.number)
-            self._charge(pilot.number, totals, await self.reader.cost(pilot.number))
+            await self._charge(pilot.number, totals, await self.reader.cost(pilot.number))
 
-    def _charge(self, run: int, totals: Totals, cost: float | None) -> None:
+    async def _charge(self, run: int, totals: Totals, cost: float | None) -> None:
         if run not in self.known_spending:
             self.known_spending.add(run)
             self.budget_guard.spent_before(
                 cost or 0.0, totals.usage.input_tokens + totals.usage.output_tokens
             )
+            for name, output_tokens in await self.reader.rows("some_replies", run):
+                if name in self.models.names:
+                    self.budget_guard.learn(self.models.names.index(name), output_tokens)
 
     def about(self) -> dict[str, Any]:
         """Return the recorded data of a session that begins or resumes a run."""

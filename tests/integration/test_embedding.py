@@ -18,6 +18,7 @@ from pydantic import BaseModel
 import mdap
 from mdap.records import Reply, RunStatus, SampleRequest
 from mdap.session.arguments import CalibrationSettings, RunSettings, SessionSettings
+from mdap.testing import ScriptedProvider
 from mdap_hanoi import Hanoi
 from tests.helpers import Model, Walk
 
@@ -583,6 +584,25 @@ async def test_a_provider_that_cancels_its_own_task_fails_the_run(db: Path) -> N
         assert solution.status is RunStatus.FAILED
         assert "cancelled the asyncio task in which mdap called it" in str(solution.reason)
         assert (await session.run(TASK, run_id="one")).status is RunStatus.FINISHED
+
+
+async def test_a_process_that_cancels_its_own_task_fails(db: Path) -> None:
+    """It would wait for ever otherwise."""
+
+    class Rash(mdap.Process[str]):
+        async def solve(self, ask: mdap.Ask) -> str:
+            await ask(mdap.Step(user="?", parse=str.strip))
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+            return "done"
+
+    model = ScriptedProvider(lambda request, ordinal: Reply("yes", "toy"), name="toy")
+    async with mdap.Session(model, db=db) as session:
+        solution = await session.run(Rash())
+    assert solution.status is RunStatus.FAILED
+    assert "cancelled the asyncio task in which mdap called it" in str(solution.reason)
 
 
 # A loop that ends so leaves tasks that never began.

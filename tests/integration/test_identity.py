@@ -50,6 +50,21 @@ class Versions(Ordering):
         return [await ask.solve(French.Label(text=text), key="label") for text in ("tea", "jam")]
 
 
+class Doubles(Ordering):
+    """Gives one key to two of many tasks."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        tasks = [("label", French.Label(text=text)) for text in ("tea", "jam")]
+        await ask.solve_all(tasks, lambda name, result: None)
+
+
+class Formless(Ordering):
+    """Asks for an answer of a schema that cannot be written down."""
+
+    async def solve(self, ask: mdap.Ask) -> Any:
+        return await ask(mdap.Step(user="f", parse=numbered, input=1, schema={"type": object()}))
+
+
 class Shared(Ordering):
     """Asks many prompts under one key, side by side."""
 
@@ -102,13 +117,22 @@ async def test_a_log_of_an_earlier_version_decides_nothing_twice(
         assert verify(db, "r", make_task).ok
 
 
-async def test_a_key_that_stands_for_two_tasks_is_named(db: Path) -> None:
-    """The same key with other parameters is an error: one of the tasks would get the other's result."""
-    solution = await solved(db, Versions())
-    assert solution.status is mdap.RunStatus.FAILED
-    assert "key 'label' stands for a nested task of another class, version or parameters" in str(
-        solution.reason
-    )
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        (Versions(), "key 'label' stands for a nested task of another class, version or parameters"),
+        (Doubles(), "key 'label' stands for a nested task of another class, version or parameters"),
+        (Formless(), "failed while giving the schema of step 0"),
+    ],
+)
+async def test_a_mistake_of_the_author_fails_a_resumed_run_too(
+    db: Path, task: mdap.Task, sentence: str
+) -> None:
+    """A key with other parameters, for one: one of the tasks would get the other's result."""
+    for _ in range(3):
+        solution = await solved(db, task)
+        assert solution.status is mdap.RunStatus.FAILED
+        assert sentence in str(solution.reason)
 
 
 async def test_a_key_that_many_steps_share_is_no_change(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:

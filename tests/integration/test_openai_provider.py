@@ -243,7 +243,16 @@ async def test_another_name_for_tokens_from_the_cache() -> None:
     """DeepSeek counts them beside the prompt's."""
     usage = {"prompt_tokens": 90, "completion_tokens": 7, "prompt_cache_hit_tokens": 64}
     [reply] = await replies_to(completion(choice(), usage=usage))
-    assert (reply.cached_tokens, reply.cache_write_tokens) == (64, None)
+    assert (reply.input_tokens, reply.cached_tokens, reply.cache_write_tokens) == (90, 64, None)
+
+
+@pytest.mark.parametrize("prompt", [{"prompt_tokens": 6}, {}])
+async def test_tokens_from_the_cache_may_be_counted_apart(prompt: dict[str, int]) -> None:
+    """As gateways to Anthropic's API do: a prompt never costs less than nothing."""
+    details = {"cached_tokens": 64, "cache_write_tokens": 20}
+    usage = {**prompt, "completion_tokens": 7, "prompt_tokens_details": details}
+    [reply] = await replies_to(completion(choice(), usage=usage))
+    assert reply.input_tokens == prompt.get("prompt_tokens", 0) + 84
 
 
 async def test_the_shared_beginning_is_marked_where_a_model_wants_that() -> None:

@@ -505,6 +505,20 @@ async def test_samples_on_a_guess_are_paid_for(db: Path, mode: str) -> None:
     assert run.status is RunStatus.FINISHED
 
 
+async def test_what_is_left_of_a_budget_is_used(db: Path) -> None:
+    """A resumed run knows how long replies are; where nothing is known, the sentence says what to lower."""
+    taken = []
+    for tokens in (1_000, 20_000, 21_000):
+        async with mdap.Session(db=db, speculate="off", budget=mdap.Budget(tokens=tokens)) as session:
+            run = await session.run(Hanoi(disks=7), run_id="one")
+        taken.append(run.totals.samples)
+        if tokens == 1_000:
+            assert "750 output tokens are reserved for a reply, which --max-tokens lowers" in str(run.reason)
+        else:
+            assert str(run.reason).endswith("does not allow another request")
+    assert taken[0] == 0 < taken[1] < taken[2]
+
+
 async def test_nothing_is_in_flight_once_a_run_has_ended(db: Path) -> None:
     """Also if its time was over while it waited; the record says how many samples it had asked for."""
     progress, budget = mdap.Progress(), mdap.Budget(seconds=0.2)

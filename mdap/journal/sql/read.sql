@@ -113,6 +113,11 @@ WHERE s.run = ?1 AND s.verdict = 'flag'
 SELECT verdict, count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)
 FROM paid GROUP BY verdict
 
+-- name: some_replies
+-- As many as are remembered of a model.
+{tree}
+SELECT model, output_tokens FROM tree JOIN samples USING (run) WHERE output_tokens IS NOT NULL LIMIT 256
+
 -- name: usage_by_model
 {paid}
 SELECT model, count(*) AS samples, {tokens},

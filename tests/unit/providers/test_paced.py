@@ -412,6 +412,8 @@ class Hung(Asked):
 
 async def test_a_pause_is_bounded_by_the_patience_of_all() -> None:
     """An endpoint that says tomorrow holds the others back no longer than they would wait for an answer."""
+    assert RateLimitError("past", retry_after=-5).retry_after == 0.0
+    assert RateLimitError("none", retry_after=float("nan")).retry_after is None
     paced = Paced(Asked(RateLimitError("tomorrow", retry_after=86_400.0)), Limits(max_silence=5))
     with pytest.raises(RateLimitError):
         await paced.sample(asked_for(10))
