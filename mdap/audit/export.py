@@ -14,7 +14,7 @@ from typing import IO, Any, Final, get_type_hints
 
 from mdap.audit.log import Log
 from mdap.errors import UsageError
-from mdap.records import SampleEntry
+from mdap.records import SampleEntry, encodable
 from mdap.rules.canonical import canonical
 
 __all__ = ["FORMATS", "Columns", "export"]
@@ -101,7 +101,7 @@ class Columns:
 
     def types(self) -> dict[str, str]:
         """Return the type of each column by its name, in order: bool, int64, float64 or string."""
-        names = {path: self._name + "".join(map(_part, path)) for path in self._paths()}
+        names = {path: encodable(self._name + "".join(map(_part, path))) for path in self._paths()}
         return {name: _kind_of(self._kinds[path]) for path, name in names.items()}
 
     def cells(self, value: Any) -> list[Any]:
@@ -150,7 +150,7 @@ def _as(kind: str, cell: Any) -> Any:
         return cell
     if kind == "float64":
         return float(cell)
-    return cell if isinstance(cell, str) else json.dumps(cell)
+    return encodable(cell) if isinstance(cell, str) else json.dumps(cell)
 
 
 # -- formats ---------------------------------------------------------------------------------------
@@ -161,10 +161,12 @@ def _write_csv(table: _Table, out: IO[bytes]) -> None:
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\r\n")
     types, rows = table
-    writer.writerow(map(_harmless, types))
-    for row in rows:
-        writer.writerow(map(_harmless, row.values()))
-    text.detach()
+    try:
+        writer.writerow(map(_harmless, types))
+        for row in rows:
+            writer.writerow(map(_harmless, row.values()))
+    finally:
+        text.detach()  # or it would close *out*, whatever comes of it
 
 
 def _harmless(value: Any) -> Any:

@@ -4,10 +4,10 @@ import re
 from typing import Final
 
 # Control characters but tab and newline; marks that turn the direction of text; characters without width;
-# and tags, in which a model can be told what a reader does not see.
+# tags, in which a model can be told what a reader does not see; and halves of surrogate pairs.
 _HIDDEN: Final = re.compile(
     "([\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f])"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f])"
 )
 
 

@@ -6,7 +6,9 @@ from mdap.cli.output import say
 from mdap.rules.hidden import hidden_parts, plain
 
 
-@pytest.mark.parametrize("hidden", ["\x1b", "\x9b", "\u202e", "\u200b", "\u00ad", "\ufeff", "\U000e0041"])
+@pytest.mark.parametrize(
+    "hidden", ["\x1b", "\x9b", "\u202e", "\u200b", "\u00ad", "\ufeff", "\U000e0041", "\ud800"]
+)
 def test_what_cannot_be_seen_is_named_on_pages_and_replaced_on_a_terminal(
     hidden: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
