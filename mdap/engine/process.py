@@ -43,8 +43,6 @@ class Question:
     """A step with waiting askers.
 
     Attributes:
-        identity: what it is known by.
-        opening: its votes.
         ended: set once it is decided or cannot be.
         askers: how many wait for it.
         undecided: why it has no winner; None while it may have one.

@@ -321,11 +321,9 @@ class _OfRun:
         self.max_n = inner.max_n
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Ask in a wave; see `mdap.protocols.Provider.sample`."""
         return await self._lane.sample(self._run, request)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the inner provider says of itself."""
         return self._inner.describe()
 
     async def aclose(self) -> None:

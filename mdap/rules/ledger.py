@@ -69,12 +69,9 @@ def ledger_after(terms: Robust, paid: Iterable[Mapping[str, Any]]) -> Ledger:
 
 
 class Payments(NamedTuple):
-    """The payments from error budgets in a run with `-k robust`.
+    """The payments from error budgets in a run with `-k robust`, and in its independent *parts*.
 
-    Attributes:
-        own: those of the run.
-        parts: the number of its independent parts with steps of their own.
-        of_parts: their payments, each with the number of the part.
+    Those *of_parts* come with the number of the part; only parts with steps of their own count.
     """
 
     own: Sequence[Mapping[str, Any]]

@@ -223,7 +223,6 @@ class Pace:
         self.tokens.set_limit(tokens_per_minute, now)
 
     def _close(self, reservation: Reservation) -> bool:
-        """Close a reservation; return whether it was open."""
         was_open = reservation.open
         reservation.open = False
         self.outstanding -= was_open
