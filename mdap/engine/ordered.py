@@ -9,7 +9,7 @@ all steps before it are settled, and its end returns the unspent rest to the ste
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import anyio
 
@@ -21,8 +21,6 @@ from mdap.engine.voting import Race
 from mdap.protocols import Journal
 from mdap.records import Identity, ProcessPoint, RecordedOpening, RunEvent, StepOpened, Verdict
 from mdap.tasks import Process, Step
-
-_VOTE: Final = str(Verdict.VOTE)
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +62,7 @@ class OrderedPolicy(ProcessPolicy):
             if share is not None:
                 self._loans[identity] = Loan(opened, share)
             # An opening without a vote counts as none: the next asker gets a new number.
-            elif any(sample.counted and sample.verdict == _VOTE for sample in recorded.samples):
+            elif any(sample.counted and sample.verdict == Verdict.VOTE for sample in recorded.samples):
                 self._recorded_openings[identity] = recorded
                 if self._account.paid(opened, self._tier(recorded)) is None:
                     self._line[opened.step] = recorded

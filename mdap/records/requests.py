@@ -20,6 +20,7 @@ class Subject(Protocol):
         """Return a reply as a model would write it to give *answer*."""
 
 
+@dataclass(slots=True, eq=False)
 class Trace:
     """The sending state of a request, set by its sender; an unsent request costs nothing.
 
@@ -30,13 +31,10 @@ class Trace:
         withdrawn: whether mdap no longer needs it and cancels it, so that the provider must not send it.
     """
 
-    __slots__ = ("batched", "began", "sent", "withdrawn")
-
-    def __init__(self) -> None:
-        self.sent = False
-        self.began: int | None = None
-        self.withdrawn = False
-        self.batched = False
+    sent: bool = False
+    began: int | None = None
+    batched: bool = False
+    withdrawn: bool = False
 
 
 class SampleRequest(NamedTuple):
