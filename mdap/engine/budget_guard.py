@@ -18,10 +18,7 @@ BUDGET: Final = "budget"
 class BudgetGuard:
     """The budget of a session, shared by all its runs.
 
-    Args:
-        budget: the spending limits.
-        prices: by member of the ensemble; None where unknown.
-        batched: whether requests are likely to go in jobs of a batch API.
+    *prices* are by member of the ensemble; *batched* requests are likely to go in jobs of a batch API.
     """
 
     def __init__(self, budget: Budget, prices: Sequence[Price | None], *, batched: bool = False) -> None:

@@ -109,14 +109,7 @@ class _Worker(Generic[K]):
 class SamplerPool(Generic[K]):
     """Ask a provider on behalf of one run, and hand out what comes in the order in which it comes.
 
-    Args:
-        provider: where samples come from; its limits are its own affair.
-        limits: how often and how long to try.
-        group: where samplers run and wait for work, until it is cancelled; then nothing more is posted.
-        budget_guard: what pays for every attempt; None for no budget.
-
-    Attributes:
-        nonblocking: whether the provider never waits for anything.
+    Samplers run and wait for work in *group* until it is cancelled; then nothing more is posted.
     """
 
     def __init__(
@@ -271,15 +264,9 @@ async def decide(
     budget_guard: BudgetGuard | None = None,
     beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> None:
-    """Drive the run of *policy* until it ends; raise what its task or the journal raises.
+    """Drive the run of *policy*, already begun, until it ends; raise what its task or the journal raises.
 
-    Args:
-        policy: what the run's kind of task wants, already begun.
-        provider: where samples come from.
-        limits: how often and how long to try.
-        journal: where facts go; waited for when it falls behind.
-        budget_guard: what pays for every attempt; None for no budget.
-        beside: what runs beside it, never raises, and is cancelled when the run ends.
+    What runs *beside* it never raises, and is cancelled when the run ends.
     """
     async with gathered() as group:
         samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)

@@ -211,15 +211,11 @@ class Row:
 
     Attributes:
         about: what it asks; its custom id is empty until it is part of a job.
-        member: which model is asked.
         request: as the engine made it; None for a row of an earlier session until it is asked for again.
-        waited: whether somebody waits for it now.
         done: set once there is a result or an error, or it goes back to those that wait for a job.
-        result: what the vendor answered.
         error: why there is no result; `FREED` where it was never submitted.
         halt: the error that ends the waiting, although the row goes on.
         since: when it was submitted, in seconds of Unix time.
-        wave: which wave it is part of.
     """
 
     about: BatchRow

@@ -110,11 +110,8 @@ def guarantee_of(voting: VotingSettings, payments: Payments) -> Guarantee | None
 class Law(NamedTuple):
     """How a step ends at a rung, if each vote is right with probability p.
 
-    Attributes:
-        wrong: chance that it is smooth and wrong.
-        contested: chance that it is not smooth.
-        lost: chance that it is wrong if it is contested, and votes decide it.
-        votes: mean number of votes.
+    It is smooth and *wrong*, or *contested*, with these chances; *lost* is the chance that it is wrong if
+    it is contested, and votes decide it. *votes* is their mean number.
     """
 
     wrong: float
