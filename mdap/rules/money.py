@@ -43,7 +43,7 @@ class Tokens(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """What a run cost, and what its prompts would have cost more if each sample had paid for its own in full."""
+    """The cost of a run, and what its prompts would have cost more if each sample had paid for its own."""
 
     usd: float
     saved_usd: float

@@ -113,7 +113,7 @@ class Sample(NamedTuple):
 
 
 class Way(NamedTuple):
-    """One way to pay: USD for 1,000 steps, also in jobs of a batch API, and the share of the ordinary cost."""
+    """One way to pay: USD for 1,000 steps, also in jobs of a batch API, and its share of the usual cost."""
 
     way: str
     usd: float
