@@ -25,7 +25,7 @@ class BudgetGuard:
         self._wallet = Wallet(budget)
         self._prices = tuple(prices)
         self._batched = batched
-        self._estimator = Estimator()
+        self._estimators = [Estimator() for _ in self._prices]
         self._news = anyio.Event()
         self.limited = budget.usd is not None or budget.tokens is not None
 
@@ -73,7 +73,7 @@ class BudgetGuard:
         )
         for reply in replies:
             if reply.output_tokens is not None:
-                self._estimator.learn(str(request.member), reply.output_tokens)
+                self._estimators[request.member].learn(reply.output_tokens)
         usd = self._cost(request.member, used, batched=request.trace.batched)
         self.spend(hold, usd, used.input_tokens + used.output_tokens)
 
@@ -86,7 +86,7 @@ class BudgetGuard:
 
     def _likely(self, request: SampleRequest) -> tuple[float, float]:
         given = prompt_tokens(request.system, request.user)
-        each = self._estimator.expect(str(request.member), request.max_tokens, self._wallet.holds)
+        each = self._estimators[request.member].expect(request.max_tokens, self._wallet.holds)
         made = each * len(request.ordinals)
         used = Tokens(given, made)
         return self._cost(request.member, used, batched=self._batched), given + made
