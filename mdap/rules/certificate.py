@@ -30,12 +30,12 @@ JUDGED: Final = ("run", "batch")
 _RECORDED: Final = {True: "solved", False: "unsolved", None: None}
 
 
-def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
-    """Return a one-sided upper confidence bound on the error rate (Clopper-Pearson)."""
+def error_upper_bound(wrong: float, votes: float) -> float:
+    """Return the one-sided upper bound on the error rate at 95 % confidence (Clopper-Pearson)."""
     # Imported here, since scipy alone takes longer to import than all the rest.
     from scipy.special import betaincinv
 
-    return 1.0 if wrong >= votes else float(betaincinv(wrong + 1, votes - wrong, confidence))
+    return 1.0 if wrong >= votes else float(betaincinv(wrong + 1, votes - wrong, 0.95))
 
 
 def jeffreys(hits: float, trials: float, outside: float = 0.05) -> Interval:
