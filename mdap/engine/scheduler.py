@@ -285,7 +285,8 @@ async def decide(
                 await _bring_about(effects, journal)
             turn += 1
             if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
-                await _give_way(journal)
+                await anyio.lowlevel.checkpoint()
+                await journal.wait_for_room()
         scope.cancel()
         await _drain(policy, samplers)
         await _bring_about(policy.effects(), journal)
@@ -314,11 +315,6 @@ async def _send(
         # Meanwhile a process may have stopped, or given up what it had asked.
         if policy.decider.status is RUNNING and opening.flying.get(request.ordinals) is request:
             samplers.ask(opening, request)
-
-
-async def _give_way(journal: Journal) -> None:
-    await anyio.lowlevel.checkpoint()
-    await journal.wait_for_room()
 
 
 async def _pass_over(policy: Policy) -> None:

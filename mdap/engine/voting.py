@@ -267,9 +267,8 @@ class Race:
             if not of_its_own(error):
                 raise
             raise self._failure(f"reading a reply to step {self.number}", error) from error
-        if spelled is None:
-            return Judgement(text, digest, None, None, flag, model, finish_reason), None
-        return Judgement(text, digest, spelled, answer_key(spelled), None, model, finish_reason), answer
+        key = None if spelled is None else answer_key(spelled)
+        return Judgement(text, digest, spelled, key, flag, model, finish_reason), answer
 
     def _compare(self, answer: Any, spelled: str) -> None:
         """Refuse an *answer* that is not the same as the others of its spelling, or does not survive it."""
