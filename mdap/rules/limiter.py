@@ -47,8 +47,6 @@ class Window:
     of the last call.
     """
 
-    __slots__ = ("_amounts", "_head", "total")
-
     def __init__(self, seconds: float) -> None:
         self._amounts = [0] * (math.ceil(seconds / _SLOT) + 1)
         self._head: int | None = None
@@ -93,8 +91,6 @@ class Window:
 
 class Allowance:
     """One limit: so much in any minute, evenly; None for no bound."""
-
-    __slots__ = ("_burst", "_due", "limit", "window")
 
     def __init__(self, burst: float) -> None:
         self._burst = burst
