@@ -195,10 +195,8 @@ class OrderedPolicy(ProcessPolicy):
             given_up = first.opening.status is OpeningStatus.IDLE and not self._ready(first)
         else:
             given_up = isinstance(first, RecordedOpening) and not (self.decider.in_flight or self.busy)
-        return self.decider.status is RUNNING and given_up and any(map(self._waits, self._line.values()))
-
-    def _waits(self, entry: _Entry) -> bool:
-        return not isinstance(entry, partial) and self._ready(entry)
+        others = (entry for entry in self._line.values() if not isinstance(entry, partial))
+        return self.decider.status is RUNNING and given_up and any(map(self._ready, others))
 
     def pass_over(self) -> None:
         """Charge the step that nobody waits for, and go on without it."""
