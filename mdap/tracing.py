@@ -238,8 +238,6 @@ class RunTrace:
 
 
 class _TracedProvider:
-    """A provider with a span for every attempt."""
-
     def __init__(self, trace: RunTrace, inner: Provider, models: Sequence[str]) -> None:
         self._trace = trace
         self._inner = inner
@@ -251,7 +249,6 @@ class _TracedProvider:
         self.aclose = inner.aclose
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Ask once; see `mdap.protocols.Provider.sample`."""
         with self._trace.attempt(request, self._models[request.member]) as span:
             try:
                 replies = await self._inner.sample(request)
@@ -264,8 +261,6 @@ class _TracedProvider:
 
 
 class _TracedJournal:
-    """A journal that passes every fact to a trace."""
-
     def __init__(self, trace: RunTrace, inner: Journal) -> None:
         self._trace = trace
         self._inner = inner
@@ -274,11 +269,9 @@ class _TracedJournal:
 
     @property
     def behind(self) -> bool:
-        """Whether facts come faster than they can be written."""
         return self._inner.behind
 
     def append(self, *facts: Fact) -> None:
-        """Append *facts* to the next commit."""
         self._inner.append(*facts)
         for fact in facts:
             self._trace.note(fact)

@@ -49,11 +49,7 @@ class ProcessContext:
     """The context in which a process runs.
 
     Attributes:
-        run_id: the run's name.
-        journal: where facts go.
         recall: finds a recorded decision by the number of its step.
-        solve: runs a nested task.
-        open_steps: how many steps may be open at once.
         dry_run: whether outside effects are forbidden.
         recorded: finds the run of a nested task that an earlier session began under a name; None where there
             was no earlier session.

@@ -18,17 +18,14 @@ BUDGET: Final = "budget"
 class BudgetGuard:
     """The budget of a session, shared by all its runs.
 
-    Args:
-        budget: the spending limits.
-        prices: by member of the ensemble; None where unknown.
-        batched: whether requests are likely to go in jobs of a batch API.
+    *prices* are by member of the ensemble; *batched* requests are likely to go in jobs of a batch API.
     """
 
     def __init__(self, budget: Budget, prices: Sequence[Price | None], *, batched: bool = False) -> None:
         self._wallet = Wallet(budget)
         self._prices = tuple(prices)
         self._batched = batched
-        self._estimator = Estimator()
+        self._estimators = [Estimator() for _ in self._prices]
         self._news = anyio.Event()
         self.limited = budget.usd is not None or budget.tokens is not None
 
@@ -39,7 +36,7 @@ class BudgetGuard:
 
     def learn(self, member: int, output_tokens: int) -> None:
         """Learn from a reply of a member of the ensemble how long its replies are."""
-        self._estimator.learn(str(member), output_tokens)
+        self._estimators[member].learn(output_tokens)
 
     async def hold(self, request: SampleRequest) -> Hold:
         """Reserve the estimated cost of *request*, waiting for others to settle if necessary.
@@ -101,7 +98,7 @@ class BudgetGuard:
     def _likely(self, request: SampleRequest) -> tuple[float, float, int]:
         """Return the likely cost in USD and tokens, and the output tokens of one reply in it."""
         given = prompt_tokens(request.system, request.user)
-        each = self._estimator.expect(str(request.member), request.max_tokens, self._wallet.holds)
+        each = self._estimators[request.member].expect(request.max_tokens, self._wallet.holds)
         made = each * len(request.ordinals)
         used = Tokens(given, made)
         return self._cost(request.member, used, batched=self._batched), given + made, each

@@ -81,7 +81,6 @@ class CalibrationSampler(Policy):
         self._width = width
         self._oracle = oracle
         self._open: dict[int, Opening] = {}
-        self._truths: dict[int, Callable[[], str]] = {}
         self._drawn: dict[int, dict[int, Drawn]] = {}
         self._polls: dict[int, Poll] = {}
         self._opened = 0
@@ -111,8 +110,7 @@ class CalibrationSampler(Policy):
         race = Race(self.decider.config, number, surveyed.step, surveyed.subject)
         self._opened += 1
         self._drawn[number] = {}
-        self._truths[number] = surveyed.truth
-        self._open[number] = self.decider.open_afresh(race, surveyed.input, None)
+        self._open[number] = self.decider.open_afresh(race, surveyed.input, surveyed)
         return self._open[number]
 
     def came(self, taken: Sequence[SampleTaken]) -> None:
@@ -139,19 +137,16 @@ class CalibrationSampler(Policy):
     def _finish(self, opening: Opening) -> None:
         number = opening.opened.step
         del self._open[number]
-        truth_of = self._truths.pop(number)
         drawn = self._drawn.pop(number)
-        if not drawn:
-            return  # refused
-        truth = self._truth(opening, truth_of)
-        self._polls[number] = Poll(truth, tuple(drawn[ordinal] for ordinal in sorted(drawn)))
+        if drawn:  # else it was refused
+            self._polls[number] = Poll(self._truth(opening), tuple(drawn[place] for place in sorted(drawn)))
 
-    def _truth(self, opening: Opening, truth_of: Callable[[], str]) -> str | None:
+    def _truth(self, opening: Opening) -> str | None:
         """Return the key of the right answer; None if no answer was agreed on."""
         winner = opening.race.winner
         if self._oracle:
             self.decider.progress.steps += 1
-            return answer_key(truth_of())
+            return answer_key(opening.state.truth())
         if winner is None:
             return None
         self.decider.record(opening, winner)

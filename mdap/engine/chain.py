@@ -254,7 +254,7 @@ class ChainPolicy(Policy):
         """Go on with a recorded opening of this very step, if there is one."""
         recorded = self._recorded_openings.take(number, spelled, race.prompt_digest)
         if recorded is None:
-            if not tentative and self._recorded_openings.certain(number) is not None:
+            if not tentative and self._recorded_openings.certain(number):
                 changed = ValueError("its input or prompt is no longer what was recorded; start a new run")
                 self._task.fail(f"opening step {number} again", changed)
             return None
@@ -326,12 +326,9 @@ class RecordedOpenings:
             step: max(one.opened.opening for one in all_) + 1 for step, all_ in self._by_step.items()
         }
 
-    def certain(self, step: int) -> StepOpened | None:
-        """Return how *step* was opened on an input that was certain, if it was."""
-        for recorded in self._by_step.get(step, ()):
-            if not recorded.tentative and not recorded.void:
-                return recorded.opened
-        return None
+    def certain(self, step: int) -> bool:
+        """Return whether *step* was opened on an input that was certain."""
+        return any(not (recorded.tentative or recorded.void) for recorded in self._by_step.get(step, ()))
 
     def take(self, step: int, spelled: str, prompt_digest: str) -> RecordedOpening | None:
         """Remove and return the opening of *step* on this very input and prompt, if there is one."""

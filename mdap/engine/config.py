@@ -112,7 +112,6 @@ class RunConfig:
     Attributes:
         run: the run's number in the database.
         run_id: the run's name.
-        voting: how steps are decided.
         speculation: how far a chain works ahead.
         max_n: maximum replies of one request.
         models: by member, whom to name for samples that never came back.
@@ -120,15 +119,11 @@ class RunConfig:
         pilot: how far the pilot is that the run is, or is nested in; None if it is none.
         account: the error budget of `-k robust`; None for one k throughout.
         effects: whether what is decided may bring anything about outside.
-        drift: notices that the run does otherwise than its calibration did; None for nothing to compare.
         presence: which models have answered, in this run and all that belong to it.
-        on_dead: what to do when one of several models is gone.
         absences: who was left out in earlier sessions.
-        record_prompts: whether the text of every prompt is recorded.
         patient: whether an undecided step waits for a person, instead of ending.
         warm_cache: whether one request goes ahead of others that begin with the same text.
         task: the task's name, for errors.
-        progress: the counters to keep.
     """
 
     run: int

@@ -47,11 +47,6 @@ _CAUSES: Final = {
 class Decider(Recorder):
     """Ask for the samples of one run, and record them and all decisions; its policy says what follows.
 
-    Args:
-        config: the configuration of the run.
-        journal: where every fact goes.
-        policy: which steps are open, and what follows from their votes.
-
     Attributes:
         in_flight: samples requested and not yet received.
         news: called when there is more to ask for than what came gave rise to.
@@ -341,10 +336,7 @@ class Decider(Recorder):
     ) -> None:
         """Drop what has not been sent: it costs nothing. What has been sent is paid for, and will come.
 
-        Args:
-            opening: whose requests.
-            members: only what asks one of these; None for all.
-            view: only what shows this view; None for all.
+        With *members* or a *view*, drop only what asks one of these members, or shows this view.
         """
         for request in list(opening.flying.values()):
             asked = members is None or request.member in members

@@ -38,16 +38,14 @@ class TaskSubject:
 
     def mistakes(self, truth: Any) -> list[Any]:
         """Return plausible wrong answers."""
-        found: list[Any] = simulated(self._task, "mistakes", self._task.mistakes, self._about, truth)
-        return found
+        return simulated(self._task, "mistakes", self._task.mistakes, self._about, truth)
 
     def render(self, answer: Any) -> str:
         """Return a reply that gives *answer*."""
-        text: str = simulated(self._task, "render", self._task.render, *self._rendered, answer)
-        return text
+        return simulated(self._task, "render", self._task.render, *self._rendered, answer)
 
 
-def simulated(task: Task, name: str, method: Callable[..., Any], *args: Any) -> Any:
+def simulated(task: Task, name: str, method: Callable[..., T], *args: Any) -> T:
     """Return what a *method* returns by which a task has its replies simulated.
 
     Raises:
@@ -99,8 +97,6 @@ class GuardedTask:
         states: the declared type of its states.
         answers: that of its answers.
     """
-
-    __slots__ = ("_has_forms", "answers", "has_effects", "name", "states", "task")
 
     def __init__(self, name: str, task: Chain[Any, Any]) -> None:
         self.name = f"task {name}"

@@ -8,7 +8,8 @@ all steps before it are settled, and its end returns the unspent rest to the ste
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 import anyio
 
@@ -18,10 +19,8 @@ from mdap.engine.process import ProcessPolicy, Question
 from mdap.engine.recording import RUNNING, Opening, OpeningStatus
 from mdap.engine.voting import Race
 from mdap.protocols import Journal
-from mdap.records import Identity, ProcessPoint, RecordedOpening, StepOpened, Verdict
+from mdap.records import Identity, ProcessPoint, RecordedOpening, RunEvent, StepOpened, Verdict
 from mdap.tasks import Process, Step
-
-_VOTE: Final = str(Verdict.VOTE)
 
 
 @dataclass(slots=True, eq=False)
@@ -33,15 +32,8 @@ class Loan:
     granted: anyio.Event = field(default_factory=anyio.Event)
 
 
-@dataclass(frozen=True, slots=True)
-class _Credit:
-    step: int
-    before: int
-    unspent: Fraction
-    all_of_it: bool
-
-
-_Entry = Question | Loan | _Credit | RecordedOpening
+_Entry = Question | Loan | partial[list[RunEvent]] | RecordedOpening
+"""What waits for its turn; a function takes back the unspent share of a nested run that is over."""
 
 
 class OrderedPolicy(ProcessPolicy):
@@ -70,7 +62,7 @@ class OrderedPolicy(ProcessPolicy):
             if share is not None:
                 self._loans[identity] = Loan(opened, share)
             # An opening without a vote counts as none: the next asker gets a new number.
-            elif any(sample.counted and sample.verdict == _VOTE for sample in recorded.samples):
+            elif any(sample.counted and sample.verdict == Verdict.VOTE for sample in recorded.samples):
                 self._recorded_openings[identity] = recorded
                 if self._account.paid(opened, self._tier(recorded)) is None:
                     self._line[opened.step] = recorded
@@ -112,9 +104,10 @@ class OrderedPolicy(ProcessPolicy):
         """Take back what a nested run, which is over, did not spend."""
         loan = self._loans.pop(identity)
         assert loan.share is not None
-        step = loan.opened.step
-        credit = _Credit(step, self._next_step, loan.share - spent, not spent)
-        self._line["credit", step] = credit
+        step, unspent = loan.opened.step, loan.share - spent
+        self._line["credit", step] = partial(
+            self._account.returned, step, self._next_step, unspent, all_of_it=not spent
+        )
         self._release()
 
     def _opened_for(self, identity: Identity, about: Any) -> StepOpened:
@@ -162,11 +155,8 @@ class OrderedPolicy(ProcessPolicy):
 
     def _settled(self, entry: _Entry) -> bool:
         """Draw the consequences of what is next; return False if it goes on with other models."""
-        if isinstance(entry, _Credit):
-            returned = self._account.returned(
-                entry.step, entry.before, entry.unspent, all_of_it=entry.all_of_it
-            )
-            self.decider.journal.append(*returned)
+        if isinstance(entry, partial):
+            self.decider.journal.append(*entry())
             return True
         if isinstance(entry, Loan):
             self._grant(entry)
@@ -205,10 +195,8 @@ class OrderedPolicy(ProcessPolicy):
             given_up = first.opening.status is OpeningStatus.IDLE and not self._ready(first)
         else:
             given_up = isinstance(first, RecordedOpening) and not (self.decider.in_flight or self.busy)
-        return self.decider.status is RUNNING and given_up and any(map(self._waits, self._line.values()))
-
-    def _waits(self, entry: _Entry) -> bool:
-        return not isinstance(entry, _Credit) and self._ready(entry)
+        others = (entry for entry in self._line.values() if not isinstance(entry, partial))
+        return self.decider.status is RUNNING and given_up and any(map(self._ready, others))
 
     def pass_over(self) -> None:
         """Charge the step that nobody waits for, and go on without it."""
@@ -238,7 +226,7 @@ class OrderedPolicy(ProcessPolicy):
         """The author's function has returned *result*: nobody waits for anything any more."""
         while self._line and self.decider.status is RUNNING:
             entry = self._line.pop(next(iter(self._line)))
-            if isinstance(entry, _Credit):
+            if isinstance(entry, partial):
                 self._settled(entry)
             else:
                 self._give_up(entry)

@@ -10,7 +10,7 @@ Everything here is synchronous: no await can come between a decision and its con
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import anyio
 
@@ -43,8 +43,6 @@ class Question:
     """A step with waiting askers.
 
     Attributes:
-        identity: what it is known by.
-        opening: its votes.
         ended: set once it is decided or cannot be.
         askers: how many wait for it.
         undecided: why it has no winner; None while it may have one.
@@ -70,11 +68,6 @@ class Question:
         return race.answers[race.winner] if race.winner is not None else None
 
 
-class _Known(NamedTuple):
-    step: int
-    earlier: bool
-
-
 class ProcessPolicy(Policy):
     """Decide the steps of a process as they are asked for.
 
@@ -92,11 +85,12 @@ class ProcessPolicy(Policy):
         self._task = task
         # In the order in which they were opened; what was decided leaves it.
         self._open: dict[Identity, Question] = {}
-        self._known: dict[Identity, _Known] = {}
+        self._known: dict[Identity, int] = {}
+        # Decided in an earlier session, and not asked for in this one.
+        self._forgotten: dict[Identity, int] = {}
         # By key, what was decided or begun under it: many steps may share one.
         self._by_key: dict[str, set[Identity]] = {}
         self._new_keys: set[str] = set()
-        self._asked: set[Identity] = set()
         self._recorded_openings: dict[Identity, RecordedOpening] = {}
         self._next_step = 0
         self._returned: Callable[[], None] | None = None
@@ -109,7 +103,7 @@ class ProcessPolicy(Policy):
         self.decider.place = point.decisions
         self.decider.digest = point.digest
         self._next_step = point.next_step
-        self._known = {identity: _Known(step, True) for identity, step in point.known.items()}
+        self._known, self._forgotten = dict(point.known), dict(point.known)
         for recorded in point.openings:
             self._recorded_openings[recorded.opened.key, recorded.opened.prompt_digest] = recorded
         for identity in (*self._known, *self._recorded_openings):
@@ -121,12 +115,8 @@ class ProcessPolicy(Policy):
 
     def decided(self, identity: Identity) -> int | None:
         """Return the number of the step of this *identity* if it is decided, and note that it was asked."""
-        known = self._known.get(identity)
-        if known is None:
-            return None
-        if known.earlier:
-            self._asked.add(identity)
-        return known.step
+        self._forgotten.pop(identity, None)
+        return self._known.get(identity)
 
     def knows(self, identity: Identity) -> bool:
         """Return whether the step of this *identity* is decided."""
@@ -208,7 +198,7 @@ class ProcessPolicy(Policy):
         """
         opened = self._opened_for(identity, about)
         self.decider.note(opened, result, reason)
-        self._known[identity] = _Known(opened.step, False)
+        self._known[identity] = opened.step
 
     def _opened_for(self, identity: Identity, about: Any) -> StepOpened:
         key, digest = identity
@@ -240,8 +230,7 @@ class ProcessPolicy(Policy):
         return sum(question.undecided is not None for question in self._open.values())
 
     def _warn_of_forgotten(self) -> None:
-        earlier = (identity for identity, known in self._known.items() if known.earlier)
-        forgotten = [identity[0] for identity in earlier if identity not in self._asked]
+        forgotten = [key for key, _ in self._forgotten]
         # Only now can be told which prompts of a key are not asked any more: many steps may share it.
         for key in dict.fromkeys((*forgotten, *(key for key, _ in self._recorded_openings))):
             if key in self._new_keys:
@@ -305,7 +294,7 @@ class ProcessPolicy(Policy):
         proposed = question.opening.race.step.proposal
         self.decider.record(question.opening, winner, reason=PROPOSED if proposed else None)
         del self._open[question.identity]
-        self._known[question.identity] = _Known(question.opening.opened.step, False)
+        self._known[question.identity] = question.opening.opened.step
         self._answer(question)
 
     def _answer(self, question: Question) -> None:
@@ -325,7 +314,7 @@ class ProcessPolicy(Policy):
         spelled = checked_answer(self._task, race.step, race.named(answer), race.answers.values())
         if self.decider.ruled(question.opening, spelled, author, reason):
             del self._open[question.identity]
-            self._known[question.identity] = _Known(number, False)
+            self._known[question.identity] = number
             question.settled = True
             self._answer(question)
 

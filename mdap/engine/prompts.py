@@ -49,18 +49,15 @@ def prompts_of(step: Step[Any], subject: Subject | None) -> list[Prompt]:
     return [own, *(_viewed(view, subject) for view in step.views)] if step.views else [own]
 
 
-class _InView:
+class _InView(NamedTuple):
     """A subject whose replies are rendered for another view of its step."""
 
-    __slots__ = ("mistakes", "render", "truth")
-
-    def __init__(self, subject: Subject, render: Callable[[Any], str]) -> None:
-        self.truth = subject.truth
-        self.mistakes = subject.mistakes
-        self.render = render
+    truth: Callable[[], Any]
+    mistakes: Callable[[Any], list[Any]]
+    render: Callable[[Any], str]
 
 
 def _viewed(view: View[Any], subject: Subject | None) -> Prompt:
     if subject is not None and view.render is not None:
-        subject = _InView(subject, view.render)
+        subject = _InView(subject.truth, subject.mistakes, view.render)
     return Prompt(view.system, view.user, prompt_digest(view.system, view.user), view.parse, subject)

@@ -108,14 +108,7 @@ class _Worker(Generic[K]):
 class SamplerPool(Generic[K]):
     """Ask a provider on behalf of one run, and hand out what comes in the order in which it comes.
 
-    Args:
-        provider: where samples come from; its limits are its own affair.
-        limits: how often and how long to try.
-        group: where samplers run and wait for work, until it is cancelled; then nothing more is posted.
-        budget_guard: what pays for every attempt; None for no budget.
-
-    Attributes:
-        nonblocking: whether the provider never waits for anything.
+    Samplers run and wait for work in *group* until it is cancelled; then nothing more is posted.
     """
 
     def __init__(
@@ -270,15 +263,9 @@ async def decide(
     budget_guard: BudgetGuard | None = None,
     beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> None:
-    """Drive the run of *policy* until it ends; raise what its task or the journal raises.
+    """Drive the run of *policy*, already begun, until it ends; raise what its task or the journal raises.
 
-    Args:
-        policy: what the run's kind of task wants, already begun.
-        provider: where samples come from.
-        limits: how often and how long to try.
-        journal: where facts go; waited for when it falls behind.
-        budget_guard: what pays for every attempt; None for no budget.
-        beside: what runs beside it, never raises, and is cancelled when the run ends.
+    What runs *beside* it never raises, and is cancelled when the run ends.
     """
     async with gathered() as group:
         samplers: SamplerPool[Opening] = SamplerPool(provider, limits, group, budget_guard)
@@ -297,7 +284,8 @@ async def decide(
                 await _bring_about(effects, journal)
             turn += 1
             if journal.behind or turn % _TURNS_WITHOUT_YIELDING == 0:
-                await _give_way(journal)
+                await anyio.lowlevel.checkpoint()
+                await journal.wait_for_room()
         scope.cancel()
         await _drain(policy, samplers)
         await _bring_about(policy.effects(), journal)
@@ -327,11 +315,6 @@ async def _send(
         # Meanwhile a process may have stopped, or given up what it had asked.
         if policy.decider.status is RUNNING and opening.flying.get(request.ordinals) is request:
             samplers.ask(opening, request)
-
-
-async def _give_way(journal: Journal) -> None:
-    await anyio.lowlevel.checkpoint()
-    await journal.wait_for_room()
 
 
 async def _pass_over(policy: Policy) -> None:

@@ -41,41 +41,13 @@ class Race:
     (see `Tally`).
 
     Args:
-        config: the configuration of the run.
         number: the step's number in its run, from 0.
-        step: prompt and parser.
         subject: what the step is about, for simulation.
         rung: how `-k robust` decides the step; None for a lead of k.
 
     Attributes:
         check: called with the first answer of each spelling and with that; None for nothing to check.
     """
-
-    __slots__ = (
-        "_first",
-        "_judged",
-        "_lost",
-        "_next_ordinal",
-        "answers",
-        "check",
-        "config",
-        "counted",
-        "in_flight",
-        "k",
-        "key",
-        "max_tokens",
-        "number",
-        "prompt_digest",
-        "prompts",
-        "refusal",
-        "refused",
-        "rung",
-        "schedule",
-        "schema",
-        "step",
-        "tally",
-        "tier",
-    )
 
     def __init__(
         self,
@@ -191,12 +163,7 @@ class Race:
         return True
 
     def wanted(self, max_n: int, priority: int) -> list[SampleRequest]:
-        """Take the requests to send now into flight and return them.
-
-        Args:
-            max_n: the most replies that one request may ask for.
-            priority: the requests' priority; smaller goes first.
-        """
+        """Take the requests to send now, for *max_n* replies at most each, into flight and return them."""
         shortfall = self.tally.shortfall
         short = shortfall + self.config.voting.hedge - self.in_flight
         if short <= 0 or shortfall <= 0 or self.closed:
@@ -267,11 +234,6 @@ class Race:
     def judge(self, reply: Reply, view: int = 0, ordinal: int = 0) -> Judgement:
         """Return what *reply* comes to. Equal replies get the same judgement, since parsers are pure.
 
-        Args:
-            reply: the reply as it came.
-            view: the presentation of the step that it answers.
-            ordinal: which sample of the step it is.
-
         Raises:
             PluginError: the parser raised something other than `RedFlag`.
         """
@@ -305,9 +267,8 @@ class Race:
             if not of_its_own(error):
                 raise
             raise self._failure(f"reading a reply to step {self.number}", error) from error
-        if spelled is None:
-            return Judgement(text, digest, None, None, flag, model, finish_reason), None
-        return Judgement(text, digest, spelled, answer_key(spelled), None, model, finish_reason), answer
+        key = None if spelled is None else answer_key(spelled)
+        return Judgement(text, digest, spelled, key, flag, model, finish_reason), answer
 
     def _compare(self, answer: Any, spelled: str) -> None:
         """Refuse an *answer* that is not the same as the others of its spelling, or does not survive it."""
@@ -319,8 +280,7 @@ class Race:
     def count(self, answer: str | None) -> int:
         """Count a sample that was in flight; return its place in the order of counting, from 1.
 
-        Args:
-            answer: the answer it votes for, in canonical JSON; None for a red flag.
+        It votes for *answer*, in canonical JSON; None for a red flag.
         """
         self.in_flight -= 1
         self.counted += 1
@@ -329,12 +289,9 @@ class Race:
         return self.counted
 
     def refold(self, samples: list[SampleTaken], tier: int = 0, refusals: tuple[Refusal, ...] = ()) -> None:
-        """Count recorded samples again, in the order in which they were counted.
+        """Count recorded samples, each with its text, again in the order in which they were counted.
 
-        Args:
-            samples: recorded samples of this step, each with its text.
-            tier: the tier to which the step had gone.
-            refusals: who refused it.
+        *tier* is the one to which the step had gone.
 
         Raises:
             PluginError: the parser reads a recorded reply otherwise than it did when it came.

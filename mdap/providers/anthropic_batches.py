@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from mdap.errors import ProviderError, TransientError
@@ -33,6 +34,7 @@ class AnthropicBatches(BatchAPI):
     limits = Room(100_000, 256 * 10**6)
     uploads = False
     has_metadata = False
+    jobs = attrgetter("messages.batches")
 
     def row(self, custom_id: str, request: SampleRequest) -> bytes:
         """Return one request of a job."""
@@ -41,14 +43,14 @@ class AnthropicBatches(BatchAPI):
     async def submit(self, token: str, file: str | None, rows: Sequence[bytes]) -> JobState:
         """Create the job."""
         requests = [json.loads(row) for row in rows]
-        return self._state(await self._call(lambda client: self._jobs(client).create(requests=requests)))
+        return self._state(await self._call(lambda client: self.jobs(client).create(requests=requests)))
 
     async def find(self, token: str, file: str | None, since: float) -> list[JobState]:
         """Return all jobs of the account created *since* then."""
 
         async def look(client: Any) -> list[JobState]:
             found = []
-            async for job in self._jobs(client).list(limit=100):
+            async for job in self.jobs(client).list(limit=100):
                 if job.created_at.timestamp() < since - _SLACK:
                     break
                 found.append(self._state(job))
@@ -70,9 +72,6 @@ class AnthropicBatches(BatchAPI):
         if result["type"] == "succeeded" and isinstance(result.get("message"), dict):
             return Result(custom_id, json.dumps(result["message"]).encode())
         return Result(custom_id, None, self._failed(result))
-
-    def _jobs(self, client: Any) -> Any:
-        return client.messages.batches
 
     def _state(self, job: Any) -> JobState:
         counts = counted(job.request_counts)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -64,11 +65,13 @@ class BatchAPI(ABC):
         limits: what one job may hold.
         uploads: whether requests are uploaded as a file before a job is made of it.
         has_metadata: whether a job carries mdap's name for it, so that `find` needs no look into results.
+        jobs: finds in the SDK's client what is for jobs.
     """
 
     limits: ClassVar[Room]
     uploads: ClassVar[bool]
     has_metadata: ClassVar[bool]
+    jobs: ClassVar["attrgetter[Any]"]
 
     def __init__(
         self,
@@ -119,11 +122,11 @@ class BatchAPI(ABC):
 
     async def state(self, vendor_id: str) -> JobState:
         """Return the state of a job."""
-        return self._state(await self._call(lambda client: self._jobs(client).retrieve(vendor_id)))
+        return self._state(await self._call(lambda client: self.jobs(client).retrieve(vendor_id)))
 
     async def cancel(self, vendor_id: str) -> None:
         """Cancel a job; its answers so far remain."""
-        await self._call(lambda client: self._jobs(client).cancel(vendor_id))
+        await self._call(lambda client: self.jobs(client).cancel(vendor_id))
 
     @abstractmethod
     async def download(self, state: JobState, take: Callable[[bytes], None]) -> None:
@@ -137,10 +140,6 @@ class BatchAPI(ABC):
         """Close the connections, if there are any."""
         client, self._client = self._client, None
         await closed(client)
-
-    @abstractmethod
-    def _jobs(self, client: Any) -> Any:
-        """Return what of the SDK's *client* is for jobs."""
 
     @abstractmethod
     def _state(self, job: Any) -> JobState:
@@ -211,15 +210,11 @@ class Row:
 
     Attributes:
         about: what it asks; its custom id is empty until it is part of a job.
-        member: which model is asked.
         request: as the engine made it; None for a row of an earlier session until it is asked for again.
-        waited: whether somebody waits for it now.
         done: set once there is a result or an error, or it goes back to those that wait for a job.
-        result: what the vendor answered.
         error: why there is no result; `FREED` where it was never submitted.
         halt: the error that ends the waiting, although the row goes on.
         since: when it was submitted, in seconds of Unix time.
-        wave: which wave it is part of.
     """
 
     about: BatchRow

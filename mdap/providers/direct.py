@@ -126,7 +126,6 @@ class Direct:
 
 
 def _through_socks(proxy: SplitResult, options: dict[str, Any]) -> aiohttp.BaseConnector:
-    """Return a connector through a SOCKS proxy."""
     try:
         from aiohttp_socks import ProxyConnector, ProxyType
     except ModuleNotFoundError:

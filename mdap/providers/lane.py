@@ -274,9 +274,7 @@ class BatchLane:
     def full(self, sent: Job, limit: int | None) -> bool:
         """Make later jobs of the model smaller, since its queue was full."""
         room = self._room[sent.member]
-        if self.others(sent):
-            limit = limit or sent.tokens
-        elif len(sent.rows) == 1:
+        if len(sent.rows) == 1 and not self.others(sent):
             return False
         # Our count of tokens is not the vendor's: a job of exactly its limit may still be refused.
         halved = max(sent.tokens // 2, 1)
@@ -321,11 +319,9 @@ class _OfRun:
         self.max_n = inner.max_n
 
     async def sample(self, request: SampleRequest) -> Sequence[Reply]:
-        """Ask in a wave; see `mdap.protocols.Provider.sample`."""
         return await self._lane.sample(self._run, request)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the inner provider says of itself."""
         return self._inner.describe()
 
     async def aclose(self) -> None:

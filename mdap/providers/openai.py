@@ -206,12 +206,7 @@ create_named.settings = OpenAISettings  # type: ignore[attr-defined]
 class _Usage(NamedTuple):
     """The tokens that a response reports; None where it reports none, or an impossible number.
 
-    Attributes:
-        prompt: tokens of the prompt, including those *cached* and written.
-        output: tokens of all replies, including *reasoning*.
-        cached: prompt tokens read from the endpoint's cache.
-        reasoning: tokens of reasoning.
-        cache_writes: prompt tokens written to the endpoint's cache.
+    Those of the prompt include those *cached* and written; *output* includes *reasoning*.
     """
 
     prompt: int | None

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from mdap.errors import ProviderError, TransientError
@@ -27,6 +28,7 @@ class OpenAIBatches(BatchAPI):
     limits = Room(50_000, 200 * 10**6)
     uploads = True
     has_metadata = True
+    jobs = attrgetter("batches")
 
     def row(self, custom_id: str, request: SampleRequest) -> bytes:
         """Return one line of the file to upload."""
@@ -55,14 +57,14 @@ class OpenAIBatches(BatchAPI):
         about = {"endpoint": _PATH, "completion_window": "24h", "input_file_id": file}
         metadata = {_METADATA: token}
         return self._state(
-            await self._call(lambda client: self._jobs(client).create(**about, metadata=metadata))
+            await self._call(lambda client: self.jobs(client).create(**about, metadata=metadata))
         )
 
     async def find(self, token: str, file: str | None, since: float) -> list[JobState]:
         """Return the job whose metadata names *token*, or that was made of its *file*."""
 
         async def look(client: Any) -> list[JobState]:
-            async for job in self._jobs(client).list(limit=100):
+            async for job in self.jobs(client).list(limit=100):
                 if job.created_at < since - _SLACK:
                     break
                 named = mapping_of(job.metadata).get(_METADATA) == token
@@ -88,9 +90,6 @@ class OpenAIBatches(BatchAPI):
         if isinstance(status, int) and 200 <= status < 300 and isinstance(body, dict):
             return Result(custom_id, json.dumps(body).encode())
         return Result(custom_id, None, self._failed(status, body, mapping_of(row.get("error"))))
-
-    def _jobs(self, client: Any) -> Any:
-        return client.batches
 
     def _state(self, job: Any) -> JobState:
         files = tuple(file for file in (job.output_file_id, job.error_file_id) if file)

@@ -121,7 +121,7 @@ class Paced:
         if self._limits.reserve_max_tokens:
             each = most
         else:
-            each = self._estimator.expect(self.name, most, self.gate.pace.outstanding)
+            each = self._estimator.expect(most, self.gate.pace.outstanding)
         return prompt + each * len(request.ordinals)
 
     def _taken(self, request: SampleRequest, replies: Sequence[Reply]) -> int | None:
@@ -129,7 +129,7 @@ class Paced:
         if any(reply.output_tokens is None for reply in replies):
             return None
         for reply in replies:
-            self._estimator.learn(self.name, reply.output_tokens or 0)
+            self._estimator.learn(reply.output_tokens or 0)
         prompts = sum(reply.input_tokens or 0 for reply in replies)
         if self._limits.reserve_max_tokens:  # the endpoint gives nothing of it back
             return prompts + request.max_tokens * len(request.ordinals)

@@ -58,14 +58,6 @@ class ProbeResult:
     """What was found out of one endpoint; None where it could not be.
 
     Attributes:
-        model: the model's name.
-        requests: requests that were sent.
-        samples: replies that came.
-        failed_attempts: requests that were refused or failed otherwise.
-        input_tokens: tokens of the prompts, as far as they were reported.
-        output_tokens: tokens of the replies, as above.
-        cached_tokens: those of *input_tokens* that were read from the endpoint's cache.
-        cache_write_tokens: those of *input_tokens* that were written to it.
         options: how it is asked, as far as the user left that open.
         repeats: whether it gives the same text again and again.
         n: whether it gives several replies to one request, where it was asked for them.

@@ -176,15 +176,8 @@ def _sender(sdk: SDK, transport: Transport) -> "Direct | ThroughSDK":
 class EndpointProvider(ABC, Generic[S]):
     """A `mdap.protocols.Provider` of a model behind an HTTP API.
 
-    The connections are opened inside the running loop by the first sample, and closed by `aclose`.
-
-    Args:
-        name: as a person names it, such as ``openai/gpt-4.1-mini``; replies carry it as their model.
-        model: as the endpoint names it.
-        settings: the user's.
-        endpoint: whom to ask.
-        sdk: of the vendor.
-        batches: the vendor's batch API.
+    The connections are opened inside the running loop by the first sample, and closed by `aclose`. *name* is
+    what a person calls it, such as ``openai/gpt-4.1-mini``, and *model* what the endpoint calls it.
     """
 
     nonblocking: Final = False

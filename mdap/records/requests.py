@@ -20,6 +20,7 @@ class Subject(Protocol):
         """Return a reply as a model would write it to give *answer*."""
 
 
+@dataclass(slots=True, eq=False)
 class Trace:
     """The sending state of a request, set by its sender; an unsent request costs nothing.
 
@@ -30,13 +31,10 @@ class Trace:
         withdrawn: whether mdap no longer needs it and cancels it, so that the provider must not send it.
     """
 
-    __slots__ = ("batched", "began", "sent", "withdrawn")
-
-    def __init__(self) -> None:
-        self.sent = False
-        self.began: int | None = None
-        self.withdrawn = False
-        self.batched = False
+    sent: bool = False
+    began: int | None = None
+    batched: bool = False
+    withdrawn: bool = False
 
 
 class SampleRequest(NamedTuple):
@@ -122,8 +120,7 @@ class Reply(NamedTuple):
     @property
     def answer_tokens(self) -> int | None:
         """Tokens of the reply without its reasoning; None where unknown."""
-        thought = self.reasoning_tokens
-        return self.output_tokens if thought is None else answer_tokens(self.output_tokens, thought)
+        return answer_tokens(self.output_tokens, self.reasoning_tokens)
 
 
 def answer_tokens(output: int | None, reasoning: int | None) -> int | None:
@@ -132,15 +129,9 @@ def answer_tokens(output: int | None, reasoning: int | None) -> int | None:
 
 
 class BatchRow(NamedTuple):
-    """One request of a batch job.
+    """One request of a batch job, *custom_id* there: samples of a step, in a view, that a run wants.
 
-    Attributes:
-        custom_id: its id in the vendor's job.
-        run: the number of the run that wants it.
-        key: the step's key in its run.
-        digest: the digest of the step's prompts.
-        view: the number of the step's view.
-        ordinals: the requested samples of the step.
+    The step is known by its *key* in the run, and by the *digest* of its prompts.
     """
 
     custom_id: str

@@ -58,14 +58,9 @@ Identity = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ProcessPoint:
-    """The point at which a process resumes.
+    """The point at which a process resumes: decisions, the head of their digest chain, and undecided steps.
 
-    Attributes:
-        decisions: its number of decisions.
-        digest: the head of their digest chain.
-        next_step: the first unused step number.
-        known: the decided steps, by their identity.
-        openings: the undecided steps.
+    *known* are the decided steps by their identity, and *next_step* is the first unused number.
     """
 
     decisions: int

@@ -30,23 +30,26 @@ JUDGED: Final = ("run", "batch")
 _RECORDED: Final = {True: "solved", False: "unsolved", None: None}
 
 
-def error_upper_bound(wrong: float, votes: float, confidence: float = 0.95) -> float:
-    """Return a one-sided upper confidence bound on the error rate (Clopper-Pearson)."""
+def error_upper_bound(wrong: float, votes: float) -> float:
+    """Return the one-sided upper bound on the error rate at 95 % confidence (Clopper-Pearson)."""
     # Imported here, since scipy alone takes longer to import than all the rest.
     from scipy.special import betaincinv
 
-    return 1.0 if wrong >= votes else float(betaincinv(wrong + 1, votes - wrong, confidence))
+    return 1.0 if wrong >= votes else float(betaincinv(wrong + 1, votes - wrong, 0.95))
 
 
-def jeffreys(hits: float, trials: float) -> Interval:
-    """Return the share of *hits* with Jeffreys' 95 % interval, which ends at 0 or 1 where all agree."""
+def jeffreys(hits: float, trials: float, outside: float = 0.05) -> Interval:
+    """Return the share of *hits* with Jeffreys' interval, which ends at 0 or 1 where all agree.
+
+    The share is *outside* with this probability: by default, the interval has 95 %.
+    """
     from scipy.special import betaincinv
 
     if trials <= 0:
         return Interval(0.5, 0.0, 1.0)
     a, b = hits + 0.5, trials - hits + 0.5
-    low = 0.0 if hits <= 0 else float(betaincinv(a, b, 0.025))
-    high = 1.0 if hits >= trials else float(betaincinv(a, b, 0.975))
+    low = 0.0 if hits <= 0 else float(betaincinv(a, b, outside / 2))
+    high = 1.0 if hits >= trials else float(betaincinv(a, b, 1 - outside / 2))
     return Interval(hits / trials, low, high)
 
 

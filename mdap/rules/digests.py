@@ -116,8 +116,7 @@ def sample_line(columns: tuple[Any, ...]) -> str:
 def _line(columns: tuple[Any, ...]) -> str:
     """Return *columns* as a JSON array, as the standard library writes it, in a fraction of its time.
 
-    Args:
-        columns: text, integers and None; floats only if they need no exponent.
+    They are text, integers and None; floats only if they need no exponent.
     """
     try:
         line = orjson.dumps(columns)
@@ -168,11 +167,7 @@ class Lines:
 
 
 class Times:
-    """The digest over when samples were asked for.
-
-    Attributes:
-        digest: so far; None as long as no sample has a time.
-    """
+    """The digest over when samples were asked for; None as long as no sample has a time."""
 
     def __init__(self) -> None:
         self._lines = Lines()

@@ -10,9 +10,10 @@ import math
 from typing import Final, NamedTuple
 
 from mdap.rules.calibration import consensus_rate
+from mdap.rules.certificate import jeffreys
 
 _LIMIT: Final = math.log(400)
-_OUTSIDE: Final = 0.001
+_OUTSIDE: Final = 0.002
 _TIMES: Final = (1.25, 1.5, 2.0, 4.0, 8.0)
 
 
@@ -36,11 +37,11 @@ class Drift:
     def __init__(self, baseline: Baseline, k: int, raised: frozenset[str] = frozenset()) -> None:
         self.raised = set(raised)
         self._source = baseline.source
-        against = _band(baseline.against, baseline.votes)
-        flags = _band(baseline.flags, baseline.samples)
+        _, *against = jeffreys(baseline.against, baseline.votes, _OUTSIDE)
+        _, *flags = jeffreys(baseline.flags, baseline.samples, _OUTSIDE)
         self._bands = {"disagreement": against, "red flags": flags}
         low = consensus_rate(min(against[0], 0.5), k) if against[0] > 0 else 0.0
-        self._edges = {"disagreement": (low, against[1]), "red flags": flags}
+        self._edges = {"disagreement": [low, against[1]], "red flags": flags}
         self._counts = {kind: [0, 0] for kind in self._bands}
 
     def hear(self, against: int, votes: int, flags: int) -> list[tuple[str, str]]:
@@ -78,13 +79,3 @@ def _leaves(edge: float, above: int, hits: int, trials: int) -> bool:
         terms.append(hits * math.log(rate / edge) + (trials - hits) * math.log((1 - rate) / (1 - edge)))
     top = max(terms)
     return top + math.log(sum(math.exp(term - top) for term in terms) / len(terms)) >= _LIMIT
-
-
-def _band(hits: int, trials: int) -> tuple[float, float]:
-    """Return the band in which a rate is with 99.8 %, by Jeffreys' posterior."""
-    from scipy.special import betaincinv
-
-    if not trials:
-        return 0.0, 1.0
-    a, b = hits + 0.5, trials - hits + 0.5
-    return float(betaincinv(a, b, _OUTSIDE)), float(betaincinv(a, b, 1 - _OUTSIDE))

@@ -66,12 +66,9 @@ class Weighed(NamedTuple):
 
 
 class Belief(NamedTuple):
-    """What the tallies say.
+    """What the tallies say, by a model without hard steps, whose share is 0, and one with them.
 
-    Attributes:
-        alike: the points of the model without hard steps; their share is 0.
-        mixed: those of the model with hard steps.
-        agreement: the chance that two wrong votes of a step are for the same answer.
+    *agreement* is the chance that two wrong votes of a step are for the same answer.
     """
 
     alike: Weighed

@@ -42,14 +42,7 @@ _EPOCH_MS: Final = 1e11
 class Told:
     """What the headers of one response tell; None where they do not.
 
-    Attributes:
-        retry_after: the wait that is asked for, in seconds.
-        requests_per_minute: the limit.
-        tokens_per_minute: the limit, of prompts and replies together.
-        requests_left: what remains of it.
-        tokens_left: what remains of it.
-        requests_reset: seconds until all of it is there again.
-        tokens_reset: seconds until all of it is there again.
+    Waits and resets are in seconds; tokens are those of prompts and replies together.
     """
 
     retry_after: float | None = None

@@ -69,12 +69,9 @@ def ledger_after(terms: Robust, paid: Iterable[Mapping[str, Any]]) -> Ledger:
 
 
 class Payments(NamedTuple):
-    """The payments from error budgets in a run with `-k robust`.
+    """The payments from error budgets in a run with `-k robust`, and in its independent *parts*.
 
-    Attributes:
-        own: those of the run.
-        parts: the number of its independent parts with steps of their own.
-        of_parts: their payments, each with the number of the part.
+    Those *of_parts* come with the number of the part; only parts with steps of their own count.
     """
 
     own: Sequence[Mapping[str, Any]]
@@ -113,11 +110,8 @@ def guarantee_of(voting: VotingSettings, payments: Payments) -> Guarantee | None
 class Law(NamedTuple):
     """How a step ends at a rung, if each vote is right with probability p.
 
-    Attributes:
-        wrong: chance that it is smooth and wrong.
-        contested: chance that it is not smooth.
-        lost: chance that it is wrong if it is contested, and votes decide it.
-        votes: mean number of votes.
+    It is smooth and *wrong*, or *contested*, with these chances; *lost* is the chance that it is wrong if
+    it is contested, and votes decide it. *votes* is their mean number.
     """
 
     wrong: float

@@ -24,7 +24,6 @@ _LATE: Final = 0.02
 _TOKEN_BURST: Final = 1.0
 _LEARNED_FROM: Final = 20
 _BYTES_PER_TOKEN: Final = 3
-_MODELS: Final = 64
 _FIRST_WAIT: Final = 0.25
 _LONGEST_WAIT: Final = 20.0
 # What the endpoint sent was broken on the way or by an accident of its own: that says nothing of its load.
@@ -47,8 +46,6 @@ class Window:
     What is added at a moment is remembered for *seconds*, and at most one slot longer; *total* is the sum as
     of the last call.
     """
-
-    __slots__ = ("_amounts", "_head", "total")
 
     def __init__(self, seconds: float) -> None:
         self._amounts = [0] * (math.ceil(seconds / _SLOT) + 1)
@@ -94,8 +91,6 @@ class Window:
 
 class Allowance:
     """One limit: so much in any minute, evenly; None for no bound."""
-
-    __slots__ = ("_burst", "_due", "limit", "window")
 
     def __init__(self, burst: float) -> None:
         self._burst = burst
@@ -223,7 +218,6 @@ class Pace:
         self.tokens.set_limit(tokens_per_minute, now)
 
     def _close(self, reservation: Reservation) -> bool:
-        """Close a reservation; return whether it was open."""
         was_open = reservation.open
         reservation.open = False
         self.outstanding -= was_open
@@ -244,29 +238,24 @@ def _bytes(text: str) -> int:
 
 
 class Estimator:
-    """Estimate the output tokens of a reply from each model's latest replies."""
+    """Estimate the output tokens of a model's reply from its latest replies."""
 
     def __init__(self, keep: int = 256) -> None:
-        self._keep = keep
-        self._models: dict[str, deque[int]] = {}
+        self._latest: deque[int] = deque(maxlen=keep)
 
-    def learn(self, model: str, output_tokens: int) -> None:
-        """Remember the tokens of one reply of *model*."""
-        if model not in self._models:
-            if len(self._models) == _MODELS:
-                del self._models[next(iter(self._models))]
-            self._models[model] = deque(maxlen=self._keep)
-        self._models[model].append(output_tokens)
+    def learn(self, output_tokens: int) -> None:
+        """Remember the tokens of one reply."""
+        self._latest.append(output_tokens)
 
-    def expect(self, model: str, max_tokens: int, others: int = 0) -> int:
+    def expect(self, max_tokens: int, others: int = 0) -> int:
         """Return the output tokens to reserve for one reply; *max_tokens* while little is known of the model.
 
         Alone, that is the 95th percentile. The more *others* are outstanding, the less their sum strays
         from the sum of their means, so that each needs less on top of its own.
         """
-        replies = sorted(self._models.get(model, ()))
+        replies = sorted(self._latest)
         # The first replies to come are the shortest, so a few of them tell too little.
-        if len(replies) < max(1, min(_LEARNED_FROM, self._keep)):
+        if len(replies) < _LEARNED_FROM:
             return max_tokens
         mean, high = sum(replies) / len(replies), replies[math.ceil(0.95 * len(replies)) - 1]
         return min(max_tokens, math.ceil(mean + max(0.0, high - mean) / math.sqrt(1 + max(0, others))))

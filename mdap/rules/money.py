@@ -43,12 +43,7 @@ class Tokens(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """What a run cost.
-
-    Attributes:
-        usd: USD for all that was billed.
-        saved_usd: USD that the prompts would have cost more if each sample had paid for its own, in full.
-    """
+    """The cost of a run, and what its prompts would have cost more if each sample had paid for its own."""
 
     usd: float
     saved_usd: float

@@ -23,15 +23,11 @@ _STEADY: Final = frozenset({int, bool, float})
 
 
 class _Set(set[Any]):
-    """A set that iterates in reverse."""
-
     def __iter__(self) -> Iterator[Any]:
         return iter(list(super().__iter__())[::-1])
 
 
 class _FrozenSet(frozenset[Any]):
-    """A frozenset that iterates in reverse."""
-
     def __iter__(self) -> Iterator[Any]:
         return iter(list(super().__iter__())[::-1])
 

@@ -25,12 +25,7 @@ _NEGLIGIBLE: Final = 1e-12
 
 
 class Each(NamedTuple):
-    """The cost of one sample.
-
-    Attributes:
-        input_usd: USD for its prompt.
-        output_usd: USD for its reply to a single step; one to m steps is m times as long.
-    """
+    """The cost of a sample in USD: of its prompt, and of its reply to each of its steps."""
 
     input_usd: float
     output_usd: float
@@ -41,10 +36,9 @@ class Each(NamedTuple):
 
 
 class Bought(NamedTuple):
-    """What a budget buys.
+    """Whether a budget pays for a plan, and what else it buys.
 
     Attributes:
-        enough: whether it pays for the plan.
         k: the largest margin that it pays for, for all the steps; None if not even 1.
         p_zero_errors: chance of no wrong decision at that margin; None without one.
         steps: the most steps whose target it pays for; 0 if not even one.
@@ -119,14 +113,7 @@ class Sample(NamedTuple):
 
 
 class Way(NamedTuple):
-    """One way to pay.
-
-    Attributes:
-        way: what is used.
-        usd: USD for a thousand steps.
-        batch_usd: the same in jobs of a batch API.
-        share: *usd* as a share of what ordinary requests cost.
-    """
+    """One way to pay: USD for 1,000 steps, also in jobs of a batch API, and its share of the usual cost."""
 
     way: str
     usd: float

@@ -36,11 +36,8 @@ class _Heard(NamedTuple):
 class Presence:
     """What a run and all its parts know about their models.
 
-    Attributes:
-        answered: the members that have replied to anything.
-        voted: the tiers with a vote.
-        absences: the models and tiers left out, in order.
-        refused: prompts that nobody answers, since the last reply.
+    *answered* are the members that have replied to anything, *voted* the tiers with a vote, and *refused* the
+    prompts that nobody answers, since the last reply.
     """
 
     def __init__(self) -> None:

@@ -346,13 +346,12 @@ def test_ready_at_is_exact(waits: list[float], rpm: int, tpm: int, tokens: int) 
 def test_the_estimate_is_the_maximum_until_enough_is_known() -> None:
     """Nothing known, or little: what the request allows."""
     estimator = Estimator()
-    assert estimator.expect("m", 750) == 750
+    assert estimator.expect(750) == 750
     for _ in range(19):
-        estimator.learn("m", 10)
-    assert estimator.expect("m", 750) == 750
-    estimator.learn("m", 10)
-    assert estimator.expect("m", 750) == 10
-    assert estimator.expect("other", 750) == 750
+        estimator.learn(10)
+    assert estimator.expect(750) == 750
+    estimator.learn(10)
+    assert estimator.expect(750) == 10
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=20, max_size=200), st.integers(20, 64))
@@ -360,12 +359,12 @@ def test_the_estimate_is_the_95th_percentile_of_the_latest(sizes: list[int], kee
     """Alone, nineteen in twenty of the latest replies took no more; it never exceeds what is allowed."""
     estimator = Estimator(keep)
     for size in sizes:
-        estimator.learn("m", size)
+        estimator.learn(size)
     latest = sorted(sizes[-keep:])
-    assert estimator.expect("m", 10**6) == latest[math.ceil(0.95 * len(latest)) - 1] or (
+    assert estimator.expect(10**6) == latest[math.ceil(0.95 * len(latest)) - 1] or (
         sum(latest) / len(latest) > latest[math.ceil(0.95 * len(latest)) - 1]
     )
-    assert estimator.expect("m", 5) <= 5
+    assert estimator.expect(5) <= 5
 
 
 def test_many_outstanding_replies_need_little_more_than_their_mean() -> None:
@@ -373,22 +372,19 @@ def test_many_outstanding_replies_need_little_more_than_their_mean() -> None:
     estimator, rng = Estimator(), random.Random(1)
     sizes = [int(rng.lognormvariate(5, 0.5)) for _ in range(256)]
     for size in sizes:
-        estimator.learn("m", size)
+        estimator.learn(size)
     mean = sum(sizes) / len(sizes)
-    alone, crowd = estimator.expect("m", 10_000), estimator.expect("m", 10_000, others=99)
+    alone, crowd = estimator.expect(10_000), estimator.expect(10_000, others=99)
     assert alone > 1.7 * mean
     assert mean < crowd < 1.15 * mean
 
 
 def test_the_estimator_forgets() -> None:
-    """Memory is bounded in replies and in models."""
+    """Memory is bounded in replies."""
     estimator = Estimator(keep=20)
     for size in [1_000] * 20 + [10] * 20:
-        estimator.learn("m", size)
-    assert estimator.expect("m", 750) == 10
-    for number in range(64):
-        estimator.learn(f"model {number}", 1)
-    assert estimator.expect("m", 750) == 750
+        estimator.learn(size)
+    assert estimator.expect(750) == 10
 
 
 # --- against a server
@@ -430,7 +426,7 @@ def saturate(mean_output: float, latency: float, seed: int, minutes: int = 10) -
         now, _, what, about = heapq.heappop(events)
         if what == "timer" and now == timer:
             timer = None
-            while held := pace.reserve(prompt + estimator.expect("m", most, pace.outstanding), now):
+            while held := pace.reserve(prompt + estimator.expect(most, pace.outstanding), now):
                 heapq.heappush(events, (now + rng.uniform(0, 0.05), next(order), "arrive", held))
         elif what == "arrive":
             output = min(most, 1 + int(mean_output * rng.lognormvariate(0, 0.5)))
@@ -441,9 +437,9 @@ def saturate(mean_output: float, latency: float, seed: int, minutes: int = 10) -
                 pace.settle(about, 0, now)
         elif what == "done":
             held, output = about
-            estimator.learn("m", output)
+            estimator.learn(output)
             pace.settle(held, prompt + output, now)
-        ready = pace.ready_at(prompt + estimator.expect("m", most, pace.outstanding), now)
+        ready = pace.ready_at(prompt + estimator.expect(most, pace.outstanding), now)
         if ready != timer:
             timer = ready
             heapq.heappush(events, (ready, next(order), "timer", None))
