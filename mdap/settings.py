@@ -10,23 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mdap.errors import UsageError, slipped_at
 
-__all__ = [
-    "Budget",
-    "Cluster",
-    "Lane",
-    "Limits",
-    "OnDead",
-    "Price",
-    "Robust",
-    "Speculate",
-    "Speculation",
-    "VotingSettings",
-    "Waves",
-    "complaint",
-    "explain",
-    "validated",
-]
-
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Made = TypeVar("Made")

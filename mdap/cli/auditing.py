@@ -35,8 +35,6 @@ from mdap.plugins import VERIFIERS, installed, load_plugin, make_moved, make_rec
 from mdap.session.prompting import TaskPrompts
 from mdap.session.signing import seal_run
 
-__all__ = ["audit"]
-
 
 @click.group()
 def audit() -> None:

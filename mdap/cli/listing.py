@@ -25,8 +25,6 @@ from mdap.session.prompting import TaskPrompts
 from mdap.session.results import outcome_in
 from mdap.viewer.source import merged_by, prompts_of
 
-__all__ = ["batches", "runs", "show"]
-
 _TEXT_SHOWN: Final = 400
 _NOT_SHOWN: Final = ("run", "step", "opening", "text_digest", "reasoning_digest")
 _OVER: Final = frozenset({"collected", "refused", "abandoned"})

@@ -21,26 +21,6 @@ from mdap.rules.parameters import read_values
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Speculate, Waves, validated
 from mdap.tasks import Chain, Task
 
-__all__ = [
-    "as_json",
-    "budget_of",
-    "cluster_of",
-    "cluster_options",
-    "database",
-    "model_option",
-    "moved_task",
-    "run_argument",
-    "run_options",
-    "sampling_options",
-    "session_options",
-    "speculate_option",
-    "stop_options",
-    "target_option",
-    "task_param",
-    "task_with_params",
-    "verbose",
-]
-
 Decorator = Callable[[Any], Any]
 
 _LIMITS: Final = Limits()

@@ -17,8 +17,6 @@ from mdap.rules.scaling import Plan
 from mdap.rules.scaling import plan as estimate_run
 from mdap.settings import Price, Robust, validated
 
-__all__ = ["plan"]
-
 _MILLION = 1e6
 
 

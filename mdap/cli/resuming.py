@@ -26,8 +26,6 @@ from mdap.session import Session
 from mdap.session.identity import not_alone
 from mdap.tasks import Task
 
-__all__ = ["resume"]
-
 _SHOWN: Final = 200
 
 

@@ -29,21 +29,6 @@ from mdap.settings import (
 )
 from mdap.tasks import Ask, Chain, Process, Task
 
-__all__ = [
-    "CalibrateSettings",
-    "CalibrationSettings",
-    "Declaring",
-    "Model",
-    "RunSettings",
-    "SessionSettings",
-    "SolveSettings",
-    "check_cases",
-    "check_run",
-    "checked_goal",
-    "checked_task",
-    "setup_of",
-]
-
 Model = str | Provider
 """A model by its name, ``provider`` or ``provider/model``, or as an object that is an `mdap.Provider`."""
 

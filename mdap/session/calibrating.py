@@ -32,8 +32,6 @@ from mdap.session.resources import SessionResources
 from mdap.settings import Robust, VotingSettings
 from mdap.tasks import Task
 
-__all__ = ["CalibrationRequest", "calibrate_task"]
-
 CONSENSUS_MARGIN: Final = 8
 """The lead at which a race's winner counts as the right answer."""
 

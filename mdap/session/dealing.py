@@ -23,8 +23,6 @@ from mdap.session.running import run_task
 from mdap.settings import Cluster, Lane
 from mdap.tasks import Task
 
-__all__ = ["Dealer", "check_spread", "open_with_workers"]
-
 
 def check_spread(roster: Roster, lane: Lane) -> None:
     """Refuse models that a worker cannot load, and jobs of batch APIs."""

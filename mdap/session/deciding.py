@@ -20,8 +20,6 @@ from mdap.session.overriding import ManualDecision, override_step
 from mdap.session.seeking import Muted, ask_again, config_of, runs_around
 from mdap.tasks import Chain, Process, Task
 
-__all__ = ["find_step", "settle_step"]
-
 _BY_KEY: Final = "key:"
 _BY_NUMBER: Final = "step:"
 _SHOWN: Final = 3

@@ -17,8 +17,6 @@ from mdap.rules.redflags import clean_text
 from mdap.session.resources import SessionResources
 from mdap.tracing import RunTrace
 
-__all__ = ["Beside", "Ending"]
-
 Beside = Callable[[], Coroutine[Any, Any, None]]
 """What runs beside the voting of a run."""
 

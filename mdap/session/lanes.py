@@ -15,8 +15,6 @@ from mdap.session.models import Models
 from mdap.settings import Lane, Limits, Speculate, Speculation, VotingSettings, Waves
 from mdap.tasks import Chain, Task
 
-__all__ = ["SessionLane", "check_lane"]
-
 _WEEKS: Final = 30 * 24 * 3600.0
 
 

@@ -16,8 +16,6 @@ from mdap.rules.schedule import SampleSchedule, schedule_of, tiers_of
 from mdap.session.replay import is_replay
 from mdap.settings import Budget, Cluster, Lane, Limits, OnDead, Price, Speculate, VotingSettings, Waves
 
-__all__ = ["Models", "Roster", "SessionSetup", "roster_of"]
-
 _MOST_MODELS: Final = 100
 _NEEDED: Final = ("name", "nonblocking", "max_n", "sample", "describe", "aclose")
 _WANTED: Final = "a name such as 'openai/gpt-4.1-mini', or an object with the attributes of mdap.Provider"

@@ -23,8 +23,6 @@ from mdap.session.models import SessionSetup
 from mdap.session.resources import SessionResources
 from mdap.session.results import read_solution
 
-__all__ = ["OpenSession", "left", "row_of"]
-
 _NOT_OPEN: Final = (
     "this session is not open: write `async with mdap.Session(...) as session:`, and use it in that block"
 )

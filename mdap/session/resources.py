@@ -28,8 +28,6 @@ from mdap.tracing import Tracing, tracing
 if TYPE_CHECKING:
     from mdap.session.dealing import Dealer
 
-__all__ = ["SessionResources", "open_resources", "pilot_name"]
-
 _VOTE_DEPTH: Final = 16
 _LEAST_OPEN: Final = 64
 

@@ -40,8 +40,6 @@ from mdap.settings import OnDead, VotingSettings
 from mdap.tasks import Chain, Process, Task
 from mdap.tracing import RunTrace
 
-__all__ = ["WITHHELD", "run_task"]
-
 WITHHELD: Final = "which a pilot must not bring about"
 """Part of the reason of a pilot that cannot continue."""
 

@@ -23,8 +23,6 @@ from mdap.settings import VotingSettings
 from mdap.tasks import Chain, Process, Step, Task, canonical_step
 from mdap.testing.walking import OracleAsk, TooManyError
 
-__all__ = ["known_steps", "subjects_of"]
-
 _MOST_WALKED: Final = 20_000
 """Maximum number of steps of a process to ask its oracle for."""
 

@@ -36,8 +36,6 @@ from mdap.session.running import run_task
 from mdap.settings import Budget, Limits, OnDead, Price, Speculate, VotingSettings
 from mdap.tasks import Task
 
-__all__ = ["Worker", "main"]
-
 
 class Worker:
     """Drive the cases that the head deals, until the connection closes."""
