@@ -59,13 +59,13 @@ def roster_of(model: Any, escalate_to: Any) -> Roster:
     """Return the roster for a caller's *model* and *escalate_to*: names, or objects of different names."""
     objects: dict[str, Provider] = {}
     tiers = [
-        tuple(_named(argument, each, objects) for each in _several(argument, given))
+        tuple(_named(argument, each, objects) for each in _several(given))
         for argument, given in (("model", model), ("escalate_to", escalate_to))
     ]
     return Roster(tiers[0], tiers[1], objects)
 
 
-def _several(argument: str, given: Any) -> Iterable[Any]:
+def _several(given: Any) -> Iterable[Any]:
     if isinstance(given, str | Provider | type | Mapping) or not isinstance(given, Iterable):
         return (given,)
     return given
