@@ -20,7 +20,7 @@ from mdap.observe import Watch
 from mdap.records import Totals
 from mdap.session.endpoints import EndpointProbe, LimitChangeRecorder
 from mdap.session.lanes import SessionLane, check_lane
-from mdap.session.models import Models, Roster, SessionSetup
+from mdap.session.models import Models, SessionSetup
 from mdap.session.replay import as_recorded
 from mdap.settings import Lane, Speculate, Speculation
 from mdap.tracing import Tracing, tracing
@@ -178,9 +178,8 @@ async def open_resources(setup: SessionSetup) -> AsyncIterator[SessionResources]
 
 @asynccontextmanager
 async def _loaded(setup: SessionSetup) -> AsyncIterator[Models]:
-    roster = setup.roster
-    known = await as_recorded(roster.models, roster.escalate_to, setup.options, setup.path)
-    models = Models.load(replace(setup, roster=Roster(*known, roster.objects)))
+    names, escalate_to = await as_recorded(setup.models, setup.escalate_to, setup.options, setup.path)
+    models = Models.load(replace(setup, models=names, escalate_to=escalate_to))
     try:
         models.check_budget(setup.budget)
         check_lane(models, setup.lane)
