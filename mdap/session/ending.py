@@ -52,7 +52,7 @@ class Ending:
     async def decide(self, policy: Policy, provider: Provider, beside: Sequence[Beside] = ()) -> None:
         """Decide the steps of *policy* until it ends or the session's time is over, and keep how it ended."""
         resources, seconds = self._resources, self._resources.setup.budget.seconds
-        limits = resources.lane.limits(resources.setup.limits)
+        limits = resources.lane.limits()
         with anyio.move_on_after(seconds) as clock:
             await decide(policy, provider, limits, resources.writer, resources.budget_guard, beside)
         self.status, self.reason = policy.decider.status, policy.decider.reason

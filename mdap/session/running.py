@@ -91,7 +91,7 @@ def _checked(resources: SessionResources, task: Task, spec: RunSpec) -> Task:
         )
     check_methods(type(task), type(task).__qualname__)
     task = as_resumed(task)
-    resources.lane.check(task, spec.voting, resources.setup.speculate)
+    resources.lane.check(task, spec.voting)
     return task
 
 
@@ -213,7 +213,7 @@ class _Run:
             run=self._number,
             run_id=spec.name,
             voting=spec.voting,
-            speculation=resources.speculation(),
+            speculation=resources.lane.speculation(),
             max_n=resources.models.provider.max_n,
             models=resources.models.names,
             schedule=resources.models.schedule(spec.voting),
