@@ -298,7 +298,8 @@ class _Run:
         if whole.row is not None or not independent:
             await resources.writer.flush()
             row = await resources.reader.run(name)
-        part = RunSpec(
+        part = replace(
+            whole,
             name=name,
             voting=_voting_of_part(whole.voting, share, task),
             row=row,
@@ -307,11 +308,8 @@ class _Run:
             parent=self._number,
             depth=whole.depth + 1,
             independent=independent,
-            moved=whole.moved,
-            effects=whole.effects,
-            pilot=whole.pilot,
-            progress=whole.progress,
-            presence=whole.presence,
+            notes=(),
+            listener=None,
         )
         if resources.dealer is not None and whole.pilot is None:
             return await resources.dealer.solve(task, part)
