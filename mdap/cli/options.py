@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import reduce, wraps
+from functools import partial, reduce, wraps
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import click
 
 from mdap.cli import completing
@@ -51,6 +52,11 @@ def database(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="PATH",
         help="The SQLite database.",
     )(guarded)
+
+
+def asynchronous(command: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    """Run an async *command* in an event loop of its own."""
+    return wraps(command)(lambda **options: anyio.run(partial(command, **options)))
 
 
 def _together(*options: Decorator) -> Decorator:
