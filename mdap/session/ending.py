@@ -64,16 +64,6 @@ class Ending:
         """Set that the run cannot continue for now."""
         self.status, self.reason, self.cause, self.error = RunStatus.STOPPED, reason, cause, None
 
-    def fail(self, error: MdapError) -> None:
-        """Set that the code of a task or of a provider failed."""
-        self.stop(str(error), StopCause.ERROR)
-        self.status, self.error = RunStatus.FAILED, error
-
-    def crash(self, error: Exception) -> None:
-        """Set an error that the caller must handle."""
-        self.stop(str(error) if isinstance(error, MdapError) else told(error), StopCause.ERROR)
-        self.error = error
-
     @property
     def seconds(self) -> float:
         """Seconds that the session has worked on the run."""
@@ -94,10 +84,12 @@ class Ending:
             except PluginError as error:
                 if not self._begun:
                     raise
-                self.fail(error)
+                self.stop(str(error), StopCause.ERROR)
+                self.status, self.error = RunStatus.FAILED, error
             except BaseException as error:
                 if isinstance(error, Exception):
-                    self.crash(error)
+                    self.stop(str(error) if isinstance(error, MdapError) else told(error), StopCause.ERROR)
+                    self.error = error
                 with suppress(DatabaseError):  # the error itself, or a consequence of it
                     await self._end(trace, record=False)
                 raise
